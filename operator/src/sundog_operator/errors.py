@@ -1,0 +1,54 @@
+"""Errors.
+
+SundogError
+├── SpecError              the user must edit the resource; Stalled, no retry
+├── DependencyError        the world failed; exponential back-off with jitter
+│   ├── Conflict           re-read and retry at once
+│   │   └── AlreadyExists
+│   ├── NotFound           the object is gone
+│   ├── RayUnavailable     no answer from Serve's REST API: unknown, not "no applications"
+│   └── ServeRefused       Serve answered 4xx to our document
+└── InvariantBroken        our bug; counted, slow retry, other keys unaffected
+
+The messages name the object, what was found and what was expected. They hold no secret.
+"""
+
+
+class SundogError(Exception):
+    """Base of all errors the operator raises on purpose."""
+
+
+class SpecError(SundogError):
+    """The resource cannot be acted on until its author edits it."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class DependencyError(SundogError):
+    """Something outside the process failed or did not answer."""
+
+
+class Conflict(DependencyError):
+    """The object changed since it was read."""
+
+
+class AlreadyExists(Conflict):
+    """Create found an object of that name."""
+
+
+class NotFound(DependencyError):
+    """The object does not exist."""
+
+
+class RayUnavailable(DependencyError):
+    """Serve's REST API did not answer."""
+
+
+class ServeRefused(DependencyError):
+    """Serve's REST API rejected the document."""
+
+
+class InvariantBroken(SundogError):
+    """A state that the code rules out was reached."""
