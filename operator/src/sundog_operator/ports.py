@@ -1,9 +1,11 @@
 """What the application needs of the world, as Protocols. Adapters implement them; contract tests hold every adapter to the same behaviour."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, Protocol
+
+from sundog_operator.core.observed import EdgeReport, ServeState
 
 Object = dict[str, Any]
 """A Kubernetes object as plain JSON."""
@@ -71,7 +73,9 @@ class Kubernetes(Protocol):
     async def get(self, ref: Ref) -> Object | None:
         """The stored object, or None where there is none."""
 
-    async def list(self, kind: Kind, namespace: str | None = None, labels: Mapping[str, str] | None = None) -> list[Object]:
+    async def list(
+        self, kind: Kind, namespace: str | None = None, labels: Mapping[str, str] | None = None
+    ) -> list[Object]:
         """All objects of a kind, by namespace (None: all) and equality of labels, ordered by namespace and name."""
 
     async def create(self, obj: Object) -> Object:
@@ -96,49 +100,6 @@ class Kubernetes(Protocol):
         """ADDED for what exists, one SYNCED, then changes as they come; ends or raises DependencyError when the stream breaks."""
 
 
-@dataclass(frozen=True, slots=True)
-class ReplicaState:
-    """One Serve replica."""
-
-    id: str
-    state: str
-
-
-@dataclass(frozen=True, slots=True)
-class DeploymentState:
-    """One deployment of a Serve application, as Serve reports it."""
-
-    name: str
-    status: str
-    message: str
-    target_replicas: int
-    replicas: tuple[ReplicaState, ...]
-
-    @property
-    def running(self) -> int:
-        """Replicas in state RUNNING."""
-        return sum(replica.state == "RUNNING" for replica in self.replicas)
-
-
-@dataclass(frozen=True, slots=True)
-class ApplicationState:
-    """One Serve application, as Serve reports it. `config` echoes what was PUT last."""
-
-    name: str
-    status: str
-    message: str
-    config: Mapping[str, Any]
-    deployments: tuple[DeploymentState, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ServeState:
-    """What one Ray cluster serves. `known` is False while Serve's controller is not running or cannot be asked: never read that as "no applications"."""
-
-    known: bool
-    applications: Mapping[str, ApplicationState] = field(default_factory=dict)
-
-
 class Serve(Protocol):
     """Serve's REST API of one Ray cluster, by the base URL of its dashboard."""
 
@@ -147,17 +108,6 @@ class Serve(Protocol):
 
     async def put(self, dashboard: str, document: Mapping[str, Any]) -> None:
         """Replace the whole application list. Raises RayUnavailable, or ServeRefused when Serve rejects the document."""
-
-
-@dataclass(frozen=True, slots=True)
-class EdgeReport:
-    """One edge pod and the evidence document it gave; `evidence` is None when it could not be read, and `error` says why."""
-
-    pod: str
-    ready: bool
-    terminating: bool
-    evidence: Mapping[str, Any] | None
-    error: str = ""
 
 
 class Edges(Protocol):

@@ -1,0 +1,67 @@
+"""Reads the evidence documents of edge pods over HTTP."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Final
+
+import aiohttp
+import orjson
+
+from sundog_operator.core.observed import EdgeReport
+from sundog_operator.ports import Object
+
+MAX_EVIDENCE_BYTES: Final = 16 * 2**20
+_TIMEOUT: Final = aiohttp.ClientTimeout(total=2, connect=1)
+_PORT_NAME: Final = "agent"
+
+
+class HttpEdges:
+    """`ports.Edges`: GET /evidence of each pod's agent port."""
+
+    def __init__(self, session: aiohttp.ClientSession) -> None:
+        self._session = session
+
+    async def read(self, pods: Sequence[Object]) -> list[EdgeReport]:
+        """One report per pod, in the order given."""
+        return list(await asyncio.gather(*(self._report(pod) for pod in pods)))
+
+    async def _report(self, pod: Object) -> EdgeReport:
+        evidence, error = await self._evidence(pod)
+        return EdgeReport(
+            pod=pod["metadata"]["name"],
+            ready=_is_ready(pod),
+            terminating="deletionTimestamp" in pod["metadata"],
+            evidence=evidence,
+            error=error,
+        )
+
+    async def _evidence(self, pod: Object) -> tuple[dict[str, Any] | None, str]:
+        address, port = (pod.get("status") or {}).get("podIP"), agent_port(pod)
+        if not address or not port:
+            return None, "the pod has no address yet"
+        url = f"http://{address}:{port}/evidence"
+        try:
+            async with self._session.get(url, timeout=_TIMEOUT, allow_redirects=False) as response:
+                body = await response.content.read(MAX_EVIDENCE_BYTES + 1)
+                if response.status != 200 or len(body) > MAX_EVIDENCE_BYTES:
+                    return None, f"GET {url}: status {response.status}, {len(body)} bytes"
+            document = orjson.loads(body)
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as err:
+            return None, f"GET {url}: {type(err).__name__}"
+        if not isinstance(document, dict) or document.get("version") != 1:
+            return None, f"GET {url}: not an evidence document of version 1"
+        return document, ""
+
+
+def agent_port(pod: Object) -> int | None:
+    """The port of the pod's agent container, by its name."""
+    for container in pod.get("spec", {}).get("containers", ()):
+        for port in container.get("ports", ()):
+            if port.get("name") == _PORT_NAME:
+                return int(port["containerPort"])
+    return None
+
+
+def _is_ready(pod: Object) -> bool:
+    conditions = (pod.get("status") or {}).get("conditions") or ()
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)

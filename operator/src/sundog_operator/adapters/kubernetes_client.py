@@ -1,0 +1,328 @@
+"""A real API server as the port `ports.Kubernetes`: generic paths and plain JSON, no models of the client library."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import quote
+
+import aiohttp
+import orjson
+from kubernetes.aio.client import ApiClient, Configuration
+from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
+
+from sundog_operator.adapters.memory_kubernetes.history import Expired
+from sundog_operator.adapters.memory_kubernetes.invalid import Invalid
+from sundog_operator.errors import AlreadyExists, Conflict, DependencyError, NotFound
+from sundog_operator.ports import Kind, Object, Ref, WatchEvent, ref_of
+
+FIELD_MANAGER = "sundog"
+
+_APPLY = "application/apply-patch+yaml"
+_JSON_PATCH = "application/json-patch+json"
+_MERGE_PATCH = "application/merge-patch+json"
+_REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=30)
+_WATCH_S = 300
+# The server ends a watch after _WATCH_S; silence beyond that is a dead connection.
+_WATCH_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=_WATCH_S + 30)
+_SHORTEST_WATCH_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """One request: what it is about, for messages, and what goes over the wire."""
+
+    subject: str
+    method: str
+    path: str
+    query: tuple[tuple[str, str], ...] = ()
+    body: Any = None
+    content_type: str = "application/json"
+
+
+@dataclass(frozen=True, slots=True)
+class _Snapshot:
+    """All objects of a kind at one resourceVersion."""
+
+    objects: list[Object]
+    version: str
+
+
+class KubernetesClient:
+    """The port over HTTP. Besides the port's errors, what the server finds wrong with an object (422) raises Invalid.
+
+    A request takes at most 30 s. Nothing is tried twice here: the caller has the back-off.
+    """
+
+    def __init__(self, api: ApiClient, *, manager: str = FIELD_MANAGER) -> None:
+        self._api = api
+        self._manager = manager
+
+    @classmethod
+    async def connect(
+        cls, kubeconfig: Path | None = None, *, context: str | None = None, manager: str = FIELD_MANAGER
+    ) -> Self:
+        """A client for a kubeconfig file, or without one for the cluster that this pod runs in.
+
+        Raises DependencyError when the configuration is missing or wrong. The server is not asked yet.
+        """
+        configuration = Configuration()
+        try:
+            if kubeconfig is None:
+                load_incluster_config(client_configuration=configuration)
+            else:
+                await load_kube_config(
+                    config_file=str(kubeconfig),
+                    context=context,
+                    client_configuration=configuration,
+                    persist_config=False,
+                )
+            return cls(ApiClient(configuration), manager=manager)
+        except (ConfigException, OSError) as error:
+            raise DependencyError(f"no configuration for a Kubernetes API server: {error}") from error
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._api.close()
+
+    async def get(self, ref: Ref) -> Object | None:
+        """See the port."""
+        try:
+            return await self._object(ref.kind, _Call(str(ref), "GET", _path(ref)))
+        except _Absent:
+            return None
+
+    async def create(self, obj: Object) -> Object:
+        """See the port."""
+        ref = ref_of(obj)
+        path = _collection(ref.kind, ref.namespace)
+        return await self._object(ref.kind, _Call(str(ref), "POST", path, self._as_manager(), _own(obj)))
+
+    async def apply(self, obj: Object) -> Object:
+        """See the port. A resourceVersion or uid in the metadata is a precondition (Conflict)."""
+        ref = ref_of(obj)
+        query = (*self._as_manager(), ("force", "true"))
+        return await self._object(ref.kind, _Call(str(ref), "PATCH", _path(ref), query, _own(obj), _APPLY))
+
+    async def patch_status(self, ref: Ref, status: Mapping[str, Any], *, resource_version: str) -> Object:
+        """See the port."""
+        # A merge patch could not remove a field of the status; a PUT would need the whole object. To replace the
+        # resourceVersion is how a JSON patch asks the server to compare it: a test that fails is a 422, not a 409.
+        patch = [
+            {"op": "replace", "path": "/metadata/resourceVersion", "value": resource_version},
+            {"op": "add", "path": "/status", "value": dict(status)},
+        ]
+        call = _Call(str(ref), "PATCH", f"{_path(ref)}/status", self._as_manager(), patch, _JSON_PATCH)
+        return await self._object(ref.kind, call)
+
+    async def annotate(self, ref: Ref, annotations: Mapping[str, str | None]) -> Object:
+        """See the port."""
+        patch = {"metadata": {"annotations": dict(annotations)}}
+        call = _Call(str(ref), "PATCH", _path(ref), self._as_manager(), patch, _MERGE_PATCH)
+        return await self._object(ref.kind, call)
+
+    async def delete(self, ref: Ref, *, uid: str | None = None) -> None:
+        """See the port."""
+        options: Object = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
+        if uid is not None:
+            options["preconditions"] = {"uid": uid}
+        try:
+            await self._json(_Call(str(ref), "DELETE", _path(ref), body=options))
+        except _Absent:
+            return
+
+    async def watch(self, kind: Kind, namespace: str | None = None) -> AsyncIterator[WatchEvent]:
+        """See the port.
+
+        Goes on over the server's own time limit and over a lost history (410): then it lists again and tells the
+        difference, deletions included; of an object deleted meanwhile it knows the metadata only. Any other break
+        raises DependencyError.
+        """
+        known: dict[tuple[str, str], Object] = {}
+        snapshot = await self._snapshot(kind, namespace)
+        for event in _difference(known, snapshot):
+            yield event
+        yield WatchEvent("SYNCED", {})
+        version = snapshot.version
+        while True:
+            try:
+                async with aclosing(self._stream(kind, namespace, version)) as stream:
+                    async for line in stream:
+                        change, version = _event(kind, line)
+                        if change is not None:
+                            _remember(known, change)
+                            yield change
+            except Expired:
+                snapshot = await self._snapshot(kind, namespace)
+                for event in _difference(known, snapshot):
+                    yield event
+                version = snapshot.version
+
+    # Last in the class, because its name hides the builtin from here on.
+    async def list(
+        self, kind: Kind, namespace: str | None = None, labels: Mapping[str, str] | None = None
+    ) -> list[Object]:
+        """See the port."""
+        return (await self._snapshot(kind, namespace, labels)).objects
+
+    async def _snapshot(self, kind: Kind, namespace: str | None, labels: Mapping[str, str] | None = None) -> _Snapshot:
+        selector = ",".join(f"{key}={value}" for key, value in (labels or {}).items())
+        query = (("labelSelector", selector),) if selector else ()
+        document = await self._json(_Call(kind.plural, "GET", _collection(kind, namespace), query))
+        objects = [_typed(kind, item) for item in document["items"]]
+        # The server orders by its storage keys, where "a-b/x" comes before "a/x".
+        return _Snapshot(sorted(objects, key=_place), document["metadata"]["resourceVersion"])
+
+    async def _stream(self, kind: Kind, namespace: str | None, version: str) -> AsyncGenerator[bytes, None]:
+        """The lines that tell of changes after a resourceVersion, until the server ends the stream."""
+        query = (
+            ("watch", "true"),
+            ("resourceVersion", version),
+            ("allowWatchBookmarks", "true"),
+            ("timeoutSeconds", str(_WATCH_S)),
+        )
+        started = asyncio.get_running_loop().time()
+        call = _Call(kind.plural, "GET", _collection(kind, namespace), query)
+        response = await self._send(call, _WATCH_TIMEOUT)
+        lines = 0
+        try:
+            async for line in response.content:
+                lines += 1
+                yield line
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            raise DependencyError(f"watch of {kind.plural}: the stream broke: {error!r}") from error
+        finally:
+            response.close()
+        if not lines and asyncio.get_running_loop().time() - started < _SHORTEST_WATCH_S:
+            raise DependencyError(f"watch of {kind.plural}: the server ended the stream at once")
+
+    async def _object(self, kind: Kind, call: _Call) -> Object:
+        return _typed(kind, await self._json(call))
+
+    async def _json(self, call: _Call) -> Object:
+        response = await self._send(call, _REQUEST_TIMEOUT)
+        try:
+            document: Object = orjson.loads(await response.read())
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            raise DependencyError(f"{call.subject}: the API server's answer broke off: {error!r}") from error
+        return document
+
+    async def _send(self, call: _Call, timeout: aiohttp.ClientTimeout) -> aiohttp.ClientResponse:
+        try:
+            method, url, headers, body, _ = await self._api.param_serialize(
+                call.method,
+                call.path,
+                query_params=list(call.query),
+                header_params={"Accept": "application/json", "Content-Type": call.content_type},
+                body=call.body,
+                auth_settings=["BearerToken"],
+            )
+            answer = await self._api.call_api(method, url, headers, body, _request_timeout=timeout)
+        except (aiohttp.ClientError, TimeoutError, OSError, ConfigException) as error:
+            raise DependencyError(f"{call.subject}: the API server does not answer: {error!r}") from error
+        response: aiohttp.ClientResponse = answer.response
+        if response.status >= 400:
+            raise await _failure(call.subject, response)
+        return response
+
+    def _as_manager(self) -> tuple[tuple[str, str]]:
+        return (("fieldManager", self._manager),)
+
+
+class _Absent(NotFound):
+    """The server knows the kind, and there is no such object."""
+
+
+async def _failure(subject: str, response: aiohttp.ClientResponse) -> Exception:
+    try:
+        text = await response.read()
+        status = orjson.loads(text)
+    except (aiohttp.ClientError, TimeoutError, ValueError):
+        status = {}
+    if not isinstance(status, dict) or status.get("kind") != "Status":
+        # A proxy, or a path that the server does not have: this says nothing about the object.
+        return DependencyError(f"{subject}: the API server answered {response.status} {response.reason}")
+    return _error(subject, response.status, status)
+
+
+def _error(subject: str, code: int, status: Object) -> Exception:
+    details = status.get("details") or {}
+    message = f"{subject}: {status.get('message') or status.get('reason') or code}"
+    if code == 404:
+        return _Absent(message) if details.get("name") else NotFound(message)
+    if code == 409:
+        return AlreadyExists(message) if status.get("reason") == "AlreadyExists" else Conflict(message)
+    if code == 410:
+        return Expired(message)
+    if code == 422:
+        causes = [f"{cause.get('field', '')}: {cause.get('message', '')}" for cause in details.get("causes") or ()]
+        return Invalid(subject, causes or [str(status.get("message"))])
+    return DependencyError(f"{message} ({code})")
+
+
+def _event(kind: Kind, line: bytes) -> tuple[WatchEvent | None, str]:
+    document = orjson.loads(line)
+    obj: Object = document["object"]
+    if document["type"] == "ERROR":
+        raise _error(f"watch of {kind.plural}", int(obj.get("code") or 0), obj)
+    version: str = obj["metadata"]["resourceVersion"]
+    if document["type"] == "BOOKMARK":
+        return None, version
+    return WatchEvent(document["type"], _typed(kind, obj)), version
+
+
+def _difference(known: dict[tuple[str, str], Object], snapshot: _Snapshot) -> Iterator[WatchEvent]:
+    """What happened between what was known and what is there now, noted as known. A new uid is another object."""
+    present = {_place(obj): obj for obj in snapshot.objects}
+    for place, trace in list(known.items()):
+        if place not in present or present[place]["metadata"]["uid"] != trace["metadata"]["uid"]:
+            del known[place]
+            yield WatchEvent("DELETED", trace)
+    for place, obj in present.items():
+        before = known.get(place)
+        known[place] = _trace(obj)
+        if before is None:
+            yield WatchEvent("ADDED", obj)
+        elif before["metadata"]["resourceVersion"] != obj["metadata"]["resourceVersion"]:
+            yield WatchEvent("MODIFIED", obj)
+
+
+def _remember(known: dict[tuple[str, str], Object], event: WatchEvent) -> None:
+    if event.type == "DELETED":
+        known.pop(_place(event.object), None)
+    else:
+        known[_place(event.object)] = _trace(event.object)
+
+
+def _trace(obj: Object) -> Object:
+    """As much of an object as tells whose it is."""
+    return {"apiVersion": obj["apiVersion"], "kind": obj["kind"], "metadata": obj["metadata"]}
+
+
+def _place(obj: Object) -> tuple[str, str]:
+    return obj["metadata"]["namespace"], obj["metadata"]["name"]
+
+
+def _typed(kind: Kind, obj: Object) -> Object:
+    # Items of a list of a built-in kind come without their type; managedFields are large and nobody here reads them.
+    obj["metadata"].pop("managedFields", None)
+    return {"apiVersion": kind.api_version, "kind": kind.kind} | obj
+
+
+def _own(obj: Object) -> Object:
+    """What of an object is ours to send: status has its own path, and the server keeps the managed fields."""
+    metadata = {key: value for key, value in obj["metadata"].items() if key != "managedFields"}
+    return {key: value for key, value in obj.items() if key != "status"} | {"metadata": metadata}
+
+
+def _collection(kind: Kind, namespace: str | None) -> str:
+    root = f"/apis/{kind.api_version}" if kind.group else f"/api/{kind.api_version}"
+    return (
+        f"{root}/{kind.plural}" if namespace is None else f"{root}/namespaces/{quote(namespace, safe='')}/{kind.plural}"
+    )
+
+
+def _path(ref: Ref) -> str:
+    return f"{_collection(ref.kind, ref.namespace)}/{quote(ref.name, safe='')}"

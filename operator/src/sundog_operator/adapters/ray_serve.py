@@ -1,0 +1,90 @@
+"""Serve's REST API of a Ray cluster, over aiohttp."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import aiohttp
+import orjson
+
+from sundog_operator.core.observed import ApplicationState, DeploymentState, ReplicaState, ServeState
+from sundog_operator.errors import RayUnavailable, ServeRefused
+
+MAX_RESPONSE_BYTES: Final = 32 * 2**20
+_PATH: Final = "/api/serve/applications/"
+_TIMEOUT: Final = aiohttp.ClientTimeout(total=10, connect=2)
+
+
+class RayServe:
+    """`ports.Serve` for clusters that share one token.
+
+    Answers come from pods that run tenants' code, so their size and time are capped and redirects are not followed.
+    """
+
+    def __init__(self, session: aiohttp.ClientSession, token: str = "") -> None:
+        self._session = session
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+
+    async def read(self, dashboard: str) -> ServeState:
+        """What is deployed. Raises RayUnavailable."""
+        body = await self._request("GET", dashboard)
+        try:
+            return parse_state(orjson.loads(body))
+        except (ValueError, KeyError, TypeError, AttributeError) as err:
+            raise RayUnavailable(f"{dashboard}{_PATH}: the answer is no Serve status: {type(err).__name__}") from err
+
+    async def put(self, dashboard: str, document: Mapping[str, Any]) -> None:
+        """Replace the whole application list. Raises RayUnavailable, or ServeRefused."""
+        await self._request("PUT", dashboard, document)
+
+    async def _request(self, method: str, dashboard: str, document: Mapping[str, Any] | None = None) -> bytes:
+        url = dashboard + _PATH
+        data = None if document is None else orjson.dumps(document)
+        headers = {**self._headers, "Content-Type": "application/json"}
+        try:
+            async with self._session.request(
+                method, url, data=data, headers=headers, timeout=_TIMEOUT, allow_redirects=False
+            ) as response:
+                body = await response.content.read(MAX_RESPONSE_BYTES + 1)
+                status = response.status
+        except (aiohttp.ClientError, TimeoutError, OSError) as err:
+            raise RayUnavailable(f"{method} {url}: {type(err).__name__}") from err
+        if len(body) > MAX_RESPONSE_BYTES:
+            raise RayUnavailable(f"{method} {url}: the answer is larger than {MAX_RESPONSE_BYTES} bytes")
+        if status == 400 and method == "PUT":
+            raise ServeRefused(f"PUT {url}: {last_line(body)}")
+        if status != 200:
+            raise RayUnavailable(f"{method} {url}: status {status}, expected 200")
+        return body
+
+
+def last_line(body: bytes, limit: int = 300) -> str:
+    """The last line of an error text that says something: of a traceback, the exception itself."""
+    lines = [line.strip() for line in body.decode("utf-8", "replace").splitlines() if line.strip()]
+    return lines[-1][:limit] if lines else "no reason given"
+
+
+def parse_state(answer: Mapping[str, Any]) -> ServeState:
+    """Serve's status document. Empty `controller_info` means that the controller is not running or unknown."""
+    applications = {name: _application(name, app) for name, app in answer["applications"].items()}
+    return ServeState(known=bool(answer.get("controller_info")), applications=applications)
+
+
+def _application(name: str, app: Mapping[str, Any]) -> ApplicationState:
+    return ApplicationState(
+        name=name,
+        status=app["status"],
+        message=app.get("message") or "",
+        config=app.get("deployed_app_config") or {},
+        deployments=tuple(_deployment(n, d) for n, d in (app.get("deployments") or {}).items()),
+    )
+
+
+def _deployment(name: str, deployment: Mapping[str, Any]) -> DeploymentState:
+    replicas = tuple(ReplicaState(r["replica_id"], r["state"]) for r in deployment.get("replicas") or ())
+    return DeploymentState(
+        name=name,
+        status=deployment["status"],
+        message=deployment.get("message") or "",
+        target_replicas=int(deployment.get("target_num_replicas") or 0),
+        replicas=replicas,
+    )

@@ -1,0 +1,54 @@
+"""The keys of the work queue, and which keys a change of an object wakes."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from sundog_operator.core import names
+from sundog_operator.ports import Object
+
+Kind = Literal["modeldeployment", "experiment", "raycluster", "edge"]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Key:
+    """One unit of reconciliation. The edge of a namespace is named `sundog-edge`."""
+
+    kind: Kind
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.namespace}/{self.name}"
+
+
+def edge_key(namespace: str) -> Key:
+    """The key of a namespace's edge."""
+    return Key("edge", namespace, names.EDGE)
+
+
+def keys_for(obj: Object) -> list[Key]:
+    """Keys that a change of this object wakes; those of the other ModelDeployments follow from their own polling."""
+    meta = obj["metadata"]
+    namespace, name = meta["namespace"], meta["name"]
+    owner = (meta.get("labels") or {}).get(names.LABEL_MODEL_DEPLOYMENT)
+    match obj["kind"]:
+        case "ModelDeployment":
+            cluster = (obj.get("status") or {}).get("cluster")
+            return [
+                Key("modeldeployment", namespace, name),
+                *([Key("raycluster", namespace, cluster)] if cluster else []),
+                edge_key(namespace),
+            ]
+        case "Experiment":
+            return [
+                Key("experiment", namespace, name),
+                *([Key("modeldeployment", namespace, owner), edge_key(namespace)] if owner else []),
+            ]
+        case "ControllerRevision":
+            return [Key("modeldeployment", namespace, owner)] if owner else []
+        case "RayCluster":
+            return [Key("raycluster", namespace, name), edge_key(namespace)]
+        case "ConfigMap" | "Deployment" | "Pod":
+            return [edge_key(namespace)] if (meta.get("labels") or {}).get(names.LABEL_NAME) == names.EDGE else []
+        case _:
+            return []

@@ -1,0 +1,43 @@
+"""Answers Experiments that users make. Those of rollouts are walked with their ModelDeployment."""
+
+from sundog_operator.api import (
+    NOT_YET_SUPPORTED,
+    Experiment,
+    ExperimentStatus,
+    experiment_conditions,
+    experiment_not_yet_supported,
+)
+from sundog_operator.app.keys import Key
+from sundog_operator.app.world import World
+from sundog_operator.core import names
+from sundog_operator.errors import SpecError
+from sundog_operator.ports import EXPERIMENT, Object, Ref
+
+
+async def reconcile_experiment(world: World, key: Key) -> float | None:
+    """Say that the kind is not supported yet; nothing of it is acted on. Raises DependencyError."""
+    ref = Ref(EXPERIMENT, key.namespace, key.name)
+    stored = await world.kube.get(ref)
+    if stored is None or (stored["metadata"].get("labels") or {}).get(names.LABEL_ROLLOUT) == "true":
+        return None
+    meta = stored["metadata"]
+    before = ExperimentStatus.parse(stored.get("status"))
+    now = world.clock.now().replace(microsecond=0)
+    conditions = experiment_conditions(before.conditions, generation=meta["generation"], at=now)
+    reason, message = _refusal(stored)
+    for type_ in ("Ready", "Running"):
+        conditions.mark_false(type_, reason, message, at=now)
+    status = before.model_copy(
+        update={"observed_generation": meta["generation"], "conditions": conditions.conditions()}
+    )
+    if status.to_json() != stored.get("status"):
+        await world.kube.patch_status(ref, status.to_json(), resource_version=meta["resourceVersion"])
+    return None
+
+
+def _refusal(stored: Object) -> tuple[str, str]:
+    try:
+        experiment = Experiment.parse(stored)
+    except SpecError as err:
+        return err.reason, str(err)
+    return NOT_YET_SUPPORTED, "; ".join(str(violation) for violation in experiment_not_yet_supported(experiment))

@@ -1,0 +1,71 @@
+"""Reconciles one RayCluster: its members own it, and its Serve document is the union of their live revisions."""
+
+from sundog_operator.api import ModelDeploymentSpec, ModelDeploymentStatus
+from sundog_operator.app.keys import Key
+from sundog_operator.app.world import World
+from sundog_operator.core import ray_cluster, revisions, serve_config
+from sundog_operator.core.live import live_revisions
+from sundog_operator.core.observed import ServeState
+from sundog_operator.core.revisions import Revision
+from sundog_operator.core.spec import accept
+from sundog_operator.ports import CONTROLLER_REVISION, MODEL_DEPLOYMENT, RAY_CLUSTER, Object, Ref
+
+RESYNC_S = 10.0
+NOT_READY_S = 0.5
+
+
+async def reconcile_ray_cluster(world: World, key: Key) -> float | None:
+    """One pass. Returns after how many seconds to look again, None for a cluster without members. Raises DependencyError."""
+    deployments = await world.kube.list(MODEL_DEPLOYMENT, key.namespace)
+    members = [obj for obj in deployments if ModelDeploymentStatus.parse(obj.get("status")).cluster == key.name]
+    stored = await world.kube.get(Ref(RAY_CLUSTER, key.namespace, key.name))
+    if stored is not None and not ray_cluster.is_ours(stored):
+        return RESYNC_S
+    if not members:
+        return None
+    wanted = ray_cluster.make_ray_cluster(key.namespace, key.name, members, world.settings.runtime_image)
+    stored = await world.kube.apply(wanted)
+    view = ray_cluster.view(key.name, stored)
+    if view.problem:
+        return NOT_READY_S
+    serve = await world.serve.read(view.dashboard)
+    stored_revisions = await world.kube.list(CONTROLLER_REVISION, key.namespace)
+    applications = [app for member in members for app in applications_of(member, stored_revisions, serve)]
+    deployed = {name: app.config for name, app in serve.applications.items()}
+    if not serve.known or serve_config.differs(applications, deployed):
+        await world.serve.put(view.dashboard, serve_config.make_document(applications, view))
+    return RESYNC_S
+
+
+def applications_of(member: Object, stored_revisions: list[Object], serve: ServeState) -> list[serve_config.Json]:
+    """The Serve applications of one ModelDeployment's live revisions.
+
+    A spec that is refused changes nothing: what Serve has deployed for it stays as it is.
+    """
+    meta = member["metadata"]
+    known = [
+        r
+        for obj in stored_revisions
+        if revisions.owned_by(obj, meta["uid"]) and (r := revisions.read_controller_revision(obj))
+    ]
+    current = accept(member).spec
+    found = []
+    for number, replicas in sorted(live_revisions(ModelDeploymentStatus.parse(member.get("status"))).items()):
+        revision = revisions.by_number(known, number)
+        if revision is not None:
+            found.append(_application(meta["namespace"], meta["name"], revision, current, replicas, serve))
+    return found
+
+
+def _application(
+    namespace: str,
+    service: str,
+    revision: Revision,
+    current: ModelDeploymentSpec | None,
+    replicas: int,
+    serve: ServeState,
+) -> serve_config.Json:
+    app = serve_config.make_application(namespace, service, revision, current or revisions.spec_of(revision), replicas)
+    deployed = serve.applications.get(app["name"])
+    kept = current is None and deployed is not None and (deployed.config.get("args") == app["args"])
+    return dict(deployed.config) if kept and deployed is not None else app

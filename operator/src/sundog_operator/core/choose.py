@@ -1,0 +1,279 @@
+"""Which revision is stable, which one is the candidate, and which ones may go."""
+
+from datetime import timedelta
+from typing import Final, Literal
+
+from sundog_operator.api import LastRollout, Retiring, RevisionStatus, rollout_not_yet_supported
+from sundog_operator.core import events, live, names, ray_cluster, revisions, traffic
+from sundog_operator.core.draft import HELD_OUTCOMES, Draft, Json, Rollout
+from sundog_operator.core.readiness import RETRYABLE
+from sundog_operator.core.revisions import Revision
+from sundog_operator.core.rollout import freeze, machine
+
+DRAIN_GRACE: Final = timedelta(seconds=5)
+CANDIDATE_GRACE: Final = timedelta(seconds=30)
+RETRY_BASE_S: Final = 10.0
+RETRY_MAX_S: Final = 300.0
+
+Outcome = Literal["Promoted", "Aborted", "RolledBack", "Superseded"]
+
+
+def assign_cluster(draft: Draft) -> None:
+    """Choose a RayCluster once, and keep it."""
+    if not draft.status.cluster and draft.spec is not None:
+        draft.set(cluster=ray_cluster.assign(draft.seen.clusters_taken))
+
+
+def know_revision(draft: Draft) -> None:
+    """Find the revision that the spec stands for, or make it."""
+    if draft.spec is None:
+        return
+    content = revisions.content_of(draft.spec)
+    digest = revisions.content_hash(content)
+    found = revisions.find(draft.seen.revisions, digest)
+    if found is None:
+        found = Revision(revisions.next_number(draft.seen.taken), digest, content)
+        draft.creates.append(revisions.make_controller_revision(draft.seen.deployment, found, draft.seen.image))
+        draft.events.append(events.revision_created(found.number))
+    draft.wanted = found
+
+
+def settle(draft: Draft) -> None:
+    """Carry over into the status what an Experiment has already decided."""
+    name = draft.status.experiment
+    attempt = next((rollout for rollout in draft.seen.rollouts if rollout.name == name), None)
+    if attempt is None:
+        draft.set(experiment="")
+        return
+    draft.rollout = attempt
+    if not machine.is_over(attempt.status):
+        return
+    draft.rollout = None
+    reason, _, message = attempt.status.verdict.reason.partition(": ")
+    if attempt.status.phase == machine.CONCLUDED:
+        become_stable(draft, attempt.revision, attempt.name)
+    else:
+        end_candidate(draft, attempt.revision, _outcome(reason), f"{reason}: {message}", attempt.name)
+
+
+def _outcome(reason: str) -> Outcome:
+    match reason:
+        case "Superseded" | "RolledBack":
+            return reason
+        case _:
+            return "Aborted"
+
+
+def become_stable(draft: Draft, number: int, experiment: str = "") -> None:
+    """Make a revision stable and let the previous one drain."""
+    previous = draft.status.stable
+    if previous is not None and previous.revision != number:
+        _retire(draft, previous)
+    draft.set(stable=_revision_status(draft, number, draft.replicas), candidate=None, experiment="")
+    draft.events.append(events.promoted(number, previous.revision if previous else None))
+    if previous is not None and draft.wanted is not None and draft.wanted.number == number:
+        draft.set(last_rollout=_last(draft, number, "Promoted", "", experiment))
+
+
+def end_candidate(draft: Draft, number: int, outcome: Outcome, reason: str, experiment: str = "") -> None:
+    """Let a candidate go, with all traffic on stable, and remember why."""
+    if draft.status.candidate is not None and draft.status.candidate.revision == number:
+        _retire(draft, draft.status.candidate)
+        draft.set(candidate=None)
+    draft.set(experiment="", last_rollout=_last(draft, number, outcome, reason, experiment))
+    attempt = experiment or names.application(draft.service, number)
+    draft.events.append(events.rollout_ended(outcome, attempt, f"revision {number}: {reason}"))
+
+
+def _last(draft: Draft, number: int, outcome: Outcome, reason: str, experiment: str) -> LastRollout:
+    return LastRollout(experiment=experiment, revision=number, outcome=outcome, reason=reason[:1024], at=draft.now)
+
+
+def _retire(draft: Draft, gone: RevisionStatus) -> None:
+    others = tuple(r for r in draft.status.retiring if r.revision != gone.revision)
+    draft.set(retiring=(*others, Retiring(revision=gone.revision, replicas=gone.replicas, since=draft.now)))
+
+
+def _revision_status(draft: Draft, number: int, replicas: int) -> RevisionStatus:
+    revision = draft.revision(number)
+    model: Json = dict(revision.content.get("model", {})) if revision else {}
+    uri, digest = str(model.get("uri", "")), str(model.get("digest", ""))
+    return RevisionStatus(
+        revision=number, weight=0, uri=uri, digest=digest, replicas=replicas, ready_replicas=0, since=draft.now
+    )
+
+
+def choose(draft: Draft) -> None:
+    """Compare what the spec wants with what serves, and start, replace or drop a candidate."""
+    wanted, candidate, stable = draft.wanted, draft.status.candidate, draft.status.stable
+    if wanted is None or (candidate is not None and candidate.revision == wanted.number):
+        return
+    if draft.is_held_back(wanted.number):
+        return
+    if stable is not None and stable.revision == wanted.number:
+        _return_to_stable(draft)
+        return
+    if candidate is not None:
+        drop_candidate(draft, "Superseded", f"revision {wanted.number} is wanted now")
+    _start(draft, wanted)
+
+
+def _return_to_stable(draft: Draft) -> None:
+    """The spec stands for what serves already: a candidate is not wanted any more, and an earlier failure is history."""
+    last = draft.status.last_rollout
+    if draft.status.candidate is not None:
+        drop_candidate(draft, "Superseded", "the spec is back at the stable revision")
+    elif last is not None and last.outcome in HELD_OUTCOMES:
+        draft.set(last_rollout=None)
+
+
+def drop_candidate(draft: Draft, outcome: Outcome, why: str) -> None:
+    """Let the candidate go, stopping its Experiment first."""
+    candidate, attempt = draft.status.candidate, draft.rollout
+    if attempt is not None and draft.progress is not None:
+        draft.commit_rollout(machine.stop(draft.progress, outcome, why, draft.now))
+    draft.rollout = None
+    if candidate is not None:
+        end_candidate(draft, candidate.revision, outcome, why, draft.status.experiment)
+
+
+def hold_back(draft: Draft, reason: str) -> None:
+    """Do not roll out what the spec stands for until it changes or is retried."""
+    number = draft.wanted.number if draft.wanted else draft.stable_number
+    if number is not None and not draft.is_held_back(number):
+        draft.set(last_rollout=_last(draft, number, "RolledBack", reason, ""))
+
+
+def start_rollback(draft: Draft, target: int) -> None:
+    """Bring an earlier revision up for all traffic at once."""
+    _become_candidate(draft, target, draft.replicas)
+
+
+def _become_candidate(draft: Draft, number: int, replicas: int) -> None:
+    draft.set(
+        candidate=_revision_status(draft, number, replicas),
+        retiring=tuple(r for r in draft.status.retiring if r.revision != number),
+    )
+
+
+def _start(draft: Draft, wanted: Revision) -> None:
+    spec, stable = draft.spec, draft.status.stable
+    if spec is None or (stable is not None and draft.held):
+        return
+    if stable is not None:
+        unsupported = rollout_not_yet_supported(spec)
+        draft.refusal = "; ".join(f"{v.path}: {v.message}" for v in unsupported)
+        if draft.refusal:
+            return
+    _become_candidate(draft, wanted.number, draft.replicas)
+
+
+def find_rollout(draft: Draft) -> None:
+    """Give a canary its Experiment, and the Experiment its frozen plan."""
+    candidate, stable, spec, wanted = draft.status.candidate, draft.stable_number, draft.spec, draft.wanted
+    if candidate is None or stable is None or spec is None or wanted is None:
+        return
+    # A candidate that is not what the spec stands for is a rollback, which has no steps.
+    if candidate.revision != wanted.number or (spec.rollout.strategy != "canary" and draft.rollout is None):
+        return
+    if draft.rollout is None:
+        draft.rollout = _attempt(draft, wanted)
+    if draft.rollout is not None and draft.progress is None:
+        draft.commit_rollout(freeze.freeze(spec.rollout, stable, candidate.revision, draft.now))
+
+
+def _attempt(draft: Draft, wanted: Revision) -> Rollout | None:
+    mine = [rollout for rollout in draft.seen.rollouts if rollout.revision == wanted.number]
+    open_one = next((rollout for rollout in mine if not machine.is_over(rollout.status)), None)
+    if open_one is not None:
+        draft.set(experiment=open_one.name)
+        return open_one
+    number = 1
+    while (name := names.experiment(draft.service, wanted.number, number)) in draft.seen.experiment_names:
+        number += 1
+    draft.creates.append(freeze.make_experiment(draft.seen.deployment, wanted, name))
+    draft.set(experiment=name)
+    draft.events.append(events.rollout_started(name, wanted.number, draft.stable_number or 0))
+    return None
+
+
+def switch_plainly(draft: Draft) -> None:
+    """Make a candidate without an Experiment stable once it can carry all traffic: a first revision, `recreate`, or a rollback."""
+    candidate, stable = draft.status.candidate, draft.status.stable
+    if candidate is None or draft.status.experiment:
+        return
+    if stable is not None and (failure := failure_of(draft, candidate)):
+        end_candidate(draft, candidate.revision, "Aborted", ": ".join(failure))
+        return
+    readiness = draft.readiness(candidate.revision)
+    enough = readiness.ready and readiness.running >= draft.replicas
+    # Before the first revision serves there is no arm whose replicas the edges could follow.
+    if enough and not draft.held and (stable is None or draft.available(candidate.revision) >= draft.replicas):
+        become_stable(draft, candidate.revision)
+
+
+def retry_failed(draft: Draft) -> None:
+    """Take a candidate that cannot start out of the cluster, and put it back later where that can help."""
+    candidate = draft.status.candidate
+    if candidate is None or _has_traffic(draft):
+        return
+    readiness = draft.readiness(candidate.revision)
+    if candidate.retry_at is not None:
+        if draft.now >= candidate.retry_at and readiness.known and not readiness.failed:
+            draft.set(candidate=candidate.model_copy(update={"retry_at": None}))
+        return
+    if not readiness.failed:
+        return
+    failures = candidate.failures + 1
+    draft.events.append(events.revision_failed(candidate.revision, readiness.reason, readiness.message, failures))
+    if readiness.retryable:
+        delay = timedelta(seconds=min(RETRY_BASE_S * 2.0 ** min(failures - 1, 10), RETRY_MAX_S))
+        update = {"failures": failures, "retry_at": draft.now + delay}
+        draft.set(candidate=candidate.model_copy(update=update))
+
+
+def _has_traffic(draft: Draft) -> bool:
+    return draft.progress is not None and machine.canary_weight(draft.progress) > 0
+
+
+def failure_of(draft: Draft, candidate: RevisionStatus) -> tuple[str, str] | None:
+    """Why a rollout must stop now, as (reason, message); None while it may go on."""
+    readiness = draft.readiness(candidate.revision)
+    if readiness.failed and (not readiness.retryable or _has_traffic(draft)):
+        return readiness.reason, readiness.message
+    told = next((c for c in draft.before.conditions if c.type == "RevisionReady"), None)
+    failing = told if told is not None and told.status == "False" else None
+    if _has_traffic(draft):
+        gone = traffic.healthy_replicas(draft.service, candidate.revision, draft.seen.edges) == 0
+        if failing is None or not gone or draft.now - failing.last_transition_time < CANDIDATE_GRACE:
+            return None
+        return (
+            "CandidateUnavailable",
+            f"no healthy replica for {CANDIDATE_GRACE.total_seconds():g} s: {failing.message}",
+        )
+    started = candidate.since or draft.now
+    late = draft.spec is not None and draft.now - started >= draft.spec.rollout.progress_deadline
+    if late and not draft.held and (draft.progress is None or draft.progress.paused is None):
+        return "ProgressDeadlineExceeded", failing.message if failing else "the candidate is not ready"
+    return None
+
+
+def let_go(draft: Draft) -> None:
+    """Forget revisions that no edge sends anything to any more, and whose last requests had their time."""
+    if not draft.status.retiring or draft.commit is not None:
+        return
+    split = live.split_of(draft.service, draft.status, draft.rollout.uid if draft.rollout else "", draft.progress)
+    if split is None:
+        draft.set(retiring=())  # nothing ever had traffic
+        return
+    if not traffic.confirm(draft.service, split, draft.seen.edges).confirmed:
+        return
+    kept = tuple(retiring for retiring in draft.status.retiring if not _is_drained(draft, retiring))
+    draft.set(retiring=kept)
+
+
+def _is_drained(draft: Draft, retiring: Retiring) -> bool:
+    deadline = draft.spec.endpoint.request_timeout if draft.spec else timedelta(0)
+    idle = traffic.in_flight(draft.service, retiring.revision, draft.seen.edges) == 0
+    waited = draft.now - retiring.since
+    return waited >= DRAIN_GRACE and (idle or waited >= deadline + DRAIN_GRACE)

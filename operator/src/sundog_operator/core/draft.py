@@ -1,0 +1,146 @@
+"""What a plan reads, and the state it works on."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+
+from sundog_operator.api import ExperimentStatus, ModelDeploymentSpec, ModelDeploymentStatus
+from sundog_operator.core import revisions, traffic
+from sundog_operator.core.events import Event
+from sundog_operator.core.observed import EdgeReport, ServeState
+from sundog_operator.core.ray_cluster import ClusterView
+from sundog_operator.core.readiness import Readiness, of_revision
+from sundog_operator.core.revisions import Revision
+from sundog_operator.core.rollout import machine
+from sundog_operator.core.spec import Acceptance
+
+HELD_OUTCOMES: Final = ("Aborted", "RolledBack")
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """A rollout's Experiment as it is stored. Without steps until its plan is frozen."""
+
+    name: str
+    uid: str
+    revision: int
+    status: ExperimentStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """Everything a plan may look at.
+
+    Attributes:
+        deployment: the stored ModelDeployment.
+        revisions: revisions in the ControllerRevisions that it owns.
+        taken: revision numbers that any ControllerRevision of its name pattern holds, foreign and unreadable ones included.
+        rollouts: the rollout Experiments that it owns.
+        experiment_names: names of all Experiments in the namespace.
+        cluster: its RayCluster; None until it has one.
+        clusters_taken: the RayCluster of every other ModelDeployment in the namespace that has one.
+        foreign: objects that stand where children of ours should, such as `ConfigMap sundog-edge`.
+        url: where the edge answers for it; empty while no edge runs.
+        image: what an empty `runtime.image` stands for.
+    """
+
+    deployment: Json
+    revisions: tuple[Revision, ...]
+    taken: tuple[int, ...]
+    rollouts: tuple[Rollout, ...]
+    experiment_names: frozenset[str]
+    cluster: ClusterView | None
+    clusters_taken: tuple[str, ...]
+    serve: ServeState
+    edges: tuple[EdgeReport, ...]
+    foreign: tuple[str, ...] = ()
+    url: str = ""
+    image: str = ""
+
+
+@dataclass(slots=True)
+class Draft:
+    """The state a plan works on; changed in memory only.
+
+    Attributes:
+        before: the status as it is stored.
+        wanted: the revision that the spec stands for; None while the spec is refused.
+        rollout: the active rollout attempt.
+        commit: (Experiment name, status) to write before anything else moves.
+        refusal: why a rollout that the spec asks for cannot start.
+    """
+
+    seen: Observed
+    now: datetime
+    service: str
+    before: ModelDeploymentStatus
+    status: ModelDeploymentStatus
+    acceptance: Acceptance
+    spec: ModelDeploymentSpec | None
+    wanted: Revision | None = None
+    rollout: Rollout | None = None
+    commit: tuple[str, ExperimentStatus] | None = None
+    refusal: str = ""
+    creates: list[Json] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+
+    def commit_rollout(self, status: ExperimentStatus) -> None:
+        """Write this status of the active attempt first."""
+        if self.rollout is not None:
+            self.commit = (self.rollout.name, status)
+
+    def set(self, **changes: Any) -> None:
+        """Replace fields of the status."""
+        self.status = self.status.model_copy(update=changes)
+
+    def revision(self, number: int) -> Revision | None:
+        """A revision by number, the one that this plan creates included."""
+        if self.wanted is not None and self.wanted.number == number:
+            return self.wanted
+        return revisions.by_number(self.seen.revisions, number)
+
+    def readiness(self, number: int) -> Readiness:
+        """What Serve reports of a revision."""
+        revision = self.revision(number)
+        if revision is None:
+            return Readiness(0, False, False, True, "RevisionMissing", f"ControllerRevision {number} is gone")
+        return of_revision(self.service, revision, self.seen.serve)
+
+    def available(self, number: int) -> int:
+        """Replicas that Serve runs and every ready edge sees healthy."""
+        readiness = self.readiness(number)
+        healthy = traffic.healthy_replicas(self.service, number, self.seen.edges)
+        return min(readiness.running, healthy) if readiness.ready else 0
+
+    @property
+    def stable_number(self) -> int | None:
+        """The stable revision's number."""
+        return self.status.stable.revision if self.status.stable else None
+
+    @property
+    def held(self) -> bool:
+        """Whether rollouts stand still by the spec."""
+        return self.spec is None or self.spec.paused or self.spec.rollout.paused
+
+    @property
+    def replicas(self) -> int:
+        """Replicas for all of the traffic. A spec that is refused changes nothing."""
+        if self.spec is not None:
+            return self.spec.replicas
+        return self.status.stable.replicas if self.status.stable else 1
+
+    @property
+    def progress(self) -> ExperimentStatus | None:
+        """The active attempt's status as it will be after this plan; None before its plan is frozen."""
+        if self.rollout is None:
+            return None
+        if self.commit is not None and self.commit[0] == self.rollout.name:
+            return self.commit[1]
+        return self.rollout.status if machine.is_frozen(self.rollout.status) else None
+
+    def is_held_back(self, number: int) -> bool:
+        """Whether a revision was aborted or rolled back, and not retried since."""
+        last = self.status.last_rollout
+        return last is not None and last.revision == number and last.outcome in HELD_OUTCOMES

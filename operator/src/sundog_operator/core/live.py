@@ -1,0 +1,50 @@
+"""What follows from statuses alone: which revisions a cluster runs and how the edges split. Nothing else may decide either."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sundog_operator.api import ExperimentStatus, ModelDeploymentStatus
+from sundog_operator.core import traffic
+from sundog_operator.core.rollout import machine
+from sundog_operator.core.traffic import Arm, Split
+
+
+def live_revisions(status: ModelDeploymentStatus) -> dict[int, int]:
+    """Replicas wanted of each revision that must be deployed.
+
+    A candidate that waits for its next attempt is left out, which clears what Serve remembers of the failed one. Revisions without traffic
+    keep running until every edge has let go of them.
+    """
+    live = {retiring.revision: max(retiring.replicas, 1) for retiring in status.retiring}
+    if status.candidate is not None and status.candidate.retry_at is None:
+        live[status.candidate.revision] = status.candidate.replicas
+    if status.stable is not None:
+        live[status.stable.revision] = status.stable.replicas
+    return live
+
+
+def split_of(service: str, status: ModelDeploymentStatus, uid: str, rollout: ExperimentStatus | None) -> Split | None:
+    """The split that the edges should have in force; None while nothing is ready to serve.
+
+    Args:
+        uid: of the rollout's Experiment; it salts the assignment and keys the counters.
+        rollout: status of the Experiment that `status.experiment` names, None where there is none or its plan is not frozen yet.
+    """
+    if status.stable is None:
+        return None
+    if rollout is None or not machine.is_frozen(rollout):
+        return traffic.whole(service, status.stable.revision, status.candidate.revision if status.candidate else None)
+    arms = tuple(
+        Arm(arm.name, arm.revision or 0, arm.weight, tuple((a, b) for a, b in arm.ranges)) for arm in rollout.arms
+    )
+    return Split(attempt=uid, salt=uid, epoch=rollout.epoch.number, arms=arms)
+
+
+def rollout_of(
+    status: ModelDeploymentStatus, experiments: Mapping[str, Mapping[str, Any]]
+) -> tuple[str, ExperimentStatus | None]:
+    """(uid, status) of the Experiment that a ModelDeployment's status names, out of those stored by name."""
+    obj = experiments.get(status.experiment)
+    if obj is None:
+        return "", None
+    return str(obj["metadata"]["uid"]), ExperimentStatus.parse(obj.get("status"))

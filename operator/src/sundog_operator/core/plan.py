@@ -1,0 +1,111 @@
+"""The planner of a ModelDeployment: what is observed goes in, what to write comes out.
+
+`plan` is pure, total and deterministic. It decides in a fixed order, each step reading what the earlier ones settled:
+accept the spec → know its revision → settle what ended → obey a command → choose a candidate → walk the rollout → let go of drained
+revisions → say what is true. Whatever moves traffic is committed in a status first; the Serve document and the split document follow from
+statuses alone (`core.live`), so the operator can die at any line.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sundog_operator.api import ExperimentStatus, ModelDeploymentStatus
+from sundog_operator.core import choose, live, names, revisions, say, traffic
+from sundog_operator.core.draft import Draft, Json, Observed
+from sundog_operator.core.events import Event
+from sundog_operator.core.obey import obey
+from sundog_operator.core.rollout import machine
+from sundog_operator.core.spec import accept
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to write, in this order: creates, the rollout's status, the status, deletes. What equals the stored is not written again.
+
+    Attributes:
+        rollout: (Experiment name, status) to commit, or None.
+        deletes: names of ControllerRevisions beyond the history limit.
+        requeue_after_s: when to look again without being woken, in seconds.
+    """
+
+    creates: tuple[Json, ...]
+    rollout: tuple[str, ExperimentStatus] | None
+    status: ModelDeploymentStatus
+    deletes: tuple[str, ...]
+    events: tuple[Event, ...]
+    requeue_after_s: float
+
+
+STEPS = (
+    choose.assign_cluster,
+    choose.know_revision,
+    choose.settle,
+    obey,
+    choose.choose,
+    choose.find_rollout,
+    choose.retry_failed,
+    choose.switch_plainly,
+)
+
+
+def plan(seen: Observed, now: datetime) -> Plan:
+    """Decide one pass."""
+    draft = _draft(seen, now)
+    for step in STEPS:
+        step(draft)
+    _walk(draft)
+    choose.let_go(draft)
+    say.measure(draft)
+    say.conclude(draft)
+    return Plan(
+        creates=tuple(draft.creates),
+        rollout=draft.commit,
+        status=draft.status,
+        deletes=_surplus(draft),
+        events=tuple(draft.events),
+        requeue_after_s=say.requeue_after_s(draft),
+    )
+
+
+def _draft(seen: Observed, now: datetime) -> Draft:
+    stored = ModelDeploymentStatus.parse(seen.deployment.get("status"))
+    acceptance = accept(seen.deployment)
+    return Draft(
+        seen=seen,
+        now=now.replace(microsecond=0),
+        service=seen.deployment["metadata"]["name"],
+        before=stored,
+        status=stored,
+        acceptance=acceptance,
+        spec=acceptance.spec,
+    )
+
+
+def _walk(draft: Draft) -> None:
+    """Let the rollout's state machine take one step, unless this plan commits something of it already."""
+    progress, candidate = draft.progress, draft.status.candidate
+    if progress is None or candidate is None or draft.commit is not None:
+        return
+    attempt = draft.rollout
+    split = live.split_of(draft.service, draft.status, attempt.uid if attempt else "", progress)
+    seen = machine.Inputs(
+        now=draft.now,
+        replicas=draft.replicas,
+        available=draft.available(candidate.revision),
+        confirmed=split is not None and traffic.confirm(draft.service, split, draft.seen.edges).confirmed,
+        held=draft.held,
+        failure=choose.failure_of(draft, candidate),
+    )
+    after = say.count(draft, machine.tick(progress, seen), moved=False)
+    if after != progress:
+        draft.commit_rollout(say.count(draft, after, moved=True))
+        draft.events.extend(say.shift_events(draft, progress, after))
+
+
+def _surplus(draft: Draft) -> tuple[str, ...]:
+    kept = set(live.live_revisions(draft.status)) | ({draft.wanted.number} if draft.wanted else set())
+    if draft.status.candidate is not None:
+        kept.add(draft.status.candidate.revision)
+    return tuple(
+        names.application(draft.service, revision.number) for revision in revisions.surplus(draft.seen.revisions, kept)
+    )

@@ -1,0 +1,106 @@
+"""RayClusters: which one serves a ModelDeployment, what we ask of KubeRay, and what its status tells."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sundog_operator.core import names
+from sundog_operator.core.revisions import owner_reference
+
+MEMBERS_LIMIT = 100
+SERVE_PORT = "8000"
+DASHBOARD_PORT = "8265"
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterView:
+    """What a RayCluster's status says. `problem` is empty when Serve's REST API can be called."""
+
+    name: str
+    host: str = ""
+    dashboard_port: str = DASHBOARD_PORT
+    serve_port: str = SERVE_PORT
+    problem: str = ""
+
+    @property
+    def dashboard(self) -> str:
+        """Base URL of the dashboard, which carries Serve's REST API."""
+        return f"http://{self.host}:{self.dashboard_port}"
+
+    @property
+    def fallback(self) -> str:
+        """Address of Serve's own proxy on the head."""
+        return f"{self.host}:{self.serve_port}"
+
+    @property
+    def bind_host(self) -> str:
+        """Where replicas and proxy listen: on loopback as the head does, else on every address of their pod."""
+        return "127.0.0.1" if self.host == "127.0.0.1" else "0.0.0.0"  # noqa: S104 a pod's own network
+
+
+def view(name: str, obj: Mapping[str, Any] | None) -> ClusterView:
+    """Read a stored RayCluster. Only `HeadPodReady` decides: the other conditions also wait for workers that need an application first."""
+    if obj is None:
+        return ClusterView(name, problem=f"RayCluster {name} does not exist yet")
+    status = obj.get("status") or {}
+    head, endpoints = status.get("head") or {}, status.get("endpoints") or {}
+    condition = next((c for c in status.get("conditions") or () if c.get("type") == "HeadPodReady"), None)
+    host = head.get("serviceIP") or head.get("podIP") or ""
+    problem = ""
+    if condition is None or condition.get("status") != "True":
+        said = (condition or {}).get("message") or "no status yet"
+        problem = f"the head of RayCluster {name} is not ready: {said}"
+    elif not host:
+        problem = f"RayCluster {name} tells no address of its head"
+    return ClusterView(
+        name,
+        host=host,
+        dashboard_port=str(endpoints.get("dashboard", DASHBOARD_PORT)),
+        serve_port=str(endpoints.get("serve", SERVE_PORT)),
+        problem=problem,
+    )
+
+
+def assign(taken: Iterable[str]) -> str:
+    """The first RayCluster of the namespace with room for one more ModelDeployment.
+
+    Args:
+        taken: the cluster of every other ModelDeployment that has one.
+    """
+    members = Counter(taken)
+    index = 0
+    while members[names.ray_cluster(index)] >= MEMBERS_LIMIT:
+        index += 1
+    return names.ray_cluster(index)
+
+
+def make_ray_cluster(namespace: str, name: str, members: Iterable[Json], image: str) -> Json:
+    """The RayCluster as we apply it. The head runs no model code; one owner reference per member lets it go after the last."""
+    container = {"name": "ray-head", "image": image}
+    return {
+        "apiVersion": "ray.io/v1",
+        "kind": "RayCluster",
+        "metadata": {
+            "name": name,
+            "namespace": namespace,
+            "labels": names.labels("sundog-ray"),
+            "ownerReferences": sorted(
+                (owner_reference(member, controller=False) for member in members), key=lambda ref: str(ref["uid"])
+            ),
+        },
+        "spec": {
+            "headGroupSpec": {
+                "rayStartParams": {"num-cpus": "0", "num-gpus": "0"},
+                "template": {"spec": {"containers": [container]}},
+            },
+        },
+    }
+
+
+def is_ours(obj: Mapping[str, Any]) -> bool:
+    """Whether an object carries our manager label: what does not is never adopted, changed or deleted."""
+    labels = obj["metadata"].get("labels") or {}
+    return labels.get(names.LABEL_MANAGED_BY) == names.MANAGER

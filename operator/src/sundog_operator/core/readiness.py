@@ -1,0 +1,80 @@
+"""Whether a revision is ready, from what Serve reports of its application."""
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from sundog_operator.core import names
+from sundog_operator.core.observed import ApplicationState, ServeState
+from sundog_operator.core.revisions import Revision
+
+RETRYABLE: Final = frozenset({"ModelNotFound", "AccessDenied", "NoSpace", "WarmupTimeout", "DeployFailed"})
+"""Reasons that can pass without an edit: a file may appear, a right be granted, a disk be cleared, a machine be less busy or healthy again."""
+
+_TOLD: Final = re.compile(r"sundog: ([A-Z][A-Za-z]+): ([^\n]{1,600})")
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """State of one revision's replicas.
+
+    Attributes:
+        running: replicas in state RUNNING that belong to exactly this revision.
+        ready: Serve calls the application and its deployment healthy, and at least one replica runs.
+        failed: Serve gave up starting it.
+        known: False when Serve could not be asked, which says nothing about the revision.
+    """
+
+    running: int
+    ready: bool
+    failed: bool
+    known: bool
+    reason: str
+    message: str
+
+    @property
+    def retryable(self) -> bool:
+        """Whether starting it again may help."""
+        return self.reason in RETRYABLE
+
+
+def of_revision(service: str, revision: Revision, serve: ServeState) -> Readiness:
+    """Readiness of a revision. An application of that name with another hash does not count."""
+    if not serve.known:
+        return Readiness(0, False, False, False, "RayUnknown", "Serve could not be asked")
+    app = serve.applications.get(names.application(service, revision.number))
+    if app is None or _hash(app) != revision.hash:
+        return Readiness(0, False, False, True, "Deploying", "the application is not deployed yet")
+    running = sum(deployment.running for deployment in app.deployments)
+    told = _told(app)
+    if app.status == "DEPLOY_FAILED" or any(d.status == "DEPLOY_FAILED" for d in app.deployments):
+        reason, message = told or ("DeployFailed", _brief(app))
+        return Readiness(running, False, True, True, reason, message)
+    if app.status == "UNHEALTHY" or any(d.status == "UNHEALTHY" for d in app.deployments):
+        reason, message = told or ("Unhealthy", _brief(app))
+        return Readiness(running, False, False, True, reason, message)
+    if app.status == "RUNNING" and running and _settled(app):
+        return Readiness(running, True, False, True, "Ready", f"{running} replicas are running")
+    reason, message = told or ("Deploying", f"{running} replicas are running; Serve says {app.status}")
+    return Readiness(running, False, False, True, reason, message)
+
+
+def _settled(app: ApplicationState) -> bool:
+    return bool(app.deployments) and all(d.status in ("HEALTHY", "UPSCALING", "DOWNSCALING") for d in app.deployments)
+
+
+def _hash(app: ApplicationState) -> str:
+    return str((app.config.get("args") or {}).get("revisionHash", ""))
+
+
+def _told(app: ApplicationState) -> tuple[str, str] | None:
+    for text in (*(d.message for d in app.deployments), app.message):
+        if found := _TOLD.search(text):
+            return found[1], found[2].strip()
+    return None
+
+
+def _brief(app: ApplicationState) -> str:
+    texts = [*(d.message for d in app.deployments), app.message]
+    lines = [line.strip() for text in texts for line in text.splitlines() if line.strip()]
+    return lines[-1][:300] if lines else f"Serve says {app.status} and gives no reason"

@@ -1,0 +1,117 @@
+"""Revisions: what of a spec makes one, how it is named, and how it is stored in a ControllerRevision."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sundog_operator.api import ModelDeploymentSpec
+from sundog_operator.core import names
+
+FORMAT = "v1"
+HISTORY_LIMIT = 10
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """One immutable version of a model and the way it is run."""
+
+    number: int
+    hash: str
+    content: Mapping[str, Any]
+
+
+def content_of(spec: ModelDeploymentSpec) -> Json:
+    """The part of a spec that makes a revision, without values equal to their defaults.
+
+    Leaving defaults out keeps the hash when a release adds a field. `runtime.userConfig` is applied in place and therefore left out.
+    """
+    dumped = spec.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    content = {part: dumped.get(part, {}) for part in ("model", "runtime", "resources", "scheduling")}
+    content["runtime"] = {key: value for key, value in content["runtime"].items() if key != "userConfig"}
+    return {part: kept for part, value in content.items() if (kept := _without_empty(value))}
+
+
+def _without_empty(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {key: kept for key, item in value.items() if (kept := _without_empty(item)) != {}}
+
+
+def content_hash(content: Mapping[str, Any]) -> str:
+    """16 hex digits of SHA-256 over the canonical JSON of (format version, content)."""
+    body = json.dumps([FORMAT, content], sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(body.encode()).hexdigest()[:16]
+
+
+def spec_of(revision: Revision) -> ModelDeploymentSpec:
+    """The spec that a revision's content stands for, every other field at its default."""
+    return ModelDeploymentSpec.model_validate(revision.content)
+
+
+def find(revisions: Iterable[Revision], digest: str) -> Revision | None:
+    """The newest revision with that hash."""
+    return max((r for r in revisions if r.hash == digest), key=lambda r: r.number, default=None)
+
+
+def by_number(revisions: Iterable[Revision], number: int | None) -> Revision | None:
+    """The revision with that number."""
+    return next((r for r in revisions if r.number == number), None)
+
+
+def next_number(taken: Iterable[int]) -> int:
+    """One more than the highest number taken, counted from 1."""
+    return max(taken, default=0) + 1
+
+
+def surplus(revisions: Iterable[Revision], live: set[int]) -> list[Revision]:
+    """Revisions beyond the history limit, oldest first; live ones neither count nor go."""
+    idle = sorted((r for r in revisions if r.number not in live), key=lambda r: r.number)
+    return idle[: max(0, len(idle) - HISTORY_LIMIT)]
+
+
+def make_controller_revision(owner: Json, revision: Revision, image: str) -> Json:
+    """The ControllerRevision that stores a revision.
+
+    The image that an empty `runtime.image` resolved to is recorded beside the content, not hashed: an upgrade of the chart makes no revision.
+    """
+    meta = owner["metadata"]
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "ControllerRevision",
+        "metadata": {
+            "name": names.application(meta["name"], revision.number),
+            "namespace": meta["namespace"],
+            "labels": {
+                **names.labels("sundog-revision"),
+                names.LABEL_MODEL_DEPLOYMENT: meta["name"],
+                names.LABEL_REVISION: str(revision.number),
+            },
+            "ownerReferences": [owner_reference(owner, controller=True)],
+        },
+        "revision": revision.number,
+        "data": {"format": FORMAT, "hash": revision.hash, "content": dict(revision.content), "image": image},
+    }
+
+
+def read_controller_revision(obj: Json) -> Revision | None:
+    """The revision in a ControllerRevision; None for one that this release cannot read."""
+    data = obj.get("data") or {}
+    if data.get("format") != FORMAT or not isinstance(data.get("content"), dict):
+        return None
+    return Revision(number=int(obj["revision"]), hash=str(data.get("hash", "")), content=data["content"])
+
+
+def owner_reference(owner: Json, *, controller: bool) -> Json:
+    """An owner reference to a stored object; only the controller's own one blocks the owner's deletion."""
+    meta = owner["metadata"]
+    reference = {"apiVersion": owner["apiVersion"], "kind": owner["kind"], "name": meta["name"], "uid": meta["uid"]}
+    return {**reference, "controller": True, "blockOwnerDeletion": True} if controller else reference
+
+
+def owned_by(obj: Json, uid: str) -> bool:
+    """Whether an owner reference of the object names that uid."""
+    return any(ref.get("uid") == uid for ref in obj["metadata"].get("ownerReferences") or ())

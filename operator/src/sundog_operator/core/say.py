@@ -1,0 +1,241 @@
+"""What a plan says: measured fields of the status, conditions, events of a rollout, and when to look again."""
+
+from datetime import timedelta
+from typing import Final
+
+from sundog_operator.api import Condition, ConditionSet, ExperimentStatus, RevisionStatus
+from sundog_operator.core import events, live, names, traffic
+from sundog_operator.core.draft import Draft
+from sundog_operator.core.events import Event
+from sundog_operator.core.rollout import machine
+
+POLL_S: Final = 0.3
+RESYNC_S: Final = 15.0
+CONFIRM_GRACE: Final = timedelta(seconds=30)
+COUNTS_PERIOD: Final = timedelta(seconds=60)
+
+Said = tuple[str, str, str]
+"""(status, reason, message) of a condition."""
+
+
+def count(draft: Draft, status: ExperimentStatus, *, moved: bool) -> ExperimentStatus:
+    """Project the edges' counters into the arms: at every transition, else once a minute, for a status must not change with each request."""
+    due = status.counted_at is None or draft.now - status.counted_at >= COUNTS_PERIOD
+    if draft.rollout is None or not (moved or due):
+        return status
+    counted = {arm.name: traffic.counts_of(draft.rollout.uid, arm.name, draft.seen.edges) for arm in status.arms}
+    # Edges that do not answer must not take back what was counted before.
+    arms = tuple(
+        arm.model_copy(
+            update={
+                "requests": max(arm.requests, counted[arm.name][0]),
+                "errors": max(arm.errors, counted[arm.name][1]),
+            }
+        )
+        for arm in status.arms
+    )
+    return status if arms == status.arms else status.model_copy(update={"arms": arms, "counted_at": draft.now})
+
+
+def shift_events(draft: Draft, before: ExperimentStatus, after: ExperimentStatus) -> list[Event]:
+    """The events of one transition."""
+    if draft.rollout is None or machine.is_over(after) or machine.canary_weight(before) == machine.canary_weight(after):
+        return []
+    return [
+        events.traffic_shifted(
+            draft.rollout.name, after.epoch.number, machine.canary_weight(after), draft.rollout.revision
+        )
+    ]
+
+
+def measure(draft: Draft) -> None:
+    """Fill in replicas, weights and addresses."""
+    progress = draft.progress
+    weight = machine.canary_weight(progress) if progress else 0
+    candidate, stable = draft.status.candidate, draft.status.stable
+    if candidate is not None:
+        wanted = machine.wanted_replicas(progress, draft.replicas) if progress else draft.replicas
+        draft.set(candidate=_measured(draft, candidate, weight, wanted))
+    if stable is not None:
+        draft.set(stable=_measured(draft, stable, 100 - weight, draft.replicas))
+    shown = [revision for revision in (draft.status.stable, draft.status.candidate) if revision is not None]
+    draft.set(
+        replicas=sum(revision.replicas for revision in shown),
+        ready_replicas=sum(revision.ready_replicas for revision in shown),
+        selector=f"{names.LABEL_MODEL_DEPLOYMENT}={draft.service}",
+        url=draft.seen.url or draft.status.url,
+    )
+
+
+def _measured(draft: Draft, revision: RevisionStatus, weight: int, wanted: int) -> RevisionStatus:
+    readiness = draft.readiness(revision.revision)
+    ready = readiness.running if readiness.known else revision.ready_replicas
+    return revision.model_copy(update={"weight": weight, "replicas": wanted, "ready_replicas": ready})
+
+
+def conclude(draft: Draft) -> None:
+    """Set all conditions, and that this generation was observed."""
+    generation = int(draft.seen.deployment["metadata"].get("generation", 0))
+    said = {
+        "SpecAccepted": _spec_accepted(draft),
+        "CapacityAvailable": ("True", "NoGPURequested", "no GPU is requested"),
+        "RevisionReady": _revision_ready(draft),
+        "TrafficSynced": _traffic_synced(draft),
+        "Progressing": _progressing(draft),
+    }
+    said["Promoted"] = _promoted(draft, said["TrafficSynced"])
+    said["Ready"] = _ready(draft, said)
+    said["Stalled"] = _stalled(draft, said)
+    settled = said["Ready"][0] == "True" or said["Stalled"][0] == "True"
+    said["Reconciling"] = ("False", "", "") if settled else ("True", said["Ready"][1], said["Ready"][2])
+    conditions = ConditionSet(
+        "Ready",
+        informative=("SpecAccepted", "CapacityAvailable", "RevisionReady", "TrafficSynced", "Progressing", "Promoted"),
+        abnormal=("Reconciling", "Stalled"),
+        previous=draft.before.conditions,
+        generation=generation,
+        at=draft.now,
+    )
+    mark = {"True": conditions.mark_true, "False": conditions.mark_false, "Unknown": conditions.mark_unknown}
+    for type_, (status, reason, message) in said.items():
+        mark[status](type_, reason, message, at=draft.now)
+    draft.set(conditions=conditions.conditions(), observed_generation=generation)
+    _tell_refusal(draft, said["SpecAccepted"], generation)
+
+
+def _tell_refusal(draft: Draft, said: Said, generation: int) -> None:
+    status, reason, message = said
+    if status == "False" and (known := _before(draft, "SpecAccepted")) is not None:
+        if known.status != "False" or known.observed_generation != generation:
+            draft.events.append(events.spec_refused(reason, message, generation))
+
+
+def _before(draft: Draft, type_: str) -> Condition | None:
+    return next((condition for condition in draft.before.conditions if condition.type == type_), None)
+
+
+def _spec_accepted(draft: Draft) -> Said:
+    if draft.seen.foreign:
+        found = ", ".join(draft.seen.foreign)
+        return "False", "NotOwned", f"{found}: exists and was not made by Sundog; it is left alone. Rename or delete it"
+    if draft.acceptance.spec is None:
+        return "False", draft.acceptance.reason, draft.acceptance.message
+    if draft.refusal:
+        return "False", "NotYetSupported", draft.refusal
+    return "True", "Accepted", ""
+
+
+def _revision_ready(draft: Draft) -> Said:
+    newest = draft.status.candidate or draft.status.stable
+    told = _before(draft, "RevisionReady")
+    if newest is None:
+        return "Unknown", "NoRevision", "there is no revision yet"
+    waits = newest.retry_at is not None or _is_refused_revision(draft)
+    if waits and told is not None and told.status == "False":
+        return "False", told.reason, told.message
+    readiness = draft.readiness(newest.revision)
+    if not readiness.known:
+        problem = draft.seen.cluster.problem if draft.seen.cluster else ""
+        return "Unknown", readiness.reason, problem or readiness.message
+    if newest.weight and not traffic.healthy_replicas(draft.service, newest.revision, draft.seen.edges):
+        return "False", "NoHealthyReplica", f"revision {newest.revision}: no edge sees a healthy replica"
+    return (
+        ("True" if readiness.ready else "False"),
+        readiness.reason,
+        f"revision {newest.revision}: {readiness.message}",
+    )
+
+
+def _is_refused_revision(draft: Draft) -> bool:
+    """Whether what the spec stands for failed and is held back: its reason must stay visible although stable is fine."""
+    last = draft.status.last_rollout
+    failed = last is not None and last.outcome == "Aborted" and not last.reason.startswith("Aborted")
+    return failed and draft.wanted is not None and draft.is_held_back(draft.wanted.number)
+
+
+def _traffic_synced(draft: Draft) -> Said:
+    split = live.split_of(draft.service, draft.status, draft.rollout.uid if draft.rollout else "", draft.progress)
+    if split is None:
+        return "False", "NothingServes", "no revision is ready for traffic"
+    confirmation = traffic.confirm(draft.service, split, draft.seen.edges)
+    if confirmation.confirmed:
+        return "True", "InForce", f"every edge has epoch {split.epoch} in force"
+    told = _before(draft, "TrafficSynced")
+    late = told is not None and told.status != "True" and draft.now - told.last_transition_time >= CONFIRM_GRACE
+    if late or (told is not None and told.reason == "EdgeNotConfirmed"):
+        waiting = "; ".join(f"{pod} {why}" for pod, why in confirmation.waiting)
+        return "False", "EdgeNotConfirmed", f"not in force after {CONFIRM_GRACE.total_seconds():g} s: {waiting}"
+    return "Unknown", "Confirming", "waits for every edge to have the split in force"
+
+
+def _progressing(draft: Draft) -> Said:
+    progress, candidate, last = draft.progress, draft.status.candidate, draft.status.last_rollout
+    if candidate is not None and candidate.retry_at is not None:
+        return (
+            "True",
+            "Retrying",
+            f"revision {candidate.revision} is tried again at {candidate.retry_at:%Y-%m-%dT%H:%M:%SZ}",
+        )
+    if progress is not None and candidate is not None:
+        paused = progress.paused is not None or draft.held
+        step = progress.step
+        text = f"step {step.index} of {step.of}: {step.reason}" if step else f"waits for revision {candidate.revision}"
+        return "True", "Paused" if paused else "RollingOut", f"revision {candidate.revision}, {text}"
+    if candidate is not None:
+        return "True", "Deploying", f"revision {candidate.revision} is being deployed"
+    if draft.wanted is not None and draft.is_held_back(draft.wanted.number) and last is not None:
+        return "False", last.outcome, f"revision {last.revision}: {last.reason}"
+    return "False", "Complete" if draft.status.stable else "NotStarted", ""
+
+
+def _promoted(draft: Draft, traffic_synced: Said) -> Said:
+    if draft.wanted is None:
+        return "Unknown", "SpecRefused", ""
+    if draft.stable_number != draft.wanted.number or draft.status.candidate is not None:
+        return "False", "NotPromoted", f"revision {draft.wanted.number} does not have all traffic"
+    if traffic_synced[0] != "True":
+        return "False", "Confirming", traffic_synced[2]
+    return "True", "Promoted", f"revision {draft.wanted.number} has all traffic"
+
+
+def _ready(draft: Draft, said: dict[str, Said]) -> Said:
+    """Whether the stable revision serves, as the edges see it: Ray being silent changes nothing for traffic."""
+    stable = draft.status.stable
+    if stable is None:
+        cause = "SpecAccepted" if said["SpecAccepted"][0] == "False" else "RevisionReady"
+        _, reason, message = said[cause]
+        return "False", reason, message
+    healthy = traffic.healthy_replicas(draft.service, stable.revision, draft.seen.edges)
+    if healthy:
+        return "True", "Serving", f"revision {stable.revision} serves"
+    return (
+        "False",
+        "NoHealthyReplica",
+        f"no edge sees a healthy replica of revision {stable.revision}: {said['TrafficSynced'][2]}",
+    )
+
+
+def _stalled(draft: Draft, said: dict[str, Said]) -> Said:
+    status, reason, message = said["SpecAccepted"]
+    if status == "False":
+        return "True", reason, message
+    last = draft.status.last_rollout
+    if draft.wanted is not None and draft.is_held_back(draft.wanted.number) and last is not None:
+        return "True", last.outcome, f"revision {last.revision} is held back: {last.reason}"
+    candidate = draft.status.candidate
+    if candidate is not None and candidate.retry_at is None:
+        readiness = draft.readiness(candidate.revision)
+        if readiness.failed and not readiness.retryable:
+            return "True", readiness.reason, f"revision {candidate.revision}: {readiness.message}"
+    return "False", "", ""
+
+
+def requeue_after_s(draft: Draft) -> float:
+    """Poll while something is on its way; else look in from time to time, for the cluster's status is not watched."""
+    moving = (
+        draft.status.candidate is not None
+        or bool(draft.status.retiring)
+        or any(c.type in ("Ready", "TrafficSynced") and c.status != "True" for c in draft.status.conditions)
+    )
+    stalled = any(c.type == "Stalled" for c in draft.status.conditions)
+    return POLL_S if moving and not (stalled and draft.status.stable is None) else RESYNC_S

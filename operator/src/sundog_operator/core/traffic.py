@@ -1,0 +1,170 @@
+"""What the edges of a namespace should do, and whether they do it."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sundog_operator.api import ModelDeploymentSpec, memory_bytes
+from sundog_operator.core import names
+from sundog_operator.core.buckets import BUCKETS, Range
+from sundog_operator.core.observed import EdgeReport
+from sundog_operator.core.ray_cluster import ClusterView
+
+DOCUMENT_VERSION = 1
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One arm of a service: a revision and its share."""
+
+    name: str
+    revision: int
+    weight: int
+    ranges: tuple[Range, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """The traffic of one service: who gets what, and the key under which it is counted."""
+
+    attempt: str
+    salt: str
+    epoch: int
+    arms: tuple[Arm, ...]
+
+
+def whole(service: str, stable: int, followed: int | None = None) -> Split:
+    """All traffic on stable. A followed revision gets none; its replicas are health-checked ahead of the switch."""
+    attempt = names.application(service, stable)
+    arms = [Arm(names.STABLE, stable, 100, ((0, BUCKETS),))]
+    if followed is not None:
+        arms.append(Arm(names.CANARY, followed, 0, ()))
+    return Split(attempt, attempt, 0, tuple(arms))
+
+
+def make_service(namespace: str, name: str, spec: ModelDeploymentSpec, cluster: str, split: Split | None) -> Json:
+    """A service of the split document; without a split it has no arms, and the edge answers 503."""
+    endpoint = spec.endpoint
+    return {
+        "name": name,
+        "hosts": names.hosts(name, namespace, endpoint.host),
+        "cluster": cluster,
+        "unit": _unit(spec),
+        **split_fields(name, split),
+        "requestTimeoutSeconds": endpoint.request_timeout.total_seconds(),
+        "maxRequestBytes": memory_bytes(endpoint.max_request_bytes),
+        "maxOngoingRequests": spec.runtime.max_ongoing_requests,
+    }
+
+
+def split_fields(name: str, split: Split | None) -> Json:
+    """The fields of a service that a split decides."""
+    return {
+        "attempt": split.attempt if split else "",
+        "salt": split.salt if split else "",
+        "epoch": split.epoch if split else 0,
+        "arms": [_arm(name, arm) for arm in split.arms] if split else [],
+    }
+
+
+def _arm(service: str, arm: Arm) -> Json:
+    return {
+        "name": arm.name,
+        "application": names.application(service, arm.revision),
+        "routePrefix": names.route_prefix(service, arm.revision),
+        "revision": arm.revision,
+        "weight": arm.weight,
+        "ranges": [list(interval) for interval in arm.ranges],
+    }
+
+
+def _unit(spec: ModelDeploymentSpec) -> Json:
+    unit = spec.rollout.unit
+    return {"kind": "header", "name": unit.header} if unit.header else {"kind": "request"}
+
+
+def make_document(
+    namespace: str, services: Iterable[Json], clusters: Iterable[ClusterView], previous: Mapping[str, Any] | None
+) -> Json:
+    """The split document of a namespace. Its generation rises by one where anything else differs from the previous document."""
+    body = {
+        "version": DOCUMENT_VERSION,
+        "namespace": namespace,
+        "clusters": {c.name: {"dashboard": c.dashboard, "fallback": c.fallback} for c in clusters if c.host},
+        "services": sorted(services, key=lambda service: str(service["name"])),
+    }
+    before = dict(previous or {})
+    generation = int(before.pop("generation", 0))
+    return {**body, "generation": generation if before == body else generation + 1}
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmation:
+    """Whether every ready or terminating edge has a split in force.
+
+    Attributes:
+        waiting: (pod, why) of each edge that has not confirmed.
+    """
+
+    confirmed: bool
+    waiting: tuple[tuple[str, str], ...]
+
+
+def confirm(service: str, split: Split, reports: Sequence[EdgeReport]) -> Confirmation:
+    """Read back a split from the edges. No edge at all confirms nothing."""
+    asked = [report for report in reports if report.ready or report.terminating]
+    if not asked:
+        pods = ", ".join(report.pod for report in reports)
+        return Confirmation(False, ((pods or "no edge", "not ready"),))
+    waiting = tuple((report.pod, why) for report in asked if (why := _not_in_force(service, split, report)))
+    return Confirmation(not waiting, waiting)
+
+
+def _not_in_force(service: str, split: Split, report: EdgeReport) -> str:
+    found = _service(service, report)
+    if found is None:
+        return report.error or f"does not know service {service}"
+    if (found.get("attempt"), found.get("epoch")) != (split.attempt, split.epoch):
+        return f"has attempt {found.get('attempt')} epoch {found.get('epoch')}, expected {split.attempt} epoch {split.epoch}"
+    arms = {name: (arm.get("application"), arm.get("weight")) for name, arm in found.get("arms", {}).items()}
+    wanted = {arm.name: (names.application(service, arm.revision), arm.weight) for arm in split.arms}
+    return "" if arms == wanted else f"has arms {arms}, expected {wanted}"
+
+
+def healthy_replicas(service: str, revision: int, reports: Iterable[EdgeReport]) -> int:
+    """The smallest number of healthy replicas of a revision that any ready edge reports; 0 without a ready edge."""
+    application = names.application(service, revision)
+    counts = [_up(service, application, report) for report in reports if report.ready and not report.terminating]
+    return min(counts, default=0)
+
+
+def _up(service: str, application: str, report: EdgeReport) -> int:
+    arms = (_service(service, report) or {}).get("arms", {}).values()
+    return sum(int(arm.get("servers", {}).get("up", 0)) for arm in arms if arm.get("application") == application)
+
+
+def in_flight(service: str, revision: int, reports: Iterable[EdgeReport]) -> int:
+    """Requests in flight to a revision over all edges that answer, ready or not."""
+    application = names.application(service, revision)
+    return sum(int((_service(service, report) or {}).get("inFlight", {}).get(application, 0)) for report in reports)
+
+
+def _service(service: str, report: EdgeReport) -> Mapping[str, Any] | None:
+    found = (report.evidence or {}).get("services", {}).get(service)
+    return found if isinstance(found, Mapping) else None
+
+
+def counts_of(attempt: str, arm: str, reports: Iterable[EdgeReport]) -> tuple[int, int]:
+    """(requests, errors) of an arm over all epochs and boots of the edges that answer.
+
+    Errors are server5xx, edge5xx, timeout, truncated and invalid ends.
+    """
+    requests = errors = 0
+    for row in (row for report in reports for row in (report.evidence or {}).get("counters", ())):
+        if row.get("attempt") == attempt and row.get("arm") == arm:
+            ends = row.get("ends", {})
+            requests += int(row.get("assigned", 0))
+            errors += sum(int(ends.get(end, 0)) for end in ("server5xx", "edge5xx", "timeout", "truncated", "invalid"))
+    return requests, errors

@@ -1,0 +1,163 @@
+"""A whole world in memory: API server, Ray, edges and the reconciler, under a clock that the test moves."""
+
+from collections.abc import Callable
+from typing import Any
+
+from doubles.clock import FakeClock
+from doubles.edges import FakeEdges
+from doubles.serve import FakeServe
+from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
+from sundog_operator.app.keys import Key, edge_key
+from sundog_operator.app.loop import RECONCILERS
+from sundog_operator.app.world import World
+from sundog_operator.errors import Conflict, DependencyError
+from sundog_operator.ports import (
+    CONFIG_MAP,
+    EVENT,
+    EXPERIMENT,
+    MODEL_DEPLOYMENT,
+    POD,
+    RAY_CLUSTER,
+    Object,
+    Ref,
+)
+
+NAMESPACE = "vision"
+NAME = "digits"
+
+MANUAL = {"steps": [{"weight": 25, "gate": "manual"}, {"weight": 50, "gate": "manual"}]}
+TIMED = {"steps": [{"weight": 25, "gate": "time", "minDuration": "30s"}]}
+
+
+def model_deployment(uri: str = "file:///models/v1", name: str = NAME, **spec: Any) -> Object:
+    return {
+        "apiVersion": "serving.sundog.dev/v1alpha1",
+        "kind": "ModelDeployment",
+        "metadata": {"name": name, "namespace": NAMESPACE},
+        "spec": {"model": {"uri": uri, "entrypoint": "net:Net"}, "rollout": MANUAL, **spec},
+    }
+
+
+class Cluster:
+    """Reconciles everything in rounds; a round is one second."""
+
+    def __init__(self, kube: MemoryKubernetes | None = None) -> None:
+        self.clock = FakeClock()
+        self.kube = kube or MemoryKubernetes(self.clock)
+        self.serve = FakeServe(self.clock)
+        self.edges = FakeEdges(self.kube, self.serve, self.clock, NAMESPACE)
+        self.world = World(self.kube, self.serve, self.edges, self.clock)
+        self.after_step: Callable[[], Any] = lambda: None
+
+    async def apply(self, uri: str = "file:///models/v1", **spec: Any) -> None:
+        await self.kube.apply(model_deployment(uri, **spec))
+
+    async def command(self, text: str) -> None:
+        await self.kube.annotate(Ref(MODEL_DEPLOYMENT, NAMESPACE, NAME), {"serving.sundog.dev/command": text})
+
+    async def get(self, name: str = NAME) -> Object:
+        stored = await self.kube.get(Ref(MODEL_DEPLOYMENT, NAMESPACE, name))
+        assert stored is not None
+        return stored
+
+    async def status(self, name: str = NAME) -> dict[str, Any]:
+        return (await self.get(name)).get("status") or {}
+
+    async def condition(self, type_: str, name: str = NAME) -> tuple[str, str]:
+        found = [c for c in (await self.status(name)).get("conditions", ()) if c["type"] == type_]
+        return (found[0]["status"], found[0]["reason"]) if found else ("Absent", "")
+
+    async def weights(self, name: str = NAME) -> dict[int, int]:
+        status = await self.status(name)
+        shown = [status.get("stable"), status.get("candidate")]
+        return {revision["revision"]: revision["weight"] for revision in shown if revision}
+
+    async def experiment(self, name: str) -> Object:
+        stored = await self.kube.get(Ref(EXPERIMENT, NAMESPACE, name))
+        assert stored is not None
+        return stored
+
+    async def events(self) -> list[str]:
+        return [event["reason"] for event in await self.kube.list(EVENT, NAMESPACE)]
+
+    async def keys(self) -> list[Key]:
+        deployments = await self.kube.list(MODEL_DEPLOYMENT, NAMESPACE)
+        names = [obj["metadata"]["name"] for obj in deployments]
+        clusters = {cluster for obj in deployments if (cluster := (obj.get("status") or {}).get("cluster"))}
+        experiments = [obj["metadata"]["name"] for obj in await self.kube.list(EXPERIMENT, NAMESPACE)]
+        return [
+            *(Key("modeldeployment", NAMESPACE, name) for name in names),
+            *(Key("raycluster", NAMESPACE, name) for name in sorted(clusters)),
+            *(Key("experiment", NAMESPACE, name) for name in experiments),
+            edge_key(NAMESPACE),
+        ]
+
+    async def round(self, seconds: float = 1.0) -> None:
+        """Reconcile every key once, let the stand-ins for KubeRay and kubelet act, and move the clock."""
+        for key in await self.keys():
+            try:
+                await RECONCILERS[key.kind](self.world, key)
+            except (Conflict, DependencyError):
+                continue
+            await self._check()
+        await self._controllers()
+        self.clock.advance(seconds)
+
+    async def _check(self) -> None:
+        result = self.after_step()
+        if result is not None:
+            await result
+
+    async def until(self, condition: Callable[[], Any], rounds: int = 200) -> None:
+        """Rounds until a condition holds; fails with the state after that many."""
+        for _ in range(rounds):
+            if await condition():
+                return
+            await self.round()
+        raise AssertionError(f"not reached in {rounds} rounds: {await self.status()}")
+
+    async def settle(self, rounds: int = 40) -> None:
+        """A fixed number of rounds."""
+        for _ in range(rounds):
+            await self.round()
+
+    async def _controllers(self) -> None:
+        for obj in await self.kube.list(RAY_CLUSTER, NAMESPACE):
+            if not obj.get("status"):
+                await self._patch(
+                    Ref(RAY_CLUSTER, NAMESPACE, obj["metadata"]["name"]),
+                    {
+                        "conditions": [{"type": "HeadPodReady", "status": "True", "reason": "HeadPodRunningAndReady"}],
+                        "head": {"podIP": "10.0.0.5", "serviceIP": "10.0.0.5"},
+                        "endpoints": {"dashboard": "8265", "serve": "8000"},
+                    },
+                )
+        config_map = await self.kube.get(Ref(CONFIG_MAP, NAMESPACE, "sundog-edge"))
+        if config_map is not None and not await self.kube.list(POD, NAMESPACE):
+            await self.add_edge("sundog-edge-0")
+
+    async def add_edge(self, name: str) -> None:
+        await self.kube.create(
+            {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {"name": name, "namespace": NAMESPACE, "labels": {"app.kubernetes.io/name": "sundog-edge"}},
+                "spec": {"containers": [{"name": "agent", "ports": [{"name": "agent", "containerPort": 9090}]}]},
+            }
+        )
+        ready = [{"type": "Ready", "status": "True"}]
+        await self._patch(Ref(POD, NAMESPACE, name), {"podIP": "10.0.0.9", "conditions": ready})
+
+    async def _patch(self, ref: Ref, status: dict[str, Any]) -> None:
+        stored = await self.kube.get(ref)
+        assert stored is not None
+        await self.kube.patch_status(ref, status, resource_version=stored["metadata"]["resourceVersion"])
+
+    # What tests wait for.
+
+    async def serves(self, revision: int) -> bool:
+        status = await self.status()
+        return bool(status.get("stable")) and status["stable"]["revision"] == revision and await self.condition("Ready") == ("True", "Serving")
+
+    async def at_weight(self, revision: int, weight: int) -> bool:
+        return (await self.weights()).get(revision) == weight

@@ -1,0 +1,71 @@
+"""Edges that follow the split document some time after it was written, and report as the real agent does."""
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
+from sundog_operator.core.observed import EdgeReport
+from sundog_operator.ports import CONFIG_MAP, Clock, Object, Ref
+
+from doubles.serve import FakeServe
+
+
+class FakeEdges:
+    """`ports.Edges` of one namespace.
+
+    Attributes:
+        lag_s: seconds from a written document to its being in force.
+        deaf: pods that stay at the document they have.
+        silent: pods whose agent does not answer.
+        in_flight: application → requests that do not end.
+    """
+
+    def __init__(self, kube: MemoryKubernetes, serve: FakeServe, clock: Clock, namespace: str, lag_s: float = 1.0) -> None:
+        self._kube, self._serve, self._clock, self._namespace = kube, serve, clock, namespace
+        self.lag_s = lag_s
+        self.deaf: set[str] = set()
+        self.silent: set[str] = set()
+        self.in_flight: dict[str, int] = {}
+        self.weights_seen: list[dict[str, int]] = []
+        self._in_force: dict[str, dict[str, Any]] = {}
+        self._first_seen: dict[int, datetime] = {}
+
+    async def read(self, pods: Sequence[Object]) -> list[EdgeReport]:
+        document = await self._document()
+        return [self._report(pod, document) for pod in pods]
+
+    async def _document(self) -> dict[str, Any] | None:
+        stored = await self._kube.get(Ref(CONFIG_MAP, self._namespace, "sundog-edge"))
+        return json.loads(stored["data"]["split.json"]) if stored else None
+
+    def _report(self, pod: Object, document: dict[str, Any] | None) -> EdgeReport:
+        name = pod["metadata"]["name"]
+        if document is not None and name not in self.deaf:
+            self._apply(name, document)
+        conditions = pod["status"].get("conditions", ())
+        ready = any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+        if name in self.silent:
+            return EdgeReport(name, ready, False, None, "GET http://…/evidence: TimeoutError")
+        return EdgeReport(name, ready, False, self._evidence(self._in_force.get(name)))
+
+    def _apply(self, name: str, document: dict[str, Any]) -> None:
+        now = self._clock.now()
+        seen = self._first_seen.setdefault(document["generation"], now)
+        if (now - seen).total_seconds() >= self.lag_s and self._in_force.get(name) != document:
+            self._in_force[name] = document
+            for service in document["services"]:
+                self.weights_seen.append({arm["application"]: arm["weight"] for arm in service["arms"]})
+
+    def _evidence(self, document: dict[str, Any] | None) -> dict[str, Any]:
+        services = {service["name"]: self._service(service) for service in (document or {}).get("services", ())}
+        return {"version": 1, "services": services, "counters": []}
+
+    def _service(self, service: dict[str, Any]) -> dict[str, Any]:
+        arms = {arm["name"]: self._arm(arm) for arm in service["arms"]}
+        return {"attempt": service["attempt"], "epoch": service["epoch"], "arms": arms, "inFlight": dict(self.in_flight)}
+
+    def _arm(self, arm: dict[str, Any]) -> dict[str, Any]:
+        up = self._serve.running(arm["application"])
+        return {"application": arm["application"], "weight": arm["weight"], "servers": {"up": up, "down": 0, "draining": 0}}
