@@ -1,0 +1,1 @@
+"""The model server inside each Ray Serve replica."""

@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+from doubles.serve import FakeServe
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.ports import CONFIG_MAP, Clock, Object, Ref
-
-from doubles.serve import FakeServe
 
 
 class FakeEdges:
@@ -22,7 +21,9 @@ class FakeEdges:
         in_flight: application → requests that do not end.
     """
 
-    def __init__(self, kube: MemoryKubernetes, serve: FakeServe, clock: Clock, namespace: str, lag_s: float = 1.0) -> None:
+    def __init__(
+        self, kube: MemoryKubernetes, serve: FakeServe, clock: Clock, namespace: str, lag_s: float = 1.0
+    ) -> None:
         self._kube, self._serve, self._clock, self._namespace = kube, serve, clock, namespace
         self.lag_s = lag_s
         self.deaf: set[str] = set()
@@ -36,9 +37,14 @@ class FakeEdges:
         document = await self._document()
         return [self._report(pod, document) for pod in pods]
 
+    def in_force(self) -> list[dict[str, Any]]:
+        """The documents that edges act on now."""
+        return list(self._in_force.values())
+
     async def _document(self) -> dict[str, Any] | None:
         stored = await self._kube.get(Ref(CONFIG_MAP, self._namespace, "sundog-edge"))
-        return json.loads(stored["data"]["split.json"]) if stored else None
+        text = (stored or {}).get("data", {}).get("split.json")
+        return json.loads(text) if text else None
 
     def _report(self, pod: Object, document: dict[str, Any] | None) -> EdgeReport:
         name = pod["metadata"]["name"]
@@ -64,8 +70,17 @@ class FakeEdges:
 
     def _service(self, service: dict[str, Any]) -> dict[str, Any]:
         arms = {arm["name"]: self._arm(arm) for arm in service["arms"]}
-        return {"attempt": service["attempt"], "epoch": service["epoch"], "arms": arms, "inFlight": dict(self.in_flight)}
+        return {
+            "attempt": service["attempt"],
+            "epoch": service["epoch"],
+            "arms": arms,
+            "inFlight": dict(self.in_flight),
+        }
 
     def _arm(self, arm: dict[str, Any]) -> dict[str, Any]:
         up = self._serve.running(arm["application"])
-        return {"application": arm["application"], "weight": arm["weight"], "servers": {"up": up, "down": 0, "draining": 0}}
+        return {
+            "application": arm["application"],
+            "weight": arm["weight"],
+            "servers": {"up": up, "down": 0, "draining": 0},
+        }

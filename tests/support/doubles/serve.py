@@ -84,7 +84,11 @@ class FakeServe:
         running = self.running(name)
         target = int(app.config["deployments"][0]["num_replicas"])
         if failure is not None:
-            status, deployment, message = "DEPLOY_FAILED", "DEPLOY_FAILED", f"Traceback\n  sundog: {failure[0]}: {failure[1]}\n"
+            status, deployment, message = (
+                "DEPLOY_FAILED",
+                "DEPLOY_FAILED",
+                f"Traceback\n  sundog: {failure[0]}: {failure[1]}\n",
+            )
         elif running < target:
             status, deployment, message = "DEPLOYING", "UPDATING", ""
         else:

@@ -3,8 +3,19 @@
 import functools
 
 import pytest
+from doubles.cluster import NAME, NAMESPACE, TIMED, Cluster
 
-from doubles.cluster import MANUAL, TIMED, Cluster
+from sundog_operator.ports import (
+    CONFIG_MAP,
+    CONTROLLER_REVISION,
+    DEPLOYMENT,
+    EXPERIMENT,
+    MODEL_DEPLOYMENT,
+    RAY_CLUSTER,
+    Ref,
+)
+
+MODEL = Ref(MODEL_DEPLOYMENT, NAMESPACE, NAME)
 
 
 @pytest.fixture
@@ -52,3 +63,395 @@ async def test_manual_canary_walks_its_weights_and_is_promoted(cluster: Cluster)
     experiment = await cluster.experiment("digits-r2")
     assert experiment["status"]["phase"] == "Concluded"
     assert experiment["status"]["verdict"]["decision"] == "Undecided"
+
+
+async def test_timed_gate_passes_when_its_time_is_over_and_not_before(cluster: Cluster) -> None:
+    await served(cluster, rollout=TIMED)
+    await cluster.apply("file:///models/v2", rollout=TIMED)
+    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.settle(25)
+    assert await cluster.weights() == {1: 75, 2: 25}
+    await cluster.until(functools.partial(cluster.serves, 2), rounds=15)
+
+
+async def test_pause_holds_a_timed_gate_until_resume(cluster: Cluster) -> None:
+    await served(cluster, rollout=TIMED)
+    await cluster.apply("file:///models/v2", rollout=TIMED)
+    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.command("pause revision=2 id=p")
+    await cluster.settle(100)
+    assert await cluster.weights() == {1: 75, 2: 25}
+    assert (await cluster.condition("Progressing"))[1] == "Paused"
+    await cluster.command("resume revision=2 id=r")
+    await cluster.until(functools.partial(cluster.serves, 2), rounds=10)
+
+
+async def test_spec_paused_holds_and_refuses_promote(cluster: Cluster) -> None:
+    await served(cluster)
+    await cluster.apply("file:///models/v2")
+    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.apply("file:///models/v2", paused=True)
+    await cluster.command("promote revision=2 id=a")
+    await cluster.settle(10)
+    assert (await cluster.status())["lastCommand"]["result"] == "Rejected"
+    assert await cluster.weights() == {1: 75, 2: 25}
+
+
+async def test_abort_returns_all_traffic_and_holds_the_revision_back(cluster: Cluster) -> None:
+    await served(cluster)
+    await cluster.apply("file:///models/v2")
+    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.command("abort revision=2 id=x")
+    await cluster.settle(60)
+    status = await cluster.status()
+    assert await cluster.weights() == {1: 100}
+    assert status["lastCommand"]["result"] == "Accepted"
+    assert status["lastRollout"] | {"at": ""} == {
+        "experiment": "digits-r2",
+        "revision": 2,
+        "outcome": "Aborted",
+        "reason": "Aborted: by command x",
+        "at": "",
+    }
+    assert await cluster.condition("Ready") == ("True", "Serving")
+    assert await cluster.condition("Stalled") == ("True", "Aborted")
+    assert await cluster.condition("Promoted") == ("False", "NotPromoted")
+    assert [app["name"] for app in cluster.serve.puts[-1]["applications"]] == ["digits-r1"]
+
+
+async def test_retry_starts_another_attempt_with_a_record_of_its_own(cluster: Cluster) -> None:
+    await served(cluster)
+    await cluster.apply("file:///models/v2")
+    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.command("abort revision=2 id=x")
+    await cluster.settle(30)
+    await cluster.command("retry revision=2 id=y")
+    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    assert (await cluster.status())["experiment"] == "digits-r2-a2"
+    assert (await cluster.experiment("digits-r2"))["status"]["phase"] == "Stopped"
+
+
+async def test_rollback_goes_to_the_named_revision_and_stays_there(cluster: Cluster) -> None:
+    await served(cluster)
+    await cluster.apply("file:///models/v2")
+    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.command("promote revision=2 id=a full=true")
+    await cluster.until(functools.partial(cluster.serves, 2))
+    await cluster.command("rollback revision=1 id=b")
+    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.settle(60)
+    assert await cluster.weights() == {1: 100}
+    assert await cluster.condition("Stalled") == ("True", "RolledBack")
+    assert await cluster.condition("Ready") == ("True", "Serving")
+    await cluster.command("retry revision=2 id=c")
+    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+
+
+async def test_rollback_during_a_rollout_ends_it(cluster: Cluster) -> None:
+    await served(cluster)
+    await cluster.apply("file:///models/v2")
+    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.command("rollback revision=1 id=b")
+    await cluster.settle(40)
+    assert await cluster.weights() == {1: 100}
+    assert (await cluster.experiment("digits-r2"))["status"]["phase"] == "Stopped"
+    assert (await cluster.status())["lastRollout"]["outcome"] == "RolledBack"
+
+
+@pytest.mark.parametrize(
+    ("command", "why"),
+    [
+        ("promote revision=7 id=a", "revision 7 is not the candidate, which is revision 2"),
+        ("launch revision=2 id=a", "verb 'launch' is not one of promote, pause, resume, abort, retry, rollback"),
+        ("skip revision=2 id=a", "skip is not supported yet"),
+        ("promote revision=2", "id: '' is not 1 to 64 letters, digits, '.', '_' or '-'"),
+        ("promote revision=two id=a", "revision: 'two' is not a revision number"),
+        ("promote revision=2 speed=9 id=a", "'speed' is not an option of a command"),
+        ("rollback revision=9 id=a", "revision 9 is not in the history: 1, 2"),
+        ("retry revision=1 id=a", "revision 1 is not what the spec stands for: that is 2"),
+    ],
+)
+async def test_a_wrong_command_is_rejected_once_and_changes_nothing(cluster: Cluster, command: str, why: str) -> None:
+    await served(cluster)
+    await cluster.apply("file:///models/v2")
+    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.command(command)
+    await cluster.settle(10)
+    last = (await cluster.status())["lastCommand"]
+    assert (last["result"], last["message"]) == ("Rejected", why)
+    assert await cluster.weights() == {1: 75, 2: 25}
+    assert (await cluster.events()).count("CommandRejected") == 1
+
+
+async def test_a_repeated_id_does_nothing_and_says_so(cluster: Cluster) -> None:
+    await served(cluster)
+    await cluster.apply("file:///models/v2")
+    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.command("pause revision=2 id=a")
+    await cluster.settle(5)
+    await cluster.command("abort revision=2 id=a")
+    await cluster.settle(10)
+    last = (await cluster.status())["lastCommand"]
+    assert (last["result"], last["message"]) == ("Rejected", "id a was used before, for pause revision=2")
+    assert await cluster.weights() == {1: 75, 2: 25}
+
+
+async def test_an_old_command_annotation_is_not_run_again_by_a_new_rollout(cluster: Cluster) -> None:
+    await served(cluster)
+    await cluster.apply("file:///models/v2")
+    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.command("promote revision=2 id=a full=true")
+    await cluster.until(functools.partial(cluster.serves, 2))
+    await cluster.apply("file:///models/v3")
+    await cluster.until(functools.partial(cluster.at_weight, 3, 25))
+    await cluster.settle(20)
+    assert await cluster.weights() == {2: 75, 3: 25}
+
+
+async def test_a_broken_revision_never_gets_traffic_and_says_why(cluster: Cluster) -> None:
+    cluster.serve.failures["file:///models/bad"] = ("LoadFailed", "size mismatch for fc.weight")
+    await served(cluster)
+    await cluster.apply("file:///models/bad")
+    await cluster.settle(60)
+    assert all(weights.get("digits-r2", 0) == 0 for weights in cluster.edges.weights_seen)
+    assert await cluster.weights() == {1: 100}
+    assert await cluster.condition("Ready") == ("True", "Serving")
+    assert await cluster.condition("RevisionReady") == ("False", "LoadFailed")
+    assert await cluster.condition("Stalled") == ("True", "Aborted")
+    message = next(c["message"] for c in (await cluster.status())["conditions"] if c["type"] == "RevisionReady")
+    assert message == "revision 2: size mismatch for fc.weight"
+    await cluster.apply("file:///models/v3")
+    await cluster.until(functools.partial(cluster.at_weight, 3, 25))
+
+
+async def test_a_missing_model_is_tried_again_and_starts_once_it_is_there(cluster: Cluster) -> None:
+    cluster.serve.failures["file:///models/late"] = ("ModelNotFound", "/models/late does not exist")
+    await served(cluster)
+    await cluster.apply("file:///models/late")
+    await cluster.settle(30)
+    assert await cluster.condition("RevisionReady") == ("False", "ModelNotFound")
+    assert (await cluster.condition("Progressing"))[1] in ("Retrying", "RollingOut")
+    assert await cluster.condition("Stalled") == ("Absent", "")
+    cluster.serve.failures.clear()
+    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+
+
+async def test_a_model_that_stays_missing_ends_at_the_progress_deadline(cluster: Cluster) -> None:
+    cluster.serve.failures["file:///models/late"] = ("ModelNotFound", "/models/late does not exist")
+    await served(cluster)
+    await cluster.apply("file:///models/late")
+    await cluster.settle(100, seconds=10)
+    assert await cluster.condition("Stalled") == ("True", "Aborted")
+    assert (
+        "ProgressDeadlineExceeded: revision 2: /models/late does not exist"
+        in (await cluster.status())["lastRollout"]["reason"]
+    )
+    assert await cluster.condition("RevisionReady") == ("False", "ModelNotFound")
+
+
+async def test_a_first_revision_that_fails_is_mended_by_an_edit(cluster: Cluster) -> None:
+    cluster.serve.failures["file:///models/bad"] = ("EntrypointMissing", "net.py has no attribute Net")
+    await cluster.apply("file:///models/bad")
+    await cluster.settle(20)
+    assert await cluster.condition("Ready") == ("False", "EntrypointMissing")
+    assert await cluster.condition("Stalled") == ("True", "EntrypointMissing")
+    await cluster.apply("file:///models/v1")
+    await cluster.until(functools.partial(cluster.serves, 2))
+
+
+async def test_a_new_revision_replaces_the_candidate(cluster: Cluster) -> None:
+    await served(cluster)
+    await cluster.apply("file:///models/v2")
+    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.apply("file:///models/v3")
+    await cluster.until(functools.partial(cluster.at_weight, 3, 25))
+    await cluster.settle(40)
+    assert await cluster.weights() == {1: 75, 3: 25}
+    assert (await cluster.experiment("digits-r2"))["status"]["phase"] == "Stopped"
+    assert [app["name"] for app in cluster.serve.puts[-1]["applications"]] == ["digits-r1", "digits-r3"]
+
+
+async def test_going_back_to_the_stable_content_ends_the_rollout_and_makes_no_revision(cluster: Cluster) -> None:
+    await served(cluster)
+    await cluster.apply("file:///models/v2")
+    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.apply("file:///models/v1")
+    await cluster.settle(40)
+    assert await cluster.weights() == {1: 100}
+    assert await cluster.condition("Promoted") == ("True", "Promoted")
+    assert await cluster.condition("Stalled") == ("Absent", "")
+    assert (await cluster.status())["lastRollout"]["outcome"] == "Superseded"
+
+
+async def test_recreate_switches_once_the_new_revision_can_carry_everything(cluster: Cluster) -> None:
+    await served(cluster, rollout={"strategy": "recreate"}, replicas=3)
+    await cluster.apply("file:///models/v2", rollout={"strategy": "recreate"}, replicas=3)
+    await cluster.until(functools.partial(cluster.serves, 2))
+    assert cluster.serve.running("digits-r2") == 3
+    assert {tuple(w.items()) for w in cluster.edges.weights_seen if w} <= {
+        (("digits-r1", 100),),
+        (("digits-r1", 100), ("digits-r2", 0)),
+        (("digits-r2", 100),),
+    }
+
+
+async def test_the_default_rollout_is_refused_by_name_and_stable_keeps_serving(cluster: Cluster) -> None:
+    await served(cluster, rollout={})
+    assert await cluster.condition("Promoted") == ("True", "Promoted")
+    await cluster.apply("file:///models/v2", rollout={})
+    await cluster.settle(20)
+    assert await cluster.weights() == {1: 100}
+    assert await cluster.condition("SpecAccepted") == ("False", "NotYetSupported")
+    assert await cluster.condition("Stalled") == ("True", "NotYetSupported")
+    assert await cluster.condition("Ready") == ("True", "Serving")
+
+
+@pytest.mark.parametrize(
+    ("spec", "reason"),
+    [
+        ({"autoscaling": {"maxReplicas": 3}}, "NotYetSupported"),
+        ({"autoscaling": {"minReplicas": 4, "maxReplicas": 3}}, "InvalidSpec"),
+        ({"replicas": "three"}, "InvalidSpec"),
+        ({"model": {"uri": "ftp://models/v2"}}, "InvalidSpec"),
+        ({"model": {"uri": "s3://models/v2"}}, "NotYetSupported"),
+        ({"resources": {"gpu": {"count": 1}}}, "NotYetSupported"),
+    ],
+)
+async def test_a_spec_that_is_refused_changes_nothing_of_what_serves(
+    cluster: Cluster, spec: dict[str, object], reason: str
+) -> None:
+    await served(cluster, runtime={"userConfig": {"temperature": 2}})
+    deployed, weights = cluster.serve.puts[-1], len(cluster.edges.weights_seen)
+    await cluster.apply("file:///models/v2", **spec)
+    await cluster.settle(30)
+    assert await cluster.condition("SpecAccepted") == ("False", reason)
+    assert await cluster.condition("Stalled") == ("True", reason)
+    assert await cluster.condition("Ready") == ("True", "Serving")
+    assert cluster.serve.puts[-1] == deployed
+    assert len(cluster.edges.weights_seen) == weights
+
+
+async def test_ray_being_silent_keeps_the_split_and_ready(cluster: Cluster) -> None:
+    await served(cluster)
+    await cluster.apply("file:///models/v2")
+    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    cluster.serve.down = True
+    await cluster.settle(120)
+    assert await cluster.weights() == {1: 75, 2: 25}
+    assert await cluster.condition("Ready") == ("True", "Serving")
+    assert (await cluster.condition("RevisionReady"))[0] == "Unknown"
+    cluster.serve.down = False
+    cluster.serve.forgotten = True
+    await cluster.command("promote revision=2 id=a full=true")
+    await cluster.until(functools.partial(cluster.serves, 2))
+
+
+async def test_a_candidate_that_loses_its_replicas_is_rolled_back(cluster: Cluster) -> None:
+    await served(cluster)
+    await cluster.apply("file:///models/v2")
+    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    cluster.serve.failures["file:///models/v2"] = ("DeployFailed", "out of memory")
+    await cluster.settle(60)
+    assert await cluster.weights() == {1: 100}
+    assert await cluster.condition("Stalled") == ("True", "Aborted")
+
+
+async def test_a_deaf_edge_stops_the_walk_and_is_named(cluster: Cluster) -> None:
+    await served(cluster)
+    await cluster.add_edge("sundog-edge-1")
+    await cluster.settle(10)
+    await cluster.apply("file:///models/v2")
+    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.settle(10)
+    cluster.edges.deaf.add("sundog-edge-1")
+    await cluster.command("promote revision=2 id=a full=true")
+    await cluster.settle(60)
+    status = await cluster.status()
+    assert status["stable"]["revision"] == 2
+    assert [retiring["revision"] for retiring in status["retiring"]] == [1]
+    assert cluster.serve.running("digits-r1") > 0
+    synced = next(c for c in status["conditions"] if c["type"] == "TrafficSynced")
+    assert (synced["status"], synced["reason"]) == ("False", "EdgeNotConfirmed")
+    assert "sundog-edge-1 has attempt" in synced["message"]
+    cluster.edges.deaf.clear()
+    await cluster.settle(20)
+    assert cluster.serve.running("digits-r1") == 0
+
+
+async def test_a_revision_with_requests_in_flight_is_kept_until_their_deadline(cluster: Cluster) -> None:
+    await served(cluster, rollout={"strategy": "recreate"})
+    cluster.edges.in_flight = {"digits-r1": 1}
+    await cluster.apply("file:///models/v2", rollout={"strategy": "recreate"})
+    await cluster.until(functools.partial(cluster.serves, 2))
+    await cluster.settle(25)
+    assert cluster.serve.running("digits-r1") == 1
+    await cluster.settle(20)
+    assert cluster.serve.running("digits-r1") == 0
+
+
+async def test_a_canary_gets_the_replicas_for_its_weight_before_the_weight(cluster: Cluster) -> None:
+    await served(cluster, replicas=4)
+    await cluster.apply("file:///models/v2", replicas=4)
+    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    assert (await cluster.status())["candidate"]["replicas"] == 1
+    await cluster.command("promote revision=2 id=a")
+    await cluster.until(functools.partial(cluster.at_weight, 2, 50))
+    assert cluster.serve.running("digits-r2") == 2
+    await cluster.command("promote revision=2 id=b")
+    await cluster.until(functools.partial(cluster.serves, 2))
+    assert cluster.serve.running("digits-r2") == 4
+
+
+async def test_user_config_and_replicas_apply_in_place(cluster: Cluster) -> None:
+    await served(cluster)
+    await cluster.apply("file:///models/v1", replicas=2, runtime={"userConfig": {"temperature": 3}})
+    await cluster.settle(15)
+    app = cluster.serve.puts[-1]["applications"][0]
+    assert app["name"] == "digits-r1"
+    assert app["deployments"][0]["num_replicas"] == 2
+    assert app["deployments"][0]["user_config"]["userConfig"] == {"temperature": 3}
+    assert await cluster.condition("Promoted") == ("True", "Promoted")
+
+
+async def test_two_deployments_share_a_cluster_and_one_edge(cluster: Cluster) -> None:
+    await served(cluster)
+    await cluster.apply("file:///models/w1", name="words")
+    await cluster.settle(30)
+    assert [app["name"] for app in cluster.serve.puts[-1]["applications"]] == ["digits-r1", "words-r1"]
+    assert await cluster.condition("Ready", "words") == ("True", "Serving")
+    await cluster.kube.delete(MODEL)
+    await cluster.settle(10)
+    assert [app["name"] for app in cluster.serve.puts[-1]["applications"]] == ["words-r1"]
+
+
+async def test_after_the_last_deployment_nothing_is_left(cluster: Cluster) -> None:
+    await served(cluster)
+    await cluster.kube.delete(MODEL)
+    await cluster.settle(5)
+    kinds = (CONTROLLER_REVISION, EXPERIMENT, CONFIG_MAP, DEPLOYMENT, RAY_CLUSTER)
+    assert [await cluster.kube.list(kind) for kind in kinds] == [[], [], [], [], []]
+
+
+async def test_a_foreign_object_is_neither_adopted_nor_deleted(cluster: Cluster) -> None:
+    foreign = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "sundog-edge", "namespace": "vision"},
+        "data": {"theirs": "yes"},
+    }
+    await cluster.kube.create(foreign)
+    await cluster.apply()
+    await cluster.settle(20)
+    assert await cluster.condition("SpecAccepted") == ("False", "NotOwned")
+    stored = await cluster.kube.get(Ref(CONFIG_MAP, "vision", "sundog-edge"))
+    assert stored is not None
+    assert stored["data"] == {"theirs": "yes"}
+
+
+async def test_at_the_fixpoint_nothing_is_written(cluster: Cluster) -> None:
+    await served(cluster)
+    await cluster.settle(30)
+    before = len(cluster.kube.writes)
+    puts = len(cluster.serve.puts)
+    await cluster.settle(200)
+    assert (len(cluster.kube.writes), len(cluster.serve.puts)) == (before, puts)

@@ -4,16 +4,17 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import aiohttp
 import orjson
+import yaml
 from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
 
-from sundog_operator.adapters.memory_kubernetes.history import Expired
 from sundog_operator.adapters.memory_kubernetes.invalid import Invalid
 from sundog_operator.errors import AlreadyExists, Conflict, DependencyError, NotFound
 from sundog_operator.ports import Kind, Object, Ref, WatchEvent, ref_of
@@ -79,8 +80,11 @@ class KubernetesClient:
                     client_configuration=configuration,
                     persist_config=False,
                 )
+            if _is_loopback(configuration.host):
+                # What runs on this machine is not reached through a proxy of the environment, as in Go clients.
+                configuration.client_session_kwargs = {"trust_env": False}
             return cls(ApiClient(configuration), manager=manager)
-        except (ConfigException, OSError) as error:
+        except (ConfigException, OSError, yaml.YAMLError) as error:
             raise DependencyError(f"no configuration for a Kubernetes API server: {error}") from error
 
     async def close(self) -> None:
@@ -154,7 +158,7 @@ class KubernetesClient:
                         if change is not None:
                             _remember(known, change)
                             yield change
-            except Expired:
+            except _Expired:
                 snapshot = await self._snapshot(kind, namespace)
                 for event in _difference(known, snapshot):
                     yield event
@@ -231,8 +235,20 @@ class KubernetesClient:
         return (("fieldManager", self._manager),)
 
 
+def _is_loopback(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 class _Absent(NotFound):
     """The server knows the kind, and there is no such object."""
+
+
+class _Expired(DependencyError):
+    """The server no longer keeps the changes since that resourceVersion."""
 
 
 async def _failure(subject: str, response: aiohttp.ClientResponse) -> Exception:
@@ -255,7 +271,7 @@ def _error(subject: str, code: int, status: Object) -> Exception:
     if code == 409:
         return AlreadyExists(message) if status.get("reason") == "AlreadyExists" else Conflict(message)
     if code == 410:
-        return Expired(message)
+        return _Expired(message)
     if code == 422:
         causes = [f"{cause.get('field', '')}: {cause.get('message', '')}" for cause in details.get("causes") or ()]
         return Invalid(subject, causes or [str(status.get("message"))])

@@ -5,6 +5,7 @@ from typing import Any
 import orjson
 
 from sundog_operator.api import ModelDeploymentStatus
+from sundog_operator.app.children import ensure
 from sundog_operator.app.keys import Key
 from sundog_operator.app.world import World
 from sundog_operator.core import edge_objects, live, names, ray_cluster, traffic
@@ -21,17 +22,17 @@ async def reconcile_edge(world: World, key: Key) -> float | None:
     members = [obj for obj in deployments if ModelDeploymentStatus.parse(obj.get("status")).cluster]
     if not members:
         return None
-    for kind in (CONFIG_MAP, DEPLOYMENT):
-        stored = await world.kube.get(Ref(kind, key.namespace, names.EDGE))
-        if stored is not None and not is_ours(stored):
-            return RESYNC_S
-    previous = previous_document(await world.kube.get(Ref(CONFIG_MAP, key.namespace, names.EDGE)))
+    config_map = await world.kube.get(Ref(CONFIG_MAP, key.namespace, names.EDGE))
+    deployment = await world.kube.get(Ref(DEPLOYMENT, key.namespace, names.EDGE))
+    if any(stored is not None and not is_ours(stored) for stored in (config_map, deployment)):
+        return RESYNC_S
+    previous = previous_document(config_map)
     clusters = await _clusters(world, key.namespace, members)
     experiments = {obj["metadata"]["name"]: obj for obj in await world.kube.list(EXPERIMENT, key.namespace)}
     services = [service for member in members if (service := service_of(member, experiments, previous)) is not None]
     document = traffic.make_document(key.namespace, services, clusters, previous)
-    await world.kube.apply(edge_objects.make_config_map(key.namespace, members, document))
-    await world.kube.apply(edge_objects.make_deployment(key.namespace, members, world.settings.edge_image))
+    await ensure(world, edge_objects.make_config_map(key.namespace, members, document), config_map)
+    await ensure(world, edge_objects.make_deployment(key.namespace, members, world.settings.edge_image), deployment)
     return RESYNC_S
 
 

@@ -1,6 +1,7 @@
 """Reconciles one RayCluster: its members own it, and its Serve document is the union of their live revisions."""
 
 from sundog_operator.api import ModelDeploymentSpec, ModelDeploymentStatus
+from sundog_operator.app.children import ensure
 from sundog_operator.app.keys import Key
 from sundog_operator.app.world import World
 from sundog_operator.core import ray_cluster, revisions, serve_config
@@ -24,7 +25,7 @@ async def reconcile_ray_cluster(world: World, key: Key) -> float | None:
     if not members:
         return None
     wanted = ray_cluster.make_ray_cluster(key.namespace, key.name, members, world.settings.runtime_image)
-    stored = await world.kube.apply(wanted)
+    stored = await ensure(world, wanted, stored)
     view = ray_cluster.view(key.name, stored)
     if view.problem:
         return NOT_READY_S

@@ -251,11 +251,15 @@ def failure_of(draft: Draft, candidate: RevisionStatus) -> tuple[str, str] | Non
             "CandidateUnavailable",
             f"no healthy replica for {CANDIDATE_GRACE.total_seconds():g} s: {failing.message}",
         )
-    started = candidate.since or draft.now
-    late = draft.spec is not None and draft.now - started >= draft.spec.rollout.progress_deadline
-    if late and not draft.held and (draft.progress is None or draft.progress.paused is None):
+    if is_late(draft, candidate) and not draft.held and (draft.progress is None or draft.progress.paused is None):
         return "ProgressDeadlineExceeded", failing.message if failing else "the candidate is not ready"
     return None
+
+
+def is_late(draft: Draft, candidate: RevisionStatus) -> bool:
+    """Whether a candidate without traffic took longer than the progress deadline to become ready."""
+    started = candidate.since or draft.now
+    return draft.spec is not None and draft.now - started >= draft.spec.rollout.progress_deadline
 
 
 def let_go(draft: Draft) -> None:

@@ -16,13 +16,18 @@ def obey(draft: Draft) -> None:
         return
     command = commands.parse(text)
     last = draft.status.last_command
-    if last is not None and (last.id, last.verb, last.revision) == (command.id, command.verb, command.revision):
+    if last is not None and (last.id, last.verb, last.revision or 0) == (command.id, command.verb, command.revision):
         return
     problem = command.problem or _reused(draft, command) or _refuse(draft, command)
     result = "Rejected" if problem else "Accepted"
     if not problem:
         _run(draft, command)
-    done: dict[str, Any] = {"id": command.id, "verb": command.verb, "revision": command.revision, "result": result}
+    done: dict[str, Any] = {
+        "id": command.id,
+        "verb": command.verb,
+        "revision": command.revision or None,
+        "result": result,
+    }
     draft.set(last_command=LastCommand(**done, message=problem[:1024], at=draft.now))
     draft.events.append(events.command_handled(command.verb, command.id, result, problem))
 

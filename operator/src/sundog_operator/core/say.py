@@ -4,7 +4,7 @@ from datetime import timedelta
 from typing import Final
 
 from sundog_operator.api import Condition, ConditionSet, ExperimentStatus, RevisionStatus
-from sundog_operator.core import events, live, names, traffic
+from sundog_operator.core import choose, events, live, names, traffic
 from sundog_operator.core.draft import Draft
 from sundog_operator.core.events import Event
 from sundog_operator.core.rollout import machine
@@ -130,10 +130,11 @@ def _revision_ready(draft: Draft) -> Said:
     told = _before(draft, "RevisionReady")
     if newest is None:
         return "Unknown", "NoRevision", "there is no revision yet"
-    waits = newest.retry_at is not None or _is_refused_revision(draft)
-    if waits and told is not None and told.status == "False":
-        return "False", told.reason, told.message
     readiness = draft.readiness(newest.revision)
+    waits = newest.failures > 0 and not readiness.failed and not readiness.ready
+    # While the next attempt is on its way, what the last one died of is what a user has to know.
+    if (waits or _is_refused_revision(draft)) and told is not None and told.status == "False":
+        return "False", told.reason, told.message
     if not readiness.known:
         problem = draft.seen.cluster.problem if draft.seen.cluster else ""
         return "Unknown", readiness.reason, problem or readiness.message
@@ -227,6 +228,8 @@ def _stalled(draft: Draft, said: dict[str, Said]) -> Said:
         readiness = draft.readiness(candidate.revision)
         if readiness.failed and not readiness.retryable:
             return "True", readiness.reason, f"revision {candidate.revision}: {readiness.message}"
+    if candidate is not None and draft.status.stable is None and choose.is_late(draft, candidate):
+        return "True", "ProgressDeadlineExceeded", f"{said['RevisionReady'][2]}; it is tried on"
     return "False", "", ""
 
 

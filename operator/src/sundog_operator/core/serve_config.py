@@ -5,6 +5,7 @@ from typing import Any
 
 from sundog_operator.api import ModelDeploymentSpec, cpu_cores, memory_bytes
 from sundog_operator.core import names
+from sundog_operator.core.contains import contains
 from sundog_operator.core.ray_cluster import ClusterView
 from sundog_operator.core.revisions import Revision, spec_of
 
@@ -87,12 +88,4 @@ def differs(wanted: Sequence[Mapping[str, Any]], deployed: Mapping[str, Mapping[
     """
     if {app["name"] for app in wanted} != set(deployed):
         return True
-    return any(not _within(app, deployed[app["name"]]) for app in wanted)
-
-
-def _within(wanted: Any, found: Any) -> bool:
-    if isinstance(wanted, Mapping):
-        return isinstance(found, Mapping) and all(key in found and _within(wanted[key], found[key]) for key in wanted)
-    if isinstance(wanted, list):
-        return isinstance(found, list) and len(wanted) == len(found) and all(map(_within, wanted, found))
-    return bool(wanted == found)
+    return any(not contains(deployed[app["name"]], app) for app in wanted)

@@ -1,0 +1,263 @@
+"""Stands in for KubeRay: makes each RayCluster real as a Ray head on this machine."""
+
+import asyncio
+import logging
+import os
+import shutil
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+import aiohttp
+
+from sundog_operator.adapters.local import ports_allocation
+from sundog_operator.adapters.local.per_object import PerObject
+from sundog_operator.adapters.local.ports_allocation import LOOPBACK, RayPorts
+from sundog_operator.adapters.local.process_table import Command, MachineTable, ProcessTable
+from sundog_operator.adapters.local.processes import Processes, Record
+from sundog_operator.adapters.local.ray_command import make_argv, make_environment
+from sundog_operator.adapters.local.state_directory import StateDirectory
+from sundog_operator.adapters.local.status import ray_cluster_status
+from sundog_operator.adapters.local.units import Restarts, Unit, Units
+from sundog_operator.errors import Conflict, DependencyError, NotFound, SundogError
+from sundog_operator.ports import RAY_CLUSTER, Clock, Kubernetes, Object, Ref
+
+logger = logging.getLogger(__name__)
+
+Problem = tuple[str, str]
+
+LOOK_S: Final = 0.25
+PROBE_S: Final = 5.0
+START_TIMEOUT_S: Final = 180.0
+GRACE_S: Final = 6.0
+MISSES: Final = 3
+_SESSIONS_KEPT: Final = 2
+_PROBE_TIMEOUT: Final = aiohttp.ClientTimeout(total=5, connect=1)
+
+
+@dataclass(slots=True)
+class _Head:
+    """What is known of a head in this run."""
+
+    unit: Unit
+    ports: RayPorts | None
+    restarts: Restarts = field(default_factory=Restarts)
+    claim: socket.socket | None = None
+    ran: bool = False
+    ready: bool = False
+    misses: int = 0
+    death: str = ""
+    probed_at: datetime | None = None
+
+    def forget_process(self) -> None:
+        self.ran, self.ready, self.misses = False, False, 0
+
+    def release(self) -> None:
+        if self.claim is not None:
+            self.claim.close()
+            self.claim = None
+
+
+class LocalRay:
+    """Runs one Ray head per RayCluster, restarts it when it ends, and reports it as KubeRay would.
+
+    A head outlives this process unless `stop_all` ends it; the next LocalRay of the same state directory adopts it.
+    """
+
+    def __init__(self, kube: Kubernetes, state_dir: Path, clock: Clock, *, table: ProcessTable | None = None) -> None:
+        self._kube = kube
+        self._clock = clock
+        self._state = StateDirectory.at(state_dir)
+        self._processes = Processes(self._state, table or MachineTable(), clock)
+        self._units = Units(self._state.ray, RAY_CLUSTER)
+        self._heads: dict[Ref, _Head] = {}
+        self._session: aiohttp.ClientSession | None = None
+        self._environment: Mapping[str, str] = os.environ
+
+    async def run(self) -> None:
+        """Until cancelled. Raises StateDirectoryError when the state directory cannot be used."""
+        await asyncio.to_thread(self._state.prepare)
+        await self._clear_unowned()
+        token = await asyncio.to_thread(self._state.ray_token.read_text)
+        headers = {"Authorization": f"Bearer {token.strip()}"}
+        clusters = PerObject(
+            self._kube,
+            RAY_CLUSTER,
+            self._step,
+            self._clock,
+            remembered=lambda: [unit.ref for unit in self._units.all()],
+        )
+        try:
+            async with aiohttp.ClientSession(headers=headers) as self._session:
+                await clusters.run()
+        finally:
+            self._session = None
+            for head in self._heads.values():
+                head.release()
+
+    async def stop_all(self) -> None:
+        """End every head with all its kin, after `run` was cancelled. Raises DependencyError when one survives."""
+        await asyncio.to_thread(self._state.prepare)
+        units = await asyncio.to_thread(self._units.all)
+        await asyncio.gather(*(self._processes.stop(unit.name, GRACE_S) for unit in units))
+        for unit in units:
+            await self._report_stopped(unit.ref)
+
+    async def _report_stopped(self, ref: Ref) -> None:
+        try:
+            if (obj := await self._kube.get(ref)) is not None:
+                await self._publish(obj, None, ("Stopped", "local mode was stopped"))
+        except SundogError as err:
+            logger.warning("%s: its end could not be reported: %s", ref, err)
+
+    async def _clear_unowned(self) -> None:
+        names = {unit.name for unit in await asyncio.to_thread(self._units.all)}
+        for name in self._processes.recorded():
+            if name.startswith(f"{self._state.ray.name}-") and name not in names:
+                await self._processes.clear(name)
+
+    async def _step(self, ref: Ref, obj: Object | None) -> float:
+        if obj is None:
+            return await self._take_down(ref)
+        head = self._heads.get(ref)
+        if head is None:
+            head = self._heads[ref] = await asyncio.to_thread(self._load, ref)
+        record = await self._processes.running(head.unit.name)
+        if record is None:
+            return await self._revive(head, obj)
+        return await self._observe(head, obj, record)
+
+    def _load(self, ref: Ref) -> _Head:
+        unit = self._units.obtain(ref)
+        base = unit.number("base")
+        return _Head(unit, None if base is None else RayPorts(base))
+
+    async def _take_down(self, ref: Ref) -> float:
+        head = self._heads.pop(ref, None)
+        if head is not None:
+            head.release()
+        unit = await asyncio.to_thread(self._units.find, ref)
+        if unit is not None:
+            await self._processes.stop(unit.name, GRACE_S)
+            await asyncio.to_thread(self._units.remove, unit)
+            await asyncio.to_thread(self._log(unit).unlink, missing_ok=True)
+        return 0.0
+
+    async def _revive(self, head: _Head, obj: Object) -> float:
+        """Start a head that does not run, when its time has come."""
+        now = self._clock.now()
+        if head.ran:
+            head.restarts.died(now)
+            head.forget_process()
+            head.death = f"Ray {await self._processes.obituary(head.unit.name, self._log(head.unit))}"
+            logger.warning("%s: %s", head.unit.ref, head.death)
+        if pause := head.restarts.remaining_s(now):
+            await self._publish(obj, head.ports, ("HeadExited", head.death))
+            return pause
+        # Ray's agents survive a killed raylet for minutes, holding ports and ignoring SIGTERM.
+        await self._processes.clear(head.unit.name)
+        await asyncio.to_thread(self._reserve, head)
+        await self._start(head)
+        await self._publish(obj, head.ports, _starting(head))
+        return LOOK_S
+
+    def _reserve(self, head: _Head) -> None:
+        """Claim the ports of the last run, or others when somebody took one meanwhile."""
+        head.release()
+        if head.ports is not None:
+            head.claim = ports_allocation.claim_block(head.ports)
+        if head.claim is None:
+            if head.ports is not None:
+                logger.warning("%s: %s; Ray gets other ports", head.unit.ref, _taken(head.ports))
+            head.ports, head.claim = ports_allocation.allocate(str(self._state.path / head.unit.name))
+            head.unit = self._units.remember(head.unit, {"base": head.ports.base})
+
+    async def _start(self, head: _Head) -> None:
+        if head.ports is None or head.claim is None:
+            raise DependencyError(f"{head.unit.ref}: no ports")
+        temporary, scratch = head.unit.directory, head.unit.directory / "tmp"
+        await asyncio.to_thread(_tidy, temporary, scratch)
+        command = Command(
+            name=head.unit.name,
+            argv=make_argv(head.ports, temporary),
+            env=make_environment(self._environment, head.ports, self._state.ray_token, scratch),
+            directory=temporary,
+            log=self._log(head.unit),
+            descriptors=(head.claim.fileno(),),
+        )
+        record = await self._processes.start(command)
+        head.ran = True
+        logger.info("%s: started Ray as pid %s, dashboard on port %s", head.unit.ref, record.pid, head.ports.dashboard)
+
+    async def _observe(self, head: _Head, obj: Object, record: Record) -> float:
+        """Ask a running head whether Serve can be called, and report it."""
+        head.ran = True
+        now = self._clock.now()
+        age = now - datetime.fromtimestamp(record.created, UTC)
+        if head.ready and head.probed_at is not None and now - head.probed_at < timedelta(seconds=PROBE_S):
+            if head.restarts.lived(age):
+                head.death = ""
+            return LOOK_S
+        head.probed_at = now
+        problem = await self._probe(head)
+        head.misses = 0 if problem is None else head.misses + 1
+        if problem is None and not head.ready:
+            head.ready = True
+            logger.info("%s: ready %.1f s after its start", head.unit.ref, age.total_seconds())
+        if problem is None or not head.ready or head.misses >= MISSES:
+            await self._publish(obj, head.ports, problem)
+        if not head.ready and age.total_seconds() > START_TIMEOUT_S:
+            logger.warning("%s: not ready after %.0f s; it is started anew", head.unit.ref, age.total_seconds())
+            await self._processes.stop(head.unit.name, GRACE_S)
+        return LOOK_S
+
+    async def _probe(self, head: _Head) -> Problem | None:
+        if head.ports is None or self._session is None:
+            return "PortsUnknown", f"the ports of the running head are not recorded in {head.unit.directory}"
+        url = f"http://{LOOPBACK}:{head.ports.dashboard}/api/serve/applications/"
+        try:
+            async with self._session.get(url, timeout=_PROBE_TIMEOUT, allow_redirects=False) as response:
+                await response.read()
+                if response.status == 200:
+                    return None
+                found = f"status {response.status}"
+        except (aiohttp.ClientError, TimeoutError, OSError) as err:
+            found = type(err).__name__
+        return ("Unreachable", f"GET {url}: {found}, expected 200") if head.ready else _starting(head)
+
+    async def _publish(self, obj: Object, ports: RayPorts | None, problem: Problem | None) -> None:
+        """Write the status if it says something new."""
+        status = ray_cluster_status(obj, ports, problem, self._clock.now())
+        if status == obj.get("status"):
+            return
+        ref = Ref(RAY_CLUSTER, obj["metadata"]["namespace"], obj["metadata"]["name"])
+        try:
+            await self._kube.patch_status(ref, status, resource_version=obj["metadata"]["resourceVersion"])
+        except (Conflict, NotFound):
+            logger.debug("%s changed meanwhile; its status is written at the next look", ref)
+
+    def _log(self, unit: Unit) -> Path:
+        return self._state.logs / f"{unit.name}.log"
+
+
+def _starting(head: _Head) -> Problem:
+    return "Starting", f"Ray is starting again: {head.death}" if head.death else "Ray is starting"
+
+
+def _taken(ports: RayPorts) -> str:
+    port = next((port for port in (ports.base, *ports.singles) if not ports_allocation.is_free(port)), None)
+    if port is None:
+        return f"many of the ports {ports.base} to {ports.base + ports_allocation.BLOCK - 1} are in use"
+    return f"port {port} is held by {ports_allocation.holder_of(port)}"
+
+
+def _tidy(temporary: Path, scratch: Path) -> None:
+    """Remove what earlier starts left, except their newest logs."""
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(mode=0o700)
+    sessions = sorted(path for path in temporary.glob("session_2*") if path.is_dir() and not path.is_symlink())
+    for session in sessions[:-_SESSIONS_KEPT]:
+        shutil.rmtree(session, ignore_errors=True)

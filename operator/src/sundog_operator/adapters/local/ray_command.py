@@ -1,0 +1,80 @@
+"""How a Ray head is started on this machine."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from sundog_operator.adapters.local.ports_allocation import LOOPBACK, RayPorts
+
+LOGICAL_CPUS: Final = 64
+"""CPU requests are bookkeeping in local mode: they must never keep a small model from starting."""
+OBJECT_STORE_BYTES: Final = 200_000_000
+DRAIN_S: Final = 5
+
+
+def make_argv(ports: RayPorts, temporary: Path) -> tuple[str, ...]:
+    """Argument list of the head process, below which all of Ray runs.
+
+    `--block` makes it the parent that takes everything down with it. Autoscaler and log monitor have no work here.
+    `-P` keeps the working directory out of the import path.
+    """
+    options: dict[str, object] = {
+        "port": ports.gcs,
+        "dashboard-host": LOOPBACK,
+        "dashboard-port": ports.dashboard,
+        **ports.fixed,
+        "min-worker-port": ports.workers.start,
+        "max-worker-port": ports.workers.stop - 1,
+        "num-cpus": LOGICAL_CPUS,
+        "num-gpus": 0,
+        "object-store-memory": OBJECT_STORE_BYTES,
+        "include-log-monitor": "false",
+        "temp-dir": temporary,
+        "log-style": "record",
+        "log-color": "false",
+    }
+    flags = [f"--{name}={value}" for name, value in options.items()]
+    start = (
+        sys.executable,
+        "-P",
+        "-m",
+        "ray.scripts.scripts",
+        "start",
+        "--head",
+        "--block",
+        "--no-monitor",
+        "--disable-usage-stats",
+    )
+    return (*start, *flags)
+
+
+def make_environment(inherited: Mapping[str, str], ports: RayPorts, token: Path, scratch: Path) -> dict[str, str]:
+    """Environment of the head process and, through it, of every replica.
+
+    No RAY_ variable is inherited: a developer's shell must not decide where a token is read or whom Ray joins.
+    """
+    kept = {name: value for name, value in inherited.items() if not name.startswith("RAY_")}
+    return {
+        **kept,
+        "TMPDIR": str(scratch),
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # Makes the loopback the node's address, so that no network is listened to and none can be lost.
+        # `--node-ip-address=127.0.0.1` would be replaced by the address of a network interface.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        # Else SIGTERM waits up to 30 s for replicas to leave, although there is no other node.
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+        "RAY_SERVE_ENABLE_DIRECT_INGRESS": "1",
+        "RAY_SERVE_ENABLE_HA_PROXY": "0",
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": str(DRAIN_S),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(ports.replicas_http.start),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(ports.replicas_http.stop),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(ports.replicas_grpc.start),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(ports.replicas_grpc.stop),
+        "DASHBOARD_METRIC_PORT": str(ports.dashboard_metrics),
+        # Ray rewrites process titles; with this it leaves the environment readable, by which we find its processes.
+        "SPT_NOENV": "1",
+    }

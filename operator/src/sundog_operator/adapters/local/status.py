@@ -1,0 +1,124 @@
+"""The statuses that KubeRay and the kubelet would write, as plain JSON."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from sundog_operator.adapters.local.ports_allocation import LOOPBACK, RayPorts
+from sundog_operator.ports import Object
+
+Conditions = list[dict[str, Any]]
+
+
+def timestamp(now: datetime) -> str:
+    """RFC 3339 with seconds, as Kubernetes writes it."""
+    return now.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def with_condition(
+    previous: Mapping[str, Any] | None, kind: str, problem: tuple[str, str] | None, reason: str, now: datetime
+) -> Conditions:
+    """The conditions of a status with one of them set.
+
+    Args:
+        previous: the status so far; its other conditions are kept.
+        kind: type of the condition.
+        problem: reason and message of False; None for True.
+        reason: the reason of True.
+        now: becomes lastTransitionTime when the condition's status changes.
+    """
+    before: Conditions = list((previous or {}).get("conditions") or ())
+    old = next((condition for condition in before if condition.get("type") == kind), {})
+    value = "True" if problem is None else "False"
+    since = old.get("lastTransitionTime") if old.get("status") == value else None
+    said, message = problem or (reason, "")
+    condition = {
+        "type": kind,
+        "status": value,
+        "reason": said,
+        "message": message,
+        "lastTransitionTime": since or timestamp(now),
+    }
+    return [*(c for c in before if c.get("type") != kind), condition]
+
+
+def ray_cluster_status(
+    obj: Object, ports: RayPorts | None, problem: tuple[str, str] | None, now: datetime
+) -> dict[str, Any]:
+    """Status of a RayCluster.
+
+    Args:
+        obj: the stored object.
+        ports: of its head; None leaves the endpoints out.
+        problem: reason and message of a head that is not ready.
+        now: the current instant.
+    """
+    name = obj["metadata"]["name"]
+    status: dict[str, Any] = {
+        "observedGeneration": obj["metadata"].get("generation", 1),
+        "conditions": with_condition(obj.get("status"), "HeadPodReady", problem, "HeadPodRunningAndReady", now),
+        "head": {
+            "podIP": LOOPBACK,
+            "serviceIP": LOOPBACK,
+            "podName": f"{name}-head",
+            "serviceName": f"{name}-head-svc",
+        },
+    }
+    if ports is not None:
+        status["endpoints"] = {"dashboard": str(ports.dashboard), "serve": str(ports.serve)}
+    return status
+
+
+def pod(deployment: Object, http_port: int, agent_port: int) -> Object:
+    """The edge's only pod, owned by its Deployment and labelled by the Deployment's template."""
+    meta = deployment["metadata"]
+    template = deployment.get("spec", {}).get("template", {}).get("metadata", {})
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": f"{meta['name']}-0",
+            "namespace": meta["namespace"],
+            "labels": dict(template.get("labels") or meta.get("labels") or {}),
+            "ownerReferences": [
+                {
+                    "apiVersion": deployment["apiVersion"],
+                    "kind": deployment["kind"],
+                    "name": meta["name"],
+                    "uid": meta["uid"],
+                    "controller": True,
+                }
+            ],
+        },
+        "spec": {
+            "containers": [
+                {"name": "haproxy", "ports": [{"name": "http", "containerPort": http_port}]},
+                {"name": "agent", "ports": [{"name": "agent", "containerPort": agent_port}]},
+            ]
+        },
+    }
+
+
+def pod_status(obj: Object, running: bool, problem: tuple[str, str] | None, now: datetime) -> dict[str, Any]:
+    """Status of the edge's pod. `running` says whether both its processes run; `problem` why it is not ready."""
+    status: dict[str, Any] = {
+        "phase": "Running" if running else "Pending",
+        "podIP": LOOPBACK,
+        "hostIP": LOOPBACK,
+        "conditions": with_condition(obj.get("status"), "Ready", problem, "ContainersReady", now),
+    }
+    return status
+
+
+def deployment_status(obj: Object, problem: tuple[str, str] | None, now: datetime) -> dict[str, Any]:
+    """Status of the edge's Deployment, which has one pod."""
+    ready = int(problem is None)
+    return {
+        "observedGeneration": obj["metadata"].get("generation", 1),
+        "replicas": 1,
+        "updatedReplicas": 1,
+        "readyReplicas": ready,
+        "availableReplicas": ready,
+        "unavailableReplicas": 1 - ready,
+        "conditions": with_condition(obj.get("status"), "Available", problem, "MinimumReplicasAvailable", now),
+    }

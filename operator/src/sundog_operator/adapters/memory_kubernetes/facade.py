@@ -1,0 +1,391 @@
+"""The in-memory API server over HTTP, in the dialect that kubectl and client libraries speak."""
+
+import asyncio
+import hmac
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import orjson
+import yaml
+from aiohttp import BasicAuth, web
+
+from sundog_operator.adapters.memory_kubernetes import discovery, patches, selectors, tables
+from sundog_operator.adapters.memory_kubernetes.failures import BadRequest, Unsupported, failure
+from sundog_operator.adapters.memory_kubernetes.history import Dropped, Expired, Subscription
+from sundog_operator.adapters.memory_kubernetes.memory import MemoryKubernetes
+from sundog_operator.adapters.memory_kubernetes.selectors import Selection
+from sundog_operator.adapters.memory_kubernetes.store import WITH_STATUS, Subresource
+from sundog_operator.errors import NotFound, SundogError
+from sundog_operator.ports import KINDS, Clock, Kind, Object, Ref
+
+_MAX_BODY = 3 * 1024 * 1024
+_BOOKMARK_S = 60.0
+_MAX_WATCH_S = 3600.0
+_HANG_UP_S = 5.0
+
+Handler = Callable[[Kind, web.Request], Awaitable[web.StreamResponse]]
+
+
+@asynccontextmanager
+async def serve(
+    kube: MemoryKubernetes,
+    clock: Clock,
+    *,
+    token: str,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    columns: Mapping[str, Sequence[tables.Column]] | None = None,
+) -> AsyncIterator[str]:
+    """Serve `kube` while the context lasts; gives the base URL. Port 0 takes a free one.
+
+    Every request needs the token. `columns` maps a kind to the printer columns of its CRD.
+    """
+    runner = web.AppRunner(
+        application(kube, clock, token=token, columns=columns), access_log=None, shutdown_timeout=1.0
+    )
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, host, port)
+        await site.start()
+        bound = runner.addresses[0]
+        yield f"http://{bound[0]}:{bound[1]}"
+    finally:
+        await runner.cleanup()
+
+
+def application(
+    kube: MemoryKubernetes, clock: Clock, *, token: str, columns: Mapping[str, Sequence[tables.Column]] | None = None
+) -> web.Application:
+    """The routes of the API server as an aiohttp application."""
+    facade = _Facade(kube, clock, columns or {})
+    app = web.Application(client_max_size=_MAX_BODY, middlewares=[_authentication(token)])
+    _add_discovery(app.router)
+    for kind in KINDS:
+        _add_kind(app.router, facade, kind)
+    app.on_shutdown.append(facade.hang_up)
+    return app
+
+
+def _add_discovery(router: web.UrlDispatcher) -> None:
+    documents = {"/version": discovery.VERSION, "/api": discovery.core_versions(), "/apis": discovery.groups()}
+    documents |= {_root(kind): discovery.resources(kind.api_version) for kind in KINDS}
+    documents["/openapi/v3"] = discovery.openapi_index()
+    documents |= {f"/openapi/v3{_root(kind)}": discovery.openapi(kind.api_version) for kind in KINDS}
+    for path, document in documents.items():
+        router.add_get(path, partial(_document, document))
+    router.add_get("/api/v1/namespaces/{name}", _namespace)
+    for path in ("/healthz", "/livez", "/readyz"):
+        router.add_get(path, _alive)
+
+
+def _add_kind(router: web.UrlDispatcher, facade: "_Facade", kind: Kind) -> None:
+    everywhere = f"{_root(kind)}/{kind.plural}"
+    collection = f"{_root(kind)}/namespaces/{{namespace}}/{kind.plural}"
+    item = f"{collection}/{{name}}"
+    routes: list[tuple[str, str, Handler]] = [
+        ("GET", everywhere, facade.list),
+        ("GET", collection, facade.list),
+        ("POST", collection, facade.create),
+        ("GET", item, facade.get),
+        ("PUT", item, facade.replace),
+        ("PATCH", item, facade.patch),
+        ("DELETE", item, facade.delete),
+    ]
+    if kind in WITH_STATUS:
+        status = f"{item}/{{subresource:status}}"
+        routes += [("GET", status, facade.get), ("PUT", status, facade.replace), ("PATCH", status, facade.patch)]
+    for method, path, handler in routes:
+        router.add_route(method, path, partial(_answer, kind, handler))
+
+
+@dataclass(frozen=True, slots=True)
+class _Watch:
+    """One watch request: where it writes to, and what it wants to see."""
+
+    response: web.StreamResponse
+    selection: Selection
+    show: Callable[[Object], Object]
+    bookmarks: bool
+
+    async def send(self, event_type: str, obj: Object) -> None:
+        await self.response.write(orjson.dumps({"type": event_type, "object": obj}) + b"\n")
+
+    async def bookmark(self, revision: int, annotations: Mapping[str, str] | None = None) -> None:
+        metadata = {"resourceVersion": str(revision), "creationTimestamp": None}
+        if annotations:
+            metadata["annotations"] = annotations  # type: ignore[assignment]
+        kind = self.selection.kind
+        await self.send("BOOKMARK", {"kind": kind.kind, "apiVersion": kind.api_version, "metadata": metadata})
+
+
+class _Facade:
+    def __init__(self, kube: MemoryKubernetes, clock: Clock, columns: Mapping[str, Sequence[tables.Column]]) -> None:
+        self._kube = kube
+        self._clock = clock
+        self._columns = columns
+        self._watching: set[asyncio.Task[Any]] = set()
+
+    async def hang_up(self, _app: web.Application) -> None:
+        """End the watches, which would hold up a shutdown."""
+        for task in self._watching:
+            task.cancel()
+
+    async def get(self, kind: Kind, request: web.Request) -> web.StreamResponse:
+        ref = _ref(kind, request)
+        obj = await self._kube.get(ref)
+        if obj is None:
+            raise NotFound(f"{ref} does not exist")
+        return _json(self._view(kind, request)(obj))
+
+    async def create(self, kind: Kind, request: web.Request) -> web.StreamResponse:
+        body = await _body(request)
+        _expect(body, kind, request.match_info["namespace"], None)
+        return _json(await self._kube.create(body, manager=_manager(request), strict=_strict(request)), status=201)
+
+    async def replace(self, kind: Kind, request: web.Request) -> web.StreamResponse:
+        ref, body = _ref(kind, request), await _body(request)
+        _expect(body, kind, ref.namespace, ref.name)
+        return await self._update(ref, lambda _: body, request)
+
+    async def patch(self, kind: Kind, request: web.Request) -> web.StreamResponse:
+        ref, body = _ref(kind, request), await _parse(request)
+        if request.content_type == "application/apply-patch+yaml" and not _subresource(request):
+            return await self._apply(ref, body, request)
+        return await self._update(ref, _change(request.content_type, body), request)
+
+    async def delete(self, kind: Kind, request: web.Request) -> web.StreamResponse:
+        ref = _ref(kind, request)
+        options = await _body(request) if request.can_read_body else {}
+        if options.get("propagationPolicy", "Background") == "Orphan":
+            raise BadRequest("propagationPolicy: Orphan is not served, dependents go with their last owner")
+        obj = await self._kube.get(ref)
+        if obj is None:
+            raise NotFound(f"{ref} does not exist")
+        wanted = options.get("preconditions") or {}
+        await self._kube.delete(ref, uid=wanted.get("uid"), resource_version=wanted.get("resourceVersion"))
+        details = {"name": ref.name, "group": kind.group, "kind": kind.plural, "uid": obj["metadata"]["uid"]}
+        return _json({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details})
+
+    async def list(self, kind: Kind, request: web.Request) -> web.StreamResponse:
+        query = request.query
+        selection = selectors.selection(
+            kind, request.match_info.get("namespace"), query.get("labelSelector", ""), query.get("fieldSelector", "")
+        )
+        if query.get("watch") in {"true", "1"}:
+            return await self._watch(selection, request)
+        objects, revision = await self._select(selection)
+        if _wants_table(request):
+            return _json(self._table(kind, objects, revision))
+        return _json(
+            {
+                "kind": f"{kind.kind}List",
+                "apiVersion": kind.api_version,
+                "metadata": {"resourceVersion": str(revision)},
+                "items": objects,
+            }
+        )
+
+    async def _update(self, ref: Ref, change: Callable[[Object], Object], request: web.Request) -> web.StreamResponse:
+        updated = await self._kube.update(
+            ref, change, manager=_manager(request), subresource=_subresource(request), strict=_strict(request)
+        )
+        return _json(updated)
+
+    async def _apply(self, ref: Ref, body: Any, request: web.Request) -> web.StreamResponse:
+        _expect(body, ref.kind, ref.namespace, ref.name)
+        if "fieldManager" not in request.query:
+            raise BadRequest("fieldManager: is required for apply")
+        force = request.query.get("force") in {"true", "1"}
+        applied = await self._kube.apply(body, manager=_manager(request), force=force, strict=_strict(request))
+        return _json(applied)
+
+    async def _select(self, selection: Selection) -> tuple[Sequence[Object], int]:
+        objects = await self._kube.list(selection.kind, selection.namespace, selection.labels)
+        # Nothing ran since the list was made, so this is its resourceVersion.
+        return [obj for obj in objects if selection.has(obj)], self._kube.store.revision
+
+    async def _watch(self, selection: Selection, request: web.Request) -> web.StreamResponse:
+        await self._kube.enter("watch", Ref(selection.kind, selection.namespace or "", ""))
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        await response.prepare(request)
+        bookmarks = request.query.get("allowWatchBookmarks") in {"true", "1"}
+        watch = _Watch(response, selection, self._view(selection.kind, request), bookmarks)
+        task = asyncio.current_task()
+        assert task is not None
+        self._watching.add(task)
+        try:
+            await self._follow(watch, request)
+        except Expired as error:
+            await watch.send("ERROR", failure(error, selection.kind, "")[1])
+        except Dropped:
+            if request.transport is not None:
+                request.transport.abort()
+        except ConnectionResetError:
+            pass
+        finally:
+            self._watching.discard(task)
+        return response
+
+    async def _follow(self, watch: _Watch, request: web.Request) -> None:
+        changes = await self._begin(watch, request)
+        loop = asyncio.get_running_loop()
+        end = loop.time() + min(_MAX_WATCH_S, float(request.query.get("timeoutSeconds", _MAX_WATCH_S)))
+        bookmark = loop.time() + _BOOKMARK_S
+        ended = False
+        while not ended:
+            # Wakes now and then to notice a client that has gone.
+            for change in await changes.next(max(0.0, min(end - loop.time(), _HANG_UP_S))):
+                if event_type := watch.selection.event_type(change):
+                    await watch.send(event_type, watch.show(change.load()))
+            if watch.bookmarks and loop.time() >= bookmark:
+                await watch.bookmark(changes.revision)
+                bookmark = loop.time() + _BOOKMARK_S
+            ended = changes.closed or loop.time() >= end or request.transport is None
+        if watch.bookmarks:
+            await watch.bookmark(changes.revision)
+
+    async def _begin(self, watch: _Watch, request: web.Request) -> Subscription:
+        query = request.query
+        version, initial = query.get("resourceVersion", ""), query.get("sendInitialEvents") == "true"
+        if version not in {"", "0"} and not initial:
+            return self._kube.subscribe(_revision(version))
+        objects, revision = await self._select(watch.selection)
+        changes = self._kube.subscribe(revision)
+        for obj in objects:
+            await watch.send("ADDED", watch.show(obj))
+        if initial and watch.bookmarks:
+            await watch.bookmark(revision, {"k8s.io/initial-events-end": "true"})
+        return changes
+
+    def _view(self, kind: Kind, request: web.Request) -> Callable[[Object], Object]:
+        if not _wants_table(request):
+            return lambda obj: obj
+        return lambda obj: self._table(kind, [obj], int(obj["metadata"]["resourceVersion"]))
+
+    def _table(self, kind: Kind, objects: Sequence[Object], revision: int) -> Object:
+        return tables.table(objects, self._columns.get(kind.kind, ()), str(revision), self._clock.now())
+
+
+async def _answer(kind: Kind, handler: Handler, request: web.Request) -> web.StreamResponse:
+    try:
+        if "dryRun" in request.query:
+            raise BadRequest("dryRun: is not served")
+        return await handler(kind, request)
+    except (SundogError, ValueError) as error:
+        code, status = failure(error, kind, request.match_info.get("name", ""))
+        return _json(status, status=code)
+
+
+def _authentication(token: str) -> Any:
+    @web.middleware
+    async def authenticate(request: web.Request, handler: Any) -> web.StreamResponse:
+        if not hmac.compare_digest(_secret(request), token.encode()):
+            status = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "code": 401}
+            return _json(status | {"reason": "Unauthorized", "message": "Unauthorized"}, status=401)
+        response: web.StreamResponse = await handler(request)
+        return response
+
+    return authenticate
+
+
+def _secret(request: web.Request) -> bytes:
+    """The token as a bearer token, or as the password of the credentials in a kubeconfig's server URL."""
+    header = request.headers.get("Authorization", "")
+    scheme, _, given = header.partition(" ")
+    if scheme.lower() == "bearer":
+        return given.encode()
+    try:
+        password: str = BasicAuth.decode(header).password
+    except ValueError:
+        return b""
+    return password.encode()
+
+
+def _change(content_type: str, patch: Any) -> Callable[[Object], Object]:
+    if content_type == "application/json-patch+json" and isinstance(patch, list):
+        return lambda obj: patches.json_patch(obj, patch)
+    merge = content_type == "application/merge-patch+json"
+    strategic = content_type == "application/strategic-merge-patch+json" and patches.is_plain_merge(patch)
+    if (merge or strategic) and isinstance(patch, dict):
+        return lambda obj: patches.merge_patch(obj, patch)
+    raise Unsupported(f"a patch of type {content_type} is not served here")
+
+
+def _expect(body: Any, kind: Kind, namespace: str, name: str | None) -> None:
+    """The body must be about the object that the path names; what it leaves out is filled in."""
+    if not isinstance(body, dict) or not isinstance(body.setdefault("metadata", {}), dict):
+        raise BadRequest("the body is not an object with metadata")
+    wanted = [("apiVersion", body, kind.api_version), ("kind", body, kind.kind)]
+    wanted += [("namespace", body["metadata"], namespace)]
+    if name is not None:
+        wanted += [("name", body["metadata"], name)]
+    for field, place, value in wanted:
+        if place.setdefault(field, value) != value:
+            raise BadRequest(f"{field}: {place[field]!r} does not match {value!r} in the path")
+
+
+async def _body(request: web.Request) -> Object:
+    body = await _parse(request)
+    if not isinstance(body, dict):
+        raise BadRequest("the body is not an object")
+    return body
+
+
+async def _parse(request: web.Request) -> Any:
+    text = await request.read()
+    try:
+        if request.content_type.endswith("yaml"):
+            return orjson.loads(orjson.dumps(yaml.safe_load(text)))
+        return orjson.loads(text)
+    except (ValueError, TypeError, yaml.YAMLError) as error:
+        raise BadRequest(f"the body cannot be read: {error}") from None
+
+
+def _ref(kind: Kind, request: web.Request) -> Ref:
+    return Ref(kind, request.match_info["namespace"], request.match_info["name"])
+
+
+def _manager(request: web.Request) -> str:
+    agent = request.headers.get("User-Agent", "unknown").partition("/")[0]
+    return request.query.get("fieldManager") or agent
+
+
+def _strict(request: web.Request) -> bool:
+    return request.query.get("fieldValidation") == "Strict"
+
+
+def _subresource(request: web.Request) -> Subresource:
+    return "status" if "subresource" in request.match_info else ""
+
+
+def _revision(version: str) -> int:
+    if not version.isdecimal():
+        raise BadRequest(f"resourceVersion: {version!r} is not one of this server")
+    return int(version)
+
+
+def _wants_table(request: web.Request) -> bool:
+    return "as=Table" in request.headers.get("Accept", "")
+
+
+def _root(kind: Kind) -> str:
+    return f"/apis/{kind.api_version}" if kind.group else f"/api/{kind.api_version}"
+
+
+def _json(document: Object, *, status: int = 200) -> web.Response:
+    return web.Response(body=orjson.dumps(document), status=status, content_type="application/json")
+
+
+async def _document(document: Object, _request: web.Request) -> web.Response:
+    return _json(document)
+
+
+async def _namespace(request: web.Request) -> web.Response:
+    return _json(discovery.namespace(request.match_info["name"]))
+
+
+async def _alive(_request: web.Request) -> web.Response:
+    return web.Response(text="ok")

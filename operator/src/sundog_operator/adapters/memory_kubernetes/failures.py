@@ -1,0 +1,56 @@
+"""Errors as the API server tells them: an HTTP status and a `Status` object."""
+
+from sundog_operator.adapters.memory_kubernetes.history import Expired
+from sundog_operator.adapters.memory_kubernetes.invalid import Invalid
+from sundog_operator.adapters.memory_kubernetes.patches import BadPatch
+from sundog_operator.errors import AlreadyExists, Conflict, DependencyError, NotFound
+from sundog_operator.ports import Kind, Object
+
+
+class BadRequest(ValueError):
+    """The request cannot be understood."""
+
+
+class Unsupported(ValueError):
+    """The media type is not one that is served."""
+
+
+# The first that fits counts, so the special comes before the general.
+_ANSWERS: tuple[tuple[type[Exception], int, str], ...] = (
+    (NotFound, 404, "NotFound"),
+    (AlreadyExists, 409, "AlreadyExists"),
+    (Conflict, 409, "Conflict"),
+    (Expired, 410, "Expired"),
+    (Unsupported, 415, "UnsupportedMediaType"),
+    (Invalid, 422, "Invalid"),
+    (BadPatch, 422, "Invalid"),
+    (DependencyError, 503, "ServiceUnavailable"),
+    (ValueError, 400, "BadRequest"),
+)
+
+
+def failure(error: Exception, kind: Kind, name: str) -> tuple[int, Object]:
+    """The HTTP status and the `Status` object of an error about an object, or about a kind where the name is empty."""
+    code, reason = next(
+        ((code, reason) for fits, code, reason in _ANSWERS if isinstance(error, fits)), (500, "InternalError")
+    )
+    details: Object = {"group": kind.group, "kind": kind.plural}
+    if name:
+        details["name"] = name
+    if isinstance(error, Invalid):
+        details["causes"] = [_cause(line) for line in error.causes]
+    return code, {
+        "kind": "Status",
+        "apiVersion": "v1",
+        "metadata": {},
+        "status": "Failure",
+        "message": str(error),
+        "reason": reason,
+        "details": details,
+        "code": code,
+    }
+
+
+def _cause(line: str) -> Object:
+    field, colon, message = line.partition(": ")
+    return {"reason": "FieldValueInvalid", "field": field if colon else "", "message": message if colon else line}

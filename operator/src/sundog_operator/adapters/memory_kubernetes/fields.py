@@ -1,0 +1,141 @@
+"""Who owns which field: server-side apply over plain JSON.
+
+Fields are leaves: scalars, lists (atomic) and empty objects. Of the metadata only labels, annotations, finalizers and
+owner references have owners; owner references are a map by uid. Status is never applied, so it has no owners here.
+Lists that the real API server merges by key (such as the containers of a pod) are atomic: the last one to apply wins.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from sundog_operator.errors import Conflict
+from sundog_operator.ports import Object
+
+Path = tuple[str, ...]
+Owners = Mapping[str, frozenset[Path]]
+Leaves = dict[Path, Any]
+
+_NOT_CONTENT = frozenset({"apiVersion", "kind", "metadata", "status"})
+_REFERENCES = ("metadata", "ownerReferences")
+_FINALIZERS = ("metadata", "finalizers")
+
+
+def content(obj: Object) -> Object:
+    """What the author wrote: everything but type, metadata and status."""
+    return {key: value for key, value in obj.items() if key not in _NOT_CONTENT}
+
+
+def apply(before: Object, owners: Owners, intent: Object, manager: str, *, force: bool) -> tuple[Object, Owners]:
+    """The object and owners after `manager` applied its intent.
+
+    What it applied before and leaves out now is removed unless another manager owns it too; where nobody owns anything
+    below a parent any more, the whole parent goes, defaults included. Raises Conflict when another manager owns a field
+    of a different value and `force` is off.
+    """
+    key = f"{manager}:Apply"
+    found, wanted = _leaves(before), _leaves(intent)
+    others = {name: paths for name, paths in owners.items() if name != key}
+    changed = {path for path, value in wanted.items() if path not in found or found[path] != value}
+    taken = _overlaps(changed, wanted, found)
+    if not force:
+        _refuse_conflicts(others, changed & found.keys() | taken)
+    dropped = owners.get(key, frozenset()) - wanted.keys() - _union(others.values())
+    dead = _prefixes(dropped) - _prefixes(wanted) - _prefixes(_union(others.values()))
+    kept = {path: value for path, value in found.items() if path not in taken and not _below(path, dead)}
+    others = {name: paths - changed - taken for name, paths in others.items()}
+    return _assemble(before, kept | wanted), _compact({**others, key: frozenset(wanted)})
+
+
+def update(before: Object, owners: Owners, after: Object, manager: str) -> Owners:
+    """The owners after `manager` changed an object outright: it owns what it changed, and nobody owns what is gone."""
+    key = f"{manager}:Update"
+    found, left = _leaves(before), _leaves(after)
+    changed = frozenset(path for path, value in left.items() if path not in found or found[path] != value)
+    lost = changed | (found.keys() - left.keys())
+    result = {name: paths - lost for name, paths in owners.items()}
+    return _compact({**result, key: result.get(key, frozenset()) | changed})
+
+
+def _leaves(obj: Object) -> Leaves:
+    leaves: Leaves = {}
+    metadata = obj.get("metadata", {})
+    for name in ("labels", "annotations"):
+        for key, value in (metadata.get(name) or {}).items():
+            leaves["metadata", name, key] = value
+    for name in metadata.get("finalizers") or ():
+        leaves[*_FINALIZERS, name] = name
+    for reference in metadata.get("ownerReferences") or ():
+        leaves[*_REFERENCES, reference["uid"]] = reference
+    for key, value in content(obj).items():
+        _flatten((key,), value, leaves)
+    return leaves
+
+
+def _flatten(path: Path, value: Any, leaves: Leaves) -> None:
+    if isinstance(value, dict) and value:
+        for key, child in value.items():
+            _flatten((*path, key), child, leaves)
+    else:
+        leaves[path] = value
+
+
+def _assemble(before: Object, leaves: Leaves) -> Object:
+    metadata = {
+        key: value
+        for key, value in before["metadata"].items()
+        if key not in {"labels", "annotations", "finalizers", "ownerReferences"}
+    }
+    after: Object = {"apiVersion": before["apiVersion"], "kind": before["kind"], "metadata": metadata}
+    for path, value in leaves.items():
+        if path[:2] in {_REFERENCES, _FINALIZERS}:
+            metadata.setdefault(path[1], []).append(value)
+        else:
+            _put(after, path, value)
+    if "status" in before:
+        after["status"] = before["status"]
+    return after
+
+
+def _put(tree: dict[str, Any], path: Path, value: Any) -> None:
+    for key in path[:-1]:
+        tree = tree.setdefault(key, {})
+    if value == {}:
+        tree.setdefault(path[-1], {})
+    else:
+        tree[path[-1]] = value
+
+
+def _overlaps(changed: set[Path], wanted: Leaves, found: Leaves) -> set[Path]:
+    """Found leaves that cannot live beside a changed one: a value where an object comes, or the reverse."""
+    fresh = {path for path in changed if path not in found}
+    if not fresh:
+        return set()
+    objects = _prefixes(fresh) - fresh
+    values = {path for path in fresh if wanted[path] != {}}
+    return {path for path, value in found.items() if (path in objects and value != {}) or _below(path, values)}
+
+
+def _refuse_conflicts(others: Owners, contested: set[Path]) -> None:
+    lines = sorted(
+        f"{'.'.join(path)} is owned by {name.partition(':')[0]}"
+        for name, paths in others.items()
+        for path in paths & contested
+    )
+    if lines:
+        raise Conflict("; ".join(lines))
+
+
+def _below(path: Path, parents: set[Path]) -> bool:
+    return bool(parents) and any(path[:length] in parents for length in range(1, len(path) + 1))
+
+
+def _prefixes(paths: Iterable[Path]) -> set[Path]:
+    return {path[:length] for path in paths for length in range(1, len(path) + 1)}
+
+
+def _union(sets: Iterable[frozenset[Path]]) -> frozenset[Path]:
+    return frozenset[Path]().union(*sets)
+
+
+def _compact(owners: Owners) -> Owners:
+    return {name: paths for name, paths in owners.items() if paths}

@@ -1,0 +1,169 @@
+"""Where the objects are kept between two runs: one SQLite file, one process at a time."""
+
+import fcntl
+import os
+import sqlite3
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+import orjson
+
+from sundog_operator.adapters.memory_kubernetes.fields import Owners
+from sundog_operator.errors import DependencyError, SundogError
+from sundog_operator.ports import KINDS, Ref
+
+FORMAT = 1
+# A watch from resourceVersion 0 means "from anywhere", so nothing may be that old.
+FIRST_REVISION = 1
+
+_TABLES = (
+    "CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID",
+    """CREATE TABLE objects (
+        api_version TEXT, kind TEXT, namespace TEXT, name TEXT, created INTEGER, body BLOB, owners BLOB,
+        PRIMARY KEY (api_version, kind, namespace, name)
+    ) WITHOUT ROWID""",
+)
+
+
+class StateRefused(SundogError):
+    """The state file cannot be used: another process has it open, it is damaged, or a newer version wrote it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One stored object. `created` is the resourceVersion it was created at."""
+
+    ref: Ref
+    created: int
+    body: bytes
+    owners: Owners
+
+
+class Journal:
+    """Writes each change to disk before it returns. Raises DependencyError when the disk refuses."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or create the file. Raises StateRefused."""
+        self._lock = _lock(path)
+        try:
+            self._database = self._connect(path)
+            self.identity = self._text("identity")
+            self.revision = int(self._text("revision"))
+        except sqlite3.DatabaseError as error:
+            self._lock.close()
+            raise StateRefused(f"{path} is not a usable state file: {error}") from error
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def rows(self) -> Iterator[Row]:
+        """Every stored object, oldest first."""
+        kinds = {(kind.api_version, kind.kind): kind for kind in KINDS}
+        columns = "api_version, kind, namespace, name, created, body, owners"
+        for row in self._database.execute(f"SELECT {columns} FROM objects ORDER BY created"):  # noqa: S608 - constants
+            api_version, kind, namespace, name, created, body, owners = row
+            ref = Ref(kinds[api_version, kind], namespace, name)
+            yield Row(ref, created, body, _owners(owners))
+
+    def put(self, revision: int, row: Row) -> None:
+        """Store one object as of that resourceVersion."""
+        with self._transaction(revision):
+            self._database.execute(
+                "INSERT OR REPLACE INTO objects VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (*_key(row.ref), row.created, row.body, orjson.dumps(_plain(row.owners))),
+            )
+
+    def drop(self, revision: int, ref: Ref) -> None:
+        """Remove one object as of that resourceVersion."""
+        with self._transaction(revision):
+            self._database.execute(
+                "DELETE FROM objects WHERE api_version = ? AND kind = ? AND namespace = ? AND name = ?", _key(ref)
+            )
+
+    def close(self) -> None:
+        """Close the file and let the next process have it."""
+        self._database.close()
+        self._lock.close()
+
+    @contextmanager
+    def _transaction(self, revision: int) -> Iterator[None]:
+        try:
+            self._database.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._database.execute("UPDATE meta SET value = ? WHERE key = 'revision'", (revision,))
+                self._database.execute("COMMIT")
+            except BaseException:
+                if self._database.in_transaction:
+                    self._database.execute("ROLLBACK")
+                raise
+        except sqlite3.Error as error:
+            raise DependencyError(f"the state file cannot be written: {error}") from error
+
+    def _connect(self, path: Path) -> sqlite3.Connection:
+        database = sqlite3.connect(path, isolation_level=None)
+        try:
+            path.chmod(0o600)
+            _prepare(database, path)
+        except BaseException:
+            database.close()
+            raise
+        return database
+
+    def _text(self, key: str) -> str:
+        (value,) = self._database.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return str(value)
+
+
+def _prepare(database: sqlite3.Connection, path: Path) -> None:
+    # FULL syncs the log at each commit: an acknowledged write survives a power cut as well as a kill.
+    database.execute("PRAGMA synchronous = FULL")
+    (found,) = database.execute("PRAGMA user_version").fetchone()
+    if found > FORMAT:
+        raise StateRefused(
+            f"{path} has state format {found}, this version reads up to {FORMAT}: "
+            "use a newer sundog or another state directory"
+        )
+    if found < FORMAT:
+        _create(database)
+
+
+def _create(database: sqlite3.Connection) -> None:
+    database.execute("PRAGMA journal_mode = WAL")
+    database.execute("BEGIN IMMEDIATE")
+    for statement in _TABLES:
+        database.execute(statement)
+    for key, value in (("identity", str(uuid.uuid4())), ("revision", FIRST_REVISION)):
+        database.execute("INSERT INTO meta VALUES (?, ?)", (key, value))
+    database.execute(f"PRAGMA user_version = {FORMAT}")
+    database.execute("COMMIT")
+
+
+def _lock(path: Path) -> TextIO:
+    file = os.fdopen(os.open(path.with_name(f"{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600), "r+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = file.read().strip() or "unknown"
+        file.close()
+        raise StateRefused(f"{path} is in use by process {holder}: stop it, or use another state directory") from None
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+    return file
+
+
+def _key(ref: Ref) -> tuple[str, str, str, str]:
+    return ref.kind.api_version, ref.kind.kind, ref.namespace, ref.name
+
+
+def _plain(owners: Owners) -> Mapping[str, list[list[str]]]:
+    return {name: sorted(map(list, paths)) for name, paths in owners.items()}
+
+
+def _owners(body: bytes) -> Owners:
+    return {name: frozenset(map(tuple, paths)) for name, paths in orjson.loads(body).items()}

@@ -1,0 +1,221 @@
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from sundog_operator.adapters.memory_kubernetes import validation
+from sundog_operator.adapters.memory_kubernetes.history import Subscription
+from sundog_operator.adapters.memory_kubernetes.journal import Journal
+from sundog_operator.adapters.memory_kubernetes.schemas import Schema
+from sundog_operator.adapters.memory_kubernetes.store import Admit, Outcome, Store, Subresource
+from sundog_operator.errors import DependencyError, NotFound
+from sundog_operator.ports import Clock, Kind, Object, Ref, WatchEvent, ref_of
+
+FIELD_MANAGER = "sundog"
+
+Verb = Literal["get", "list", "watch", "create", "apply", "status", "annotate", "patch", "delete"]
+_WRITES_KEPT = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """A write that a client asked for; `changed` is False before it and for one that changed nothing."""
+
+    verb: Verb
+    ref: Ref
+    changed: bool = False
+
+
+class MemoryKubernetes:
+    """A Kubernetes API server for the kinds of `ports.KINDS` in this process: the port `ports.Kubernetes`.
+
+    Every call gives way to other tasks once before it acts, as a call over a network would; then it acts in one step.
+    Garbage collection is part of the call that makes garbage. Owner lists are the API server's; see `fields`.
+
+    For tests: `faults(verb, ref)` returns an exception to raise instead of acting (for list and watch the name is
+    empty), `on_write(moment, write)` is called before and after each write and may raise, and `writes` are the last
+    writes that were done.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        schemas: Mapping[str, Schema] | None = None,
+        admit: Admit | None = None,
+        manager: str = FIELD_MANAGER,
+        journal: Journal | None = None,
+    ) -> None:
+        """`schemas` maps a kind to the openAPIV3Schema of its CRD; `admit` judges what is about to be stored."""
+        self.store = Store(clock, schemas=schemas or {}, admit=admit, journal=journal)
+        self.manager = manager
+        self.faults: Callable[[Verb, Ref], Exception | None] = _no_fault
+        self.on_write: Callable[[Literal["before", "after"], Write], None] = _no_hook
+        self.writes: deque[Write] = deque(maxlen=_WRITES_KEPT)
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        clock: Clock,
+        *,
+        schemas: Mapping[str, Schema] | None = None,
+        admit: Admit | None = None,
+        manager: str = FIELD_MANAGER,
+    ) -> Self:
+        """A server whose objects live in an SQLite file: each write is on disk when its call returns.
+
+        Raises StateRefused when another process has the file, it is damaged, or a newer version wrote it.
+        """
+        journal = Journal(path)
+        try:
+            return cls(clock, schemas=schemas, admit=admit, manager=manager, journal=journal)
+        except BaseException:
+            journal.close()
+            raise
+
+    def close(self) -> None:
+        """End every watch and let another process have the file."""
+        self.store.close()
+
+    async def get(self, ref: Ref) -> Object | None:
+        """See the port."""
+        await self.enter("get", ref)
+        return self.store.get(ref)
+
+    async def create(self, obj: Object, *, manager: str | None = None, strict: bool = False) -> Object:
+        """See the port. Raises Invalid besides; `strict` makes a field that the schema lacks invalid."""
+        return await self._write(
+            "create", _ref(obj), lambda: self.store.create(obj, manager or self.manager, strict=strict)
+        )
+
+    async def apply(
+        self, obj: Object, *, manager: str | None = None, force: bool = True, strict: bool = False
+    ) -> Object:
+        """See the port. A resourceVersion or uid in the metadata is a precondition (Conflict). Raises Invalid besides.
+
+        `strict` makes a field that the schema lacks invalid; else it is dropped.
+        """
+        return await self._write(
+            "apply", _ref(obj), lambda: self.store.apply(obj, manager or self.manager, force=force, strict=strict)
+        )
+
+    async def patch_status(self, ref: Ref, status: Mapping[str, Any], *, resource_version: str) -> Object:
+        """See the port. Raises Invalid besides."""
+
+        def replace(obj: Object) -> Object:
+            obj["metadata"]["resourceVersion"] = resource_version
+            return obj | {"status": dict(status)}
+
+        return await self._write(
+            "status", ref, lambda: self.store.update(ref, replace, self.manager, subresource="status")
+        )
+
+    async def annotate(self, ref: Ref, annotations: Mapping[str, str | None]) -> Object:
+        """See the port. Raises NotFound, and Invalid besides."""
+
+        def merge(obj: Object) -> Object:
+            merged = (obj["metadata"].get("annotations") or {}) | dict(annotations)
+            obj["metadata"]["annotations"] = {key: value for key, value in merged.items() if value is not None}
+            return obj
+
+        return await self._write("annotate", ref, lambda: self.store.update(ref, merge, self.manager))
+
+    async def update(
+        self,
+        ref: Ref,
+        change: Callable[[Object], Object],
+        *,
+        manager: str | None = None,
+        subresource: Subresource = "",
+        strict: bool = False,
+    ) -> Object:
+        """Replace an object by what `change` makes of it. Raises NotFound, Conflict, Invalid."""
+        return await self._write(
+            "status" if subresource else "patch",
+            ref,
+            lambda: self.store.update(ref, change, manager or self.manager, subresource=subresource, strict=strict),
+        )
+
+    async def delete(self, ref: Ref, *, uid: str | None = None, resource_version: str | None = None) -> None:
+        """See the port."""
+
+        def act() -> Outcome:
+            try:
+                return Outcome(self.store.delete(ref, uid=uid, revision=resource_version), changed=True)
+            except NotFound:
+                return Outcome({}, changed=False)
+
+        await self._write("delete", ref, act)
+
+    async def watch(self, kind: Kind, namespace: str | None = None) -> AsyncIterator[WatchEvent]:
+        """See the port. Raises Expired when this watcher fell too far behind, Dropped on `drop_watches`."""
+        await self.enter("watch", Ref(kind, namespace or "", ""))
+        changes = self.subscribe()
+        for obj in self.store.list(kind, namespace, {}):
+            yield WatchEvent("ADDED", obj)
+        yield WatchEvent("SYNCED", {})
+        while True:
+            for change in await changes.next():
+                if change.ref.kind == kind and namespace in {None, change.ref.namespace}:
+                    yield WatchEvent(change.type, change.load())
+            if changes.closed:
+                return
+
+    def subscribe(self, revision: int | None = None) -> Subscription:
+        """All changes after a resourceVersion, by default from now on."""
+        return self.store.history.subscribe(self.store.revision if revision is None else revision)
+
+    def compact(self) -> None:
+        """Forget past changes, so that a watch from before must list again (410)."""
+        self.store.compact()
+
+    def drop_watches(self) -> None:
+        """Cut off everyone who watches now."""
+        self.store.history.drop()
+
+    # Last in the class, because its name hides the builtin from here on.
+    async def list(
+        self, kind: Kind, namespace: str | None = None, labels: Mapping[str, str] | None = None
+    ) -> list[Object]:
+        """See the port."""
+        await self.enter("list", Ref(kind, namespace or "", ""))
+        return self.store.list(kind, namespace, labels or {})
+
+    async def enter(self, verb: Verb, ref: Ref) -> None:
+        """What every call begins with: give way to other tasks, then raise the fault that a test wants here."""
+        await asyncio.sleep(0)
+        if self.store.history.closed:
+            raise DependencyError("the API server is closed")
+        fault = self.faults(verb, ref)
+        if fault is not None:
+            raise fault
+
+    async def _write(self, verb: Verb, ref: Ref, act: Callable[[], Outcome]) -> Object:
+        await self.enter(verb, ref)
+        self.on_write("before", Write(verb, ref))
+        outcome = act()
+        write = Write(verb, ref, outcome.changed)
+        self.writes.append(write)
+        self.on_write("after", write)
+        return outcome.object
+
+
+def _ref(obj: Object) -> Ref:
+    try:
+        return ref_of(obj)
+    except (KeyError, TypeError):
+        kind = validation.kind_of(obj)
+        if kind is None:
+            raise NotFound(f"the server serves no kind {obj.get('kind')!r} of {obj.get('apiVersion')!r}") from None
+        return Ref(kind, "", "")
+
+
+def _no_fault(_verb: Verb, _ref: Ref) -> None:
+    return None
+
+
+def _no_hook(_moment: Literal["before", "after"], _write: Write) -> None:
+    return None

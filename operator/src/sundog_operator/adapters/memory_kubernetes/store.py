@@ -1,0 +1,394 @@
+"""The objects of the in-memory API server and the rules of how they change. Each call is one atomic step."""
+
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+import orjson
+
+from sundog_operator.adapters.memory_kubernetes import fields, schemas, validation
+from sundog_operator.adapters.memory_kubernetes.history import Change, History
+from sundog_operator.adapters.memory_kubernetes.invalid import Invalid
+from sundog_operator.adapters.memory_kubernetes.journal import FIRST_REVISION, Journal, Row
+from sundog_operator.errors import AlreadyExists, Conflict, NotFound
+from sundog_operator.ports import (
+    DEPLOYMENT,
+    EVENT,
+    EXPERIMENT,
+    KINDS,
+    MODEL_DEPLOYMENT,
+    POD,
+    RAY_CLUSTER,
+    Clock,
+    Kind,
+    Object,
+    Ref,
+)
+
+Admit = Callable[[Object, Object | None], Sequence[str]]
+"""Judges an object about to be stored, given the stored one: one line per violation."""
+
+Subresource = Literal["", "status"]
+
+WITH_STATUS = frozenset({MODEL_DEPLOYMENT, EXPERIMENT, DEPLOYMENT, POD, RAY_CLUSTER})
+"""Kinds with a status subresource: only these have a generation, and only /status changes their status."""
+
+_EVENT_LIFE = timedelta(hours=1)
+_SERVER_FIELDS = (
+    "uid",
+    "resourceVersion",
+    "generation",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "deletionGracePeriodSeconds",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One stored object: its JSON, which nobody can change, and what is looked up often."""
+
+    body: bytes
+    owners: fields.Owners
+    uid: str
+    created: int
+    labels: Mapping[str, str]
+    owner_uids: frozenset[str]
+
+    def load(self) -> Object:
+        """A copy of the object, the caller's own."""
+        obj: Object = orjson.loads(self.body)
+        return obj
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The object after a write, and whether the write changed it."""
+
+    object: Object
+    changed: bool
+
+
+class Store:
+    """All objects, in memory and, with a journal, on disk."""
+
+    def __init__(
+        self, clock: Clock, *, schemas: Mapping[str, schemas.Schema], admit: Admit | None, journal: Journal | None
+    ) -> None:
+        self._clock = clock
+        self._schemas = schemas
+        self._admit = admit
+        self._journal = journal
+        self._identity = uuid.UUID(journal.identity) if journal else uuid.NAMESPACE_OID
+        self.revision = journal.revision if journal else FIRST_REVISION
+        self._records: dict[Kind, dict[tuple[str, str], Record]] = {kind: {} for kind in KINDS}
+        self._by_uid: dict[str, Ref] = {}
+        self._dependents: dict[str, set[Ref]] = {}
+        self.history = History(self.revision)
+        for row in journal.rows() if journal else ():
+            self._place(row.ref, _record(row.body, row.owners, row.created))
+        self._collect([ref for refs in list(self._dependents.values()) for ref in sorted(refs)])
+
+    def get(self, ref: Ref) -> Object | None:
+        """A copy of the object, or None."""
+        record = self._find(ref)
+        return record.load() if record else None
+
+    def create(self, obj: Object, manager: str, *, strict: bool) -> Outcome:
+        """Store a new object. Raises AlreadyExists, Invalid; strict makes a field that the schema lacks invalid."""
+        ref, intent = self._intent(obj, strict=strict)
+        if self._find(ref) is not None:
+            raise AlreadyExists(f"{ref} already exists")
+        if intent["metadata"].get("resourceVersion"):
+            raise Invalid(str(ref), ["metadata.resourceVersion: must not be set on create"])
+        return self._write(ref, None, intent, lambda after: fields.update(_blank(ref), {}, after, manager))
+
+    def apply(self, obj: Object, manager: str, *, force: bool, strict: bool) -> Outcome:
+        """Server-side apply. Raises Conflict for a resourceVersion, a uid or (without force) another owner; Invalid.
+
+        Strict makes a field that the schema lacks invalid; else it is dropped.
+        """
+        ref, intent = self._intent(obj, strict=strict)
+        record = self._find(ref)
+        before = record.load() if record else _blank(ref)
+        _check(ref, before, uid=intent["metadata"].get("uid"), revision=intent["metadata"].get("resourceVersion"))
+        try:
+            after, owners = fields.apply(before, record.owners if record else {}, intent, manager, force=force)
+        except Conflict as error:
+            raise Conflict(f"{ref}: {error}") from None
+        return self._write(ref, record, after, lambda _: owners)
+
+    def update(
+        self,
+        ref: Ref,
+        change: Callable[[Object], Object],
+        manager: str,
+        *,
+        subresource: Subresource = "",
+        strict: bool = False,
+    ) -> Outcome:
+        """Replace an object by what `change` makes of it; identity and system fields stay.
+
+        A resourceVersion or uid that `change` sets is a precondition. Raises NotFound, Conflict, Invalid.
+        """
+        record = self._find(ref)
+        if record is None:
+            raise NotFound(f"{ref} does not exist")
+        if subresource and ref.kind not in WITH_STATUS:
+            raise NotFound(f"{ref} has no {subresource}")
+        before = record.load()
+        changed = _normal(ref, change(record.load()))
+        _check(ref, before, uid=changed["metadata"].get("uid"), revision=changed["metadata"].get("resourceVersion"))
+        after = _merge_parts(before, changed, subresource, with_status=ref.kind in WITH_STATUS)
+        self._prune(ref, after, strict=strict)
+        return self._write(ref, record, after, lambda final: fields.update(before, record.owners, final, manager))
+
+    def delete(self, ref: Ref, *, uid: str | None = None, revision: str | None = None) -> Object:
+        """Delete, and then collect what only this object owned. Raises NotFound, Conflict. Finalizers hold it back."""
+        record = self._find(ref)
+        if record is None:
+            raise NotFound(f"{ref} does not exist")
+        before = record.load()
+        _check(ref, before, uid=uid, revision=revision)
+        self._collect(self._remove(ref, record))
+        return before
+
+    def compact(self) -> None:
+        """Forget the history of changes: a watch from an older resourceVersion must list again."""
+        self.history.compact(self.revision)
+
+    def close(self) -> None:
+        """End every watch and close the journal."""
+        self.history.close()
+        if self._journal:
+            self._journal.close()
+
+    def _intent(self, obj: Object, *, strict: bool) -> tuple[Ref, Object]:
+        kind = validation.kind_of(obj)
+        if kind is None:
+            raise NotFound(f"the server serves no kind {obj.get('kind')!r} of {obj.get('apiVersion')!r}")
+        metadata = obj.get("metadata") or {}
+        ref = Ref(kind, str(metadata.get("namespace") or ""), str(metadata.get("name") or ""))
+        intent = _normal(ref, obj)
+        self._prune(ref, intent, strict=strict)
+        if kind in WITH_STATUS:
+            intent.pop("status", None)
+        return ref, intent
+
+    def _prune(self, ref: Ref, obj: Object, *, strict: bool) -> None:
+        schema = self._schemas.get(ref.kind.kind)
+        unknown = schemas.prune(obj, schema) if schema else []
+        if strict and unknown:
+            raise Invalid(str(ref), [f"{path}: unknown field" for path in unknown])
+
+    def _write(
+        self, ref: Ref, record: Record | None, after: Object, owners_of: Callable[[Object], fields.Owners]
+    ) -> Outcome:
+        before = record.load() if record else None
+        if schema := self._schemas.get(ref.kind.kind):
+            schemas.default(after, schema)
+        owners = owners_of(after)
+        _keep_server_fields(after, before)
+        if record is not None and after == before and owners == record.owners:
+            return Outcome(after, changed=False)
+        self._judge(ref, after, before)
+        if (
+            record is not None
+            and after["metadata"].get("deletionTimestamp")
+            and not after["metadata"].get("finalizers")
+        ):
+            self._collect(self._erase(ref, record))
+            return Outcome(after, changed=True)
+        self._stamp(ref, after, before)
+        self._commit(ref, record, after, owners)
+        self._collect([ref])
+        return Outcome(after, changed=True)
+
+    def _judge(self, ref: Ref, after: Object, before: Object | None) -> None:
+        found = validation.violations(after, before)
+        # Like ratcheting: content that was stored once can always be stored again, with new metadata or status.
+        if self._admit and (before is None or fields.content(after) != fields.content(before)):
+            found += self._admit(orjson.loads(orjson.dumps(after)), before)
+        if found:
+            raise Invalid(str(ref), found)
+
+    def _stamp(self, ref: Ref, after: Object, before: Object | None) -> None:
+        metadata = after["metadata"]
+        if before is None:
+            if ref.kind == EVENT:
+                self._expire_events()
+            metadata["uid"] = str(uuid.uuid5(self._identity, str(self.revision + 1)))
+            metadata["creationTimestamp"] = _timestamp(self._clock.now())
+            if ref.kind in WITH_STATUS:
+                metadata["generation"] = 1
+        elif ref.kind in WITH_STATUS and fields.content(after) != fields.content(before):
+            metadata["generation"] += 1
+
+    def _commit(self, ref: Ref, record: Record | None, after: Object, owners: fields.Owners) -> None:
+        revision = self.revision + 1
+        after["metadata"]["resourceVersion"] = str(revision)
+        fresh = _record(orjson.dumps(after), owners, record.created if record else revision)
+        if self._journal:
+            self._journal.put(revision, Row(ref, fresh.created, fresh.body, owners))
+        self.revision = revision
+        if record:
+            self._displace(ref, record)
+        self._place(ref, fresh)
+        previous = record.labels if record else None
+        self.history.append(
+            Change(revision, "MODIFIED" if record else "ADDED", ref, fresh.body, fresh.labels, previous)
+        )
+
+    def _remove(self, ref: Ref, record: Record) -> list[Ref]:
+        obj = record.load()
+        metadata = obj["metadata"]
+        if not metadata.get("finalizers"):
+            return self._erase(ref, record)
+        if not metadata.get("deletionTimestamp"):
+            metadata["deletionTimestamp"] = _timestamp(self._clock.now())
+            metadata["deletionGracePeriodSeconds"] = 0
+            if "generation" in metadata:
+                metadata["generation"] += 1
+            self._commit(ref, record, obj, record.owners)
+        return []
+
+    def _erase(self, ref: Ref, record: Record) -> list[Ref]:
+        """Take one object away for good; the objects that named it as an owner."""
+        revision = self.revision + 1
+        obj = record.load()
+        obj["metadata"]["resourceVersion"] = str(revision)
+        if self._journal:
+            self._journal.drop(revision, ref)
+        self.revision = revision
+        self._displace(ref, record)
+        del self._records[ref.kind][ref.namespace, ref.name]
+        self.history.append(Change(revision, "DELETED", ref, orjson.dumps(obj), record.labels, record.labels))
+        return sorted(self._dependents.get(record.uid, ()))
+
+    def _collect(self, suspects: Iterable[Ref]) -> None:
+        """Garbage collection: delete what has lost its last owner, and owner references that point nowhere."""
+        queue = deque(suspects)
+        while queue:
+            ref = queue.popleft()
+            record = self._find(ref)
+            if record is None or not record.owner_uids:
+                continue
+            alive = frozenset(uid for uid in record.owner_uids if self._owns(uid, ref))
+            if not alive:
+                queue.extend(self._remove(ref, record))
+            elif alive != record.owner_uids:
+                self._forget_owners(ref, record, alive)
+
+    def _owns(self, uid: str, dependent: Ref) -> bool:
+        owner = self._by_uid.get(uid)
+        return owner is not None and owner.namespace == dependent.namespace
+
+    def _forget_owners(self, ref: Ref, record: Record, alive: frozenset[str]) -> None:
+        obj = record.load()
+        references = [item for item in obj["metadata"]["ownerReferences"] if item["uid"] in alive]
+        obj["metadata"]["ownerReferences"] = references
+        self._commit(ref, record, obj, fields.update(record.load(), record.owners, obj, "garbage-collector"))
+
+    def _expire_events(self) -> None:
+        oldest = _timestamp(self._clock.now() - _EVENT_LIFE)
+        events = self._records[EVENT]
+        # Events are kept in order of creation, and the timestamps sort as text.
+        expired: list[tuple[Ref, Record]] = []
+        for (namespace, name), record in events.items():
+            if record.load()["metadata"]["creationTimestamp"] >= oldest:
+                break
+            expired.append((Ref(EVENT, namespace, name), record))
+        for ref, record in expired:
+            self._erase(ref, record)
+
+    def _find(self, ref: Ref) -> Record | None:
+        return self._records[ref.kind].get((ref.namespace, ref.name))
+
+    def _place(self, ref: Ref, record: Record) -> None:
+        self._records[ref.kind][ref.namespace, ref.name] = record
+        self._by_uid[record.uid] = ref
+        for uid in record.owner_uids:
+            self._dependents.setdefault(uid, set()).add(ref)
+
+    def _displace(self, ref: Ref, record: Record) -> None:
+        del self._by_uid[record.uid]
+        for uid in record.owner_uids:
+            self._dependents[uid].discard(ref)
+            if not self._dependents[uid]:
+                del self._dependents[uid]
+
+    # Last in the class, because its name hides the builtin from here on.
+    def list(self, kind: Kind, namespace: str | None, labels: Mapping[str, str]) -> list[Object]:
+        """Copies of the objects of a kind, in order of namespace and name."""
+        wanted = labels.items()
+        return [
+            record.load()
+            for (place, _), record in sorted(self._records[kind].items(), key=lambda item: item[0])
+            if (namespace is None or place == namespace) and wanted <= record.labels.items()
+        ]
+
+
+def _record(body: bytes, owners: fields.Owners, created: int) -> Record:
+    metadata = orjson.loads(body)["metadata"]
+    uids = frozenset(reference["uid"] for reference in metadata.get("ownerReferences") or ())
+    return Record(body, owners, metadata["uid"], created, metadata.get("labels") or {}, uids)
+
+
+def _normal(ref: Ref, obj: Object) -> Object:
+    """A copy of an object as plain JSON, with its type and name where the API server wants them."""
+    try:
+        copy: Object = orjson.loads(orjson.dumps(obj))
+    except TypeError as error:
+        raise Invalid(str(ref), [str(error)]) from None
+    metadata: dict[str, Any] = copy.get("metadata") or {}
+    metadata.pop("managedFields", None)
+    metadata |= {"name": ref.name, "namespace": ref.namespace}
+    return copy | {"apiVersion": ref.kind.api_version, "kind": ref.kind.kind, "metadata": metadata}
+
+
+def _blank(ref: Ref) -> Object:
+    return {
+        "apiVersion": ref.kind.api_version,
+        "kind": ref.kind.kind,
+        "metadata": {"name": ref.name, "namespace": ref.namespace},
+    }
+
+
+def _merge_parts(before: Object, changed: Object, subresource: Subresource, *, with_status: bool) -> Object:
+    if not with_status:
+        return changed
+    base, status = (before, changed) if subresource == "status" else (changed, before)
+    after = {key: value for key, value in base.items() if key != "status"}
+    return after | ({"status": status["status"]} if "status" in status else {})
+
+
+def _keep_server_fields(after: Object, before: Object | None) -> None:
+    metadata = after["metadata"]
+    stored = before["metadata"] if before else {}
+    for field in _SERVER_FIELDS:
+        metadata.pop(field, None)
+        if field in stored:
+            metadata[field] = stored[field]
+    for field in ("labels", "annotations", "finalizers", "ownerReferences"):
+        if not metadata.get(field, True):
+            del metadata[field]
+
+
+def _check(ref: Ref, before: Object, *, uid: str | None, revision: str | None) -> None:
+    metadata = before["metadata"]
+    if uid and uid != metadata.get("uid"):
+        raise Conflict(f"{ref}: uid is {metadata.get('uid', 'absent')}, expected {uid}")
+    if revision and revision != metadata.get("resourceVersion"):
+        raise Conflict(f"{ref}: resourceVersion is {metadata.get('resourceVersion', 'absent')}, expected {revision}")
+
+
+def _is_released(obj: Object) -> bool:
+    """Whether the last finalizer of an object that was deleted is gone."""
+    return bool(obj["metadata"].get("deletionTimestamp")) and not obj["metadata"].get("finalizers")
+
+
+def _timestamp(instant: datetime) -> str:
+    return instant.strftime("%Y-%m-%dT%H:%M:%SZ")

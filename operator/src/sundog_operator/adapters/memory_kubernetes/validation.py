@@ -1,0 +1,89 @@
+"""The API server's own rules for objects of any kind, and for the built-in kinds that Sundog writes."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from sundog_operator.ports import CONFIG_MAP, CONTROLLER_REVISION, KINDS, Kind, Object
+
+_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+_QUALIFIED = re.compile(r"([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
+_LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
+_MAX_NAME = 253
+_MAX_ANNOTATIONS = 256 * 1024
+_MAX_CONFIG_MAP = 1024 * 1024
+
+_TYPES = {(kind.api_version, kind.kind): kind for kind in KINDS}
+
+
+def kind_of(obj: Object) -> Kind | None:
+    """The kind that an object says it is, or None where this API serves no such kind."""
+    return _TYPES.get((str(obj.get("apiVersion")), str(obj.get("kind"))))
+
+
+def violations(obj: Object, before: Object | None) -> list[str]:
+    """One line per broken rule, empty for a good object."""
+    metadata = obj["metadata"]
+    found = [*_names(metadata), *_labels(metadata), *_annotations(metadata), *_references(metadata)]
+    kind = kind_of(obj)
+    if kind == CONFIG_MAP:
+        found += _config_map(obj)
+    if kind == CONTROLLER_REVISION and before is not None and before.get("data") != obj.get("data"):
+        found.append("data: is immutable")
+    return found
+
+
+def _names(metadata: Object) -> Iterator[str]:
+    name, namespace = metadata.get("name"), metadata.get("namespace")
+    if not isinstance(name, str) or len(name) > _MAX_NAME or not _SUBDOMAIN.fullmatch(name):
+        yield f"metadata.name: {name!r} is not a DNS subdomain of at most {_MAX_NAME} characters"
+    if not isinstance(namespace, str) or not _LABEL.fullmatch(namespace):
+        yield f"metadata.namespace: {namespace!r} is not a DNS label of at most 63 characters"
+
+
+def _labels(metadata: Object) -> Iterator[str]:
+    for key, value in _strings(metadata, "labels"):
+        if not _QUALIFIED.fullmatch(key):
+            yield f"metadata.labels: {key!r} is not a label name"
+        if not isinstance(value, str) or not _LABEL_VALUE.fullmatch(value):
+            yield f"metadata.labels[{key}]: {value!r} is not a label value of at most 63 characters"
+
+
+def _annotations(metadata: Object) -> Iterator[str]:
+    size = 0
+    for key, value in _strings(metadata, "annotations"):
+        if not _QUALIFIED.fullmatch(key.lower()):
+            yield f"metadata.annotations: {key!r} is not an annotation name"
+        if not isinstance(value, str):
+            yield f"metadata.annotations[{key}]: {value!r} is not a string"
+        else:
+            size += len(key.encode()) + len(value.encode())
+    if size > _MAX_ANNOTATIONS:
+        yield f"metadata.annotations: {size} bytes are more than {_MAX_ANNOTATIONS}"
+
+
+def _references(metadata: Object) -> Iterator[str]:
+    references = metadata.get("ownerReferences") or []
+    for position, reference in enumerate(references):
+        for field in ("apiVersion", "kind", "name", "uid"):
+            if not reference.get(field):
+                yield f"metadata.ownerReferences[{position}].{field}: is required"
+    if sum(bool(reference.get("controller")) for reference in references) > 1:
+        yield "metadata.ownerReferences: only one may be the controller"
+
+
+def _strings(metadata: Object, field: str) -> list[tuple[str, Any]]:
+    return list((metadata.get(field) or {}).items())
+
+
+def _config_map(obj: Object) -> Iterator[str]:
+    size = 0
+    for field in ("data", "binaryData"):
+        for key, value in (obj.get(field) or {}).items():
+            if isinstance(value, str):
+                size += len(value.encode())
+            else:
+                yield f"{field}[{key}]: {type(value).__name__} is not a string"
+    if size > _MAX_CONFIG_MAP:
+        yield f"data: {size} bytes are more than {_MAX_CONFIG_MAP}"

@@ -1,0 +1,144 @@
+"""Conditions: what is true of a resource, why, and since when."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from sundog_operator.api.part import Part
+from sundog_operator.api.rules import Noun
+from sundog_operator.api.scalars import Instant, Integer, Message
+
+Truth = Literal["True", "False", "Unknown"]
+CAMEL_CASE = r"^[A-Za-z]([A-Za-z0-9]*[A-Za-z0-9])?$"
+MAX_MESSAGE_LENGTH = 32_768
+
+
+class Condition(Part):
+    """One observation, shaped as Kubernetes' own. `last_transition_time` is when `status` last changed."""
+
+    type: Annotated[
+        str, Field(min_length=1, max_length=316, pattern=CAMEL_CASE), Noun("a CamelCase word such as Ready")
+    ]
+    status: Truth
+    reason: Annotated[
+        str, Field(min_length=1, max_length=1024, pattern=CAMEL_CASE), Noun("a CamelCase word such as SpecInvalid")
+    ]
+    message: Message = ""
+    last_transition_time: Instant
+    observed_generation: Annotated[Integer, Field(ge=0)] = 0
+
+
+def clip(message: str, limit: int = MAX_MESSAGE_LENGTH) -> str:
+    """The message, cut with an ellipsis where it is longer than `limit` characters."""
+    return message if len(message) <= limit else message[: limit - 1] + "…"
+
+
+class ConditionSet:
+    """The conditions of one object during one pass.
+
+    Callers mark what they found; `Ready` (the first name) follows from the conditions it depends on: False where one is
+    False, else Unknown where one is Unknown, with that condition's reason and message. Without dependencies it is
+    marked like any other. `abnormal` conditions are present only while they are True. What is not marked stays as it
+    was; at first it is Unknown, reason Pending.
+    """
+
+    def __init__(
+        self,
+        ready: str,
+        depends_on: Sequence[str] = (),
+        *,
+        informative: Sequence[str] = (),
+        abnormal: Sequence[str] = (),
+        previous: Sequence[Condition] = (),
+        generation: int = 0,
+        at: datetime,
+    ) -> None:
+        self._ready = ready
+        self._depends_on = tuple(depends_on)
+        self._abnormal = tuple(abnormal)
+        self._order = (ready, *abnormal, *depends_on, *informative)
+        self._stored = {condition.type: condition for condition in previous}
+        self._generation = generation
+        self._conditions = {
+            type_: self._stored.get(type_) or self._condition(type_, "Unknown", "Pending", "", at)
+            for type_ in self._order
+            if type_ not in self._abnormal or type_ in self._stored
+        }
+        self._at = at
+
+    def mark_true(self, type_: str, reason: str, message: str = "", *, at: datetime) -> None:
+        """Raises ValueError for a type that is unknown or derived."""
+        self._mark(type_, "True", reason, message, at)
+
+    def mark_false(self, type_: str, reason: str, message: str = "", *, at: datetime) -> None:
+        """An abnormal condition disappears. Raises ValueError for a type that is unknown or derived."""
+        self._mark(type_, "False", reason, message, at)
+
+    def mark_unknown(self, type_: str, reason: str, message: str = "", *, at: datetime) -> None:
+        """An abnormal condition disappears. Raises ValueError for a type that is unknown or derived."""
+        self._mark(type_, "Unknown", reason, message, at)
+
+    def get(self, type_: str) -> Condition | None:
+        """The condition as it stands now, `Ready` included; None where it is absent."""
+        if type_ == self._ready and self._depends_on:
+            return self._derived()
+        return self._conditions.get(type_)
+
+    def conditions(self) -> tuple[Condition, ...]:
+        """All present conditions, in a fixed order."""
+        return tuple(condition for type_ in self._order if (condition := self.get(type_)) is not None)
+
+    def _mark(self, type_: str, status: Truth, reason: str, message: str, at: datetime) -> None:
+        if type_ not in self._order:
+            raise ValueError(f"{type_} is none of {', '.join(self._order)}")
+        if type_ == self._ready and self._depends_on:
+            raise ValueError(f"{type_} follows from {', '.join(self._depends_on)}; mark those")
+        self._at = max(self._at, at)
+        if type_ in self._abnormal and status != "True":
+            self._conditions.pop(type_, None)
+            return
+        self._conditions[type_] = self._condition(type_, status, reason, message, at)
+
+    def _derived(self) -> Condition:
+        causes = [self._conditions[type_] for type_ in self._depends_on]
+        for status in ("False", "Unknown"):
+            for cause in causes:
+                if cause.status == status:
+                    return self._condition(self._ready, cause.status, cause.reason, cause.message, self._at)
+        return self._condition(self._ready, "True", self._ready, "", self._at)
+
+    def _condition(self, type_: str, status: Truth, reason: str, message: str, at: datetime) -> Condition:
+        stored = self._stored.get(type_)
+        since = at
+        if stored is not None:
+            since = stored.last_transition_time if stored.status == status else max(at, stored.last_transition_time)
+        return Condition(
+            type=type_,
+            status=status,
+            reason=reason,
+            message=clip(message),
+            last_transition_time=since,
+            observed_generation=self._generation,
+        )
+
+
+def model_deployment_conditions(previous: Sequence[Condition], *, generation: int, at: datetime) -> ConditionSet:
+    """The conditions of a ModelDeployment. `Ready` says that the stable revision serves."""
+    return ConditionSet(
+        "Ready",
+        depends_on=("SpecAccepted", "CapacityAvailable", "RevisionReady", "TrafficSynced"),
+        informative=("Progressing", "Promoted"),
+        abnormal=("Reconciling", "Stalled"),
+        previous=previous,
+        generation=generation,
+        at=at,
+    )
+
+
+def experiment_conditions(previous: Sequence[Condition], *, generation: int, at: datetime) -> ConditionSet:
+    """The conditions of an Experiment. `Ready` is marked: an experiment that ended is ready too."""
+    return ConditionSet(
+        "Ready", informative=("Running", "DataQuality", "Conclusive"), previous=previous, generation=generation, at=at
+    )

@@ -1,0 +1,377 @@
+"""Experiment: two or more models side by side on the traffic of one ModelDeployment."""
+
+from datetime import timedelta
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from sundog_operator.api.conditions import Condition
+from sundog_operator.api.model_deployment import (
+    RESERVED_POD_LABELS,
+    Batching,
+    Count,
+    Credentials,
+    EnvVar,
+    Gpu,
+    ModelFormat,
+    Percentage,
+    Revision,
+    Warmup,
+)
+from sundog_operator.api.part import Part
+from sundog_operator.api.resource import Metadata, Resource, Status
+from sundog_operator.api.rollout import (
+    CEILING_FITS,
+    ONE_GUARDRAIL_PER_METRIC,
+    MetricGuardrail,
+    MetricName,
+    PositiveDuration,
+    Strategy,
+    Unit,
+    Weight,
+)
+from sundog_operator.api.rules import ListType, Noun, Rule, Transition
+from sundog_operator.api.scalars import (
+    Alpha,
+    Bytes,
+    Cpu,
+    Digest,
+    Duration,
+    Entrypoint,
+    Image,
+    Instant,
+    Integer,
+    Items,
+    Json,
+    LabelValue,
+    LogUri,
+    Message,
+    Name,
+    Percent,
+    QualifiedName,
+    Share,
+    Text,
+    Uri,
+)
+
+CONTROL = "control"
+"""The name of the arm that is the ModelDeployment's stable revision."""
+
+IMMUTABLE = Transition(
+    cel="self == oldSelf",
+    holds=lambda old, new: bool(old == new),
+    message="cannot be changed; create another Experiment",
+)
+
+
+class ArmModel(Part):
+    """Fields of `spec.model` of the ModelDeployment that the arm replaces."""
+
+    uri: Annotated[Uri, Field(min_length=1)] | None = Field(
+        None, description="Replaces spec.model.uri of the deployment."
+    )
+    digest: Digest | None = Field(None, description="Replaces spec.model.digest of the deployment.")
+    format: ModelFormat | None = Field(None, description="Replaces spec.model.format of the deployment.")
+    entrypoint: Entrypoint | None = Field(None, description="Replaces spec.model.entrypoint of the deployment.")
+    config: Json | None = Field(None, description="Replaces spec.model.config of the deployment.")
+    trust_code: bool | None = Field(None, description="Replaces spec.model.trustCode of the deployment.")
+    credentials: Credentials | None = Field(None, description="Replaces spec.model.credentials of the deployment.")
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel=(
+                "!has(self.format) || !(self.format in ['exported', 'torchscript'])"
+                " || has(self.trustCode) && self.trustCode"
+            ),
+            holds=lambda model: model.format not in ("exported", "torchscript") or model.trust_code is True,
+            message="{format} archives can run code when they are loaded; set trustCode: true to accept that",
+            field="format",
+        ),
+    )
+
+
+class ArmRuntime(Part):
+    """Fields of `spec.runtime` of the ModelDeployment that the arm replaces."""
+
+    image: Image | None = Field(None, description="Replaces spec.runtime.image of the deployment.")
+    env: Annotated[Items[EnvVar], Field(max_length=100), ListType("map", "name")] | None = Field(
+        None, description="Replaces spec.runtime.env of the deployment."
+    )
+    max_ongoing_requests: Annotated[Integer, Field(ge=1, le=10_000)] | None = Field(
+        None, description="Replaces spec.runtime.maxOngoingRequests of the deployment."
+    )
+    batching: Batching | None = Field(None, description="Replaces spec.runtime.batching of the deployment.")
+    placement: Literal["dedicated", "shared"] | None = Field(
+        None, description="Replaces spec.runtime.placement of the deployment."
+    )
+    pod_labels: Annotated[dict[QualifiedName, LabelValue], Field(max_length=32), RESERVED_POD_LABELS] | None = Field(
+        None, description="Replaces spec.runtime.podLabels of the deployment."
+    )
+    warmup: Warmup | None = Field(None, description="Replaces spec.runtime.warmup of the deployment.")
+    user_config: Json | None = Field(None, description="Replaces spec.runtime.userConfig of the deployment.")
+
+
+class ArmResources(Part):
+    """Fields of `spec.resources` of the ModelDeployment that the arm replaces."""
+
+    cpu: Cpu | None = Field(None, description="Replaces spec.resources.cpu of the deployment.")
+    memory: Bytes | None = Field(None, description="Replaces spec.resources.memory of the deployment.")
+    gpu: Gpu | None = Field(None, description="Replaces spec.resources.gpu of the deployment.")
+
+
+class Arm(Part):
+    """One alternative to the stable revision. Given fields replace the deployment's; none makes an A/A test."""
+
+    name: Annotated[Name, Field(max_length=30)] = Field(description="Names the arm in status, headers and metrics.")
+    model: ArmModel | None = Field(None, description="Fields of the deployment's model that are replaced.")
+    runtime: ArmRuntime | None = Field(None, description="Fields of the deployment's runtime that are replaced.")
+    resources: ArmResources | None = Field(None, description="Fields of the deployment's resources that are replaced.")
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel=f"self.name != '{CONTROL}'",
+            holds=lambda arm: arm.name != CONTROL,
+            message=f"{CONTROL} is the stable revision's own name",
+            field="name",
+        ),
+    )
+
+
+class SuccessMetric(Part):
+    """An outcome that an arm may win by."""
+
+    name: Name = Field(description="Names it in status.")
+    feedback: Annotated[
+        str,
+        Field(min_length=1, max_length=63, pattern=r"^[A-Za-z][-A-Za-z0-9_.]*$"),
+        Noun("a feedback metric such as converted"),
+    ] = Field(description="The metric of the feedback API.")
+    goal: Literal["increase", "decrease"] = Field("increase", description="Which way is better.")
+    minimum_effect: Percent | None = Field(None, description="The smallest relative effect worth detecting.")
+
+
+class Guardrail(MetricGuardrail):
+    """A metric of the edge that may not get worse."""
+
+    metric: MetricName = Field(description="A metric that the edge measures.")
+
+    rules: ClassVar[tuple[Rule, ...]] = (CEILING_FITS,)
+
+
+class Metrics(Part):
+    """What is compared."""
+
+    success: Annotated[Items[SuccessMetric], Field(max_length=5), ListType("map", "name")] = Field(
+        (), description="What an arm may win by."
+    )
+    guardrails: Annotated[Items[Guardrail], Field(max_length=10), ONE_GUARDRAIL_PER_METRIC] = Field(
+        (), description="What may not get worse."
+    )
+    secondary: Annotated[Items[SuccessMetric], Field(max_length=20), ListType("map", "name")] = Field(
+        (), description="What is reported beside."
+    )
+
+
+class Allocation(Part):
+    """How weights move: not at all, or towards the better arm."""
+
+    mode: Literal["fixed", "thompson"] = Field(
+        "fixed", description="fixed keeps the weights; thompson moves them towards the better arm."
+    )
+    floor: Share | None = Field(None, description="The least weight of an arm; with thompson.")
+    delta: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None, description="The share of traffic that may move at once; with thompson."
+    )
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="self.mode == 'thompson' || !has(self.floor) && !has(self.delta)",
+            holds=lambda allocation: (
+                allocation.mode == "thompson" or (allocation.floor is None and allocation.delta is None)
+            ),
+            message="floor and delta go with mode thompson only",
+        ),
+    )
+
+
+class Stop(Part):
+    """What ends an experiment without a verdict."""
+
+    max_duration: PositiveDuration = Field(timedelta(days=14), description="How long it runs at most.")
+    max_units: Annotated[Integer, Field(ge=1, le=1_000_000_000)] = Field(
+        2_000_000, description="How many units it takes at most."
+    )
+
+
+class ExposureLog(Part):
+    """Where exposures are written; an empty uri keeps them in the namespace's store, bounded."""
+
+    uri: LogUri = Field("", description="Where; empty keeps them in the namespace's store, bounded.")
+    format: Literal["parquet"] = Field("parquet", description="How they are written.")
+
+
+def _weights_name_arms(spec: "ExperimentSpec") -> bool:
+    return not spec.weights or set(spec.weights) == {CONTROL, *(arm.name for arm in spec.arms)}
+
+
+class ExperimentSpec(Part):
+    """What is compared with what, on whose traffic, until when."""
+
+    model_deployment: Annotated[Name, Field(max_length=40), IMMUTABLE] = Field(
+        description="The ModelDeployment whose stable revision is the control arm."
+    )
+    arms: Annotated[Items[Arm], Field(min_length=1, max_length=9), ListType("map", "name")] = Field(
+        description="What is compared with the stable revision."
+    )
+    weights: Annotated[dict[str, Weight], Field(max_length=10)] = Field(
+        {}, description="Percent of the exposed units by arm, control included; none means equal."
+    )
+    exposure: Share = Field("20%", description="The share of units in the experiment; the rest stay on stable.")
+    unit: Unit = Field(Unit(), description="What is assigned to an arm and stays there.")
+    metrics: Metrics = Field(Metrics(), description="What is compared.")
+    allocation: Allocation = Field(Allocation(), description="How weights move.")
+    stop: Stop = Field(Stop(), description="What ends the experiment without a verdict.")
+    stopped: bool = Field(False, description="true ends the experiment with the evidence so far.")
+    exposure_log: ExposureLog = Field(ExposureLog(), description="Where exposures are written.")
+    alpha: Alpha = Field(0.05, description="The error of each direction.")
+    on_win: Literal["none", "pause"] = Field(
+        "none", description="What follows when an arm wins; the ModelDeployment is never edited."
+    )
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel=(
+                f"self.weights.size() == 0 || self.weights.size() == self.arms.size() + 1"
+                f" && '{CONTROL}' in self.weights && self.arms.all(a, a.name in self.weights)"
+            ),
+            holds=_weights_name_arms,
+            message=f"the weights have to name {CONTROL} and every arm, and nothing else",
+            field="weights",
+        ),
+        Rule(
+            cel="self.weights.size() == 0 || self.weights.map(k, self.weights[k]).sum() == 100",
+            holds=lambda spec: not spec.weights or sum(spec.weights.values()) == 100,
+            message="the weights do not sum to 100",
+            field="weights",
+        ),
+    )
+
+
+class PlanStep(Part):
+    """A weight with its gate, as frozen. The 100 % step that a list leaves implied has gate none."""
+
+    weight: Percentage
+    gate: Literal["evidence", "time", "manual", "none"]
+    min_duration: Duration = timedelta()
+
+
+class FrozenPlan(Part):
+    """What was resolved when the experiment started, and is not changed by later edits."""
+
+    hash: Text = ""
+    strategy: Strategy | None = None
+    steps: Annotated[Items[PlanStep], Field(max_length=20)] = ()
+    alpha: Alpha | None = None
+    frozen_at: Instant | None = None
+
+
+class StepStatus(Part):
+    """Where a rollout is. `index` counts from 1; `gate` is that of the step, or none once a command opened it."""
+
+    index: Count = 1
+    of: Count = 0
+    since: Instant | None = None
+    gate: Text = ""
+    reason: Message = ""
+
+
+class Paused(Part):
+    """Why nothing moves."""
+
+    reason: Text
+    since: Instant
+
+
+class Epoch(Part):
+    """An interval of constant weights. `confirmed` once every edge has applied it."""
+
+    number: Count = 0
+    since: Instant | None = None
+    confirmed: bool = False
+
+
+Bucket = Annotated[Integer, Field(ge=0, le=10_000)]
+BucketRange = Annotated[Items[Bucket], Field(min_length=2, max_length=2)]
+
+
+class ArmStatus(Part):
+    """One arm: its revision, its half-open bucket ranges, and what was counted."""
+
+    name: Annotated[str, Field(min_length=1, max_length=63)]
+    revision: Revision | None = None
+    weight: Percentage = 0
+    ranges: Annotated[Items[BucketRange], Field(max_length=128)] = ()
+    units: Count = 0
+    requests: Count = 0
+    errors: Count = 0
+
+
+class MetricStatus(Part):
+    """What is known of one metric of one arm."""
+
+    name: Text
+    role: Text = ""
+    arm: Text = ""
+    ratio: float | None = None
+    interval: Annotated[Items[float], Field(max_length=2)] = ()
+    verdict: Text = ""
+    eta: Duration | None = None
+
+
+class Verdict(Part):
+    """What the evidence says."""
+
+    decision: Text = "Undecided"
+    winner: Text = ""
+    reason: Message = ""
+
+
+class ExperimentStatus(Status):
+    """The record of an experiment."""
+
+    observed_generation: Annotated[Integer, Field(ge=-1)] = -1
+    phase: Literal["Pending", "Queued", "Running", "Concluded", "Stopped"] = "Pending"
+    plan: FrozenPlan = FrozenPlan()
+    step: StepStatus | None = None
+    paused: Paused | None = None
+    epoch: Epoch = Epoch()
+    arms: Annotated[Items[ArmStatus], Field(max_length=10), ListType("map", "name")] = ()
+    metrics: Annotated[Items[MetricStatus], Field(max_length=400)] = ()
+    verdict: Verdict = Verdict()
+    last_command: Annotated[str, Field(max_length=64)] = ""
+    counted_at: Instant | None = None
+    conditions: Annotated[Items[Condition], Field(max_length=16), ListType("map", "type")] = ()
+
+
+class Experiment(Resource):
+    """Models side by side, with statistics that stay right however often they are looked at."""
+
+    kind: Literal["Experiment"] = "Experiment"
+    metadata: Metadata
+    spec: ExperimentSpec
+    status: ExperimentStatus = ExperimentStatus()
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="self.metadata.name.size() <= 63",
+            holds=lambda experiment: len(experiment.metadata.name) <= 63,
+            message="{metadata.name} is longer than 63 characters",
+            field="metadata.name",
+        ),
+        Rule(
+            cel="!self.metadata.name.contains('.')",
+            holds=lambda experiment: "." not in experiment.metadata.name,
+            message="{metadata.name} is not a DNS label",
+            field="metadata.name",
+        ),
+    )

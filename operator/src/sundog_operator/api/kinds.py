@@ -1,0 +1,46 @@
+"""Both kinds by name: for readers of manifests that hold either."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sundog_operator.api.experiment import Experiment
+from sundog_operator.api.model_deployment import ModelDeployment
+from sundog_operator.api.resource import Resource
+from sundog_operator.api.validation import Violation, changes, found, unknown
+from sundog_operator.errors import SpecError
+
+RESOURCES: dict[str, type[Resource]] = {"ModelDeployment": ModelDeployment, "Experiment": Experiment}
+
+
+def parse(obj: Mapping[str, Any]) -> Resource:
+    """Read an object of either kind. Raises SpecError (reason InvalidSpec)."""
+    return _type_of(obj).parse(obj)
+
+
+def violations(obj: Mapping[str, Any]) -> list[Violation]:
+    """Everything that is wrong with an object; empty when it can be acted on."""
+    try:
+        return _type_of(obj).violations(obj)
+    except SpecError as error:
+        return [Violation("kind", str(error))]
+
+
+def unknown_fields(obj: Mapping[str, Any]) -> list[str]:
+    """Paths of fields that are pruned; empty for a kind that is not ours."""
+    try:
+        return unknown(_type_of(obj), {name: value for name, value in obj.items() if name != "metadata"})
+    except SpecError:
+        return []
+
+
+def refused_changes(old: Resource, new: Resource) -> list[Violation]:
+    """Which immutable fields a new version of an object changes."""
+    return changes(type(new), old, new)
+
+
+def _type_of(obj: object) -> type[Resource]:
+    kind = obj.get("kind") if isinstance(obj, Mapping) else None
+    type_ = RESOURCES.get(kind) if isinstance(kind, str) else None
+    if type_ is None:
+        raise SpecError("InvalidSpec", f"{found(kind)} is not one of {', '.join(RESOURCES)}")
+    return type_

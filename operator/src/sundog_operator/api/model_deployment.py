@@ -1,0 +1,577 @@
+"""ModelDeployment: one model, its endpoint, and how its next revision takes over."""
+
+import re
+from datetime import timedelta
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from sundog_operator.api.conditions import Condition
+from sundog_operator.api.part import Part
+from sundog_operator.api.resource import Metadata, Resource, Status
+from sundog_operator.api.rollout import PositiveDuration, Rollout, given
+from sundog_operator.api.rules import Confidential, ListType, Noun, Rule
+from sundog_operator.api.scalars import (
+    Bytes,
+    Cpu,
+    Digest,
+    Duration,
+    Entrypoint,
+    Host,
+    Image,
+    Instant,
+    Integer,
+    Items,
+    Json,
+    LabelValue,
+    Message,
+    MinimumBytes,
+    Name,
+    ObjectName,
+    QualifiedName,
+    Text,
+    Uri,
+)
+
+ModelFormat = Literal["auto", "torch", "exported", "torchscript", "transformers", "python"]
+Replicas = Annotated[Integer, Field(ge=0, le=1000)]
+Revision = Annotated[Integer, Field(ge=1)]
+Percentage = Annotated[Integer, Field(ge=0, le=100)]
+Count = Annotated[Integer, Field(ge=0)]
+
+RESERVED_LABELS = ("serving.sundog.dev/", "app.kubernetes.io/", "ray.io/")
+
+
+class Credentials(Part):
+    """How the model's source is read: a Secret, or workload identity."""
+
+    secret_name: ObjectName = Field("", description="A Secret of the own namespace.")
+    service_account_name: ObjectName = Field("", description="A ServiceAccount of the own namespace.")
+
+
+CODE_IS_TRUSTED = Rule(
+    cel="!(self.format in ['exported', 'torchscript']) || self.trustCode",
+    holds=lambda model: model.format not in ("exported", "torchscript") or model.trust_code,
+    message="{format} archives can run code when they are loaded; set trustCode: true to accept that",
+    field="format",
+)
+
+
+class ModelSource(Part):
+    """What is served. A change makes a revision."""
+
+    uri: Annotated[Uri, Field(min_length=1)] = Field(
+        description="Where the model is: file, pvc, s3, gs, https, hf or oci."
+    )
+    digest: Digest = Field("", description="Checked before the model is loaded.")
+    format: ModelFormat = Field("auto", description="What is in it; auto looks.")
+    entrypoint: Entrypoint = Field("", description="module:attribute inside the model directory, for torch and python.")
+    config: Json = Field({}, description="Given to the entrypoint as it is.")
+    trust_code: bool = Field(False, description="Accept formats that run code when they are loaded.")
+    credentials: Credentials = Field(Credentials(), description="How the source is read.")
+
+    rules: ClassVar[tuple[Rule, ...]] = (CODE_IS_TRUSTED,)
+
+
+class KeyRef(Part):
+    """One key of a Secret or ConfigMap of the own namespace."""
+
+    name: Annotated[ObjectName, Field(min_length=1)] = Field(description="The Secret or ConfigMap.")
+    key: Annotated[
+        str,
+        Field(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$"),
+        Noun("a key of letters, digits, -, _ and ."),
+    ] = Field(description="The key in it.")
+    optional: bool = Field(False, description="Start without the variable where the key is missing.")
+
+
+class EnvSource(Part):
+    """Where a variable's value comes from."""
+
+    secret_key_ref: KeyRef | None = Field(None, description="A key of a Secret.")
+    config_map_key_ref: KeyRef | None = Field(None, description="A key of a ConfigMap.")
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="has(self.secretKeyRef) != has(self.configMapKeyRef)",
+            holds=lambda source: len(given(source, ("secret_key_ref", "config_map_key_ref"))) == 1,
+            message="exactly one of secretKeyRef and configMapKeyRef has to be given",
+        ),
+    )
+
+
+class EnvVar(Part):
+    """An environment variable of the replicas."""
+
+    name: Annotated[
+        str,
+        Field(min_length=1, max_length=128, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$"),
+        Noun("a variable name such as LOG_LEVEL"),
+    ] = Field(description="The variable.")
+    value: Annotated[str, Field(max_length=32768), Confidential()] | None = Field(None, description="Its value.")
+    value_from: EnvSource | None = Field(None, description="Where its value comes from.")
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!has(self.value) || !has(self.valueFrom)",
+            holds=lambda var: var.value is None or var.value_from is None,
+            message="at most one of value and valueFrom can be given",
+        ),
+    )
+
+
+class Batching(Part):
+    """Requests that the model sees together."""
+
+    max_size: Annotated[Integer, Field(ge=1, le=4096)] = Field(1, description="1 means no batching.")
+    max_delay: Duration = Field(timedelta(milliseconds=2), description="How long the first request waits for others.")
+
+
+class Warmup(Part):
+    """Requests a replica answers before it is ready."""
+
+    requests: Annotated[Integer, Field(ge=0, le=1000)] = Field(4, description="How many; 0 means none.")
+    timeout: PositiveDuration = Field(timedelta(minutes=5), description="How long all of them may take.")
+
+
+RESERVED_POD_LABELS = Rule(
+    cel="!self.exists(k, " + " || ".join(f"k.startsWith('{prefix}')" for prefix in RESERVED_LABELS) + ")",
+    holds=lambda labels: not any(key.startswith(RESERVED_LABELS) for key in labels),
+    message=f"keys below {', '.join(RESERVED_LABELS)} are set by the operator",
+)
+
+
+class Runtime(Part):
+    """How the model is run. A change makes a revision, userConfig excepted."""
+
+    image: Image = Field("", description="The replicas' image; empty means the installation's.")
+    env: Annotated[Items[EnvVar], Field(max_length=100), ListType("map", "name")] = Field(
+        (), description="Environment variables."
+    )
+    max_ongoing_requests: Annotated[Integer, Field(ge=1, le=10_000)] = Field(
+        64, description="Requests that a replica works on at once, waiting ones included."
+    )
+    batching: Batching = Field(Batching(), description="Requests that the model sees together.")
+    placement: Literal["dedicated", "shared"] = Field(
+        "dedicated", description="dedicated: a pod per replica; shared: small models share pods of the namespace."
+    )
+    pod_labels: Annotated[dict[QualifiedName, LabelValue], Field(max_length=32), RESERVED_POD_LABELS] = Field(
+        {}, description="Labels of the replicas' pods."
+    )
+    warmup: Warmup = Field(Warmup(), description="Requests a replica answers before it is ready.")
+    user_config: Json = Field({}, description="Applied in place, without a new revision.")
+
+
+FRACTION_BELOW_ONE = Rule(
+    cel="self == '' || double(self) > 0.0 && double(self) < 1.0",
+    holds=lambda share: share == "" or 0 < float(share) < 1,
+    message="{} is not between 0 and 1",
+)
+
+
+class Sharing(Part):
+    """How a GPU is shared with other replicas."""
+
+    mode: Literal["exclusive", "mig", "fraction", "timeSliced", "mps"] = Field(
+        "exclusive",
+        description="exclusive: whole GPUs; mig: a slice; fraction: replicas share a pod; timeSliced, mps: what nodes offer.",
+    )
+    profile: Annotated[
+        str,
+        Field(max_length=32, pattern=r"^([1-7]g\.[1-9][0-9]{0,2}gb(\.[a-z]{2,8})?)?$"),
+        Noun("a MIG profile such as 1g.10gb"),
+    ] = Field("", description="The MIG profile; with mode mig.")
+    fraction: Annotated[
+        str,
+        Field(max_length=16, pattern=r"^([0-9]+(\.[0-9]+)?|\.[0-9]+)?$"),
+        Noun("a number in quotes such as '0.5'"),
+        FRACTION_BELOW_ONE,
+    ] = Field("", description="The share of one GPU, above 0 and below 1; with mode fraction.")
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="self.mode != 'mig' || self.profile != ''",
+            holds=lambda sharing: sharing.mode != "mig" or sharing.profile != "",
+            message="mode mig needs a profile such as 1g.10gb",
+            field="profile",
+        ),
+        Rule(
+            cel="self.mode == 'mig' || self.profile == ''",
+            holds=lambda sharing: sharing.mode == "mig" or not sharing.profile,
+            message="{profile} goes with mode mig only, not with {mode}",
+            field="profile",
+        ),
+        Rule(
+            cel="self.mode != 'fraction' || self.fraction != ''",
+            holds=lambda sharing: sharing.mode != "fraction" or sharing.fraction != "",
+            message="mode fraction needs a fraction such as '0.5'",
+            field="fraction",
+        ),
+        Rule(
+            cel="self.mode == 'fraction' || self.fraction == ''",
+            holds=lambda sharing: sharing.mode == "fraction" or not sharing.fraction,
+            message="{fraction} goes with mode fraction only, not with {mode}",
+            field="fraction",
+        ),
+    )
+
+
+class Topology(Part):
+    """Where the GPUs of one replica are."""
+
+    nodes: Annotated[Integer, Field(ge=1, le=64)] = Field(1, description="Over how many nodes one replica is spread.")
+    interconnect: Literal["any", "nvlink"] = Field("any", description="How the GPUs have to be connected.")
+
+
+class Gpu(Part):
+    """The accelerators of one replica."""
+
+    count: Annotated[Integer, Field(ge=0, le=128)] = Field(0, description="0 means none.")
+    vendor: Literal["nvidia", "amd", "intel", "gaudi", "tpu", "neuron"] = Field(
+        "nvidia", description="Whose accelerator."
+    )
+    type: Annotated[Items[Name], Field(max_length=8)] = Field(
+        (), description="Types that will do, the preferred one first."
+    )
+    memory: MinimumBytes = Field("", description="The least memory of each device.")
+    sharing: Sharing = Field(Sharing(), description="How a GPU is shared with other replicas.")
+    allocation: Literal["auto", "devicePlugin", "dra"] = Field(
+        "auto", description="How pods ask for it: by device plugin, by DRA, or as the cluster offers."
+    )
+    topology: Topology = Field(Topology(), description="Where the GPUs of one replica are.")
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="self.sharing.mode == 'exclusive' || self.count == 1",
+            holds=lambda gpu: gpu.sharing.mode == "exclusive" or gpu.count == 1,
+            message="{count} is not 1, which sharing mode {sharing.mode} requires",
+            field="count",
+        ),
+    )
+
+
+class Resources(Part):
+    """What one replica gets. A change makes a revision."""
+
+    cpu: Cpu = Field("1", description="Cores.")
+    memory: Bytes = Field("2Gi", description="Main memory.")
+    gpu: Gpu = Field(Gpu(), description="Accelerators.")
+
+
+class Autoscaling(Part):
+    """Replicas by load; left out means a fixed number."""
+
+    min_replicas: Replicas = Field(1, description="0 scales to zero; the edge holds requests meanwhile.")
+    max_replicas: Annotated[Integer, Field(ge=1, le=1000)] = Field(4, description="The most replicas.")
+    target_ongoing_requests: Annotated[Integer, Field(ge=1, le=10_000)] = Field(
+        2, description="Requests per replica to aim at; at most half of runtime.maxOngoingRequests."
+    )
+    upscale_delay: Duration = Field(
+        timedelta(seconds=10), description="How long load has to last before replicas are added."
+    )
+    downscale_delay: Duration = Field(
+        timedelta(minutes=5), description="How long idleness has to last before replicas go."
+    )
+    scale_to_zero_delay: Duration = Field(
+        timedelta(minutes=10), description="How long idleness has to last before the last replica goes."
+    )
+    cold_start_timeout: PositiveDuration = Field(
+        timedelta(minutes=2), description="How long a request may be held at zero."
+    )
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="self.minReplicas <= self.maxReplicas",
+            holds=lambda scaling: scaling.min_replicas <= scaling.max_replicas,
+            message="{minReplicas} is greater than maxReplicas, {maxReplicas}",
+            field="minReplicas",
+        ),
+    )
+
+
+class Toleration(Part):
+    """A taint that the replicas' pods accept. The key is required: tolerating everything is not for a model."""
+
+    key: QualifiedName = Field(description="The taint's key.")
+    operator: Literal["Exists", "Equal"] = Field("Equal", description="Exists takes every value.")
+    value: LabelValue = Field("", description="The taint's value; with Equal.")
+    effect: Literal["", "NoSchedule", "PreferNoSchedule", "NoExecute"] = Field(
+        "", description="Empty means every effect."
+    )
+    toleration_seconds: Annotated[Integer, Field(ge=0, le=31_536_000)] | None = Field(
+        None, description="How long a pod stays; with NoExecute."
+    )
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="self.operator == 'Equal' || self.value == ''",
+            holds=lambda toleration: toleration.operator == "Equal" or not toleration.value,
+            message="{value} goes with operator Equal only",
+            field="value",
+        ),
+        Rule(
+            cel="!has(self.tolerationSeconds) || self.effect == 'NoExecute'",
+            holds=lambda toleration: toleration.toleration_seconds is None or toleration.effect == "NoExecute",
+            message="goes with effect NoExecute only",
+            field="tolerationSeconds",
+        ),
+    )
+
+
+class Scheduling(Part):
+    """Where the replicas' pods run. A change makes a revision."""
+
+    queue: ObjectName = Field("", description="The queue that admits the pods.")
+    priority_class_name: ObjectName = Field("", description="The pods' PriorityClass.")
+    spot: Literal["never", "prefer", "require"] = Field("never", description="Whether the pods run on spot nodes.")
+    node_selector: Annotated[dict[QualifiedName, LabelValue], Field(max_length=32)] = Field(
+        {}, description="Labels of the nodes."
+    )
+    tolerations: Annotated[Items[Toleration], Field(max_length=32)] = Field(
+        (), description="Taints that the pods accept."
+    )
+    runtime_class_name: ObjectName = Field("", description="The pods' RuntimeClass.")
+
+
+class Gateway(Part):
+    """The Gateway that an HTTPRoute to the edge hangs on."""
+
+    name: ObjectName = Field("", description="The Gateway; empty means no HTTPRoute.")
+    namespace: ObjectName = Field("", description="Where it is; empty means the own namespace.")
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="self.__namespace__ == '' || self.name != ''",
+            holds=lambda gateway: not gateway.namespace or gateway.name != "",
+            message="{namespace} is given without the name of a Gateway",
+            field="namespace",
+        ),
+    )
+
+
+class Tls(Part):
+    """TLS at the edge."""
+
+    secret_name: ObjectName = Field("", description="A Secret of type kubernetes.io/tls of the own namespace.")
+
+
+class ApiKeys(Part):
+    """Keys that clients send."""
+
+    secret_name: ObjectName = Field("", description="A Secret with one key per client; empty means no keys.")
+
+
+class Jwt(Part):
+    """Tokens that clients send."""
+
+    jwks_secret_name: ObjectName = Field("", description="A Secret with the public keys; empty means no tokens.")
+    issuer: Text = Field("", description="Whose tokens are accepted.")
+    audience: Text = Field("", description="Which tokens are accepted.")
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="self.jwksSecretName != '' || self.issuer == '' && self.audience == ''",
+            holds=lambda jwt: jwt.jwks_secret_name != "" or not (jwt.issuer or jwt.audience),
+            message="issuer and audience need the Secret with the keys",
+            field="jwksSecretName",
+        ),
+    )
+
+
+class Auth(Part):
+    """Who may ask; none of both means anyone who reaches the edge."""
+
+    api_keys: ApiKeys = Field(ApiKeys(), description="Keys that clients send.")
+    jwt: Jwt = Field(Jwt(), description="Tokens that clients send.")
+
+
+class Queue(Part):
+    """Requests that wait at the edge."""
+
+    max_requests: Annotated[Integer, Field(ge=0, le=100_000)] = Field(
+        100, description="How many may wait; 0 means none."
+    )
+    timeout: Duration = Field(timedelta(seconds=5), description="How long one may wait.")
+
+
+Rate = Annotated[str, Field(max_length=16, pattern=r"^([1-9][0-9]{0,8}/(s|m|h))?$"), Noun("a rate such as 100/s")]
+
+
+class RateLimit(Part):
+    """Requests per time; empty means no limit."""
+
+    per_client: Rate = Field("", description="For each client.")
+    total: Rate = Field("", description="For all clients together.")
+
+
+class Endpoint(Part):
+    """The edge's part. A change makes no revision."""
+
+    host: Host = Field("", description="Empty means <name>.<namespace>.svc.")
+    gateway: Gateway = Field(Gateway(), description="The Gateway that an HTTPRoute to the edge hangs on.")
+    tls: Tls = Field(Tls(), description="TLS at the edge.")
+    auth: Auth = Field(Auth(), description="Who may ask.")
+    request_timeout: PositiveDuration = Field(timedelta(seconds=30), description="The deadline of a request.")
+    max_request_bytes: Bytes = Field("10Mi", description="The largest body that is accepted.")
+    queue: Queue = Field(Queue(), description="Requests that wait at the edge.")
+    rate_limit: RateLimit = Field(RateLimit(), description="Requests per time.")
+
+
+class Baseline(Part):
+    """Pins the stable model in Git while a rollout runs, so that a rebuilt cluster serves it first."""
+
+    uri: Uri = Field("", description="As spec.model.uri.")
+    digest: Digest = Field("", description="As spec.model.digest.")
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="self.digest == '' || self.uri != ''",
+            holds=lambda baseline: not baseline.digest or baseline.uri != "",
+            message="a digest is given without a uri",
+            field="uri",
+        ),
+    )
+
+
+def _scales_before_full(spec: "ModelDeploymentSpec") -> bool:
+    return spec.autoscaling is None or spec.autoscaling.target_ongoing_requests * 2 <= spec.runtime.max_ongoing_requests
+
+
+SCALES_BEFORE_FULL = Rule(
+    # Replicas report only the requests they have let in; a target above half of that is never exceeded.
+    cel="!has(self.autoscaling) || self.autoscaling.targetOngoingRequests * 2 <= self.runtime.maxOngoingRequests",
+    holds=_scales_before_full,
+    message=(
+        "{autoscaling.targetOngoingRequests} is more than half of runtime.maxOngoingRequests,"
+        " {runtime.maxOngoingRequests}"
+    ),
+    field="autoscaling.targetOngoingRequests",
+)
+
+
+class ModelDeploymentSpec(Part):
+    """What a team asks for."""
+
+    model: ModelSource = Field(description="What is served. A change makes a revision.")
+    runtime: Runtime = Field(Runtime(), description="How it is run. A change makes a revision, userConfig excepted.")
+    resources: Resources = Field(Resources(), description="What one replica gets. A change makes a revision.")
+    replicas: Replicas = Field(1, description="Ignored while autoscaling is set.")
+    autoscaling: Autoscaling | None = Field(None, description="Replicas by load; left out means a fixed number.")
+    rollout: Rollout = Field(
+        Rollout(), description="How a new revision takes over; {} is a canary decided on evidence."
+    )
+    scheduling: Scheduling = Field(Scheduling(), description="Where the replicas' pods run. A change makes a revision.")
+    endpoint: Endpoint = Field(Endpoint(), description="The edge's part. A change makes no revision.")
+    baseline: Baseline = Field(Baseline(), description="Pins the stable model in Git while a rollout runs.")
+    paused: bool = Field(False, description="Freeze rollouts, keep serving.")
+
+    rules: ClassVar[tuple[Rule, ...]] = (SCALES_BEFORE_FULL,)
+
+
+class RevisionStatus(Part):
+    """One revision with its share of traffic."""
+
+    revision: Revision
+    weight: Percentage = 0
+    uri: Annotated[str, Field(max_length=2048)] = ""
+    digest: Text = ""
+    replicas: Count = 0
+    ready_replicas: Count = 0
+    since: Instant | None = None
+    failures: Count = 0
+    retry_at: Instant | None = None
+
+
+class Retiring(Part):
+    """A revision without traffic whose replicas still drain."""
+
+    revision: Revision
+    replicas: Count = 1
+    since: Instant
+
+
+class Capacity(Part):
+    """GPUs of all revisions together."""
+
+    gpus_requested: Annotated[float, Field(ge=0)] = 0.0
+    gpus_allocated: Annotated[float, Field(ge=0)] = 0.0
+    mode: Literal["surge", "inPlace"] | None = None
+
+
+class Startup(Part):
+    """How long the phases of the last revision's start took."""
+
+    scheduled: Duration | None = None
+    image: Duration | None = None
+    download: Duration | None = None
+    load: Duration | None = None
+    warmup: Duration | None = None
+
+
+class LastCommand(Part):
+    """The last command annotation and what became of it."""
+
+    id: Text
+    verb: Text
+    revision: Revision | None = None
+    result: Literal["Accepted", "Rejected"]
+    message: Message = ""
+    at: Instant
+
+
+class LastRollout(Part):
+    """How the last rollout ended."""
+
+    experiment: Text
+    revision: Revision
+    outcome: Literal["Promoted", "Aborted", "RolledBack", "Superseded"]
+    reason: Message = ""
+    at: Instant
+
+
+class ModelDeploymentStatus(Status):
+    """What the operator found and did."""
+
+    observed_generation: Annotated[Integer, Field(ge=-1)] = -1
+    url: Annotated[str, Field(max_length=2048)] = ""
+    replicas: Count = 0
+    ready_replicas: Count = 0
+    selector: Annotated[str, Field(max_length=1024)] = ""
+    cluster: Annotated[str, Field(max_length=253)] = ""
+    stable: RevisionStatus | None = None
+    candidate: RevisionStatus | None = None
+    retiring: Annotated[Items[Retiring], Field(max_length=8)] = ()
+    experiment: Annotated[str, Field(max_length=253)] = ""
+    capacity: Capacity | None = None
+    startup: Startup | None = None
+    last_command: LastCommand | None = None
+    last_rollout: LastRollout | None = None
+    conditions: Annotated[Items[Condition], Field(max_length=16), ListType("map", "type")] = ()
+
+
+MAX_NAME_LENGTH = 40
+_SERVICE_NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
+
+
+class ModelDeployment(Resource):
+    """A model, its endpoint and its rollouts."""
+
+    kind: Literal["ModelDeployment"] = "ModelDeployment"
+    metadata: Metadata
+    spec: ModelDeploymentSpec
+    status: ModelDeploymentStatus = ModelDeploymentStatus()
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel=f"self.metadata.name.size() <= {MAX_NAME_LENGTH}",
+            holds=lambda deployment: len(deployment.metadata.name) <= MAX_NAME_LENGTH,
+            message=f"{{metadata.name}} is longer than {MAX_NAME_LENGTH} characters",
+            field="metadata.name",
+        ),
+        Rule(
+            cel=f"self.metadata.name.matches('^{_SERVICE_NAME.pattern}$')",
+            holds=lambda deployment: _SERVICE_NAME.fullmatch(deployment.metadata.name) is not None,
+            message="{metadata.name} is not a DNS label that starts with a letter, as a Service needs",
+            field="metadata.name",
+        ),
+    )

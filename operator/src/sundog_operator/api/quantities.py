@@ -1,0 +1,105 @@
+"""Durations, Kubernetes quantities and percentages: text in manifests, numbers in decisions.
+
+The patterns are shared with the CRDs, so they use only what RE2, Go and Python read alike.
+"""
+
+import re
+from datetime import UTC, datetime, timedelta
+from decimal import ROUND_CEILING, Decimal
+
+DURATION_PATTERN = r"^([0-9]{1,5}d|([0-9]{1,6}h)?([0-9]{1,6}m)?([0-9]{1,6}s)?([0-9]{1,6}ms)?([0-9]{1,6}us)?)$"
+"""Days stand alone (`14d`); smaller units combine, largest first (`1h30m`)."""
+
+_POSITIVE_NUMBER = r"(0*[1-9][0-9]*(\.[0-9]*)?|0*\.0*[1-9][0-9]*)"
+_EXPONENT = r"[eE][+-]?[0-9]{1,2}"
+CPU_PATTERN = rf"^{_POSITIVE_NUMBER}(m|k|{_EXPONENT})?$"
+BYTES_PATTERN = rf"^{_POSITIVE_NUMBER}(k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei|{_EXPONENT})?$"
+"""Bytes have no suffix `m`: `512m` is half a byte, and always a slip for `512M`."""
+
+PERCENT_PATTERN = r"^([0-9]{1,4}(\.[0-9]{1,4})?)%$"
+SHARE_PATTERN = r"^(100(\.0{1,4})?|[0-9]{1,2}(\.[0-9]{1,4})?)%$"
+"""A percentage of a whole, 0% to 100%; PERCENT_PATTERN also takes margins above 100%."""
+
+_UNITS = {
+    "d": timedelta(days=1),
+    "h": timedelta(hours=1),
+    "m": timedelta(minutes=1),
+    "s": timedelta(seconds=1),
+    "ms": timedelta(milliseconds=1),
+    "us": timedelta(microseconds=1),
+}
+_MAX_COUNT = 999_999
+"""What the pattern's six digits hold; more hours are told in minutes, so that whatever was read can be written."""
+_SUFFIXES = {
+    "": Decimal(1),
+    "m": Decimal("0.001"),
+    **{suffix: Decimal(1000) ** power for power, suffix in enumerate("kMGTPE", start=1)},
+    **{f"{suffix}i": Decimal(1024) ** power for power, suffix in enumerate("KMGTPE", start=1)},
+}
+_DURATION = re.compile(DURATION_PATTERN)
+_QUANTITY = re.compile(r"(?P<number>[0-9]*\.?[0-9]*)(?P<suffix>[A-Za-z]{0,2}|[eE][+-]?[0-9]{1,2})")
+
+
+def parse_duration(text: str) -> timedelta:
+    """`90s`, `1h30m`, `2ms`, `14d`. Raises ValueError."""
+    if not text or not _DURATION.fullmatch(text):
+        raise ValueError(f"{text!r} is not a duration such as 30s, 5m, 1h30m or 14d")
+    parts = re.findall(r"([0-9]+)([a-z]+)", text)
+    return sum((int(number) * _UNITS[unit] for number, unit in parts), timedelta())
+
+
+def format_duration(duration: timedelta) -> str:
+    """What `parse_duration` reads back: whole days alone, else hours to microseconds, no zero parts but `0s`."""
+    if not duration:
+        return "0s"
+    if not duration % _UNITS["d"]:
+        return f"{duration // _UNITS['d']}d"
+    text, rest = "", duration
+    for unit, size in list(_UNITS.items())[1:]:
+        count = min(rest // size, _MAX_COUNT)
+        rest -= count * size
+        text += f"{count}{unit}" if count else ""
+    return text
+
+
+def parse_quantity(text: str) -> Decimal:
+    """The number a Kubernetes quantity stands for (`500m` is 0.5, `2Gi` is 2147483648). Raises ValueError."""
+    match = _QUANTITY.fullmatch(text)
+    if not match or not match["number"].strip("."):
+        raise ValueError(f"{text!r} is not a quantity such as 500m, 2 or 8Gi")
+    number, suffix = Decimal(match["number"]), match["suffix"]
+    if suffix[:1] in ("e", "E") and suffix[1:].lstrip("+-").isdigit():
+        return number.scaleb(int(suffix[1:]))
+    if suffix not in _SUFFIXES:
+        raise ValueError(f"{text!r} has no unit that quantities know")
+    return number * _SUFFIXES[suffix]
+
+
+def cpu_cores(quantity: str) -> float:
+    """`500m` is 0.5 cores. Raises ValueError."""
+    return float(parse_quantity(quantity))
+
+
+def memory_bytes(quantity: str) -> int:
+    """`2Gi` is 2147483648 bytes; parts of a byte round up. Raises ValueError."""
+    return int(parse_quantity(quantity).to_integral_value(ROUND_CEILING))
+
+
+def fraction(percentage: str) -> float:
+    """`25%` is 0.25. Raises ValueError."""
+    if not re.fullmatch(PERCENT_PATTERN, percentage):
+        raise ValueError(f"{percentage!r} is not a percentage such as 25%")
+    return float(Decimal(percentage[:-1]) / 100)
+
+
+def parse_instant(text: str) -> datetime:
+    """An RFC 3339 time, in UTC, to the second. Raises ValueError."""
+    instant = datetime.fromisoformat(text)
+    if instant.tzinfo is None:
+        raise ValueError(f"{text!r} names no time zone")
+    return instant.astimezone(UTC).replace(microsecond=0)
+
+
+def format_instant(instant: datetime) -> str:
+    """`2026-11-20T09:30:00Z`."""
+    return instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

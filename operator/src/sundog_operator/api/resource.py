@@ -1,0 +1,110 @@
+"""What both kinds share: metadata, status, reading and writing."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, ValidationError
+
+from sundog_operator.api.part import Part
+from sundog_operator.api.scalars import Instant, Items
+from sundog_operator.api.validation import Violation, check
+from sundog_operator.errors import SpecError
+
+API_VERSION: Literal["serving.sundog.dev/v1alpha1"] = "serving.sundog.dev/v1alpha1"
+
+
+class OwnerReference(Part):
+    """Who owns the object."""
+
+    api_version: str = ""
+    kind: str = ""
+    name: str = ""
+    uid: str = ""
+
+
+class Metadata(Part):
+    """The part of an object's metadata that is read here."""
+
+    name: Annotated[str, Field(min_length=1, max_length=253)]
+    namespace: str = ""
+    uid: str = ""
+    resource_version: str = ""
+    generation: int = 0
+    labels: dict[str, str] = Field({})
+    annotations: dict[str, str] = Field({})
+    owner_references: Items[OwnerReference] = ()
+    creation_timestamp: Instant | None = None
+    deletion_timestamp: Instant | None = None
+
+
+class Status(Part):
+    """A status, which is read whatever it holds: the operator wrote it, and must get over what others did to it."""
+
+    @classmethod
+    def parse(cls, obj: object) -> Self:
+        """Read a stored status; a part that does not fit counts as absent. Never raises."""
+        remaining = _plain(obj) if isinstance(obj, Mapping) else {}
+        while True:
+            try:
+                return cls.from_json(remaining)
+            except ValidationError as error:
+                # One at a time: removing a list item moves the others.
+                _drop(remaining, error.errors(include_url=False, include_context=False, include_input=False)[0]["loc"])
+
+
+class Resource(Part):
+    """An object of the API."""
+
+    api_version: Literal["serving.sundog.dev/v1alpha1"] = API_VERSION
+    metadata: Metadata
+
+    @classmethod
+    def parse(cls, obj: Mapping[str, Any]) -> Self:
+        """Read an object; its status leniently.
+
+        Raises SpecError, reason InvalidSpec, with one sentence per violation.
+        """
+        value, found = check(cls, _without_status(obj))
+        if value is None:
+            raise SpecError("InvalidSpec", "; ".join(str(violation) for violation in found))
+        return value.model_copy(update={"status": cls.status_type().parse(obj.get("status"))})
+
+    @classmethod
+    def violations(cls, obj: Mapping[str, Any]) -> list[Violation]:
+        """What `parse` would complain about."""
+        return check(cls, _without_status(obj))[1]
+
+    @classmethod
+    def status_type(cls) -> type[Status]:
+        """The type of `status`."""
+        type_ = cls.model_fields["status"].annotation
+        assert isinstance(type_, type)
+        assert issubclass(type_, Status)
+        return type_
+
+
+def _without_status(obj: Any) -> Any:
+    return {name: value for name, value in obj.items() if name != "status"} if isinstance(obj, Mapping) else obj
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items() if item is not None}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _drop(obj: Any, location: tuple[int | str, ...]) -> None:
+    """Remove the innermost removable part on the way to `location`; a missing field takes its parent with it."""
+    path: list[tuple[Any, int | str]] = []
+    for key in location:
+        inside = (isinstance(obj, dict) and key in obj) or (
+            isinstance(obj, list) and isinstance(key, int) and key < len(obj)
+        )
+        if not inside:
+            break
+        path.append((obj, key))
+        obj = obj[key]
+    container, key = path[-1]
+    del container[key]

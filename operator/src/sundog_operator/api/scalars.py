@@ -1,0 +1,165 @@
+"""The scalar types of both kinds."""
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
+from pydantic_core import PydanticCustomError
+
+from sundog_operator.api import quantities
+from sundog_operator.api.rules import FreeForm, Noun, Pattern, Rule, TextOrInteger
+
+MODEL_SCHEMES = ("file", "pvc", "s3", "gs", "https", "hf", "oci")
+LOG_SCHEMES = ("file", "pvc", "s3", "gs")
+
+T = TypeVar("T")
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _read(parse: Callable[[str], Any]) -> Callable[[Any], Any]:
+    def read(value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return parse(value)
+        except ValueError as error:
+            raise PydanticCustomError("string_pattern_mismatch", "{error}", {"error": str(error)}) from error
+
+    return read
+
+
+def _whole(value: Any) -> Any:
+    # kubectl sends 3.0 as 3.
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _digits(value: Any) -> Any:
+    value = _whole(value)
+    return str(value) if type(value) is int else value
+
+
+def _seconds(value: datetime) -> datetime:
+    return quantities.parse_instant(value.isoformat())
+
+
+def scheme_rule(schemes: tuple[str, ...]) -> Rule:
+    """The rule that a URI names one of these schemes and something below it; the empty text passes."""
+    allowed = ", ".join(f"{scheme}://" for scheme in schemes)
+    return Rule(
+        cel=f"self == '' || self.matches('^({'|'.join(schemes)})://.')",
+        holds=lambda uri: not uri or any(uri.startswith(f"{s}://") and len(uri) > len(s) + 3 for s in schemes),
+        message="{} does not start with one of " + allowed,
+    )
+
+
+POSITIVE = Rule(
+    cel="self.matches('[1-9]')",
+    holds=lambda duration: duration > timedelta(),
+    message="0s is not more than 0s",
+)
+
+Items = Annotated[tuple[T, ...], BeforeValidator(_tuple)]
+Integer = Annotated[int, BeforeValidator(_whole)]
+Text = Annotated[str, Field(max_length=1024)]
+Message = Annotated[str, Field(max_length=32768)]
+
+_LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+Name = Annotated[
+    str,
+    Field(min_length=1, max_length=63, pattern=f"^{_LABEL}$"),
+    Noun("a name of lower-case letters, digits and inner dashes"),
+]
+ObjectName = Annotated[
+    str,
+    Field(max_length=253, pattern=rf"^({_LABEL}(\.{_LABEL})*)?$"),
+    Noun("a name of lower-case letters, digits, inner dashes and dots"),
+]
+"""Names an object of the own namespace; empty means none."""
+Host = Annotated[
+    str,
+    Field(max_length=253, pattern=rf"^({_LABEL}(\.{_LABEL})*)?$"),
+    Noun("a lower-case host name such as digits.example.com"),
+]
+QualifiedName = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=317,
+        pattern=r"^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?(/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$",
+    ),
+    Noun("a label key such as example.com/team"),
+]
+LabelValue = Annotated[
+    str,
+    Field(max_length=63, pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$"),
+    Noun("a label value such as gold or v1.2"),
+]
+_NO_CONTROLS = r"^[^\x00-\x1f\x7f]*$"
+Uri = Annotated[
+    str,
+    Field(max_length=2048, pattern=_NO_CONTROLS),
+    Noun("a URI without control characters"),
+    scheme_rule(MODEL_SCHEMES),
+]
+LogUri = Annotated[
+    str,
+    Field(max_length=2048, pattern=_NO_CONTROLS),
+    Noun("a URI without control characters"),
+    scheme_rule(LOG_SCHEMES),
+]
+HttpUrl = Annotated[
+    str, Field(max_length=2048, pattern=r"^https?://[^/ ][^ ]*$"), Noun("an http:// or https:// address")
+]
+Digest = Annotated[
+    str, Field(max_length=71, pattern=r"^(sha256:[0-9a-f]{64})?$"), Noun("sha256: and 64 lower-case hexadecimal digits")
+]
+Image = Annotated[str, Field(max_length=512, pattern=r"^[^ ]*$"), Noun("a container image without spaces")]
+Entrypoint = Annotated[
+    str,
+    Field(max_length=256, pattern=r"^([A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*)?$"),
+    Noun("module:attribute such as net:Net"),
+]
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(_read(quantities.parse_duration)),
+    PlainSerializer(quantities.format_duration, return_type=str),
+    Pattern(quantities.DURATION_PATTERN, max_length=32),
+    Noun("a duration such as 30s, 5m, 1h30m or 14d"),
+]
+Instant = Annotated[
+    datetime,
+    BeforeValidator(_read(quantities.parse_instant)),
+    AfterValidator(_seconds),
+    PlainSerializer(quantities.format_instant, return_type=str),
+    Noun("a time such as 2026-11-20T09:30:00Z"),
+]
+Percent = Annotated[str, Field(max_length=12, pattern=quantities.PERCENT_PATTERN), Noun("a percentage such as 25%")]
+Share = Annotated[str, Field(max_length=12, pattern=quantities.SHARE_PATTERN), Noun("a percentage from 0% to 100%")]
+Cpu = Annotated[
+    str,
+    BeforeValidator(_digits),
+    Field(max_length=32, pattern=quantities.CPU_PATTERN),
+    TextOrInteger(),
+    Noun("a quantity of cores above 0 such as 500m or 2"),
+]
+Bytes = Annotated[
+    str,
+    BeforeValidator(_digits),
+    Field(max_length=32, pattern=quantities.BYTES_PATTERN),
+    TextOrInteger(),
+    Noun("a quantity of bytes above 0 such as 512Mi or 8Gi"),
+]
+MinimumBytes = Annotated[
+    str,
+    BeforeValidator(_digits),
+    Field(max_length=32, pattern=rf"^({quantities.BYTES_PATTERN[1:-1]})?$"),
+    TextOrInteger(),
+    Noun("a quantity of bytes above 0 such as 512Mi or 8Gi"),
+]
+"""Empty means no minimum."""
+Json = Annotated[dict[str, Any], Field(max_length=256), FreeForm()]
+Alpha = Annotated[float, Field(gt=0, le=0.5)]

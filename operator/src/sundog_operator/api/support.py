@@ -1,0 +1,199 @@
+"""Which accepted fields are acted on. Nothing is silently ignored: what is not acted on is refused where it is set."""
+
+from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
+from typing import Any
+
+from sundog_operator.api.experiment import Experiment
+from sundog_operator.api.model_deployment import ModelDeploymentSpec
+from sundog_operator.api.quantities import format_duration
+from sundog_operator.api.rollout import DEFAULT_MAX_DURATION, DEFAULT_MIN_DURATION, Step
+from sundog_operator.api.structure import FieldNode, Node, structure
+from sundog_operator.api.validation import Violation, found
+
+REASON = "NotYetSupported"
+ROLLOUT_LABEL = "serving.sundog.dev/rollout"
+MODEL_SCHEME = "file://"
+
+ACTED_ON = frozenset(
+    {
+        "spec.model.uri",
+        "spec.model.digest",
+        "spec.model.format",
+        "spec.model.entrypoint",
+        "spec.model.config",
+        "spec.runtime.maxOngoingRequests",
+        "spec.runtime.warmup.requests",
+        "spec.runtime.warmup.timeout",
+        "spec.runtime.userConfig",
+        "spec.resources.cpu",
+        "spec.resources.memory",
+        "spec.replicas",
+        "spec.rollout.strategy",
+        "spec.rollout.unit.header",
+        "spec.rollout.unit.request",
+        "spec.rollout.steps[].weight",
+        "spec.rollout.steps[].gate",
+        "spec.rollout.steps[].minDuration",
+        "spec.rollout.steps[].pause.duration",
+        "spec.endpoint.host",
+        "spec.endpoint.requestTimeout",
+        "spec.endpoint.maxRequestBytes",
+        "spec.paused",
+    }
+)
+"""Paths of single values, as `structure.leaves` names them."""
+
+LATER = frozenset(
+    {
+        "spec.model.trustCode",
+        "spec.model.credentials",
+        "spec.runtime.image",
+        "spec.runtime.env",
+        "spec.runtime.batching",
+        "spec.runtime.placement",
+        "spec.runtime.podLabels",
+        "spec.resources.gpu",
+        "spec.autoscaling",
+        "spec.rollout.paused",
+        "spec.rollout.unit.cookie",
+        "spec.rollout.unit.jsonPath",
+        "spec.rollout.unit.jwtClaim",
+        "spec.rollout.unit.salt",
+        "spec.rollout.steps[].maxDuration",
+        "spec.rollout.steps[].headers",
+        "spec.rollout.steps[].scale",
+        "spec.rollout.steps[].analysis",
+        "spec.rollout.steps[].webhook",
+        "spec.rollout.steps[].shadow",
+        "spec.rollout.guardrails",
+        "spec.rollout.warmup",
+        "spec.rollout.capacity",
+        "spec.rollout.onHarm",
+        "spec.rollout.onInconclusive",
+        "spec.rollout.onNoData",
+        "spec.rollout.onNewRevision",
+        "spec.rollout.duringExperiment",
+        "spec.rollout.progressDeadline",
+        "spec.rollout.progressDeadlineAction",
+        "spec.rollout.bake",
+        "spec.rollout.keepPrevious",
+        "spec.rollout.rollbackWindow",
+        "spec.rollout.alpha",
+        "spec.rollout.dryRun",
+        "spec.rollout.windows",
+        "spec.rollout.notify",
+        "spec.scheduling",
+        "spec.endpoint.gateway",
+        "spec.endpoint.tls",
+        "spec.endpoint.auth",
+        "spec.endpoint.queue",
+        "spec.endpoint.rateLimit",
+        "spec.baseline",
+    }
+)
+"""Paths of values, or of parts with all that is below them. Only their defaults are accepted."""
+
+_STEP = "spec.rollout.steps[]"
+_SUPPORTED_FORMATS = ("auto", "torch", "python")
+_SUPPORTED_STRATEGIES = ("canary", "recreate")
+
+
+def not_yet_supported(spec: ModelDeploymentSpec) -> list[Violation]:
+    """Fields that say something nobody acts on yet. An omitted rollout is fine: see `rollout_not_yet_supported`."""
+    return list(_refused(spec, structure(ModelDeploymentSpec), "spec", "spec"))
+
+
+def rollout_not_yet_supported(spec: ModelDeploymentSpec) -> list[Violation]:
+    """What keeps a rollout from starting: steps that are left out stand for evidence-gated ones."""
+    if spec.rollout.strategy != "canary" or spec.rollout.steps:
+        return []
+    advice = (
+        "write weight steps with gate: time or gate: manual, such as {weight: 25, gate: manual}, or strategy: recreate"
+    )
+    return [
+        Violation("spec.rollout.steps", f"none means steps gated by evidence, which are not supported yet; {advice}")
+    ]
+
+
+def experiment_not_yet_supported(experiment: Experiment) -> list[Violation]:
+    """Experiments of users are not run yet; those that a ModelDeployment made for its rollouts are."""
+    owned = any(owner.kind == "ModelDeployment" for owner in experiment.metadata.owner_references)
+    if owned and experiment.metadata.labels.get(ROLLOUT_LABEL) == "true":
+        return []
+    return [
+        Violation("kind", "an Experiment of your own is not supported yet; only those that rollouts create are run")
+    ]
+
+
+def _scheme_refused(uri: str) -> str:
+    return (
+        "" if uri.startswith(MODEL_SCHEME) else f"{uri.partition('://')[0]}:// is not supported yet; {MODEL_SCHEME} is"
+    )
+
+
+def _one_of(supported: tuple[str, ...]) -> Callable[[str], str]:
+    def refused(value: str) -> str:
+        return (
+            ""
+            if value in supported
+            else f"{value} is not supported yet; {', '.join(supported[:-1])} and {supported[-1]} are"
+        )
+
+    return refused
+
+
+def _zero_refused(replicas: int) -> str:
+    return "0 is not supported yet; 1 or more is" if replicas == 0 else ""
+
+
+def _evidence_refused(gate: str | None) -> str:
+    return "evidence, the default, is not supported yet; write gate: time or gate: manual" if gate == "evidence" else ""
+
+
+_CONDITIONS: Mapping[str, Callable[[Any], str]] = {
+    "spec.model.uri": _scheme_refused,
+    "spec.model.format": _one_of(_SUPPORTED_FORMATS),
+    "spec.replicas": _zero_refused,
+    "spec.rollout.strategy": _one_of(_SUPPORTED_STRATEGIES),
+    f"{_STEP}.gate": _evidence_refused,
+}
+"""Paths of ACTED_ON of which some values are refused: the message, or empty."""
+
+
+def _refused(value: Any, node: Node, path: str, place: str) -> Iterator[Violation]:
+    """`path` names the field in the tables, `place` in this object."""
+    if isinstance(value, Step):
+        yield from _manual_gate_with_time(value, place)
+    for name, child in node.fields.items():
+        inner, below, at = getattr(value, child.attribute), f"{path}.{name}", f"{place}.{name}"
+        if below in LATER:
+            yield from _unless_default(inner, child, at)
+        elif below in _CONDITIONS and (message := _CONDITIONS[below](inner)):
+            yield Violation(at, message)
+        elif child.node.kind == "object" and inner is not None:
+            yield from _refused(inner, child.node, below, at)
+        elif child.node.kind == "array" and child.node.items is not None:
+            for index, item in enumerate(inner):
+                yield from _refused(item, child.node.items, f"{below}[]", f"{at}[{index}]")
+
+
+def _manual_gate_with_time(step: Step, place: str) -> Iterator[Violation]:
+    if step.gate == "manual" and step.min_duration != DEFAULT_MIN_DURATION:
+        yield Violation(f"{place}.minDuration", "is not supported yet beside gate: manual; leave it out")
+
+
+def _unless_default(value: Any, child: FieldNode, place: str) -> Iterator[Violation]:
+    if value == child.initial or (child.attribute == "max_duration" and value == DEFAULT_MAX_DURATION):
+        return
+    if child.node.kind == "object" and child.initial is not None:
+        for name, inner in child.node.fields.items():
+            yield from _unless_default(getattr(value, inner.attribute), inner, f"{place}.{name}")
+    elif child.node.kind in ("string", "integer", "number", "boolean") and child.initial not in (None, ""):
+        yield Violation(place, f"{found(_text(value))} is not supported yet; leave it at {found(_text(child.initial))}")
+    else:
+        yield Violation(place, "is not supported yet; leave it out")
+
+
+def _text(value: Any) -> Any:
+    return format_duration(value) if isinstance(value, timedelta) else value

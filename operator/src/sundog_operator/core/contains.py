@@ -1,0 +1,16 @@
+"""Whether what is stored says all that we want."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def contains(found: Any, wanted: Any) -> bool:
+    """Whether JSON `found` holds all of `wanted`.
+
+    Servers add defaults and fields of their own, so further keys of a mapping do not matter; lists must match item by item.
+    """
+    if isinstance(wanted, Mapping):
+        return isinstance(found, Mapping) and all(key in found and contains(found[key], wanted[key]) for key in wanted)
+    if isinstance(wanted, list):
+        return isinstance(found, list) and len(found) == len(wanted) and all(map(contains, found, wanted))
+    return bool(found == wanted)

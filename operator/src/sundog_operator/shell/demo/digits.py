@@ -1,0 +1,36 @@
+"""The data that the demo sends, and the names of its models: what the training writes and the clients read."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import orjson
+
+WEAK: Final = "v1"
+GOOD: Final = "v2"
+BROKEN: Final = "v3"
+HELD_OUT: Final = "held-out.json"
+TRAINED: Final = "trained.json"
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """Images that no model was trained on.
+
+    Attributes:
+        bodies: one request body for each image, `{"inputs": [image]}`, an image being 8 rows of 8 pixels of 0 to 16.
+        labels: the digit that each image shows.
+        offline: the accuracy of each model on these images, as it was measured after training, by model name.
+    """
+
+    bodies: tuple[bytes, ...]
+    labels: tuple[int, ...]
+    offline: dict[str, float]
+
+
+def read_held_out(directory: Path) -> HeldOut:
+    """What `training` wrote into a directory."""
+    held_out = orjson.loads((directory / HELD_OUT).read_bytes())
+    trained = orjson.loads((directory / TRAINED).read_bytes())
+    bodies = tuple(orjson.dumps({"inputs": [image]}) for image in held_out["images"])
+    return HeldOut(bodies, tuple(held_out["labels"]), trained["accuracy"])

@@ -1,0 +1,107 @@
+"""Clients that send the held-out images without a stop, and record what came back. They judge nothing."""
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import aiohttp
+import orjson
+
+CLIENTS: Final = 8
+PAUSE_S: Final = 0.02
+"""What a client waits between an answer and its next request: some 300 requests a second leave two cores to the models."""
+REVISION_HEADER: Final = "x-sundog-revision"
+_TIMEOUT: Final = aiohttp.ClientTimeout(total=30)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One request.
+
+    Attributes:
+        sent_s: when it was sent, in seconds since the load began.
+        latency_s: until the whole answer was there, or until it failed.
+        image: index of the held-out image.
+        revision: who answered, by the edge's response header; 0 where nobody told.
+        predicted: the digit of the largest score; -1 for a request that failed.
+        problem: why it failed, in one line; empty for one that was answered.
+    """
+
+    sent_s: float
+    latency_s: float
+    image: int
+    revision: int = 0
+    predicted: int = -1
+    problem: str = ""
+
+
+@dataclass(slots=True)
+class Load:
+    """What was sent so far. `samples` only ever grows, in the order of the answers."""
+
+    url: str
+    bodies: Sequence[bytes]
+    clients: int = CLIENTS
+    pause_s: float = PAUSE_S
+    samples: list[Sample] = field(default_factory=list)
+    began: float = field(default_factory=time.perf_counter)
+    _stopping: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def now_s(self) -> float:
+        """Seconds since the load began."""
+        return time.perf_counter() - self.began
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Send while the context lasts; at its end each client still waits for the answer to its last request."""
+        # Each client keeps one connection, as a service that calls a model does.
+        connector = aiohttp.TCPConnector(limit=self.clients)
+        async with aiohttp.ClientSession(connector=connector, timeout=_TIMEOUT) as session:
+            clients = [asyncio.create_task(self._send_all(session, number)) for number in range(self.clients)]
+            try:
+                yield
+            finally:
+                self._stopping.set()
+                await asyncio.gather(*clients)
+
+    async def _send_all(self, session: aiohttp.ClientSession, client: int) -> None:
+        """All images in an order of this client's own, over and over, each after the answer to the one before."""
+        order = random.Random(client)  # noqa: S311 an order, no secret
+        while True:
+            for image in order.sample(range(len(self.bodies)), len(self.bodies)):
+                self.samples.append(await self._send(session, image))
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._stopping.wait(), self.pause_s)
+                if self._stopping.is_set():
+                    return
+
+    async def _send(self, session: aiohttp.ClientSession, image: int) -> Sample:
+        sent = self.now_s()
+        revision, predicted, problem = 0, -1, ""
+        try:
+            async with session.post(
+                self.url, data=self.bodies[image], headers={"content-type": "application/json"}
+            ) as response:
+                body = await response.read()
+            revision, predicted, problem = _judge(response.status, response.headers.get(REVISION_HEADER, ""), body)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            problem = f"no answer: {type(error).__name__}: {error}"[:200]
+        return Sample(sent, self.now_s() - sent, image, revision, predicted, problem)
+
+
+def _judge(status: int, header: str, body: bytes) -> tuple[int, int, str]:
+    """(revision, predicted digit, problem) of an answer."""
+    revision = int(header) if header.isdecimal() else 0
+    if status != 200:
+        return revision, -1, f"HTTP {status}: {body[:120].decode(errors='replace')}"
+    if not revision:
+        return 0, -1, f"the answer has no {REVISION_HEADER}"
+    try:
+        scores = orjson.loads(body)["outputs"][0]
+        return revision, max(range(len(scores)), key=scores.__getitem__), ""
+    except (ValueError, LookupError, TypeError):
+        return revision, -1, f"the answer holds no scores: {body[:120].decode(errors='replace')}"

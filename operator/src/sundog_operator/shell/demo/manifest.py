@@ -1,0 +1,42 @@
+"""The demo's manifest: one file that is edited as a user would edit it."""
+
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from sundog_operator.ports import MODEL_DEPLOYMENT
+from sundog_operator.shell.manifests import MANIFEST_DIR
+
+MODELS: Final = "models"
+NAME: Final = "digits"
+NAMESPACE: Final = "default"
+TIMED_WEIGHT: Final = 25
+TIMED_STEP_S: Final = 5
+MANUAL_WEIGHT: Final = 50
+
+
+def document(model: str) -> dict[str, Any]:
+    """A ModelDeployment of a model in the folder `models` beside it. An edit becomes a canary of two steps."""
+    return {
+        "apiVersion": MODEL_DEPLOYMENT.api_version,
+        "kind": MODEL_DEPLOYMENT.kind,
+        "metadata": {"name": NAME, "namespace": NAMESPACE},
+        "spec": {
+            "model": {"uri": f"file://{MANIFEST_DIR}/{MODELS}/{model}", "entrypoint": "net:Net"},
+            "resources": {"cpu": "500m", "memory": "512Mi"},
+            "rollout": {
+                "steps": [
+                    {"weight": TIMED_WEIGHT, "gate": "time", "minDuration": f"{TIMED_STEP_S}s"},
+                    {"weight": MANUAL_WEIGHT, "gate": "manual"},
+                ]
+            },
+        },
+    }
+
+
+def write(path: Path, model: str) -> None:
+    """Make the manifest serve another model. A reader sees the old text or the new, as with an editor's save."""
+    draft = path.with_name(f".{path.name}.new")
+    draft.write_text(yaml.safe_dump(document(model), sort_keys=False))
+    draft.replace(path)

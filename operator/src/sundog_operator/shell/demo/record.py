@@ -1,0 +1,83 @@
+"""What happened in a run of the demo: its steps, and when traffic was moved."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sundog_operator.api import Condition
+from sundog_operator.shell.demo import results
+from sundog_operator.shell.demo.load import Sample
+from sundog_operator.shell.demo.results import Phase
+
+
+@dataclass(slots=True)
+class Step:
+    """One step of the demo. `seconds` is how long it took; `outcome` what came of it, or why it was not reached."""
+
+    name: str
+    title: str
+    seconds: float = 0.0
+    reached: bool = False
+    outcome: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """An event to be seen in the plot. `at_s` is in seconds since the load began."""
+
+    at_s: float
+    text: str
+
+
+@dataclass(slots=True)
+class Record:
+    """Everything that is known of a run.
+
+    Attributes:
+        models: the model of each revision.
+        offline: accuracy of each model on the held-out images, measured after its training.
+        refused: the conditions that told why the broken revision got no traffic.
+        seconds: how long the whole run took.
+    """
+
+    steps: list[Step] = field(default_factory=list)
+    phases: list[Phase] = field(default_factory=list)
+    marks: list[Mark] = field(default_factory=list)
+    models: dict[int, str] = field(default_factory=dict)
+    offline: Mapping[str, float] = field(default_factory=dict)
+    labels: Sequence[int] = ()
+    samples: Sequence[Sample] = ()
+    refused: list[Condition] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def problems(self) -> list[str]:
+        """Why the run is no success; empty when it is one."""
+        missed = [step for step in self.steps if not step.reached]
+        told = [f"not reached: {step.title}: {step.outcome or 'interrupted'}" for step in missed[:1]]
+        failed = [sample.problem for sample in self.samples if sample.problem]
+        if failed:
+            told.append(f"{len(failed)} of {len(self.samples)} requests failed; the first: {failed[0]}")
+        return told
+
+    def summary(self) -> results.Results:
+        """The numbers."""
+        return results.summarise(self.samples, self.phases, self.labels)
+
+    def document(self) -> dict[str, Any]:
+        """The run as JSON."""
+        problems = self.problems()
+        return {
+            "version": 1,
+            "succeeded": not problems,
+            "failures": problems,
+            "seconds": round(self.seconds, 1),
+            "steps": [
+                {"name": step.name, "reached": step.reached, "seconds": round(step.seconds, 2), "outcome": step.outcome}
+                for step in self.steps
+            ],
+            **results.document(self.summary(), self.models, self.offline),
+            "refused": [
+                {"type": told.type, "status": told.status, "reason": told.reason, "message": told.message}
+                for told in self.refused
+            ],
+        }

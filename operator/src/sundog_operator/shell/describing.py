@@ -1,0 +1,230 @@
+"""All about one object, for people: what it is, what it waits for, and what happened."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from sundog_operator.api import (
+    Condition,
+    ExperimentStatus,
+    ModelDeploymentStatus,
+    RevisionStatus,
+    format_duration,
+)
+from sundog_operator.core.revisions import Revision
+from sundog_operator.core.rollout import machine
+from sundog_operator.ports import Object
+
+_GATES = {"manual": "waits for promote", "time": "after {}", "evidence": "on evidence", "none": "at once"}
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is known of a ModelDeployment. `experiment` is that of the rollout under way, or of the last one."""
+
+    obj: Object
+    revisions: Sequence[Revision] = ()
+    experiment: Object | None = None
+    events: Sequence[Object] = field(default_factory=tuple)
+
+
+def describe_model_deployment(subject: Subject, now: datetime) -> RenderableType:
+    """A ModelDeployment in full."""
+    meta = subject.obj["metadata"]
+    status = ModelDeploymentStatus.parse(subject.obj.get("status"))
+    parts: list[RenderableType] = [
+        _title(f"ModelDeployment {meta['namespace']}/{meta['name']}"),
+        _facts(_summary(subject.obj, status)),
+    ]
+    parts += _section("Revisions", _revisions(subject, status, now))
+    if subject.experiment is not None:
+        parts += _rollout(subject.experiment)
+    parts += _section("Commands", _last(status))
+    parts += _section("Conditions", _conditions(status.conditions, now))
+    parts += _section("Events", _events(subject.events, now))
+    return Group(*parts)
+
+
+def describe_experiment(obj: Object, events: Sequence[Object], now: datetime) -> RenderableType:
+    """An Experiment in full."""
+    meta = obj["metadata"]
+    status = ExperimentStatus.parse(obj.get("status"))
+    return Group(
+        _title(f"Experiment {meta['namespace']}/{meta['name']}"),
+        _facts([("Model", str((obj.get("spec") or {}).get("modelDeployment", "")))]),
+        *_rollout(obj),
+        *_section("Conditions", _conditions(status.conditions, now)),
+        *_section("Events", _events(events, now)),
+    )
+
+
+def waits_for(obj: Object, status: ModelDeploymentStatus) -> str:
+    """What has to happen next, in one line; `nothing` when all is as the spec says."""
+    if status.observed_generation != obj["metadata"].get("generation"):
+        return "the operator has not looked at the newest spec yet"
+    by_type = {condition.type: condition for condition in status.conditions}
+    for type_ in ("Stalled", "Progressing", "Reconciling"):
+        condition = by_type.get(type_)
+        if condition is not None and condition.status == "True":
+            return condition.message or condition.reason
+    for type_ in ("Ready", "TrafficSynced"):
+        condition = by_type.get(type_)
+        if condition is not None and condition.status != "True":
+            return condition.message or condition.reason
+    return "nothing"
+
+
+def _summary(obj: Object, status: ModelDeploymentStatus) -> list[tuple[str, str]]:
+    ready = next((condition for condition in status.conditions if condition.type == "Ready"), None)
+    return [
+        ("Ready", f"{ready.status}, {ready.reason}" if ready else "Unknown, Pending"),
+        ("Waits for", waits_for(obj, status)),
+        ("Endpoint", status.url or "none yet"),
+        ("Replicas", f"{status.ready_replicas} of {status.replicas} ready"),
+        *([("Paused", "spec.paused is true: rollouts stand still")] if obj["spec"].get("paused") else []),
+    ]
+
+
+def _title(text: str) -> RenderableType:
+    return Text(text, style="bold")
+
+
+def _section(title: str, body: RenderableType | None) -> list[RenderableType]:
+    return [] if body is None else [Text(), _title(title), body]
+
+
+def _facts(facts: Iterable[tuple[str, str]]) -> RenderableType:
+    table = _grid("", "")
+    for name, value in facts:
+        table.add_row(Text(name), Text(value))
+    return table
+
+
+def _grid(*columns: str, header: bool = False) -> Table:
+    table = Table(box=None, show_header=header, header_style="", pad_edge=True, padding=(0, 2, 0, 0))
+    for index, name in enumerate(columns):
+        last = index == len(columns) - 1
+        table.add_column(name, overflow="fold", no_wrap=not last and name not in ("REASON",))
+    return table
+
+
+def _revisions(subject: Subject, status: ModelDeploymentStatus, now: datetime) -> RenderableType:
+    table = _grid("", "ROLE", "WEIGHT", "READY", "SINCE", "MODEL", header=True)
+    shown = [("stable", status.stable), ("candidate", status.candidate)]
+    for role, revision in ((role, revision) for role, revision in shown if revision is not None):
+        table.add_row(*map(Text, _revision(role, revision, now)))
+    for retiring in status.retiring:
+        table.add_row(*map(Text, (f"r{retiring.revision}", "drains", "0 %", "", _ago(retiring.since, now), "")))
+    live = {revision.revision for _, revision in shown if revision} | {
+        retiring.revision for retiring in status.retiring
+    }
+    for old in sorted((r for r in subject.revisions if r.number not in live), key=lambda r: -r.number):
+        uri = str(old.content.get("model", {}).get("uri", ""))
+        table.add_row(*map(Text, (f"r{old.number}", "earlier", "", "", "", uri)))
+    return table if table.row_count else Text("none yet")
+
+
+def _revision(role: str, revision: RevisionStatus, now: datetime) -> tuple[str, ...]:
+    return (
+        f"r{revision.revision}",
+        role,
+        f"{revision.weight} %",
+        f"{revision.ready_replicas}/{revision.replicas}",
+        _ago(revision.since, now) if revision.since else "",
+        revision.uri,
+    )
+
+
+def _rollout(experiment: Object) -> list[RenderableType]:
+    status = ExperimentStatus.parse(experiment.get("status"))
+    heading = f"Rollout {experiment['metadata']['name']}: {status.phase}"
+    if status.paused is not None:
+        heading += f", paused ({status.paused.reason})"
+    parts: list[RenderableType] = [Text(), _title(heading)]
+    if status.plan.steps:
+        parts.append(_steps(status))
+    if status.arms:
+        parts.append(_arms(status))
+    if machine.is_over(status) and status.verdict.reason:
+        parts.append(Text(status.verdict.reason))
+    return parts
+
+
+def _steps(status: ExperimentStatus) -> RenderableType:
+    table = _grid("STEP", "WEIGHT", "GATE", "", header=True)
+    current = status.step.index if status.step else 0
+    concluded = status.phase == machine.CONCLUDED
+    for index, step in enumerate(status.plan.steps, start=1):
+        gate = _GATES.get(step.gate, step.gate).format(format_duration(step.min_duration))
+        if concluded or index < current:
+            told = "passed"
+        elif index == current and status.step is not None:
+            told = f"now: {status.step.reason}"
+        else:
+            told = ""
+        table.add_row(*map(Text, (str(index), f"{step.weight} %", gate, told)))
+    return table
+
+
+def _arms(status: ExperimentStatus) -> RenderableType:
+    table = _grid("ARM", "REVISION", "WEIGHT", "REQUESTS", "ERRORS", header=True)
+    for arm in status.arms:
+        cells = (arm.name, f"r{arm.revision}", f"{arm.weight} %", str(arm.requests), str(arm.errors))
+        table.add_row(*map(Text, cells))
+    return table
+
+
+def _last(status: ModelDeploymentStatus) -> RenderableType | None:
+    facts = []
+    if (command := status.last_command) is not None:
+        told = f": {command.message}" if command.message else ""
+        facts.append(("Last command", f"{command.verb} revision {command.revision}, {command.result}{told}"))
+    if (last := status.last_rollout) is not None:
+        told = f": {last.reason}" if last.reason else ""
+        facts.append(("Last rollout", f"revision {last.revision}, {last.outcome}{told}"))
+    return _facts(facts) if facts else None
+
+
+def _conditions(conditions: Sequence[Condition], now: datetime) -> RenderableType | None:
+    table = _grid("TYPE", "STATUS", "SINCE", "REASON", "MESSAGE", header=True)
+    for each in conditions:
+        table.add_row(
+            *map(Text, (each.type, each.status, _ago(each.last_transition_time, now), each.reason, each.message))
+        )
+    return table if conditions else None
+
+
+def _events(events: Sequence[Object], now: datetime) -> RenderableType | None:
+    table = _grid("AGO", "REASON", "NOTE", header=True)
+    for event in sorted(events, key=_time_of):
+        table.add_row(
+            *map(Text, (_ago(_instant(_time_of(event)), now), event.get("reason", ""), event.get("note", "")))
+        )
+    return table if events else None
+
+
+def _time_of(event: Object) -> str:
+    return str(event.get("eventTime") or event["metadata"].get("creationTimestamp") or "")
+
+
+def _instant(text: str) -> datetime | None:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        return None
+
+
+def _ago(since: Any, now: datetime) -> str:
+    """How long ago, in one unit."""
+    if not isinstance(since, datetime):
+        return ""
+    seconds = max(0, int((now - since).total_seconds()))
+    for unit, name in ((86400, "d"), (3600, "h"), (60, "m")):
+        if seconds >= 2 * unit:
+            return f"{seconds // unit}{name}"
+    return f"{seconds}s"

@@ -1,0 +1,26 @@
+"""The kinds by the names that users give them."""
+
+from typing import Final
+
+import click
+
+from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, Kind
+
+_NAMES: Final = {
+    **dict.fromkeys(("mdep", "modeldeployment", "modeldeployments"), MODEL_DEPLOYMENT),
+    **dict.fromkeys(("mexp", "experiment", "experiments"), EXPERIMENT),
+}
+
+
+def split(arguments: tuple[str, ...]) -> tuple[Kind, tuple[str, ...]]:
+    """(kind, names) of arguments such as `digits`, `mexp digits-r8` or `modeldeployment/digits`; ModelDeployment unless told."""
+    if not arguments:
+        return MODEL_DEPLOYMENT, ()
+    if all("/" in argument for argument in arguments):
+        kinds = {argument.partition("/")[0].lower().partition(".")[0] for argument in arguments}
+        kind = _NAMES.get(kinds.pop()) if len(kinds) == 1 else None
+        if kind is None:
+            raise click.UsageError(f"{arguments[0]!r} is not KIND/NAME with one kind out of {', '.join(_NAMES)}")
+        return kind, tuple(argument.partition("/")[2] for argument in arguments)
+    kind = _NAMES.get(arguments[0].lower())
+    return (MODEL_DEPLOYMENT, arguments) if kind is None else (kind, arguments[1:])

@@ -1,0 +1,43 @@
+"""The API server of local mode: the in-memory one, with the schemas, the admission and the columns of the CRDs."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
+from sundog_operator.api import RESOURCES, parse, refused_changes, violations
+from sundog_operator.api.schema import DEFINITIONS, custom_resource_definition
+from sundog_operator.errors import SpecError
+from sundog_operator.ports import Clock, Object
+
+_CRDS = {definition.kind: custom_resource_definition(definition)["spec"]["versions"][0] for definition in DEFINITIONS}
+_PLURALS = {definition.kind: definition.plural for definition in DEFINITIONS}
+
+
+def open_api_server(path: Path, clock: Clock) -> MemoryKubernetes:
+    """The server whose objects live in an SQLite file. Raises StateRefused."""
+    return MemoryKubernetes.open(path, clock, schemas=schemas(), admit=admit)
+
+
+def schemas() -> Mapping[str, dict[str, Any]]:
+    """The schema of each of our kinds."""
+    return {kind: version["schema"]["openAPIV3Schema"] for kind, version in _CRDS.items()}
+
+
+def columns() -> Mapping[str, Sequence[Mapping[str, Any]]]:
+    """The columns that `get` shows, by kind."""
+    return {kind: version["additionalPrinterColumns"] for kind, version in _CRDS.items()}
+
+
+def admit(obj: Object, before: Object | None) -> Sequence[str]:
+    """What is wrong with an object of ours, one line per violation, as the CRD's schema and rules have it."""
+    if obj.get("kind") not in RESOURCES:
+        return ()
+    found = [str(violation) for violation in violations(obj)]
+    if found or before is None:
+        return found
+    try:
+        old = parse(before)
+    except SpecError:
+        return ()
+    return [str(violation) for violation in refused_changes(old, parse(obj))]

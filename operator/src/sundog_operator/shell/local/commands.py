@@ -1,0 +1,126 @@
+"""`sundog local`: serve manifests on this machine."""
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from sundog_operator.adapters.local.process_table import MachineTable
+from sundog_operator.adapters.local.processes import marked
+from sundog_operator.adapters.local.state_directory import StateDirectory
+from sundog_operator.shell.exits import CommandFailed, Exit
+from sundog_operator.shell.local import place
+from sundog_operator.shell.local.instance import Stop, run, signals, take_down
+from sundog_operator.shell.local.views import LineView, TableView, View
+
+_END_S: Final = 60.0
+_POLL_S: Final = 0.1
+
+
+def which(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that name an instance."""
+    for option in (
+        click.option("--instance", metavar="NAME", help="One of several on this machine; each has a state of its own."),
+        click.option(
+            "--state-dir",
+            type=click.Path(path_type=Path, file_okay=False),
+            help=f"Where all of it is kept. Default: {place.STATE_DIR}, or ~/.local/state/sundog/<instance>.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@click.group()
+def local() -> None:
+    """Serve manifests on this machine, without a cluster."""
+
+
+@local.command()
+@click.argument("path", type=click.Path(exists=True, path_type=Path))
+@which
+@click.option("-n", "--namespace", default="default", show_default=True, help="Of objects that name none.")
+@click.option("-q", "--quiet", is_flag=True, help="Show problems only.")
+def up(path: Path, state_dir: Path | None, instance: str | None, namespace: str, quiet: bool) -> int:
+    """Serve the manifests at PATH, a file or a folder, until Ctrl-C.
+
+    Saving a manifest applies it; removing one deletes what it described. A later start goes on where this one ended.
+    In a manifest, file://${MANIFEST_DIR} stands for the folder that the manifest is in.
+    """
+    where = place.choose(state_dir, instance, os.environ)
+    return asyncio.run(_up(where, Path(os.path.abspath(path)), namespace, quiet))  # noqa: PTH100 links are kept
+
+
+async def _up(where: Path, path: Path, namespace: str, quiet: bool) -> int:
+    stop = Stop()
+    view = _view(where, quiet)
+    try:
+        with signals(stop):
+            return await run(where, path, stop, view, namespace=namespace)
+    finally:
+        view.close()
+
+
+def _view(where: Path, quiet: bool) -> View:
+    if quiet or not sys.stdout.isatty():
+        return LineView(quiet=quiet)
+    from rich.console import Console
+
+    return TableView(Console(), f"sundog local · {where}")
+
+
+@local.command()
+@which
+def down(state_dir: Path | None, instance: str | None) -> int:
+    """End an instance: one that runs, or what a killed one left."""
+    where = place.choose(state_dir, instance, os.environ)
+    state = place.find(where)
+    if state.is_held():
+        _end(state)
+        click.echo(f"the instance in {where} was ended")
+    elif asyncio.run(_take_down(where)):
+        click.echo(f"what was left of the instance in {where} was ended")
+    else:
+        click.echo(f"nothing runs in {where}")
+    return Exit.OK
+
+
+async def _take_down(where: Path) -> bool:
+    return await take_down(where)
+
+
+def _end(state: StateDirectory) -> None:
+    pid = state.holder()
+    if pid is None:
+        raise CommandFailed(f"{state.lock}: holds no pid; end the process that runs there")
+    os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + _END_S
+    while state.is_held():
+        if time.monotonic() > deadline:
+            raise CommandFailed(f"pid {pid} did not end within {_END_S:g} s", Exit.TIMEOUT)
+        time.sleep(_POLL_S)
+
+
+@local.command()
+@which
+def status(state_dir: Path | None, instance: str | None) -> int:
+    """Tell whether an instance runs, and where its parts are. Exit code 3 when none does."""
+    where = place.choose(state_dir, instance, os.environ)
+    state = place.find(where)
+    processes = marked(state, MachineTable())
+    if not state.is_held():
+        left = f"; {len(processes)} processes of a killed one are left: `sundog local up` goes on with them, `sundog local down` ends them"
+        click.echo(f"no instance runs in {where}{left if processes else ''}")
+        return Exit.NOT_FOUND
+    click.echo(f"state directory  {where}")
+    click.echo(f"pid              {state.holder()}")
+    click.echo(f"kubeconfig       {state.path / place.KUBECONFIG}")
+    click.echo(f"logs             {state.logs}")
+    click.echo(f"processes        {len(processes)}")
+    return Exit.OK

@@ -1,0 +1,120 @@
+"""Manifests on disk as the truth of an instance: an edit is an apply, what is taken out is deleted."""
+
+import contextlib
+import hashlib
+from pathlib import Path
+from typing import Final
+
+import orjson
+from watchfiles import Change, awatch
+
+from sundog_operator.adapters.memory_kubernetes import Invalid, MemoryKubernetes
+from sundog_operator.errors import Conflict, SundogError
+from sundog_operator.ports import Clock, Ref
+from sundog_operator.shell import manifests
+from sundog_operator.shell.exits import one_line
+from sundog_operator.shell.local.origins import Origin, Origins
+from sundog_operator.shell.local.views import View
+from sundog_operator.shell.manifests import Document, Reading
+
+MANAGER: Final = "sundog-cli"
+"""Field manager of what users apply, by file or by command: the newest apply decides."""
+_RESCAN_MS: Final = 2000
+_GRACE_S: Final = 1.0
+
+
+class ManifestFiles:
+    """Applies the manifests at a path, and follows them.
+
+    A document is applied at the start and whenever it changed, so what `sundog apply` did meanwhile stays until then. An error is shown once,
+    and what serves is kept. An object is deleted only if it came from a file and that file can be read and does not describe it any more.
+    """
+
+    def __init__(
+        self, root: Path, kube: MemoryKubernetes, origins: Origins, clock: Clock, view: View, *, namespace: str
+    ) -> None:
+        self._root = root
+        self._is_folder = root.is_dir()
+        self._kube = kube
+        self._origins = origins
+        self._clock = clock
+        self._view = view
+        self._namespace = namespace
+        self._digests: dict[Ref, str] = {}
+        self._told: set[str] = set()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        await self._delete(self._gone(await self._apply_all()))
+        folder = self._root if self._is_folder else self._root.parent
+        # Some editors replace a file and some file systems tell nothing: the folder is watched, and looked through besides.
+        async for _ in awatch(
+            folder,
+            watch_filter=self._concerns_us,
+            recursive=self._is_folder,
+            rust_timeout=_RESCAN_MS,
+            yield_on_timeout=True,
+            debounce=200,
+        ):
+            await self.sync()
+
+    async def sync(self) -> None:
+        """Apply what changed, and delete what was taken out."""
+        gone = self._gone(await self._apply_all())
+        if not gone:
+            return
+        # A file that is being saved can be empty for a moment.
+        await self._clock.sleep(_GRACE_S)
+        await self._delete(gone & self._gone(await self._apply_all()))
+
+    def _concerns_us(self, _change: Change, path: str) -> bool:
+        return manifests.is_manifest(Path(path).name) if self._is_folder else Path(path) == self._root
+
+    async def _apply_all(self) -> Reading:
+        reading = manifests.read(self._root, self._namespace)
+        lines = {f"skipped: {problem}" if problem.skipped else str(problem) for problem in reading.problems}
+        for line in sorted(lines - self._told):
+            self._view.problem(line)
+        self._told = lines
+        for document in reading.documents:
+            digest = hashlib.sha256(orjson.dumps(document.object, option=orjson.OPT_SORT_KEYS)).hexdigest()
+            if self._digests.get(document.ref) != digest:
+                self._digests[document.ref] = digest
+                await self._apply(document)
+        return reading
+
+    async def _apply(self, document: Document) -> None:
+        ref = document.ref
+        try:
+            before = await self._kube.get(ref)
+            stored = await self._kube.apply(document.object, manager=MANAGER, strict=True)
+        except Invalid as err:
+            self._view.problem(f"{document.source}: {ref}: {'; '.join(err.causes)}")
+            return
+        except SundogError as err:
+            self._view.problem(f"{document.source}: {one_line(err)}")
+            return
+        self._origins.remember(ref, Origin(str(document.path), stored["metadata"]["uid"]))
+        if before is None or before["metadata"]["resourceVersion"] != stored["metadata"]["resourceVersion"]:
+            self._view.notice(f"{ref} {'changed' if before else 'created'} from {document.source}")
+
+    def _gone(self, reading: Reading) -> set[Ref]:
+        """Objects that came from a file and are in no manifest any more. What cannot be read takes nothing with it."""
+        present = {document.ref for document in reading.documents}
+        if self._is_folder and not self._root.is_dir():
+            return set()
+        return {
+            ref
+            for ref, origin in self._origins.all().items()
+            if ref not in present and not reading.is_unsure(Path(origin.path))
+        }
+
+    async def _delete(self, refs: set[Ref]) -> None:
+        for ref in sorted(refs):
+            origin = self._origins.all()[ref]
+            self._digests.pop(ref, None)
+            self._origins.forget(ref)
+            # Where somebody deleted it and made another one, that is not ours to delete.
+            with contextlib.suppress(Conflict):
+                await self._kube.delete(ref, uid=origin.uid)
+                self._view.notice(f"{ref} deleted: no manifest describes it any more, it came from {origin.path}")

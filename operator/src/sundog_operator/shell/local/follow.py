@@ -1,0 +1,38 @@
+"""Tells a view what happens in an API server."""
+
+import asyncio
+
+from sundog_operator.ports import EVENT, MODEL_DEPLOYMENT, Kubernetes, Object
+from sundog_operator.shell.local.views import View
+
+
+async def follow(kube: Kubernetes, view: View) -> None:
+    """Until the API server closes or the task is cancelled."""
+    async with asyncio.TaskGroup() as group:
+        group.create_task(_deployments(kube, view))
+        group.create_task(_events(kube, view))
+
+
+async def _deployments(kube: Kubernetes, view: View) -> None:
+    known: dict[tuple[str, str], Object] = {}
+    synced = False
+    async for event in kube.watch(MODEL_DEPLOYMENT):
+        if event.type == "SYNCED":
+            synced = True
+        else:
+            meta = event.object["metadata"]
+            place = (meta["namespace"], meta["name"])
+            known[place] = event.object
+            if event.type == "DELETED":
+                del known[place]
+        if synced:
+            view.deployments([known[place] for place in sorted(known)])
+
+
+async def _events(kube: Kubernetes, view: View) -> None:
+    synced = False
+    async for event in kube.watch(EVENT):
+        if event.type == "SYNCED":
+            synced = True
+        elif synced and event.type != "DELETED":
+            view.event(event.object)

@@ -1,0 +1,64 @@
+"""Where an instance of local mode keeps its state."""
+
+import hashlib
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from sundog_operator.adapters.local.state_directory import MAX_PATH_BYTES, StateDirectory, StateDirectoryError
+
+STATE_DIR: Final = "SUNDOG_STATE_DIR"
+INSTANCE: Final = "default"
+KUBECONFIG: Final = "kubeconfig"
+_LINKS: Final = Path("/tmp")  # noqa: S108 the folder of links below it is private, which is checked
+
+
+def choose(state_dir: Path | None, instance: str | None, environment: Mapping[str, str]) -> Path:
+    """The state directory as its user knows it: the option, the variable, or one per instance below the XDG state folder."""
+    if state_dir is not None:
+        return StateDirectory.at(state_dir).path
+    if instance is None and (named := environment.get(STATE_DIR)):
+        return StateDirectory.at(Path(named)).path
+    base = environment.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return StateDirectory.at(Path(base) / "sundog" / (instance or INSTANCE)).path
+
+
+def short(path: Path) -> Path:
+    """A path to a state directory that leaves room for the Unix sockets below it: itself, or where a short link is or will be."""
+    if len(os.fsencode(path)) <= MAX_PATH_BYTES:
+        return path
+    digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:8]
+    return _LINKS / f"sundog-{os.geteuid()}" / digest
+
+
+def prepare(path: Path) -> StateDirectory:
+    """Create the state directory, with a short link to it where its path is too long. Raises StateDirectoryError."""
+    reached = short(path)
+    if reached != path:
+        _link(reached, path)
+    state = StateDirectory.at(reached)
+    state.prepare()
+    return state
+
+
+def find(path: Path) -> StateDirectory:
+    """The state directory as a running instance knows it; nothing is created."""
+    return StateDirectory.at(short(path))
+
+
+def _link(link: Path, target: Path) -> None:
+    try:
+        target.mkdir(mode=0o700, parents=True, exist_ok=True)
+        link.parent.mkdir(mode=0o700, exist_ok=True)
+        status = link.parent.lstat()
+        # The folder for temporary files is everybody's: a folder of another user could hold links to anywhere.
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
+            raise StateDirectoryError(f"{link.parent} is not a private folder of yours: remove it, or give --state-dir")
+        if link.is_symlink() and link.readlink() != target:
+            link.unlink()
+        if not link.is_symlink():
+            link.symlink_to(target, target_is_directory=True)
+    except OSError as err:
+        raise StateDirectoryError(f"state directory {target}: {err.filename}: {err.strerror}") from err

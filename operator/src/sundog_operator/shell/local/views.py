@@ -1,0 +1,156 @@
+"""What `sundog local up` shows: a live table on a terminal, else one plain line per change."""
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Final, Protocol
+
+import click
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from sundog_operator.ports import Object
+
+_SHOWN_EVENTS: Final = 8
+_STYLES: Final = {"True": "green", "False": "red", "Unknown": "yellow"}
+
+
+class View(Protocol):
+    """Where an instance tells what happens."""
+
+    def notice(self, text: str) -> None:
+        """Something was done."""
+
+    def problem(self, text: str) -> None:
+        """Something is wrong and has to be mended by the user."""
+
+    def deployments(self, objects: Sequence[Object]) -> None:
+        """All ModelDeployments as they are now."""
+
+    def event(self, event: Object) -> None:
+        """Something happened to an object."""
+
+    def close(self) -> None:
+        """Nothing more is shown."""
+
+
+def row_of(obj: Object) -> dict[str, str]:
+    """A ModelDeployment in short, by column."""
+    meta, status = obj["metadata"], obj.get("status") or {}
+    ready: dict[str, Any] = next((c for c in status.get("conditions") or () if c["type"] == "Ready"), {})
+    stable, candidate = status.get("stable"), status.get("candidate")
+    return {
+        "NAME": f"{meta['namespace']}/{meta['name']}",
+        "READY": ready.get("status", "Unknown"),
+        "REASON": ready.get("reason", "Pending"),
+        "STABLE": _revision(stable),
+        "CANDIDATE": _revision(candidate),
+        "WEIGHT": f"{candidate['weight']} %" if candidate else "-",
+        "REPLICAS": f"{status.get('readyReplicas', 0)}/{status.get('replicas', 0)}",
+        "URL": status.get("url") or "-",
+    }
+
+
+def _revision(revision: Any) -> str:
+    return f"r{revision['revision']}" if revision else "-"
+
+
+def event_line(event: Object) -> str:
+    """An event in one line."""
+    regarding = event["regarding"]
+    return f"{regarding['namespace']}/{regarding['name']}: {event['reason']}: {event['note']}"
+
+
+class LineView:
+    """One plain line per change, for scripts and logs; `quiet` leaves problems only, which go to standard error."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._shown: dict[str, str] = {}
+
+    def notice(self, text: str) -> None:
+        """See View."""
+        if not self._quiet:
+            click.echo(f"{_now()} {text}")
+
+    def problem(self, text: str) -> None:
+        """See View."""
+        click.echo(f"{_now()} error: {text}" if not self._quiet else f"error: {text}", err=True)
+
+    def deployments(self, objects: Sequence[Object]) -> None:
+        """See View."""
+        rows = {row["NAME"]: _sentence(row) for row in map(row_of, objects)}
+        for name, sentence in rows.items():
+            if self._shown.get(name) != sentence:
+                self.notice(sentence)
+        self._shown = rows
+
+    def event(self, event: Object) -> None:
+        """See View."""
+        self.notice(event_line(event))
+
+    def close(self) -> None:
+        """See View."""
+
+
+def _sentence(row: dict[str, str]) -> str:
+    candidate = (
+        f" candidate={row['CANDIDATE']} weight={row['WEIGHT'].replace(' ', '')}" if row["CANDIDATE"] != "-" else ""
+    )
+    url = f" url={row['URL']}" if row["URL"] != "-" else ""
+    ready = f"Ready={row['READY']} reason={row['REASON']}"
+    return f"{row['NAME']}: {ready} stable={row['STABLE']}{candidate} replicas={row['REPLICAS']}{url}"
+
+
+class TableView:
+    """A table that is drawn anew in place, with the last lines below it."""
+
+    def __init__(self, console: Console, title: str) -> None:
+        self._title = title
+        self._rows: list[dict[str, str]] = []
+        self._lines: deque[Text] = deque(maxlen=_SHOWN_EVENTS)
+        self._live = Live(console=console, auto_refresh=False)
+        self._live.start()
+
+    def notice(self, text: str) -> None:
+        """See View."""
+        self._line(Text(text))
+
+    def problem(self, text: str) -> None:
+        """See View."""
+        self._line(Text(f"error: {text}", style="red"))
+
+    def deployments(self, objects: Sequence[Object]) -> None:
+        """See View."""
+        rows = [row_of(obj) for obj in objects]
+        if rows != self._rows:
+            self._rows = rows
+            self._draw()
+
+    def event(self, event: Object) -> None:
+        """See View."""
+        self._line(Text(event_line(event), style="yellow" if event["type"] == "Warning" else ""))
+
+    def close(self) -> None:
+        """See View."""
+        self._live.stop()
+
+    def _line(self, text: Text) -> None:
+        self._lines.append(Text(f"{_now()} ", style="dim").append_text(text))
+        self._draw()
+
+    def _draw(self) -> None:
+        table = Table(title=self._title, title_justify="left", box=None, pad_edge=False, title_style="bold")
+        for column in ("NAME", "READY", "REASON", "STABLE", "CANDIDATE", "WEIGHT", "REPLICAS", "URL"):
+            table.add_column(column, overflow="fold")
+        for row in self._rows:
+            style = _STYLES.get(row["READY"], "")
+            table.add_row(*(Text(value, style=style if name == "READY" else "") for name, value in row.items()))
+        body = table if self._rows else Text(f"{self._title}\nno ModelDeployment yet")
+        self._live.update(Group(body, Text(), *self._lines), refresh=True)
+
+
+def _now() -> str:
+    return time.strftime("%H:%M:%S")

@@ -1,0 +1,215 @@
+"""Reads manifests: YAML files with one document or several, or folders of them.
+
+A `file://` URI in a manifest is absolute, or begins with `file://${MANIFEST_DIR}`, which stands for the folder of the manifest: examples
+then work from any checkout, and no working directory decides what is served.
+"""
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+import yaml
+
+from sundog_operator.api import API_VERSION, RESOURCES
+from sundog_operator.ports import Object, Ref, ref_of
+
+MANIFEST_DIR: Final = "${MANIFEST_DIR}"
+MAX_BYTES: Final = 3 * 2**20
+_FILE: Final = "file://"
+_SUFFIXES: Final = (".yaml", ".yml")
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One object of a manifest. `source` names its file for messages; `path` is None for standard input."""
+
+    source: str
+    path: Path | None
+    object: Object
+
+    @property
+    def ref(self) -> Ref:
+        """The object's reference."""
+        return ref_of(self.object)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What is wrong with a file or a document of it. `skipped`: it is no mistake, but nothing that is served here."""
+
+    source: str
+    message: str
+    skipped: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.source}: {self.message}"
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What was found below a path. `unsure` are files of which a document could not be read."""
+
+    documents: tuple[Document, ...]
+    problems: tuple[Problem, ...]
+    unsure: frozenset[Path]
+
+    def is_unsure(self, path: Path) -> bool:
+        """Whether a file, or a folder around it, could not be read in full."""
+        return not self.unsure.isdisjoint((path, *path.parents))
+
+
+def find_files(root: Path) -> tuple[list[Path], list[Problem]]:
+    """The manifests at a path, in order: the file itself, or all `*.yaml` and `*.yml` below the folder, hidden ones left out.
+
+    With them, the folders that cannot be read.
+    """
+    if not root.is_dir():
+        return ([root] if root.exists() else []), []
+    found: list[Path] = []
+    refused: list[OSError] = []
+    for folder, folders, names in os.walk(root, onerror=refused.append):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [Path(folder, name) for name in names if is_manifest(name)]
+    return sorted(found), [Problem(str(err.filename), err.strerror or "cannot be read") for err in refused]
+
+
+def is_manifest(name: str) -> bool:
+    """Whether a file of that name holds manifests."""
+    return name.endswith(_SUFFIXES) and not name.startswith(".")
+
+
+def read(root: Path, namespace: str, *, force_namespace: bool = False) -> Reading:
+    """Read every manifest at a path. An object that two documents describe counts once, as in the first."""
+    paths, refused = find_files(root)
+    return _gather(((path, *read_file(path, namespace, force_namespace=force_namespace)) for path in paths), refused)
+
+
+def _gather(files: Iterable[tuple[Path, list[Document], list[Problem]]], refused: list[Problem]) -> Reading:
+    documents: dict[Ref, Document] = {}
+    problems = list(refused)
+    unsure = {Path(problem.source) for problem in refused}
+    for path, found, wrong in files:
+        problems += wrong
+        if any(not problem.skipped for problem in wrong):
+            unsure.add(path)
+        for document in found:
+            first = documents.setdefault(document.ref, document)
+            if first is not document:
+                problems.append(Problem(str(path), f"{document.ref} is in {first.source} too, which counts"))
+    return Reading(tuple(documents.values()), tuple(problems), frozenset(unsure))
+
+
+def read_file(path: Path, namespace: str, *, force_namespace: bool = False) -> tuple[list[Document], list[Problem]]:
+    """The documents of one file, and what is wrong with it. Never raises for what a file holds."""
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            return [], [Problem(str(path), f"is larger than {MAX_BYTES} bytes")]
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as err:
+        return [], [Problem(str(path), err.strerror or str(err) if isinstance(err, OSError) else "is not UTF-8 text")]
+    return parse(text, str(path), path, namespace, force_namespace=force_namespace)
+
+
+def parse(
+    text: str, source: str, path: Path | None, namespace: str, *, force_namespace: bool = False
+) -> tuple[list[Document], list[Problem]]:
+    """The documents of a text.
+
+    Args:
+        namespace: of objects that name none.
+        force_namespace: refuse objects of another namespace.
+    """
+    documents: list[Document] = []
+    problems: list[Problem] = []
+    try:
+        for raw in yaml.safe_load_all(text):
+            for item in _items(raw):
+                made = _document(item, source, path, namespace, force_namespace)
+                (documents if isinstance(made, Document) else problems).append(made)  # type: ignore[arg-type]
+    except yaml.YAMLError as err:
+        problems.append(Problem(source, _yaml_problem(err)))
+    return documents, problems
+
+
+def _items(raw: Any) -> Iterator[Any]:
+    """The objects of a document: none of an empty one, those of a List, as `get -o yaml` prints it."""
+    if raw is None:
+        return
+    if isinstance(raw, dict) and raw.get("kind") == "List" and isinstance(raw.get("items"), list):
+        yield from raw["items"]
+    else:
+        yield raw
+
+
+def _yaml_problem(err: yaml.YAMLError) -> str:
+    mark, what = getattr(err, "problem_mark", None), getattr(err, "problem", None) or "cannot be read"
+    return f"line {mark.line + 1}: {what}" if mark is not None else f"not YAML: {what}"
+
+
+def _document(raw: Any, source: str, path: Path | None, namespace: str, force: bool) -> Document | Problem:
+    if not isinstance(raw, dict):
+        return Problem(source, f"a document is a {type(raw).__name__}, expected an object with apiVersion and kind")
+    try:
+        obj: Object = orjson.loads(orjson.dumps(raw))
+    except TypeError as err:
+        return Problem(source, f"{raw.get('kind', 'a document')} cannot be written as JSON: {err}")
+    if problem := _foreign(obj):
+        return Problem(source, problem, skipped="apiVersion" in obj and "kind" in obj)
+    if problem := _place(obj, namespace, force):
+        return Problem(source, problem)
+    problems: list[str] = []
+    spec = obj.get("spec")
+    if isinstance(spec, dict):
+        obj["spec"] = _expand(spec, "spec", path, problems)
+    if problems:
+        return Problem(source, f"{obj['kind']} {obj['metadata']['name']}: {problems[0]}")
+    return Document(source, path, obj)
+
+
+def _foreign(obj: Object) -> str:
+    kind, version = obj.get("kind"), obj.get("apiVersion")
+    if kind not in RESOURCES or str(version).partition("/")[0] != API_VERSION.partition("/")[0]:
+        return f"kind {kind!r} of {version!r} is not one of {', '.join(RESOURCES)} of {API_VERSION}"
+    return "" if version == API_VERSION else f"apiVersion: {version!r} is not {API_VERSION}"
+
+
+def _place(obj: Object, namespace: str, force: bool) -> str:
+    """Fill in the namespace; what is wrong with the metadata."""
+    meta = obj.get("metadata")
+    if not isinstance(meta, dict) or not isinstance(meta.get("name"), str) or not meta["name"]:
+        return f"{obj['kind']}: metadata.name is required"
+    found = meta.get("namespace") or namespace
+    if not isinstance(found, str):
+        return f"{obj['kind']} {meta['name']}: metadata.namespace: {found!r} is not a string"
+    if force and found != namespace:
+        return f"{obj['kind']} {meta['name']}: metadata.namespace is {found!r}, expected {namespace!r}"
+    meta["namespace"] = found
+    obj.pop("status", None)
+    return ""
+
+
+def _expand(value: Any, where: str, path: Path | None, problems: list[str]) -> Any:
+    if isinstance(value, dict):
+        return {key: _expand(item, f"{where}.{key}", path, problems) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_expand(item, f"{where}[{index}]", path, problems) for index, item in enumerate(value)]
+    if isinstance(value, str) and where.endswith(".uri") and value.startswith(_FILE):
+        return _file_uri(value, where, path, problems)
+    return value
+
+
+def _file_uri(uri: str, where: str, path: Path | None, problems: list[str]) -> str:
+    rest = uri.removeprefix(_FILE)
+    if rest == MANIFEST_DIR or rest.startswith(f"{MANIFEST_DIR}/"):
+        if path is None:
+            problems.append(f"{where}: {MANIFEST_DIR} needs a manifest in a file")
+            return uri
+        below = rest.removeprefix(MANIFEST_DIR).lstrip("/")
+        return _FILE + os.path.normpath(Path(os.path.abspath(path.parent), below))  # noqa: PTH100 links are kept
+    if not re.match(r"/[^/]|/$", rest):
+        problems.append(f"{where}: {uri!r} is not absolute: write file:///… or file://{MANIFEST_DIR}/…")
+    return uri

@@ -1,0 +1,98 @@
+"""How objects are printed: as a table, as JSON or YAML, or by name."""
+
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final, Literal
+
+import click
+import orjson
+import yaml
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from sundog_operator.ports import Kind, Object
+
+Format = Literal["table", "wide", "json", "yaml", "name"]
+FORMATS: Final = ("table", "wide", "json", "yaml", "name")
+_NO_TERMINAL: Final = 10_000
+
+OUTPUT: Final = click.option(
+    "-o", "--output", type=click.Choice(FORMATS), default="table", show_default=True, help="How to print."
+)
+
+
+def full_name(kind: Kind, name: str) -> str:
+    """An object's name as kubectl prints it, such as `modeldeployment.serving.sundog.dev/digits`."""
+    return f"{kind.kind.lower()}{'.' + kind.group if kind.group else ''}/{name}"
+
+
+def print_json(document: Any) -> None:
+    """Indented JSON on standard output."""
+    click.echo(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode())
+
+
+def print_yaml(document: Any) -> None:
+    """YAML on standard output."""
+    click.echo(yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120), nl=False)
+
+
+def print_document(document: Any, output: Format) -> None:
+    """A document as JSON or YAML."""
+    (print_yaml if output == "yaml" else print_json)(document)
+
+
+def print_objects(kind: Kind, objects: Sequence[Object], output: Format, *, single: bool, namespaces: bool) -> None:
+    """Print objects of one kind.
+
+    Args:
+        single: one was asked for by name, and is printed without a list around it.
+        namespaces: show the namespace of each.
+    """
+    match output:
+        case "name":
+            for obj in objects:
+                click.echo(full_name(kind, obj["metadata"]["name"]))
+        case "json" | "yaml":
+            listed = {"apiVersion": "v1", "kind": "List", "items": list(objects)}
+            print_document(objects[0] if single else listed, output)
+        case _:
+            print_table(*table_of(kind, objects, wide=output == "wide", namespaces=namespaces))
+
+
+def table_of(
+    kind: Kind, objects: Sequence[Object], *, wide: bool, namespaces: bool
+) -> tuple[list[str], list[list[str]]]:
+    """(headers, rows) by the printer columns of the CRD, as kubectl shows them."""
+    from sundog_operator.adapters.memory_kubernetes import tables
+    from sundog_operator.shell.local.api_server import columns
+
+    shown = [column for column in columns()[kind.kind] if wide or not column.get("priority")]
+    table = tables.table(objects, shown, "0", datetime.now(UTC))
+    headers = [str(definition["name"]).upper() for definition in table["columnDefinitions"]]
+    rows = [["" if cell is None else str(cell) for cell in row["cells"]] for row in table["rows"]]
+    if namespaces:
+        headers = ["NAMESPACE", *headers]
+        rows = [[obj["metadata"]["namespace"], *row] for obj, row in zip(objects, rows, strict=True)]
+    return headers, rows
+
+
+def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, header: bool = True) -> None:
+    """Aligned columns; what does not fit a terminal goes on in the next line of its cell."""
+    table = Table(box=None, pad_edge=False, show_header=header, header_style="")
+    for name in headers:
+        table.add_column(name, overflow="fold", no_wrap=not sys.stdout.isatty())
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    # Where nobody looks at a terminal, nothing is cut off or folded.
+    print_rich(table, None if sys.stdout.isatty() else _NO_TERMINAL)
+
+
+def print_rich(renderable: RenderableType, width: int | None) -> None:
+    """Print something of rich in that many columns, those of the terminal by default, without blanks at the ends of lines."""
+    console = Console(highlight=False, width=width)
+    with console.capture() as captured:
+        console.print(renderable)
+    for line in captured.get().splitlines():
+        click.echo(line.rstrip())

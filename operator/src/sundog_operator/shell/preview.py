@@ -1,0 +1,246 @@
+"""What applying a manifest would do, and why: the planner's own decision over what is observed now, with nothing written."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, Final, Literal
+
+from sundog_operator.api import (
+    ModelDeployment,
+    ModelDeploymentSpec,
+    ModelDeploymentStatus,
+    format_duration,
+    refused_changes,
+    rollout_not_yet_supported,
+    unknown_fields,
+    violations,
+)
+from sundog_operator.core import revisions
+from sundog_operator.core.draft import HELD_OUTCOMES, Observed
+from sundog_operator.core.plan import Plan, plan
+from sundog_operator.core.rollout.freeze import plan_steps
+from sundog_operator.core.spec import accept
+from sundog_operator.errors import SpecError
+from sundog_operator.ports import CONTROLLER_REVISION, Object
+
+Outcome = Literal["create", "change", "unchanged", "refused"]
+
+_REVISION_PARTS: Final = ("model", "runtime", "resources", "scheduling")
+_IN_PLACE: Final = "runtime.userConfig"
+_SHOWN: Final = 6
+_GATES: Final = {"manual": "manual gate", "evidence": "evidence gate", "none": "no gate"}
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What would happen.
+
+    Attributes:
+        revision: that the manifest stands for; None when it is refused.
+        lines: what happens, in order.
+        problems: why it is refused.
+    """
+
+    name: str
+    outcome: Outcome
+    revision: int | None = None
+    lines: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    path: str
+    before: Any
+    after: Any
+
+    def __str__(self) -> str:
+        return f"spec.{self.path}: {_shown(self.before)} → {_shown(self.after)}"
+
+
+def preview(manifest: Object, stored: Object | None, seen: Observed, now: datetime) -> Preview:
+    """Preview one ModelDeployment.
+
+    Args:
+        stored: the object as it is; None where there is none.
+        seen: what is observed of it; its `deployment` is replaced by the object as it would be.
+    """
+    name = f"{manifest['metadata']['namespace']}/{manifest['metadata']['name']}"
+    wanted = _merged(manifest, stored)
+    if problems := _refused_by_server(manifest, wanted, stored):
+        return Preview(name, "refused", problems=problems, lines=_kept(stored))
+    acceptance = accept(wanted)
+    if acceptance.spec is None:
+        return Preview(name, "refused", problems=(f"{acceptance.reason}: {acceptance.message}",), lines=_kept(stored))
+    decided = plan(replace(seen, deployment=wanted), now)
+    number = _revision_of(acceptance.spec, seen, decided)
+    changes = _changes(stored, acceptance.spec)
+    if stored is not None and not changes:
+        return Preview(name, "unchanged", number, ("nothing changes", *_standing(acceptance.spec, stored, number)))
+    if problems := _rollout_refused(acceptance.spec, stored, decided):
+        return Preview(name, "refused", problems=problems, lines=_kept(stored))
+    lines = tuple(_lines(acceptance.spec, stored, seen, decided, number, changes))
+    return Preview(name, "create" if stored is None else "change", number, lines)
+
+
+def blank(manifest: Object) -> Object:
+    """The manifest as the object that the API server would store first."""
+    return {**manifest, "metadata": {**manifest["metadata"], "uid": "", "generation": 1}}
+
+
+def _merged(manifest: Object, stored: Object | None) -> Object:
+    if stored is None:
+        return blank(manifest)
+    spec = dict(manifest.get("spec") or {})
+    # Left out of Git where an autoscaler drives it: the stored value then stays.
+    if "replicas" not in spec and "replicas" in stored["spec"]:
+        spec["replicas"] = stored["spec"]["replicas"]
+    meta = stored["metadata"]
+    return {**stored, "spec": spec, "metadata": {**meta, "generation": meta.get("generation", 0) + 1}}
+
+
+def _refused_by_server(manifest: Object, wanted: Object, stored: Object | None) -> tuple[str, ...]:
+    unknown = [f"{path}: unknown field" for path in unknown_fields(manifest)]
+    wrong = [str(violation) for violation in violations(wanted)]
+    if wrong or stored is None:
+        return (*unknown, *wrong)
+    try:
+        old = ModelDeployment.parse(stored)
+    except SpecError:
+        return tuple(unknown)
+    return (*unknown, *(str(violation) for violation in refused_changes(old, ModelDeployment.parse(wanted))))
+
+
+def _rollout_refused(spec: ModelDeploymentSpec, stored: Object | None, decided: Plan) -> tuple[str, ...]:
+    if _status(stored).stable is None:
+        return ()
+    refused = any(c.type == "SpecAccepted" and c.status == "False" for c in decided.status.conditions)
+    return tuple(str(violation) for violation in rollout_not_yet_supported(spec)) if refused else ()
+
+
+def _status(stored: Object | None) -> ModelDeploymentStatus:
+    return ModelDeploymentStatus.parse((stored or {}).get("status"))
+
+
+def _kept(stored: Object | None) -> tuple[str, ...]:
+    stable = _status(stored).stable
+    return (f"revision {stable.revision} keeps serving",) if stable is not None else ()
+
+
+def _revision_of(spec: ModelDeploymentSpec, seen: Observed, decided: Plan) -> int:
+    made = next((child for child in decided.creates if child["kind"] == CONTROLLER_REVISION.kind), None)
+    if made is not None:
+        return int(made["revision"])
+    found = revisions.find(seen.revisions, revisions.content_hash(revisions.content_of(spec)))
+    assert found is not None
+    return found.number
+
+
+def _changes(stored: Object | None, spec: ModelDeploymentSpec) -> list[_Change]:
+    if stored is None:
+        return []
+    try:
+        before = dict(_flat(ModelDeployment.parse(stored).spec.to_json()))
+    except SpecError:
+        before = dict(_flat(stored["spec"]))
+    after = dict(_flat(spec.to_json()))
+    paths = [*after, *(path for path in before if path not in after)]
+    return [_Change(path, before.get(path), after.get(path)) for path in paths if before.get(path) != after.get(path)]
+
+
+def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping) and value:
+        for key, item in value.items():
+            yield from _flat(item, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, value
+
+
+def _shown(value: Any) -> str:
+    text = "none" if value in (None, "", {}, []) else str(value)
+    return text if len(text) <= 80 else f"{text[:79]}…"
+
+
+def _makes_revision(change: _Change) -> bool:
+    part = change.path.partition(".")[0]
+    return part in _REVISION_PARTS and not change.path.startswith(_IN_PLACE)
+
+
+def _lines(
+    spec: ModelDeploymentSpec,
+    stored: Object | None,
+    seen: Observed,
+    decided: Plan,
+    number: int,
+    changes: Sequence[_Change],
+) -> Iterator[str]:
+    before = _status(stored)
+    is_new = all(revision.number != number for revision in seen.revisions)
+    why = [str(change) for change in changes if _makes_revision(change)]
+    if is_new:
+        yield f"makes revision {number}{_because(why)}"
+    elif before.stable is None or before.stable.revision != number:
+        yield f"stands for revision {number}, which is known already{_because(why)}"
+    in_place = [str(change) for change in changes if not _makes_revision(change)]
+    if in_place:
+        yield f"changes in place, without a revision{_because(in_place)}"
+    yield from _ended(before, number)
+    yield from _way(spec, before, decided, number)
+
+
+def _because(changes: Sequence[str]) -> str:
+    if not changes:
+        return ""
+    more = f" and {len(changes) - _SHOWN} more" if len(changes) > _SHOWN else ""
+    return f" ({'; '.join(changes[:_SHOWN])}{more})"
+
+
+def _ended(before: ModelDeploymentStatus, number: int) -> Iterator[str]:
+    candidate = before.candidate
+    if candidate is not None and candidate.revision != number:
+        yield f"ends the rollout of revision {candidate.revision}, which has {candidate.weight} % of the traffic"
+
+
+def _way(spec: ModelDeploymentSpec, before: ModelDeploymentStatus, decided: Plan, number: int) -> Iterator[str]:
+    """How the revision gets its traffic."""
+    stable, last = before.stable, decided.status.last_rollout
+    if stable is None:
+        yield f"revision {number} gets all traffic once it is ready"
+    elif stable.revision == number:
+        yield f"revision {number} keeps all traffic"
+    elif last is not None and last.revision == number and last.outcome in HELD_OUTCOMES:
+        yield f"revision {number} stays held back, because it was {_words(last.outcome)}: `sundog retry` tries it again"
+    elif before.candidate is not None and before.candidate.revision == number:
+        yield f"the rollout of revision {number} goes on by the plan it started with"
+    elif spec.paused or spec.rollout.paused:
+        yield f"revision {number} waits while the spec is paused; revision {stable.revision} keeps serving"
+    elif spec.rollout.strategy == "canary":
+        yield f"canary beside revision {stable.revision}: {steps(spec)}"
+    else:
+        yield f"revision {number} gets all traffic from revision {stable.revision} at once, when all its replicas are ready"
+
+
+def _standing(spec: ModelDeploymentSpec, stored: Object, number: int) -> Iterator[str]:
+    """Why an unchanged manifest may not be what serves."""
+    status = _status(stored)
+    last = status.last_rollout
+    if status.candidate is not None and status.candidate.revision == number:
+        yield f"revision {number} is being rolled out: {steps(spec)}"
+    elif last is not None and last.revision == number and last.outcome in HELD_OUTCOMES:
+        yield f"revision {number} is held back, because it was {_words(last.outcome)}: {last.reason}"
+
+
+def _words(outcome: str) -> str:
+    return "rolled back" if outcome == "RolledBack" else outcome.lower()
+
+
+def steps(spec: ModelDeploymentSpec) -> str:
+    """The steps of a rollout in one line, such as `25 % (manual gate) → 100 %`."""
+    return " → ".join(
+        f"{step.weight} %" + ("" if step.gate == "none" else f" ({_gate(step.gate, step.min_duration)})")
+        for step in plan_steps(spec.rollout)
+    )
+
+
+def _gate(gate: str, duration: Any) -> str:
+    return f"for {format_duration(duration)}" if gate == "time" else _GATES.get(gate, gate)

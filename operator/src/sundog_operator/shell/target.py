@@ -1,0 +1,191 @@
+"""Which API server a verb talks to: the local instance that runs here, or the cluster of a kubeconfig."""
+
+import asyncio
+import functools
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
+
+import click
+
+from sundog_operator.shell.exits import CommandFailed, Exit
+
+if TYPE_CHECKING:
+    from sundog_operator.adapters.kubernetes_client import KubernetesClient
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+MANAGER: Final = "sundog-cli"
+_KUBECONFIG: Final = "KUBECONFIG"
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What the command line says about the API server."""
+
+    kubeconfig: Path | None = None
+    context: str | None = None
+    state_dir: Path | None = None
+    instance: str | None = None
+    namespace: str | None = None
+    verbose: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """An API server. `kubeconfig` may be several files, as KUBECONFIG has them. `note` says which one was chosen over another."""
+
+    kubeconfig: Path
+    namespace: str
+    description: str
+    context: str | None = None
+    note: str = ""
+
+
+def resolve(selection: Selection, environment: Mapping[str, str]) -> Target:
+    """The API server that is meant. Raises CommandFailed when there is none."""
+    if selection.kubeconfig is not None:
+        if not selection.kubeconfig.is_file():
+            raise CommandFailed(f"--kubeconfig {selection.kubeconfig}: there is no such file", Exit.UNREACHABLE)
+        return _target(selection, selection.kubeconfig, f"kubeconfig {selection.kubeconfig}")
+    from sundog_operator.shell.local import place
+
+    named = selection.state_dir is not None or selection.instance is not None
+    # Who names an instance by the variable must not reach a cluster because that instance has ended.
+    named = named or (selection.context is None and bool(environment.get(place.STATE_DIR)))
+    local = None if selection.context is not None and not named else _local_kubeconfig(selection, environment)
+    cluster = None if named else _cluster_kubeconfig(environment)
+    if local is not None:
+        path, where = local
+        note = f"using the local instance in {where}; --kubeconfig chooses a cluster" if cluster else ""
+        return _target(selection, path, f"local instance in {where}", note)
+    if named:
+        where = _place(selection, environment)
+        raise CommandFailed(
+            f"no local instance runs in {where}: start one with `sundog local up PATH`", Exit.UNREACHABLE
+        )
+    if cluster is None:
+        raise CommandFailed(
+            "no API server: no local instance runs (`sundog local up PATH`), and there is no kubeconfig",
+            Exit.UNREACHABLE,
+        )
+    return _target(selection, cluster, f"kubeconfig {cluster}")
+
+
+def _place(selection: Selection, environment: Mapping[str, str]) -> Path:
+    from sundog_operator.shell.local import place
+
+    return place.choose(selection.state_dir, selection.instance, environment)
+
+
+def _local_kubeconfig(selection: Selection, environment: Mapping[str, str]) -> tuple[Path, Path] | None:
+    """(kubeconfig, state directory) of the instance, if it runs."""
+    from sundog_operator.shell.local import place
+
+    where = _place(selection, environment)
+    state = place.find(where)
+    kubeconfig = state.path / place.KUBECONFIG
+    return (kubeconfig, where) if state.is_held() and kubeconfig.is_file() else None
+
+
+def _cluster_kubeconfig(environment: Mapping[str, str]) -> Path | None:
+    if named := environment.get(_KUBECONFIG):
+        return Path(named) if any(Path(part).is_file() for part in named.split(os.pathsep) if part) else None
+    usual = Path.home() / ".kube" / "config"
+    return usual if usual.is_file() else None
+
+
+def _target(selection: Selection, kubeconfig: Path, description: str, note: str = "") -> Target:
+    namespace = selection.namespace or _namespace(kubeconfig, selection.context) or "default"
+    return Target(kubeconfig, namespace, description, selection.context, note)
+
+
+def _namespace(kubeconfig: Path, context: str | None) -> str:
+    """The namespace of a kubeconfig's context; empty where it names none."""
+    import yaml
+
+    contexts: dict[str, Any] = {}
+    current = context or ""
+    for part in str(kubeconfig).split(os.pathsep):
+        try:
+            document = yaml.safe_load(Path(part).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError):
+            continue
+        if isinstance(document, dict):
+            current = current or str(document.get("current-context") or "")
+            for entry in document.get("contexts") or ():
+                contexts.setdefault(str(entry.get("name")), entry.get("context") or {})
+    return str((contexts.get(current) or {}).get("namespace") or "")
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A connection, and the namespace of objects that name none."""
+
+    kube: "KubernetesClient"
+    namespace: str
+
+
+def talks_to_server(
+    command: Callable[Concatenate[Server, P], Awaitable[T]],
+) -> Callable[..., T]:
+    """Give a command the options that choose its API server, and run it as a coroutine with a connection."""
+
+    @functools.wraps(command)
+    def wrapped(**options: Any) -> T:
+        names = ("kubeconfig", "context", "state_dir", "instance", "namespace", "verbose")
+        selection = Selection(**{name: options.pop(name) for name in names})
+        target = resolve(selection, os.environ)
+        if selection.verbose or target.note:
+            click.echo(target.note or f"using {target.description}, namespace {target.namespace}", err=True)
+        return asyncio.run(_connected(target, lambda server: command(server, **options)))
+
+    for option in reversed(_OPTIONS):
+        wrapped = option(wrapped)
+    return wrapped
+
+
+async def _connected(target: Target, use: Callable[[Server], Awaitable[T]]) -> T:
+    from sundog_operator.adapters.kubernetes_client import KubernetesClient
+
+    kube = await KubernetesClient.connect(target.kubeconfig, context=target.context, manager=MANAGER)
+    try:
+        return await use(Server(kube, target.namespace))
+    finally:
+        await kube.close()
+
+
+async def connect_for(selection: Selection, use: Callable[[Server], Awaitable[T]]) -> T:
+    """Run something with a connection. Raises CommandFailed, DependencyError."""
+    return await _connected(resolve(selection, os.environ), use)
+
+
+def complete_name(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Names of ModelDeployments for shell completion; none where the server does not answer at once."""
+    from sundog_operator.ports import MODEL_DEPLOYMENT
+
+    async def names(server: Server) -> list[str]:
+        async with asyncio.timeout(1.0):
+            objects = await server.kube.list(MODEL_DEPLOYMENT, server.namespace)
+        return [obj["metadata"]["name"] for obj in objects if obj["metadata"]["name"].startswith(incomplete)]
+
+    given = {name: ctx.params.get(name) for name in ("kubeconfig", "context", "state_dir", "instance", "namespace")}
+    try:
+        return asyncio.run(connect_for(Selection(**given), names))
+    except Exception:  # noqa: BLE001 a completion that fails must not disturb the prompt
+        return []
+
+
+_OPTIONS: Final = (
+    click.option("-n", "--namespace", metavar="NAME", help="Default: that of the kubeconfig."),
+    click.option("--kubeconfig", type=click.Path(path_type=Path), help="The API server; before everything else."),
+    click.option("--context", metavar="NAME", help="A context of the kubeconfig."),
+    click.option("--instance", metavar="NAME", help="A local instance by name."),
+    click.option("--state-dir", type=click.Path(path_type=Path), help="A local instance by its state directory."),
+    click.option("-v", "--verbose", is_flag=True, help="Tell which API server is used."),
+)
+
+NAME: Final = click.argument("name", shell_complete=complete_name)

@@ -1,0 +1,26 @@
+"""`sundog completion`."""
+
+import click
+from click.shell_completion import get_completion_class
+
+from sundog_operator.shell.exits import CommandFailed
+
+_VARIABLE = "_SUNDOG_COMPLETE"
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(("bash", "zsh", "fish")))
+def completion(shell: str) -> None:
+    """Print the completion script of a shell.
+
+    \b
+    bash: sundog completion bash > ~/.local/share/bash-completion/completions/sundog
+    zsh:  sundog completion zsh > "${fpath[1]}/_sundog"
+    fish: sundog completion fish > ~/.config/fish/completions/sundog.fish
+    """
+    from sundog_operator.shell.cli import root
+
+    found = get_completion_class(shell)
+    if found is None:
+        raise CommandFailed(f"there is no completion for {shell}")
+    click.echo(found(root, {}, "sundog", _VARIABLE).source())

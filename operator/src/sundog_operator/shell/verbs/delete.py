@@ -1,0 +1,45 @@
+"""`sundog delete`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from sundog_operator.ports import Ref
+from sundog_operator.shell import kinds
+from sundog_operator.shell.exits import Exit
+from sundog_operator.shell.output import full_name
+from sundog_operator.shell.target import Server, complete_name, talks_to_server
+from sundog_operator.shell.verbs.apply import read_all, report
+
+
+@click.command()
+@click.argument("what", nargs=-1, metavar="[mdep|mexp] NAME...", shell_complete=complete_name)
+@click.option(
+    "-f",
+    "--filename",
+    "files",
+    type=click.Path(exists=True, path_type=Path, allow_dash=True),
+    multiple=True,
+    help="Delete what a manifest describes.",
+)
+@click.option("--ignore-not-found", is_flag=True, help="What does not exist is no error.")
+@talks_to_server
+async def delete(server: Server, what: tuple[str, ...], files: Sequence[Path], ignore_not_found: bool) -> int:
+    """Delete ModelDeployments or Experiments, with all that serves them."""
+    kind, names = kinds.split(what)
+    documents, problems = read_all(files, server.namespace)
+    worst = Exit.REFUSED if report(problems) else Exit.OK
+    refs = [*(Ref(kind, server.namespace, name) for name in names), *(document.ref for document in documents)]
+    if not refs and not problems:
+        raise click.UsageError("give NAME or -f")
+    for ref in refs:
+        obj = await server.kube.get(ref)
+        if obj is None:
+            if not ignore_not_found:
+                click.echo(f"error: {ref} does not exist", err=True)
+                worst = max(worst, Exit.NOT_FOUND)
+            continue
+        await server.kube.delete(ref, uid=obj["metadata"]["uid"])
+        click.echo(f"{full_name(ref.kind, ref.name)} deleted")
+    return worst

@@ -1,0 +1,44 @@
+"""`sundog doctor`."""
+
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Final
+
+import click
+
+from sundog_operator.adapters.local.doctor import Check, examine
+from sundog_operator.shell.exits import Exit
+from sundog_operator.shell.local import place
+from sundog_operator.shell.output import print_document
+
+_SIGNS: Final = {"ok": ("ok  ", "green"), "warn": ("warn", "yellow"), "fail": ("FAIL", "red")}
+
+
+@click.command()
+@click.option("--instance", metavar="NAME", help="The local instance to look at.")
+@click.option("--state-dir", type=click.Path(path_type=Path), help="The local instance to look at, by its directory.")
+@click.option("-o", "--output", type=click.Choice(("text", "json", "yaml")), default="text", show_default=True)
+def doctor(instance: str | None, state_dir: Path | None, output: str) -> int:
+    """Check whether this machine can run local mode, and tell how to mend what is missing.
+
+    Exit code 1 when something is missing.
+    """
+    checks = examine(place.short(place.choose(state_dir, instance, os.environ)))
+    failed = any(check.status == "fail" for check in checks)
+    if output == "json" or output == "yaml":
+        print_document([asdict(check) for check in checks], "json" if output == "json" else "yaml")
+    else:
+        _print(checks)
+    return Exit.REFUSED if failed else Exit.OK
+
+
+def _print(checks: list[Check]) -> None:
+    width = max(len(check.name) for check in checks)
+    for check in checks:
+        sign, color = _SIGNS[check.status]
+        shown = click.style(sign, fg=color) if sys.stdout.isatty() else sign
+        click.echo(f"{shown}  {check.name:<{width}}  {check.found}")
+        if check.fix:
+            click.echo(f"      {'':<{width}}  → {check.fix}")

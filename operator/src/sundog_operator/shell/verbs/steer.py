@@ -1,0 +1,186 @@
+"""The verbs that steer a rollout: each writes the command annotation and waits for what became of it."""
+
+import asyncio
+import secrets
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import click
+
+from sundog_operator.api import ExperimentStatus, ModelDeploymentStatus
+from sundog_operator.core import names, revisions
+from sundog_operator.core.draft import HELD_OUTCOMES
+from sundog_operator.core.revisions import Revision
+from sundog_operator.core.rollout import machine
+from sundog_operator.ports import CONTROLLER_REVISION, EXPERIMENT, MODEL_DEPLOYMENT, Object, Ref
+from sundog_operator.shell.exits import CommandFailed, Exit
+from sundog_operator.shell.target import NAME, Server, talks_to_server
+from sundog_operator.shell.verbs.get import find
+
+_POLL_S: Final = 0.15
+_REVISION = click.option("--revision", type=click.IntRange(min=1), help="Only if this is the revision it is about.")
+_WAIT = click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until the command was handled.")
+_TIMEOUT = click.option(
+    "--timeout", type=click.FloatRange(min=0), default=30.0, show_default=True, help="Seconds to wait for that."
+)
+
+
+def _options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (_TIMEOUT, _WAIT):
+        command = option(command)
+    return command
+
+
+@click.command()
+@NAME
+@_REVISION
+@click.option("--full", is_flag=True, help="Pass all steps that are left.")
+@_options
+@talks_to_server
+async def promote(server: Server, name: str, revision: int | None, full: bool, wait: bool, timeout: float) -> None:
+    """Let a rollout pass its current step; after the last one its revision is stable."""
+    await _steer(server, name, "promote", revision, wait, timeout, " full=true" if full else "")
+
+
+@click.command()
+@NAME
+@_REVISION
+@_options
+@talks_to_server
+async def pause(server: Server, name: str, revision: int | None, wait: bool, timeout: float) -> None:
+    """Let a rollout stand still at its weight."""
+    await _steer(server, name, "pause", revision, wait, timeout)
+
+
+@click.command()
+@NAME
+@_REVISION
+@_options
+@talks_to_server
+async def resume(server: Server, name: str, revision: int | None, wait: bool, timeout: float) -> None:
+    """Let a paused rollout go on."""
+    await _steer(server, name, "resume", revision, wait, timeout)
+
+
+@click.command()
+@NAME
+@_REVISION
+@_options
+@talks_to_server
+async def abort(server: Server, name: str, revision: int | None, wait: bool, timeout: float) -> None:
+    """End a rollout; all traffic goes back to stable, and the revision is held back until an edit or `retry`."""
+    await _steer(server, name, "abort", revision, wait, timeout)
+
+
+@click.command()
+@NAME
+@_REVISION
+@_options
+@talks_to_server
+async def retry(server: Server, name: str, revision: int | None, wait: bool, timeout: float) -> None:
+    """Try a revision again that failed, was aborted or was rolled back."""
+    obj = await find(server, Ref(MODEL_DEPLOYMENT, server.namespace, name))
+    number = revision or to_retry(ModelDeploymentStatus.parse(obj.get("status")))
+    await _send(server, obj, "retry", number, wait, timeout)
+
+
+@click.command()
+@NAME
+@click.option("--to", type=click.IntRange(min=1), help="The revision to go back to; by default the one before.")
+@_options
+@talks_to_server
+async def rollback(server: Server, name: str, to: int | None, wait: bool, timeout: float) -> None:
+    """Go back to an earlier revision at once; what the spec stands for is held back until an edit or `retry`."""
+    obj = await find(server, Ref(MODEL_DEPLOYMENT, server.namespace, name))
+    number = to or await _previous(server, obj)
+    await _send(server, obj, "rollback", number, wait, timeout)
+
+
+async def _steer(
+    server: Server, name: str, verb: str, revision: int | None, wait: bool, timeout: float, options: str = ""
+) -> None:
+    obj = await find(server, Ref(MODEL_DEPLOYMENT, server.namespace, name))
+    if revision is None:
+        candidate = ModelDeploymentStatus.parse(obj.get("status")).candidate
+        if candidate is None:
+            raise CommandFailed(
+                f"ModelDeployment {server.namespace}/{name}: no rollout is under way, there is nothing to {verb}"
+            )
+        revision = candidate.revision
+    await _send(server, obj, verb, revision, wait, timeout, options)
+
+
+async def _send(
+    server: Server, obj: Object, verb: str, revision: int, wait: bool, timeout: float, options: str = ""
+) -> None:
+    """Write the annotation and report what became of it. Raises CommandFailed."""
+    ref = Ref(MODEL_DEPLOYMENT, server.namespace, obj["metadata"]["name"])
+    ident = secrets.token_hex(8)
+    await server.kube.annotate(ref, {names.ANNOTATION_COMMAND: f"{verb} revision={revision} id={ident}{options}"})
+    if not wait:
+        click.echo(f"{ref.name}: {verb} revision {revision} sent as {ident}")
+        return
+    try:
+        async with asyncio.timeout(timeout):
+            done = await _handled(server, ref, ident)
+    except TimeoutError:
+        raise CommandFailed(
+            f"{ref}: no operator handled the command within {timeout:g} s; it stays in the annotation as {ident}",
+            Exit.TIMEOUT,
+        ) from None
+    if done["result"] != "Accepted":
+        raise CommandFailed(f"{verb} revision {revision} was rejected: {done.get('message') or 'no reason given'}")
+    click.echo(f"{ref.name}: {verb} revision {revision} accepted")
+
+
+async def _handled(server: Server, ref: Ref, ident: str) -> dict[str, Any]:
+    while True:
+        status = (await find(server, ref)).get("status") or {}
+        last: dict[str, Any] = status.get("lastCommand") or {}
+        if last.get("id") == ident:
+            return last
+        await asyncio.sleep(_POLL_S)
+
+
+def to_retry(status: ModelDeploymentStatus) -> int:
+    """The revision that `retry` is about: the candidate, else the one that is held back. Raises CommandFailed."""
+    if status.candidate is not None:
+        return status.candidate.revision
+    if status.last_rollout is not None and status.last_rollout.outcome in HELD_OUTCOMES:
+        return status.last_rollout.revision
+    raise CommandFailed("no revision failed, was aborted or was rolled back: there is nothing to retry")
+
+
+async def _previous(server: Server, obj: Object) -> int:
+    """The revision that `rollback` goes back to. Raises CommandFailed."""
+    uid, name = obj["metadata"]["uid"], obj["metadata"]["name"]
+    labels = {names.LABEL_MODEL_DEPLOYMENT: name}
+    stored = await server.kube.list(CONTROLLER_REVISION, server.namespace, labels)
+    known = [r for each in stored if revisions.owned_by(each, uid) and (r := revisions.read_controller_revision(each))]
+    attempts = await server.kube.list(EXPERIMENT, server.namespace, labels)
+    failed = failed_revisions([each for each in attempts if revisions.owned_by(each, uid)])
+    return previous(ModelDeploymentStatus.parse(obj.get("status")), known, failed)
+
+
+def failed_revisions(attempts: Sequence[Object]) -> frozenset[int]:
+    """Revisions whose rollouts all ended without a promotion."""
+    promoted, stopped = set(), set()
+    for attempt in attempts:
+        number = int((attempt["metadata"].get("labels") or {}).get(names.LABEL_REVISION, "0"))
+        phase = ExperimentStatus.parse(attempt.get("status")).phase
+        (promoted if phase == machine.CONCLUDED else stopped).add(number)
+    return frozenset(stopped - promoted)
+
+
+def previous(status: ModelDeploymentStatus, known: Sequence[Revision], failed: frozenset[int]) -> int:
+    """The stable revision while a candidate is under way, else the newest earlier one that ever served. Raises CommandFailed."""
+    if status.stable is None:
+        raise CommandFailed("nothing serves yet: there is nothing to roll back")
+    stable = status.stable.revision
+    if status.candidate is not None:
+        return stable
+    earlier = [revision.number for revision in known if revision.number < stable and revision.number not in failed]
+    if not earlier:
+        history = ", ".join(str(number) for number in sorted(revision.number for revision in known))
+        raise CommandFailed(f"no revision before {stable} ever served; choose one with --to. The history: {history}")
+    return max(earlier)

@@ -1,0 +1,146 @@
+"""The agent: follows the split document, Serve's replicas and HAProxy's counters. It is never on a request's path."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from sundog_edge import evidence
+from sundog_edge.counting import Counting
+from sundog_edge.document import parse
+from sundog_edge.errors import DocumentError, EdgeError, HaproxyUnavailable
+from sundog_edge.following import POLL_S, Answers, Following
+from sundog_edge.replicas import ServeClient
+from sundog_edge.runtime_api import Haproxy
+from sundog_edge.state_dir import StateDir
+from sundog_edge.traffic import Traffic
+from sundog_edge.workers import Workers
+
+LOG = logging.getLogger(__name__)
+CONTROL_S = 0.2
+DRAIN_S = 0.05
+COUNT_S = 1.0
+_STALE_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How the agent was started."""
+
+    state: StateDir
+    split: Path
+    edge: str
+    namespace: str
+    token_file: Path | None
+
+
+class Agent:
+    """Composes the parts; `run` until cancelled."""
+
+    def __init__(self, options: Options, session: aiohttp.ClientSession) -> None:
+        haproxy = Haproxy(options.state.master_socket)
+        self._options = options
+        self._workers = Workers(haproxy)
+        self._traffic = Traffic(haproxy, self._workers, options.state)
+        self._counting = Counting(haproxy, self._workers, options.state)
+        self._answers = Answers(ServeClient(session, options.token_file))
+        self._following = Following(haproxy, self._workers, self._traffic, self._answers)
+        self._raw: bytes | None = None
+        self._error = ""
+        self._alive_at = 0.0
+        self._reached = False
+
+    async def run(self) -> None:
+        """Serve until cancelled; on the way out everything counted is written down."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._repeat(self._control, CONTROL_S))
+                tasks.create_task(self._repeat(self._counting.drain, DRAIN_S))
+                tasks.create_task(self._repeat(self._counting.tick, COUNT_S))
+                tasks.create_task(self._repeat(self._poll, POLL_S))
+        finally:
+            self._counting.stop()
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the loops turn and HAProxy answers."""
+        return self._reached and time.monotonic() - self._alive_at < _STALE_S
+
+    @property
+    def ready(self) -> bool:
+        """Whether a document is in force in a running HAProxy."""
+        return self.healthy and self._traffic.in_force is not None
+
+    async def evidence(self) -> dict[str, Any]:
+        """The evidence document, with HAProxy's counts as they are now (as last read while HAProxy does not answer)."""
+        running: dict[str, dict[str, int]] = {}
+        with contextlib.suppress(EdgeError):
+            await self._counting.settle()
+            running = await self._following.running()
+        seen = evidence.Surroundings(
+            self._options.edge, self._options.namespace, self._error, self._following.servers, running
+        )
+        return evidence.build(seen, self._traffic.in_force, self._counting.ledger, time.time())
+
+    async def _repeat(self, step: Callable[[], Awaitable[None]], pause: float) -> None:
+        told = ""
+        while True:
+            try:
+                await step()
+                told = ""
+            except EdgeError as error:
+                # Whatever is away comes back; until then what serves goes on serving.
+                if str(error) != told:
+                    LOG.warning("%s", error)
+                told = str(error)
+            await asyncio.sleep(pause)
+
+    async def _poll(self) -> None:
+        in_force = self._traffic.in_force
+        if in_force is not None:
+            await self._answers.poll(in_force.document.clusters)
+
+    async def _control(self) -> None:
+        self._alive_at = time.monotonic()
+        try:
+            await self._workers.refresh()
+            self._reached = self._workers.current is not None
+        except HaproxyUnavailable:
+            self._reached = False
+            raise
+        await self._follow_document()
+        await self._traffic.check()
+        await self._following.tick()
+
+    async def _follow_document(self) -> None:
+        try:
+            raw = await asyncio.to_thread(self._options.split.read_bytes)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            self._error = f"split document {self._options.split} cannot be read: {error.strerror}"
+            return
+        if raw == self._raw:
+            return
+        try:
+            document = parse(raw, self._options.namespace)
+            in_force = self._traffic.in_force
+            if in_force is None or in_force.document != document:
+                await self._traffic.apply(document, time.time())
+                LOG.info("generation %d is in force", document.generation)
+        except DocumentError as error:
+            LOG.warning("%s", error)
+            self._error = str(error)
+            self._raw = raw
+        except EdgeError as error:
+            self._error = f"generation could not be applied yet: {error}"
+            raise
+        else:
+            self._error = ""
+            self._raw = raw

@@ -1,0 +1,52 @@
+"""From a unit to its arm: the hash that HAProxy computes, bit for bit, and the range table it is looked up in."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import xxhash
+
+BUCKETS = 10_000
+_POSITIVE = 0x7FFF_FFFF_FFFF_FFFF
+
+
+def bucket(salt: str, unit: bytes) -> int:
+    """The bucket of a unit: XXH64(salt ":" unit, seed 0), sign bit dropped, modulo 10 000.
+
+    `unit` is the header value as HAProxy sees it: raw bytes without leading and trailing blanks. The sign bit goes because
+    HAProxy's integers are signed and its modulo would be negative; the bias of the modulo is below 1e-14.
+    """
+    return (xxhash.xxh64_intdigest(salt.encode() + b":" + unit) & _POSITIVE) % BUCKETS
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Buckets up to `end` (exclusive), from the end of the segment before, belong to arm number `arm`."""
+
+    end: int
+    arm: int
+
+
+def segments(ranges: Sequence[Sequence[tuple[int, int]]]) -> tuple[Segment, ...]:
+    """The table of half-open bucket ranges per arm as ascending segments, neighbours of one arm joined.
+
+    Raises ValueError unless every bucket of 0..9999 is covered exactly once. No ranges at all give no segments.
+    """
+    flat = sorted((start, end, arm) for arm, own in enumerate(ranges) for start, end in own)
+    table: list[Segment] = []
+    position = 0
+    for start, end, arm in flat:
+        if start != position:
+            kind = "covered twice" if start < position else "not covered"
+            raise ValueError(f"bucket {min(start, position)} is {kind}")
+        if table and table[-1].arm == arm:
+            table.pop()
+        table.append(Segment(end, arm))
+        position = end
+    if flat and position != BUCKETS:
+        raise ValueError(f"bucket {position} is not covered")
+    return tuple(table)
+
+
+def arm_of(table: Sequence[Segment], number: int) -> int | None:
+    """The arm that owns a bucket; None for an empty table."""
+    return next((segment.arm for segment in table if number < segment.end), None)

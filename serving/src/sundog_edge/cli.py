@@ -1,0 +1,129 @@
+"""The command `sundog-edge`: `haproxy` becomes HAProxy, `agent` runs beside it. Neither ends the other."""
+
+import asyncio
+import logging
+import os
+import signal
+import uuid
+from pathlib import Path
+
+import aiohttp
+import click
+from aiohttp import web
+
+from sundog_edge import binary
+from sundog_edge.agent import Agent, Options
+from sundog_edge.errors import EdgeError
+from sundog_edge.haproxy_config import BOOT_VARIABLE, LOG_VARIABLE, render
+from sundog_edge.layout import Layout
+from sundog_edge.log_pipe import open_for_haproxy
+from sundog_edge.server import application
+from sundog_edge.state_dir import Settings, StateDir, read_json, write_atomically
+from sundog_edge.traffic import check_config, ensure_map_files
+
+_STATE_DIR = click.option(
+    "--state-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    help="Shared by HAProxy and the agent.",
+)
+
+
+@click.group()
+def main() -> None:
+    """The edge of one namespace: HAProxy and its agent."""
+
+
+@main.command()
+@_STATE_DIR
+@click.option("--http-bind", default="127.0.0.1:8080", show_default=True, help="Where clients connect, ADDRESS:PORT.")
+@click.option("--threads", type=click.IntRange(1, 64), default=min(4, os.cpu_count() or 1), show_default=True)
+@click.option("--max-connections", type=click.IntRange(0), default=0, show_default=True, help="0: as files allow.")
+@click.option(
+    "--drain-seconds", type=click.IntRange(1), default=120, show_default=True, help="Deadline of a replaced worker."
+)
+@click.option(
+    "--queue-seconds", type=click.IntRange(1), default=5, show_default=True, help="Longest wait for a busy replica."
+)
+def haproxy(
+    state_dir: Path,
+    http_bind: str,
+    threads: int,
+    max_connections: int,
+    drain_seconds: int,
+    queue_seconds: int,
+) -> None:
+    """Become HAProxy, with the last good layout and maps of the state directory."""
+    try:
+        state = StateDir.at(state_dir)
+        program = binary.find()
+        settings = Settings(http_bind, threads, max_connections, drain_seconds, queue_seconds)
+        prepare(state, settings)
+    except EdgeError as error:
+        raise click.ClickException(str(error)) from None
+    os.environ[BOOT_VARIABLE] = uuid.uuid4().hex[:8]
+    os.environ[LOG_VARIABLE] = str(open_for_haproxy(state.log_pipe))
+    os.execv(program, [program, "-W", "-S", f"{state.master_socket},mode,600,level,admin", "-f", str(state.config)])  # noqa: S606
+
+
+def prepare(state: StateDir, settings: Settings) -> None:
+    """Write the configuration for the layout of the state directory, checked by HAProxy itself."""
+    ensure_map_files(state)
+    stored = read_json(state.layout)
+    text = render(settings, Layout() if stored is None else Layout.from_json(stored), state)
+    asyncio.run(check_config(text, state))
+    write_atomically(state.config, text.encode())
+    settings.save(state)
+
+
+@main.command()
+@_STATE_DIR
+@click.option("--split", type=click.Path(path_type=Path), required=True, help="The split document; may appear later.")
+@click.option("--listen", default="127.0.0.1:8081", show_default=True, help="Where evidence and health are served.")
+@click.option("--edge-name", required=True, help="The name of this edge in its evidence, such as the pod's.")
+@click.option("--namespace", required=True)
+@click.option("--ray-token-file", type=click.Path(path_type=Path), default=None, help="Token for Serve's REST API.")
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning"]), default="info", show_default=True)
+def agent(
+    state_dir: Path,
+    split: Path,
+    listen: str,
+    edge_name: str,
+    namespace: str,
+    ray_token_file: Path | None,
+    log_level: str,
+) -> None:
+    """Run the agent until SIGTERM or SIGINT."""
+    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
+    host, _, port = listen.rpartition(":")
+    if not host or not port.isdigit():
+        raise click.BadParameter(f"{listen!r} is not HOST:PORT", param_hint="--listen")
+    try:
+        options = Options(StateDir.at(state_dir), split, edge_name, namespace, ray_token_file)
+        asyncio.run(_run(options, host, int(port)))
+    except EdgeError as error:
+        raise click.ClickException(str(error)) from None
+    except OSError as error:
+        raise click.ClickException(f"--listen {listen}: {error.strerror}") from None
+
+
+async def _run(options: Options, host: str, port: int) -> None:
+    async with aiohttp.ClientSession() as session:
+        agent = Agent(options, session)
+        runner = web.AppRunner(application(agent), access_log=None)
+        await runner.setup()
+        await web.TCPSite(runner, host, port).start()
+        task = asyncio.create_task(agent.run())
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+        try:
+            await task
+        except asyncio.CancelledError:
+            logging.getLogger(__name__).info("stopped")
+        finally:
+            await runner.cleanup()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,185 @@
+"""The split document: what the operator wants of this edge, typed and checked. It is taken whole or refused whole."""
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
+
+from sundog_edge.assignment import BUCKETS, Segment, segments
+from sundog_edge.errors import DocumentError
+
+VERSION = 1
+MAX_ARMS = 10
+MAX_SEGMENTS = 64
+MAX_BYTES = 4 << 20
+
+# These strings become fields of HAProxy map values and of log lines, so they hold no separator and no blank.
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+Token = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,63}$")]
+Host = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
+Prefix = Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9._~/-]{1,127}$")]
+HeaderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`~-]{1,63}$")]
+Address = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9.-]{1,253}:[0-9]{1,5}$")]
+Bucket = Annotated[int, Field(ge=0, le=BUCKETS)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+
+class Cluster(_Part):
+    """One Ray cluster: Serve's REST address, and its own proxy as `host:port` (empty for none)."""
+
+    dashboard: str
+    fallback: Address | Literal[""] = ""
+
+    @field_validator("dashboard")
+    @classmethod
+    def _is_url(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username:
+            raise ValueError("is not an http or https URL without credentials")
+        return value
+
+
+class Unit(_Part):
+    """What is assigned: every request for itself, or the value of a header."""
+
+    kind: Literal["request", "header"]
+    name: HeaderName | Literal[""] = ""
+
+    @model_validator(mode="after")
+    def _header_has_name(self) -> Self:
+        if self.kind == "header" and not self.name:
+            raise ValueError("unit.kind is header, but unit.name is missing")
+        return self
+
+
+class Arm(_Part):
+    """One arm of a service and the Serve application behind it. `ranges` are half-open intervals of buckets."""
+
+    name: Name
+    application: Token
+    routePrefix: Prefix  # noqa: N815 - the document's own name
+    revision: Annotated[int, Field(ge=0)]
+    weight: Annotated[float, Field(ge=0, le=100, strict=False)]
+    ranges: tuple[tuple[Bucket, Bucket], ...]
+
+    @field_validator("ranges", mode="before")
+    @classmethod
+    def _lists_to_tuples(cls, value: Any) -> Any:
+        return (
+            tuple(tuple(pair) if isinstance(pair, list) else pair for pair in value)
+            if isinstance(value, list)
+            else value
+        )
+
+    @model_validator(mode="after")
+    def _ranges_are_ascending(self) -> Self:
+        for start, end in self.ranges:
+            if start >= end:
+                raise ValueError(f"range [{start}, {end}] of arm {self.name} is empty")
+        return self
+
+
+class Service(_Part):
+    """One service of the namespace. Without arms it answers 503."""
+
+    name: Name
+    hosts: tuple[Host, ...] = ()
+    cluster: str
+    attempt: Token
+    salt: Token
+    unit: Unit
+    epoch: Annotated[int, Field(ge=0)]
+    arms: tuple[Arm, ...]
+    requestTimeoutSeconds: Annotated[float, Field(gt=0, le=86_400, strict=False)]  # noqa: N815
+    maxRequestBytes: Annotated[int, Field(gt=0)]  # noqa: N815
+    maxOngoingRequests: Annotated[int, Field(gt=0, le=1_000_000)]  # noqa: N815
+
+    @field_validator("hosts", "arms", mode="before")
+    @classmethod
+    def _list_to_tuple(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+    @model_validator(mode="after")
+    def _table_is_whole(self) -> Self:
+        if len(self.arms) > MAX_ARMS:
+            raise ValueError(f"service {self.name} has {len(self.arms)} arms, at most {MAX_ARMS} are possible")
+        _unique((arm.name for arm in self.arms), f"arm name of service {self.name}")
+        try:
+            table = segments([arm.ranges for arm in self.arms])
+        except ValueError as error:
+            raise ValueError(f"ranges of service {self.name}: {error}") from None
+        if len(table) > MAX_SEGMENTS:
+            raise ValueError(
+                f"ranges of service {self.name}: {len(table)} segments, at most {MAX_SEGMENTS} are possible"
+            )
+        return self
+
+    @property
+    def table(self) -> tuple[Segment, ...]:
+        """The range table; segment arms index `arms`."""
+        return segments([arm.ranges for arm in self.arms])
+
+
+class Document(_Part):
+    """The split document of one namespace."""
+
+    version: Literal[1]
+    namespace: str
+    generation: Annotated[int, Field(ge=0)]
+    clusters: dict[str, Cluster]
+    services: tuple[Service, ...]
+
+    @field_validator("services", mode="before")
+    @classmethod
+    def _list_to_tuple(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+    @model_validator(mode="after")
+    def _references_hold(self) -> Self:
+        _unique((service.name for service in self.services), "service name")
+        _unique((host for service in self.services for host in service.hosts), "host")
+        owners: dict[str, tuple[str, str]] = {}
+        for service in self.services:
+            if service.cluster not in self.clusters:
+                raise ValueError(f"service {service.name} names cluster {service.cluster!r}, which is not in clusters")
+            for arm in service.arms:
+                owner = owners.setdefault(arm.application, (service.name, arm.routePrefix))
+                if owner != (service.name, arm.routePrefix):
+                    raise ValueError(
+                        f"application {arm.application} is {owner[1]} of service {owner[0]}"
+                        f" and also {arm.routePrefix} of service {service.name}"
+                    )
+        return self
+
+
+def _unique(values: Iterable[str], what: str) -> None:
+    repeated = [value for value, count in Counter(values).items() if count > 1]
+    if repeated:
+        raise ValueError(f"{what} {repeated[0]!r} appears twice")
+
+
+def parse(raw: bytes, namespace: str) -> Document:
+    """The document in `raw`, meant for `namespace`. Raises DocumentError with one line that names the field and what was found."""
+    if len(raw) > MAX_BYTES:
+        raise DocumentError(f"split document has {len(raw)} bytes, at most {MAX_BYTES} are read")
+    try:
+        document = Document.model_validate_json(raw)
+    except ValidationError as error:
+        raise DocumentError(f"split document refused: {_one_line(error)}") from None
+    if document.namespace != namespace:
+        raise DocumentError(f"split document is for namespace {document.namespace!r}, this edge serves {namespace!r}")
+    return document
+
+
+def _one_line(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_context=False)[0]
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
+    message = first["msg"].removeprefix("Value error, ")
+    found = first["input"] if isinstance(first["input"], str | int | float | bool) else None
+    shown = f" (found {str(found)[:60]!r})" if found is not None and first["type"] != "json_invalid" else ""
+    return " ".join(f"{path + ': ' if path else ''}{message}{shown}".split())[:400]

@@ -1,0 +1,35 @@
+"""Errors.
+
+EdgeError
+├── DocumentError          the split document is refused as a whole; the previous one stays in force
+├── SettingsError          a command line or state directory that cannot work
+├── HaproxyUnavailable     HAProxy does not answer on its master socket
+├── HaproxyRefused         HAProxy answered a command with an error
+└── ServeUnavailable       Serve's REST API gave no usable answer: unknown, not "no replicas"
+
+The messages are one line and hold no secret.
+"""
+
+
+class EdgeError(Exception):
+    """Base of all errors the edge raises on purpose."""
+
+
+class DocumentError(EdgeError):
+    """The split document cannot be applied until its author changes it."""
+
+
+class SettingsError(EdgeError):
+    """The edge cannot start as it was asked to."""
+
+
+class HaproxyUnavailable(EdgeError):
+    """Nothing answers on HAProxy's master socket."""
+
+
+class HaproxyRefused(EdgeError):
+    """HAProxy rejected a command or a configuration."""
+
+
+class ServeUnavailable(EdgeError):
+    """Serve's REST API did not answer, or not with what it documents."""

@@ -1,0 +1,102 @@
+"""The static shape of HAProxy's configuration and which application holds which arm slot. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from sundog_edge.document import Document
+
+MIN_SLOTS = 16
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Server:
+    """One server of a slot, as it is known to answer. `maxconn` 0 is no limit of our own."""
+
+    slot: str
+    name: str
+    address: str
+    maxconn: int
+    backup: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """A slot in an application's hands."""
+
+    slot: str
+    application: str
+    service: str
+    prefix: str
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Everything a reload needs beside the settings.
+
+    Backends cannot be made at run time, so arm slots are declared ahead and given to applications as they come. A reload is
+    needed only when slots run out or a header name is new. `leaving` are slots whose application left the document but which
+    may still have servers and requests. `servers` are those that were up, so that a new worker starts with them.
+    """
+
+    slots: int = MIN_SLOTS
+    headers: tuple[str, ...] = ()
+    held: tuple[Holding, ...] = ()
+    leaving: tuple[Holding, ...] = ()
+    servers: tuple[Server, ...] = ()
+
+    @property
+    def slot_of(self) -> dict[str, str]:
+        """Slot by application, of those in the document."""
+        return {holding.application: holding.slot for holding in self.held}
+
+    def as_json(self) -> dict[str, Any]:
+        """As plain JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> "Layout":
+        """The layout that `as_json` gave."""
+        return cls(
+            slots=stored["slots"],
+            headers=tuple(stored["headers"]),
+            held=tuple(Holding(**holding) for holding in stored["held"]),
+            leaving=tuple(Holding(**holding) for holding in stored["leaving"]),
+            servers=tuple(Server(**server) for server in stored["servers"]),
+        )
+
+    def needs_reload(self, other: "Layout") -> bool:
+        """Whether going from this layout to the other is more than run-time commands can do."""
+        return (self.slots, self.headers) != (other.slots, other.headers)
+
+
+def slot_names(count: int) -> tuple[str, ...]:
+    """The names of the first slots."""
+    return tuple(f"slot{number}" for number in range(count))
+
+
+def fit(layout: Layout, document: Document) -> Layout:
+    """The layout for a document: every application keeps its slot, new ones get a free one, those gone start to leave theirs.
+
+    When slots run out their number doubles, so that the next many applications need no reload. Header names are only ever added:
+    an old name costs one rule.
+    """
+    wanted = {arm.application: (service.name, arm.routePrefix) for service in document.services for arm in service.arms}
+    known = {holding.application: holding for holding in (*layout.leaving, *layout.held)}
+    kept = {name: Holding(known[name].slot, name, *rest) for name, rest in wanted.items() if name in known}
+    leaving = tuple(holding for holding in known.values() if holding.application not in kept)
+    newcomers = [name for name in wanted if name not in kept]
+    taken = {holding.slot for holding in known.values()}
+    slots = layout.slots
+    while slots - len(taken) < len(newcomers):
+        slots *= 2
+    free = (slot for slot in slot_names(slots) if slot not in taken)
+    fresh = {name: Holding(next(free), name, *wanted[name]) for name in newcomers}
+    headers = {service.unit.name.lower() for service in document.services if service.unit.kind == "header"}
+    return replace(
+        layout,
+        slots=slots,
+        headers=layout.headers + tuple(sorted(headers - {*layout.headers})),
+        held=(*kept.values(), *fresh.values()),
+        leaving=leaving,
+    )

@@ -1,0 +1,217 @@
+"""Following an application's replicas: what Serve says, what HAProxy has, and the commands that lead from one to the other."""
+
+import ipaddress
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+import orjson
+
+from sundog_edge.document import Cluster
+from sundog_edge.errors import ServeUnavailable
+from sundog_edge.haproxy_config import FALLBACK, server_options
+from sundog_edge.layout import Server
+from sundog_edge.runtime_api import ServerState
+
+MAX_ANSWER_BYTES = 16 << 20
+POLL_TIMEOUT_S = 3.0
+FORGET_DOWN_S = 30
+"""A replica that Serve does not name, and that fails its check for this long, is gone."""
+
+CHECK_PATIENCE_S = 5
+"""How long a new replica may take to pass its check before it no longer keeps the replaced ones."""
+
+DRAIN_LIMIT_S = 60.0
+
+Targets = Mapping[str, tuple[str, ...]]
+"""Application → addresses of its replicas; empty where Serve names none but its own proxy."""
+
+
+def targets_of(answer: Any, cluster: Cluster) -> Targets:
+    """The replicas in the answer of `GET /api/serve/applications/`.
+
+    A target on the port of Serve's own proxy is not a replica: Serve names it while it knows none. With a dashboard on loopback the
+    replicas listen on loopback too, whatever address of the node Serve gives. Raises ServeUnavailable for an answer of another shape.
+    """
+    host = urlsplit(cluster.dashboard).hostname or ""
+    loopback = host if _is_loopback(host) else ""
+    fallback_port = cluster.fallback.rpartition(":")[2]
+    found: dict[str, tuple[str, ...]] = {}
+    try:
+        for group in answer["target_groups"]:
+            if group["protocol"] != "HTTP" or not group.get("app_name"):
+                continue
+            addresses = (
+                f"{loopback or target['ip']}:{int(target['port'])}"
+                for target in group["targets"]
+                if str(target["port"]) != fallback_port
+            )
+            found[group["app_name"]] = (*found.get(group["app_name"], ()), *addresses)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ServeUnavailable(f"Serve's answer has no usable target_groups: {type(error).__name__} {error}") from None
+    return found
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class ServeClient:
+    """Reads `target_groups` from Serve's REST API."""
+
+    def __init__(self, session: aiohttp.ClientSession, token_file: Path | None) -> None:
+        self._session = session
+        self._token_file = token_file
+
+    def _headers(self) -> dict[str, str]:
+        # Read every time: a mounted Secret changes when the token is rotated.
+        if self._token_file is None:
+            return {}
+        try:
+            return {"Authorization": f"Bearer {self._token_file.read_text().strip()}"}
+        except OSError as error:
+            raise ServeUnavailable(f"Ray token file {self._token_file} cannot be read: {error.strerror}") from None
+
+    async def targets(self, cluster: Cluster) -> Targets:
+        """Raises ServeUnavailable: then nothing is known, which is not the same as no replicas."""
+        url = f"{cluster.dashboard.rstrip('/')}/api/serve/applications/"
+        timeout = aiohttp.ClientTimeout(total=POLL_TIMEOUT_S)
+        headers = self._headers()
+        try:
+            async with self._session.get(url, headers=headers, timeout=timeout, allow_redirects=False) as response:
+                if response.status != 200:
+                    raise ServeUnavailable(f"Serve answered {response.status} at {url}")
+                body = await _read_capped(response)
+            return targets_of(orjson.loads(body), cluster)
+        except (aiohttp.ClientError, TimeoutError, orjson.JSONDecodeError) as error:
+            raise ServeUnavailable(f"Serve does not answer at {url}: {type(error).__name__}") from None
+
+
+async def _read_capped(response: aiohttp.ClientResponse) -> bytes:
+    body = bytearray()
+    async for chunk in response.content.iter_chunked(1 << 16):
+        body += chunk
+        if len(body) > MAX_ANSWER_BYTES:
+            raise ServeUnavailable(f"Serve's answer is larger than {MAX_ANSWER_BYTES} bytes")
+    return bytes(body)
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What one slot should have. `listed` is None while Serve's answer is not known, and empty when it names no replica."""
+
+    slot: str
+    listed: tuple[str, ...] | None
+    fallback: str
+    maxconn: int
+
+
+def wanted(wish: Wish, present: Sequence[ServerState]) -> dict[str, Server]:
+    """The servers of a slot by name.
+
+    While an application is rebuilt Serve names no replica although the old ones still answer, and Serve itself may be gone: healthy
+    replicas then stay, and those that are down stay until it is certain that they are gone. Replicas that Serve has replaced
+    stay while they are healthy until the new ones have passed their check, so that there is no moment without a server.
+    """
+    listed = dict.fromkeys(wish.listed or ())
+    candidates = [server for server in present if _is_candidate(server)]
+    if not listed:
+        kept = [server for server in candidates if _worth_keeping(server, certain=wish.listed is not None)]
+    elif _still_starting(listed, candidates):
+        kept = [server for server in candidates if server.running]
+    else:
+        kept = []
+    addresses = dict.fromkeys([*listed, *(server.address for server in kept)])
+    servers = {address: Server(wish.slot, address, address, wish.maxconn) for address in addresses}
+    if wish.fallback:
+        name = f"{FALLBACK}-{wish.fallback}"
+        servers[name] = Server(wish.slot, name, wish.fallback, 0, backup=True)
+    return servers
+
+
+def _is_candidate(server: ServerState) -> bool:
+    return not (server.name.startswith(FALLBACK) or server.draining or server.maintenance)
+
+
+def _worth_keeping(server: ServerState, *, certain: bool) -> bool:
+    return server.running or not certain or server.since_s < FORGET_DOWN_S
+
+
+def _still_starting(listed: Iterable[str], candidates: Iterable[ServerState]) -> bool:
+    """Whether a replica that Serve lists has yet to pass its check, or none has passed it."""
+    known = {server.address: server for server in candidates}
+    pending = [
+        address
+        for address in listed
+        if address not in known or not (known[address].running or _given_up(known[address]))
+    ]
+    return bool(pending) or not any(address in known and known[address].running for address in listed)
+
+
+def _given_up(server: ServerState) -> bool:
+    return server.since_s >= CHECK_PATIENCE_S
+
+
+def plan(
+    slot: str,
+    want: Mapping[str, Server],
+    present: Sequence[ServerState],
+    running: Mapping[tuple[str, str], int],
+    drained_for: Mapping[tuple[str, str], float],
+) -> list[str]:
+    """Commands that bring one slot of one worker closer to `want`.
+
+    A server leaves in steps that HAProxy's own state records, so that any agent can go on: drain, then maintenance once its
+    requests are done or DRAIN_LIMIT_S have passed, then deletion. `drained_for` has seconds since a server was first seen draining.
+    """
+    commands: list[str] = []
+    names = {server.name for server in present}
+    for server in present:
+        commands += _keep(server) if server.name in want else _remove(server, running, drained_for)
+    for name, wish in want.items():
+        if name not in names:
+            commands += _add(slot, wish)
+    return commands
+
+
+def _keep(server: ServerState) -> list[str]:
+    where = f"{server.slot}/{server.name}"
+    if server.maintenance:
+        # Nobody checks a server in maintenance, so its address may be another application's by now: it comes back as a new one.
+        return [f"del server {where}"]
+    return [f"set server {where} state ready"] if server.draining else []
+
+
+def _remove(
+    server: ServerState, running: Mapping[tuple[str, str], int], drained_for: Mapping[tuple[str, str], float]
+) -> list[str]:
+    key = (server.slot, server.name)
+    where = f"{server.slot}/{server.name}"
+    if server.maintenance:
+        return [f"del server {where}"]
+    if not server.draining:
+        return [f"set server {where} state drain"]
+    if running.get(key, 0) == 0:
+        return [f"set server {where} state maint"]
+    if drained_for.get(key, 0.0) > DRAIN_LIMIT_S:
+        return [f"shutdown sessions server {where}", f"set server {where} state maint"]
+    return []
+
+
+def _add(slot: str, server: Server) -> list[str]:
+    # HAProxy takes a new server for healthy until a check fails. Weight 0 keeps requests away until it is marked down, and
+    # then the first check that finds the application's own prefix raises it.
+    where = f"{slot}/{server.name}"
+    return [
+        f"add server {where} {server_options(server)} weight 0",
+        f"enable health {where}",
+        f"enable server {where}",
+        f"set server {where} health down",
+        f"set weight {where} 1",
+    ]

@@ -1,0 +1,198 @@
+"""HAProxy's command line, reached through the master's socket: one connection a command, any worker by its pid."""
+
+import asyncio
+import csv
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sundog_edge.counters import Seen
+from sundog_edge.errors import HaproxyRefused, HaproxyUnavailable
+from sundog_edge.haproxy_config import BOOT_VARIABLE, ROWS_TABLE
+
+TIMEOUT_S = 5.0
+# A command line and a payload each have to fit one 16 kB buffer.
+_PAYLOAD_BYTES = 12_000
+_BATCH = 40
+_ROW = re.compile(r"key=(\S+) .*gpc0=(\d+) conn_cur=(\d+)")
+_EXPECTED = re.compile(r"^(New server registered\.|Server deleted\.|)$")
+_DRAIN_FLAGS = 0x08 | 0x10
+_MAINTENANCE_FLAGS = 0x01 | 0x02 | 0x04 | 0x20
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One worker as the master lists it. `old` after a reload: it only finishes what it has."""
+
+    pid: int
+    old: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ServerState:
+    """One server of a slot in one worker. `since_s` is the time since it last went up or down."""
+
+    slot: str
+    name: str
+    address: str
+    running: bool
+    draining: bool
+    maintenance: bool
+    since_s: int
+
+    @property
+    def up(self) -> bool:
+        """Whether it gets new requests."""
+        return self.running and not self.draining and not self.maintenance
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Connections by frontend, requests running by backend and by (backend, server)."""
+
+    frontends: Mapping[str, int]
+    backends: Mapping[str, int]
+    servers: Mapping[tuple[str, str], int]
+
+
+class Haproxy:
+    """Commands to the HAProxy whose master listens on `socket`.
+
+    Every method raises HaproxyUnavailable when nothing answers in time, and HaproxyRefused for an answer that is an error.
+    """
+
+    def __init__(self, socket: Path) -> None:
+        self._socket = socket
+
+    async def command(self, text: str, pid: int | None = None) -> str:
+        """The answer to one command of the master, or of the worker `pid`."""
+        line = text if pid is None else f"@!{pid} {text}"
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                return await self._exchange(line)
+        except (OSError, TimeoutError) as error:
+            raise HaproxyUnavailable(f"HAProxy does not answer on {self._socket}: {error or 'timeout'}") from None
+
+    async def _exchange(self, line: str) -> str:
+        reader, writer = await asyncio.open_unix_connection(str(self._socket))
+        try:
+            writer.write(line.encode() + b"\n")
+            writer.write_eof()
+            return (await reader.read(-1)).decode(errors="replace")
+        finally:
+            writer.close()
+
+    async def batch(self, commands: Sequence[str], pid: int) -> None:
+        """Run commands in order in one worker. Raises HaproxyRefused naming the first answer that is no success."""
+        for start in range(0, len(commands), _BATCH):
+            chunk = commands[start : start + _BATCH]
+            answer = await self.command("; ".join([chunk[0], *(f"@!{pid} {text}" for text in chunk[1:])]), pid)
+            for line in answer.splitlines():
+                if not _EXPECTED.match(line.strip()):
+                    raise HaproxyRefused(f"HAProxy worker {pid}: {line.strip()} ({chunk[0]} …)")
+
+    async def processes(self) -> list[Process]:
+        """The workers, the current one first."""
+        answer = await self.command("show proc")
+        found: list[Process] = []
+        old = False
+        for line in answer.splitlines():
+            if line.startswith("# old workers"):
+                old = True
+            fields = line.split()
+            if len(fields) > 2 and fields[1] == "worker":
+                found.append(Process(int(fields[0]), old))
+        return found
+
+    async def boot_id(self, pid: int) -> str:
+        """The identity of a worker, as its lines carry it."""
+        answer = await self.command(f"show env {BOOT_VARIABLE}", pid)
+        _, found, value = answer.strip().partition("=")
+        if not found:
+            raise HaproxyRefused(f"HAProxy worker {pid} was not started by sundog-edge: it has no {BOOT_VARIABLE}")
+        return f"{value.strip()}-{pid}"
+
+    async def info(self, pid: int) -> dict[str, str]:
+        """`show info` of a worker."""
+        answer = await self.command("show info", pid)
+        return {key: value.strip() for key, _, value in (line.partition(":") for line in answer.splitlines())}
+
+    async def dropped_lines(self, pid: int) -> int:
+        """Lines that a worker could not write because the pipe was full."""
+        return int((await self.info(pid)).get("DroppedLogs", "0"))
+
+    async def table(self, pid: int) -> dict[str, Seen]:
+        """Requests assigned and running, by row."""
+        answer = await self.command(f"show table {ROWS_TABLE}", pid)
+        return {match[1]: Seen(int(match[2]), int(match[3])) for match in _ROW.finditer(answer)}
+
+    async def map_entries(self, pid: int, path: Path) -> dict[str, str]:
+        """The content of a map."""
+        answer = await self.command(f"show map {path}", pid)
+        rows = (line.split(" ", 2) for line in answer.splitlines() if line.startswith("0x"))
+        return {row[1]: row[2] if len(row) > 2 else "" for row in rows}
+
+    async def replace_map(self, pid: int, path: Path, entries: Mapping[str, str]) -> None:
+        """Replace a map in one step: every request sees the old content or the new."""
+        answer = await self.command(f"prepare map {path}", pid)
+        match = re.search(r"New version created: (\d+)", answer)
+        if match is None:
+            raise HaproxyRefused(f"HAProxy worker {pid} refused to prepare map {path.name}: {answer.strip()}")
+        version = match[1]
+        for payload in _payloads(entries):
+            answer = await self.command(f"add map @{version} {path} <<\n{payload}", pid)
+            if answer.strip():
+                raise HaproxyRefused(f"HAProxy worker {pid} refused entries of map {path.name}: {answer.strip()}")
+        answer = await self.command(f"commit map @{version} {path}", pid)
+        if answer.strip():
+            raise HaproxyRefused(f"HAProxy worker {pid} refused to commit map {path.name}: {answer.strip()}")
+
+    async def servers(self, pid: int) -> list[ServerState]:
+        """All servers of all slots."""
+        answer = await self.command("show servers state", pid)
+        rows = (line.split() for line in answer.splitlines() if not line.startswith("#"))
+        return [_server_state(row) for row in rows if len(row) > 18]
+
+    async def load(self, pid: int) -> Load:
+        """Requests running, as HAProxy's statistics have them."""
+        answer = await self.command("show stat -1 7 -1", pid)
+        rows = list(csv.DictReader(io.StringIO(answer.lstrip("# \n").strip())))
+        current = {(row["pxname"], row["svname"]): int(row["scur"]) for row in rows}
+        return Load(
+            {proxy: count for (proxy, name), count in current.items() if name == "FRONTEND"},
+            {proxy: count for (proxy, name), count in current.items() if name == "BACKEND"},
+            current,
+        )
+
+    async def reload(self) -> None:
+        """Start a new worker with the configuration file; the old one finishes what it has."""
+        answer = await self.command("reload")
+        if not answer.startswith("Success=1"):
+            raise HaproxyRefused(f"HAProxy refused to reload: {' '.join(answer.split())[:300]}")
+
+
+def _payloads(entries: Mapping[str, str]) -> list[str]:
+    chunks: list[str] = []
+    current = ""
+    for key, value in entries.items():
+        line = f"{key} {value}\n"
+        if current and len(current) + len(line) > _PAYLOAD_BYTES:
+            chunks.append(current)
+            current = ""
+        current += line
+    return [*chunks, current] if current else chunks
+
+
+def _server_state(row: Sequence[str]) -> ServerState:
+    admin = int(row[6])
+    return ServerState(
+        slot=row[1],
+        name=row[3],
+        address=f"{row[4]}:{row[18]}",
+        running=row[5] == "2",
+        draining=bool(admin & _DRAIN_FLAGS),
+        maintenance=bool(admin & _MAINTENANCE_FLAGS),
+        since_s=int(row[9]),
+    )

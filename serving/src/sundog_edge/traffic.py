@@ -1,0 +1,162 @@
+"""Puts a split document in force: layout, configuration file, map files, and the maps of every worker."""
+
+import asyncio
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from sundog_edge import binary
+from sundog_edge.document import Document, Service
+from sundog_edge.errors import HaproxyRefused, HaproxyUnavailable
+from sundog_edge.evidence import InForce
+from sundog_edge.haproxy_config import BOOT_VARIABLE, LOG_VARIABLE, MAP_NAMES, Maps, map_text, maps_of, render
+from sundog_edge.layout import Layout, Server, fit
+from sundog_edge.runtime_api import Haproxy
+from sundog_edge.state_dir import Settings, StateDir, read_json, write_atomically
+from sundog_edge.workers import Worker, Workers
+
+LOG = logging.getLogger(__name__)
+
+
+class Traffic:
+    """What is in force, and how it gets there.
+
+    Everything is in the state directory before HAProxy is told: a new worker, a restarted HAProxy and a restarted agent all begin
+    with what was in force.
+    """
+
+    def __init__(self, haproxy: Haproxy, workers: Workers, state: StateDir) -> None:
+        stored_layout = read_json(state.layout)
+        stored = read_json(state.applied)
+        self.layout = Layout() if stored_layout is None else Layout.from_json(stored_layout)
+        self.in_force = None if stored is None else _in_force_of(stored)
+        self._maps: Maps | None = None if self.in_force is None else maps_of(self.in_force.document, self.layout)
+        self._haproxy = haproxy
+        self._workers = workers
+        self._state = state
+
+    async def apply(self, document: Document, now: float) -> None:
+        """Put `document` in force for every new request, as a whole.
+
+        Raises DocumentError, HaproxyRefused or HaproxyUnavailable; then the previous document stays in force, or, when HAProxy went away
+        half way, the next attempt completes this one.
+        """
+        layout = fit(self.layout, document)
+        maps = maps_of(document, layout)
+        if self._workers.current is None:
+            raise HaproxyUnavailable("HAProxy is not running")
+        if self.layout.needs_reload(layout):
+            await self._reload(layout)
+        self.keep(layout)
+        self._write_maps(maps)
+        self._maps = maps
+        for worker in self._workers.all:
+            await self._push(worker, maps)
+        self.in_force = InForce(document, now, _since(self.in_force, document, now))
+        write_atomically(self._state.applied, orjson.dumps(_stored(self.in_force)))
+
+    async def check(self) -> None:
+        """Bring the maps of workers that are new to this agent to what is in force. Writes nothing where they agree."""
+        for worker in self._workers.all:
+            if self._maps is not None and not worker.maps_checked:
+                await self._push(worker, self._maps)
+                worker.maps_checked = True
+
+    def keep(self, layout: Layout) -> None:
+        """Make a layout the one that the next worker starts with."""
+        if layout == self.layout and self._state.layout.exists():
+            return
+        settings = Settings.load(self._state)
+        if settings is not None:
+            write_atomically(self._state.config, render(settings, layout, self._state).encode())
+        write_atomically(self._state.layout, orjson.dumps(layout.as_json()))
+        self.layout = layout
+
+    def note_servers(self, servers: tuple[Server, ...], leaving: frozenset[str]) -> None:
+        """Remember which servers are up, and which slots are still being left."""
+        holdings = tuple(holding for holding in self.layout.leaving if holding.slot in leaving)
+        self.keep(replace(self.layout, servers=servers, leaving=holdings))
+
+    def _write_maps(self, maps: Maps) -> None:
+        for name in MAP_NAMES:
+            write_atomically(self._state.map(name), map_text(maps[name]).encode())
+
+    async def _push(self, worker: Worker, maps: Maps) -> None:
+        for name in MAP_NAMES:
+            path = self._state.map(name)
+            if await self._haproxy.map_entries(worker.pid, path) != maps[name]:
+                try:
+                    await self._haproxy.replace_map(worker.pid, path, maps[name])
+                except HaproxyRefused:
+                    if not worker.old:
+                        raise
+                    # A worker on its way out may vanish between two commands.
+                    LOG.info("worker %d ended while its maps were written", worker.pid)
+                    return
+
+    async def _reload(self, layout: Layout) -> None:
+        settings = Settings.load(self._state)
+        if settings is None:
+            raise HaproxyUnavailable(f"HAProxy has not been started with {self._state.root} yet")
+        before = self._state.config.read_bytes()
+        await check_config(render(settings, layout, self._state), self._state)
+        write_atomically(self._state.config, render(settings, layout, self._state).encode())
+        try:
+            await self._haproxy.reload()
+        except (HaproxyRefused, HaproxyUnavailable):
+            write_atomically(self._state.config, before)
+            raise
+        await self._workers.refresh()
+        LOG.info("reloaded HAProxy for %d slots and unit headers %s", layout.slots, ", ".join(layout.headers) or "none")
+
+
+async def check_config(text: str, state: StateDir) -> None:
+    """Have HAProxy parse a configuration. Raises HaproxyRefused with its first complaint, SettingsError where HAProxy is missing."""
+    write_atomically(state.candidate, text.encode())
+    process = await asyncio.create_subprocess_exec(
+        binary.find(),
+        *("-c", "-f", str(state.candidate)),
+        # What stands for the log pipe here is never written to.
+        env={**os.environ, BOOT_VARIABLE: "check", LOG_VARIABLE: "2"},
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, stderr = await process.communicate()
+    if process.returncode != 0:
+        alerts = [line for line in stderr.decode(errors="replace").splitlines() if "[ALERT]" in line]
+        raise HaproxyRefused(f"HAProxy refuses the configuration: {(alerts or ['no reason given'])[0]}")
+
+
+def ensure_map_files(state: StateDir) -> None:
+    """HAProxy does not start without its map files."""
+    for name in MAP_NAMES:
+        path: Path = state.map(name)
+        if not path.exists():
+            write_atomically(path, b"")
+
+
+def _since(before: InForce | None, document: Document, now: float) -> dict[str, float]:
+    """The instant at which each service became what it is."""
+    known: dict[str, Service] = {service.name: service for service in before.document.services} if before else {}
+    return {
+        service.name: before.since.get(service.name, now) if before and known.get(service.name) == service else now
+        for service in document.services
+    }
+
+
+def _stored(in_force: InForce) -> dict[str, Any]:
+    return {
+        "document": in_force.document.model_dump(mode="json"),
+        "appliedAt": in_force.applied_at,
+        "since": dict(in_force.since),
+    }
+
+
+def _in_force_of(stored: Mapping[str, Any]) -> InForce:
+    document = Document.model_validate_json(orjson.dumps(stored["document"]))
+    return InForce(document, stored["appliedAt"], stored["since"])

@@ -1,0 +1,90 @@
+"""What the operator sends: `args`, fixed for a revision, and `user_config`, changed in place."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sundog_runtime.errors import LoadFailed
+
+VERSION = 1
+"""The version of the contract that this server reads."""
+
+Name = Annotated[str, Field(min_length=1, max_length=253)]
+
+
+class _Contract(BaseModel):
+    # Unknown fields are ignored: an older server must start under a newer operator of the same contract version.
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+
+class Model(_Contract):
+    """What is served. `digest` is empty or `sha256:` and 64 lower-case hex digits."""
+
+    uri: Annotated[str, Field(min_length=1, max_length=4096)]
+    digest: Annotated[str, Field(pattern=r"^(sha256:[0-9a-f]{64})?$")] = ""
+    format: Literal["auto", "torch", "exported", "torchscript", "transformers", "python"] = "auto"
+    entrypoint: Annotated[str, Field(max_length=512)] = ""
+    config: dict[str, Any] = {}
+    trust_code: Annotated[bool, Field(alias="trustCode")] = False
+
+
+class Batching(_Contract):
+    """Joining requests. A batch of one is no batching."""
+
+    max_size: Annotated[int, Field(alias="maxSize", ge=1, le=1)] = 1
+    max_delay_seconds: Annotated[float, Field(alias="maxDelaySeconds", ge=0)] = 0.002
+
+
+class Warmup(_Contract):
+    """Predictions before the replica counts as ready."""
+
+    requests: Annotated[int, Field(ge=0, le=10_000)] = 4
+    timeout_seconds: Annotated[float, Field(alias="timeoutSeconds", gt=0)] = 300.0
+
+
+class Arguments(_Contract):
+    """`args` of the Serve application. `cpu` is in cores."""
+
+    version: Literal[1]
+    namespace: Name
+    service: Name
+    revision: Annotated[int, Field(ge=1)]
+    revision_hash: Annotated[str, Field(alias="revisionHash")] = ""
+    model: Model
+    batching: Batching = Batching()
+    warmup: Warmup = Warmup()
+    cpu: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+
+
+class Settings(_Contract):
+    """`user_config` of the deployment. `max_request_bytes` is in bytes."""
+
+    user_config: Annotated[dict[str, Any], Field(alias="userConfig")] = {}
+    max_request_bytes: Annotated[int, Field(alias="maxRequestBytes", ge=1)] = 10 * 1024 * 1024
+
+
+def parse_arguments(args: Any) -> Arguments:
+    """Raises LoadFailed naming every field that is wrong."""
+    found = args.get("version") if isinstance(args, dict) else None
+    if isinstance(args, dict) and (found != VERSION or isinstance(found, bool)):
+        raise LoadFailed(f"args.version is {found!r}; this model server reads version {VERSION}")
+    try:
+        return Arguments.model_validate(args)
+    except ValidationError as error:
+        raise LoadFailed(_describe("args", error)) from None
+
+
+def parse_settings(user_config: Any) -> Settings:
+    """Raises LoadFailed naming every field that is wrong. None is all defaults."""
+    try:
+        return Settings.model_validate({} if user_config is None else user_config)
+    except ValidationError as error:
+        raise LoadFailed(_describe("user_config", error)) from None
+
+
+def _describe(root: str, error: ValidationError) -> str:
+    """One clause per wrong field. Values are left out: a configuration may hold secrets."""
+    return "; ".join(
+        f"{'.'.join([root, *map(str, found['loc'])])}: {found['msg'][0].lower()}{found['msg'][1:]}"
+        for found in error.errors(include_url=False, include_input=False)
+    )

@@ -1,0 +1,116 @@
+"""Format `torch`: a state dict (safetensors, or a zip archive read with `weights_only`) and an entrypoint."""
+
+import inspect
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+
+from sundog_runtime.errors import EntrypointMissing, FormatNotRecognised, LoadFailed, ModelTooLarge, StartError
+from sundog_runtime.formats.detect import Content, Found
+from sundog_runtime.formats.model import LoadedModel
+from sundog_runtime.signature import Signature
+
+
+def use_cores(cpu: float) -> None:
+    """Let a forward pass on this thread use as many threads as the replica has cores, rounded up."""
+    torch.set_num_threads(max(1, math.ceil(cpu)))
+
+
+def load_torch(path: Path, weights: Found, factory: Any, config: dict[str, Any], signature: Signature) -> LoadedModel:
+    """Build the module, give it the weights of `path`. Raises a StartError."""
+    if not callable(factory):
+        raise EntrypointMissing(
+            f"the entrypoint is a {type(factory).__name__}; expected a torch.nn.Module class or a function"
+        )
+    module = build(factory, config)
+    state = read_state(path, weights)
+    try:
+        # strict: a missing or surplus tensor would be a model that answers, with other weights than were trained.
+        module.load_state_dict(state, strict=True)
+    except Exception as error:
+        raise failed(f"{weights.name} does not fit the entrypoint's module", error) from error
+    module.eval().requires_grad_(False)
+    numbers, whole_numbers = natural_types(module)
+    return LoadedModel(
+        platform="pytorch",
+        found=f"{weights.name}, which is {weights.content}",
+        predict=_predict(module),
+        signature=signature,
+        example=getattr(module, "example", None),
+        configure=getattr(module, "configure", None),
+        parameters=inspect.signature(module.forward),
+        numbers=numbers,
+        whole_numbers=whole_numbers,
+    )
+
+
+def build(factory: Callable[..., Any], config: dict[str, Any]) -> torch.nn.Module:
+    """Call the entrypoint. Raises a StartError."""
+    try:
+        module = factory(**config)
+    except Exception as error:
+        raise failed("the entrypoint", error) from error
+    if not isinstance(module, torch.nn.Module):
+        raise EntrypointMissing(f"the entrypoint returned a {type(module).__name__}; expected a torch.nn.Module")
+    return module
+
+
+def read_state(path: Path, weights: Found) -> dict[str, torch.Tensor]:
+    """The tensors by name. No code in the file runs. Raises a StartError."""
+    try:
+        if weights.content is Content.SAFETENSORS:
+            state: Any = safetensors.torch.load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        if "weights_only" in str(error).lower() or "unsupported global" in str(error).lower():
+            raise FormatNotRecognised(
+                f"{weights.name} is a pickle of more than tensors; supported is a state dict: "
+                "safetensors.torch.save_file(model.state_dict(), …) or torch.save(model.state_dict(), …)"
+            ) from error
+        raise failed(f"reading {weights.name}", error) from error
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise FormatNotRecognised(
+            f"{weights.name} holds a {type(state).__name__}; supported is a state dict, names to tensors"
+        )
+    return state
+
+
+def failed(doing: str, error: Exception) -> StartError:
+    """The start error for an exception of the model or of torch."""
+    if isinstance(error, StartError):
+        return error
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):
+        return ModelTooLarge(f"{doing}: not enough memory: {error}")
+    return LoadFailed(f"{doing} raised {type(error).__name__}: {error}")
+
+
+def natural_types(module: torch.nn.Module) -> tuple[str, str]:
+    """Types for undeclared numbers and whole numbers.
+
+    Numbers get the type of the first floating parameter. Whole numbers do too, because JSON writers drop the `.0`,
+    unless the first layer is an embedding, which takes indices.
+    """
+    floating = (parameter.dtype for parameter in module.parameters() if parameter.dtype.is_floating_point)
+    numbers = {torch.float64: "float64", torch.float16: "float16"}.get(next(floating, torch.float32), "float32")
+    first = next((layer for layer in module.modules() if next(layer.parameters(recurse=False), None) is not None), None)
+    return numbers, "int64" if isinstance(first, torch.nn.Embedding | torch.nn.EmbeddingBag) else numbers
+
+
+def _predict(module: torch.nn.Module) -> Callable[[Any], Any]:
+    def predict(batch: Any) -> Any:
+        with torch.inference_mode():
+            if isinstance(batch, dict):
+                return module(**{name: _tensor(value) for name, value in batch.items()})
+            return module(_tensor(batch))
+
+    return predict
+
+
+def _tensor(value: Any) -> Any:
+    return torch.from_numpy(value) if isinstance(value, np.ndarray) and value.dtype.kind != "O" else value

@@ -1,0 +1,202 @@
+"""The ASGI application: paths, methods, limits and problem details.
+
+Raw ASGI, because a framework's share of the time of a small model's request is larger than the model's.
+"""
+
+import asyncio
+import logging
+import re
+import time
+import uuid
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+from sundog_runtime.errors import Problem
+from sundog_runtime.formats.model import LoadedModel
+from sundog_runtime.model_thread import ModelThread
+from sundog_runtime.pace import Pace
+from sundog_runtime.protocol.oip import infer_oip, model_metadata, server_metadata
+from sundog_runtime.protocol.plain import encode, infer_plain
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+
+_JSON = (b"content-type", b"application/json")
+_PROBLEM = (b"content-type", b"application/problem+json")
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+_MODEL_PATH = re.compile(r"/v2/models/([^/]+)(/ready|/infer)?")
+_logger = logging.getLogger("ray.serve.sundog")
+
+
+@dataclass(frozen=True, slots=True)
+class _Route:
+    """Either a finished answer to GET, or what turns a body into one, on the model's thread."""
+
+    answer: bytes | None = None
+    infer: Callable[[bytes], bytes] | None = None
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        return ("GET", "HEAD") if self.infer is None else ("POST",)
+
+
+class App:
+    """Serves one model. `max_request_bytes` may be set at any time and holds for requests that begin afterwards."""
+
+    def __init__(
+        self, name: str, version: str, model: LoadedModel, thread: ModelThread, max_request_bytes: int
+    ) -> None:
+        self.max_request_bytes = max_request_bytes
+        self._thread = thread
+        self._name = name
+        # A predictor's own code may depend on its thread (a database connection, asyncio.run); a module does not.
+        self._pace = Pace() if model.platform == "pytorch" else None
+        ready = _Route(answer=encode({"name": name, "ready": True}))
+        self._fixed = {
+            "/": _Route(infer=lambda body: infer_plain(model, body)),
+            "/v2": _Route(answer=server_metadata(version)),
+            "/v2/health/live": _Route(answer=encode({"live": True})),
+            "/v2/health/ready": _Route(answer=encode({"ready": True})),
+        }
+        self._of_model = {
+            "": _Route(answer=model_metadata(name, model)),
+            "/ready": ready,
+            "/infer": _Route(infer=lambda body: infer_oip(name, model, body)),
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one ASGI connection."""
+        if scope["type"] == "http":
+            await self._http(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1000})
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            status, headers, body = 200, [_JSON], await self._answer(scope, receive)
+        except Problem as problem:
+            status, headers, body = _problem(problem, scope)
+        except (asyncio.CancelledError, ConnectionError):
+            raise
+        except Exception:
+            request_id = _request_id(scope)
+            _logger.exception("request %s: the model raised", request_id)
+            detail = "the model raised an error; its log tells more under this request id"
+            status, headers, body = _problem(Problem(500, "ModelError", detail), scope, request_id)
+        headers.append((b"content-length", str(len(body)).encode()))
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    async def _answer(self, scope: Scope, receive: Receive) -> bytes:
+        route = self._route(scope)
+        if scope["method"] not in route.methods:
+            allowed = ", ".join(route.methods)
+            detail = f"{scope['method'][:20]} is not allowed here; allowed: {allowed}"
+            raise Problem(405, "MethodNotAllowed", detail, ((b"allow", allowed.encode()),))
+        if route.answer is not None:
+            return route.answer
+        assert route.infer is not None
+        return await self._infer(route.infer, await read_body(scope, receive, self.max_request_bytes))
+
+    async def _infer(self, infer: Callable[[bytes], bytes], body: bytes) -> bytes:
+        pace = self._pace
+        if pace is None:
+            return await self._thread.run(lambda: infer(body))
+
+        def timed() -> bytes:
+            begun = time.perf_counter()
+            try:
+                return infer(body)
+            except (SystemExit, KeyboardInterrupt) as error:
+                raise RuntimeError(f"the model raised {type(error).__name__}") from error
+            finally:
+                pace.observe(time.perf_counter() - begun)
+
+        # Never beside a call on the thread: a model is used by one at a time.
+        if self._thread.idle and pace.quick(len(body)):
+            return timed()
+        return await self._thread.run(timed)
+
+    def _route(self, scope: Scope) -> _Route:
+        root: str = scope.get("root_path", "")
+        whole: str = scope["path"]
+        path = (whole.removeprefix(root).rstrip("/") if len(whole) > 1 else "") or "/"
+        if found := self._fixed.get(path):
+            return found
+        matched = _MODEL_PATH.fullmatch(path)
+        if matched is None:
+            raise Problem(404, "NotFound", f"there is nothing at {path[:200]!r}")
+        if matched[1] != self._name:
+            raise Problem(
+                404, "ModelNotFound", f"there is no model {matched[1][:100]!r} here; the model is {self._name!r}"
+            )
+        return self._of_model[matched[2] or ""]
+
+
+async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
+    """The whole body, at most `limit` bytes of it in memory.
+
+    Raises Problem 413 (by Content-Length before anything is read, or while reading), 415 for a content encoding, 400
+    for the binary tensor extension, and ConnectionError when the client is gone.
+    """
+    for name, value in scope["headers"]:
+        if name == b"content-length" and value.isdigit() and int(value[:20]) > limit:
+            raise _too_large(limit)
+        if name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
+            raise Problem(415, "ContentEncoding", "a compressed body is not supported; send it as it is")
+        if name == b"inference-header-content-length":
+            raise Problem(400, "BinaryTensors", "binary tensor data is not supported; send the tensors as JSON")
+    parts, size = [], 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ConnectionResetError("the client went away while it sent its body")
+        part = message.get("body", b"")
+        size += len(part)
+        if size > limit:
+            raise _too_large(limit)
+        parts.append(part)
+        if not message.get("more_body", False):
+            return b"".join(parts)
+
+
+def _too_large(limit: int) -> Problem:
+    # The connection stays open, and the server discards what still comes: closing it would make a client that is still
+    # sending see a reset instead of this answer.
+    return Problem(413, "BodyTooLarge", f"the body is larger than {limit} bytes")
+
+
+def _problem(problem: Problem, scope: Scope, request_id: str = "") -> tuple[int, Headers, bytes]:
+    """RFC 9457 problem details, with `code` and `requestId` as extension members."""
+    document = {
+        "type": "about:blank",
+        "title": HTTPStatus(problem.status).phrase,
+        "status": problem.status,
+        "detail": problem.detail,
+        "code": problem.code,
+        "requestId": request_id or _request_id(scope),
+    }
+    return problem.status, [_PROBLEM, *problem.headers], encode(document)
+
+
+def _request_id(scope: Scope) -> str:
+    """The one the client or Serve gave, where it is fit to be printed; else a new one."""
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
+            return str(value, "ascii")
+    return uuid.uuid4().hex
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return

@@ -1,0 +1,126 @@
+"""Plain JSON: `{"inputs": …}` → `{"outputs": …}`."""
+
+from typing import Any
+
+import orjson
+
+from sundog_runtime.errors import Problem, bad_input
+from sundog_runtime.formats.model import LoadedModel
+from sundog_runtime.signature import conform
+from sundog_runtime.tensors import Array, TensorSpec, check_shape, flatten, plain, to_array
+
+
+def parse_object(body: bytes) -> dict[str, Any]:
+    """A JSON object. NaN, Infinity, overflowing numbers, bad UTF-8 and deep nesting are none. Raises Problem 400."""
+    if not body:
+        raise bad_input("EmptyBody", "the body is empty; expected a JSON object")
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise bad_input("MalformedJson", f"the body is not JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise bad_input("WrongType", f"the body is a JSON {_kind(document)}; expected an object")
+    return document
+
+
+def infer_plain(model: LoadedModel, body: bytes) -> bytes:
+    """Answer one body. Raises Problem, or whatever the model raises."""
+    document = parse_object(body)
+    if "inputs" not in document:
+        raise bad_input("MissingInputs", 'the body has no "inputs"; expected {"inputs": …}')
+    if unknown := sorted(set(document) - {"inputs"}):
+        raise bad_input("UnknownField", f'the body has the unknown field {unknown[0]!r}; expected only "inputs"')
+    output = model.predict(batch_of(model, document["inputs"]))
+    return encode({"outputs": conform(model.signature.outputs, plain(output))})
+
+
+def encode(document: Any) -> bytes:
+    """JSON, with numpy arrays written as nested lists. Raises Problem 500 for what JSON or UTF-8 cannot hold."""
+    try:
+        return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+    except orjson.JSONEncodeError as error:
+        raise Problem(500, "OutputUnusable", f"the model's output cannot be written as JSON: {error}") from None
+
+
+def batch_of(model: LoadedModel, inputs: Any) -> Any:
+    """What `predict` gets. Raises Problem 400."""
+    specs = model.signature.inputs
+    if not specs:
+        return _undeclared(model, inputs)
+    if len(specs) == 1 and not isinstance(inputs, dict):
+        return declared_array(specs[0], inputs)
+    if not isinstance(inputs, dict):
+        raise bad_input("WrongType", f"inputs is a JSON {_kind(inputs)}; expected an object with {_names(specs)}")
+    if sorted(inputs) != sorted(spec.name for spec in specs):
+        raise bad_input("WrongInputs", f"inputs has {_shown(sorted(inputs))}; expected {_names(specs)}")
+    named = {spec.name: declared_array(spec, inputs[spec.name]) for spec in specs}
+    return named if len(specs) > 1 else named[specs[0].name]
+
+
+def declared_array(spec: TensorSpec, value: Any) -> Any:
+    """An input of the declared type and shape. Strings stay nested lists. Raises Problem 400."""
+    what = f"input {spec.name!r}"
+    flat = flatten(value, what)
+    check_shape(spec, flat.shape)
+    array = to_array(flat, spec.dtype, what)
+    return value if spec.dtype == "string" else array
+
+
+def _undeclared(model: LoadedModel, inputs: Any) -> Any:
+    if isinstance(inputs, dict):
+        if not inputs:
+            raise bad_input("EmptyInput", "inputs is an empty object")
+        check_names(model, list(inputs))
+        return {name: natural_array(model, value, name) for name, value in inputs.items()}
+    return natural_array(model, inputs, "inputs")
+
+
+def check_names(model: LoadedModel, names: list[str]) -> None:
+    """Whether undeclared inputs are parameters of a module's forward. Raises Problem 400."""
+    if model.parameters is None:
+        return
+    try:
+        model.parameters.bind(**dict.fromkeys(names))
+    except TypeError as error:
+        raise bad_input("WrongInputs", f"inputs has {_shown(names)}, which the model does not take: {error}") from None
+
+
+def natural_array(model: LoadedModel, value: Any, name: str) -> Array | Any:
+    """An array where `value` is a rectangular array of numbers or booleans; else, for Python models, the JSON it is."""
+    if not isinstance(value, list):
+        if model.platform == "pytorch":
+            raise bad_input("WrongType", f"input {name!r} is a JSON {_kind(value)}; expected an array")
+        return value
+    if not value:
+        raise bad_input("EmptyInput", f"input {name!r} is an empty array")
+    if model.platform != "pytorch" and _has_other_than_numbers(value):
+        return value
+    what = f"input {name[:60]!r}"
+    flat = flatten(value, what)
+    if flat.types == {bool}:
+        return to_array(flat, "bool", what)
+    return to_array(flat, model.numbers if float in flat.types else model.whole_numbers, what)
+
+
+def _has_other_than_numbers(value: list[Any]) -> bool:
+    """Whether the nested lists hold strings, objects or nulls anywhere: then they are records, not an array."""
+    level: list[Any] = value
+    while level:
+        types = set(map(type, level))
+        if types & {str, dict, type(None)}:
+            return True
+        level = [item for part in level if type(part) is list for item in part]
+    return False
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "object", list: "array", str: "string", bool: "boolean", int: "number", float: "number"}
+    return names.get(type(value), "null")
+
+
+def _names(specs: tuple[TensorSpec, ...]) -> str:
+    return _shown([spec.name for spec in specs])
+
+
+def _shown(names: list[str]) -> str:
+    return ", ".join(repr(name[:60]) for name in names[:10]) + (", …" if len(names) > 10 else "") or "nothing"

@@ -1,0 +1,54 @@
+"""The Serve builder: `import_path: sundog_runtime.serve:build`."""
+
+import logging
+from typing import Any
+
+from ray import serve
+
+from sundog_runtime.arguments import parse_arguments
+from sundog_runtime.errors import StartError
+
+MAX_START_FAILURES = 3
+"""Serve gives up after so many failed starts, whatever the number of replicas: most failures are for good."""
+
+_logger = logging.getLogger("ray.serve.sundog")
+
+
+class _Model:
+    """The one deployment of an application. It speaks Serve's language, and leaves the work to `replica.Replica`."""
+
+    async def __init__(self, args: dict[str, Any]) -> None:  # type: ignore[misc]  # Serve awaits constructors
+        # Imported where a model runs: building an application needs no torch, and builds are done one after the other.
+        from sundog_runtime.replica import Replica
+
+        try:
+            self._replica = await Replica.start(args)
+        except StartError as error:
+            _logger.exception("the replica cannot start")
+            # Serve shows this text to people: the line that matters, without the way through our code and the model's.
+            raise error.with_traceback(None) from None
+        finally:
+            # The throughput mode keeps a thousand lines back; those about the start are wanted now.
+            for handler in logging.getLogger("ray.serve").handlers:
+                handler.flush()
+
+    def __serve_build_asgi_app__(self) -> Any:
+        """The application that Serve calls; made after the constructor."""
+        return self._replica.app
+
+    async def reconfigure(self, user_config: Any) -> None:
+        """Serve hands over `user_config`, at the start and on every change."""
+        await self._replica.reconfigure(user_config)
+
+    def check_health(self) -> None:
+        """Serve asks every few seconds; raising three times makes it replace the replica."""
+        self._replica.check_health()
+
+
+Model = serve.deployment(name="Model", max_constructor_retry_count=MAX_START_FAILURES)(serve.ingress()(_Model))
+
+
+def build(args: dict[str, Any]) -> serve.Application:
+    """The application for one revision. Raises LoadFailed when `args` are not the contract's."""
+    parse_arguments(args)
+    return Model.bind(args)

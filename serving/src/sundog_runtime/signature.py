@@ -1,0 +1,131 @@
+"""What a model says about its inputs and outputs, in the optional file `model.yaml`.
+
+    inputs:
+    - {name: image, dtype: float32, shape: [-1, 64]}
+    outputs:
+    - {name: scores, dtype: float32, shape: [-1, 10]}
+
+`dtype` is one of `tensors.OIP_TYPES`; -1 in `shape` is any size, and the first dimension is the batch. Declared inputs
+are checked on every request, declared outputs on every answer.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sundog_runtime.errors import LoadFailed, Problem
+from sundog_runtime.tensors import MAX_DIMENSIONS, OIP_TYPES, TensorSpec, output_array, to_numpy
+
+FILE_NAME = "model.yaml"
+MAX_BYTES = 64 * 1024
+
+_Dtype = Literal[
+    "bool",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "float16",
+    "float32",
+    "float64",
+    "string",
+]
+
+
+class _Tensor(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    name: Annotated[str, Field(min_length=1, max_length=200)]
+    dtype: _Dtype
+    shape: Annotated[list[Annotated[int, Field(ge=-1, le=2**31)]], Field(min_length=1, max_length=MAX_DIMENSIONS)]
+
+    def spec(self) -> TensorSpec:
+        return TensorSpec(self.name, self.dtype, tuple(self.shape))
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    inputs: list[_Tensor] = []
+    outputs: list[_Tensor] = []
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """Inputs and outputs in order; empty where nothing is known."""
+
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+
+
+def parse_signature(text: bytes) -> Signature:
+    """Raises LoadFailed naming the file and every field that is wrong."""
+    if len(text) > MAX_BYTES:
+        raise LoadFailed(f"{FILE_NAME} is larger than {MAX_BYTES} bytes")
+    try:
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+            raise LoadFailed(f"{FILE_NAME} uses YAML aliases; write the values out")
+        document = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise LoadFailed(f"{FILE_NAME} is not YAML: {error}") from None
+    try:
+        parsed = _File.model_validate({} if document is None else document)
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"{'.'.join(map(str, found['loc']))}: {found['msg']}" for found in error.errors(include_url=False)
+        )
+        raise LoadFailed(f"{FILE_NAME}: {wrong}") from None
+    for kind, tensors in (("inputs", parsed.inputs), ("outputs", parsed.outputs)):
+        names = [tensor.name for tensor in tensors]
+        if len(set(names)) < len(names):
+            raise LoadFailed(f"{FILE_NAME}: {kind} holds a name twice")
+    return Signature(tuple(item.spec() for item in parsed.inputs), tuple(item.spec() for item in parsed.outputs))
+
+
+def inputs_of_example(example: Any) -> tuple[TensorSpec, ...]:
+    """Names, types and numbers of dimensions of an example batch; empty when it is not made of arrays.
+
+    An example tells no sizes: which dimensions may vary cannot be read off one value.
+    """
+    named = example if isinstance(example, dict) else {"inputs": example}
+    specs = []
+    for name, value in named.items():
+        array = to_numpy(value)
+        if not isinstance(array, np.ndarray) or array.dtype.name not in OIP_TYPES or not array.ndim:
+            return ()
+        specs.append(TensorSpec(str(name), array.dtype.name, (-1,) * array.ndim))
+    return tuple(specs)
+
+
+def conform(specs: tuple[TensorSpec, ...], output: Any) -> Any:
+    """`output`, as `tensors.plain` gives it, with nested lists turned into arrays of the declared types.
+
+    Raises Problem 500 when it is not what was declared. Without a declaration it stays as it is.
+    """
+    if not specs:
+        return output
+    named = output if isinstance(output, dict) else {specs[0].name: output}
+    if sorted(named) != sorted(spec.name for spec in specs):
+        raise _wrong(f"the outputs are {sorted(named)}; declared are {sorted(spec.name for spec in specs)}")
+    arrays = {spec.name: _conform(spec, named[spec.name]) for spec in specs}
+    return arrays if isinstance(output, dict) else arrays[specs[0].name]
+
+
+def _conform(spec: TensorSpec, value: Any) -> Any:
+    array = output_array(spec.name, value, spec.dtype)
+    found = "string" if array.dtype.kind == "O" else array.dtype.name
+    if found != spec.dtype or not spec.accepts(array.shape):
+        declared = f"declared is {spec.dtype} {list(spec.shape)}"
+        raise _wrong(f"output {spec.name!r} is {found} {list(array.shape)}; {declared}")
+    return value if spec.dtype == "string" else array
+
+
+def _wrong(detail: str) -> Problem:
+    return Problem(500, "OutputNotAsDeclared", detail)

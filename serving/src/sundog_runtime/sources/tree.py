@@ -1,0 +1,148 @@
+"""The files of a model: facts about each, their digest, and whether they changed since."""
+
+import errno
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from sundog_runtime.errors import (
+    AccessDenied,
+    DigestMismatch,
+    LoadFailed,
+    ModelNotFound,
+    ModelTooLarge,
+    NoSpace,
+    StartError,
+)
+
+MAX_FILES = 10_000
+MAX_DEPTH = 32
+MAX_SOURCE_BYTES = 16 * 1024 * 1024
+"""A Python file larger than this is not kept in memory, and so cannot be imported."""
+
+_BLOCK = 1024 * 1024
+_NOT_THERE = frozenset({errno.ENOENT, errno.ENOTDIR})
+_NO_ACCESS = frozenset({errno.EACCES, errno.EPERM})
+_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What a change of a file's content changes too. `changed_ns` cannot be set back by an unprivileged process."""
+
+    device: int
+    inode: int
+    size: int
+    modified_ns: int
+    changed_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One regular file. `path` is relative to the model, with '/' between segments; `size` is in bytes."""
+
+    path: str
+    size: int
+    sha256: str
+    stamp: Stamp
+    source: bytes | None
+    """The hashed content of a Python file, so that exactly what was verified is what runs."""
+
+
+def from_os_error(error: OSError, path: object) -> StartError:
+    """The start error that says what the system said."""
+    detail = f"{path}: {os.strerror(error.errno) if error.errno else error}"
+    if error.errno in _NOT_THERE:
+        return ModelNotFound(detail)
+    if error.errno in _NO_ACCESS:
+        return AccessDenied(detail)
+    if error.errno in _NO_SPACE:
+        return NoSpace(detail)
+    return LoadFailed(detail)
+
+
+def tree_digest(entries: Iterable[Entry]) -> str:
+    """`sha256:` and the hash of canonical JSON of [path, size, sha256] rows in the order of their paths.
+
+    Two trees with equal digests hold the same files, so they load identically.
+    """
+    rows = [[entry.path, entry.size, entry.sha256] for entry in sorted(entries, key=lambda entry: entry.path)]
+    body = json.dumps(rows, separators=(",", ":"), ensure_ascii=True).encode()
+    return "sha256:" + hashlib.sha256(body).hexdigest()
+
+
+def read_tree(root: Path) -> tuple[Entry, ...]:
+    """Hash every file below `root`, a directory. Raises DigestMismatch for anything that is no regular file."""
+    entries = []
+    try:
+        for directory, directories, names in _walk(root):
+            for name in [*directories, *names]:
+                path = directory / name
+                relative = path.relative_to(root).as_posix()
+                mode = path.lstat().st_mode
+                if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                    raise DigestMismatch(f"{relative} is {_kind(mode)}; a model with a digest holds regular files only")
+                if stat.S_ISREG(mode):
+                    entries.append(read_entry(path, relative))
+                if len(entries) > MAX_FILES:
+                    raise ModelTooLarge(f"{root} holds more than {MAX_FILES} files")
+    except OSError as error:
+        raise from_os_error(error, error.filename or root) from None
+    return tuple(sorted(entries, key=lambda entry: entry.path))
+
+
+def read_entry(path: Path, relative: str) -> Entry:
+    """Hash one file through one descriptor. Raises OSError, also when `path` is a symbolic link."""
+    keep = relative.endswith(".py")
+    hasher, kept, size = hashlib.sha256(), bytearray(), 0
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb", buffering=0) as file:
+        before = os.fstat(file.fileno())
+        while block := file.read(_BLOCK):
+            hasher.update(block)
+            size += len(block)
+            if keep and size <= MAX_SOURCE_BYTES:
+                kept += block
+        after = os.fstat(file.fileno())
+    if _stamp(before) != _stamp(after):
+        raise DigestMismatch(f"{relative} changed while it was read")
+    source = bytes(kept) if keep and size <= MAX_SOURCE_BYTES else None
+    return Entry(relative, size, hasher.hexdigest(), _stamp(after), source)
+
+
+def changed(root: Path, entries: Iterable[Entry]) -> str:
+    """The relative path of the first file that is no longer what was hashed; empty if there is none."""
+    for entry in entries:
+        try:
+            now = _stamp((root / entry.path).lstat())
+        except OSError:
+            return entry.path
+        if now != entry.stamp:
+            return entry.path
+    return ""
+
+
+def _walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    def fail(error: OSError) -> None:
+        raise error
+
+    for directory, directories, names in os.walk(root, followlinks=False, onerror=fail):
+        here = Path(directory)
+        if len(here.relative_to(root).parts) >= MAX_DEPTH:
+            raise ModelTooLarge(f"{root} holds directories deeper than {MAX_DEPTH}")
+        directories.sort()
+        yield here, directories, sorted(names)
+
+
+def _stamp(found: os.stat_result) -> Stamp:
+    return Stamp(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+def _kind(mode: int) -> str:
+    if stat.S_ISLNK(mode):
+        return "a symbolic link"
+    return "a named pipe" if stat.S_ISFIFO(mode) else "a special file"

@@ -1,0 +1,206 @@
+"""Arrays: what a model says about them, how JSON becomes one, how one becomes JSON."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from math import prod
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sundog_runtime.errors import Problem, bad_input
+
+Array = npt.NDArray[Any]
+
+OIP_TYPES = {
+    "bool": "BOOL",
+    "uint8": "UINT8",
+    "uint16": "UINT16",
+    "uint32": "UINT32",
+    "uint64": "UINT64",
+    "int8": "INT8",
+    "int16": "INT16",
+    "int32": "INT32",
+    "int64": "INT64",
+    "float16": "FP16",
+    "float32": "FP32",
+    "float64": "FP64",
+    "string": "BYTES",
+}
+"""Our type names, which are numpy's and torch's, and those of the Open Inference Protocol."""
+
+DTYPES = {oip: name for name, oip in OIP_TYPES.items()}
+
+MAX_DIMENSIONS = 32
+
+_JSON_NAMES = {
+    float: "number",
+    int: "integer",
+    bool: "boolean",
+    str: "string",
+    dict: "object",
+    list: "array",
+    type(None): "null",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One named input or output. In `shape`, -1 is any size; the first dimension is the batch."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    def accepts(self, shape: Sequence[int]) -> bool:
+        """Whether an array of that shape fits."""
+        return len(shape) == len(self.shape) and all(
+            wanted in (-1, found) for wanted, found in zip(self.shape, shape, strict=True)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Flat:
+    """The scalars of a rectangular nested list in row-major order, with their JSON types."""
+
+    values: list[Any]
+    shape: tuple[int, ...]
+    types: frozenset[type]
+
+
+def flatten(value: Any, what: str) -> Flat:
+    """Raises Problem 400 when the nested lists are ragged, mixed with scalars or too deep; `what` names them.
+
+    Nothing larger than the list itself is allocated, whatever it holds.
+    """
+    level, shape = [value], list[int]()
+    while (types := frozenset(map(type, level))) == {list}:
+        lengths = set(map(len, level))
+        if len(lengths) > 1:
+            found = f"dimension {len(shape)} has lengths {min(lengths)} to {max(lengths)}"
+            raise bad_input("RaggedInput", f"{what} is ragged: {found}")
+        if len(shape) == MAX_DIMENSIONS:
+            raise bad_input("WrongShape", f"{what} has more than {MAX_DIMENSIONS} dimensions")
+        shape.append(lengths.pop())
+        level = list(chain.from_iterable(level))
+    if list in types:
+        raise bad_input("RaggedInput", f"{what} is ragged: dimension {len(shape)} mixes arrays and values")
+    return Flat(level, tuple(shape), types)
+
+
+def to_array(flat: Flat, dtype: str, what: str) -> Array:
+    """Convert without loss of kind: integers may become numbers, nothing else changes its type.
+
+    Strings become an array of objects. Raises Problem 400.
+    """
+    if wrong := [kind for kind in flat.types if not _fits(kind, dtype)]:
+        found = sorted(_JSON_NAMES.get(kind, kind.__name__) for kind in wrong)
+        raise bad_input("WrongType", f"{what} holds {' and '.join(found)} values; expected {dtype}")
+    try:
+        with np.errstate(over="ignore"):
+            array = np.array(flat.values, dtype=object if dtype == "string" else dtype)
+    except OverflowError:
+        raise _out_of_range(what, dtype) from None
+    if dtype.startswith("float") and not np.isfinite(array).all():
+        raise _out_of_range(what, dtype)
+    return array.reshape(flat.shape)
+
+
+def check_shape(spec: TensorSpec, shape: Sequence[int]) -> None:
+    """Raises Problem 400 naming found and expected; an empty batch is refused too."""
+    if not spec.accepts(shape):
+        raise bad_input("WrongShape", f"input {spec.name!r} has the shape {list(shape)}; expected {list(spec.shape)}")
+    if prod(shape) == 0:
+        raise bad_input("EmptyInput", f"input {spec.name!r} has the shape {list(shape)}: it holds no values")
+
+
+def output_array(name: str, value: Any, dtype: str = "") -> Array:
+    """One output of `plain` as an array: nested lists get `dtype`, or their natural type; a scalar is an array of one.
+
+    Raises Problem 500.
+    """
+    if isinstance(value, np.ndarray):
+        return value
+    what = f"output {name!r}"
+    try:
+        flat = flatten(value if isinstance(value, list) else [value], what)
+        return to_array(flat, dtype or _natural(flat.types), what)
+    except Problem as problem:
+        raise Problem(500, "OutputUnusable", problem.detail) from None
+
+
+def _out_of_range(what: str, dtype: str) -> Problem:
+    return bad_input("OutOfRange", f"{what} holds a value outside of the range of {dtype}")
+
+
+def _natural(types: frozenset[type]) -> str:
+    natural = {frozenset({bool}): "bool", frozenset({int}): "int64", frozenset({str}): "string"}
+    return natural.get(types, "float64")
+
+
+def plain(output: Any) -> Any:
+    """A model's output as what orjson writes: numpy arrays, lists, strings, finite numbers.
+
+    Raises Problem 500 for NaN, infinity and types that JSON has no word for. JSON would turn NaN into null, and a
+    wrong answer with status 200 is invisible to whoever counts errors.
+    """
+    return _plain(output, 0)
+
+
+def to_numpy(value: Any) -> Any:
+    """A torch tensor as a numpy array on the CPU (bfloat16 as float32); anything else as it is."""
+    if hasattr(value, "detach") and hasattr(value, "numpy"):
+        tensor = value.detach()
+        tensor = tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor
+        return tensor.cpu().numpy()
+    return value
+
+
+def _fits(kind: type, dtype: str) -> bool:
+    if dtype == "string":
+        return kind is str
+    if dtype == "bool":
+        return kind is bool
+    return kind is int or (kind is float and dtype.startswith("float"))
+
+
+def _plain(value: Any, depth: int) -> Any:
+    if depth > MAX_DIMENSIONS:
+        raise _unusable(f"is nested deeper than {MAX_DIMENSIONS}")
+    value = to_numpy(value)
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, np.ndarray):
+        return _plain_array(value, depth)
+    if isinstance(value, Mapping):
+        if any(not isinstance(key, str) for key in value):
+            raise _unusable("has a key that is no string")
+        return {key: _plain(item, depth + 1) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, depth + 1) for item in value]
+    if isinstance(value, float) and not np.isfinite(value):
+        raise _not_finite()
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    raise _unusable(f"holds an object of type {type(value).__name__}")
+
+
+def _plain_array(array: Array, depth: int) -> Any:
+    if array.dtype.kind in "biu":
+        return np.ascontiguousarray(array) if array.ndim else array.item()
+    if array.dtype.kind == "f":
+        if not np.isfinite(array).all():
+            raise _not_finite()
+        return np.ascontiguousarray(array) if array.ndim else array.item()
+    if array.dtype.kind in "OU":
+        return _plain(array.tolist(), depth + 1)
+    raise _unusable(f"holds an array of {array.dtype}")
+
+
+def _not_finite() -> Problem:
+    return Problem(500, "OutputNotFinite", "the model's output holds NaN or infinity")
+
+
+def _unusable(what: str) -> Problem:
+    return Problem(500, "OutputUnusable", f"the model's output {what}")

@@ -1,0 +1,161 @@
+"""The backends that the suite runs over. One more is one more branch of `kube`: a context that yields the port."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sundog_operator.adapters.kubernetes_client import KubernetesClient
+from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
+from sundog_operator.adapters.memory_kubernetes.facade import serve
+from sundog_operator.adapters.memory_kubernetes.kubeconfig import write_kubeconfig
+from sundog_operator.api import RESOURCES, violations
+from sundog_operator.ports import Kubernetes, Object
+
+CRDS = Path(__file__).parents[3] / "crds"
+
+ANYTHING: dict[str, Any] = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+# What of the CRD's schema the suite relies on; its objects are valid under the whole schema too.
+SCHEMAS: dict[str, dict[str, Any]] = {
+    "ModelDeployment": {
+        "type": "object",
+        "properties": {
+            "spec": {
+                "type": "object",
+                "properties": {
+                    "model": ANYTHING,
+                    "replicas": {"type": "integer", "default": 1},
+                    "paused": {"type": "boolean"},
+                    "runtime": {
+                        "type": "object",
+                        "properties": {
+                            "maxOngoingRequests": {"type": "integer", "default": 64},
+                            "podLabels": {"type": "object", "additionalProperties": {"type": "string"}},
+                        },
+                    },
+                },
+            },
+            "status": ANYTHING | {"default": {"observedGeneration": -1}},
+        },
+    }
+}
+
+
+class TickingClock:
+    def __init__(self) -> None:
+        self.instant = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+    def now(self) -> datetime:
+        self.instant += timedelta(seconds=1)
+        return self.instant
+
+    async def sleep(self, seconds: float) -> None:
+        self.instant += timedelta(seconds=seconds)
+
+
+class ReopeningKubernetes:
+    """Closes the file and opens it again before each call, as long as nobody watches."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._clock = TickingClock()
+        self._kube = self._open()
+        self._watchers = 0
+        self._one_at_a_time = asyncio.Lock()
+
+    def __getattr__(self, name: str) -> Any:
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            async with self._one_at_a_time:
+                if not self._watchers:
+                    self._kube.close()
+                    self._kube = self._open()
+                return await getattr(self._kube, name)(*args, **kwargs)
+
+        return call
+
+    async def watch(self, *args: Any) -> AsyncIterator[Any]:
+        self._watchers += 1
+        try:
+            async for event in self._kube.watch(*args):
+                yield event
+        finally:
+            self._watchers -= 1
+
+    def close(self) -> None:
+        self._kube.close()
+
+    def _open(self) -> MemoryKubernetes:
+        return MemoryKubernetes.open(self._path, self._clock, schemas=SCHEMAS)
+
+
+@asynccontextmanager
+async def memory(_tmp_path: Path) -> AsyncIterator[Kubernetes]:
+    kube = MemoryKubernetes(TickingClock(), schemas=SCHEMAS)
+    yield kube
+    kube.close()
+
+
+@asynccontextmanager
+async def with_our_crds(_tmp_path: Path) -> AsyncIterator[Kubernetes]:
+    """Shows that the suite's objects are good ones under the schemas and rules that a real server would have."""
+    crds = [yaml.safe_load(path.read_text()) for path in sorted(CRDS.glob("*.yaml"))]
+    schemas = {crd["spec"]["names"]["kind"]: crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"] for crd in crds}
+    kube = MemoryKubernetes(TickingClock(), schemas=schemas, admit=admit)
+    yield kube
+    kube.close()
+
+
+def admit(obj: Object, before: Object | None) -> list[str]:
+    del before
+    return [str(violation) for violation in violations(obj)] if obj["kind"] in RESOURCES else []
+
+
+@asynccontextmanager
+async def reopened(tmp_path: Path) -> AsyncIterator[Kubernetes]:
+    kube = ReopeningKubernetes(tmp_path / "state.db")
+    yield kube
+    kube.close()
+
+
+@asynccontextmanager
+async def http(tmp_path: Path) -> AsyncIterator[Kubernetes]:
+    store, clock = MemoryKubernetes(TickingClock(), schemas=SCHEMAS), TickingClock()
+    async with serve(store, clock, token="let me in") as url:
+        write_kubeconfig(tmp_path / "kubeconfig", url, "let me in")
+        client = await KubernetesClient.connect(tmp_path / "kubeconfig")
+        try:
+            yield client
+        finally:
+            await client.close()
+            store.close()
+
+
+BACKENDS: dict[str, Callable[[Path], AbstractAsyncContextManager[Kubernetes]]] = {
+    "memory": memory,
+    "crds": with_our_crds,
+    "reopened": reopened,
+    "http": http,
+}
+
+
+@pytest.fixture(params=BACKENDS)
+async def kube(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Kubernetes]:
+    async with BACKENDS[request.param](tmp_path) as backend:
+        yield backend
+
+
+@pytest.fixture
+def eventually() -> Callable[[Callable[[], Awaitable[Any]]], Awaitable[None]]:
+    """Waits until an awaited condition is true: garbage collection has its own time on a real server."""
+
+    async def wait(condition: Callable[[], Awaitable[Any]]) -> None:
+        async with asyncio.timeout(10):
+            while not await condition():  # noqa: ASYNC110 - what is awaited is in a server
+                await asyncio.sleep(0.02)
+
+    return wait

@@ -1,0 +1,469 @@
+"""What every implementation of `ports.Kubernetes` does. Nothing here is particular to one backend."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+
+from sundog_operator.adapters.memory_kubernetes import Invalid
+from sundog_operator.errors import AlreadyExists, Conflict, NotFound
+from sundog_operator.ports import (
+    CONFIG_MAP,
+    CONTROLLER_REVISION,
+    MODEL_DEPLOYMENT,
+    Kind,
+    Kubernetes,
+    Object,
+    Ref,
+    WatchEvent,
+    ref_of,
+)
+
+Eventually = Callable[[Callable[[], Awaitable[Any]]], Awaitable[None]]
+
+DIGITS = Ref(MODEL_DEPLOYMENT, "vision", "digits")
+ACCEPTED = {
+    "type": "SpecAccepted",
+    "status": "True",
+    "reason": "Accepted",
+    "message": "",
+    "lastTransitionTime": "2026-03-01T12:00:00Z",
+}
+
+
+def thing(kind: Kind, name: str, namespace: str = "vision", **rest: Any) -> Object:
+    metadata = {"name": name, "namespace": namespace} | rest.pop("metadata", {})
+    return {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": metadata} | rest
+
+
+def mdep(name: str = "digits", namespace: str = "vision", /, metadata: Object | None = None, **spec: Any) -> Object:
+    spec = {"model": {"uri": "s3://models/digits/v1"}} | spec
+    return thing(MODEL_DEPLOYMENT, name, namespace, metadata=metadata or {}, spec=spec)
+
+
+def config_map(name: str, *owners: Object, **data: str) -> Object:
+    return thing(CONFIG_MAP, name, metadata={"ownerReferences": [reference(owner) for owner in owners]}, data=data)
+
+
+def reference(owner: Object) -> Object:
+    metadata = owner["metadata"]
+    return {key: owner[key] for key in ("apiVersion", "kind")} | {key: metadata[key] for key in ("name", "uid")}
+
+
+def version(obj: Object) -> str:
+    found: str = obj["metadata"]["resourceVersion"]
+    return found
+
+
+async def read(kube: Kubernetes, ref: Ref) -> Object:
+    obj = await kube.get(ref)
+    assert obj is not None, f"{ref} is gone"
+    return obj
+
+
+async def status_of(kube: Kubernetes, ref: Ref, status: Object) -> Object:
+    return await kube.patch_status(ref, status, resource_version=version(await read(kube, ref)))
+
+
+async def take(events: AsyncIterator[WatchEvent], count: int) -> list[WatchEvent]:
+    async with asyncio.timeout(10):
+        return [await anext(events) for _ in range(count)]
+
+
+def seen(events: list[WatchEvent]) -> list[tuple[str, str]]:
+    return [(event.type, event.object["metadata"]["name"] if event.object else "") for event in events]
+
+
+class TestCreate:
+    async def test_fills_in_what_the_server_owns(self, kube: Kubernetes) -> None:
+        created = await kube.create(mdep())
+        metadata = created["metadata"]
+        assert metadata["uid"]
+        assert metadata["generation"] == 1
+        assert metadata["creationTimestamp"].endswith("Z")
+        assert int(metadata["resourceVersion"]) > 0
+        assert created == await kube.get(DIGITS)
+
+    async def test_fills_in_the_defaults_of_the_schema(self, kube: Kubernetes) -> None:
+        created = await kube.create(mdep())
+        assert created["spec"]["replicas"] == 1
+        assert created["status"] == {"observedGeneration": -1}
+
+    async def test_drops_fields_that_the_schema_lacks(self, kube: Kubernetes) -> None:
+        created = await kube.create(mdep(nonsense=1, runtime={"maxOngoingRequest": 8}))
+        assert "nonsense" not in created["spec"]
+        assert "maxOngoingRequest" not in created["spec"]["runtime"]
+
+    async def test_ignores_status(self, kube: Kubernetes) -> None:
+        created = await kube.create(mdep() | {"status": {"url": "http://elsewhere"}})
+        assert created["status"] == {"observedGeneration": -1}
+
+    async def test_refuses_a_taken_name(self, kube: Kubernetes) -> None:
+        await kube.create(mdep())
+        with pytest.raises(AlreadyExists, match="vision/digits"):
+            await kube.create(mdep(replicas=2))
+        assert (await read(kube, DIGITS))["spec"]["replicas"] == 1
+
+    async def test_gives_a_new_object_of_an_old_name_a_new_uid(self, kube: Kubernetes) -> None:
+        first = await kube.create(mdep())
+        await kube.delete(DIGITS)
+        second = await kube.create(mdep())
+        assert first["metadata"]["uid"] != second["metadata"]["uid"]
+        assert int(version(second)) > int(version(first))
+
+    @pytest.mark.parametrize(
+        "metadata", [{"name": "Not_A_Name"}, {"labels": {"model": "two words"}}, {"labels": {"model": "x" * 64}}]
+    )
+    async def test_refuses_bad_metadata(self, kube: Kubernetes, metadata: Object) -> None:
+        with pytest.raises(Invalid, match=r"metadata\.(name|labels)"):
+            await kube.create(mdep(metadata=metadata))
+        assert await kube.list(MODEL_DEPLOYMENT, "vision") == []
+
+    async def test_of_a_kind_without_status_gives_no_generation(self, kube: Kubernetes) -> None:
+        created = await kube.create(config_map("sundog-edge", split="{}"))
+        assert "generation" not in created["metadata"]
+        assert created["data"] == {"split": "{}"}
+
+
+class TestApply:
+    async def test_creates_what_is_absent(self, kube: Kubernetes) -> None:
+        applied = await kube.apply(mdep())
+        assert applied["metadata"]["generation"] == 1
+        assert applied["status"] == {"observedGeneration": -1}
+        assert applied == await kube.get(DIGITS)
+
+    async def test_that_changes_nothing_writes_nothing(self, kube: Kubernetes) -> None:
+        first = await kube.apply(mdep(metadata={"labels": {"team": "a"}}))
+        assert await kube.apply(mdep(metadata={"labels": {"team": "a"}})) == first
+        assert await kube.get(DIGITS) == first
+
+    async def test_of_a_new_spec_is_a_new_generation(self, kube: Kubernetes) -> None:
+        first = await kube.apply(mdep())
+        second = await kube.apply(mdep(replicas=3))
+        assert second["metadata"]["generation"] == 2
+        assert int(version(second)) > int(version(first))
+        assert second["metadata"]["uid"] == first["metadata"]["uid"]
+        assert second["metadata"]["creationTimestamp"] == first["metadata"]["creationTimestamp"]
+
+    async def test_of_new_labels_is_no_new_generation(self, kube: Kubernetes) -> None:
+        first = await kube.apply(mdep(metadata={"labels": {"team": "a"}}))
+        second = await kube.apply(mdep(metadata={"labels": {"team": "b"}}))
+        assert second["metadata"]["labels"] == {"team": "b"}
+        assert second["metadata"]["generation"] == 1
+        assert version(second) != version(first)
+
+    async def test_removes_what_it_applied_before(self, kube: Kubernetes) -> None:
+        await kube.apply(
+            mdep(paused=True, runtime={"podLabels": {"a": "1", "b": "2"}}, metadata={"labels": {"x": "1", "y": "2"}})
+        )
+        applied = await kube.apply(mdep(runtime={"podLabels": {"b": "2"}}, metadata={"labels": {"y": "2"}}))
+        assert not applied["spec"].get("paused")
+        assert applied["spec"]["runtime"]["podLabels"] == {"b": "2"}
+        assert applied["metadata"]["labels"] == {"y": "2"}
+
+    async def test_brings_a_default_back(self, kube: Kubernetes) -> None:
+        await kube.apply(mdep(replicas=5))
+        assert (await kube.apply(mdep()))["spec"]["replicas"] == 1
+
+    async def test_removes_a_whole_parent(self, kube: Kubernetes) -> None:
+        first = await kube.apply(mdep(runtime={"podLabels": {"a": "1"}}))
+        assert first["spec"]["runtime"]["maxOngoingRequests"] == 64
+        assert (await kube.apply(mdep()))["spec"].get("runtime", {}).get("podLabels", {}) == {}
+
+    async def test_keeps_the_annotations_of_others(self, kube: Kubernetes) -> None:
+        await kube.apply(mdep(metadata={"annotations": {"example.com/team": "vision"}}))
+        await kube.annotate(DIGITS, {"serving.sundog.dev/command": "promote revision=8 id=abc"})
+        applied = await kube.apply(mdep(replicas=2))
+        assert applied["metadata"]["annotations"] == {"serving.sundog.dev/command": "promote revision=8 id=abc"}
+
+    async def test_keeps_what_create_wrote_and_apply_never_named(self, kube: Kubernetes) -> None:
+        await kube.create(mdep(paused=True))
+        applied = await kube.apply(mdep())
+        assert applied["spec"]["paused"] is True
+
+    async def test_leaves_status_alone(self, kube: Kubernetes) -> None:
+        await kube.apply(mdep())
+        await status_of(kube, DIGITS, {"observedGeneration": 1, "url": "http://digits"})
+        applied = await kube.apply(mdep(replicas=2) | {"status": {"url": "http://elsewhere"}})
+        assert applied["status"] == {"observedGeneration": 1, "url": "http://digits"}
+
+    async def test_replaces_a_list_whole(self, kube: Kubernetes) -> None:
+        await kube.apply(mdep(model={"uri": "s3://m", "config": {"layers": [64, 32]}}))
+        applied = await kube.apply(mdep(model={"uri": "s3://m", "config": {"layers": [32]}}))
+        assert applied["spec"]["model"]["config"]["layers"] == [32]
+
+    async def test_keeps_an_empty_object(self, kube: Kubernetes) -> None:
+        applied = await kube.apply(mdep(model={"uri": "s3://m", "config": {}}))
+        assert applied["spec"]["model"]["config"] == {}
+        assert await kube.apply(mdep(model={"uri": "s3://m", "config": {}})) == applied
+
+    async def test_of_an_older_version_is_a_conflict(self, kube: Kubernetes) -> None:
+        first = await kube.apply(mdep())
+        second = await kube.apply(mdep(replicas=2, metadata={"resourceVersion": version(first)}))
+        with pytest.raises(Conflict):
+            await kube.apply(mdep(replicas=3, metadata={"resourceVersion": version(first)}))
+        assert await kube.get(DIGITS) == second
+
+    async def test_of_what_was_read_changes_nothing_else(self, kube: Kubernetes) -> None:
+        await kube.apply(mdep(metadata={"labels": {"team": "a"}}))
+        stored = await status_of(kube, DIGITS, {"observedGeneration": 1})
+        stored["spec"]["replicas"] = 4
+        applied = await kube.apply(stored)
+        assert applied["spec"]["replicas"] == 4
+        assert applied["status"] == {"observedGeneration": 1}
+        assert applied["metadata"]["generation"] == 2
+
+    async def test_owns_its_owner_references(self, kube: Kubernetes) -> None:
+        first, second = [await kube.apply(mdep(name)) for name in ("a", "b")]
+        await kube.apply(config_map("split", first, second))
+        assert await owners(kube, "split") == {first["metadata"]["uid"], second["metadata"]["uid"]}
+        await kube.apply(config_map("split", second))
+        assert await owners(kube, "split") == {second["metadata"]["uid"]}
+
+    async def test_refuses_a_change_of_immutable_data(self, kube: Kubernetes) -> None:
+        revision = thing(CONTROLLER_REVISION, "digits-5f0c", data={"model": "a"}, revision=1)
+        first = await kube.apply(revision)
+        with pytest.raises(Invalid, match="data"):
+            await kube.apply(revision | {"data": {"model": "b"}})
+        assert await kube.get(ref_of(revision)) == first
+
+
+class TestPatchStatus:
+    async def test_replaces_status_whole_and_nothing_else(self, kube: Kubernetes) -> None:
+        first = await kube.apply(mdep(metadata={"annotations": {"example.com/a": "b"}}))
+        await status_of(kube, DIGITS, {"observedGeneration": 1, "url": "http://digits", "conditions": [ACCEPTED]})
+        patched = await status_of(kube, DIGITS, {"observedGeneration": 1, "replicas": 2})
+        assert patched["status"] == {"observedGeneration": 1, "replicas": 2}
+        assert patched["spec"] == first["spec"]
+        assert patched["metadata"] == first["metadata"] | {"resourceVersion": version(patched)}
+        assert patched == await kube.get(DIGITS)
+
+    async def test_that_changes_nothing_writes_nothing(self, kube: Kubernetes) -> None:
+        await kube.apply(mdep())
+        first = await status_of(kube, DIGITS, {"observedGeneration": 1})
+        assert await status_of(kube, DIGITS, {"observedGeneration": 1}) == first
+
+    async def test_of_an_older_version_is_a_conflict(self, kube: Kubernetes) -> None:
+        first = await kube.apply(mdep())
+        await kube.annotate(DIGITS, {"example.com/a": "b"})
+        with pytest.raises(Conflict):
+            await kube.patch_status(DIGITS, {"observedGeneration": 1}, resource_version=version(first))
+        assert (await read(kube, DIGITS))["status"] == {"observedGeneration": -1}
+
+    async def test_of_nothing_is_not_found(self, kube: Kubernetes) -> None:
+        with pytest.raises(NotFound, match="vision/digits"):
+            await kube.patch_status(DIGITS, {"observedGeneration": 1}, resource_version="1")
+
+    async def test_of_the_same_version_from_two_writers_lets_one_win(self, kube: Kubernetes) -> None:
+        first = await kube.apply(mdep())
+        results = await asyncio.gather(
+            *(
+                kube.patch_status(DIGITS, {"observedGeneration": 1, "replicas": n}, resource_version=version(first))
+                for n in range(3)
+            ),
+            return_exceptions=True,
+        )
+        assert sum(isinstance(result, Conflict) for result in results) == 2
+        assert await kube.get(DIGITS) in results
+
+
+class TestAnnotate:
+    async def test_merges_and_removes(self, kube: Kubernetes) -> None:
+        first = await kube.apply(mdep(metadata={"annotations": {"example.com/a": "1", "example.com/b": "2"}}))
+        annotated = await kube.annotate(DIGITS, {"example.com/a": None, "example.com/c": "3"})
+        assert annotated["metadata"]["annotations"] == {"example.com/b": "2", "example.com/c": "3"}
+        assert annotated["metadata"]["generation"] == 1
+        assert annotated["spec"] == first["spec"]
+
+    async def test_that_changes_nothing_writes_nothing(self, kube: Kubernetes) -> None:
+        first = await kube.apply(mdep(metadata={"annotations": {"example.com/a": "1"}}))
+        assert await kube.annotate(DIGITS, {"example.com/a": "1", "example.com/b": None}) == first
+
+    async def test_of_nothing_is_not_found(self, kube: Kubernetes) -> None:
+        with pytest.raises(NotFound, match="vision/digits"):
+            await kube.annotate(DIGITS, {"example.com/a": "1"})
+
+
+class TestDelete:
+    async def test_removes(self, kube: Kubernetes) -> None:
+        await kube.apply(mdep())
+        await kube.delete(DIGITS)
+        assert await kube.get(DIGITS) is None
+
+    async def test_of_nothing_is_success(self, kube: Kubernetes) -> None:
+        await kube.delete(DIGITS)
+        await kube.delete(DIGITS, uid="5d9b0a1d-62ce-470c-ba61-24557b6f4e68")
+
+    async def test_of_another_uid_is_a_conflict(self, kube: Kubernetes) -> None:
+        first = await kube.apply(mdep())
+        await kube.delete(DIGITS)
+        second = await kube.apply(mdep())
+        with pytest.raises(Conflict):
+            await kube.delete(DIGITS, uid=first["metadata"]["uid"])
+        assert await kube.get(DIGITS) == second
+        await kube.delete(DIGITS, uid=second["metadata"]["uid"])
+        assert await kube.get(DIGITS) is None
+
+
+class TestList:
+    async def test_orders_by_namespace_and_name(self, kube: Kubernetes) -> None:
+        for namespace, name in (("vision-b", "a"), ("vision", "b"), ("vision", "a"), ("vision", "a-b")):
+            await kube.apply(mdep(name, namespace))
+        listed = [(obj["metadata"]["namespace"], obj["metadata"]["name"]) for obj in await kube.list(MODEL_DEPLOYMENT)]
+        assert listed == [("vision", "a"), ("vision", "a-b"), ("vision", "b"), ("vision-b", "a")]
+        assert [obj["metadata"]["name"] for obj in await kube.list(MODEL_DEPLOYMENT, "vision-b")] == ["a"]
+
+    async def test_selects_by_labels(self, kube: Kubernetes) -> None:
+        for name, labels in (("a", {"x": "1", "y": "1"}), ("b", {"x": "1"}), ("c", {})):
+            await kube.apply(mdep(name, metadata={"labels": labels}))
+        both = await kube.list(MODEL_DEPLOYMENT, "vision", {"x": "1", "y": "1"})
+        assert [obj["metadata"]["name"] for obj in both] == ["a"]
+        one = await kube.list(MODEL_DEPLOYMENT, labels={"x": "1"})
+        assert [obj["metadata"]["name"] for obj in one] == ["a", "b"]
+        assert await kube.list(MODEL_DEPLOYMENT, "vision", {"x": "2"}) == []
+
+    async def test_gives_what_get_gives(self, kube: Kubernetes) -> None:
+        await kube.apply(config_map("a", x="1"))
+        await kube.apply(config_map("b", x="2"))
+        assert await kube.list(CONFIG_MAP, "vision") == [
+            await kube.get(Ref(CONFIG_MAP, "vision", name)) for name in ("a", "b")
+        ]
+
+
+class TestWatch:
+    async def test_gives_what_exists_then_what_changes(self, kube: Kubernetes) -> None:
+        await kube.apply(mdep("a"))
+        await kube.apply(mdep("b"))
+        async with aclosing(kube.watch(MODEL_DEPLOYMENT, "vision")) as events:
+            assert seen(await take(events, 3)) == [("ADDED", "a"), ("ADDED", "b"), ("SYNCED", "")]
+            created = await kube.apply(mdep("c"))
+            patched = await status_of(kube, Ref(MODEL_DEPLOYMENT, "vision", "a"), {"observedGeneration": 1})
+            await kube.delete(Ref(MODEL_DEPLOYMENT, "vision", "b"))
+            changes = await take(events, 3)
+            assert seen(changes) == [("ADDED", "c"), ("MODIFIED", "a"), ("DELETED", "b")]
+            assert [event.object for event in changes[:2]] == [created, patched]
+            versions = [int(version(event.object)) for event in changes]
+            assert versions == sorted(set(versions))
+
+    async def test_is_silent_about_writes_that_change_nothing(self, kube: Kubernetes) -> None:
+        await kube.apply(mdep())
+        async with aclosing(kube.watch(MODEL_DEPLOYMENT)) as events:
+            await take(events, 2)
+            await kube.apply(mdep())
+            await kube.annotate(DIGITS, {"example.com/a": None})
+            await kube.delete(Ref(MODEL_DEPLOYMENT, "vision", "absent"))
+            await kube.apply(mdep("last"))
+            assert seen(await take(events, 1)) == [("ADDED", "last")]
+
+    async def test_keeps_to_its_kind_and_namespace(self, kube: Kubernetes) -> None:
+        await kube.apply(mdep("elsewhere", "audio"))
+        async with aclosing(kube.watch(MODEL_DEPLOYMENT, "vision")) as events:
+            assert seen(await take(events, 1)) == [("SYNCED", "")]
+            await kube.apply(config_map("split", x="1"))
+            await kube.apply(mdep("here-not", "audio"))
+            await kube.apply(mdep("here"))
+            assert seen(await take(events, 1)) == [("ADDED", "here")]
+
+    async def test_serves_several_watchers_alike(self, kube: Kubernetes) -> None:
+        async with (
+            aclosing(kube.watch(MODEL_DEPLOYMENT)) as first,
+            aclosing(kube.watch(MODEL_DEPLOYMENT)) as second,
+        ):
+            await take(first, 1)
+            await take(second, 1)
+            for replicas in (1, 2, 3):
+                await kube.apply(mdep(replicas=replicas))
+            await kube.delete(DIGITS)
+            assert await take(first, 4) == await take(second, 4)
+
+    async def test_replays_to_what_a_list_gives(self, kube: Kubernetes) -> None:
+        async with aclosing(kube.watch(MODEL_DEPLOYMENT)) as events:
+            await take(events, 1)
+            for n in range(12):
+                await kube.apply(mdep(f"d{n % 5}", replicas=n))
+                if n % 4 == 3:
+                    await kube.delete(Ref(MODEL_DEPLOYMENT, "vision", f"d{(n + 1) % 5}"))
+            await kube.apply(mdep("last"))
+            replayed: dict[str, Object] = {}
+            while "last" not in replayed:
+                [event] = await take(events, 1)
+                name = event.object["metadata"]["name"]
+                if event.type == "DELETED":
+                    del replayed[name]
+                else:
+                    replayed[name] = event.object
+        assert [replayed[name] for name in sorted(replayed)] == await kube.list(MODEL_DEPLOYMENT, "vision")
+
+
+class TestGarbageCollection:
+    async def test_takes_all_that_an_owner_leaves_behind(self, kube: Kubernetes, eventually: Eventually) -> None:
+        owner = await kube.apply(mdep())
+        child = await kube.apply(config_map("child", owner))
+        await kube.apply(config_map("grandchild", child))
+        await kube.apply(config_map("bystander"))
+        await kube.delete(DIGITS)
+        await eventually(lambda: names_are(kube, ["bystander"]))
+
+    async def test_waits_for_the_last_owner(self, kube: Kubernetes, eventually: Eventually) -> None:
+        first, second = [await kube.apply(mdep(name)) for name in ("a", "b")]
+        await kube.apply(config_map("split", first, second))
+        await kube.delete(ref_of(first))
+        await eventually(lambda: owned_by(kube, "split", {second["metadata"]["uid"]}))
+        await kube.delete(ref_of(second))
+        await eventually(lambda: names_are(kube, []))
+
+    async def test_takes_what_was_born_without_an_owner(self, kube: Kubernetes, eventually: Eventually) -> None:
+        owner = await kube.apply(mdep())
+        await kube.delete(DIGITS)
+        await kube.apply(config_map("late", owner))
+        await eventually(lambda: names_are(kube, []))
+
+    async def test_knows_an_owner_by_uid_not_by_name(self, kube: Kubernetes, eventually: Eventually) -> None:
+        owner = await kube.apply(mdep())
+        await kube.apply(config_map("child", owner))
+        await kube.delete(DIGITS)
+        await kube.apply(mdep())
+        await eventually(lambda: names_are(kube, []))
+
+    async def test_tells_watchers(self, kube: Kubernetes) -> None:
+        owner = await kube.apply(mdep())
+        await kube.apply(config_map("child", owner))
+        async with aclosing(kube.watch(CONFIG_MAP)) as events:
+            await take(events, 2)
+            await kube.delete(DIGITS)
+            assert seen(await take(events, 1)) == [("DELETED", "child")]
+
+
+async def owners(kube: Kubernetes, name: str) -> set[str]:
+    obj = await read(kube, Ref(CONFIG_MAP, "vision", name))
+    return {reference["uid"] for reference in obj["metadata"].get("ownerReferences", [])}
+
+
+async def owned_by(kube: Kubernetes, name: str, uids: set[str]) -> bool:
+    return await owners(kube, name) == uids
+
+
+async def names_are(kube: Kubernetes, names: list[str]) -> bool:
+    return [obj["metadata"]["name"] for obj in await kube.list(CONFIG_MAP, "vision")] == names
+
+
+async def test_callers_cannot_change_what_is_stored(kube: Kubernetes) -> None:
+    given = mdep()
+    returned = await kube.apply(given)
+    stored = await read(kube, DIGITS)
+    for copy in (given, returned, stored, (await kube.list(MODEL_DEPLOYMENT))[0]):
+        copy["spec"]["model"]["uri"] = "s3://changed"
+    assert (await read(kube, DIGITS))["spec"]["model"]["uri"] == "s3://models/digits/v1"
+
+
+async def test_resource_versions_rise_over_all_objects(kube: Kubernetes) -> None:
+    written = [
+        await kube.apply(mdep("a")),
+        await kube.apply(config_map("b", x="1")),
+        await kube.apply(mdep("a", replicas=2)),
+        await kube.annotate(Ref(CONFIG_MAP, "vision", "b"), {"example.com/a": "1"}),
+    ]
+    versions = [int(version(obj)) for obj in written]
+    assert versions == sorted(set(versions))

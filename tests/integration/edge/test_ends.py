@@ -1,0 +1,149 @@
+"""Every way in which a request can end, made to happen by a replica or client that misbehaves."""
+
+import asyncio
+
+import aiohttp
+import pytest
+
+pytestmark = pytest.mark.haproxy
+
+
+async def ask(edge, path: str, timeout: float = 10) -> int | str:
+    try:
+        async with edge.session.get(edge.url + path, timeout=aiohttp.ClientTimeout(total=timeout)) as response:
+            await response.read()
+            return response.status
+    except (aiohttp.ClientError, TimeoutError) as error:
+        return type(error).__name__
+
+
+@pytest.mark.parametrize(
+    ("query", "answer", "end"),
+    [
+        ("status=200", 200, "ok"),
+        ("status=302", 302, "ok"),
+        ("status=404", 404, "client4xx"),
+        ("status=422", 422, "client4xx"),
+        ("status=429", 429, "throttled"),
+        ("status=500", 500, "server5xx"),
+        ("status=503", 503, "server5xx"),
+        ("sleep=2", 504, "timeout"),
+        ("drip=2", "ClientPayloadError", "timeout"),
+        ("die=after", "ClientPayloadError", "truncated"),
+        ("die=before", 502, "edge5xx"),
+        ("outcome=invalid", 200, "invalid"),
+        ("outcome=fine", 200, "ok"),
+        ("outcome=invalid&status=500", 500, "server5xx"),
+    ],
+)
+async def test_a_replicas_answer_has_one_end(edge, digits, query, answer, end):
+    await edge.apply(
+        edge.service(
+            "digits",
+            [edge.arm("stable", "digits-r7", [[0, 10_000]]), edge.arm("canary", "digits-r8", [])],
+            requestTimeoutSeconds=0.5,
+        )
+    )
+    assert await ask(edge, f"/digits/?{query}") == answer
+    evidence = await edge.settled(1)
+    assert edge.ends(evidence) == {end: 1}
+    row = evidence["counters"][0]
+    kind = {"ok": "ok"}.get(end, "failed")
+    assert {name: sum(counts) for name, counts in row["total"].items()} == {"ok": 0, "failed": 0, "aborted": 0} | {
+        kind: 1
+    }
+    assert {name: sum(counts) for name, counts in row["ttfb"].items()} == {"ok": 0, "failed": 0, "aborted": 0} | {
+        kind: 1
+    }
+    assert row["lost"] == 0
+
+
+async def test_a_timeout_counts_at_the_elapsed_time(edge, digits):
+    await edge.apply(
+        edge.service(
+            "digits",
+            [edge.arm("stable", "digits-r7", [[0, 10_000]]), edge.arm("canary", "digits-r8", [])],
+            requestTimeoutSeconds=0.5,
+        )
+    )
+    assert await ask(edge, "/digits/?sleep=3") == 504
+    evidence = await edge.settled(1)
+    edges = evidence["histogram"]["edgesUs"]
+    counts = evidence["counters"][0]["total"]["failed"]
+    assert 500_000 <= edges[len(counts) - 1] <= 900_000
+
+
+async def test_the_client_leaves_before_and_during_the_answer(edge, digits):
+    assert await ask(edge, "/digits/?sleep=3", timeout=0.3) == "TimeoutError"
+    evidence = await edge.settled(1)
+    assert edge.ends(evidence) == {"abortBefore": 1}
+    assert sum(evidence["counters"][0]["total"]["aborted"]) == 1
+    assert await ask(edge, "/digits/?drip=3", timeout=0.3) == "TimeoutError"
+    assert edge.ends(await edge.settled(2)) == {"abortBefore": 1, "abortDuring": 1}
+
+
+async def test_a_client_that_leaves_within_its_body_is_accounted_for(edge, digits):
+    reader, writer = await asyncio.open_connection("127.0.0.1", edge.http_port)
+    writer.write(b"POST /digits/ HTTP/1.1\r\nhost: a\r\ncontent-length: 1000\r\n\r\nabc")
+    await writer.drain()
+    writer.close()
+    del reader
+
+    async def counted() -> bool:
+        evidence = await edge.evidence()
+        unfinished = sum(boot["refused"]["unfinished"] for boot in evidence["boots"])
+        return unfinished + edge.ends(evidence)["abortBefore"] == 1
+
+    await edge.until(counted, "one unfinished or aborted")
+    assert digits["stable"].seen == []
+
+
+async def test_a_replica_that_refuses_connections_is_edge5xx_and_costs_retries(edge, serve, replicas):
+    replica = await replicas("digits-r7")
+    serve.targets = {"digits-r7": [replica.address]}
+    await edge.apply(edge.service("digits", [edge.arm("stable", "digits-r7", [[0, 10_000]])]))
+    await edge.up("digits", stable=1)
+    await replica.stop()
+    assert await ask(edge, "/digits/") == 503
+    row = (await edge.settled(1))["counters"][0]
+    assert row["ends"]["edge5xx"] == 1
+    assert row["retries"]["rescued"] == 0
+
+
+async def test_a_retry_that_helps_is_charged_to_the_arm(edge, serve, replicas):
+    """One of two replicas is gone without HAProxy knowing yet: the first request that meets it is sent to the other."""
+    first, second = await replicas("digits-r7"), await replicas("digits-r7")
+    serve.targets = {"digits-r7": [first.address, second.address]}
+    await edge.apply(edge.service("digits", [edge.arm("stable", "digits-r7", [[0, 10_000]])]))
+    await edge.up("digits", stable=2)
+    await first.stop()
+    answers = [await ask(edge, "/digits/") for _ in range(4)]
+    assert answers == [200] * 4
+    row = (await edge.settled(4))["counters"][0]
+    assert row["ends"]["ok"] == 4
+    assert row["retries"]["firstAttemptFailed"] >= 1
+    assert row["retries"]["rescued"] == row["retries"]["firstAttemptFailed"] <= row["retries"]["retries"]
+    assert row["retries"]["redispatched"] >= 1
+
+
+async def test_a_hanging_request_is_assigned_and_in_flight_before_it_ends(edge, digits):
+    hanging = asyncio.create_task(ask(edge, "/digits/?sleep=1.5"))
+    await digits["stable"].entered.wait()
+    evidence = await edge.evidence()
+    row = evidence["counters"][0]
+    assert (row["assigned"], row["inFlight"], row["lost"]) == (1, 1, 0)
+    assert evidence["services"]["digits"]["inFlight"] == {"digits-r7": 1, "digits-r8": 0}
+    assert await hanging == 200
+    evidence = await edge.settled(1)
+    assert evidence["services"]["digits"]["inFlight"] == {"digits-r7": 0, "digits-r8": 0}
+
+
+async def test_an_unknown_port_is_no_replica(edge, serve):
+    serve.targets = {"digits-r7": [f"127.0.0.1:{edge.free_port()}"]}
+    await edge.apply(edge.service("digits", [edge.arm("stable", "digits-r7", [[0, 10_000]])]))
+
+    async def down() -> bool:
+        return (await edge.evidence())["services"]["digits"]["arms"]["stable"]["servers"]["down"] == 1
+
+    await edge.until(down, "the replica down")
+    assert await ask(edge, "/digits/") == 503

@@ -1,0 +1,166 @@
+"""Following replicas: nothing is lost when they come, go, die, or when Serve forgets them."""
+
+import asyncio
+
+import pytest
+
+pytestmark = pytest.mark.haproxy
+
+
+async def one_arm(edge, **changes) -> None:
+    await edge.apply(edge.service("digits", [edge.arm("stable", "digits-r7", [[0, 10_000]])], **changes))
+
+
+async def servers(edge) -> dict[str, int]:
+    return (await edge.evidence())["services"]["digits"]["arms"]["stable"]["servers"]
+
+
+async def test_a_replica_killed_under_load_fails_no_request(edge, serve, replica_process):
+    (first, one), (_, two) = await replica_process("digits-r7"), await replica_process("digits-r7")
+    serve.targets = {"digits-r7": [one, two]}
+    await one_arm(edge)
+    await edge.up("digits", stable=2)
+    async with edge.load() as load:
+        await load.more(200)
+        first.kill()
+        await first.wait()
+        await edge.up("digits", stable=1)
+        serve.targets = {"digits-r7": [two]}
+        await load.more(200)
+    assert load.failed == {}
+    evidence = await edge.settled(load.sent)
+    assert edge.ends(evidence) == {"ok": load.sent}
+
+    async def removed() -> bool:
+        return await servers(edge) == {"up": 1, "down": 0, "draining": 0}
+
+    await edge.until(removed, "the dead replica forgotten")
+
+
+async def test_a_removed_replica_finishes_what_it_has(edge, serve, replicas):
+    old, new = await replicas("digits-r7"), await replicas("digits-r7")
+    serve.targets = {"digits-r7": [old.address]}
+    await one_arm(edge)
+    await edge.up("digits", stable=1)
+    slow = asyncio.create_task(edge.get("/digits/?sleep=2"))
+    await old.entered.wait()
+    async with edge.load() as load:
+        await load.more(50)
+        serve.targets = {"digits-r7": [new.address]}
+
+        async def moved() -> bool:
+            counts = await servers(edge)
+            return counts["up"] == 1 and counts["draining"] == 1
+
+        await edge.until(moved, "the old replica drains, the new one is up")
+        served = len(old.seen)
+        await load.more(50)
+        assert len(old.seen) == served
+    assert (await slow).status == 200
+    assert load.failed == {}
+
+    async def removed() -> bool:
+        return await servers(edge) == {"up": 1, "down": 0, "draining": 0}
+
+    await edge.until(removed, "the old replica gone")
+
+
+async def test_replicas_come_and_go_under_load(edge, serve, replicas):
+    started = [await replicas("digits-r7") for _ in range(4)]
+    addresses = [replica.address for replica in started]
+    serve.targets = {"digits-r7": addresses[:1]}
+    await one_arm(edge)
+    await edge.up("digits", stable=1)
+    async with edge.load() as load:
+        for chosen in (addresses[:3], addresses[2:], addresses[3:], addresses[:2]):
+            serve.targets = {"digits-r7": chosen}
+
+            async def there(count: int = len(chosen)) -> bool:
+                return await servers(edge) == {"up": count, "down": 0, "draining": 0}
+
+            await edge.until(there, f"{len(chosen)} replicas")
+            await load.more(50)
+    assert load.failed == {}
+    assert edge.ends(await edge.settled(load.sent)) == {"ok": load.sent}
+
+
+async def test_an_address_with_another_application_never_gets_a_request(edge, serve, replicas):
+    mine, other = await replicas("digits-r7"), await replicas("digits-r70")
+    serve.targets = {"digits-r7": [mine.address, other.address]}
+    await one_arm(edge)
+
+    async def known() -> bool:
+        return await servers(edge) == {"up": 1, "down": 1, "draining": 0}
+
+    await edge.until(known, "one up, one refused")
+    async with edge.load() as load:
+        await load.more(300)
+    assert load.failed == {}
+    assert other.seen == []
+    # The address changes hands while it is listed: down until it answers for the right application again.
+    port = mine.port
+    await mine.stop()
+
+    async def nothing_up() -> bool:
+        return (await servers(edge))["up"] == 0
+
+    await edge.until(nothing_up, "down")
+    stranger = await replicas("digits-r71", port=port)
+
+    async def checked() -> bool:
+        return (await edge.get("/digits/")).status == 503 and await nothing_up()
+
+    for _ in range(10):
+        assert await checked()
+    assert stranger.seen == []
+    await stranger.stop()
+    again = await replicas("digits-r7", port=port)
+    await edge.up("digits", stable=1)
+    assert (await edge.get("/digits/")).status == 200
+    assert len(again.seen) == 1
+
+
+async def test_healthy_replicas_stay_while_serve_is_silent_or_names_only_its_own_proxy(edge, serve, digits):
+    async with edge.load() as load:
+        serve.up = False
+        await load.more(300)
+        serve.up = True
+        serve.fallback_for = {"digits-r7"}
+        await load.more(300)
+        serve.targets, serve.fallback_for = {}, set()
+        await load.more(300)
+    assert load.failed == {}
+    assert len(digits["stable"].seen) == load.sent
+
+
+async def test_a_limit_change_reaches_replicas_that_are_already_there(edge, serve, replicas):
+    replica = await replicas("digits-r7")
+    serve.targets = {"digits-r7": [replica.address]}
+    await one_arm(edge, maxOngoingRequests=50)
+    await edge.up("digits", stable=1)
+    await one_arm(edge, maxOngoingRequests=1)
+
+    async def one_at_a_time() -> bool:
+        first = asyncio.create_task(edge.get("/digits/?sleep=0.3"))
+        await replica.entered.wait()
+        seen = len(replica.seen)
+        second = asyncio.create_task(edge.get("/digits/"))
+        done, _ = await asyncio.wait({first, second}, return_when=asyncio.FIRST_COMPLETED)
+        waited = first in done and len(replica.seen) >= seen
+        await asyncio.gather(first, second)
+        return waited
+
+    await edge.until(one_at_a_time, "the second request waits for the first")
+
+
+async def test_an_application_that_left_gives_its_slot_back(edge, serve, replicas):
+    for revision in range(4):
+        application = f"digits-r{revision}"
+        replica = await replicas(application)
+        serve.targets = {application: [replica.address]}
+        others = [edge.arm(f"a{n}", f"old-{revision}-{n}", []) for n in range(5)]
+        await edge.apply(edge.service("digits", [edge.arm("stable", application, [[0, 10_000]]), *others]))
+        await edge.up("digits", stable=1)
+        assert (await edge.get("/digits/")).status == 200
+    layout = (edge.root / "s" / "layout.json").read_text()
+    assert '"slots":16' in layout

@@ -1,0 +1,217 @@
+"""The agent and HAProxy each restart without the other, and the books stay right."""
+
+import asyncio
+import json
+
+import aiohttp
+import pytest
+
+pytestmark = pytest.mark.haproxy
+
+
+def rows(evidence):
+    return {(row["boot"], row["service"], row["epoch"], row["arm"], row["unit"]): row for row in evidence["counters"]}
+
+
+async def test_the_agent_dies_under_load_and_the_next_one_accounts_for_every_request(edge, digits):
+    pid = None
+    async with edge.load() as load:
+        await load.more(300)
+        evidence = await edge.evidence()
+        pid = next(boot["pid"] for boot in evidence["boots"] if not boot["draining"] and not boot["endedAt"])
+        await edge.kill_agent()
+        await load.more(300)
+        await edge.start_agent()
+
+        async def back() -> bool:
+            return (await edge.evidence())["document"]["generation"] == edge.generation
+
+        await edge.until(back, "the next agent")
+        await load.more(300)
+    assert load.failed == {}
+    evidence = await edge.settled(load.sent)
+    lost = sum(row["lost"] for row in evidence["counters"])
+    assert edge.ends(evidence)["ok"] + lost == load.sent
+    # Only what was counted after the last snapshot, or was on its way, can be lost: the ring kept what came while no agent was there.
+    assert edge.ends(evidence)["ok"] >= 300
+    alive = [boot for boot in evidence["boots"] if not boot["draining"] and not boot["endedAt"]]
+    assert [boot["pid"] for boot in alive] == [pid]
+    assert alive[0]["integrity"]["gaps"] == lost
+    assert alive[0]["integrity"]["requests"] == load.sent
+
+
+async def test_an_agent_that_is_asked_to_stop_loses_nothing_while_idle(edge, digits):
+    async with edge.load() as load:
+        await load.more(200)
+    before = await edge.settled(load.sent)
+    edge.agent.terminate()
+    assert await edge.agent.wait() == 0
+    async with edge.load() as more:
+        await more.more(100)
+    await edge.start_agent()
+    after = await edge.settled(load.sent + more.sent)
+    assert sum(row["lost"] for row in after["counters"]) == 0
+    for key, row in rows(before).items():
+        later = rows(after)[key]
+        assert later["assigned"] >= row["assigned"]
+        assert all(later["ends"][name] >= count for name, count in row["ends"].items())
+
+
+async def test_lines_that_the_ring_could_not_hold_are_lost_by_name(edge, digits):
+    """More requests than the ring has room for while there is no agent: the oldest lines are overwritten."""
+    await edge.kill_agent()
+    async with edge.load() as load:
+        await load.more(2500)
+    await edge.start_agent()
+    evidence = await edge.settled(load.sent)
+    lost = sum(row["lost"] for row in evidence["counters"])
+    assert lost > 0
+    assert edge.ends(evidence)["ok"] + lost == load.sent
+
+
+async def test_a_bad_document_changes_nothing_and_says_why(edge, digits):
+    good = edge.document(edge.service("digits", [edge.arm("stable", "digits-r7", [[0, 10_000]])]))
+
+    async def refused(words: str) -> bool:
+        error = (await edge.evidence())["document"]["error"]
+        return words in error and "\n" not in error
+
+    gap = json.loads(json.dumps(good))
+    gap["services"][0]["arms"][0]["ranges"] = [[0, 9999]]
+    wrong_type = json.loads(json.dumps(good))
+    wrong_type["services"][0]["arms"][0]["revision"] = "seven"
+    for content, words in (
+        ("{not json", "JSON"),
+        (gap, "bucket 9999 is not covered"),
+        (wrong_type, "services[0].arms[0].revision"),
+        ({**good, "version": 2}, "version"),
+        ({**good, "namespace": "other"}, "namespace 'other'"),
+    ):
+        edge.write(content)
+        await edge.until(lambda words=words: refused(words), words)
+        assert (await edge.get("/digits/")).status == 200
+        assert (await edge.evidence())["document"]["generation"] < good["generation"]
+        assert await edge.status("/readyz") == 200
+    edge.write(good)
+
+    async def taken() -> bool:
+        seen = (await edge.evidence())["document"]
+        return seen["generation"] == good["generation"] and seen["error"] == ""
+
+    await edge.until(taken, "the good document")
+
+
+async def test_a_document_behind_a_swapped_link_is_followed(edge, serve, digits):
+    """As the kubelet writes a ConfigMap: `split.json` → `..data/split.json`, `..data` swapped."""
+    edge.split.unlink()
+    for number in (1, 2):
+        folder = edge.root / f"..v{number}"
+        folder.mkdir()
+        document = edge.document(edge.service(f"svc{number}", []))
+        (folder / "split.json").write_text(json.dumps(document))
+        link = edge.root / "..new"
+        link.symlink_to(folder.name)
+        link.replace(edge.root / "..data")
+        if number == 1:
+            edge.split.symlink_to("..data/split.json")
+
+        async def in_force(name: str = f"svc{number}") -> bool:
+            return [*(await edge.evidence())["services"]] == [name]
+
+        await edge.until(in_force, f"document {number}")
+
+
+async def test_a_reload_under_load_fails_nothing_and_loses_nothing(edge, serve, digits, replicas):
+    """A new unit header, and more applications than there are slots, need a new worker."""
+    both = [edge.arm("stable", "digits-r7", [[0, 10_000]]), edge.arm("canary", "digits-r8", [], revision=8)]
+    fresh = await replicas("fresh-r1")
+    serve.targets["fresh-r1"] = [fresh.address]
+    async with edge.load() as load:
+        await load.more(200)
+        many = [edge.arm(f"a{n}", f"many-r{n}", []) for n in range(9)]
+        await edge.apply(
+            edge.service("digits", both),
+            edge.service(
+                "fresh",
+                [edge.arm("stable", "fresh-r1", [[0, 10_000]]), *many],
+                unit={"kind": "header", "name": "X-New"},
+            ),
+            edge.service("more", [edge.arm(f"b{n}", f"more-r{n}", []) for n in range(9)]),
+        )
+        await load.more(300)
+        await edge.up("fresh", stable=1)
+        assert (await edge.get("/fresh/", headers={"x-new": "u1"})).status == 200
+        await load.more(100)
+    assert load.failed == {}
+
+    async def old_workers_gone() -> bool:
+        return sum(not boot["endedAt"] for boot in (await edge.evidence())["boots"]) == 1
+
+    await edge.until(old_workers_gone, "old workers gone")
+    evidence = await edge.settled(load.sent + 1)
+    assert sum(row["lost"] for row in evidence["counters"]) == 0
+    assert edge.ends(evidence) == {"ok": load.sent + 1}
+    served = {row["boot"] for row in evidence["counters"] if row["service"] == "digits" and row["assigned"]}
+    assert len(served) == 2
+    sticky = [row for row in evidence["counters"] if row["service"] == "fresh"]
+    assert [row["unit"] for row in sticky] == ["sticky"]
+
+
+async def test_haproxy_restarts_with_what_was_in_force_even_without_an_agent(edge, digits):
+    await edge.apply(
+        edge.service(
+            "digits", [edge.arm("stable", "digits-r7", []), edge.arm("canary", "digits-r8", [[0, 10_000]], revision=8)]
+        )
+    )
+
+    async def remembered() -> bool:
+        return (edge.root / "s" / "layout.json").read_text().count('"address"') == 2
+
+    await edge.until(remembered, "the servers in the layout")
+    for _ in range(20):
+        assert (await edge.get("/digits/")).headers["x-sundog-arm"] == "canary"
+    await edge.settled(20)
+    await edge.kill_agent()
+    await edge.stop_haproxy()
+    await edge.start_haproxy()
+
+    async def answers() -> bool:
+        try:
+            return (await edge.get("/digits/")).headers["x-sundog-arm"] == "canary"
+        except OSError:
+            return False
+
+    await edge.until(answers, "HAProxy back with canary")
+    await edge.start_agent()
+    evidence = await edge.until(lambda: two_boots(edge), "two boots with requests")
+    old, new = sorted(evidence["boots"], key=lambda boot: boot["endedAt"] is None)[-2:]
+    assert old["endedAt"] is not None
+    assert new["endedAt"] is None
+
+
+async def two_boots(edge):
+    evidence = await edge.evidence()
+    served = {row["boot"] for row in evidence["counters"] if row["assigned"]}
+    ended = [boot for boot in evidence["boots"] if boot["endedAt"] and boot["id"] in served]
+    return evidence if len(served) == 2 and ended else None
+
+
+async def test_requests_that_die_with_haproxy_are_lost_and_not_in_flight(edge, digits):
+    hanging = asyncio.create_task(edge.get("/digits/?sleep=4"))
+    await digits["stable"].entered.wait()
+    assert [row["inFlight"] for row in (await edge.evidence())["counters"]] == [1]
+    edge.haproxy.kill()
+    await edge.haproxy.wait()
+    with pytest.raises(aiohttp.ClientError):
+        await hanging
+    assert await edge.status("/healthz") in {200, 503}
+
+    async def unhealthy() -> bool:
+        return await edge.status("/healthz") == 503
+
+    await edge.until(unhealthy, "the agent says that HAProxy is gone")
+    await edge.start_haproxy()
+    evidence = await edge.settled(1)
+    assert [(row["assigned"], row["inFlight"], row["lost"]) for row in evidence["counters"] if row["assigned"]] == [
+        (1, 0, 1)
+    ]

@@ -1,0 +1,168 @@
+"""Where a request goes, what is taken from it and what is added."""
+
+import asyncio
+
+import pytest
+
+pytestmark = pytest.mark.haproxy
+
+
+async def raw(edge, request: bytes) -> bytes:
+    reader, writer = await asyncio.open_connection("127.0.0.1", edge.http_port)
+    writer.write(request)
+    answer = await asyncio.wait_for(reader.read(), 5)
+    writer.close()
+    return answer
+
+
+def is_problem(response, status: int) -> bool:
+    return response.status == status and response.headers["content-type"] == "application/problem+json"
+
+
+async def test_by_path_the_service_is_replaced_by_the_applications_prefix(edge, digits):
+    response = await edge.get("/digits/v2/models?x=1")
+    assert response.status == 200
+    assert response.headers["x-sundog-arm"] == "stable"
+    assert response.headers["x-sundog-revision"] == "7"
+    assert digits["stable"].seen[-1]["path"] == "/digits-r7.app/v2/models?x=1"
+    await edge.get("/digits")
+    assert digits["stable"].seen[-1]["path"] == "/digits-r7.app"
+
+
+@pytest.mark.parametrize("host", ["digits.vision.svc", "DIGITS.vision.svc:8080"])
+async def test_by_host_the_whole_path_is_kept(edge, digits, host):
+    await edge.get("/digits/infer", headers={"host": host})
+    assert digits["stable"].seen[-1]["path"] == "/digits-r7.app/digits/infer"
+
+
+async def test_an_unknown_host_and_path_is_404_and_the_count_says_so(edge, digits):
+    assert is_problem(await edge.get("/nothing/here"), 404)
+    assert is_problem(await edge.get("/"), 404)
+
+    async def counted() -> bool:
+        boots = (await edge.evidence())["boots"]
+        return sum(boot["refused"]["unknown"] for boot in boots) == 2
+
+    await edge.until(counted, "two unknown")
+    assert (await edge.evidence())["counters"] == []
+
+
+async def test_a_service_without_arms_is_503_with_retry_after(edge):
+    await edge.apply(edge.service("digits", []))
+    response = await edge.get("/digits/")
+    assert is_problem(response, 503)
+    assert response.headers["retry-after"] == "1"
+
+
+async def test_an_arm_without_replicas_is_503_with_retry_after(edge, serve):
+    serve.targets = {"digits-r7": []}
+    await edge.apply(edge.service("digits", [edge.arm("stable", "digits-r7", [[0, 10000]])]))
+    response = await edge.get("/digits/")
+    assert is_problem(response, 503)
+    assert response.headers["retry-after"] == "1"
+    row = (await edge.settled(1))["counters"][0]
+    assert row["ends"]["edge5xx"] == 1
+
+
+async def test_a_body_above_the_services_limit_is_413_and_reaches_no_replica(edge, digits):
+    async with edge.session.post(f"{edge.url}/digits/", data=b"x" * 100_000) as response:
+        assert response.status == 200
+    answer = await raw(
+        edge,
+        b"POST /digits/ HTTP/1.1\r\nhost: a\r\ncontent-length: 100001\r\nconnection: close\r\n\r\n" + b"x" * 20_000,
+    )
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b"application/problem+json" in answer
+    assert [seen["size"] for seen in digits["stable"].seen] == [100_000]
+
+    async def counted() -> bool:
+        refused = (await edge.evidence())["services"]["digits"]["refused"]
+        return sum(boot["size"] for boot in refused) == 1
+
+    await edge.until(counted, "one refused for its size")
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"GARBAGE\r\n\r\n",
+        b"GET /digits/ HTTP/1.1\r\nhost: a\r\nx-a: " + b"b" * 20_000 + b"\r\n\r\n",
+        b"GET /digits/ HTTP/1.1\r\nhost: a\r\n" + b"".join(b"x-%d: 1\r\n" % i for i in range(200)) + b"\r\n",
+        b"POST /digits/ HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nx",
+    ],
+    ids=["no HTTP", "header too large", "too many headers", "two lengths"],
+)
+async def test_malformed_requests_are_400_and_counted(edge, digits, request_bytes):
+    answer = await raw(edge, request_bytes)
+    # The body is HAProxy's own page: its parser answers before any configured reply can.
+    assert answer.startswith(b"HTTP/1.1 400 ")
+
+    async def counted() -> bool:
+        boots = (await edge.evidence())["boots"]
+        return sum(boot["refused"]["malformed"] for boot in boots) == 1
+
+    await edge.until(counted, "one malformed")
+    assert digits["stable"].seen == []
+
+
+async def test_headers_that_steer_serve_or_the_edge_are_stripped_and_the_timeout_is_ours(edge, digits):
+    await edge.get(
+        "/digits/",
+        headers={
+            "x-request-timeout-seconds": "0",
+            "x-request-disconnect-disabled": "1",
+            "serve_multiplexed_model_id": "other",
+            "x-sundog-arm": "canary",
+            "x-sundog-anything": "1",
+            "x-kept": "yes",
+        },
+    )
+    seen = {name.lower(): value for name, value in digits["stable"].seen[-1]["headers"].items()}
+    assert seen["x-request-timeout-seconds"] == "6"
+    assert seen["x-kept"] == "yes"
+    assert not {"x-request-disconnect-disabled", "serve_multiplexed_model_id", "x-sundog-arm", "x-sundog-anything"} & {
+        *seen
+    }
+
+
+async def test_a_replicas_own_sundog_headers_do_not_reach_the_client(edge, digits):
+    response = await edge.get("/digits/?outcome=invalid")
+    assert response.headers.getall("x-sundog-arm") == ["stable"]
+    assert "x-sundog-other" not in response.headers
+    assert "x-sundog-outcome" not in response.headers
+
+
+async def test_serves_own_proxy_is_used_only_while_there_is_no_replica(edge, serve, replicas):
+    proxy = await replicas("digits-r7", port=int(serve.fallback.rpartition(":")[2]))
+    serve.targets, serve.fallback_for = {"digits-r7": []}, {"digits-r7"}
+    await edge.apply(edge.service("digits", [edge.arm("stable", "digits-r7", [[0, 10000]])]))
+
+    async def answered() -> bool:
+        return (await edge.get("/digits/")).status == 200
+
+    await edge.until(answered, "an answer through Serve's own proxy")
+    replica = await replicas("digits-r7")
+    serve.targets, serve.fallback_for = {"digits-r7": [replica.address]}, set()
+    await edge.up("digits", stable=1)
+    before = len(proxy.seen)
+    assert (await edge.get("/digits/")).status == 200
+    assert len(proxy.seen) == before
+    assert len(replica.seen) == 1
+    rows = (await edge.evidence())["counters"]
+    assert sum(row["servedElsewhere"] for row in rows) == before
+
+
+async def test_the_ray_token_is_sent_and_a_rotated_one_is_taken_up(edge, serve):
+    token = edge.root / "token"
+    token.write_text("first\n")
+    await edge.kill_agent()
+    edge.agent_options = ("--ray-token-file", str(token))
+    await edge.start_agent()
+    await edge.apply(edge.service("digits", []))
+
+    async def sent(wanted: str) -> bool:
+        return f"Bearer {wanted}" in serve.tokens
+
+    await edge.until(lambda: sent("first"), "the token")
+    token.write_text("second\n")
+    await edge.until(lambda: sent("second"), "the rotated token")

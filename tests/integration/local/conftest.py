@@ -1,0 +1,112 @@
+"""State directories with short paths, and an independent look at what runs in them."""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import psutil
+import pytest
+
+from sundog_operator.adapters.clock import SystemClock
+from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
+
+T = TypeVar("T")
+
+
+class Controller(Protocol):
+    async def run(self) -> None: ...
+
+    async def stop_all(self) -> None: ...
+
+
+@pytest.fixture
+def state_dir() -> Iterator[Path]:
+    """A state directory; afterwards nothing may run in it."""
+    path = Path(tempfile.mkdtemp(prefix="sdl-", dir="/tmp"))
+    try:
+        yield path
+    finally:
+        left = running_in(path)
+        for process in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        shutil.rmtree(path, ignore_errors=True)
+        assert not left, f"processes were left in {path}: {left}"
+
+
+@pytest.fixture
+def clock() -> SystemClock:
+    return SystemClock()
+
+
+@pytest.fixture
+def kube(clock: SystemClock) -> MemoryKubernetes:
+    return MemoryKubernetes(clock)
+
+
+class Local:
+    """What the tests of this folder share."""
+
+    @staticmethod
+    def running_in(directory: Path) -> list[psutil.Process]:
+        """See the function of that name."""
+        return running_in(directory)
+
+    @staticmethod
+    def running(controller: Controller) -> contextlib.AbstractAsyncContextManager[asyncio.Task[None]]:
+        """See the function of that name."""
+        return running(controller)
+
+    @staticmethod
+    async def eventually(probe: Callable[[], Awaitable[T | None]], what: str, timeout: float = 60.0) -> T:
+        """See the function of that name."""
+        return await eventually(probe, what, timeout)
+
+
+@pytest.fixture
+def local() -> Local:
+    return Local()
+
+
+def running_in(directory: Path) -> list[psutil.Process]:
+    """Every process that has anything to do with a directory: by arguments, environment, working directory or open files."""
+    needle = str(directory)
+    found = []
+    for process in psutil.process_iter():
+        if process.pid == os.getpid():
+            continue
+        with contextlib.suppress(psutil.Error, OSError):
+            traces = [*process.cmdline(), process.cwd(), *process.environ().values()]
+            traces += [file.path for file in process.open_files()]
+            if any(needle in trace for trace in traces) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+async def eventually(probe: Callable[[], Awaitable[T | None]], what: str, timeout: float = 60.0) -> T:
+    """The first true value of `probe`. Raises TimeoutError with the last value."""
+    value: T | None = None
+    try:
+        async with asyncio.timeout(timeout):
+            while not (value := await probe()):  # noqa: ASYNC110 what is waited for happens in other processes
+                await asyncio.sleep(0.05)
+    except TimeoutError:
+        raise TimeoutError(f"{what} did not come true within {timeout:g} s; last value: {value!r}") from None
+    return value
+
+
+@contextlib.asynccontextmanager
+async def running(controller: Controller) -> AsyncIterator[asyncio.Task[None]]:
+    """Run a controller; afterwards it is cancelled, which ends none of its processes. What it raised is raised."""
+    task = asyncio.create_task(controller.run())
+    try:
+        yield task
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task

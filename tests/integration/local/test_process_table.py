@@ -1,0 +1,108 @@
+"""The process table of this machine."""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from sundog_operator.adapters.local.process_table import MARK, Command, MachineTable, Seen, last_line
+
+SLEEP = (sys.executable, "-S", "-c", "import time; time.sleep(60)")
+
+
+@pytest.fixture
+def table() -> MachineTable:
+    return MachineTable()
+
+
+@pytest.fixture
+def started(table: MachineTable, tmp_path: Path) -> Iterator[list[Seen]]:
+    """What a test started; killed afterwards."""
+    started: list[Seen] = []
+    yield started
+    for seen in started:
+        if table.look(seen.pid):
+            table.signal(seen, signal.SIGKILL)
+            wait_ended(table, seen.pid)
+
+
+def command(tmp_path: Path, argv: tuple[str, ...] = SLEEP) -> Command:
+    return Command("x", argv, {**os.environ, MARK: "mark"}, tmp_path, tmp_path / "log")
+
+
+def wait_ended(table: MachineTable, pid: int) -> None:
+    # psutil would reap it, and the table is to.
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    assert table.look(pid) is None
+
+
+def test_a_process_leads_a_session_of_its_own_in_its_directory(
+    table: MachineTable, tmp_path: Path, started: list[Seen]
+) -> None:
+    seen = table.spawn(command(tmp_path))
+    started.append(seen)
+    assert seen.session == seen.pid == os.getsid(seen.pid) != os.getsid(0)
+    assert psutil.Process(seen.pid).cwd() == str(tmp_path)
+    assert seen.pid in {each.pid for each in table.everything()}
+    assert os.getpid() not in {each.pid for each in table.everything()}
+
+
+def test_a_process_is_recognised_from_its_first_instant(
+    table: MachineTable, tmp_path: Path, started: list[Seen]
+) -> None:
+    """For an instant after exec the kernel shows neither arguments nor environment; the start time must be there."""
+    for _ in range(40):
+        seen = table.spawn(command(tmp_path))
+        started.append(seen)
+        looks = [table.look(seen.pid) for _ in range(5)]
+        assert all(look is not None and abs(look.created - seen.created) <= 2 for look in looks)
+        assert {look.mark for look in looks if look} <= {"", "mark"}
+
+
+def test_an_end_is_told_once_with_its_code_whoever_asks(table: MachineTable, tmp_path: Path) -> None:
+    seen = table.spawn(command(tmp_path, (sys.executable, "-S", "-c", "print('last words'); raise SystemExit(7)")))
+    other = MachineTable()
+    wait_ended(other, seen.pid)
+    assert (table.exit_code(seen.pid), other.exit_code(seen.pid)) == (7, 7)
+    assert last_line(tmp_path / "log") == "last words"
+
+
+def test_a_signal_reaches_exactly_the_process_that_was_seen(
+    table: MachineTable, tmp_path: Path, started: list[Seen]
+) -> None:
+    seen = table.spawn(command(tmp_path))
+    started.append(seen)
+    table.signal(Seen(seen.pid, seen.created - 100, seen.session), signal.SIGKILL)
+    assert table.look(seen.pid) is not None
+    table.signal(seen, signal.SIGKILL)
+    wait_ended(table, seen.pid)
+    assert table.exit_code(seen.pid) == -9
+    table.signal(seen, signal.SIGKILL)
+
+
+def test_a_descriptor_is_handed_over(table: MachineTable, tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    code = f"import os; os.write({writer}, b'here')"
+    given = command(tmp_path, (sys.executable, "-S", "-c", code))
+    seen = table.spawn(Command(given.name, given.argv, given.env, given.directory, given.log, (writer,)))
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        assert pipe.read() == b"here"
+    wait_ended(table, seen.pid)
+
+
+def test_a_log_that_grew_large_is_set_aside(table: MachineTable, tmp_path: Path) -> None:
+    (tmp_path / "log").write_bytes(b"x" * (10 * 2**20 + 1))
+    seen = table.spawn(command(tmp_path, (sys.executable, "-S", "-c", "")))
+    wait_ended(table, seen.pid)
+    assert (tmp_path / "log").stat().st_size == 0
+    assert (tmp_path / "log.1").stat().st_size > 10 * 2**20
+
+
+def test_a_missing_program_is_an_error(table: MachineTable, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        table.spawn(command(tmp_path, ("/no/such/program",)))

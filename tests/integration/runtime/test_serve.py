@@ -1,0 +1,222 @@
+"""The model server in real Ray Serve: what the edge and the operator see of it."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
+
+ROW = [0.5, -1.0, 2.0, 0.25]
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_behind(ray_serve: Any) -> Iterator[None]:
+    """Every test begins with an empty application list."""
+    yield
+    ray_serve.put({"applications": []})
+    ray_serve.wait_until(lambda: not ray_serve.get()["applications"], what="no applications")
+
+
+def replica_of(ray: Any, name: str) -> str:
+    """The one replica's `host:port`."""
+    [address] = ray.wait_until(lambda: ray.replicas(name), what=f"a replica of {name}")
+    return str(address)
+
+
+def log_of(ray: Any, name: str) -> str:
+    """The log of the application's newest replica."""
+    logs = (ray.directory / "session_latest" / "logs" / "serve").glob(f"replica_{name}_*.log")
+    return max(logs, key=lambda path: path.stat().st_mtime_ns).read_text()
+
+
+def failure(ray: Any, name: str) -> tuple[str, list[str]]:
+    """The application's own message and the `sundog:` lines of its deployment, once Serve has given up."""
+    ray.wait_until(lambda: ray.application(name).get("status") == "DEPLOY_FAILED", 120, f"{name} DEPLOY_FAILED")
+    state = ray.application(name)
+    text = "\n".join([state["message"], *(each["message"] for each in state["deployments"].values())])
+    return state["message"], [line for line in text.splitlines() if line.startswith("sundog: ")]
+
+
+def test_a_replica_answers_below_its_prefix(ray_serve: Any, model: Path, application: Any) -> None:
+    ray_serve.put({"applications": [application("digits-r8", model)]})
+    ray_serve.wait_running("digits-r8")
+    replica = replica_of(ray_serve, "digits-r8")
+    for address in (replica, ray_serve.fallback):
+        with httpx.Client(base_url=f"http://{address}") as client:
+            assert client.get("/-/routes").json() == {"/digits-r8.app": "digits-r8"}
+            assert client.get("/-/healthz").text == "success"
+            for path in ("/digits-r8.app", "/digits-r8.app/"):
+                answer = client.post(path, json={"inputs": [ROW]})
+                assert answer.status_code == 200, answer.text
+                assert [len(row) for row in answer.json()["outputs"]] == [3]
+            tensor = {"name": "x", "datatype": "FP32", "shape": [1, 4], "data": ROW}
+            by_protocol = client.post("/digits-r8.app/v2/models/digits/infer", json={"inputs": [tensor]})
+            assert by_protocol.json()["outputs"][0]["data"] == answer.json()["outputs"][0]
+            assert client.get("/digits-r8.app/v2/health/ready").json() == {"ready": True}
+            assert client.get("/digits-r8.appx").status_code == 404
+            wrong = client.post("/digits-r8.app", json={"inputs": [[1]]}, headers={"x-request-id": "find-me"})
+            assert wrong.status_code == 400
+            assert wrong.headers["content-type"] == "application/problem+json"
+            assert wrong.json()["requestId"] == "find-me"
+            assert wrong.headers["x-request-id"] == "find-me"
+    log = log_of(ray_serve, "digits-r8")
+    assert f"format auto: found model.safetensors, which is safetensors in {model}" in log
+    assert "warm-up: 4 requests in" in log
+
+
+def test_a_body_over_the_limit_gets_its_answer_and_the_connection_lives(
+    ray_serve: Any, model: Path, application: Any
+) -> None:
+    limited = application("digits-r8", model, user_config={"maxRequestBytes": 1000})
+    ray_serve.put({"applications": [limited]})
+    ray_serve.wait_running("digits-r8")
+    replica = replica_of(ray_serve, "digits-r8")
+
+    def pieces() -> Iterator[bytes]:
+        yield from (b" " * 65_536 for _ in range(100))
+
+    with httpx.Client(base_url=f"http://{replica}") as client:
+        for body in (b" " * 6_553_600, pieces()):
+            answer = client.post("/digits-r8.app", content=body)
+            assert (answer.status_code, answer.json()["code"]) == (413, "BodyTooLarge")
+            assert client.post("/digits-r8.app", json={"inputs": [ROW]}).status_code == 200
+
+
+def test_a_failed_start_says_why(ray_serve: Any, model: Path, application: Any) -> None:
+    expected = {
+        "lost-r1": "sundog: ModelNotFound: /nothing/here: No such file or directory",
+        "false-r1": f"sundog: DigestMismatch: {model} has the digest sha256:",
+        "nut-r1": "sundog: EntrypointMissing: entrypoint 'net:Nut': module 'net' has no attribute 'Nut'",
+    }
+    ray_serve.put(
+        {
+            "applications": [
+                application("lost-r1", Path("/nothing/here")),
+                application("false-r1", model, digest="sha256:" + "0" * 64),
+                application("nut-r1", model, "net:Nut"),
+            ]
+        }
+    )
+    for name, line in expected.items():
+        _, lines = failure(ray_serve, name)
+        assert len(lines) == 1, lines
+        assert lines[0].startswith(line)
+
+
+def test_arguments_of_another_version_fail_the_build(ray_serve: Any, model: Path, application: Any) -> None:
+    document = application("digits-r9", model)
+    document["args"]["version"] = 2
+    ray_serve.put({"applications": [document]})
+    message, lines = failure(ray_serve, "digits-r9")
+    assert lines == ["sundog: LoadFailed: args.version is 2; this model server reads version 1"]
+    assert lines[0] in message
+
+
+def test_a_bad_revision_leaves_the_good_one_alone(ray_serve: Any, model: Path, application: Any) -> None:
+    good = application("digits-r8", model)
+    ray_serve.put({"applications": [good]})
+    ray_serve.wait_running("digits-r8")
+    replica = replica_of(ray_serve, "digits-r8")
+    ray_serve.put({"applications": [good, application("digits-r9", Path("/nothing/here"))]})
+    failure(ray_serve, "digits-r9")
+    assert replica_of(ray_serve, "digits-r8") == replica
+    assert httpx.post(f"http://{replica}/digits-r8.app", json={"inputs": [ROW]}).status_code == 200
+
+
+SETTABLE = """
+class Predictor:
+    def load(self, path, config):
+        self.answer = None
+
+    def predict(self, batch):
+        return self.answer
+
+    def configure(self, user_config):
+        self.answer = user_config["answer"]
+"""
+
+
+async def ask_until(client: httpx.AsyncClient, url: str, wanted: Any, answers: list[Any]) -> None:
+    """One closed-loop client: asks, checks every answer, until it got the wanted one."""
+    while True:
+        answer = await client.post(url, json={"inputs": [1]})
+        assert answer.status_code == 200, answer.text
+        answers.append(answer.json()["outputs"])
+        if answers[-1] == wanted:
+            return
+
+
+async def test_user_config_changes_in_place_without_losing_a_request(
+    ray_serve: Any, tmp_path: Path, application: Callable[..., dict[str, Any]]
+) -> None:
+    (tmp_path / "predictor.py").write_text(SETTABLE)
+
+    def document(answer: str) -> dict[str, Any]:
+        return application("set-r1", tmp_path, "predictor:Predictor", {"userConfig": {"answer": answer}})
+
+    ray_serve.put({"applications": [document("old")]})
+    ray_serve.wait_running("set-r1")
+    before = ray_serve.application("set-r1")["deployments"]["Model"]["replicas"]
+    url = f"http://{replica_of(ray_serve, 'set-r1')}/set-r1.app"
+    answers: list[list[Any]] = [[] for _ in range(8)]
+    async with httpx.AsyncClient(timeout=60) as client, asyncio.timeout(60):
+        loops = [asyncio.create_task(ask_until(client, url, "new", each)) for each in answers]
+        await asyncio.to_thread(ray_serve.wait_until, lambda: all(answers))
+        await asyncio.to_thread(ray_serve.put, {"applications": [document("new")]})
+        await asyncio.gather(*loops)
+    for each in answers:
+        assert each == ["old"] * (len(each) - 1) + ["new"]
+    ray_serve.wait_running("set-r1")
+    after = ray_serve.application("set-r1")["deployments"]["Model"]["replicas"]
+    assert [each["replica_id"] for each in after] == [each["replica_id"] for each in before]
+
+    wrong = document("new")
+    wrong["deployments"][0]["user_config"] = {"maxRequestBytes": -1}
+    ray_serve.put({"applications": [wrong]})
+    ray_serve.wait_until(
+        lambda: "the new user_config is not applied" in log_of(ray_serve, "set-r1"), what="the log line"
+    )
+    async with httpx.AsyncClient(timeout=60) as client:
+        assert (await client.post(url, json={"inputs": [1]})).json() == {"outputs": "new"}
+
+
+BUSY = """
+import pathlib, time
+
+class Predictor:
+    def load(self, path, config):
+        self.gate = path / "gate"
+
+    def predict(self, batch):
+        while not self.gate.exists():
+            time.sleep(0.01)
+        return "done"
+"""
+
+
+async def test_health_checks_are_answered_while_the_model_is_busy(
+    ray_serve: Any, tmp_path: Path, application: Any
+) -> None:
+    (tmp_path / "predictor.py").write_text(BUSY)
+    ray_serve.put({"applications": [application("busy-r1", tmp_path, "predictor:Predictor")]})
+    ray_serve.wait_running("busy-r1")
+    replica = replica_of(ray_serve, "busy-r1")
+    async with httpx.AsyncClient(base_url=f"http://{replica}", timeout=60) as client:
+        waiting = [asyncio.create_task(client.post("/busy-r1.app", json={"inputs": [1]})) for _ in range(4)]
+        for _ in range(20):
+            assert (await client.get("/-/routes")).json() == {"/busy-r1.app": "busy-r1"}
+            assert (await client.get("/busy-r1.app/v2/health/live")).status_code == 200
+        assert not any(task.done() for task in waiting)
+        abandoned = asyncio.create_task(client.post("/busy-r1.app", json={"inputs": [1]}))
+        await asyncio.sleep(0)
+        abandoned.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await abandoned
+        (tmp_path / "gate").touch()
+        for answer in await asyncio.gather(*waiting):
+            assert answer.json() == {"outputs": "done"}

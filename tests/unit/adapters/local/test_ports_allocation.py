@@ -1,0 +1,82 @@
+"""Blocks of ports: apart, free, and claimed."""
+
+import os
+import socket
+from itertools import pairwise
+
+import pytest
+
+from sundog_operator.adapters.local.ports_allocation import (
+    BASES,
+    BLOCK,
+    RayPorts,
+    allocate,
+    claim_block,
+    ephemeral,
+    holder_of,
+    is_free,
+)
+from sundog_operator.errors import DependencyError
+
+
+def test_every_port_of_a_block_has_one_use() -> None:
+    ports = RayPorts(12_000)
+    used = [ports.base, *ports.singles, *ports.workers, *ports.replicas_http, *ports.replicas_grpc]
+    assert len(used) == len(set(used))
+    assert min(used) == 12_000
+    assert max(used) == 12_999
+
+
+def test_blocks_do_not_touch_and_stay_below_the_ephemeral_ports() -> None:
+    assert all(after - before == BLOCK for before, after in pairwise(BASES))
+    assert BASES[-1] + BLOCK <= 32_768
+
+
+def test_a_block_goes_to_one_of_those_who_ask_for_it() -> None:
+    first, one = allocate("same seed")
+    second, two = allocate("same seed")
+    with one, two:
+        assert first != second
+        assert claim_block(first) is None
+    one.close()
+    claim = claim_block(first)
+    assert claim is not None
+    claim.close()
+
+
+def test_a_block_with_a_server_on_a_port_that_ray_needs_is_passed_over() -> None:
+    ports, claim = allocate("server")
+    claim.close()
+    with socket.create_server(("127.0.0.1", ports.dashboard)):
+        assert claim_block(ports) is None
+        other, claim = allocate("server")
+        claim.close()
+    assert other != ports
+
+
+def test_one_server_among_the_worker_ports_does_no_harm() -> None:
+    ports, claim = allocate("worker")
+    claim.close()
+    with socket.create_server(("127.0.0.1", ports.workers.start)):
+        claim_again = claim_block(ports)
+        assert claim_again is not None
+        claim_again.close()
+
+
+def test_no_free_block_is_an_error_with_the_range() -> None:
+    ports, claim = allocate("only")
+    with claim, pytest.raises(DependencyError, match=f"between {ports.base} and {ports.base + 999}, which Ray needs"):
+        allocate("only", [ports.base])
+
+
+def test_the_holder_of_a_port_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert not is_free(port)
+        assert f"(pid {os.getpid()})" in holder_of(port)
+    assert is_free(port)
+    assert holder_of(port) == "another process"
+
+
+def test_an_ephemeral_port_is_free() -> None:
+    assert is_free(ephemeral())

@@ -1,0 +1,242 @@
+"""Which processes are ours: adoption after a restart, and ending them with all their kin."""
+
+import asyncio
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sundog_operator.adapters.local.process_table import Command
+from sundog_operator.adapters.local.processes import Processes, marked
+from sundog_operator.adapters.local.state_directory import StateDirectory
+from sundog_operator.errors import DependencyError
+
+
+def command(state: StateDirectory, name: str = "ray-0", argv: tuple[str, ...] = ("ray", "start")) -> Command:
+    return Command(name, argv, {"PATH": "/bin"}, state.path, state.logs / f"{name}.log")
+
+
+@pytest.fixture
+def log(state: StateDirectory) -> Path:
+    log = state.logs / "ray-0.log"
+    log.write_text("started\nno room\tleft\n\n")
+    return log
+
+
+@pytest.fixture
+def again(state: StateDirectory, table: Any, clock: Any) -> Processes:
+    """The processes as a second run of the same state directory sees them."""
+    return Processes(state, table, clock)
+
+
+async def test_a_started_process_is_adopted_by_the_next_run(
+    processes: Processes, again: Processes, state: StateDirectory
+) -> None:
+    record = await processes.start(command(state))
+    assert await again.running("ray-0") == record
+    assert again.recorded() == ["ray-0"]
+
+
+async def test_a_number_that_another_process_got_is_not_adopted(
+    processes: Processes, again: Processes, state: StateDirectory, table: Any
+) -> None:
+    record = await processes.start(command(state))
+    other = f"{state.path}|ray-0|another"
+    table.replace(record.pid, mark=other)
+    assert await again.running("ray-0") is None
+
+
+@pytest.mark.parametrize(
+    ("story", "changes", "adopted"),
+    [
+        ("nothing but the environment is hidden", {}, True),
+        ("the clock was set by a second", {"shift": 1.0}, True),
+        ("it is about to become another program", {"argv": ()}, True),
+        ("another start time of a process that tells nothing", {"argv": (), "shift": 5.0}, False),
+        ("another start time", {"shift": 5.0}, False),
+        ("other arguments", {"argv": ("vim",)}, False),
+    ],
+)
+async def test_without_a_readable_mark_start_time_and_arguments_decide(
+    story: str,
+    changes: dict[str, Any],
+    adopted: bool,
+    processes: Processes,
+    again: Processes,
+    state: StateDirectory,
+    table: Any,
+) -> None:
+    record = await processes.start(command(state))
+    shift = changes.pop("shift", 0.0)
+    table.replace(record.pid, mark="", created=record.created + shift, **changes)
+    assert (await again.running("ray-0") is not None) == adopted, story
+
+
+async def test_a_process_that_was_recognised_may_become_another_program_and_hide_its_mark(
+    processes: Processes, again: Processes, state: StateDirectory, table: Any
+) -> None:
+    """A process that is taken for dead would be killed: nothing that can be read only sometimes may decide that."""
+    record = await processes.start(command(state))
+    assert await again.running("ray-0") == record
+    table.replace(record.pid, argv=("haproxy", "-W"), mark="")
+    assert await processes.running("ray-0") == record
+    assert await again.running("ray-0") == record
+    table.replace(record.pid, created=record.created + 60)
+    assert await processes.running("ray-0") is None
+
+
+async def test_a_clock_that_was_set_does_not_lose_a_marked_process(
+    processes: Processes, again: Processes, state: StateDirectory, table: Any
+) -> None:
+    record = await processes.start(command(state))
+    table.replace(record.pid, created=record.created - 3600)
+    assert await again.running("ray-0") is not None
+
+
+async def test_records_of_before_a_reboot_are_forgotten_and_nobody_is_harmed(
+    processes: Processes, again: Processes, state: StateDirectory, table: Any
+) -> None:
+    record = await processes.start(command(state))
+    table.processes.clear()
+    table.next_pid = record.pid
+    stranger = table.add(argv=("postgres",), age=-60.0)
+    strangers_child = table.add(parent=stranger.pid, age=-61.0)
+    assert await again.running("ray-0") is None
+    await again.clear("ray-0")
+    assert again.recorded() == []
+    assert set(table.processes) == {stranger.pid, strangers_child.pid}
+    assert table.signals == []
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"pid": "x"}', b'{"name": "ray-0", "pid": 1}'])
+async def test_a_damaged_record_is_no_process(processes: Processes, state: StateDirectory, content: bytes) -> None:
+    (state.processes / "ray-0.json").write_bytes(content)
+    assert await processes.running("ray-0") is None
+    await processes.clear("ray-0")
+    assert processes.recorded() == []
+
+
+async def test_stop_asks_first_and_kills_what_does_not_listen(
+    processes: Processes, state: StateDirectory, table: Any, clock: Any
+) -> None:
+    record = await processes.start(command(state))
+    table.stubborn.add(record.pid)
+    before = clock.now()
+    await processes.stop("ray-0", grace_s=6.0)
+    assert table.signals == [(record.pid, signal.SIGTERM), (record.pid, signal.SIGKILL)]
+    assert 6.0 <= (clock.now() - before).total_seconds() < 7.0
+    assert processes.recorded() == []
+
+
+async def test_stop_does_not_wait_for_a_process_that_listens(
+    processes: Processes, state: StateDirectory, table: Any, clock: Any
+) -> None:
+    record = await processes.start(command(state))
+    before = clock.now()
+    await processes.stop("ray-0", grace_s=6.0)
+    assert table.signals == [(record.pid, signal.SIGTERM)]
+    assert clock.now() == before
+
+
+async def test_everything_below_a_process_ends_with_it(
+    processes: Processes, again: Processes, state: StateDirectory, table: Any
+) -> None:
+    record = await processes.start(command(state))
+    mark = table.processes[record.pid].mark
+    child = table.add(parent=record.pid)
+    daemon = table.add(mark=mark)  # left its session, kept the environment
+    orphan = table.add(session=record.pid)  # lost its parent, rewrote the environment
+    grandchild = table.add(parent=child.pid, session=4242)  # left its session, rewrote the environment
+    bystander = table.add(argv=("tail", str(state.path)))
+    table.stubborn |= {child.pid}
+    await again.stop("ray-0", grace_s=1.0)
+    assert set(table.processes) == {bystander.pid}
+    assert {daemon.pid, orphan.pid, grandchild.pid} <= {pid for pid, _ in table.signals}
+
+
+async def test_orphans_of_a_dead_process_are_cleared(processes: Processes, state: StateDirectory, table: Any) -> None:
+    record = await processes.start(command(state))
+    mark = table.processes[record.pid].mark
+    table.add(mark=mark)
+    table.add(session=record.pid)
+    table.end(record.pid, -9)
+    assert await processes.running("ray-0") is None
+    await processes.clear("ray-0")
+    assert table.processes == {}
+
+
+async def test_a_process_that_was_started_but_never_recorded_is_cleared(
+    processes: Processes, state: StateDirectory, table: Any
+) -> None:
+    """The run was killed between the start of a process and its record."""
+    await processes.start(command(state))
+    (state.processes / "ray-0.json").unlink()
+    await processes.clear("ray-0")
+    assert table.processes == {}
+
+
+async def test_other_names_and_other_state_directories_are_left_alone(
+    processes: Processes, state: StateDirectory, table: Any
+) -> None:
+    await processes.start(command(state, "ray-1"))
+    neighbour = await processes.start(command(state, "ray-10"))
+    elsewhere = table.add(mark=f"{state.path}2|ray-1|x")
+    await processes.stop("ray-1", grace_s=1.0)
+    assert set(table.processes) == {neighbour.pid, elsewhere.pid}
+    assert [seen.pid for seen in marked(state, table)] == [neighbour.pid]
+
+
+async def test_what_survives_sigkill_is_named(processes: Processes, state: StateDirectory, table: Any) -> None:
+    record = await processes.start(command(state))
+    table.immortal.add(record.pid)
+    with pytest.raises(DependencyError, match=f"ray-0: pid {record.pid} did not end on SIGKILL"):
+        await processes.stop("ray-0", grace_s=1.0)
+
+
+async def test_a_start_that_is_cancelled_is_still_found_and_ended(
+    processes: Processes, state: StateDirectory, table: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered, go = threading.Event(), threading.Event()
+    spawn = table.spawn
+
+    def slow(command: Command) -> Any:
+        entered.set()
+        assert go.wait(5)
+        return spawn(command)
+
+    monkeypatch.setattr(table, "spawn", slow)
+    start = asyncio.create_task(processes.start(command(state)))
+    await asyncio.to_thread(entered.wait, 5)
+    start.cancel()
+    asyncio.get_running_loop().call_later(0.01, go.set)
+    with pytest.raises(asyncio.CancelledError):
+        await start
+    assert len(table.processes) == 1
+    await processes.stop("ray-0", grace_s=1.0)
+    assert table.processes == {}
+
+
+async def test_a_program_that_is_missing_is_named(processes: Processes, state: StateDirectory) -> None:
+    with pytest.raises(DependencyError, match=r"cannot start ray-0 \(missing\): No such file or directory"):
+        await processes.start(command(state, argv=("missing",)))
+    assert processes.recorded() == []
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        (-9, "ended with signal 9"),
+        (1, "ended with status 1; {log} ends with: no room left"),
+        (None, "ended; {log} ends with: no room left"),
+    ],
+)
+async def test_an_end_is_told_with_the_last_words(
+    code: int | None, text: str, processes: Processes, state: StateDirectory, table: Any, log: Path
+) -> None:
+    record = await processes.start(command(state))
+    table.end(record.pid, 0)
+    table.codes[record.pid] = code
+    await processes.running("ray-0")
+    assert await processes.obituary("ray-0", log) == text.format(log=log)

@@ -1,0 +1,243 @@
+"""What LocalRay does about heads that end, do not answer, or lose their ports. The processes are pretended."""
+
+import asyncio
+import contextlib
+import re
+import socket
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import aiohttp.web
+import pytest
+
+from sundog_operator.adapters.local.ports_allocation import allocate, is_free
+from sundog_operator.adapters.local.ray_cluster import START_TIMEOUT_S, LocalRay
+from sundog_operator.adapters.local.state_directory import StateDirectory
+from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
+from sundog_operator.ports import RAY_CLUSTER, Object, Ref
+
+REF = Ref(RAY_CLUSTER, "vision", "sundog-0")
+CLUSTER: Object = {
+    "apiVersion": "ray.io/v1",
+    "kind": "RayCluster",
+    "metadata": {"name": REF.name, "namespace": REF.namespace},
+    "spec": {},
+}
+
+
+@pytest.fixture
+def kube(clock: Any) -> MemoryKubernetes:
+    return MemoryKubernetes(clock)
+
+
+@pytest.fixture
+def ray(kube: MemoryKubernetes, state: StateDirectory, clock: Any, table: Any) -> LocalRay:
+    return LocalRay(kube, state.path, clock, table=table)
+
+
+@contextlib.asynccontextmanager
+async def running(ray: LocalRay) -> AsyncIterator[None]:
+    task = asyncio.create_task(ray.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 the pretended world has no events
+            await asyncio.sleep(0)
+
+
+async def condition(kube: MemoryKubernetes) -> tuple[str, str, str]:
+    obj = await kube.get(REF)
+    for found in (obj or {}).get("status", {}).get("conditions", ()):
+        if found["type"] == "HeadPodReady":
+            return found["status"], found["reason"], found["message"]
+    return "", "", ""
+
+
+async def until_condition(kube: MemoryKubernetes, status: str, reason: str) -> str:
+    async with asyncio.timeout(20):
+        while (found := await condition(kube))[:2] != (status, reason):  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    return found[2]
+
+
+def port(command: Any, option: str = "dashboard-port") -> int:
+    return int(next(arg for arg in command.argv if arg.startswith(f"--{option}=")).partition("=")[2])
+
+
+@contextlib.asynccontextmanager
+async def dashboard(at: int, answers: list[int]) -> AsyncIterator[list[str]]:
+    """A server that answers with the first of `answers`, whatever it is by then."""
+    authorizations: list[str] = []
+
+    async def answer(request: aiohttp.web.Request) -> aiohttp.web.Response:
+        authorizations.append(request.headers.get("Authorization", ""))
+        return aiohttp.web.Response(status=answers[0])
+
+    app = aiohttp.web.Application()
+    app.router.add_get("/api/serve/applications/", answer)
+    runner = aiohttp.web.AppRunner(app)
+    await runner.setup()
+    await aiohttp.web.TCPSite(runner, "127.0.0.1", at).start()
+    try:
+        yield authorizations
+    finally:
+        await runner.cleanup()
+
+
+async def test_a_head_is_ready_when_serve_answers_and_not_before(
+    ray: LocalRay, kube: MemoryKubernetes, state: StateDirectory, table: Any
+) -> None:
+    await kube.create(CLUSTER)
+    async with running(ray):
+        assert await until_condition(kube, "False", "Starting") == "Ray is starting"
+        (command,) = table.commands
+        answers = [503]
+        async with dashboard(port(command), answers) as authorizations:
+            await until(lambda: len(authorizations) >= 3)
+            assert (await condition(kube))[0] == "False"
+            answers[0] = 200
+            await until_condition(kube, "True", "HeadPodRunningAndReady")
+            assert {*authorizations} == {f"Bearer {state.ray_token.read_text()}"}
+            endpoints = (await kube.get(REF) or {})["status"]["endpoints"]
+            assert endpoints == {"dashboard": str(port(command)), "serve": str(port(command) + 1)}
+        message = await until_condition(kube, "False", "Unreachable")
+    assert message.endswith("/api/serve/applications/: ClientConnectorError, expected 200")
+    assert len(table.commands) == 1, "a head that does not answer still serves: it is not restarted"
+
+
+async def test_nothing_is_written_while_nothing_changes(
+    ray: LocalRay, kube: MemoryKubernetes, table: Any, clock: Any
+) -> None:
+    await kube.create(CLUSTER)
+    async with running(ray):
+        await until(lambda: len(table.commands) == 1)
+        async with dashboard(port(table.commands[0]), [200]) as probes:
+            await until_condition(kube, "True", "HeadPodRunningAndReady")
+            writes, asked = len(kube.writes), len(probes)
+            await until(lambda: len(probes) >= asked + 5)
+            assert len(kube.writes) == writes
+
+
+async def test_a_head_that_ends_again_and_again_is_started_after_longer_and_longer_pauses_on_its_ports(
+    ray: LocalRay, kube: MemoryKubernetes, table: Any, clock: Any
+) -> None:
+    await kube.create(CLUSTER)
+    ends, starts = [], []
+    async with running(ray):
+        for number in range(5):
+            await until(lambda number=number: len(table.commands) == number + 1)  # type: ignore[misc]
+            (head,) = table.processes.values()
+            starts.append(head.created)
+            table.end(head.pid, 1)
+            ends.append(clock.now().timestamp())
+        message = await until_condition(kube, "False", "HeadExited")
+    pauses = [start - end for start, end in zip(starts[1:], ends, strict=False)]
+    for pause, wanted in zip(pauses, [0, 1, 2, 4], strict=True):
+        assert wanted - 0.5 <= pause <= wanted + 1.5
+    assert message == "Ray ended with status 1"
+    assert len({command.argv for command in table.commands}) == 1
+
+
+async def test_a_head_keeps_its_ports_although_others_became_free(
+    ray: LocalRay, kube: MemoryKubernetes, state: StateDirectory, table: Any
+) -> None:
+    preferred, claim = allocate(str(state.path / "ray-0"))
+    await kube.create(CLUSTER)
+    async with running(ray):
+        with claim:
+            await until(lambda: len(table.commands) == 1)
+        assert port(table.commands[0]) != preferred.dashboard
+        table.end(*table.processes, -9)
+        await until(lambda: len(table.commands) == 2)
+    assert port(table.commands[1]) == port(table.commands[0])
+
+
+async def test_a_head_that_lost_a_port_gets_others_and_says_so(
+    ray: LocalRay, kube: MemoryKubernetes, table: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    await kube.create(CLUSTER)
+    async with running(ray):
+        await until(lambda: len(table.commands) == 1)
+        before = port(table.commands[0])
+        with socket.create_server(("127.0.0.1", before)):
+            table.end(*table.processes, -9)
+            await until(lambda: len(table.commands) == 2)
+            await until_condition(kube, "False", "Starting")
+
+            async def endpoint() -> str:
+                return str((await kube.get(REF) or {})["status"]["endpoints"]["dashboard"])
+
+            after = port(table.commands[1])
+            assert after != before
+            async with asyncio.timeout(5):
+                while await endpoint() != str(after):  # noqa: ASYNC110
+                    await asyncio.sleep(0)
+    assert re.search(rf"port {before} is held by .+ \(pid \d+\); Ray gets other ports", caplog.text)
+
+
+async def test_a_head_that_never_answers_is_started_anew(
+    ray: LocalRay, kube: MemoryKubernetes, table: Any, clock: Any
+) -> None:
+    await kube.create(CLUSTER)
+    async with running(ray):
+        await until(lambda: len(table.commands) == 1)
+        (head,) = table.processes.values()
+        await until(lambda: len(table.commands) == 2)
+        assert clock.now().timestamp() - head.created > START_TIMEOUT_S
+
+
+async def test_the_next_controller_adopts_the_head(
+    ray: LocalRay, kube: MemoryKubernetes, state: StateDirectory, table: Any, clock: Any
+) -> None:
+    await kube.create(CLUSTER)
+    async with running(ray):
+        await until(lambda: len(table.commands) == 1)
+    at = port(table.commands[0])
+    async with running(LocalRay(kube, state.path, clock, table=table)), dashboard(at, [200]):
+        await until_condition(kube, "True", "HeadPodRunningAndReady")
+    assert len(table.commands) == 1
+
+
+async def test_a_cluster_that_was_deleted_while_nobody_looked_is_taken_down(
+    ray: LocalRay, kube: MemoryKubernetes, state: StateDirectory, table: Any, clock: Any
+) -> None:
+    await kube.create(CLUSTER)
+    async with running(ray):
+        await until(lambda: len(table.commands) == 1)
+    base = port(table.commands[0]) - 2
+    assert is_free(base), (
+        "the claim of the ports is the head's after its controller is gone, and this head is pretended"
+    )
+    await kube.delete(REF)
+    async with running(LocalRay(kube, state.path, clock, table=table)):
+        await until(lambda: not table.processes)
+        await until(lambda: not any(state.ray.iterdir()))
+    assert not any(state.processes.iterdir())
+
+
+async def test_a_process_without_an_object_and_a_directory_is_cleared(
+    ray: LocalRay, kube: MemoryKubernetes, state: StateDirectory, table: Any
+) -> None:
+    await kube.create(CLUSTER)
+    async with running(ray):
+        await until(lambda: len(table.commands) == 1)
+    (state.ray / "0" / "unit.json").unlink()
+    await kube.delete(REF)
+    async with running(ray):
+        await until(lambda: not table.processes)
+
+
+async def test_the_end_of_everything_is_told(ray: LocalRay, kube: MemoryKubernetes, table: Any) -> None:
+    await kube.create(CLUSTER)
+    async with running(ray):
+        await until(lambda: len(table.commands) == 1)
+    await ray.stop_all()
+    assert table.processes == {}
+    assert await condition(kube) == ("False", "Stopped", "local mode was stopped")

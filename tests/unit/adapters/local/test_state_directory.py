@@ -1,0 +1,104 @@
+"""The state directory: short enough, private, and one instance's."""
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sundog_operator.adapters.local import state_directory
+from sundog_operator.adapters.local.state_directory import (
+    MAX_PATH_BYTES,
+    AnotherInstance,
+    StateDirectory,
+    StateDirectoryError,
+    read_json,
+    write_atomically,
+)
+
+
+def test_a_path_is_refused_from_one_byte_too_many() -> None:
+    longest = Path("/" + "a" * (MAX_PATH_BYTES - 1))
+    assert StateDirectory.at(longest).problem() == ""
+    too_long = StateDirectory.at(Path(f"{longest}a"))
+    assert f"is {MAX_PATH_BYTES + 1} bytes long, at most {MAX_PATH_BYTES} leave room" in too_long.problem()
+    with pytest.raises(StateDirectoryError):
+        too_long.prepare()
+
+
+def test_length_is_counted_in_bytes() -> None:
+    path = Path("/" + "ä" * (MAX_PATH_BYTES // 2 + 1))
+    assert "bytes long" in StateDirectory.at(path).problem()
+
+
+def test_the_longest_path_leaves_room_for_rays_sockets() -> None:
+    longest = "/" + "a" * (MAX_PATH_BYTES - 1)
+    socket = f"{longest}/ray/99/session_2026-11-25_01-49-08_925409_4194304/sockets/dash_MetricsHead"
+    assert len(socket) == (103 if sys.platform == "darwin" else 107)
+
+
+@pytest.mark.parametrize("name", ["a b", "a'b", "a$b", "a#b"])
+def test_characters_that_haproxy_cannot_quote_are_refused(name: str) -> None:
+    assert "HAProxy" in StateDirectory.at(Path("/", name)).problem()
+
+
+def test_a_file_is_no_state_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state_directory, "MAX_PATH_BYTES", 4096)
+    (tmp_path / "file").touch()
+    assert StateDirectory.at(tmp_path / "file").problem().endswith("is not a directory")
+
+
+def test_everything_is_private_and_a_token_is_kept(state: StateDirectory) -> None:
+    token = state.ray_token.read_text()
+    assert len(token) == 64
+    state.path.chmod(0o755)
+    state.ray_token.chmod(0o644)
+    state.prepare()
+    assert state.ray_token.read_text() == token
+    assert stat.S_IMODE(state.ray_token.stat().st_mode) == 0o600
+    assert stat.S_IMODE(state.path.stat().st_mode) == 0o700
+
+
+def test_links_are_kept_because_they_shorten_a_path(tmp_path: Path) -> None:
+    (tmp_path / "long").mkdir()
+    (tmp_path / "s").symlink_to(tmp_path / "long")
+    assert StateDirectory.at(tmp_path / "s").path == tmp_path / "s"
+
+
+def test_one_instance_at_a_time_and_the_other_is_named(state: StateDirectory) -> None:
+    assert not state.is_held()
+    with state.hold():
+        assert state.is_held()
+        with pytest.raises(AnotherInstance, match=f"in use by pid {os.getpid()}") as refused, state.hold():
+            pass
+        assert refused.value.pid == os.getpid()
+        assert state.holder() == os.getpid()
+    assert not state.is_held()
+    assert state.holder() is None
+
+
+def test_a_killed_instance_holds_nothing(state: StateDirectory) -> None:
+    code = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from sundog_operator.adapters.local.state_directory import StateDirectory\n"
+        "with StateDirectory.at(Path(sys.argv[1])).hold():\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(state.path)], timeout=30)
+    assert done.returncode == -9
+    assert state.holder() is not None
+    with state.hold():
+        assert state.holder() == os.getpid()
+
+
+def test_a_file_is_replaced_whole_and_private(tmp_path: Path) -> None:
+    path = tmp_path / "file.json"
+    write_atomically(path, b'{"a": 1}')
+    write_atomically(path, b'{"a": 2}')
+    assert read_json(path) == {"a": 2}
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert [each.name for each in tmp_path.iterdir()] == ["file.json"]
+    assert read_json(tmp_path / "none") is None

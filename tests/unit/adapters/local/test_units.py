@@ -1,0 +1,72 @@
+"""Directories of objects, and the pauses between restarts."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from sundog_operator.adapters.local.state_directory import StateDirectory
+from sundog_operator.adapters.local.units import Restarts, Units
+from sundog_operator.ports import RAY_CLUSTER, Ref
+
+ONE, TWO, THREE = (Ref(RAY_CLUSTER, "vision", f"sundog-{number}") for number in range(3))
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+def units(state: StateDirectory) -> Units:
+    return Units(state.ray, RAY_CLUSTER)
+
+
+def test_an_object_keeps_its_directory_and_facts(units: Units, state: StateDirectory) -> None:
+    unit = units.remember(units.obtain(ONE), {"base": 14_000})
+    again = Units(state.ray, RAY_CLUSTER).obtain(ONE)
+    assert again == unit
+    assert (again.name, again.number("base"), again.number("other")) == ("ray-0", 14_000, None)
+
+
+def test_facts_are_added(units: Units) -> None:
+    unit = units.remember(units.remember(units.obtain(ONE), {"a": 1}), {"b": "2"})
+    assert units.find(ONE) == unit
+    assert unit.facts == {"a": 1, "b": "2"}
+
+
+def test_the_lowest_free_number_is_used_again(units: Units) -> None:
+    names = [units.obtain(ref).name for ref in (ONE, TWO)]
+    first = units.find(ONE)
+    assert first is not None
+    units.remove(first)
+    assert [*names, units.obtain(THREE).name] == ["ray-0", "ray-1", "ray-0"]
+    assert units.find(ONE) is None
+    assert [unit.ref for unit in units.all()] == [THREE, TWO]
+
+
+def test_a_directory_that_a_crash_left_is_used_again(units: Units, state: StateDirectory) -> None:
+    (state.ray / "0").mkdir()
+    (state.ray / "0" / "unit.json").write_text("{")
+    (state.ray / "0" / "rest").touch()
+    unit = units.obtain(ONE)
+    assert unit.name == "ray-0"
+    assert [path.name for path in unit.directory.iterdir()] == ["unit.json"]
+
+
+def test_the_first_restart_is_at_once_and_the_others_wait_longer_and_longer() -> None:
+    restarts = Restarts()
+    assert restarts.remaining_s(NOW) == 0.0
+    pauses = []
+    for _ in range(10):
+        restarts.died(NOW)
+        pauses.append(restarts.remaining_s(NOW))
+    assert pauses == [0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0, 60.0]
+    assert restarts.remaining_s(NOW + timedelta(seconds=59)) == 1.0
+    assert restarts.remaining_s(NOW + timedelta(minutes=5)) == 0.0
+    assert restarts.remaining_s(NOW - timedelta(days=1)) == 60.0, "the clock was set back"
+
+
+def test_a_minute_of_life_is_forgiveness() -> None:
+    restarts = Restarts()
+    for _ in range(5):
+        restarts.died(NOW)
+    assert not restarts.lived(timedelta(seconds=59))
+    assert restarts.lived(timedelta(seconds=60))
+    restarts.died(NOW)
+    assert restarts.remaining_s(NOW) == 0.0

@@ -1,0 +1,53 @@
+import asyncio
+
+import pytest
+
+from sundog_operator.adapters.memory_kubernetes.history import Change, Expired, History
+from sundog_operator.ports import CONFIG_MAP, Ref
+
+
+def change(revision: int, size: int = 2) -> Change:
+    return Change(revision, "ADDED", Ref(CONFIG_MAP, "vision", "a"), b"x" * size, {}, None)
+
+
+async def test_reads_in_order_from_any_place_that_is_kept() -> None:
+    history = History(5)
+    first, late = history.subscribe(5), history.subscribe(7)
+    for revision in (6, 7, 8):
+        history.append(change(revision))
+    assert [entry.revision for entry in await first.next()] == [6, 7, 8]
+    assert [entry.revision for entry in await late.next()] == [8]
+    assert await first.next(timeout_s=0) == []
+    with pytest.raises(Expired, match=r"version 4, only 5 to 8"):
+        await history.subscribe(4).next()
+    with pytest.raises(Expired, match=r"version 9, only 5 to 8"):
+        await history.subscribe(9).next()
+
+
+async def test_keeps_no_more_than_so_many_changes() -> None:
+    history = History(0, max_changes=3)
+    for revision in range(1, 11):
+        history.append(change(revision))
+    assert [entry.revision for entry in history.after(7, 0)] == [8, 9, 10]
+    with pytest.raises(Expired):
+        history.after(6, 0)
+
+
+async def test_keeps_no_more_than_so_many_bytes_but_always_the_newest() -> None:
+    history = History(0, max_bytes=10)
+    for revision, size in ((1, 4), (2, 4), (3, 4)):
+        history.append(change(revision, size))
+    assert [entry.revision for entry in history.after(1, 0)] == [2, 3]
+    history.append(change(4, 1000))
+    assert [entry.revision for entry in history.after(3, 0)] == [4]
+    history.append(change(5, 1))
+    assert [entry.revision for entry in history.after(4, 0)] == [5]
+
+
+async def test_wakes_everyone_who_waits() -> None:
+    history = History(0)
+    waiting = [asyncio.ensure_future(history.subscribe(0).next()) for _ in range(3)]
+    await asyncio.sleep(0)
+    history.append(change(1))
+    async with asyncio.timeout(5):
+        assert [[entry.revision for entry in await task] for task in waiting] == [[1], [1], [1]]

@@ -1,0 +1,152 @@
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes, StateRefused
+from sundog_operator.adapters.memory_kubernetes.journal import FORMAT
+from sundog_operator.errors import DependencyError
+from sundog_operator.ports import CONFIG_MAP, MODEL_DEPLOYMENT, Ref
+
+WRITER = """
+import asyncio, sys
+from datetime import UTC, datetime
+from pathlib import Path
+from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
+
+class Clock:
+    def now(self): return datetime.now(UTC)
+    async def sleep(self, seconds): await asyncio.sleep(seconds)
+
+async def main():
+    kube = MemoryKubernetes.open(Path(sys.argv[1]), Clock())
+    for n in range(100_000):
+        metadata = {"name": f"d{n % 7}", "namespace": "vision"}
+        obj = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"n": str(n)}}
+        print(n, (await kube.apply(obj))["metadata"]["resourceVersion"], flush=True)
+
+asyncio.run(main())
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state.db"
+
+
+async def test_everything_is_there_after_a_restart(path: Path, clock: Any, mdep: Any, config_map: Any) -> None:
+    kube = MemoryKubernetes.open(path, clock)
+    owner = await kube.apply(mdep(replicas=2))
+    await kube.annotate(Ref(MODEL_DEPLOYMENT, "vision", "digits"), {"a": "b"})
+    await kube.apply(config_map("split", owner))
+    await kube.apply(config_map("gone"))
+    await kube.delete(Ref(CONFIG_MAP, "vision", "gone"))
+    before = [await kube.list(kind) for kind in (MODEL_DEPLOYMENT, CONFIG_MAP)]
+    kube.close()
+
+    kube = MemoryKubernetes.open(path, clock)
+    assert [await kube.list(kind) for kind in (MODEL_DEPLOYMENT, CONFIG_MAP)] == before
+    applied = await kube.apply(mdep())
+    assert "replicas" not in applied["spec"]
+    assert applied["metadata"]["annotations"] == {"a": "b"}
+    # owner, annotation, two config maps and a deletion came before.
+    assert applied["metadata"]["resourceVersion"] == "7"
+    await kube.delete(Ref(MODEL_DEPLOYMENT, "vision", "digits"))
+    assert await kube.list(CONFIG_MAP) == []
+    kube.close()
+
+
+async def test_uids_are_never_given_twice(path: Path, tmp_path: Path, clock: Any, mdep: Any) -> None:
+    uids = set()
+    for place in (path, path, tmp_path / "other.db"):
+        kube = MemoryKubernetes.open(place, clock)
+        uids.add((await kube.create(mdep()))["metadata"]["uid"])
+        await kube.delete(Ref(MODEL_DEPLOYMENT, "vision", "digits"))
+        kube.close()
+    assert len(uids) == 3
+
+
+def test_a_kill_loses_nothing_that_was_acknowledged(path: Path, clock: Any) -> None:
+    with subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout is not None
+        acknowledged = [writer.stdout.readline().split() for _ in range(40)]
+        with pytest.raises(StateRefused, match=f"in use by process {writer.pid}"):
+            MemoryKubernetes.open(path, clock)
+        os.kill(writer.pid, signal.SIGKILL)
+        acknowledged += [line.split() for line in writer.stdout if line.endswith("\n")]
+    kube = MemoryKubernetes.open(path, clock)
+    stored = {obj["metadata"]["name"]: obj for obj in kube.store.list(CONFIG_MAP, None, {})}
+    latest = {f"d{int(n) % 7}": (int(n), int(version)) for n, version in acknowledged}
+    assert stored.keys() == latest.keys()
+    for name, (n, version) in latest.items():
+        # One more write may have been committed and not yet acknowledged.
+        found = int(stored[name]["data"]["n"]), int(stored[name]["metadata"]["resourceVersion"])
+        assert found in {(n, version), (n + 7, version + 7)}
+    kube.close()
+
+
+async def test_orphans_of_a_crash_are_collected_at_the_next_start(
+    path: Path, clock: Any, mdep: Any, config_map: Any
+) -> None:
+    kube = MemoryKubernetes.open(path, clock)
+    await kube.apply(config_map("split", await kube.apply(mdep())))
+    kube.close()
+    with sqlite3.connect(path) as database:
+        database.execute("DELETE FROM objects WHERE kind = 'ModelDeployment'")
+    database.close()
+    kube = MemoryKubernetes.open(path, clock)
+    assert await kube.list(CONFIG_MAP) == []
+    kube.close()
+
+
+def test_a_newer_format_is_refused_and_left_alone(path: Path, clock: Any) -> None:
+    MemoryKubernetes.open(path, clock).close()
+    database = sqlite3.connect(path)
+    database.execute(f"PRAGMA user_version = {FORMAT + 1}")
+    database.close()
+    content = path.read_bytes()
+    with pytest.raises(StateRefused, match=f"state format {FORMAT + 1}, this version reads up to {FORMAT}"):
+        MemoryKubernetes.open(path, clock)
+    assert path.read_bytes() == content
+
+
+def test_a_damaged_file_is_refused(path: Path, clock: Any) -> None:
+    path.write_bytes(b"this is no database" * 100)
+    for _ in range(2):
+        with pytest.raises(StateRefused, match="not a usable state file"):
+            MemoryKubernetes.open(path, clock)
+
+
+async def test_one_file_one_server(path: Path, clock: Any) -> None:
+    kube = MemoryKubernetes.open(path, clock)
+    with pytest.raises(StateRefused, match=f"in use by process {os.getpid()}"):
+        MemoryKubernetes.open(path, clock)
+    kube.close()
+    MemoryKubernetes.open(path, clock).close()
+
+
+def test_the_file_is_the_owners_alone(path: Path, clock: Any) -> None:
+    MemoryKubernetes.open(path, clock).close()
+    assert path.stat().st_mode & 0o077 == 0
+
+
+async def test_a_full_disk_loses_the_write_and_nothing_else(path: Path, clock: Any, mdep: Any) -> None:
+    kube = MemoryKubernetes.open(path, clock)
+    first = await kube.apply(mdep())
+    blocker = sqlite3.connect(path)
+    blocker.execute("PRAGMA busy_timeout = 0")
+    kube.store._journal._database.execute("PRAGMA busy_timeout = 0")  # type: ignore[union-attr]
+    blocker.execute("BEGIN IMMEDIATE")
+    with pytest.raises(DependencyError, match="cannot be written"):
+        await kube.apply(mdep(replicas=2))
+    blocker.execute("ROLLBACK")
+    blocker.close()
+    assert await kube.list(MODEL_DEPLOYMENT) == [first]
+    second = await kube.apply(mdep(replicas=2))
+    assert int(second["metadata"]["resourceVersion"]) == int(first["metadata"]["resourceVersion"]) + 1
+    kube.close()

@@ -1,0 +1,41 @@
+from typing import Any, Literal
+
+import pytest
+
+from sundog_operator.adapters.memory_kubernetes.history import Change
+from sundog_operator.adapters.memory_kubernetes.selectors import BadSelector, selection
+from sundog_operator.ports import CONFIG_MAP, POD, Ref
+
+ON, OFF = {"x": "1", "y": "2"}, {"x": "0"}
+
+
+def change(kind: Literal["ADDED", "MODIFIED", "DELETED"], now: Any, before: Any, ref: Ref | None = None) -> Change:
+    return Change(1, kind, ref or Ref(CONFIG_MAP, "vision", "a"), b"", now, before)
+
+
+@pytest.mark.parametrize(
+    ("found", "shown"),
+    [
+        (change("ADDED", ON, None), "ADDED"),
+        (change("ADDED", OFF, None), None),
+        (change("MODIFIED", ON, ON), "MODIFIED"),
+        (change("MODIFIED", ON, OFF), "ADDED"),
+        (change("MODIFIED", OFF, ON), "DELETED"),
+        (change("MODIFIED", OFF, OFF), None),
+        (change("DELETED", ON, ON), "DELETED"),
+        (change("DELETED", OFF, OFF), None),
+        (change("ADDED", ON, None, Ref(POD, "vision", "a")), None),
+        (change("ADDED", ON, None, Ref(CONFIG_MAP, "audio", "a")), None),
+        (change("ADDED", ON, None, Ref(CONFIG_MAP, "vision", "b")), None),
+    ],
+)
+def test_what_a_watcher_of_a_selection_sees(found: Change, shown: str | None) -> None:
+    assert selection(CONFIG_MAP, "vision", "x=1, y==2", "metadata.name=a").event_type(found) == shown
+
+
+@pytest.mark.parametrize(
+    ("labels", "fields"), [("x", ""), ("x!=1", ""), ("x in (1)", ""), ("", "status.phase=Running")]
+)
+def test_what_is_not_understood_is_refused(labels: str, fields: str) -> None:
+    with pytest.raises(BadSelector):
+        selection(CONFIG_MAP, None, labels, fields)

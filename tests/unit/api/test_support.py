@@ -1,0 +1,165 @@
+"""Nothing is silently ignored."""
+
+from typing import Any
+
+import pytest
+
+from sundog_operator.api import (
+    Experiment,
+    ModelDeployment,
+    ModelDeploymentSpec,
+    experiment_not_yet_supported,
+    not_yet_supported,
+    rollout_not_yet_supported,
+)
+from sundog_operator.api.structure import leaves, structure
+from sundog_operator.api.support import ACTED_ON, LATER
+
+
+def spec(**fields: Any) -> ModelDeploymentSpec:
+    obj = {
+        "apiVersion": "serving.sundog.dev/v1alpha1",
+        "kind": "ModelDeployment",
+        "metadata": {"name": "digits"},
+        "spec": {"model": {"uri": "file:///models/digits"}, **fields},
+    }
+    return ModelDeployment.parse(obj).spec
+
+
+def model(**fields: Any) -> ModelDeploymentSpec:
+    return spec(model={"uri": "file:///models/digits", **fields})
+
+
+def rollout(**fields: Any) -> ModelDeploymentSpec:
+    return spec(rollout=fields)
+
+
+def steps(*steps: dict[str, Any]) -> ModelDeploymentSpec:
+    return rollout(steps=list(steps))
+
+
+def below(path: str, prefixes: frozenset[str]) -> bool:
+    return any(path == prefix or path.startswith((f"{prefix}.", f"{prefix}[")) for prefix in prefixes)
+
+
+def test_every_field_is_either_acted_on_or_refused() -> None:
+    """A new field fails here until somebody says which of both it is."""
+    paths = set(leaves(structure(ModelDeploymentSpec), "spec"))
+    acted = {path for path in paths if path in ACTED_ON}
+    later = {path for path in paths if below(path, LATER)}
+    assert paths - acted - later == set()
+    assert acted & later == set()
+    assert acted == ACTED_ON, "a path that is no field any more"
+    assert all(any(below(path, frozenset({prefix})) for path in paths) for prefix in LATER), (
+        "a path that is no field any more"
+    )
+
+
+ACCEPTED = [
+    spec(),
+    spec(rollout={}),
+    rollout(strategy="recreate"),
+    rollout(unit={"header": "x-user-id"}),
+    rollout(unit={"request": {}}),
+    steps({"weight": 5, "gate": "time", "minDuration": "30s"}, {"pause": {}}, {"weight": 50, "gate": "manual"}),
+    steps({"pause": {"duration": "5m"}}),
+    model(digest="sha256:" + "a" * 64, format="torch", entrypoint="net:Net", config={"width": 3}),
+    model(format="python"),
+    spec(replicas=3, paused=True, resources={"cpu": "500m", "memory": "1Gi"}),
+    spec(runtime={"maxOngoingRequests": 8, "warmup": {"requests": 0, "timeout": "1s"}, "userConfig": {"a": 1}}),
+    spec(endpoint={"host": "digits.example.com", "requestTimeout": "5s", "maxRequestBytes": "1Mi"}),
+    spec(
+        endpoint={"queue": {"maxRequests": 100}, "auth": {"jwt": {"issuer": ""}}},
+        scheduling={"spot": "never", "tolerations": []},
+    ),
+]
+
+
+@pytest.mark.parametrize("accepted", ACCEPTED, ids=range(len(ACCEPTED)))
+def test_what_is_supported(accepted: ModelDeploymentSpec) -> None:
+    assert not_yet_supported(accepted) == []
+
+
+REFUSED = [
+    (model(uri="s3://models/digits"), "spec.model.uri: s3:// is not supported yet; file:// is"),
+    (model(uri="hf://org/digits"), "spec.model.uri: hf:// is not supported yet; file:// is"),
+    (model(format="transformers"), "spec.model.format: transformers is not supported yet; auto, torch and python are"),
+    (model(trustCode=True), "spec.model.trustCode: true is not supported yet; leave it at false"),
+    (model(credentials={"secretName": "s"}), "spec.model.credentials.secretName: is not supported yet; leave it out"),
+    (spec(runtime={"image": "a:b"}), "spec.runtime.image: is not supported yet; leave it out"),
+    (spec(runtime={"env": [{"name": "A"}]}), "spec.runtime.env: is not supported yet; leave it out"),
+    (spec(runtime={"batching": {"maxSize": 8}}), "spec.runtime.batching.maxSize: 8 is not supported yet; leave it at 1"),
+    (spec(runtime={"batching": {"maxDelay": "5ms"}}), "spec.runtime.batching.maxDelay: 5ms is not supported yet; leave it at 2ms"),
+    (spec(runtime={"placement": "shared"}), "spec.runtime.placement: shared is not supported yet; leave it at dedicated"),
+    (spec(runtime={"podLabels": {"a": "b"}}), "spec.runtime.podLabels: is not supported yet; leave it out"),
+    (spec(resources={"gpu": {"count": 1}}), "spec.resources.gpu.count: 1 is not supported yet; leave it at 0"),
+    (spec(resources={"gpu": {"type": ["h100"]}}), "spec.resources.gpu.type: is not supported yet; leave it out"),
+    (spec(replicas=0), "spec.replicas: 0 is not supported yet; 1 or more is"),
+    (spec(autoscaling={}), "spec.autoscaling: is not supported yet; leave it out"),
+    (rollout(strategy="blueGreen"), "spec.rollout.strategy: blueGreen is not supported yet; canary and recreate are"),
+    (rollout(strategy="shadow"), "spec.rollout.strategy: shadow is not supported yet; canary and recreate are"),
+    (rollout(paused=True), "spec.rollout.paused: true is not supported yet; leave it at false"),
+    (rollout(unit={"cookie": "c"}), "spec.rollout.unit.cookie: is not supported yet; leave it out"),
+    (rollout(unit={"salt": "s"}), "spec.rollout.unit.salt: is not supported yet; leave it out"),
+    (rollout(onNoData="pause"), "spec.rollout.onNoData: pause is not supported yet; leave it at hold"),
+    (rollout(alpha=0.1), "spec.rollout.alpha: 0.1 is not supported yet; leave it at 0.05"),
+    (rollout(progressDeadline="1h"), "spec.rollout.progressDeadline: 1h is not supported yet; leave it at 15m"),
+    (rollout(bake={}), "spec.rollout.bake: is not supported yet; leave it out"),
+    (rollout(guardrails=[{"metric": "errorRate"}]), "spec.rollout.guardrails: is not supported yet; leave it out"),
+    (
+        steps({"weight": 5}),
+        "spec.rollout.steps[0].gate: evidence, the default, is not supported yet; write gate: time or gate: manual",
+    ),
+    (
+        steps({"weight": 5, "gate": "manual"}, {"weight": 9, "gate": "evidence"}),
+        "spec.rollout.steps[1].gate: evidence, the default, is not supported yet; write gate: time or gate: manual",
+    ),
+    (steps({"weight": 5, "gate": "time", "maxDuration": "1h"}), "spec.rollout.steps[0].maxDuration: is not supported yet; leave it out"),
+    (
+        steps({"weight": 5, "gate": "manual", "minDuration": "1h"}),
+        "spec.rollout.steps[0].minDuration: is not supported yet beside gate: manual; leave it out",
+    ),
+    (steps({"scale": {"replicas": 2}}), "spec.rollout.steps[0].scale: is not supported yet; leave it out"),
+    (spec(scheduling={"spot": "prefer"}), "spec.scheduling.spot: prefer is not supported yet; leave it at never"),
+    (spec(scheduling={"nodeSelector": {"a": "b"}}), "spec.scheduling.nodeSelector: is not supported yet; leave it out"),
+    (spec(endpoint={"tls": {"secretName": "s"}}), "spec.endpoint.tls.secretName: is not supported yet; leave it out"),
+    (spec(endpoint={"queue": {"maxRequests": 5}}), "spec.endpoint.queue.maxRequests: 5 is not supported yet; leave it at 100"),
+    (spec(endpoint={"rateLimit": {"total": "5/s"}}), "spec.endpoint.rateLimit.total: is not supported yet; leave it out"),
+    (spec(baseline={"uri": "file:///a"}), "spec.baseline.uri: is not supported yet; leave it out"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("refused", "message"), REFUSED, ids=[message for _, message in REFUSED])
+def test_what_is_refused(refused: ModelDeploymentSpec, message: str) -> None:
+    assert [str(violation) for violation in not_yet_supported(refused)] == [message]
+
+
+def test_a_rollout_without_steps_cannot_start() -> None:
+    for unsupported in (spec(), rollout(unit={"header": "x"})):
+        (violation,) = rollout_not_yet_supported(unsupported)
+        assert violation.path == "spec.rollout.steps"
+        assert "write weight steps with gate: time or gate: manual" in violation.message
+        assert "strategy: recreate" in violation.message
+    assert rollout_not_yet_supported(rollout(strategy="recreate")) == []
+    assert rollout_not_yet_supported(steps({"weight": 5, "gate": "manual"})) == []
+
+
+def test_experiments_of_users_are_refused() -> None:
+    def experiment(**metadata: Any) -> Experiment:
+        obj = {
+            "apiVersion": "serving.sundog.dev/v1alpha1",
+            "kind": "Experiment",
+            "metadata": {"name": "ab", **metadata},
+            "spec": {"modelDeployment": "digits", "arms": [{"name": "wide"}]},
+        }
+        return Experiment.parse(obj)
+
+    label = {"serving.sundog.dev/rollout": "true"}
+    owner = [{"apiVersion": "serving.sundog.dev/v1alpha1", "kind": "ModelDeployment", "name": "digits", "uid": "u"}]
+    assert experiment_not_yet_supported(experiment(labels=label, ownerReferences=owner)) == []
+    for foreign in (experiment(), experiment(labels=label), experiment(ownerReferences=owner)):
+        (violation,) = experiment_not_yet_supported(foreign)
+        assert (
+            str(violation)
+            == "kind: an Experiment of your own is not supported yet; only those that rollouts create are run"
+        )

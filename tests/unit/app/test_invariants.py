@@ -1,0 +1,250 @@
+"""Invariants over random histories: edits, commands, faults and crashes, each checked after every pass of the reconciler."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from doubles.cluster import MANUAL, NAME, NAMESPACE, TIMED, Cluster
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sundog_operator.adapters.memory_kubernetes import Write
+from sundog_operator.api import ModelDeploymentStatus
+from sundog_operator.core.buckets import covers_once
+from sundog_operator.core.live import live_revisions
+from sundog_operator.core.names import application
+from sundog_operator.ports import CONFIG_MAP, MODEL_DEPLOYMENT, Ref
+
+MODELS = ("file:///models/v1", "file:///models/v2", "file:///models/bad", "file:///models/missing")
+VERBS = ("promote", "pause", "resume", "abort", "retry", "rollback")
+
+
+class Crash(Exception):
+    """The process died here."""
+
+
+@dataclass
+class Watcher:
+    """Looks at the world after every pass and remembers what must not be taken back."""
+
+    cluster: Cluster
+    ever_ready: set[str] = field(default_factory=set)
+    transitions: dict[str, str] = field(default_factory=dict)
+
+    async def check(self) -> None:
+        for name in ("digits-r%d" % number for number in range(1, 12)):
+            if self.cluster.serve.running(name):
+                self.ever_ready.add(name)
+        await self._split()
+        await self._statuses()
+        self._deployed_covers_traffic()
+
+    async def _split(self) -> None:
+        stored = await self.cluster.kube.get(Ref(CONFIG_MAP, NAMESPACE, "sundog-edge"))
+        for service in json.loads(stored["data"]["split.json"])["services"] if stored else ():
+            if not service["arms"]:
+                continue
+            assert sum(arm["weight"] for arm in service["arms"]) == 100  # I1
+            assert all(isinstance(arm["weight"], int) and 0 <= arm["weight"] <= 100 for arm in service["arms"])
+            ranges = [tuple(interval) for arm in service["arms"] for interval in arm["ranges"]]
+            assert covers_once(ranges)
+            for arm in service["arms"]:
+                assert sum(end - start for start, end in arm["ranges"]) == arm["weight"] * 100
+                assert not arm["weight"] or arm["application"] in self.ever_ready  # I2
+
+    async def _statuses(self) -> None:
+        for stored in await self.cluster.kube.list(MODEL_DEPLOYMENT, NAMESPACE):
+            status = stored.get("status") or {}
+            assert status.get("observedGeneration", -1) <= stored["metadata"]["generation"]  # I9
+            for condition in status.get("conditions", ()):
+                since = condition["lastTransitionTime"]
+                assert since >= self.transitions.get(condition["type"], "")
+                self.transitions[condition["type"]] = since
+
+    def _deployed_covers_traffic(self) -> None:
+        if not self.cluster.serve.puts:
+            return
+        deployed = {app["name"] for app in self.cluster.serve.puts[-1]["applications"]}
+        for document in self.cluster.edges.in_force():
+            for service in document["services"]:
+                carrying = {arm["application"] for arm in service["arms"] if arm["weight"]}
+                assert carrying <= deployed  # I3, I4, I11
+
+
+Action = tuple[Any, ...]
+
+actions = st.one_of(
+    st.tuples(
+        st.just("apply"),
+        st.sampled_from(MODELS),
+        st.sampled_from((MANUAL, TIMED, {"strategy": "recreate"})),
+        st.integers(1, 3),
+    ),
+    st.tuples(
+        st.just("break"),
+        st.sampled_from(({"replicas": "three"}, {"autoscaling": {"maxReplicas": 2}}, {"paused": True})),
+    ),
+    st.tuples(st.just("command"), st.sampled_from(VERBS), st.integers(1, 4), st.booleans()),
+    st.tuples(st.just("rounds"), st.integers(1, 40)),
+    st.tuples(st.just("ray"), st.sampled_from(("down", "up", "forgotten"))),
+    st.tuples(st.just("edge"), st.sampled_from(("deaf", "silent", "well"))),
+    st.tuples(st.just("crash"), st.integers(1, 6), st.sampled_from(("before", "after"))),
+)
+
+
+class History:
+    """Plays actions on a world."""
+
+    def __init__(self) -> None:
+        self.cluster = Cluster()
+        self.cluster.serve.failures = {
+            "file:///models/bad": ("LoadFailed", "size mismatch"),
+            "file:///models/missing": ("ModelNotFound", "no such directory"),
+        }
+        self.watcher = Watcher(self.cluster)
+        self.cluster.after_step = self.watcher.check
+        self.commands = 0
+        self._countdown: tuple[int, str] | None = None
+        self.cluster.kube.on_write = self._on_write
+
+    def _on_write(self, moment: Literal["before", "after"], _: Write) -> None:
+        if self._countdown is None or moment != self._countdown[1]:
+            return
+        left = self._countdown[0] - 1
+        self._countdown = (left, moment) if left else None
+        if not left:
+            raise Crash
+
+    async def play(self, history: list[Action]) -> None:
+        await self.cluster.apply(MODELS[0])
+        for action in history:
+            await getattr(self, f"_{action[0]}")(*action[1:])
+            await self._rounds(2)
+
+    async def _apply(self, uri: str, rollout: dict[str, Any], replicas: int) -> None:
+        await self.cluster.outside(lambda: self.cluster.apply(uri, rollout=rollout, replicas=replicas))
+
+    async def _break(self, spec: dict[str, Any]) -> None:
+        await self.cluster.outside(lambda: self.cluster.apply(MODELS[1], **spec))
+
+    async def _command(self, verb: str, revision: int, full: bool) -> None:
+        self.commands += 1
+        text = f"{verb} revision={revision} id=c{self.commands}" + (" full=true" if full else "")
+        await self.cluster.outside(lambda: self.cluster.command(text))
+
+    async def _rounds(self, number: int, seconds: float = 1) -> None:
+        for _ in range(number):
+            try:
+                await self.cluster.round(seconds)
+            except Crash:
+                self.cluster.clock.advance(seconds)
+
+    async def _ray(self, state: str) -> None:
+        self.cluster.serve.down = state == "down"
+        self.cluster.serve.forgotten = state == "forgotten" or self.cluster.serve.forgotten
+
+    async def _edge(self, state: str) -> None:
+        self.cluster.edges.deaf = {"sundog-edge-0"} if state == "deaf" else set()
+        self.cluster.edges.silent = {"sundog-edge-0"} if state == "silent" else set()
+
+    async def _crash(self, writes: int, moment: str) -> None:
+        self._countdown = (writes, moment)
+
+    async def heal(self) -> None:
+        """Stop all faults and give it time, the progress deadline included."""
+        self._countdown = None
+        await self._ray("up")
+        await self._edge("well")
+        await self._rounds(30)
+        await self._rounds(120, seconds=10)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(actions, max_size=12))
+def test_random_histories_keep_the_invariants_and_converge(history: list[Action]) -> None:
+    async def run() -> None:
+        world = History()
+        await world.play(history)
+        await world.heal()
+        stored = await world.cluster.get()
+        conditions = {c["type"]: c["status"] for c in stored["status"]["conditions"]}
+        waits = stored["status"].get("experiment")  # a gate that waits for a person is no failure to converge
+        assert conditions["Ready"] == "True" or conditions.get("Stalled") == "True" or waits  # I13
+        assert conditions["TrafficSynced"] == "True" or conditions["Ready"] != "True"
+        live = live_revisions(ModelDeploymentStatus.parse(stored["status"]))
+        deployed = {app["name"] for put in world.cluster.serve.puts[-1:] for app in put["applications"]}
+        assert deployed == {application(NAME, number) for number in live}  # I11
+        writes, puts = len(world.cluster.kube.writes), len(world.cluster.serve.puts)
+        await world.cluster.settle(5)
+        assert (len(world.cluster.kube.writes), len(world.cluster.serve.puts)) == (writes, puts)  # I7
+
+    asyncio.run(run())
+
+
+async def _promotion(on_write: Callable[[Literal["before", "after"], Write], None]) -> tuple[dict[str, Any], int]:
+    """A rollout by hand up to its end, then an aborted one; returns the end state and the number of writes.
+
+    The end state leaves out times and ids, and events: one that follows a write may be lost with the process.
+    """
+    world = History()
+    cluster = world.cluster
+    cluster.kube.on_write = on_write
+
+    async def until(condition: Callable[[], Any]) -> None:
+        for _ in range(200):
+            if await condition():
+                return
+            await world._rounds(1)
+        raise AssertionError(await cluster.status())
+
+    await cluster.outside(lambda: cluster.apply("file:///models/v1"))
+    await until(lambda: cluster.serves(1))
+    await cluster.outside(lambda: cluster.apply("file:///models/v2"))
+    await until(lambda: cluster.at_weight(2, 25))
+    await cluster.outside(lambda: cluster.command("promote revision=2 id=a"))
+    await until(lambda: cluster.at_weight(2, 50))
+    await cluster.outside(lambda: cluster.command("promote revision=2 id=b"))
+    await until(lambda: cluster.serves(2))
+    await cluster.outside(lambda: cluster.apply("file:///models/v3"))
+    await until(lambda: cluster.at_weight(3, 25))
+    await cluster.outside(lambda: cluster.command("abort revision=3 id=c"))
+    await world._rounds(40)
+    return await _end_state(cluster), len(cluster.kube.writes)
+
+
+async def _end_state(cluster: Cluster) -> dict[str, Any]:
+    status = await cluster.status()
+    conditions = {c["type"]: (c["status"], c["reason"]) for c in status["conditions"]}
+    experiments = {
+        name: {key: (await cluster.experiment(name))["status"][key] for key in ("phase", "verdict")}
+        for name in ("digits-r2", "digits-r3")
+    }
+    stored = await cluster.kube.get(Ref(CONFIG_MAP, NAMESPACE, "sundog-edge"))
+    assert stored is not None
+    arms = json.loads(stored["data"]["split.json"])["services"][0]["arms"]
+    return {
+        "conditions": conditions,
+        "weights": await cluster.weights(),
+        "last": (status["lastRollout"]["outcome"], status["lastCommand"]["id"]),
+        "experiments": experiments,
+        "arms": arms,
+        "applications": cluster.serve.puts[-1]["applications"],
+    }
+
+
+async def test_a_crash_after_any_write_changes_nothing_of_the_end_state() -> None:
+    wanted, writes = await _promotion(lambda *_: None)
+    assert writes > 40
+    for number in range(1, writes + 1):
+        seen = 0
+
+        def die(moment: str, _: Write, number: int = number) -> None:
+            nonlocal seen
+            seen += moment == "after"
+            if moment == "after" and seen == number:
+                raise Crash
+
+        found, _ = await _promotion(die)
+        assert found == wanted, f"after a crash after write {number}"

@@ -1,0 +1,138 @@
+"""Small models on disk, and replicas that serve them without Ray."""
+
+import contextlib
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import safetensors.torch
+import torch
+
+from sundog_runtime.replica import Replica
+
+NET = """
+import torch
+
+class Net(torch.nn.Module):
+    def __init__(self, hidden=8):
+        super().__init__()
+        self.first = torch.nn.Linear(4, hidden)
+        self.second = torch.nn.Linear(hidden, 3)
+
+    def forward(self, x):
+        return self.second(torch.relu(self.first(x)))
+"""
+
+DECLARED = """
+inputs:
+- {name: x, dtype: float32, shape: [-1, 4]}
+outputs:
+- {name: scores, dtype: float32, shape: [-1, 3]}
+"""
+
+
+@pytest.fixture(autouse=True)
+def interpreter_is_left_as_it_was():
+    """A model's modules are nobody else's: they are in no name that other code of the process imports."""
+    path = list(sys.path)
+    yield
+    assert sys.path == path
+    assert not {"net", "predictor", "helper"} & set(sys.modules)
+
+
+class Net(torch.nn.Module):
+    """The same network as NET, to make weights with."""
+
+    def __init__(self, hidden: int = 8) -> None:
+        super().__init__()
+        self.first = torch.nn.Linear(4, hidden)
+        self.second = torch.nn.Linear(hidden, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(torch.relu(self.first(x)))
+
+
+@pytest.fixture
+def network() -> torch.nn.Module:
+    """The network whose weights `torch_model` holds."""
+    torch.manual_seed(3)
+    return Net()
+
+
+@pytest.fixture
+def torch_model(tmp_path: Path, network: torch.nn.Module) -> Path:
+    """A directory with code, safetensors weights and a description."""
+    root = tmp_path / "model"
+    root.mkdir()
+    (root / "net.py").write_text(NET)
+    (root / "model.yaml").write_text(DECLARED)
+    safetensors.torch.save_file(network.state_dict(), root / "model.safetensors")
+    return root
+
+
+@pytest.fixture
+def python_model(tmp_path: Path) -> Callable[[str], Path]:
+    """Makes a directory with `predictor.py`."""
+
+    def make(code: str) -> Path:
+        root = tmp_path / "python"
+        root.mkdir(exist_ok=True)
+        (root / "predictor.py").write_text(code)
+        return root
+
+    return make
+
+
+def arguments(
+    path: Path, entrypoint: str = "net:Net", warmup: dict[str, Any] | None = None, **model: Any
+) -> dict[str, Any]:
+    """`args` as the operator writes them."""
+    return {
+        "version": 1,
+        "namespace": "vision",
+        "service": "digits",
+        "revision": 8,
+        "revisionHash": "5f0c",
+        "model": {
+            "uri": f"file://{path}",
+            "digest": "",
+            "format": "auto",
+            "entrypoint": entrypoint,
+            "config": {},
+            **model,
+        },
+        "batching": {"maxSize": 1, "maxDelaySeconds": 0.002},
+        "warmup": {"requests": 4, "timeoutSeconds": 60.0} | (warmup or {}),
+        "cpu": 1.0,
+    }
+
+
+@pytest.fixture
+def args() -> Callable[..., dict[str, Any]]:
+    """See `arguments`."""
+    return arguments
+
+
+PREFIX = "/digits-r8.app"
+
+
+@pytest.fixture
+async def serve() -> AsyncIterator[Callable[..., Any]]:
+    """Starts a replica for `args`; gives a client below its prefix. What the application raises reaches the test."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def start(args: dict[str, Any], user_config: Any = None) -> httpx.AsyncClient:
+            replica = await Replica.start(args)
+            stack.callback(replica._thread.close)
+            await replica.reconfigure(user_config)
+            transport = httpx.ASGITransport(replica.app, root_path=PREFIX)
+            client = await stack.enter_async_context(
+                httpx.AsyncClient(transport=transport, base_url=f"http://replica{PREFIX}")
+            )
+            client.replica = replica  # type: ignore[attr-defined]
+            return client
+
+        yield start

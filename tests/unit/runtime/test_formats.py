@@ -1,0 +1,378 @@
+"""From files to a model in memory: what is recognised, what is refused, and whose code runs."""
+
+import io
+import logging
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from sundog_runtime.arguments import Model
+from sundog_runtime.errors import (
+    DigestMismatch,
+    EntrypointMissing,
+    FormatNotRecognised,
+    LoadFailed,
+    ModelTooLarge,
+    StartError,
+)
+from sundog_runtime.formats.code import ModelCode
+from sundog_runtime.formats.detect import Content, sniff
+from sundog_runtime.formats.load import load_model
+from sundog_runtime.formats.model import LoadedModel
+from sundog_runtime.formats.torch_state import failed, natural_types
+from sundog_runtime.sources.files import ModelFiles, open_model
+from sundog_runtime.sources.tree import read_tree, tree_digest
+
+
+def load(path: Path, entrypoint: str = "net:Net", digest: str = "", **model: Any) -> LoadedModel:
+    spec = Model.model_validate({"uri": f"file://{path}", "entrypoint": entrypoint, "digest": digest, **model})
+    return load_model(open_model(spec.uri, spec.digest), spec)
+
+
+X = np.array([[0.5, -1.0, 2.0, 0.25]], dtype=np.float32)
+
+
+def test_a_state_dict_gives_the_network_s_own_answers(torch_model: Path, network: torch.nn.Module) -> None:
+    model = load(torch_model)
+    assert model.platform == "pytorch"
+    torch.testing.assert_close(model.predict(X), network(torch.from_numpy(X)).detach())
+    assert not model.predict(X).requires_grad
+
+
+def test_pt_and_config(torch_model: Path) -> None:
+    (torch_model / "model.safetensors").unlink()
+    weights = {
+        "first.weight": torch.ones(16, 4),
+        "first.bias": torch.zeros(16),
+        "second.weight": torch.ones(3, 16),
+        "second.bias": torch.zeros(3),
+    }
+    torch.save(weights, torch_model / "weights.bin")
+    model = load(torch_model, config={"hidden": 16})
+    assert model.predict(np.ones((1, 4), np.float32)).tolist() == [[64.0, 64.0, 64.0]]
+
+
+def test_evaluation_mode(torch_model: Path) -> None:
+    (torch_model / "net.py").write_text(
+        "import torch\nclass Net(torch.nn.Module):\n"
+        "    def __init__(self):\n        super().__init__()\n        self.w = torch.nn.Parameter(torch.zeros(1))\n"
+        "    def forward(self, x):\n        return torch.full((1, 3), float(self.training))\n"
+    )
+    safetensors.torch.save_file({"w": torch.zeros(1)}, torch_model / "model.safetensors")
+    assert load(torch_model).predict(X).tolist() == [[0.0, 0.0, 0.0]]
+
+
+def test_auto_says_what_it_found(torch_model: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "ray.serve.sundog"):
+        load(torch_model)
+    assert f"format auto: found model.safetensors, which is safetensors in {torch_model}" in caplog.text
+
+
+def test_weights_are_known_by_content_not_by_name(torch_model: Path) -> None:
+    (torch_model / "model.safetensors").rename(torch_model / "model.txt")
+    assert load(torch_model).found == "model.txt, which is safetensors"
+
+
+class Evil:
+    """Leaves a mark where it is unpickled."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (Path(self.path),)
+
+
+@pytest.mark.parametrize("how", ["torch.save", "pickle", "named safetensors"])
+def test_a_pickle_of_anything_else_is_refused_and_does_not_run(torch_model: Path, tmp_path: Path, how: str) -> None:
+    mark = tmp_path / "ran"
+    (torch_model / "model.safetensors").unlink()
+    match how:
+        case "torch.save":
+            torch.save(Evil(str(mark)), torch_model / "m.pt")
+        case "pickle":
+            (torch_model / "m.pt").write_bytes(pickle.dumps(Evil(str(mark))))
+        case _:
+            (torch_model / "m.safetensors").write_bytes(pickle.dumps(Evil(str(mark))))
+    with pytest.raises(FormatNotRecognised, match="pickle"):
+        load(torch_model)
+    assert not mark.exists()
+
+
+def test_other_archives_are_named(torch_model: Path) -> None:
+    (torch_model / "model.safetensors").unlink()
+    with zipfile.ZipFile(torch_model / "m.pt", "w") as archive:
+        archive.writestr("m/data.pkl", b"")
+        archive.writestr("m/code/__torch__.py", b"")
+    with pytest.raises(FormatNotRecognised, match=r"m\.pt is a TorchScript archive; supported: safetensors"):
+        load(torch_model)
+    with zipfile.ZipFile(torch_model / "m.pt", "w") as archive:
+        archive.writestr("m/archive_format", b"pt2")
+    with pytest.raises(FormatNotRecognised, match=r"m\.pt is a torch\.export archive"):
+        load(torch_model)
+
+
+def test_a_module_instead_of_a_state_dict(torch_model: Path) -> None:
+    (torch_model / "model.safetensors").unlink()
+    torch.save([torch.zeros(1)], torch_model / "m.pt")
+    with pytest.raises(FormatNotRecognised, match="holds a list; supported is a state dict"):
+        load(torch_model)
+
+
+@pytest.mark.parametrize("declared", ["exported", "torchscript", "transformers"])
+def test_formats_of_later(torch_model: Path, declared: str) -> None:
+    with pytest.raises(FormatNotRecognised, match=f"'{declared}' is not supported; supported: "):
+        load(torch_model, format=declared)
+
+
+def test_an_empty_directory(tmp_path: Path) -> None:
+    with pytest.raises(FormatNotRecognised, match="found no weights; supported: "):
+        load(tmp_path, entrypoint="")
+
+
+def test_one_weight_file_only(torch_model: Path) -> None:
+    (torch_model / "other").write_bytes((torch_model / "model.safetensors").read_bytes())
+    with pytest.raises(LoadFailed, match=r"2 weight files \(model.safetensors, other\); expected one"):
+        load(torch_model)
+
+
+@pytest.mark.parametrize(
+    ("entrypoint", "says"),
+    [
+        ("", "must name its module, such as net:Net"),
+        ("net", "not of the form module:attribute"),
+        ("net:", "not of the form"),
+        ("../net:Net", "not of the form"),
+        ("net:Net()", "not of the form"),
+        ("nut:Net", "has no module 'nut'"),
+        ("net.deeper:Net", "has no module 'net.deeper'"),
+        ("net:Nut", "has no attribute 'Nut'"),
+        ("net:__name__", "the entrypoint is a str"),
+        ("builtins:dict", "returned a dict; expected a torch.nn.Module"),
+    ],
+)
+def test_entrypoints_that_name_nothing(torch_model: Path, entrypoint: str, says: str) -> None:
+    with pytest.raises(EntrypointMissing) as caught:
+        load(torch_model, entrypoint)
+    assert says in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        ("raise ValueError('bo\\nom')", "importing 'net' raised ValueError: bo om"),
+        ("x = (", "importing 'net' raised SyntaxError"),
+        ("import no_such_package", "no module named 'no_such_package' in the model or the image"),
+        ("def Net(): raise OSError('x')", "the entrypoint raised OSError: x"),
+        ("def Net(): return 1 / 0", "the entrypoint raised ZeroDivisionError"),
+        ("import torch\ndef Net(): return torch.nn.Linear(2, 2)", "model.safetensors does not fit"),
+    ],
+)
+def test_code_that_fails(torch_model: Path, code: str, says: str) -> None:
+    (torch_model / "net.py").write_text(code)
+    with pytest.raises(LoadFailed) as caught:
+        load(torch_model)
+    assert says in caught.value.message
+
+
+def test_config_that_does_not_fit(torch_model: Path) -> None:
+    with pytest.raises(LoadFailed, match="unexpected keyword argument 'depth'"):
+        load(torch_model, config={"depth": 3})
+
+
+def test_truncated_weights(torch_model: Path) -> None:
+    whole = (torch_model / "model.safetensors").read_bytes()
+    (torch_model / "model.safetensors").write_bytes(whole[:-1])
+    with pytest.raises(LoadFailed, match=r"reading model\.safetensors raised"):
+        load(torch_model)
+
+
+def test_out_of_memory_has_its_own_reason() -> None:
+    assert type(failed("x", MemoryError())) is ModelTooLarge
+    assert type(failed("x", RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"))) is ModelTooLarge
+    assert type(failed("x", RuntimeError("y"))) is LoadFailed
+
+
+def test_the_digest_covers_code_and_nothing_is_written(torch_model: Path) -> None:
+    digest = tree_digest(read_tree(torch_model))
+    load(torch_model, digest=digest)
+    assert tree_digest(read_tree(torch_model)) == digest, "loading left something behind"
+
+
+def test_verified_code_is_what_runs_even_if_the_file_changes(torch_model: Path) -> None:
+    files = open_model(f"file://{torch_model}", tree_digest(read_tree(torch_model)))
+    (torch_model / "net.py").write_text("raise AssertionError('not what was verified')")
+    assert ModelCode(files).resolve("net:Net").__name__ == "Net"
+    with pytest.raises(DigestMismatch, match=r"net\.py changed"):
+        load_model(files, Model.model_validate({"uri": "file:///x", "entrypoint": "net:Net"}))
+
+
+def revision(root: Path, number: int) -> ModelCode:
+    """A revision with modules of the same names as every other, which import each other in all ways."""
+    (root / "parts").mkdir(parents=True)
+    (root / "helper.py").write_text(f"NUMBER = {number}\n")
+    (root / "parts" / "__init__.py").write_text("")
+    (root / "parts" / "deep.py").write_text("from . import sibling\nfrom helper import NUMBER\nVALUE = sibling.VALUE\n")
+    (root / "parts" / "sibling.py").write_text(f"VALUE = {number}\n")
+    (root / "net.py").write_text(
+        "import json, helper\nimport parts.deep\nimport parts.deep as deep\nfrom parts import sibling\n"
+        "def numbers():\n"
+        "    import helper as lazily\n    from parts.deep import NUMBER\n"
+        "    return {helper.NUMBER, parts.deep.VALUE, deep.NUMBER, sibling.VALUE, lazily.NUMBER, NUMBER}\n"
+    )
+    return ModelCode(ModelFiles(root))
+
+
+def test_two_revisions_with_modules_of_the_same_names(tmp_path: Path) -> None:
+    codes = [revision(tmp_path / str(number), number) for number in (1, 2)]
+    first, second = (code.resolve("net:numbers") for code in codes)
+    assert (first(), second(), first()) == ({1}, {2}, {1})
+    codes[0].close()
+    assert second() == {2}
+    with pytest.raises(ModuleNotFoundError):
+        first()
+
+
+def test_a_model_s_module_hides_an_installed_one_from_the_model_alone(tmp_path: Path) -> None:
+    (tmp_path / "json.py").write_text("mine = True\n")
+    (tmp_path / "net.py").write_text("import json\nmine = json.mine\n")
+    assert ModelCode(ModelFiles(tmp_path)).resolve("net:mine") is True
+    import json
+
+    assert not hasattr(json, "mine")
+
+
+def test_an_installed_entrypoint(torch_model: Path) -> None:
+    safetensors.torch.save_file(torch.nn.Linear(4, 3).state_dict(), torch_model / "model.safetensors")
+    model = load(torch_model, "torch.nn:Linear", config={"in_features": 4, "out_features": 3})
+    assert model.predict(X).shape == (1, 3)
+
+
+def test_a_single_file_is_all_there_is(torch_model: Path) -> None:
+    (torch_model / "other.py").write_text("raise AssertionError('not part of the model')")
+    with pytest.raises(EntrypointMissing, match="has no module 'net'"):
+        load(torch_model / "model.safetensors")
+
+
+PREDICTOR = """
+import numpy as np
+
+class Predictor:
+    def load(self, path, config):
+        self.names = sorted(file.name for file in path.iterdir()) if path.is_dir() else [path.name]
+        self.factor = config["factor"]
+
+    def predict(self, batch):
+        return batch * self.factor
+"""
+
+
+def test_a_predictor_class(python_model: Callable[[str], Path]) -> None:
+    root = python_model(PREDICTOR)
+    for declared in ("auto", "python"):
+        model = load(root, "predictor:Predictor", config={"factor": 3}, format=declared)
+        assert model.platform == "python"
+        assert model.predict(np.array([1, 2])).tolist() == [3, 6]
+        assert model.example is None
+
+
+def test_a_predictor_beside_weights_is_a_predictor(
+    python_model: Callable[[str], Path], network: torch.nn.Module
+) -> None:
+    root = python_model(PREDICTOR)
+    safetensors.torch.save_file(network.state_dict(), root / "model.safetensors")
+    assert load(root, "predictor:Predictor", config={"factor": 3}).platform == "python"
+
+
+def test_a_predictor_in_one_file(python_model: Callable[[str], Path]) -> None:
+    root = python_model(PREDICTOR)
+    assert load(root / "predictor.py", "predictor:Predictor", config={"factor": 3}).platform == "python"
+
+
+def test_a_predictor_that_lacks_a_method_or_fails(python_model: Callable[[str], Path]) -> None:
+    root = python_model("class Predictor:\n    def load(self, path, config): pass\n")
+    with pytest.raises(EntrypointMissing, match="it lacks predict"):
+        load(root, "predictor:Predictor", format="python")
+    with pytest.raises(LoadFailed, match=r"predictor:Predictor.load raised KeyError: 'factor'"):
+        load(python_model(PREDICTOR), "predictor:Predictor")
+
+
+def test_a_predictor_changed_while_it_loads(python_model: Callable[[str], Path]) -> None:
+    root = python_model(
+        "class Predictor:\n"
+        "    def load(self, path, config): (path / 'data').write_text('other')\n"
+        "    def predict(self, batch): return batch\n"
+    )
+    (root / "data").write_text("first")
+    with pytest.raises(DigestMismatch, match="data changed while the model was loaded"):
+        load(root, "predictor:Predictor", digest=tree_digest(read_tree(root)))
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"", Content.EMPTY),
+        (b"\x80\x04abc", Content.PICKLE),
+        (b"PK\x03\x04 broken", Content.ZIP),
+        (b"\x02\x00\x00\x00\x00\x00\x00\x00{}", Content.SAFETENSORS),
+        (b"\x02\x00\x00\x00\x00\x00\x00\x00{]", Content.ONNX_OR_OTHER),
+        (b"\xff\xff\xff\xff\xff\xff\xff\x7f{}", Content.ONNX_OR_OTHER),
+        (b"hello, this is text", Content.ONNX_OR_OTHER),
+    ],
+)
+def test_content(tmp_path: Path, content: bytes, found: Content) -> None:
+    (tmp_path / "x").write_bytes(content)
+    assert sniff(tmp_path / "x") is found
+
+
+def test_a_real_torchscript_archive_is_not_taken_for_a_state_dict(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name in ("m/data.pkl", "m/constants.pkl", "m/version"):
+            archive.writestr(name, b"")
+    (tmp_path / "m").write_bytes(buffer.getvalue())
+    assert sniff(tmp_path / "m") is Content.TORCHSCRIPT
+
+
+def test_types_of_undeclared_numbers() -> None:
+    assert natural_types(torch.nn.Linear(2, 2)) == ("float32", "float32")
+    assert natural_types(torch.nn.Linear(2, 2).double()) == ("float64", "float64")
+    embedding = torch.nn.Sequential(torch.nn.Embedding(3, 2), torch.nn.Linear(2, 2))
+    assert natural_types(embedding) == ("float32", "int64")
+    assert natural_types(torch.nn.ReLU()) == ("float32", "float32")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("inputs: [", "is not YAML"),
+        ("inputs: &a []\noutputs: *a", "aliases"),
+        ("inputs: [{name: x, dtype: float31, shape: [1]}]", "inputs.0.dtype"),
+        ("inputs: [{name: x, dtype: float32, shape: []}]", "inputs.0.shape"),
+        ("inputs: [{name: x, dtype: float32, shape: [-2]}]", "inputs.0.shape.0"),
+        ("surprise: 1", "surprise"),
+        ("[1]", "valid dictionary"),
+        ("inputs: [{name: x, dtype: bool, shape: [1]}, {name: x, dtype: bool, shape: [1]}]", "a name twice"),
+        ("x: " + "y" * 70_000, "larger than"),
+    ],
+)
+def test_descriptions_that_are_wrong(torch_model: Path, text: str, says: str) -> None:
+    (torch_model / "model.yaml").write_text(text)
+    with pytest.raises(LoadFailed) as caught:
+        load(torch_model)
+    assert says in caught.value.message
+    assert "model.yaml" in caught.value.message
+
+
+def test_every_failure_is_a_start_error(torch_model: Path) -> None:
+    (torch_model / "model.safetensors").unlink()
+    (torch_model / "model.safetensors").mkdir()
+    with pytest.raises(StartError):
+        load(torch_model)

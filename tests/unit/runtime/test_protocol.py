@@ -1,0 +1,512 @@
+"""Requests: every good one is answered, every bad one gets problem details that name what is wrong."""
+
+import json
+import logging
+import math
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+ROW = [0.5, -1.0, 2.0, 0.25]
+
+
+@pytest.fixture
+async def client(torch_model: Path, args: Any, serve: Any) -> httpx.AsyncClient:
+    """A replica of the declared torch model."""
+    found: httpx.AsyncClient = await serve(args(torch_model))
+    return found
+
+
+def problem(answer: httpx.Response, status: int, code: str) -> str:
+    """The detail of problem details that are as RFC 9457 wants them."""
+    assert answer.headers["content-type"] == "application/problem+json"
+    document = answer.json()
+    assert (answer.status_code, document["status"], document["code"]) == (status, status, code), document
+    assert set(document) == {"type", "title", "status", "detail", "code", "requestId"}
+    assert document["requestId"]
+    assert "Traceback" not in answer.text
+    detail: str = document["detail"]
+    return detail
+
+
+def tensor(data: Any, **change: Any) -> dict[str, Any]:
+    return {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": data} | change]}
+
+
+async def test_plain_json(client: httpx.AsyncClient, network: torch.nn.Module) -> None:
+    answer = await client.post("/", json={"inputs": [ROW, ROW]})
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "application/json"
+    expected = network(torch.tensor([ROW, ROW])).tolist()
+    np.testing.assert_allclose(answer.json()["outputs"], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("path", ["/digits-r8.app", "/digits-r8.app/"])
+async def test_the_prefix_needs_no_slash_and_gives_no_redirect(client: httpx.AsyncClient, path: str) -> None:
+    answer = await client.post(f"http://replica{path}", json={"inputs": {"x": [ROW]}})
+    assert answer.status_code == 200
+
+
+@pytest.mark.parametrize("data", [ROW, [ROW]])
+async def test_open_inference_protocol(client: httpx.AsyncClient, network: torch.nn.Module, data: Any) -> None:
+    answer = await client.post("/v2/models/digits/infer", json=tensor(data) | {"id": "one"})
+    assert answer.status_code == 200, answer.text
+    document = answer.json()
+    [output] = document.pop("outputs")
+    assert document == {"model_name": "digits", "id": "one"}
+    np.testing.assert_allclose(output.pop("data"), network(torch.tensor([ROW])).flatten().tolist(), rtol=1e-5)
+    assert output == {"name": "scores", "datatype": "FP32", "shape": [1, 3]}
+
+
+async def test_metadata_and_health(client: httpx.AsyncClient) -> None:
+    async def get(path: str) -> Any:
+        answer = await client.get(path)
+        assert answer.status_code == 200
+        return answer.json()
+
+    assert (await get("/v2"))["name"] == "sundog"
+    assert await get("/v2/health/live") == {"live": True}
+    assert await get("/v2/health/ready") == {"ready": True}
+    assert await get("/v2/models/digits/ready") == {"name": "digits", "ready": True}
+    assert await get("/v2/models/digits") == {
+        "name": "digits",
+        "platform": "pytorch",
+        "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 4]}],
+        "outputs": [{"name": "scores", "datatype": "FP32", "shape": [-1, 3]}],
+    }
+    assert (await client.head("/v2/health/live")).status_code == 200
+
+
+async def test_only_the_outputs_asked_for(client: httpx.AsyncClient) -> None:
+    wanted = tensor([ROW]) | {"outputs": [{"name": "scores"}]}
+    assert (await client.post("/v2/models/digits/infer", json=wanted)).status_code == 200
+    wanted["outputs"] = [{"name": "nothing"}]
+    assert "'nothing'" in problem(await client.post("/v2/models/digits/infer", json=wanted), 400, "UnknownOutput")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/", 405, "MethodNotAllowed"),
+        ("PUT", "/", 405, "MethodNotAllowed"),
+        ("POST", "/v2/health/live", 405, "MethodNotAllowed"),
+        ("GET", "/v2/models/digits/infer", 405, "MethodNotAllowed"),
+        ("POST", "/nothing", 404, "NotFound"),
+        ("GET", "/v2/models", 404, "NotFound"),
+        ("GET", "/v2/models/digits/versions/8", 404, "NotFound"),
+        ("GET", "/v2/models/other", 404, "ModelNotFound"),
+        ("POST", "/v2/models/other/infer", 404, "ModelNotFound"),
+        ("GET", "/v2/models/%2e%2e", 404, "ModelNotFound"),
+    ],
+)
+async def test_paths_and_methods(client: httpx.AsyncClient, method: str, path: str, status: int, code: str) -> None:
+    answer = await client.request(method, path)
+    problem(answer, status, code)
+    assert ("allow" in answer.headers) == (status == 405)
+
+
+async def test_a_longer_name_is_not_below_the_prefix(client: httpx.AsyncClient) -> None:
+    problem(await client.post("http://replica/digits-r8.appx", json={"inputs": [ROW]}), 404, "NotFound")
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "says"),
+    [
+        ("", "EmptyBody", "empty"),
+        ("{", "MalformedJson", "not JSON"),
+        ("\xff", "MalformedJson", "UTF-8"),
+        ("[1]", "WrongType", "array; expected an object"),
+        ("null", "WrongType", "null; expected an object"),
+        ("{}", "MissingInputs", '"inputs"'),
+        ('{"inputs": [[1, 2, 3, NaN]]}', "MalformedJson", "not JSON"),
+        ('{"inputs": [[1, 2, 3, Infinity]]}', "MalformedJson", "not JSON"),
+        ('{"inputs": [[1, 2, 3, 1e999]]}', "MalformedJson", "infinity"),
+        ('{"inputs": [[1, 2, 3, 1e300]]}', "OutOfRange", "'x'"),
+        ('{"inputs": ' + "[" * 5000 + "]" * 5000 + "}", "MalformedJson", "depth"),
+        ('{"inputs": ' + "[" * 500 + "1" + "]" * 500 + "}", "WrongShape", "more than 32 dimensions"),
+        ('{"inputs": [[1, 2, 3]]}', "WrongShape", "'x' has the shape [1, 3]; expected [-1, 4]"),
+        ('{"inputs": [1, 2, 3, 4]}', "WrongShape", "[4]; expected [-1, 4]"),
+        ('{"inputs": []}', "WrongShape", "[0]"),
+        ('{"inputs": 7}', "WrongShape", "[]"),
+        ('{"inputs": [[1, 2, 3, 4], [1]]}', "RaggedInput", "lengths 1 to 4"),
+        ('{"inputs": [[1, 2, 3, 4], 5]}', "RaggedInput", "mixes"),
+        ('{"inputs": [[1, 2, 3, "4"]]}', "WrongType", "holds string values; expected float32"),
+        ('{"inputs": [[1, 2, 3, true]]}', "WrongType", "holds boolean values"),
+        ('{"inputs": [[1, 2, 3, null]]}', "WrongType", "holds null values"),
+        ('{"inputs": [[1, 2, 3, {}]]}', "WrongType", "holds object values"),
+        ('{"inputs": {"y": [[1, 2, 3, 4]]}}', "WrongInputs", "'y'; expected 'x'"),
+        ('{"inputs": {}}', "WrongInputs", "nothing; expected 'x'"),
+        ('{"inputs": [[1, 2, 3, 4]], "parameters": {}}', "UnknownField", "'parameters'"),
+    ],
+)
+async def test_plain_bodies_that_are_wrong(client: httpx.AsyncClient, body: str, code: str, says: str) -> None:
+    answer = await client.post("/", content=body.encode("latin-1"))
+    assert says in problem(answer, 400, code)
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "says"),
+    [
+        ({}, "MissingInputs", "inputs"),
+        ({"inputs": []}, "MissingInputs", "inputs"),
+        ({"inputs": [1]}, "WrongType", "inputs[0]"),
+        ({"inputs": [{}]}, "WrongType", "inputs[0].name"),
+        (tensor(ROW, name=""), "WrongType", "inputs[0].name"),
+        (tensor(ROW, datatype="FP33"), "WrongType", "datatype is not one of BOOL"),
+        (tensor(ROW, datatype="FP64"), "WrongType", "FP64; expected FP32"),
+        (tensor(ROW, datatype="BYTES"), "WrongType", "BYTES; expected FP32"),
+        (tensor(ROW, shape=[4]), "WrongShape", "[4]; expected [-1, 4]"),
+        (tensor(ROW, shape=[2, 4]), "WrongShape", "data has the shape [4]; shape says [2, 4]"),
+        (tensor(ROW, shape=[10**12, 4]), "WrongShape", "data has the shape [4]"),
+        (tensor(ROW, shape=[-1, 4]), "WrongShape", "not an array of sizes"),
+        (tensor(ROW, shape=[True, 4]), "WrongShape", "not an array of sizes"),
+        (tensor(ROW, shape="1,4"), "WrongShape", "not an array of sizes"),
+        (tensor(ROW, shape=[1] * 40), "WrongShape", "more than 32"),
+        (tensor(["1", "2", "3", "4"]), "WrongType", "string values; expected float32"),
+        (tensor(ROW, name="y"), "WrongInputs", "'y'; expected 'x'"),
+        ({"inputs": tensor(ROW)["inputs"] * 2}, "WrongInputs", "twice"),
+        (tensor(ROW) | {"id": 5}, "WrongType", "id"),
+        (tensor(ROW) | {"extra": 5}, "UnknownField", "'extra'"),
+        (tensor(ROW) | {"outputs": "scores"}, "WrongType", "outputs"),
+    ],
+)
+async def test_protocol_bodies_that_are_wrong(client: httpx.AsyncClient, body: Any, code: str, says: str) -> None:
+    answer = await client.post("/v2/models/digits/infer", json=body)
+    assert says in problem(answer, 400, code)
+
+
+async def test_a_tensor_without_data(client: httpx.AsyncClient) -> None:
+    body = tensor(ROW)
+    del body["inputs"][0]["data"]
+    assert "binary" in problem(await client.post("/v2/models/digits/infer", json=body), 400, "MissingInputs")
+    headers = {"inference-header-content-length": "10"}
+    problem(await client.post("/v2/models/digits/infer", json=tensor(ROW), headers=headers), 400, "BinaryTensors")
+
+
+async def test_compressed_bodies_are_refused(client: httpx.AsyncClient) -> None:
+    answer = await client.post("/", content=b"\x1f\x8b", headers={"content-encoding": "gzip"})
+    problem(answer, 415, "ContentEncoding")
+
+
+class Body:
+    """A body in pieces, which counts how many were taken."""
+
+    def __init__(self, piece: bytes, count: int) -> None:
+        self.piece, self.count, self.taken = piece, count, 0
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for _ in range(self.count):
+            self.taken += 1
+            yield self.piece
+
+
+async def test_bodies_that_are_too_large(torch_model: Path, args: Any, serve: Any) -> None:
+    client = await serve(args(torch_model), {"maxRequestBytes": 100})
+    fits = json.dumps({"inputs": [ROW]}).encode().ljust(100)
+    assert (await client.post("/", content=fits)).status_code == 200
+    assert "100 bytes" in problem(await client.post("/", content=fits + b" "), 413, "BodyTooLarge")
+    body = Body(b" " * 40, 1000)
+    assert "100 bytes" in problem(await client.post("/", content=body), 413, "BodyTooLarge")
+    assert body.taken == 3, "a body is not read beyond the limit"
+    huge = {"content-length": "9" * 30}
+    problem(await client.post("/", content=b"", headers=huge), 413, "BodyTooLarge")
+
+
+async def test_the_request_id_is_the_client_s_where_it_can_be_printed(client: httpx.AsyncClient) -> None:
+    answer = await client.post("/", headers={"x-request-id": "abc-1"})
+    assert answer.json()["requestId"] == "abc-1"
+    answer = await client.post("/", headers={"x-request-id": "a\tb<script>"})
+    assert len(answer.json()["requestId"]) == 32
+
+
+FAILS = """
+class Predictor:
+    def load(self, path, config):
+        pass
+
+    def predict(self, batch):
+        return eval(batch["code"])
+"""
+
+
+@pytest.fixture
+async def evaluator(python_model: Callable[[str], Path], args: Any, serve: Any) -> httpx.AsyncClient:
+    """A predictor whose output is whatever the request says."""
+    found: httpx.AsyncClient = await serve(args(python_model(FAILS), "predictor:Predictor"))
+    return found
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "1 / 0",
+        "exit()",
+        "open('/nothing')",
+        "(_ for _ in ()).throw(KeyboardInterrupt)",
+        "next(iter([]))",
+        "eval('x' * 9)",
+    ],
+)
+async def test_a_model_that_raises(evaluator: httpx.AsyncClient, caplog: pytest.LogCaptureFixture, code: str) -> None:
+    with caplog.at_level(logging.ERROR, "ray.serve.sundog"):
+        answer = await evaluator.post("/", json={"inputs": {"code": code}}, headers={"x-request-id": "find-me"})
+    detail = problem(answer, 500, "ModelError")
+    assert detail == "the model raised an error; its log tells more under this request id"
+    assert answer.json()["requestId"] == "find-me"
+    assert "request find-me: the model raised" in caplog.text
+    assert "Traceback" in caplog.text
+    assert (await evaluator.post("/", json={"inputs": {"code": "7"}})).json() == {"outputs": 7}
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        ("float('nan')", "OutputNotFinite"),
+        ("{'a': [1.0, float('inf')]}", "OutputNotFinite"),
+        ("__import__('numpy').array([1.0, float('nan')])", "OutputNotFinite"),
+        ("__import__('numpy').float32('inf')", "OutputNotFinite"),
+        ("__import__('torch').tensor([float('-inf')])", "OutputNotFinite"),
+        ("object()", "OutputUnusable"),
+        ("{1: 2}", "OutputUnusable"),
+        ("b'bytes'", "OutputUnusable"),
+        ("1j", "OutputUnusable"),
+        ("__import__('numpy').array([1j])", "OutputUnusable"),
+        ("2 ** 70", "OutputUnusable"),
+        ("'\\ud800'", "OutputUnusable"),
+        ("(lambda x: (x.append(x), x)[1])([])", "OutputUnusable"),
+    ],
+)
+async def test_outputs_that_cannot_be_answered(evaluator: httpx.AsyncClient, code: str, kind: str) -> None:
+    assert "output" in problem(await evaluator.post("/", json={"inputs": {"code": code}}), 500, kind)
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("None", None),
+        ("'text'", "text"),
+        ("(1, [True, 2.5])", [1, [True, 2.5]]),
+        (
+            "{'a': __import__('numpy').arange(3), 'b': __import__('torch').ones(1, 2)}",
+            {"a": [0, 1, 2], "b": [[1.0, 1.0]]},
+        ),
+        ("__import__('torch').tensor([1.5], dtype=__import__('torch').bfloat16)", [1.5]),
+        ("__import__('torch').tensor(4)", 4),
+        ("__import__('numpy').arange(6).reshape(2, 3).T", [[0, 3], [1, 4], [2, 5]]),
+        ("__import__('numpy').array(['a', 'b'])", ["a", "b"]),
+        ("__import__('numpy').float32(0.5)", 0.5),
+    ],
+)
+async def test_outputs_of_all_kinds(evaluator: httpx.AsyncClient, code: str, expected: Any) -> None:
+    answer = await evaluator.post("/", json={"inputs": {"code": code}})
+    assert answer.json() == {"outputs": expected}
+
+
+ECHO = """
+class Predictor:
+    def load(self, path, config):
+        pass
+
+    def predict(self, batch):
+        kind = f"{type(batch).__name__} {getattr(batch, 'dtype', '')}".strip()
+        return {"kind": kind, "batch": batch}
+"""
+
+
+@pytest.mark.parametrize(
+    ("inputs", "kind"),
+    [
+        ([[1.5, 2]], "ndarray float64"),
+        ([1, 2], "ndarray int64"),
+        ([True], "ndarray bool"),
+        (["a", "b"], "list"),
+        ([{"a": 1}], "list"),
+        ([[1, "a"], [None]], "list"),
+        ({"a": [1]}, "dict"),
+        ("text", "str"),
+        (3, "int"),
+        (None, "NoneType"),
+    ],
+)
+async def test_what_an_undeclared_predictor_gets(
+    python_model: Callable[[str], Path], args: Any, serve: Any, inputs: Any, kind: str
+) -> None:
+    client = await serve(args(python_model(ECHO), "predictor:Predictor"))
+    answer = await client.post("/", json={"inputs": inputs})
+    assert answer.json() == {"outputs": {"kind": kind, "batch": inputs}}
+
+
+@pytest.mark.parametrize("inputs", [[[1, 2], [3]], [1, True], [], {}])
+async def test_what_an_undeclared_predictor_does_not_get(
+    python_model: Callable[[str], Path], args: Any, serve: Any, inputs: Any
+) -> None:
+    client = await serve(args(python_model(ECHO), "predictor:Predictor"))
+    answer = await client.post("/", json={"inputs": inputs})
+    assert answer.status_code == 400
+
+
+async def test_strings_by_the_protocol(python_model: Callable[[str], Path], args: Any, serve: Any) -> None:
+    code = "class Predictor:\n    def load(self, path, config): pass\n    def predict(self, batch): return [t.upper() for t in batch]\n"
+    client = await serve(args(python_model(code), "predictor:Predictor"))
+    body = {"inputs": [{"name": "t", "datatype": "BYTES", "shape": [2], "data": ["a", "b"]}]}
+    answer = await client.post("/v2/models/digits/infer", json=body)
+    assert answer.json()["outputs"] == [{"name": "outputs", "datatype": "BYTES", "shape": [2], "data": ["A", "B"]}]
+
+
+async def test_several_inputs_are_keyword_arguments(torch_model: Path, args: Any, serve: Any) -> None:
+    (torch_model / "net.py").write_text(
+        "import torch\nclass Net(torch.nn.Module):\n"
+        "    def __init__(self):\n        super().__init__()\n        self.first = torch.nn.Linear(4, 8)\n"
+        "        self.second = torch.nn.Linear(8, 3)\n"
+        "    def forward(self, *, left, right):\n        return {'difference': left - right}\n"
+    )
+    (torch_model / "model.yaml").write_text(
+        "inputs:\n- {name: left, dtype: int64, shape: [-1]}\n- {name: right, dtype: int64, shape: [-1]}\n"
+    )
+    client = await serve(args(torch_model))
+    answer = await client.post("/", json={"inputs": {"right": [1, 1], "left": [5, 4]}})
+    assert answer.json() == {"outputs": {"difference": [4, 3]}}
+    both = [
+        {"name": name, "datatype": "INT64", "shape": [1], "data": [value]}
+        for name, value in (("right", 1), ("left", 5))
+    ]
+    answer = await client.post("/v2/models/digits/infer", json={"inputs": both})
+    assert answer.json()["outputs"][0]["data"] == [4]
+    assert "expected an object with 'left', 'right'" in problem(
+        await client.post("/", json={"inputs": [1]}), 400, "WrongType"
+    )
+    assert "integers" not in problem(
+        await client.post("/", json={"inputs": {"left": [1.5], "right": [1]}}), 400, "WrongType"
+    )
+
+
+async def test_undeclared_whole_numbers_fit_a_network_of_floats(torch_model: Path, args: Any, serve: Any) -> None:
+    (torch_model / "model.yaml").unlink()
+    client = await serve(args(torch_model))
+    assert (await client.post("/", json={"inputs": [[1, 2, 3, 4]]})).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("declared", "says"),
+    [
+        ("shape: [-1, 2]", "'scores' is float32 [1, 3]; declared is float32 [-1, 2]"),
+        ("shape: [-1, 3, 1]", "declared is float32 [-1, 3, 1]"),
+    ],
+)
+async def test_outputs_are_as_declared(torch_model: Path, args: Any, serve: Any, declared: str, says: str) -> None:
+    text = (torch_model / "model.yaml").read_text().replace("shape: [-1, 3]", declared)
+    (torch_model / "model.yaml").write_text(text)
+    client = await serve(args(torch_model, warmup={"requests": 0}))
+    for path, body in (("/", {"inputs": [ROW]}), ("/v2/models/digits/infer", tensor(ROW))):
+        assert says in problem(await client.post(path, json=body), 500, "OutputNotAsDeclared")
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=5) | st.dictionaries(st.sampled_from(["inputs", "x", "name", "data", "shape"]), inner)
+    ),
+    max_leaves=12,
+)
+near_tensors = st.fixed_dictionaries(
+    {
+        "name": st.just("x") | json_values,
+        "datatype": st.sampled_from(["FP32", "FP64", "INT8", "BYTES", "BOOL"]) | json_values,
+        "shape": st.lists(st.integers(-2, 2**40), max_size=3) | st.just([1, 4]) | json_values,
+        "data": st.just(ROW) | st.lists(st.floats() | st.integers(), max_size=6) | json_values,
+    }
+)
+bodies = st.one_of(
+    st.binary(max_size=60),
+    json_values.map(lambda value: json.dumps(value).encode()),
+    json_values.map(lambda value: json.dumps({"inputs": value}).encode()),
+    st.lists(near_tensors, max_size=2).map(lambda value: json.dumps({"inputs": value}).encode()),
+    st.lists(st.lists(st.floats(width=32), min_size=4, max_size=4), max_size=3).map(
+        lambda value: json.dumps({"inputs": value}).encode()
+    ),
+)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(path=st.sampled_from(["/", "/v2/models/digits/infer"]), body=bodies)
+async def test_no_body_gets_more_than_a_problem(client: httpx.AsyncClient, path: str, body: bytes) -> None:
+    answer = await client.post(path, content=body)
+    if answer.status_code == 200:
+        flat = np.array(answer.json()["outputs"] if path == "/" else answer.json()["outputs"][0]["data"], dtype=float)
+        assert all(map(math.isfinite, flat.ravel()))
+        return
+    # A finite input may overflow inside of the network: that is the model's answer, and no exception.
+    if answer.status_code == 500:
+        problem(answer, 500, "OutputNotFinite")
+        return
+    assert answer.status_code == 400
+    problem(answer, 400, answer.json()["code"])
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(method=st.sampled_from(["GET", "POST", "DELETE", "OPTIONS"]), path=st.text(max_size=30))
+async def test_no_path_gets_more_than_a_problem(client: httpx.AsyncClient, method: str, path: str) -> None:
+    answer = await client.request(method, f"http://replica/digits-r8.app/{quote(path)}")
+    assert answer.status_code in (200, 400, 404, 405)
+
+
+@pytest.mark.parametrize(
+    ("value", "status", "expected"),
+    [
+        ("[[1, 2.5]]", 200, [[1.0, 2.5]]),
+        ("{'scores': [[1, 2]]}", 200, {"scores": [[1.0, 2.0]]}),
+        ("[[1, 2], [3]]", 500, "OutputUnusable"),
+        ("[['1', '2']]", 500, "OutputUnusable"),
+        ("[[1e300, 0]]", 500, "OutputUnusable"),
+        ("[[1, 2, 3]]", 500, "OutputNotAsDeclared"),
+        ("{'other': [[1, 2]]}", 500, "OutputNotAsDeclared"),
+        ("__import__('numpy').zeros((1, 2))", 500, "OutputNotAsDeclared"),
+    ],
+)
+async def test_lists_become_what_was_declared(
+    python_model: Callable[[str], Path], args: Any, serve: Any, value: str, status: int, expected: Any
+) -> None:
+    root = python_model(FAILS.replace('eval(batch["code"])', value))
+    (root / "model.yaml").write_text("outputs: [{name: scores, dtype: float32, shape: [-1, 2]}]")
+    client = await serve(args(root, "predictor:Predictor"))
+    plain = await client.post("/", json={"inputs": [1]})
+    one = {"inputs": [{"name": "n", "datatype": "INT64", "shape": [1], "data": [1]}]}
+    protocol = await client.post("/v2/models/digits/infer", json=one)
+    if status == 200:
+        assert plain.json() == {"outputs": expected}
+        assert protocol.json()["outputs"][0]["datatype"] == "FP32"
+    else:
+        problem(plain, 500, expected)
+        problem(protocol, 500, expected)
+
+
+@pytest.mark.parametrize("datatype", ["FP64", "FP16", "INT32", "FP32"])
+async def test_undeclared_tensors_get_the_network_s_types(
+    torch_model: Path, args: Any, serve: Any, datatype: str
+) -> None:
+    (torch_model / "model.yaml").unlink()
+    client = await serve(args(torch_model))
+    answer = await client.post("/v2/models/digits/infer", json=tensor([1, 2, 3, 4], datatype=datatype))
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["outputs"][0]["datatype"] == "FP32"
+
+
+async def test_undeclared_names_are_parameters_of_forward(torch_model: Path, args: Any, serve: Any) -> None:
+    (torch_model / "model.yaml").unlink()
+    client = await serve(args(torch_model))
+    assert (await client.post("/", json={"inputs": {"x": [ROW]}})).status_code == 200
+    assert "'y'" in problem(await client.post("/", json={"inputs": {"y": [ROW]}}), 400, "WrongInputs")
+    two = {"inputs": [tensor(ROW)["inputs"][0], tensor(ROW, name="y")["inputs"][0]]}
+    assert "'y'" in problem(await client.post("/v2/models/digits/infer", json=two), 400, "WrongInputs")
+    text = tensor(["a"], datatype="BYTES", shape=[1])
+    assert "BYTES" in problem(await client.post("/v2/models/digits/infer", json=text), 400, "WrongType")
+    problem(await client.post("/", json={"inputs": "text"}), 400, "WrongType")
+    problem(await client.post("/", json={"inputs": [["text"]]}), 400, "WrongType")

@@ -1,0 +1,288 @@
+"""Start, warm-up, settings and health of one replica."""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import torch
+
+from sundog_runtime.errors import LoadFailed, WarmupFailed, WarmupTimeout
+from sundog_runtime.model_thread import STUCK_AFTER_SECONDS, ModelThread
+from sundog_runtime.pace import LONG_SECONDS, PENALTY_CALLS, PROBATION_CALLS, QUICK_SECONDS, SMALL_BYTES, Pace
+from sundog_runtime.protocol.app import App
+from sundog_runtime.replica import Replica
+
+COUNTING = """
+class Predictor:
+    calls = 0
+
+    def load(self, path, config):
+        self.config = config
+        self.factor = 1
+
+    def predict(self, batch):
+        type(self).calls += 1
+        return {"factor": self.factor, "calls": type(self).calls}
+
+    def configure(self, user_config):
+        if user_config.get("factor") == 0:
+            raise ValueError("factor 0 makes no sense")
+        self.factor = user_config.get("factor", 1)
+"""
+
+WITH_EXAMPLE = (
+    COUNTING + "\n    def example(self):\n        import numpy\n        return numpy.ones((1, 2), dtype='float32')\n"
+)
+
+
+async def test_warm_up_uses_the_example(python_model: Callable[[str], Path], args: Any, serve: Any) -> None:
+    client = await serve(args(python_model(WITH_EXAMPLE), "predictor:Predictor", warmup={"requests": 7}))
+    answer = await client.post("/", json={"inputs": [[1.0, 2.0]]})
+    assert answer.json()["outputs"]["calls"] == 8
+
+
+async def test_an_example_declares_types_and_dimensions(
+    python_model: Callable[[str], Path], args: Any, serve: Any
+) -> None:
+    client = await serve(args(python_model(WITH_EXAMPLE), "predictor:Predictor"))
+    metadata = (await client.get("/v2/models/digits")).json()
+    assert metadata["inputs"] == [{"name": "inputs", "datatype": "FP32", "shape": [-1, -1]}]
+    assert (await client.post("/", json={"inputs": [["a"]]})).status_code == 400
+    assert (await client.post("/", json={"inputs": [1.0]})).status_code == 400
+    assert (await client.post("/", json={"inputs": [[1.0, 2.0, 3.0]]})).status_code == 200
+
+
+async def test_warm_up_uses_declared_shapes(
+    torch_model: Path, args: Any, serve: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "ray.serve.sundog"):
+        await serve(args(torch_model, warmup={"requests": 3}))
+    assert "warm-up: 3 requests in" in caplog.text
+
+
+async def test_nothing_known_is_said(
+    python_model: Callable[[str], Path], args: Any, serve: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "ray.serve.sundog"):
+        client = await serve(args(python_model(COUNTING), "predictor:Predictor"))
+    assert "warm-up skipped: the model has no example() and no inputs in model.yaml" in caplog.text
+    assert (await client.post("/", json={"inputs": [1]})).json()["outputs"]["calls"] == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ("raise ValueError('cold')", "warm-up request 1 of 4 raised ValueError: cold"),
+        ("return float('nan')", "warm-up request 1 of 4: the model's output holds NaN or infinity"),
+        ("return object()", "warm-up request 1 of 4: the model's output holds an object of type object"),
+    ],
+)
+async def test_warm_up_fails(python_model: Callable[[str], Path], args: Any, body: str, says: str) -> None:
+    code = (
+        "class Predictor:\n    def load(self, path, config): pass\n    def example(self): return 'x'\n"
+        f"    def predict(self, batch):\n        {body}\n"
+    )
+    with pytest.raises(WarmupFailed) as caught:
+        await Replica.start(args(python_model(code), "predictor:Predictor"))
+    assert caught.value.message == says
+
+
+async def test_zeros_may_give_nan(torch_model: Path, args: Any, serve: Any, caplog: pytest.LogCaptureFixture) -> None:
+    source = (torch_model / "net.py").read_text().replace("return self", "return 0 / x.sum() + self")
+    (torch_model / "net.py").write_text(source)
+    with caplog.at_level(logging.WARNING, "ray.serve.sundog"):
+        client = await serve(args(torch_model))
+    assert "all zeros: the model's output holds NaN" in caplog.text
+    assert (await client.post("/", json={"inputs": [[1.0] * 4]})).status_code == 200
+    assert (await client.post("/", json={"inputs": [[0.0] * 4]})).json()["code"] == "OutputNotFinite"
+
+
+async def test_warm_up_times_out(python_model: Callable[[str], Path], args: Any) -> None:
+    code = (
+        "import threading\nRELEASE = threading.Event()\n"
+        "class Predictor:\n    def load(self, path, config): config['give'].append(RELEASE)\n"
+        "    def example(self): return 'x'\n    def predict(self, batch): RELEASE.wait()\n"
+    )
+    given: list[threading.Event] = []
+    with pytest.raises(WarmupTimeout, match=r"4 warm-up requests did not end within 0\.05 s"):
+        await Replica.start(
+            args(python_model(code), "predictor:Predictor", warmup={"timeoutSeconds": 0.05}, config={"give": given})
+        )
+    given[0].set()
+
+
+async def test_a_model_that_exits_while_it_loads(torch_model: Path, args: Any) -> None:
+    (torch_model / "net.py").write_text("def Net(): raise SystemExit(3)")
+    with pytest.raises(LoadFailed, match="the model raised SystemExit"):
+        await Replica.start(args(torch_model))
+
+
+async def test_settings_apply_in_place(python_model: Callable[[str], Path], args: Any, serve: Any) -> None:
+    client = await serve(args(python_model(COUNTING), "predictor:Predictor"), {"userConfig": {"factor": 2}})
+    assert (await client.post("/", json={"inputs": [1]})).json()["outputs"]["factor"] == 2
+    await client.replica.reconfigure({"userConfig": {"factor": 5}, "maxRequestBytes": 20})
+    assert (await client.post("/", json={"inputs": [1]})).json()["outputs"]["factor"] == 5
+    assert (await client.post("/", json={"inputs": [1] * 20})).status_code == 413
+
+
+@pytest.mark.parametrize("wrong", [{"userConfig": {"factor": 0}}, {"maxRequestBytes": -1}, "nonsense"])
+async def test_settings_that_are_wrong(
+    python_model: Callable[[str], Path], args: Any, serve: Any, wrong: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At the start they fail it; later the ones before stay in force, since raising would end a replica that serves."""
+    with pytest.raises(LoadFailed):
+        await serve(args(python_model(COUNTING), "predictor:Predictor"), wrong)
+    client = await serve(args(python_model(COUNTING), "predictor:Predictor"), {"userConfig": {"factor": 2}})
+    await client.replica.reconfigure(wrong)
+    assert "the one before stays in force" in caplog.text
+    assert (await client.post("/", json={"inputs": [1]})).json()["outputs"]["factor"] == 2
+
+
+async def test_requests_during_a_change_of_settings_are_all_answered(
+    python_model: Callable[[str], Path], args: Any, serve: Any
+) -> None:
+    client = await serve(args(python_model(COUNTING), "predictor:Predictor"))
+
+    async def ask() -> list[int]:
+        return [(await client.post("/", json={"inputs": [1]})).json()["outputs"]["factor"] for _ in range(20)]
+
+    async def change() -> list[int]:
+        for factor in range(1, 11):
+            await client.replica.reconfigure({"userConfig": {"factor": factor}})
+        return []
+
+    answers = await asyncio.gather(ask(), ask(), change())
+    for factors in answers[:2]:
+        assert factors == sorted(factors)
+        assert len(factors) == 20
+
+
+async def test_cores(torch_model: Path, args: Any, serve: Any) -> None:
+    before = torch.get_num_threads()
+    try:
+        client = await serve(args(torch_model) | {"cpu": 1.2})
+        assert torch.get_num_threads() == 2
+        assert await client.replica._thread.run(torch.get_num_threads) == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+async def test_one_call_at_a_time_in_order() -> None:
+    thread = ModelThread()
+    running, order = [0], []
+
+    def call(number: int) -> int:
+        running[0] += 1
+        assert running[0] == 1
+        order.append(number)
+        running[0] -= 1
+        return number
+
+    assert await asyncio.gather(*(thread.run(lambda number=number: call(number)) for number in range(50))) == list(
+        range(50)
+    )
+    assert order == list(range(50))
+    assert thread.idle
+    thread.close()
+
+
+async def test_a_call_nobody_waits_for_is_not_made() -> None:
+    thread, release, made = ModelThread(), threading.Event(), []
+    first = asyncio.create_task(thread.run(release.wait))
+    second = asyncio.create_task(thread.run(lambda: made.append(1)))
+    await asyncio.sleep(0)
+    second.cancel()
+    await asyncio.wait([second])
+    assert not thread.idle
+    release.set()
+    await first
+    await thread.run(lambda: None)
+    assert made == []
+    assert thread.idle
+    thread.close()
+
+
+async def test_a_stuck_model_is_unhealthy(torch_model: Path, args: Any, serve: Any) -> None:
+    client = await serve(args(torch_model))
+    replica, now, release, began = client.replica, [0.0], threading.Event(), threading.Event()
+    replica._thread._clock = lambda: now[0]
+    replica.check_health()
+    call = asyncio.create_task(replica._thread.run(lambda: (began.set(), release.wait())))
+    await asyncio.to_thread(began.wait)
+    now[0] = STUCK_AFTER_SECONDS
+    replica.check_health()
+    now[0] = STUCK_AFTER_SECONDS + 1
+    with pytest.raises(RuntimeError, match="busy with one call"):
+        replica.check_health()
+    release.set()
+    await call
+    replica.check_health()
+
+
+def test_pace_trusts_after_probation_and_forgets_slowly() -> None:
+    pace = Pace()
+    for _ in range(PROBATION_CALLS):
+        assert not pace.quick(100)
+        pace.observe(QUICK_SECONDS / 4)
+    assert pace.quick(100)
+    assert not pace.quick(SMALL_BYTES + 1)
+    pace.observe(LONG_SECONDS * 1.01)
+    for _ in range(PENALTY_CALLS):
+        assert not pace.quick(100)
+        pace.observe(QUICK_SECONDS / 4)
+    assert pace.quick(100)
+
+
+def test_pace_never_calls_a_slow_model_quick() -> None:
+    pace = Pace()
+    for _ in range(1000):
+        pace.observe(QUICK_SECONDS * 1.5)
+    assert not pace.quick(1)
+
+
+async def test_quick_passes_leave_the_thread_and_slow_ones_do_not(torch_model: Path, args: Any, serve: Any) -> None:
+    source = (
+        (torch_model / "net.py")
+        .read_text()
+        .replace("return self", "self.names.add(threading.current_thread().name); return self")
+    )
+    (torch_model / "net.py").write_text(
+        source.replace("super().__init__()", "super().__init__(); self.names = set()").replace(
+            "import torch", "import torch, threading"
+        )
+    )
+    client: httpx.AsyncClient = await serve(args(torch_model))
+    app: App = client.replica.app  # type: ignore[attr-defined]
+    assert app._pace is not None
+    names = (await _module(client)).names
+
+    async def ask() -> set[str]:
+        names.clear()
+        assert (await client.post("/", json={"inputs": [[1.0] * 4]})).status_code == 200
+        return set(names)
+
+    assert await ask() == {"sundog-model"}
+    app._pace = Pace()
+    app._pace._on_probation = 0
+    assert await ask() == {"MainThread"}
+    app._pace._mean = 1.0
+    assert await ask() == {"sundog-model"}
+
+
+async def _module(client: httpx.AsyncClient) -> Any:
+    predict = client.replica._model.predict  # type: ignore[attr-defined]
+    return next(cell.cell_contents for cell in predict.__closure__ if isinstance(cell.cell_contents, torch.nn.Module))
+
+
+async def test_a_model_that_changes_its_settings_still_gets_the_next_ones(
+    python_model: Callable[[str], Path], args: Any, serve: Any
+) -> None:
+    code = COUNTING.replace('self.factor = user_config.get("factor", 1)', 'self.factor = user_config.pop("factor", 1)')
+    client = await serve(args(python_model(code), "predictor:Predictor"), {"userConfig": {"factor": 2}})
+    await client.replica.reconfigure({"userConfig": {}})
+    assert (await client.post("/", json={"inputs": [1]})).json()["outputs"]["factor"] == 1

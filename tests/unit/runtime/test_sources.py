@@ -1,0 +1,222 @@
+"""URIs, digests, and what may be in a model's directory."""
+
+import errno
+import hashlib
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sundog_runtime.errors import (
+    AccessDenied,
+    DigestMismatch,
+    LoadFailed,
+    ModelNotFound,
+    ModelTooLarge,
+    NoSpace,
+    StartError,
+)
+from sundog_runtime.sources import tree
+from sundog_runtime.sources.files import open_model
+from sundog_runtime.sources.tree import from_os_error, read_tree, tree_digest
+from sundog_runtime.sources.uri import parse_uri
+
+
+@pytest.mark.parametrize(
+    ("uri", "path"),
+    [
+        ("file:///models/digits/v2", "/models/digits/v2"),
+        ("file:///models/digits/v2/", "/models/digits/v2"),
+        ("file:///models/a b@c/ü.pt", "/models/a b@c/ü.pt"),
+    ],
+)
+def test_plain_uris_are_taken_literally(uri: str, path: str) -> None:
+    assert str(parse_uri(uri).path) == path
+
+
+@pytest.mark.parametrize(
+    ("uri", "says"),
+    [
+        ("file:///models/../etc", "'..'"),
+        ("file:///models/..", "'..'"),
+        ("file:///models/./x", "'.'"),
+        ("file:///models//x", "empty"),
+        ("file:///models/%2e%2e/x", "'%'"),
+        ("file:///models/%2E/x", "'%'"),
+        ("file://user:secret@host/x", "user information"),
+        ("file://host/models", "'host'"),
+        ("file:///models#part", "'#'"),
+        ("file:///models?x=1", "'?'"),
+        ("file:///models\\x", "'\\\\'"),
+        ("file:///models\x00x", "control character"),
+        ("file:///models\nx", "control character"),
+        ("file:///", "below '/'"),
+        ("file://", "below '/'"),
+        ("file:/models", "file://"),
+        ("/models", "file://"),
+        ("s3://bucket/x", "file://"),
+        ("FILE:///models", "file://"),
+        ("", "file://"),
+    ],
+)
+def test_everything_else_is_refused_and_says_why(uri: str, says: str) -> None:
+    with pytest.raises(LoadFailed) as caught:
+        parse_uri(uri)
+    assert says in caught.value.message
+    assert "secret" not in caught.value.message
+
+
+@given(st.text(max_size=40))
+def test_no_uri_leads_out_of_where_it_points(tail: str) -> None:
+    try:
+        path = parse_uri(f"file:///models/{tail}").path
+    except StartError:
+        return
+    assert os.path.normpath(path) == str(path)
+    assert path.is_relative_to("/models")
+
+
+def test_tree_digest_is_the_documented_formula(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "b.txt").write_bytes(b"beta")
+    (tmp_path / "sub" / "a.txt").write_bytes(b"alpha")
+    rows = [
+        ["b.txt", 4, hashlib.sha256(b"beta").hexdigest()],
+        ["sub/a.txt", 5, hashlib.sha256(b"alpha").hexdigest()],
+    ]
+    body = json.dumps(rows, separators=(",", ":"), ensure_ascii=True).encode()
+    assert tree_digest(read_tree(tmp_path)) == "sha256:" + hashlib.sha256(body).hexdigest()
+
+
+@pytest.mark.parametrize("change", ["content", "name", "added", "removed", "hidden"])
+def test_every_change_of_a_tree_changes_its_digest(tmp_path: Path, change: str) -> None:
+    (tmp_path / "a").write_bytes(b"1")
+    (tmp_path / "b").write_bytes(b"2")
+    before = tree_digest(read_tree(tmp_path))
+    match change:
+        case "content":
+            (tmp_path / "a").write_bytes(b"3")
+        case "name":
+            (tmp_path / "a").rename(tmp_path / "c")
+        case "added":
+            (tmp_path / "c").write_bytes(b"")
+        case "removed":
+            (tmp_path / "a").unlink()
+        case "hidden":
+            (tmp_path / ".hidden").write_bytes(b"")
+    with pytest.raises(DigestMismatch, match="has the digest"):
+        open_model(f"file://{tmp_path}", before)
+
+
+def test_a_file_is_verified_by_the_hash_of_its_bytes(tmp_path: Path) -> None:
+    file = tmp_path / "m.safetensors"
+    file.write_bytes(b"weights")
+    digest = "sha256:" + hashlib.sha256(b"weights").hexdigest()
+    assert open_model(f"file://{file}", digest).path == file
+    with pytest.raises(DigestMismatch, match=digest):
+        open_model(f"file://{file}", "sha256:" + "0" * 64)
+
+
+@pytest.mark.parametrize("what", ["file link", "directory link", "dangling link", "pipe", "link in a directory"])
+def test_a_verified_tree_holds_regular_files_only(tmp_path: Path, what: str) -> None:
+    root = tmp_path / "model"
+    (root / "sub").mkdir(parents=True)
+    (tmp_path / "outside").write_bytes(b"outside")
+    match what:
+        case "file link":
+            (root / "x").symlink_to(tmp_path / "outside")
+        case "directory link":
+            (root / "x").symlink_to(tmp_path)
+        case "dangling link":
+            (root / "x").symlink_to(tmp_path / "nothing")
+        case "pipe":
+            os.mkfifo(root / "x")
+        case _:
+            (root / "sub" / "x").symlink_to(tmp_path / "outside")
+    with pytest.raises(DigestMismatch, match=r"x is a (symbolic link|named pipe)"):
+        open_model(f"file://{root}", "sha256:" + "0" * 64)
+
+
+def test_with_a_digest_the_model_itself_is_no_link(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "file").write_bytes(b"x")
+    for target in ("real", "file"):
+        link = tmp_path / f"{target}-link"
+        link.symlink_to(tmp_path / target)
+        with pytest.raises(DigestMismatch, match="symbolic link"):
+            open_model(f"file://{link}", "sha256:" + "0" * 64)
+        assert open_model(f"file://{link}", "").path == link
+
+
+def test_a_change_after_the_check_is_noticed(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"1")
+    files = open_model(f"file://{tmp_path}", tree_digest(read_tree(tmp_path)))
+    files.still_verified()
+    facts = (tmp_path / "a").stat()
+    (tmp_path / "a").write_bytes(b"2")
+    os.utime(tmp_path / "a", ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    with pytest.raises(DigestMismatch, match="a changed while the model was loaded"):
+        files.still_verified()
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFound, match="No such file"):
+        open_model(f"file://{tmp_path}/nothing", "")
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(ModelNotFound, match="Not a directory"):
+        open_model(f"file://{tmp_path}/file/below", "")
+
+
+def test_neither_file_nor_directory(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(LoadFailed, match="neither a directory nor a regular file"):
+        open_model(f"file://{tmp_path}/pipe", "")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_not_readable(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"1")
+    (tmp_path / "a").chmod(0)
+    with pytest.raises(AccessDenied, match="a: Permission denied"):
+        open_model(f"file://{tmp_path}", "sha256:" + "0" * 64)
+    (tmp_path / "a").chmod(stat.S_IRUSR)
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [
+        (errno.ENOENT, ModelNotFound),
+        (errno.EACCES, AccessDenied),
+        (errno.EPERM, AccessDenied),
+        (errno.ENOSPC, NoSpace),
+        (errno.EDQUOT, NoSpace),
+        (errno.EIO, LoadFailed),
+    ],
+)
+def test_system_errors_have_reasons(number: int, kind: type[StartError]) -> None:
+    error = from_os_error(OSError(number, "x"), "/m")
+    assert type(error) is kind
+    assert error.message == f"/m: {os.strerror(number)}"
+
+
+def test_trees_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tree, "MAX_FILES", 2)
+    for name in "abc":
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(ModelTooLarge, match="more than 2 files"):
+        read_tree(tmp_path)
+    monkeypatch.setattr(tree, "MAX_FILES", 10)
+    monkeypatch.setattr(tree, "MAX_DEPTH", 2)
+    (tmp_path / "1" / "2").mkdir(parents=True)
+    with pytest.raises(ModelTooLarge, match="deeper than 2"):
+        read_tree(tmp_path)
+
+
+def test_a_start_error_puts_its_reason_at_the_beginning_of_a_line() -> None:
+    text = str(DigestMismatch("two\nlines"))
+    assert "sundog: DigestMismatch: two lines" in text.splitlines()
+    assert len(DigestMismatch("x" * 5000).message) == 1000
