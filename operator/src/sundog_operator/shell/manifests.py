@@ -117,11 +117,9 @@ def read_file(path: Path, namespace: str, *, force_namespace: bool = False) -> t
 def parse(
     text: str, source: str, path: Path | None, namespace: str, *, force_namespace: bool = False
 ) -> tuple[list[Document], list[Problem]]:
-    """The documents of a text.
+    """The documents of a text, and what is wrong with it.
 
-    Args:
-        namespace: of objects that name none.
-        force_namespace: refuse objects of another namespace.
+    `namespace` is that of objects that name none; with `force_namespace` objects of another one are refused.
     """
     documents: list[Document] = []
     problems: list[Problem] = []

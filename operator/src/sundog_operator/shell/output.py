@@ -44,12 +44,7 @@ def print_document(document: Any, output: Format) -> None:
 
 
 def print_objects(kind: Kind, objects: Sequence[Object], output: Format, *, single: bool, namespaces: bool) -> None:
-    """Print objects of one kind.
-
-    Args:
-        single: one was asked for by name, and is printed without a list around it.
-        namespaces: show the namespace of each.
-    """
+    """Print objects of one kind: `single` without a list around it, with `namespaces` the namespace of each."""
     match output:
         case "name":
             for obj in objects:

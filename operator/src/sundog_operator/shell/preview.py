@@ -59,12 +59,7 @@ class _Change:
 
 
 def preview(manifest: Object, stored: Object | None, seen: Observed, now: datetime) -> Preview:
-    """Preview one ModelDeployment.
-
-    Args:
-        stored: the object as it is; None where there is none.
-        seen: what is observed of it; its `deployment` is replaced by the object as it would be.
-    """
+    """Preview one ModelDeployment, given the object as it is (None where there is none) and what is observed of it."""
     name = f"{manifest['metadata']['namespace']}/{manifest['metadata']['name']}"
     wanted = _merged(manifest, stored)
     if problems := _refused_by_server(manifest, wanted, stored):

@@ -26,8 +26,9 @@ _GRACE_S: Final = 1.0
 class ManifestFiles:
     """Applies the manifests at a path, and follows them.
 
-    A document is applied at the start and whenever it changed, so what `sundog apply` did meanwhile stays until then. An error is shown once,
-    and what serves is kept. An object is deleted only if it came from a file and that file can be read and does not describe it any more.
+    A document is applied at the start and whenever it changed, so what `sundog apply` did meanwhile stays until then.
+    An error is shown once, and what serves is kept. An object is deleted only if it came from a file that can be read
+    and does not describe it any more.
     """
 
     def __init__(

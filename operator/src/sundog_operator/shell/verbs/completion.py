@@ -11,7 +11,7 @@ _VARIABLE = "_SUNDOG_COMPLETE"
 @click.command()
 @click.argument("shell", type=click.Choice(("bash", "zsh", "fish")))
 def completion(shell: str) -> None:
-    """Print the completion script of a shell.
+    r"""Print the completion script of a shell.
 
     \b
     bash: sundog completion bash > ~/.local/share/bash-completion/completions/sundog

@@ -1,0 +1,50 @@
+# `make run` shows it working, `make test` checks it; both need Python 3.11+ with pip, and nothing else.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+SOURCES := pyproject.toml constraints.txt
+
+.PHONY: run test check unit integration prove generate format clean
+
+# The demo: two small networks on real handwritten digits, through a canary and a broken release.
+run: $(VENV)/.ready
+	$(BIN)/sundog demo
+
+# Everything that gates a change.
+test: check unit integration
+
+# Style, types and layers; under a minute.
+check: $(VENV)/.ready
+	$(BIN)/ruff format --check operator serving tests
+	$(BIN)/ruff check operator serving tests
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# No Ray, no HAProxy: two processes, since the tests share nothing.
+unit: $(VENV)/.ready
+	$(BIN)/pytest tests/unit tests/contract -n 2 --dist loadfile
+
+# Real Ray, real HAProxy, one after the other.
+integration: $(VENV)/.ready
+	$(BIN)/pytest tests/integration
+
+# Long campaigns; results go to docs/benchmarks.md.
+prove: $(VENV)/.ready
+	$(BIN)/pytest tests/bench -s
+
+# The CRDs from the types.
+generate: $(VENV)/.ready
+	$(BIN)/python -m sundog_operator.api.generate
+
+format: $(VENV)/.ready
+	$(BIN)/ruff format operator serving tests
+	$(BIN)/ruff check --fix operator serving tests
+
+$(VENV)/.ready: $(SOURCES)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) out .mypy_cache .ruff_cache .pytest_cache .hypothesis
