@@ -34,39 +34,6 @@ def test_at_first_everything_is_unknown_and_nothing_abnormal_is_there() -> None:
     }
 
 
-def test_ready_follows_from_the_others() -> None:
-    assert named(ready())["Ready"].status == "True"
-
-
-@pytest.mark.parametrize("broken", DEPENDENCIES)
-def test_ready_takes_the_reason_of_what_is_false(broken: str) -> None:
-    conditions = fresh(ready())
-    conditions.mark_false(broken, "NoGPU", "needs 4 GPUs, quota leaves 2", at=LATER)
-    found = conditions.get("Ready")
-    assert found is not None
-    assert (found.status, found.reason, found.message, found.last_transition_time) == (
-        "False", "NoGPU", "needs 4 GPUs, quota leaves 2", LATER,
-    )  # fmt: skip
-
-
-def test_false_outweighs_unknown_and_the_first_cause_speaks() -> None:
-    conditions = fresh(ready())
-    conditions.mark_unknown("SpecAccepted", "Asking", at=LATER)
-    conditions.mark_false("RevisionReady", "LoadFailed", at=LATER)
-    conditions.mark_false("TrafficSynced", "EdgeSilent", at=LATER)
-    found = conditions.get("Ready")
-    assert found is not None
-    assert (found.status, found.reason) == ("False", "LoadFailed")
-
-
-def test_unknown_makes_ready_unknown() -> None:
-    conditions = fresh(ready())
-    conditions.mark_unknown("TrafficSynced", "RayUnavailable", at=LATER)
-    found = conditions.get("Ready")
-    assert found is not None
-    assert (found.status, found.reason) == ("Unknown", "RayUnavailable")
-
-
 def test_the_transition_time_moves_only_when_the_status_flips() -> None:
     conditions = fresh(ready(), at=LATER)
     conditions.mark_true("RevisionReady", "StillFine", "3 of 3 replicas", at=LATER)
@@ -75,7 +42,6 @@ def test_the_transition_time_moves_only_when_the_status_flips() -> None:
     conditions.mark_false("RevisionReady", "Lost", at=LATER)
     found = named(conditions.conditions())
     assert found["RevisionReady"].last_transition_time == LATER
-    assert found["Ready"].last_transition_time == LATER
     assert found["SpecAccepted"].last_transition_time == START
 
 
@@ -91,7 +57,6 @@ def test_a_clock_that_steps_back_moves_nothing_backwards() -> None:
     conditions.mark_false("RevisionReady", "Lost", at=START)
     found = named(conditions.conditions())
     assert found["RevisionReady"].last_transition_time == LATER
-    assert found["Ready"].last_transition_time == LATER
 
 
 def test_a_pass_that_finds_the_same_changes_nothing() -> None:
@@ -108,7 +73,6 @@ def test_what_is_marked_carries_the_generation_that_was_looked_at() -> None:
     found = named(conditions.conditions())
     assert found["SpecAccepted"].observed_generation == 2
     assert found["RevisionReady"].observed_generation == 1
-    assert found["Ready"].observed_generation == 2
 
 
 def test_abnormal_conditions_are_there_only_while_they_are_true() -> None:
@@ -128,11 +92,9 @@ def test_conditions_of_others_are_dropped() -> None:
     assert "Foreign" not in named(fresh((foreign,)).conditions())
 
 
-def test_only_known_conditions_that_nothing_derives_can_be_marked() -> None:
+def test_only_known_conditions_can_be_marked() -> None:
     with pytest.raises(ValueError, match="Redy is none of Ready, Reconciling"):
         fresh().mark_true("Redy", "Fine", at=START)
-    with pytest.raises(ValueError, match="Ready follows from SpecAccepted"):
-        fresh().mark_true("Ready", "Fine", at=START)
 
 
 def test_long_messages_are_cut() -> None:

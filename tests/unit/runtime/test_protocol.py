@@ -183,6 +183,13 @@ async def test_protocol_bodies_that_are_wrong(client: httpx.AsyncClient, body: A
     assert says in problem(answer, 400, code)
 
 
+async def test_a_batch_of_nothing(torch_model: Path, args: Any, serve: Any) -> None:
+    (torch_model / "model.yaml").write_text("inputs: [{name: x, dtype: float32, shape: [-1]}]")
+    client = await serve(args(torch_model, warmup={"requests": 0}))
+    problem(await client.post("/", json={"inputs": []}), 400, "EmptyInput")
+    problem(await client.post("/v2/models/digits/infer", json=tensor([], shape=[0])), 400, "EmptyInput")
+
+
 async def test_a_tensor_without_data(client: httpx.AsyncClient) -> None:
     body = tensor(ROW)
     del body["inputs"][0]["data"]
@@ -213,6 +220,8 @@ async def test_bodies_that_are_too_large(torch_model: Path, args: Any, serve: An
     fits = json.dumps({"inputs": [ROW]}).encode().ljust(100)
     assert (await client.post("/", content=fits)).status_code == 200
     assert "100 bytes" in problem(await client.post("/", content=fits + b" "), 413, "BodyTooLarge")
+    assert (await client.post("/", content=Body(fits, 1))).status_code == 200
+    assert "100 bytes" in problem(await client.post("/", content=Body(fits + b" ", 1)), 413, "BodyTooLarge")
     body = Body(b" " * 40, 1000)
     assert "100 bytes" in problem(await client.post("/", content=body), 413, "BodyTooLarge")
     assert body.taken == 3, "a body is not read beyond the limit"

@@ -270,6 +270,13 @@ async def test_quick_passes_leave_the_thread_and_slow_ones_do_not(torch_model: P
     app._pace = Pace()
     app._pace._on_probation = 0
     assert await ask() == {"MainThread"}
+    release = threading.Event()
+    busy = asyncio.create_task(app._thread.run(release.wait))
+    await asyncio.sleep(0)
+    asked = asyncio.create_task(ask())
+    asyncio.get_running_loop().call_later(0.01, release.set)
+    assert await asked == {"sundog-model"}, "a pass on the event loop beside one on the thread"
+    await busy
     app._pace._mean = 1.0
     assert await ask() == {"sundog-model"}
 

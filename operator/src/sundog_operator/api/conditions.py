@@ -38,27 +38,21 @@ def clip(message: str, limit: int = MAX_MESSAGE_LENGTH) -> str:
 class ConditionSet:
     """The conditions of one object during one pass.
 
-    Callers mark what they found; `Ready` (the first name) follows from the conditions it depends on: False where one is
-    False, else Unknown where one is Unknown, with that condition's reason and message. Without dependencies it is
-    marked like any other. `abnormal` conditions are present only while they are True. What is not marked stays as it
-    was; at first it is Unknown, reason Pending.
+    Callers mark what they found. `abnormal` conditions are present only while they are True. What is not marked stays as it was; at first
+    it is Unknown, reason Pending. An earlier time than the stored one never moves `last_transition_time` back.
     """
 
     def __init__(
         self,
-        ready: str,
-        depends_on: Sequence[str] = (),
+        types: Sequence[str],
         *,
-        informative: Sequence[str] = (),
         abnormal: Sequence[str] = (),
         previous: Sequence[Condition] = (),
         generation: int = 0,
         at: datetime,
     ) -> None:
-        self._ready = ready
-        self._depends_on = tuple(depends_on)
         self._abnormal = tuple(abnormal)
-        self._order = (ready, *abnormal, *depends_on, *informative)
+        self._order = (*types[:1], *abnormal, *types[1:])
         self._stored = {condition.type: condition for condition in previous}
         self._generation = generation
         self._conditions = {
@@ -66,24 +60,21 @@ class ConditionSet:
             for type_ in self._order
             if type_ not in self._abnormal or type_ in self._stored
         }
-        self._at = at
 
     def mark_true(self, type_: str, reason: str, message: str = "", *, at: datetime) -> None:
-        """Raises ValueError for a type that is unknown or derived."""
+        """Raises ValueError for an unknown type."""
         self._mark(type_, "True", reason, message, at)
 
     def mark_false(self, type_: str, reason: str, message: str = "", *, at: datetime) -> None:
-        """An abnormal condition disappears. Raises ValueError for a type that is unknown or derived."""
+        """An abnormal condition disappears. Raises ValueError for an unknown type."""
         self._mark(type_, "False", reason, message, at)
 
     def mark_unknown(self, type_: str, reason: str, message: str = "", *, at: datetime) -> None:
-        """An abnormal condition disappears. Raises ValueError for a type that is unknown or derived."""
+        """An abnormal condition disappears. Raises ValueError for an unknown type."""
         self._mark(type_, "Unknown", reason, message, at)
 
     def get(self, type_: str) -> Condition | None:
-        """The condition as it stands now, `Ready` included; None where it is absent."""
-        if type_ == self._ready and self._depends_on:
-            return self._derived()
+        """The condition as it stands now; None where it is absent."""
         return self._conditions.get(type_)
 
     def conditions(self) -> tuple[Condition, ...]:
@@ -93,21 +84,10 @@ class ConditionSet:
     def _mark(self, type_: str, status: Truth, reason: str, message: str, at: datetime) -> None:
         if type_ not in self._order:
             raise ValueError(f"{type_} is none of {', '.join(self._order)}")
-        if type_ == self._ready and self._depends_on:
-            raise ValueError(f"{type_} follows from {', '.join(self._depends_on)}; mark those")
-        self._at = max(self._at, at)
         if type_ in self._abnormal and status != "True":
             self._conditions.pop(type_, None)
             return
         self._conditions[type_] = self._condition(type_, status, reason, message, at)
-
-    def _derived(self) -> Condition:
-        causes = [self._conditions[type_] for type_ in self._depends_on]
-        for status in ("False", "Unknown"):
-            for cause in causes:
-                if cause.status == status:
-                    return self._condition(self._ready, cause.status, cause.reason, cause.message, self._at)
-        return self._condition(self._ready, "True", self._ready, "", self._at)
 
     def _condition(self, type_: str, status: Truth, reason: str, message: str, at: datetime) -> Condition:
         stored = self._stored.get(type_)
@@ -125,11 +105,13 @@ class ConditionSet:
 
 
 def model_deployment_conditions(previous: Sequence[Condition], *, generation: int, at: datetime) -> ConditionSet:
-    """The conditions of a ModelDeployment. `Ready` says that the stable revision serves."""
+    """The conditions of a ModelDeployment.
+
+    `Ready` says that the stable revision serves. It is marked and does not follow from the others: a candidate that fails, or a spec that
+    is refused, takes nothing away from what serves.
+    """
     return ConditionSet(
-        "Ready",
-        depends_on=("SpecAccepted", "CapacityAvailable", "RevisionReady", "TrafficSynced"),
-        informative=("Progressing", "Promoted"),
+        ("Ready", "SpecAccepted", "CapacityAvailable", "RevisionReady", "TrafficSynced", "Progressing", "Promoted"),
         abnormal=("Reconciling", "Stalled"),
         previous=previous,
         generation=generation,
@@ -138,7 +120,6 @@ def model_deployment_conditions(previous: Sequence[Condition], *, generation: in
 
 
 def experiment_conditions(previous: Sequence[Condition], *, generation: int, at: datetime) -> ConditionSet:
-    """The conditions of an Experiment. `Ready` is marked: an experiment that ended is ready too."""
-    return ConditionSet(
-        "Ready", informative=("Running", "DataQuality", "Conclusive"), previous=previous, generation=generation, at=at
-    )
+    """The conditions of an Experiment. One that ended is ready too."""
+    types = ("Ready", "Running", "DataQuality", "Conclusive")
+    return ConditionSet(types, previous=previous, generation=generation, at=at)

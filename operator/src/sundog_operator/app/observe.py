@@ -111,6 +111,7 @@ def _rollout(obj: Object) -> Rollout:
     return Rollout(
         name=meta["name"],
         uid=meta["uid"],
+        generation=int(meta.get("generation", 0)),
         revision=int((meta.get("labels") or {}).get(names.LABEL_REVISION, "0")),
         status=ExperimentStatus.parse(obj.get("status")),
     )

@@ -34,8 +34,10 @@ async def _act(world: World, stored: Object, decided: Plan) -> None:
         await _commit(world, Ref(EXPERIMENT, namespace, name), status.to_json())
     await _write_status(world, stored, decided.status.to_json())
     await record(world, stored, decided.events)
-    for name in decided.deletes:
+    for name in decided.surplus_revisions:
         await world.kube.delete(Ref(CONTROLLER_REVISION, namespace, name))
+    for name in decided.surplus_experiments:
+        await world.kube.delete(Ref(EXPERIMENT, namespace, name))
 
 
 async def _create(world: World, child: Object) -> None:

@@ -25,6 +25,7 @@ class Rollout:
 
     name: str
     uid: str
+    generation: int
     revision: int
     status: ExperimentStatus
 

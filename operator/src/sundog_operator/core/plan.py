@@ -20,18 +20,20 @@ from sundog_operator.core.spec import accept
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to write, in this order: creates, the rollout's status, the status, deletes. What equals the stored is not written again.
+    """What to write, in this order: creates, the rollout's status, the status, then what is surplus goes. What equals the stored is not written again.
 
     Attributes:
         rollout: (Experiment name, status) to commit, or None.
-        deletes: names of ControllerRevisions beyond the history limit.
+        surplus_revisions: names of ControllerRevisions beyond the history limit.
+        surplus_experiments: names of rollout Experiments beyond it.
         requeue_after_s: when to look again without being woken, in seconds.
     """
 
     creates: tuple[Json, ...]
     rollout: tuple[str, ExperimentStatus] | None
     status: ModelDeploymentStatus
-    deletes: tuple[str, ...]
+    surplus_revisions: tuple[str, ...]
+    surplus_experiments: tuple[str, ...]
     events: tuple[Event, ...]
     requeue_after_s: float
 
@@ -57,11 +59,13 @@ def plan(seen: Observed, now: datetime) -> Plan:
     choose.let_go(draft)
     say.measure(draft)
     say.conclude(draft)
+    say.conclude_rollout(draft)
     return Plan(
         creates=tuple(draft.creates),
         rollout=draft.commit,
         status=draft.status,
-        deletes=_surplus(draft),
+        surplus_revisions=_surplus_revisions(draft),
+        surplus_experiments=_surplus_experiments(draft),
         events=tuple(draft.events),
         requeue_after_s=say.requeue_after_s(draft),
     )
@@ -102,10 +106,20 @@ def _walk(draft: Draft) -> None:
         draft.events.extend(say.shift_events(draft, progress, after))
 
 
-def _surplus(draft: Draft) -> tuple[str, ...]:
+def _surplus_revisions(draft: Draft) -> tuple[str, ...]:
     kept = set(live.live_revisions(draft.status)) | ({draft.wanted.number} if draft.wanted else set())
     if draft.status.candidate is not None:
         kept.add(draft.status.candidate.revision)
     return tuple(
         names.application(draft.service, revision.number) for revision in revisions.surplus(draft.seen.revisions, kept)
     )
+
+
+def _surplus_experiments(draft: Draft) -> tuple[str, ...]:
+    ended = [
+        rollout
+        for rollout in draft.seen.rollouts
+        if machine.is_over(rollout.status) and rollout.name != draft.before.experiment
+    ]
+    ended.sort(key=lambda rollout: (rollout.status.plan.frozen_at or draft.now, rollout.name))
+    return tuple(rollout.name for rollout in ended[: max(0, len(ended) - revisions.HISTORY_LIMIT)])

@@ -3,16 +3,24 @@
 from datetime import timedelta
 from typing import Final
 
-from sundog_operator.api import Condition, ConditionSet, ExperimentStatus, RevisionStatus
+from sundog_operator.api import (
+    Condition,
+    ExperimentStatus,
+    RevisionStatus,
+    experiment_conditions,
+    model_deployment_conditions,
+)
 from sundog_operator.core import choose, events, live, names, traffic
 from sundog_operator.core.draft import Draft
 from sundog_operator.core.events import Event
-from sundog_operator.core.rollout import machine
+from sundog_operator.core.rollout import freeze, machine
 
 POLL_S: Final = 0.3
+WAITING_S: Final = 1.0
 RESYNC_S: Final = 15.0
 CONFIRM_GRACE: Final = timedelta(seconds=30)
 COUNTS_PERIOD: Final = timedelta(seconds=60)
+NOT_EVALUATED: Final = "counters are kept, but no evidence is weighed in a rollout gated by time or by hand"
 
 Said = tuple[str, str, str]
 """(status, reason, message) of a condition."""
@@ -88,14 +96,7 @@ def conclude(draft: Draft) -> None:
     said["Stalled"] = _stalled(draft, said)
     settled = said["Ready"][0] == "True" or said["Stalled"][0] == "True"
     said["Reconciling"] = ("False", "", "") if settled else ("True", said["Ready"][1], said["Ready"][2])
-    conditions = ConditionSet(
-        "Ready",
-        informative=("SpecAccepted", "CapacityAvailable", "RevisionReady", "TrafficSynced", "Progressing", "Promoted"),
-        abnormal=("Reconciling", "Stalled"),
-        previous=draft.before.conditions,
-        generation=generation,
-        at=draft.now,
-    )
+    conditions = model_deployment_conditions(draft.before.conditions, generation=generation, at=draft.now)
     mark = {"True": conditions.mark_true, "False": conditions.mark_false, "Unknown": conditions.mark_unknown}
     for type_, (status, reason, message) in said.items():
         mark[status](type_, reason, message, at=draft.now)
@@ -233,12 +234,43 @@ def _stalled(draft: Draft, said: dict[str, Said]) -> Said:
     return "False", "", ""
 
 
-def requeue_after_s(draft: Draft) -> float:
-    """Poll while something is on its way; else look in from time to time, for the cluster's status is not watched."""
-    moving = (
-        draft.status.candidate is not None
-        or bool(draft.status.retiring)
-        or any(c.type in ("Ready", "TrafficSynced") and c.status != "True" for c in draft.status.conditions)
+def conclude_rollout(draft: Draft) -> None:
+    """Set the conditions of the Experiment whose status is about to be committed."""
+    attempt = next(
+        (rollout for rollout in draft.seen.rollouts if draft.commit and rollout.name == draft.commit[0]), None
     )
-    stalled = any(c.type == "Stalled" for c in draft.status.conditions)
-    return POLL_S if moving and not (stalled and draft.status.stable is None) else RESYNC_S
+    if draft.commit is None or attempt is None:
+        return
+    name, status = draft.commit
+    conditions = experiment_conditions(attempt.status.conditions, generation=attempt.generation, at=draft.now)
+    mark_running = conditions.mark_false if machine.is_over(status) else conditions.mark_true
+    reason = status.verdict.reason.partition(":")[0] if machine.is_over(status) else status.phase
+    mark_running("Running", reason, status.verdict.reason if machine.is_over(status) else "", at=draft.now)
+    conditions.mark_true("Ready", status.phase, "", at=draft.now)
+    conditions.mark_unknown("DataQuality", "NotEvaluated", NOT_EVALUATED, at=draft.now)
+    conditions.mark_false("Conclusive", freeze.UNDECIDED, freeze.NO_EVIDENCE, at=draft.now)
+    update = {"observed_generation": attempt.generation, "conditions": conditions.conditions()}
+    draft.commit = (name, status.model_copy(update=update))
+
+
+def requeue_after_s(draft: Draft) -> float:
+    """Poll while something is on its way, look after a step that waits, else look in from time to time."""
+    truths = {condition.type: condition.status for condition in draft.status.conditions}
+    if draft.commit is not None or draft.creates:
+        return 0.0
+    if (
+        draft.status.candidate is None
+        and not draft.status.retiring
+        and truths["Ready"] == truths["TrafficSynced"] == "True"
+    ):
+        return RESYNC_S
+    if truths.get("Stalled") == "True" and draft.status.stable is None:
+        return RESYNC_S
+    progress = draft.progress
+    collecting = (
+        progress is not None
+        and progress.step is not None
+        and progress.step.since is not None
+        and progress.epoch.confirmed
+    )
+    return WAITING_S if collecting and truths["TrafficSynced"] == "True" else POLL_S

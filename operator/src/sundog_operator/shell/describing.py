@@ -20,8 +20,6 @@ from sundog_operator.core.revisions import Revision
 from sundog_operator.core.rollout import machine
 from sundog_operator.ports import Object
 
-_GATES = {"manual": "waits for promote", "time": "after {}", "evidence": "on evidence", "none": "at once"}
-
 
 @dataclass(frozen=True, slots=True)
 class Subject:
@@ -109,7 +107,7 @@ def _grid(*columns: str, header: bool = False) -> Table:
     table = Table(box=None, show_header=header, header_style="", pad_edge=True, padding=(0, 2, 0, 0))
     for index, name in enumerate(columns):
         last = index == len(columns) - 1
-        table.add_column(name, overflow="fold", no_wrap=not last and name not in ("REASON",))
+        table.add_column(name, overflow="fold", no_wrap=not last and name != "REASON")
     return table
 
 
@@ -160,7 +158,7 @@ def _steps(status: ExperimentStatus) -> RenderableType:
     current = status.step.index if status.step else 0
     concluded = status.phase == machine.CONCLUDED
     for index, step in enumerate(status.plan.steps, start=1):
-        gate = _GATES.get(step.gate, step.gate).format(format_duration(step.min_duration))
+        gate = f"for {format_duration(step.min_duration)}" if step.gate == "time" else step.gate
         if concluded or index < current:
             told = "passed"
         elif index == current and status.step is not None:

@@ -37,6 +37,16 @@ class Document:
         return ref_of(self.object)
 
 
+def is_same(before: Object | None, after: Object) -> bool:
+    """Whether an apply left an object as it was; its status, which others write meanwhile, does not count."""
+    return before is not None and _content(before) == _content(after)
+
+
+def _content(obj: Object) -> tuple[Any, ...]:
+    meta = obj["metadata"]
+    return meta["uid"], meta.get("generation"), meta.get("labels"), meta.get("annotations")
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """What is wrong with a file or a document of it. `skipped`: it is no mistake, but nothing that is served here."""

@@ -6,7 +6,7 @@ import os
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
@@ -15,7 +15,6 @@ from sundog_operator.shell.exits import CommandFailed, Exit
 if TYPE_CHECKING:
     from sundog_operator.adapters.kubernetes_client import KubernetesClient
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 MANAGER: Final = "sundog-cli"
@@ -129,9 +128,7 @@ class Server:
     namespace: str
 
 
-def talks_to_server(
-    command: Callable[Concatenate[Server, P], Awaitable[T]],
-) -> Callable[..., T]:
+def talks_to_server(command: Callable[..., Awaitable[T]]) -> Callable[..., T]:
     """Give a command the options that choose its API server, and run it as a coroutine with a connection."""
 
     @functools.wraps(command)
@@ -158,11 +155,6 @@ async def _connected(target: Target, use: Callable[[Server], Awaitable[T]]) -> T
         await kube.close()
 
 
-async def connect_for(selection: Selection, use: Callable[[Server], Awaitable[T]]) -> T:
-    """Run something with a connection. Raises CommandFailed, DependencyError."""
-    return await _connected(resolve(selection, os.environ), use)
-
-
 def complete_name(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
     """Names of ModelDeployments for shell completion; none where the server does not answer at once."""
     from sundog_operator.ports import MODEL_DEPLOYMENT
@@ -172,9 +164,16 @@ def complete_name(ctx: click.Context, _parameter: click.Parameter, incomplete: s
             objects = await server.kube.list(MODEL_DEPLOYMENT, server.namespace)
         return [obj["metadata"]["name"] for obj in objects if obj["metadata"]["name"].startswith(incomplete)]
 
-    given = {name: ctx.params.get(name) for name in ("kubeconfig", "context", "state_dir", "instance", "namespace")}
+    given = ctx.params
+    selection = Selection(
+        kubeconfig=given.get("kubeconfig"),
+        context=given.get("context"),
+        state_dir=given.get("state_dir"),
+        instance=given.get("instance"),
+        namespace=given.get("namespace"),
+    )
     try:
-        return asyncio.run(connect_for(Selection(**given), names))
+        return asyncio.run(_connected(resolve(selection, os.environ), names))
     except Exception:  # noqa: BLE001 a completion that fails must not disturb the prompt
         return []
 

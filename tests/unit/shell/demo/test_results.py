@@ -53,8 +53,8 @@ def test_a_phase_counts_what_was_sent_in_it_and_nothing_else() -> None:
     found = results.summarise(samples, [Phase("canary", 1.0, 2.0, {1: 75, 2: 25})], LABELS).phases[0]
     assert found.requests == 100
     assert [(share.revision, share.configured, share.observed) for share in found.shares] == [(1, 75, 75), (2, 25, 25)]
-    # 1.96 · sqrt(0.25 · 0.75 / 100)
-    assert [share.margin for share in found.shares] == [pytest.approx(8.487, abs=1e-3)] * 2
+    # 2.576 · sqrt(0.25 · 0.75 / 100)
+    assert [share.margin for share in found.shares] == [pytest.approx(11.154, abs=1e-3)] * 2
 
 
 def test_a_revision_that_was_not_configured_is_shown_with_what_it_got() -> None:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from sundog_operator.shell.demo.load import Sample
 
-_Z95: Final = 1.96
+_Z99: Final = 2.576
 _PROBLEMS_SHOWN: Final = 5
 
 
@@ -31,7 +31,7 @@ class Phase:
 class Share:
     """A revision's share of the requests of one phase, in percent.
 
-    `margin` is how far chance alone moves the observed share from the configured one in 95 of 100 runs: 1.96 standard
+    `margin` is how far chance alone moves the observed share from the configured one in 99 of 100 runs: 2.576 standard
     deviations of a binomial proportion.
     """
 
@@ -161,7 +161,7 @@ def _of_phase(phase: Phase, answered: Sequence[Sample]) -> PhaseResult:
         configured = phase.weights.get(revision, 0) / 100
         spread = math.sqrt(configured * (1 - configured) / total) if total else math.nan
         observed = counts[revision] / total if total else math.nan
-        shares.append(Share(revision, 100 * configured, 100 * observed, 100 * _Z95 * spread))
+        shares.append(Share(revision, 100 * configured, 100 * observed, 100 * _Z99 * spread))
     return PhaseResult(phase, total, tuple(shares))
 
 

@@ -96,7 +96,7 @@ class ManifestFiles:
             self._view.problem(f"{document.source}: {one_line(err)}")
             return
         self._origins.remember(ref, Origin(str(document.path), stored["metadata"]["uid"]))
-        if before is None or before["metadata"]["resourceVersion"] != stored["metadata"]["resourceVersion"]:
+        if not manifests.is_same(before, stored):
             self._view.notice(f"{ref} {'changed' if before else 'created'} from {document.source}")
 
     def _gone(self, reading: Reading) -> set[Ref]:

@@ -1,5 +1,6 @@
 """What `sundog local up` shows: a live table on a terminal, else one plain line per change."""
 
+import contextlib
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -73,11 +74,11 @@ class LineView:
     def notice(self, text: str) -> None:
         """See View."""
         if not self._quiet:
-            click.echo(f"{_now()} {text}")
+            _echo(f"{_now()} {text}")
 
     def problem(self, text: str) -> None:
         """See View."""
-        click.echo(f"{_now()} error: {text}" if not self._quiet else f"error: {text}", err=True)
+        _echo(f"error: {text}" if self._quiet else f"{_now()} error: {text}", err=True)
 
     def deployments(self, objects: Sequence[Object]) -> None:
         """See View."""
@@ -135,7 +136,8 @@ class TableView:
 
     def close(self) -> None:
         """See View."""
-        self._live.stop()
+        with contextlib.suppress(OSError):
+            self._live.stop()
 
     def _line(self, text: Text) -> None:
         self._lines.append(Text(f"{_now()} ", style="dim").append_text(text))
@@ -149,7 +151,14 @@ class TableView:
             style = _STYLES.get(row["READY"], "")
             table.add_row(*(Text(value, style=style if name == "READY" else "") for name, value in row.items()))
         body = table if self._rows else Text(f"{self._title}\nno ModelDeployment yet")
-        self._live.update(Group(body, Text(), *self._lines), refresh=True)
+        with contextlib.suppress(OSError):
+            self._live.update(Group(body, Text(), *self._lines), refresh=True)
+
+
+def _echo(text: str, *, err: bool = False) -> None:
+    # A closed terminal or pipe must not keep an instance from being ended in order.
+    with contextlib.suppress(OSError):
+        click.echo(text, err=err)
 
 
 def _now() -> str:

@@ -1,5 +1,6 @@
 """`sundog apply`."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -8,7 +9,6 @@ import click
 
 from sundog_operator.api import unknown_fields
 from sundog_operator.errors import SundogError
-from sundog_operator.ports import Ref
 from sundog_operator.shell import manifests
 from sundog_operator.shell.exits import CommandFailed, Exit, exit_of, one_line
 from sundog_operator.shell.manifests import Document, Problem
@@ -55,19 +55,8 @@ async def _apply(server: Server, document: Document, validate: bool) -> str:
         raise CommandFailed(f"{document.ref}: {unknown[0]}: unknown field")
     before = await server.kube.get(document.ref)
     after = await server.kube.apply(document.object)
-    return f"{name_of(document.ref)} {_change(before, after)}"
-
-
-def _change(before: manifests.Object | None, after: manifests.Object) -> str:
-    if before is None:
-        return "created"
-    same = before["metadata"].get("resourceVersion") == after["metadata"].get("resourceVersion")
-    return "unchanged" if same else "configured"
-
-
-def name_of(ref: Ref) -> str:
-    """An object's full name."""
-    return full_name(ref.kind, ref.name)
+    done = "created" if before is None else "unchanged" if manifests.is_same(before, after) else "configured"
+    return f"{full_name(document.ref.kind, document.ref.name)} {done}"
 
 
 def read_all(files: Sequence[Path], namespace: str) -> tuple[list[Document], list[Problem]]:
@@ -76,7 +65,7 @@ def read_all(files: Sequence[Path], namespace: str) -> tuple[list[Document], lis
     problems: list[Problem] = []
     for file in files:
         if str(file) == "-":
-            text = click.get_text_stream("stdin").read()
+            text = sys.stdin.read()
             found, wrong = manifests.parse(text, "standard input", None, namespace)
         else:
             reading = manifests.read(file, namespace)

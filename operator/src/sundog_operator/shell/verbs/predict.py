@@ -1,5 +1,6 @@
 """`sundog predict`."""
 
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,11 +77,13 @@ def _body(data: str | None, file: Path | None) -> bytes:
     """The request: an object with `inputs` as it is, anything else as the inputs. Raises UsageError, CommandFailed."""
     if (data is None) == (file is None):
         raise click.UsageError("give either --data or -f")
-    if file is not None:
-        data = click.get_text_stream("stdin").read() if str(file) == "-" else file.read_text(encoding="utf-8")
     try:
+        if file is not None:
+            data = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
         parsed = orjson.loads(data or "")
-    except orjson.JSONDecodeError as err:
+    except OSError as err:
+        raise CommandFailed(f"{file}: {err.strerror}") from None
+    except ValueError as err:
         raise CommandFailed(f"the data is not JSON: {err}") from None
     return orjson.dumps(parsed if isinstance(parsed, dict) and _INPUTS in parsed else {_INPUTS: parsed})
 

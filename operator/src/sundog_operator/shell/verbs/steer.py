@@ -164,7 +164,8 @@ async def _previous(server: Server, obj: Object) -> int:
 
 def failed_revisions(attempts: Sequence[Object]) -> frozenset[int]:
     """Revisions whose rollouts all ended without a promotion."""
-    promoted, stopped = set(), set()
+    promoted: set[int] = set()
+    stopped: set[int] = set()
     for attempt in attempts:
         number = int((attempt["metadata"].get("labels") or {}).get(names.LABEL_REVISION, "0"))
         phase = ExperimentStatus.parse(attempt.get("status")).phase

@@ -1,0 +1,166 @@
+"""The command line in this process, against an API server that a reconciler with stand-ins for Ray and the edge works on."""
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import orjson
+import pytest
+
+from doubles.cluster import NAMESPACE, Cluster
+from doubles.clock import FakeClock
+from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
+from sundog_operator.adapters.memory_kubernetes.facade import serve
+from sundog_operator.adapters.memory_kubernetes.kubeconfig import write_kubeconfig
+from sundog_operator.shell import cli
+from sundog_operator.shell.local.api_server import admit, columns, schemas
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Done:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return orjson.loads(self.out)
+
+
+Sundog = Callable[..., Done]
+
+
+class Server:
+    """An API server on loopback in a thread of its own. Its reconciler works while `operator` says so."""
+
+    def __init__(self, folder: Path) -> None:
+        self.kubeconfig = folder / "kubeconfig"
+        self.operator = threading.Event()
+        self.cluster: Cluster
+        self._loop = asyncio.new_event_loop()
+        self._ready = threading.Event()
+        self._stop = asyncio.Event()
+        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._serve(),))
+
+    def __enter__(self) -> "Server":
+        self._thread.start()
+        assert self._ready.wait(10)
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(10)
+        self._loop.close()
+
+    def do(self, make: Callable[[Cluster], Awaitable[T]]) -> T:
+        """Run something where the server runs."""
+
+        async def call() -> T:
+            return await make(self.cluster)
+
+        return asyncio.run_coroutine_threadsafe(call(), self._loop).result(20)
+
+    def until(self, condition: Callable[[Cluster], Awaitable[Any]], what: str) -> Any:
+        """Wait for the reconciler to bring something about."""
+        self.operator.set()
+        deadline = time.monotonic() + 20
+        while not (value := self.do(condition)):
+            assert time.monotonic() < deadline, f"{what}: {self.do(lambda cluster: cluster.status())}"
+        return value
+
+    def serve_revision(self, number: int) -> None:
+        """Wait until a revision is stable and ready, and nothing is on its way."""
+
+        async def settled(cluster: Cluster) -> bool:
+            return await cluster.serves(number) and not (await cluster.status()).get("retiring")
+
+        self.until(settled, f"revision {number} serves")
+
+    async def _serve(self) -> None:
+        clock = FakeClock()
+        kube = MemoryKubernetes(clock, schemas=schemas(), admit=admit)
+        self.cluster = Cluster(kube)
+        async with serve(kube, clock, token="let me in", columns=columns()) as url:
+            write_kubeconfig(self.kubeconfig, url, "let me in", namespace=NAMESPACE)
+            self._ready.set()
+            work = asyncio.create_task(self._work())
+            await self._stop.wait()
+            work.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await work
+        kube.close()
+
+    async def _work(self) -> None:
+        while True:
+            if self.operator.is_set():
+                await self.cluster.round()
+            await asyncio.sleep(0.005)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    with Server(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def _apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test sees the instance, the kubeconfig or the settings of whoever runs it."""
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    for name in ("KUBECONFIG", "SUNDOG_STATE_DIR", "SUNDOG_DEBUG", "XDG_STATE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def sundog(capsys: pytest.CaptureFixture[str]) -> Sundog:
+    """Run a command line."""
+
+    def call(*arguments: str) -> Done:
+        capsys.readouterr()
+        code = cli.run(arguments)
+        out, err = capsys.readouterr()
+        assert "Traceback" not in out + err
+        return Done(code, out, err)
+
+    return call
+
+
+@pytest.fixture
+def on_server(sundog: Sundog, server: Server) -> Sundog:
+    """Run a command line against the API server."""
+
+    def call(*arguments: str) -> Done:
+        return sundog(*arguments, "--kubeconfig", str(server.kubeconfig))
+
+    return call
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Callable[..., Path]:
+    """Write a manifest; JSON is YAML."""
+
+    def write(uri: str = "file:///models/v1", name: str = "digits", file: str = "digits.yaml", **spec: Any) -> Path:
+        document = {
+            "apiVersion": "serving.sundog.dev/v1alpha1",
+            "kind": "ModelDeployment",
+            "metadata": {"name": name},
+            "spec": {
+                "model": {"uri": uri, "entrypoint": "net:Net"},
+                "rollout": {"steps": [{"weight": 25, "gate": "manual"}, {"weight": 50, "gate": "manual"}]},
+                **spec,
+            },
+        }
+        path = tmp_path / file
+        path.write_bytes(orjson.dumps(document))
+        return path
+
+    return write

@@ -1,0 +1,145 @@
+"""The command as a whole: overview, start-up, errors, exit codes, reference."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from sundog_operator.errors import Conflict, DependencyError, NotFound, RayUnavailable, SpecError, SundogError
+from sundog_operator.shell import cli, reference
+from sundog_operator.shell.exits import MEANINGS, CommandFailed, Exit, exit_of
+
+REFERENCE = Path(__file__).parents[3] / "docs" / "reference" / "cli.md"
+
+
+def test_help_names_every_command_and_every_exit_code(sundog: Any) -> None:
+    done = sundog("--help")
+    assert done.code == 0
+    for name, entry in cli.COMMANDS.items():
+        assert f"  {name} " in done.out
+        assert entry.help.split()[0] in done.out
+    for code, meaning in MEANINGS.items():
+        assert f"  {code.value} " in done.out
+        assert meaning.split()[0] in done.out
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from sundog_operator.shell import cli; cli.run(['--help']);"
+        "heavy = {'kubernetes', 'kopf', 'ray', 'torch', 'aiohttp', 'pydantic', 'rich', 'yaml', 'psutil'};"
+        "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stderr == "[]\n"
+
+
+@pytest.mark.parametrize("verb", ["get", "plan", "local", "doctor", "predict"])
+def test_verbs_need_neither_ray_nor_torch(verb: str) -> None:
+    code = (
+        "import sys; from sundog_operator.shell import cli;"
+        f"cli.run([{verb!r}, '--help']);"
+        "print(sorted({'ray', 'torch', 'numpy', 'kopf'} & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stderr == "[]\n"
+
+
+@pytest.mark.parametrize("name", [name for name in cli.COMMANDS if name != "demo"])
+def test_every_command_can_be_imported_and_explains_itself(name: str, sundog: Any) -> None:
+    done = sundog(name, "--help")
+    assert done.code == 0
+    assert done.out.startswith(f"Usage: sundog {name}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["serve"], "error: No such command 'serve'; see `sundog --help`"),
+        (["get", "--wide"], "error: No such option: --wide"),
+        (["promote"], "error: Missing argument 'NAME'"),
+        (["get", "-o", "xml"], "error: Invalid value for '-o' / '--output'"),
+        (["apply", "-f", "/does/not/exist.yaml"], "'/does/not/exist.yaml' does not exist"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_and_code_2(sundog: Any, arguments: list[str], told: str) -> None:
+    done = sundog(*arguments)
+    assert done.code == Exit.USAGE
+    assert told in done.err
+    assert len(done.err.splitlines()) == 1
+
+
+def test_no_command_shows_the_overview(sundog: Any) -> None:
+    done = sundog()
+    assert done.code == Exit.USAGE
+    assert "Commands:" in done.err
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (CommandFailed("x", Exit.TIMEOUT), Exit.TIMEOUT),
+        (NotFound("x"), Exit.NOT_FOUND),
+        (Conflict("x"), Exit.REFUSED),
+        (DependencyError("x"), Exit.UNREACHABLE),
+        (RayUnavailable("x"), Exit.UNREACHABLE),
+        (SpecError("Invalid", "x"), Exit.REFUSED),
+        (SundogError("x"), Exit.REFUSED),
+    ],
+)
+def test_each_error_has_its_exit_code(error: SundogError, code: Exit) -> None:
+    assert exit_of(error) == code
+
+
+def _failing(error: BaseException) -> click.Command:
+    def fail() -> None:
+        raise error
+
+    return click.Command("version", callback=fail)
+
+
+def test_an_error_of_our_own_is_one_line(sundog: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli.root, "get_command", lambda *_: _failing(KeyError("some\nthing")))
+    done = sundog("version")
+    assert done.code == Exit.INTERNAL
+    assert done.err.startswith("error: in sundog itself: KeyError: ")
+    assert len(done.err.splitlines()) == 1
+
+
+def test_debug_shows_the_traceback(sundog: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli.root, "get_command", lambda *_: _failing(KeyError("something")))
+    monkeypatch.setenv(cli.DEBUG, "1")
+    with pytest.raises(KeyError):
+        sundog("version")
+
+
+def test_ctrl_c_is_code_130(sundog: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli.root, "get_command", lambda *_: _failing(KeyboardInterrupt()))
+    assert sundog("version").code == Exit.INTERRUPTED
+
+
+def test_what_is_not_installed_is_named(sundog: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sundog_operator.shell.demo.command", None)
+    done = sundog("demo")
+    assert done.code == Exit.REFUSED
+    assert "pip install 'sundog[local]'" in done.err
+
+
+def test_version_names_what_is_installed(sundog: Any) -> None:
+    assert sundog("--version").out.startswith("sundog ")
+    assert sundog("version", "-o", "json").json["kubernetes"]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_a_script_for_the_shell(sundog: Any, shell: str) -> None:
+    done = sundog("completion", shell)
+    assert done.code == 0
+    assert "_SUNDOG_COMPLETE" in done.out
+
+
+def test_reference_is_what_the_commands_say() -> None:
+    assert REFERENCE.read_text(encoding="utf-8") == reference.document(), (
+        "run python -m sundog_operator.shell.reference"
+    )
