@@ -1,0 +1,214 @@
+"""The rollout state machine, row by row: given a status and what is seen, when it ticks, then this follows."""
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sundog_operator.api import ExperimentStatus, Rollout
+from sundog_operator.core.commands import Command
+from sundog_operator.core.rollout import freeze, machine
+from sundog_operator.core.rollout.machine import Inputs
+
+T0 = datetime(2026, 11, 25, 12, tzinfo=UTC)
+STEPS = [{"weight": 10, "gate": "time", "minDuration": "60s"}, {"pause": {}}, {"weight": 50, "gate": "manual"}]
+ROLLOUT = Rollout.from_json({"steps": STEPS})
+
+
+def frozen() -> ExperimentStatus:
+    return freeze.freeze(ROLLOUT, stable=7, candidate=8, now=T0)
+
+
+def walk(status: ExperimentStatus, *, until: tuple[int, int], confirmed: bool = True) -> ExperimentStatus:
+    """Tick, with everything available and gates opened by hand, until (step, weight) is reached and confirmed."""
+    for tick in range(60):
+        now = T0 + timedelta(minutes=tick)
+        at = (status.step.index if status.step else 0, machine.canary_weight(status))
+        if at == until and (status.epoch.confirmed or not confirmed):
+            return status
+        after = machine.tick(status, Inputs(now, replicas=2, available=2, confirmed=True))
+        if after == status:
+            after = machine.obey(status, Command(f"c{tick}", "promote", 8), now)
+        status = after
+    raise AssertionError(f"{until} was not reached: {status}")
+
+
+@dataclass(frozen=True)
+class Row:
+    story: str
+    given: ExperimentStatus
+    when: Inputs
+    phase: str
+    step: int | None
+    weight: int
+    epoch: int
+    reason: str | None = None
+    extra: dict[str, object] = field(default_factory=dict)
+
+
+def seen(**changes: object) -> Inputs:
+    values: dict[str, object] = {
+        "now": T0 + timedelta(hours=2),
+        "replicas": 2,
+        "available": 2,
+        "confirmed": True,
+        **changes,
+    }
+    return Inputs(**values)  # type: ignore[arg-type]
+
+
+COLLECTING = walk(frozen(), until=(1, 10))
+AT_PAUSE = walk(frozen(), until=(2, 10))
+AT_HALF = walk(frozen(), until=(3, 50))
+
+ROWS = [
+    Row("a candidate without replicas waits", frozen(), seen(available=0), "Pending", None, 0, 0),
+    Row("edges that do not have it yet are waited for", frozen(), seen(confirmed=False), "Pending", None, 0, 0),
+    Row("a ready candidate enters step 1 without traffic yet", frozen(), seen(), "Running", 1, 0, 0),
+    Row("a spec that holds keeps it out", frozen(), seen(held=True), "Pending", None, 0, 0),
+    Row(
+        "its weight follows as a new epoch", walk(frozen(), until=(1, 0), confirmed=False), seen(), "Running", 1, 10, 1
+    ),
+    Row(
+        "without replicas the weight stays",
+        walk(frozen(), until=(1, 0), confirmed=False),
+        seen(available=0),
+        "Running",
+        1,
+        0,
+        0,
+    ),
+    Row(
+        "an epoch counts from its confirmation",
+        walk(frozen(), until=(1, 10), confirmed=False),
+        seen(),
+        "Running",
+        1,
+        10,
+        1,
+    ),
+    Row("the time of a gate starts then", COLLECTING, seen(), "Running", 1, 10, 1),
+    Row("a pause step keeps the weight and its epoch", AT_PAUSE, seen(), "Running", 2, 10, 1),
+    Row("a manual gate waits for ever", AT_HALF, seen(now=T0 + timedelta(days=30)), "Running", 3, 50, 2),
+    Row("losing replicas moves nothing by itself", AT_HALF, seen(available=0), "Running", 3, 50, 2),
+    Row(
+        "a failure takes all traffic back",
+        AT_HALF,
+        seen(failure=("LoadFailed", "boom")),
+        "Stopped",
+        3,
+        0,
+        3,
+        "LoadFailed",
+    ),
+    Row(
+        "a failure without traffic needs no epoch",
+        frozen(),
+        seen(failure=("LoadFailed", "boom")),
+        "Stopped",
+        None,
+        0,
+        0,
+    ),
+]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.story)
+def test_one_tick(row: Row) -> None:
+    after = machine.tick(row.given, row.when)
+    assert (after.phase, after.step.index if after.step else None) == (row.phase, row.step)
+    assert (machine.canary_weight(after), after.epoch.number) == (row.weight, row.epoch)
+    if row.reason:
+        assert after.step is not None
+        assert after.step.reason == row.reason
+
+
+def test_a_timed_gate_opens_exactly_when_its_time_is_over() -> None:
+    started = machine.tick(COLLECTING, seen(now=T0 + timedelta(hours=1)))
+    assert started.step is not None
+    assert started.step.since == T0 + timedelta(hours=1)
+    early = machine.tick(started, seen(now=T0 + timedelta(hours=1, seconds=59)))
+    assert early.step is not None
+    assert early.step.index == 1
+    due = machine.tick(started, seen(now=T0 + timedelta(hours=1, seconds=60)))
+    assert due.step is not None
+    assert due.step.index == 2
+
+
+@pytest.mark.parametrize("held", [{"held": True}, {}], ids=["spec", "command"])
+def test_a_pause_outlasts_the_time_of_a_gate(held: dict[str, bool]) -> None:
+    started = machine.tick(COLLECTING, seen(now=T0))
+    if not held:
+        started = machine.obey(started, Command("p", "pause", 8), T0)
+    late = machine.tick(started, seen(now=T0 + timedelta(days=2), **held))
+    assert late.step is not None
+    assert late.step.index == 1
+
+
+def test_promote_at_the_last_gate_waits_for_the_replicas_of_all_traffic() -> None:
+    opened = walk(AT_HALF, until=(4, 50))
+    waiting = machine.tick(opened, seen(available=1))
+    assert (waiting.phase, machine.canary_weight(waiting)) == ("Running", 50)
+    assert machine.wanted_replicas(waiting, 2) == 2
+    done = machine.tick(opened, seen(available=2))
+    assert (done.phase, machine.canary_weight(done)) == ("Concluded", 100)
+    assert done.verdict.decision == "Undecided"
+
+
+def test_full_promote_goes_to_the_end_from_anywhere() -> None:
+    for status in (frozen(), COLLECTING, AT_PAUSE, AT_HALF):
+        opened = machine.obey(status, Command("f", "promote", 8, full=True), T0)
+        assert machine.tick(opened, seen(available=1)).phase == "Running"
+        assert machine.tick(opened, seen()).phase == "Concluded"
+
+
+def test_an_ended_attempt_never_changes() -> None:
+    stopped = machine.stop(AT_HALF, "Aborted", "by command x", T0)
+    assert machine.tick(stopped, seen(failure=("LoadFailed", "boom"))) == stopped
+
+
+def test_an_implied_last_step_is_added_and_an_explicit_one_is_kept() -> None:
+    assert [(step.weight, step.gate) for step in freeze.plan_steps(ROLLOUT)] == [
+        (10, "time"),
+        (10, "manual"),
+        (50, "manual"),
+        (100, "none"),
+    ]
+    explicit = Rollout.from_json({"steps": [{"weight": 100, "gate": "manual"}]})
+    assert [(step.weight, step.gate) for step in freeze.plan_steps(explicit)] == [(100, "manual")]
+
+
+inputs = st.builds(
+    Inputs,
+    now=st.integers(0, 10_000).map(lambda seconds: T0 + timedelta(seconds=seconds)),
+    replicas=st.integers(1, 5),
+    available=st.integers(0, 5),
+    confirmed=st.booleans(),
+    held=st.booleans(),
+    failure=st.one_of(st.none(), st.just(("LoadFailed", "boom"))),
+)
+verbs = st.sampled_from(["", "pause", "resume", "promote", "abort"])
+
+
+@given(st.lists(st.tuples(inputs, verbs, st.booleans()), max_size=40))
+def test_weights_rise_step_by_step_with_capacity_and_fall_only_to_zero(ticks: list[tuple[Inputs, str, bool]]) -> None:
+    status = frozen()
+    for number, (given_inputs, verb, full) in enumerate(ticks):
+        before = status
+        if verb and not machine.is_over(status):
+            status = machine.obey(status, Command(f"c{number}", verb, 8, full=full), given_inputs.now)
+        else:
+            status = machine.tick(status, given_inputs)
+        rose = machine.canary_weight(status) - machine.canary_weight(before)
+        assert sum(arm.weight for arm in status.arms) == 100
+        if rose > 0:
+            assert given_inputs.available >= machine.canary_replicas(
+                given_inputs.replicas, machine.canary_weight(status)
+            )
+            assert not given_inputs.held
+        if rose < 0:
+            assert machine.canary_weight(status) == 0
+            assert status.phase == "Stopped"
+        assert status.epoch.number - before.epoch.number == (1 if rose else 0)

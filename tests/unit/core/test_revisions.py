@@ -1,0 +1,112 @@
+import copy
+from typing import Any
+
+import pytest
+
+from sundog_operator.api import ModelDeploymentSpec
+from sundog_operator.core import revisions
+from sundog_operator.core.revisions import Revision
+
+SMALLEST = {"model": {"uri": "file:///models/digits/v1"}}
+FULL = {
+    "model": {
+        "uri": "file:///models/digits/v2",
+        "digest": "sha256:" + "a" * 64,
+        "format": "torch",
+        "entrypoint": "net:Net",
+        "config": {"width": 32},
+    },
+    "runtime": {"maxOngoingRequests": 16, "warmup": {"requests": 8, "timeout": "90s"}},
+    "resources": {"cpu": "2", "memory": "4Gi"},
+    "replicas": 3,
+}
+
+
+def digest(spec: dict[str, Any]) -> str:
+    return revisions.content_hash(revisions.content_of(ModelDeploymentSpec.from_json(spec)))
+
+
+@pytest.mark.parametrize(("spec", "golden"), [(SMALLEST, "15c02243c967278e"), (FULL, "e8f3e32baebb96de")])
+def test_hashes_are_those_of_earlier_releases(spec: dict[str, Any], golden: str) -> None:
+    """A failure here means that an upgrade would make a revision of every deployment: mend the code, not the hash."""
+    assert digest(spec) == golden
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"replicas": 5},
+        {"paused": True},
+        {"rollout": {"strategy": "recreate"}},
+        {"endpoint": {"requestTimeout": "10s"}},
+        {"runtime": {"userConfig": {"temperature": 2}}},
+        {"runtime": {"maxOngoingRequests": 64, "warmup": {}}},
+        {"resources": {"cpu": "1", "gpu": {"count": 0}}},
+        {"scheduling": {}},
+        {"baseline": {"uri": "file:///models/digits/v0"}},
+    ],
+)
+def test_what_is_applied_in_place_or_equals_its_default_makes_no_revision(change: dict[str, Any]) -> None:
+    assert digest({**SMALLEST, **change}) == digest(SMALLEST)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model": {"uri": "file:///models/digits/v2"}},
+        {"model": {**SMALLEST["model"], "config": {"width": 1}}},
+        {"runtime": {"maxOngoingRequests": 63}},
+        {"runtime": {"warmup": {"requests": 5}}},
+        {"resources": {"memory": "3Gi"}},
+        {"scheduling": {"nodeSelector": {"disk": "fast"}}},
+    ],
+)
+def test_what_restarts_replicas_makes_a_revision(change: dict[str, Any]) -> None:
+    assert digest({**SMALLEST, **change}) != digest(SMALLEST)
+
+
+def test_the_order_of_keys_does_not_matter() -> None:
+    turned = {key: FULL[key] for key in reversed(list(FULL))}
+    turned["model"] = {key: FULL["model"][key] for key in reversed(list(FULL["model"]))}  # type: ignore[index]
+    assert digest(turned) == digest(FULL)
+
+
+def test_a_stored_revision_reads_back_and_means_the_same_spec() -> None:
+    spec = ModelDeploymentSpec.from_json(FULL)
+    content = revisions.content_of(spec)
+    owner = {
+        "apiVersion": "serving.sundog.dev/v1alpha1",
+        "kind": "ModelDeployment",
+        "metadata": {"name": "digits", "namespace": "vision", "uid": "u"},
+    }
+    stored = revisions.make_controller_revision(
+        owner, Revision(3, revisions.content_hash(content), content), "sundog/runtime:1"
+    )
+    assert stored["metadata"]["name"] == "digits-r3"
+    assert stored["data"]["image"] == "sundog/runtime:1"
+    read = revisions.read_controller_revision(copy.deepcopy(stored))
+    assert read == Revision(3, revisions.content_hash(content), content)
+    again = revisions.spec_of(read)
+    assert (again.model, again.runtime, again.resources, again.scheduling) == (
+        spec.model,
+        spec.runtime,
+        spec.resources,
+        spec.scheduling,
+    )
+    assert again.replicas == 1
+
+
+def test_a_revision_of_another_format_is_not_read() -> None:
+    assert revisions.read_controller_revision({"revision": 1, "data": {"format": "v9", "content": {}}}) is None
+    assert revisions.read_controller_revision({"revision": 1}) is None
+
+
+def test_surplus_keeps_the_newest_idle_ones_and_all_live_ones() -> None:
+    stored = [Revision(number, str(number), {}) for number in range(1, 16)]
+    gone = revisions.surplus(stored, live={1, 15})
+    assert [revision.number for revision in gone] == [2, 3, 4]
+
+
+def test_numbers_go_on_from_the_highest_taken() -> None:
+    assert revisions.next_number([]) == 1
+    assert revisions.next_number([3, 7, 5]) == 8
