@@ -83,6 +83,8 @@ class Agent:
         with contextlib.suppress(EdgeError):
             await self._counting.settle()
             running = await self._following.running()
+        # What is told here is on disk first: no counter of a boot ever goes back, whatever is killed next.
+        self._counting.save()
         seen = evidence.Surroundings(
             self._options.edge, self._options.namespace, self._error, self._following.servers, running
         )

@@ -6,9 +6,11 @@ A row is `service/attempt/epoch/arm/origin/unit`. Three sources make its numbers
 - an end is counted when its line arrives;
 - `lost` is what must have ended although its line never came.
 
-For `lost`, HAProxy also keeps how many requests of a row are running, and it writes a request's line into the pipe before it takes the
-request out of that number. Read the table at an instant T, then read the pipe until it is empty. Now `assigned(T) - running(T) - ends seen` cannot be above the number of lost lines, because ends after T can only lower it. So the largest
-such value ever seen never blames a line that is only late, and it reaches the truth at the first pair without an end in between.
+For `lost`, HAProxy also keeps how many requests of a row are running, and it writes a request's line into the pipe before it
+takes the request out of that number. Read the table at an instant T, then read the pipe until it is empty. Now
+`assigned(T) - running(T) - ends seen` cannot be above the number of lost lines, because ends after T can only lower it. So the
+largest such value ever seen never blames a line that is only late, and it reaches the truth at the first reading without an end
+between table and pipe.
 """
 
 from collections.abc import Iterable, Mapping
@@ -183,7 +185,7 @@ class Ledger:
             if boot is None or parsed.boot != boot_id:
                 boot_id = parsed.boot
                 boot = self.boot(boot_id.decode(), now)
-            if type(parsed) is End:
+            if isinstance(parsed, End):
                 boot.count_end(parsed)
             else:
                 boot.count_refusal(parsed)

@@ -166,7 +166,9 @@ class Following:
             and known.maxconn != want[known.name].maxconn
         ]
 
-    def _record(self, layout: Layout, wishes: Mapping[str, Wish], by_slot: Mapping[str, Sequence[ServerState]]) -> None:
+    def _record(
+        self, layout: Layout, wishes: Mapping[str, Wish], by_slot: Mapping[str, Sequence[ServerState]]
+    ) -> tuple[Server, ...]:
         up: list[Server] = []
         for holding in layout.held:
             states = by_slot.get(holding.slot, ())

@@ -1,8 +1,8 @@
 """The named pipe that carries HAProxy's lines to the agent.
 
-A line is in the pipe before HAProxy goes on, so what a worker wrote outlives it, and what nobody has read outlives the agent: HAProxy
-itself holds the pipe open. (HAProxy's own rings stop sending when a worker is replaced, which loses the last lines of every reload, those of
-the longest requests.) The pipe is bounded; while it is full, lines are dropped and HAProxy counts them.
+A line is in the pipe before HAProxy goes on, so what a worker wrote outlives it, and what nobody has read outlives the agent:
+HAProxy itself holds the pipe open. (HAProxy's own rings stop sending when a worker is replaced, which loses the last lines of
+every reload, those of the longest requests.) The pipe is bounded; while it is full, lines are dropped and HAProxy counts them.
 """
 
 import contextlib
@@ -31,7 +31,10 @@ def _make(path: Path) -> None:
 
 
 class LogReader:
-    """Counts lines into a ledger. It is asked from time to time rather than woken by every line, which would cost more than the counting."""
+    """Counts lines into a ledger.
+
+    It is asked from time to time rather than woken by every line, which would cost more than the counting.
+    """
 
     def __init__(self, path: Path, ledger: Ledger) -> None:
         _make(path)

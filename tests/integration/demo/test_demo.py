@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sysconfig
@@ -88,7 +89,7 @@ def test_the_demo_shows_a_canary_and_a_refusal_without_losing_a_request(
             assert share["observedPercent"] == pytest.approx(share["configuredPercent"], abs=margin)
     assert (out / "rollout.png").read_bytes().startswith(b"\x89PNG")
     assert (out / "rollout.png").stat().st_size > 20_000
-    for expected in ("Promote v2 …", "$ sundog promote digits", "0 failed", "RevisionReady=False  LoadFailed"):
+    for expected in ("Promote v2 …", "$ sundog promote digits", "0 failed", "RevisionReady=False LoadFailed"):
         assert expected in done.stdout
     assert "\x1b" not in done.stdout
 
@@ -135,3 +136,4 @@ def test_keep_leaves_it_up_and_says_how_to_go_on(tmp_path: Path, environment: di
     finally:
         if end:
             subprocess.run([SUNDOG, *end[0].split()[1:]], env=environment, timeout=120, check=True)
+            shutil.rmtree(end[1])

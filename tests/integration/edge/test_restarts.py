@@ -1,7 +1,9 @@
 """The agent and HAProxy each restart without the other, and the books stay right."""
 
 import asyncio
+import fcntl
 import json
+import os
 
 import aiohttp
 import pytest
@@ -32,7 +34,7 @@ async def test_the_agent_dies_under_load_and_the_next_one_accounts_for_every_req
     evidence = await edge.settled(load.sent)
     lost = sum(row["lost"] for row in evidence["counters"])
     assert edge.ends(evidence)["ok"] + lost == load.sent
-    # Only what was counted after the last snapshot, or was on its way, can be lost: the ring kept what came while no agent was there.
+    # Only what was counted after the last snapshot, or was on its way, can be lost: the pipe kept what came while no agent was there.
     assert edge.ends(evidence)["ok"] >= 300
     alive = [boot for boot in evidence["boots"] if not boot["draining"] and not boot["endedAt"]]
     assert [boot["pid"] for boot in alive] == [pid]
@@ -57,15 +59,19 @@ async def test_an_agent_that_is_asked_to_stop_loses_nothing_while_idle(edge, dig
         assert all(later["ends"][name] >= count for name, count in row["ends"].items())
 
 
-async def test_lines_that_the_ring_could_not_hold_are_lost_by_name(edge, digits):
-    """More requests than the ring has room for while there is no agent: the oldest lines are overwritten."""
+async def test_lines_that_the_pipe_could_not_hold_are_lost_by_name(edge, digits):
+    """More requests than the pipe has room for while there is no agent."""
     await edge.kill_agent()
+    pipe = os.open(edge.root / "s" / "log.pipe", os.O_RDONLY | os.O_NONBLOCK)
+    fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, 1 << 14)
+    os.close(pipe)
     async with edge.load() as load:
-        await load.more(2500)
+        await load.more(400)
     await edge.start_agent()
     evidence = await edge.settled(load.sent)
     lost = sum(row["lost"] for row in evidence["counters"])
     assert lost > 0
+    assert max(boot["integrity"]["dropped"] for boot in evidence["boots"]) == lost
     assert edge.ends(evidence)["ok"] + lost == load.sent
 
 

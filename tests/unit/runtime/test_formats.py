@@ -322,9 +322,9 @@ def test_a_predictor_changed_while_it_loads(python_model: Callable[[str], Path])
         (b"\x80\x04abc", Content.PICKLE),
         (b"PK\x03\x04 broken", Content.ZIP),
         (b"\x02\x00\x00\x00\x00\x00\x00\x00{}", Content.SAFETENSORS),
-        (b"\x02\x00\x00\x00\x00\x00\x00\x00{]", Content.ONNX_OR_OTHER),
-        (b"\xff\xff\xff\xff\xff\xff\xff\x7f{}", Content.ONNX_OR_OTHER),
-        (b"hello, this is text", Content.ONNX_OR_OTHER),
+        (b"\x02\x00\x00\x00\x00\x00\x00\x00{]", Content.OTHER),
+        (b"\xff\xff\xff\xff\xff\xff\xff\x7f{}", Content.OTHER),
+        (b"hello, this is text", Content.OTHER),
     ],
 )
 def test_content(tmp_path: Path, content: bytes, found: Content) -> None:

@@ -203,6 +203,37 @@ async def test_compressed_bodies_are_refused(client: httpx.AsyncClient) -> None:
     problem(answer, 415, "ContentEncoding")
 
 
+async def test_a_client_that_goes_away_gets_no_answer(client: httpx.AsyncClient) -> None:
+    sent: list[Any] = []
+    messages = iter([{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}])
+
+    async def receive() -> Any:
+        return next(messages)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/", "headers": []}
+    await client.replica.app(scope, receive, send)  # type: ignore[attr-defined]
+    assert sent == []
+
+
+async def test_lifespan_and_websockets(client: httpx.AsyncClient) -> None:
+    sent: list[str] = []
+    messages = iter([{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}])
+
+    async def receive() -> Any:
+        return next(messages)
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    app = client.replica.app  # type: ignore[attr-defined]
+    await app({"type": "lifespan"}, receive, send)
+    await app({"type": "websocket", "path": "/", "headers": []}, receive, send)
+    assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete", "websocket.close"]
+
+
 class Body:
     """A body in pieces, which counts how many were taken."""
 
@@ -257,6 +288,7 @@ async def evaluator(python_model: Callable[[str], Path], args: Any, serve: Any) 
     "code",
     [
         "1 / 0",
+        "(_ for _ in ()).throw(ConnectionResetError)",
         "exit()",
         "open('/nothing')",
         "(_ for _ in ()).throw(KeyboardInterrupt)",

@@ -111,11 +111,9 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 
 @pytest.fixture(autouse=True)
-def _apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _apart(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test sees the instance, the kubeconfig or the settings of whoever runs it."""
-    home = tmp_path / "home"
-    home.mkdir()
-    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
     for name in ("KUBECONFIG", "SUNDOG_STATE_DIR", "SUNDOG_DEBUG", "XDG_STATE_HOME"):
         monkeypatch.delenv(name, raising=False)
 

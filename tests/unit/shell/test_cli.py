@@ -58,7 +58,7 @@ def test_every_command_can_be_imported_and_explains_itself(name: str, sundog: An
     ("arguments", "told"),
     [
         (["serve"], "error: No such command 'serve'; see `sundog --help`"),
-        (["get", "--wide"], "error: No such option: --wide"),
+        (["get", "--wide"], "error: No such option '--wide'"),
         (["promote"], "error: Missing argument 'NAME'"),
         (["get", "-o", "xml"], "error: Invalid value for '-o' / '--output'"),
         (["apply", "-f", "/does/not/exist.yaml"], "'/does/not/exist.yaml' does not exist"),

@@ -33,7 +33,7 @@ def test_several_documents_and_lists_are_read_in_order() -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("a: [1", "a.yaml: line 2: expected ',' or ']', but got '<stream end>'"),
+        ("a: [1", "a.yaml: line 1: expected ',' or ']', but got '<stream end>'"),
         ("just text", "a.yaml: a document is a str, expected an object with apiVersion and kind"),
         ("kind: Pod\napiVersion: v1", "is not one of ModelDeployment, Experiment of serving.sundog.dev/v1alpha1"),
         (good().replace("v1alpha1", "v9"), "a.yaml: apiVersion: 'serving.sundog.dev/v9' is not serving.sundog.dev/v1alpha1"),

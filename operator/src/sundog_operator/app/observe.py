@@ -80,10 +80,10 @@ async def edge_pods(world: World, namespace: str, service: str) -> tuple[list[Ob
     A pod on loopback is reached at its own port, under the service's path; else the service has a name of its own in the cluster.
     """
     pods = await world.kube.list(POD, namespace, {names.LABEL_NAME: names.EDGE})
-    for pod in pods:
-        if (pod.get("status") or {}).get("podIP") == "127.0.0.1":
-            return pods, f"http://127.0.0.1:{_http_port(pod)}/{service}"
-    return pods, f"http://{service}.{namespace}.svc" if pods else ""
+    addresses = {(pod.get("status") or {}).get("podIP"): pod for pod in pods}
+    if (local := addresses.get("127.0.0.1")) is not None:
+        return pods, f"http://127.0.0.1:{_http_port(local)}/{service}"
+    return pods, f"http://{service}.{namespace}.svc" if any(addresses) else ""
 
 
 def _http_port(pod: Object) -> int:

@@ -21,7 +21,7 @@ class Content(StrEnum):
     EXPORTED = "a torch.export archive"
     ZIP = "a zip archive"
     PICKLE = "a pickle"
-    ONNX_OR_OTHER = "something else"
+    OTHER = "something else"
     EMPTY = "an empty file"
 
 
@@ -45,11 +45,12 @@ def sniff(path: Path) -> Content:
             return Content.EMPTY
         if head.startswith(b"PK\x03\x04"):
             return _sniff_zip(file)
-        if head[:1] == b"\x80" and len(head) > 1 and head[1] <= 5:
-            return Content.PICKLE
+        # Before the pickle: a header of 0x…80 bytes makes the first bytes of a safetensors file look like one.
         if _is_safetensors(file, head):
             return Content.SAFETENSORS
-    return Content.ONNX_OR_OTHER
+        if head[:1] == b"\x80" and len(head) > 1 and 2 <= head[1] <= 5:
+            return Content.PICKLE
+    return Content.OTHER
 
 
 def _is_safetensors(file: io.BufferedReader, head: bytes) -> bool:

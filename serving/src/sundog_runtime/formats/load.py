@@ -85,7 +85,7 @@ def _weight_files(files: ModelFiles) -> list[Path]:
 
 def _nothing(files: ModelFiles, candidates: list[Found]) -> str:
     listed = ", ".join(
-        f"{found.name} is {found.content}" for found in candidates[:5] if found.content is not Content.ONNX_OR_OTHER
+        f"{found.name} is {found.content}" for found in candidates[:5] if found.content is not Content.OTHER
     )
     others = ", ".join(found.name for found in candidates[:5])
     return f"{files.path}: found {listed or others or 'no weights'}; supported: {SUPPORTED}"

@@ -3,7 +3,6 @@
 Raw ASGI, because a framework's share of the time of a small model's request is larger than the model's.
 """
 
-import asyncio
 import logging
 import re
 import time
@@ -45,6 +44,10 @@ class _Route:
         return ("GET", "HEAD") if self.infer is None else ("POST",)
 
 
+class _ClientGoneError(Exception):
+    """The client went away while it sent its body."""
+
+
 class App:
     """Serves one model. `max_request_bytes` may be set at any time and holds for requests that begin afterwards."""
 
@@ -83,8 +86,8 @@ class App:
             status, headers, body = 200, [_JSON], await self._answer(scope, receive)
         except Problem as problem:
             status, headers, body = _problem(problem, scope)
-        except (asyncio.CancelledError, ConnectionError):
-            raise
+        except _ClientGoneError:
+            return
         except Exception:
             request_id = _request_id(scope)
             _logger.exception("request %s: the model raised", request_id)
@@ -144,7 +147,7 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     """The whole body, at most `limit` bytes of it in memory.
 
     Raises Problem 413 (by Content-Length before anything is read, or while reading), 415 for a content encoding, 400
-    for the binary tensor extension, and ConnectionError when the client is gone.
+    for the binary tensor extension, and _ClientGoneError when there is nobody left to answer.
     """
     for name, value in scope["headers"]:
         if name == b"content-length" and value.isdigit() and int(value[:20]) > limit:
@@ -157,7 +160,7 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise ConnectionResetError("the client went away while it sent its body")
+            raise _ClientGoneError
         part = message.get("body", b"")
         size += len(part)
         if size > limit:

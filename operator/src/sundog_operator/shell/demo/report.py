@@ -46,7 +46,7 @@ def print_kept(console: Console, folder: Folder, story: Story) -> None:
         f"  curl -s {story.url} -H 'content-type: application/json' -d '{body}'",
         f"  sundog get mdep {manifest.NAME} --state-dir {story.state_dir}",
         f"  $EDITOR {folder.manifest}",
-        f"  sundog local down --state-dir {story.state_dir}",
+        f"  sundog local down --state-dir {story.state_dir} && rm -r {story.state_dir}",
     ):
         _line(console, text, "")
 

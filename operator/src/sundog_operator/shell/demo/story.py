@@ -12,6 +12,7 @@ from typing import Final
 
 import orjson
 
+from sundog_operator.api.conditions import clip
 from sundog_operator.errors import SundogError
 from sundog_operator.shell.demo import manifest
 from sundog_operator.shell.demo.digits import BROKEN, GOOD, WEAK, HeldOut, read_held_out
@@ -30,6 +31,7 @@ _SHIFT_S: Final = 60.0
 # A change of weight is seen up to this long after it was decided; requests of that time count for no phase.
 _BLUR_S: Final = 0.5
 _DRAW_S: Final = 0.25
+_LINE: Final = 300
 _REFUSAL: Final = ("RevisionReady", "Stalled", "Ready")
 
 TITLES: Final = {
@@ -189,7 +191,7 @@ class Story:
             self._mark(load, "v3 refused")
             self.record.refused = [told for type_ in _REFUSAL if (told := seen.condition(type_)) is not None]
             for told in self.record.refused:
-                self.view.say(one_line(f"{told.type}={told.status}  {told.reason}: {told.message}")[:300])
+                self.view.say(clip(one_line(f"{told.type}={told.status} {told.reason}: {told.message}"), _LINE))
             share = self._phase("v3 refused", began, load.now_s(), {stable: 100})
             if not _serves(seen, stable):
                 raise CommandFailed(f"v2 does not serve while v3 is refused: {seen.explain()}")

@@ -1,0 +1,187 @@
+"""apply, get, describe and delete."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from doubles.cluster import NAMESPACE
+from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, Ref
+from sundog_operator.shell.exits import Exit
+
+FULL = "modeldeployment.serving.sundog.dev/digits"
+
+
+def test_apply_creates_changes_and_leaves_alone(on_server: Any, manifest: Any) -> None:
+    path = str(manifest())
+    assert on_server("apply", "-f", path).out == f"{FULL} created\n"
+    assert on_server("apply", "-f", path).out == f"{FULL} unchanged\n"
+    manifest("file:///models/v2")
+    assert on_server("apply", "-f", path).out == f"{FULL} configured\n"
+
+
+def test_an_apply_without_change_is_unchanged_while_the_operator_works(on_server: Any, server: Any, manifest: Any) -> None:
+    path = str(manifest())
+    on_server("apply", "-f", path)
+    server.operator.set()
+    assert on_server("apply", "-f", path).out == f"{FULL} unchanged\n"
+
+
+@pytest.mark.parametrize(
+    ("spec", "told"),
+    [
+        ({"replicas": "many"}, 'spec.replicas: "many" is a string, not an integer'),
+        ({"model": {"uri": "ftp://x"}}, "spec.model.uri: ftp://x does not start with one of file://"),
+        ({"replica": 2}, "spec.replica: unknown field"),
+    ],
+)
+def test_a_refused_object_is_one_line_that_names_file_field_and_value(
+    on_server: Any, server: Any, manifest: Any, spec: dict[str, Any], told: str
+) -> None:
+    path = manifest(**spec)
+    done = on_server("apply", "-f", str(path))
+    assert done.code == Exit.REFUSED
+    assert done.err.startswith(f"error: {path}: ModelDeployment vision/digits")
+    assert told in done.err
+    assert len(done.err.splitlines()) == 1
+    assert server.do(lambda cluster: cluster.kube.list(MODEL_DEPLOYMENT)) == []
+
+
+def test_one_bad_manifest_does_not_keep_the_good_ones_back(on_server: Any, manifest: Any, tmp_path: Path) -> None:
+    manifest()
+    (tmp_path / "bad.yaml").write_text("a: [1")
+    done = on_server("apply", "-f", str(tmp_path / "digits.yaml"), "-f", str(tmp_path / "bad.yaml"))
+    assert done.code == Exit.REFUSED
+    assert done.out == f"{FULL} created\n"
+    assert done.err.startswith(f"error: {tmp_path}/bad.yaml: line ")
+
+
+def test_nothing_to_apply_is_told(on_server: Any, tmp_path: Path) -> None:
+    (tmp_path / "empty.yaml").write_text("")
+    done = on_server("apply", "-f", str(tmp_path / "empty.yaml"))
+    assert (done.code, done.err) == (
+        Exit.REFUSED,
+        f"error: no ModelDeployment and no Experiment in {tmp_path}/empty.yaml\n",
+    )
+
+
+def test_apply_reads_standard_input(on_server: Any, manifest: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with manifest().open() as text:
+        monkeypatch.setattr("sys.stdin", text)
+        assert on_server("apply", "-f", "-").out == f"{FULL} created\n"
+
+
+def test_get_shows_the_columns_of_the_crd(on_server: Any, server: Any, manifest: Any) -> None:
+    on_server("apply", "-f", str(manifest()))
+    server.serve_revision(1)
+    head, line = on_server("get").out.splitlines()
+    assert head.split() == ["NAME", "READY", "REASON", "STABLE", "CANDIDATE", "WEIGHT", "REPLICAS", "AGE"]
+    assert line.split()[:4] == ["digits", "True", "Serving", "1"]
+    assert "URL" in on_server("get", "mdep", "digits", "-o", "wide").out.splitlines()[0]
+    head, line = on_server("get", "-A").out.splitlines()
+    assert (head.split()[0], line.split()[:2]) == ("NAMESPACE", ["vision", "digits"])
+
+
+def test_get_prints_documents(on_server: Any, manifest: Any) -> None:
+    on_server("apply", "-f", str(manifest()))
+    one = json.loads(on_server("get", "digits", "-o", "json").out)
+    assert (one["kind"], one["metadata"]["name"]) == ("ModelDeployment", "digits")
+    listed = yaml.safe_load(on_server("get", "modeldeployments", "-o", "yaml").out)
+    assert listed["kind"] == "List"
+    assert [item["metadata"]["name"] for item in listed["items"]] == ["digits"]
+    assert on_server("get", "-o", "name").out == f"{FULL}\n"
+    assert on_server("get", "mdep/digits", "-o", "name").out == f"{FULL}\n"
+
+
+def test_what_get_prints_can_be_applied(on_server: Any, manifest: Any, tmp_path: Path) -> None:
+    on_server("apply", "-f", str(manifest()))
+    printed = tmp_path / "printed.yaml"
+    printed.write_text(on_server("get", "-o", "yaml").out)
+    assert on_server("apply", "-f", str(printed)).code == 0
+
+
+def test_an_unknown_name_is_code_3(on_server: Any) -> None:
+    for arguments in (["get", "nothing"], ["describe", "nothing"], ["promote", "nothing"], ["rollback", "nothing"]):
+        done = on_server(*arguments)
+        assert (done.code, done.err) == (Exit.NOT_FOUND, "error: ModelDeployment vision/nothing does not exist\n")
+    assert on_server("get", "mexp", "nothing").err == "error: Experiment vision/nothing does not exist\n"
+
+
+def test_an_empty_list_is_told_on_standard_error(on_server: Any) -> None:
+    done = on_server("get")
+    assert (done.code, done.out, done.err) == (0, "", "no ModelDeployment in namespace vision\n")
+    assert json.loads(on_server("get", "-o", "json").out)["items"] == []
+
+
+def test_describe_says_what_a_canary_waits_for(on_server: Any, server: Any, manifest: Any) -> None:
+    on_server("apply", "-f", str(manifest()))
+    server.serve_revision(1)
+    assert _fact(on_server("describe", "digits").out, "Waits for") == "nothing"
+    on_server("apply", "-f", str(manifest("file:///models/v2")))
+    server.until(lambda cluster: cluster.at_weight(2, 25), "25 %")
+
+    async def waits(cluster: Any) -> bool:
+        steps = (await cluster.experiment("digits-r2"))["status"].get("step") or {}
+        return steps.get("reason") == "waits for promote"
+
+    server.until(waits, "the gate")
+    told = on_server("describe", "digits").out
+    assert _fact(told, "Waits for") == "revision 2, step 1 of 3: waits for promote"
+    assert max(map(len, told.splitlines())) <= 80
+    lines = [" ".join(line.split()) for line in told.splitlines()]
+    assert any(line.startswith("r1 stable 75 %") and line.endswith("file:///models/v1") for line in lines)
+    assert any(line.startswith("r2 candidate 25 %") and line.endswith("file:///models/v2") for line in lines)
+    assert "Rollout digits-r2: Running" in lines
+    assert "1 25 % manual now: waits for promote" in lines
+    assert "3 100 % none" in lines
+    assert any("TrafficShifted" in line for line in lines)
+    assert any(line.startswith("TrafficSynced ") for line in lines)
+    experiment = on_server("describe", "mexp", "digits-r2").out
+    assert "canary" in experiment
+    assert "Rollout digits-r2: Running" in experiment
+
+
+def test_describe_shows_why_a_spec_is_refused(on_server: Any, server: Any, manifest: Any) -> None:
+    on_server("apply", "-f", str(manifest("s3://models/v1")))
+
+    async def stalled(cluster: Any) -> bool:
+        return await cluster.condition("Stalled") == ("True", "NotYetSupported")
+
+    server.until(stalled, "the refusal")
+    told = " ".join(on_server("describe", "digits").out.split())
+    assert "spec.model.uri" in told
+    assert "NotYetSupported" in told
+
+
+def _fact(text: str, name: str) -> str:
+    (line,) = [line for line in text.splitlines() if line.startswith(name)]
+    return line.removeprefix(name).strip()
+
+
+def test_delete_takes_objects_and_tells_what_is_absent(on_server: Any, server: Any, manifest: Any) -> None:
+    path = str(manifest())
+    on_server("apply", "-f", path)
+    done = on_server("delete", "digits", "other")
+    assert (done.code, done.out) == (Exit.NOT_FOUND, f"{FULL} deleted\n")
+    assert done.err == "error: ModelDeployment vision/other does not exist\n"
+    assert server.do(lambda cluster: cluster.kube.get(Ref(MODEL_DEPLOYMENT, NAMESPACE, "digits"))) is None
+    on_server("apply", "-f", path)
+    assert on_server("delete", "-f", path).out == f"{FULL} deleted\n"
+    assert on_server("delete", "-f", path, "--ignore-not-found").code == 0
+    assert on_server("delete").code == Exit.USAGE
+
+
+def test_an_experiment_of_ones_own_is_answered(on_server: Any, server: Any, tmp_path: Path) -> None:
+    document = {
+        "apiVersion": "serving.sundog.dev/v1alpha1",
+        "kind": "Experiment",
+        "metadata": {"name": "mine"},
+        "spec": {"modelDeployment": "digits", "arms": [{"name": "wide"}]},
+    }
+    path = tmp_path / "experiment.yaml"
+    path.write_text(json.dumps(document))
+    assert on_server("apply", "-f", str(path)).out == "experiment.serving.sundog.dev/mine created\n"
+    stored = server.do(lambda cluster: cluster.kube.get(Ref(EXPERIMENT, NAMESPACE, "mine")))
+    assert stored["spec"]["exposure"] == "20%"

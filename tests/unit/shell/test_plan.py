@@ -1,0 +1,157 @@
+"""`sundog plan`: what would happen, compared with what then happens."""
+
+from typing import Any
+
+import pytest
+
+from doubles.cluster import NAMESPACE
+from sundog_operator.ports import MODEL_DEPLOYMENT, Ref
+from sundog_operator.shell.exits import Exit
+
+
+@pytest.fixture
+def served(on_server: Any, server: Any, manifest: Any) -> Any:
+    """Revision 1 serves."""
+    on_server("apply", "-f", str(manifest()))
+    server.serve_revision(1)
+    server.operator.clear()
+    return on_server
+
+
+def plan(call: Any, path: Any) -> dict[str, Any]:
+    done = call("plan", "-f", str(path), "-o", "json")
+    (preview,) = done.json
+    assert done.code == (Exit.REFUSED if preview["outcome"] == "refused" else Exit.OK)
+    found: dict[str, Any] = preview
+    return found
+
+
+def test_a_first_revision(on_server: Any, server: Any, manifest: Any) -> None:
+    preview = plan(on_server, manifest())
+    assert (preview["outcome"], preview["revision"]) == ("create", 1)
+    assert preview["lines"] == ["makes revision 1", "revision 1 gets all traffic once it is ready"]
+    assert server.do(lambda cluster: cluster.kube.list(MODEL_DEPLOYMENT)) == []
+
+
+def test_a_changed_model_is_a_canary_and_nothing_is_written(served: Any, server: Any, manifest: Any) -> None:
+    before = server.cluster.kube.store.revision
+    preview = plan(served, manifest("file:///models/v2"))
+    assert (preview["outcome"], preview["revision"]) == ("change", 2)
+    assert preview["lines"] == [
+        "makes revision 2 (spec.model.uri: file:///models/v1 → file:///models/v2)",
+        "canary beside revision 1: 25 % (manual gate) → 50 % (manual gate) → 100 %",
+    ]
+    assert server.cluster.kube.store.revision == before
+
+
+def test_what_was_planned_is_what_happens(served: Any, server: Any, manifest: Any) -> None:
+    path = manifest("file:///models/v2")
+    wanted = plan(served, path)["revision"]
+    served("apply", "-f", str(path))
+    server.until(lambda cluster: cluster.at_weight(wanted, 25), "25 % for the planned revision")
+
+
+@pytest.mark.parametrize(
+    ("spec", "line"),
+    [
+        ({"replicas": 3}, "changes in place, without a revision (spec.replicas: 1 → 3)"),
+        (
+            {"runtime": {"userConfig": {"threshold": 0.5}}},
+            "changes in place, without a revision (spec.runtime.userConfig.threshold: none → 0.5; "
+            "spec.runtime.userConfig: none → none)",
+        ),
+    ],
+)
+def test_what_changes_in_place_makes_no_revision(served: Any, manifest: Any, spec: dict[str, Any], line: str) -> None:
+    preview = plan(served, manifest(**spec))
+    assert (preview["outcome"], preview["revision"]) == ("change", 1)
+    assert preview["lines"] == [line, "revision 1 keeps all traffic"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "line"),
+    [
+        (
+            {"rollout": {"strategy": "recreate"}},
+            "revision 2 gets all traffic from revision 1 at once, when all its replicas are ready",
+        ),
+        ({"paused": True}, "revision 2 waits while the spec is paused; revision 1 keeps serving"),
+        (
+            {"rollout": {"steps": [{"weight": 10, "gate": "time", "minDuration": "30s"}, {"pause": {}}]}},
+            "canary beside revision 1: 10 % (for 30s) → 10 % (manual gate) → 100 %",
+        ),
+    ],
+)
+def test_how_a_revision_gets_its_traffic(served: Any, manifest: Any, spec: dict[str, Any], line: str) -> None:
+    assert plan(served, manifest("file:///models/v2", **spec))["lines"][-1] == line
+
+
+def test_no_change_is_said(served: Any, manifest: Any) -> None:
+    preview = plan(served, manifest())
+    assert (preview["outcome"], preview["lines"]) == ("unchanged", ["nothing changes"])
+
+
+@pytest.mark.parametrize(
+    ("spec", "problem"),
+    [
+        (
+            {"rollout": {"steps": [{"weight": 250, "gate": "manual"}]}},
+            "spec.rollout.steps[0].weight: 250 is not between 1 and 100",
+        ),
+        ({"rollout": {}, "model": {"uri": "file:///other"}}, "spec.rollout.steps: none means steps gated by evidence"),
+        ({"replica": 2}, "spec.replica: unknown field"),
+        ({"autoscaling": {"maxReplicas": 2}}, "NotYetSupported: spec.autoscaling: is not supported yet"),
+    ],
+)
+def test_what_would_be_refused_is_told_and_code_1(
+    served: Any, manifest: Any, spec: dict[str, Any], problem: str
+) -> None:
+    preview = plan(served, manifest(**spec))
+    assert preview["outcome"] == "refused"
+    assert preview["problems"][0].startswith(problem)
+    assert preview["lines"] == ["revision 1 keeps serving"]
+
+
+def test_a_running_rollout_is_ended_by_another_revision(served: Any, server: Any, manifest: Any) -> None:
+    served("apply", "-f", str(manifest("file:///models/v2")))
+    server.until(lambda cluster: cluster.at_weight(2, 25), "25 %")
+    server.operator.clear()
+    assert plan(served, manifest("file:///models/v2"))["lines"] == [
+        "nothing changes",
+        "revision 2 is being rolled out: 25 % (manual gate) → 50 % (manual gate) → 100 %",
+    ]
+    assert plan(served, manifest("file:///models/v3"))["lines"][1:] == [
+        "ends the rollout of revision 2, which has 25 % of the traffic",
+        "canary beside revision 1: 25 % (manual gate) → 50 % (manual gate) → 100 %",
+    ]
+    back = plan(served, manifest("file:///models/v1"))
+    assert back["revision"] == 1
+    assert back["lines"][-1] == "revision 1 keeps all traffic"
+
+
+def test_a_revision_that_was_aborted_stays_held_back(served: Any, server: Any, manifest: Any) -> None:
+    served("apply", "-f", str(manifest("file:///models/v2")))
+    server.until(lambda cluster: cluster.at_weight(2, 25), "25 %")
+    assert served("abort", "digits").code == 0
+    server.serve_revision(1)
+    assert plan(served, manifest("file:///models/v2"))["lines"][1].startswith(
+        "revision 2 is held back, because it was aborted: "
+    )
+    lines = plan(served, manifest("file:///models/v2", replicas=2))["lines"]
+    assert lines[-1] == "revision 2 stays held back, because it was aborted: `sundog retry` tries it again"
+
+
+def test_replicas_of_an_autoscaler_are_no_change(served: Any, server: Any, manifest: Any) -> None:
+    ref = Ref(MODEL_DEPLOYMENT, NAMESPACE, "digits")
+
+    async def scale(cluster: Any) -> None:
+        await cluster.kube.update(ref, lambda obj: {**obj, "spec": {**obj["spec"], "replicas": 3}}, manager="hpa")
+
+    server.do(scale)
+    assert plan(served, manifest())["outcome"] == "unchanged"
+
+
+def test_the_text_is_for_people(served: Any, manifest: Any) -> None:
+    done = served("plan", "-f", str(manifest("file:///models/v2")))
+    assert done.out.splitlines()[0] == "ModelDeployment vision/digits changes"
+    assert done.out.splitlines()[1].startswith("  • makes revision 2 (")

@@ -1,0 +1,132 @@
+"""The verbs that steer rollouts, against the real planner."""
+
+from typing import Any
+
+import pytest
+
+from doubles.cluster import NAMESPACE
+from sundog_operator.api import ModelDeploymentStatus
+from sundog_operator.core.revisions import Revision
+from sundog_operator.ports import MODEL_DEPLOYMENT, Ref
+from sundog_operator.shell.exits import CommandFailed, Exit
+from sundog_operator.shell.verbs.steer import previous, to_retry
+
+
+@pytest.fixture
+def canary(on_server: Any, server: Any, manifest: Any) -> Any:
+    """Revision 1 serves, revision 2 has 25 %."""
+    on_server("apply", "-f", str(manifest()))
+    server.serve_revision(1)
+    on_server("apply", "-f", str(manifest("file:///models/v2")))
+    server.until(lambda cluster: cluster.at_weight(2, 25), "25 %")
+    return on_server
+
+
+def test_promote_walks_the_steps_of_the_candidate(canary: Any, server: Any) -> None:
+    assert canary("promote", "digits").out == "digits: promote revision 2 accepted\n"
+    server.until(lambda cluster: cluster.at_weight(2, 50), "50 %")
+    assert canary("promote", "digits", "--full", "--revision", "2").code == 0
+    server.serve_revision(2)
+
+
+def test_a_command_for_another_revision_is_rejected_with_the_reason(canary: Any, server: Any) -> None:
+    done = canary("promote", "digits", "--revision", "1")
+    assert done.code == Exit.REFUSED
+    assert done.err == (
+        "error: promote revision 1 was rejected: revision 1 is not the candidate, which is revision 2\n"
+    )
+    assert server.do(lambda cluster: cluster.weights()) == {1: 75, 2: 25}
+
+
+def test_pause_and_resume(canary: Any, server: Any) -> None:
+    assert canary("pause", "digits").code == 0
+
+    async def paused(cluster: Any) -> bool:
+        return await cluster.condition("Progressing") == ("True", "Paused")
+
+    server.until(paused, "paused")
+    assert "paused (Manual)" in canary("describe", "digits").out
+    assert canary("resume", "digits").code == 0
+
+
+def test_abort_and_retry(canary: Any, server: Any) -> None:
+    assert canary("abort", "digits").code == 0
+    server.serve_revision(1)
+    assert canary("abort", "digits").err == (
+        "error: ModelDeployment vision/digits: no rollout is under way, there is nothing to abort\n"
+    )
+    assert canary("retry", "digits").out == "digits: retry revision 2 accepted\n"
+    server.until(lambda cluster: cluster.at_weight(2, 25), "25 % again")
+
+
+def test_rollback_goes_to_the_revision_that_served_before(canary: Any, server: Any, manifest: Any) -> None:
+    # Revision 2 is aborted and 3 promoted: it is 1 that served before 3.
+    assert canary("abort", "digits").code == 0
+    server.serve_revision(1)
+    canary("apply", "-f", str(manifest("file:///models/v3")))
+    server.until(lambda cluster: cluster.at_weight(3, 25), "25 %")
+    assert canary("promote", "digits", "--full").code == 0
+    server.serve_revision(3)
+    assert canary("rollback", "digits").out == "digits: rollback revision 1 accepted\n"
+    server.serve_revision(1)
+    assert canary("rollback", "digits", "--to", "9").err.startswith(
+        "error: rollback revision 9 was rejected: revision 9 is not in the history: 1, 2, 3"
+    )
+    assert canary("rollback", "digits", "--to", "2").code == 0
+    server.serve_revision(2)
+
+
+def test_without_an_operator_the_wait_ends_with_code_5(canary: Any, server: Any) -> None:
+    server.operator.clear()
+    done = canary("promote", "digits", "--timeout", "0.5")
+    assert done.code == Exit.TIMEOUT
+    assert "no operator handled the command within 0.5 s" in done.err
+    assert len(done.err.splitlines()) == 1
+
+
+def test_no_wait_writes_the_annotation_and_returns(canary: Any, server: Any) -> None:
+    server.operator.clear()
+    done = canary("promote", "digits", "--no-wait")
+    ident = done.out.split()[-1]
+    stored = server.do(lambda cluster: cluster.kube.get(Ref(MODEL_DEPLOYMENT, NAMESPACE, "digits")))
+    assert stored["metadata"]["annotations"] == {"serving.sundog.dev/command": f"promote revision=2 id={ident}"}
+
+
+def _status(stable: int | None, candidate: int | None = None, held: int | None = None) -> ModelDeploymentStatus:
+    document: dict[str, Any] = {}
+    if stable:
+        document["stable"] = {"revision": stable}
+    if candidate:
+        document["candidate"] = {"revision": candidate}
+    if held:
+        last = {"experiment": "", "revision": held, "outcome": "Aborted", "at": "2026-01-01T00:00:00Z"}
+        document["lastRollout"] = last
+    return ModelDeploymentStatus.parse(document)
+
+
+@pytest.mark.parametrize(
+    ("status", "known", "failed", "wanted"),
+    [
+        (_status(3), [1, 2, 3], set(), 2),
+        (_status(3), [1, 2, 3], {2}, 1),
+        (_status(3, candidate=4), [1, 3, 4], set(), 3),
+        (_status(1), [1, 2], {2}, "no revision before 1 ever served; choose one with --to. The history: 1, 2"),
+        (_status(None), [1], set(), "nothing serves yet"),
+    ],
+)
+def test_which_revision_a_rollback_goes_to(
+    status: ModelDeploymentStatus, known: list[int], failed: set[int], wanted: int | str
+) -> None:
+    revisions = [Revision(number, "", {}) for number in known]
+    if isinstance(wanted, int):
+        assert previous(status, revisions, frozenset(failed)) == wanted
+        return
+    with pytest.raises(CommandFailed, match=wanted):
+        previous(status, revisions, frozenset(failed))
+
+
+def test_which_revision_is_retried() -> None:
+    assert to_retry(_status(1, candidate=2)) == 2
+    assert to_retry(_status(1, held=2)) == 2
+    with pytest.raises(CommandFailed, match="there is nothing to retry"):
+        to_retry(_status(1))
