@@ -57,8 +57,7 @@ def test_what_was_planned_is_what_happens(served: Any, server: Any, manifest: An
         ({"replicas": 3}, "changes in place, without a revision (spec.replicas: 1 → 3)"),
         (
             {"runtime": {"userConfig": {"threshold": 0.5}}},
-            "changes in place, without a revision (spec.runtime.userConfig.threshold: none → 0.5; "
-            "spec.runtime.userConfig: none → none)",
+            "changes in place, without a revision (spec.runtime.userConfig.threshold: none → 0.5)",
         ),
     ],
 )

@@ -69,8 +69,9 @@ def _hash(app: ApplicationState) -> str:
 
 def _told(app: ApplicationState) -> tuple[str, str] | None:
     for text in (*(d.message for d in app.deployments), app.message):
-        if found := _TOLD.search(text):
-            return found[1], found[2].strip()
+        if found := _TOLD.findall(text):
+            reason, message = found[-1]  # the latest of several attempts
+            return reason, message.strip()
     return None
 
 

@@ -133,7 +133,7 @@ def _name(axes: Any, bins: _Bins, shares: Sequence[float], floor: Sequence[float
         return
     longest = max(runs, key=len)
     x = (longest[0] + longest[-1] + 1) / 2 * bins.width_s
-    y = floor[longest[0]] + 50
+    y = floor[longest[len(longest) // 2]] + 50
     axes.text(x, y, text, ha="center", va="center", color="white", fontsize=12, fontweight="bold")
 
 

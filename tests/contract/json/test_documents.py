@@ -1,0 +1,141 @@
+"""The documents of docs/reference/contracts.md: what one part writes, the other reads, on generated resources."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from doubles.cluster import Cluster
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sundog_edge import document as edge_document
+from sundog_edge.counters import Ledger
+from sundog_edge.evidence import InForce, ServerCounts, Surroundings, build
+from sundog_operator.api import ModelDeploymentSpec
+from sundog_operator.core import revisions, serve_config, traffic
+from sundog_operator.core.buckets import two_arms
+from sundog_operator.core.observed import EdgeReport
+from sundog_operator.core.ray_cluster import ClusterView
+from sundog_operator.core.revisions import Revision
+from sundog_operator.core.traffic import Arm, Split
+from sundog_runtime.arguments import parse_arguments, parse_settings
+
+CONTRACTS = Path(__file__).parents[3] / "docs" / "reference" / "contracts.md"
+CLUSTER = ClusterView("sundog-0", host="127.0.0.1", dashboard_port="8265", serve_port="8000")
+
+specs = st.fixed_dictionaries(
+    {
+        "model": st.fixed_dictionaries(
+            {"uri": st.just("file:///models/digits/v1")}, optional={"config": st.just({"width": 8})}
+        )
+    },
+    optional={
+        "runtime": st.fixed_dictionaries(
+            {},
+            optional={
+                "maxOngoingRequests": st.integers(1, 10_000),
+                "warmup": st.fixed_dictionaries(
+                    {}, optional={"requests": st.integers(0, 1000), "timeout": st.just("90s")}
+                ),
+                "userConfig": st.dictionaries(st.text(max_size=8), st.integers(), max_size=3),
+            },
+        ),
+        "resources": st.fixed_dictionaries({}, optional={"cpu": st.sampled_from(("250m", "1", "2.5", "64"))}),
+        "endpoint": st.fixed_dictionaries(
+            {},
+            optional={
+                "requestTimeout": st.sampled_from(("1ms", "30s", "2h")),
+                "maxRequestBytes": st.sampled_from(("1", "10Mi", "2Gi")),
+            },
+        ),
+        "rollout": st.sampled_from(({}, {"unit": {"header": "x-user-id"}})),
+    },
+)
+
+
+def revision_of(spec: ModelDeploymentSpec, number: int = 3) -> Revision:
+    content = revisions.content_of(spec)
+    return Revision(number, revisions.content_hash(content), content)
+
+
+@given(specs, st.integers(1, 1000))
+def test_the_model_server_reads_what_the_operator_deploys(spec_json: dict[str, Any], replicas: int) -> None:
+    spec = ModelDeploymentSpec.from_json(spec_json)
+    app = json.loads(json.dumps(serve_config.make_application("vision", "digits", revision_of(spec), spec, replicas)))
+    arguments = parse_arguments(app["args"])
+    settings = parse_settings(app["deployments"][0]["user_config"])
+    assert (arguments.service, arguments.revision, arguments.model.uri) == ("digits", 3, spec.model.uri)
+    assert arguments.warmup.timeout_seconds == spec.runtime.warmup.timeout.total_seconds()
+    assert settings.user_config == spec.runtime.user_config
+    assert app["deployments"][0]["num_replicas"] == replicas
+
+
+@given(specs, st.integers(0, 100), st.booleans())
+def test_the_edge_reads_what_the_operator_writes(spec_json: dict[str, Any], weight: int, ready: bool) -> None:
+    spec = ModelDeploymentSpec.from_json(spec_json)
+    stable, canary = two_arms(weight)
+    arms = (Arm("stable", 7, 100 - weight, tuple(stable)), Arm("canary", 8, weight, tuple(canary)))
+    split = Split("uid", "uid", 4, arms) if ready else None
+    service = traffic.make_service("vision", "digits", spec, "sundog-0", split)
+    written = traffic.make_document("vision", [service], [CLUSTER], None)
+    read = edge_document.parse(json.dumps(written).encode(), "vision")
+    assert [arm.weight for arm in read.services[0].arms] == ([100 - weight, weight] if ready else [])
+    assert read.services[0].requestTimeoutSeconds == spec.endpoint.request_timeout.total_seconds()
+
+
+def test_the_operator_reads_what_the_edge_reports() -> None:
+    spec = ModelDeploymentSpec.from_json({"model": {"uri": "file:///m"}})
+    split = traffic.whole("digits", 7, followed=8)
+    written = traffic.make_document(
+        "vision", [traffic.make_service("vision", "digits", spec, "sundog-0", split)], [CLUSTER], None
+    )
+    document = edge_document.parse(json.dumps(written).encode(), "vision")
+    seen = Surroundings(
+        "edge-0", "vision", servers={"digits-r7": ServerCounts(up=2)}, running={"digits": {"digits-r8": 3}}
+    )
+    evidence = json.loads(json.dumps(build(seen, InForce(document, 1.0, {}), Ledger(), 2.0)))
+    reports = [EdgeReport("edge-0", ready=True, terminating=False, evidence=evidence)]
+    assert traffic.confirm("digits", split, reports).confirmed
+    assert not traffic.confirm("digits", traffic.whole("digits", 8), reports).confirmed
+    assert traffic.healthy_replicas("digits", 7, reports) == 2
+    assert traffic.in_flight("digits", 8, reports) == 3
+
+
+async def test_the_stand_in_edge_reports_in_the_shape_of_the_real_one() -> None:
+    cluster = Cluster()
+    await cluster.apply()
+    await cluster.settle(20)
+    pod = {"metadata": {"name": "sundog-edge-0"}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}}
+    (fake,) = await cluster.edges.read([pod])
+    assert fake.evidence is not None
+    document = edge_document.parse(json.dumps(cluster.edges.in_force()[0]).encode(), "vision")
+    real = build(Surroundings("edge-0", "vision"), InForce(document, 1.0, {}), Ledger(), 2.0)
+    real_service, fake_service = real["services"]["digits"], fake.evidence["services"]["digits"]
+    assert set(fake.evidence) <= set(real)
+    assert set(fake_service) <= set(real_service)
+    assert {name: set(arm) for name, arm in fake_service["arms"].items()} == {
+        name: set(arm) for name, arm in real_service["arms"].items()
+    }
+
+
+def examples() -> list[dict[str, Any]]:
+    return [
+        json.loads(block.replace("…", "0"))
+        for block in re.findall(r"```json\n(.*?)```", CONTRACTS.read_text(), re.DOTALL)
+    ]
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_the_page_shows_documents_that_hold(number: int) -> None:
+    example = examples()[number]
+    match number:
+        case 0:
+            assert parse_arguments(example["args"]).revision == 8
+            assert parse_settings(example["deployments"][0]["user_config"]).max_request_bytes == 10 * 2**20
+        case 1:
+            assert edge_document.parse(json.dumps(example).encode(), "vision").generation == 17
+        case _:
+            row = example["counters"][0]
+            assert row["assigned"] == sum(row["ends"].values()) + row["inFlight"] + row["lost"]

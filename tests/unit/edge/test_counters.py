@@ -1,0 +1,205 @@
+"""Accumulation: nothing vanishes, the order of lines does not matter, late is not lost."""
+
+import random
+
+import orjson
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sundog_edge import histogram
+from sundog_edge.counters import Boot, Ledger, Row, Seen
+from sundog_edge.evidence import Surroundings, build
+
+KEY = "digits/att/0/{}/assigned/sticky"
+
+
+def line(boot: str, row: str, number: int, status: int = 200, termination: str = "--", total: int = 5000) -> bytes:
+    first = "-" if status >= 502 else str(1_000_000 + total // 2)
+    return (
+        f"{boot} {row} {number} {status} {termination} {number % 3} s 1000000 {first} {1_000_000 + total} - digits"
+    ).encode()
+
+
+def conserved(row: Row) -> bool:
+    return row.assigned == sum(row.ends.values()) + row.in_flight + row.lost and min(row.in_flight, row.lost) >= 0
+
+
+class Haproxy:
+    """A worker in miniature: chooses, ends and writes lines as the real one does."""
+
+    def __init__(self, boot: str) -> None:
+        self.boot = boot
+        self.assigned = {"stable": 0, "canary": 0}
+        self.running: list[tuple[str, int]] = []
+        self.pipe: list[bytes] = []
+        self.finished = 0
+
+    def choose(self, arm: str) -> None:
+        self.assigned[arm] += 1
+        self.running.append((arm, self.assigned[arm]))
+
+    def end(self, place: int, status: int, dropped: bool) -> None:
+        arm, number = self.running.pop(place % len(self.running))
+        self.finished += 1
+        if not dropped:
+            self.pipe.append(line(self.boot, KEY.format(arm), number, status))
+
+    def table(self) -> dict[str, Seen]:
+        counts = {arm: sum(name == arm for name, _ in self.running) for arm in self.assigned}
+        whole = Seen(sum(self.assigned.values()), len(self.running))
+        return {"all": whole, **{KEY.format(arm): Seen(count, counts[arm]) for arm, count in self.assigned.items()}}
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("choose"), st.sampled_from(["stable", "canary"])),
+        st.tuples(st.just("end"), st.integers(0, 99), st.sampled_from([200, 404, 500, 503]), st.booleans()),
+        st.tuples(st.just("read"), st.integers(0, 3)),
+        st.tuples(st.just("settle"), st.booleans()),
+        st.tuples(st.just("restart")),
+    ),
+    max_size=60,
+)
+
+
+@settings(deadline=None)
+@given(STEPS)
+def test_every_request_is_an_end_in_flight_or_lost_at_every_moment(steps):
+    worker = Haproxy("abcd-1")
+    ledger = Ledger()
+    dropped = 0
+    snapshot = orjson.dumps(ledger.as_json())
+    for step in steps:
+        match step:
+            case ("choose", arm):
+                worker.choose(arm)
+            case ("end", place, status, gone) if worker.running:
+                worker.end(place, status, gone)
+                dropped += gone
+            case ("read", count):
+                ledger.consume(worker.pipe[:count], 0)
+                del worker.pipe[:count]
+            case ("settle", ends_between):
+                table = worker.table()
+                if ends_between and worker.running:
+                    worker.end(0, 200, dropped=False)
+                ledger.consume(worker.pipe, 0)
+                worker.pipe.clear()
+                ledger.boot(worker.boot, 0).settle(table, "all")
+                snapshot = orjson.dumps(ledger.as_json())
+            case ("restart",):
+                before = ledger
+                ledger = Ledger.from_json(orjson.loads(snapshot))
+                dropped += _ends(before) - _ends(ledger)
+        rows = [row for boot in ledger.boots.values() for row in boot.rows.values()]
+        assert all(conserved(row) for row in rows)
+        # Late is not lost: never more than what really went missing.
+        assert sum(row.lost for row in rows) <= dropped
+    ledger.consume(worker.pipe, 0)
+    boot = ledger.boot(worker.boot, 0)
+    boot.settle(worker.table(), "all")
+    rows = list(boot.rows.values())
+    assert sum(row.lost for row in rows) == boot.gaps == dropped
+    assert sum(row.assigned for row in rows) == sum(worker.assigned.values())
+    assert sum(row.in_flight for row in rows) == len(worker.running)
+    boot.finish(1.0)
+    assert all(conserved(row) and row.in_flight == 0 for row in rows)
+    assert sum(row.lost for row in rows) == dropped + len(worker.running)
+
+
+def _ends(ledger: Ledger) -> int:
+    return sum(row.ended for boot in ledger.boots.values() for row in boot.rows.values())
+
+
+LINES = st.lists(
+    st.builds(
+        lambda boot, arm, status, total: (boot, KEY.format(arm), status, total),
+        st.sampled_from(["a-1", "b-2"]),
+        st.sampled_from(["stable", "canary"]),
+        st.sampled_from([200, 302, 404, 429, 500, 503]),
+        st.integers(0, 2_000_000_000),
+    ),
+    max_size=80,
+)
+
+
+@given(LINES, st.randoms())
+def test_a_permuted_log_gives_the_same_evidence(entries, order: random.Random):
+    lines = [
+        line(boot, row, number, status, "SC" if status == 503 else "--", total)
+        for number, (boot, row, status, total) in enumerate(entries, start=1)
+    ]
+    shuffled = list(lines)
+    order.shuffle(shuffled)
+
+    def evidence(batch: list[bytes]) -> bytes:
+        ledger = Ledger()
+        for boot in ("a-1", "b-2"):
+            for arm in ("stable", "canary"):
+                ledger.boot(boot, 0).row(KEY.format(arm))
+        cut = len(batch) // 3
+        ledger.consume(batch[:cut], 0)
+        ledger.consume(batch[cut:], 0)
+        return orjson.dumps(build(Surroundings("e", "n"), None, ledger, 0.0))
+
+    assert evidence(lines) == evidence(shuffled)
+
+
+@given(LINES)
+def test_histograms_have_every_end_once(entries):
+    boot = Boot("a-1", 1, 0)
+    ledger = Ledger({"a-1": boot})
+    ledger.consume([line("a-1", row, n, status, total=total) for n, (_, row, status, total) in enumerate(entries)], 0)
+    for row in boot.rows.values():
+        for family in (row.ttfb, row.total):
+            assert sum(family["ok"]) == row.ends["ok"]
+            assert sum(map(sum, family.values())) == row.ended
+            assert all(counts[-1] > 0 for counts in family.values() if counts)
+
+
+def test_requests_held_by_serves_own_proxy_stay_out_of_latency():
+    ledger = Ledger()
+    ledger.consume([line("a-1", KEY.format("stable"), 1).replace(b" s ", b" fallback-127.0.0.1:8000 ")], 0)
+    row = ledger.boots["a-1"].rows[KEY.format("stable")]
+    assert row.served_elsewhere == row.ends["ok"] == 1
+    assert row.total["ok"] == row.ttfb["ok"] == []
+
+
+def test_retries_are_charged_and_rescues_counted():
+    ledger = Ledger()
+    base = line("a-1", KEY.format("stable"), 3)
+    ledger.consume([base.replace(b" -- 0 ", b" -- +2 "), base.replace(b"200 -- 0", b"500 -- 1")], 0)
+    row = ledger.boots["a-1"].rows[KEY.format("stable")]
+    assert (row.first_attempt_failed, row.retries, row.redispatched, row.rescued) == (2, 3, 1, 1)
+
+
+def test_unparsable_lines_are_counted_where_they_come_from():
+    ledger = Ledger()
+    ledger.consume([line("a-1", KEY.format("stable"), 1), b"a-1 rubbish", b"rubbish", b"\xff"], 0)
+    assert ledger.boots["a-1"].unparsable == 1
+    assert ledger.strays == 2
+
+
+def test_boots_that_ended_long_ago_are_forgotten():
+    ledger = Ledger({"a-1": Boot("a-1", 1, 0, ended_at=10.0), "b-2": Boot("b-2", 2, 0)})
+    ledger.forget(5.0)
+    assert {*ledger.boots} == {"a-1", "b-2"}
+    ledger.forget(11.0)
+    assert {*ledger.boots} == {"b-2"}
+
+
+@given(st.integers(0, 10**10))
+def test_a_duration_is_in_the_bucket_that_its_edges_say(duration):
+    counts: list[int] = []
+    histogram.add(counts, duration)
+    bucket = len(counts) - 1
+    assert sum(counts) == counts[bucket] == 1
+    assert bucket == 0 or histogram.EDGES_US[bucket - 1] <= duration
+    assert bucket == len(histogram.EDGES_US) or duration < histogram.EDGES_US[bucket]
+
+
+def test_edges_resolve_a_margin_of_ten_percent():
+    edges = histogram.EDGES_US
+    assert list(edges) == sorted(set(edges))
+    assert (edges[0], edges[-1]) == (100, 1_000_000_000)
+    assert all(high / low < 1.06 for low, high in zip(edges, edges[1:], strict=False))

@@ -1,0 +1,152 @@
+"""The split document is taken whole or refused whole, with one line."""
+
+import copy
+import json
+
+import pytest
+
+from sundog_edge.document import parse
+from sundog_edge.errors import DocumentError
+
+GOOD = {
+    "version": 1,
+    "namespace": "vision",
+    "generation": 17,
+    "clusters": {"sundog": {"dashboard": "http://127.0.0.1:8265", "fallback": "127.0.0.1:8000"}},
+    "services": [
+        {
+            "name": "digits",
+            "hosts": ["digits.vision.svc", "digits.vision"],
+            "cluster": "sundog",
+            "attempt": "3b9f6d6e",
+            "salt": "3b9f6d6e",
+            "unit": {"kind": "request"},
+            "epoch": 2,
+            "arms": [
+                {
+                    "name": "stable",
+                    "application": "digits-r7",
+                    "routePrefix": "/digits-r7.app",
+                    "revision": 7,
+                    "weight": 75,
+                    "ranges": [[2500, 10000]],
+                },
+                {
+                    "name": "canary",
+                    "application": "digits-r8",
+                    "routePrefix": "/digits-r8.app",
+                    "revision": 8,
+                    "weight": 25,
+                    "ranges": [[0, 2500]],
+                },
+            ],
+            "requestTimeoutSeconds": 30.0,
+            "maxRequestBytes": 10485760,
+            "maxOngoingRequests": 64,
+        }
+    ],
+}
+
+
+def changed(path, value):
+    document = copy.deepcopy(GOOD)
+    place = document
+    for step in path[:-1]:
+        place = place[step]
+    place[path[-1]] = value
+    return document
+
+
+def refusal(document, namespace="vision") -> str:
+    with pytest.raises(DocumentError) as caught:
+        parse(document if isinstance(document, bytes) else json.dumps(document).encode(), namespace)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert len(message) < 500
+    return message
+
+
+SERVICE = ("services", 0)
+CANARY = (*SERVICE, "arms", 1)
+
+
+def test_the_contracts_example_is_read():
+    document = parse(json.dumps(GOOD).encode(), "vision")
+    service = document.services[0]
+    assert [(segment.end, service.arms[segment.arm].name) for segment in service.table] == [
+        (2500, "canary"),
+        (10_000, "stable"),
+    ]
+
+
+def test_unknown_fields_are_ignored():
+    assert parse(json.dumps(changed(("later",), 1)).encode(), "vision").generation == 17
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        (("version",), 2, ["version", "2"]),
+        (("generation",), "17", ["generation", "'17'"]),
+        (
+            ("clusters", "sundog", "dashboard"),
+            "file:///etc/passwd",
+            ["clusters.sundog.dashboard", "file:///etc/passwd"],
+        ),
+        (
+            ("clusters", "sundog", "dashboard"),
+            "http://u:secret@h:1",
+            ["clusters.sundog.dashboard", "without credentials"],
+        ),
+        (("clusters", "sundog", "fallback"), "nowhere", ["clusters.sundog.fallback", "nowhere"]),
+        ((*SERVICE, "name"), "Digits", ["services[0].name", "Digits"]),
+        ((*SERVICE, "cluster"), "other", ["digits", "'other'"]),
+        ((*SERVICE, "attempt"), "a b", ["services[0].attempt"]),
+        ((*SERVICE, "salt"), "a|b", ["services[0].salt"]),
+        ((*SERVICE, "unit"), {"kind": "header"}, ["unit.name"]),
+        ((*SERVICE, "unit"), {"kind": "cookie", "name": "x"}, ["services[0].unit.kind", "cookie"]),
+        ((*SERVICE, "unit"), {"kind": "header", "name": "x y"}, ["services[0].unit.name"]),
+        ((*SERVICE, "requestTimeoutSeconds"), 0, ["services[0].requestTimeoutSeconds", "0"]),
+        ((*SERVICE, "hosts"), ["a\nb"], ["services[0].hosts[0]"]),
+        ((*CANARY, "routePrefix"), "/a b", ["arms[1].routePrefix"]),
+        ((*CANARY, "routePrefix"), "/a!b", ["arms[1].routePrefix"]),
+        ((*CANARY, "application"), "digits-r7", ["digits-r7", "/digits-r8.app"]),
+        ((*CANARY, "name"), "stable", ["'stable'", "twice"]),
+        ((*CANARY, "ranges"), [[0, 2499]], ["digits", "bucket 2499 is not covered"]),
+        ((*CANARY, "ranges"), [[0, 2501]], ["digits", "bucket 2500 is covered twice"]),
+        ((*CANARY, "ranges"), [[5, 5], [0, 2500]], ["[5, 5]", "empty"]),
+        ((*CANARY, "ranges"), [[0, 10_001]], ["ranges[0]", "10001"]),
+        ((*CANARY, "ranges"), [[0, 2500, 3]], ["ranges[0]"]),
+    ],
+)
+def test_a_violation_is_named_with_what_was_found(path, value, words):
+    message = refusal(changed(path, value))
+    for word in words:
+        assert word in message
+
+
+def test_more_arms_or_segments_than_fit_are_refused():
+    arms = [
+        {**GOOD["services"][0]["arms"][0], "name": f"a{n}", "application": f"x-{n}", "ranges": []} for n in range(11)
+    ]
+    assert "11 arms, at most 10" in refusal(changed((*SERVICE, "arms"), arms))
+    many = copy.deepcopy(GOOD)
+    for number, arm in enumerate(many["services"][0]["arms"]):
+        arm["ranges"] = [[start, start + 100] for start in range(number * 100, 10_000, 200)]
+    assert "100 segments, at most 64" in refusal(many)
+
+
+def test_names_hosts_and_applications_belong_to_one_service():
+    twin = copy.deepcopy(GOOD["services"][0])
+    assert "service name 'digits'" in refusal(changed(("services",), [twin, twin]))
+    other = {**twin, "name": "other"}
+    assert "host 'digits.vision.svc'" in refusal(changed(("services",), [twin, other]))
+    assert "application digits-r7" in refusal(changed(("services",), [twin, {**other, "hosts": []}]))
+
+
+def test_what_is_no_document_is_refused():
+    assert "JSON" in refusal(b"{")
+    assert "JSON" in refusal(b"\xff")
+    assert "bytes" in refusal(b" " * (5 << 20))
+    assert "'vision'" in refusal(GOOD, namespace="other")
+    assert "'other'" in refusal(GOOD, namespace="other")

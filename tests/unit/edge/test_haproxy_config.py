@@ -1,0 +1,123 @@
+"""The configuration and the maps, as text."""
+
+from pathlib import Path
+
+import pytest
+
+from sundog_edge.document import Document
+from sundog_edge.errors import DocumentError
+from sundog_edge.haproxy_config import maps_of, render
+from sundog_edge.layout import Layout, Server, fit
+from sundog_edge.state_dir import Settings, StateDir
+
+STATE = StateDir(Path("/tmp/x"))
+
+
+def document(*applications: str, header: str = "", services: int = 1, **changes) -> Document:
+    arms = [
+        {
+            "name": f"a{n}",
+            "application": application,
+            "routePrefix": f"/{application}.app",
+            "revision": n,
+            "weight": 0 if n else 100,
+            "ranges": [] if n else [[0, 10_000]],
+        }
+        for n, application in enumerate(applications)
+    ]
+    made = [
+        {
+            "name": "digits" if not number else f"empty{number}",
+            "hosts": [] if number else ["digits.vision.svc"],
+            "cluster": "c",
+            "attempt": "att",
+            "salt": "salt",
+            "unit": {"kind": "header", "name": header} if header else {"kind": "request"},
+            "epoch": 3,
+            "arms": [] if number else arms,
+            "requestTimeoutSeconds": 2.5,
+            "maxRequestBytes": 99,
+            "maxOngoingRequests": 4,
+            **changes,
+        }
+        for number in range(services)
+    ]
+    return Document.model_validate(
+        {
+            "version": 1,
+            "namespace": "n",
+            "generation": 1,
+            "clusters": {"c": {"dashboard": "http://h:1"}},
+            "services": made,
+        }
+    )
+
+
+def test_one_map_value_has_everything_of_a_service():
+    wanted = document("digits-r7", "digits-r8", header="X-User", services=2)
+    maps = maps_of(wanted, fit(Layout(), wanted))
+    assert maps["splits"] == {
+        "digits": "salt|x-user|2500|3.5|99|10000|slot0!digits/att/3/a0/assigned!/digits-r7.app!0!a0",
+        "empty1": "salt|x-user|2500|3.5|99",
+    }
+    assert maps["hosts"] == {"digits.vision.svc": "digits"}
+    assert maps["prefixes"] == {"slot0": "/digits-r7.app", "slot1": "/digits-r8.app"}
+
+
+def test_a_table_that_no_buffer_can_hold_is_refused():
+    cuts = range(0, 10_000, 157)
+    arms = [
+        {
+            "name": f"{'a' * 60}{arm}",
+            "application": f"{'b' * 60}{arm}",
+            "routePrefix": f"/{'c' * 120}{arm}",
+            "revision": 1,
+            "weight": 50,
+            "ranges": [[start, min(start + 157, 10_000)] for start in list(cuts)[arm::2]],
+        }
+        for arm in range(2)
+    ]
+    wanted = document(arms=arms)
+    with pytest.raises(DocumentError, match=r"service digits: its range table takes \d+ bytes, at most 12000"):
+        maps_of(wanted, fit(Layout(), wanted))
+
+
+def test_applications_keep_their_slots_and_give_them_back():
+    first = fit(Layout(), document("a-r1", "a-r2"))
+    assert first.slot_of == {"a-r1": "slot0", "a-r2": "slot1"}
+    second = fit(first, document("a-r2", "a-r3"))
+    # slot0 may still have requests of a-r1.
+    assert second.slot_of == {"a-r2": "slot1", "a-r3": "slot2"}
+    assert [holding.application for holding in second.leaving] == ["a-r1"]
+    back = fit(second, document("a-r1", "a-r3"))
+    assert back.slot_of == {"a-r1": "slot0", "a-r3": "slot2"}
+    assert not first.needs_reload(back)
+
+
+def test_slots_double_when_they_run_out_and_headers_only_grow():
+    layout = Layout()
+    for number in range(3):
+        layout = fit(layout, document(*(f"b{number}-{n}" for n in range(8))))
+    assert layout.slots == 32
+    assert len({holding.slot for holding in (*layout.held, *layout.leaving)}) == 24
+    with_header = fit(layout, document("c", header="X-A"))
+    assert layout.needs_reload(with_header)
+    assert fit(with_header, document("c", header="x-b")).headers == ("x-a", "x-b")
+    assert not with_header.needs_reload(fit(with_header, document("c", header="x-A")))
+
+
+def test_a_layout_survives_its_json():
+    layout = fit(Layout(servers=(Server("slot0", "s", "1.2.3.4:5", 6),)), document("a", "b", header="x-u"))
+    assert Layout.from_json(layout.as_json()) == layout
+
+
+def test_the_configuration_has_every_slot_its_servers_and_every_header():
+    layout = Layout(slots=17, headers=("x-a", "x-b"), servers=(Server("slot3", "10.0.0.1:1", "10.0.0.1:1", 6),))
+    text = render(Settings(http_bind="0.0.0.0:80"), layout, STATE)
+    assert "backend slot16 from arm" in text
+    assert "backend slot17" not in text
+    assert "backend slot3 from arm\n    server 10.0.0.1:1 10.0.0.1:1 check inter 500 fall 1 rise 1 maxconn 6\n" in text
+    assert "    bind 0.0.0.0:80\n" in text
+    assert "req.fhdr(x-a,1)" in text
+    assert "req.fhdr(x-b,1)" in text
+    assert text == render(Settings(http_bind="0.0.0.0:80"), layout, STATE)

@@ -1,0 +1,178 @@
+"""From Serve's answer and HAProxy's state to commands."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sundog_edge.document import Cluster
+from sundog_edge.errors import ServeUnavailable
+from sundog_edge.replicas import Wish, plan, targets_of, wanted
+from sundog_edge.runtime_api import ServerState
+
+LOCAL = Cluster(dashboard="http://127.0.0.1:8265", fallback="127.0.0.1:8000")
+REMOTE = Cluster(dashboard="http://head.vision.svc:8265", fallback="head.vision.svc:8000")
+
+
+def group(name, *targets, protocol="HTTP"):
+    return {
+        "app_name": name,
+        "route_prefix": f"/{name}.app",
+        "protocol": protocol,
+        "targets": [{"ip": ip, "port": port, "name": "r"} for ip, port in targets],
+    }
+
+
+def server(address, *, running=True, draining=False, maintenance=False, since_s=100, slot="slot0"):
+    return ServerState(slot, address, address, running, draining, maintenance, since_s)
+
+
+def wish(*listed, known=True, fallback=""):
+    return Wish("slot0", listed if known else None, fallback, 8)
+
+
+def test_targets_are_read_and_serves_own_proxy_is_none():
+    answer = {
+        "target_groups": [
+            group("a", ("10.0.0.7", 30003), ("10.0.0.8", 30003)),
+            group("b", ("10.0.0.7", 8000)),
+            group("a", ("10.0.0.7", 40003), protocol="gRPC"),
+            group("", ("10.0.0.7", 8000)),
+        ]
+    }
+    assert targets_of(answer, REMOTE) == {"a": ("10.0.0.7:30003", "10.0.0.8:30003"), "b": ()}
+    # With a loopback dashboard replicas listen on loopback only.
+    assert targets_of(answer, LOCAL)["a"] == ("127.0.0.1:30003", "127.0.0.1:30003")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [{}, [], None, {"target_groups": [{}]}, {"target_groups": [group("a", ("x", "port"))]}, {"target_groups": 3}],
+)
+def test_an_answer_of_another_shape_is_unknown_and_not_empty(answer):
+    with pytest.raises(ServeUnavailable):
+        targets_of(answer, REMOTE)
+
+
+@pytest.mark.parametrize(
+    ("request_", "present", "names"),
+    [
+        (wish("a:1"), [], {"a:1"}),
+        (wish("a:1"), [server("a:1"), server("b:1")], {"a:1"}),
+        (wish("a:1"), [server("a:1", running=False, since_s=1), server("b:1")], {"a:1", "b:1"}),
+        (wish("a:1"), [server("a:1", running=False, since_s=99), server("b:1")], {"a:1", "b:1"}),
+        (wish("a:1"), [server("b:1", running=False)], {"a:1"}),
+        (wish("a:1", "c:1"), [server("a:1"), server("c:1", running=False, since_s=99), server("b:1")], {"a:1", "c:1"}),
+        (wish(), [server("b:1")], {"b:1"}),
+        (wish(), [server("b:1", running=False, since_s=5)], {"b:1"}),
+        (wish(), [server("b:1", running=False, since_s=31)], set()),
+        (wish(known=False), [server("b:1", running=False, since_s=9999)], {"b:1"}),
+        (wish(), [server("b:1", draining=True)], set()),
+        (wish("a:1"), [server("a:1"), server("b:1", draining=True)], {"a:1"}),
+        (wish(fallback="p:8"), [server("fallback-p:8")], {"fallback-p:8"}),
+    ],
+    ids=[
+        "new",
+        "replaced, new one up",
+        "replaced, new one not checked yet",
+        "replaced, new one never up: the old one is all there is",
+        "replaced and dead",
+        "one listed is up, the other has had its time",
+        "rebuild: Serve names only its proxy",
+        "rebuild, down a moment",
+        "rebuild, down for good",
+        "Serve silent: keep all",
+        "already leaving",
+        "already replaced",
+        "only the fallback",
+    ],
+)
+def test_which_servers_a_slot_should_have(request_, present, names):
+    assert {*wanted(request_, present)} == names
+
+
+def test_the_fallback_is_a_backup_without_a_limit():
+    servers = wanted(wish("a:1", fallback="p:8"), [])
+    assert servers["fallback-p:8"].backup
+    assert servers["fallback-p:8"].maxconn == 0
+    assert not servers["a:1"].backup
+
+
+def test_a_new_server_gets_no_request_before_its_check_has_passed():
+    commands = plan("slot0", wanted(wish("a:1"), []), [], {}, {})
+    assert commands == [
+        "add server slot0/a:1 a:1 check inter 500 fall 1 rise 1 maxconn 8 weight 0",
+        "enable health slot0/a:1",
+        "enable server slot0/a:1",
+        "set server slot0/a:1 health down",
+        "set weight slot0/a:1 1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("state", "running", "drained_s", "commands"),
+    [
+        (server("b:1"), 3, 0, ["set server slot0/b:1 state drain"]),
+        (server("b:1", draining=True), 3, 5, []),
+        (server("b:1", draining=True), 0, 5, ["set server slot0/b:1 state maint"]),
+        (
+            server("b:1", draining=True),
+            3,
+            61,
+            ["shutdown sessions server slot0/b:1", "set server slot0/b:1 state maint"],
+        ),
+        (server("b:1", draining=True, maintenance=True), 0, 5, ["del server slot0/b:1"]),
+    ],
+    ids=["drain", "wait", "idle", "deadline", "delete"],
+)
+def test_a_server_leaves_in_steps(state, running, drained_s, commands):
+    key = ("slot0", "b:1")
+    assert plan("slot0", {}, [state], {key: running}, {key: drained_s}) == commands
+
+
+def test_a_server_that_comes_back_while_it_drains_is_ready_again_but_never_from_maintenance():
+    want = wanted(wish("a:1"), [])
+    assert plan("slot0", want, [server("a:1", draining=True)], {}, {}) == ["set server slot0/a:1 state ready"]
+    assert plan("slot0", want, [server("a:1", maintenance=True)], {}, {}) == ["del server slot0/a:1"]
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.sampled_from("abcd"), unique=True),
+    st.lists(st.sampled_from("abcd"), unique=True),
+    st.data(),
+)
+def test_stepping_ends_at_the_listed_servers_and_never_leaves_a_slot_bare(before, after, data):
+    """Health as HAProxy has it: added servers are down, and pass their check at some later step."""
+    states = {name: server(name) for name in before}
+    for _ in range(20):
+        had_running = any(state.up for state in states.values())
+        present = list(states.values())
+        for command in plan("slot0", wanted(wish(*after), present), present, {}, {}):
+            states = _run(states, command.split())
+        if had_running:
+            assert any(state.up for state in states.values())
+        for name, state in states.items():
+            if not state.running and data.draw(st.booleans()):
+                states[name] = server(name, draining=state.draining, maintenance=state.maintenance)
+    states = {name: server(name, draining=s.draining, maintenance=s.maintenance) for name, s in states.items()}
+    for _ in range(4):
+        present = list(states.values())
+        for command in plan("slot0", wanted(wish(*after), present), present, {}, {}):
+            states = _run(states, command.split())
+        states = {name: server(name, draining=s.draining, maintenance=s.maintenance) for name, s in states.items()}
+    assert {*states} == ({*after} or {*before})
+
+
+def _run(states, words):
+    match words:
+        case ["add", "server", where, *_]:
+            name = where.partition("/")[2]
+            return {**states, name: server(name, running=False, since_s=0)}
+        case ["set", "server", where, "state", state]:
+            name = where.partition("/")[2]
+            old = states[name]
+            flags = {"draining": state == "drain", "maintenance": state == "maint"}
+            return {**states, name: server(name, running=old.running, since_s=old.since_s, **flags)}
+        case ["del", "server", where]:
+            return {name: state for name, state in states.items() if name != where.partition("/")[2]}
+    return states

@@ -1,0 +1,223 @@
+"""Manifests as the truth: edits, mistakes, removals, restarts."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from doubles.clock import FakeClock
+from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
+from sundog_operator.ports import MODEL_DEPLOYMENT, Object, Ref
+from sundog_operator.shell.local.api_server import admit, schemas
+from sundog_operator.shell.local.files import ManifestFiles
+from sundog_operator.shell.local.origins import Origins
+
+TEXT = """
+apiVersion: serving.sundog.dev/v1alpha1
+kind: ModelDeployment
+metadata: {name: NAME}
+spec: {model: {uri: "file:///URI"}}
+"""
+
+
+def text(name: str = "a", uri: str = "v1") -> str:
+    return TEXT.replace("NAME", name).replace("URI", uri)
+
+
+@dataclass
+class Seen:
+    """A view that remembers."""
+
+    notices: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    def notice(self, told: str) -> None:
+        self.notices.append(told)
+
+    def problem(self, told: str) -> None:
+        self.problems.append(told)
+
+    def deployments(self, objects: Any) -> None: ...
+
+    def event(self, event: Object) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class World:
+    """A folder of manifests and the API server that they are applied to."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "manifests"
+        self.folder.mkdir()
+        self.state = folder
+        self.clock = FakeClock()
+        self.kube = MemoryKubernetes(self.clock, schemas=schemas(), admit=admit)
+        self.view = Seen()
+        self.root = self.folder
+        self.files: ManifestFiles
+
+    def start(self) -> "World":
+        self.files = ManifestFiles(
+            self.root, self.kube, Origins(self.state / "origins.json"), self.clock, self.view, namespace="default"
+        )
+        return self
+
+    def write(self, file: str, content: str) -> None:
+        (self.folder / file).write_text(content)
+
+    async def uris(self) -> dict[str, str]:
+        objects = await self.kube.list(MODEL_DEPLOYMENT)
+        return {obj["metadata"]["name"]: obj["spec"]["model"]["uri"].removeprefix("file:///") for obj in objects}
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    made = World(tmp_path)
+    yield made.start()
+    made.kube.close()
+
+
+async def test_edits_are_applied_and_nothing_else_is(world: World) -> None:
+    world.write("a.yaml", text("a"))
+    world.write("b.yaml", text("b"))
+    await world.files.sync()
+    assert await world.uris() == {"a": "v1", "b": "v1"}
+    world.kube.writes.clear()
+    await world.files.sync()
+    assert list(world.kube.writes) == []
+    world.write("a.yaml", text("a", "v2"))
+    await world.files.sync()
+    assert await world.uris() == {"a": "v2", "b": "v1"}
+    assert [write.ref.name for write in world.kube.writes] == ["a"]
+    assert world.view.problems == []
+
+
+async def test_what_was_applied_by_command_stays_until_the_file_changes(world: World) -> None:
+    world.write("a.yaml", text("a"))
+    await world.files.sync()
+    stored = await world.kube.get(Ref(MODEL_DEPLOYMENT, "default", "a"))
+    assert stored is not None
+    stored["spec"]["model"]["uri"] = "file:///other"
+    await world.kube.apply(stored, manager="sundog-cli")
+    world.write("b.yaml", text("b"))
+    await world.files.sync()
+    assert await world.uris() == {"a": "other", "b": "v1"}
+
+
+@pytest.mark.parametrize(
+    ("bad", "told"),
+    [
+        ("a: [1", "a.yaml: line 1: "),
+        (text(uri="v2").replace("model:", "modle:"), "a.yaml: ModelDeployment default/a: spec.modle: unknown field"),
+        (
+            text(uri="v2").replace("spec: {", "spec: {replicas: -1, "),
+            "a.yaml: ModelDeployment default/a: spec.replicas: -1 is not",
+        ),
+        (text().replace("file:///v1", "file://v1"), "a.yaml: ModelDeployment a: spec.model.uri: 'file://v1' is not absolute"),
+        (text().replace("serving.sundog.dev/v1alpha1", "serving.sundog.dev/v2"), "a.yaml: apiVersion: "),
+    ],
+)
+async def test_a_mistake_is_told_once_and_keeps_what_serves(world: World, bad: str, told: str) -> None:
+    world.write("a.yaml", text("a"))
+    await world.files.sync()
+    world.write("a.yaml", bad)
+    for _ in range(3):
+        await world.files.sync()
+    assert len(world.view.problems) == 1
+    assert told in world.view.problems[0]
+    assert world.view.problems[0].startswith(str(world.folder))
+    assert "\n" not in world.view.problems[0]
+    assert await world.uris() == {"a": "v1"}
+    world.write("a.yaml", text("a", "v3"))
+    await world.files.sync()
+    assert await world.uris() == {"a": "v3"}
+
+
+async def test_removed_documents_and_files_take_their_objects_with_them(world: World) -> None:
+    world.write("a.yaml", f"{text('a')}---\n{text('b')}")
+    world.write("c.yaml", text("c"))
+    await world.files.sync()
+    world.write("a.yaml", text("a"))
+    (world.folder / "c.yaml").unlink()
+    await world.files.sync()
+    assert await world.uris() == {"a": "v1"}
+
+
+async def test_objects_that_came_from_no_file_are_not_touched(world: World) -> None:
+    await world.kube.apply({**_object("mine"), "spec": {"model": {"uri": "file:///mine"}}}, manager="sundog-cli")
+    world.write("a.yaml", text("a"))
+    await world.files.sync()
+    (world.folder / "a.yaml").unlink()
+    await world.files.sync()
+    assert await world.uris() == {"mine": "mine"}
+
+
+async def test_a_file_that_is_empty_for_a_moment_deletes_nothing(world: World) -> None:
+    world.write("a.yaml", text("a"))
+    await world.files.sync()
+    world.write("a.yaml", "")
+
+    async def saved(_seconds: float) -> None:
+        world.write("a.yaml", text("a", "v2"))
+
+    world.clock.sleep = saved  # type: ignore[method-assign]
+    await world.files.sync()
+    assert await world.uris() == {"a": "v2"}
+    assert not any("deleted" in notice for notice in world.view.notices)
+
+
+async def test_a_folder_that_is_gone_deletes_nothing(world: World) -> None:
+    world.write("a.yaml", text("a"))
+    await world.files.sync()
+    world.folder.rename(world.state / "moved")
+    await world.files.sync()
+    assert await world.uris() == {"a": "v1"}
+
+
+async def test_a_restart_knows_what_came_from_files(world: World) -> None:
+    world.write("a.yaml", text("a"))
+    world.write("b.yaml", text("b"))
+    await world.files.sync()
+    (world.folder / "a.yaml").unlink()
+    world.write("b.yaml", text("b", "v2"))
+    await world.start().files.sync()
+    assert await world.uris() == {"b": "v2"}
+
+
+async def test_an_object_that_somebody_made_anew_is_left_alone(world: World) -> None:
+    world.write("a.yaml", text("a"))
+    await world.files.sync()
+    ref = Ref(MODEL_DEPLOYMENT, "default", "a")
+    await world.kube.delete(ref)
+    await world.kube.apply({**_object("a"), "spec": {"model": {"uri": "file:///mine"}}}, manager="sundog-cli")
+    (world.folder / "a.yaml").unlink()
+    await world.files.sync()
+    assert await world.uris() == {"a": "mine"}
+
+
+async def test_a_single_file_is_a_root_too(world: World) -> None:
+    world.write("a.yaml", text("a"))
+    world.write("b.yaml", text("b"))
+    world.root = world.folder / "a.yaml"
+    await world.start().files.sync()
+    assert await world.uris() == {"a": "v1"}
+    world.root.unlink()
+    await world.files.sync()
+    assert await world.uris() == {}
+
+
+async def test_other_kinds_are_skipped_with_a_line(world: World) -> None:
+    world.write("pod.yaml", "apiVersion: v1\nkind: Pod\nmetadata: {name: x}")
+    await world.files.sync()
+    assert [problem.split(":")[0] for problem in world.view.problems] == ["skipped"]
+
+
+def _object(name: str) -> Object:
+    return {
+        "apiVersion": "serving.sundog.dev/v1alpha1",
+        "kind": "ModelDeployment",
+        "metadata": {"name": name, "namespace": "default"},
+    }

@@ -1,0 +1,229 @@
+"""The life of an instance, with processes that stand in for Ray and the edge."""
+
+import asyncio
+import contextlib
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sundog_operator.adapters.local.process_table import Command, MachineTable
+from sundog_operator.adapters.local.processes import Processes, marked
+from sundog_operator.adapters.local.state_directory import AnotherInstance, StateDirectory, StateDirectoryError
+from sundog_operator.app.world import World
+from sundog_operator.errors import RayUnavailable
+from sundog_operator.ports import Clock, Kubernetes
+from sundog_operator.shell.exits import Exit
+from sundog_operator.shell.local import instance, place
+from sundog_operator.shell.local.instance import Parts, Stop, run, take_down
+from sundog_operator.shell.local.views import LineView
+
+
+class Stubborn:
+    """Starts one process that ignores SIGTERM; `stop_all` waits long for it."""
+
+    def __init__(self, _kube: Kubernetes, state: Path, clock: Clock, grace_s: float = 0.1) -> None:
+        self.processes = Processes(StateDirectory.at(state), MachineTable(), clock)
+        self.state = state
+        self.grace_s = grace_s
+        self.error: Exception | None = None
+
+    async def run(self) -> None:
+        if self.error is not None:
+            raise self.error
+        if await self.processes.running("stubborn") is None:
+            code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(300)"
+            await self.processes.start(
+                Command("stubborn", (sys.executable, "-c", code), {}, self.state, self.state / "logs" / "stubborn.log")
+            )
+        await asyncio.Event().wait()
+
+    async def stop_all(self) -> None:
+        await self.processes.stop("stubborn", self.grace_s)
+
+
+class Silent:
+    """Neither Ray nor an edge answers."""
+
+    async def read(self, asked: Any) -> Any:
+        if isinstance(asked, str):
+            raise RayUnavailable(asked)
+        return []
+
+    async def put(self, dashboard: str, document: Any) -> None:
+        raise RayUnavailable(dashboard)
+
+
+def silent_world(kube: Kubernetes, _session: Any, _token: str, clock: Clock) -> World:
+    return World(kube, Silent(), Silent(), clock)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def state_dir() -> Iterator[Path]:
+    path = Path(tempfile.mkdtemp(prefix="sdi-", dir="/tmp"))
+    yield path
+    table = MachineTable()
+    for seen in marked(StateDirectory.at(path), table):
+        table.signal(seen, signal.SIGKILL)
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def manifests(tmp_path: Path) -> Path:
+    folder = tmp_path / "manifests"
+    folder.mkdir()
+    (folder / "a.yaml").write_text(
+        "apiVersion: serving.sundog.dev/v1alpha1\nkind: ModelDeployment\nmetadata: {name: a}\n"
+        "spec: {model: {uri: 'file:///v1'}}"
+    )
+    return folder
+
+
+def left(path: Path) -> list[int]:
+    return [seen.pid for seen in marked(StateDirectory.at(path), MachineTable())]
+
+
+async def eventually(condition: Callable[[], Any]) -> Any:
+    async with asyncio.timeout(20):
+        while not (value := condition()):
+            await asyncio.sleep(0.02)
+    return value
+
+
+@contextlib.asynccontextmanager
+async def running(
+    path: Path, manifests: Path, grace_s: float = 0.1
+) -> AsyncIterator[tuple[Stop, asyncio.Task[Exit]]]:
+    stop = Stop()
+    parts = Parts(lambda kube, state, clock: [Stubborn(kube, state, clock, grace_s)], silent_world)
+    task = asyncio.create_task(run(path, manifests, stop, LineView(), parts=parts))
+    await eventually(lambda: task.done() or (left(path) and (path / place.KUBECONFIG).exists()))
+    yield stop, task
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError, Exception):
+        await task
+
+
+async def test_it_answers_by_its_kubeconfig_and_leaves_nothing(
+    state_dir: Path, manifests: Path, sundog: Any
+) -> None:
+    async with running(state_dir, manifests) as (stop, task):
+        assert (state_dir / place.KUBECONFIG).stat().st_mode & 0o777 == 0o600
+
+        def applied() -> bool:
+            return "a " in sundog("get", "--state-dir", str(state_dir)).out
+
+        async with asyncio.timeout(20):
+            while not await asyncio.to_thread(applied):
+                pass
+        stop.ask()
+        assert await asyncio.wait_for(task, 20) == Exit.OK
+    assert left(state_dir) == []
+    assert not (state_dir / place.KUBECONFIG).exists()
+    assert not StateDirectory.at(state_dir).is_held()
+
+
+async def test_asked_twice_it_kills(state_dir: Path, manifests: Path) -> None:
+    async with running(state_dir, manifests, grace_s=300) as (stop, task):
+        stop.ask()
+        await asyncio.sleep(0)
+        assert not task.done()
+        stop.ask()
+        assert await asyncio.wait_for(task, 20) == Exit.INTERRUPTED
+    assert left(state_dir) == []
+
+
+async def test_a_second_one_is_refused_with_the_pid_of_the_first(state_dir: Path, manifests: Path) -> None:
+    async with running(state_dir, manifests):
+        with pytest.raises(AnotherInstance, match=r"is in use by pid \d+: end that process"):
+            await run(state_dir, manifests, Stop(), LineView())
+        assert left(state_dir)
+
+
+async def test_two_state_directories_run_side_by_side(state_dir: Path, manifests: Path) -> None:
+    other = Path(tempfile.mkdtemp(prefix="sdi-", dir="/tmp"))
+    try:
+        async with running(state_dir, manifests) as (_, first), running(other, manifests) as (stop, second):
+            stop.ask()
+            assert await asyncio.wait_for(second, 20) == Exit.OK
+            assert not first.done()
+            assert left(state_dir)
+        assert left(other) == []
+    finally:
+        shutil.rmtree(other, ignore_errors=True)
+
+
+async def test_a_part_that_breaks_ends_the_instance_in_order(state_dir: Path, manifests: Path) -> None:
+    def broken(kube: Kubernetes, state: Path, clock: Clock) -> list[Stubborn]:
+        healthy, failing = Stubborn(kube, state, clock), Stubborn(kube, state, clock)
+        failing.error = StateDirectoryError("the disk is gone")
+        return [healthy, failing]
+
+    with pytest.raises(StateDirectoryError, match="the disk is gone"):
+        await run(state_dir, manifests, Stop(), LineView(), parts=Parts(broken, silent_world))
+    assert left(state_dir) == []
+
+
+async def test_what_a_killed_instance_left_is_taken_down(state_dir: Path, manifests: Path) -> None:
+    async with running(state_dir, manifests) as (_, task):
+        # As after kill -9: nothing was ended in order.
+        original, instance.end_all = instance.end_all, _nothing  # type: ignore[assignment]
+        try:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        finally:
+            instance.end_all = original
+    assert left(state_dir)
+    assert await take_down(state_dir)
+    assert left(state_dir) == []
+    assert not await take_down(state_dir)
+
+
+async def _nothing(*_arguments: Any) -> None:
+    return None
+
+
+def test_down_and_status_tell_what_is_there(state_dir: Path, sundog: Any) -> None:
+    place.prepare(state_dir)
+    told = sundog("local", "status", "--state-dir", str(state_dir))
+    assert (told.code, told.out) == (Exit.NOT_FOUND, f"no instance runs in {state_dir}\n")
+    assert sundog("local", "down", "--state-dir", str(state_dir)).out == f"nothing runs in {state_dir}\n"
+
+
+def test_a_path_that_does_not_exist_is_code_2(sundog: Any, tmp_path: Path) -> None:
+    done = sundog("local", "up", str(tmp_path / "absent"))
+    assert done.code == Exit.USAGE
+    assert len(done.err.splitlines()) == 1
+
+
+def test_a_closed_terminal_ends_it_as_ctrl_c_does(state_dir: Path, manifests: Path) -> None:
+    code = (
+        "import asyncio, sys; from pathlib import Path; from sundog_operator.shell.local.instance import *\n"
+        "from sundog_operator.shell.local.views import LineView\n"
+        "async def main():\n"
+        "    stop = Stop()\n"
+        "    with signals(stop):\n"
+        "        print('ready', flush=True)\n"
+        "        await stop.asked.wait()\n"
+        "        print('asked', flush=True)\n"
+        "        await stop.hurry.wait()\n"
+        "        print('hurry', flush=True)\n"
+        "asyncio.run(main())"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    with child.stdout as lines:
+        assert lines.readline() == "ready\n"
+        child.send_signal(signal.SIGHUP)
+        assert lines.readline() == "asked\n"
+        child.send_signal(signal.SIGINT)
+        assert lines.readline() == "hurry\n"
+    assert child.wait(20) == 0
+

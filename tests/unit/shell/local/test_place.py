@@ -1,0 +1,40 @@
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from sundog_operator.adapters.local.state_directory import MAX_PATH_BYTES, StateDirectoryError
+from sundog_operator.shell.local import place
+
+
+def test_the_option_comes_before_the_variable_before_the_instance(tmp_path: Path) -> None:
+    environment = {"SUNDOG_STATE_DIR": "/var/s", "XDG_STATE_HOME": "/x"}
+    assert place.choose(tmp_path, "two", environment) == tmp_path
+    assert place.choose(None, None, environment) == Path("/var/s")
+    assert place.choose(None, "two", environment) == Path("/x/sundog/two")
+    assert place.choose(None, None, {}) == Path.home() / ".local/state/sundog/default"
+
+
+def test_a_short_path_is_used_as_it_is() -> None:
+    assert place.short(Path("/tmp/s")) == Path("/tmp/s")
+
+
+def test_a_long_path_is_reached_by_a_private_link(tmp_path: Path) -> None:
+    path = tmp_path / ("long" * 20) / "default"
+    state = place.prepare(path)
+    assert len(os.fsencode(state.path)) <= MAX_PATH_BYTES
+    assert state.path.readlink() == path
+    assert stat.S_IMODE(state.path.parent.stat().st_mode) == 0o700
+    assert (path / "ray-token").exists()
+    assert place.find(path) == state
+    assert place.prepare(path) == state
+    state.path.unlink()
+
+
+def test_a_folder_of_links_that_others_can_write_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(place, "_LINKS", tmp_path)
+    (tmp_path / f"sundog-{os.geteuid()}").mkdir(mode=0o777)
+    (tmp_path / f"sundog-{os.geteuid()}").chmod(0o777)
+    with pytest.raises(StateDirectoryError, match="is not a private folder of yours"):
+        place.prepare(tmp_path / ("long" * 20))
