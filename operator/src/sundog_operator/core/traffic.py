@@ -62,8 +62,8 @@ def make_service(namespace: str, name: str, spec: ModelDeploymentSpec, cluster: 
 def split_fields(name: str, split: Split | None) -> Json:
     """The fields of a service that a split decides."""
     return {
-        "attempt": split.attempt if split else "",
-        "salt": split.salt if split else "",
+        "attempt": split.attempt if split else name,
+        "salt": split.salt if split else name,
         "epoch": split.epoch if split else 0,
         "arms": [_arm(name, arm) for arm in split.arms] if split else [],
     }

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sysconfig
@@ -29,8 +30,9 @@ _LOG_LINES: Final = 5
 
 
 def program() -> str:
-    """The command `sundog` of this installation."""
-    return str(Path(sysconfig.get_path("scripts"), "sundog"))
+    """The command `sundog` of this installation, or, when it is installed for one user only, the one on the PATH."""
+    own = Path(sysconfig.get_path("scripts"), "sundog")
+    return str(own) if own.exists() else shutil.which("sundog") or str(own)
 
 
 @dataclass(slots=True)
