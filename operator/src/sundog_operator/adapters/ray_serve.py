@@ -11,6 +11,7 @@ from sundog_operator.errors import RayUnavailable, ServeRefused
 
 MAX_RESPONSE_BYTES: Final = 32 * 2**20
 _PATH: Final = "/api/serve/applications/"
+_ADVERTISEMENT: Final = "For further information visit"
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=10, connect=2)
 
 
@@ -59,7 +60,8 @@ class RayServe:
 
 def last_line(body: bytes, limit: int = 300) -> str:
     """The last line of an error text that says something: of a traceback, the exception itself."""
-    lines = [line.strip() for line in body.decode("utf-8", "replace").splitlines() if line.strip()]
+    stripped = (line.strip() for line in body.decode("utf-8", "replace").splitlines())
+    lines = [line for line in stripped if line and not line.startswith(_ADVERTISEMENT)]
     return lines[-1][:limit] if lines else "no reason given"
 
 

@@ -74,6 +74,8 @@ def test_without_a_terminal_there_are_plain_lines() -> None:
     shown.traffic(Traffic(10, 5.0, {1: 1.0}, 4.0, 9.0), {1: "v1"}, 0)
     shown.say("[bold] is no markup here, and a line that is longer than the width of the console is not cut")
     shown.end("revision 1 answers", 2.0, reached=True)
+    shown.rest()
+    shown.end("no process is left", 1.0, reached=True)
     shown.close()
     assert isinstance(console.file, StringIO)
     assert console.file.getvalue().splitlines() == [
@@ -81,6 +83,7 @@ def test_without_a_terminal_there_are_plain_lines() -> None:
         "  [bold] is no markup here, and a line that is longer than the width of the console is not cut",
         "  traffic: v1 100%; 5 requests/s, p50 4.0 ms, p99 9.0 ms; 10 sent, 0 failed",
         "  done in 2.0 s: revision 1 answers",
+        "  done in 1.0 s: no process is left",
     ]
 
 

@@ -241,6 +241,7 @@ class Story:
             yield
         finally:
             drawing.cancel()
+            self.view.rest()
 
     def _mark(self, load: Load, text: str) -> None:
         self.record.marks.append(Mark(load.now_s(), text))

@@ -34,6 +34,9 @@ class View(Protocol):
     def traffic(self, now: Traffic, models: Mapping[int, str], failed: int) -> None:
         """The last seconds of the load."""
 
+    def rest(self) -> None:
+        """Nothing is sent any more."""
+
     def close(self) -> None:
         """Nothing more is shown live."""
 
@@ -71,6 +74,10 @@ class LineView:
         """See View."""
         shares = ", ".join(f"{models.get(revision, '?')} {share:.0%}" for revision, share in now.shares.items())
         self._traffic = f"traffic: {shares}; {_numbers(now, failed)}"
+
+    def rest(self) -> None:
+        """See View."""
+        self._traffic = ""
 
     def close(self) -> None:
         """See View."""
@@ -118,6 +125,10 @@ class LiveView:
         self._bar = Group(
             Text(), traffic_bar(now, models), Text(f"  {_numbers(now, failed)}", style="red" if failed else "dim")
         )
+
+    def rest(self) -> None:
+        """See View."""
+        self._bar = Text()
 
     def close(self) -> None:
         """See View."""

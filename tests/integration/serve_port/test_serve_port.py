@@ -1,0 +1,145 @@
+"""One contract for Serve's REST API: the adapter on a real Ray, and the stand-in that the reconciler's tests use."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from doubles.clock import FakeClock
+from doubles.serve import FakeServe
+
+from sundog_operator.adapters.ray_serve import RayServe
+from sundog_operator.api import ModelDeploymentSpec
+from sundog_operator.core import revisions, serve_config
+from sundog_operator.core.observed import ServeState
+from sundog_operator.core.ray_cluster import ClusterView
+from sundog_operator.core.readiness import Readiness, of_revision
+from sundog_operator.core.revisions import Revision
+from sundog_operator.errors import RayUnavailable, ServeRefused
+from sundog_operator.ports import Serve
+
+PREDICTOR = "class Echo:\n    def load(self, path, config):\n        pass\n    def predict(self, batch):\n        return batch\n"
+
+
+@dataclass
+class Backend:
+    """A Serve to hold to the contract. `wait` lets time pass until a state is reached."""
+
+    serve: Serve
+    dashboard: str
+    cluster: ClusterView
+    directory: Path
+    wait: Callable[[], Any]
+
+    def revision(self, number: int, model: str = "good") -> tuple[Revision, ModelDeploymentSpec]:
+        uri = f"file://{self.directory / model}"
+        spec = ModelDeploymentSpec.from_json({"model": {"uri": uri, "entrypoint": "net:Echo", "format": "python"}})
+        content = revisions.content_of(spec)
+        return Revision(number, revisions.content_hash(content), content), spec
+
+    async def put(self, *wanted: tuple[int, str, int]) -> None:
+        """PUT applications given as (revision, model, replicas)."""
+        apps = []
+        for number, model, replicas in wanted:
+            revision, spec = self.revision(number, model)
+            apps.append(serve_config.make_application("vision", "port", revision, spec, replicas))
+        await self.serve.put(self.dashboard, serve_config.make_document(apps, self.cluster))
+
+    async def until(self, condition: Callable[[ServeState], bool]) -> ServeState:
+        for _ in range(600):
+            state = await self.serve.read(self.dashboard)
+            if condition(state):
+                return state
+            await self.wait()
+        raise AssertionError(f"not reached: {state}")
+
+    def readiness(self, state: ServeState, number: int, model: str = "good") -> Readiness:
+        return of_revision("port", self.revision(number, model)[0], state)
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    (tmp_path / "good").mkdir()
+    (tmp_path / "good" / "net.py").write_text(PREDICTOR)
+    return tmp_path
+
+
+@pytest.fixture(params=["stand-in", pytest.param("ray", marks=pytest.mark.ray)])
+async def backend(request: pytest.FixtureRequest, models: Path) -> AsyncIterator[Backend]:
+    if request.param == "stand-in":
+        clock = FakeClock()
+        serve = FakeServe(clock)
+        serve.failures[f"file://{models / 'absent'}"] = ("ModelNotFound", f"{models / 'absent'} does not exist")
+
+        async def tick() -> None:
+            clock.advance(1)
+
+        yield Backend(serve, "http://ray:8265", ClusterView("sundog-0", host="127.0.0.1"), models, tick)
+        return
+    ray = request.getfixturevalue("ray_serve")
+    host, _, port = ray.fallback.partition(":")
+    cluster = ClusterView("sundog-0", host=host, dashboard_port=ray.dashboard.rpartition(":")[2], serve_port=port)
+    async with aiohttp.ClientSession() as session:
+
+        async def pause() -> None:
+            await asyncio.sleep(0.2)
+
+        yield Backend(RayServe(session), ray.dashboard, cluster, models, pause)
+        await RayServe(session).put(ray.dashboard, serve_config.make_document([], cluster))
+
+
+async def test_an_application_becomes_ready_scales_and_goes(backend: Backend) -> None:
+    await backend.put((1, "good", 1))
+    state = await backend.until(lambda seen: backend.readiness(seen, 1).ready)
+    assert state.known
+    assert backend.readiness(state, 1).running == 1
+    revision, spec = backend.revision(1)
+    wanted = [serve_config.make_application("vision", "port", revision, spec, 1)]
+    deployed = {name: app.config for name, app in state.applications.items()}
+    assert not serve_config.differs(wanted, deployed), "what was PUT reads back as it was"
+
+    await backend.put((1, "good", 2))
+    state = await backend.until(lambda seen: backend.readiness(seen, 1).running == 2)
+    await backend.put((2, "good", 1))
+    state = await backend.until(lambda seen: "port-r1" not in seen.applications and backend.readiness(seen, 2).ready)
+    assert list(state.applications) == ["port-r2"]
+
+
+async def test_another_hash_under_the_same_name_is_not_this_revision(backend: Backend) -> None:
+    await backend.put((1, "good", 1))
+    state = await backend.until(lambda seen: backend.readiness(seen, 1).ready)
+    other = Revision(1, "0" * 16, backend.revision(1)[0].content)
+    assert not of_revision("port", other, state).ready
+
+
+async def test_a_failed_start_tells_its_reason_and_is_tried_anew_after_removal(backend: Backend) -> None:
+    await backend.put((1, "absent", 1))
+    state = await backend.until(lambda seen: backend.readiness(seen, 1, "absent").failed)
+    failure = backend.readiness(state, 1, "absent")
+    assert (failure.reason, failure.ready, failure.retryable) == ("ModelNotFound", False, True)
+    assert f"{backend.directory / 'absent'}" in failure.message
+    await backend.put()
+    state = await backend.until(lambda seen: not seen.applications)
+    await backend.put((1, "absent", 1))
+    state = await backend.until(lambda seen: "port-r1" in seen.applications)
+    assert not backend.readiness(state, 1, "absent").failed
+
+
+async def test_two_applications_of_one_prefix_are_refused(backend: Backend) -> None:
+    revision, spec = backend.revision(1)
+    app = serve_config.make_application("vision", "port", revision, spec, 1)
+    document = serve_config.make_document([app, {**app, "name": "other"}], backend.cluster)
+    with pytest.raises(ServeRefused, match="route_prefix"):
+        await backend.serve.put(backend.dashboard, document)
+
+
+async def test_no_answer_is_no_empty_list(backend: Backend) -> None:
+    if isinstance(backend.serve, FakeServe):
+        backend.serve.down = True
+    else:
+        backend.dashboard = "http://127.0.0.1:9"
+    with pytest.raises(RayUnavailable):
+        await backend.serve.read(backend.dashboard)
