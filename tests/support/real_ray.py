@@ -1,0 +1,222 @@
+"""A real Ray with Serve, isolated from every other on the machine."""
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psutil
+
+T = TypeVar("T")
+
+_MARK = "SUNDOG_TEST_RAY"
+_LOOPBACK = "127.0.0.1"
+_REPLICA_PORTS = 100
+
+
+def free_ports(count: int) -> list[int]:
+    """That many ports that nothing listens on now."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind((_LOOPBACK, 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def wait_until(condition: Callable[[], T], timeout: float = 60.0, what: str = "") -> T:
+    """The first true value of `condition`. Raises TimeoutError with the last value."""
+    deadline = time.monotonic() + timeout
+    while not (value := condition()):
+        if time.monotonic() > deadline:
+            raise TimeoutError(
+                f"{what or 'the condition'} did not become true within {timeout:g} s; last value: {value!r}"
+            )
+        time.sleep(0.05)
+    return value
+
+
+@dataclass
+class RayServe:
+    """A running Ray head with direct ingress. Applications are replaced as a whole with `put`."""
+
+    dashboard: str
+    fallback: str
+    directory: Path
+    http_options: dict[str, Any] = field(default_factory=dict)
+
+    def request(self, method: str, url: str, document: Any = None) -> Any:
+        """The JSON of an answer, None for an empty one. Raises urllib's HTTPError for 4xx and 5xx."""
+        data = None if document is None else json.dumps(document).encode()
+        request = urllib.request.Request(url, data, {"content-type": "application/json"}, method=method)
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            body = answer.read()
+        return json.loads(body) if body else None
+
+    def put(self, document: Mapping[str, Any]) -> None:
+        """PUT the application list. Options of the HTTP server and the proxy's place are filled in."""
+        whole = {"proxy_location": "HeadOnly", "http_options": self.http_options, **document}
+        self.request("PUT", f"{self.dashboard}/api/serve/applications/", whole)
+
+    def get(self) -> dict[str, Any]:
+        """What Serve says it serves."""
+        state: dict[str, Any] = self.request("GET", f"{self.dashboard}/api/serve/applications/")
+        return state
+
+    def application(self, name: str) -> dict[str, Any]:
+        """One application's state; empty where Serve has none of that name."""
+        found: dict[str, Any] = self.get()["applications"].get(name, {})
+        return found
+
+    def wait_running(self, name: str, timeout: float = 90.0) -> dict[str, Any]:
+        """Until the application is RUNNING. Raises AssertionError with its messages when it fails."""
+
+        def running() -> dict[str, Any] | None:
+            state = self.application(name)
+            messages = [deployment["message"] for deployment in state.get("deployments", {}).values()]
+            assert state.get("status") != "DEPLOY_FAILED", (state["message"], messages)
+            return state if state.get("status") == "RUNNING" else None
+
+        return wait_until(running, timeout, f"application {name} RUNNING")
+
+    def replicas(self, name: str) -> list[str]:
+        """`host:port` of the application's own replicas; the fallback proxy is none."""
+        return [
+            f"{_LOOPBACK}:{target['port']}"
+            for group in self.get()["target_groups"]
+            if group["app_name"] == name
+            for target in group["targets"]
+            if f"{_LOOPBACK}:{target['port']}" != self.fallback
+        ]
+
+    def wait_until(self, condition: Callable[[], T], timeout: float = 60.0, what: str = "") -> T:
+        """See the function of that name."""
+        return wait_until(condition, timeout, what)
+
+
+@contextlib.contextmanager
+def running_ray() -> Iterator[RayServe]:
+    """A Ray head of our own. Afterwards none of its processes is left, which is checked."""
+    # Unix sockets have paths of at most 107 bytes, and Ray adds some 60.
+    directory = Path(tempfile.mkdtemp(prefix="sd-ray-", dir="/tmp"))
+    mark = uuid.uuid4().hex
+    try:
+        yield _start(directory, mark)
+    finally:
+        left = _stop(mark, directory)
+        shutil.rmtree(directory, ignore_errors=True)
+        assert not left, f"Ray processes survived SIGKILL: {left}"
+
+
+def _start(directory: Path, mark: str) -> RayServe:
+    gcs, dashboard, client, agent, agent_grpc, env_agent, metrics, node, objects, http, head_metrics, scaler_metrics = (
+        free_ports(12)
+    )
+    first = random.randrange(20_000, 32_000 - _REPLICA_PORTS)
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
+        _MARK: mark,
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_SERVE_ENABLE_DIRECT_INGRESS": "1",
+        "RAY_SERVE_ENABLE_HA_PROXY": "0",
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + _REPLICA_PORTS),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+        "DASHBOARD_METRIC_PORT": str(head_metrics),
+        "AUTOSCALER_METRIC_PORT": str(scaler_metrics),
+    }
+    options = {
+        "node-ip-address": _LOOPBACK,
+        "port": gcs,
+        "dashboard-host": _LOOPBACK,
+        "dashboard-port": dashboard,
+        "ray-client-server-port": client,
+        "dashboard-agent-listen-port": agent,
+        "dashboard-agent-grpc-port": agent_grpc,
+        "runtime-env-agent-port": env_agent,
+        "metrics-export-port": metrics,
+        "node-manager-port": node,
+        "object-manager-port": objects,
+        "min-worker-port": 0,
+        "max-worker-port": 0,
+        "temp-dir": directory,
+        "num-cpus": 4,
+        "num-gpus": 0,
+        "object-store-memory": 100_000_000,
+        "include-log-monitor": "false",
+    }
+    ray = Path(sys.executable).with_name("ray")
+    command = [
+        str(ray),
+        "start",
+        "--head",
+        "--disable-usage-stats",
+        *(f"--{name}={value}" for name, value in options.items()),
+    ]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    started = RayServe(
+        dashboard=f"http://{_LOOPBACK}:{dashboard}",
+        fallback=f"{_LOOPBACK}:{http}",
+        directory=directory,
+        http_options={"host": _LOOPBACK, "port": http},
+    )
+    wait_until(lambda: _answers(started), 60, "Serve's REST API")
+    return started
+
+
+def _answers(ray: RayServe) -> bool:
+    try:
+        ray.get()
+    except (urllib.error.URLError, OSError):
+        return False
+    return True
+
+
+def _processes(mark: str, directory: Path) -> set[psutil.Process]:
+    """This Ray's processes: with its mark in their environment or its files open, and all their descendants.
+
+    The mark alone is not enough: Ray's agents write their titles over their environment.
+    """
+    found = set()
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.status() != psutil.STATUS_ZOMBIE and (_has_mark(process, mark) or _has_open(process, directory)):
+                found.add(process)
+    for process in list(found):
+        with contextlib.suppress(psutil.Error):
+            found.update(process.children(recursive=True))
+    return found - {psutil.Process()}
+
+
+def _has_mark(process: psutil.Process, mark: str) -> bool:
+    return process.environ().get(_MARK) == mark
+
+
+def _has_open(process: psutil.Process, directory: Path) -> bool:
+    return any(Path(file.path).is_relative_to(directory) for file in process.open_files())
+
+
+def _stop(mark: str, directory: Path) -> set[psutil.Process]:
+    """Kill this Ray's processes until there are none; those that are left after half a minute."""
+    deadline = time.monotonic() + 30
+    while (found := _processes(mark, directory)) and time.monotonic() < deadline:
+        for process in found:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(found, timeout=5)
+    return found
