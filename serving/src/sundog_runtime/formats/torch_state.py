@@ -33,7 +33,9 @@ def load_torch(path: Path, weights: Found, factory: Any, config: dict[str, Any],
         # strict: a missing or surplus tensor would be a model that answers, with other weights than were trained.
         module.load_state_dict(state, strict=True)
     except Exception as error:
-        raise failed(f"{weights.name} does not fit the entrypoint's module", error) from error
+        if isinstance(error, RuntimeError):
+            raise LoadFailed(f"{weights.name} does not fit the entrypoint's module: {_one_line(error)}") from error
+        raise failed(f"loading {weights.name}", error) from error
     module.eval().requires_grad_(False)
     numbers, whole_numbers = natural_types(module)
     return LoadedModel(
@@ -79,6 +81,12 @@ def read_state(path: Path, weights: Found) -> dict[str, torch.Tensor]:
             f"{weights.name} holds a {type(state).__name__}; supported is a state dict, names to tensors"
         )
     return state
+
+
+def _one_line(error: Exception) -> str:
+    """torch lists each tensor on a line of its own, below a heading that says less than they do."""
+    heading, _, rest = str(error).partition("\n")
+    return " ".join((rest or heading).split())
 
 
 def failed(doing: str, error: Exception) -> StartError:
