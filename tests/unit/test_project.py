@@ -1,0 +1,54 @@
+"""Guards of the project's shape."""
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("folder", ["operator", "serving", "tests", "operator/src", "serving/src"])
+def test_no_package_shadows_the_standard_library(folder: str) -> None:
+    """`operator/__init__.py` would break the interpreter for everyone who starts Python in this directory."""
+    assert not (ROOT / folder / "__init__.py").exists()
+    assert not (ROOT / "operator.py").exists()
+
+
+def test_python_starts_in_the_root_with_its_own_operator_module() -> None:
+    code = "import sys; sys.path.insert(0, ''); import operator, collections; print(operator.add(1, 2))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("3\n", "")
+
+
+def test_no_command_is_called_operator() -> None:
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    assert "operator" not in scripts
+
+
+@pytest.mark.parametrize(
+    "module", ["sundog_operator.shell.cli", "sundog_operator.app.loop", "sundog_edge.cli", "sundog_edge.agent"]
+)
+def test_operator_cli_and_edge_load_neither_ray_nor_torch(module: str) -> None:
+    code = f"import sys, {module}; print([name for name in ('ray', 'torch', 'numpy', 'safetensors') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+def test_constraints_name_versions_and_no_index() -> None:
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and not line.startswith("#")]
+    assert lines
+    assert all("==" in line and "/" not in line and "@" not in line for line in lines)
+    assert not any(line.startswith("ray==") for line in lines), "ray is taken from its range, the newest patch first"
+
+
+def test_ray_is_bounded_to_the_tested_range() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert "ray[serve]>=2.60.0,<2.61" in extras["runtime"]
+
+
+def test_every_extra_that_is_promised_exists() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert {"runtime", "local", "s3", "gs", "hf", "dev"} <= set(extras)
