@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+
 from real_ray import RayServe, running_ray
 
 

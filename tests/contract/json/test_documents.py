@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from doubles.cluster import Cluster
 from hypothesis import given
 from hypothesis import strategies as st
 
+from doubles.cluster import Cluster
 from sundog_edge import document as edge_document
 from sundog_edge.counters import Ledger
 from sundog_edge.evidence import InForce, ServerCounts, Surroundings, build

@@ -8,9 +8,9 @@ from typing import Any
 
 import aiohttp
 import pytest
+
 from doubles.clock import FakeClock
 from doubles.serve import FakeServe
-
 from sundog_operator.adapters.ray_serve import RayServe
 from sundog_operator.api import ModelDeploymentSpec
 from sundog_operator.core import revisions, serve_config

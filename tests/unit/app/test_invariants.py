@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from doubles.cluster import MANUAL, NAME, NAMESPACE, TIMED, Cluster
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from doubles.cluster import MANUAL, NAME, NAMESPACE, TIMED, Cluster
 from sundog_operator.adapters.memory_kubernetes import Write
 from sundog_operator.api import ModelDeploymentStatus
 from sundog_operator.core.buckets import covers_once
@@ -34,7 +34,7 @@ class Watcher:
     transitions: dict[str, str] = field(default_factory=dict)
 
     async def check(self) -> None:
-        for name in ("digits-r%d" % number for number in range(1, 12)):
+        for name in (application(NAME, number) for number in range(1, 12)):
             if self.cluster.serve.running(name):
                 self.ever_ready.add(name)
         await self._split()

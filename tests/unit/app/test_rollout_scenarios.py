@@ -3,8 +3,8 @@
 import functools
 
 import pytest
-from doubles.cluster import NAME, NAMESPACE, TIMED, Cluster
 
+from doubles.cluster import NAME, NAMESPACE, TIMED, Cluster
 from sundog_operator.ports import (
     CONFIG_MAP,
     CONTROLLER_REVISION,

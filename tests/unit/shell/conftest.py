@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 import orjson
 import pytest
 
-from doubles.cluster import NAMESPACE, Cluster
 from doubles.clock import FakeClock
+from doubles.cluster import NAMESPACE, Cluster
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
 from sundog_operator.adapters.memory_kubernetes.facade import serve
 from sundog_operator.adapters.memory_kubernetes.kubeconfig import write_kubeconfig

@@ -36,10 +36,19 @@ def test_several_documents_and_lists_are_read_in_order() -> None:
         ("a: [1", "a.yaml: line 1: expected ',' or ']', but got '<stream end>'"),
         ("just text", "a.yaml: a document is a str, expected an object with apiVersion and kind"),
         ("kind: Pod\napiVersion: v1", "is not one of ModelDeployment, Experiment of serving.sundog.dev/v1alpha1"),
-        (good().replace("v1alpha1", "v9"), "a.yaml: apiVersion: 'serving.sundog.dev/v9' is not serving.sundog.dev/v1alpha1"),
+        (
+            good().replace("v1alpha1", "v9"),
+            "a.yaml: apiVersion: 'serving.sundog.dev/v9' is not serving.sundog.dev/v1alpha1",
+        ),
         (good().replace("{name: digits}", "{}"), "a.yaml: ModelDeployment: metadata.name is required"),
-        (good(uri="file://models/v1"), "'file://models/v1' is not absolute: write file:///… or file://${MANIFEST_DIR}/…"),
-        (good(uri="file://./models/v1"), "ModelDeployment digits: spec.model.uri: 'file://./models/v1' is not absolute"),
+        (
+            good(uri="file://models/v1"),
+            "'file://models/v1' is not absolute: write file:///… or file://${MANIFEST_DIR}/…",
+        ),
+        (
+            good(uri="file://./models/v1"),
+            "ModelDeployment digits: spec.model.uri: 'file://./models/v1' is not absolute",
+        ),
         (good().replace("model:", "1: 2, model:"), "cannot be written as JSON"),
     ],
 )

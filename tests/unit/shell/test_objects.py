@@ -22,7 +22,9 @@ def test_apply_creates_changes_and_leaves_alone(on_server: Any, manifest: Any) -
     assert on_server("apply", "-f", path).out == f"{FULL} configured\n"
 
 
-def test_an_apply_without_change_is_unchanged_while_the_operator_works(on_server: Any, server: Any, manifest: Any) -> None:
+def test_an_apply_without_change_is_unchanged_while_the_operator_works(
+    on_server: Any, server: Any, manifest: Any
+) -> None:
     path = str(manifest())
     on_server("apply", "-f", path)
     server.operator.set()

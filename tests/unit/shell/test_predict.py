@@ -110,7 +110,11 @@ def test_what_the_endpoint_refuses_is_one_line(digits: Any, endpoint: Endpoint) 
         (["-d", "[1"], Exit.REFUSED, "error: the data is not JSON: "),
         ([], Exit.USAGE, "error: give either --data or -f"),
         (["-d", "1", "-H", "nonsense"], Exit.USAGE, "error: --header 'nonsense' is not NAME:VALUE"),
-        (["-d", "1", "--url", "http://127.0.0.1:1/x"], Exit.UNREACHABLE, "error: http://127.0.0.1:1/x: cannot be reached"),
+        (
+            ["-d", "1", "--url", "http://127.0.0.1:1/x"],
+            Exit.UNREACHABLE,
+            "error: http://127.0.0.1:1/x: cannot be reached",
+        ),
         (["-d", "1", "--url", "nonsense"], Exit.USAGE, "error: --url 'nonsense' is not an address"),
         (["-d", '"wait"', "--timeout", "0.2"], Exit.TIMEOUT, "no answer within 0.2 s"),
     ],

@@ -6,7 +6,6 @@ from typing import Final, Literal
 from sundog_operator.api import LastRollout, Retiring, RevisionStatus, rollout_not_yet_supported
 from sundog_operator.core import events, live, names, ray_cluster, revisions, traffic
 from sundog_operator.core.draft import HELD_OUTCOMES, Draft, Json, Rollout
-from sundog_operator.core.readiness import RETRYABLE
 from sundog_operator.core.revisions import Revision
 from sundog_operator.core.rollout import freeze, machine
 

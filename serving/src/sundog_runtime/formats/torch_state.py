@@ -84,7 +84,7 @@ def read_state(path: Path, weights: Found) -> dict[str, torch.Tensor]:
 
 
 def _one_line(error: Exception) -> str:
-    """torch lists each tensor on a line of its own, below a heading that says less than they do."""
+    """Torch lists each tensor on a line of its own, below a heading that says less than they do."""
     heading, _, rest = str(error).partition("\n")
     return " ".join((rest or heading).split())
 

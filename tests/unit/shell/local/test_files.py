@@ -116,7 +116,10 @@ async def test_what_was_applied_by_command_stays_until_the_file_changes(world: W
             text(uri="v2").replace("spec: {", "spec: {replicas: -1, "),
             "a.yaml: ModelDeployment default/a: spec.replicas: -1 is not",
         ),
-        (text().replace("file:///v1", "file://v1"), "a.yaml: ModelDeployment a: spec.model.uri: 'file://v1' is not absolute"),
+        (
+            text().replace("file:///v1", "file://v1"),
+            "a.yaml: ModelDeployment a: spec.model.uri: 'file://v1' is not absolute",
+        ),
         (text().replace("serving.sundog.dev/v1alpha1", "serving.sundog.dev/v2"), "a.yaml: apiVersion: "),
     ],
 )

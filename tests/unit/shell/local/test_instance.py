@@ -97,9 +97,7 @@ async def eventually(condition: Callable[[], Any]) -> Any:
 
 
 @contextlib.asynccontextmanager
-async def running(
-    path: Path, manifests: Path, grace_s: float = 0.1
-) -> AsyncIterator[tuple[Stop, asyncio.Task[Exit]]]:
+async def running(path: Path, manifests: Path, grace_s: float = 0.1) -> AsyncIterator[tuple[Stop, asyncio.Task[Exit]]]:
     stop = Stop()
     parts = Parts(lambda kube, state, clock: [Stubborn(kube, state, clock, grace_s)], silent_world)
     task = asyncio.create_task(run(path, manifests, stop, LineView(), parts=parts))
@@ -110,9 +108,7 @@ async def running(
         await task
 
 
-async def test_it_answers_by_its_kubeconfig_and_leaves_nothing(
-    state_dir: Path, manifests: Path, sundog: Any
-) -> None:
+async def test_it_answers_by_its_kubeconfig_and_leaves_nothing(state_dir: Path, manifests: Path, sundog: Any) -> None:
     async with running(state_dir, manifests) as (stop, task):
         assert (state_dir / place.KUBECONFIG).stat().st_mode & 0o777 == 0o600
 
@@ -226,4 +222,3 @@ def test_a_closed_terminal_ends_it_as_ctrl_c_does(state_dir: Path, manifests: Pa
         child.send_signal(signal.SIGINT)
         assert lines.readline() == "hurry\n"
     assert child.wait(20) == 0
-

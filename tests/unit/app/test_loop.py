@@ -1,0 +1,93 @@
+"""The running loop: watches wake keys, workers reconcile, no key's error reaches another."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+
+import pytest
+
+from doubles.cluster import NAME, NAMESPACE, Cluster
+from sundog_operator.app import loop
+from sundog_operator.app.keys import Key, edge_key, keys_for
+from sundog_operator.app.loop import Operator
+from sundog_operator.app.world import World
+from sundog_operator.errors import Conflict, DependencyError
+
+MODEL = Key("modeldeployment", NAMESPACE, NAME)
+OTHER = Key("modeldeployment", NAMESPACE, "words")
+
+
+async def spin(cluster: Cluster, until: Callable[[], Awaitable[bool]]) -> None:
+    for _ in range(2000):
+        if await until():
+            return
+        await asyncio.sleep(0)
+        cluster.clock.advance(0.1)
+        await cluster._controllers()
+    raise AssertionError(await cluster.status())
+
+
+async def test_an_applied_deployment_is_served_without_anybody_calling_reconcile() -> None:
+    cluster = Cluster()
+    running = asyncio.ensure_future(Operator(cluster.world).run())
+    try:
+        await cluster.apply()
+        await spin(cluster, lambda: cluster.serves(1))
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_broken_watch_starts_anew() -> None:
+    cluster = Cluster()
+    running = asyncio.ensure_future(Operator(cluster.world).run())
+    try:
+        await asyncio.sleep(0)
+        cluster.kube.drop_watches()
+        await cluster.apply()
+        await spin(cluster, lambda: cluster.serves(1))
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+@pytest.mark.parametrize(
+    ("error", "again_s", "level"),
+    [
+        (Conflict("moved on"), 0.0, logging.DEBUG),
+        (DependencyError("silent"), 0.2, logging.WARNING),
+        (KeyError("bug"), 0.2, logging.ERROR),
+    ],
+)
+async def test_an_error_of_one_key_only_delays_that_key(
+    error: Exception, again_s: float, level: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    cluster = Cluster()
+    operator = Operator(cluster.world)
+    operator.queue._jitter = lambda: 0.0
+    passes = []
+
+    async def reconcile(_: World, key: Key) -> float | None:
+        passes.append(key)
+        if key == MODEL:
+            raise error
+        return None
+
+    monkeypatch.setattr(loop, "RECONCILERS", {"modeldeployment": reconcile})
+    caplog.set_level(logging.DEBUG, logger="sundog.operator")
+    operator.queue.add(MODEL)
+    operator.queue.add(OTHER)
+    for _ in range(2):
+        await operator.step(await operator.queue.take())
+    assert passes == [MODEL, OTHER]
+    assert [record.levelno for record in caplog.records] == [level]
+    assert operator.queue._due == {MODEL: cluster.clock.now() + timedelta(seconds=again_s)}
+
+
+async def test_a_deployment_wakes_itself_its_cluster_and_its_edge() -> None:
+    cluster = Cluster()
+    await cluster.apply()
+    assert keys_for(await cluster.get()) == [MODEL, edge_key(NAMESPACE)]
+    await cluster.round()
+    assert keys_for(await cluster.get()) == [MODEL, Key("raycluster", NAMESPACE, "sundog-0"), edge_key(NAMESPACE)]
