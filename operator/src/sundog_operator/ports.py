@@ -1,4 +1,4 @@
-"""What the application needs of the world, as Protocols. Adapters implement them; contract tests hold every adapter to the same behaviour."""
+"""What the application needs of the world, as Protocols; contract tests hold every adapter to the same behaviour."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -79,7 +79,7 @@ class WorkQueue(Generic[K]):
         now, parked = self._clock.now(), []
         found, wait_s = None, None
         while self._heap:
-            due, order, key = self._heap[0]
+            due, _, key = self._heap[0]
             if self._due.get(key) != due:
                 heapq.heappop(self._heap)  # superseded by an earlier time
             elif due > now:

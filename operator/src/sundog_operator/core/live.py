@@ -26,9 +26,8 @@ def live_revisions(status: ModelDeploymentStatus) -> dict[int, int]:
 def split_of(service: str, status: ModelDeploymentStatus, uid: str, rollout: ExperimentStatus | None) -> Split | None:
     """The split that the edges should have in force; None while nothing is ready to serve.
 
-    Args:
-        uid: of the rollout's Experiment; it salts the assignment and keys the counters.
-        rollout: status of the Experiment that `status.experiment` names, None where there is none or its plan is not frozen yet.
+    `uid` is that of the rollout's Experiment: it salts the assignment and keys the counters. `rollout` is the status of the Experiment that
+    `status.experiment` names, None where there is none.
     """
     if status.stable is None:
         return None

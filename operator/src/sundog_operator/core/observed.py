@@ -42,7 +42,10 @@ class ApplicationState:
 
 @dataclass(frozen=True, slots=True)
 class ServeState:
-    """What one Ray cluster serves. `known` is False while Serve's controller is not running or cannot be asked: never read that as "no applications"."""
+    """What one Ray cluster serves.
+
+    `known` is False while Serve's controller is not running or cannot be asked: never read that as "no applications".
+    """
 
     known: bool
     applications: Mapping[str, ApplicationState] = field(default_factory=dict)

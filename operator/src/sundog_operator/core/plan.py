@@ -20,7 +20,7 @@ from sundog_operator.core.spec import accept
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to write, in this order: creates, the rollout's status, the status, then what is surplus goes. What equals the stored is not written again.
+    """What to write, in this order: creates, the rollout's status, the status; then what is surplus goes. Nothing is written twice.
 
     Attributes:
         rollout: (Experiment name, status) to commit, or None.

@@ -9,7 +9,7 @@ from sundog_operator.core.observed import ApplicationState, ServeState
 from sundog_operator.core.revisions import Revision
 
 RETRYABLE: Final = frozenset({"ModelNotFound", "AccessDenied", "NoSpace", "WarmupTimeout", "DeployFailed"})
-"""Reasons that can pass without an edit: a file may appear, a right be granted, a disk be cleared, a machine be less busy or healthy again."""
+"""Reasons that can pass without an edit: a file appears, a right is granted, a disk is cleared, a machine recovers."""
 
 _TOLD: Final = re.compile(r"sundog: ([A-Z][A-Za-z]+): ([^\n]{1,600})")
 

@@ -76,7 +76,8 @@ def surplus(revisions: Iterable[Revision], live: set[int]) -> list[Revision]:
 def make_controller_revision(owner: Json, revision: Revision, image: str) -> Json:
     """The ControllerRevision that stores a revision.
 
-    The image that an empty `runtime.image` resolved to is recorded beside the content, not hashed: an upgrade of the chart makes no revision.
+    The image that an empty `runtime.image` resolved to is recorded beside the content and not hashed: an upgrade of the chart makes no
+    revision.
     """
     meta = owner["metadata"]
     return {

@@ -27,7 +27,7 @@ Said = tuple[str, str, str]
 
 
 def count(draft: Draft, status: ExperimentStatus, *, moved: bool) -> ExperimentStatus:
-    """Project the edges' counters into the arms: at every transition, else once a minute, for a status must not change with each request."""
+    """Project the edges' counters into the arms: at every transition, else once a minute; a status must not change with each request."""
     due = status.counted_at is None or draft.now - status.counted_at >= COUNTS_PERIOD
     if draft.rollout is None or not (moved or due):
         return status
@@ -106,9 +106,10 @@ def conclude(draft: Draft) -> None:
 
 def _tell_refusal(draft: Draft, said: Said, generation: int) -> None:
     status, reason, message = said
-    if status == "False" and (known := _before(draft, "SpecAccepted")) is not None:
-        if known.status != "False" or known.observed_generation != generation:
-            draft.events.append(events.spec_refused(reason, message, generation))
+    known = _before(draft, "SpecAccepted")
+    told = known is not None and known.status == "False" and known.observed_generation == generation
+    if status == "False" and not told:
+        draft.events.append(events.spec_refused(reason, message, generation))
 
 
 def _before(draft: Draft, type_: str) -> Condition | None:

@@ -3,8 +3,8 @@
     Pending ──candidate ready──► Running: shift ► collect ► gate ► next step ──last step──► Concluded
        └──────────abort, failure, superseded──────────┴──────────────────────────────────► Stopped
 
-A step is entered by raising `step.index`; its weight follows once the candidate has the replicas for it, as a new epoch; the epoch counts from
-the moment all edges confirm it. Nothing here reads a clock or the world.
+A step is entered by raising `step.index`; its weight follows once the candidate has the replicas for it, as a new epoch; the epoch counts
+from the moment all edges confirm it. Nothing here reads a clock or the world.
 """
 
 import math
