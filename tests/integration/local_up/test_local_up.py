@@ -90,10 +90,10 @@ def test_manifest_to_predictions_canary_kill_and_promotion(
         assert promoted.returncode == 0, promoted.stderr
         assert promoted.stdout == "mlp: promote revision 2 accepted\n"
     wait(lambda: stable(up.status("mlp")) == 2, "revision 2 as stable")
-    wait(lambda: (load.fresh(), load.total())[1] == 0, "a fresh count")
-    wait(lambda: load.total() > 100, "requests after the promotion")
-    load.fresh()
-    wait(lambda: load.total() > 100, "requests with the last ones of revision 1 answered")
+    # Of the requests that were under way, revision 1 may still answer some.
+    for _ in range(2):
+        load.fresh()
+        wait(lambda: load.total() > 100, "requests after the promotion")
     assert set(load.revisions) == {"2"}
     load.stop()
     assert load.wrong == []

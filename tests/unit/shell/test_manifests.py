@@ -116,7 +116,8 @@ def test_files_that_cannot_be_read_are_told_and_unsure(tmp_path: Path) -> None:
         "large.yaml": f"is larger than {manifests.MAX_BYTES} bytes",
         "latin.yaml": "is not UTF-8 text",
     }
-    assert reading.is_unsure(tmp_path / "latin.yaml")
-    assert reading.is_unsure(tmp_path / "large.yaml")
-    # Another kind is no mistake: nothing of ours can be missing because of it.
-    assert not reading.is_unsure(tmp_path / "pod.yaml")
+    assert reading.may_hold(tmp_path / "latin.yaml", "any")
+    assert reading.may_hold(tmp_path / "large.yaml", "any")
+    # Another kind may be no mistake; only what has its name may have been meant.
+    assert reading.may_hold(tmp_path / "pod.yaml", "x")
+    assert not reading.may_hold(tmp_path / "pod.yaml", "any")

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 import yaml
+from click.shell_completion import ShellComplete
 
 from sundog_operator.adapters.local.state_directory import StateDirectory
+from sundog_operator.shell import cli
 from sundog_operator.shell.exits import CommandFailed, Exit
 from sundog_operator.shell.local import place
 from sundog_operator.shell.target import Selection, resolve
@@ -116,3 +118,14 @@ def test_a_server_that_does_not_answer_is_code_4(sundog: Any, server: Any) -> No
 
 def test_verbose_tells_which_server(on_server: Any, server: Any) -> None:
     assert on_server("get", "-v").err.splitlines()[0] == f"using kubeconfig {server.kubeconfig}, namespace vision"
+
+
+def test_names_are_completed_from_the_server(on_server: Any, server: Any, manifest: Any) -> None:
+    on_server("apply", "-f", str(manifest()))
+    on_server("apply", "-f", str(manifest(name="letters")))
+    complete = ShellComplete(cli.root, {}, "sundog", "_SUNDOG_COMPLETE")
+    for verb in ("describe", "promote", "predict", "get"):
+        found = complete.get_completions([verb, "--kubeconfig", str(server.kubeconfig)], "di")
+        assert [item.value for item in found] == ["digits"]
+    assert complete.get_completions(["describe"], "di") == []
+    assert "describe" in [item.value for item in complete.get_completions([], "de")]

@@ -49,11 +49,15 @@ def _content(obj: Object) -> tuple[Any, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What is wrong with a file or a document of it. `skipped`: it is no mistake, but nothing that is served here."""
+    """What is wrong with a file or a document of it.
+
+    `skipped`: an object of a kind that is not served here, which need be no mistake; `name` is then its name.
+    """
 
     source: str
     message: str
     skipped: bool = False
+    name: str = ""
 
     def __str__(self) -> str:
         return f"{self.source}: {self.message}"
@@ -61,15 +65,20 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What was found below a path. `unsure` are files of which a document could not be read."""
+    """What was found below a path."""
 
     documents: tuple[Document, ...]
     problems: tuple[Problem, ...]
-    unsure: frozenset[Path]
 
-    def is_unsure(self, path: Path) -> bool:
-        """Whether a file, or a folder around it, could not be read in full."""
-        return not self.unsure.isdisjoint((path, *path.parents))
+    def may_hold(self, path: Path, name: str) -> bool:
+        """Whether a file may describe an object although no document does.
+
+        It, or a folder around it, cannot be read in full; or a document has that name, and perhaps a mistake in its kind.
+        """
+        unsure = {problem.source for problem in self.problems if not problem.skipped}
+        if not unsure.isdisjoint(map(str, (path, *path.parents))):
+            return True
+        return any(problem.source == str(path) and problem.name == name for problem in self.problems if problem.skipped)
 
 
 def find_files(root: Path) -> tuple[list[Path], list[Problem]]:
@@ -101,16 +110,13 @@ def read(root: Path, namespace: str, *, force_namespace: bool = False) -> Readin
 def _gather(files: Iterable[tuple[Path, list[Document], list[Problem]]], refused: list[Problem]) -> Reading:
     documents: dict[Ref, Document] = {}
     problems = list(refused)
-    unsure = {Path(problem.source) for problem in refused}
     for path, found, wrong in files:
         problems += wrong
-        if any(not problem.skipped for problem in wrong):
-            unsure.add(path)
         for document in found:
             first = documents.setdefault(document.ref, document)
             if first is not document:
                 problems.append(Problem(str(path), f"{document.ref} is in {first.source} too, which counts"))
-    return Reading(tuple(documents.values()), tuple(problems), frozenset(unsure))
+    return Reading(tuple(documents.values()), tuple(problems))
 
 
 def read_file(path: Path, namespace: str, *, force_namespace: bool = False) -> tuple[list[Document], list[Problem]]:
@@ -166,7 +172,7 @@ def _document(raw: Any, source: str, path: Path | None, namespace: str, force: b
     except TypeError as err:
         return Problem(source, f"{raw.get('kind', 'a document')} cannot be written as JSON: {err}")
     if problem := _foreign(obj):
-        return Problem(source, problem, skipped="apiVersion" in obj and "kind" in obj)
+        return Problem(source, problem, skipped=not _is_ours(obj), name=_name_of(obj))
     if problem := _place(obj, namespace, force):
         return Problem(source, problem)
     problems: list[str] = []
@@ -178,9 +184,20 @@ def _document(raw: Any, source: str, path: Path | None, namespace: str, force: b
     return Document(source, path, obj)
 
 
+def _is_ours(obj: Object) -> bool:
+    """Whether an object says that it is one of ours, or nothing that could be anybody's."""
+    kind, version = obj.get("kind"), obj.get("apiVersion")
+    return not kind or not version or str(version).partition("/")[0] == API_VERSION.partition("/")[0]
+
+
+def _name_of(obj: Object) -> str:
+    meta = obj.get("metadata")
+    return str(meta.get("name", "")) if isinstance(meta, dict) else ""
+
+
 def _foreign(obj: Object) -> str:
     kind, version = obj.get("kind"), obj.get("apiVersion")
-    if kind not in RESOURCES or str(version).partition("/")[0] != API_VERSION.partition("/")[0]:
+    if kind not in RESOURCES or not _is_ours(obj) or not version:
         return f"kind {kind!r} of {version!r} is not one of {', '.join(RESOURCES)} of {API_VERSION}"
     return "" if version == API_VERSION else f"apiVersion: {version!r} is not {API_VERSION}"
 

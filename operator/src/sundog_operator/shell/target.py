@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MANAGER: Final = "sundog-cli"
+"""Field manager of what users apply, by command or by file: the newest apply decides."""
 _KUBECONFIG: Final = "KUBECONFIG"
 
 

@@ -46,6 +46,13 @@ class Seen:
     def close(self) -> None: ...
 
 
+class Impatient(FakeClock):
+    """Waits for nothing."""
+
+    async def sleep(self, seconds: float) -> None:
+        self.advance(seconds)
+
+
 class World:
     """A folder of manifests and the API server that they are applied to."""
 
@@ -53,7 +60,7 @@ class World:
         self.folder = folder / "manifests"
         self.folder.mkdir()
         self.state = folder
-        self.clock = FakeClock()
+        self.clock = Impatient()
         self.kube = MemoryKubernetes(self.clock, schemas=schemas(), admit=admit)
         self.view = Seen()
         self.root = self.folder
@@ -121,6 +128,8 @@ async def test_what_was_applied_by_command_stays_until_the_file_changes(world: W
             "a.yaml: ModelDeployment a: spec.model.uri: 'file://v1' is not absolute",
         ),
         (text().replace("serving.sundog.dev/v1alpha1", "serving.sundog.dev/v2"), "a.yaml: apiVersion: "),
+        (text().replace("serving.sundog.dev/v1alpha1", "serving.sundg.dev/v1alpha1"), "a.yaml: kind 'ModelDeployment'"),
+        (text().replace("ModelDeployment", "ModelDeploymnet"), "a.yaml: kind 'ModelDeploymnet'"),
     ],
 )
 async def test_a_mistake_is_told_once_and_keeps_what_serves(world: World, bad: str, told: str) -> None:
@@ -131,7 +140,7 @@ async def test_a_mistake_is_told_once_and_keeps_what_serves(world: World, bad: s
         await world.files.sync()
     assert len(world.view.problems) == 1
     assert told in world.view.problems[0]
-    assert world.view.problems[0].startswith(str(world.folder))
+    assert world.view.problems[0].removeprefix("skipped: ").startswith(str(world.folder))
     assert "\n" not in world.view.problems[0]
     assert await world.uris() == {"a": "v1"}
     world.write("a.yaml", text("a", "v3"))

@@ -1,5 +1,7 @@
 import os
 import stat
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,21 +22,35 @@ def test_a_short_path_is_used_as_it_is() -> None:
     assert place.short(Path("/tmp/s")) == Path("/tmp/s")
 
 
-def test_a_long_path_is_reached_by_a_private_link(tmp_path: Path) -> None:
+@pytest.fixture
+def links(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder for links of our own, with a path as short as the real one."""
+    with tempfile.TemporaryDirectory(prefix="s", dir="/tmp") as folder:
+        monkeypatch.setattr(place, "_LINKS", Path(folder))
+        yield Path(folder)
+
+
+def test_a_long_path_is_reached_by_a_private_link(tmp_path: Path, links: Path) -> None:
     path = tmp_path / ("long" * 20) / "default"
+    assert place.short(path).is_relative_to(links)
     state = place.prepare(path)
-    assert len(os.fsencode(state.path)) <= MAX_PATH_BYTES
     assert state.path.readlink() == path
     assert stat.S_IMODE(state.path.parent.stat().st_mode) == 0o700
     assert (path / "ray-token").exists()
     assert place.find(path) == state
     assert place.prepare(path) == state
+    # Another directory whose link was taken away by a clean-up gets it back.
     state.path.unlink()
+    assert place.prepare(path).path.readlink() == path
 
 
-def test_a_folder_of_links_that_others_can_write_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(place, "_LINKS", tmp_path)
-    (tmp_path / f"sundog-{os.geteuid()}").mkdir(mode=0o777)
-    (tmp_path / f"sundog-{os.geteuid()}").chmod(0o777)
+def test_the_longest_link_leaves_room_for_sockets() -> None:
+    assert len("/tmp/sundog-4294967294/01234567") <= MAX_PATH_BYTES
+    assert str(place.short(Path("/long" * 20))).startswith(f"/tmp/sundog-{os.geteuid()}/")
+
+
+def test_a_folder_of_links_that_others_can_write_is_refused(tmp_path: Path, links: Path) -> None:
+    (links / f"sundog-{os.geteuid()}").mkdir()
+    (links / f"sundog-{os.geteuid()}").chmod(0o777)
     with pytest.raises(StateDirectoryError, match="is not a private folder of yours"):
         place.prepare(tmp_path / ("long" * 20))

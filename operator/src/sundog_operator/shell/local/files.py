@@ -16,9 +16,8 @@ from sundog_operator.shell.exits import one_line
 from sundog_operator.shell.local.origins import Origin, Origins
 from sundog_operator.shell.local.views import View
 from sundog_operator.shell.manifests import Document, Reading
+from sundog_operator.shell.target import MANAGER
 
-MANAGER: Final = "sundog-cli"
-"""Field manager of what users apply, by file or by command: the newest apply decides."""
 _RESCAN_MS: Final = 2000
 _GRACE_S: Final = 1.0
 
@@ -107,7 +106,7 @@ class ManifestFiles:
         return {
             ref
             for ref, origin in self._origins.all().items()
-            if ref not in present and not reading.is_unsure(Path(origin.path))
+            if ref not in present and not reading.may_hold(Path(origin.path), ref.name)
         }
 
     async def _delete(self, refs: set[Ref]) -> None:
