@@ -168,6 +168,7 @@ async def test_rollback_during_a_rollout_ends_it(cluster: Cluster) -> None:
         ("promote revision=two id=a", "revision: 'two' is not a revision number"),
         ("promote revision=2 speed=9 id=a", "'speed' is not an option of a command"),
         ("rollback revision=9 id=a", "revision 9 is not in the history: 1, 2"),
+        ("rollback revision=2 id=a", "revision 2 is what the spec stands for: use retry"),
         ("retry revision=1 id=a", "revision 1 is not what the spec stands for: that is 2"),
     ],
 )
@@ -354,6 +355,34 @@ async def test_a_candidate_that_loses_its_replicas_is_rolled_back(cluster: Clust
     await cluster.settle(60)
     assert await cluster.weights() == {1: 100}
     assert await cluster.condition("Stalled") == ("True", "Aborted")
+
+
+async def test_a_candidate_whose_replicas_crash_for_long_is_rolled_back(cluster: Cluster) -> None:
+    await served(cluster)
+    await cluster.apply("file:///models/v2")
+    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    for _ in range(14):
+        cluster.serve.crash_replicas("digits-r2")
+        await cluster.settle(2)
+        assert await cluster.weights() == {1: 75, 2: 25}, "a short crash costs nothing"
+    cluster.serve.crash_replicas("digits-r2")
+    await cluster.settle(8)
+    assert await cluster.weights() == {1: 100}
+    assert "CandidateUnavailable" in (await cluster.status())["lastRollout"]["reason"]
+
+
+async def test_a_cluster_that_starts_anew_does_not_cost_the_candidate_its_rollout(cluster: Cluster) -> None:
+    await served(cluster)
+    await cluster.apply("file:///models/v2")
+    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    for _ in range(30):
+        cluster.serve.crash_replicas("digits-r1")
+        cluster.serve.crash_replicas("digits-r2")
+        await cluster.settle(2)
+    assert (await cluster.condition("Ready"))[0] == "False"
+    await cluster.settle(10)
+    assert await cluster.weights() == {1: 75, 2: 25}
+    assert await cluster.condition("Ready") == ("True", "Serving")
 
 
 async def test_a_deaf_edge_stops_the_walk_and_is_named(cluster: Cluster) -> None:

@@ -243,8 +243,11 @@ def failure_of(draft: Draft, candidate: RevisionStatus) -> tuple[str, str] | Non
     told = next((c for c in draft.before.conditions if c.type == "RevisionReady"), None)
     failing = told if told is not None and told.status == "False" else None
     if _has_traffic(draft):
-        gone = traffic.healthy_replicas(draft.service, candidate.revision, draft.seen.edges) == 0
-        if failing is None or not gone or draft.now - failing.last_transition_time < CANDIDATE_GRACE:
+        if (
+            failing is None
+            or not _lost_alone(draft, candidate.revision)
+            or draft.now - failing.last_transition_time < CANDIDATE_GRACE
+        ):
             return None
         return (
             "CandidateUnavailable",
@@ -253,6 +256,15 @@ def failure_of(draft: Draft, candidate: RevisionStatus) -> tuple[str, str] | Non
     if is_late(draft, candidate) and not draft.held and (draft.progress is None or draft.progress.paused is None):
         return "ProgressDeadlineExceeded", failing.message if failing else "the candidate is not ready"
     return None
+
+
+def _lost_alone(draft: Draft, candidate: int) -> bool:
+    """Whether the candidate has no healthy replica while stable has: when both are gone, the cluster is to blame and not the candidate."""
+    healthy = [
+        traffic.healthy_replicas(draft.service, number, draft.seen.edges)
+        for number in (candidate, draft.stable_number or 0)
+    ]
+    return healthy[0] == 0 and healthy[1] > 0
 
 
 def is_late(draft: Draft, candidate: RevisionStatus) -> bool:

@@ -71,6 +71,8 @@ def _refuse_rollback(draft: Draft, number: int) -> str:
         return "nothing serves yet"
     if draft.stable_number == number and draft.status.candidate is None:
         return f"revision {number} serves already"
+    if draft.wanted is not None and draft.wanted.number == number:
+        return f"revision {number} is what the spec stands for: use retry"
     if revisions.by_number(draft.seen.revisions, number) is None:
         known = ", ".join(str(revision.number) for revision in draft.seen.revisions)
         return f"revision {number} is not in the history: {known}"
