@@ -142,6 +142,8 @@ class TestWatch:
                 await third_stream.wait()
             await store.apply(config_map("a"))
             assert await waiting == [("ADDED", "a")]
+            await store.apply(config_map("b"))
+            assert await take(events, 1) == [("ADDED", "b")]
 
     async def test_raises_when_the_connection_breaks(self, store: MemoryKubernetes, client: KubernetesClient) -> None:
         async with aclosing(client.watch(CONFIG_MAP)) as events:

@@ -18,8 +18,8 @@ Outcome = Literal["Promoted", "Aborted", "RolledBack", "Superseded"]
 
 
 def assign_cluster(draft: Draft) -> None:
-    """Choose a RayCluster once, and keep it."""
-    if not draft.status.cluster and draft.spec is not None:
+    """Choose a RayCluster once, and keep it. Nothing is started for a service whose edge can never be ours."""
+    if not draft.status.cluster and draft.spec is not None and not draft.seen.foreign:
         draft.set(cluster=ray_cluster.assign(draft.seen.clusters_taken))
 
 

@@ -164,7 +164,7 @@ def _traffic_synced(draft: Draft) -> Said:
     if confirmation.confirmed:
         return "True", "InForce", f"every edge has epoch {split.epoch} in force"
     told = _before(draft, "TrafficSynced")
-    late = told is not None and told.status != "True" and draft.now - told.last_transition_time >= CONFIRM_GRACE
+    late = told is not None and told.status == "Unknown" and draft.now - told.last_transition_time >= CONFIRM_GRACE
     if late or (told is not None and told.reason == "EdgeNotConfirmed"):
         waiting = "; ".join(f"{pod} {why}" for pod, why in confirmation.waiting)
         return "False", "EdgeNotConfirmed", f"not in force after {CONFIRM_GRACE.total_seconds():g} s: {waiting}"

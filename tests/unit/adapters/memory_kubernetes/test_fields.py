@@ -57,7 +57,9 @@ def test_a_field_that_an_update_removed_has_no_owner(applied: Applied) -> None:
 def test_force_takes_a_field_over(applied: Applied) -> None:
     applied.apply("one", obj({"x": 1}))
     assert applied.apply("two", obj({"x": 2}))["spec"] == {"x": 2}
+    assert applied.owners == {"two:Apply": frozenset({("spec", "x")})}
     assert applied.apply("one", obj())["spec"] == {"x": 2}
+    assert "spec" not in applied.apply("two", obj())
 
 
 def test_without_force_another_value_is_a_conflict(applied: Applied) -> None:

@@ -44,7 +44,7 @@ async def serve(
     Every request needs the token. `columns` maps a kind to the printer columns of its CRD.
     """
     runner = web.AppRunner(
-        application(kube, clock, token=token, columns=columns), access_log=None, shutdown_timeout=1.0
+        application(kube, clock, token=token, columns=columns), access_log=None, shutdown_timeout=30.0
     )
     await runner.setup()
     try:

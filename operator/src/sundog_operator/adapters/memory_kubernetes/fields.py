@@ -39,7 +39,7 @@ def apply(before: Object, owners: Owners, intent: Object, manager: str, *, force
     taken = _overlaps(changed, wanted, found)
     if not force:
         _refuse_conflicts(others, changed & found.keys() | taken)
-    dropped = owners.get(key, frozenset()) - wanted.keys() - _union(others.values())
+    dropped = owners.get(key, frozenset()) - wanted.keys()
     dead = _prefixes(dropped) - _prefixes(wanted) - _prefixes(_union(others.values()))
     kept = {path: value for path, value in found.items() if path not in taken and not _below(path, dead)}
     others = {name: paths - changed - taken for name, paths in others.items()}

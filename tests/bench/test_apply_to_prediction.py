@@ -1,0 +1,134 @@
+"""From the edit of a manifest to the first prediction of the new revision, against a bare PUT of the same application.
+
+Pairs are interleaved in one run, on two Rays of one machine, each with a revision that serves already. Both sides end with an answer over
+HTTP that the new revision gave: through the edge here, through Serve's own proxy there.
+"""
+
+import http.client
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from rich.console import Console
+from rich.table import Table
+
+from real_local import Up, eventually, instance, is_ready, save_network
+from real_ray import RayServe, wait_until
+from sundog_operator.api import ModelDeploymentSpec
+from sundog_operator.core import revisions, serve_config
+from sundog_operator.core.revisions import Revision
+
+pytestmark = [pytest.mark.bench, pytest.mark.ray, pytest.mark.haproxy, pytest.mark.timeout(900)]
+
+PAIRS = 7
+POLL_S = 0.02
+BATCH = [[1.0, 2.0, 3.0, 4.0]]
+BODY = json.dumps({"inputs": BATCH}).encode()
+
+
+def manifest(model: Path) -> dict[str, Any]:
+    return {
+        "apiVersion": "serving.sundog.dev/v1alpha1",
+        "kind": "ModelDeployment",
+        "metadata": {"name": "bench"},
+        "spec": {"model": {"uri": f"file://{model}", "entrypoint": "net:Net"}, "rollout": {"strategy": "recreate"}},
+    }
+
+
+def answers(url: str, wanted: Callable[[http.client.HTTPResponse], bool]) -> bool:
+    """Whether the endpoint gives a prediction that is the one waited for."""
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=5)
+    try:
+        connection.request("POST", parts.path or "/", BODY, {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        answer.read()
+        return answer.status == 200 and wanted(answer)
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def seconds_until(url: str, wanted: Callable[[http.client.HTTPResponse], bool]) -> float:
+    started = time.perf_counter()
+    while not answers(url, wanted):
+        time.sleep(POLL_S)
+    return time.perf_counter() - started
+
+
+@dataclass
+class Sundog:
+    """A deployment under `sundog local up`."""
+
+    up: Up
+    url: str
+
+    def roll(self, number: int, model: Path) -> float:
+        (self.up.manifests / "bench.yaml").write_text(json.dumps(manifest(model)))
+        return seconds_until(self.url, lambda answer: answer.getheader("x-sundog-revision") == str(number))
+
+    def settled(self, number: int) -> bool:
+        status = self.up.read("bench").get("status", {})
+        return status.get("stable", {}).get("revision") == number and not status.get("retiring")
+
+
+@dataclass
+class Bare:
+    """The same application on a Ray of its own, PUT by hand as one would."""
+
+    ray: RayServe
+
+    def application(self, number: int, model: Path) -> dict[str, Any]:
+        spec = ModelDeploymentSpec.from_json(manifest(model)["spec"])
+        content = revisions.content_of(spec)
+        return serve_config.make_application(
+            "default", "bench", Revision(number, revisions.content_hash(content), content), spec, 1
+        )
+
+    def roll(self, number: int, before: Path | None, model: Path) -> float:
+        kept = [self.application(number - 1, before)] if before else []
+        wanted = self.application(number, model)
+        started = time.perf_counter()
+        self.ray.put({"applications": [*kept, wanted]})
+        put_s = time.perf_counter() - started
+        return put_s + seconds_until(f"http://{self.ray.fallback}{wanted['route_prefix']}", lambda _: True)
+
+
+@pytest.fixture
+def sundog(tmp_path: Path) -> Iterator[Sundog]:
+    save_network(tmp_path / "v1", 1, [BATCH])
+    with instance(tmp_path) as up:
+        (up.manifests / "bench.yaml").write_text(json.dumps(manifest(tmp_path / "v1")))
+        up.start()
+        eventually(lambda: is_ready(up.read("bench")), "the first revision ready", 120)
+        yield Sundog(up, up.read("bench")["status"]["url"])
+
+
+def test_apply_to_first_prediction_against_a_bare_put(sundog: Sundog, ray_serve: RayServe, tmp_path: Path) -> None:
+    bare = Bare(ray_serve)
+    bare.roll(1, None, tmp_path / "v1")
+    ours, theirs = [], []
+    for number in range(2, PAIRS + 2):
+        model = tmp_path / f"v{number}"
+        save_network(model, number, [BATCH])
+        theirs.append(bare.roll(number, tmp_path / f"v{number - 1}", model))
+        ray_serve.put({"applications": [bare.application(number, model)]})
+        wait_until(lambda: len(ray_serve.get()["applications"]) == 1, 60, "the previous application gone")
+        ours.append(sundog.roll(number, model))
+        eventually(lambda: sundog.settled(number), "the previous revision gone", 120)  # noqa: B023 called at once
+    table = Table("", "median", "min", "max", title=f"Manifest to first prediction, {PAIRS} interleaved pairs")
+    for name, times in (("bare PUT", theirs), ("sundog", ours)):
+        table.add_row(name, f"{statistics.median(times):.2f} s", f"{min(times):.2f} s", f"{max(times):.2f} s")
+    ratios = [mine / plain for mine, plain in zip(ours, theirs, strict=True)]
+    Console().print(
+        table,
+        f"ratio of medians {statistics.median(ours) / statistics.median(theirs):.2f}; "
+        f"median of pair ratios {statistics.median(ratios):.2f}",
+    )

@@ -1,0 +1,313 @@
+"""`sundog local up` as a process, networks to serve, and clients that never stop asking."""
+
+import base64
+import contextlib
+import http.client
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import psutil
+import yaml
+
+T = TypeVar("T")
+Json = dict[str, Any]
+
+GROUP = "/apis/serving.sundog.dev/v1alpha1"
+COMMAND = "serving.sundog.dev/command"
+
+NET = """
+import torch
+
+
+class Net(torch.nn.Module):
+    offset = 0.0
+
+    def __init__(self):
+        super().__init__()
+        self.layers = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+
+    def configure(self, user_config):
+        self.offset = float(user_config.get("offset", 0.0))
+
+    def forward(self, x):
+        return self.layers(x) + self.offset
+"""
+
+
+def eventually(probe: Callable[[], T], what: str, timeout: float = 60.0) -> T:
+    """The first true value of `probe`. Raises TimeoutError with the last value."""
+    deadline = time.monotonic() + timeout
+    while not (value := probe()):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what} did not come true within {timeout:g} s; last value: {value!r}")
+        time.sleep(0.1)
+    return value
+
+
+def processes_of(directory: Path) -> list[psutil.Process]:
+    """Every process that has anything to do with a directory, found without any of our records."""
+    needle, found = str(directory), []
+    for process in psutil.process_iter():
+        if process.pid == os.getpid():
+            continue
+        with contextlib.suppress(psutil.Error, OSError):
+            traces = [*process.cmdline(), process.cwd(), *process.environ().values()]
+            if any(needle in trace for trace in traces) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+def condition(obj: Json, type_: str) -> Json:
+    """One condition of a stored object; empty where it has none."""
+    conditions = (obj.get("status") or {}).get("conditions") or ()
+    return next((dict(each) for each in conditions if each["type"] == type_), {})
+
+
+def is_ready(obj: Json) -> bool:
+    """Whether a stored object says Ready."""
+    return condition(obj, "Ready").get("status") == "True"
+
+
+def weight(obj: Json) -> int:
+    """The candidate's share in percent; 0 without a candidate."""
+    return int((obj.get("status", {}).get("candidate") or {}).get("weight", 0))
+
+
+def stable(obj: Json) -> int:
+    """The stable revision; 0 where nothing serves."""
+    return int((obj.get("status", {}).get("stable") or {}).get("revision", 0))
+
+
+@dataclass
+class Up:
+    """One state directory, and the `sundog local up` that runs in it."""
+
+    state: Path
+    manifests: Path
+    log: Path
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "sundog_operator.shell.cli", "local", "up", str(self.manifests)]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [*command, f"--state-dir={self.state}"], stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
+
+    def end(self, number: signal.Signals, timeout: float = 60.0) -> int:
+        assert self.process is not None
+        self.process.send_signal(number)
+        return self.process.wait(timeout)
+
+    def told(self) -> str:
+        return self.log.read_text()
+
+    def sundog(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a verb as a user would."""
+        return subprocess.run(
+            [sys.executable, "-m", "sundog_operator.shell.cli", *arguments],
+            env={**os.environ, "SUNDOG_STATE_DIR": str(self.state)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def status(self, name: str) -> Json:
+        """The stored object; empty while nothing answers."""
+        done = self.sundog("get", name, "-o", "json")
+        return json.loads(done.stdout) if done.returncode == 0 else {}
+
+    def api(self, method: str, path: str, document: Any = None) -> tuple[int, Json]:
+        """(status, document) of the API server, without the cost of a process. Raises OSError while nobody answers."""
+        config = yaml.safe_load((self.state / "kubeconfig").read_text())
+        server = urlsplit(config["clusters"][0]["cluster"]["server"])
+        credentials = base64.b64encode(f"{server.username}:{server.password}".encode()).decode()
+        kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
+        request = urllib.request.Request(
+            f"http://{server.hostname}:{server.port}{path}",
+            None if document is None else json.dumps(document).encode(),
+            {"Authorization": f"Basic {credentials}", "Content-Type": kind},
+            method=method,
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return answer.status, json.loads(answer.read())
+        except urllib.error.HTTPError as err:
+            with err:
+                return err.code, json.loads(err.read())
+
+    def read(self, name: str, namespace: str = "default") -> Json:
+        """The stored ModelDeployment; empty while nobody answers or there is none."""
+        try:
+            status, obj = self.api("GET", f"{GROUP}/namespaces/{namespace}/modeldeployments/{name}")
+        except OSError:
+            return {}
+        return obj if status == 200 else {}
+
+    def command(self, name: str, text: str) -> Json:
+        """Write the command annotation; what became of it."""
+        path = f"{GROUP}/namespaces/default/modeldeployments/{name}"
+        before = self.read(name)["status"].get("lastCommand")
+        status, answer = self.api("PATCH", path, {"metadata": {"annotations": {COMMAND: text}}})
+        assert status == 200, answer
+
+        def handled() -> Json | None:
+            last = self.read(name).get("status", {}).get("lastCommand")
+            return last if last != before else None
+
+        return eventually(handled, f"the command {text!r} handled")
+
+    def evidence(self) -> Json:
+        """The evidence document of the only edge. Raises OSError while its agent is away."""
+        (record,) = (self.state / "edge").glob("*/unit.json")
+        port = json.loads(record.read_bytes())["facts"]["agentPort"]
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/evidence", timeout=10) as answer:
+            document: Json = json.loads(answer.read())
+        return document
+
+    def pid(self, name: str) -> int:
+        """The process that local mode runs under a name such as `edge-0-agent`."""
+        return int(json.loads((self.state / "processes" / f"{name}.json").read_bytes())["pid"])
+
+
+@contextlib.contextmanager
+def instance(folder: Path) -> Iterator[Up]:
+    """A state directory of its own. Nothing of it is left afterwards, whatever the test did."""
+    # Unix sockets have paths of at most 107 bytes, and Ray adds some 60.
+    state = Path(tempfile.mkdtemp(prefix="sdu-", dir="/tmp"))
+    manifests = folder / "manifests"
+    manifests.mkdir()
+    made = Up(state, manifests, folder / "up.log")
+    try:
+        yield made
+    finally:
+        for process in processes_of(state):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        if made.process is not None:
+            made.process.wait(10)
+        shutil.rmtree(state, ignore_errors=True)
+
+
+Rows = list[list[float]]
+
+
+def save_network(folder: Path, seed: int, batches: Sequence[Rows]) -> list[Rows]:
+    """Write a network with random weights as a model directory; what it answers to each batch."""
+    import torch
+
+    namespace: Json = {}
+    exec(NET, namespace)
+    folder.mkdir(parents=True)
+    (folder / "net.py").write_text(NET)
+    torch.manual_seed(seed)
+    net = namespace["Net"]()
+    torch.save(net.state_dict(), folder / "weights.pt")
+    with torch.no_grad():
+        return [net(torch.tensor(batch)).tolist() for batch in batches]
+
+
+def close(outputs: Any, wanted: Rows) -> bool:
+    """Whether an answer is the expected one, up to rounding."""
+    try:
+        pairs = [pair for rows in zip(outputs, wanted, strict=True) for pair in zip(*rows, strict=True)]
+        return all(abs(found - expected) < 1e-4 for found, expected in pairs)
+    except (TypeError, ValueError):
+        return False
+
+
+@dataclass
+class Clients:
+    """Closed-loop clients, each on a connection that is kept alive.
+
+    `expected` has, per revision, what it may answer to each batch: alternatives, for a revision can be configured
+    anew while it serves. `wrong` holds every answer that was none of them, and every request without an answer.
+    """
+
+    url: str
+    batches: Sequence[Rows]
+    expected: dict[str, list[list[Rows]]]
+    pause_s: float = 0.02
+    revisions: Counter[str] = field(default_factory=Counter)
+    sent: int = 0
+    wrong: list[str] = field(default_factory=list)
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _threads: list[threading.Thread] = field(default_factory=list)
+
+    def start(self, count: int) -> None:
+        self._threads = [threading.Thread(target=self._ask, args=(number,)) for number in range(count)]
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(60)
+
+    def total(self) -> int:
+        with self._lock:
+            return sum(self.revisions.values())
+
+    def fresh(self) -> None:
+        """Count revisions from now on."""
+        with self._lock:
+            self.revisions.clear()
+
+    def expect(self, revision: int, *alternatives: list[Rows]) -> None:
+        """What a revision may answer from now on."""
+        self.expected[str(revision)] = list(alternatives)
+
+    def _ask(self, first: int) -> None:
+        parts = urlsplit(self.url)
+        connection = http.client.HTTPConnection(parts.netloc, timeout=60)
+        bodies = [json.dumps({"inputs": batch}).encode() for batch in self.batches]
+        for number in itertools.count(first):
+            if self._stop.is_set():
+                break
+            which = number % len(bodies)
+            begun = time.time()
+            try:
+                revision, problem = self._one(connection, parts.path, bodies[which], which)
+            except (OSError, http.client.HTTPException, ValueError) as err:
+                revision, problem = "", f"{type(err).__name__}: {err}"
+                connection.close()
+            with self._lock:
+                self.sent += 1
+                self.revisions[revision] += 1
+                if problem:
+                    self.wrong.append(f"{time.strftime('%H:%M:%S', time.localtime(begun))} {problem}")
+            # Eight clients without a pause would starve Ray on two cores.
+            self._stop.wait(self.pause_s)
+        connection.close()
+
+    def _one(self, connection: http.client.HTTPConnection, path: str, body: bytes, which: int) -> tuple[str, str]:
+        # An answer is held to what was expected before or after it: that may change meanwhile.
+        before = dict(self.expected)
+        connection.request("POST", path, body, {"content-type": "application/json"})
+        response = connection.getresponse()
+        text = response.read()
+        revision = response.getheader("x-sundog-revision", "")
+        if response.status != 200:
+            return revision, f"status {response.status}: {text[:200]!r}"
+        outputs = json.loads(text)["outputs"]
+        wanted = [*before.get(revision, ()), *self.expected.get(revision, ())]
+        right = any(close(outputs, alternative[which]) for alternative in wanted)
+        return revision, "" if right else f"revision {revision!r} answered {outputs} to batch {which}"
