@@ -57,6 +57,7 @@ def eventually(probe: Callable[[], T], what: str, timeout: float = 60.0) -> T:
         if time.monotonic() > deadline:
             raise TimeoutError(f"{what} did not come true within {timeout:g} s; last value: {value!r}")
         time.sleep(0.1)
+    print(f"{time.time()%1000:.1f} {what}")
     return value
 
 
@@ -262,6 +263,10 @@ class Clients:
         for thread in self._threads:
             thread.join(60)
 
+    @property
+    def running(self) -> bool:
+        return bool(self._threads) and not self._stop.is_set()
+
     def total(self) -> int:
         with self._lock:
             return sum(self.revisions.values())
@@ -274,6 +279,15 @@ class Clients:
     def expect(self, revision: int, *alternatives: list[Rows]) -> None:
         """What a revision may answer from now on."""
         self.expected[str(revision)] = list(alternatives)
+
+    def once(self) -> Any:
+        """One more request, counted as all others: the outputs for the first batch."""
+        parts = urlsplit(self.url)
+        connection = http.client.HTTPConnection(parts.netloc, timeout=60)
+        with contextlib.closing(connection), self._lock:
+            self.sent += 1
+            connection.request("POST", parts.path, json.dumps({"inputs": self.batches[0]}).encode())
+            return json.loads(connection.getresponse().read())["outputs"]
 
     def _ask(self, first: int) -> None:
         parts = urlsplit(self.url)

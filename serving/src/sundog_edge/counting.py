@@ -43,9 +43,6 @@ class Counting:
     async def tick(self) -> None:
         """Settle every worker, close the books of workers that are gone, write a snapshot. Raises HaproxyUnavailable."""
         await self.settle()
-        for worker in self._workers.all:
-            boot = self.ledger.boot(worker.boot, worker.started_at)
-            boot.dropped = max(boot.dropped, await self._haproxy.dropped_lines(worker.pid))
         self.ledger.forget(time.time() - KEEP_ENDED_S)
         self.save()
 
@@ -67,6 +64,7 @@ class Counting:
         boot = self.ledger.boot(worker.boot, worker.started_at)
         boot.pid, boot.started_at = worker.pid, worker.started_at
         boot.settle(table, ALL_REQUESTS)
+        boot.dropped = max(boot.dropped, await self._haproxy.dropped_lines(worker.pid))
 
     def stop(self) -> None:
         """Count what has come, write it down, and let go of the pipe."""

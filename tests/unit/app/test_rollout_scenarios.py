@@ -475,6 +475,21 @@ async def test_a_foreign_object_is_neither_adopted_nor_deleted(cluster: Cluster)
     stored = await cluster.kube.get(Ref(CONFIG_MAP, "vision", "sundog-edge"))
     assert stored is not None
     assert stored["data"] == {"theirs": "yes"}
+    assert await cluster.kube.list(RAY_CLUSTER) == []
+    await cluster.kube.delete(Ref(CONFIG_MAP, "vision", "sundog-edge"))
+    await cluster.settle(60)
+    assert await cluster.condition("Ready") == ("True", "Serving")
+
+
+async def test_a_split_is_not_called_late_because_nothing_served_for_long(cluster: Cluster) -> None:
+    cluster.serve.start_s = 40
+    await cluster.apply()
+    told = set()
+    while not await cluster.serves(1):
+        await cluster.round()
+        told.add(await cluster.condition("TrafficSynced"))
+    assert ("Unknown", "Confirming") in told
+    assert ("False", "EdgeNotConfirmed") not in told
 
 
 async def test_at_the_fixpoint_nothing_is_written(cluster: Cluster) -> None:

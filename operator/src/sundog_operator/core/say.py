@@ -15,7 +15,7 @@ from sundog_operator.core.draft import Draft
 from sundog_operator.core.events import Event
 from sundog_operator.core.rollout import freeze, machine
 
-POLL_S: Final = 0.3
+POLL_S: Final = 0.2
 WAITING_S: Final = 1.0
 RESYNC_S: Final = 15.0
 CONFIRM_GRACE: Final = timedelta(seconds=30)

@@ -1,0 +1,146 @@
+"""Eight clients ask all the time, and hold each answer to the network of the revision that it names.
+
+Nothing that is done to the service meanwhile, by its author, by its operator or by a killed process, loses a request of theirs.
+"""
+
+import contextlib
+import json
+import signal
+from typing import Any
+
+import psutil
+import pytest
+
+from real_local import eventually, is_ready, weight
+
+pytestmark = [pytest.mark.ray, pytest.mark.haproxy, pytest.mark.timeout(180)]
+
+CANARY = {"steps": [{"weight": 25, "gate": "time", "minDuration": "2s"}, {"weight": 50, "gate": "manual"}]}
+RECREATE = {"strategy": "recreate"}
+ERRORS = ("server5xx", "edge5xx", "timeout", "truncated", "invalid", "abortBefore", "abortDuring")
+
+
+def test_a_canary_by_time_and_by_hand_with_the_reconciler_killed_in_its_middle(service: Any) -> None:
+    before, up = service.stable(), service.up
+    number = service.release(CANARY)
+    eventually(lambda: weight(service.read()) == 25, "the canary at 25 %", 90)
+    eventually(lambda: service.load.revisions[str(number)], "an answer of the canary")
+    eventually(lambda: weight(service.read()) == 50, "50 %, after the time of the first step")
+
+    kept = {name: up.pid(name) for name in ("ray-0", "edge-0-haproxy", "edge-0-agent")}
+    up.end(signal.SIGKILL)
+    assert set(service.more(200)) == {str(before), str(number)}
+    up.start()
+    eventually(lambda: weight(service.read()) == 50, "the same canary after the restart")
+    assert {name: up.pid(name) for name in kept} == kept
+
+    service.steer("promote")
+    service.becomes_stable(number)
+
+
+def test_an_aborted_canary_takes_its_share_back_and_stable_gets_it(service: Any) -> None:
+    before = service.stable()
+    number = service.release(CANARY)
+    eventually(lambda: weight(service.read()) > 0, "the canary with traffic", 90)
+    eventually(lambda: service.load.revisions[str(number)], "an answer of the canary")
+    service.steer("abort")
+    eventually(lambda: "candidate" not in service.status(), "the end of the rollout")
+    service.only_answered_by(before)
+    assert service.status()["lastRollout"]["outcome"] == "Aborted"
+
+
+def test_a_rollback_to_the_revision_before(service: Any) -> None:
+    if (before := service.stable()) == 1:
+        before = service.release(RECREATE)
+        service.becomes_stable(before)
+    service.steer("rollback")
+    eventually(lambda: service.stable() != before, "another revision as stable", 90)
+    assert service.stable() < before
+    service.becomes_stable(service.stable())
+
+
+def test_recreate_switches_at_once(service: Any) -> None:
+    service.becomes_stable(service.release(RECREATE))
+
+
+def test_more_and_fewer_replicas_with_one_killed_between(service: Any) -> None:
+    service.save(replicas=2)
+    eventually(lambda: service.status().get("readyReplicas") == 2, "two replicas", 90)
+    eventually(lambda: servers(service) == 2, "both behind the edge")
+    victim = replica_processes(service)[0]
+    victim.kill()
+    service.more(200)
+    eventually(lambda: len(replica_processes(service)) == 2 and servers(service) == 2, "a new one in its place", 90)
+    service.save(replicas=1)
+    eventually(lambda: len(replica_processes(service)) == 1, "one replica", 90)
+    assert service.status()["readyReplicas"] == 1
+
+
+def servers(service: Any) -> int:
+    """Replicas that pass the edge's health check."""
+    arms = service.up.evidence()["services"][service.name]["arms"]
+    return int(arms["stable"]["servers"]["up"])
+
+
+def replica_processes(service: Any) -> list[psutil.Process]:
+    title, found = f"ray::ServeReplica:{service.name}-r{service.stable()}:", []
+    for child in psutil.Process(service.up.pid("ray-0")).children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if title in " ".join(child.cmdline()):
+                found.append(child)
+    return found
+
+
+def test_a_user_config_is_applied_in_place(service: Any) -> None:
+    number = service.stable()
+    plain = service.answers[number]
+    moved = [[[value + 100 for value in row] for row in rows] for rows in plain]
+    service.load.expect(number, plain, moved)
+    service.save(runtime={"userConfig": {"offset": 100}})
+    eventually(lambda: service.load.once()[0][0] > 50, "the new configuration in force")
+    service.load.expect(number, moved)
+    service.more(200)
+    service.load.expect(number, plain, moved)
+    service.save(runtime={})
+    eventually(lambda: service.load.once()[0][0] < 50, "the old configuration in force")
+    service.load.expect(number, plain)
+    assert service.stable() == number
+
+
+def test_a_killed_agent(service: Any) -> None:
+    pid = service.up.pid("edge-0-agent")
+    psutil.Process(pid).kill()
+    service.more(200)
+    eventually(lambda: service.up.pid("edge-0-agent") != pid, "the next agent")
+    eventually(lambda: is_ready(service.read()), "its report")
+
+
+def test_a_neighbour_that_comes_and_goes(service: Any) -> None:
+    manifest = service.manifest("neighbour")
+    spec = {"model": service.spec["model"], "rollout": RECREATE}
+    manifest.write_text(json.dumps(service.document("neighbour", spec)))
+    eventually(lambda: is_ready(service.up.read("neighbour")), "the neighbour serving", 90)
+    service.more(200)
+    manifest.unlink()
+    eventually(lambda: service.up.read("neighbour") == {}, "its deletion")
+    eventually(lambda: "neighbour" not in service.up.evidence()["services"], "its end at the edge")
+
+
+def test_every_request_is_accounted_for(service: Any) -> None:
+    """Ends whose lines died with the killed agent are `lost`: known to have been, and not what became of them."""
+    service.load.stop()
+    evidence = eventually(lambda: settled(service), "no request in flight")
+    rows = [row for row in evidence["counters"] if row["service"] == service.name]
+    for row in rows:
+        assert row["assigned"] == sum(row["ends"].values()) + row["inFlight"] + row["lost"], row
+        assert {end: count for end, count in row["ends"].items() if count and end in ERRORS} == {}, row
+    assert sum(row["assigned"] for row in rows) == service.load.sent
+    assert [boot["integrity"]["unparsable"] for boot in evidence["boots"]] == [0]
+    ok = sum(row["ends"]["ok"] for row in rows)
+    assert ok + sum(row["lost"] for row in rows) == service.load.sent
+    assert ok > 0.9 * service.load.sent
+
+
+def settled(service: Any) -> dict[str, Any] | None:
+    evidence: dict[str, Any] = service.up.evidence()
+    return evidence if all(row["inFlight"] == 0 for row in evidence["counters"]) else None
