@@ -15,7 +15,7 @@ from sundog_edge import evidence
 from sundog_edge.counting import Counting
 from sundog_edge.document import parse
 from sundog_edge.errors import DocumentError, EdgeError, HaproxyUnavailable
-from sundog_edge.following import POLL_S, Answers, Following
+from sundog_edge.following import Answers, Following
 from sundog_edge.replicas import ServeClient
 from sundog_edge.runtime_api import Haproxy
 from sundog_edge.state_dir import StateDir
@@ -23,7 +23,7 @@ from sundog_edge.traffic import Traffic
 from sundog_edge.workers import Workers
 
 LOG = logging.getLogger(__name__)
-CONTROL_S = 0.2
+CONTROL_S = 0.1
 DRAIN_S = 0.05
 COUNT_S = 1.0
 _STALE_S = 5.0
@@ -60,10 +60,10 @@ class Agent:
         """Serve until cancelled; on the way out everything counted is written down."""
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._repeat(self._control, CONTROL_S))
-                tasks.create_task(self._repeat(self._counting.drain, DRAIN_S))
-                tasks.create_task(self._repeat(self._counting.tick, COUNT_S))
-                tasks.create_task(self._repeat(self._poll, POLL_S))
+                tasks.create_task(self._repeat(self._control, lambda: CONTROL_S))
+                tasks.create_task(self._repeat(self._counting.drain, lambda: DRAIN_S))
+                tasks.create_task(self._repeat(self._counting.tick, lambda: COUNT_S))
+                tasks.create_task(self._repeat(self._poll, lambda: self._following.poll_pause_s))
         finally:
             self._counting.stop()
 
@@ -90,7 +90,7 @@ class Agent:
         )
         return evidence.build(seen, self._traffic.in_force, self._counting.ledger, time.time())
 
-    async def _repeat(self, step: Callable[[], Awaitable[None]], pause: float) -> None:
+    async def _repeat(self, step: Callable[[], Awaitable[None]], pause_s: Callable[[], float]) -> None:
         told = ""
         while True:
             try:
@@ -101,7 +101,7 @@ class Agent:
                 if str(error) != told:
                     LOG.warning("%s", error)
                 told = str(error)
-            await asyncio.sleep(pause)
+            await asyncio.sleep(pause_s())
 
     async def _poll(self) -> None:
         in_force = self._traffic.in_force

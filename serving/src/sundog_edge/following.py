@@ -19,6 +19,7 @@ from sundog_edge.workers import Worker, Workers
 
 LOG = logging.getLogger(__name__)
 POLL_S = 0.5
+POLL_EAGERLY_S = 0.15
 _NO_LOAD = Load({}, {}, {})
 
 
@@ -73,6 +74,11 @@ class Following:
         self._traffic = traffic
         self._answers = answers
         self._draining_since: dict[tuple[int, str, str], float] = {}
+
+    @property
+    def poll_pause_s(self) -> float:
+        """How long to wait before Serve is asked again, in seconds: short while an application has no healthy replica."""
+        return POLL_EAGERLY_S if any(counts.up == 0 for counts in self.servers.values()) else POLL_S
 
     async def tick(self) -> None:
         """One step in every worker. Raises HaproxyUnavailable."""

@@ -46,11 +46,16 @@ specs = st.fixed_dictionaries(
         "endpoint": st.fixed_dictionaries(
             {},
             optional={
-                "requestTimeout": st.sampled_from(("1ms", "30s", "2h")),
+                "requestTimeout": st.sampled_from(("1ms", "30s", "2h", "23h59m")),
                 "maxRequestBytes": st.sampled_from(("1", "10Mi", "2Gi")),
             },
         ),
-        "rollout": st.sampled_from(({}, {"unit": {"header": "x-user-id"}})),
+        "rollout": st.one_of(
+            st.just({}),
+            st.from_regex(r"[A-Za-z0-9][-A-Za-z0-9_]{0,62}", fullmatch=True).map(
+                lambda header: {"unit": {"header": header}}
+            ),
+        ),
     },
 )
 
@@ -79,7 +84,7 @@ def test_the_edge_reads_what_the_operator_writes(spec_json: dict[str, Any], weig
     arms = (Arm("stable", 7, 100 - weight, tuple(stable)), Arm("canary", 8, weight, tuple(canary)))
     split = Split("uid", "uid", 4, arms) if ready else None
     service = traffic.make_service("vision", "digits", spec, "sundog-0", split)
-    written = traffic.make_document("vision", [service], [CLUSTER], None)
+    written = traffic.make_document("vision", [service], traffic.make_clusters([CLUSTER], None), None)
     read = edge_document.parse(json.dumps(written).encode(), "vision")
     assert [arm.weight for arm in read.services[0].arms] == ([100 - weight, weight] if ready else [])
     assert read.services[0].requestTimeoutSeconds == spec.endpoint.request_timeout.total_seconds()
@@ -89,7 +94,10 @@ def test_the_operator_reads_what_the_edge_reports() -> None:
     spec = ModelDeploymentSpec.from_json({"model": {"uri": "file:///m"}})
     split = traffic.whole("digits", 7, followed=8)
     written = traffic.make_document(
-        "vision", [traffic.make_service("vision", "digits", spec, "sundog-0", split)], [CLUSTER], None
+        "vision",
+        [traffic.make_service("vision", "digits", spec, "sundog-0", split)],
+        traffic.make_clusters([CLUSTER], None),
+        None,
     )
     document = edge_document.parse(json.dumps(written).encode(), "vision")
     seen = Surroundings(

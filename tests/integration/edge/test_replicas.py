@@ -86,14 +86,17 @@ async def test_replicas_come_and_go_under_load(edge, serve, replicas):
 
 async def test_an_address_with_another_application_never_gets_a_request(edge, serve, replicas):
     mine, other = await replicas("digits-r7"), await replicas("digits-r70")
-    serve.targets = {"digits-r7": [mine.address, other.address]}
+    serve.targets = {"digits-r7": [mine.address]}
     await one_arm(edge)
+    await edge.up("digits", stable=1)
 
     async def known() -> bool:
         return await servers(edge) == {"up": 1, "down": 1, "draining": 0}
 
-    await edge.until(known, "one up, one refused")
     async with edge.load() as load:
+        await load.more(50)
+        serve.targets = {"digits-r7": [mine.address, other.address]}
+        await edge.until(known, "one up, one refused")
         await load.more(300)
     assert load.failed == {}
     assert other.seen == []

@@ -8,6 +8,8 @@ import os
 import aiohttp
 import pytest
 
+from sundog_edge.runtime_api import Haproxy
+
 pytestmark = pytest.mark.haproxy
 
 
@@ -57,6 +59,21 @@ async def test_an_agent_that_is_asked_to_stop_loses_nothing_while_idle(edge, dig
         later = rows(after)[key]
         assert later["assigned"] >= row["assigned"]
         assert all(later["ends"][name] >= count for name, count in row["ends"].items())
+
+
+async def test_the_next_agent_completes_what_one_left_half_way(edge, digits):
+    """The files have the document, HAProxy's maps do not: as after a death between the two."""
+    await edge.kill_agent()
+    haproxy = Haproxy(edge.root / "s" / "master.sock")
+    pid = (await haproxy.processes())[0].pid
+    await haproxy.replace_map(pid, edge.root / "s" / "maps" / "splits.map", {})
+    assert (await edge.get("/digits/")).status == 404
+    await edge.start_agent()
+
+    async def answers() -> bool:
+        return (await edge.get("/digits/")).status == 200
+
+    await edge.until(answers, "the document in force again")
 
 
 async def test_lines_that_the_pipe_could_not_hold_are_lost_by_name(edge, digits):

@@ -1,10 +1,13 @@
 """Whole rollouts through plan, statuses, Serve document and split document, in a world in memory."""
 
 import functools
+import json
 
 import pytest
 
 from doubles.cluster import NAME, NAMESPACE, TIMED, Cluster
+from sundog_operator.app.keys import Key
+from sundog_operator.app.reconcile_model_deployment import reconcile_model_deployment
 from sundog_operator.ports import (
     CONFIG_MAP,
     CONTROLLER_REVISION,
@@ -442,6 +445,35 @@ async def test_user_config_and_replicas_apply_in_place(cluster: Cluster) -> None
     assert await cluster.condition("Promoted") == ("True", "Promoted")
 
 
+@pytest.mark.parametrize(
+    "after", [{}, {"greedy": True}, {"temperature": 3}, {"greedy": 1, "temperature": 3, "beams": 2}]
+)
+async def test_every_change_of_a_user_config_is_applied(cluster: Cluster, after: dict[str, object]) -> None:
+    before = {"greedy": 1, "temperature": 3}
+    await served(cluster, runtime={"userConfig": before})
+    await cluster.apply("file:///models/v1", runtime={"userConfig": after})
+    await cluster.settle(5)
+    (app,) = cluster.serve.puts[-1]["applications"]
+    found = app["deployments"][0]["user_config"]["userConfig"]
+    assert json.dumps(found, sort_keys=True) == json.dumps(after, sort_keys=True)
+    assert app["name"] == "digits-r1"
+
+
+async def test_replicas_that_are_on_their_way_are_looked_at_often(cluster: Cluster) -> None:
+    await served(cluster)
+    key = Key("modeldeployment", NAMESPACE, NAME)
+    calm = await reconcile_model_deployment(cluster.world, key)
+    assert calm is not None
+    await cluster.apply(replicas=2)
+    await cluster.round()
+    soon = await reconcile_model_deployment(cluster.world, key)
+    assert soon is not None
+    assert soon < calm / 10
+    await cluster.settle(10)
+    assert (await cluster.status())["readyReplicas"] == 2
+    assert await reconcile_model_deployment(cluster.world, key) == calm
+
+
 async def test_two_deployments_share_a_cluster_and_one_edge(cluster: Cluster) -> None:
     await served(cluster)
     await cluster.apply("file:///models/w1", name="words")
@@ -499,3 +531,27 @@ async def test_at_the_fixpoint_nothing_is_written(cluster: Cluster) -> None:
     puts = len(cluster.serve.puts)
     await cluster.settle(200)
     assert (len(cluster.kube.writes), len(cluster.serve.puts)) == (before, puts)
+
+
+async def test_a_host_of_another_is_named_and_does_not_stop_the_edge(cluster: Cluster) -> None:
+    await served(cluster)
+    await cluster.apply("file:///models/w1", name="words", endpoint={"host": "digits.vision.svc"})
+    await cluster.settle(30)
+    assert await cluster.condition("SpecAccepted", "words") == ("False", "HostTaken")
+    hosts = [host for service in cluster.edges.in_force()[0]["services"] for host in service["hosts"]]
+    assert len(hosts) == len(set(hosts))
+    assert await cluster.condition("Ready", "words") == ("True", "Serving")
+
+
+async def test_an_abort_reaches_the_edges_while_the_head_of_ray_is_gone(cluster: Cluster) -> None:
+    await served(cluster)
+    await cluster.apply("file:///models/v2")
+    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    ref = Ref(RAY_CLUSTER, NAMESPACE, "sundog-0")
+    stored = await cluster.kube.get(ref)
+    assert stored is not None
+    await cluster.kube.patch_status(ref, {"conditions": []}, resource_version=stored["metadata"]["resourceVersion"])
+    await cluster.command("abort revision=2 id=x")
+    await cluster.settle(10)
+    service = cluster.edges.in_force()[0]["services"][0]
+    assert [(arm["application"], arm["weight"]) for arm in service["arms"]] == [("digits-r1", 100)]

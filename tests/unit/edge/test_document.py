@@ -106,6 +106,7 @@ def test_unknown_fields_are_ignored():
         ((*SERVICE, "unit"), {"kind": "header"}, ["unit.name"]),
         ((*SERVICE, "unit"), {"kind": "cookie", "name": "x"}, ["services[0].unit.kind", "cookie"]),
         ((*SERVICE, "unit"), {"kind": "header", "name": "x y"}, ["services[0].unit.name"]),
+        ((*SERVICE, "unit"), {"kind": "header", "name": "x'y"}, ["services[0].unit.name"]),
         ((*SERVICE, "requestTimeoutSeconds"), 0, ["services[0].requestTimeoutSeconds", "0"]),
         ((*SERVICE, "hosts"), ["a\nb"], ["services[0].hosts[0]"]),
         ((*CANARY, "routePrefix"), "/a b", ["arms[1].routePrefix"]),

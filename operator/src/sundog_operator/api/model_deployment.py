@@ -404,6 +404,13 @@ class RateLimit(Part):
     total: Rate = Field("", description="For all clients together.")
 
 
+WITHIN_A_DAY = Rule(
+    cel="self.contains('d') ? !self.matches('[1-9]') : duration(self) < duration('24h')",
+    holds=lambda timeout: timeout < timedelta(days=1),
+    message="{} is not less than a day",
+)
+
+
 class Endpoint(Part):
     """The edge's part. A change makes no revision."""
 
@@ -411,7 +418,9 @@ class Endpoint(Part):
     gateway: Gateway = Field(Gateway(), description="The Gateway that an HTTPRoute to the edge hangs on.")
     tls: Tls = Field(Tls(), description="TLS at the edge.")
     auth: Auth = Field(Auth(), description="Who may ask.")
-    request_timeout: PositiveDuration = Field(timedelta(seconds=30), description="The deadline of a request.")
+    request_timeout: Annotated[PositiveDuration, WITHIN_A_DAY] = Field(
+        timedelta(seconds=30), description="The deadline of a request, less than a day."
+    )
     max_request_bytes: Bytes = Field("10Mi", description="The largest body that is accepted.")
     queue: Queue = Field(Queue(), description="Requests that wait at the edge.")
     rate_limit: RateLimit = Field(RateLimit(), description="Requests per time.")

@@ -47,7 +47,7 @@ class Unit(Part):
 
     header: (
         Annotated[
-            str, Field(max_length=128, pattern=r"^[A-Za-z0-9][-A-Za-z0-9_]*$"), Noun("a header name such as x-user-id")
+            str, Field(max_length=63, pattern=r"^[A-Za-z0-9][-A-Za-z0-9_]*$"), Noun("a header name such as x-user-id")
         ]
         | None
     ) = Field(None, description="The request header that names the unit, such as x-user-id.")

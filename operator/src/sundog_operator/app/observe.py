@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from sundog_operator.api import ExperimentStatus, ModelDeploymentStatus
 from sundog_operator.app.world import World
-from sundog_operator.core import names, ray_cluster, revisions
+from sundog_operator.core import hosts, names, ray_cluster, revisions
 from sundog_operator.core.draft import Observed, Rollout
 from sundog_operator.core.observed import EdgeReport, ServeState
 from sundog_operator.core.ray_cluster import ClusterView, is_ours
@@ -46,6 +46,7 @@ async def observe(world: World, deployment: Object) -> Observed:
         edges=tuple(await world.edges.read(pods)),
         foreign=(*cluster_foreign, *await _foreign_edge(world, namespace)),
         url=url,
+        host_taken_by=hosts.taken_by(deployment, others),
         image=world.settings.runtime_image,
     )
 

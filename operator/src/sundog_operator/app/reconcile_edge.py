@@ -8,7 +8,7 @@ from sundog_operator.api import ModelDeploymentStatus
 from sundog_operator.app.children import ensure
 from sundog_operator.app.keys import Key
 from sundog_operator.app.world import World
-from sundog_operator.core import edge_objects, live, names, ray_cluster, traffic
+from sundog_operator.core import edge_objects, hosts, live, names, ray_cluster, traffic
 from sundog_operator.core.ray_cluster import ClusterView, is_ours
 from sundog_operator.core.spec import accept
 from sundog_operator.ports import CONFIG_MAP, DEPLOYMENT, EXPERIMENT, MODEL_DEPLOYMENT, RAY_CLUSTER, Object, Ref
@@ -27,9 +27,10 @@ async def reconcile_edge(world: World, key: Key) -> float | None:
     if any(stored is not None and not is_ours(stored) for stored in (config_map, deployment)):
         return RESYNC_S
     previous = previous_document(config_map)
-    clusters = await _clusters(world, key.namespace, members)
+    clusters = traffic.make_clusters(await _clusters(world, key.namespace, members), previous)
     experiments = {obj["metadata"]["name"]: obj for obj in await world.kube.list(EXPERIMENT, key.namespace)}
-    services = [service for member in members if (service := service_of(member, experiments, previous)) is not None]
+    entries = (service_of(member, members, experiments, previous) for member in members)
+    services = [entry for entry in entries if entry is not None]
     document = traffic.make_document(key.namespace, services, clusters, previous)
     await ensure(world, edge_objects.make_config_map(key.namespace, members, document), config_map)
     await ensure(world, edge_objects.make_deployment(key.namespace, members, world.settings.edge_image), deployment)
@@ -46,7 +47,7 @@ def previous_document(config_map: Object | None) -> dict[str, Any] | None:
 
 
 def service_of(
-    member: Object, experiments: dict[str, Object], previous: dict[str, Any] | None
+    member: Object, members: list[Object], experiments: dict[str, Object], previous: dict[str, Any] | None
 ) -> dict[str, Any] | None:
     """The entry of one ModelDeployment.
 
@@ -58,7 +59,8 @@ def service_of(
     split = live.split_of(meta["name"], status, uid, rollout)
     spec = accept(member).spec
     if spec is not None:
-        return traffic.make_service(meta["namespace"], meta["name"], spec, status.cluster, split)
+        host = "" if hosts.taken_by(member, members) else spec.endpoint.host
+        return traffic.make_service(meta["namespace"], meta["name"], spec, status.cluster, split, host=host)
     known = next((s for s in (previous or {}).get("services", ()) if s.get("name") == meta["name"]), None)
     return None if known is None else {**known, **traffic.split_fields(meta["name"], split)}
 

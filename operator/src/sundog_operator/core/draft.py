@@ -44,6 +44,7 @@ class Observed:
         clusters_taken: the RayCluster of every other ModelDeployment in the namespace that has one.
         foreign: objects that stand where children of ours should, such as `ConfigMap sundog-edge`.
         url: where the edge answers for it; empty while no edge runs.
+        host_taken_by: the ModelDeployment that has the host this one asks for; empty when it may have it.
         image: what an empty `runtime.image` stands for.
     """
 
@@ -58,6 +59,7 @@ class Observed:
     edges: tuple[EdgeReport, ...]
     foreign: tuple[str, ...] = ()
     url: str = ""
+    host_taken_by: str = ""
     image: str = ""
 
 

@@ -124,6 +124,9 @@ def _spec_accepted(draft: Draft) -> Said:
         return "False", draft.acceptance.reason, draft.acceptance.message
     if draft.refusal:
         return "False", "NotYetSupported", draft.refusal
+    if draft.seen.host_taken_by:
+        host = draft.acceptance.spec.endpoint.host
+        return "False", "HostTaken", f"spec.endpoint.host: {host} belongs to ModelDeployment {draft.seen.host_taken_by}"
     return "True", "Accepted", ""
 
 
@@ -264,7 +267,8 @@ def requeue_after_s(draft: Draft) -> float:
         and not draft.status.retiring
         and truths["Ready"] == truths["TrafficSynced"] == "True"
     ):
-        return RESYNC_S
+        # No watch tells of replicas that come or go.
+        return RESYNC_S if draft.status.ready_replicas == draft.status.replicas else WAITING_S
     if truths.get("Stalled") == "True" and draft.status.stable is None:
         return RESYNC_S
     progress = draft.progress

