@@ -201,7 +201,7 @@ RULES: list[tuple[dict[str, Any], str]] = [
         deployment({"endpoint": {"auth": {"jwt": {"issuer": "https://id"}}}}),
         "spec.endpoint.auth.jwt.jwksSecretName: issuer and audience need the Secret with the keys",
     ),
-    (deployment({"endpoint": {"requestTimeout": "24h"}}), "spec.endpoint.requestTimeout: 1d is not less than a day"),
+    (deployment({"endpoint": {"requestTimeout": "24h"}}), "spec.endpoint.requestTimeout: must be less than a day"),
     (deployment({"endpoint": {"requestTimeout": "0ms"}}), "spec.endpoint.requestTimeout: 0s is not more than 0s"),
     (deployment({"baseline": {"uri": "v7"}}), f"spec.baseline.uri: v7 {SCHEMES}"),
     (deployment({"baseline": {"digest": DIGEST}}), "spec.baseline.uri: a digest is given without a uri"),

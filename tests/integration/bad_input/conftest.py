@@ -97,7 +97,9 @@ def bad_models(models: Path) -> dict[str, Bad]:
         return f"file://{models}/{name}"
 
     return {
-        "gone": Bad({"uri": uri("late"), "entrypoint": "net:Net"}, "ModelNotFound", "/late: No such file", retried=True),
+        "gone": Bad(
+            {"uri": uri("late"), "entrypoint": "net:Net"}, "ModelNotFound", "/late: No such file", retried=True
+        ),
         "digest": Bad(
             {"uri": uri("good"), "entrypoint": "net:Net", "digest": zeros},
             "DigestMismatch",

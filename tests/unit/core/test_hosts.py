@@ -1,6 +1,7 @@
 from typing import Any
 
 import pytest
+
 from sundog_operator.core.hosts import taken_by
 
 

@@ -407,7 +407,7 @@ class RateLimit(Part):
 WITHIN_A_DAY = Rule(
     cel="self.contains('d') ? !self.matches('[1-9]') : duration(self) < duration('24h')",
     holds=lambda timeout: timeout < timedelta(days=1),
-    message="{} is not less than a day",
+    message="must be less than a day",
 )
 
 
