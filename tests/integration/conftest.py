@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from real_local import Up, eventually, instance, processes_of
+from real_local import Up, eventually, instance, processes_of, without_privilege
 from real_ray import RayServe, running_ray
 
 
@@ -20,6 +20,7 @@ def ray_serve() -> Iterator[RayServe]:
 def shared_up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     """A `sundog local up` on a folder without manifests. Whatever happened in it, it ends in order and leaves no process."""
     with instance(tmp_path_factory.mktemp("up")) as up:
+        up.prefix = without_privilege()
         up.start()
         eventually(lambda: (up.state / "kubeconfig").exists(), "the API server of local mode")
         yield up

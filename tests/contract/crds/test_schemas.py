@@ -2,13 +2,14 @@
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 from cel_expr_python import cel
 from google.protobuf import descriptor_pb2, descriptor_pool, struct_pb2
 
-from sundog_operator.api import generate
+from sundog_operator.api import generate, reference
 
 KINDS = ["ModelDeployment", "Experiment"]
 VALUE_ONLY = {"anyOf", "allOf", "oneOf", "not"}
@@ -51,7 +52,21 @@ def test_the_files_are_what_the_types_say(admissions: Any) -> None:
 
 def test_writing_goes_where_it_is_told(tmp_path: Any) -> None:
     generate.write(tmp_path / "new")
-    assert {file.name: file.read_text() for file in (tmp_path / "new").iterdir()} == dict(generate.documents())
+    assert {file.name: file.read_text() for file in (tmp_path / "new" / "crds").iterdir()} == dict(generate.documents())
+    assert (tmp_path / "new" / "docs" / "reference" / "api.md").read_text() == reference.render()
+
+
+def test_the_api_reference_is_up_to_date() -> None:
+    stored = Path(__file__).parents[3] / "docs" / "reference" / "api.md"
+    assert stored.read_text() == reference.render(), "run `make generate`"
+
+
+def test_the_reference_tells_what_a_change_does() -> None:
+    rows = {line.split("`")[1]: line for line in reference.render().splitlines() if line.startswith("| `spec.")}
+    assert "| **revision** |" in rows["spec.model.uri"]
+    assert "| in place |" in rows["spec.runtime.userConfig"]
+    assert "| in place |" in rows["spec.replicas"]
+    assert "| *later* |" in rows["spec.resources.gpu.count"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,4 +1,4 @@
-"""Writes the CRDs: `python -m sundog_operator.api.generate [FOLDER]`, by default `crds`."""
+"""Writes the CRDs and the API reference into a checkout: `python -m sundog_operator.api.generate [ROOT]`, by default the current folder."""
 
 import argparse
 from collections.abc import Iterator
@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from sundog_operator.api import reference
 from sundog_operator.api.schema import DEFINITIONS, custom_resource_definition
 
 HEADER = "# Generated from sundog_operator.api by `python -m sundog_operator.api.generate`. Edit the types instead.\n"
@@ -18,11 +19,13 @@ def documents() -> Iterator[tuple[str, str]]:
         yield f"{definition.plural}.yaml", HEADER + _yaml(custom_resource_definition(definition))
 
 
-def write(folder: Path) -> None:
-    """Write all CRDs into a folder, which is created where it is missing."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in documents():
-        (folder / name).write_text(text, encoding="utf-8")
+def write(root: Path) -> None:
+    """Write everything below a folder."""
+    files = {root / "crds" / name: text for name, text in documents()}
+    files[root / "docs" / "reference" / "api.md"] = reference.render()
+    for path, text in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
 
 
 def _yaml(document: Any) -> str:
@@ -31,5 +34,5 @@ def _yaml(document: Any) -> str:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", nargs="?", type=Path, default=Path("crds"))
-    write(parser.parse_args().folder)
+    parser.add_argument("root", nargs="?", type=Path, default=Path())
+    write(parser.parse_args().root)

@@ -69,7 +69,10 @@ def _deployment(fixed: ModelDeploymentSpec, current: ModelDeploymentSpec, replic
             "userConfig": dict(current.runtime.user_config),
             "maxRequestBytes": memory_bytes(current.endpoint.max_request_bytes),
         },
-        "ray_actor_options": {"num_cpus": cpu_cores(fixed.resources.cpu)},
+        "ray_actor_options": {
+            "num_cpus": cpu_cores(fixed.resources.cpu),
+            "memory": memory_bytes(fixed.resources.memory),
+        },
     }
 
 

@@ -8,7 +8,8 @@ from typing import Final
 from sundog_operator.adapters.local.ports_allocation import LOOPBACK, RayPorts
 
 LOGICAL_CPUS: Final = 64
-"""CPU requests are bookkeeping in local mode: they must never keep a small model from starting."""
+LOGICAL_MEMORY_BYTES: Final = 2**40
+"""CPU and memory requests are bookkeeping in local mode: they must never keep a small model from starting."""
 OBJECT_STORE_BYTES: Final = 200_000_000
 DRAIN_S: Final = 5
 
@@ -28,6 +29,7 @@ def make_argv(ports: RayPorts, temporary: Path) -> tuple[str, ...]:
         "max-worker-port": ports.workers.stop - 1,
         "num-cpus": LOGICAL_CPUS,
         "num-gpus": 0,
+        "memory": LOGICAL_MEMORY_BYTES,
         "object-store-memory": OBJECT_STORE_BYTES,
         "include-log-monitor": "false",
         "temp-dir": temporary,

@@ -1,0 +1,449 @@
+"""What bad input gets, as its author sees it, through all real parts; and that it takes nothing from what serves."""
+
+import contextlib
+import http.client
+import json
+import shutil
+import socket
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from real_local import GROUP, condition, eventually, is_ready, save_network, weight
+
+pytestmark = [pytest.mark.ray, pytest.mark.haproxy, pytest.mark.timeout(180)]
+
+MODEL = {"uri": "file:///models/x", "entrypoint": "net:Net"}
+MANUAL = {"gate": "manual"}
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "wrong-type": ({"model": MODEL, "replicas": "two"}, 'spec.replicas: "two" is a string, not an integer'),
+    "out-of-range": ({"model": MODEL, "replicas": 1001}, "spec.replicas: 1001 is not between 0 and 1000"),
+    "minimum-above-maximum": (
+        {"model": MODEL, "autoscaling": {"minReplicas": 5, "maxReplicas": 2}},
+        "spec.autoscaling.minReplicas: 5 is greater than maxReplicas, 2",
+    ),
+    "two-of-a-union": (
+        {"model": MODEL, "rollout": {"unit": {"header": "x-user", "cookie": "user"}}},
+        "spec.rollout.unit: at most one of header, cookie, jsonPath, jwtClaim and request can be given",
+    ),
+    "mig-with-two": (
+        {"model": MODEL, "resources": {"gpu": {"count": 2, "sharing": {"mode": "mig", "profile": "1g.10gb"}}}},
+        "spec.resources.gpu.count: 2 is not 1, which sharing mode mig requires",
+    ),
+    "fraction-above-one": (
+        {"model": MODEL, "resources": {"gpu": {"count": 1, "sharing": {"mode": "fraction", "fraction": "1.5"}}}},
+        "spec.resources.gpu.sharing.fraction: 1.5 is not between 0 and 1",
+    ),
+    "unknown-scheme": (
+        {"model": {"uri": "ftp://models/x"}},
+        "spec.model.uri: ftp://models/x does not start with one of file://, pvc://, s3://, gs://, https://, hf://, oci://",
+    ),
+    "no-model": ({"replicas": 1}, "spec.model: is required"),
+    "weights-that-fall": (
+        {"model": MODEL, "rollout": {"steps": [{"weight": 50, **MANUAL}, {"weight": 25, **MANUAL}]}},
+        "spec.rollout.steps: the weights do not rise from step to step",
+    ),
+    "unknown-field": ({"model": MODEL, "replica": 3}, "spec.replica: unknown field"),
+}
+
+
+@pytest.fixture(scope="module")
+def refusals(bed: Any) -> list[str]:
+    """What `sundog apply` says of all these manifests, a line for each, after which nothing has changed."""
+    before = names(bed)
+    done = bed.up.sundog("apply", "-f", bed.file(*(bed.manifest(name, spec) for name, (spec, _) in REFUSED.items())))
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert names(bed) == before
+    return done.stderr.splitlines()
+
+
+def names(bed: Any) -> dict[str, int]:
+    """The generation of every ModelDeployment."""
+    _, found = bed.up.api("GET", f"{GROUP}/modeldeployments")
+    return {obj["metadata"]["name"]: obj["metadata"]["generation"] for obj in found["items"]}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_manifest_that_breaks_a_rule_is_refused_with_field_value_and_limit(refusals: list[str], name: str) -> None:
+    (line,) = [line for line in refusals if f"ModelDeployment default/{name}" in line]
+    assert line.endswith(f": {REFUSED[name][1]}")
+    assert len(refusals) == len(REFUSED)
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
+def test_kubectl_is_told_the_same(bed: Any, tmp_path: Path) -> None:
+    spec, told = REFUSED["minimum-above-maximum"]
+    done = subprocess.run(
+        ["kubectl", f"--kubeconfig={bed.up.state}/kubeconfig", "apply", "-f", "-"],
+        input=json.dumps(bed.manifest("bad", spec)),
+        env={"HOME": str(tmp_path), "PATH": "/nonexistent"},
+        executable=shutil.which("kubectl"),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert told in done.stderr
+    assert bed.up.read("bad") == {}
+
+
+@pytest.mark.parametrize(
+    ("spec", "told"),
+    [
+        ({"autoscaling": {}}, "spec.autoscaling: is not supported yet; leave it out"),
+        ({"resources": {"gpu": {"count": 1}}}, "spec.resources.gpu.count: 1 is not supported yet; leave it at 0"),
+        ({"model": {"uri": "s3://models/x"}}, "spec.model.uri: s3:// is not supported yet; file:// is"),
+        (
+            {"rollout": {"steps": [{"weight": 5}]}},
+            "spec.rollout.steps[0].gate: evidence, the default, is not supported",
+        ),
+    ],
+    ids=["autoscaling", "gpu", "scheme", "evidence"],
+)
+def test_a_field_that_nobody_acts_on_yet_is_named(bed: Any, spec: dict[str, Any], told: str) -> None:
+    status, answer = bed.up.api(
+        "POST", f"{GROUP}/namespaces/default/modeldeployments", bed.manifest("later", {"model": MODEL, **spec})
+    )
+    assert status == 201, answer
+    try:
+        stalled = eventually(lambda: condition(bed.up.read("later"), "Stalled"), "the refusal")
+        accepted = condition(bed.up.read("later"), "SpecAccepted")
+    finally:
+        bed.up.api("DELETE", f"{GROUP}/namespaces/default/modeldeployments/later")
+    for found, truth in ((stalled, "True"), (accepted, "False")):
+        assert (found["status"], found["reason"]) == (truth, "NotYetSupported")
+        assert found["message"].startswith(told)
+
+
+def test_a_foreign_object_with_a_childs_name_is_left_alone(bed: Any) -> None:
+    place, objects = "/api/v1/namespaces/foreign/configmaps", f"{GROUP}/namespaces/foreign/modeldeployments"
+    theirs = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "sundog-edge", "namespace": "foreign"}}
+    status, stored = bed.up.api("POST", place, {**theirs, "data": {"theirs": "yes"}})
+    assert status == 201
+    try:
+        assert bed.up.api("POST", objects, bed.manifest("mine", bed.spec(), "foreign"))[0] == 201
+        stalled = eventually(lambda: condition(bed.up.read("mine", "foreign"), "Stalled"), "the refusal")
+        assert stalled["reason"] == "NotOwned"
+        assert "ConfigMap sundog-edge" in stalled["message"]
+        # Nothing is started for what cannot be served.
+        assert bed.up.api("GET", "/apis/ray.io/v1/namespaces/foreign/rayclusters")[1]["items"] == []
+        assert bed.up.api("GET", "/apis/apps/v1/namespaces/foreign/deployments")[1]["items"] == []
+    finally:
+        bed.up.api("DELETE", f"{objects}/mine")
+    eventually(lambda: bed.up.read("mine", "foreign") == {}, "the deletion")
+    assert bed.up.api("GET", f"{place}/sundog-edge") == (200, stored)
+
+
+@pytest.mark.parametrize("name", ["gone", "digest", "large", "format", "entry", "load", "warmup", "denied"])
+def test_a_model_that_cannot_be_served_says_why(bed: Any, name: str) -> None:
+    bad = bed.bad.get(name)
+    if bad is None:
+        pytest.skip("this user is root, whose right to read everything could not be taken away")
+
+    def failed() -> dict[str, Any] | None:
+        found = condition(bed.up.read(name), "RevisionReady")
+        return found if found.get("reason") not in (None, "RayUnknown", "Deploying") else None
+
+    ready = eventually(failed, f"the reason of {name}", 120)
+    assert (ready["status"], ready["reason"]) == ("False", bad.reason)
+    assert ready["message"].startswith("revision 1: ")
+    assert bad.told in ready["message"]
+    assert "Traceback" not in ready["message"]
+    assert len(ready["message"].splitlines()) == 1
+    top = condition(bed.up.read(name), "Ready")
+    assert (top["status"], top["reason"], top["message"]) == ("False", bad.reason, ready["message"])
+
+
+def test_the_good_one_among_them_serves(bed: Any) -> None:
+    eventually(lambda: is_ready(bed.up.read("good")), "the good one serving", 120)
+    status, answer, headers = ask(bed, good(bed))
+    assert status == 200
+    assert answer["outputs"][0] == pytest.approx(bed.answers[0][0], abs=1e-4)
+    assert headers["x-sundog-revision"] == "1"
+
+
+def test_what_cannot_help_is_not_tried_again_and_what_can_is(bed: Any) -> None:
+    stalled = eventually(lambda: condition(bed.up.read("digest"), "Stalled"), "the end of the attempts", 90)
+    assert stalled["reason"] == "DigestMismatch"
+
+    def retrying() -> bool:
+        progressing = condition(bed.up.read("gone"), "Progressing")
+        return progressing.get("reason") == "Retrying"
+
+    eventually(retrying, "the next attempt announced", 90)
+    assert not condition(bed.up.read("gone"), "Stalled")
+
+
+def test_a_model_that_appears_later_is_served_by_itself(bed: Any) -> None:
+    # What has said all it has to say would only keep two cores from starting this one.
+    done = bed.up.sundog("delete", *(name for name in bed.bad if name != "gone"))
+    assert done.returncode == 0, done.stderr
+    save_network(bed.models / "late", 5, [])
+    eventually(lambda: is_ready(bed.up.read("gone")), "the model that was not there", 120)
+    assert bed.up.read("gone")["status"]["stable"]["revision"] == 1
+    assert bed.up.sundog("delete", "gone").returncode == 0
+
+
+# Requests
+
+
+def address(bed: Any) -> tuple[str, int]:
+    parts = urlsplit(bed.up.read("good")["status"]["url"])
+    return str(parts.hostname), int(parts.port or 0)
+
+
+def good(bed: Any) -> bytes:
+    return json.dumps({"inputs": [[0.5, -1.0, 2.0, 0.0]]}).encode()
+
+
+def ask(
+    bed: Any, body: Any, path: str = "/good", method: str = "POST", **headers: str
+) -> tuple[int, dict[str, Any], dict[str, str]]:
+    """(status, JSON, headers) of an answer. A client that is still sending when it is refused reads on, as most do."""
+    connection = http.client.HTTPConnection(*address(bed), timeout=30)
+    with contextlib.suppress(BrokenPipeError):
+        connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
+    response = connection.getresponse()
+    with response:
+        answer = json.loads(response.read()), {name.lower(): value for name, value in response.getheaders()}
+    connection.close()
+    return response.status, *answer
+
+
+def chunks(size: int) -> Any:
+    """A body that http.client sends in chunks, without a Content-Length."""
+    return iter([b" " * 65_536] * (size // 65_536))
+
+
+BODIES: dict[str, tuple[Callable[[], Any], int, str]] = {
+    "bad JSON": (lambda: b'{"inputs": [[1, 2,', 400, "the body is not JSON: unexpected end of data"),
+    "no JSON": (lambda: b"hello", 400, "the body is not JSON"),
+    "no UTF-8": (lambda: b'{"inputs": "\xff"}', 400, "the body is not JSON"),
+    "empty": (lambda: b"", 400, "the body is empty"),
+    "no object": (lambda: b"[1, 2]", 400, "the body is a JSON array; expected an object"),
+    "no inputs": (lambda: b'{"input": [[1, 2, 3, 4]]}', 400, 'the body has no "inputs"'),
+    "wrong dtype": (
+        lambda: b'{"inputs": [["a", "b", "c", "d"]]}',
+        400,
+        "input 'x' holds string values; expected float32",
+    ),
+    "wrong shape": (lambda: b'{"inputs": [[1, 2, 3]]}', 400, "input 'x' has the shape [1, 3]; expected [-1, 4]"),
+    "ragged": (lambda: b'{"inputs": [[1, 2, 3, 4], [1]]}', 400, "input 'x' is ragged"),
+    "NaN": (lambda: b'{"inputs": [[1, 2, 3, NaN]]}', 400, "the body is not JSON: unexpected character"),
+    "infinite": (
+        lambda: b'{"inputs": [[1, 2, 3, 1e39]]}',
+        400,
+        "input 'x' holds a value outside of the range of float32",
+    ),
+    "unknown input": (lambda: b'{"inputs": {"y": [[1, 2, 3, 4]]}}', 400, "inputs has 'y'; expected 'x'"),
+    "deep": (lambda: b'{"inputs": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", 400, "the body is not JSON: depth limit"),
+    "many dimensions": (
+        lambda: b'{"inputs": ' + b"[" * 40 + b"1" + b"]" * 40 + b"}",
+        400,
+        "input 'x' has more than 32",
+    ),
+    "too large": (lambda: b" " * (11 << 20), 413, "the request body is larger than"),
+    "too large in chunks": (lambda: chunks(11 << 20), 413, "the body is larger than 10485760 bytes"),
+}
+PATHS: dict[str, tuple[str, str, int, str]] = {
+    "unknown path": ("POST", "/good/v3", 404, "there is nothing at '/v3'"),
+    "unknown model": ("POST", "/good/v2/models/other/infer", 404, "no model 'other' here; the model is 'good'"),
+    "wrong method": ("GET", "/good", 405, "GET is not allowed here; allowed: POST"),
+    "another wrong method": ("DELETE", "/good/v2/models/good", 405, "DELETE is not allowed here; allowed: GET, HEAD"),
+    "unknown service": ("POST", "/nobody", 404, "no service has this host or path"),
+    "no service": ("POST", "/", 404, "no service has this host or path"),
+}
+NO_HTTP = {
+    "no HTTP": b"HELLO\r\n\r\n",
+    "header too large": b"GET /good HTTP/1.1\r\nhost: a\r\nx-a: " + b"b" * 20_000 + b"\r\n\r\n",
+    "path too large": b"GET /good/" + b"a" * 20_000 + b" HTTP/1.1\r\nhost: a\r\n\r\n",
+    "too many headers": b"GET /good HTTP/1.1\r\nhost: a\r\n"
+    + b"".join(b"x-%d: 1\r\n" % i for i in range(200))
+    + b"\r\n",
+    "two lengths": b"POST /good HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nx",
+    "no length": b"POST /good HTTP/1.1\r\nhost: a\r\ncontent-length: many\r\n\r\nx",
+}
+
+
+def is_problem(status: int, answer: dict[str, Any], headers: dict[str, str], wanted: int, detail: str) -> bool:
+    assert status == wanted, answer
+    assert headers["content-type"] == "application/problem+json"
+    assert answer["status"] == wanted
+    assert detail in answer["detail"]
+    return True
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_a_bad_body_gets_problem_details_that_name_the_input(bed: Any, name: str) -> None:
+    make, status, detail = BODIES[name]
+    with counted(bed, "client4xx", "size"):
+        assert is_problem(*ask(bed, make()), status, detail)
+        assert ask(bed, good(bed))[0] == 200
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_a_bad_path_or_method_gets_problem_details(bed: Any, name: str) -> None:
+    method, path, status, detail = PATHS[name]
+    with counted(bed, "client4xx", "unknown"):
+        assert is_problem(*ask(bed, good(bed), path, method), status, detail)
+
+
+def test_a_foreign_host_without_a_path_is_unknown_and_an_own_host_is_enough(bed: Any) -> None:
+    with counted(bed, "unknown"):
+        assert is_problem(*ask(bed, good(bed), "/", Host="nobody.example.com"), 404, "no service has this host")
+    assert ask(bed, good(bed), "/", Host="good.default.svc")[0] == 200
+
+
+def test_a_compressed_body_is_refused(bed: Any) -> None:
+    with counted(bed, "client4xx"):
+        assert is_problem(
+            *ask(bed, b"\x1f\x8b\x08", content_encoding="gzip"), 415, "a compressed body is not supported"
+        )
+
+
+@pytest.mark.parametrize("name", NO_HTTP)
+def test_what_is_no_request_is_answered_400(bed: Any, name: str) -> None:
+    """The page is HAProxy's own: its parser answers before any configured reply can."""
+    with counted(bed, "malformed"), socket.create_connection(address(bed), timeout=30) as connection:
+        connection.sendall(NO_HTTP[name])
+        answer = connection.makefile("rb").read()
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert ask(bed, good(bed))[0] == 200
+
+
+class counted:  # noqa: N801 it reads as a clause
+    """One request more is under one of these kinds at the edge, and none more is an error."""
+
+    def __init__(self, bed: Any, *kinds: str) -> None:
+        self._bed, self._kinds = bed, kinds
+
+    def __enter__(self) -> None:
+        self._before = self._counts()
+
+    def __exit__(self, error: object, *_: object) -> None:
+        if error is None:
+            eventually(lambda: self._more() == 1, f"one more under {' or '.join(self._kinds)}", 15)
+            assert self._counts()["errors"] == self._before["errors"]
+
+    def _more(self) -> int:
+        now = self._counts()
+        return sum(now[kind] - self._before[kind] for kind in self._kinds)
+
+    def _counts(self) -> dict[str, int]:
+        evidence = self._bed.up.evidence()
+        refused = [
+            *(boot["refused"] for boot in evidence["boots"]),
+            *evidence["services"]["good"]["refused"],
+        ]
+        rows = [row["ends"] for row in evidence["counters"] if row["service"] == "good"]
+        errors = ("server5xx", "edge5xx", "timeout", "truncated", "invalid", "abortBefore", "abortDuring")
+        return {
+            **{kind: sum(each.get(kind, 0) for each in refused) for kind in ("unknown", "malformed", "size")},
+            "client4xx": sum(ends["client4xx"] for ends in rows),
+            "errors": sum(ends[end] for ends in rows for end in errors),
+        }
+
+
+# What serves
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"autoscaling": {"maxReplicas": 3}}, "spec.autoscaling"),
+        ({"model": MODEL, "rollout": {}}, "spec.rollout.steps: none means steps gated by evidence"),
+    ],
+    ids=["autoscaling", "evidence"],
+)
+def test_an_edit_that_nobody_acts_on_yet_leaves_what_serves(bed: Any, change: dict[str, Any], told: str) -> None:
+    bed.apply(bed.manifest("good", {**bed.spec(), **change}))
+    try:
+        accepted = eventually(lambda: refused(bed), "the refusal")
+        assert accepted["reason"] == "NotYetSupported"
+        assert accepted["message"].startswith(told)
+        obj = bed.up.read("good")
+        assert condition(obj, "Stalled")["reason"] == "NotYetSupported"
+        assert is_ready(obj)
+        assert "candidate" not in obj["status"]
+        assert ask(bed, good(bed))[0] == 200
+    finally:
+        bed.apply(bed.manifest("good", bed.spec()))
+    eventually(lambda: condition(bed.up.read("good"), "Promoted").get("status") == "True", "its being mended")
+    assert not condition(bed.up.read("good"), "Stalled")
+
+
+def refused(bed: Any) -> dict[str, Any] | None:
+    found = condition(bed.up.read("good"), "SpecAccepted")
+    return found if found["status"] == "False" else None
+
+
+def test_a_second_revision_that_cannot_start_takes_nothing_from_the_first(bed: Any) -> None:
+    load = bed.clients()
+    load.start(4)
+    try:
+        bad = bed.bad["load"]
+        bed.apply(bed.manifest("good", bed.spec(**bad.model)))
+        last = eventually(lambda: given_up(bed), "the end of the attempt", 120)
+        obj = bed.up.read("good")
+        assert last["outcome"] == "Aborted"
+        assert last["reason"] == f"{bad.reason}: {bad.told}"
+        assert condition(obj, "RevisionReady")["reason"] == bad.reason
+        assert condition(obj, "Stalled")["reason"] == "Aborted"
+        assert is_ready(obj)
+        assert (obj["status"]["stable"]["revision"], weight(obj)) == (1, 0)
+    finally:
+        load.stop()
+    assert load.wrong == []
+    assert set(load.revisions) == {"1"}
+    assert load.sent > 100
+
+
+def given_up(bed: Any) -> dict[str, Any] | None:
+    status = bed.up.read("good")["status"]
+    return None if "candidate" in status else status.get("lastRollout")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("promote revision=7 id=a", "revision 7 is no candidate: no rollout is under way"),
+        ("abort revision=1 id=b", "revision 1 is no candidate: no rollout is under way"),
+        ("rollback revision=9 id=c", "revision 9 is not in the history: 1"),
+        ("retry revision=1 id=d", "revision 1 is not what the spec stands for"),
+        ("fly revision=1 id=e", "verb 'fly' is not one of promote, pause, resume, abort, retry, rollback"),
+        ("skip revision=1 id=f", "skip is not supported yet"),
+        ("promote id=g", "revision: '' is not a revision number"),
+        ("promote revision=one id=h", "revision: 'one' is not a revision number"),
+        ("promote revision=1 id=i force=true", "'force' is not an option of a command"),
+        ("promote revision=1", "id: '' is not 1 to 64 letters"),
+    ],
+)
+def test_a_command_that_makes_no_sense_is_rejected_and_says_why(bed: Any, text: str, told: str) -> None:
+    before = steered(bed)
+    done = bed.up.command("good", text)
+    assert done["result"] == "Rejected"
+    assert done["message"].startswith(told)
+    assert steered(bed) == before
+
+
+def test_an_id_that_was_used_for_another_command_is_rejected_and_the_same_again_does_nothing(bed: Any) -> None:
+    before = steered(bed)
+    first = bed.up.command("good", "promote revision=7 id=again")
+    second = bed.up.command("good", "abort revision=7 id=again")
+    assert second["result"] == "Rejected"
+    assert second["message"] == "id again was used before, for promote revision=7"
+    assert first["message"] != second["message"]
+    assert steered(bed) == before
+
+
+def steered(bed: Any) -> dict[str, Any]:
+    """What a command could change."""
+    status = dict(bed.up.read("good")["status"])
+    kept = ("stable", "candidate", "experiment", "lastRollout", "retiring")
+    return {name: status.get(name) for name in kept}
