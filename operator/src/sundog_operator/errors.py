@@ -2,13 +2,12 @@
 
 SundogError
 ├── SpecError              the user must edit the resource; Stalled, no retry
-├── DependencyError        the world failed; exponential back-off with jitter
-│   ├── Conflict           re-read and retry at once
-│   │   └── AlreadyExists
-│   ├── NotFound           the object is gone
-│   ├── RayUnavailable     no answer from Serve's REST API: unknown, not "no applications"
-│   └── ServeRefused       Serve answered 4xx to our document
-└── InvariantBroken        our bug; counted, slow retry, other keys unaffected
+└── DependencyError        the world failed; exponential back-off with jitter
+    ├── Conflict           re-read and retry soon
+    │   └── AlreadyExists
+    ├── NotFound           the object is gone
+    ├── RayUnavailable     no answer from Serve's REST API: unknown, not "no applications"
+    └── ServeRefused       Serve answered 4xx to our document
 
 The messages name the object, what was found and what was expected. They hold no secret.
 """
@@ -48,7 +47,3 @@ class RayUnavailable(DependencyError):
 
 class ServeRefused(DependencyError):
     """Serve's REST API rejected the document."""
-
-
-class InvariantBroken(SundogError):
-    """A state that the code rules out was reached."""

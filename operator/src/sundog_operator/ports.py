@@ -123,5 +123,8 @@ class Clock(Protocol):
     def now(self) -> datetime:
         """The current instant, in UTC."""
 
+    def monotonic(self) -> float:
+        """Seconds that only ever grow, however the wall clock is set."""
+
     async def sleep(self, seconds: float) -> None:
         """Wait."""

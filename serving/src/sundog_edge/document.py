@@ -65,6 +65,7 @@ class Arm(_Part):
     routePrefix: Prefix  # noqa: N815 - the document's own name
     revision: Annotated[int, Field(ge=0)]
     weight: Annotated[float, Field(ge=0, le=100, strict=False)]
+    maxOngoingRequests: Annotated[int, Field(gt=0, le=1_000_000)] | None = None  # noqa: N815
     ranges: tuple[tuple[Bucket, Bucket], ...]
 
     @field_validator("ranges", mode="before")

@@ -125,7 +125,7 @@ class Following:
             slot=holding.slot,
             listed=None if targets is None else targets.get(holding.application, ()),
             fallback=self._answers.fallbacks.get(service.cluster, ""),
-            maxconn=service.maxOngoingRequests,
+            maxconn=_limit(holding, service),
         )
 
     async def _step(
@@ -186,6 +186,12 @@ class Following:
             self.servers[holding.application] = ServerCounts(healthy, len(replicas) - healthy - leaving, leaving)
         self.servers = {holding.application: self.servers[holding.application] for holding in layout.held}
         return tuple(sorted(up))
+
+
+def _limit(holding: Holding, service: Service) -> int:
+    """Requests that one replica gets at once: what its own revision admits, else what the service says."""
+    own = (arm.maxOngoingRequests for arm in service.arms if arm.application == holding.application)
+    return next(own, None) or service.maxOngoingRequests
 
 
 def _by_slot(states: Iterable[ServerState]) -> dict[str, list[ServerState]]:

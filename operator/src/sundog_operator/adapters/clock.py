@@ -1,6 +1,7 @@
 """The real clock."""
 
 import asyncio
+import time
 from datetime import UTC, datetime
 
 
@@ -10,6 +11,10 @@ class SystemClock:
     def now(self) -> datetime:
         """The current instant, in UTC."""
         return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        """Seconds that only ever grow."""
+        return time.monotonic()
 
     async def sleep(self, seconds: float) -> None:
         """Wait."""

@@ -270,6 +270,7 @@ class FrozenPlan(Part):
 
     hash: Text = ""
     strategy: Strategy | None = None
+    unit_header: Annotated[str, Field(max_length=63)] = ""
     steps: Annotated[Items[PlanStep], Field(max_length=20)] = ()
     alpha: Alpha | None = None
     frozen_at: Instant | None = None

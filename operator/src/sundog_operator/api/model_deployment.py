@@ -554,6 +554,7 @@ class ModelDeploymentStatus(Status):
     capacity: Capacity | None = None
     startup: Startup | None = None
     last_command: LastCommand | None = None
+    command_ids: Annotated[Items[Text], Field(max_length=20)] = ()
     last_rollout: LastRollout | None = None
     conditions: Annotated[Items[Condition], Field(max_length=16), ListType("map", "type")] = ()
 

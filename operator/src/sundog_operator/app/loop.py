@@ -74,9 +74,7 @@ class Operator:
         try:
             again_s = await RECONCILERS[key.kind](self._world, key)
         except (Conflict, NotFound) as err:
-            log.debug("%s: %s; read again", key, err)
-            self.queue.done(key)
-            self.queue.add(key)
+            log.debug("%s: %s; read again in %.1f s", key, err, self.queue.failed(key))
         except DependencyError as err:
             delay_s = self.queue.failed(key)
             log.warning("%s: %s; again in %.1f s", key, err, delay_s)

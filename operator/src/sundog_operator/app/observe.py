@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from sundog_operator.api import ExperimentStatus, ModelDeploymentStatus
 from sundog_operator.app.world import World
-from sundog_operator.core import hosts, names, ray_cluster, revisions
+from sundog_operator.core import hosts, names, ray_cluster, revisions, traffic
 from sundog_operator.core.draft import Observed, Rollout
 from sundog_operator.core.observed import EdgeReport, ServeState
 from sundog_operator.core.ray_cluster import ClusterView, is_ours
@@ -33,19 +33,21 @@ async def observe(world: World, deployment: Object) -> Observed:
     cluster_name = ModelDeploymentStatus.parse(deployment.get("status")).cluster
     cluster, cluster_foreign = await _cluster(world, namespace, cluster_name)
     pods, url = await edge_pods(world, namespace, name)
-    own = [obj for obj in stored if revisions.owned_by(obj, uid)]
+    config_map = await world.kube.get(Ref(CONFIG_MAP, namespace, names.EDGE))
+    edge_deployment = await world.kube.get(Ref(DEPLOYMENT, namespace, names.EDGE))
     return Observed(
         deployment=deployment,
-        revisions=tuple(revision for obj in own if (revision := revisions.read_controller_revision(obj)) is not None),
+        revisions=tuple(revisions.read_owned(stored, uid)),
         taken=_numbers_taken(name, stored),
-        rollouts=tuple(_rollout(obj) for obj in experiments if revisions.owned_by(obj, uid)),
+        rollouts=tuple(rollout for obj in experiments if (rollout := _rollout(obj, name, uid)) is not None),
         experiment_names=frozenset(obj["metadata"]["name"] for obj in experiments),
         cluster=cluster,
         clusters_taken=tuple(taken for obj in others if (taken := (obj.get("status") or {}).get("cluster"))),
         serve=await read_serve(world, cluster),
         edges=tuple(await world.edges.read(pods)),
-        foreign=(*cluster_foreign, *await _foreign_edge(world, namespace)),
+        foreign=(*cluster_foreign, *_foreign(config_map, edge_deployment)),
         url=url,
+        split=traffic.entry_of(traffic.read_document(config_map), name),
         host_taken_by=hosts.taken_by(deployment, others),
         image=world.settings.runtime_image,
     )
@@ -92,13 +94,8 @@ def _http_port(pod: Object) -> int:
     return next((int(port["containerPort"]) for port in ports if port.get("name") == "http"), 80)
 
 
-async def _foreign_edge(world: World, namespace: str) -> tuple[str, ...]:
-    found = []
-    for kind in (CONFIG_MAP, DEPLOYMENT):
-        obj = await world.kube.get(Ref(kind, namespace, names.EDGE))
-        if obj is not None and not is_ours(obj):
-            found.append(f"{kind.kind} {names.EDGE}")
-    return tuple(found)
+def _foreign(*objects: Object | None) -> tuple[str, ...]:
+    return tuple(f"{obj['kind']} {obj['metadata']['name']}" for obj in objects if obj is not None and not is_ours(obj))
 
 
 def _numbers_taken(name: str, stored: Sequence[Object]) -> tuple[int, ...]:
@@ -107,12 +104,18 @@ def _numbers_taken(name: str, stored: Sequence[Object]) -> tuple[int, ...]:
     return tuple(int(match[1]) for match in matches if match)
 
 
-def _rollout(obj: Object) -> Rollout:
+def _rollout(obj: Object, service: str, uid: str) -> Rollout | None:
+    """A rollout's Experiment; None for one that only looks like it, such as a copy under another name."""
     meta = obj["metadata"]
+    number = (meta.get("labels") or {}).get(names.LABEL_REVISION, "")
+    if not revisions.owned_by(obj, uid) or not re.fullmatch(r"[1-9][0-9]{0,8}", number):
+        return None
+    if not names.is_rollout(meta["name"], service, int(number)):
+        return None
     return Rollout(
         name=meta["name"],
         uid=meta["uid"],
         generation=int(meta.get("generation", 0)),
-        revision=int((meta.get("labels") or {}).get(names.LABEL_REVISION, "0")),
+        revision=int(number),
         status=ExperimentStatus.parse(obj.get("status")),
     )

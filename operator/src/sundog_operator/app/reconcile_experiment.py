@@ -9,7 +9,6 @@ from sundog_operator.api import (
 )
 from sundog_operator.app.keys import Key
 from sundog_operator.app.world import World
-from sundog_operator.core import names
 from sundog_operator.errors import SpecError
 from sundog_operator.ports import EXPERIMENT, Object, Ref
 
@@ -18,13 +17,15 @@ async def reconcile_experiment(world: World, key: Key) -> float | None:
     """Say that the kind is not supported yet; nothing of it is acted on. Raises DependencyError."""
     ref = Ref(EXPERIMENT, key.namespace, key.name)
     stored = await world.kube.get(ref)
-    if stored is None or (stored["metadata"].get("labels") or {}).get(names.LABEL_ROLLOUT) == "true":
+    if stored is None:
+        return None
+    reason, message = _refusal(stored)
+    if not reason:
         return None
     meta = stored["metadata"]
     before = ExperimentStatus.parse(stored.get("status"))
     now = world.clock.now().replace(microsecond=0)
     conditions = experiment_conditions(before.conditions, generation=meta["generation"], at=now)
-    reason, message = _refusal(stored)
     for type_ in ("Ready", "Running"):
         conditions.mark_false(type_, reason, message, at=now)
     status = before.model_copy(
@@ -40,4 +41,5 @@ def _refusal(stored: Object) -> tuple[str, str]:
         experiment = Experiment.parse(stored)
     except SpecError as err:
         return err.reason, str(err)
-    return NOT_YET_SUPPORTED, "; ".join(str(violation) for violation in experiment_not_yet_supported(experiment))
+    missing = experiment_not_yet_supported(experiment)
+    return (NOT_YET_SUPPORTED, "; ".join(map(str, missing))) if missing else ("", "")

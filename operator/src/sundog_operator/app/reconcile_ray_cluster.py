@@ -4,12 +4,12 @@ from sundog_operator.api import ModelDeploymentSpec, ModelDeploymentStatus
 from sundog_operator.app.children import ensure
 from sundog_operator.app.keys import Key
 from sundog_operator.app.world import World
-from sundog_operator.core import ray_cluster, revisions, serve_config
+from sundog_operator.core import names, ray_cluster, revisions, serve_config, traffic
 from sundog_operator.core.live import live_revisions
 from sundog_operator.core.observed import ServeState
 from sundog_operator.core.revisions import Revision
 from sundog_operator.core.spec import accept
-from sundog_operator.ports import CONTROLLER_REVISION, MODEL_DEPLOYMENT, RAY_CLUSTER, Object, Ref
+from sundog_operator.ports import CONFIG_MAP, CONTROLLER_REVISION, MODEL_DEPLOYMENT, RAY_CLUSTER, Object, Ref
 
 RESYNC_S = 10.0
 NOT_READY_S = 0.5
@@ -18,7 +18,7 @@ NOT_READY_S = 0.5
 async def reconcile_ray_cluster(world: World, key: Key) -> float | None:
     """One pass. Returns after how many seconds to look again, None for a cluster without members. Raises DependencyError."""
     deployments = await world.kube.list(MODEL_DEPLOYMENT, key.namespace)
-    members = [obj for obj in deployments if ModelDeploymentStatus.parse(obj.get("status")).cluster == key.name]
+    members = _members(deployments, key.name)
     stored = await world.kube.get(Ref(RAY_CLUSTER, key.namespace, key.name))
     if stored is not None and not ray_cluster.is_ours(stored):
         return RESYNC_S
@@ -30,12 +30,28 @@ async def reconcile_ray_cluster(world: World, key: Key) -> float | None:
     if view.problem:
         return NOT_READY_S
     serve = await world.serve.read(view.dashboard)
+    # Serve may have taken its time: what is live is read after its answer, right before the PUT that deletes all that is not.
+    deployments = await world.kube.list(MODEL_DEPLOYMENT, key.namespace)
     stored_revisions = await world.kube.list(CONTROLLER_REVISION, key.namespace)
-    applications = [app for member in members for app in applications_of(member, stored_revisions, serve)]
+    split = traffic.read_document(await world.kube.get(Ref(CONFIG_MAP, key.namespace, names.EDGE)))
+    applications = [
+        app for member in _members(deployments, key.name) for app in applications_of(member, stored_revisions, serve)
+    ]
+    carrying = traffic.carrying(split, key.name, {obj["metadata"]["name"] for obj in deployments})
+    applications += _kept(carrying - {app["name"] for app in applications}, serve)
     deployed = {name: app.config for name, app in serve.applications.items()}
     if not serve.known or serve_config.differs(applications, deployed):
         await world.serve.put(view.dashboard, serve_config.make_document(applications, view))
     return RESYNC_S
+
+
+def _members(deployments: list[Object], cluster: str) -> list[Object]:
+    return [obj for obj in deployments if ModelDeploymentStatus.parse(obj.get("status")).cluster == cluster]
+
+
+def _kept(applications: set[str], serve: ServeState) -> list[serve_config.Json]:
+    """What is deployed under these names. Whatever became of a status or a revision: nothing that edges send traffic to is taken away."""
+    return [dict(serve.applications[name].config) for name in sorted(applications) if name in serve.applications]
 
 
 def applications_of(member: Object, stored_revisions: list[Object], serve: ServeState) -> list[serve_config.Json]:
@@ -44,11 +60,7 @@ def applications_of(member: Object, stored_revisions: list[Object], serve: Serve
     A spec that is refused changes nothing: what Serve has deployed for it stays as it is.
     """
     meta = member["metadata"]
-    known = [
-        r
-        for obj in stored_revisions
-        if revisions.owned_by(obj, meta["uid"]) and (r := revisions.read_controller_revision(obj))
-    ]
+    known = revisions.read_owned(stored_revisions, meta["uid"])
     current = accept(member).spec
     found = []
     for number, replicas in sorted(live_revisions(ModelDeploymentStatus.parse(member.get("status"))).items()):

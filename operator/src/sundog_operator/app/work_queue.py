@@ -4,7 +4,6 @@ import asyncio
 import heapq
 import itertools
 from collections.abc import Callable
-from datetime import datetime, timedelta
 from typing import Final, Generic, TypeVar
 
 from sundog_operator.ports import Clock
@@ -30,8 +29,8 @@ class WorkQueue(Generic[K]):
     def __init__(self, clock: Clock, jitter: Callable[[], float]) -> None:
         self._clock = clock
         self._jitter = jitter
-        self._due: dict[K, datetime] = {}
-        self._heap: list[tuple[datetime, int, K]] = []
+        self._due: dict[K, float] = {}
+        self._heap: list[tuple[float, int, K]] = []
         self._order = itertools.count()
         self._active: set[K] = set()
         self._failures: dict[K, int] = {}
@@ -42,7 +41,7 @@ class WorkQueue(Generic[K]):
 
     def add(self, key: K, delay_s: float = 0.0) -> None:
         """Ask for work on a key, at the earliest after a delay in seconds."""
-        due = self._clock.now() + timedelta(seconds=delay_s)
+        due = self._clock.monotonic() + delay_s
         if key in self._due and self._due[key] <= due:
             return
         self._due[key] = due
@@ -76,14 +75,14 @@ class WorkQueue(Generic[K]):
         self._changed.set()
 
     def _next(self) -> tuple[K | None, float | None]:
-        now, parked = self._clock.now(), []
+        now, parked = self._clock.monotonic(), []
         found, wait_s = None, None
         while self._heap:
             due, _, key = self._heap[0]
             if self._due.get(key) != due:
                 heapq.heappop(self._heap)  # superseded by an earlier time
             elif due > now:
-                wait_s = (due - now).total_seconds()
+                wait_s = due - now
                 break
             elif key in self._active:
                 parked.append(heapq.heappop(self._heap))

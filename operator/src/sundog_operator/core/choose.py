@@ -3,9 +3,10 @@
 from datetime import timedelta
 from typing import Final, Literal
 
-from sundog_operator.api import LastRollout, Retiring, RevisionStatus, rollout_not_yet_supported
+from sundog_operator.api import LastRollout, ModelDeploymentSpec, Retiring, RevisionStatus, rollout_not_yet_supported
 from sundog_operator.core import events, live, names, ray_cluster, revisions, traffic
 from sundog_operator.core.draft import HELD_OUTCOMES, Draft, Json, Rollout
+from sundog_operator.core.live import live_revisions
 from sundog_operator.core.revisions import Revision
 from sundog_operator.core.rollout import freeze, machine
 
@@ -23,6 +24,31 @@ def assign_cluster(draft: Draft) -> None:
         draft.set(cluster=ray_cluster.assign(draft.seen.clusters_taken))
 
 
+def recover(draft: Draft) -> None:
+    """Take up what serves where the status that said so was lost: the split document and the rollouts still tell.
+
+    Without this a ModelDeployment restored from a backup would be rolled out from nothing, over what serves.
+    """
+    arms = {arm.get("name"): arm.get("revision") for arm in (draft.seen.split or {}).get("arms", ())}
+    stable = arms.get(names.STABLE)
+    if draft.status.stable is not None or not isinstance(stable, int) or draft.revision(stable) is None:
+        return
+    cluster = draft.status.cluster or str((draft.seen.split or {}).get("cluster", ""))
+    draft.set(stable=_revision_status(draft, stable, draft.replicas), cluster=cluster, candidate=None)
+    attempts = sorted(
+        draft.seen.rollouts, key=lambda attempt: (attempt.status.plan.frozen_at or draft.now, attempt.name)
+    )
+    if not attempts or not machine.is_frozen(attempts[-1].status):
+        return
+    latest = attempts[-1]
+    if not machine.is_over(latest.status):
+        draft.set(experiment=latest.name, candidate=_revision_status(draft, latest.revision, draft.replicas))
+    elif latest.status.phase == machine.STOPPED:
+        reason = latest.status.verdict.reason
+        outcome = _outcome(reason.partition(":")[0])
+        draft.set(last_rollout=_last(draft, latest.revision, outcome, reason, latest.name))
+
+
 def know_revision(draft: Draft) -> None:
     """Find the revision that the spec stands for, or make it."""
     if draft.spec is None:
@@ -31,7 +57,9 @@ def know_revision(draft: Draft) -> None:
     digest = revisions.content_hash(content)
     found = revisions.find(draft.seen.revisions, digest)
     if found is None:
-        found = Revision(revisions.next_number(draft.seen.taken), digest, content)
+        live = set(live_revisions(draft.status))
+        number = draft.deployed_as(digest, live) or revisions.next_number((*draft.seen.taken, *live))
+        found = Revision(number, digest, content)
         draft.creates.append(revisions.make_controller_revision(draft.seen.deployment, found, draft.seen.image))
         draft.events.append(events.revision_created(found.number))
     draft.wanted = found
@@ -139,7 +167,7 @@ def drop_candidate(draft: Draft, outcome: Outcome, why: str) -> None:
 def hold_back(draft: Draft, reason: str) -> None:
     """Do not roll out what the spec stands for until it changes or is retried."""
     number = draft.wanted.number if draft.wanted else draft.stable_number
-    if number is not None and not draft.is_held_back(number):
+    if number is not None:
         draft.set(last_rollout=_last(draft, number, "RolledBack", reason, ""))
 
 
@@ -159,12 +187,21 @@ def _start(draft: Draft, wanted: Revision) -> None:
     spec, stable = draft.spec, draft.status.stable
     if spec is None or (stable is not None and draft.held):
         return
-    if stable is not None:
-        unsupported = rollout_not_yet_supported(spec)
-        draft.refusal = "; ".join(f"{v.path}: {v.message}" for v in unsupported)
-        if draft.refusal:
-            return
-    _become_candidate(draft, wanted.number, draft.replicas)
+    if stable is not None and _refuses_rollout(draft, spec):
+        return
+    _become_candidate(draft, wanted.number, _first_replicas(draft, spec) if stable else draft.replicas)
+
+
+def _refuses_rollout(draft: Draft, spec: ModelDeploymentSpec) -> bool:
+    unsupported = rollout_not_yet_supported(spec)
+    draft.refusal = "; ".join(f"{v.path}: {v.message}" for v in unsupported)
+    return bool(unsupported)
+
+
+def _first_replicas(draft: Draft, spec: ModelDeploymentSpec) -> int:
+    if spec.rollout.strategy != "canary":
+        return draft.replicas
+    return machine.canary_replicas(draft.replicas, freeze.plan_steps(spec.rollout)[0].weight)
 
 
 def find_rollout(draft: Draft) -> None:
@@ -174,6 +211,9 @@ def find_rollout(draft: Draft) -> None:
         return
     # A candidate that is not what the spec stands for is a rollback, which has no steps.
     if candidate.revision != wanted.number or (spec.rollout.strategy != "canary" and draft.rollout is None):
+        return
+    # What the spec says now is what would be frozen now: an edit since the candidate came up must not slip past the check.
+    if draft.progress is None and _refuses_rollout(draft, spec):
         return
     if draft.rollout is None:
         draft.rollout = _attempt(draft, wanted)
@@ -204,11 +244,24 @@ def switch_plainly(draft: Draft) -> None:
     if stable is not None and (failure := failure_of(draft, candidate)):
         end_candidate(draft, candidate.revision, "Aborted", ": ".join(failure))
         return
+    if draft.refusal or (draft.held and not _is_rollback(draft, candidate)):
+        return
     readiness = draft.readiness(candidate.revision)
     enough = readiness.ready and readiness.running >= draft.replicas
     # Before the first revision serves there is no arm whose replicas the edges could follow.
-    if enough and not draft.held and (stable is None or draft.available(candidate.revision) >= draft.replicas):
+    if enough and (stable is None or draft.available(candidate.revision) >= draft.replicas):
         become_stable(draft, candidate.revision)
+
+
+def _is_rollback(draft: Draft, candidate: RevisionStatus) -> bool:
+    """Whether a command brought the candidate back: that outranks a spec that is paused or refused."""
+    last = draft.status.last_rollout
+    return (
+        last is not None
+        and last.outcome == "RolledBack"
+        and last.at == candidate.since
+        and last.revision != candidate.revision
+    )
 
 
 def retry_failed(draft: Draft) -> None:
@@ -224,7 +277,9 @@ def retry_failed(draft: Draft) -> None:
     if not readiness.failed:
         return
     failures = candidate.failures + 1
-    draft.events.append(events.revision_failed(candidate.revision, readiness.reason, readiness.message, failures))
+    told = next((c for c in draft.before.conditions if c.type == "RevisionReady"), None)
+    if readiness.retryable or told is None or told.reason != readiness.reason:
+        draft.events.append(events.revision_failed(candidate.revision, readiness.reason, readiness.message, failures))
     if readiness.retryable:
         delay = timedelta(seconds=min(RETRY_BASE_S * 2.0 ** min(failures - 1, 10), RETRY_MAX_S))
         update = {"failures": failures, "retry_at": draft.now + delay}

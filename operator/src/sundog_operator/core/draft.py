@@ -1,11 +1,12 @@
 """What a plan reads, and the state it works on."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
 from sundog_operator.api import ExperimentStatus, ModelDeploymentSpec, ModelDeploymentStatus
-from sundog_operator.core import revisions, traffic
+from sundog_operator.core import names, revisions, traffic
 from sundog_operator.core.events import Event
 from sundog_operator.core.observed import EdgeReport, ServeState
 from sundog_operator.core.ray_cluster import ClusterView
@@ -44,6 +45,7 @@ class Observed:
         clusters_taken: the RayCluster of every other ModelDeployment in the namespace that has one.
         foreign: objects that stand where children of ours should, such as `ConfigMap sundog-edge`.
         url: where the edge answers for it; empty while no edge runs.
+        split: its entry in the split document as it is stored; None where there is none.
         host_taken_by: the ModelDeployment that has the host this one asks for; empty when it may have it.
         image: what an empty `runtime.image` stands for.
     """
@@ -59,6 +61,7 @@ class Observed:
     edges: tuple[EdgeReport, ...]
     foreign: tuple[str, ...] = ()
     url: str = ""
+    split: Mapping[str, Any] | None = None
     host_taken_by: str = ""
     image: str = ""
 
@@ -104,6 +107,14 @@ class Draft:
             return self.wanted
         return revisions.by_number(self.seen.revisions, number)
 
+    def deployed_as(self, digest: str, numbers: Iterable[int]) -> int | None:
+        """The number under which Serve runs content of that hash: a ControllerRevision that was deleted gets its number back."""
+        for number in sorted(numbers):
+            app = self.seen.serve.applications.get(names.application(self.service, number))
+            if app is not None and (app.config.get("args") or {}).get("revisionHash") == digest:
+                return number
+        return None
+
     def readiness(self, number: int) -> Readiness:
         """What Serve reports of a revision."""
         revision = self.revision(number)
@@ -132,7 +143,8 @@ class Draft:
         """Replicas for all of the traffic. A spec that is refused changes nothing."""
         if self.spec is not None:
             return self.spec.replicas
-        return self.status.stable.replicas if self.status.stable else 1
+        known = self.status.stable or self.status.candidate
+        return known.replicas if known else 1
 
     @property
     def progress(self) -> ExperimentStatus | None:

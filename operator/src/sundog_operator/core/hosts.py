@@ -19,8 +19,8 @@ def taken_by(deployment: Mapping[str, Any], others: Iterable[Mapping[str, Any]])
     for other in rivals:
         if wanted in names.hosts(other["metadata"]["name"], other["metadata"]["namespace"]):
             return str(other["metadata"]["name"])
-    older = [other for other in rivals if _wanted(other) == wanted and _age(other) < _age(deployment)]
-    return str(min(older, key=_age)["metadata"]["name"]) if older else ""
+    older = [other for other in rivals if _wanted(other) == wanted and age(other) < age(deployment)]
+    return str(min(older, key=age)["metadata"]["name"]) if older else ""
 
 
 def _wanted(deployment: Mapping[str, Any]) -> str:
@@ -29,5 +29,6 @@ def _wanted(deployment: Mapping[str, Any]) -> str:
     return host if isinstance(host, str) else ""
 
 
-def _age(deployment: Mapping[str, Any]) -> tuple[str, str]:
+def age(deployment: Mapping[str, Any]) -> tuple[str, str]:
+    """Sorts ModelDeployments, the oldest first."""
     return str(deployment["metadata"].get("creationTimestamp", "")), str(deployment["metadata"]["name"])

@@ -36,7 +36,8 @@ def split_of(service: str, status: ModelDeploymentStatus, uid: str, rollout: Exp
     arms = tuple(
         Arm(arm.name, arm.revision or 0, arm.weight, tuple((a, b) for a, b in arm.ranges)) for arm in rollout.arms
     )
-    return Split(attempt=uid, salt=uid, epoch=rollout.epoch.number, arms=arms)
+    header = rollout.plan.unit_header
+    return Split(attempt=uid, salt=uid, epoch=rollout.epoch.number, arms=arms, unit_header=header)
 
 
 def rollout_of(

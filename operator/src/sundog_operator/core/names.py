@@ -39,6 +39,13 @@ def experiment(service: str, revision: int, attempt: int) -> str:
     return name if attempt == 1 else f"{name}-a{attempt}"
 
 
+def is_rollout(name: str, service: str, revision: int) -> bool:
+    """Whether a name is one that `experiment` gives to that revision."""
+    first = application(service, revision)
+    suffix = name.removeprefix(first)
+    return name == first or (name.startswith(first) and suffix.startswith("-a") and suffix[2:].isdecimal())
+
+
 def ray_cluster(index: int) -> str:
     """RayCluster, counted from 0 within the namespace."""
     return f"sundog-{index}"

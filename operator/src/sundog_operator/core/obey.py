@@ -1,12 +1,15 @@
 """Commands of the annotation: accepted or rejected once, and what they do."""
 
-from typing import Any
+from typing import Any, Final
 
 from sundog_operator.api import LastCommand
 from sundog_operator.core import choose, commands, events, names, revisions
 from sundog_operator.core.commands import Command
 from sundog_operator.core.draft import Draft
 from sundog_operator.core.rollout import machine
+
+REMEMBERED: Final = 20
+"""Ids that are known to have been used: a repository that writes an old annotation back must not run it again."""
 
 
 def obey(draft: Draft) -> None:
@@ -18,7 +21,7 @@ def obey(draft: Draft) -> None:
     last = draft.status.last_command
     if last is not None and (last.id, last.verb, last.revision or 0) == (command.id, command.verb, command.revision):
         return
-    problem = command.problem or _reused(draft, command) or _refuse(draft, command)
+    problem = _reused(draft, command) or command.problem or _refuse(draft, command)
     result = "Rejected" if problem else "Accepted"
     if not problem:
         _run(draft, command)
@@ -28,15 +31,19 @@ def obey(draft: Draft) -> None:
         "revision": command.revision or None,
         "result": result,
     }
-    draft.set(last_command=LastCommand(**done, message=problem[:1024], at=draft.now))
+    earlier = tuple(ident for ident in draft.status.command_ids if ident != command.id)
+    draft.set(
+        last_command=LastCommand(**done, message=problem[:1024], at=draft.now),
+        command_ids=(*earlier, command.id)[-REMEMBERED:],
+    )
     draft.events.append(events.command_handled(command.verb, command.id, result, problem))
 
 
 def _reused(draft: Draft, command: Command) -> str:
     last = draft.status.last_command
-    if last is None or last.id != command.id:
-        return ""
-    return f"id {command.id} was used before, for {last.verb} revision={last.revision}"
+    if last is not None and last.id == command.id:
+        return f"id {command.id} was used before, for {last.verb} revision={last.revision or 'none'}"
+    return f"id {command.id} was used before" if command.id in draft.status.command_ids else ""
 
 
 def _refuse(draft: Draft, command: Command) -> str:

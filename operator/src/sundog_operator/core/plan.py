@@ -39,6 +39,7 @@ class Plan:
 
 
 STEPS = (
+    choose.recover,
     choose.assign_cluster,
     choose.know_revision,
     choose.settle,

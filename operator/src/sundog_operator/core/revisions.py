@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import ValidationError
+
 from sundog_operator.api import ModelDeploymentSpec
 from sundog_operator.core import names
 
@@ -103,7 +105,18 @@ def read_controller_revision(obj: Json) -> Revision | None:
     data = obj.get("data") or {}
     if data.get("format") != FORMAT or not isinstance(data.get("content"), dict):
         return None
-    return Revision(number=int(obj["revision"]), hash=str(data.get("hash", "")), content=data["content"])
+    revision = Revision(number=int(obj["revision"]), hash=str(data.get("hash", "")), content=data["content"])
+    try:
+        spec_of(revision)
+    except ValidationError:
+        return None
+    return revision
+
+
+def read_owned(stored: Iterable[Json], uid: str) -> list[Revision]:
+    """The revisions in the ControllerRevisions that an owner has, out of all that are stored."""
+    found = (read_controller_revision(obj) for obj in stored if owned_by(obj, uid))
+    return [revision for revision in found if revision is not None]
 
 
 def owner_reference(owner: Json, *, controller: bool) -> Json:

@@ -62,7 +62,7 @@ def measure(draft: Draft) -> None:
     weight = machine.canary_weight(progress) if progress else 0
     candidate, stable = draft.status.candidate, draft.status.stable
     if candidate is not None:
-        wanted = machine.wanted_replicas(progress, draft.replicas) if progress else draft.replicas
+        wanted = machine.wanted_replicas(progress, draft.replicas) if progress else _before_freeze(draft, candidate)
         draft.set(candidate=_measured(draft, candidate, weight, wanted))
     if stable is not None:
         draft.set(stable=_measured(draft, stable, 100 - weight, draft.replicas))
@@ -73,6 +73,11 @@ def measure(draft: Draft) -> None:
         selector=f"{names.LABEL_MODEL_DEPLOYMENT}={draft.service}",
         url=draft.seen.url or draft.status.url,
     )
+
+
+def _before_freeze(draft: Draft, candidate: RevisionStatus) -> int:
+    """A canary keeps what its first step asked for until its plan is frozen; any other candidate is to carry everything."""
+    return candidate.replicas if draft.status.experiment or draft.refusal else draft.replicas
 
 
 def _measured(draft: Draft, revision: RevisionStatus, weight: int, wanted: int) -> RevisionStatus:
@@ -271,6 +276,9 @@ def requeue_after_s(draft: Draft) -> float:
         return RESYNC_S if draft.status.ready_replicas == draft.status.replicas else WAITING_S
     if truths.get("Stalled") == "True" and draft.status.stable is None:
         return RESYNC_S
+    candidate = draft.status.candidate
+    if candidate is not None and candidate.retry_at is not None and not draft.status.retiring:
+        return min(max((candidate.retry_at - draft.now).total_seconds(), POLL_S), RESYNC_S)
     progress = draft.progress
     collecting = (
         progress is not None

@@ -1,6 +1,7 @@
 """What the edges of a namespace should do, and whether they do it."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,12 +28,16 @@ class Arm:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """The traffic of one service: who gets what, and the key under which it is counted."""
+    """The traffic of one service: who gets what, and the key under which it is counted.
+
+    `unit_header` is the header that an attempt froze as its unit (empty: the request); None leaves it to the spec.
+    """
 
     attempt: str
     salt: str
     epoch: int
     arms: tuple[Arm, ...]
+    unit_header: str | None = None
 
 
 def whole(service: str, stable: int, followed: int | None = None) -> Split:
@@ -45,37 +50,46 @@ def whole(service: str, stable: int, followed: int | None = None) -> Split:
 
 
 def make_service(
-    namespace: str, name: str, spec: ModelDeploymentSpec, cluster: str, split: Split | None, *, host: str = ""
+    namespace: str,
+    name: str,
+    spec: ModelDeploymentSpec,
+    cluster: str,
+    split: Split | None,
+    *,
+    host: str = "",
+    limits: Mapping[int, int] | None = None,
 ) -> Json:
     """A service of the split document; without a split it has no arms, and the edge answers 503.
 
-    `host` is answered for beside the names that follow from the service's own.
+    `host` is answered for beside the names that follow from the service's own. `limits` gives each revision's own `maxOngoingRequests`.
     """
     endpoint = spec.endpoint
     return {
         "name": name,
         "hosts": names.hosts(name, namespace, host),
         "cluster": cluster,
-        "unit": _unit(spec),
-        **split_fields(name, split),
+        "unit": _unit(spec.rollout.unit.header or ""),
+        **split_fields(name, split, limits or {}),
         "requestTimeoutSeconds": endpoint.request_timeout.total_seconds(),
         "maxRequestBytes": memory_bytes(endpoint.max_request_bytes),
         "maxOngoingRequests": spec.runtime.max_ongoing_requests,
     }
 
 
-def split_fields(name: str, split: Split | None) -> Json:
-    """The fields of a service that a split decides."""
+def split_fields(name: str, split: Split | None, limits: Mapping[int, int]) -> Json:
+    """The fields of a service that a split decides. An attempt keeps the unit it was frozen with."""
+    frozen = {} if split is None or split.unit_header is None else {"unit": _unit(split.unit_header)}
     return {
+        **frozen,
         "attempt": split.attempt if split else name,
         "salt": split.salt if split else name,
         "epoch": split.epoch if split else 0,
-        "arms": [_arm(name, arm) for arm in split.arms] if split else [],
+        "arms": [_arm(name, arm, limits) for arm in split.arms] if split else [],
     }
 
 
-def _arm(service: str, arm: Arm) -> Json:
-    return {
+def _arm(service: str, arm: Arm, limits: Mapping[int, int]) -> Json:
+    made = {
         "name": arm.name,
         "application": names.application(service, arm.revision),
         "routePrefix": names.route_prefix(service, arm.revision),
@@ -83,11 +97,36 @@ def _arm(service: str, arm: Arm) -> Json:
         "weight": arm.weight,
         "ranges": [list(interval) for interval in arm.ranges],
     }
+    return {**made, "maxOngoingRequests": limits[arm.revision]} if arm.revision in limits else made
 
 
-def _unit(spec: ModelDeploymentSpec) -> Json:
-    unit = spec.rollout.unit
-    return {"kind": "header", "name": unit.header} if unit.header else {"kind": "request"}
+def _unit(header: str) -> Json:
+    return {"kind": "header", "name": header} if header else {"kind": "request"}
+
+
+def read_document(config_map: Mapping[str, Any] | None) -> Json | None:
+    """The split document as it is stored; None where there is none or it cannot be read."""
+    try:
+        document = json.loads(((config_map or {}).get("data") or {}).get(names.SPLIT_KEY, ""))
+    except ValueError:
+        return None
+    return document if isinstance(document, dict) else None
+
+
+def entry_of(document: Mapping[str, Any] | None, name: str) -> Json | None:
+    """A service's entry in a split document."""
+    return next((service for service in (document or {}).get("services", ()) if service.get("name") == name), None)
+
+
+def carrying(document: Mapping[str, Any] | None, cluster: str, services: Collection[str]) -> set[str]:
+    """Applications that edges send traffic to, out of a cluster's services of these names."""
+    return {
+        arm["application"]
+        for service in (document or {}).get("services", ())
+        if service.get("cluster") == cluster and service.get("name") in services
+        for arm in service.get("arms", ())
+        if arm.get("weight")
+    }
 
 
 def make_clusters(views: Iterable[ClusterView], previous: Mapping[str, Any] | None) -> dict[str, Json]:
@@ -111,15 +150,26 @@ def make_document(
 
     A service whose cluster was never seen is left out: it has nothing to send requests to.
     """
+    known = _without_rivals(namespace, [service for service in services if service["cluster"] in clusters])
     body = {
         "version": DOCUMENT_VERSION,
         "namespace": namespace,
         "clusters": dict(clusters),
-        "services": sorted((s for s in services if s["cluster"] in clusters), key=lambda service: str(service["name"])),
+        "services": sorted(known, key=lambda service: str(service["name"])),
     }
     before = dict(previous or {})
     generation = int(before.pop("generation", 0))
     return {**body, "generation": generation if before == body else generation + 1}
+
+
+def _without_rivals(namespace: str, services: Sequence[Json]) -> list[Json]:
+    """Each host once: a service's own names are its own, any other goes to the first that has it."""
+    owners = {host: service["name"] for service in services for host in names.hosts(service["name"], namespace)}
+    kept = []
+    for service in services:
+        own = [host for host in service["hosts"] if owners.setdefault(host, service["name"]) == service["name"]]
+        kept.append({**service, "hosts": own})
+    return kept
 
 
 @dataclass(frozen=True, slots=True)

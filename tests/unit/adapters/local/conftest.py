@@ -24,6 +24,9 @@ class FakeClock:
     def now(self) -> datetime:
         return self.time
 
+    def monotonic(self) -> float:
+        return (self.time - START).total_seconds()
+
     async def sleep(self, seconds: float) -> None:
         self.time += timedelta(seconds=seconds)
         await asyncio.sleep(0)

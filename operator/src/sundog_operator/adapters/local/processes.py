@@ -95,9 +95,9 @@ class Processes:
             kin: processes that are known to belong to it.
         """
         known = list(kin)
-        deadline = self._clock.now().timestamp() + _KILL_DEADLINE_S
+        deadline = self._clock.monotonic() + _KILL_DEADLINE_S
         while left := await asyncio.to_thread(self._kill, name, known):
-            if self._clock.now().timestamp() > deadline:
+            if self._clock.monotonic() > deadline:
                 raise DependencyError(f"{name}: {_describe(left)} did not end on SIGKILL")
             await self._clock.sleep(_POLL_S)
         await asyncio.to_thread(self._path(name).unlink, missing_ok=True)
@@ -176,9 +176,9 @@ class Processes:
         return True
 
     async def _gone(self, name: str, kin: Iterable[Seen], grace_s: float) -> None:
-        deadline = self._clock.now().timestamp() + grace_s
+        deadline = self._clock.monotonic() + grace_s
         known = list(kin)
-        while self._clock.now().timestamp() < deadline:
+        while self._clock.monotonic() < deadline:
             if not await asyncio.to_thread(self._members, name, known):
                 return
             await self._clock.sleep(_POLL_S)

@@ -53,7 +53,14 @@ def freeze(rollout: Rollout, stable: int, candidate: int, now: datetime) -> Expe
     digest = hashlib.sha256(json.dumps([body, rollout.alpha], separators=(",", ":")).encode()).hexdigest()[:16]
     return ExperimentStatus(
         phase="Pending",
-        plan=FrozenPlan(hash=digest, strategy="canary", steps=steps, alpha=rollout.alpha, frozen_at=now),
+        plan=FrozenPlan(
+            hash=digest,
+            strategy="canary",
+            unit_header=rollout.unit.header or "",
+            steps=steps,
+            alpha=rollout.alpha,
+            frozen_at=now,
+        ),
         epoch=Epoch(number=0, since=now, confirmed=False),
         arms=arms_at(0, stable, candidate),
         verdict=Verdict(decision=UNDECIDED, winner="", reason=NO_EVIDENCE),

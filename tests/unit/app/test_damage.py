@@ -1,0 +1,260 @@
+"""What people and accidents do to stored objects: traffic must go on, and nothing may be promoted that was not meant to be."""
+
+import copy
+import functools
+
+import pytest
+
+from doubles.cluster import MANUAL, NAME, NAMESPACE, Cluster
+from sundog_edge import document as edge_document
+from sundog_operator.core.observed import ServeState
+from sundog_operator.ports import (
+    CONFIG_MAP,
+    CONTROLLER_REVISION,
+    EXPERIMENT,
+    MODEL_DEPLOYMENT,
+    Object,
+    Ref,
+)
+
+REFUSED = {"autoscaling": {"maxReplicas": 3}}
+
+
+async def canary(**spec: object) -> Cluster:
+    """r1 with 75 %, r2 with 25 %."""
+    cluster = Cluster()
+    await cluster.apply("file:///models/v1", **spec)
+    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.apply("file:///models/v2", **spec)
+    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.settle(5)
+    return cluster
+
+
+def deployed(cluster: Cluster) -> list[str]:
+    return [app["name"] for app in cluster.serve.puts[-1]["applications"]]
+
+
+async def wipe_status(cluster: Cluster) -> None:
+    stored = await cluster.get()
+    ref = Ref(MODEL_DEPLOYMENT, NAMESPACE, NAME)
+    await cluster.kube.patch_status(ref, {}, resource_version=stored["metadata"]["resourceVersion"])
+
+
+@pytest.mark.parametrize("number", [1, 2])
+async def test_a_deleted_revision_keeps_serving(number: int) -> None:
+    cluster = await canary()
+    await cluster.kube.delete(Ref(CONTROLLER_REVISION, NAMESPACE, f"digits-r{number}"))
+    await cluster.settle(30)
+    assert deployed(cluster) == ["digits-r1", "digits-r2"]
+    assert await cluster.weights() == {1: 75, 2: 25}
+    assert await cluster.condition("Ready") == ("True", "Serving")
+
+
+async def test_a_deleted_revision_under_a_refused_spec_keeps_serving() -> None:
+    cluster = await canary()
+    await cluster.kube.delete(Ref(CONTROLLER_REVISION, NAMESPACE, "digits-r1"))
+    await cluster.apply("file:///models/v2", **REFUSED)
+    await cluster.settle(30)
+    assert deployed(cluster) == ["digits-r1", "digits-r2"]
+
+
+async def test_the_wanted_revision_gets_its_number_back() -> None:
+    cluster = await canary()
+    await cluster.kube.delete(Ref(CONTROLLER_REVISION, NAMESPACE, "digits-r2"))
+    await cluster.settle(5)
+    assert await cluster.kube.get(Ref(CONTROLLER_REVISION, NAMESPACE, "digits-r2")) is not None
+    assert await cluster.kube.get(Ref(CONTROLLER_REVISION, NAMESPACE, "digits-r3")) is None
+
+
+async def test_a_lost_status_is_taken_up_from_the_split_and_the_rollout() -> None:
+    cluster = await canary()
+    await wipe_status(cluster)
+    await cluster.settle(30)
+    assert await cluster.weights() == {1: 75, 2: 25}
+    assert deployed(cluster) == ["digits-r1", "digits-r2"]
+    assert all(weights["digits-r1"] in (75, 100) for weights in cluster.edges.weights_seen if weights)
+
+
+async def test_a_lost_status_does_not_bring_an_aborted_revision_back() -> None:
+    cluster = await canary()
+    await cluster.command("abort revision=2 id=x")
+    await cluster.settle(40)
+    await wipe_status(cluster)
+    await cluster.settle(60)
+    assert await cluster.weights() == {1: 100}
+    assert await cluster.condition("Stalled") == ("True", "Aborted")
+
+
+async def test_a_lost_status_under_a_refused_spec_loses_nothing() -> None:
+    cluster = await canary()
+    await cluster.apply("file:///models/v2", **REFUSED)
+    await wipe_status(cluster)
+    await cluster.settle(30)
+    assert deployed(cluster) == ["digits-r1", "digits-r2"]
+    assert cluster.edges.in_force()[0]["services"][0]["arms"]
+
+
+async def test_a_deleted_split_document_is_written_again_although_the_spec_is_refused() -> None:
+    cluster = await canary()
+    await cluster.apply("file:///models/v2", **REFUSED)
+    await cluster.settle(3)
+    await cluster.kube.delete(Ref(CONFIG_MAP, NAMESPACE, "sundog-edge"))
+    await cluster.settle(5)
+    arms = cluster.edges.in_force()[0]["services"][0]["arms"]
+    assert [(arm["application"], arm["weight"]) for arm in arms] == [("digits-r1", 75), ("digits-r2", 25)]
+
+
+async def test_an_edit_to_the_default_rollout_never_promotes_what_is_under_way() -> None:
+    cluster = await canary()
+    await cluster.apply("file:///models/v2", rollout={})
+    await cluster.kube.delete(Ref(EXPERIMENT, NAMESPACE, "digits-r2"))
+    await cluster.settle(60)
+    assert await cluster.weights() == {1: 100, 2: 0}
+    assert await cluster.condition("SpecAccepted") == ("False", "NotYetSupported")
+
+    cluster = Cluster()
+    await cluster.apply("file:///models/v1", rollout={"strategy": "recreate"})
+    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.apply("file:///models/v2", rollout={"strategy": "recreate"})
+    await cluster.round()
+    await cluster.apply("file:///models/v2", rollout={})
+    await cluster.settle(60)
+    assert (await cluster.status())["stable"]["revision"] == 1
+
+
+async def test_a_deleted_experiment_starts_the_walk_again_from_nothing() -> None:
+    cluster = await canary()
+    await cluster.kube.delete(Ref(EXPERIMENT, NAMESPACE, "digits-r2"))
+    await cluster.settle(30)
+    assert await cluster.weights() == {1: 75, 2: 25}
+    assert (await cluster.experiment("digits-r2"))["status"]["epoch"]["number"] == 1
+
+
+async def test_a_copy_of_an_experiment_is_no_record_of_the_rollout() -> None:
+    cluster = await canary()
+    stolen: Object = copy.deepcopy(await cluster.experiment("digits-r2"))
+    stolen["metadata"] = {key: stolen["metadata"][key] for key in ("namespace", "labels", "ownerReferences")} | {
+        "name": "copy"
+    }
+    await cluster.kube.create(stolen)
+    await cluster.kube.delete(Ref(EXPERIMENT, NAMESPACE, "digits-r2"))
+    await cluster.settle(30)
+    assert (await cluster.status())["experiment"] == "digits-r2"
+
+
+@pytest.mark.parametrize("revision", ["two", "", "0"])
+async def test_an_experiment_with_a_broken_label_stops_nobody(revision: str) -> None:
+    cluster = await canary()
+    stored = await cluster.experiment("digits-r2")
+    meta = {"name": "odd", "namespace": NAMESPACE, "ownerReferences": stored["metadata"]["ownerReferences"]}
+    labels = {**stored["metadata"]["labels"], "serving.sundog.dev/revision": revision}
+    await cluster.kube.create({**stored, "metadata": {**meta, "labels": labels}, "status": {}})
+    await cluster.command("promote revision=2 id=a full=true")
+    await cluster.until(functools.partial(cluster.serves, 2))
+
+
+async def test_an_experiment_of_a_user_is_answered_even_with_the_label_of_rollouts() -> None:
+    cluster = Cluster()
+    await cluster.kube.create(
+        {
+            "apiVersion": "serving.sundog.dev/v1alpha1",
+            "kind": "Experiment",
+            "metadata": {"name": "mine", "namespace": NAMESPACE, "labels": {"serving.sundog.dev/rollout": "true"}},
+            "spec": {"modelDeployment": "digits", "arms": [{"name": "wide", "model": {"uri": "file:///m"}}]},
+        }
+    )
+    await cluster.settle(2)
+    conditions = (await cluster.experiment("mine"))["status"]["conditions"]
+    assert {(c["type"], c["reason"]) for c in conditions} >= {("Ready", "NotYetSupported")}
+
+
+@pytest.mark.parametrize("edit", [REFUSED, {"paused": True}], ids=["refused", "paused"])
+async def test_a_rollback_works_while_the_spec_is_refused_or_paused(edit: dict[str, object]) -> None:
+    cluster = await canary()
+    await cluster.command("promote revision=2 id=a full=true")
+    await cluster.until(functools.partial(cluster.serves, 2))
+    await cluster.settle(20)
+    await cluster.apply("file:///models/v2", **edit)
+    await cluster.command("rollback revision=1 id=b")
+    await cluster.until(functools.partial(cluster.serves, 1), rounds=30)
+
+
+async def test_an_old_command_that_comes_back_is_not_run_again() -> None:
+    cluster = await canary()
+    await cluster.command("promote revision=2 id=a")
+    await cluster.until(functools.partial(cluster.at_weight, 2, 50))
+    await cluster.command("pause revision=2 id=b")
+    await cluster.settle(5)
+    await cluster.command("promote revision=2 id=a")
+    await cluster.settle(20)
+    last = (await cluster.status())["lastCommand"]
+    assert (last["result"], last["message"]) == ("Rejected", "id a was used before")
+    assert await cluster.weights() == {1: 50, 2: 50}
+
+
+async def test_an_answer_of_serve_that_takes_long_deletes_nothing_that_came_meanwhile() -> None:
+    cluster = await canary()
+    await cluster.command("promote revision=2 id=a full=true")
+    await cluster.until(functools.partial(cluster.serves, 2))
+    read = cluster.serve.read
+
+    async def slowly(dashboard: str) -> ServeState:
+        cluster.serve.read = read  # type: ignore[method-assign]
+        answer = await read(dashboard)
+        await cluster.command("rollback revision=1 id=b")
+        await cluster.settle(4)
+        return answer
+
+    cluster.serve.read = slowly  # type: ignore[method-assign]
+    await cluster.settle(20)
+    assert "digits-r1" in deployed(cluster)
+    assert await cluster.serves(1)
+
+
+async def test_a_revision_keeps_its_own_limit_whatever_the_next_one_says() -> None:
+    cluster = Cluster()
+    await cluster.apply("file:///models/v1", runtime={"maxOngoingRequests": 64})
+    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.apply("file:///models/v2", runtime={"maxOngoingRequests": 1})
+    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.settle(3)
+    arms = cluster.edges.in_force()[0]["services"][0]["arms"]
+    assert {arm["application"]: arm["maxOngoingRequests"] for arm in arms} == {"digits-r1": 64, "digits-r2": 1}
+
+
+async def test_the_unit_of_a_rollout_stays_as_it_was_frozen() -> None:
+    cluster = await canary(rollout={**MANUAL, "unit": {"header": "x-user-id"}})
+    await cluster.apply("file:///models/v2", rollout={**MANUAL, "unit": {"header": "x-session"}})
+    await cluster.settle(10)
+    assert cluster.edges.in_force()[0]["services"][0]["unit"] == {"kind": "header", "name": "x-user-id"}
+
+
+async def test_a_canary_comes_up_with_the_replicas_of_its_first_step() -> None:
+    cluster = await canary(replicas=8)
+    second = [app for put in cluster.serve.puts for app in put["applications"] if app["name"] == "digits-r2"]
+    assert {app["deployments"][0]["num_replicas"] for app in second} == {2}
+
+
+async def test_hosts_never_stand_twice_in_the_document() -> None:
+    cluster = Cluster()
+    await cluster.apply("file:///models/a", name="a")
+    await cluster.apply("file:///models/b", name="b", endpoint={"host": "x.example"})
+    await cluster.settle(20)
+    await cluster.apply("file:///models/b", name="b", endpoint={"host": "y.example"}, **REFUSED)
+    await cluster.apply("file:///models/a", name="a", endpoint={"host": "x.example"})
+    await cluster.settle(10)
+    stored = await cluster.kube.get(Ref(CONFIG_MAP, NAMESPACE, "sundog-edge"))
+    assert stored is not None
+    edge_document.parse(stored["data"]["split.json"].encode(), NAMESPACE)
+
+
+async def test_a_clock_that_is_set_back_neither_promotes_nor_stops_the_work() -> None:
+    timed = {"steps": [{"weight": 25, "gate": "time", "minDuration": "30s"}]}
+    cluster = await canary(rollout=timed)
+    cluster.clock.set_back(3600)
+    await cluster.settle(20)
+    assert await cluster.weights() == {1: 75, 2: 25}
+    await cluster.command("abort revision=2 id=x")
+    await cluster.settle(5)
+    assert (await cluster.weights())[1] == 100
