@@ -15,7 +15,7 @@ from sundog_operator.api import ModelDeploymentStatus
 from sundog_operator.core.buckets import covers_once
 from sundog_operator.core.live import live_revisions
 from sundog_operator.core.names import application
-from sundog_operator.ports import CONFIG_MAP, MODEL_DEPLOYMENT, Ref
+from sundog_operator.ports import CONFIG_MAP, CONTROLLER_REVISION, EXPERIMENT, MODEL_DEPLOYMENT, Ref
 
 MODELS = ("file:///models/v1", "file:///models/v2", "file:///models/bad", "file:///models/missing")
 VERBS = ("promote", "pause", "resume", "abort", "retry", "rollback")
@@ -58,10 +58,10 @@ class Watcher:
         for stored in await self.cluster.kube.list(MODEL_DEPLOYMENT, NAMESPACE):
             status = stored.get("status") or {}
             assert status.get("observedGeneration", -1) <= stored["metadata"]["generation"]  # I9
-            for condition in status.get("conditions", ()):
-                since = condition["lastTransitionTime"]
-                assert since >= self.transitions.get(condition["type"], "")
-                self.transitions[condition["type"]] = since
+            # A condition that was absent meanwhile, or a status that was lost, has nothing to compare with.
+            since = {condition["type"]: condition["lastTransitionTime"] for condition in status.get("conditions", ())}
+            assert all(at >= self.transitions.get(type_, "") for type_, at in since.items())
+            self.transitions = since
 
     def _deployed_covers_traffic(self) -> None:
         if not self.cluster.serve.puts:
@@ -79,7 +79,7 @@ actions = st.one_of(
     st.tuples(
         st.just("apply"),
         st.sampled_from(MODELS),
-        st.sampled_from((MANUAL, TIMED, {"strategy": "recreate"})),
+        st.sampled_from((MANUAL, TIMED, {"strategy": "recreate"}, {})),
         st.integers(1, 3),
     ),
     st.tuples(
@@ -90,6 +90,8 @@ actions = st.one_of(
     st.tuples(st.just("rounds"), st.integers(1, 40)),
     st.tuples(st.just("ray"), st.sampled_from(("down", "up", "forgotten"))),
     st.tuples(st.just("edge"), st.sampled_from(("deaf", "silent", "well"))),
+    st.tuples(st.just("damage"), st.sampled_from(("revision", "experiment", "status", "split")), st.integers(1, 3)),
+    st.tuples(st.just("clock"), st.integers(1, 60)),
     st.tuples(st.just("crash"), st.integers(1, 6), st.sampled_from(("before", "after"))),
 )
 
@@ -148,6 +150,28 @@ class History:
     async def _edge(self, state: str) -> None:
         self.cluster.edges.deaf = {"sundog-edge-0"} if state == "deaf" else set()
         self.cluster.edges.silent = {"sundog-edge-0"} if state == "silent" else set()
+
+    async def _damage(self, what: str, number: int) -> None:
+        await self.cluster.outside(lambda: self._damaged(what, number))
+
+    async def _damaged(self, what: str, number: int) -> None:
+        name = application(NAME, number)
+        match what:
+            case "revision":
+                await self.cluster.kube.delete(Ref(CONTROLLER_REVISION, NAMESPACE, name))
+            case "experiment":
+                await self.cluster.kube.delete(Ref(EXPERIMENT, NAMESPACE, name))
+            case "split":
+                await self.cluster.kube.delete(Ref(CONFIG_MAP, NAMESPACE, "sundog-edge"))
+            case _:
+                version = (await self.cluster.get())["metadata"]["resourceVersion"]
+                await self.cluster.kube.patch_status(
+                    Ref(MODEL_DEPLOYMENT, NAMESPACE, NAME), {}, resource_version=version
+                )
+
+    async def _clock(self, seconds: int) -> None:
+        self.cluster.clock.set_back(seconds)
+        self.watcher.transitions.clear()
 
     async def _crash(self, writes: int, moment: str) -> None:
         self._countdown = (writes, moment)

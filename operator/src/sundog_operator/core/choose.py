@@ -244,7 +244,8 @@ def switch_plainly(draft: Draft) -> None:
     if stable is not None and (failure := failure_of(draft, candidate)):
         end_candidate(draft, candidate.revision, "Aborted", ": ".join(failure))
         return
-    if draft.refusal or (draft.held and not _is_rollback(draft, candidate)):
+    # A first revision is no rollout: there is nothing to hold it back for.
+    if draft.refusal or (stable is not None and draft.held and not _is_rollback(draft, candidate)):
         return
     readiness = draft.readiness(candidate.revision)
     enough = readiness.ready and readiness.running >= draft.replicas

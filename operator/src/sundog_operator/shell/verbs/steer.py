@@ -8,7 +8,7 @@ from typing import Any, Final
 import click
 
 from sundog_operator.api import ExperimentStatus, ModelDeploymentStatus
-from sundog_operator.core import names, revisions
+from sundog_operator.core import commands, names, revisions
 from sundog_operator.core.draft import HELD_OUTCOMES
 from sundog_operator.core.revisions import Revision
 from sundog_operator.core.rollout import machine
@@ -114,6 +114,7 @@ async def _send(
     server: Server, obj: Object, verb: str, revision: int, wait: bool, timeout: float, options: str = ""
 ) -> None:
     """Write the annotation and report what became of it. Raises CommandFailed."""
+    _wait_in_line(obj)
     ref = Ref(MODEL_DEPLOYMENT, server.namespace, obj["metadata"]["name"])
     ident = secrets.token_hex(8)
     await server.kube.annotate(ref, {names.ANNOTATION_COMMAND: f"{verb} revision={revision} id={ident}{options}"})
@@ -131,6 +132,14 @@ async def _send(
     if done["result"] != "Accepted":
         raise CommandFailed(f"{verb} revision {revision} was rejected: {done.get('message') or 'no reason given'}")
     click.echo(f"{ref.name}: {verb} revision {revision} accepted")
+
+
+def _wait_in_line(obj: Object) -> None:
+    """Do not overwrite a command that nobody has handled yet. Raises CommandFailed."""
+    text = (obj["metadata"].get("annotations") or {}).get(names.ANNOTATION_COMMAND)
+    last = (obj.get("status") or {}).get("lastCommand") or {}
+    if text and commands.parse(text).id != last.get("id"):
+        raise CommandFailed(f"the command {text!r} is not handled yet: try again in a moment")
 
 
 async def _handled(server: Server, ref: Ref, ident: str) -> dict[str, Any]:
@@ -167,7 +176,8 @@ def failed_revisions(attempts: Sequence[Object]) -> frozenset[int]:
     promoted: set[int] = set()
     stopped: set[int] = set()
     for attempt in attempts:
-        number = int((attempt["metadata"].get("labels") or {}).get(names.LABEL_REVISION, "0"))
+        label = str((attempt["metadata"].get("labels") or {}).get(names.LABEL_REVISION, ""))
+        number = int(label) if label.isdecimal() else 0
         phase = ExperimentStatus.parse(attempt.get("status")).phase
         (promoted if phase == machine.CONCLUDED else stopped).add(number)
     return frozenset(stopped - promoted)
