@@ -15,6 +15,7 @@ class _App:
     config: Mapping[str, Any]
     changed: datetime
     replicas: list[datetime] = field(default_factory=list)
+    failed: tuple[str, str] | None = None
 
 
 class FakeServe:
@@ -77,7 +78,9 @@ class FakeServe:
     def _failure(self, app: _App) -> tuple[str, str] | None:
         failure = self.failures.get(app.config["args"]["model"]["uri"])
         late = (self._clock.now() - app.changed).total_seconds() >= self.start_s
-        return failure if failure and late else None
+        # As the real one: what failed stays failed until it is removed or its args change.
+        app.failed = app.failed or (failure if failure and late else None)
+        return app.failed
 
     def _state(self, name: str, app: _App) -> ApplicationState:
         failure = self._failure(app)

@@ -258,3 +258,41 @@ async def test_a_clock_that_is_set_back_neither_promotes_nor_stops_the_work() ->
     await cluster.command("abort revision=2 id=x")
     await cluster.settle(5)
     assert (await cluster.weights())[1] == 100
+
+
+async def test_a_stable_revision_that_could_not_come_back_is_started_anew_and_says_why() -> None:
+    cluster = Cluster()
+    await cluster.apply("file:///models/v1")
+    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.settle(10)
+    cluster.serve.failures["file:///models/v1"] = ("ModelNotFound", "/models/v1 does not exist")
+    await cluster.settle(5)
+    assert await cluster.condition("Ready") == ("False", "NoHealthyReplica")
+    assert await cluster.condition("RevisionReady") == ("False", "ModelNotFound")
+    cluster.serve.failures.clear()
+    await cluster.until(functools.partial(cluster.serves, 1), rounds=40)
+    await cluster.settle(20)
+    assert await cluster.condition("RevisionReady") == ("True", "Ready")
+
+
+async def test_retry_starts_a_failed_stable_revision_at_once() -> None:
+    cluster = Cluster()
+    await cluster.apply("file:///models/v1")
+    await cluster.until(functools.partial(cluster.serves, 1))
+    cluster.serve.failures["file:///models/v1"] = ("LoadFailed", "no")
+    await cluster.settle(45)
+    cluster.serve.failures.clear()
+    await cluster.command("retry revision=1 id=a")
+    await cluster.until(functools.partial(cluster.serves, 1), rounds=8)
+
+
+async def test_promote_before_there_is_a_step_to_pass_is_rejected() -> None:
+    cluster = Cluster()
+    await cluster.apply("file:///models/v1")
+    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.apply("file:///models/v2")
+    await cluster.settle(2)
+    await cluster.command("promote revision=2 id=a")
+    await cluster.settle(1)
+    assert "revision 2 is not ready yet" in (await cluster.status())["lastCommand"]["message"]
+    await cluster.until(functools.partial(cluster.at_weight, 2, 25))

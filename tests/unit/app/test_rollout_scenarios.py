@@ -113,7 +113,7 @@ async def test_abort_returns_all_traffic_and_holds_the_revision_back(cluster: Cl
         "experiment": "digits-r2",
         "revision": 2,
         "outcome": "Aborted",
-        "reason": "Aborted: by command x",
+        "reason": "by command x",
         "at": "",
     }
     assert await cluster.condition("Ready") == ("True", "Serving")

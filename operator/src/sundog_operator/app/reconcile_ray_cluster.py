@@ -1,13 +1,12 @@
 """Reconciles one RayCluster: its members own it, and its Serve document is the union of their live revisions."""
 
-from sundog_operator.api import ModelDeploymentSpec, ModelDeploymentStatus
+from sundog_operator.api import ModelDeploymentStatus
 from sundog_operator.app.children import ensure
 from sundog_operator.app.keys import Key
 from sundog_operator.app.world import World
 from sundog_operator.core import names, ray_cluster, revisions, serve_config, traffic
 from sundog_operator.core.live import live_revisions
 from sundog_operator.core.observed import ServeState
-from sundog_operator.core.revisions import Revision
 from sundog_operator.core.spec import accept
 from sundog_operator.ports import CONFIG_MAP, CONTROLLER_REVISION, MODEL_DEPLOYMENT, RAY_CLUSTER, Object, Ref
 
@@ -62,23 +61,18 @@ def applications_of(member: Object, stored_revisions: list[Object], serve: Serve
     meta = member["metadata"]
     known = revisions.read_owned(stored_revisions, meta["uid"])
     current = accept(member).spec
+    status = ModelDeploymentStatus.parse(member.get("status"))
     found = []
-    for number, replicas in sorted(live_revisions(ModelDeploymentStatus.parse(member.get("status"))).items()):
+    for number, replicas in sorted(live_revisions(status).items()):
         revision = revisions.by_number(known, number)
         if revision is not None:
-            found.append(_application(meta["namespace"], meta["name"], revision, current, replicas, serve))
+            attempt = status.stable.failures if status.stable and status.stable.revision == number else 0
+            spec = current or revisions.spec_of(revision)
+            app = serve_config.make_application(meta["namespace"], meta["name"], revision, spec, replicas, attempt)
+            found.append(app if current else _as_deployed(app, serve))
     return found
 
 
-def _application(
-    namespace: str,
-    service: str,
-    revision: Revision,
-    current: ModelDeploymentSpec | None,
-    replicas: int,
-    serve: ServeState,
-) -> serve_config.Json:
-    app = serve_config.make_application(namespace, service, revision, current or revisions.spec_of(revision), replicas)
+def _as_deployed(app: serve_config.Json, serve: ServeState) -> serve_config.Json:
     deployed = serve.applications.get(app["name"])
-    kept = current is None and deployed is not None and (deployed.config.get("args") == app["args"])
-    return dict(deployed.config) if kept and deployed is not None else app
+    return dict(deployed.config) if deployed is not None and deployed.config.get("args") == app["args"] else app

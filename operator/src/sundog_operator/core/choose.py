@@ -44,9 +44,10 @@ def recover(draft: Draft) -> None:
     if not machine.is_over(latest.status):
         draft.set(experiment=latest.name, candidate=_revision_status(draft, latest.revision, draft.replicas))
     elif latest.status.phase == machine.STOPPED:
-        reason = latest.status.verdict.reason
-        outcome = _outcome(reason.partition(":")[0])
-        draft.set(last_rollout=_last(draft, latest.revision, outcome, reason, latest.name))
+        reason, _, message = latest.status.verdict.reason.partition(": ")
+        outcome = _outcome(reason)
+        told = message if reason == outcome else f"{reason}: {message}"
+        draft.set(last_rollout=_last(draft, latest.revision, outcome, told, latest.name))
 
 
 def know_revision(draft: Draft) -> None:
@@ -80,7 +81,10 @@ def settle(draft: Draft) -> None:
     if attempt.status.phase == machine.CONCLUDED:
         become_stable(draft, attempt.revision, attempt.name)
     else:
-        end_candidate(draft, attempt.revision, _outcome(reason), f"{reason}: {message}", attempt.name)
+        outcome = _outcome(reason)
+        end_candidate(
+            draft, attempt.revision, outcome, message if reason == outcome else f"{reason}: {message}", attempt.name
+        )
 
 
 def _outcome(reason: str) -> Outcome:
@@ -282,9 +286,33 @@ def retry_failed(draft: Draft) -> None:
     if readiness.retryable or told is None or told.reason != readiness.reason:
         draft.events.append(events.revision_failed(candidate.revision, readiness.reason, readiness.message, failures))
     if readiness.retryable:
-        delay = timedelta(seconds=min(RETRY_BASE_S * 2.0 ** min(failures - 1, 10), RETRY_MAX_S))
-        update = {"failures": failures, "retry_at": draft.now + delay}
+        update = {"failures": failures, "retry_at": draft.now + _delay(failures - 1)}
         draft.set(candidate=candidate.model_copy(update=update))
+
+
+def retry_stable(draft: Draft) -> None:
+    """Start a stable revision anew that could not come back, after a restart of its cluster, say.
+
+    It stays in the cluster: another attempt number makes Serve build it again.
+    """
+    stable = draft.status.stable
+    if stable is None:
+        return
+    readiness = draft.readiness(stable.revision)
+    dead = readiness.failed and not readiness.running
+    if not dead and stable.retry_at is not None and readiness.known:
+        draft.set(stable=stable.model_copy(update={"retry_at": None}))
+    elif dead and stable.retry_at is None:
+        draft.events.append(
+            events.revision_failed(stable.revision, readiness.reason, readiness.message, stable.failures + 1)
+        )
+        draft.set(stable=stable.model_copy(update={"retry_at": draft.now + _delay(stable.failures)}))
+    elif dead and stable.retry_at is not None and draft.now >= stable.retry_at:
+        draft.set(stable=stable.model_copy(update={"failures": stable.failures + 1, "retry_at": None}))
+
+
+def _delay(failures: int) -> timedelta:
+    return timedelta(seconds=min(RETRY_BASE_S * 2.0 ** min(failures, 10), RETRY_MAX_S))
 
 
 def _has_traffic(draft: Draft) -> bool:

@@ -66,6 +66,13 @@ def _refuse_steering(draft: Draft, command: Command) -> str:
         return (
             "" if draft.status.stable else f"revision {command.revision} is the first one: there is none to go back to"
         )
+    if (
+        command.verb == "promote"
+        and not command.full
+        and draft.progress is not None
+        and draft.progress.phase == machine.PENDING
+    ):
+        return f"revision {command.revision} is not ready yet: there is no step to pass; --full promotes it as soon as it is"
     if draft.progress is None:
         return f"revision {command.revision} is rolled out without steps: there is nothing to {command.verb}"
     if command.verb == "promote" and draft.held:
@@ -89,6 +96,8 @@ def _refuse_rollback(draft: Draft, number: int) -> str:
 def _refuse_retry(draft: Draft, number: int) -> str:
     candidate = draft.status.candidate
     if candidate is not None and candidate.revision == number:
+        return ""
+    if draft.stable_number == number and draft.readiness(number).failed:
         return ""
     if draft.wanted is None or draft.wanted.number != number:
         return f"revision {number} is not what the spec stands for" + (
@@ -122,6 +131,8 @@ def _retry(draft: Draft, number: int) -> None:
     if candidate is not None and candidate.revision == number:
         # Out of the cluster first, so that what failed is forgotten; back in at the next pass.
         draft.set(candidate=candidate.model_copy(update={"failures": 0, "retry_at": draft.now}))
+    elif draft.status.stable is not None and draft.status.stable.revision == number:
+        draft.set(stable=draft.status.stable.model_copy(update={"retry_at": draft.now}))
     else:
         draft.set(last_rollout=None)
 

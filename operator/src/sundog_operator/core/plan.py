@@ -47,6 +47,7 @@ STEPS = (
     choose.choose,
     choose.find_rollout,
     choose.retry_failed,
+    choose.retry_stable,
     choose.switch_plainly,
 )
 

@@ -11,6 +11,7 @@ from sundog_operator.core.revisions import Revision
 RETRYABLE: Final = frozenset({"ModelNotFound", "AccessDenied", "NoSpace", "WarmupTimeout", "DeployFailed"})
 """Reasons that can pass without an edit: a file appears, a right is granted, a disk is cleared, a machine recovers."""
 
+_SAYS_NOTHING: Final = "Failed to update the deployments"
 _TOLD: Final = re.compile(r"sundog: ([A-Z][A-Za-z]+): ([^\n]{1,600})")
 
 
@@ -54,9 +55,14 @@ def of_revision(service: str, revision: Revision, serve: ServeState) -> Readines
         reason, message = told or ("Unhealthy", _brief(app))
         return Readiness(running, False, False, True, reason, message)
     if app.status == "RUNNING" and running and _settled(app):
-        return Readiness(running, True, False, True, "Ready", f"{running} replicas are running")
-    reason, message = told or ("Deploying", f"{running} replicas are running; Serve says {app.status}")
+        return Readiness(running, True, False, True, "Ready", f"{_target(app)} are running")
+    reason, message = told or ("Deploying", f"{running} of {_target(app)} are running; Serve says {app.status}")
     return Readiness(running, False, False, True, reason, message)
+
+
+def _target(app: ApplicationState) -> str:
+    wanted = sum(deployment.target_replicas for deployment in app.deployments)
+    return f"{wanted} replica{'' if wanted == 1 else 's'}"
 
 
 def _settled(app: ApplicationState) -> bool:
@@ -77,5 +83,12 @@ def _told(app: ApplicationState) -> tuple[str, str] | None:
 
 def _brief(app: ApplicationState) -> str:
     texts = [*(d.message for d in app.deployments), app.message]
-    lines = [line.strip() for text in texts for line in text.splitlines() if line.strip()]
+    if any("ActorDiedError" in text for text in texts):
+        return "the process of the replica died while it started; Ray's log has what it said last"
+    lines = [
+        line.strip()
+        for text in texts
+        for line in text.splitlines()
+        if line.strip() and not line.startswith(_SAYS_NOTHING)
+    ]
     return lines[-1][:300] if lines else f"Serve says {app.status} and gives no reason"

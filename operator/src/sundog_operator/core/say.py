@@ -141,6 +141,8 @@ def _revision_ready(draft: Draft) -> Said:
     if newest is None:
         return "Unknown", "NoRevision", "there is no revision yet"
     readiness = draft.readiness(newest.revision)
+    if newest is draft.status.stable and readiness.failed:
+        return "False", readiness.reason, f"revision {newest.revision}: {readiness.message}"
     waits = newest.failures > 0 and not readiness.failed and not readiness.ready
     # While the next attempt is on its way, what the last one died of is what a user has to know.
     if (waits or _is_refused_revision(draft)) and told is not None and told.status == "False":
@@ -160,7 +162,7 @@ def _revision_ready(draft: Draft) -> Said:
 def _is_refused_revision(draft: Draft) -> bool:
     """Whether what the spec stands for failed and is held back: its reason must stay visible although stable is fine."""
     last = draft.status.last_rollout
-    failed = last is not None and last.outcome == "Aborted" and not last.reason.startswith("Aborted")
+    failed = last is not None and last.outcome == "Aborted" and not last.reason.startswith("by command")
     return failed and draft.wanted is not None and draft.is_held_back(draft.wanted.number)
 
 

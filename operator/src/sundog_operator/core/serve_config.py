@@ -17,18 +17,19 @@ Json = dict[str, Any]
 
 
 def make_application(
-    namespace: str, service: str, revision: Revision, current: ModelDeploymentSpec, replicas: int
+    namespace: str, service: str, revision: Revision, current: ModelDeploymentSpec, replicas: int, attempt: int = 0
 ) -> Json:
     """One Serve application.
 
-    `args` come from the revision alone, for a change of them restarts every replica. What may change in place comes from the current spec.
+    `args` come from the revision alone, for a change of them restarts every replica; `attempt` is raised for just that. What may change
+    in place comes from the current spec.
     """
     fixed = spec_of(revision)
     return {
         "name": names.application(service, revision.number),
         "route_prefix": names.route_prefix(service, revision.number),
         "import_path": IMPORT_PATH,
-        "args": _args(namespace, service, revision, fixed),
+        "args": {**_args(namespace, service, revision, fixed), **({"attempt": attempt} if attempt else {})},
         "logging_config": {"enable_access_log": False},
         "deployments": [_deployment(fixed, current, replicas)],
     }
