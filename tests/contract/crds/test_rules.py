@@ -56,6 +56,7 @@ def arm_sharing(*, count: int = 1, **fields: Any) -> dict[str, Any]:
     return arm(resources={"gpu": {"count": count, "sharing": fields}})
 
 
+PLACEHOLDER = "holds a $, which nobody replaces here; sundog replaces MANIFEST_DIR in files"
 SCHEMES = "does not start with one of file://, pvc://, s3://, gs://, https://, hf://, oci://"
 ONE_STEP = "exactly one of weight, pause, headers, scale, analysis, webhook and shadow has to be given"
 ONE_UNIT = "at most one of header, cookie, jsonPath, jwtClaim and request can be given"
@@ -73,6 +74,10 @@ RULES: list[tuple[dict[str, Any], str]] = [
         "metadata.name: 8b-llama is not a DNS label that starts with a letter, as a Service needs",
     ),
     (deployment({}, name="a.b"), "metadata.name: a.b is not a DNS label that starts with a letter, as a Service needs"),
+    (
+        deployment({"model": {"uri": "file://${MANIFEST_DIR}/v1"}}),
+        f"spec.model.uri: {PLACEHOLDER}",
+    ),
     (deployment({"model": {"uri": "ftp://models/v1"}}), f"spec.model.uri: ftp://models/v1 {SCHEMES}"),
     (deployment({"model": {"uri": "s3://"}}), f"spec.model.uri: s3:// {SCHEMES}"),
     (deployment({"model": {"uri": "/models/v1"}}), f"spec.model.uri: /models/v1 {SCHEMES}"),
@@ -203,6 +208,8 @@ RULES: list[tuple[dict[str, Any], str]] = [
     ),
     (deployment({"endpoint": {"requestTimeout": "24h"}}), "spec.endpoint.requestTimeout: must be less than a day"),
     (deployment({"endpoint": {"requestTimeout": "0ms"}}), "spec.endpoint.requestTimeout: 0s is not more than 0s"),
+    (deployment({"baseline": {"uri": "file:///$X/v7"}}), f"spec.baseline.uri: {PLACEHOLDER}"),
+    (arm(model={"uri": "file:///$X/v9"}), f"spec.arms[0].model.uri: {PLACEHOLDER}"),
     (deployment({"baseline": {"uri": "v7"}}), f"spec.baseline.uri: v7 {SCHEMES}"),
     (deployment({"baseline": {"digest": DIGEST}}), "spec.baseline.uri: a digest is given without a uri"),
     (experiment({}, name="a" * 64), f"metadata.name: {'a' * 64} is longer than 63 characters"),

@@ -53,7 +53,7 @@ def manifests() -> Iterator[tuple[str, dict[str, object]]]:
     ]
     blocks += [(relative(path), path.read_text()) for path in EXAMPLES]
     for name, text in blocks:
-        for document in yaml.safe_load_all(text):
+        for document in yaml.safe_load_all(text.replace("${MANIFEST_DIR}", "/models")):
             if isinstance(document, dict) and document.get("kind") == "ModelDeployment":
                 yield name, document
 

@@ -56,6 +56,12 @@ def scheme_rule(schemes: tuple[str, ...]) -> Rule:
     )
 
 
+NO_PLACEHOLDER = Rule(
+    cel="!self.contains('$')",
+    holds=lambda uri: "$" not in uri,
+    message="holds a $, which nobody replaces here; sundog replaces MANIFEST_DIR in files",
+)
+
 POSITIVE = Rule(
     cel="self.matches('[1-9]')",
     holds=lambda duration: duration > timedelta(),
@@ -104,6 +110,7 @@ Uri = Annotated[
     Field(max_length=2048, pattern=_NO_CONTROLS),
     Noun("a URI without control characters"),
     scheme_rule(MODEL_SCHEMES),
+    NO_PLACEHOLDER,
 ]
 LogUri = Annotated[
     str,
