@@ -22,8 +22,7 @@ FALLBACK = "fallback"
 ROWS_TABLE = "rows"
 MAX_ROWS = 20_000
 NO_HEADER = "-"
-# A replica that is down is mostly one that is about to be up: a rollout waits for this check.
-CHECK = "check inter 500 downinter 100 fall 1 rise 1"
+CHECK = "check inter 500 fall 1 rise 1"
 MAX_VALUE = 12_000
 _FIRST_SEGMENT_FIELD = 6
 

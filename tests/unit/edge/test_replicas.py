@@ -100,7 +100,7 @@ def test_the_fallback_is_a_backup_without_a_limit():
 def test_a_new_server_gets_no_request_before_its_check_has_passed():
     commands = plan("slot0", wanted(wish("a:1"), []), [], {}, {})
     assert commands == [
-        "add server slot0/a:1 a:1 check inter 500 downinter 100 fall 1 rise 1 maxconn 8 weight 0",
+        "add server slot0/a:1 a:1 check inter 500 fall 1 rise 1 maxconn 8 weight 0",
         "enable health slot0/a:1",
         "enable server slot0/a:1",
         "set server slot0/a:1 health down",
