@@ -199,7 +199,10 @@ def test_random_histories_keep_the_invariants_and_converge(history: list[Action]
         assert conditions["TrafficSynced"] == "True" or conditions["Ready"] != "True"
         live = live_revisions(ModelDeploymentStatus.parse(stored["status"]))
         deployed = {app["name"] for put in world.cluster.serve.puts[-1:] for app in put["applications"]}
-        assert deployed == {application(NAME, number) for number in live}  # I11
+        wanted = {application(NAME, number) for number in live}
+        assert deployed >= wanted  # I11
+        # A status lost before anything served, under a refused spec, has no cluster whose document could be shortened.
+        assert deployed == wanted or not stored["status"].get("cluster")
         writes, puts = len(world.cluster.kube.writes), len(world.cluster.serve.puts)
         await world.cluster.settle(5)
         assert (len(world.cluster.kube.writes), len(world.cluster.serve.puts)) == (writes, puts)  # I7
