@@ -152,6 +152,7 @@ class History:
         self.cluster.edges.silent = {"sundog-edge-0"} if state == "silent" else set()
 
     async def _damage(self, what: str, number: int) -> None:
+        self.watcher.transitions.clear()
         await self.cluster.outside(lambda: self._damaged(what, number))
 
     async def _damaged(self, what: str, number: int) -> None:
