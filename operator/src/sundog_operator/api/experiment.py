@@ -260,45 +260,47 @@ class ExperimentSpec(Part):
 class PlanStep(Part):
     """A weight with its gate, as frozen. The 100 % step that a list leaves implied has gate none."""
 
-    weight: Percentage
-    gate: Literal["evidence", "time", "manual", "none"]
-    min_duration: Duration = timedelta()
+    weight: Percentage = Field(description="The candidate's percent of the traffic.")
+    gate: Literal["evidence", "time", "manual", "none"] = Field(description="What lets the rollout pass it.")
+    min_duration: Duration = Field(timedelta(), description="With gate time, how long it lasts.")
 
 
 class FrozenPlan(Part):
     """What was resolved when the experiment started, and is not changed by later edits."""
 
-    hash: Text = ""
-    strategy: Strategy | None = None
-    unit_header: Annotated[str, Field(max_length=63)] = ""
-    steps: Annotated[Items[PlanStep], Field(max_length=20)] = ()
-    alpha: Alpha | None = None
-    frozen_at: Instant | None = None
+    hash: Text = Field("", description="Of steps and alpha.")
+    strategy: Strategy | None = Field(None, description="As spec.rollout.strategy was.")
+    unit_header: Annotated[str, Field(max_length=63)] = Field(
+        "", description="The header that names the unit; empty means each request is one."
+    )
+    steps: Annotated[Items[PlanStep], Field(max_length=20)] = Field((), description="The steps, the last one at 100 %.")
+    alpha: Alpha | None = Field(None, description="As spec.rollout.alpha was.")
+    frozen_at: Instant | None = Field(None, description="When the plan was frozen.")
 
 
 class StepStatus(Part):
     """Where a rollout is. `index` counts from 1; `gate` is that of the step, or none once a command opened it."""
 
-    index: Count = 1
-    of: Count = 0
-    since: Instant | None = None
-    gate: Text = ""
-    reason: Message = ""
+    index: Count = Field(1, description="Counted from 1.")
+    of: Count = Field(0, description="How many there are, the one at 100 % included.")
+    since: Instant | None = Field(None, description="When all edges had its weight in force.")
+    gate: Text = Field("", description="The step's gate, or none once a command opened it.")
+    reason: Message = Field("", description="What it waits for.")
 
 
 class Paused(Part):
     """Why nothing moves."""
 
-    reason: Text
-    since: Instant
+    reason: Text = Field(description="Manual: by command.")
+    since: Instant = Field(description="Since when.")
 
 
 class Epoch(Part):
     """An interval of constant weights. `confirmed` once every edge has applied it."""
 
-    number: Count = 0
-    since: Instant | None = None
-    confirmed: bool = False
+    number: Count = Field(0, description="Rises with every change of weights; 0 has no traffic on the candidate.")
+    since: Instant | None = Field(None, description="When it was committed, then when it was confirmed.")
+    confirmed: bool = Field(False, description="Whether every edge has it in force.")
 
 
 Bucket = Annotated[Integer, Field(ge=0, le=10_000)]
@@ -308,13 +310,15 @@ BucketRange = Annotated[Items[Bucket], Field(min_length=2, max_length=2)]
 class ArmStatus(Part):
     """One arm: its revision, its half-open bucket ranges, and what was counted."""
 
-    name: Annotated[str, Field(min_length=1, max_length=63)]
-    revision: Revision | None = None
-    weight: Percentage = 0
-    ranges: Annotated[Items[BucketRange], Field(max_length=128)] = ()
-    units: Count = 0
-    requests: Count = 0
-    errors: Count = 0
+    name: Annotated[str, Field(min_length=1, max_length=63)] = Field(description="Of a rollout: stable or canary.")
+    revision: Revision | None = Field(None, description="The revision that answers for it.")
+    weight: Percentage = Field(0, description="Its percent of the traffic.")
+    ranges: Annotated[Items[BucketRange], Field(max_length=128)] = Field(
+        (), description="Its half-open intervals of the 10000 buckets."
+    )
+    units: Count = Field(0, description="Not filled in yet.")
+    requests: Count = Field(0, description="Requests assigned to it, at most a minute old while no weight changes.")
+    errors: Count = Field(0, description="Of those, server errors, timeouts, cut and invalid answers.")
 
 
 class MetricStatus(Part):
@@ -332,26 +336,36 @@ class MetricStatus(Part):
 class Verdict(Part):
     """What the evidence says."""
 
-    decision: Text = "Undecided"
-    winner: Text = ""
-    reason: Message = ""
+    decision: Text = Field("Undecided", description="Always Undecided yet.")
+    winner: Text = Field("", description="Always empty yet.")
+    reason: Message = Field("", description="Of one that ended: how, and why.")
 
 
 class ExperimentStatus(Status):
     """The record of an experiment."""
 
-    observed_generation: Annotated[Integer, Field(ge=-1)] = -1
-    phase: Literal["Pending", "Queued", "Running", "Concluded", "Stopped"] = "Pending"
-    plan: FrozenPlan = FrozenPlan()
-    step: StepStatus | None = None
-    paused: Paused | None = None
-    epoch: Epoch = Epoch()
-    arms: Annotated[Items[ArmStatus], Field(max_length=10), ListType("map", "name")] = ()
-    metrics: Annotated[Items[MetricStatus], Field(max_length=400)] = ()
-    verdict: Verdict = Verdict()
-    last_command: Annotated[str, Field(max_length=64)] = ""
-    counted_at: Instant | None = None
-    conditions: Annotated[Items[Condition], Field(max_length=16), ListType("map", "type")] = ()
+    observed_generation: Annotated[Integer, Field(ge=-1)] = Field(
+        -1, description="The generation of the spec that all of this is about."
+    )
+    phase: Literal["Pending", "Queued", "Running", "Concluded", "Stopped"] = Field(
+        "Pending", description="Pending until the candidate is ready; Concluded was promoted, Stopped was not."
+    )
+    plan: FrozenPlan = Field(FrozenPlan(), description="What was resolved at the start; later edits do not change it.")
+    step: StepStatus | None = Field(None, description="Where the rollout is.")
+    paused: Paused | None = Field(None, description="Why nothing moves; absent while it does.")
+    epoch: Epoch = Field(Epoch(), description="The interval of constant weights that is in force, or is to be.")
+    arms: Annotated[Items[ArmStatus], Field(max_length=10), ListType("map", "name")] = Field(
+        (), description="Who gets what, and what was counted."
+    )
+    metrics: Annotated[Items[MetricStatus], Field(max_length=400)] = Field((), description="Not filled in yet.")
+    verdict: Verdict = Field(Verdict(), description="How it ended; no evidence is weighed yet.")
+    last_command: Annotated[str, Field(max_length=64)] = Field(
+        "", description="Id of the last command that acted on it."
+    )
+    counted_at: Instant | None = Field(None, description="When the arms' counts were read.")
+    conditions: Annotated[Items[Condition], Field(max_length=16), ListType("map", "type")] = Field(
+        (), description="See the conditions below."
+    )
 
 
 class Experiment(Resource):

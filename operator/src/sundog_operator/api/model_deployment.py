@@ -480,23 +480,25 @@ class ModelDeploymentSpec(Part):
 class RevisionStatus(Part):
     """One revision with its share of traffic."""
 
-    revision: Revision
-    weight: Percentage = 0
-    uri: Annotated[str, Field(max_length=2048)] = ""
-    digest: Text = ""
-    replicas: Count = 0
-    ready_replicas: Count = 0
-    since: Instant | None = None
-    failures: Count = 0
-    retry_at: Instant | None = None
+    revision: Revision = Field(description="Its number.")
+    weight: Percentage = Field(0, description="Percent of the traffic that was committed to it.")
+    uri: Annotated[str, Field(max_length=2048)] = Field("", description="Its spec.model.uri.")
+    digest: Text = Field("", description="Its spec.model.digest.")
+    replicas: Count = Field(0, description="How many it is to have now.")
+    ready_replicas: Count = Field(0, description="How many Serve runs; the last known number while Serve is silent.")
+    since: Instant | None = Field(None, description="When it took this role.")
+    failures: Count = Field(0, description="Failed starts in a row.")
+    retry_at: Instant | None = Field(
+        None, description="When it is started again; until then a candidate is not deployed."
+    )
 
 
 class Retiring(Part):
     """A revision without traffic whose replicas still drain."""
 
-    revision: Revision
-    replicas: Count = 1
-    since: Instant
+    revision: Revision = Field(description="Its number.")
+    replicas: Count = Field(1, description="How many still run.")
+    since: Instant = Field(description="When it lost its traffic.")
 
 
 class Capacity(Part):
@@ -520,43 +522,55 @@ class Startup(Part):
 class LastCommand(Part):
     """The last command annotation and what became of it."""
 
-    id: Text
-    verb: Text
-    revision: Revision | None = None
-    result: Literal["Accepted", "Rejected"]
-    message: Message = ""
-    at: Instant
+    id: Text = Field(description="The command's id; each is run once.")
+    verb: Text = Field(description="What it asked for.")
+    revision: Revision | None = Field(None, description="The revision it was about.")
+    result: Literal["Accepted", "Rejected"] = Field(description="Whether it was run.")
+    message: Message = Field("", description="Why it was rejected.")
+    at: Instant = Field(description="When it was handled.")
 
 
 class LastRollout(Part):
     """How the last rollout ended."""
 
-    experiment: Text
-    revision: Revision
-    outcome: Literal["Promoted", "Aborted", "RolledBack", "Superseded"]
-    reason: Message = ""
-    at: Instant
+    experiment: Text = Field(description="Its Experiment; empty for one without steps.")
+    revision: Revision = Field(description="The revision it was about.")
+    outcome: Literal["Promoted", "Aborted", "RolledBack", "Superseded"] = Field(
+        description="Aborted and RolledBack hold the revision back until the spec changes or `retry`."
+    )
+    reason: Message = Field("", description="Why it ended so.")
+    at: Instant = Field(description="When it ended.")
 
 
 class ModelDeploymentStatus(Status):
     """What the operator found and did."""
 
-    observed_generation: Annotated[Integer, Field(ge=-1)] = -1
-    url: Annotated[str, Field(max_length=2048)] = ""
-    replicas: Count = 0
-    ready_replicas: Count = 0
-    selector: Annotated[str, Field(max_length=1024)] = ""
-    cluster: Annotated[str, Field(max_length=253)] = ""
-    stable: RevisionStatus | None = None
-    candidate: RevisionStatus | None = None
-    retiring: Annotated[Items[Retiring], Field(max_length=8)] = ()
-    experiment: Annotated[str, Field(max_length=253)] = ""
-    capacity: Capacity | None = None
-    startup: Startup | None = None
-    last_command: LastCommand | None = None
-    command_ids: Annotated[Items[Text], Field(max_length=20)] = ()
-    last_rollout: LastRollout | None = None
-    conditions: Annotated[Items[Condition], Field(max_length=16), ListType("map", "type")] = ()
+    observed_generation: Annotated[Integer, Field(ge=-1)] = Field(
+        -1, description="The generation of the spec that all of this is about."
+    )
+    url: Annotated[str, Field(max_length=2048)] = Field("", description="Where the edge answers for it.")
+    replicas: Count = Field(0, description="How many stable and candidate are to have together.")
+    ready_replicas: Count = Field(0, description="How many of them Serve runs.")
+    selector: Annotated[str, Field(max_length=1024)] = Field("", description="Label selector of its pods, for /scale.")
+    cluster: Annotated[str, Field(max_length=253)] = Field("", description="Its RayCluster, chosen once.")
+    stable: RevisionStatus | None = Field(None, description="The revision that serves.")
+    candidate: RevisionStatus | None = Field(None, description="The revision that is to replace it.")
+    retiring: Annotated[Items[Retiring], Field(max_length=8)] = Field(
+        (), description="Revisions without traffic whose last requests are still answered."
+    )
+    experiment: Annotated[str, Field(max_length=253)] = Field(
+        "", description="The Experiment of the rollout under way."
+    )
+    capacity: Capacity | None = Field(None, description="GPUs of all revisions together; not filled in yet.")
+    startup: Startup | None = Field(None, description="Phases of the last revision's start; not filled in yet.")
+    last_command: LastCommand | None = Field(None, description="The last command and what became of it.")
+    command_ids: Annotated[Items[Text], Field(max_length=20)] = Field(
+        (), description="Ids of the last commands, which are not run again."
+    )
+    last_rollout: LastRollout | None = Field(None, description="How the last rollout ended.")
+    conditions: Annotated[Items[Condition], Field(max_length=16), ListType("map", "type")] = Field(
+        (), description="See the conditions below."
+    )
 
 
 MAX_NAME_LENGTH = 40

@@ -1,60 +1,313 @@
-"""Renders the API reference, a Markdown page, from the types."""
+"""Renders the API reference, a Markdown page, from the types.
 
-from collections.abc import Iterator
+Reasons of conditions and events are told in tables here, which a test holds to the code that sets them.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
 
 import yaml
 
 from sundog_operator.api.experiment import Experiment
-from sundog_operator.api.model_deployment import ModelDeployment
+from sundog_operator.api.model_deployment import ModelDeployment, ModelDeploymentSpec
 from sundog_operator.api.resource import Resource
-from sundog_operator.api.structure import FieldNode, Node, structure
-from sundog_operator.api.support import ACTED_ON
+from sundog_operator.api.scalars import MODEL_SCHEMES
+from sundog_operator.api.structure import FieldNode, Limits, Node, structure
+from sundog_operator.api.support import ACTED_ON, not_yet_supported
 
-REVISION_PARTS = ("spec.model", "spec.runtime", "spec.resources", "spec.scheduling")
-IN_PLACE = ("spec.runtime.userConfig",)
+REVISION_PARTS: Final = ("spec.model", "spec.runtime", "spec.resources", "spec.scheduling")
+IN_PLACE: Final = ("spec.runtime.userConfig",)
 
-HEADER = """# API reference
+_HEADER: Final = """# API reference
 
 Generated from the types by `python -m sundog_operator.api.generate`; edit those instead.
 
 `serving.sundog.dev/v1alpha1`. Durations are written like `30s`, `5m`, `1h30m` or `14d`, quantities like `512Mi` or `250m`, percentages like
-`25%`.
+`25%`. What breaks a limit or a rule is refused by the API server, and again by Sundog where an object got past it.
 
-The column *change* tells what a change of a field does: **revision** makes a new one and rolls it out, *in place* is applied to what runs,
-*later* is accepted at its default only (`NotYetSupported`).
+- [ModelDeployment](#modeldeployment): [spec](#modeldeploymentspec), [status](#modeldeploymentstatus),
+  [conditions](#modeldeployment-conditions), [why a revision did not start](#why-a-revision-did-not-start),
+  [events](#modeldeployment-events)
+- [Experiment](#experiment): [spec](#experimentspec), [status](#experimentstatus), [conditions](#experiment-conditions)
+
+The column *change* tells what a change of a field does:
+
+| | |
+|---|---|
+| **revision** | makes a new revision and rolls it out |
+| *in place* | is applied to what runs, or holds from the next rollout on |
+| *later* | is not supported yet: accepted at its default only, else `SpecAccepted=False`, `NotYetSupported` |
+
+Of `spec.rollout`, steps and unit are frozen into the Experiment when a rollout starts; `paused` and `progressDeadline` hold at any time.
+"""
+_EXPERIMENT: Final = """Sundog writes one for each rollout that has steps, and keeps its status. One that you write yourself is not
+supported yet: it is accepted and answered `Ready=False`, `NotYetSupported`.
+"""
+_FAILURES: Final = """### Why a revision did not start
+
+The model server tells the reason. What is *retried* is tried again by itself after 10 s, 20 s, 40 s, … at most 5 minutes;
+what is *final* waits for an edit or `sundog retry`. Beside a stable revision, a candidate that fails for good, or is not ready
+within `spec.rollout.progressDeadline`, ends its rollout, and stable keeps serving.
+
+"""
+_PLACEHOLDER: Final = re.compile(r"\{([A-Za-z.]+)\}")
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """One reason: `truth` is the status of the condition, or the type of the event."""
+
+    truth: str
+    reason: str
+    meaning: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConditionText:
+    """One condition. `borrows` says whose reasons it shows beside its own."""
+
+    type: str
+    meaning: str
+    reasons: tuple[Reason, ...] = ()
+    borrows: str = ""
+
+
+START_FAILURES: Final = (
+    Reason("retried", "ModelNotFound", "Nothing is at `spec.model.uri`."),
+    Reason("retried", "AccessDenied", "The model is there, and the replica may not read it."),
+    Reason("retried", "NoSpace", "The disk is full."),
+    Reason("retried", "WarmupTimeout", "The warm-up did not end within `spec.runtime.warmup.timeout`."),
+    Reason("retried", "DeployFailed", "Serve gave up and the model server told nothing, as when a process dies."),
+    Reason("final", "DigestMismatch", "The model's bytes are not those that `spec.model.digest` promises."),
+    Reason("final", "ModelTooLarge", "The model has too many files, or does not fit into memory."),
+    Reason("final", "FormatNotRecognised", "There is nothing that the model server can load."),
+    Reason("final", "EntrypointMissing", "The entrypoint is needed and not given, or names nothing."),
+    Reason("final", "LoadFailed", "Loading raised; the message has the first useful line."),
+    Reason("final", "WarmupFailed", "A warm-up request raised."),
+)
+"""Why a revision did not start. What is retried may pass without an edit; what is final waits for one, or for `retry`."""
+
+MODEL_DEPLOYMENT_CONDITIONS: Final = (
+    ConditionText(
+        "Ready",
+        "The stable revision serves: every ready edge sees a healthy replica of it.",
+        (
+            Reason("True", "Serving", "It does."),
+            Reason("False", "NoHealthyReplica", "A revision is stable, and an edge sees no healthy replica of it."),
+        ),
+        "While nothing is stable: the reason of `SpecAccepted` where that is False, else that of `RevisionReady`.",
+    ),
+    ConditionText(
+        "Reconciling", "Present while nothing serves and Sundog is at work on it.", borrows="The reason of `Ready`."
+    ),
+    ConditionText(
+        "Stalled",
+        "Present while nothing goes on without you.",
+        (
+            Reason("True", "Aborted", "What the spec stands for failed or was aborted, and is held back."),
+            Reason(
+                "True", "RolledBack", "A command went back to an earlier revision; what the spec says is held back."
+            ),
+            Reason("True", "ProgressDeadlineExceeded", "A first revision is not ready in time; it is tried on."),
+        ),
+        "The reason of `SpecAccepted` where that is False; why a first revision failed for good.",
+    ),
+    ConditionText(
+        "SpecAccepted",
+        "The spec can be acted on.",
+        (
+            Reason("True", "Accepted", "It can."),
+            Reason("False", "InvalidSpec", "A rule is broken; the message names field, value and limit."),
+            Reason("False", "NotYetSupported", "A field asks for what this version does not do; the message names it."),
+            Reason("False", "HostTaken", "`spec.endpoint.host` belongs to another ModelDeployment of the namespace."),
+            Reason("False", "NotOwned", "An object stands where one of ours should; it is left alone."),
+        ),
+    ),
+    ConditionText(
+        "CapacityAvailable",
+        "What is asked for fits.",
+        (Reason("True", "NoGPURequested", "No GPU is asked for, and nothing else is looked at yet."),),
+    ),
+    ConditionText(
+        "RevisionReady",
+        "The newest revision, the candidate or else stable, runs.",
+        (
+            Reason("True", "Ready", "Serve calls it healthy, and where it has traffic, the edges do too."),
+            Reason("Unknown", "NoRevision", "There is no revision yet."),
+            Reason("Unknown", "RayUnknown", "Serve's REST API did not answer, which says nothing about the revision."),
+            Reason("False", "Deploying", "Serve does not have it yet, or is starting it."),
+            Reason("False", "Unhealthy", "Serve calls it unhealthy, and goes on trying."),
+            Reason("False", "NoHealthyReplica", "It has traffic, and an edge sees no healthy replica of it."),
+            Reason("False", "RevisionMissing", "Its ControllerRevision was deleted."),
+        ),
+        "[Why it could not be started](#why-a-revision-did-not-start), until it is ready or the spec changes.",
+    ),
+    ConditionText(
+        "TrafficSynced",
+        "Every edge has the split in force.",
+        (
+            Reason("True", "InForce", "Each one told so."),
+            Reason("Unknown", "Confirming", "Not every edge has told so yet; for at most 30 s."),
+            Reason("False", "EdgeNotConfirmed", "An edge has not confirmed it for 30 s; the message names the pod."),
+            Reason("False", "NothingServes", "No revision is stable yet, so there is no split."),
+        ),
+    ),
+    ConditionText(
+        "Progressing",
+        "A revision is on its way to all traffic.",
+        (
+            Reason("True", "Deploying", "It is brought up for all traffic: a first one, `recreate`, or a rollback."),
+            Reason("True", "RollingOut", "It walks its steps; the message says which and what it waits for."),
+            Reason("True", "Paused", "It stands still, by command or by the spec."),
+            Reason("True", "Retrying", "It could not be started, and is tried again at the time in the message."),
+            Reason("False", "Complete", "Nothing is on its way."),
+            Reason("False", "NotStarted", "Nothing was ever on its way."),
+            Reason("False", "Aborted", "What the spec stands for failed or was aborted."),
+            Reason("False", "RolledBack", "What the spec stands for was rolled back."),
+        ),
+    ),
+    ConditionText(
+        "Promoted",
+        "What the spec stands for has all traffic.",
+        (
+            Reason("True", "Promoted", "It has, and every edge confirmed it."),
+            Reason("False", "NotPromoted", "It has not."),
+            Reason("False", "Confirming", "It is stable, and not every edge has confirmed it."),
+            Reason("Unknown", "SpecRefused", "The spec is refused, so it stands for nothing."),
+        ),
+    ),
+)
+
+EXPERIMENT_CONDITIONS: Final = (
+    ConditionText(
+        "Ready",
+        "It is a rollout's, and its status is kept.",
+        (
+            Reason("True", "Pending", "Its revision is being brought up."),
+            Reason("True", "Running", "It walks its steps."),
+            Reason("True", "Concluded", "Its revision was promoted."),
+            Reason("True", "Stopped", "It ended with all traffic on stable."),
+            Reason("False", "NotYetSupported", "An Experiment of your own, which is not run yet."),
+            Reason("False", "InvalidSpec", "A rule is broken."),
+        ),
+    ),
+    ConditionText(
+        "Running",
+        "The rollout is under way.",
+        (
+            Reason("True", "Pending", "See `Ready`."),
+            Reason("True", "Running", "See `Ready`."),
+            Reason("False", "Promoted", "It ended well."),
+            Reason("False", "Aborted", "A command ended it."),
+            Reason("False", "Superseded", "The spec changed to another revision."),
+            Reason("False", "RolledBack", "A rollback ended it."),
+            Reason("False", "CandidateUnavailable", "The candidate had no healthy replica for 30 s, while stable had."),
+            Reason("False", "ProgressDeadlineExceeded", "It was not ready within `spec.rollout.progressDeadline`."),
+            Reason("False", "NotYetSupported", "See `Ready`."),
+            Reason("False", "InvalidSpec", "See `Ready`."),
+        ),
+        "[Why the candidate could not be started](#why-a-revision-did-not-start).",
+    ),
+    ConditionText(
+        "DataQuality",
+        "The counters can be trusted.",
+        (
+            Reason("Unknown", "NotEvaluated", "No evidence is weighed yet, so nothing is judged."),
+            Reason("Unknown", "Pending", "Nobody has looked."),
+        ),
+    ),
+    ConditionText(
+        "Conclusive",
+        "The evidence decides.",
+        (
+            Reason("False", "Undecided", "No evidence is weighed yet."),
+            Reason("Unknown", "Pending", "Nobody has looked."),
+        ),
+    ),
+)
+
+EVENTS: Final = (
+    Reason("Normal", "RevisionCreated", "A change of the spec made a revision."),
+    Reason("Normal", "RolloutStarted", "A candidate is being brought up beside stable, with steps to walk."),
+    Reason("Normal", "TrafficShifted", "A new weight was committed; the edges follow."),
+    Reason("Normal", "Promoted", "A revision became stable."),
+    Reason("Normal", "RolloutSuperseded", "A candidate was dropped, for the spec changed."),
+    Reason("Warning", "RolloutAborted", "A rollout failed or was aborted; stable has all traffic."),
+    Reason("Warning", "RolloutRolledBack", "A rollback ended a rollout."),
+    Reason("Normal", "CommandAccepted", "A command was run."),
+    Reason("Warning", "CommandRejected", "A command was refused; the note says why."),
+    Reason("Warning", "InvalidSpec", "The spec is refused: once per generation, as for each reason of `SpecAccepted`."),
+    Reason("Warning", "NotYetSupported", "As above."),
+    Reason("Warning", "HostTaken", "As above."),
+    Reason("Warning", "NotOwned", "As above."),
+)
+"""Those of ModelDeployments. A revision that could not be started is a Warning with that reason."""
+
+_START_EVENTS: Final = """
+A revision that could not be started is told as a Warning with [that reason](#why-a-revision-did-not-start). Experiments have no events.
 """
 
 
 def render() -> str:
     """The whole page."""
-    kinds = (("ModelDeployment", ModelDeployment), ("Experiment", Experiment))
-    return "\n".join([HEADER, *(_kind(name, kind) for name, kind in kinds)])
+    deployment = [
+        *_kind("ModelDeployment", ModelDeployment),
+        *_conditions("ModelDeployment", MODEL_DEPLOYMENT_CONDITIONS),
+        _FAILURES + _reasons(("", "reason", "meaning"), START_FAILURES),
+        "### ModelDeployment events\n\n" + _reasons(("type", "reason", "meaning"), EVENTS) + _START_EVENTS,
+    ]
+    experiment = [*_kind("Experiment", Experiment, _EXPERIMENT), *_conditions("Experiment", EXPERIMENT_CONDITIONS)]
+    return "\n".join([_HEADER, *deployment, *experiment])
 
 
-def _kind(name: str, kind: type[Resource]) -> str:
+def _kind(name: str, kind: type[Resource], note: str = "") -> Iterator[str]:
     root = structure(kind)
-    lines = [f"## {name}", "", root.description, ""]
-    for part in ("spec", "status"):
-        acted = name == "ModelDeployment" and part == "spec"
-        head = "| field | type | default | change | meaning |" if acted else "| field | type | default | meaning |"
-        lines += [f"### {name}.{part}", "", head, "|" + "---|" * head.count(" |")]
-        lines += list(_rows(root.fields[part].node, part, acted=acted))
-        lines.append("")
-        lines += list(_rules(root.fields[part].node, part))
-    return "\n".join(lines)
+    spec, status = root.fields["spec"].node, root.fields["status"].node
+    yield f"## {name}\n\n{root.description}\n"
+    if note:
+        yield note
+    acted = name == "ModelDeployment"
+    head = ("field", "type", "default", "change", "meaning") if acted else ("field", "type", "default", "meaning")
+    yield f"### {name}.spec\n\n" + _table(head, _rows(spec, "spec", acted=acted))
+    rules = [*((rule.field, _message(rule.message)) for rule in root.rules), *_all_rules(spec, "spec")]
+    yield "Messages of the rules beside these limits:\n\n" + "".join(f"- `{place}`: {told}\n" for place, told in rules)
+    yield f"### {name}.status\n\n" + _table(("field", "type", "meaning"), _status_rows(status, "status"))
 
 
-def _rows(node: Node, path: str, *, acted: bool) -> Iterator[str]:
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)]) + "\n"
+
+
+def _rows(node: Node, path: str, *, acted: bool) -> Iterator[Sequence[str]]:
     for name, child in node.fields.items():
         place = f"{path}.{name}"
-        cells = [f"`{place}`", _type(child.node), _default(child)]
-        if acted:
-            cells.append(_change(place))
-        cells.append(_cell(" ".join(filter(None, [child.description or child.node.description, _limits(child.node)]))))
-        yield "| " + " | ".join(cells) + " |"
-        inner = child.node.items if child.node.kind == "array" else child.node
+        change = [_change(place)] if acted else []
+        told = [_told(child), *([_later_values(place, child.node)] if acted else []), _limits(child.node)]
+        yield f"`{place}`", _type(child.node), _default(child), *change, _cell(" ".join(filter(None, told)))
+        inner, below = _inside(child.node, place)
         if inner is not None and inner.fields:
-            yield from _rows(inner, place + ("[]" if child.node.kind == "array" else ""), acted=acted)
+            yield from _rows(inner, below, acted=acted)
+
+
+def _status_rows(node: Node, path: str) -> Iterator[Sequence[str]]:
+    for name, child in node.fields.items():
+        place = f"{path}.{name}"
+        yield f"`{place}`", _type(child.node), _cell(_told(child))
+        inner, below = _inside(child.node, place)
+        # Conditions are shaped as Kubernetes' own.
+        if inner is not None and inner.fields and name != "conditions":
+            yield from _status_rows(inner, below)
+
+
+def _inside(node: Node, place: str) -> tuple[Node | None, str]:
+    return (node.items, f"{place}[]") if node.kind == "array" else (node, place)
+
+
+def _told(child: FieldNode) -> str:
+    return child.description or child.node.description
 
 
 def _type(node: Node) -> str:
@@ -86,37 +339,79 @@ def _covers(outer: str, inner: str) -> bool:
     return inner == outer or inner.startswith((f"{outer}.", f"{outer}[]"))
 
 
+def _later_values(path: str, node: Node) -> str:
+    """The values that are not supported yet, of a field that is."""
+    values: Sequence[Any] = node.enum
+    if path == "spec.model.uri":
+        values = [f"{scheme}://" for scheme in MODEL_SCHEMES]
+    elif path == "spec.replicas":
+        values = [0]
+    refused = [f"`{value}`" for value in values if path in ACTED_ON and _is_refused(path, value)]
+    return f"Not supported yet: {', '.join(refused)}." if refused else ""
+
+
+def _is_refused(path: str, value: Any) -> bool:
+    content: Any = value
+    for key in reversed(path.split(".")[1:]):
+        content = {key.removesuffix("[]"): [{"weight": 50, **content}] if key.endswith("[]") else content}
+    content["model"] = {"uri": "file:///model", **content.get("model", {})}
+    spec = ModelDeploymentSpec.model_validate(content)
+    return path in {violation.path.replace("[0]", "[]") for violation in not_yet_supported(spec)}
+
+
 def _limits(node: Node) -> str:
-    limits, said = node.limits, []
-    if limits.ge is not None or limits.le is not None:
-        low, high = limits.ge if limits.ge is not None else "…", limits.le if limits.le is not None else "…"
-        said.append(f"{low} to {high}")
+    limits = node.limits
+    said = [node.noun] if node.noun and limits.pattern is not None else []
+    if bounds := _bounds(limits):
+        said.append(bounds)
     if limits.max_length is not None:
         unit = {"array": "items", "map": "entries", "free": "entries"}.get(node.kind, "characters")
         said.append(f"at most {limits.max_length} {unit}")
-    return f"({', '.join(said)})" if said else ""
+    return f"({'; '.join(said)})" if said else ""
 
 
-def _rules(node: Node, path: str) -> Iterator[str]:
-    found = list(_all_rules(node, path))
-    if found:
-        yield "Rules:"
-        yield ""
-        yield from (f"- `{place}`: {_cell(message)}" for place, message in found)
-        yield ""
+def _bounds(limits: Limits) -> str:
+    low = f"more than {limits.gt:g}" if limits.gt is not None else _number("at least", limits.ge)
+    high = f"less than {limits.lt:g}" if limits.lt is not None else _number("at most", limits.le)
+    if limits.ge is not None and limits.le is not None:
+        return f"{limits.ge:g} to {limits.le:g}"
+    return ", ".join(filter(None, (low, high)))
+
+
+def _number(word: str, value: float | None) -> str:
+    return "" if value is None else f"{word} {value:g}"
 
 
 def _all_rules(node: Node, path: str) -> Iterator[tuple[str, str]]:
     for rule in node.rules:
-        yield (f"{path}.{rule.field}" if rule.field else path), rule.message.replace("{}", "the value")
+        yield (f"{path}.{rule.field}" if rule.field else path), _message(rule.message)
     for name, child in node.fields.items():
-        inner = child.node.items if child.node.kind == "array" else child.node
-        suffix = "[]" if child.node.kind == "array" else ""
+        place = f"{path}.{name}"
+        yield from ((place, _message(transition.message)) for transition in child.node.transitions)
+        inner, below = _inside(child.node, place)
         if child.node.kind == "array":
-            for rule in child.node.rules:
-                yield f"{path}.{name}", rule.message.replace("{}", "the value")
+            yield from ((place, _message(rule.message)) for rule in child.node.rules)
         if inner is not None:
-            yield from _all_rules(inner, f"{path}.{name}{suffix}")
+            yield from _all_rules(inner, below)
+
+
+def _message(text: str) -> str:
+    """A rule's message; a value of the object in it is shown by the field's path."""
+    return _cell(_PLACEHOLDER.sub(r"`\1`", text.replace("{}", "the value")))
+
+
+def _conditions(name: str, conditions: Sequence[ConditionText]) -> Iterator[str]:
+    yield f"### {name} conditions\n"
+    for condition in conditions:
+        yield f"**`{condition.type}`**: {condition.meaning}\n"
+        if condition.reasons:
+            yield _reasons(("status", "reason", "meaning"), condition.reasons)
+        if condition.borrows:
+            yield f"{'Besides: ' if condition.reasons else ''}{condition.borrows}\n"
+
+
+def _reasons(head: Sequence[str], said: Sequence[Reason]) -> str:
+    return _table(head, ((each.truth, f"`{each.reason}`", _cell(each.meaning)) for each in said))
 
 
 def _cell(text: str) -> str:

@@ -1,0 +1,210 @@
+"""The reference names every reason that the code can give, and none that it cannot."""
+
+import ast
+import functools
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from doubles.cluster import NAMESPACE, TIMED, Cluster
+from sundog_operator.api import Condition, reference
+from sundog_operator.api.reference import ConditionText
+from sundog_operator.core import events, readiness
+from sundog_operator.ports import EVENT, EXPERIMENT, MODEL_DEPLOYMENT, Kind
+from sundog_runtime import errors
+
+ROOT = Path(__file__).parents[3]
+OPERATOR = ROOT / "operator" / "src" / "sundog_operator"
+SPEAKING = sorted(
+    [
+        *OPERATOR.glob("core/**/*.py"),
+        *OPERATOR.glob("app/*.py"),
+        *(OPERATOR / "api" / f"{name}.py" for name in ("conditions", "kinds", "resource", "support")),
+    ]
+)
+WORD = re.compile(r"[A-Z][A-Za-z]*[a-z][A-Za-z]*")
+
+TABLES = {MODEL_DEPLOYMENT: reference.MODEL_DEPLOYMENT_CONDITIONS, EXPERIMENT: reference.EXPERIMENT_CONDITIONS}
+TYPES = {condition.type for table in TABLES.values() for condition in table}
+FAILURES = {each.reason for each in reference.START_FAILURES}
+EVENTS = {each.reason for each in reference.EVENTS}
+TOLD = FAILURES | EVENTS | {each.reason for table in TABLES.values() for text in table for each in text.reasons}
+
+NO_REASONS = {
+    *("True", "False", "Unknown"),
+    *("Normal", "Warning"),
+    *("AcceptSpec", "Command", "CreateRevision", "Promote", "RollBack", "Rollout", "Shift", "StartRevision"),
+    *("ConfigMap", "ControllerRevision", "Deployment", "Event", "Experiment", "ModelDeployment", "Pod", "RayCluster"),
+    *("ActorDiedError", "HeadOnly", "HeadPodReady", "Model"),
+    *("Manual", "Shifting", "Rejected", "Superseded"),
+}
+"""CamelCase words in the code that are values of other fields: of `paused.reason`, `step.reason` and the like."""
+
+
+def words(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and WORD.fullmatch(node.value):
+            yield node.value
+
+
+@pytest.mark.parametrize("path", SPEAKING, ids=lambda path: str(path.relative_to(OPERATOR)))
+def test_each_word_that_may_be_a_reason_is_in_the_reference(path: Path) -> None:
+    assert set(words(path)) - TOLD - TYPES - NO_REASONS == set()
+
+
+def test_the_reference_tells_no_reason_that_nobody_gives() -> None:
+    composed = {events.rollout_ended(outcome, "", "").reason for outcome in ("Aborted", "RolledBack", "Superseded")}
+    composed |= {events.command_handled("", "", result, "").reason for result in ("Accepted", "Rejected")}
+    spoken = {word for path in SPEAKING for word in words(path)} | set(start_errors()) | composed
+    assert TOLD - spoken == set()
+
+
+def start_errors() -> list[str]:
+    return [error.__name__ for error in errors.StartError.__subclasses__()]
+
+
+def test_each_failure_of_the_model_server_is_told_with_what_follows() -> None:
+    assert {*start_errors(), "DeployFailed"} == FAILURES
+    retried = {each.reason for each in reference.START_FAILURES if each.truth == "retried"}
+    assert retried == readiness.RETRYABLE
+
+
+def test_the_page_shows_the_tables() -> None:
+    page = reference.render()
+    for reason in TOLD:
+        assert f"| `{reason}` |" in page
+    for type_ in TYPES:
+        assert f"**`{type_}`**" in page
+
+
+def pairs(text: ConditionText) -> set[tuple[str, str]]:
+    return {(each.truth, each.reason) for each in text.reasons}
+
+
+def allowed(kind: Kind, type_: str) -> set[tuple[str, str]]:
+    """(status, reason) that the tables give a condition, what it borrows included."""
+    texts = {text.type: text for text in TABLES[kind]}
+    own = pairs(texts[type_])
+    failures = {("False", reason) for reason in FAILURES}
+    if kind is EXPERIMENT:
+        return own | failures if type_ == "Running" else own
+    refused = {pair for pair in pairs(texts["SpecAccepted"]) if pair[0] == "False"}
+    unready = pairs(texts["RevisionReady"]) | failures
+    match type_:
+        case "RevisionReady":
+            return unready
+        case "Ready":
+            return own | refused | {("False", reason) for _, reason in unready}
+        case "Reconciling":
+            return {("True", reason) for truth, reason in allowed(kind, "Ready") if truth == "False"}
+        case "Stalled":
+            return own | {("True", reason) for _, reason in refused | failures}
+        case _:
+            return own
+
+
+class Listener:
+    """Everything that was said in a world, looked at after each pass."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self.heard: set[tuple[str, str, str, str]] = set()
+
+    async def listen(self) -> None:
+        for kind in TABLES:
+            for stored in await self._cluster.kube.list(kind, NAMESPACE):
+                for condition in (stored.get("status") or {}).get("conditions", ()):
+                    self._hear(kind, Condition.from_json(condition))
+
+    def _hear(self, kind: Kind, condition: Condition) -> None:
+        pair = (condition.status, condition.reason)
+        assert pair in allowed(kind, condition.type), f"{kind.kind} {condition.type}={pair}"
+        self.heard.add((kind.kind, condition.type, *pair))
+
+
+async def test_what_is_said_in_a_busy_life_is_in_the_reference() -> None:
+    cluster = Cluster()
+    listener = Listener(cluster)
+    cluster.after_step = listener.listen
+    await live(cluster)
+    for event in await cluster.kube.list(EVENT, NAMESPACE):
+        assert event["reason"] in EVENTS | FAILURES
+        known = [each.truth for each in reference.EVENTS if each.reason == event["reason"]]
+        assert event["type"] in (known or ["Warning"])
+    reasons = {reason for *_, reason in listener.heard}
+    # Those that this life does not come by: what needs a damaged machine, foreign objects, or another ModelDeployment.
+    unheard = {"NotOwned", "HostTaken", "Unhealthy", "RevisionMissing"}
+    own = {each.reason for text in reference.MODEL_DEPLOYMENT_CONDITIONS for each in text.reasons}
+    assert own - reasons - unheard == set()
+
+
+async def live(cluster: Cluster) -> None:
+    """Rollouts of every outcome, with faults of Ray and the edges."""
+    command = functools.partial(steer, cluster)
+    cluster.serve.failures = {
+        "file:///bad": ("LoadFailed", "size mismatch"),
+        "file:///missing": ("ModelNotFound", "there is nothing"),
+    }
+    await cluster.apply(replicas="three")
+    await cluster.settle(2)
+    await cluster.apply("file:///missing")
+    await cluster.settle(100, seconds=10)
+    await cluster.apply("file:///bad")
+    await cluster.settle(10)
+    await cluster.apply("file:///v1")
+    await until(cluster, "Ready", "Serving")
+    await cluster.apply("file:///v2")
+    await cluster.until(lambda: at_weight(cluster, 25))
+    await command("pause")
+    await cluster.settle(5)
+    await command("resume")
+    cluster.edges.deaf = {"sundog-edge-0"}
+    await command("promote")
+    await cluster.settle(40)
+    cluster.edges.deaf = set()
+    await command("promote")
+    await until(cluster, "Promoted", "Promoted")
+    await cluster.apply("file:///v3")
+    await cluster.until(lambda: at_weight(cluster, 25))
+    await command("abort")
+    await cluster.settle(5)
+    await command("retry", await held_back(cluster))
+    await cluster.until(lambda: at_weight(cluster, 25))
+    await command("rollback", (await cluster.status())["stable"]["revision"])
+    await cluster.settle(5)
+    for spec in ({"replicas": "three"}, {"autoscaling": {"maxReplicas": 2}}, {"rollout": {}}):
+        await cluster.apply("file:///v4", **spec)
+        await cluster.settle(5)
+    await cluster.apply("file:///missing", rollout=TIMED)
+    await cluster.settle(5)
+    await cluster.apply("file:///v5", rollout={"strategy": "recreate"})
+    await until(cluster, "Promoted", "Promoted")
+    cluster.edges.silent = {"sundog-edge-0"}
+    cluster.serve.down = True
+    await cluster.settle(5)
+
+
+async def steer(cluster: Cluster, verb: str, revision: int | None = None) -> None:
+    status = await cluster.status()
+    number = revision or status["candidate"]["revision"]
+    ident = f"c{len(status.get('commandIds', ()))}"
+    await cluster.command(f"{verb} revision={number} id={ident}")
+    await cluster.settle(2)
+    assert (await cluster.status())["lastCommand"]["result"] == "Accepted"
+
+
+async def at_weight(cluster: Cluster, weight: int) -> bool:
+    return ((await cluster.status()).get("candidate") or {}).get("weight") == weight
+
+
+async def held_back(cluster: Cluster) -> int:
+    return int((await cluster.status())["lastRollout"]["revision"])
+
+
+async def until(cluster: Cluster, type_: str, reason: str) -> None:
+    async def holds() -> bool:
+        return await cluster.condition(type_) == ("True", reason)
+
+    await cluster.until(holds)
