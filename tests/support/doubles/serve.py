@@ -86,14 +86,13 @@ class FakeServe:
         failure = self._failure(app)
         running = self.running(name)
         target = int(app.config["deployments"][0]["num_replicas"])
+        told = failure or self.failures.get(app.config["args"]["model"]["uri"])
+        # As the real one: the message of a failed attempt shows while further attempts are made.
+        message = f"Traceback\n  sundog: {told[0]}: {told[1]}\n" if told else ""
         if failure is not None:
-            status, deployment, message = (
-                "DEPLOY_FAILED",
-                "DEPLOY_FAILED",
-                f"Traceback\n  sundog: {failure[0]}: {failure[1]}\n",
-            )
+            status, deployment = "DEPLOY_FAILED", "DEPLOY_FAILED"
         elif running < target:
-            status, deployment, message = "DEPLOYING", "UPDATING", ""
+            status, deployment = "DEPLOYING", "UPDATING"
         else:
             status, deployment, message = "RUNNING", "HEALTHY", ""
         replicas = tuple(ReplicaState(f"{name}#{i}", "RUNNING" if i < running else "STARTING") for i in range(target))

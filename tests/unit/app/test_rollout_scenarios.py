@@ -257,6 +257,7 @@ async def test_a_first_revision_that_fails_is_mended_by_an_edit(cluster: Cluster
     cluster.serve.failures["file:///models/bad"] = ("EntrypointMissing", "net.py has no attribute Net")
     await cluster.apply("file:///models/bad")
     await cluster.settle(20)
+    assert (await cluster.events()).count("EntrypointMissing") == 1
     assert await cluster.condition("Ready") == ("False", "EntrypointMissing")
     assert await cluster.condition("Stalled") == ("True", "EntrypointMissing")
     await cluster.apply("file:///models/v1")

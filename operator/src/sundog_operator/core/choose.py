@@ -282,7 +282,8 @@ def retry_failed(draft: Draft) -> None:
     if not readiness.failed:
         return
     failures = candidate.failures + 1
-    told = next((c for c in draft.before.conditions if c.type == "RevisionReady"), None)
+    # What cannot be retried is found failed again at every pass; Stalled says since the first one.
+    told = next((c for c in draft.before.conditions if c.type == "Stalled"), None)
     if readiness.retryable or told is None or told.reason != readiness.reason:
         draft.events.append(events.revision_failed(candidate.revision, readiness.reason, readiness.message, failures))
     if readiness.retryable:

@@ -55,8 +55,8 @@ def of_revision(service: str, revision: Revision, serve: ServeState) -> Readines
         reason, message = told or ("Unhealthy", _brief(app))
         return Readiness(running, False, False, True, reason, message)
     if app.status == "RUNNING" and running and _settled(app):
-        return Readiness(running, True, False, True, "Ready", f"{_target(app)} are running")
-    reason, message = told or ("Deploying", f"{running} of {_target(app)} are running; Serve says {app.status}")
+        return Readiness(running, True, False, True, "Ready", f"{_target(app)} running")
+    reason, message = told or ("Deploying", f"{running} of {_target(app)} running; Serve says {app.status}")
     return Readiness(running, False, False, True, reason, message)
 
 
