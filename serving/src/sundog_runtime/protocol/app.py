@@ -16,8 +16,11 @@ from sundog_runtime.errors import Problem
 from sundog_runtime.formats.model import LoadedModel
 from sundog_runtime.model_thread import ModelThread
 from sundog_runtime.pace import Pace
-from sundog_runtime.protocol.oip import infer_oip, model_metadata, server_metadata
-from sundog_runtime.protocol.plain import encode, infer_plain
+from sundog_runtime.protocol.oip import decode_oip, model_metadata, server_metadata
+from sundog_runtime.protocol.plain import decode_plain, encode
+from sundog_runtime.protocol.query import Answer, Query
+from sundog_runtime.signature import conform
+from sundog_runtime.tensors import plain
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -25,7 +28,6 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
-_JSON = (b"content-type", b"application/json")
 _PROBLEM = (b"content-type", b"application/problem+json")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _MODEL_PATH = re.compile(r"/v2/models/([^/]+)(/ready|/infer)?")
@@ -34,14 +36,14 @@ _logger = logging.getLogger("ray.serve.sundog")
 
 @dataclass(frozen=True, slots=True)
 class _Route:
-    """Either a finished answer to GET, or what turns a body into one, on the model's thread."""
+    """Either a finished answer to GET, or what decodes the body of a POST."""
 
     answer: bytes | None = None
-    infer: Callable[[bytes], bytes] | None = None
+    decode: Callable[[bytes], Query] | None = None
 
     @property
     def methods(self) -> tuple[str, ...]:
-        return ("GET", "HEAD") if self.infer is None else ("POST",)
+        return ("GET", "HEAD") if self.decode is None else ("POST",)
 
 
 class _ClientGoneError(Exception):
@@ -55,13 +57,14 @@ class App:
         self, name: str, version: str, model: LoadedModel, thread: ModelThread, max_request_bytes: int
     ) -> None:
         self.max_request_bytes = max_request_bytes
+        self._model = model
         self._thread = thread
         self._name = name
         # A predictor's own code may depend on its thread (a database connection, asyncio.run); a module does not.
         self._pace = Pace() if model.platform == "pytorch" else None
         ready = _Route(answer=encode({"name": name, "ready": True}))
         self._fixed = {
-            "/": _Route(infer=lambda body: infer_plain(model, body)),
+            "/": _Route(decode=lambda body: decode_plain(model, body)),
             "/v2": _Route(answer=server_metadata(version)),
             "/v2/health/live": _Route(answer=encode({"live": True})),
             "/v2/health/ready": _Route(answer=encode({"ready": True})),
@@ -69,7 +72,7 @@ class App:
         self._of_model = {
             "": _Route(answer=model_metadata(name, model)),
             "/ready": ready,
-            "/infer": _Route(infer=lambda body: infer_oip(name, model, body)),
+            "/infer": _Route(decode=lambda body: decode_oip(name, model, body)),
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -83,7 +86,9 @@ class App:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            status, headers, body = 200, [_JSON], await self._answer(scope, receive)
+            answer = await self._answer(scope, receive)
+            status, body = 200, answer.body
+            headers = [(b"content-type", answer.content_type), *answer.headers]
         except Problem as problem:
             status, headers, body = _problem(problem, scope)
         except _ClientGoneError:
@@ -97,26 +102,30 @@ class App:
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
-    async def _answer(self, scope: Scope, receive: Receive) -> bytes:
+    async def _answer(self, scope: Scope, receive: Receive) -> Answer:
         route = self._route(scope)
         if scope["method"] not in route.methods:
             allowed = ", ".join(route.methods)
             detail = f"{scope['method'][:20]} is not allowed here; allowed: {allowed}"
             raise Problem(405, "MethodNotAllowed", detail, ((b"allow", allowed.encode()),))
         if route.answer is not None:
-            return route.answer
-        assert route.infer is not None
-        return await self._infer(route.infer, await read_body(scope, receive, self.max_request_bytes))
+            return Answer(route.answer)
+        assert route.decode is not None
+        return await self._infer(route.decode, await read_body(scope, receive, self.max_request_bytes))
 
-    async def _infer(self, infer: Callable[[bytes], bytes], body: bytes) -> bytes:
+    async def _infer(self, decode: Callable[[bytes], Query], body: bytes) -> Answer:
+        def infer() -> Answer:
+            query = decode(body)
+            return query.encode(conform(self._model.signature.outputs, plain(self._model.predict(query.batch))))
+
         pace = self._pace
         if pace is None:
-            return await self._thread.run(lambda: infer(body))
+            return await self._thread.run(infer)
 
-        def timed() -> bytes:
+        def timed() -> Answer:
             begun = time.perf_counter()
             try:
-                return infer(body)
+                return infer()
             except (SystemExit, KeyboardInterrupt) as error:
                 raise RuntimeError(f"the model raised {type(error).__name__}") from error
             finally:

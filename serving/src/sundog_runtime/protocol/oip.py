@@ -9,7 +9,7 @@ from typing import Any
 from sundog_runtime.errors import Problem, bad_input
 from sundog_runtime.formats.model import LoadedModel
 from sundog_runtime.protocol.plain import check_names, encode, parse_object
-from sundog_runtime.signature import conform
+from sundog_runtime.protocol.query import Answer, Query
 from sundog_runtime.tensors import (
     DTYPES,
     MAX_DIMENSIONS,
@@ -20,7 +20,6 @@ from sundog_runtime.tensors import (
     check_shape,
     flatten,
     output_array,
-    plain,
     to_array,
 )
 
@@ -44,8 +43,8 @@ def model_metadata(name: str, model: LoadedModel) -> bytes:
     )
 
 
-def infer_oip(name: str, model: LoadedModel, body: bytes) -> bytes:
-    """`POST /v2/models/{name}/infer`. Raises Problem, or whatever the model raises."""
+def decode_oip(name: str, model: LoadedModel, body: bytes) -> Query:
+    """`POST /v2/models/{name}/infer`. Raises Problem 400."""
     request = parse_object(body)
     if unknown := sorted(set(request) - _REQUEST_FIELDS):
         raise bad_input(
@@ -57,11 +56,12 @@ def infer_oip(name: str, model: LoadedModel, body: bytes) -> bytes:
         raise bad_input("WrongType", "id is not a string")
     inputs = _inputs(request.get("inputs"))
     wanted = _wanted(request.get("outputs"))
-    output = conform(model.signature.outputs, plain(model.predict(_batch(model, inputs))))
-    answer: dict[str, Any] = {"model_name": name, "outputs": _outputs(model, output, wanted)}
-    if request_id:
-        answer["id"] = request_id
-    return encode(answer)
+
+    def answer(output: Any) -> Answer:
+        document: dict[str, Any] = {"model_name": name, "outputs": _outputs(model, output, wanted)}
+        return Answer(encode(document | {"id": request_id} if request_id else document))
+
+    return Query(_batch(model, inputs), answer)
 
 
 def _inputs(value: Any) -> list[tuple[TensorSpec, Any]]:

@@ -6,8 +6,8 @@ import orjson
 
 from sundog_runtime.errors import Problem, bad_input
 from sundog_runtime.formats.model import LoadedModel
-from sundog_runtime.signature import conform
-from sundog_runtime.tensors import Array, TensorSpec, check_shape, flatten, plain, to_array
+from sundog_runtime.protocol.query import Answer, Query
+from sundog_runtime.tensors import Array, TensorSpec, check_shape, flatten, to_array
 
 
 def parse_object(body: bytes) -> dict[str, Any]:
@@ -23,15 +23,18 @@ def parse_object(body: bytes) -> dict[str, Any]:
     return document
 
 
-def infer_plain(model: LoadedModel, body: bytes) -> bytes:
-    """Answer one body. Raises Problem, or whatever the model raises."""
+def decode_plain(model: LoadedModel, body: bytes) -> Query:
+    """`POST /`. Raises Problem 400."""
     document = parse_object(body)
     if "inputs" not in document:
         raise bad_input("MissingInputs", 'the body has no "inputs"; expected {"inputs": …}')
     if unknown := sorted(set(document) - {"inputs"}):
         raise bad_input("UnknownField", f'the body has the unknown field {unknown[0]!r}; expected only "inputs"')
-    output = model.predict(batch_of(model, document["inputs"]))
-    return encode({"outputs": conform(model.signature.outputs, plain(output))})
+    return Query(batch_of(model, document["inputs"]), _encode_plain)
+
+
+def _encode_plain(output: Any) -> Answer:
+    return Answer(encode({"outputs": output}))
 
 
 def encode(document: Any) -> bytes:

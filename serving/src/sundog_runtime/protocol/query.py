@@ -1,0 +1,28 @@
+"""What lies between bytes and the model: a decoded request, and how the model's output becomes its answer."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+JSON_TYPE = b"application/json"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer with status 200: its body, its content type, and headers beside that."""
+
+    body: bytes
+    content_type: bytes = JSON_TYPE
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One decoded request.
+
+    `batch` is what the model's `predict` gets: an array, names to arrays, or JSON. `encode` turns the output, as
+    `signature.conform` gives it, into the answer; it raises Problem for what the protocol cannot write.
+    """
+
+    batch: Any
+    encode: Callable[[Any], Answer]
