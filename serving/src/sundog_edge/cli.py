@@ -14,7 +14,8 @@ from aiohttp import web
 from sundog_edge import binary
 from sundog_edge.agent import Agent, Options
 from sundog_edge.errors import EdgeError
-from sundog_edge.haproxy_config import BOOT_VARIABLE, LOG_VARIABLE, render
+from sundog_edge.haproxy.config import render
+from sundog_edge.haproxy.names import BOOT_VARIABLE, LOG_VARIABLE
 from sundog_edge.layout import Layout
 from sundog_edge.log_pipe import open_for_haproxy
 from sundog_edge.server import application

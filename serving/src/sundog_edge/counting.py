@@ -7,7 +7,7 @@ import orjson
 
 from sundog_edge.counters import Ledger
 from sundog_edge.errors import HaproxyRefused
-from sundog_edge.haproxy_config import ALL_REQUESTS
+from sundog_edge.haproxy.names import ALL_REQUESTS
 from sundog_edge.log_pipe import LogReader
 from sundog_edge.runtime_api import Haproxy
 from sundog_edge.state_dir import StateDir, read_json, write_atomically

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from sundog_edge.document import Cluster, Service
 from sundog_edge.errors import HaproxyRefused, ServeUnavailable
 from sundog_edge.evidence import ServerCounts
-from sundog_edge.haproxy_config import FALLBACK
+from sundog_edge.haproxy.names import FALLBACK
 from sundog_edge.layout import Holding, Layout, Server
 from sundog_edge.replicas import ServeClient, Targets, Wish, plan, wanted
 from sundog_edge.runtime_api import Haproxy, Load, ServerState

@@ -12,7 +12,8 @@ import orjson
 
 from sundog_edge.document import Cluster
 from sundog_edge.errors import ServeUnavailable
-from sundog_edge.haproxy_config import FALLBACK, server_options
+from sundog_edge.haproxy.backends import server_options
+from sundog_edge.haproxy.names import FALLBACK
 from sundog_edge.layout import Server
 from sundog_edge.runtime_api import ServerState
 

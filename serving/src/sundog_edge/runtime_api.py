@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sundog_edge.counters import Seen
 from sundog_edge.errors import HaproxyRefused, HaproxyUnavailable
-from sundog_edge.haproxy_config import BOOT_VARIABLE, ROWS_TABLE
+from sundog_edge.haproxy.names import BOOT_VARIABLE, ROWS_TABLE
 
 TIMEOUT_S = 5.0
 # A command line and a payload each have to fit one 16 kB buffer.

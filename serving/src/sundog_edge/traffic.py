@@ -14,7 +14,9 @@ from sundog_edge import binary
 from sundog_edge.document import Document, Service
 from sundog_edge.errors import HaproxyRefused, HaproxyUnavailable
 from sundog_edge.evidence import InForce
-from sundog_edge.haproxy_config import BOOT_VARIABLE, LOG_VARIABLE, MAP_NAMES, Maps, map_text, maps_of, render
+from sundog_edge.haproxy.config import render
+from sundog_edge.haproxy.maps import MAP_NAMES, Maps, map_text, maps_of
+from sundog_edge.haproxy.names import BOOT_VARIABLE, LOG_VARIABLE
 from sundog_edge.layout import Layout, Server, fit
 from sundog_edge.runtime_api import Haproxy
 from sundog_edge.state_dir import Settings, StateDir, read_json, write_atomically

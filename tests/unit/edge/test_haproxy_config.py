@@ -6,7 +6,8 @@ import pytest
 
 from sundog_edge.document import Document
 from sundog_edge.errors import DocumentError
-from sundog_edge.haproxy_config import maps_of, render
+from sundog_edge.haproxy.config import render
+from sundog_edge.haproxy.maps import maps_of
 from sundog_edge.layout import Layout, Server, fit
 from sundog_edge.state_dir import Settings, StateDir
 

@@ -1,0 +1,55 @@
+"""The arm slots: what happens to a request once its arm is chosen."""
+
+from sundog_edge.haproxy.names import MAX_ROWS, ROWS_TABLE
+from sundog_edge.layout import Server
+from sundog_edge.state_dir import StateDir
+
+CHECK = "check inter 500 fall 1 rise 1"
+
+
+def server_options(server: Server) -> str:
+    """The options of a server line, the same in the file and at run time."""
+    limit = f" maxconn {server.maxconn}" if server.maxconn else ""
+    return f"{server.address} {CHECK}{limit}{' backup' if server.backup else ''}"
+
+
+def tables() -> str:
+    """Backends that hold no server: the counts of rows, and where requests without a slot end."""
+    # A split that names a slot this worker lacks must not pick a server: `none` has none.
+    return f"""backend {ROWS_TABLE} from base
+    stick-table type string len 250 size {MAX_ROWS} nopurge store gpc0,conn_cur
+
+backend none from base
+"""
+
+
+def arm(state: StateDir) -> str:
+    """`defaults arm`: count the choice, rewrite the path, pick a replica, mark the answer."""
+    return f"""defaults arm from base
+    balance leastconn
+    retries 3
+    option redispatch 1
+    retry-on conn-failure empty-response
+    http-reuse safe
+    timeout check 2s
+    option httpchk
+    http-check send meth GET uri /-/routes
+    http-check expect string-lf "\\"%[be_name,map_str({state.map("prefixes")},none)]\\""
+    http-request set-var(txn.row) var(txn.arm),field(2,!),concat(/,txn.unitkind)
+    http-request track-sc0 var(txn.row) table {ROWS_TABLE}
+    http-request set-var(txn.number) sc_inc_gpc0(0)
+    http-request set-timeout server var(txn.split),field(3,|)
+    http-request set-path %[var(txn.arm),field(3,!)]%[path,regsub(^/[^/]*,)] unless {{ var(txn.byhost) -m found }}
+    http-request set-path %[var(txn.arm),field(3,!)]%[path] if {{ var(txn.byhost) -m found }}
+    http-response set-var(txn.first) date(0,us)
+    http-response set-var(txn.outcome) str(invalid) if {{ res.hdr(x-sundog-outcome) -m str invalid }}
+    http-response del-header x-sundog- -m beg
+    http-after-response set-header x-sundog-revision %[var(txn.arm),field(4,!)]
+    http-after-response set-header x-sundog-arm %[var(txn.arm),field(5,!)]
+"""
+
+
+def slot(name: str, servers: list[Server]) -> str:
+    """One arm slot with the replicas that a new worker starts with."""
+    lines = "".join(f"    server {server.name} {server_options(server)}\n" for server in servers)
+    return f"backend {name} from arm\n{lines}"

@@ -1,0 +1,28 @@
+"""HAProxy's configuration, rendered. Pure: settings and layout in, text out.
+
+One request, in this order: its service by host, else by the first path segment; one lookup in `splits` gives everything else (salt,
+unit, limits, and per segment of the range table the arm), so that arm, epoch, attempt and application always belong together; the
+slot's backend then counts the choice, rewrites the path and picks a replica.
+"""
+
+from sundog_edge.haproxy import backends
+from sundog_edge.haproxy.frontend import frontend
+from sundog_edge.haproxy.process import base, process
+from sundog_edge.layout import Layout, Server, slot_names
+from sundog_edge.state_dir import Settings, StateDir
+
+
+def render(settings: Settings, layout: Layout, state: StateDir) -> str:
+    """The whole configuration."""
+    by_slot: dict[str, list[Server]] = {slot: [] for slot in slot_names(layout.slots)}
+    for server in sorted(layout.servers):
+        by_slot.get(server.slot, []).append(server)
+    parts = [
+        process(settings),
+        base(settings),
+        frontend(settings, layout, state),
+        backends.tables(),
+        backends.arm(state),
+        *(backends.slot(name, servers) for name, servers in by_slot.items()),
+    ]
+    return "\n".join(parts)

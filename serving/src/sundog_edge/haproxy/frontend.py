@@ -1,0 +1,24 @@
+"""The one frontend: the order of the rules that every request goes through."""
+
+from sundog_edge.haproxy import admission, assignment, logline, routing
+from sundog_edge.haproxy.names import ALL_REQUESTS, ROWS_TABLE
+from sundog_edge.layout import Layout
+from sundog_edge.state_dir import Settings, StateDir
+
+
+def frontend(settings: Settings, layout: Layout, state: StateDir) -> str:
+    """The section."""
+    return f"""frontend edge from base
+    bind {settings.http_bind}
+{logline.rules()}\
+    http-request set-var(txn.received) date(0,us)
+    http-request track-sc1 str({ALL_REQUESTS}) table {ROWS_TABLE}
+    http-request sc-inc-gpc0(1)
+{routing.rules(state)}\
+{admission.rules()}\
+{assignment.unit(layout)}\
+{admission.headers()}\
+{assignment.arm()}\
+    use_backend %[var(txn.arm),field(1,!)]
+    default_backend none
+"""

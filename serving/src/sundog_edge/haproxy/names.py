@@ -1,0 +1,8 @@
+"""Names that HAProxy's configuration, its maps and those who read its tables and lines agree on."""
+
+BOOT_VARIABLE = "SUNDOG_EDGE_BOOT"
+LOG_VARIABLE = "SUNDOG_EDGE_LOG_FD"
+ALL_REQUESTS = "all"
+FALLBACK = "fallback"
+ROWS_TABLE = "rows"
+MAX_ROWS = 20_000

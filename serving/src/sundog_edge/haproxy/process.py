@@ -1,0 +1,45 @@
+"""The process as a whole, and what every section inherits."""
+
+from sundog_edge.haproxy.problems import problem
+from sundog_edge.state_dir import Settings
+
+
+def process(settings: Settings) -> str:
+    """`global`: what the process may use."""
+    # The limit of open files of a container can be a thousand times what is needed, and HAProxy allocates for all of it.
+    connections = f"maxconn {settings.max_connections}" if settings.max_connections else "fd-hard-limit 65536"
+    return f"""global
+    {connections}
+    nbthread {settings.threads}
+    hard-stop-after {settings.drain_seconds}s
+    tune.bufsize 16384
+    tune.maxrewrite 1024
+    tune.http.maxhdr 101
+"""
+
+
+def base(settings: Settings) -> str:
+    """`defaults base`: timeouts, and HAProxy's own errors as problem documents."""
+    errors = (
+        problem(400, "Bad Request", "the request is not valid HTTP, or its headers are too large"),
+        problem(408, "Request Timeout", "the request did not arrive in time"),
+        problem(500, "Internal Server Error", "the edge failed"),
+        problem(502, "Bad Gateway", "the replica gave no valid answer"),
+        problem(503, "Service Unavailable", "no replica is available", " hdr Retry-After 1"),
+        problem(504, "Gateway Timeout", "the replica did not answer in time"),
+    )
+    lines = "\n".join(f"    http-error {error}" for error in errors)
+    return f"""defaults base
+    mode http
+    timeout connect 1s
+    timeout client 60s
+    timeout server 60s
+    timeout queue {settings.queue_seconds}s
+    timeout http-request 30s
+    timeout http-keep-alive 60s
+    option http-buffer-request
+    option dontlognull
+    option abortonclose
+    option idle-close-on-response
+{lines}
+"""
