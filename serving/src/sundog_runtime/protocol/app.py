@@ -7,8 +7,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable, MutableMapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from http import HTTPStatus
 from typing import Any
 
@@ -16,9 +15,9 @@ from sundog_runtime.errors import Problem
 from sundog_runtime.formats.model import LoadedModel
 from sundog_runtime.model_thread import ModelThread
 from sundog_runtime.pace import Pace
-from sundog_runtime.protocol.oip import decode_oip, model_metadata, server_metadata
-from sundog_runtime.protocol.plain import decode_plain, encode
-from sundog_runtime.protocol.query import Answer, Query
+from sundog_runtime.protocol.plain import encode
+from sundog_runtime.protocol.query import Answer
+from sundog_runtime.protocol.routes import Decode, Route, Routes
 from sundog_runtime.signature import conform
 from sundog_runtime.tensors import plain
 
@@ -26,24 +25,10 @@ Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-Headers = list[tuple[bytes, bytes]]
 
 _PROBLEM = (b"content-type", b"application/problem+json")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
-_MODEL_PATH = re.compile(r"/v2/models/([^/]+)(/ready|/infer)?")
 _logger = logging.getLogger("ray.serve.sundog")
-
-
-@dataclass(frozen=True, slots=True)
-class _Route:
-    """Either a finished answer to GET, or what decodes the body of a POST."""
-
-    answer: bytes | None = None
-    decode: Callable[[bytes], Query] | None = None
-
-    @property
-    def methods(self) -> tuple[str, ...]:
-        return ("GET", "HEAD") if self.decode is None else ("POST",)
 
 
 class _ClientGoneError(Exception):
@@ -59,21 +44,9 @@ class App:
         self.max_request_bytes = max_request_bytes
         self._model = model
         self._thread = thread
-        self._name = name
         # A predictor's own code may depend on its thread (a database connection, asyncio.run); a module does not.
         self._pace = Pace() if model.platform == "pytorch" else None
-        ready = _Route(answer=encode({"name": name, "ready": True}))
-        self._fixed = {
-            "/": _Route(decode=lambda body: decode_plain(model, body)),
-            "/v2": _Route(answer=server_metadata(version)),
-            "/v2/health/live": _Route(answer=encode({"live": True})),
-            "/v2/health/ready": _Route(answer=encode({"ready": True})),
-        }
-        self._of_model = {
-            "": _Route(answer=model_metadata(name, model)),
-            "/ready": ready,
-            "/infer": _Route(decode=lambda body: decode_oip(name, model, body)),
-        }
+        self._routes = Routes(name, version, model)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection."""
@@ -109,13 +82,14 @@ class App:
             detail = f"{scope['method'][:20]} is not allowed here; allowed: {allowed}"
             raise Problem(405, "MethodNotAllowed", detail, ((b"allow", allowed.encode()),))
         if route.answer is not None:
-            return Answer(route.answer)
+            return route.answer
         assert route.decode is not None
-        return await self._infer(route.decode, await read_body(scope, receive, self.max_request_bytes))
+        body = await read_body(scope, receive, self.max_request_bytes)
+        return await self._infer(route.decode, dict(scope["headers"]), body)
 
-    async def _infer(self, decode: Callable[[bytes], Query], body: bytes) -> Answer:
+    async def _infer(self, decode: Decode, headers: Mapping[bytes, bytes], body: bytes) -> Answer:
         def infer() -> Answer:
-            query = decode(body)
+            query = decode(headers, body)
             return query.encode(conform(self._model.signature.outputs, plain(self._model.predict(query.batch))))
 
         pace = self._pace
@@ -136,35 +110,23 @@ class App:
             return timed()
         return await self._thread.run(timed)
 
-    def _route(self, scope: Scope) -> _Route:
+    def _route(self, scope: Scope) -> Route:
         root: str = scope.get("root_path", "")
         whole: str = scope["path"]
-        path = (whole.removeprefix(root).rstrip("/") if len(whole) > 1 else "") or "/"
-        if found := self._fixed.get(path):
-            return found
-        matched = _MODEL_PATH.fullmatch(path)
-        if matched is None:
-            raise Problem(404, "NotFound", f"there is nothing at {path[:200]!r}")
-        if matched[1] != self._name:
-            raise Problem(
-                404, "ModelNotFound", f"there is no model {matched[1][:100]!r} here; the model is {self._name!r}"
-            )
-        return self._of_model[matched[2] or ""]
+        return self._routes.find((whole.removeprefix(root).rstrip("/") if len(whole) > 1 else "") or "/")
 
 
 async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     """The whole body, at most `limit` bytes of it in memory.
 
-    Raises Problem 413 (by Content-Length before anything is read, or while reading), 415 for a content encoding, 400
-    for the binary tensor extension, and _ClientGoneError when there is nobody left to answer.
+    Raises Problem 413 (by Content-Length before anything is read, or while reading), 415 for a content encoding, and
+    _ClientGoneError when there is nobody left to answer.
     """
     for name, value in scope["headers"]:
         if name == b"content-length" and value.isdigit() and int(value[:20]) > limit:
             raise _too_large(limit)
         if name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
             raise Problem(415, "ContentEncoding", "a compressed body is not supported; send it as it is")
-        if name == b"inference-header-content-length":
-            raise Problem(400, "BinaryTensors", "binary tensor data is not supported; send the tensors as JSON")
     parts, size = [], 0
     while True:
         message = await receive()
@@ -185,7 +147,7 @@ def _too_large(limit: int) -> Problem:
     return Problem(413, "BodyTooLarge", f"the body is larger than {limit} bytes")
 
 
-def _problem(problem: Problem, scope: Scope, request_id: str = "") -> tuple[int, Headers, bytes]:
+def _problem(problem: Problem, scope: Scope, request_id: str = "") -> tuple[int, list[tuple[bytes, bytes]], bytes]:
     """RFC 9457 problem details, with `code` and `requestId` as extension members."""
     document = {
         "type": "about:blank",

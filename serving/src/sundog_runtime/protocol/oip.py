@@ -3,6 +3,7 @@
 https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/inference_rest.md
 """
 
+from collections.abc import Mapping
 from math import prod
 from typing import Any
 
@@ -43,8 +44,10 @@ def model_metadata(name: str, model: LoadedModel) -> bytes:
     )
 
 
-def decode_oip(name: str, model: LoadedModel, body: bytes) -> Query:
+def decode_oip(name: str, model: LoadedModel, headers: Mapping[bytes, bytes], body: bytes) -> Query:
     """`POST /v2/models/{name}/infer`. Raises Problem 400."""
+    if b"inference-header-content-length" in headers:
+        raise bad_input("BinaryTensors", "binary tensor data is not supported; send the tensors as JSON")
     request = parse_object(body)
     if unknown := sorted(set(request) - _REQUEST_FIELDS):
         raise bad_input(

@@ -1,0 +1,68 @@
+"""Which path is answered how. A new path of the protocols is one entry here."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from sundog_runtime.errors import Problem
+from sundog_runtime.formats.model import LoadedModel
+from sundog_runtime.protocol.oip import decode_oip, model_metadata, server_metadata
+from sundog_runtime.protocol.plain import decode_plain, encode
+from sundog_runtime.protocol.query import Answer, Query
+
+Headers: TypeAlias = Mapping[bytes, bytes]
+"""Names in lower case, as ASGI gives them; of a name sent twice the last."""
+
+Decode: TypeAlias = Callable[[Headers, bytes], Query]
+"""From headers and body to a query. Raises Problem."""
+
+_MODEL_PATH = re.compile(r"/v2/models/([^/]+)(/.*)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Either a finished answer to GET, or what decodes the body of a POST."""
+
+    answer: Answer | None = None
+    decode: Decode | None = None
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The HTTP methods that are allowed here."""
+        return ("GET", "HEAD") if self.decode is None else ("POST",)
+
+
+class Routes:
+    """The paths below the prefix of one model."""
+
+    def __init__(self, name: str, version: str, model: LoadedModel) -> None:
+        self._name = name
+        self._fixed = {
+            "/": Route(decode=lambda _, body: decode_plain(model, body)),
+            "/v2": _get(server_metadata(version)),
+            "/v2/health/live": _get(encode({"live": True})),
+            "/v2/health/ready": _get(encode({"ready": True})),
+        }
+        self._of_model = {
+            "": _get(model_metadata(name, model)),
+            "/ready": _get(encode({"name": name, "ready": True})),
+            "/infer": Route(decode=lambda headers, body: decode_oip(name, model, headers, body)),
+        }
+
+    def find(self, path: str) -> Route:
+        """The route of a path below the prefix, which has no slash at its end but `/` itself. Raises Problem 404."""
+        if found := self._fixed.get(path):
+            return found
+        matched = _MODEL_PATH.fullmatch(path)
+        route = self._of_model.get(matched[2] or "") if matched else None
+        if matched is None or route is None:
+            raise Problem(404, "NotFound", f"there is nothing at {path[:200]!r}")
+        if matched[1] != self._name:
+            detail = f"there is no model {matched[1][:100]!r} here; the model is {self._name!r}"
+            raise Problem(404, "ModelNotFound", detail)
+        return route
+
+
+def _get(body: bytes) -> Route:
+    return Route(answer=Answer(body))
