@@ -6,6 +6,8 @@ StartError                 the replica cannot start; shown in the Serve deployme
 ├── DigestMismatch         what is there is not what was promised, or changed while it was read
 ├── ModelTooLarge          the model has too many files, or does not fit into memory
 ├── NoSpace                the disk is full
+├── SourceUnavailable      the store does not answer, or not as it should; trying again can help
+├── SourceRefused          the source breaks a rule of safety: an address, a redirect, what an archive holds
 ├── FormatNotRecognised    nothing there that this server can load
 ├── EntrypointMissing      `entrypoint` is not given, or names nothing
 ├── LoadFailed             the model's own code or weights failed, or the arguments are not usable
@@ -56,6 +58,14 @@ class ModelTooLarge(StartError):
 
 class NoSpace(StartError):
     """The disk is full."""
+
+
+class SourceUnavailable(StartError):
+    """The store does not answer, or not as it should. Trying again can help."""
+
+
+class SourceRefused(StartError):
+    """The source breaks a rule of safety: where it leads, or what its archive holds."""
 
 
 class FormatNotRecognised(StartError):

@@ -8,7 +8,9 @@ from sundog_operator.core import names
 from sundog_operator.core.observed import ApplicationState, ServeState
 from sundog_operator.core.revisions import Revision
 
-RETRYABLE: Final = frozenset({"ModelNotFound", "AccessDenied", "NoSpace", "WarmupTimeout", "DeployFailed"})
+RETRYABLE: Final = frozenset(
+    {"ModelNotFound", "AccessDenied", "NoSpace", "SourceUnavailable", "WarmupTimeout", "DeployFailed"}
+)
 """Reasons that can pass without an edit: a file appears, a right is granted, a disk is cleared, a machine recovers."""
 
 _SAYS_NOTHING: Final = "Failed to update the deployments"

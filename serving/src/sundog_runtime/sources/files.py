@@ -5,7 +5,7 @@ from pathlib import Path
 
 from sundog_runtime.errors import DigestMismatch, LoadFailed
 from sundog_runtime.sources.tree import Entry, changed, from_os_error, read_entry, read_tree, tree_digest
-from sundog_runtime.sources.uri import parse_uri
+from sundog_runtime.sources.uri import FileUri, parse_uri
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,10 @@ def open_model(uri: str, digest: str) -> ModelFiles:
 
     A directory's digest is `tree.tree_digest`, a file's the sha256 of its bytes. Raises a StartError.
     """
-    path = Path(parse_uri(uri).path)
+    source = parse_uri(uri, digest)
+    if not isinstance(source, FileUri):
+        raise LoadFailed(f"{uri.partition('://')[0]}:// is not supported yet; file:// is")
+    path = Path(source.path)
     try:
         path.stat()
         is_directory = path.is_dir()
