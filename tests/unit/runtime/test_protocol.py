@@ -30,7 +30,9 @@ def problem(answer: httpx.Response, status: int, code: str) -> str:
     assert answer.headers["content-type"] == "application/problem+json"
     document = answer.json()
     assert (answer.status_code, document["status"], document["code"]) == (status, status, code), document
-    assert set(document) == {"type", "title", "status", "detail", "code", "requestId"}
+    error = {"error"} if "/v2" in str(answer.request.url) else set()
+    assert set(document) == {"type", "title", "status", "detail", "code", "requestId"} | error
+    assert document.get("error") == (document["detail"] if error else None)
     assert document["requestId"]
     assert "Traceback" not in answer.text
     detail: str = document["detail"]

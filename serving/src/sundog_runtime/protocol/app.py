@@ -8,16 +8,15 @@ import re
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from http import HTTPStatus
 from typing import Any
 
 from sundog_runtime.errors import Problem
 from sundog_runtime.formats.model import LoadedModel
 from sundog_runtime.model_thread import ModelThread
 from sundog_runtime.pace import Pace
-from sundog_runtime.protocol.plain import encode
+from sundog_runtime.protocol.problems import PROBLEM_TYPE, problem_body
 from sundog_runtime.protocol.query import Answer
-from sundog_runtime.protocol.routes import Decode, Route, Routes
+from sundog_runtime.protocol.routes import Decode, Routes
 from sundog_runtime.signature import conform
 from sundog_runtime.tensors import plain
 
@@ -26,7 +25,6 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-_PROBLEM = (b"content-type", b"application/problem+json")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _logger = logging.getLogger("ray.serve.sundog")
 
@@ -76,7 +74,7 @@ class App:
         await send({"type": "http.response.body", "body": body})
 
     async def _answer(self, scope: Scope, receive: Receive) -> Answer:
-        route = self._route(scope)
+        route = self._routes.find(_path(scope))
         if scope["method"] not in route.methods:
             allowed = ", ".join(route.methods)
             detail = f"{scope['method'][:20]} is not allowed here; allowed: {allowed}"
@@ -110,10 +108,12 @@ class App:
             return timed()
         return await self._thread.run(timed)
 
-    def _route(self, scope: Scope) -> Route:
-        root: str = scope.get("root_path", "")
-        whole: str = scope["path"]
-        return self._routes.find((whole.removeprefix(root).rstrip("/") if len(whole) > 1 else "") or "/")
+
+def _path(scope: Scope) -> str:
+    """The path below the application's prefix, as `Routes.find` wants it."""
+    root: str = scope.get("root_path", "")
+    whole: str = scope["path"]
+    return (whole.removeprefix(root).rstrip("/") if len(whole) > 1 else "") or "/"
 
 
 async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
@@ -148,16 +148,8 @@ def _too_large(limit: int) -> Problem:
 
 
 def _problem(problem: Problem, scope: Scope, request_id: str = "") -> tuple[int, list[tuple[bytes, bytes]], bytes]:
-    """RFC 9457 problem details, with `code` and `requestId` as extension members."""
-    document = {
-        "type": "about:blank",
-        "title": HTTPStatus(problem.status).phrase,
-        "status": problem.status,
-        "detail": problem.detail,
-        "code": problem.code,
-        "requestId": request_id or _request_id(scope),
-    }
-    return problem.status, [_PROBLEM, *problem.headers], encode(document)
+    body = problem_body(problem, _path(scope), request_id or _request_id(scope))
+    return problem.status, [(b"content-type", PROBLEM_TYPE), *problem.headers], body
 
 
 def _request_id(scope: Scope) -> str:
