@@ -30,11 +30,12 @@ EXPERIMENT = Kind("serving.sundog.dev/v1alpha1", "Experiment", "experiments")
 CONTROLLER_REVISION = Kind("apps/v1", "ControllerRevision", "controllerrevisions")
 DEPLOYMENT = Kind("apps/v1", "Deployment", "deployments")
 CONFIG_MAP = Kind("v1", "ConfigMap", "configmaps")
+SECRET = Kind("v1", "Secret", "secrets")
 POD = Kind("v1", "Pod", "pods")
 RAY_CLUSTER = Kind("ray.io/v1", "RayCluster", "rayclusters")
 EVENT = Kind("events.k8s.io/v1", "Event", "events")
 
-KINDS = (MODEL_DEPLOYMENT, EXPERIMENT, CONTROLLER_REVISION, DEPLOYMENT, CONFIG_MAP, POD, RAY_CLUSTER, EVENT)
+KINDS = (MODEL_DEPLOYMENT, EXPERIMENT, CONTROLLER_REVISION, DEPLOYMENT, CONFIG_MAP, SECRET, POD, RAY_CLUSTER, EVENT)
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -65,7 +65,7 @@ def test_nothing_to_apply_is_told(on_server: Any, tmp_path: Path) -> None:
     done = on_server("apply", "-f", str(tmp_path / "empty.yaml"))
     assert (done.code, done.err) == (
         Exit.REFUSED,
-        f"error: no ModelDeployment and no Experiment in {tmp_path}/empty.yaml\n",
+        f"error: no ModelDeployment, Experiment or Secret in {tmp_path}/empty.yaml\n",
     )
 
 

@@ -13,6 +13,7 @@ from sundog_operator.api.experiment import (
     MetricStatus,
     Paused,
     PlanStep,
+    PlanUnit,
     StepStatus,
     Verdict,
 )
@@ -26,6 +27,7 @@ from sundog_operator.api.model_deployment import (
     Endpoint,
     EnvVar,
     Gpu,
+    Jwt,
     LastCommand,
     LastRollout,
     ModelDeployment,
@@ -48,6 +50,7 @@ from sundog_operator.api.quantities import (
     memory_bytes,
     parse_duration,
     parse_instant,
+    parse_rate,
 )
 from sundog_operator.api.resource import API_VERSION, Metadata, OwnerReference
 from sundog_operator.api.rollout import Pause, Rollout, RolloutGuardrail, Step, Unit
@@ -85,6 +88,7 @@ __all__ = [
     "ExperimentStatus",
     "FrozenPlan",
     "Gpu",
+    "Jwt",
     "LastCommand",
     "LastRollout",
     "Metadata",
@@ -97,6 +101,7 @@ __all__ = [
     "Pause",
     "Paused",
     "PlanStep",
+    "PlanUnit",
     "Resources",
     "Retiring",
     "RevisionStatus",
@@ -123,6 +128,7 @@ __all__ = [
     "parse",
     "parse_duration",
     "parse_instant",
+    "parse_rate",
     "refused_changes",
     "rollout_not_yet_supported",
     "unknown_fields",

@@ -265,13 +265,26 @@ class PlanStep(Part):
     min_duration: Duration = Field(timedelta(), description="With gate time, how long it lasts.")
 
 
+class PlanUnit(Part):
+    """What is assigned to an arm, as frozen."""
+
+    kind: Literal["request", "header", "cookie", "jsonPath"] = Field("request", description="Where the unit is read.")
+    name: Annotated[str, Field(max_length=256)] = Field(
+        "", description="The header, the cookie, or the path in the body."
+    )
+
+
 class FrozenPlan(Part):
     """What was resolved when the experiment started, and is not changed by later edits."""
 
     hash: Text = Field("", description="Of steps and alpha.")
     strategy: Strategy | None = Field(None, description="As spec.rollout.strategy was.")
+    unit: PlanUnit | None = Field(None, description="What is assigned to an arm.")
     unit_header: Annotated[str, Field(max_length=63)] = Field(
-        "", description="The header that names the unit; empty means each request is one."
+        "", description="The header that names the unit, in plans that were frozen without `unit`."
+    )
+    salt: Annotated[str, Field(max_length=63)] = Field(
+        "", description="As spec.rollout.unit.salt was; empty means that of this Experiment."
     )
     steps: Annotated[Items[PlanStep], Field(max_length=20)] = Field((), description="The steps, the last one at 100 %.")
     alpha: Alpha | None = Field(None, description="As spec.rollout.alpha was.")

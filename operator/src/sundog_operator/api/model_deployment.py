@@ -8,6 +8,7 @@ from pydantic import Field
 
 from sundog_operator.api.conditions import Condition
 from sundog_operator.api.part import Part
+from sundog_operator.api.quantities import RATE_PATTERN
 from sundog_operator.api.resource import Metadata, Resource, Status
 from sundog_operator.api.rollout import PositiveDuration, Rollout, given
 from sundog_operator.api.rules import Confidential, ListType, Noun, Rule
@@ -394,7 +395,9 @@ class Queue(Part):
     timeout: Duration = Field(timedelta(seconds=5), description="How long one may wait.")
 
 
-Rate = Annotated[str, Field(max_length=16, pattern=r"^([1-9][0-9]{0,8}/(s|m|h))?$"), Noun("a rate such as 100/s")]
+Rate = Annotated[
+    str, Field(max_length=16, pattern=rf"^({RATE_PATTERN[1:-1]})?$"), Noun("a rate such as 100/s, 600/m or 5000/h")
+]
 
 
 class RateLimit(Part):

@@ -20,6 +20,8 @@ PERCENT_PATTERN = r"^([0-9]{1,4}(\.[0-9]{1,4})?)%$"
 SHARE_PATTERN = r"^(100(\.0{1,4})?|[0-9]{1,2}(\.[0-9]{1,4})?)%$"
 """A percentage of a whole, 0% to 100%; PERCENT_PATTERN also takes margins above 100%."""
 
+RATE_PATTERN = r"^[1-9][0-9]{0,8}/(s|m|h)$"
+
 _UNITS = {
     "d": timedelta(days=1),
     "h": timedelta(hours=1),
@@ -90,6 +92,14 @@ def fraction(percentage: str) -> float:
     if not re.fullmatch(PERCENT_PATTERN, percentage):
         raise ValueError(f"{percentage!r} is not a percentage such as 25%")
     return float(Decimal(percentage[:-1]) / 100)
+
+
+def parse_rate(text: str) -> tuple[int, int]:
+    """`100/s` is (100, 1): so many requests in so many seconds; `m` is a minute and `h` an hour. Raises ValueError."""
+    if not re.fullmatch(RATE_PATTERN, text):
+        raise ValueError(f"{text!r} is not a rate such as 100/s")
+    count, _, unit = text.partition("/")
+    return int(count), _UNITS[unit] // timedelta(seconds=1)
 
 
 def parse_instant(text: str) -> datetime:

@@ -100,6 +100,8 @@ MODEL_DEPLOYMENT_CONDITIONS: Final = (
         (
             Reason("True", "Serving", "It does."),
             Reason("False", "NoHealthyReplica", "A revision is stable, and an edge sees no healthy replica of it."),
+            Reason("False", "SecretNotFound", "See `TrafficSynced`: the edge cannot let requests in."),
+            Reason("False", "SecretIncomplete", "See `TrafficSynced`."),
         ),
         "While nothing is stable: the reason of `SpecAccepted` where that is False, else that of `RevisionReady`.",
     ),
@@ -150,12 +152,14 @@ MODEL_DEPLOYMENT_CONDITIONS: Final = (
     ),
     ConditionText(
         "TrafficSynced",
-        "Every edge has the split in force.",
+        "Every edge has the split in force, and the Secrets that the endpoint needs.",
         (
             Reason("True", "InForce", "Each one told so."),
             Reason("Unknown", "Confirming", "Not every edge has told so yet; for at most 30 s."),
             Reason("False", "EdgeNotConfirmed", "An edge has not confirmed it for 30 s; the message names the pod."),
             Reason("False", "NothingServes", "No revision is stable yet, so there is no split."),
+            Reason("False", "SecretNotFound", "A Secret that `spec.endpoint` names does not exist; it is looked for."),
+            Reason("False", "SecretIncomplete", "It exists and lacks a key; the message names both."),
         ),
     ),
     ConditionText(

@@ -62,9 +62,9 @@ class Unit(Part):
         Annotated[str, Field(max_length=128, pattern=r"^[^ ]+$"), Noun("the name of a claim such as sub")] | None
     ) = Field(None, description="The claim of a verified JWT that names the unit.")
     request: PerRequest | None = Field(None, description="Each request is a unit of its own; the default.")
-    salt: Annotated[str, Field(max_length=63)] = Field(
-        "", description="Fixes the assignment over several attempts; empty means a new one for each."
-    )
+    salt: Annotated[
+        str, Field(max_length=63, pattern=r"^[A-Za-z0-9._-]*$"), Noun("letters, digits, dots, dashes and underscores")
+    ] = Field("", description="Fixes the assignment over several attempts; empty means a new one for each.")
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 from sundog_operator.app.keys import Key, Kind, keys_for
+from sundog_operator.app.observe import secrets_of
 from sundog_operator.app.reconcile_edge import reconcile_edge
 from sundog_operator.app.reconcile_experiment import reconcile_experiment
 from sundog_operator.app.reconcile_model_deployment import reconcile_model_deployment
@@ -21,6 +22,8 @@ from sundog_operator.ports import (
     MODEL_DEPLOYMENT,
     POD,
     RAY_CLUSTER,
+    SECRET,
+    Object,
 )
 from sundog_operator.ports import Kind as ObjectKind
 
@@ -34,7 +37,7 @@ RECONCILERS: Final[Mapping[Kind, Reconcile]] = {
     "raycluster": reconcile_ray_cluster,
     "edge": reconcile_edge,
 }
-WATCHED: Final = (MODEL_DEPLOYMENT, EXPERIMENT, RAY_CLUSTER, CONFIG_MAP, DEPLOYMENT, POD)
+WATCHED: Final = (MODEL_DEPLOYMENT, EXPERIMENT, RAY_CLUSTER, CONFIG_MAP, SECRET, DEPLOYMENT, POD)
 WATCH_RETRY_S: Final = 1.0
 
 
@@ -59,11 +62,23 @@ class Operator:
             try:
                 async for event in self._world.kube.watch(kind, self._namespace):
                     if event.type != "SYNCED":
-                        for key in keys_for(event.object):
+                        for key in (*keys_for(event.object), *await self._users(kind, event.object)):
                             self.queue.add(key)
             except DependencyError as err:
                 log.warning("watch of %s broke, it starts anew: %s", kind.plural, err)
             await self._world.clock.sleep(WATCH_RETRY_S)
+
+    async def _users(self, kind: ObjectKind, obj: Object) -> list[Key]:
+        """The ModelDeployments that name a Secret."""
+        if kind != SECRET:
+            return []
+        namespace, name = obj["metadata"]["namespace"], obj["metadata"]["name"]
+        deployments = await self._world.kube.list(MODEL_DEPLOYMENT, namespace)
+        return [
+            Key("modeldeployment", namespace, each["metadata"]["name"])
+            for each in deployments
+            if any(use.secret == name for use in secrets_of(each))
+        ]
 
     async def _work(self) -> None:
         while True:

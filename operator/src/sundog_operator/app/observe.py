@@ -5,10 +5,11 @@ from collections.abc import Sequence
 
 from sundog_operator.api import ExperimentStatus, ModelDeploymentStatus
 from sundog_operator.app.world import World
-from sundog_operator.core import hosts, names, ray_cluster, revisions, traffic
+from sundog_operator.core import hosts, names, ray_cluster, revisions, secrets, traffic
 from sundog_operator.core.draft import Observed, Rollout
 from sundog_operator.core.observed import EdgeReport, ServeState
 from sundog_operator.core.ray_cluster import ClusterView, is_ours
+from sundog_operator.core.spec import accept
 from sundog_operator.errors import RayUnavailable
 from sundog_operator.ports import (
     CONFIG_MAP,
@@ -18,6 +19,7 @@ from sundog_operator.ports import (
     MODEL_DEPLOYMENT,
     POD,
     RAY_CLUSTER,
+    SECRET,
     Object,
     Ref,
 )
@@ -50,7 +52,21 @@ async def observe(world: World, deployment: Object) -> Observed:
         split=traffic.entry_of(traffic.read_document(config_map), name),
         host_taken_by=hosts.taken_by(deployment, others),
         image=world.settings.runtime_image,
+        secrets=await _secrets(world, deployment),
     )
+
+
+async def _secrets(world: World, deployment: Object) -> secrets.Keys:
+    """The keys of the Secrets that an endpoint names. A spec that is refused names none."""
+    namespace = deployment["metadata"]["namespace"]
+    needed = sorted({use.secret for use in secrets_of(deployment)})
+    return {name: secrets.keys_of(await world.kube.get(Ref(SECRET, namespace, name))) for name in needed}
+
+
+def secrets_of(deployment: Object) -> tuple[secrets.Use, ...]:
+    """The Secrets that a stored ModelDeployment's endpoint names."""
+    spec = accept(deployment).spec
+    return secrets.uses(spec.endpoint) if spec is not None else ()
 
 
 async def _cluster(world: World, namespace: str, name: str) -> tuple[ClusterView | None, tuple[str, ...]]:

@@ -13,6 +13,7 @@ from sundog_operator.core.ray_cluster import ClusterView
 from sundog_operator.core.readiness import Readiness, of_revision
 from sundog_operator.core.revisions import Revision
 from sundog_operator.core.rollout import machine
+from sundog_operator.core.secrets import Keys
 from sundog_operator.core.spec import Acceptance
 
 HELD_OUTCOMES: Final = ("Aborted", "RolledBack")
@@ -48,6 +49,7 @@ class Observed:
         split: its entry in the split document as it is stored; None where there is none.
         host_taken_by: the ModelDeployment that has the host this one asks for; empty when it may have it.
         image: what an empty `runtime.image` stands for.
+        secrets: the keys of each Secret that its endpoint names; None for one that does not exist.
     """
 
     deployment: Json
@@ -64,6 +66,7 @@ class Observed:
     split: Mapping[str, Any] | None = None
     host_taken_by: str = ""
     image: str = ""
+    secrets: Keys = field(default_factory=dict)
 
 
 @dataclass(slots=True)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sundog_operator.api import ExperimentStatus, ModelDeploymentStatus
-from sundog_operator.core import traffic
+from sundog_operator.core import traffic, units
 from sundog_operator.core.rollout import machine
 from sundog_operator.core.traffic import Arm, Split
 
@@ -26,8 +26,8 @@ def live_revisions(status: ModelDeploymentStatus) -> dict[int, int]:
 def split_of(service: str, status: ModelDeploymentStatus, uid: str, rollout: ExperimentStatus | None) -> Split | None:
     """The split that the edges should have in force; None while nothing is ready to serve.
 
-    `uid` is that of the rollout's Experiment: it salts the assignment and keys the counters. `rollout` is the status of the Experiment that
-    `status.experiment` names, None where there is none.
+    `uid` is that of the rollout's Experiment: it keys the counters, and salts the assignment where the plan has no salt. `rollout` is
+    the status of the Experiment that `status.experiment` names, None where there is none.
     """
     if status.stable is None:
         return None
@@ -36,8 +36,8 @@ def split_of(service: str, status: ModelDeploymentStatus, uid: str, rollout: Exp
     arms = tuple(
         Arm(arm.name, arm.revision or 0, arm.weight, tuple((a, b) for a, b in arm.ranges)) for arm in rollout.arms
     )
-    header = rollout.plan.unit_header
-    return Split(attempt=uid, salt=uid, epoch=rollout.epoch.number, arms=arms, unit_header=header)
+    plan = rollout.plan
+    return Split(attempt=uid, salt=plan.salt or uid, epoch=rollout.epoch.number, arms=arms, unit=units.frozen_in(plan))
 
 
 def rollout_of(

@@ -10,7 +10,7 @@ from sundog_operator.api import (
     experiment_conditions,
     model_deployment_conditions,
 )
-from sundog_operator.core import choose, events, live, names, traffic
+from sundog_operator.core import choose, events, live, names, secrets, traffic
 from sundog_operator.core.draft import Draft
 from sundog_operator.core.events import Event
 from sundog_operator.core.rollout import freeze, machine
@@ -97,6 +97,8 @@ def conclude(draft: Draft) -> None:
         "Progressing": _progressing(draft),
     }
     said["Promoted"] = _promoted(draft, said["TrafficSynced"])
+    if (missing := _secret_missing(draft)) is not None:
+        said["TrafficSynced"] = missing
     said["Ready"] = _ready(draft, said)
     said["Stalled"] = _stalled(draft, said)
     settled = said["Ready"][0] == "True" or said["Stalled"][0] == "True"
@@ -181,6 +183,15 @@ def _traffic_synced(draft: Draft) -> Said:
     return "Unknown", "Confirming", "waits for every edge to have the split in force"
 
 
+def _secret_missing(draft: Draft) -> Said | None:
+    """A Secret that the endpoint needs and that is not there, whatever split the edges have: they cannot do what the spec says."""
+    if draft.spec is None:
+        return None
+    needed, namespace = secrets.uses(draft.spec.endpoint), draft.seen.deployment["metadata"]["namespace"]
+    missing = secrets.problem(needed, draft.seen.secrets, namespace)
+    return None if missing is None else ("False", *missing)
+
+
 def _progressing(draft: Draft) -> Said:
     progress, candidate, last = draft.progress, draft.status.candidate, draft.status.last_rollout
     if candidate is not None and candidate.retry_at is not None:
@@ -218,6 +229,9 @@ def _ready(draft: Draft, said: dict[str, Said]) -> Said:
         cause = "SpecAccepted" if said["SpecAccepted"][0] == "False" else "RevisionReady"
         _, reason, message = said[cause]
         return "False", reason, message
+    synced = said["TrafficSynced"]
+    if synced[1] in (secrets.NOT_FOUND, secrets.INCOMPLETE):
+        return synced
     healthy = traffic.healthy_replicas(draft.service, stable.revision, draft.seen.edges)
     if healthy:
         return "True", "Serving", f"revision {stable.revision} serves"
@@ -281,6 +295,8 @@ def requeue_after_s(draft: Draft) -> float:
     candidate = draft.status.candidate
     if candidate is not None and candidate.retry_at is not None and not draft.status.retiring:
         return min(max((candidate.retry_at - draft.now).total_seconds(), POLL_S), RESYNC_S)
+    if _secret_missing(draft) is not None and draft.status.candidate is None and not draft.status.retiring:
+        return WAITING_S
     progress = draft.progress
     collecting = (
         progress is not None

@@ -5,8 +5,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sundog_operator.api import ModelDeploymentSpec, memory_bytes
-from sundog_operator.core import names
+from sundog_operator.api import Endpoint, Jwt, ModelDeploymentSpec, PlanUnit, memory_bytes, parse_rate
+from sundog_operator.core import names, units
 from sundog_operator.core.buckets import BUCKETS, Range
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.ray_cluster import ClusterView
@@ -30,14 +30,14 @@ class Arm:
 class Split:
     """The traffic of one service: who gets what, and the key under which it is counted.
 
-    `unit_header` is the header that an attempt froze as its unit (empty: the request); None leaves it to the spec.
+    `unit` is what an attempt froze as its unit; None leaves it to the spec.
     """
 
     attempt: str
     salt: str
     epoch: int
     arms: tuple[Arm, ...]
-    unit_header: str | None = None
+    unit: PlanUnit | None = None
 
 
 def whole(service: str, stable: int, followed: int | None = None) -> Split:
@@ -68,17 +68,42 @@ def make_service(
         "name": name,
         "hosts": names.hosts(name, namespace, host),
         "cluster": cluster,
-        "unit": _unit(spec.rollout.unit.header or ""),
+        "unit": units.in_document(units.unit_of(spec.rollout.unit)),
         **split_fields(name, split, limits or {}),
         "requestTimeoutSeconds": endpoint.request_timeout.total_seconds(),
         "maxRequestBytes": memory_bytes(endpoint.max_request_bytes),
         "maxOngoingRequests": spec.runtime.max_ongoing_requests,
+        **_admission(endpoint),
     }
+
+
+def _admission(endpoint: Endpoint) -> Json:
+    """Who is let in, and how many wait. What is not asked for is left out; Secrets are named and never quoted."""
+    queue = {"maxRequests": endpoint.queue.max_requests, "timeoutSeconds": endpoint.queue.timeout.total_seconds()}
+    auth = {"apiKeys": endpoint.auth.api_keys.secret_name, "jwt": _jwt(endpoint.auth.jwt)}
+    limits = {"perClient": endpoint.rate_limit.per_client, "total": endpoint.rate_limit.total}
+    asked = {
+        "tls": endpoint.tls.secret_name,
+        "auth": {name: value for name, value in auth.items() if value},
+        "rateLimit": {name: _rate(text) for name, text in limits.items() if text},
+    }
+    return {"queue": queue, **{name: value for name, value in asked.items() if value}}
+
+
+def _jwt(jwt: Jwt) -> Json:
+    if not jwt.jwks_secret_name:
+        return {}
+    return {"jwks": jwt.jwks_secret_name, "issuer": jwt.issuer, "audience": jwt.audience}
+
+
+def _rate(text: str) -> Json:
+    requests, seconds = parse_rate(text)
+    return {"requests": requests, "seconds": seconds}
 
 
 def split_fields(name: str, split: Split | None, limits: Mapping[int, int]) -> Json:
     """The fields of a service that a split decides. An attempt keeps the unit it was frozen with."""
-    frozen = {} if split is None or split.unit_header is None else {"unit": _unit(split.unit_header)}
+    frozen = {} if split is None or split.unit is None else {"unit": units.in_document(split.unit)}
     return {
         **frozen,
         "attempt": split.attempt if split else name,
@@ -98,10 +123,6 @@ def _arm(service: str, arm: Arm, limits: Mapping[int, int]) -> Json:
         "ranges": [list(interval) for interval in arm.ranges],
     }
     return {**made, "maxOngoingRequests": limits[arm.revision]} if arm.revision in limits else made
-
-
-def _unit(header: str) -> Json:
-    return {"kind": "header", "name": header} if header else {"kind": "request"}
 
 
 def read_document(config_map: Mapping[str, Any] | None) -> Json | None:

@@ -15,7 +15,7 @@ import orjson
 import yaml
 
 from sundog_operator.api import API_VERSION, RESOURCES
-from sundog_operator.ports import Object, Ref, ref_of
+from sundog_operator.ports import SECRET, Object, Ref, ref_of
 
 MANIFEST_DIR: Final = "${MANIFEST_DIR}"
 MAX_BYTES: Final = 3 * 2**20
@@ -197,8 +197,10 @@ def _name_of(obj: Object) -> str:
 
 def _foreign(obj: Object) -> str:
     kind, version = obj.get("kind"), obj.get("apiVersion")
+    if (version, kind) == (SECRET.api_version, SECRET.kind):
+        return ""
     if kind not in RESOURCES or not _is_ours(obj) or not version:
-        return f"kind {kind!r} of {version!r} is not one of {', '.join(RESOURCES)} of {API_VERSION}"
+        return f"kind {kind!r} of {version!r} is not one of {', '.join(RESOURCES)} of {API_VERSION}, or Secret of v1"
     return "" if version == API_VERSION else f"apiVersion: {version!r} is not {API_VERSION}"
 
 

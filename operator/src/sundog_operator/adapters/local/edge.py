@@ -1,6 +1,7 @@
 """Stands in for the kubelet: makes each namespace's edge real as HAProxy and agent on this machine."""
 
 import asyncio
+import base64
 import logging
 import os
 import sys
@@ -12,7 +13,7 @@ from typing import Any, Final
 
 import aiohttp
 
-from sundog_operator.adapters.local import ports_allocation
+from sundog_operator.adapters.local import ports_allocation, secret_files
 from sundog_operator.adapters.local.per_object import PerObject
 from sundog_operator.adapters.local.ports_allocation import LOOPBACK
 from sundog_operator.adapters.local.process_table import Command, MachineTable, ProcessTable
@@ -20,9 +21,9 @@ from sundog_operator.adapters.local.processes import Processes
 from sundog_operator.adapters.local.state_directory import StateDirectory, write_atomically
 from sundog_operator.adapters.local.status import deployment_status, pod, pod_status
 from sundog_operator.adapters.local.units import Restarts, Unit, Units
-from sundog_operator.core import names
+from sundog_operator.core import names, secrets, traffic
 from sundog_operator.errors import Conflict, NotFound, SundogError
-from sundog_operator.ports import CONFIG_MAP, DEPLOYMENT, POD, Clock, Kubernetes, Object, Ref, ref_of
+from sundog_operator.ports import CONFIG_MAP, DEPLOYMENT, POD, SECRET, Clock, Kubernetes, Object, Ref, ref_of
 
 logger = logging.getLogger(__name__)
 
@@ -52,15 +53,21 @@ class _Part:
 
 @dataclass(slots=True)
 class _Edge:
-    """What is known of an edge in this run."""
+    """What is known of an edge in this run. `needs` are the Secrets that its document names; None before there was one."""
 
     unit: Unit
     parts: Mapping[str, _Part] = field(default_factory=lambda: {name: _Part() for name in _PARTS})
     healthy_at: datetime | None = None
+    needs: frozenset[str] | None = None
 
     @property
     def split(self) -> Path:
         return self.unit.directory / names.SPLIT_KEY
+
+    @property
+    def secrets(self) -> Path:
+        """The Secrets that the document names, as files."""
+        return self.unit.directory / "secrets"
 
     @property
     def state(self) -> Path:
@@ -181,14 +188,26 @@ class LocalEdge:
             await self._processes.stop(edge.process(part), _GRACE_S)
 
     async def _project(self, edge: _Edge) -> bool:
-        """Write the ConfigMap's document to its file. False while there has been none.
+        """Write the ConfigMap's document to its file, and before it the Secrets it names. False while there has been none.
 
         As in a pod, a ConfigMap that is gone leaves the last document.
         """
         ref = Ref(CONFIG_MAP, edge.unit.ref.namespace, names.EDGE)
         config_map = await self._kube.get(ref)
         text = (config_map or {}).get("data", {}).get(names.SPLIT_KEY)
+        if (document := traffic.read_document(config_map)) is not None:
+            edge.needs = secrets.named_in(document)
+        await self._project_secrets(edge)
         return await asyncio.to_thread(_write_if_new, edge.split, text)
+
+    async def _project_secrets(self, edge: _Edge) -> None:
+        """Write the Secrets that the last document names; one that does not exist has no files."""
+        if edge.needs is None:
+            return
+        namespace = edge.unit.ref.namespace
+        stored = {name: await self._kube.get(Ref(SECRET, namespace, name)) for name in sorted(edge.needs)}
+        wanted = {name: _content(secret) for name, secret in stored.items() if secret is not None}
+        await asyncio.to_thread(secret_files.project, edge.secrets, wanted)
 
     def _choose_ports(self, edge: _Edge) -> None:
         if edge.port(HAPROXY) and edge.port(AGENT):
@@ -332,6 +351,10 @@ def _pod_ref(deployment: Ref) -> Ref:
 
 def _port_fact(part: str) -> str:
     return f"{part}Port"
+
+
+def _content(secret: Object) -> dict[str, bytes]:
+    return {key: base64.b64decode(text) for key, text in (secret.get("data") or {}).items()}
 
 
 def _write_if_new(path: Path, text: str | None) -> bool:

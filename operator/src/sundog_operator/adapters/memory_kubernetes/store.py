@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import orjson
 
-from sundog_operator.adapters.memory_kubernetes import fields, schemas, validation
+from sundog_operator.adapters.memory_kubernetes import fields, schemas, secrets, validation
 from sundog_operator.adapters.memory_kubernetes.history import Change, History
 from sundog_operator.adapters.memory_kubernetes.invalid import Invalid
 from sundog_operator.adapters.memory_kubernetes.journal import FIRST_REVISION, Journal, Row
@@ -22,6 +22,7 @@ from sundog_operator.ports import (
     MODEL_DEPLOYMENT,
     POD,
     RAY_CLUSTER,
+    SECRET,
     Clock,
     Kind,
     Object,
@@ -346,6 +347,8 @@ def _normal(ref: Ref, obj: Object) -> Object:
     metadata: dict[str, Any] = copy.get("metadata") or {}
     metadata.pop("managedFields", None)
     metadata |= {"name": ref.name, "namespace": ref.namespace}
+    if ref.kind == SECRET:
+        secrets.fold(copy)
     return copy | {"apiVersion": ref.kind.api_version, "kind": ref.kind.kind, "metadata": metadata}
 
 

@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from sundog_operator.ports import CONFIG_MAP, CONTROLLER_REVISION, KINDS, Kind, Object
+from sundog_operator.adapters.memory_kubernetes import secrets
+from sundog_operator.ports import CONFIG_MAP, CONTROLLER_REVISION, KINDS, SECRET, Kind, Object
 
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
@@ -29,6 +30,8 @@ def violations(obj: Object, before: Object | None) -> list[str]:
     kind = kind_of(obj)
     if kind == CONFIG_MAP:
         found += _config_map(obj)
+    if kind == SECRET:
+        found += secrets.violations(obj, before)
     if kind == CONTROLLER_REVISION and before is not None and before.get("data") != obj.get("data"):
         found.append("data: is immutable")
     return found

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from sundog_operator.api import ArmStatus, Epoch, ExperimentStatus, FrozenPlan, PlanStep, Rollout, Step, Verdict
-from sundog_operator.core import names
+from sundog_operator.core import names, units
 from sundog_operator.core.buckets import two_arms
 from sundog_operator.core.revisions import Revision, owner_reference
 
@@ -56,7 +56,8 @@ def freeze(rollout: Rollout, stable: int, candidate: int, now: datetime) -> Expe
         plan=FrozenPlan(
             hash=digest,
             strategy="canary",
-            unit_header=rollout.unit.header or "",
+            unit=units.unit_of(rollout.unit),
+            salt=rollout.unit.salt,
             steps=steps,
             alpha=rollout.alpha,
             frozen_at=now,

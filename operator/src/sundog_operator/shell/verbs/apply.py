@@ -46,7 +46,7 @@ async def apply(server: Server, files: Sequence[Path], validate: bool) -> int:
             if worst == Exit.UNREACHABLE:
                 break
     if not documents and worst == Exit.OK:
-        raise CommandFailed(f"no ModelDeployment and no Experiment in {', '.join(map(str, files))}")
+        raise CommandFailed(f"no ModelDeployment, Experiment or Secret in {', '.join(map(str, files))}")
     return worst
 
 

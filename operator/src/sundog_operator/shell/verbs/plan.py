@@ -57,7 +57,7 @@ async def plan(server: Server, files: Sequence[Path], output: str) -> int:
     documents, problems = read_all(files, server.namespace)
     mistaken = report(problems)
     previews = [await _preview(server, document) for document in documents if document.ref.kind == MODEL_DEPLOYMENT]
-    experiments = [document for document in documents if document.ref.kind != MODEL_DEPLOYMENT]
+    others = [document for document in documents if document.ref.kind != MODEL_DEPLOYMENT]
     if not documents and not mistaken:
         raise CommandFailed(f"no ModelDeployment in {', '.join(map(str, files))}")
     if output == "json" or output == "yaml":
@@ -65,7 +65,7 @@ async def plan(server: Server, files: Sequence[Path], output: str) -> int:
     else:
         for each in previews:
             _print(each)
-    for document in experiments:
+    for document in others:
         click.echo(f"skipped: {document.source}: {document.ref}: only ModelDeployments are previewed", err=True)
     refused = any(each.outcome == "refused" for each in previews)
     return Exit.REFUSED if refused or mistaken else Exit.OK

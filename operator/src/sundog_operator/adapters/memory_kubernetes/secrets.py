@@ -1,0 +1,70 @@
+"""Secrets as the API server keeps them: `stringData` is folded into `data`, which is base64. No message quotes a value."""
+
+import base64
+import binascii
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from sundog_operator.ports import Object
+
+_KEY = re.compile(r"[-._a-zA-Z0-9]{1,253}")
+_MAX_BYTES = 1024 * 1024
+_TLS = "kubernetes.io/tls"
+_TLS_KEYS = ("tls.crt", "tls.key")
+
+
+def fold(obj: Object) -> None:
+    """Move the texts of `stringData` into `data`, in place; what is no text stays, to be refused."""
+    obj.setdefault("type", "Opaque")
+    plain = obj.get("stringData")
+    if not isinstance(plain, dict) or not all(isinstance(text, str) for text in plain.values()):
+        return
+    del obj["stringData"]
+    encoded = {key: base64.b64encode(text.encode()).decode() for key, text in plain.items()}
+    if encoded or "data" in obj:
+        obj["data"] = {**(obj.get("data") or {}), **encoded}
+
+
+def violations(obj: Object, before: Object | None) -> Iterator[str]:
+    """One line per broken rule."""
+    for key, found in (obj.get("stringData") or {}).items():
+        if not isinstance(found, str):
+            yield f"stringData[{key}]: {type(found).__name__} is not a string; put it in quotes"
+    data = obj.get("data") or {}
+    if not isinstance(data, dict):
+        yield f"data: {type(data).__name__} is not an object"
+        return
+    yield from _wrong_entries(data)
+    if obj.get("type") == _TLS:
+        yield from (f"data[{key}]: is required in a Secret of type {_TLS}" for key in _TLS_KEYS if key not in data)
+    if before is not None:
+        yield from _wrong_changes(obj, before)
+
+
+def _wrong_entries(data: dict[str, Any]) -> Iterator[str]:
+    size = 0
+    for key, text in data.items():
+        if not _KEY.fullmatch(key) or key == "." or key.startswith(".."):
+            yield f"data[{key}]: the key is not one of letters, digits, -, _ and ."
+        raw = decoded(text)
+        if raw is None:
+            yield f"data[{key}]: is not base64; stringData takes plain text"
+        size += len(raw or b"")
+    if size > _MAX_BYTES:
+        yield f"data: {size} bytes are more than {_MAX_BYTES}"
+
+
+def _wrong_changes(obj: Object, before: Object) -> Iterator[str]:
+    if obj.get("type", "Opaque") != before.get("type", "Opaque"):
+        yield "type: is immutable"
+    if before.get("immutable") and (obj.get("data") != before.get("data") or not obj.get("immutable")):
+        yield "data: is immutable, as the Secret says"
+
+
+def decoded(text: Any) -> bytes | None:
+    """The bytes of one entry of `data`; None where it is no base64."""
+    try:
+        return base64.b64decode(text, validate=True) if isinstance(text, str) else None
+    except (binascii.Error, ValueError):
+        return None

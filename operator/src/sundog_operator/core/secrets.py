@@ -1,0 +1,76 @@
+"""Which Secrets an endpoint needs, and what is missing of them. Only names and keys are looked at, never a value."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sundog_operator.api import Endpoint
+
+TLS_KEYS: Final = ("tls.crt", "tls.key")
+JWKS_KEYS: Final = ("jwks.json",)
+NOT_FOUND: Final = "SecretNotFound"
+INCOMPLETE: Final = "SecretIncomplete"
+
+Keys = Mapping[str, frozenset[str] | None]
+"""The keys of each Secret by its name; None where there is no such Secret."""
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """A field of a spec that names a Secret.
+
+    Attributes:
+        keys: that the Secret has to have; none means at least one, whatever its name.
+        without: what follows while it lacks them.
+    """
+
+    field: str
+    secret: str
+    keys: tuple[str, ...]
+    without: str
+
+
+def uses(endpoint: Endpoint) -> tuple[Use, ...]:
+    """The Secrets of the own namespace that an endpoint names."""
+    refused = "until then every request is refused"
+    named = (
+        Use("tls.secretName", endpoint.tls.secret_name, TLS_KEYS, "until then it has no certificate of its own"),
+        Use("auth.apiKeys.secretName", endpoint.auth.api_keys.secret_name, (), refused),
+        Use("auth.jwt.jwksSecretName", endpoint.auth.jwt.jwks_secret_name, JWKS_KEYS, refused),
+    )
+    return tuple(use for use in named if use.secret)
+
+
+def problem(needed: Sequence[Use], found: Keys, namespace: str) -> tuple[str, str] | None:
+    """(reason, message) of what is missing; None while nothing is."""
+    lacking = [(use, why) for use in needed if (why := _lack(use, found.get(use.secret)))]
+    if not lacking:
+        return None
+    reason = NOT_FOUND if any(found.get(use.secret) is None for use, _ in lacking) else INCOMPLETE
+    told = (f"spec.endpoint.{use.field}: Secret {namespace}/{use.secret} {why}; {use.without}" for use, why in lacking)
+    return reason, "; ".join(told)
+
+
+def _lack(use: Use, keys: frozenset[str] | None) -> str:
+    if keys is None:
+        return "does not exist"
+    missing = [key for key in use.keys if key not in keys]
+    if missing:
+        return f"has no {' and no '.join(missing)}"
+    return "" if keys else "has no keys"
+
+
+def keys_of(secret: Mapping[str, Any] | None) -> frozenset[str] | None:
+    """The keys of a stored Secret; None where there is none."""
+    return None if secret is None else frozenset(secret.get("data") or ())
+
+
+def named_in(document: Mapping[str, Any] | None) -> frozenset[str]:
+    """Every Secret that a split document names."""
+    return frozenset(name for service in (document or {}).get("services", ()) for name in _named_by(service))
+
+
+def _named_by(service: Mapping[str, Any]) -> Iterator[str]:
+    auth = service.get("auth") or {}
+    names = (service.get("tls"), auth.get("apiKeys"), (auth.get("jwt") or {}).get("jwks"))
+    return (name for name in names if isinstance(name, str) and name)

@@ -1,0 +1,28 @@
+"""What a service assigns to its arms: the unit of a spec, as a plan freezes it and as the split document says it."""
+
+from typing import Any, Final
+
+from sundog_operator.api import FrozenPlan, PlanUnit, Unit
+
+REQUEST: Final = PlanUnit(kind="request")
+
+
+def unit_of(unit: Unit) -> PlanUnit:
+    """The unit that a spec asks for; each request where it names none."""
+    if unit.header is not None:
+        return PlanUnit(kind="header", name=unit.header)
+    if unit.cookie is not None:
+        return PlanUnit(kind="cookie", name=unit.cookie)
+    return PlanUnit(kind="jsonPath", name=unit.json_path) if unit.json_path is not None else REQUEST
+
+
+def frozen_in(plan: FrozenPlan) -> PlanUnit:
+    """The unit of a frozen plan, which an earlier version told as `unitHeader`."""
+    if plan.unit is not None:
+        return plan.unit
+    return PlanUnit(kind="header", name=plan.unit_header) if plan.unit_header else REQUEST
+
+
+def in_document(unit: PlanUnit) -> dict[str, Any]:
+    """The unit as the split document has it."""
+    return {"kind": unit.kind, "name": unit.name} if unit.name else {"kind": unit.kind}

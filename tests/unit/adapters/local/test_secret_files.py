@@ -1,0 +1,66 @@
+"""Secrets as files: all keys at once, private, and gone with their Secret."""
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from sundog_operator.adapters.local import secret_files
+
+
+def shown(directory: Path) -> dict[str, dict[str, bytes]]:
+    """What a reader finds, as `sundog-edge` reads a mounted Secret."""
+    return {
+        secret.name: {key.name: key.read_bytes() for key in secret.iterdir()}
+        for secret in directory.iterdir()
+        if not secret.name.startswith(".")
+    }
+
+
+def test_secrets_appear_change_and_go(tmp_path: Path) -> None:
+    for wanted in (
+        {"keys": {"ann": b"1", "bob": b"2"}},
+        {"keys": {"ann": b"1"}, "cert": {"tls.crt": b"c", "tls.key": b"k"}},
+        {"keys": {}},
+        {},
+    ):
+        secret_files.project(tmp_path / "secrets", wanted)
+        assert shown(tmp_path / "secrets") == wanted
+        versions = list((tmp_path / "secrets" / ".versions").iterdir())
+        assert len(versions) == len(wanted), "nothing of an earlier version is left"
+
+
+def test_only_this_user_can_read_them(tmp_path: Path) -> None:
+    old = os.umask(0)
+    try:
+        secret_files.project(tmp_path / "secrets", {"keys": {"ann": b"1"}})
+    finally:
+        os.umask(old)
+    for path in ((tmp_path / "secrets"), *(tmp_path / "secrets").rglob("*")):
+        mode = stat.S_IMODE(path.stat().st_mode)
+        assert mode == (0o700 if path.is_dir() else 0o600), path
+
+
+def test_what_did_not_change_is_not_written_again(tmp_path: Path) -> None:
+    secret_files.project(tmp_path, {"keys": {"ann": b"1"}, "more": {"a": b"b"}})
+    before = (tmp_path / "keys").readlink()
+    secret_files.project(tmp_path, {"keys": {"ann": b"1"}})
+    assert (tmp_path / "keys").readlink() == before
+
+
+def test_a_reader_sees_one_version_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crash before the exchange leaves the version before, and the next look finishes the work."""
+    secret_files.project(tmp_path, {"cert": {"tls.crt": b"1", "tls.key": b"1"}})
+
+    def crash(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "replace", crash)
+        with pytest.raises(OSError, match="No space"):
+            secret_files.project(tmp_path, {"cert": {"tls.crt": b"2", "tls.key": b"2"}})
+    assert shown(tmp_path) == {"cert": {"tls.crt": b"1", "tls.key": b"1"}}
+    secret_files.project(tmp_path, {"cert": {"tls.crt": b"2", "tls.key": b"2"}})
+    assert shown(tmp_path) == {"cert": {"tls.crt": b"2", "tls.key": b"2"}}
+    assert len(list((tmp_path / ".versions").iterdir())) == 1

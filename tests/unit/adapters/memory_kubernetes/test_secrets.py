@@ -1,0 +1,89 @@
+"""Secrets: what is folded, what is refused, and that no message quotes a value."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sundog_operator.adapters.memory_kubernetes import Invalid, MemoryKubernetes
+from sundog_operator.ports import SECRET, Object, Ref
+
+KEYS = Ref(SECRET, "vision", "keys")
+
+
+def secret(**content: Any) -> Object:
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "keys", "namespace": "vision"}, **content}
+
+
+@pytest.fixture
+def kube(clock: Any) -> MemoryKubernetes:
+    return MemoryKubernetes(clock)
+
+
+async def stored(kube: MemoryKubernetes) -> Object:
+    found = await kube.get(KEYS)
+    assert found is not None
+    return found
+
+
+async def test_plain_text_is_folded_into_data(kube: MemoryKubernetes) -> None:
+    await kube.apply(secret(stringData={"ann": "one"}, data={"bob": "dHdv"}))
+    found = await stored(kube)
+    assert found["data"] == {"ann": "b25l", "bob": "dHdv"}
+    assert "stringData" not in found
+    assert found["type"] == "Opaque"
+    again = await kube.apply(secret(stringData={"ann": "one"}, data={"bob": "dHdv"}))
+    assert again["metadata"]["resourceVersion"] == found["metadata"]["resourceVersion"]
+
+
+async def test_a_key_that_is_taken_out_is_revoked(kube: MemoryKubernetes) -> None:
+    await kube.apply(secret(stringData={"ann": "one", "bob": "two"}))
+    await kube.apply(secret(stringData={"ann": "one"}))
+    assert (await stored(kube))["data"] == {"ann": "b25l"}
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ({"stringData": {"pin": 428571}}, "stringData[pin]: int is not a string; put it in quotes"),
+        ({"data": {"ann": "hunter2!"}}, "data[ann]: is not base64; stringData takes plain text"),
+        ({"stringData": {"../ann": "hunter2!"}}, "data[../ann]: the key is not one of letters, digits, -, _ and ."),
+        ({"stringData": {"..": "hunter2!"}}, "data[..]: the key is not one of letters, digits, -, _ and ."),
+        (
+            {"type": "kubernetes.io/tls", "stringData": {"tls.crt": "hunter2!"}},
+            "data[tls.key]: is required in a Secret of type kubernetes.io/tls",
+        ),
+    ],
+)
+async def test_what_is_wrong_is_told_without_its_value(
+    kube: MemoryKubernetes, content: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(Invalid) as refused:
+        await kube.apply(secret(**content))
+    assert refused.value.causes == (told,)
+    assert "hunter2" not in str(refused.value)
+    assert "428571" not in str(refused.value)
+    assert await kube.get(KEYS) is None
+
+
+async def test_its_type_stays_and_immutable_holds(kube: MemoryKubernetes) -> None:
+    await kube.apply(secret(stringData={"ann": "one"}, immutable=True))
+    for change, told in (
+        ({"type": "kubernetes.io/tls", "stringData": {"tls.crt": "a", "tls.key": "b"}}, "type: is immutable"),
+        ({"stringData": {"ann": "two"}, "immutable": True}, "data: is immutable, as the Secret says"),
+    ):
+        with pytest.raises(Invalid, match=told):
+            await kube.apply(secret(**change))
+
+
+async def test_the_state_file_is_private(clock: Any, tmp_path: Path) -> None:
+    kube = MemoryKubernetes.open(tmp_path / "objects.db", clock)
+    try:
+        await kube.apply(secret(stringData={"ann": "one"}))
+        assert open_to_others(tmp_path) == []
+    finally:
+        kube.close()
+
+
+def open_to_others(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir() if path.stat().st_mode & 0o077]

@@ -1,0 +1,94 @@
+"""Secrets that an endpoint names: missing, incomplete, appearing, taken away. What serves is never touched by them."""
+
+import asyncio
+import functools
+import json
+from typing import Any
+
+import pytest
+
+from doubles.cluster import NAME, NAMESPACE, Cluster, model_deployment
+from sundog_operator.api import support
+from sundog_operator.app.keys import Key
+from sundog_operator.app.loop import Operator
+from sundog_operator.ports import CONFIG_MAP, KINDS, SECRET, Ref
+
+KEYS = Ref(SECRET, NAMESPACE, "keys")
+ENDPOINT = {"auth": {"apiKeys": {"secretName": "keys"}}}
+MISSING = ("False", "SecretNotFound")
+
+
+@pytest.fixture
+async def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    monkeypatch.setattr(support, "LATER", support.LATER - {"spec.endpoint.auth"})
+    cluster = Cluster()
+    await cluster.apply(endpoint=ENDPOINT)
+    return cluster
+
+
+async def put(cluster: Cluster, **keys: str) -> None:
+    meta = {"name": "keys", "namespace": NAMESPACE}
+    await cluster.kube.apply({"apiVersion": "v1", "kind": "Secret", "metadata": meta, "stringData": keys})
+
+
+async def service(cluster: Cluster) -> dict[str, Any]:
+    config_map = await cluster.kube.get(Ref(CONFIG_MAP, NAMESPACE, "sundog-edge"))
+    assert config_map is not None
+    (found,) = json.loads(config_map["data"]["split.json"])["services"]
+    return dict(found)
+
+
+async def test_a_missing_secret_is_told_and_the_edge_is_asked_to_refuse(cluster: Cluster) -> None:
+    await cluster.settle(20)
+    assert await cluster.condition("TrafficSynced") == MISSING
+    assert await cluster.condition("Ready") == MISSING
+    assert await cluster.condition("SpecAccepted") == ("True", "Accepted")
+    assert await cluster.condition("Promoted") == ("True", "Promoted"), "it deploys all the same"
+    assert (await service(cluster))["auth"] == {"apiKeys": "keys"}, "an edge without the key must not serve openly"
+    (told,) = [c["message"] for c in (await cluster.status())["conditions"] if c["type"] == "TrafficSynced"]
+    assert f"Secret {NAMESPACE}/keys does not exist" in told
+
+    await put(cluster)
+    await cluster.settle(2)
+    assert await cluster.condition("TrafficSynced") == ("False", "SecretIncomplete")
+    await put(cluster, ann="one")
+    await cluster.until(functools.partial(cluster.serves, 1), rounds=3)
+    assert await cluster.condition("TrafficSynced") == ("True", "InForce")
+
+
+async def test_a_secret_that_is_taken_away_changes_nothing_that_runs(cluster: Cluster) -> None:
+    await put(cluster, ann="one")
+    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.settle(10)
+    deployed, split = len(cluster.serve.puts), await service(cluster)
+    await cluster.kube.delete(KEYS)
+    await cluster.settle(3)
+    assert await cluster.condition("Ready") == MISSING
+    assert await cluster.condition("Stalled") == ("Absent", "")
+    assert await service(cluster) == split
+    assert len(cluster.serve.puts) == deployed
+    writes = len(cluster.kube.writes)
+    await cluster.settle(5)
+    assert [write for write in list(cluster.kube.writes)[writes:] if write.changed] == [], "said once"
+
+
+async def test_no_value_of_a_secret_reaches_another_object(cluster: Cluster) -> None:
+    await put(cluster, ann="hunter2")
+    await cluster.settle(20)
+    text = json.dumps([await cluster.kube.list(kind, NAMESPACE) for kind in KINDS if kind != SECRET])
+    assert "hunter2" not in text
+    assert "aHVudGVyMg==" not in text
+
+
+async def test_a_change_of_a_secret_wakes_those_that_name_it(cluster: Cluster) -> None:
+    await cluster.kube.apply(model_deployment(name="words"))
+    operator = Operator(cluster.world)
+    watching = asyncio.ensure_future(operator._watch(SECRET))
+    try:
+        await put(cluster, ann="one")
+        async with asyncio.timeout(5):
+            assert await operator.queue.take() == Key("modeldeployment", NAMESPACE, NAME)
+        assert len(operator.queue) == 0
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
