@@ -9,6 +9,8 @@ from sundog_runtime.errors import LoadFailed
 VERSION = 1
 """The version of the contract that this server reads."""
 
+Format = Literal["auto", "torch", "exported", "torchscript", "transformers", "python"]
+
 Name = Annotated[str, Field(min_length=1, max_length=253)]
 
 
@@ -22,7 +24,7 @@ class Model(_Contract):
 
     uri: Annotated[str, Field(min_length=1, max_length=4096)]
     digest: Annotated[str, Field(pattern=r"^(sha256:[0-9a-f]{64})?$")] = ""
-    format: Literal["auto", "torch", "exported", "torchscript", "transformers", "python"] = "auto"
+    format: Format = "auto"
     entrypoint: Annotated[str, Field(max_length=512)] = ""
     config: dict[str, Any] = {}
     trust_code: Annotated[bool, Field(alias="trustCode")] = False

@@ -9,8 +9,10 @@ StartError                 the replica cannot start; shown in the Serve deployme
 ├── SourceUnavailable      the store does not answer, or not as it should; trying again can help
 ├── SourceRefused          the source breaks a rule of safety: an address, a redirect, what an archive holds
 ├── FormatNotRecognised    nothing there that this server can load
+├── CodeNotTrusted         what is there can run code, and `trustCode` is not set
 ├── EntrypointMissing      `entrypoint` is not given, or names nothing
 ├── LoadFailed             the model's own code or weights failed, or the arguments are not usable
+├── LoadTimeout            loading did not end in time
 ├── WarmupFailed           the model failed on a warm-up request
 └── WarmupTimeout          the warm-up did not end in time
 Problem                    one request cannot be answered; becomes RFC 9457 problem details
@@ -72,12 +74,20 @@ class FormatNotRecognised(StartError):
     """No format that this server loads."""
 
 
+class CodeNotTrusted(StartError):
+    """The archive can run code when it is loaded, and nobody said that it may."""
+
+
 class EntrypointMissing(StartError):
     """The entrypoint is needed and not given, or it names nothing."""
 
 
 class LoadFailed(StartError):
     """Loading raised."""
+
+
+class LoadTimeout(StartError):
+    """Loading took too long."""
 
 
 class WarmupFailed(StartError):

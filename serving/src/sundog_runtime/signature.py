@@ -1,26 +1,17 @@
-"""What a model says about its inputs and outputs, in the optional file `model.yaml`.
-
-    inputs:
-    - {name: image, dtype: float32, shape: [-1, 64]}
-    outputs:
-    - {name: scores, dtype: float32, shape: [-1, 10]}
+"""A model's inputs and outputs by name, type and shape, and whether an answer is what was declared.
 
 `dtype` is one of `tensors.OIP_TYPES`; -1 in `shape` is any size, and the first dimension is the batch. Declared inputs
-are checked on every request, declared outputs on every answer.
+are checked on every request, declared outputs on every answer. `description` reads them from `model.yaml`.
 """
 
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from sundog_runtime.errors import LoadFailed, Problem
+from sundog_runtime.errors import Problem
 from sundog_runtime.tensors import MAX_DIMENSIONS, OIP_TYPES, TensorSpec, output_array, to_numpy
-
-FILE_NAME = "model.yaml"
-MAX_BYTES = 64 * 1024
 
 _Dtype = Literal[
     "bool",
@@ -39,7 +30,9 @@ _Dtype = Literal[
 ]
 
 
-class _Tensor(BaseModel):
+class TensorField(BaseModel):
+    """One tensor as `model.yaml` declares it. In `shape`, -1 is any size; the first dimension is the batch."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     name: Annotated[str, Field(min_length=1, max_length=200)]
@@ -47,14 +40,8 @@ class _Tensor(BaseModel):
     shape: Annotated[list[Annotated[int, Field(ge=-1, le=2**31)]], Field(min_length=1, max_length=MAX_DIMENSIONS)]
 
     def spec(self) -> TensorSpec:
+        """The same for those who check arrays."""
         return TensorSpec(self.name, self.dtype, tuple(self.shape))
-
-
-class _File(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    inputs: list[_Tensor] = []
-    outputs: list[_Tensor] = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,30 +50,6 @@ class Signature:
 
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
-
-
-def parse_signature(text: bytes) -> Signature:
-    """Raises LoadFailed naming the file and every field that is wrong."""
-    if len(text) > MAX_BYTES:
-        raise LoadFailed(f"{FILE_NAME} is larger than {MAX_BYTES} bytes")
-    try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
-            raise LoadFailed(f"{FILE_NAME} uses YAML aliases; write the values out")
-        document = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise LoadFailed(f"{FILE_NAME} is not YAML: {error}") from None
-    try:
-        parsed = _File.model_validate({} if document is None else document)
-    except ValidationError as error:
-        wrong = "; ".join(
-            f"{'.'.join(map(str, found['loc']))}: {found['msg']}" for found in error.errors(include_url=False)
-        )
-        raise LoadFailed(f"{FILE_NAME}: {wrong}") from None
-    for kind, tensors in (("inputs", parsed.inputs), ("outputs", parsed.outputs)):
-        names = [tensor.name for tensor in tensors]
-        if len(set(names)) < len(names):
-            raise LoadFailed(f"{FILE_NAME}: {kind} holds a name twice")
-    return Signature(tuple(item.spec() for item in parsed.inputs), tuple(item.spec() for item in parsed.outputs))
 
 
 def inputs_of_example(example: Any) -> tuple[TensorSpec, ...]:

@@ -26,7 +26,7 @@ from sundog_runtime.formats.code import ModelCode
 from sundog_runtime.formats.detect import Content, sniff
 from sundog_runtime.formats.load import load_model
 from sundog_runtime.formats.model import LoadedModel
-from sundog_runtime.formats.torch_state import failed, natural_types
+from sundog_runtime.formats.module import failed, natural_types
 from sundog_runtime.sources.files import ModelFiles, open_model
 from sundog_runtime.sources.tree import read_tree, tree_digest
 
@@ -106,30 +106,11 @@ def test_a_pickle_of_anything_else_is_refused_and_does_not_run(torch_model: Path
     assert not mark.exists()
 
 
-def test_other_archives_are_named(torch_model: Path) -> None:
-    (torch_model / "model.safetensors").unlink()
-    with zipfile.ZipFile(torch_model / "m.pt", "w") as archive:
-        archive.writestr("m/data.pkl", b"")
-        archive.writestr("m/code/__torch__.py", b"")
-    with pytest.raises(FormatNotRecognised, match=r"m\.pt is a TorchScript archive; supported: safetensors"):
-        load(torch_model)
-    with zipfile.ZipFile(torch_model / "m.pt", "w") as archive:
-        archive.writestr("m/archive_format", b"pt2")
-    with pytest.raises(FormatNotRecognised, match=r"m\.pt is a torch\.export archive"):
-        load(torch_model)
-
-
 def test_a_module_instead_of_a_state_dict(torch_model: Path) -> None:
     (torch_model / "model.safetensors").unlink()
     torch.save([torch.zeros(1)], torch_model / "m.pt")
     with pytest.raises(FormatNotRecognised, match="holds a list; supported is a state dict"):
         load(torch_model)
-
-
-@pytest.mark.parametrize("declared", ["exported", "torchscript", "transformers"])
-def test_formats_of_later(torch_model: Path, declared: str) -> None:
-    with pytest.raises(FormatNotRecognised, match=f"'{declared}' is not supported; supported: "):
-        load(torch_model, format=declared)
 
 
 def test_an_empty_directory(tmp_path: Path) -> None:

@@ -79,6 +79,7 @@ START_FAILURES: Final = (
     Reason("retried", "AccessDenied", "The model is there, and the replica may not read it."),
     Reason("retried", "NoSpace", "The disk is full."),
     Reason("retried", "SourceUnavailable", "The store does not answer, or not as it should."),
+    Reason("retried", "LoadTimeout", "Loading did not end in time."),
     Reason("retried", "WarmupTimeout", "The warm-up did not end within `spec.runtime.warmup.timeout`."),
     Reason("retried", "DeployFailed", "Serve gave up and the model server told nothing, as when a process dies."),
     Reason("final", "DigestMismatch", "The model's bytes are not those that `spec.model.digest` promises."),
@@ -87,6 +88,7 @@ START_FAILURES: Final = (
         "final", "SourceRefused", "The source leads to a forbidden address, or its archive holds what none may hold."
     ),
     Reason("final", "FormatNotRecognised", "There is nothing that the model server can load."),
+    Reason("final", "CodeNotTrusted", "The archive can run code, and `spec.model.trustCode` is not set."),
     Reason("final", "EntrypointMissing", "The entrypoint is needed and not given, or names nothing."),
     Reason("final", "LoadFailed", "Loading raised; the message has the first useful line."),
     Reason("final", "WarmupFailed", "A warm-up request raised."),

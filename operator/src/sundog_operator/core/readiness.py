@@ -9,7 +9,7 @@ from sundog_operator.core.observed import ApplicationState, ServeState
 from sundog_operator.core.revisions import Revision
 
 RETRYABLE: Final = frozenset(
-    {"ModelNotFound", "AccessDenied", "NoSpace", "SourceUnavailable", "WarmupTimeout", "DeployFailed"}
+    {"ModelNotFound", "AccessDenied", "NoSpace", "SourceUnavailable", "LoadTimeout", "WarmupTimeout", "DeployFailed"}
 )
 """Reasons that can pass without an edit: a file appears, a right is granted, a disk is cleared, a machine recovers."""
 

@@ -2,90 +2,131 @@
 
 import logging
 from pathlib import Path
-from typing import Any
 
 from sundog_runtime.arguments import Model
+from sundog_runtime.description import FILE_NAME, MAX_BYTES, Description, parse_description, under
 from sundog_runtime.errors import EntrypointMissing, FormatNotRecognised, LoadFailed
+from sundog_runtime.formats.archives import load_exported, load_torchscript, require_trust
 from sundog_runtime.formats.code import ModelCode
-from sundog_runtime.formats.detect import WEIGHTS, Content, Found, sniff
+from sundog_runtime.formats.detect import INSTEAD, WEIGHTS, Content, Found, sniff, transformers_config
 from sundog_runtime.formats.model import LoadedModel
 from sundog_runtime.formats.python_class import is_predictor, load_python
 from sundog_runtime.formats.torch_state import load_torch
-from sundog_runtime.signature import FILE_NAME, MAX_BYTES, Signature, parse_signature
 from sundog_runtime.sources.files import ModelFiles
 from sundog_runtime.sources.tree import from_os_error
 
-SUPPORTED = "safetensors or a torch state dict with an entrypoint (format torch), or a predictor class (format python)"
+SUPPORTED = (
+    "safetensors or a torch state dict with an entrypoint (format torch), a torch.export archive (exported), "
+    "a TorchScript archive (torchscript), or a predictor class (python)"
+)
 
 _MAX_LISTED = 1000
+_NO_WEIGHTS = frozenset({".py", ".pyc", ".yaml", ".md"})
 _logger = logging.getLogger("ray.serve.sundog")
 
 
 def load_model(files: ModelFiles, model: Model) -> LoadedModel:
     """Load in the format that is asked for, or for `auto` the one found. Raises a StartError."""
-    if model.format not in ("auto", "torch", "python"):
-        raise FormatNotRecognised(f"format {model.format!r} is not supported; supported: {SUPPORTED}")
     try:
-        loaded = _load(files, model)
+        description = under(model, _description(files))
+        loaded = _load(files, description, trusted=model.trust_code)
     except OSError as error:
         raise from_os_error(error, error.filename or files.path) from error
     files.still_verified()
-    _logger.info("format %s: found %s in %s", model.format, loaded.found, files.path)
+    _logger.info("format %s: found %s in %s", description.format, loaded.found, files.path)
     return loaded
 
 
-def _load(files: ModelFiles, model: Model) -> LoadedModel:
-    signature = _signature(files)
+def _load(files: ModelFiles, description: Description, *, trusted: bool) -> LoadedModel:
     candidates = [Found(path.name, sniff(path)) for path in _weight_files(files)]
+    match _choose(files, description, candidates):
+        case "transformers":
+            raise FormatNotRecognised(f"format 'transformers' is not supported yet; supported: {SUPPORTED}")
+        case "exported":
+            archive = _one(files, candidates, {Content.EXPORTED})
+            require_trust(archive, trusted)
+            return load_exported(files.root / archive.name, archive, description)
+        case "torchscript":
+            archive = _one(files, candidates, {Content.TORCHSCRIPT})
+            require_trust(archive, trusted)
+            return load_torchscript(files.root / archive.name, archive, description)
+        case "python":
+            return load_python(files.path, _target(files, description), description)
+        case "torch":
+            weights = _one(files, candidates, WEIGHTS)
+            return load_torch(files.root / weights.name, weights, _target(files, description), description)
+        case _:
+            # An entrypoint that is no predictor builds a network.
+            target = _target(files, description)
+            if is_predictor(target):
+                return load_python(files.path, target, description)
+            weights = _one(files, candidates, WEIGHTS)
+            return load_torch(files.root / weights.name, weights, target, description)
+
+
+def _choose(files: ModelFiles, description: Description, candidates: list[Found]) -> str:
+    """The format: what is asked for, else what the content is. Raises a StartError where it is none."""
+    if description.format != "auto":
+        if description.format in ("torch", "python") and not description.entrypoint:
+            raise _no_entrypoint(files, description.format, candidates)
+        return description.format
+    if description.entrypoint:
+        return "auto"
+    if not files.only and transformers_config(files.root) is not None:
+        return "transformers"
+    for content, name in ((Content.EXPORTED, "exported"), (Content.TORCHSCRIPT, "torchscript")):
+        if any(found.content is content for found in candidates):
+            return name
+    raise _no_entrypoint(files, "torch", candidates)
+
+
+def _no_entrypoint(files: ModelFiles, wanted: str, candidates: list[Found]) -> EntrypointMissing | FormatNotRecognised:
     weights = [found for found in candidates if found.content in WEIGHTS]
-    if not model.entrypoint:
-        if weights:
-            raise EntrypointMissing(
-                f"{weights[0].name} is {weights[0].content}: model.entrypoint must name its module, such as net:Net"
-            )
+    if weights and wanted == "torch":
+        return EntrypointMissing(
+            f"{weights[0].name} is {weights[0].content}: model.entrypoint must name its module, such as net:Net"
+        )
+    if wanted == "python":
+        return EntrypointMissing("format python needs model.entrypoint, such as predictor:Predictor")
+    return FormatNotRecognised(_nothing(files, candidates))
+
+
+def _one(files: ModelFiles, candidates: list[Found], wanted: set[Content] | frozenset[Content]) -> Found:
+    """The one file of that content. Raises FormatNotRecognised or LoadFailed."""
+    fitting = [found for found in candidates if found.content in wanted]
+    if not fitting:
         raise FormatNotRecognised(_nothing(files, candidates))
-    if model.format == "torch" and not weights:
-        raise FormatNotRecognised(_nothing(files, candidates))
-    target = ModelCode(files).resolve(model.entrypoint)
-    if model.format == "python" or (model.format == "auto" and is_predictor(target)):
-        return load_python(files.path, model.entrypoint, target, model.config, signature)
-    return _load_torch(files, candidates, weights, target, model, signature)
+    if len(fitting) > 1:
+        names = ", ".join(found.name for found in fitting[:5])
+        raise LoadFailed(f"{files.path} holds {len(fitting)} weight files ({names}); expected one")
+    return fitting[0]
 
 
-def _load_torch(
-    files: ModelFiles, candidates: list[Found], weights: list[Found], target: Any, model: Model, signature: Signature
-) -> LoadedModel:
-    if not weights:
-        raise FormatNotRecognised(_nothing(files, candidates))
-    if len(weights) > 1:
-        names = ", ".join(found.name for found in weights[:5])
-        raise LoadFailed(f"{files.path} holds {len(weights)} weight files ({names}); expected one")
-    return load_torch(files.root / weights[0].name, weights[0], target, model.config, signature)
+def _target(files: ModelFiles, description: Description) -> object:
+    return ModelCode(files).resolve(description.entrypoint)
 
 
-def _signature(files: ModelFiles) -> Signature:
+def _description(files: ModelFiles) -> Description:
     path = files.root / FILE_NAME
     if files.only or not path.is_file():
-        return Signature()
+        return Description()
     with path.open("rb") as file:
-        return parse_signature(file.read(MAX_BYTES + 1))
+        return parse_description(file.read(MAX_BYTES + 1))
 
 
 def _weight_files(files: ModelFiles) -> list[Path]:
     """The files at the top of the model that could hold weights, by name. Code and descriptions could not."""
     if files.only:
         return [files.path] if not files.only.endswith(".py") else []
-    found = sorted(
-        path for path in files.root.iterdir() if path.is_file() and path.suffix not in (".py", ".pyc", ".yaml", ".md")
-    )
+    found = sorted(path for path in files.root.iterdir() if path.is_file() and path.suffix not in _NO_WEIGHTS)
     if len(found) > _MAX_LISTED:
         raise LoadFailed(f"{files.root} holds more than {_MAX_LISTED} files beside its code; expected one with weights")
     return found
 
 
 def _nothing(files: ModelFiles, candidates: list[Found]) -> str:
-    listed = ", ".join(
-        f"{found.name} is {found.content}" for found in candidates[:5] if found.content is not Content.OTHER
-    )
+    known = [found for found in candidates[:5] if found.content is not Content.OTHER]
+    listed = ", ".join(f"{found.name} is {found.content}" for found in known)
     others = ", ".join(found.name for found in candidates[:5])
-    return f"{files.path}: found {listed or others or 'no weights'}; supported: {SUPPORTED}"
+    advice = next((f" ({INSTEAD[found.content]})" for found in known if found.content in INSTEAD), "")
+    return f"{files.path}: found {listed or others or 'no weights'}{advice}; supported: {SUPPORTED}"

@@ -15,6 +15,8 @@ A **python** model is a class, made without arguments, with
 numbers or booleans (strings, records) arrives as the JSON it was. Outputs are arrays, tensors, dicts of name to array, or
 anything JSON can hold. All methods run without gradients and on one thread, never two at a time.
 
+`predict` may be a generator, or an async generator: what it yields is sent to the client one by one. It may be `async`.
+
 A torch module is not called twice at a time either, but not always on the same thread.
 """
 
@@ -32,6 +34,10 @@ class LoadedModel:
 
     `parameters` are those of a module's forward. `whole_numbers` is the type that JSON integers get where no input is
     declared, `numbers` the same for numbers with a fraction.
+
+    `streams`: `predict` returns a generator, whose values are answers one by one; it must be advanced on one thread.
+    `batches`: arrays of several requests may be joined along their first dimension, and the answer split there.
+    `module` is the network where there is one, for those who count its parameters.
     """
 
     platform: str
@@ -43,3 +49,13 @@ class LoadedModel:
     parameters: inspect.Signature | None = None
     numbers: str = "float64"
     whole_numbers: str = "int64"
+    streams: bool = False
+    batches: bool = False
+    module: Any = None
+
+
+def may_batch(batchable: bool | None, signature: Signature) -> bool:
+    """What `batchable` in model.yaml says; else whether every declared input and output has rows, as many as you like."""
+    if batchable is not None:
+        return batchable
+    return all(spec.shape[:1] == (-1,) for spec in (*signature.inputs, *signature.outputs))

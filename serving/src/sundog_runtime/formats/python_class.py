@@ -5,10 +5,11 @@ from typing import Any
 
 import torch
 
+from sundog_runtime.description import Description
 from sundog_runtime.errors import EntrypointMissing
-from sundog_runtime.formats.model import LoadedModel
-from sundog_runtime.formats.torch_state import failed
-from sundog_runtime.signature import Signature
+from sundog_runtime.formats.model import LoadedModel, may_batch
+from sundog_runtime.formats.module import failed, name_outputs
+from sundog_runtime.formats.stepping import is_stream, without_gradients
 
 _METHODS = ("load", "predict")
 
@@ -18,8 +19,9 @@ def is_predictor(target: Any) -> bool:
     return isinstance(target, type) and all(callable(getattr(target, name, None)) for name in _METHODS)
 
 
-def load_python(path: Path, entrypoint: str, target: Any, config: dict[str, Any], signature: Signature) -> LoadedModel:
+def load_python(path: Path, target: Any, description: Description) -> LoadedModel:
     """Make the predictor and let it load. Raises a StartError."""
+    entrypoint = description.entrypoint
     if not is_predictor(target):
         missing = [name for name in _METHODS if not callable(getattr(target, name, None))]
         raise EntrypointMissing(
@@ -28,19 +30,20 @@ def load_python(path: Path, entrypoint: str, target: Any, config: dict[str, Any]
     try:
         with torch.inference_mode():
             predictor = target()
-            predictor.load(path, dict(config))
+            predictor.load(path, dict(description.config))
     except Exception as error:
         raise failed(f"{entrypoint}.load", error) from error
 
-    def predict(batch: Any) -> Any:
-        with torch.inference_mode():
-            return predictor.predict(batch)
-
+    streams = is_stream(predictor.predict)
+    names = [spec.name for spec in description.signature.outputs]
+    call = without_gradients(predictor.predict)
     return LoadedModel(
         platform="python",
         found=f"the predictor class {entrypoint}",
-        predict=predict,
-        signature=signature,
+        predict=call if streams else lambda batch: name_outputs(call(batch), names),
+        signature=description.signature,
         example=getattr(predictor, "example", None),
         configure=getattr(predictor, "configure", None),
+        streams=streams,
+        batches=not streams and may_batch(description.batchable, description.signature),
     )

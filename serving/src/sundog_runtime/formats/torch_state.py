@@ -6,14 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import safetensors.torch
 import torch
 
-from sundog_runtime.errors import EntrypointMissing, FormatNotRecognised, LoadFailed, ModelTooLarge, StartError
+from sundog_runtime.description import Description
+from sundog_runtime.errors import EntrypointMissing, FormatNotRecognised, LoadFailed
 from sundog_runtime.formats.detect import Content, Found
-from sundog_runtime.formats.model import LoadedModel
-from sundog_runtime.signature import Signature
+from sundog_runtime.formats.model import LoadedModel, may_batch
+from sundog_runtime.formats.module import caller, failed, natural_types, use_channels_last
 
 
 def use_cores(cpu: float) -> None:
@@ -21,13 +21,13 @@ def use_cores(cpu: float) -> None:
     torch.set_num_threads(max(1, math.ceil(cpu)))
 
 
-def load_torch(path: Path, weights: Found, factory: Any, config: dict[str, Any], signature: Signature) -> LoadedModel:
+def load_torch(path: Path, weights: Found, factory: Any, description: Description) -> LoadedModel:
     """Build the module, give it the weights of `path`. Raises a StartError."""
     if not callable(factory):
         raise EntrypointMissing(
             f"the entrypoint is a {type(factory).__name__}; expected a torch.nn.Module class or a function"
         )
-    module = build(factory, config)
+    module = build(factory, description.config)
     state = read_state(path, weights)
     try:
         # strict: a missing or surplus tensor would be a model that answers, with other weights than were trained.
@@ -37,17 +37,22 @@ def load_torch(path: Path, weights: Found, factory: Any, config: dict[str, Any],
             raise LoadFailed(f"{weights.name} does not fit the entrypoint's module: {_one_line(error)}") from error
         raise failed(f"loading {weights.name}", error) from error
     module.eval().requires_grad_(False)
+    channels_last = use_channels_last(module, description)
+    if channels_last:
+        module.to(memory_format=torch.channels_last)
     numbers, whole_numbers = natural_types(module)
     return LoadedModel(
         platform="pytorch",
         found=f"{weights.name}, which is {weights.content}",
-        predict=_predict(module),
-        signature=signature,
+        predict=caller(module, description.signature.outputs, channels_last=channels_last),
+        signature=description.signature,
         example=getattr(module, "example", None),
         configure=getattr(module, "configure", None),
         parameters=inspect.signature(module.forward),
         numbers=numbers,
         whole_numbers=whole_numbers,
+        batches=may_batch(description.batchable, description.signature),
+        module=module,
     )
 
 
@@ -87,38 +92,3 @@ def _one_line(error: Exception) -> str:
     """Torch lists each tensor on a line of its own, below a heading that says less than they do."""
     heading, _, rest = str(error).partition("\n")
     return " ".join((rest or heading).split())
-
-
-def failed(doing: str, error: Exception) -> StartError:
-    """The start error for an exception of the model or of torch."""
-    if isinstance(error, StartError):
-        return error
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):
-        return ModelTooLarge(f"{doing}: not enough memory: {error}")
-    return LoadFailed(f"{doing} raised {type(error).__name__}: {error}")
-
-
-def natural_types(module: torch.nn.Module) -> tuple[str, str]:
-    """Types for undeclared numbers and whole numbers.
-
-    Numbers get the type of the first floating parameter. Whole numbers do too, because JSON writers drop the `.0`,
-    unless the first layer is an embedding, which takes indices.
-    """
-    floating = (parameter.dtype for parameter in module.parameters() if parameter.dtype.is_floating_point)
-    numbers = {torch.float64: "float64", torch.float16: "float16"}.get(next(floating, torch.float32), "float32")
-    first = next((layer for layer in module.modules() if next(layer.parameters(recurse=False), None) is not None), None)
-    return numbers, "int64" if isinstance(first, torch.nn.Embedding | torch.nn.EmbeddingBag) else numbers
-
-
-def _predict(module: torch.nn.Module) -> Callable[[Any], Any]:
-    def predict(batch: Any) -> Any:
-        with torch.inference_mode():
-            if isinstance(batch, dict):
-                return module(**{name: _tensor(value) for name, value in batch.items()})
-            return module(_tensor(batch))
-
-    return predict
-
-
-def _tensor(value: Any) -> Any:
-    return torch.from_numpy(value) if isinstance(value, np.ndarray) and value.dtype.kind != "O" else value

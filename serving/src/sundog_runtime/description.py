@@ -1,0 +1,143 @@
+"""What a model says about itself, in the optional file `model.yaml` beside its weights.
+
+    format: torch
+    entrypoint: net:Net
+    config: {hidden: 64}
+    inputs:
+    - {name: image, dtype: float32, shape: [-1, 64]}
+    outputs:
+    - {name: scores, dtype: float32, shape: [-1, 10]}
+    batchable: true
+    channelsLast: false
+    compile: {enabled: true, mode: default}
+
+Every field is optional. What `spec.model` says goes before what the file says: `format` unless it is `auto`, `entrypoint`
+unless it is empty, and `config` key by key. There is no `trustCode` here: a model does not vouch for itself.
+"""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sundog_runtime.arguments import Format, Model
+from sundog_runtime.errors import LoadFailed
+from sundog_runtime.signature import Signature, TensorField
+
+FILE_NAME = "model.yaml"
+MAX_BYTES = 64 * 1024
+
+CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
+
+
+class Compile(BaseModel):
+    """Whether and how `torch.compile` is used. It takes effect before the replica is ready."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    enabled: Annotated[bool, Field(description="Compile the network before the replica is ready.")] = False
+    mode: Annotated[CompileMode, Field(description="The mode of `torch.compile`.")] = "default"
+
+
+class DescriptionFile(BaseModel):
+    """The fields of `model.yaml`; an unknown one is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, title="model.yaml")
+
+    format: Annotated[
+        Format, Field(description="How the model is stored. `auto` tells it from the content of the files.")
+    ] = "auto"
+    entrypoint: Annotated[
+        str,
+        Field(
+            max_length=512,
+            description="`module:attribute`: a `torch.nn.Module` class, a function that returns a module, or a predictor class.",
+        ),
+    ] = ""
+    config: Annotated[
+        dict[str, Any],
+        Field(description="Keyword arguments of the entrypoint, or the settings of a transformers model."),
+    ] = {}
+    inputs: Annotated[
+        list[TensorField], Field(description="What a request must hold, in order. Every request is checked.")
+    ] = []
+    outputs: Annotated[
+        list[TensorField], Field(description="What an answer holds, in order. Every answer is checked.")
+    ] = []
+    batchable: Annotated[
+        bool | None,
+        Field(
+            description="Whether rows of several requests may be joined along the first dimension. By default they may where"
+            " every declared input and output has -1 there."
+        ),
+    ] = None
+    channels_last: Annotated[
+        bool | None,
+        Field(
+            alias="channelsLast",
+            description="Keep 4-D weights and inputs in channels-last memory order. By default on where the first layer is a"
+            " Conv2d and a 4-D input is declared.",
+        ),
+    ] = None
+    compile: Annotated[Compile, Field(description="`torch.compile`: off unless enabled.")] = Compile()
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What `model.yaml` and the manifest say together."""
+
+    format: Format = "auto"
+    entrypoint: str = ""
+    config: dict[str, Any] = field(default_factory=dict)
+    signature: Signature = field(default_factory=Signature)
+    batchable: bool | None = None
+    channels_last: bool | None = None
+    compile: Compile = field(default_factory=Compile)
+
+
+def parse_description(text: bytes) -> Description:
+    """Raises LoadFailed naming the file and every field that is wrong."""
+    if len(text) > MAX_BYTES:
+        raise LoadFailed(f"{FILE_NAME} is larger than {MAX_BYTES} bytes")
+    try:
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+            raise LoadFailed(f"{FILE_NAME} uses YAML aliases; write the values out")
+        document = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise LoadFailed(f"{FILE_NAME} is not YAML: {error}") from None
+    try:
+        parsed = DescriptionFile.model_validate({} if document is None else document)
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"{'.'.join(map(str, found['loc']))}: {found['msg']}" for found in error.errors(include_url=False)
+        )
+        raise LoadFailed(f"{FILE_NAME}: {wrong}") from None
+    for kind, tensors in (("inputs", parsed.inputs), ("outputs", parsed.outputs)):
+        names = [tensor.name for tensor in tensors]
+        if len(set(names)) < len(names):
+            raise LoadFailed(f"{FILE_NAME}: {kind} holds a name twice")
+    return Description(
+        format=parsed.format,
+        entrypoint=parsed.entrypoint,
+        config=parsed.config,
+        signature=Signature(
+            tuple(item.spec() for item in parsed.inputs), tuple(item.spec() for item in parsed.outputs)
+        ),
+        batchable=parsed.batchable,
+        channels_last=parsed.channels_last,
+        compile=parsed.compile,
+    )
+
+
+def under(manifest: Model, file: Description) -> Description:
+    """The file's description with what the manifest says put over it."""
+    return Description(
+        format=file.format if manifest.format == "auto" else manifest.format,
+        entrypoint=manifest.entrypoint or file.entrypoint,
+        config={**file.config, **manifest.config},
+        signature=file.signature,
+        batchable=file.batchable,
+        channels_last=file.channels_last,
+        compile=file.compile,
+    )

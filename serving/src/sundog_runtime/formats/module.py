@@ -1,0 +1,91 @@
+"""What the formats that end in a torch module have in common: how it is called, and what is told about it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from sundog_runtime.description import Description
+from sundog_runtime.errors import LoadFailed, ModelTooLarge, StartError
+from sundog_runtime.formats.tensors_in import tensors
+from sundog_runtime.tensors import TensorSpec
+
+_EMBEDDINGS = frozenset({"Embedding", "EmbeddingBag"})
+
+
+def failed(doing: str, error: Exception) -> StartError:
+    """The start error for an exception of the model or of torch."""
+    if isinstance(error, StartError):
+        return error
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):
+        return ModelTooLarge(f"{doing}: not enough memory: {error}")
+    return LoadFailed(f"{doing} raised {type(error).__name__}: {error}")
+
+
+def natural_types(module: torch.nn.Module) -> tuple[str, str]:
+    """Types for undeclared numbers and whole numbers.
+
+    Numbers get the type of the first floating parameter. Whole numbers do too, because JSON writers drop the `.0`,
+    unless the first layer is an embedding, which takes indices.
+    """
+    floating = (parameter.dtype for parameter in module.parameters() if parameter.dtype.is_floating_point)
+    numbers = {torch.float64: "float64", torch.float16: "float16"}.get(next(floating, torch.float32), "float32")
+    first = first_layer(module)
+    return numbers, "int64" if first is not None and _kind(first) in _EMBEDDINGS else numbers
+
+
+def first_layer(module: torch.nn.Module) -> torch.nn.Module | None:
+    """The first part that has parameters of its own."""
+    return next((layer for layer in module.modules() if next(layer.parameters(recurse=False), None) is not None), None)
+
+
+def _kind(layer: torch.nn.Module) -> str:
+    """The class, also of a part of a TorchScript module, which remembers its name only."""
+    kinds = [kind.__name__ for kind in type(layer).__mro__]
+    found = getattr(layer, "original_name", "")
+    return str(found) if found else next((kind for kind in kinds if kind in _EMBEDDINGS | {"Conv2d"}), kinds[0])
+
+
+def use_channels_last(module: torch.nn.Module, description: Description) -> bool:
+    """Whether 4-D weights and inputs go into channels-last order: as asked, else where it is known to help.
+
+    Convolutions on CPU and GPU compute in that order; without it they convert in each layer.
+    """
+    if description.channels_last is not None:
+        return description.channels_last
+    first = first_layer(module)
+    images = any(len(spec.shape) == 4 for spec in description.signature.inputs)
+    return images and first is not None and _kind(first) == "Conv2d"
+
+
+def caller(module: Callable[..., Any], outputs: tuple[TensorSpec, ...], *, channels_last: bool) -> Callable[[Any], Any]:
+    """`predict` of a module: one positional tensor for one input, keyword arguments for several, no gradients.
+
+    A tuple of as many tensors as outputs are declared gets their names.
+    """
+    names = [spec.name for spec in outputs]
+
+    def predict(batch: Any) -> Any:
+        with torch.inference_mode():
+            given = tensors(batch)
+            if channels_last:
+                given = _channels_last(given)
+            output = module(**given) if isinstance(given, dict) else module(given)
+        return name_outputs(output, names)
+
+    return predict
+
+
+def name_outputs(output: Any, names: list[str]) -> Any:
+    """A tuple or list of as many values as there are declared names, by name; anything else as it is."""
+    if len(names) > 1 and isinstance(output, list | tuple) and len(output) == len(names):
+        return dict(zip(names, output, strict=True))
+    return output
+
+
+def _channels_last(given: Any) -> Any:
+    if isinstance(given, dict):
+        return {name: _channels_last(value) for name, value in given.items()}
+    if isinstance(given, torch.Tensor) and given.ndim == 4:
+        return given.contiguous(memory_format=torch.channels_last)
+    return given

@@ -1,0 +1,134 @@
+"""What a predictor's `predict` may be, and what the batcher and the streamer are told of it."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sundog_runtime.arguments import Model
+from sundog_runtime.formats.deadline import BASE_SECONDS, load_seconds
+from sundog_runtime.formats.load import load_model
+from sundog_runtime.formats.model import LoadedModel, may_batch
+from sundog_runtime.formats.tensors_in import tensor
+from sundog_runtime.signature import Signature
+from sundog_runtime.sources.files import open_model
+from sundog_runtime.tensors import TensorSpec
+
+STREAM = """
+import torch
+
+class Predictor:
+    def load(self, path, config):
+        self.closed = []
+
+    {kind} predict(self, batch):
+        try:
+            for word in batch:
+                assert torch.is_inference_mode_enabled()
+                yield word
+        finally:
+            self.closed.append(True)
+"""
+
+
+def load(root: Path) -> LoadedModel:
+    spec = Model.model_validate({"uri": f"file://{root}", "entrypoint": "predictor:Predictor"})
+    return load_model(open_model(spec.uri, ""), spec)
+
+
+@pytest.fixture(params=["def", "async def"])
+def streaming(request: pytest.FixtureRequest, python_model: Callable[[str], Path]) -> LoadedModel:
+    return load(python_model(STREAM.format(kind=request.param)))
+
+
+def test_a_predictor_that_yields_streams(streaming: LoadedModel) -> None:
+    assert streaming.streams
+    assert not streaming.batches
+    assert list(streaming.predict(["a", "b"])) == ["a", "b"]
+
+
+def test_between_two_parts_the_model_s_thread_is_as_it_was(streaming: LoadedModel) -> None:
+    steps = streaming.predict(["a", "b"])
+    assert next(steps) == "a"
+    assert not torch.is_inference_mode_enabled()
+
+
+def test_a_stream_that_is_left_lets_the_model_clean_up(python_model: Callable[[str], Path]) -> None:
+    model = load(python_model(STREAM.format(kind="def") + "\n    def example(self):\n        return self.closed\n"))
+    steps: Iterator[Any] = model.predict(["a", "b"])
+    next(steps)
+    steps.close()  # type: ignore[attr-defined]
+    assert model.example is not None
+    assert model.example() == [True]
+
+
+def test_an_async_predict_is_run_to_its_end(python_model: Callable[[str], Path]) -> None:
+    code = (
+        "import asyncio\nclass Predictor:\n    def load(self, path, config): pass\n"
+        "    async def predict(self, batch):\n        await asyncio.sleep(0)\n        return batch * 2\n"
+    )
+    model = load(python_model(code))
+    assert not model.streams
+    assert model.predict(np.array([1, 2])).tolist() == [2, 4]
+    assert model.predict(np.array([3])).tolist() == [6]
+
+
+def spec(*shape: int) -> TensorSpec:
+    return TensorSpec("x", "float32", shape)
+
+
+@pytest.mark.parametrize(
+    ("batchable", "signature", "batches"),
+    [
+        (None, Signature(), True),
+        (None, Signature((spec(-1, 4),), (spec(-1, 3),)), True),
+        (None, Signature((spec(1, 4),)), False),
+        (None, Signature((spec(-1, 4),), (spec(3),)), False),
+        (False, Signature((spec(-1, 4),)), False),
+        (True, Signature((spec(8, 4),)), True),
+    ],
+)
+def test_rows_may_be_joined_where_any_number_of_them_is_declared(
+    batchable: bool | None, signature: Signature, batches: bool
+) -> None:
+    assert may_batch(batchable, signature) is batches
+
+
+def test_batchable_in_model_yaml(torch_model: Path) -> None:
+    model = Model.model_validate({"uri": f"file://{torch_model}", "entrypoint": "net:Net"})
+    assert load_model(open_model(model.uri, ""), model).batches
+    (torch_model / "model.yaml").write_text("batchable: false\n")
+    assert not load_model(open_model(model.uri, ""), model).batches
+
+
+@pytest.mark.parametrize("values", [64, 100_000])
+def test_a_request_s_bytes_become_a_tensor_without_a_warning(values: int) -> None:
+    body = np.arange(values, dtype=np.float32).tobytes()
+    array = np.frombuffer(body, np.float32)
+    assert not array.flags.writeable
+    assert tensor(array).tolist() == array.tolist()
+
+
+def test_a_large_array_is_not_copied() -> None:
+    array = np.frombuffer(bytes(40_000), np.float32).reshape(100, 100)
+    assert tensor(array).data_ptr() == array.__array_interface__["data"][0]
+
+
+def test_byte_strings_that_the_interpreter_shares_are_not_written_to() -> None:
+    shared = bytes([7])
+    tensor(np.frombuffer(shared, np.uint8)).fill_(9)
+    assert bytes([7])[0] == 7
+
+
+def test_what_is_no_array_of_numbers_stays_as_it_is() -> None:
+    assert tensor(["a"]) == ["a"]
+    texts = np.array(["a"], dtype=object)
+    assert tensor(texts) is texts
+
+
+def test_a_large_model_has_longer_to_load() -> None:
+    assert load_seconds(0) == BASE_SECONDS
+    assert load_seconds(20_000_000_000) == BASE_SECONDS + 1000
