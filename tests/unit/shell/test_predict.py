@@ -2,14 +2,17 @@
 
 import asyncio
 import json
+import ssl
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
 
+from certificates import Certificate, self_signed
 from doubles.cluster import NAMESPACE
 from sundog_operator.ports import MODEL_DEPLOYMENT, Ref
 from sundog_operator.shell.exits import Exit
@@ -17,35 +20,60 @@ from sundog_operator.shell.exits import Exit
 
 @dataclass
 class Endpoint:
-    """Doubles the inputs; refuses what is no list; never answers `wait`."""
+    """Doubles the inputs; refuses what is no list; never answers `wait`; answers `stream` and its like in their form."""
 
     url: str = ""
+    certificate: Certificate | None = None
     seen: list[tuple[Any, str]] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
 
-    async def answer(self, request: web.Request) -> web.Response:
+    async def answer(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         self.seen.append((body, request.headers.get("x-user-id", "")))
+        self.keys.append(request.headers.get("x-api-key", ""))
         inputs = body["inputs"]
         headers = {"x-sundog-arm": "canary", "x-sundog-revision": "8"}
         if inputs == "wait":
             await asyncio.sleep(60)
+        if isinstance(inputs, str) and inputs in PIECES:
+            return await self.in_pieces(request, *PIECES[inputs], cut=inputs == "cut")
+        if inputs == "bytes":
+            return web.Response(body=b"\x89PNG\0\xff", content_type="image/png", headers=headers)
         if not isinstance(inputs, list):
             problem = {"title": "WrongType", "detail": "inputs is a JSON number; expected a list", "status": 400}
             return web.json_response(problem, status=400, headers=headers, content_type="application/problem+json")
         return web.json_response({"outputs": [2 * x for x in inputs]}, headers=headers)
 
+    async def in_pieces(self, request: web.Request, content_type: str, *pieces: bytes, cut: bool) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"x-sundog-arm": "stable", "content-type": content_type})
+        await response.prepare(request)
+        for piece in pieces:
+            await response.write(piece)
+        if cut and request.transport is not None:
+            request.transport.close()
+        return response
+
+
+PIECES = {
+    "stream": ("application/x-ndjson", b'{"token":', b'"a"}\n', b'{"token":"b"}'),
+    "events": ("text/event-stream", b'data: {"token":"a"}\n\n', b'event: end\ndata: "done"\n\n'),
+    "cut": ("application/x-ndjson", b'{"token":"a"}\n'),
+}
+
 
 @pytest.fixture
-def endpoint() -> Iterator[Endpoint]:
+def endpoint(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Endpoint]:
     made, loop, stop, ready = Endpoint(), asyncio.new_event_loop(), asyncio.Event(), threading.Event()
+    made.certificate = getattr(request, "param", None)
+    context = None if made.certificate is None else server_context(made.certificate, tmp_path)
 
     async def serve() -> None:
         app = web.Application()
         app.router.add_post("/digits", made.answer)
         runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        made.url = f"http://127.0.0.1:{runner.addresses[0][1]}/digits"
+        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
+        made.url = f"http{'s' if context else ''}://127.0.0.1:{runner.addresses[0][1]}/digits"
         ready.set()
         await stop.wait()
         await runner.cleanup()
@@ -57,6 +85,14 @@ def endpoint() -> Iterator[Endpoint]:
     loop.call_soon_threadsafe(stop.set)
     thread.join(10)
     loop.close()
+
+
+def server_context(certificate: Certificate, folder: Path) -> ssl.SSLContext:
+    (folder / "tls.crt").write_text(certificate.certificate)
+    (folder / "tls.key").write_text(certificate.key)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(folder / "tls.crt", folder / "tls.key")
+    return context
 
 
 @pytest.fixture
@@ -86,6 +122,69 @@ def test_a_whole_body_is_sent_as_it_is(digits: Any, endpoint: Endpoint, tmp_path
     file.write_text('{"inputs": [3]}')
     assert digits("predict", "digits", "-f", str(file)).code == 0
     assert endpoint.seen[0][0] == {"inputs": [3]}
+
+
+def test_data_may_be_a_file(digits: Any, endpoint: Endpoint, tmp_path: Path) -> None:
+    (tmp_path / "body.json").write_text("[4]")
+    assert digits("predict", "digits", "-d", f"@{tmp_path / 'body.json'}").out == '{"outputs":[8]}\n'
+    missing = digits("predict", "digits", "-d", "@/nowhere.json")
+    assert (missing.code, missing.err) == (Exit.REFUSED, "error: /nowhere.json: No such file or directory\n")
+
+
+@pytest.mark.parametrize(
+    ("inputs", "shown", "prediction"),
+    [
+        ("stream", '{"token":"a"}\n{"token":"b"}\n', [{"token": "a"}, {"token": "b"}]),
+        ("events", 'data: {"token":"a"}\n\nevent: end\ndata: "done"\n\n', [{"token": "a"}, "done"]),
+    ],
+)
+def test_an_answer_in_pieces(digits: Any, inputs: str, shown: str, prediction: list[Any]) -> None:
+    done = digits("predict", "digits", "-d", f'"{inputs}"')
+    assert (done.code, done.out) == (0, shown)
+    assert done.err.startswith("arm stable, ")
+    whole = json.loads(digits("predict", "digits", "-d", f'"{inputs}"', "-o", "json").out)
+    assert whole["prediction"] == prediction
+
+
+def test_an_answer_that_is_cut_off_is_no_success(digits: Any, endpoint: Endpoint) -> None:
+    done = digits("predict", "digits", "-d", '"cut"')
+    assert (done.code, done.out) == (Exit.UNREACHABLE, '{"token":"a"}\n')
+    assert done.err.startswith(f"error: {endpoint.url}: the answer was cut off")
+
+
+def test_bytes_are_for_files_and_pipes(digits: Any) -> None:
+    whole = json.loads(digits("predict", "digits", "-d", '"bytes"', "-o", "json").out)
+    assert whole["prediction"] == {"contentType": "image/png", "base64": "iVBORwD/"}
+
+
+def test_a_key_is_sent_and_best_read_from_the_environment(
+    digits: Any, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digits("predict", "digits", "-d", "[1]", "--api-key", "one")
+    monkeypatch.setenv("SUNDOG_API_KEY", "two")
+    digits("predict", "digits", "-d", "[1]")
+    assert endpoint.keys == ["one", "two"]
+
+
+@pytest.mark.parametrize("endpoint", [self_signed("digits.vision.svc")], indirect=True)
+def test_a_certificate_is_checked_for_the_name_of_the_service(digits: Any, endpoint: Endpoint, tmp_path: Path) -> None:
+    refused = digits("predict", "digits", "-d", "[1]")
+    assert refused.code == Exit.UNREACHABLE
+    assert "its certificate is not trusted (" in refused.err
+    assert refused.err.endswith("give --cacert FILE, or --insecure\n")
+    assert digits("predict", "digits", "-d", "[1]", "--insecure").code == 0
+    trusted = digits("predict", "digits", "-d", "[1]", "--cacert", str(tmp_path / "tls.crt"))
+    assert (trusted.code, trusted.out) == (0, '{"outputs":[2]}\n')
+
+
+@pytest.mark.parametrize("endpoint", [self_signed("other.vision.svc")], indirect=True)
+def test_a_certificate_for_another_name_is_refused(digits: Any, endpoint: Endpoint, tmp_path: Path) -> None:
+    done = digits("predict", "digits", "-d", "[1]", "--cacert", str(tmp_path / "tls.crt"))
+    assert done.code == Exit.UNREACHABLE
+    assert "digits.vision.svc" in done.err
+    (tmp_path / "junk.pem").write_text("no certificate")
+    junk = digits("predict", "digits", "-d", "[1]", "--cacert", str(tmp_path / "junk.pem"))
+    assert (junk.code, junk.err) == (Exit.REFUSED, f"error: --cacert {tmp_path}/junk.pem: holds no certificates\n")
 
 
 def test_json_output_holds_everything(digits: Any) -> None:

@@ -353,21 +353,35 @@ class Gateway(Part):
 class Tls(Part):
     """TLS at the edge."""
 
-    secret_name: ObjectName = Field("", description="A Secret of type kubernetes.io/tls of the own namespace.")
+    secret_name: ObjectName = Field(
+        "", description="A Secret of type kubernetes.io/tls of the own namespace; empty means no TLS."
+    )
 
 
 class ApiKeys(Part):
     """Keys that clients send."""
 
-    secret_name: ObjectName = Field("", description="A Secret with one key per client; empty means no keys.")
+    secret_name: ObjectName = Field(
+        "", description="A Secret with one entry per client, name: key; empty means no keys."
+    )
+
+
+Claim = Annotated[
+    str,
+    # A field of the edge's maps, whose separator is |.
+    Field(max_length=512, pattern=r"^([^|\x00-\x20\x7f]([^|\x00-\x1f\x7f]*[^|\x00-\x20\x7f])?)?$"),
+    Noun("a text without |, control characters and blanks at its ends"),
+]
 
 
 class Jwt(Part):
     """Tokens that clients send."""
 
-    jwks_secret_name: ObjectName = Field("", description="A Secret with the public keys; empty means no tokens.")
-    issuer: Text = Field("", description="Whose tokens are accepted.")
-    audience: Text = Field("", description="Which tokens are accepted.")
+    jwks_secret_name: ObjectName = Field(
+        "", description="A Secret with the public keys in its key jwks.json; empty means no tokens."
+    )
+    issuer: Claim = Field("", description="The claim iss of the tokens that are accepted; empty means any.")
+    audience: Claim = Field("", description="What their claim aud has to name; empty means anything.")
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -386,13 +400,22 @@ class Auth(Part):
     jwt: Jwt = Field(Jwt(), description="Tokens that clients send.")
 
 
+WITHIN_A_DAY = Rule(
+    cel="self.contains('d') ? !self.matches('[1-9]') : duration(self) < duration('24h')",
+    holds=lambda timeout: timeout < timedelta(days=1),
+    message="must be less than a day",
+)
+
+
 class Queue(Part):
     """Requests that wait at the edge."""
 
     max_requests: Annotated[Integer, Field(ge=0, le=100_000)] = Field(
         100, description="How many may wait; 0 means none."
     )
-    timeout: Duration = Field(timedelta(seconds=5), description="How long one may wait.")
+    timeout: Annotated[Duration, WITHIN_A_DAY] = Field(
+        timedelta(seconds=5), description="How long one may wait, less than a day."
+    )
 
 
 Rate = Annotated[
@@ -405,13 +428,6 @@ class RateLimit(Part):
 
     per_client: Rate = Field("", description="For each client.")
     total: Rate = Field("", description="For all clients together.")
-
-
-WITHIN_A_DAY = Rule(
-    cel="self.contains('d') ? !self.matches('[1-9]') : duration(self) < duration('24h')",
-    holds=lambda timeout: timeout < timedelta(days=1),
-    message="must be less than a day",
-)
 
 
 class Endpoint(Part):

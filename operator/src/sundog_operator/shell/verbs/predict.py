@@ -1,41 +1,56 @@
 """`sundog predict`."""
 
+import ipaddress
+import ssl
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
+from urllib.parse import urlsplit
 
 import aiohttp
 import click
 import orjson
 
-from sundog_operator.ports import MODEL_DEPLOYMENT, Ref
-from sundog_operator.shell.exits import CommandFailed, Exit
-from sundog_operator.shell.output import print_document
+from sundog_operator.core import names
+from sundog_operator.ports import MODEL_DEPLOYMENT, Object, Ref
+from sundog_operator.shell import answers
+from sundog_operator.shell.answers import Answer
+from sundog_operator.shell.exits import CommandFailed, Exit, one_line
 from sundog_operator.shell.target import NAME, Server, talks_to_server
 from sundog_operator.shell.verbs.get import find
 
 _INPUTS: Final = "inputs"
-_ARM: Final = "x-sundog-arm"
-_REVISION: Final = "x-sundog-revision"
-_MAX_BYTES: Final = 64 * 2**20
+_API_KEY: Final = "x-api-key"
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What the endpoint said. `body` is its JSON, or its text where it is none."""
+class Endpoint:
+    """Where to ask. `host` is the name that its certificate is for; empty where the URL says it."""
 
-    status: int
-    body: Any
-    arm: str
-    revision: str
-    milliseconds: float
+    url: str
+    host: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request, and whom to trust for it. `verify` False trusts any certificate."""
+
+    body: bytes
+    headers: dict[str, str]
+    timeout_s: float
+    verify: bool
+    authorities: Path | None
 
 
 @click.command()
 @NAME
-@click.option("-d", "--data", help='The inputs as JSON, such as [[1, 2]]; or the whole body, {"inputs": …}.')
+@click.option(
+    "-d",
+    "--data",
+    help='The inputs as JSON, such as [[1, 2]]; or the whole body, {"inputs": …}. @FILE reads a file, @- standard input.',
+)
 @click.option(
     "-f",
     "--filename",
@@ -44,7 +59,20 @@ class Answer:
     help="A file with them; - for standard input.",
 )
 @click.option("-H", "--header", "headers", multiple=True, metavar="NAME:VALUE", help="A header of the request.")
+@click.option(
+    "--api-key",
+    envvar="SUNDOG_API_KEY",
+    show_envvar=True,
+    metavar="KEY",
+    help="For an endpoint that asks for one. Others on the machine see arguments, but not the environment.",
+)
 @click.option("--url", help="The endpoint, where that of the status cannot be reached from here.")
+@click.option(
+    "--cacert",
+    type=click.Path(exists=True, path_type=Path, dir_okay=False),
+    help="Certificates to trust, beside those of the system.",
+)
+@click.option("-k", "--insecure", is_flag=True, help="Trust any certificate.")
 @click.option(
     "--timeout", type=click.FloatRange(min=0, min_open=True), default=60.0, show_default=True, help="Seconds."
 )
@@ -56,27 +84,34 @@ async def predict(
     data: str | None,
     file: Path | None,
     headers: tuple[str, ...],
+    api_key: str | None,
     url: str | None,
+    cacert: Path | None,
+    insecure: bool,
     timeout: float,
     output: str,
 ) -> None:
     """Send a request to a model's endpoint and print the prediction.
 
-    What answered, and how fast, goes to standard error. `-o json` prints all of it.
+    What answered, and how fast, goes to standard error. An answer in pieces is printed as it comes. `-o json` prints all of it.
     """
-    body = _body(data, file)
-    sent = _headers(headers)
-    address = url or await _endpoint(server, name)
-    answer = await _post(address, body, sent, timeout)
-    if answer.status != 200:
-        raise CommandFailed(f"{address}: status {answer.status}: {_reason(answer.body)}")
-    _print(answer, output)
+    call = Call(_body(data, file), _headers(headers, api_key), timeout, not insecure, cacert)
+    endpoint = Endpoint(url) if url else await _endpoint(server, name)
+    started = time.perf_counter()
+    answer = await _post(endpoint, call, as_it_comes=output == "text")
+    elapsed_ms = (time.perf_counter() - started) * 1000
+    if output == "text":
+        answers.show_source(answer, elapsed_ms)
+    else:
+        answers.show_document(answer, elapsed_ms, output)
 
 
 def _body(data: str | None, file: Path | None) -> bytes:
     """The request: an object with `inputs` as it is, anything else as the inputs. Raises UsageError, CommandFailed."""
     if (data is None) == (file is None):
         raise click.UsageError("give either --data or -f")
+    if data is not None and data.startswith("@"):
+        file = Path(data[1:])
     try:
         if file is not None:
             data = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
@@ -88,8 +123,8 @@ def _body(data: str | None, file: Path | None) -> bytes:
     return orjson.dumps(parsed if isinstance(parsed, dict) and _INPUTS in parsed else {_INPUTS: parsed})
 
 
-def _headers(given: tuple[str, ...]) -> dict[str, str]:
-    found = {"Content-Type": "application/json"}
+def _headers(given: tuple[str, ...], api_key: str | None) -> dict[str, str]:
+    found = {"Content-Type": "application/json"} | ({_API_KEY: api_key} if api_key else {})
     for text in given:
         name, colon, value = text.partition(":")
         if not colon or not name.strip():
@@ -98,60 +133,78 @@ def _headers(given: tuple[str, ...]) -> dict[str, str]:
     return found
 
 
-async def _endpoint(server: Server, name: str) -> str:
+async def _endpoint(server: Server, name: str) -> Endpoint:
     obj = await find(server, Ref(MODEL_DEPLOYMENT, server.namespace, name))
     address = (obj.get("status") or {}).get("url")
     if not address:
         raise CommandFailed(
             f"ModelDeployment {server.namespace}/{name} has no endpoint yet: `sundog describe {name}` tells why"
         )
-    return str(address)
+    return Endpoint(str(address), _certified(obj, str(address)))
 
 
-async def _post(url: str, body: bytes, headers: dict[str, str], timeout: float) -> Answer:
-    limit = aiohttp.ClientTimeout(total=timeout)
-    started = time.perf_counter()
+def _certified(obj: Object, address: str) -> str:
+    """The name that a certificate is for, of an endpoint that is reached at a bare address."""
+    try:
+        ipaddress.ip_address(urlsplit(address).hostname or "")
+    except ValueError:
+        return ""
+    meta = obj["metadata"]
+    host = ((obj.get("spec") or {}).get("endpoint") or {}).get("host")
+    return str(host or names.hosts(meta["name"], meta["namespace"])[0])
+
+
+def _trust(call: Call) -> ssl.SSLContext | bool:
+    """What aiohttp is to do about certificates. Raises CommandFailed."""
+    if not call.verify:
+        return False
+    if call.authorities is None:
+        return True
+    try:
+        context = ssl.create_default_context()
+        context.load_verify_locations(call.authorities)
+    except ssl.SSLError:
+        raise CommandFailed(f"--cacert {call.authorities}: holds no certificates") from None
+    except OSError as err:
+        raise CommandFailed(f"--cacert {call.authorities}: {err.strerror}") from None
+    return context
+
+
+async def _post(endpoint: Endpoint, call: Call, *, as_it_comes: bool) -> Answer:
+    """The answer, printed already with `as_it_comes`. Raises CommandFailed, also for an answer that is no prediction."""
+    url, limit = endpoint.url, aiohttp.ClientTimeout(total=call.timeout_s)
+    host = endpoint.host if urlsplit(url).scheme == "https" else ""
+    begun = False
     try:
         async with (
             aiohttp.ClientSession(timeout=limit) as session,
-            session.post(url, data=body, headers=headers, allow_redirects=False) as response,
+            session.post(
+                url,
+                data=call.body,
+                headers=call.headers,
+                allow_redirects=False,
+                ssl=_trust(call),
+                server_hostname=host or None,
+            ) as response,
         ):
-            raw = await response.content.read(_MAX_BYTES)
-            elapsed = time.perf_counter() - started
-            told = response.headers
-            return Answer(response.status, _parsed(raw), told.get(_ARM, ""), told.get(_REVISION, ""), elapsed * 1000)
+            begun = True
+            if as_it_comes and answers.is_streamed(response):
+                return await answers.show_as_it_comes(response)
+            answer = await answers.read(response)
+            if answer.status != 200:
+                raise CommandFailed(f"{url}: status {answer.status}: {answers.reason(answer)}")
+            if as_it_comes:
+                answers.show(answer)
+            return answer
     except aiohttp.InvalidURL:
         raise click.UsageError(f"--url {url!r} is not an address") from None
     except TimeoutError:
-        raise CommandFailed(f"{url}: no answer within {timeout:g} s", Exit.TIMEOUT) from None
+        raise CommandFailed(f"{url}: no answer within {call.timeout_s:g} s", Exit.TIMEOUT) from None
+    except aiohttp.ClientConnectorCertificateError as err:
+        told = one_line(getattr(err.certificate_error, "verify_message", "") or err.certificate_error)
+        raise CommandFailed(
+            f"{url}: its certificate is not trusted ({told}): give --cacert FILE, or --insecure", Exit.UNREACHABLE
+        ) from None
     except (aiohttp.ClientError, OSError) as err:
-        raise CommandFailed(f"{url}: cannot be reached: {err}", Exit.UNREACHABLE) from None
-
-
-def _parsed(raw: bytes) -> Any:
-    try:
-        return orjson.loads(raw)
-    except orjson.JSONDecodeError:
-        return raw.decode("utf-8", "replace")
-
-
-def _reason(body: Any) -> str:
-    """What problem details say, or the start of the text."""
-    if isinstance(body, dict):
-        told = [str(body[key]) for key in ("title", "detail") if body.get(key)]
-        return ": ".join(dict.fromkeys(told)) or orjson.dumps(body).decode()[:300]
-    return str(body).strip()[:300] or "no reason given"
-
-
-def _print(answer: Answer, output: str) -> None:
-    if output == "json" or output == "yaml":
-        whole = {
-            "prediction": answer.body,
-            "arm": answer.arm,
-            "revision": answer.revision,
-            "milliseconds": round(answer.milliseconds, 3),
-        }
-        print_document(whole, "json" if output == "json" else "yaml")
-        return
-    click.echo(answer.body if isinstance(answer.body, str) else orjson.dumps(answer.body).decode())
-    click.echo(f"arm {answer.arm or '?'}, revision {answer.revision or '?'}, {answer.milliseconds:.1f} ms", err=True)
+        what = "the answer was cut off" if begun else "cannot be reached"
+        raise CommandFailed(f"{url}: {what}: {one_line(err)}", Exit.UNREACHABLE) from None
