@@ -96,6 +96,18 @@ CASES: list[tuple[dict[str, Any], str]] = [
     ),
     (deployment(endpoint={"requestTimeout": 30}), "spec.endpoint.requestTimeout: 30 is an integer, not a string"),
     (
+        deployment(endpoint={"rateLimit": {"total": "100"}}),
+        "spec.endpoint.rateLimit.total: 100 is not a rate such as 100/s, 600/m or 5000/h",
+    ),
+    (
+        deployment(endpoint={"auth": {"jwt": {"jwksSecretName": "k", "issuer": "a|b"}}}),
+        "spec.endpoint.auth.jwt.issuer: a|b is not a text without |, control characters and blanks at its ends",
+    ),
+    (
+        deployment(rollout={"unit": {"salt": "a b"}}),
+        'spec.rollout.unit.salt: "a b" is not letters, digits, dots, dashes and underscores',
+    ),
+    (
         deployment(endpoint={"requestTimeout": ""}),
         'spec.endpoint.requestTimeout: "" is not a duration such as 30s, 5m, 1h30m or 14d',
     ),

@@ -65,6 +65,9 @@ ACCEPTED = [
     steps({"pause": {"duration": "5m"}}),
     model(digest="sha256:" + "a" * 64, format="torch", entrypoint="net:Net", config={"width": 3}),
     model(format="python"),
+    model(format="exported", trustCode=True),
+    model(format="torchscript", trustCode=True),
+    model(trustCode=True),
     rollout(paused=True, progressDeadline="1h"),
     spec(replicas=3, paused=True, resources={"cpu": "500m", "memory": "1Gi"}),
     spec(runtime={"maxOngoingRequests": 8, "warmup": {"requests": 0, "timeout": "1s"}, "userConfig": {"a": 1}}),
@@ -84,8 +87,10 @@ def test_what_is_supported(accepted: ModelDeploymentSpec) -> None:
 REFUSED = [
     (model(uri="s3://models/digits"), "spec.model.uri: s3:// is not supported yet; file:// is"),
     (model(uri="hf://org/digits"), "spec.model.uri: hf:// is not supported yet; file:// is"),
-    (model(format="transformers"), "spec.model.format: transformers is not supported yet; auto, torch and python are"),
-    (model(trustCode=True), "spec.model.trustCode: true is not supported yet; leave it at false"),
+    (
+        model(format="transformers"),
+        "spec.model.format: transformers is not supported yet; auto, torch, exported, torchscript and python are",
+    ),
     (model(credentials={"secretName": "s"}), "spec.model.credentials.secretName: is not supported yet; leave it out"),
     (spec(runtime={"image": "a:b"}), "spec.runtime.image: is not supported yet; leave it out"),
     (spec(runtime={"env": [{"name": "A"}]}), "spec.runtime.env: is not supported yet; leave it out"),

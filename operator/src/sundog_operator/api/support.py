@@ -22,6 +22,7 @@ ACTED_ON = frozenset(
         "spec.model.format",
         "spec.model.entrypoint",
         "spec.model.config",
+        "spec.model.trustCode",
         "spec.runtime.maxOngoingRequests",
         "spec.runtime.warmup.requests",
         "spec.runtime.warmup.timeout",
@@ -48,7 +49,6 @@ ACTED_ON = frozenset(
 
 LATER = frozenset(
     {
-        "spec.model.trustCode",
         "spec.model.credentials",
         "spec.runtime.image",
         "spec.runtime.env",
@@ -95,7 +95,7 @@ LATER = frozenset(
 """Paths of values, or of parts with all that is below them. Only their defaults are accepted."""
 
 _STEP = "spec.rollout.steps[]"
-_SUPPORTED_FORMATS = ("auto", "torch", "python")
+_SUPPORTED_FORMATS = ("auto", "torch", "exported", "torchscript", "python")
 _SUPPORTED_STRATEGIES = ("canary", "recreate")
 
 
