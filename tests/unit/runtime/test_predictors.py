@@ -39,9 +39,20 @@ def load(root: Path) -> LoadedModel:
     return load_model(open_model(spec.uri, ""), spec)
 
 
-@pytest.fixture(params=["def", "async def"])
+RETURNS = """
+class Predictor:
+    streams = True
+
+    def load(self, path, config): pass
+
+    def predict(self, batch):
+        return (word for word in batch)
+"""
+
+
+@pytest.fixture(params=["yields", "returns"])
 def streaming(request: pytest.FixtureRequest, python_model: Callable[[str], Path]) -> LoadedModel:
-    return load(python_model(STREAM.format(kind=request.param)))
+    return load(python_model(STREAM.format(kind="def") if request.param == "yields" else RETURNS))
 
 
 def test_a_predictor_that_yields_streams(streaming: LoadedModel) -> None:
@@ -63,6 +74,16 @@ def test_a_stream_that_is_left_lets_the_model_clean_up(python_model: Callable[[s
     steps.close()  # type: ignore[attr-defined]
     assert model.example is not None
     assert model.example() == [True]
+
+
+async def test_an_async_generator_is_left_to_the_event_loop(python_model: Callable[[str], Path]) -> None:
+    code = (
+        "class Predictor:\n    def load(self, path, config): pass\n"
+        "    async def predict(self, batch):\n        for word in batch:\n            yield word\n"
+    )
+    model = load(python_model(code))
+    assert model.streams
+    assert [item async for item in model.predict(["a", "b"])] == ["a", "b"]
 
 
 def test_an_async_predict_is_run_to_its_end(python_model: Callable[[str], Path]) -> None:

@@ -17,7 +17,7 @@ from sundog_runtime.sources.tree import from_os_error
 
 SUPPORTED = (
     "safetensors or a torch state dict with an entrypoint (format torch), a torch.export archive (exported), "
-    "a TorchScript archive (torchscript), or a predictor class (python)"
+    "a TorchScript archive (torchscript), a Hugging Face directory (transformers), or a predictor class (python)"
 )
 
 _MAX_LISTED = 1000
@@ -41,7 +41,10 @@ def _load(files: ModelFiles, description: Description, *, trusted: bool) -> Load
     candidates = [Found(path.name, sniff(path)) for path in _weight_files(files)]
     match _choose(files, description, candidates):
         case "transformers":
-            raise FormatNotRecognised(f"format 'transformers' is not supported yet; supported: {SUPPORTED}")
+            # Its own library takes seconds to import.
+            from sundog_runtime.formats.transformers_directory import load_transformers
+
+            return load_transformers(files, description)
         case "exported":
             archive = _one(files, candidates, {Content.EXPORTED})
             require_trust(archive, trusted)

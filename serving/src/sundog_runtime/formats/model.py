@@ -15,7 +15,10 @@ A **python** model is a class, made without arguments, with
 numbers or booleans (strings, records) arrives as the JSON it was. Outputs are arrays, tensors, dicts of name to array, or
 anything JSON can hold. All methods run without gradients and on one thread, never two at a time.
 
-`predict` may be a generator, or an async generator: what it yields is sent to the client one by one. It may be `async`.
+A `predict` that is a generator function, synchronous or asynchronous, **streams**: each item it yields is an answer of its
+own. So does one of a class with `streams = True` that returns a generator. An asynchronous generator runs on the replica's
+event loop and must not block it; a synchronous one runs on the model's thread, where other calls may come between two
+items. An `async` function is run to its end on the model's thread.
 
 A torch module is not called twice at a time either, but not always on the same thread.
 """
@@ -35,7 +38,7 @@ class LoadedModel:
     `parameters` are those of a module's forward. `whole_numbers` is the type that JSON integers get where no input is
     declared, `numbers` the same for numbers with a fraction.
 
-    `streams`: `predict` returns a generator, whose values are answers one by one; it must be advanced on one thread.
+    `streams`: `predict` returns a generator, whose items are answers.
     `batches`: arrays of several requests may be joined along their first dimension, and the answer split there.
     `module` is the network where there is one, for those who count its parameters.
     """

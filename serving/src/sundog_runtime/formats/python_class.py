@@ -34,7 +34,7 @@ def load_python(path: Path, target: Any, description: Description) -> LoadedMode
     except Exception as error:
         raise failed(f"{entrypoint}.load", error) from error
 
-    streams = is_stream(predictor.predict)
+    streams = is_stream(predictor)
     names = [spec.name for spec in description.signature.outputs]
     call = without_gradients(predictor.predict)
     return LoadedModel(

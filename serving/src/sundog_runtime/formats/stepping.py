@@ -1,84 +1,54 @@
 """A predictor's `predict`, whatever kind of function it is, as one that is called on the model's thread.
 
 Gradients are off while the model's code runs, and only then: a generator is left in the middle, and what runs between
-two of its steps on the same thread is not the model.
+two of its steps on the same thread is not the model. An asynchronous generator is handed on as it is: it runs on the
+replica's event loop.
 """
 
 import asyncio
 import inspect
 import weakref
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from collections.abc import Callable, Generator
+from contextlib import closing
 from typing import Any
 
 import torch
 
+_END = object()
 
-def is_stream(predict: Callable[..., Any]) -> bool:
-    """Whether it is a generator function, so that its answer comes in parts."""
-    return inspect.isgeneratorfunction(predict) or inspect.isasyncgenfunction(predict)
+
+def is_stream(predictor: Any) -> bool:
+    """Whether its `predict` is a generator function, or the class says `streams = True`: its answer comes in parts."""
+    predict = predictor.predict
+    is_generator = inspect.isgeneratorfunction(predict) or inspect.isasyncgenfunction(predict)
+    return is_generator or getattr(predictor, "streams", False) is True
 
 
 def without_gradients(predict: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """`predict` in inference mode; async functions are run to their end, async generators become plain ones."""
-    if inspect.isasyncgenfunction(predict):
-        return _async_steps(predict)
-    if inspect.isgeneratorfunction(predict):
-        return _steps(predict)
+    """`predict` in inference mode; a coroutine function is run to its end."""
     if inspect.iscoroutinefunction(predict):
         return _awaited(predict)
 
     def call(batch: Any) -> Any:
         with torch.inference_mode():
-            return predict(batch)
+            result: Any = predict(batch)
+        return _steps(result) if inspect.isgenerator(result) else result
 
     return call
 
 
-def _steps(predict: Callable[[Any], Iterator[Any]]) -> Callable[[Any], Iterator[Any]]:
-    def call(batch: Any) -> Iterator[Any]:
-        steps = predict(batch)
-        try:
-            while True:
-                with torch.inference_mode():
-                    try:
-                        value = next(steps)
-                    except StopIteration:
-                        return
-                yield value
-        finally:
-            # A client that went away leaves in the middle: the model's own `finally` runs now, not at some collection.
-            close = getattr(steps, "close", None)
-            if close is not None:
-                close()
-
-    return call
+def _steps(generator: Any) -> Generator[Any, None, None]:
+    # Closing: a client that went away leaves in the middle, and the model's own `finally` is to run then.
+    with closing(generator):
+        while True:
+            with torch.inference_mode():
+                item = next(generator, _END)
+            if item is _END:
+                return
+            yield item
 
 
-def _async_steps(predict: Callable[[Any], AsyncGenerator[Any, None]]) -> Callable[[Any], Iterator[Any]]:
-    loop = asyncio.new_event_loop()
-
-    def call(batch: Any) -> Iterator[Any]:
-        steps = predict(batch)
-        try:
-            while True:
-                with torch.inference_mode():
-                    try:
-                        value = loop.run_until_complete(_next(steps))
-                    except StopAsyncIteration:
-                        return
-                yield value
-        finally:
-            loop.run_until_complete(steps.aclose())
-
-    weakref.finalize(call, loop.close)
-    return call
-
-
-async def _next(steps: AsyncGenerator[Any, None]) -> Any:
-    return await anext(steps)
-
-
-def _awaited(predict: Callable[[Any], Coroutine[Any, Any, Any]]) -> Callable[[Any], Any]:
+def _awaited(predict: Callable[[Any], Any]) -> Callable[[Any], Any]:
     # One loop for all calls: what the model keeps between them, such as a connection, belongs to a loop.
     loop = asyncio.new_event_loop()
 

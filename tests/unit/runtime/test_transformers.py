@@ -1,0 +1,295 @@
+"""Hugging Face directories: what is served of them, and that nothing of them runs or is fetched."""
+
+import json
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    BertModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedTokenizerFast,
+    ViTConfig,
+    ViTForImageClassification,
+)
+from transformers.utils import logging as library_logging
+
+from sundog_runtime.arguments import Model
+from sundog_runtime.errors import FormatNotRecognised, LoadFailed, Problem, StartError
+from sundog_runtime.formats.load import load_model
+from sundog_runtime.formats.model import LoadedModel
+from sundog_runtime.sources.files import open_model
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "bad", "film", "a"]
+SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+LABELS = {"id2label": {0: "NEG", 1: "POS"}, "label2id": {"NEG": 0, "POS": 1}}
+
+library_logging.disable_progress_bar()
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("a model was looked up on the network"))
+
+
+def bert(kind: Any = BertForSequenceClassification, **config: Any) -> Any:
+    torch.manual_seed(1)
+    given = {"vocab_size": len(WORDS), "max_position_embeddings": 12, **SMALL, **LABELS, **config}
+    return kind(BertConfig(**given)).eval()
+
+
+def gpt2() -> Any:
+    torch.manual_seed(1)
+    config = GPT2Config(vocab_size=8, n_embd=16, n_layer=1, n_head=2, n_positions=16, bos_token_id=2, eos_token_id=3)
+    return GPT2LMHeadModel(config).eval()
+
+
+def tokenizer(*, marks: bool = True) -> PreTrainedTokenizerFast:
+    inner = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    if marks:
+        inner.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+        )
+    return PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="[PAD]", unk_token="[UNK]")
+
+
+def save(root: Path, network: Any, words: Any = None) -> Path:
+    network.save_pretrained(root)
+    if words is not None:
+        words.save_pretrained(root)
+    return root
+
+
+def load(root: Path, **model: Any) -> LoadedModel:
+    spec = Model.model_validate({"uri": f"file://{root}", **model})
+    return load_model(open_model(spec.uri, spec.digest), spec)
+
+
+async def test_texts_are_classified(
+    tmp_path: Path, serve: Callable[..., Any], args: Callable[..., dict[str, Any]]
+) -> None:
+    network, words = bert(), tokenizer()
+    client = await serve(args(save(tmp_path, network, words), ""))
+    texts = ["good film", "a bad bad film"]
+    answer = await client.post("/", json={"inputs": texts})
+    assert answer.status_code == 200
+    outputs = answer.json()["outputs"]
+    alone = [network(**words(text, return_tensors="pt")).logits[0] for text in texts]
+    np.testing.assert_allclose(outputs["logits"], torch.stack(alone).detach().numpy(), atol=1e-5)
+    probable = torch.softmax(torch.stack(alone), dim=-1).max(dim=-1)
+    np.testing.assert_allclose(outputs["scores"], probable.values.detach().numpy(), atol=1e-5)
+    assert outputs["labels"] == [("NEG", "POS")[index] for index in probable.indices]
+
+
+async def test_texts_by_the_open_inference_protocol(
+    tmp_path: Path, serve: Callable[..., Any], args: Callable[..., dict[str, Any]]
+) -> None:
+    client = await serve(args(save(tmp_path, bert(), tokenizer()), ""))
+    metadata = (await client.get("/v2/models/digits")).json()
+    assert metadata["inputs"] == [{"name": "text", "datatype": "BYTES", "shape": [-1]}]
+    assert [output["name"] for output in metadata["outputs"]] == ["labels", "scores", "logits"]
+    tensor = {"name": "text", "datatype": "BYTES", "shape": [2], "data": ["good", "bad"]}
+    answer = (await client.post("/v2/models/digits/infer", json={"inputs": [tensor]})).json()
+    assert [(output["name"], output["datatype"], output["shape"]) for output in answer["outputs"]] == [
+        ("labels", "BYTES", [2]),
+        ("scores", "FP32", [2]),
+        ("logits", "FP32", [2, 2]),
+    ]
+
+
+async def test_tokens_where_there_is_no_tokenizer(
+    tmp_path: Path, serve: Callable[..., Any], args: Callable[..., dict[str, Any]]
+) -> None:
+    network = bert()
+    client = await serve(args(save(tmp_path, network), ""))
+    ids = [[2, 4, 6, 3]]
+    answer = (await client.post("/", json={"inputs": ids})).json()["outputs"]
+    np.testing.assert_allclose(answer["logits"], network(torch.tensor(ids)).logits.detach().numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("ids", "says"),
+    [([[2, 8]], "a token outside of 0 to 7"), ([[-1]], "a token outside of 0 to 7"), ([[2] * 13], "at most 12")],
+)
+async def test_tokens_that_the_network_would_fall_over(
+    tmp_path: Path, serve: Callable[..., Any], args: Callable[..., dict[str, Any]], ids: list[list[int]], says: str
+) -> None:
+    client = await serve(args(save(tmp_path, bert()), ""))
+    answer = await client.post("/", json={"inputs": ids})
+    assert answer.status_code == 400
+    assert says in answer.json()["detail"]
+
+
+def test_a_text_longer_than_the_network_takes_is_cut(tmp_path: Path) -> None:
+    model = load(save(tmp_path, bert(), tokenizer()))
+    assert model.predict(["good " * 50])["logits"].shape == (1, 2)
+
+
+def test_a_text_without_a_token_is_refused(tmp_path: Path) -> None:
+    model = load(save(tmp_path, bert(), tokenizer(marks=False)))
+    with pytest.raises(Problem, match="a text without a token"):
+        model.predict(["good", ""])
+
+
+def test_inputs_of_model_yaml_are_given_by_name(tmp_path: Path) -> None:
+    network = bert()
+    save(tmp_path, network, tokenizer())
+    (tmp_path / "model.yaml").write_text(
+        "inputs:\n- {name: input_ids, dtype: int64, shape: [-1, -1]}\n"
+        "- {name: attention_mask, dtype: int64, shape: [-1, -1]}\n"
+    )
+    ids, mask = np.array([[2, 4, 0]]), np.array([[1, 1, 0]])
+    answer = load(tmp_path).predict({"input_ids": ids, "attention_mask": mask})["logits"]
+    wanted = network(torch.from_numpy(ids), attention_mask=torch.from_numpy(mask)).logits
+    torch.testing.assert_close(answer, wanted.detach())
+
+
+@pytest.mark.parametrize("pooling", ["mean", "first"])
+def test_embeddings_leave_padding_out(tmp_path: Path, pooling: str) -> None:
+    model = load(save(tmp_path, bert(BertModel), tokenizer()), config={"pooling": pooling})
+    assert model.signature.outputs[0].shape == (-1, 16)
+    together = model.predict(["good", "a bad bad film"])["embeddings"]
+    torch.testing.assert_close(together[:1], model.predict(["good"])["embeddings"], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("config", "names"),
+    [
+        ({"problem_type": "multi_label_classification"}, ["scores", "logits"]),
+        ({"problem_type": "regression"}, ["logits"]),
+        ({"num_labels": 1, "id2label": {0: "x"}, "label2id": {"x": 0}}, ["logits"]),
+    ],
+)
+def test_what_a_classifier_answers(tmp_path: Path, config: dict[str, Any], names: list[str]) -> None:
+    given = {key: value for key, value in config.items() if key != "num_labels"}
+    model = load(save(tmp_path, bert(**given), tokenizer()))
+    assert list(model.predict(["good"])) == names == [spec.name for spec in model.signature.outputs]
+
+
+def test_images(tmp_path: Path) -> None:
+    network = ViTForImageClassification(ViTConfig(**SMALL, image_size=16, patch_size=8, num_channels=1)).eval()
+    model = load(save(tmp_path, network))
+    assert model.signature.inputs[0].shape == (-1, 1, 16, 16)
+    image = np.ones((2, 1, 16, 16), np.float32)
+    torch.testing.assert_close(model.predict(image)["logits"], network(torch.from_numpy(image)).logits.detach())
+
+
+def test_any_other_class_gives_its_own_tensors(tmp_path: Path) -> None:
+    answer = load(save(tmp_path, bert(BertForMaskedLM), tokenizer())).predict(["good film"])
+    assert answer["logits"].shape == (1, 4, 8)
+
+
+def test_text_is_generated_piece_by_piece(tmp_path: Path) -> None:
+    network = gpt2()
+    model = load(save(tmp_path, network, tokenizer(marks=False)), config={"maxNewTokens": 5})
+    assert model.streams
+    assert not model.batches
+    ids = torch.tensor([[4, 6]])
+    wanted = network.generate(ids, max_new_tokens=5, do_sample=False, pad_token_id=0)[0, 2:].tolist()
+    pieces = [item["text"][0] for item in model.predict(["good film"])]
+    assert "".join(pieces).split() == [WORDS[token] for token in wanted if token > 3]
+
+
+def test_tokens_are_generated_without_a_tokenizer_until_the_model_is_full(tmp_path: Path) -> None:
+    network = gpt2()
+    network.generation_config.eos_token_id = None
+    model = load(save(tmp_path, network))
+    tokens = [int(item["token"][0]) for item in model.predict(np.array([[4, 6]]))]
+    assert len(tokens) == 14
+    assert tokens[:5] == network.generate(torch.tensor([[4, 6]]), max_new_tokens=5, do_sample=False)[0, 2:].tolist()
+
+
+def edited(root: Path, **fields: Any) -> None:
+    path = root / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"model_type": "mine", "auto_map": {"AutoModel": "mine.Model"}}, "code of its own, which is never run"),
+        ({"model_type": "mine"}, "has no model_type 'mine'"),
+        ({"architectures": ["BertForDreams"]}, "expected one class of transformers"),
+        ({"architectures": None}, "architectures is None"),
+        ({"architectures": ["logging"]}, "expected one class of transformers"),
+        ({"architectures": ["GPT2LMHeadModel"]}, "GPT2LMHeadModel is no class of the model_type 'bert'"),
+        ({"quantization_config": {"quant_method": "bitsandbytes"}}, "quantised weights are not supported"),
+        ({"hidden_size": 32}, "loading "),
+        ({"num_hidden_layers": 2}, "the weights lack 16 tensors of BertForSequenceClassification"),
+        ({"hidden_size": "many"}, "loading "),
+    ],
+)
+def test_directories_that_are_refused(tmp_path: Path, fields: dict[str, Any], says: str) -> None:
+    save(tmp_path, bert(), tokenizer())
+    edited(tmp_path, **fields)
+    with pytest.raises(StartError) as caught:
+        load(tmp_path)
+    assert says in caught.value.message
+
+
+def test_code_beside_the_weights_does_not_run(tmp_path: Path) -> None:
+    save(tmp_path, bert(), tokenizer())
+    (tmp_path / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
+    edited(tmp_path, auto_map={"AutoConfig": "mine.Config", "AutoModelForSequenceClassification": "mine.Model"})
+    assert load(tmp_path, trustCode=True).predict(["good"])["logits"].shape == (1, 2)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_pickled_weights_are_not_read(tmp_path: Path) -> None:
+    save(tmp_path, bert())
+    weights = tmp_path / "model.safetensors"
+    torch.save({}, tmp_path / "pytorch_model.bin")
+    weights.unlink()
+    with pytest.raises(LoadFailed, match=r"no file named model\.safetensors"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_damaged_files_are_start_errors(tmp_path: Path, name: str) -> None:
+    path = save(tmp_path, bert(), tokenizer()) / name
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises((LoadFailed, FormatNotRecognised)):
+        load(tmp_path, format="transformers")
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ({"task": "dance"}, "config.task"),
+        ({"temperature": 1}, "config.temperature: Extra inputs are not permitted"),
+        ({"task": "generation"}, "BertForSequenceClassification cannot generate"),
+        ({"maxLength": 0}, "config.maxLength"),
+    ],
+)
+def test_settings_that_are_wrong(tmp_path: Path, config: dict[str, Any], says: str) -> None:
+    with pytest.raises(LoadFailed) as caught:
+        load(save(tmp_path, bert()), config=config)
+    assert says in caught.value.message
+
+
+def test_classification_needs_classes(tmp_path: Path) -> None:
+    with pytest.raises(LoadFailed, match="BertModel has no classes"):
+        load(save(tmp_path, bert(BertModel)), config={"task": "classification"})
+
+
+def test_declared_inputs_that_the_network_does_not_take(tmp_path: Path) -> None:
+    save(tmp_path, bert())
+    (tmp_path / "model.yaml").write_text("inputs:\n- {name: words, dtype: int64, shape: [-1, -1]}\n")
+    with pytest.raises(LoadFailed, match="the declared input 'words' is none of BertForSequenceClassification"):
+        load(tmp_path)
+
+
+def test_no_such_directory(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(FormatNotRecognised, match=r"no config\.json with a model_type"):
+        load(tmp_path, format="transformers")
