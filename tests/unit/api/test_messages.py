@@ -212,7 +212,11 @@ def test_unknown_fields_are_named_and_dropped() -> None:
         rollout={"steps": [{"weight": 5, "gates": "time"}]},
         runtime={"podLabels": {"any": "key"}},
     )
-    assert sorted(unknown_fields(obj)) == ["spec.model.trust_code", "spec.replica", "spec.rollout.steps[0].gates"]
+    assert sorted(map(str, unknown_fields(obj))) == [
+        "spec.model.trust_code: unknown field; did you mean trustCode?",
+        "spec.replica: unknown field; did you mean replicas?",
+        "spec.rollout.steps[0].gates: unknown field; did you mean gate?",
+    ]
     read = ModelDeployment.parse(obj)
     assert read.spec.model.trust_code is False
     assert "replica" not in read.to_json()["spec"]

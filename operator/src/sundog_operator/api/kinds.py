@@ -25,8 +25,8 @@ def violations(obj: Mapping[str, Any]) -> list[Violation]:
         return [Violation("kind", str(error))]
 
 
-def unknown_fields(obj: Mapping[str, Any]) -> list[str]:
-    """Paths of fields that are pruned; empty for a kind that is not ours."""
+def unknown_fields(obj: Mapping[str, Any]) -> list[Violation]:
+    """Fields that are pruned; empty for a kind that is not ours."""
     try:
         return unknown(_type_of(obj), {name: value for name, value in obj.items() if name != "metadata"})
     except SpecError:

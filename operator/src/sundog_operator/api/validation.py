@@ -1,7 +1,8 @@
 """What is wrong with an object, in one sentence per violation."""
 
+import difflib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -54,9 +55,16 @@ def check(part: type[P], obj: object, path: str = "") -> tuple[P | None, list[Vi
     return (None, broken) if broken else (value, [])
 
 
-def unknown(part: type[Part], obj: object, path: str = "") -> list[str]:
-    """The paths of fields that no type has and that the API server prunes."""
+def unknown(part: type[Part], obj: object, path: str = "") -> list[Violation]:
+    """Fields that no type has and that the API server prunes."""
     return list(_unknown(obj, structure(part), path))
+
+
+def unknown_message(name: str, known: Iterable[str]) -> str:
+    """What is said of a field that does not exist beside those that do."""
+    by_lower = {each.lower(): each for each in known}
+    near = difflib.get_close_matches(name.lower(), by_lower, n=1)
+    return f"unknown field; did you mean {by_lower[near[0]]}?" if near else "unknown field"
 
 
 def changes(part: type[P], old: P, new: P, path: str = "") -> list[Violation]:
@@ -221,14 +229,14 @@ def _change_violations(old: Any, new: Any, node: Node, path: str) -> Iterator[Vi
         yield from _change_violations(before[place], item, child, place)
 
 
-def _unknown(obj: Any, node: Node, path: str) -> Iterator[str]:
+def _unknown(obj: Any, node: Node, path: str) -> Iterator[Violation]:
     if isinstance(obj, Mapping) and node.kind == "object":
         for name, value in obj.items():
             place = f"{path}.{name}" if path else str(name)
             if name in node.fields:
                 yield from _unknown(value, node.fields[name].node, place)
             else:
-                yield place
+                yield Violation(place, unknown_message(str(name), node.fields))
     elif isinstance(obj, Mapping) and node.kind == "map" and node.items is not None:
         for key, value in obj.items():
             yield from _unknown(value, node.items, f"{path}[{key}]")

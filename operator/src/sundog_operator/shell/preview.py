@@ -95,7 +95,7 @@ def _merged(manifest: Object, stored: Object | None) -> Object:
 
 
 def _refused_by_server(manifest: Object, wanted: Object, stored: Object | None) -> tuple[str, ...]:
-    unknown = [f"{path}: unknown field" for path in unknown_fields(manifest)]
+    unknown = [str(violation) for violation in unknown_fields(manifest)]
     wrong = [str(violation) for violation in violations(wanted)]
     if wrong or stored is None:
         return (*unknown, *wrong)

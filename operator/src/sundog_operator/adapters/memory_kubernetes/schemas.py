@@ -5,6 +5,8 @@ from typing import Any
 
 import orjson
 
+from sundog_operator.api.validation import unknown_message
+
 Schema = dict[str, Any]
 
 _IMPLICIT = frozenset({"apiVersion", "kind", "metadata"})
@@ -12,7 +14,7 @@ _ANYTHING: dict[str, Any] = {"x-kubernetes-preserve-unknown-fields": True}
 
 
 def prune(obj: dict[str, Any], schema: Schema) -> list[str]:
-    """Remove, in place, every field of an object that the schema does not name; the paths of what was removed."""
+    """Remove, in place, every field of an object that the schema does not name; one line for each."""
     properties = schema.get("properties", {})
     return list(_prune_object(obj, schema | {"properties": properties | dict.fromkeys(_IMPLICIT, _ANYTHING)}, ""))
 
@@ -42,7 +44,7 @@ def _prune_object(value: dict[str, Any], schema: Schema, prefix: str) -> Iterato
             yield from _prune(value[key], others, f"{prefix}{key}")
         elif not others and not _keeps_unknown(schema):
             del value[key]
-            yield f"{prefix}{key}"
+            yield f"{prefix}{key}: {unknown_message(key, properties)}"
 
 
 def _keeps_unknown(schema: Schema) -> bool:

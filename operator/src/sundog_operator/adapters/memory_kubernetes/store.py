@@ -183,7 +183,7 @@ class Store:
         schema = self._schemas.get(ref.kind.kind)
         unknown = schemas.prune(obj, schema) if schema else []
         if strict and unknown:
-            raise Invalid(str(ref), [f"{path}: unknown field" for path in unknown])
+            raise Invalid(str(ref), unknown)
 
     def _write(
         self, ref: Ref, record: Record | None, after: Object, owners_of: Callable[[Object], fields.Owners]

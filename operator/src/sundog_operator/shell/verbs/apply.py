@@ -52,7 +52,7 @@ async def apply(server: Server, files: Sequence[Path], validate: bool) -> int:
 
 async def _apply(server: Server, document: Document, validate: bool) -> str:
     if validate and (unknown := unknown_fields(document.object)):
-        raise CommandFailed(f"{document.ref}: {unknown[0]}: unknown field")
+        raise CommandFailed(f"{document.ref}: {unknown[0]}")
     before = await server.kube.get(document.ref)
     after = await server.kube.apply(document.object)
     done = "created" if before is None else "unchanged" if manifests.is_same(before, after) else "configured"
