@@ -67,6 +67,7 @@ ACCEPTED = [
     model(format="python"),
     model(format="exported", trustCode=True),
     model(format="torchscript", trustCode=True),
+    model(format="transformers"),
     model(trustCode=True),
     rollout(paused=True, progressDeadline="1h"),
     spec(replicas=3, paused=True, resources={"cpu": "500m", "memory": "1Gi"}),
@@ -87,10 +88,6 @@ def test_what_is_supported(accepted: ModelDeploymentSpec) -> None:
 REFUSED = [
     (model(uri="s3://models/digits"), "spec.model.uri: s3:// is not supported yet; file:// is"),
     (model(uri="hf://org/digits"), "spec.model.uri: hf:// is not supported yet; file:// is"),
-    (
-        model(format="transformers"),
-        "spec.model.format: transformers is not supported yet; auto, torch, exported, torchscript and python are",
-    ),
     (model(credentials={"secretName": "s"}), "spec.model.credentials.secretName: is not supported yet; leave it out"),
     (spec(runtime={"image": "a:b"}), "spec.runtime.image: is not supported yet; leave it out"),
     (spec(runtime={"env": [{"name": "A"}]}), "spec.runtime.env: is not supported yet; leave it out"),

@@ -95,7 +95,6 @@ LATER = frozenset(
 """Paths of values, or of parts with all that is below them. Only their defaults are accepted."""
 
 _STEP = "spec.rollout.steps[]"
-_SUPPORTED_FORMATS = ("auto", "torch", "exported", "torchscript", "python")
 _SUPPORTED_STRATEGIES = ("canary", "recreate")
 
 
@@ -153,7 +152,6 @@ def _evidence_refused(gate: str | None) -> str:
 
 _CONDITIONS: Mapping[str, Callable[[Any], str]] = {
     "spec.model.uri": _scheme_refused,
-    "spec.model.format": _one_of(_SUPPORTED_FORMATS),
     "spec.replicas": _zero_refused,
     "spec.rollout.strategy": _one_of(_SUPPORTED_STRATEGIES),
     f"{_STEP}.gate": _evidence_refused,
