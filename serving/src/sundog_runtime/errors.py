@@ -98,6 +98,10 @@ class WarmupTimeout(StartError):
     """The warm-up took too long."""
 
 
+INVALID_OUTCOME = ((b"x-sundog-outcome", b"invalid"),)
+"""The header of an answer that an unusable output of the model led to."""
+
+
 class Problem(Exception):
     """Why one request cannot be answered.
 
@@ -116,3 +120,11 @@ class Problem(Exception):
 def bad_input(code: str, detail: str) -> Problem:
     """A problem with status 400."""
     return Problem(400, code, detail)
+
+
+def bad_output(code: str, detail: str) -> Problem:
+    """A problem with status 500: the model answered, and its answer cannot be given to anybody.
+
+    The header tells whoever counts that it was the model's answer, and not the server, that is at fault.
+    """
+    return Problem(500, code, detail, INVALID_OUTCOME)

@@ -10,8 +10,16 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from sundog_runtime.errors import Problem
-from sundog_runtime.tensors import MAX_DIMENSIONS, OIP_TYPES, TensorSpec, output_array, to_numpy
+from sundog_runtime.errors import Problem, bad_output
+from sundog_runtime.tensors import (
+    MAX_DIMENSIONS,
+    OIP_TYPES,
+    TensorSpec,
+    numpy_type,
+    output_array,
+    require_finite,
+    to_numpy,
+)
 
 _Dtype = Literal[
     "bool",
@@ -26,22 +34,28 @@ _Dtype = Literal[
     "float16",
     "float32",
     "float64",
+    "bfloat16",
     "string",
 ]
 
 
 class TensorField(BaseModel):
-    """One tensor as `model.yaml` declares it. In `shape`, -1 is any size; the first dimension is the batch."""
+    """One tensor as `model.yaml` declares it. In `shape`, -1 is any size; the first dimension is the batch.
+
+    With `allowNaN` it may hold NaN and infinity: as an input by binary tensors and gRPC, for JSON cannot say them; as an
+    output JSON says null for them.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     name: Annotated[str, Field(min_length=1, max_length=200)]
     dtype: _Dtype
     shape: Annotated[list[Annotated[int, Field(ge=-1, le=2**31)]], Field(min_length=1, max_length=MAX_DIMENSIONS)]
+    allow_nan: Annotated[bool, Field(alias="allowNaN")] = False
 
     def spec(self) -> TensorSpec:
         """The same for those who check arrays."""
-        return TensorSpec(self.name, self.dtype, tuple(self.shape))
+        return TensorSpec(self.name, self.dtype, tuple(self.shape), self.allow_nan)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +84,11 @@ def inputs_of_example(example: Any) -> tuple[TensorSpec, ...]:
 def conform(specs: tuple[TensorSpec, ...], output: Any) -> Any:
     """`output`, as `tensors.plain` gives it, with nested lists turned into arrays of the declared types.
 
-    Raises Problem 500 when it is not what was declared. Without a declaration it stays as it is.
+    Raises Problem 500 when it is not what was declared, or not finite where that is not allowed. Without a declaration it
+    stays as it is, and must be finite.
     """
     if not specs:
+        require_finite(output)
         return output
     named = output if isinstance(output, dict) else {specs[0].name: output}
     if sorted(named) != sorted(spec.name for spec in specs):
@@ -82,13 +98,15 @@ def conform(specs: tuple[TensorSpec, ...], output: Any) -> Any:
 
 
 def _conform(spec: TensorSpec, value: Any) -> Any:
-    array = output_array(spec.name, value, spec.dtype)
-    found = "string" if array.dtype.kind == "O" else array.dtype.name
-    if found != spec.dtype or not spec.accepts(array.shape):
+    if not spec.allow_nan:
+        require_finite(value)
+    array = output_array(spec.name, value, spec.dtype, allow_nan=spec.allow_nan)
+    if array.dtype.name != numpy_type(spec.dtype) or not spec.accepts(array.shape):
+        found = "string" if array.dtype.kind == "O" else array.dtype.name
         declared = f"declared is {spec.dtype} {list(spec.shape)}"
         raise _wrong(f"output {spec.name!r} is {found} {list(array.shape)}; {declared}")
     return value if spec.dtype == "string" else array
 
 
 def _wrong(detail: str) -> Problem:
-    return Problem(500, "OutputNotAsDeclared", detail)
+    return bad_output("OutputNotAsDeclared", detail)

@@ -1,15 +1,16 @@
 """Arrays: what a model says about them, how JSON becomes one, how one becomes JSON."""
 
+from array import array as compact
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from math import prod
+from math import isfinite, prod
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from sundog_runtime.errors import Problem, bad_input
+from sundog_runtime.errors import Problem, bad_input, bad_output
 
 Array = npt.NDArray[Any]
 
@@ -26,13 +27,32 @@ OIP_TYPES = {
     "float16": "FP16",
     "float32": "FP32",
     "float64": "FP64",
+    "bfloat16": "BF16",
     "string": "BYTES",
 }
 """Our type names, which are numpy's and torch's, and those of the Open Inference Protocol."""
 
+_IN_MEMORY = {"bfloat16": "float32", "string": "object"}
+
 DTYPES = {oip: name for name, oip in OIP_TYPES.items()}
 
 MAX_DIMENSIONS = 32
+
+_COMPACT_CODES = {
+    "float32": "f",
+    "float64": "d",
+    "int8": "b",
+    "uint8": "B",
+    "int16": "h",
+    "uint16": "H",
+    "int32": "i",
+    "uint32": "I",
+    "int64": "q",
+    "uint64": "Q",
+}
+"""Codes of `array.array`, which takes numbers of the right kind alone, and takes them fast."""
+
+_MANY = 4096
 
 _JSON_NAMES = {
     float: "number",
@@ -47,11 +67,15 @@ _JSON_NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """One named input or output. In `shape`, -1 is any size; the first dimension is the batch."""
+    """One named input or output. In `shape`, -1 is any size; the first dimension is the batch.
+
+    NaN and infinity are refused unless `allow_nan`.
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
+    allow_nan: bool = False
 
     def accepts(self, shape: Sequence[int]) -> bool:
         """Whether an array of that shape fits."""
@@ -89,22 +113,69 @@ def flatten(value: Any, what: str) -> Flat:
     return Flat(level, tuple(shape), types)
 
 
-def to_array(flat: Flat, dtype: str, what: str) -> Array:
+def numbers_of(value: Any, spec: TensorSpec) -> Array | None:
+    """Nested lists that are at once seen to hold what `spec` says, as an array; None where a closer look is needed.
+
+    The short way for what most requests are. It does not see that a value is a boolean: only for JSON without any.
+    Finite, and of the declared type and shape, as `flatten`, `check_shape` and `to_array` would give it.
+    """
+    code = _COMPACT_CODES.get(spec.dtype)
+    if code is None or not spec.shape:
+        return None
+    rows, shape = [value], list[int]()
+    for wanted in spec.shape:
+        if shape:
+            rows = list(chain.from_iterable(rows))
+        if set(map(type, rows)) != {list}:
+            return None
+        lengths = set(map(len, rows))
+        size = lengths.pop()
+        if lengths or not size or wanted not in (-1, size):
+            return None
+        shape.append(size)
+    numbers = compact(code)
+    try:
+        for row in rows:
+            numbers.fromlist(row)
+    except (TypeError, OverflowError):
+        return None
+    array = np.frombuffer(numbers, dtype=spec.dtype).reshape(shape)
+    return array if is_finite(array) else None
+
+
+def to_array(flat: Flat, dtype: str, what: str, *, allow_nan: bool = False) -> Array:
     """Convert without loss of kind: integers may become numbers, nothing else changes its type.
 
-    Strings become an array of objects. Raises Problem 400.
+    Strings become an array of objects. Raises Problem 400, also for numbers that are infinite in `dtype`.
     """
     if wrong := [kind for kind in flat.types if not _fits(kind, dtype)]:
         found = sorted(_JSON_NAMES.get(kind, kind.__name__) for kind in wrong)
         raise bad_input("WrongType", f"{what} holds {' and '.join(found)} values; expected {dtype}")
     try:
         with np.errstate(over="ignore"):
-            array = np.array(flat.values, dtype=object if dtype == "string" else dtype)
+            array = np.array(flat.values, dtype=numpy_type(dtype))
     except OverflowError:
         raise _out_of_range(what, dtype) from None
-    if dtype.startswith("float") and not np.isfinite(array).all():
+    if not allow_nan and not is_finite(array):
         raise _out_of_range(what, dtype)
     return array.reshape(flat.shape)
+
+
+def numpy_type(dtype: str) -> str:
+    """How an array of one of our types is held: numpy knows no bfloat16, and strings are objects."""
+    return _IN_MEMORY.get(dtype, dtype)
+
+
+def is_finite(array: Array) -> bool:
+    """Whether an array holds neither NaN nor infinity. Next to nothing is allocated where it holds neither."""
+    if array.dtype.kind != "f":
+        return True
+    if array.size > _MANY:
+        # NaN and infinity go through every sum. The converse is not true, so a sum of neither proves, and no other.
+        with np.errstate(all="ignore"):
+            if np.isfinite(array.sum()):
+                return True
+    return bool(np.isfinite(array).all())
 
 
 def check_shape(spec: TensorSpec, shape: Sequence[int]) -> None:
@@ -115,7 +186,7 @@ def check_shape(spec: TensorSpec, shape: Sequence[int]) -> None:
         raise bad_input("EmptyInput", f"input {spec.name!r} has the shape {list(shape)}: it holds no values")
 
 
-def output_array(name: str, value: Any, dtype: str = "") -> Array:
+def output_array(name: str, value: Any, dtype: str = "", *, allow_nan: bool = False) -> Array:
     """One output of `plain` as an array: nested lists get `dtype`, or their natural type; a scalar is an array of one.
 
     Raises Problem 500.
@@ -125,9 +196,9 @@ def output_array(name: str, value: Any, dtype: str = "") -> Array:
     what = f"output {name!r}"
     try:
         flat = flatten(value if isinstance(value, list) else [value], what)
-        return to_array(flat, dtype or _natural(flat.types), what)
+        return to_array(flat, dtype or _natural(flat.types), what, allow_nan=allow_nan)
     except Problem as problem:
-        raise Problem(500, "OutputUnusable", problem.detail) from None
+        raise bad_output("OutputUnusable", problem.detail) from None
 
 
 def _out_of_range(what: str, dtype: str) -> Problem:
@@ -140,12 +211,28 @@ def _natural(types: frozenset[type]) -> str:
 
 
 def plain(output: Any) -> Any:
-    """A model's output as what orjson writes: numpy arrays, lists, strings, finite numbers.
+    """A model's output as what orjson writes: numpy arrays, lists, strings, numbers.
 
-    Raises Problem 500 for NaN, infinity and types that JSON has no word for. JSON would turn NaN into null, and a
-    wrong answer with status 200 is invisible to whoever counts errors.
+    Raises Problem 500 for types that JSON has no word for. NaN and infinity are `require_finite`'s business.
     """
     return _plain(output, 0)
+
+
+def require_finite(value: Any) -> None:
+    """Raises Problem 500 when `value`, as `plain` gives it, holds NaN or infinity anywhere.
+
+    JSON would turn them into null, and a wrong answer with status 200 is invisible to whoever counts errors.
+    """
+    if isinstance(value, np.ndarray):
+        finite = is_finite(value)
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            require_finite(item)
+        return
+    else:
+        finite = not isinstance(value, float) or isfinite(value)
+    if not finite:
+        raise bad_output("OutputNotFinite", "the model's output holds NaN or infinity")
 
 
 def to_numpy(value: Any) -> Any:
@@ -162,7 +249,7 @@ def _fits(kind: type, dtype: str) -> bool:
         return kind is str
     if dtype == "bool":
         return kind is bool
-    return kind is int or (kind is float and dtype.startswith("float"))
+    return kind is int or (kind is float and "float" in dtype)
 
 
 def _plain(value: Any, depth: int) -> Any:
@@ -179,28 +266,18 @@ def _plain(value: Any, depth: int) -> Any:
         return {key: _plain(item, depth + 1) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item, depth + 1) for item in value]
-    if isinstance(value, float) and not np.isfinite(value):
-        raise _not_finite()
     if value is None or isinstance(value, str | bool | int | float):
         return value
     raise _unusable(f"holds an object of type {type(value).__name__}")
 
 
 def _plain_array(array: Array, depth: int) -> Any:
-    if array.dtype.kind in "biu":
-        return np.ascontiguousarray(array) if array.ndim else array.item()
-    if array.dtype.kind == "f":
-        if not np.isfinite(array).all():
-            raise _not_finite()
+    if array.dtype.kind in "biuf":
         return np.ascontiguousarray(array) if array.ndim else array.item()
     if array.dtype.kind in "OU":
         return _plain(array.tolist(), depth + 1)
     raise _unusable(f"holds an array of {array.dtype}")
 
 
-def _not_finite() -> Problem:
-    return Problem(500, "OutputNotFinite", "the model's output holds NaN or infinity")
-
-
 def _unusable(what: str) -> Problem:
-    return Problem(500, "OutputUnusable", f"the model's output {what}")
+    return bad_output("OutputUnusable", f"the model's output {what}")

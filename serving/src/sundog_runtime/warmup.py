@@ -9,7 +9,7 @@ from sundog_runtime.errors import Problem, WarmupFailed
 from sundog_runtime.formats.model import LoadedModel
 from sundog_runtime.protocol.plain import encode
 from sundog_runtime.signature import conform
-from sundog_runtime.tensors import TensorSpec, plain
+from sundog_runtime.tensors import TensorSpec, numpy_type, plain
 
 _logger = logging.getLogger("ray.serve.sundog")
 
@@ -42,7 +42,11 @@ def zeros(inputs: tuple[TensorSpec, ...]) -> Any:
 
 def _zero(spec: TensorSpec) -> Any:
     shape = [1 if size == -1 else size for size in spec.shape]
-    return np.full(shape, "", dtype=object).tolist() if spec.dtype == "string" else np.zeros(shape, dtype=spec.dtype)
+    return (
+        np.full(shape, "", dtype=object).tolist()
+        if spec.dtype == "string"
+        else np.zeros(shape, dtype=numpy_type(spec.dtype))
+    )
 
 
 def _example(model: LoadedModel) -> Any:

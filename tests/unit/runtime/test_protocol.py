@@ -51,6 +51,11 @@ async def test_plain_json(client: httpx.AsyncClient, network: torch.nn.Module) -
     np.testing.assert_allclose(answer.json()["outputs"], expected, rtol=1e-5)
 
 
+async def test_a_list_of_rows(client: httpx.AsyncClient) -> None:
+    whole = await client.post("/", json={"inputs": [ROW, ROW]})
+    assert (await client.post("/", json=[ROW, ROW])).json() == whole.json()
+
+
 @pytest.mark.parametrize("path", ["/digits-r8.app", "/digits-r8.app/"])
 async def test_the_prefix_needs_no_slash_and_gives_no_redirect(client: httpx.AsyncClient, path: str) -> None:
     answer = await client.post(f"http://replica{path}", json={"inputs": {"x": [ROW]}})
@@ -63,7 +68,7 @@ async def test_open_inference_protocol(client: httpx.AsyncClient, network: torch
     assert answer.status_code == 200, answer.text
     document = answer.json()
     [output] = document.pop("outputs")
-    assert document == {"model_name": "digits", "id": "one"}
+    assert document == {"model_name": "digits", "model_version": "1", "id": "one"}
     np.testing.assert_allclose(output.pop("data"), network(torch.tensor([ROW])).flatten().tolist(), rtol=1e-5)
     assert output == {"name": "scores", "datatype": "FP32", "shape": [1, 3]}
 
@@ -74,12 +79,16 @@ async def test_metadata_and_health(client: httpx.AsyncClient) -> None:
         assert answer.status_code == 200
         return answer.json()
 
-    assert (await get("/v2"))["name"] == "sundog"
+    server = await get("/v2")
+    assert (server["name"], server["extensions"]) == ("sundog", ["binary_tensor_data"])
+    assert await get("/v2/models/digits/versions/1") == await get("/v2/models/digits")
+    assert await get("/v2/models/digits/versions/1/ready") == {"name": "digits", "ready": True}
     assert await get("/v2/health/live") == {"live": True}
     assert await get("/v2/health/ready") == {"ready": True}
     assert await get("/v2/models/digits/ready") == {"name": "digits", "ready": True}
     assert await get("/v2/models/digits") == {
         "name": "digits",
+        "versions": ["1"],
         "platform": "pytorch",
         "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 4]}],
         "outputs": [{"name": "scores", "datatype": "FP32", "shape": [-1, 3]}],
@@ -103,7 +112,11 @@ async def test_only_the_outputs_asked_for(client: httpx.AsyncClient) -> None:
         ("GET", "/v2/models/digits/infer", 405, "MethodNotAllowed"),
         ("POST", "/nothing", 404, "NotFound"),
         ("GET", "/v2/models", 404, "NotFound"),
-        ("GET", "/v2/models/digits/versions/8", 404, "NotFound"),
+        ("GET", "/v2/models/digits/versions", 404, "NotFound"),
+        ("GET", "/v2/models/digits/versions/8", 404, "VersionNotFound"),
+        ("POST", "/v2/models/digits/versions/8/infer", 404, "VersionNotFound"),
+        ("GET", "/v2/models/digits/versions/1/infer", 405, "MethodNotAllowed"),
+        ("GET", "/v2/models/digits/nothing", 404, "NotFound"),
         ("GET", "/v2/models/other", 404, "ModelNotFound"),
         ("POST", "/v2/models/other/infer", 404, "ModelNotFound"),
         ("GET", "/v2/models/%2e%2e", 404, "ModelNotFound"),
@@ -125,8 +138,11 @@ async def test_a_longer_name_is_not_below_the_prefix(client: httpx.AsyncClient) 
         ("", "EmptyBody", "empty"),
         ("{", "MalformedJson", "not JSON"),
         ("\xff", "MalformedJson", "UTF-8"),
-        ("[1]", "WrongType", "array; expected an object"),
-        ("null", "WrongType", "null; expected an object"),
+        ("[1]", "WrongShape", "'x' has the shape [1]"),
+        ("[]", "WrongShape", "'x' has the shape [0]"),
+        ("[[1, 2, 3, true]]", "WrongType", "holds boolean values"),
+        ("7", "WrongType", "number; expected an object or an array"),
+        ("null", "WrongType", "null; expected an object or an array"),
         ("{}", "MissingInputs", '"inputs"'),
         ('{"inputs": [[1, 2, 3, NaN]]}', "MalformedJson", "not JSON"),
         ('{"inputs": [[1, 2, 3, Infinity]]}', "MalformedJson", "not JSON"),
@@ -196,8 +212,6 @@ async def test_a_tensor_without_data(client: httpx.AsyncClient) -> None:
     body = tensor(ROW)
     del body["inputs"][0]["data"]
     assert "binary" in problem(await client.post("/v2/models/digits/infer", json=body), 400, "MissingInputs")
-    headers = {"inference-header-content-length": "10"}
-    problem(await client.post("/v2/models/digits/infer", json=tensor(ROW), headers=headers), 400, "BinaryTensors")
 
 
 async def test_compressed_bodies_are_refused(client: httpx.AsyncClient) -> None:

@@ -1,42 +1,55 @@
-"""The JSON part of the Open Inference Protocol, version 2.
+"""The Open Inference Protocol, version 2, over REST, with the binary tensor extension.
 
 https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/inference_rest.md
+
+With the extension the body is JSON, as long as the header `Inference-Header-Content-Length` says, and behind it the bytes
+of the inputs that have the parameter `binary_data_size` in place of `data`, in the order of the inputs. Outputs go the
+same way where `binary_data` of the output, or `binary_data_output` of the request, is true.
 """
 
 from collections.abc import Mapping
 from math import prod
 from typing import Any
 
-from sundog_runtime.errors import Problem, bad_input
+from sundog_runtime.errors import bad_input
 from sundog_runtime.formats.model import LoadedModel
-from sundog_runtime.protocol.plain import check_names, encode, parse_object
-from sundog_runtime.protocol.query import Answer, Query
-from sundog_runtime.tensors import (
-    DTYPES,
-    MAX_DIMENSIONS,
-    OIP_TYPES,
-    Array,
-    Flat,
-    TensorSpec,
-    check_shape,
-    flatten,
-    output_array,
-    to_array,
+from sundog_runtime.protocol.exchange import (
+    EXTENSIONS,
+    MODEL_VERSION,
+    Output,
+    Sent,
+    batch_of_sent,
+    check_count,
+    check_parameters,
+    check_wanted,
+    outputs_of,
+    sent_spec,
 )
+from sundog_runtime.protocol.plain import encode, may_hold_booleans, parse_object
+from sundog_runtime.protocol.query import JSON_TYPE, Answer, Query
+from sundog_runtime.protocol.raw import Buffer, from_raw, shaped, to_raw
+from sundog_runtime.tensors import OIP_TYPES, Flat, TensorSpec, flatten, numbers_of, to_array
+
+JSON_LENGTH_HEADER = b"inference-header-content-length"
+BINARY_TYPE = b"application/octet-stream"
 
 _REQUEST_FIELDS = frozenset({"id", "parameters", "inputs", "outputs"})
+_INPUT_FIELDS = frozenset({"name", "shape", "datatype", "parameters", "data"})
+_OUTPUT_FIELDS = frozenset({"name", "parameters"})
+_MAX_DIGITS = 19
 
 
 def server_metadata(version: str) -> bytes:
     """`GET /v2`."""
-    return encode({"name": "sundog", "version": version, "extensions": []})
+    return encode({"name": "sundog", "version": version, "extensions": list(EXTENSIONS)})
 
 
 def model_metadata(name: str, model: LoadedModel) -> bytes:
-    """`GET /v2/models/{name}`. The revision is left out: in an experiment clients must not learn their arm."""
+    """`GET /v2/models/{name}`."""
     return encode(
         {
             "name": name,
+            "versions": [MODEL_VERSION],
             "platform": model.platform,
             "inputs": [_tensor_metadata(spec) for spec in model.signature.inputs],
             "outputs": [_tensor_metadata(spec) for spec in model.signature.outputs],
@@ -44,135 +57,189 @@ def model_metadata(name: str, model: LoadedModel) -> bytes:
     )
 
 
-def decode_oip(name: str, model: LoadedModel, headers: Mapping[bytes, bytes], body: bytes) -> Query:
+def decode_oip(name: str, model: LoadedModel, headers: Mapping[bytes, bytes], body: Buffer) -> Query:
     """`POST /v2/models/{name}/infer`. Raises Problem 400."""
-    if b"inference-header-content-length" in headers:
-        raise bad_input("BinaryTensors", "binary tensor data is not supported; send the tensors as JSON")
-    request = parse_object(body)
-    if unknown := sorted(set(request) - _REQUEST_FIELDS):
-        raise bad_input(
-            "UnknownField",
-            f"the body has the unknown field {unknown[0]!r}; expected {', '.join(sorted(_REQUEST_FIELDS))}",
-        )
+    text, tail = _split(headers, body)
+    request = parse_object(text)
+    _check_fields(request, _REQUEST_FIELDS, "the body")
     request_id = request.get("id", "")
     if not isinstance(request_id, str):
         raise bad_input("WrongType", "id is not a string")
-    inputs = _inputs(request.get("inputs"))
+    parameters = _parameters(request, "the request")
+    inputs = _inputs(request.get("inputs"), tail, may_hold_booleans(text))
     wanted = _wanted(request.get("outputs"))
+    check_wanted(model, list(wanted or ()))
+    binary_by_default = _flag(parameters, "binary_data_output", "the request", default=False)
 
     def answer(output: Any) -> Answer:
-        document: dict[str, Any] = {"model_name": name, "outputs": _outputs(model, output, wanted)}
-        return Answer(encode(document | {"id": request_id} if request_id else document))
+        names = None if wanted is None else list(wanted)
+        asked = wanted or {}
+        document: dict[str, Any] = {"model_name": name, "model_version": MODEL_VERSION, "outputs": []}
+        if request_id:
+            document["id"] = request_id
+        parts = list[Buffer]()
+        for found in outputs_of(model, output, names):
+            binary = asked.get(found.name)
+            raw = to_raw(found.array, found.dtype) if (binary_by_default if binary is None else binary) else None
+            document["outputs"].append(_output(found, raw))
+            if raw is not None:
+                parts.append(raw)
+        return _answer(encode(document), parts)
 
-    return Query(_batch(model, inputs), answer)
+    return Query(batch_of_sent(model, inputs), answer)
 
 
-def _inputs(value: Any) -> list[tuple[TensorSpec, Any]]:
-    """The tensors of a request with what the client says about them."""
+def _split(headers: Mapping[bytes, bytes], body: Buffer) -> tuple[Buffer, memoryview | None]:
+    """The JSON, and the bytes behind it where the client says that there may be some. Raises Problem 400."""
+    length = headers.get(JSON_LENGTH_HEADER)
+    if length is None:
+        return body, None
+    length = length.strip()
+    if not length.isdigit() or len(length) > _MAX_DIGITS or int(length) > len(body):
+        shown = length[:30].decode("latin-1")
+        raise bad_input(
+            "WrongHeader",
+            f"Inference-Header-Content-Length is {shown!r}; expected the number of bytes of JSON in a body of {len(body)}",
+        )
+    view, end = memoryview(body), int(length)
+    return bytes(view[:end]), view[end:]
+
+
+def _inputs(value: Any, tail: memoryview | None, booleans: bool) -> list[Sent]:
+    """The tensors of a request with what the client says about them. All binary data is some tensor's."""
     if not isinstance(value, list) or not value:
         raise bad_input("MissingInputs", "inputs is not a non-empty array of tensors")
-    tensors = [_input(item, index) for index, item in enumerate(value)]
-    names = [spec.name for spec, _ in tensors]
-    if len(set(names)) < len(names):
-        raise bad_input("WrongInputs", "inputs names a tensor twice")
-    return tensors
+    check_count(value, "inputs")
+    inputs, at = list[Sent](), 0
+    for index, item in enumerate(value):
+        spec, size = _sent(item, index)
+        if size is None:
+            inputs.append(_from_json(spec, item, booleans))
+            continue
+        if tail is None:
+            raise bad_input(
+                "WrongHeader", f"input {spec.name[:60]!r} is binary, and there is no Inference-Header-Content-Length"
+            )
+        if size > len(tail) - at:
+            left = len(tail) - at
+            raise bad_input("WrongSize", f"input {spec.name[:60]!r}: binary_data_size is {size}; {left} bytes are left")
+        inputs.append(_from_tail(spec, tail[at : at + size]))
+        at += size
+    if tail is not None and at != len(tail):
+        raise bad_input("WrongSize", f"the body has {len(tail) - at} bytes behind those of the inputs")
+    return inputs
 
 
-def _input(item: Any, index: int) -> tuple[TensorSpec, Any]:
+def _sent(item: Any, index: int) -> tuple[TensorSpec, int | None]:
+    """What a client says about an input, with the size of its binary data."""
     if not isinstance(item, dict):
         raise bad_input("WrongType", f"inputs[{index}] is not an object")
-    name, datatype, shape = item.get("name"), item.get("datatype"), item.get("shape")
-    if not isinstance(name, str) or not name:
-        raise bad_input("WrongType", f"inputs[{index}].name is not a string with at least one character")
-    if not isinstance(datatype, str) or datatype not in DTYPES:
-        raise bad_input("WrongType", f"input {name[:60]!r}: datatype is not one of {', '.join(DTYPES)}")
-    if not isinstance(shape, list) or not shape or not all(type(size) is int and size >= 0 for size in shape):
-        raise bad_input("WrongShape", f"input {name[:60]!r}: shape is not an array of sizes ≥ 0")
-    if len(shape) > MAX_DIMENSIONS:
-        raise bad_input("WrongShape", f"input {name[:60]!r}: shape has more than {MAX_DIMENSIONS} dimensions")
-    if "data" not in item:
-        raise bad_input("MissingInputs", f"input {name[:60]!r} has no data (binary tensor data is not supported)")
-    return TensorSpec(name, DTYPES[datatype], tuple(shape)), item["data"]
+    spec = sent_spec(item.get("name"), item.get("datatype"), item.get("shape"), f"inputs[{index}]")
+    where = f"input {spec.name[:60]!r}"
+    _check_fields(item, _INPUT_FIELDS, where)
+    size = _parameters(item, where).get("binary_data_size")
+    if size is None:
+        if "data" not in item:
+            raise bad_input("MissingInputs", f"{where} has neither data nor the parameter binary_data_size")
+        if spec.dtype == "bfloat16":
+            raise bad_input("WrongType", f"{where}: BF16 has no form in JSON; send it as binary data")
+        return spec, None
+    if type(size) is not int or size < 0:
+        raise bad_input("WrongType", f"{where}: binary_data_size is not a number of bytes ≥ 0")
+    if "data" in item:
+        raise bad_input("WrongInputs", f"{where} has both data and the parameter binary_data_size")
+    return spec, size
 
 
-def _batch(model: LoadedModel, inputs: list[tuple[TensorSpec, Any]]) -> Any:
-    if specs := {spec.name: spec for spec in model.signature.inputs}:
-        if sorted(specs) != sorted(sent.name for sent, _ in inputs):
-            found = ", ".join(repr(sent.name[:60]) for sent, _ in inputs[:10])
-            raise bad_input("WrongInputs", f"inputs has {found}; expected {', '.join(map(repr, specs))}")
-        for sent, _ in inputs:
-            if sent.dtype != specs[sent.name].dtype:
-                expected = OIP_TYPES[specs[sent.name].dtype]
-                raise bad_input(
-                    "WrongType", f"input {sent.name!r} has the datatype {OIP_TYPES[sent.dtype]}; expected {expected}"
-                )
-            check_shape(specs[sent.name], sent.shape)
-        inputs.sort(key=lambda tensor: list(specs).index(tensor[0].name))
-    elif model.platform == "pytorch" and (texts := [sent.name for sent, _ in inputs if sent.dtype == "string"]):
-        raise bad_input("WrongType", f"input {texts[0][:60]!r} has the datatype BYTES, which the model does not take")
-    elif len(inputs) > 1:
-        check_names(model, [sent.name for sent, _ in inputs])
-    named = {sent.name: _array(model, sent, data) for sent, data in inputs}
-    return named if len(named) > 1 else next(iter(named.values()))
+def _from_json(spec: TensorSpec, item: dict[str, Any], booleans: bool) -> Sent:
+    data = item["data"]
+    return Sent(spec, lambda _: _json_array(spec, data, booleans))
 
 
-def _array(model: LoadedModel, sent: TensorSpec, data: Any) -> Any:
+def _from_tail(spec: TensorSpec, data: memoryview) -> Sent:
+    return Sent(spec, lambda allow_nan: from_raw(spec, data, allow_nan=allow_nan))
+
+
+def _json_array(spec: TensorSpec, data: Any, booleans: bool) -> Any:
     """The data, flat or nested, in the shape the client gave. The sizes are compared before anything is allocated."""
-    what = f"input {sent.name[:60]!r}"
+    what, count = f"input {spec.name[:60]!r}", prod(spec.shape)
+    if not booleans:
+        nested = isinstance(data, list) and bool(data) and type(data[0]) is list
+        quick = numbers_of(data, spec if nested else TensorSpec(spec.name, spec.dtype, (count,)))
+        if quick is not None:
+            return quick.reshape(spec.shape)
     flat = flatten(data, what)
-    if flat.shape not in (sent.shape, (prod(sent.shape),)):
-        raise bad_input("WrongShape", f"{what}: data has the shape {list(flat.shape)}; shape says {list(sent.shape)}")
+    if flat.shape not in (spec.shape, (count,)):
+        raise bad_input("WrongShape", f"{what}: data has the shape {list(flat.shape)}; shape says {list(spec.shape)}")
     if not flat.values:
         raise bad_input("EmptyInput", f"{what} holds no values")
-    array = to_array(Flat(flat.values, sent.shape, flat.types), sent.dtype, what)
-    if sent.dtype == "string":
-        return array.tolist()
-    return array if model.signature.inputs or model.platform != "pytorch" else _natural(model, array)
+    array = to_array(Flat(flat.values, spec.shape, flat.types), spec.dtype, what)
+    return shaped(flat.values, spec.shape) if spec.dtype == "string" else array
 
 
-def _natural(model: LoadedModel, array: Array) -> Array:
-    """Undeclared inputs of a network: the client's types need not be those of its weights."""
-    if array.dtype.kind == "b":
-        return array
-    return array.astype(model.numbers if array.dtype.kind == "f" else model.whole_numbers, copy=False)
-
-
-def _wanted(value: Any) -> list[str] | None:
-    """The outputs asked for, or None for all."""
+def _wanted(value: Any) -> dict[str, bool | None] | None:
+    """The outputs asked for, each with whether it is to be binary where that is said; None for all outputs."""
     if value is None:
         return None
     if not isinstance(value, list) or not all(
         isinstance(item, dict) and isinstance(item.get("name"), str) for item in value
     ):
         raise bad_input("WrongType", "outputs is not an array of objects with a name")
-    return [item["name"] for item in value]
+    check_count(value, "outputs")
+    wanted = dict[str, bool | None]()
+    for item in value:
+        name, where = item["name"], f"output {item['name'][:60]!r}"
+        _check_fields(item, _OUTPUT_FIELDS, where)
+        if name in wanted:
+            raise bad_input("WrongOutputs", f"outputs names {name[:60]!r} twice")
+        parameters = _parameters(item, where)
+        wanted[name] = _flag(parameters, "binary_data", where, default=None)
+    return wanted or None
 
 
-def _outputs(model: LoadedModel, output: Any, wanted: list[str] | None) -> list[dict[str, Any]]:
-    declared = model.signature.outputs
-    named = output if isinstance(output, dict) else {declared[0].name if declared else "outputs": output}
-    if wanted is None:
-        wanted = [spec.name for spec in declared] or list(named)
-    if missing := [name for name in wanted if name not in named]:
+def _parameters(holder: dict[str, Any], where: str) -> dict[str, Any]:
+    value = holder.get("parameters")
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or any(isinstance(item, dict | list) for item in value.values()):
+        raise bad_input("WrongType", f"{where}: parameters is not an object of strings, numbers and booleans")
+    check_parameters(list(value), where)
+    return value
+
+
+def _flag(parameters: dict[str, Any], name: str, where: str, *, default: Any) -> Any:
+    value = parameters.get(name, default)
+    if value is not default and not isinstance(value, bool):
+        raise bad_input("WrongType", f"{where}: {name} is not true or false")
+    return value
+
+
+def _check_fields(holder: dict[str, Any], known: frozenset[str], where: str) -> None:
+    if unknown := sorted(set(holder) - known):
         raise bad_input(
-            "UnknownOutput", f"the model has no output {missing[0][:60]!r}; it has {', '.join(map(repr, named))}"
+            "UnknownField", f"{where} has the unknown field {unknown[0][:60]!r}; expected {', '.join(sorted(known))}"
         )
-    return [_output(name, named[name]) for name in wanted]
 
 
-def _output(name: str, value: Any) -> dict[str, Any]:
-    array = output_array(name, value)
-    datatype = OIP_TYPES.get("string" if array.dtype.kind == "O" else array.dtype.name)
-    if datatype is None:
-        raise Problem(
-            500, "OutputUnusable", f"output {name!r} holds {array.dtype}, which has no datatype in the protocol"
-        )
-    return {
-        "name": name,
-        "datatype": datatype,
-        "shape": list(array.shape),
-        "data": array.ravel().tolist() if array.dtype.kind == "O" else array.ravel(),
+def _output(found: Output, raw: Buffer | None) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "name": found.name,
+        "datatype": found.datatype,
+        "shape": list(found.array.shape),
     }
+    if raw is not None:
+        return described | {"parameters": {"binary_data_size": len(raw)}}
+    if found.dtype == "bfloat16":
+        raise bad_input("WrongType", f"output {found.name!r}: BF16 has no form in JSON; ask for it as binary data")
+    flat = found.array.ravel()
+    return described | {"data": flat.tolist() if found.dtype == "string" else flat}
+
+
+def _answer(text: bytes, parts: list[Buffer]) -> Answer:
+    """JSON alone, or with binary data behind it: one copy of each output, this one."""
+    if not parts:
+        return Answer(text, JSON_TYPE)
+    return Answer(b"".join([text, *parts]), BINARY_TYPE, ((JSON_LENGTH_HEADER, b"%d" % len(text)),))
 
 
 def _tensor_metadata(spec: TensorSpec) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 from sundog_runtime.errors import Problem
 from sundog_runtime.formats.model import LoadedModel
+from sundog_runtime.protocol.exchange import check_model
 from sundog_runtime.protocol.oip import decode_oip, model_metadata, server_metadata
 from sundog_runtime.protocol.plain import decode_plain, encode
 from sundog_runtime.protocol.query import Answer, Query
@@ -17,7 +18,7 @@ Headers: TypeAlias = Mapping[bytes, bytes]
 Decode: TypeAlias = Callable[[Headers, bytes], Query]
 """From headers and body to a query. Raises Problem."""
 
-_MODEL_PATH = re.compile(r"/v2/models/([^/]+)(/.*)?")
+_MODEL_PATH = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?(/.*)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +56,10 @@ class Routes:
         if found := self._fixed.get(path):
             return found
         matched = _MODEL_PATH.fullmatch(path)
-        route = self._of_model.get(matched[2] or "") if matched else None
+        route = self._of_model.get(matched[3] or "") if matched else None
         if matched is None or route is None:
             raise Problem(404, "NotFound", f"there is nothing at {path[:200]!r}")
-        if matched[1] != self._name:
-            detail = f"there is no model {matched[1][:100]!r} here; the model is {self._name!r}"
-            raise Problem(404, "ModelNotFound", detail)
+        check_model(matched[1], matched[2] or "", self._name)
         return route
 
 

@@ -1,0 +1,125 @@
+"""Tensors as bytes: little-endian, row-major; BYTES with a length of four bytes in front of each element."""
+
+import struct
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from sundog_runtime.errors import bad_input, bad_output
+from sundog_runtime.tensors import Array, TensorSpec, is_finite
+
+Buffer = bytes | bytearray | memoryview
+
+_LENGTH = struct.Struct("<I")
+_WIRE = {"bool": "u1", "bfloat16": "<u2"}
+
+
+def item_size(dtype: str) -> int:
+    """Bytes of one element; of a string, those of its length."""
+    return _LENGTH.size if dtype == "string" else np.dtype(_wire_type(dtype)).itemsize
+
+
+def from_raw(sent: TensorSpec, data: Buffer, *, allow_nan: bool) -> Any:
+    """An array of the type and shape in `sent`, or nested lists of strings. Raises Problem 400.
+
+    The sizes are compared before anything is allocated. Numbers stay where they are in `data` where it can be written to
+    and they are aligned.
+    """
+    what = f"input {sent.name[:60]!r}"
+    count = prod(sent.shape)
+    if not count:
+        raise bad_input("EmptyInput", f"{what} has the shape {list(sent.shape)}: it holds no values")
+    if sent.dtype == "string":
+        return _strings(data, count, sent.shape, what)
+    expected = count * item_size(sent.dtype)
+    if len(data) != expected:
+        raise bad_input(
+            "WrongSize", f"{what} has {len(data)} bytes of data; its shape and datatype take {_shown(expected)}"
+        )
+    array = _numbers(np.frombuffer(data, dtype=_wire_type(sent.dtype)), sent.dtype, what).reshape(sent.shape)
+    if not allow_nan and not is_finite(array):
+        raise bad_input("NotFinite", f"{what} holds NaN or infinity")
+    return array
+
+
+def to_raw(array: Array, dtype: str) -> Buffer:
+    """The bytes of an output, without a copy where the array has them. Raises Problem 500 for what is no text."""
+    if dtype == "string":
+        return _joined(array.ravel().tolist())
+    if dtype == "bfloat16":
+        array = _to_bfloat16(array)
+    contiguous = np.ascontiguousarray(array, dtype=_wire_type(dtype))
+    return contiguous.reshape(-1).view(np.uint8).data
+
+
+def _wire_type(dtype: str) -> str:
+    return _WIRE.get(dtype) or np.dtype(dtype).newbyteorder("<").str
+
+
+def _numbers(wire: Array, dtype: str, what: str) -> Array:
+    if dtype == "bool":
+        if wire.max() > 1:
+            raise bad_input("WrongType", f"{what} holds a byte other than 0 and 1; expected BOOL")
+        wire = wire.view(np.bool_)
+    if dtype == "bfloat16":
+        # The upper half of a float32. The array is a new one.
+        return (wire.astype(np.uint32) << 16).view(np.float32)
+    # A model may write to its inputs, and torch reads memory as its types want it.
+    return np.require(wire.astype(wire.dtype.newbyteorder("="), copy=False), requirements=("A", "W"))
+
+
+def _to_bfloat16(array: Array) -> Array:
+    """The upper halves of float32, rounded to the nearest, to even in the middle; NaN stays one."""
+    bits = np.ascontiguousarray(array, dtype=np.float32).view(np.uint32)
+    rounded = ((bits + (0x7FFF + ((bits >> 16) & 1))) >> 16).astype(np.uint16)
+    return np.where(np.isnan(array), np.uint16(0x7FC0), rounded)
+
+
+def _strings(data: Buffer, count: int, shape: Sequence[int], what: str) -> Any:
+    if count * _LENGTH.size > len(data):
+        raise bad_input("WrongSize", f"{what} has {len(data)} bytes of data; {_shown(count)} strings take more")
+    view, texts, at = memoryview(data), list[str](), 0
+    for _ in range(count):
+        start = at + _LENGTH.size
+        if start > len(view):
+            raise bad_input("WrongSize", f"{what} ends within element {len(texts)}")
+        [length] = _LENGTH.unpack_from(view, at)
+        at = start + length
+        if at > len(view):
+            raise bad_input("WrongSize", f"{what} ends within element {len(texts)}")
+        texts.append(text_of(view[start:at], what))
+    if at != len(view):
+        raise bad_input("WrongSize", f"{what} has {len(view) - at} bytes behind its last element")
+    return shaped(texts, shape)
+
+
+def text_of(data: Buffer, what: str) -> str:
+    """An element of BYTES. Raises Problem 400 where it is no UTF-8: strings are text, here as in JSON."""
+    try:
+        return str(data, "utf-8")
+    except UnicodeDecodeError:
+        raise bad_input("WrongType", f"{what} holds bytes that are no UTF-8; send them as UINT8") from None
+
+
+def shaped(texts: Sequence[str], shape: Sequence[int]) -> Any:
+    """Strings as nested lists of that shape."""
+    return np.array(texts, dtype=object).reshape(shape).tolist()
+
+
+def encoded(texts: list[Any]) -> list[bytes]:
+    """Output strings in UTF-8. Raises Problem 500 for surrogates, which have none."""
+    try:
+        return [text.encode() for text in texts]
+    except UnicodeEncodeError:
+        raise bad_output("OutputUnusable", "the model's output holds a string that is no text") from None
+
+
+def _joined(texts: list[Any]) -> bytes:
+    return b"".join(part for text in encoded(texts) for part in (_LENGTH.pack(len(text)), text))
+
+
+def _shown(number: int) -> str:
+    """A number that may have thousands of digits."""
+    return str(number) if number < 2**63 else "more than 2⁶³"

@@ -1,0 +1,379 @@
+"""Open Inference Protocol over REST, from bytes to bytes: every datatype, both ways, and what is refused."""
+
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+
+from sundog_runtime.errors import Problem
+from sundog_runtime.formats.model import LoadedModel
+from sundog_runtime.protocol.oip import decode_oip
+from sundog_runtime.protocol.query import Answer
+from sundog_runtime.signature import Signature, conform
+from sundog_runtime.tensors import OIP_TYPES, TensorSpec, plain
+
+VALUES: dict[str, Any] = {
+    "bool": np.array([[True, False], [False, True]]),
+    "uint8": np.array([[0, 255], [1, 2]], np.uint8),
+    "uint16": np.array([[0, 65535], [1, 2]], np.uint16),
+    "uint32": np.array([[0, 2**32 - 1], [1, 2]], np.uint32),
+    "uint64": np.array([[0, 2**64 - 1], [1, 2]], np.uint64),
+    "int8": np.array([[-128, 127], [1, 2]], np.int8),
+    "int16": np.array([[-32768, 32767], [1, 2]], np.int16),
+    "int32": np.array([[-(2**31), 2**31 - 1], [1, 2]], np.int32),
+    "int64": np.array([[-(2**63), 2**63 - 1], [1, 2]], np.int64),
+    "float16": np.array([[0.5, -65504], [1, 2]], np.float16),
+    "float32": np.array([[0.5, -3.4e38], [1, 2]], np.float32),
+    "float64": np.array([[0.5, -1.7e308], [1, 2]], np.float64),
+    "bfloat16": np.array([[0.5, -3.3895314e38], [1, 2]], np.float32),
+    "string": np.array([["", "a"], ["ß", "sun\0dog"]], object),
+}
+
+
+def echo(dtype: str, platform: str = "python", declared: bool = True, allow_nan: bool = False) -> LoadedModel:
+    spec = TensorSpec("x", dtype, (-1, 2), allow_nan)
+    signature = Signature((spec,), (TensorSpec("y", dtype, (-1, 2), allow_nan),)) if declared else Signature()
+    return LoadedModel(platform, "", lambda batch: batch, signature)
+
+
+def answer(model: LoadedModel, body: bytes, headers: dict[bytes, bytes] | None = None) -> Answer:
+    query = decode_oip("m", model, headers or {}, body)
+    return query.encode(conform(model.signature.outputs, plain(model.predict(query.batch))))
+
+
+def raw_of(dtype: str, array: Any) -> bytes:
+    if dtype == "string":
+        return b"".join(struct.pack("<I", len(text.encode())) + text.encode() for text in array.ravel())
+    if dtype == "bfloat16":
+        return (array.view(np.uint32) >> 16).astype("<u2").tobytes()
+    return array.tobytes()
+
+
+def binary(document: Any, *tensors: bytes, length: int | None = None) -> tuple[bytes, dict[bytes, bytes]]:
+    text = orjson.dumps(document)
+    shown = str(len(text) if length is None else length).encode()
+    return text + b"".join(tensors), {b"inference-header-content-length": shown}
+
+
+def sent(dtype: str, raw: bytes, **change: Any) -> dict[str, Any]:
+    parameters = {"binary_data_size": len(raw)}
+    return {"name": "x", "datatype": OIP_TYPES[dtype], "shape": [2, 2], "parameters": parameters} | change
+
+
+def parts(found: Answer) -> tuple[Any, bytes]:
+    """The JSON and the bytes behind it."""
+    headers = dict(found.headers)
+    assert found.content_type == b"application/octet-stream"
+    length = int(headers[b"inference-header-content-length"])
+    return orjson.loads(found.body[:length]), found.body[length:]
+
+
+@pytest.mark.parametrize("declared", [True, False])
+@pytest.mark.parametrize("dtype", VALUES)
+def test_every_datatype_goes_both_ways_in_binary(dtype: str, declared: bool) -> None:
+    raw = raw_of(dtype, VALUES[dtype])
+    model = echo(dtype, declared=declared)
+    body, headers = binary({"inputs": [sent(dtype, raw)], "parameters": {"binary_data_output": True}, "id": "7"}, raw)
+    document, tail = parts(answer(model, body, headers))
+    [output] = document.pop("outputs")
+    assert document == {"model_name": "m", "model_version": "1", "id": "7"}
+    # Without a declaration nothing says that the numbers were sixteen bits wide.
+    wide = dtype == "bfloat16" and not declared
+    expected = VALUES[dtype].tobytes() if wide else raw
+    assert output == {
+        "name": "y" if declared else "outputs",
+        "datatype": "FP32" if wide else OIP_TYPES[dtype],
+        "shape": [2, 2],
+        "parameters": {"binary_data_size": len(expected)},
+    }
+    assert tail == expected
+
+
+@pytest.mark.parametrize("flat", [True, False])
+@pytest.mark.parametrize("dtype", [dtype for dtype in VALUES if dtype != "bfloat16"])
+def test_every_datatype_but_bf16_goes_both_ways_in_json(dtype: str, flat: bool) -> None:
+    array = VALUES[dtype]
+    data = array.ravel().tolist() if flat else array.tolist()
+    body = {"inputs": [{"name": "x", "datatype": OIP_TYPES[dtype], "shape": [2, 2], "data": data}]}
+    found = answer(echo(dtype), orjson.dumps(body))
+    assert found.content_type == b"application/json"
+    [output] = orjson.loads(found.body)["outputs"]
+    np.testing.assert_array_equal(np.array(output["data"], array.dtype).reshape(2, 2), array)
+
+
+def test_bf16_has_no_form_in_json() -> None:
+    raw = raw_of("bfloat16", VALUES["bfloat16"])
+    with pytest.raises(Problem, match="BF16 has no form in JSON; send"):
+        answer(echo("bfloat16"), orjson.dumps({"inputs": [sent("bfloat16", b"", parameters={}, data=[1, 2, 3, 4])]}))
+    with pytest.raises(Problem, match="BF16 has no form in JSON; ask"):
+        answer(echo("bfloat16"), *binary({"inputs": [sent("bfloat16", raw)]}, raw))
+
+
+@pytest.mark.parametrize(
+    ("number", "bits"),
+    [(1.0, 0x3F80), (1.00390625, 0x3F80), (1.01171875, 0x3F82), (-0.0, 0x8000), (float("inf"), 0x7F80)],
+)
+def test_bf16_rounds_to_the_nearest_and_to_even(number: float, bits: int) -> None:
+    model = echo("bfloat16", allow_nan=True)
+    query = decode_oip("m", model, *reversed(asking(model)))
+    output = np.array([[number, float("nan")]], np.float32)
+    _, tail = parts(query.encode(conform(model.signature.outputs, plain(output))))
+    assert struct.unpack("<HH", tail) == (bits, 0x7FC0)
+
+
+def asking(model: LoadedModel) -> tuple[bytes, dict[bytes, bytes]]:
+    """A request for binary outputs."""
+    [spec] = model.signature.inputs
+    raw = raw_of(spec.dtype, VALUES[spec.dtype])
+    return binary({"inputs": [sent(spec.dtype, raw)], "parameters": {"binary_data_output": True}}, raw)
+
+
+@pytest.mark.parametrize(
+    ("request_level", "output_level", "expected"),
+    [
+        (None, None, False),
+        (True, None, True),
+        (False, None, False),
+        (None, True, True),
+        (None, False, False),
+        (True, False, False),
+        (False, True, True),
+    ],
+)
+def test_what_an_output_says_goes_before_what_the_request_says(
+    request_level: bool | None, output_level: bool | None, expected: bool
+) -> None:
+    body: dict[str, Any] = {
+        "inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}],
+        "outputs": [{"name": "y"}],
+    }
+    if request_level is not None:
+        body["parameters"] = {"binary_data_output": request_level}
+    if output_level is not None:
+        body["outputs"][0]["parameters"] = {"binary_data": output_level}
+    found = answer(echo("float32"), orjson.dumps(body))
+    assert (found.content_type == b"application/octet-stream") == expected
+
+
+def test_several_tensors_in_the_order_of_the_inputs() -> None:
+    specs = tuple(TensorSpec(name, "uint8", (-1,)) for name in ("a", "b", "c"))
+    model = LoadedModel("python", "", lambda batch: batch, Signature(specs, specs))
+    inputs = [
+        {"name": "c", "datatype": "UINT8", "shape": [1], "parameters": {"binary_data_size": 1}},
+        {"name": "b", "datatype": "UINT8", "shape": [2], "data": [8, 9]},
+        {"name": "a", "datatype": "UINT8", "shape": [2], "parameters": {"binary_data_size": 2}},
+    ]
+    outputs = [
+        {"name": "a", "parameters": {"binary_data": True}},
+        {"name": "b"},
+        {"name": "c", "parameters": {"binary_data": True}},
+    ]
+    document, tail = parts(answer(model, *binary({"inputs": inputs, "outputs": outputs}, b"\x01\x02\x03")))
+    assert [output["name"] for output in document["outputs"]] == ["a", "b", "c"]
+    assert document["outputs"][1]["data"] == [8, 9]
+    assert tail == b"\x02\x03\x01"
+
+
+def test_an_input_can_be_written_to_and_is_aligned() -> None:
+    raw = VALUES["float64"].tobytes()
+    for padding in range(9):
+        body, headers = binary({"inputs": [sent("float64", raw)], "id": "x" * padding}, raw)
+        batch = decode_oip("m", echo("float64"), headers, body).batch
+        assert batch.flags.writeable
+        assert batch.flags.aligned
+        np.testing.assert_array_equal(batch, VALUES["float64"])
+
+
+@pytest.mark.parametrize(
+    "length", ["-1", "+5", "5.0", "0x10", "", " ", "٣", "9" * 30, "1e1", "10, 10", "1000000"], ids=repr
+)
+def test_header_values_that_are_wrong(length: str) -> None:
+    body, _ = binary({"inputs": [sent("float32", b"12345678" * 2)]}, b"12345678" * 2)
+    refused(echo("float32"), body, "WrongHeader", headers={b"inference-header-content-length": length.encode()})
+
+
+def refused(
+    model: LoadedModel, body: bytes, code: str, says: str = "", headers: dict[bytes, bytes] | None = None
+) -> None:
+    with pytest.raises(Problem) as caught:
+        answer(model, body, headers)
+    assert (caught.value.status, caught.value.code) == (400, code), caught.value.detail
+    assert says in caught.value.detail
+
+
+FOUR = np.arange(4, dtype=np.float32).tobytes()
+CASES: list[tuple[str, Callable[[], tuple[Any, bytes]], str, str]] = [
+    ("no such size", lambda: ({"inputs": [sent("float32", FOUR)]}, FOUR[:-1]), "WrongSize", "15 bytes are left"),
+    ("more bytes", lambda: ({"inputs": [sent("float32", FOUR)]}, FOUR + b"1"), "WrongSize", "1 bytes behind"),
+    (
+        "size is not that of the shape",
+        lambda: ({"inputs": [sent("float32", FOUR, shape=[3, 2])]}, FOUR),
+        "WrongSize",
+        "16 bytes of data; its shape and datatype take 24",
+    ),
+    (
+        "overflow",
+        lambda: ({"inputs": [sent("float32", FOUR, shape=[2**62, 2])]}, FOUR),
+        "WrongSize",
+        "take more than",
+    ),
+    ("negative", lambda: ({"inputs": [sent("float32", FOUR, shape=[-2, 2])]}, FOUR), "WrongShape", "sizes"),
+    ("nothing", lambda: ({"inputs": [sent("float32", b"", shape=[0, 2])]}, b""), "EmptyInput", "no values"),
+    (
+        "true as a size",
+        lambda: ({"inputs": [sent("float32", FOUR, parameters={"binary_data_size": True})]}, FOUR),
+        "WrongType",
+        "binary_data_size",
+    ),
+    (
+        "a negative size",
+        lambda: ({"inputs": [sent("float32", FOUR, parameters={"binary_data_size": -16})]}, FOUR),
+        "WrongType",
+        "binary_data_size",
+    ),
+    ("both", lambda: ({"inputs": [sent("float32", FOUR, data=[1])]}, FOUR), "WrongInputs", "both"),
+    (
+        "neither",
+        lambda: ({"inputs": [sent("float32", FOUR, parameters={})]}, b""),
+        "MissingInputs",
+        "neither",
+    ),
+    ("twice", lambda: ({"inputs": [sent("float32", FOUR)] * 2}, FOUR * 2), "WrongInputs", "twice"),
+    ("too many", lambda: ({"inputs": [sent("float32", FOUR)] * 1025}, b""), "TooManyTensors", "at most 1024"),
+    (
+        "an output twice",
+        lambda: ({"inputs": [sent("float32", FOUR)], "outputs": [{"name": "y"}] * 2}, FOUR),
+        "WrongOutputs",
+        "twice",
+    ),
+    (
+        "no such output",
+        lambda: ({"inputs": [sent("float32", FOUR)], "outputs": [{"name": "z"}]}, FOUR),
+        "UnknownOutput",
+        "'z'",
+    ),
+    (
+        "binary_data",
+        lambda: (
+            {"inputs": [sent("float32", FOUR)], "outputs": [{"name": "y", "parameters": {"binary_data": 1}}]},
+            FOUR,
+        ),
+        "WrongType",
+        "binary_data is not true or false",
+    ),
+    (
+        "binary_data_output",
+        lambda: ({"inputs": [sent("float32", FOUR)], "parameters": {"binary_data_output": "yes"}}, FOUR),
+        "WrongType",
+        "binary_data_output",
+    ),
+    (
+        "parameters",
+        lambda: ({"inputs": [sent("float32", FOUR)], "parameters": {"a": {}}}, FOUR),
+        "WrongType",
+        "parameters",
+    ),
+    (
+        "classification",
+        lambda: (
+            {"inputs": [sent("float32", FOUR)], "outputs": [{"name": "y", "parameters": {"classification": 2}}]},
+            FOUR,
+        ),
+        "UnsupportedParameter",
+        "'classification'",
+    ),
+    (
+        "shared memory",
+        lambda: ({"inputs": [sent("float32", FOUR, parameters={"shared_memory_region": "a"})]}, b""),
+        "UnsupportedParameter",
+        "'shared_memory_region'",
+    ),
+    ("a field", lambda: ({"inputs": [sent("float32", FOUR, dada=1)]}, FOUR), "UnknownField", "'dada'"),
+]
+
+
+@pytest.mark.parametrize(("make", "code", "says"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
+def test_binary_requests_that_are_wrong(make: Callable[[], tuple[Any, bytes]], code: str, says: str) -> None:
+    document, tail = make()
+    body, headers = binary(document, tail)
+    refused(echo("float32"), body, code, says, headers)
+
+
+def test_binary_data_without_the_header() -> None:
+    refused(echo("float32"), orjson.dumps({"inputs": [sent("float32", FOUR)]}), "WrongHeader", "there is no")
+
+
+@pytest.mark.parametrize(
+    ("raw", "code", "says"),
+    [
+        (b"\1\0\0\0a" * 3, "WrongSize", "4 strings take more"),
+        (b"\1\0\0\0a" * 3 + b"\0", "WrongSize", "ends within element 3"),
+        (b"\1\0\0\0a" * 3 + b"\2\0\0\0a", "WrongSize", "ends within element 3"),
+        (b"\xff\xff\xff\xff" * 4, "WrongSize", "ends within element 0"),
+        (b"\1\0\0\0a" * 5, "WrongSize", "5 bytes behind its last element"),
+        (b"\1\0\0\0\xff" * 4, "WrongType", "no UTF-8"),
+    ],
+)
+def test_bytes_that_are_wrong(raw: bytes, code: str, says: str) -> None:
+    body, headers = binary({"inputs": [sent("string", raw)]}, raw)
+    refused(echo("string"), body, code, says, headers)
+
+
+def test_a_boolean_is_zero_or_one() -> None:
+    raw = b"\0\1\2\1"
+    body, headers = binary({"inputs": [sent("bool", raw)]}, raw)
+    refused(echo("bool"), body, "WrongType", "other than 0 and 1", headers)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("size", [2, 5000])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "bfloat16"])
+def test_nan_only_where_it_is_declared(dtype: str, size: int, value: float) -> None:
+    array = np.zeros((size, 2), np.float32 if dtype == "bfloat16" else dtype)
+    array[-1, 1] = value
+    raw = raw_of(dtype, array)
+    document = {"inputs": [sent(dtype, raw, shape=[size, 2])], "parameters": {"binary_data_output": True}}
+    body, headers = binary(document, raw)
+    refused(echo(dtype), body, "NotFinite", "'x' holds NaN or infinity", headers)
+    _, tail = parts(answer(echo(dtype, allow_nan=True), body, headers))
+    assert np.isfinite(array).sum() == 2 * size - 1
+    assert len(tail) == len(raw)
+
+
+def test_sums_that_overflow_are_no_proof_of_infinity() -> None:
+    array = np.full((5000, 2), 6e4, np.float16)
+    raw = array.tobytes()
+    document = {"inputs": [sent("float16", raw, shape=[5000, 2])], "parameters": {"binary_data_output": True}}
+    _, tail = parts(answer(echo("float16"), *binary(document, raw)))
+    assert tail == raw
+
+
+@pytest.mark.parametrize(
+    ("output", "code"),
+    [
+        (np.array([[1, np.nan]], np.float32), "OutputNotFinite"),
+        ([[1.0, float("inf")]], "OutputNotFinite"),
+        (np.zeros((1, 3), np.float32), "OutputNotAsDeclared"),
+        (np.zeros((1, 2), np.float64), "OutputNotAsDeclared"),
+        ({"z": np.zeros((1, 2), np.float32)}, "OutputNotAsDeclared"),
+        (object(), "OutputUnusable"),
+    ],
+    ids=["nan", "infinity in a list", "shape", "dtype", "name", "type"],
+)
+def test_an_unusable_output_is_marked(output: Any, code: str) -> None:
+    with pytest.raises(Problem) as caught:
+        conform(echo("float32").signature.outputs, plain(output))
+    assert (caught.value.status, caught.value.code) == (500, code)
+    assert caught.value.headers == ((b"x-sundog-outcome", b"invalid"),)
+
+
+def test_nan_is_null_in_json_where_it_is_declared() -> None:
+    model = echo("float32", allow_nan=True)
+    query = decode_oip(
+        "m", model, {}, orjson.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}]})
+    )
+    output = conform(model.signature.outputs, plain([[1.0, float("nan")]]))
+    assert orjson.loads(query.encode(output).body)["outputs"][0]["data"] == [1.0, None]
