@@ -51,4 +51,4 @@ def test_ray_is_bounded_to_the_tested_range() -> None:
 
 def test_every_extra_that_is_promised_exists() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert {"runtime", "local", "s3", "gs", "hf", "dev"} <= set(extras)
+    assert {"runtime", "local", "hf", "transformers", "dev"} <= set(extras)

@@ -35,7 +35,9 @@ class Replica:
         arguments = parse_arguments(args)
         thread = ModelThread()
         try:
-            files = await thread.run(lambda: open_model(arguments.model.uri, arguments.model.digest))
+            files = await thread.run(
+                lambda: open_model(arguments.model.uri, arguments.model.digest, arguments.namespace)
+            )
             model = await thread.run(lambda: _load(files, arguments))
             _use_cores(arguments.cpu)
             await _warm_up(model, arguments, thread)

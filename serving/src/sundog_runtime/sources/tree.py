@@ -27,7 +27,7 @@ MAX_SOURCE_BYTES = 16 * 1024 * 1024
 _BLOCK = 1024 * 1024
 _NOT_THERE = frozenset({errno.ENOENT, errno.ENOTDIR})
 _NO_ACCESS = frozenset({errno.EACCES, errno.EPERM})
-_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
+_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ ENVIRONMENT = make_environment(
     PORTS,
     Path("/s/ray-token"),
     Path("/s/ray/0/tmp"),
+    Path("/s/cache"),
 )
 
 
@@ -32,6 +33,12 @@ def test_the_token_is_read_from_a_file_and_told_nowhere() -> None:
 def test_a_shells_ray_settings_decide_nothing_but_the_rest_is_inherited() -> None:
     assert "RAY_ADDRESS" not in ENVIRONMENT
     assert ENVIRONMENT["PATH"] == "/bin"
+
+
+def test_downloaded_models_are_kept_in_the_state_directory_unless_the_shell_says_where() -> None:
+    assert ENVIRONMENT["SUNDOG_CACHE_DIR"] == "/s/cache"
+    own = make_environment({"SUNDOG_CACHE_DIR": "/big"}, PORTS, Path("/s/t"), Path("/s/tmp"), Path("/s/cache"))
+    assert own["SUNDOG_CACHE_DIR"] == "/big"
 
 
 def test_the_dashboard_is_on_loopback_and_the_head_has_no_gpu() -> None:

@@ -183,7 +183,7 @@ class LocalRay:
         command = Command(
             name=head.unit.name,
             argv=make_argv(head.ports, temporary),
-            env=make_environment(self._environment, head.ports, self._state.ray_token, scratch),
+            env=make_environment(self._environment, head.ports, self._state.ray_token, scratch, self._state.cache),
             directory=temporary,
             log=self._log(head.unit),
             descriptors=(head.claim.fileno(),),

@@ -51,13 +51,17 @@ def make_argv(ports: RayPorts, temporary: Path) -> tuple[str, ...]:
     return (*start, *flags)
 
 
-def make_environment(inherited: Mapping[str, str], ports: RayPorts, token: Path, scratch: Path) -> dict[str, str]:
+def make_environment(
+    inherited: Mapping[str, str], ports: RayPorts, token: Path, scratch: Path, cache: Path
+) -> dict[str, str]:
     """Environment of the head process and, through it, of every replica.
 
     No RAY_ variable is inherited: a developer's shell must not decide where a token is read or whom Ray joins.
+    `cache` is where downloaded models are kept, unless the shell names another place.
     """
     kept = {name: value for name, value in inherited.items() if not name.startswith("RAY_")}
     return {
+        "SUNDOG_CACHE_DIR": str(cache),
         **kept,
         "TMPDIR": str(scratch),
         "RAY_AUTH_MODE": "token",

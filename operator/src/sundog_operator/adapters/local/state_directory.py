@@ -74,6 +74,11 @@ class StateDirectory:
         return self.path / "ray-token"
 
     @property
+    def cache(self) -> Path:
+        """Models that replicas downloaded. The model server makes it."""
+        return self.path / "cache"
+
+    @property
     def lock(self) -> Path:
         """Locked by the process that runs in this directory; holds its pid."""
         return self.path / "instance.lock"

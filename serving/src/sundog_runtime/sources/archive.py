@@ -1,0 +1,243 @@
+"""Archives that somebody else made, unpacked so that nothing lands outside, and nothing lands that is no plain file.
+
+Members are looked at one by one and written by hand. `tarfile`'s filters have been bypassed in the interpreters that are
+in use, and `extractall` trusts what a member says of itself.
+"""
+
+import gzip
+import io
+import os
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import IO, Any
+
+from sundog_runtime.errors import LoadFailed, ModelTooLarge, SourceRefused
+from sundog_runtime.sources.tree import MAX_DEPTH, MAX_FILES
+
+SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip")
+MAX_RATIO = 200
+"""Bytes that one byte of an archive may become; weights compress by less than 2, text by less than 20."""
+SMALL = 64 * 1024 * 1024
+"""Up to this many bytes in all the ratio does not matter."""
+
+_CHUNK = 1024 * 1024
+_LONGEST_READ = 16 * 1024 * 1024
+_GZIP = b"\x1f\x8b"
+
+
+def is_archive(name: str) -> bool:
+    """Whether a file is unpacked: the author of the manifest says so by its name. `.pt2` is a zip file and stays one."""
+    return name.endswith(SUFFIXES)
+
+
+def unpack(archive: Path, into: Path, most_bytes: int) -> int:
+    """Write the members below `into`, a directory, and return how many bytes they have.
+
+    Raises SourceRefused for a member that is no plain file or would land elsewhere, ModelTooLarge beyond `most_bytes`,
+    LoadFailed for what is no such archive, OSError for what the disk says.
+    """
+    allowed = min(most_bytes, max(SMALL, MAX_RATIO * archive.stat().st_size))
+    try:
+        read = _unpack_zip if archive.name.endswith(".zip") else _unpack_tar
+        return read(archive, into, allowed)
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError) as error:
+        raise LoadFailed(f"{archive.name} is not a usable archive: {type(error).__name__}: {error}") from None
+
+
+def plain_name(name: str, archive: str) -> str:
+    """The name with '/' between segments, none of them empty, '.' or '..'. Raises SourceRefused."""
+    shown = f"{archive} holds {name[:100]!r}"
+    if any(ord(char) < 0x20 or ord(char) == 0x7F or char == "\\" for char in name):
+        raise SourceRefused(f"{shown}: control characters and backslashes are refused")
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise SourceRefused(f"{shown}: its name is not UTF-8") from None
+    segments = [segment for segment in name.split("/") if segment != "."]
+    if segments and not segments[-1]:
+        segments.pop()
+    if any(segment in ("", "..") for segment in segments):
+        raise SourceRefused(f"{shown}: absolute names and '..' are refused")
+    if any(segment.startswith(".wh.") for segment in segments):
+        raise SourceRefused(f"{shown}: layers that delete files of others are refused")
+    if len(segments) > MAX_DEPTH:
+        raise ModelTooLarge(f"{shown}: deeper than {MAX_DEPTH} directories")
+    return "/".join(segments)
+
+
+class _Writer:
+    """Counts and writes plain files below one directory. `written` is in bytes."""
+
+    def __init__(self, archive: Path, into: Path, allowed: int) -> None:
+        self._archive = archive.name
+        self._into = into
+        self._allowed = allowed
+        self._members = 0
+        self.written = 0
+
+    def directory(self, name: str) -> None:
+        """Raises SourceRefused where a file of that name was written before."""
+        self._count()
+        self._make(self._into / plain_name(name, self._archive))
+
+    def file(self, name: str, content: IO[bytes]) -> None:
+        """Raises SourceRefused where the name is taken: of two members of one name, which one counts is a trap."""
+        self._count()
+        plain = plain_name(name, self._archive)
+        if not plain:
+            raise SourceRefused(f"{self._archive} holds a file without a name")
+        path = self._into / plain
+        self._make(path.parent)
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        except (FileExistsError, IsADirectoryError):
+            raise SourceRefused(f"{self._archive} holds {plain!r} twice") from None
+        with os.fdopen(descriptor, "wb", buffering=0) as file:
+            while block := content.read(_CHUNK):
+                self._spend(len(block))
+                write_all(file.fileno(), block)
+
+    def _spend(self, count: int) -> None:
+        self.written += count
+        if self.written > self._allowed:
+            raise ModelTooLarge(
+                f"{self._archive} unpacks to more than the size limit, or to more than {MAX_RATIO} times its size"
+            )
+
+    def _count(self) -> None:
+        self._members += 1
+        if self._members > MAX_FILES:
+            raise ModelTooLarge(f"{self._archive} holds more than {MAX_FILES} members")
+
+    def _make(self, directory: Path) -> None:
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise SourceRefused(f"{self._archive} holds a file and a directory of one name") from None
+
+
+class _Bounded(io.RawIOBase):
+    """A file that refuses to be read in huge pieces: the size of a header is what the archive's author wrote there."""
+
+    def __init__(self, file: IO[bytes], name: str) -> None:
+        super().__init__()
+        self._file = file
+        self._name = name
+
+    def read(self, size: int = -1) -> bytes:
+        if size < 0 or size > _LONGEST_READ:
+            raise _TooLong(f"{self._name} has a header of more than {_LONGEST_READ} bytes")
+        return self._file.read(size)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
+
+
+class _TooLong(SourceRefused):
+    reason = "SourceRefused"
+
+
+def write_all(descriptor: int, block: bytes) -> None:
+    """Raises OSError, ENOSPC among them."""
+    view = memoryview(block)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def _unpack_tar(archive: Path, into: Path, allowed: int) -> int:
+    with archive.open("rb") as file:
+        compressed = file.read(2) == _GZIP
+    plain = _decompress(archive, allowed) if compressed else archive
+    try:
+        writer = _Writer(archive, into, allowed)
+        with plain.open("rb") as file, _open_tar(file, archive.name) as tar:
+            for member in tar:
+                _write_tar_member(tar, member, writer, archive.name)
+        return writer.written
+    finally:
+        if compressed:
+            plain.unlink()
+
+
+def _open_tar(file: IO[bytes], name: str) -> AbstractContextManager[tarfile.TarFile]:
+    bounded: Any = _Bounded(file, name)
+    return tarfile.open(fileobj=bounded, mode="r:", errorlevel=1)
+
+
+def _write_tar_member(tar: tarfile.TarFile, member: tarfile.TarInfo, writer: _Writer, archive: str) -> None:
+    if member.isdir():
+        writer.directory(member.name)
+    elif member.isreg() and not member.issparse():
+        content = tar.extractfile(member)
+        assert content is not None
+        writer.file(member.name, content)
+    else:
+        raise SourceRefused(f"{archive} holds {member.name[:100]!r}, {_tar_kind(member)}; plain files are accepted")
+
+
+def _decompress(archive: Path, allowed: int) -> Path:
+    """A plain tar file beside the archive: in it one can seek without decompressing all before."""
+    plain = archive.with_name(f"{archive.name}.plain")
+    # Headers and padding of the members, beside their content.
+    left = allowed + MAX_FILES * 4096
+    with gzip.open(archive, "rb") as source, plain.open("wb", buffering=0) as target:
+        while block := source.read(_CHUNK):
+            left -= len(block)
+            if left < 0:
+                plain.unlink()
+                raise ModelTooLarge(
+                    f"{archive.name} unpacks to more than the size limit, or to more than {MAX_RATIO} times its size"
+                )
+            write_all(target.fileno(), block)
+    return plain
+
+
+def _unpack_zip(archive: Path, into: Path, allowed: int) -> int:
+    writer = _Writer(archive, into, allowed)
+    with archive.open("rb") as file:
+        bounded: Any = _Bounded(file, archive.name)
+        with zipfile.ZipFile(bounded) as packed:
+            for member in _zip_members(packed, archive.name):
+                if member.is_dir():
+                    writer.directory(member.filename)
+                else:
+                    with packed.open(member) as content:
+                        writer.file(member.filename, content)
+    return writer.written
+
+
+def _zip_members(packed: zipfile.ZipFile, archive: str) -> Iterator[zipfile.ZipInfo]:
+    for member in packed.infolist():
+        mode = member.external_attr >> 16
+        kind = stat.S_IFMT(mode)
+        if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+            raise SourceRefused(
+                f"{archive} holds {member.filename[:100]!r}, a link or device; plain files are accepted"
+            )
+        if member.flag_bits & 1:
+            raise SourceRefused(f"{archive} holds {member.filename[:100]!r}, which is encrypted")
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise SourceRefused(f"{archive} holds {member.filename[:100]!r}, compressed by other than deflate")
+        yield member
+
+
+def _tar_kind(member: tarfile.TarInfo) -> str:
+    if member.issym():
+        return "a symbolic link"
+    if member.islnk():
+        return "a hard link"
+    return "a sparse file" if member.issparse() else "a device or pipe"

@@ -1,0 +1,138 @@
+"""`oci://`: an artefact of a registry, as oras and image builders push them.
+
+A layer with a title is a file of that name; a tar layer is unpacked. The digest is that of the manifest, which holds the
+digests of all layers. Registries send readers on to their storage, on other hosts.
+
+The registry's protocol is three kinds of GET. Made by `web` they have its guard, limits and resumption, which no client
+for registries has.
+"""
+
+import base64
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from yarl import URL
+
+from sundog_runtime.errors import AccessDenied, DigestMismatch, LoadFailed, ModelTooLarge
+from sundog_runtime.sources.archive import plain_name
+from sundog_runtime.sources.limits import Limits
+from sundog_runtime.sources.remote import Listing, Remote, retrying
+from sundog_runtime.sources.tree import MAX_FILES
+from sundog_runtime.sources.uri import ArtefactUri, authority_parts
+from sundog_runtime.sources.web import Web, check_status
+
+MANIFESTS = ("application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json")
+TITLE = "org.opencontainers.image.title"
+UNPACK = "io.deis.oras.content.unpack"
+
+_MOST = 4 * 1024 * 1024
+_PARAMETER = re.compile(r'(\w+)="([^"]*)"')
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_TAR = re.compile(r"application/vnd\.(oci\.image\.layer\.v1\.tar(\+gzip)?|docker\.image\.rootfs\.diff\.tar(\.gzip)?)")
+
+
+async def list_artefact(uri: ArtefactUri, web: Web, limits: Limits) -> Listing:
+    """Raises a StartError, DigestMismatch where the manifest is not the promised one."""
+    shown = f"oci://{uri.authority}/{uri.repository}@{uri.digest}"
+    base = _base(uri)
+    async for attempt in retrying(limits):
+        with attempt:
+            headers = await _authorization(uri, base, web, shown)
+            url = base / "manifests" / uri.digest
+            async with web.get(url, shown, {**headers, "Accept": ", ".join(MANIFESTS)}, roam=True) as response:
+                check_status(response, shown)
+                body = await _limited(response, shown)
+    if (found := "sha256:" + hashlib.sha256(body).hexdigest()) != uri.digest:
+        raise DigestMismatch(f"{shown}: the manifest that was sent has the digest {found}")
+    layers = _layers(body, shown)
+    return Listing(tuple(_remote(layer, number, base, headers, web, shown) for number, layer in enumerate(layers)))
+
+
+def _base(uri: ArtefactUri) -> URL:
+    # As every client does: a registry on this machine has no certificate. It is reached only where it is listed.
+    host, _ = authority_parts(uri.authority)
+    scheme = "http" if host in ("localhost", "127.0.0.1", "::1") else "https"
+    return URL(f"{scheme}://{uri.authority}/v2/{uri.repository}", encoded=True)
+
+
+async def _authorization(uri: ArtefactUri, base: URL, web: Web, shown: str) -> Mapping[str, str]:
+    """What the registry wants to see with each request: nothing, a password, or a token that is fetched for it."""
+    login = _login(uri.authority)
+    async with web.get(base.origin() / "v2/", shown) as response:
+        challenge = response.headers.get("WWW-Authenticate", "") if response.status == 401 else ""
+    if not challenge:
+        return {}
+    if challenge.lower().startswith("basic"):
+        return login
+    wanted = dict(_PARAMETER.findall(challenge))
+    realm = URL(wanted.get("realm", ""))
+    if realm.scheme not in ("https", base.scheme) or not realm.host:
+        raise AccessDenied(f"{shown}: the registry wants an authorization that is not supported")
+    query = {
+        "scope": f"repository:{uri.repository}:pull",
+        **({"service": wanted["service"]} if "service" in wanted else {}),
+    }
+    async with web.get(realm.update_query(query), shown, login) as response:
+        check_status(response, shown)
+        body = await _limited(response, shown)
+    try:
+        answer = json.loads(body)
+        return {"Authorization": f"Bearer {answer.get('token') or answer['access_token']}"}
+    except (ValueError, KeyError, AttributeError, RecursionError):
+        raise AccessDenied(f"{shown}: the registry's authorization service sent no token") from None
+
+
+def _login(authority: str) -> Mapping[str, str]:
+    """The entry of the registry in `$DOCKER_CONFIG/config.json`, where there is one."""
+    path = Path(os.environ.get("DOCKER_CONFIG", "") or Path.home() / ".docker") / "config.json"
+    try:
+        text = str(json.loads(path.read_bytes())["auths"][authority]["auth"])
+        base64.b64decode(text, validate=True)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {}
+    return {"Authorization": f"Basic {text}"}
+
+
+async def _limited(response: aiohttp.ClientResponse, shown: str) -> bytes:
+    body = bytearray()
+    async for chunk in response.content.iter_chunked(64 * 1024):
+        body += chunk
+        if len(body) > _MOST:
+            raise ModelTooLarge(f"{shown}: the registry's answer has more than {_MOST} bytes")
+    return bytes(body)
+
+
+def _layers(body: bytes, shown: str) -> list[Any]:
+    try:
+        manifest = json.loads(body)
+        index, layers = "manifests" in manifest, manifest.get("layers") or []
+        usable = all(_DIGEST.fullmatch(layer["digest"]) and int(layer["size"]) >= 0 for layer in layers)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        index, usable, layers = False, False, []
+    if index:
+        raise LoadFailed(f"{shown} is an index of several images; pin the digest of one of them")
+    if not usable or not layers:
+        raise LoadFailed(f"{shown}: its manifest has no usable layers")
+    if len(layers) > MAX_FILES:
+        raise ModelTooLarge(f"{shown} has more than {MAX_FILES} layers")
+    return list(layers)
+
+
+def _remote(layer: Any, number: int, base: URL, headers: Mapping[str, str], web: Web, shown: str) -> Remote:
+    notes = layer.get("annotations") or {}
+    digest, kind, title = str(layer["digest"]), str(layer.get("mediaType", "")), str(notes.get(TITLE, ""))
+    tar = notes.get(UNPACK) == "true" or (not title and _TAR.fullmatch(kind) is not None)
+    if not tar and not title:
+        raise LoadFailed(f"{shown}: layer {number} is neither a tar archive nor a file with a title ({kind[:100]!r})")
+    name = f"layer-{number}.tar" if tar else plain_name(title, shown)
+    read = partial(
+        web.read, base / "blobs" / digest, f"{shown} layer {number}", size=layer["size"], headers=headers, roam=True
+    )
+    return Remote(name, int(layer["size"]), digest, read, sha256=digest.removeprefix("sha256:"), unpack=tar)

@@ -1,0 +1,205 @@
+"""HTTP as models are read by: GET, every hop guarded, nothing taken from the environment's proxies or .netrc."""
+
+import asyncio
+import re
+import ssl
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Self
+
+import aiohttp
+from yarl import URL
+
+from sundog_runtime.errors import AccessDenied, LoadFailed, ModelNotFound, SourceRefused, StartError
+from sundog_runtime.sources.guard import Guard, GuardedResolver
+from sundog_runtime.sources.limits import Limits
+from sundog_runtime.sources.remote import Changed, Transient
+
+MAX_HOPS = 5
+CHUNK = 1024 * 1024
+
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
+_RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)")
+
+
+class Web:
+    """A session. `what` in its methods names the object in errors: a URL can hold a signature, and is never shown."""
+
+    def __init__(self, guard: Guard, limits: Limits) -> None:
+        self._guard = guard
+        self._limits = limits
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        connector = aiohttp.TCPConnector(
+            resolver=GuardedResolver(self._guard),
+            use_dns_cache=False,
+            limit=self._limits.connections,
+            # Honours SSL_CERT_FILE, by which an administrator adds an authority of his own.
+            ssl=ssl.create_default_context(),
+        )
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            trust_env=False,
+            # What is sent is what is stored and hashed.
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"Accept-Encoding": "identity", "User-Agent": "sundog"},
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._limits.connect, sock_read=self._limits.idle),
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self._session is not None
+        await self._session.close()
+
+    @asynccontextmanager
+    async def get(
+        self, url: URL, what: str, headers: Mapping[str, str] | None = None, *, roam: bool = False
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """The answer behind all redirects, whatever its status; without `roam` they stay on the host.
+
+        `Authorization` goes to the first host only. Raises SourceRefused, or Transient for trouble on the way.
+        """
+        assert self._session is not None
+        sent = dict(headers or {})
+        try:
+            for _ in range(MAX_HOPS + 1):
+                self._guard.check_literal(url.host or "")
+                async with self._session.get(url, headers=sent, allow_redirects=False) as response:
+                    if response.status not in _REDIRECTS:
+                        yield response
+                        return
+                    following = self._follow(url, response.headers.get("Location", ""), what, roam=roam)
+                if following.origin() != url.origin():
+                    sent.pop("Authorization", None)
+                url = following
+        except StartError:
+            raise
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise Transient(f"{what}: {_told(error)}") from None
+        raise SourceRefused(f"{what}: more than {MAX_HOPS} redirects")
+
+    async def probe(
+        self, url: URL, what: str, headers: Mapping[str, str] | None = None, *, roam: bool = False
+    ) -> tuple[int | None, str, bool]:
+        """Size, strong ETag and whether ranges are answered, by asking for the first byte."""
+        async with self.get(url, what, {**(headers or {}), "Range": "bytes=0-0"}, roam=roam) as response:
+            etag = _strong(response.headers.get("ETag", ""))
+            total = _total(response)
+            if response.status == 416 and total == 0:
+                return 0, etag, True
+            if response.status == 206:
+                return total, etag, total is not None
+            check_status(response, what)
+            return _length(response), etag, False
+
+    async def read(
+        self,
+        url: URL,
+        what: str,
+        start: int,
+        end: int | None,
+        *,
+        etag: str = "",
+        size: int | None = None,
+        headers: Mapping[str, str] | None = None,
+        roam: bool = False,
+    ) -> AsyncGenerator[bytes, None]:
+        """Bytes `start` to before `end`. Raises Changed where the object is not the one with that ETag and size."""
+        wanted = dict(headers or {})
+        if partly := start > 0 or (end is not None and end != size):
+            wanted["Range"] = f"bytes={start}-{'' if end is None else end - 1}"
+            if etag:
+                wanted["If-Range"] = etag
+        async with self.get(url, what, wanted, roam=roam) as response:
+            check_status(response, what)
+            found = _strong(response.headers.get("ETag", ""))
+            if etag and found and found != etag:
+                raise Changed(f"{what}: changed while it was read")
+            if partly and response.status == 206:
+                _check_range(response, what, start, end, size)
+            elif partly:
+                raise Changed(
+                    f"{what}: all of it was sent where a part was asked for; it changed, or ranges are ignored"
+                )
+            try:
+                async for chunk in response.content.iter_chunked(CHUNK):
+                    yield chunk
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                raise Transient(f"{what}: {_told(error)}") from None
+
+    def _follow(self, url: URL, location: str, what: str, *, roam: bool) -> URL:
+        try:
+            following = url.join(URL(location))
+            same = following.origin() == url.origin()
+        except ValueError:
+            raise SourceRefused(f"{what}: redirected to what is no address") from None
+        if following.scheme != url.scheme or following.user or following.password:
+            raise SourceRefused(f"{what}: redirected to another scheme, or with credentials")
+        if not same and not roam and not self._guard.lists(following.host or ""):
+            raise SourceRefused(f"{what}: redirected to another host, {following.host}, which is not followed")
+        return following
+
+
+def check_status(response: aiohttp.ClientResponse, what: str) -> None:
+    """Raises the StartError that the status stands for."""
+    status = response.status
+    if status in (200, 206):
+        return
+    if status in (401, 403):
+        raise AccessDenied(f"{what}: the store answered {status}")
+    if status in (404, 410):
+        raise ModelNotFound(f"{what}: the store answered {status}")
+    if status in (412, 416):
+        raise Changed(f"{what}: changed while it was read (the store answered {status})")
+    if status in _TRANSIENT:
+        raise Transient(f"{what}: the store answered {status}", _after(response))
+    raise LoadFailed(f"{what}: the store answered {status}")
+
+
+def _check_range(response: aiohttp.ClientResponse, what: str, start: int, end: int | None, size: int | None) -> None:
+    sent = response.headers.get("Content-Range", "")
+    found = _RANGE.fullmatch(sent)
+    if found is None or found[1] is None or int(found[1]) != start or (end is not None and int(found[2]) >= end):
+        raise Transient(f"{what}: {sent[:60]!r} was sent where bytes from {start} were asked for")
+    if size is not None and found[3] != "*" and int(found[3]) != size:
+        raise Changed(f"{what}: has {found[3]} bytes now, and had {size}")
+
+
+def _total(response: aiohttp.ClientResponse) -> int | None:
+    found = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
+    return int(found[3]) if found is not None and found[3] != "*" else None
+
+
+def _length(response: aiohttp.ClientResponse) -> int | None:
+    return response.content_length if response.method != "HEAD" else None
+
+
+def _strong(etag: str) -> str:
+    """Weak ETags stay the same where bytes change."""
+    return "" if etag.startswith("W/") else etag
+
+
+def _after(response: aiohttp.ClientResponse) -> float:
+    text = response.headers.get("Retry-After", "")
+    return float(text) if text.isascii() and text.isdigit() and len(text) < 6 else 0
+
+
+def _told(error: BaseException) -> str:
+    """What went wrong, without the URL that some of these errors carry."""
+    if isinstance(error, TimeoutError | asyncio.TimeoutError):
+        return "the store was silent for too long"
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return "the store closed the connection before the end"
+    if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientConnectorSSLError):
+        return "the store's TLS certificate is not valid for it"
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return "the store's name cannot be resolved"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return f"the store cannot be reached: {error.os_error.strerror or type(error.os_error).__name__}"
+    return f"the store does not answer as HTTP wants it ({type(error).__name__})"

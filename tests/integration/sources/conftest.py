@@ -1,0 +1,79 @@
+"""A cache of its own for every test, and limits that make a slow store a matter of milliseconds."""
+
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from model_stores import Handler, Server, make_certificate
+from sundog_runtime.sources import fetch, files
+from sundog_runtime.sources.limits import Limits, limits_of
+
+FAST = Limits(part_bytes=64 * 1024, pause=0.001, longest_pause=0.01, attempts=3, connect=10, idle=20)
+
+Serve = Callable[[Handler], Server]
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_certificate(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, certificate: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("SUNDOG_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("SUNDOG_SOURCE_ALLOW_HOSTS", "localhost")
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    monkeypatch.setattr(fetch, "limits_of", lambda: replace(FAST, model_bytes=limits_of().model_bytes))
+    yield tmp_path / "cache"
+    _release()
+
+
+@pytest.fixture
+def serve(certificate: Path) -> Iterator[Serve]:
+    servers: list[Server] = []
+
+    def start(handler: Handler) -> Server:
+        server = Server(handler, certificate)
+        server.__enter__()
+        servers.append(server)
+        return server
+
+    yield start
+    for server in servers:
+        server.__exit__()
+
+
+@pytest.fixture
+def release() -> Callable[[], None]:
+    """Gives up what this process holds of caches, as the end of a replica does."""
+    return _release
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 2 MB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(("mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk), capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"a small disk cannot be mounted here: {mounted.stderr.decode().strip()}")
+    yield disk
+    _release()
+    subprocess.run(("umount", disk), check=True)
+
+
+@pytest.fixture
+def remount(small_disk: Path) -> Callable[[str], None]:
+    def remount(how: str) -> None:
+        subprocess.run(("mount", "-o", f"remount,{how}", small_disk), check=True)
+
+    return remount
+
+
+def _release() -> None:
+    for lease in files._held:
+        lease.release()
+    files._held.clear()

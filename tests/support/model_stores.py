@@ -1,0 +1,129 @@
+"""Stores for tests: HTTPS servers that behave as badly as they are told to, and real ones as processes."""
+
+import asyncio
+import datetime as dt
+import ipaddress
+import ssl
+import threading
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Self
+
+from aiohttp import web
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def make_certificate(directory: Path) -> Path:
+    """A PEM file with key and self-signed certificate of localhost and 127.0.0.1."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = dt.datetime.now(dt.UTC)
+    names = x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=1))
+        .add_extension(names, critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    path = directory / "certificate.pem"
+    path.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        + certificate.public_bytes(serialization.Encoding.PEM)
+    )
+    return path
+
+
+class Server:
+    """An HTTP server in a thread of its own, with TLS where a certificate is given. Use as a context manager."""
+
+    def __init__(self, handler: Handler, certificate: Path | None = None) -> None:
+        self._handler = handler
+        self._certificate = certificate
+        self._loop = asyncio.new_event_loop()
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self.port = 0
+        self.requests: list[web.Request] = []
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        assert self._ready.wait(20)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(20)
+
+    @property
+    def authority(self) -> str:
+        return f"localhost:{self.port}"
+
+    def ranges(self) -> list[str]:
+        """The Range headers that were sent, without the probes for the first byte."""
+        found = [request.headers.get("Range", "") for request in self.requests]
+        return [header for header in found if header != "bytes=0-0"]
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        runner = web.AppRunner(self._app(), access_log=None, shutdown_timeout=0)
+        self._loop.run_until_complete(self._start(runner))
+        self._loop.run_forever()
+        self._loop.run_until_complete(runner.cleanup())
+        self._loop.close()
+
+    def _app(self) -> web.Application:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            self.requests.append(request)
+            return await self._handler(request)
+
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", handle)
+        return app
+
+    async def _start(self, runner: web.AppRunner) -> None:
+        context = None
+        if self._certificate is not None:
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            context.load_cert_chain(self._certificate)
+        await runner.setup()
+        site = web.TCPSite(runner, "localhost", 0, ssl_context=context)
+        await site.start()
+        addresses = runner.addresses
+        self.port = addresses[0][1]
+        self._ready.set()
+
+
+def well_behaved(files: dict[str, bytes], etag: str = '"v1"') -> Handler:
+    """Serves those files by their paths, with ranges."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        return answer(request, files.get(request.path.removeprefix("/")), etag)
+
+    return handle
+
+
+def answer(request: web.Request, body: bytes | None, etag: str = '"v1"') -> web.Response:
+    """What a good server answers, or 404 for None."""
+    if body is None:
+        return web.Response(status=404)
+    headers = {"ETag": etag} if etag else {}
+    asked = request.headers.get("Range", "").removeprefix("bytes=")
+    if not asked or request.headers.get("If-Range", etag) != etag:
+        return web.Response(body=body, headers=headers)
+    first, _, last = asked.partition("-")
+    start, end = int(first), min(int(last) + 1 if last else len(body), len(body))
+    if start >= len(body):
+        return web.Response(status=416, headers={**headers, "Content-Range": f"bytes */{len(body)}"})
+    headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(body)}"
+    return web.Response(status=206, body=body[start:end], headers=headers)
