@@ -31,10 +31,10 @@ class Model(_Contract):
 
 
 class Batching(_Contract):
-    """Joining requests. A batch of one is no batching."""
+    """Joining requests: rows in one pass, and how long a lone request waits for others. One row is no batching."""
 
-    max_size: Annotated[int, Field(alias="maxSize", ge=1, le=1)] = 1
-    max_delay_seconds: Annotated[float, Field(alias="maxDelaySeconds", ge=0)] = 0.002
+    max_size: Annotated[int, Field(alias="maxSize", ge=1, le=4096)] = 1
+    max_delay_seconds: Annotated[float, Field(alias="maxDelaySeconds", ge=0, allow_inf_nan=False)] = 0.002
 
 
 class Warmup(_Contract):

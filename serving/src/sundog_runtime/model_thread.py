@@ -6,10 +6,10 @@ not be thread-safe), and torch spreads one forward pass over the replica's cores
 """
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -18,36 +18,50 @@ Result = TypeVar("Result")
 STUCK_AFTER_SECONDS = 600.0
 """A call that runs longer than this makes the replica unhealthy: nothing behind it will ever be answered."""
 
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    call: Callable[[], Any]
-    future: asyncio.Future[Any]
-    loop: asyncio.AbstractEventLoop
+_logger = logging.getLogger("ray.serve.sundog")
 
 
 class ModelThread:
     """Runs calls in the order they were asked for. The thread is a daemon: a call that hangs keeps no process alive."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, name: str = "sundog-model") -> None:
         self._clock = clock
-        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._started: float | None = None
         self._waiting = 0
-        self._thread = threading.Thread(target=self._work, name="sundog-model", daemon=True)
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
     async def run(self, call: Callable[[], Result]) -> Result:
         """The result of `call`, or what it raised. A call whose caller was cancelled before its turn is not made."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
+
+        def job() -> None:
+            result: Any = None
+            error = None
+            if not future.cancelled():
+                try:
+                    result = call()
+                except BaseException as raised:  # noqa: BLE001 (it is the caller's, whatever it is; the thread must live on)
+                    error = raised
+            try:
+                loop.call_soon_threadsafe(self._settle, future, result, error)
+            except RuntimeError:
+                # The loop is closed: the process is going away, and nobody waits for the result.
+                return
+
         self._waiting += 1
-        self._jobs.put(_Job(call, future, loop))
+        self._jobs.put(job)
         return await future
+
+    def post(self, call: Callable[[], None]) -> None:
+        """Run `call`, which tells nobody how it ended, in its turn. It must not raise."""
+        self._jobs.put(call)
 
     @property
     def idle(self) -> bool:
-        """Whether no call is running or waiting, as the event loop knows it."""
+        """Whether no call of `run` is running or waiting, as the event loop knows it."""
         return not self._waiting
 
     @property
@@ -62,19 +76,12 @@ class ModelThread:
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
-            result, error = None, None
-            if not job.future.cancelled():
-                self._started = self._clock()
-                try:
-                    result = job.call()
-                except BaseException as raised:  # noqa: BLE001 (it is the caller's, whatever it is; the thread must live on)
-                    error = raised
-                self._started = None
+            self._started = self._clock()
             try:
-                job.loop.call_soon_threadsafe(self._settle, job.future, result, error)
-            except RuntimeError:
-                # The loop is closed: the process is going away, and nobody waits for the result.
-                return
+                job()
+            except Exception:
+                _logger.exception("a call on the model's thread raised")
+            self._started = None
 
     def _settle(self, future: "asyncio.Future[Any]", result: Any, error: BaseException | None) -> None:
         self._waiting -= 1
@@ -82,8 +89,14 @@ class ModelThread:
             return
         if error is None:
             future.set_result(result)
-        elif isinstance(error, Exception) and not isinstance(error, StopIteration):
-            future.set_exception(error)
         else:
-            # A future cannot hold StopIteration, and a model's sys.exit() must not end the replica.
-            future.set_exception(RuntimeError(f"the model raised {type(error).__name__}"))
+            future.set_exception(as_exception(error))
+
+
+def as_exception(error: BaseException) -> Exception:
+    """`error` as a future can hold it. A model's sys.exit(), or a cancellation of its own, must not end the replica."""
+    if isinstance(error, Exception) and not isinstance(error, StopIteration | StopAsyncIteration):
+        return error
+    raised = RuntimeError(f"the model raised {type(error).__name__}")
+    raised.__cause__ = error
+    return raised

@@ -14,7 +14,7 @@ LONG_SECONDS = 0.05
 PENALTY_CALLS = 10_000
 PROBATION_CALLS = 16
 SMALL_BYTES = 64 * 1024
-"""Larger bodies take long to parse, whatever the model does."""
+"""Larger bodies and outputs take long to read and write, whatever the model does: another thread does it."""
 
 _MEMORY = 32.0
 
@@ -34,6 +34,7 @@ class Pace:
             self._on_probation -= 1
         self._mean += (seconds - self._mean) / _MEMORY
 
-    def quick(self, body_bytes: int) -> bool:
-        """Whether a request of that size may be answered on the event loop."""
-        return not self._on_probation and self._mean <= QUICK_SECONDS and body_bytes <= SMALL_BYTES
+    @property
+    def quick(self) -> bool:
+        """Whether the next pass may run on the event loop."""
+        return not self._on_probation and self._mean <= QUICK_SECONDS

@@ -1,76 +1,122 @@
-"""One replica: load, warm up, serve, reconfigure. Knows nothing of Serve."""
+"""One replica: load, configure, warm up, serve, reconfigure. Knows nothing of Serve."""
 
 import asyncio
 import logging
-import time
 from copy import deepcopy
 from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
 from sundog_runtime.arguments import Arguments, Settings, parse_arguments, parse_settings
+from sundog_runtime.context import RequestContext
+from sundog_runtime.cores import set_environment
 from sundog_runtime.errors import LoadFailed, StartError, WarmupTimeout
 from sundog_runtime.formats.model import LoadedModel
-from sundog_runtime.model_thread import STUCK_AFTER_SECONDS, ModelThread
+from sundog_runtime.inference import Inference
+from sundog_runtime.joining import why_not_joinable
+from sundog_runtime.metrics import Metrics
+from sundog_runtime.model_thread import ModelThread
 from sundog_runtime.protocol.app import App
+from sundog_runtime.protocol.plain import encode
+from sundog_runtime.protocol.query import Answer, Query
+from sundog_runtime.protocol.routes import Route, Routes
+from sundog_runtime.scheduler import Scheduler
 from sundog_runtime.signature import inputs_of_example
 from sundog_runtime.sources.files import ModelFiles, open_model
+from sundog_runtime.startup import Startup
 from sundog_runtime.warmup import warm_up
+
+STARTUP_PATH = "/-/startup"
+"""Below the prefix: how long the phases of the start took."""
 
 _logger = logging.getLogger("ray.serve.sundog")
 
 
 class Replica:
-    """A model in memory that answers. Made by `start`."""
+    """A model in memory that answers. Made by `start`; ready after the first `reconfigure` or `check_health`."""
 
-    def __init__(self, arguments: Arguments, model: LoadedModel, thread: ModelThread) -> None:
+    def __init__(self, arguments: Arguments, model: LoadedModel, thread: ModelThread, startup: Startup) -> None:
+        self.startup = startup
+        self.metrics = Metrics()
+        self._arguments = arguments
         self._model = model
         self._thread = thread
+        self._codec = ModelThread(name="sundog-codec")
         self._settings: Settings | None = None
-        self.app = App(arguments.service, version("sundog"), model, thread, Settings().max_request_bytes)
+        batching = arguments.batching
+        self._scheduler = Scheduler(model, thread, self.metrics, batching.max_size, batching.max_delay_seconds)
+        self._inference = Inference(model, self._scheduler, thread, self._codec)
+        routes = Routes(arguments.service, version("sundog"), model)
+        routes.add(STARTUP_PATH, Route(answer=lambda: Answer(encode(startup.document()))))
+        self.app = App(routes, self._inference, self.metrics, Settings().max_request_bytes)
+        if batching.max_size > 1 and (why := why_not_joinable(model)):
+            _logger.warning("requests are not batched: %s", why)
 
     @classmethod
     async def start(cls, args: Any) -> "Replica":
-        """Load and warm up, without blocking the event loop. Raises a StartError."""
+        """Load, without blocking the event loop. Raises a StartError."""
         arguments = parse_arguments(args)
-        thread = ModelThread()
+        set_environment(arguments.cpu)
+        thread, startup = ModelThread(), Startup()
         try:
-            files = await thread.run(
-                lambda: open_model(arguments.model.uri, arguments.model.digest, arguments.namespace)
-            )
-            model = await thread.run(lambda: _load(files, arguments))
+            with startup.phase("download"):
+                files = await thread.run(
+                    lambda: open_model(arguments.model.uri, arguments.model.digest, arguments.namespace)
+                )
+            with startup.phase("load"):
+                model = await thread.run(lambda: _load(files, arguments))
             _use_cores(arguments.cpu)
-            await _warm_up(model, arguments, thread)
         except StartError:
             thread.close()
             raise
         except Exception as error:
             thread.close()
             raise LoadFailed(f"loading the model raised {type(error).__name__}: {error}") from error
-        return cls(arguments, model, thread)
+        return cls(arguments, model, thread, startup)
 
     async def reconfigure(self, user_config: Any) -> None:
-        """Apply `user_config` between two requests.
+        """Apply `user_config` between two requests; the first time also warm up, with what was configured.
 
         The first one belongs to the start: what is wrong with it raises a StartError. A later one that cannot be
         applied is logged and the one before stays in force: raising would make Serve stop a replica that serves.
         """
+        first = self._settings is None
         try:
             settings = parse_settings(user_config)
             if self._settings is None or settings.user_config != self._settings.user_config:
                 await self._configure(settings.user_config)
         except StartError as error:
-            if self._settings is None:
+            if first:
                 raise
             _logger.error("the new user_config is not applied, the one before stays in force: %s", error.message)  # noqa: TRY400 (no traceback: it is the user's)
             return
+        if first:
+            await self._warm_up()
         self._settings = settings
         self.app.max_request_bytes = settings.max_request_bytes
 
-    def check_health(self) -> None:
-        """Raises RuntimeError when a call has been running for so long that nothing behind it will be answered."""
-        if self._thread.busy_seconds > STUCK_AFTER_SECONDS:
-            raise RuntimeError(f"the model has been busy with one call for more than {STUCK_AFTER_SECONDS:.0f} s")
+    async def check_health(self) -> None:
+        """Raises RuntimeError when a call has been running for so long that nothing behind it will be answered.
+
+        Serve asks before the replica is ready. Where it had no `user_config` to hand over, the start ends here; raises a
+        StartError then.
+        """
+        if self._settings is None:
+            await self.reconfigure(None)
+        if self._scheduler.stuck:
+            raise RuntimeError(f"the model has been busy with one call for {self._thread.busy_seconds:.0f} s")
+
+    async def infer(self, query: Query, context: RequestContext | None = None) -> Answer:
+        """The answer to a query of any protocol, by the same queue and in the same batches as all others.
+
+        Raises Problem, and what the model raises on this request. Cancel it, and the request leaves the queue.
+        """
+        return await self._inference.answer(query, context or RequestContext())
+
+    def close(self) -> None:
+        """End the threads, after what they were asked for."""
+        self._thread.close()
+        self._codec.close()
 
     async def _configure(self, user_config: dict[str, Any]) -> None:
         configure = self._model.configure
@@ -81,6 +127,22 @@ class Replica:
             await self._thread.run(lambda: configure(deepcopy(user_config)))
         except Exception as error:
             raise LoadFailed(f"configure raised {type(error).__name__}: {error}") from error
+
+    async def _warm_up(self) -> None:
+        wanted, timeout = self._arguments.warmup.requests, self._arguments.warmup.timeout_seconds
+        rows = self._arguments.batching.max_size if self._scheduler.joins else 1
+        stop_joining = self._scheduler.stop_joining
+        try:
+            with self.startup.phase("warmup"):
+                made = await asyncio.wait_for(
+                    self._thread.run(lambda: warm_up(self._model, wanted, rows, stop_joining)), timeout
+                )
+        except TimeoutError:
+            raise WarmupTimeout(f"{wanted} warm-up requests did not end within {timeout:g} s") from None
+        if made:
+            _logger.info("warm-up: %d requests in %.3f s", made, self.startup.phases["warmup"])
+        self.metrics.startup = self.startup.phases
+        _logger.info("started: %s", self.startup.line())
 
 
 def _load(files: ModelFiles, arguments: Arguments) -> LoadedModel:
@@ -104,14 +166,3 @@ def _use_cores(cpu: float) -> None:
     from sundog_runtime.formats.torch_state import use_cores
 
     use_cores(cpu)
-
-
-async def _warm_up(model: LoadedModel, arguments: Arguments, thread: ModelThread) -> None:
-    wanted, timeout = arguments.warmup.requests, arguments.warmup.timeout_seconds
-    begun = time.monotonic()
-    try:
-        made = await asyncio.wait_for(thread.run(lambda: warm_up(model, wanted)), timeout)
-    except TimeoutError:
-        raise WarmupTimeout(f"{wanted} warm-up requests did not end within {timeout:g} s") from None
-    if made:
-        _logger.info("warm-up: %d requests in %.3f s", made, time.monotonic() - begun)

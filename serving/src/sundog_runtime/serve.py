@@ -1,6 +1,8 @@
 """The Serve builder: `import_path: sundog_runtime.serve:build`."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ray import serve
@@ -21,28 +23,36 @@ class _Model:
         # Imported where a model runs: building an application needs no torch, and builds are done one after the other.
         from sundog_runtime.replica import Replica
 
-        try:
+        with _told():
             self._replica = await Replica.start(args)
-        except StartError as error:
-            _logger.exception("the replica cannot start")
-            # Serve shows this text to people: the line that matters, without the way through our code and the model's.
-            raise error.with_traceback(None) from None
-        finally:
-            # The throughput mode keeps a thousand lines back; those about the start are wanted now.
-            for handler in logging.getLogger("ray.serve").handlers:
-                handler.flush()
 
     def __serve_build_asgi_app__(self) -> Any:
         """The application that Serve calls; made after the constructor."""
         return self._replica.app
 
     async def reconfigure(self, user_config: Any) -> None:
-        """Serve hands over `user_config`, at the start and on every change."""
-        await self._replica.reconfigure(user_config)
+        """Serve hands over `user_config`, at the start, before the replica counts as ready, and on every change."""
+        with _told():
+            await self._replica.reconfigure(user_config)
 
-    def check_health(self) -> None:
-        """Serve asks every few seconds; raising three times makes it replace the replica."""
-        self._replica.check_health()
+    async def check_health(self) -> None:
+        """Serve asks before the replica is ready, then every few seconds; raising three times makes it replace it."""
+        with _told():
+            await self._replica.check_health()
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """A start error is logged whole. Serve shows people the line that matters, without the way through the code."""
+    try:
+        yield
+    except StartError as error:
+        _logger.exception("the replica cannot start")
+        raise error.with_traceback(None) from None
+    finally:
+        # The throughput mode keeps a thousand lines back; those about the start, settings and health are wanted now.
+        for handler in logging.getLogger("ray.serve").handlers:
+            handler.flush()
 
 
 Model = serve.deployment(name="Model", max_constructor_retry_count=MAX_START_FAILURES)(serve.ingress()(_Model))

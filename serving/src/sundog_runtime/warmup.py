@@ -1,24 +1,30 @@
 """Predictions before the replica is ready, so that the first user does not pay for lazy initialisation."""
 
 import logging
+from collections.abc import Callable
+from copy import deepcopy
+from inspect import isasyncgen, isgenerator
 from typing import Any
 
 import numpy as np
 
 from sundog_runtime.errors import Problem, WarmupFailed
 from sundog_runtime.formats.model import LoadedModel
+from sundog_runtime.joining import form, join, split
 from sundog_runtime.protocol.plain import encode
 from sundog_runtime.signature import conform
-from sundog_runtime.tensors import TensorSpec, numpy_type, plain
+from sundog_runtime.tensors import TensorSpec, numpy_type, plain, to_numpy
 
 _logger = logging.getLogger("ray.serve.sundog")
 
 
-def warm_up(model: LoadedModel, requests: int) -> int:
+def warm_up(model: LoadedModel, requests: int, max_rows: int = 1, stop_joining: Callable[[str], None] = print) -> int:
     """Predict `requests` times with the model's example, else with zeros of the declared shapes. How often it did.
 
-    Where nothing is known about the inputs it does nothing. Raises WarmupFailed when the model raises, when an answer
-    is not as declared, or when the answer to the model's own example is not finite (zeros may lawfully give NaN).
+    With `max_rows` above 1 the model is then given that many rows at once, as batching will; where it fails on that, or
+    answers with another number of rows, `stop_joining` is told why. Where nothing is known about the inputs nothing is
+    done. Raises WarmupFailed when the model raises on its example, when an answer is not as declared, or when the
+    answer to the model's own example is not finite (zeros may lawfully give NaN).
     """
     if not requests:
         return 0
@@ -30,7 +36,10 @@ def warm_up(model: LoadedModel, requests: int) -> int:
         _logger.info("warm-up skipped: the model has no example() and no inputs in model.yaml")
         return 0
     for number in range(1, requests + 1):
-        _predict(model, example, f"warm-up request {number} of {requests}", own=own)
+        # A copy each: a model may change what it is given.
+        _predict(model, deepcopy(example), f"warm-up request {number} of {requests}", own=own)
+    if max_rows > 1:
+        _warm_up_joined(model, example, requests, max_rows, stop_joining)
     return requests
 
 
@@ -42,11 +51,9 @@ def zeros(inputs: tuple[TensorSpec, ...]) -> Any:
 
 def _zero(spec: TensorSpec) -> Any:
     shape = [1 if size == -1 else size for size in spec.shape]
-    return (
-        np.full(shape, "", dtype=object).tolist()
-        if spec.dtype == "string"
-        else np.zeros(shape, dtype=numpy_type(spec.dtype))
-    )
+    if spec.dtype == "string":
+        return np.full(shape, "", dtype=object).tolist()
+    return np.zeros(shape, dtype=numpy_type(spec.dtype))
 
 
 def _example(model: LoadedModel) -> Any:
@@ -60,12 +67,47 @@ def _example(model: LoadedModel) -> Any:
 def _predict(model: LoadedModel, example: Any, which: str, *, own: bool) -> None:
     try:
         output = model.predict(example)
+        if isgenerator(output):
+            output = list(output)
     except Exception as error:
         raise WarmupFailed(f"{which} raised {type(error).__name__}: {error}") from error
+    if isasyncgen(output):
+        # It runs on the event loop, and nothing but a request says how.
+        return
     try:
-        encode(conform(model.signature.outputs, plain(output)))
+        for item in output if model.streams and isinstance(output, list) else [output]:
+            encode(conform(model.signature.outputs, plain(item)))
     except Problem as problem:
         if problem.code == "OutputNotFinite" and not own:
             _logger.warning("%s, all zeros: %s", which, problem.detail)
             return
         raise WarmupFailed(f"{which}: {problem.detail}") from None
+
+
+def _warm_up_joined(
+    model: LoadedModel, example: Any, requests: int, max_rows: int, stop_joining: Callable[[str], None]
+) -> None:
+    example = as_arrays(example)
+    key, rows = form(example)
+    if key is None:
+        stop_joining("its example is not made of arrays with the same number of rows")
+        return
+    times = max(1, max_rows // rows)
+    try:
+        for _ in range(min(2, requests)):
+            output = model.predict(join([example] * times))
+    except Exception as error:  # noqa: BLE001 (what fails on many rows may serve one at a time)
+        stop_joining(f"{rows * times} rows at once raised {type(error).__name__}: {error}")
+        return
+    try:
+        parts = split(plain(output), [rows] * times)
+    except Problem:
+        # Not finite: said above already, and no matter of the number of rows.
+        return
+    if parts is None:
+        stop_joining("its outputs do not have as many rows as its inputs")
+
+
+def as_arrays(batch: Any) -> Any:
+    """`batch` with numpy arrays where it has tensors, as requests have them."""
+    return {name: to_numpy(value) for name, value in batch.items()} if isinstance(batch, dict) else to_numpy(batch)

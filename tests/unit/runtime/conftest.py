@@ -126,7 +126,7 @@ async def serve() -> AsyncIterator[Callable[..., Any]]:
 
         async def start(args: dict[str, Any], user_config: Any = None) -> httpx.AsyncClient:
             replica = await Replica.start(args)
-            stack.callback(replica._thread.close)
+            stack.callback(replica.close)
             await replica.reconfigure(user_config)
             transport = httpx.ASGITransport(replica.app, root_path=PREFIX)
             client = await stack.enter_async_context(

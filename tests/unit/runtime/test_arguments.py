@@ -32,7 +32,7 @@ def test_another_version_is_named(args: Any, version: Any) -> None:
         ({"cpu": 0}, "args.cpu"),
         ({"cpu": float("nan")}, "args.cpu"),
         ({"revision": "8"}, "args.revision"),
-        ({"batching": {"maxSize": 8}}, "args.batching.maxSize"),
+        ({"batching": {"maxSize": 4097}}, "args.batching.maxSize"),
         ({"warmup": {"timeoutSeconds": 0}}, "args.warmup.timeoutSeconds"),
         ({"service": ""}, "args.service"),
     ],

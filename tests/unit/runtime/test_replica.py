@@ -13,9 +13,9 @@ import torch
 
 from sundog_runtime.errors import LoadFailed, WarmupFailed, WarmupTimeout
 from sundog_runtime.model_thread import STUCK_AFTER_SECONDS, ModelThread
-from sundog_runtime.pace import LONG_SECONDS, PENALTY_CALLS, PROBATION_CALLS, QUICK_SECONDS, SMALL_BYTES, Pace
-from sundog_runtime.protocol.app import App
+from sundog_runtime.pace import LONG_SECONDS, PENALTY_CALLS, PROBATION_CALLS, QUICK_SECONDS, Pace
 from sundog_runtime.replica import Replica
+from sundog_runtime.scheduler import Scheduler
 
 COUNTING = """
 class Predictor:
@@ -38,6 +38,16 @@ class Predictor:
 WITH_EXAMPLE = (
     COUNTING + "\n    def example(self):\n        import numpy\n        return numpy.ones((1, 2), dtype='float32')\n"
 )
+
+
+async def started(args: Any) -> Replica:
+    """A replica after its whole start."""
+    replica = await Replica.start(args)
+    try:
+        await replica.reconfigure({})
+    finally:
+        replica.close()
+    return replica
 
 
 async def test_warm_up_uses_the_example(python_model: Callable[[str], Path], args: Any, serve: Any) -> None:
@@ -88,7 +98,7 @@ async def test_warm_up_fails(python_model: Callable[[str], Path], args: Any, bod
         f"    def predict(self, batch):\n        {body}\n"
     )
     with pytest.raises(WarmupFailed) as caught:
-        await Replica.start(args(python_model(code), "predictor:Predictor"))
+        await started(args(python_model(code), "predictor:Predictor"))
     assert caught.value.message == says
 
 
@@ -110,7 +120,7 @@ async def test_warm_up_times_out(python_model: Callable[[str], Path], args: Any)
     )
     given: list[threading.Event] = []
     with pytest.raises(WarmupTimeout, match=r"4 warm-up requests did not end within 0\.05 s"):
-        await Replica.start(
+        await started(
             args(python_model(code), "predictor:Predictor", warmup={"timeoutSeconds": 0.05}, config={"give": given})
         )
     given[0].set()
@@ -211,38 +221,37 @@ async def test_a_stuck_model_is_unhealthy(torch_model: Path, args: Any, serve: A
     client = await serve(args(torch_model))
     replica, now, release, began = client.replica, [0.0], threading.Event(), threading.Event()
     replica._thread._clock = lambda: now[0]
-    replica.check_health()
+    await replica.check_health()
     call = asyncio.create_task(replica._thread.run(lambda: (began.set(), release.wait())))
     await asyncio.to_thread(began.wait)
     now[0] = STUCK_AFTER_SECONDS
-    replica.check_health()
+    await replica.check_health()
     now[0] = STUCK_AFTER_SECONDS + 1
     with pytest.raises(RuntimeError, match="busy with one call"):
-        replica.check_health()
+        await replica.check_health()
     release.set()
     await call
-    replica.check_health()
+    await replica.check_health()
 
 
 def test_pace_trusts_after_probation_and_forgets_slowly() -> None:
     pace = Pace()
     for _ in range(PROBATION_CALLS):
-        assert not pace.quick(100)
+        assert not pace.quick
         pace.observe(QUICK_SECONDS / 4)
-    assert pace.quick(100)
-    assert not pace.quick(SMALL_BYTES + 1)
+    assert pace.quick
     pace.observe(LONG_SECONDS * 1.01)
     for _ in range(PENALTY_CALLS):
-        assert not pace.quick(100)
+        assert not pace.quick
         pace.observe(QUICK_SECONDS / 4)
-    assert pace.quick(100)
+    assert pace.quick
 
 
 def test_pace_never_calls_a_slow_model_quick() -> None:
     pace = Pace()
     for _ in range(1000):
         pace.observe(QUICK_SECONDS * 1.5)
-    assert not pace.quick(1)
+    assert not pace.quick
 
 
 async def test_quick_passes_leave_the_thread_and_slow_ones_do_not(torch_model: Path, args: Any, serve: Any) -> None:
@@ -257,8 +266,8 @@ async def test_quick_passes_leave_the_thread_and_slow_ones_do_not(torch_model: P
         )
     )
     client: httpx.AsyncClient = await serve(args(torch_model))
-    app: App = client.replica.app  # type: ignore[attr-defined]
-    assert app._pace is not None
+    scheduler: Scheduler = client.replica._scheduler  # type: ignore[attr-defined]
+    assert scheduler._pace is not None
     names = (await _module(client)).names
 
     async def ask() -> set[str]:
@@ -267,11 +276,11 @@ async def test_quick_passes_leave_the_thread_and_slow_ones_do_not(torch_model: P
         return set(names)
 
     assert await ask() == {"sundog-model"}
-    app._pace = Pace()
-    app._pace._on_probation = 0
+    scheduler._pace = Pace()
+    scheduler._pace._on_probation = 0
     assert await ask() == {"MainThread"}
     release = threading.Event()
-    busy = asyncio.create_task(app._thread.run(release.wait))
+    busy = asyncio.create_task(scheduler._thread.run(release.wait))
     await asyncio.sleep(0)
     asked = asyncio.create_task(ask())
     for _ in range(100):
@@ -279,7 +288,7 @@ async def test_quick_passes_leave_the_thread_and_slow_ones_do_not(torch_model: P
     release.set()
     assert await asked == {"sundog-model"}, "a pass on the event loop beside one on the thread"
     await busy
-    app._pace._mean = 1.0
+    scheduler._pace._mean = 1.0
     assert await ask() == {"sundog-model"}
 
 

@@ -1,7 +1,7 @@
 """Format `torch`: a state dict (safetensors, or a zip archive read with `weights_only`) and an entrypoint."""
 
+import contextlib
 import inspect
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import safetensors.torch
 import torch
 
+from sundog_runtime.cores import threads_of
 from sundog_runtime.description import Description
 from sundog_runtime.errors import EntrypointMissing, FormatNotRecognised, LoadFailed
 from sundog_runtime.formats.detect import Content, Found
@@ -17,8 +18,15 @@ from sundog_runtime.formats.module import caller, failed, natural_types, use_cha
 
 
 def use_cores(cpu: float) -> None:
-    """Let a forward pass on this thread use as many threads as the replica has cores, rounded up."""
-    torch.set_num_threads(max(1, math.ceil(cpu)))
+    """Let a forward pass on this thread use as many threads as the replica has cores, rounded up.
+
+    OpenMP keeps the number per thread, so every thread that runs the model must be told.
+    """
+    torch.set_num_threads(threads_of(cpu))
+    # One call at a time leaves nothing to run beside it. Torch lets this be set once in a process, before any work.
+    with contextlib.suppress(RuntimeError):
+        if torch.get_num_interop_threads() != 1:
+            torch.set_num_interop_threads(1)
 
 
 def load_torch(path: Path, weights: Found, factory: Any, description: Description) -> LoadedModel:

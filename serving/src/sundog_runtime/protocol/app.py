@@ -1,50 +1,39 @@
-"""The ASGI application: paths, methods, limits and problem details.
+"""The ASGI application: methods, limits, streams and problem details. The paths are in `routes`.
 
-Raw ASGI, because a framework's share of the time of a small model's request is larger than the model's.
+Raw ASGI, because a framework's share of the time of a small model's request is larger than the model's. That a client
+is gone is told by the server, which cancels the call (Serve does); a stream looks for itself as well.
 """
 
 import logging
-import re
 import time
-import uuid
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from functools import partial
 from typing import Any
 
+from sundog_runtime.context import RequestContext, deadline_of
 from sundog_runtime.errors import Problem
-from sundog_runtime.formats.model import LoadedModel
-from sundog_runtime.model_thread import ModelThread
-from sundog_runtime.pace import Pace
+from sundog_runtime.inference import Inference
+from sundog_runtime.metrics import CLIENT_GONE, OK, Metrics
 from sundog_runtime.protocol.problems import PROBLEM_TYPE, problem_body
-from sundog_runtime.protocol.query import Answer
-from sundog_runtime.protocol.routes import Decode, Routes
-from sundog_runtime.signature import conform
-from sundog_runtime.tensors import plain
+from sundog_runtime.protocol.routes import Route, Routes
+from sundog_runtime.protocol.streams import BrokenStreamError, ClientGoneError, send_stream, wants_events
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _logger = logging.getLogger("ray.serve.sundog")
-
-
-class _ClientGoneError(Exception):
-    """The client went away while it sent its body."""
 
 
 class App:
     """Serves one model. `max_request_bytes` may be set at any time and holds for requests that begin afterwards."""
 
-    def __init__(
-        self, name: str, version: str, model: LoadedModel, thread: ModelThread, max_request_bytes: int
-    ) -> None:
+    def __init__(self, routes: Routes, inference: Inference, metrics: Metrics, max_request_bytes: int) -> None:
         self.max_request_bytes = max_request_bytes
-        self._model = model
-        self._thread = thread
-        # A predictor's own code may depend on its thread (a database connection, asyncio.run); a module does not.
-        self._pace = Pace() if model.platform == "pytorch" else None
-        self._routes = Routes(name, version, model)
+        self._routes = routes
+        self._inference = inference
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection."""
@@ -56,57 +45,56 @@ class App:
             await send({"type": "websocket.close", "code": 1000})
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = time.monotonic()
+        headers = dict(scope["headers"])
+        context = RequestContext(headers, deadline_of(headers, begun))
+        end = CLIENT_GONE
         try:
-            answer = await self._answer(scope, receive)
-            status, body = 200, answer.body
-            headers = [(b"content-type", answer.content_type), *answer.headers]
-        except Problem as problem:
-            status, headers, body = _problem(problem, scope)
-        except _ClientGoneError:
+            end = await self._reply(scope, headers, context, receive, send)
+        except ClientGoneError:
             return
-        except Exception:
-            request_id = _request_id(scope)
-            _logger.exception("request %s: the model raised", request_id)
-            detail = "the model raised an error; its log tells more under this request id"
-            status, headers, body = _problem(Problem(500, "ModelError", detail), scope, request_id)
-        headers.append((b"content-length", str(len(body)).encode()))
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        except BrokenStreamError as broken:
+            # Not the whole answer was sent: when the call returns now, the server cuts the connection.
+            end = broken.problem.code
+        except Exception as error:  # noqa: BLE001 (the model's; `as_problem` logs it)
+            problem, document = as_problem(error, _path(scope), context)
+            end = problem.code
+            headers_of_problem = [(b"content-type", PROBLEM_TYPE), *problem.headers]
+            await _send(send, problem.status, headers_of_problem, document)
+        finally:
+            self._metrics.answered(end, time.monotonic() - begun)
 
-    async def _answer(self, scope: Scope, receive: Receive) -> Answer:
+    async def _reply(
+        self, scope: Scope, headers: Mapping[bytes, bytes], context: RequestContext, receive: Receive, send: Send
+    ) -> str:
+        route = self._route(scope)
+        if route.answer is not None:
+            answer = route.answer() if callable(route.answer) else route.answer
+        else:
+            assert route.decode is not None
+            scheduler = self._inference.scheduler
+            scheduler.expect()
+            try:
+                body = await read_body(headers, receive, self.max_request_bytes)
+                query = await self._inference.read(route.decode, headers, body)
+            finally:
+                scheduler.expected()
+            if self._inference.streams:
+                answers = self._inference.stream(query, context)
+                tell = partial(as_problem, path=_path(scope), context=context)
+                await send_stream(answers, wants_events(headers), receive, send, tell)
+                return OK
+            answer = await self._inference.answer(query, context)
+        await _send(send, 200, [(b"content-type", answer.content_type), *answer.headers], answer.body)
+        return OK
+
+    def _route(self, scope: Scope) -> Route:
         route = self._routes.find(_path(scope))
         if scope["method"] not in route.methods:
             allowed = ", ".join(route.methods)
             detail = f"{scope['method'][:20]} is not allowed here; allowed: {allowed}"
             raise Problem(405, "MethodNotAllowed", detail, ((b"allow", allowed.encode()),))
-        if route.answer is not None:
-            return route.answer
-        assert route.decode is not None
-        body = await read_body(scope, receive, self.max_request_bytes)
-        return await self._infer(route.decode, dict(scope["headers"]), body)
-
-    async def _infer(self, decode: Decode, headers: Mapping[bytes, bytes], body: bytes) -> Answer:
-        def infer() -> Answer:
-            query = decode(headers, body)
-            return query.encode(conform(self._model.signature.outputs, plain(self._model.predict(query.batch))))
-
-        pace = self._pace
-        if pace is None:
-            return await self._thread.run(infer)
-
-        def timed() -> Answer:
-            begun = time.perf_counter()
-            try:
-                return infer()
-            except (SystemExit, KeyboardInterrupt) as error:
-                raise RuntimeError(f"the model raised {type(error).__name__}") from error
-            finally:
-                pace.observe(time.perf_counter() - begun)
-
-        # Never beside a call on the thread: a model is used by one at a time.
-        if self._thread.idle and pace.quick(len(body)):
-            return timed()
-        return await self._thread.run(timed)
+        return route
 
 
 def _path(scope: Scope) -> str:
@@ -116,29 +104,42 @@ def _path(scope: Scope) -> str:
     return (whole.removeprefix(root).rstrip("/") if len(whole) > 1 else "") or "/"
 
 
-async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
+async def read_body(headers: Mapping[bytes, bytes], receive: Receive, limit: int) -> bytes:
     """The whole body, at most `limit` bytes of it in memory.
 
     Raises Problem 413 (by Content-Length before anything is read, or while reading), 415 for a content encoding, and
-    _ClientGoneError when there is nobody left to answer.
+    ClientGoneError when there is nobody left to answer.
     """
-    for name, value in scope["headers"]:
-        if name == b"content-length" and value.isdigit() and int(value[:20]) > limit:
-            raise _too_large(limit)
-        if name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
-            raise Problem(415, "ContentEncoding", "a compressed body is not supported; send it as it is")
+    length = headers.get(b"content-length", b"")
+    if length.isdigit() and int(length[:20]) > limit:
+        raise _too_large(limit)
+    if headers.get(b"content-encoding", b"").strip().lower() not in (b"", b"identity"):
+        raise Problem(415, "ContentEncoding", "a compressed body is not supported; send it as it is")
     parts, size = [], 0
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise _ClientGoneError
+            raise ClientGoneError
         part = message.get("body", b"")
         size += len(part)
         if size > limit:
             raise _too_large(limit)
         parts.append(part)
         if not message.get("more_body", False):
-            return b"".join(parts)
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def as_problem(error: Exception, path: str, context: RequestContext) -> tuple[Problem, bytes]:
+    """The problem of an exception on a path, and its document."""
+    if isinstance(error, Problem):
+        problem = error
+    else:
+        _logger.error(
+            "request %s: the model raised", context.request_id, exc_info=error, extra={"request_context": context}
+        )
+        detail = "the model raised an error; its log tells more under this request id"
+        problem = Problem(500, "ModelError", detail)
+    return problem, problem_body(problem, path, context.request_id)
 
 
 def _too_large(limit: int) -> Problem:
@@ -147,17 +148,10 @@ def _too_large(limit: int) -> Problem:
     return Problem(413, "BodyTooLarge", f"the body is larger than {limit} bytes")
 
 
-def _problem(problem: Problem, scope: Scope, request_id: str = "") -> tuple[int, list[tuple[bytes, bytes]], bytes]:
-    body = problem_body(problem, _path(scope), request_id or _request_id(scope))
-    return problem.status, [(b"content-type", PROBLEM_TYPE), *problem.headers], body
-
-
-def _request_id(scope: Scope) -> str:
-    """The one the client or Serve gave, where it is fit to be printed; else a new one."""
-    for name, value in scope["headers"]:
-        if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
-            return str(value, "ascii")
-    return uuid.uuid4().hex
+async def _send(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+    headers.append((b"content-length", b"%d" % len(body)))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

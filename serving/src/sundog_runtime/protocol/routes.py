@@ -23,9 +23,9 @@ _MODEL_PATH = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?(/.*)?")
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Either a finished answer to GET, or what decodes the body of a POST."""
+    """Either an answer to GET, finished or made when it is asked for, or what decodes the body of a POST."""
 
-    answer: Answer | None = None
+    answer: Answer | Callable[[], Answer] | None = None
     decode: Decode | None = None
 
     @property
@@ -50,6 +50,10 @@ class Routes:
             "/ready": _get(encode({"name": name, "ready": True})),
             "/infer": Route(decode=lambda headers, body: decode_oip(name, model, headers, body)),
         }
+
+    def add(self, path: str, route: Route) -> None:
+        """One more path. It has no slash at its end."""
+        self._fixed[path] = route
 
     def find(self, path: str) -> Route:
         """The route of a path below the prefix, which has no slash at its end but `/` itself. Raises Problem 404."""

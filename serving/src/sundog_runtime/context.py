@@ -1,0 +1,117 @@
+"""What is known about the request that a model is working on.
+
+A predictor asks `sundog_runtime.context.current()` inside of `predict`:
+
+    request = current()
+    if request is not None:
+        log.info("…", extra={"request": request.request_id, "trace": request.trace_id})
+
+A pass over several joined requests has no single one: `current()` is None then, and `joined()` gives all of them in the
+order of their rows.
+"""
+
+import os
+import re
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cached_property
+from math import inf
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+_TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
+_KNOWN_VERSION_BYTES = 55
+
+TIMEOUT_HEADER = b"x-request-timeout-seconds"
+_MARGIN = 0.05
+_MOST_MARGIN_SECONDS = 0.1
+
+
+class RequestContext:
+    """One request. `deadline` is in seconds of `time.monotonic()`, or infinite.
+
+    Ids are made when somebody asks for them: most requests are answered without.
+    """
+
+    def __init__(self, headers: Mapping[bytes, bytes] | None = None, deadline: float = inf) -> None:
+        self._headers = headers or {}
+        self.deadline = deadline
+
+    @cached_property
+    def request_id(self) -> str:
+        """The one the client, the edge or Serve gave, where it is fit to be printed; else a new one."""
+        given = self._headers.get(b"x-request-id", b"")
+        return given.decode("ascii") if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+    @cached_property
+    def traceparent(self) -> str:
+        """The caller's W3C `traceparent`; where that is missing or invalid, that of a new trace which nobody samples."""
+        given = self._headers.get(b"traceparent", b"").strip()
+        matched = _TRACEPARENT.fullmatch(given)
+        # Version 00 has exactly four fields; a later one may have more behind them.
+        if matched is None or (given.startswith(b"00") and len(given) != _KNOWN_VERSION_BYTES):
+            return f"00-{os.urandom(16).hex()}-{os.urandom(8).hex()}-00"
+        return given[:_KNOWN_VERSION_BYTES].decode("ascii")
+
+    @property
+    def tracestate(self) -> str:
+        """The caller's `tracestate`, empty where `traceparent` is a new one: it belongs to the trace it came with."""
+        if self.traceparent.encode() != self._headers.get(b"traceparent", b"").strip()[:_KNOWN_VERSION_BYTES]:
+            return ""
+        return self._headers.get(b"tracestate", b"").decode("latin-1")[:512]
+
+    @property
+    def trace_id(self) -> str:
+        """32 hexadecimal digits."""
+        return self.traceparent[3:35]
+
+
+def deadline_of(headers: Mapping[bytes, bytes], now: float) -> float:
+    """When the answer is no longer wanted, in the clock of `now`; infinite where the header says nothing usable.
+
+    A little before the time that the header gives: Serve reads it too, and would answer first, in its own words.
+    """
+    given = headers.get(TIMEOUT_HEADER)
+    if given is None:
+        return inf
+    try:
+        seconds = float(given)
+    except ValueError:
+        return inf
+    if not 0 < seconds < inf:
+        return inf
+    return now + seconds - min(seconds * _MARGIN, _MOST_MARGIN_SECONDS)
+
+
+_current: ContextVar[tuple[RequestContext, ...]] = ContextVar("sundog_requests", default=())
+
+
+def current() -> RequestContext | None:
+    """The request that this call of the model is for; None outside of one, and for several joined ones."""
+    requests = _current.get()
+    return requests[0] if len(requests) == 1 else None
+
+
+def joined() -> tuple[RequestContext, ...]:
+    """All requests that this call of the model is for, in the order of their rows."""
+    return _current.get()
+
+
+@contextmanager
+def working_on(*requests: RequestContext) -> Iterator[None]:
+    """Inside, `current` and `joined` tell of `requests`."""
+    token = _current.set(requests)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def call_for(requests: tuple[RequestContext, ...], call: Callable[[], object]) -> object:
+    """`call()`, with `requests` as what it is for. As `working_on`, for the path where microseconds count."""
+    token = _current.set(requests)
+    try:
+        return call()
+    finally:
+        _current.reset(token)

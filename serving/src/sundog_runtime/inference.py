@@ -1,0 +1,123 @@
+"""From a decoded request to its answer, whatever the protocol."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import aclosing
+from inspect import isasyncgen, isgenerator
+from math import inf
+from typing import Any, TypeVar
+
+import numpy as np
+
+from sundog_runtime.context import RequestContext, call_for, working_on
+from sundog_runtime.errors import Problem
+from sundog_runtime.formats.model import LoadedModel
+from sundog_runtime.model_thread import ModelThread
+from sundog_runtime.pace import SMALL_BYTES
+from sundog_runtime.protocol.query import Answer, Query
+from sundog_runtime.scheduler import Scheduler, expired
+from sundog_runtime.signature import conform
+from sundog_runtime.tensors import plain
+
+Result = TypeVar("Result")
+
+_END = object()
+_MANY_ITEMS = 4096
+
+
+class Inference:
+    """One model's answers. `thread` runs the model; large bodies are read and written on `codec`, a thread beside it."""
+
+    def __init__(self, model: LoadedModel, scheduler: Scheduler, thread: ModelThread, codec: ModelThread) -> None:
+        self.streams = model.streams
+        self.scheduler = scheduler
+        self._model = model
+        self._thread = thread
+        self._codec = codec
+
+    async def read(
+        self, decode: Callable[[Mapping[bytes, bytes], bytes], Query], headers: Mapping[bytes, bytes], body: bytes
+    ) -> Query:
+        """The query in `body`. Raises Problem 400."""
+        if len(body) <= SMALL_BYTES:
+            return decode(headers, body)
+        return await self._codec.run(lambda: decode(headers, body))
+
+    async def answer(self, query: Query, context: RequestContext) -> Answer:
+        """Raises Problem, and what the model raises. Cancel it, and the request leaves the queue."""
+        if self.streams:
+            raise Problem(400, "Streaming", "the model answers in a stream, which this way of asking does not have")
+        output = await self.scheduler.infer(query.batch, context)
+        if _is_small(output):
+            return self._encode(query, output)
+        return await self._codec.run(lambda: self._encode(query, output))
+
+    async def stream(self, query: Query, context: RequestContext) -> AsyncGenerator[Answer, None]:
+        """One answer for each item that the model yields, computed when it is asked for. Close it to stop the model.
+
+        The deadline is that of the last item. Raises as `answer` does.
+        """
+        result = await _before(context.deadline, self._thread.run(self._call(query.batch, context)))
+        if isasyncgen(result):
+            items: AsyncIterator[Any] = _on_loop(result, context)
+        elif isgenerator(result):
+            items = self._on_thread(result, context)
+        else:
+            items = _one(result)
+        async with aclosing(items):  # type: ignore[type-var]  # all three are generators
+            while (item := await _before(context.deadline, anext(items, _END))) is not _END:
+                yield self._encode(query, plain(item))
+
+    def _encode(self, query: Query, output: Any) -> Answer:
+        return query.encode(conform(self._model.signature.outputs, output))
+
+    def _call(self, batch: Any, context: RequestContext) -> Callable[[], Any]:
+        return lambda: call_for((context,), lambda: self._model.predict(batch))
+
+    async def _on_thread(self, generator: Any, context: RequestContext) -> AsyncGenerator[Any, None]:
+        """Between two items other requests have their turn."""
+        try:
+            while True:
+                item = await self._thread.run(lambda: call_for((context,), lambda: next(generator, _END)))
+                if item is _END:
+                    return
+                yield item
+        finally:
+            self._thread.post(generator.close)
+
+
+async def _on_loop(generator: Any, context: RequestContext) -> AsyncGenerator[Any, None]:
+    async with aclosing(generator):
+        while True:
+            with working_on(context):
+                item = await anext(generator, _END)
+            if item is _END:
+                return
+            yield item
+
+
+async def _one(value: Any) -> AsyncGenerator[Any, None]:
+    yield value
+
+
+async def _before(deadline: float, awaitable: Any) -> Any:
+    """Raises Problem 504 when it takes too long."""
+    if deadline == inf:
+        return await awaitable
+    try:
+        async with asyncio.timeout(max(0.0, deadline - time.monotonic())) as limit:
+            return await awaitable
+    except TimeoutError:
+        if limit.expired():
+            raise expired() from None
+        raise
+
+
+def _is_small(output: Any) -> bool:
+    """Whether writing it takes next to no time."""
+    if isinstance(output, np.ndarray):
+        return output.nbytes <= SMALL_BYTES
+    if isinstance(output, dict):
+        return len(output) <= _MANY_ITEMS and all(_is_small(value) for value in output.values())
+    return not isinstance(output, list | str) or len(output) <= _MANY_ITEMS

@@ -1,0 +1,85 @@
+"""Several requests' inputs as one batch, and one batch's outputs as several requests'.
+
+Requests are joined along the first axis where that cannot change what a request is answered:
+
+- the model declares its inputs, by `model.yaml` or `example()`, each with any size (-1) along the first axis: nothing
+  else tells that this axis is a batch;
+- all inputs are arrays with the same number of rows, at least one. JSON that is no array (strings, records) is never
+  joined;
+- names, types and all further sizes are the same.
+
+The outputs must be arrays or lists with as many rows as the inputs, one or several by name.
+"""
+
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import numpy as np
+
+from sundog_runtime.formats.model import LoadedModel
+from sundog_runtime.tensors import Array
+
+
+def why_not_joinable(model: LoadedModel) -> str:
+    """Why requests to the model must not be joined at all; empty where they may be."""
+    declared = model.signature.inputs
+    if model.streams:
+        return "the model streams"
+    if not declared:
+        return (
+            "the model has no inputs in model.yaml and no example() of arrays, so nothing says which axis is the batch"
+        )
+    if wrong := [spec for spec in declared if not spec.shape or spec.shape[0] != -1]:
+        return f"input {wrong[0].name!r} has the shape {list(wrong[0].shape)}; a batch axis is a first size of -1"
+    if not model.batches:
+        return "model.yaml has batchable: false, or declares an output whose first size is not -1"
+    if texts := [spec for spec in declared if spec.dtype == "string"]:
+        return f"input {texts[0].name!r} holds strings, which are not joined"
+    return ""
+
+
+def form(batch: Any) -> tuple[Hashable, int]:
+    """What batches must have in common to be joined, and the number of rows; (None, 1) for what cannot be."""
+    if isinstance(batch, np.ndarray):
+        return (None, 1) if not _is_rows(batch) else ((batch.dtype.str, batch.shape[1:]), batch.shape[0])
+    if not isinstance(batch, dict) or not batch:
+        return None, 1
+    arrays = list(batch.values())
+    if not all(isinstance(array, np.ndarray) and _is_rows(array) for array in arrays):
+        return None, 1
+    rows = arrays[0].shape[0]
+    if any(array.shape[0] != rows for array in arrays):
+        return None, 1
+    return tuple((name, array.dtype.str, array.shape[1:]) for name, array in sorted(batch.items())), rows
+
+
+def join(batches: Sequence[Any]) -> Any:
+    """One batch of equal `form`s, in their order. Always a copy: what a model does to it reaches no request."""
+    if isinstance(batches[0], dict):
+        return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+    return np.concatenate(batches)
+
+
+def split(output: Any, rows: Sequence[int]) -> list[Any] | None:
+    """Each request's part of `output`, which is as `tensors.plain` gives it; None where its rows are not the inputs'."""
+    if isinstance(output, dict):
+        named = {name: split(value, rows) for name, value in output.items()}
+        if not named or any(parts is None or isinstance(output[name], dict) for name, parts in named.items()):
+            return None
+        return [
+            {name: parts[index] for name, parts in named.items() if parts is not None} for index in range(len(rows))
+        ]
+    if isinstance(output, np.ndarray):
+        if not output.ndim or output.shape[0] != sum(rows):
+            return None
+    elif not isinstance(output, list) or len(output) != sum(rows):
+        return None
+    parts, begin = [], 0
+    for count in rows:
+        parts.append(output[begin : begin + count])
+        begin += count
+    return parts
+
+
+def _is_rows(array: Array) -> bool:
+    return array.ndim > 0 and array.shape[0] > 0 and array.dtype.kind in "biuf"

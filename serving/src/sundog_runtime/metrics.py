@@ -1,0 +1,67 @@
+"""What one replica has done, counted in the process. Who exports it is the rim's business (`ray_metrics`).
+
+Everything is called on the event loop. Counting a request must cost next to nothing, so nothing here but additions.
+"""
+
+from bisect import bisect_left
+from collections import Counter
+from dataclasses import dataclass, field
+
+SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0)
+
+OK = "ok"
+CLIENT_GONE = "ClientGone"
+OTHER = "Other"
+
+_MAX_CODES = 100
+
+
+@dataclass(slots=True)
+class Histogram:
+    """How many values were at most each edge, above the one before; the last count is of values above all edges."""
+
+    edges: tuple[float, ...]
+    counts: list[int] = field(default_factory=list)
+    total: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.counts = [0] * (len(self.edges) + 1)
+
+    def observe(self, value: float) -> None:
+        """Count one value."""
+        self.counts[bisect_left(self.edges, value)] += 1
+        self.total += value
+
+
+class Metrics:
+    """Counts since the start of the replica. Times are in seconds."""
+
+    def __init__(self) -> None:
+        self.answers: Counter[str] = Counter()
+        """Requests by their end: `ok`, the code of a problem, or `ClientGone`."""
+        self.latency = Histogram(SECONDS)
+        """From the first byte that the application sees to the last that it sends."""
+        self.queue_wait = Histogram(SECONDS)
+        self.pass_time = Histogram(SECONDS)
+        self.batch_size = Histogram(SIZES)
+        """Requests per pass of the model."""
+        self.startup: dict[str, float] = {}
+        """Seconds of each phase of the start."""
+
+    def answered(self, end: str, seconds: float) -> None:
+        """One request is over."""
+        # A predictor may raise problems with codes of its own: the number of time series must stay bounded.
+        if end not in self.answers and len(self.answers) >= _MAX_CODES:
+            end = OTHER
+        self.answers[end] += 1
+        self.latency.observe(seconds)
+
+    def passed(self, requests: int, seconds: float) -> None:
+        """The model was called for so many requests."""
+        self.batch_size.observe(requests)
+        self.pass_time.observe(seconds)
+
+    def waited(self, seconds: float) -> None:
+        """One request's time in the queue. Requests that were answered at once are not among them."""
+        self.queue_wait.observe(max(0.0, seconds))

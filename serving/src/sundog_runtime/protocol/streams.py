@@ -1,0 +1,99 @@
+"""Answers in pieces: server-sent events where the client asks for them, else one JSON document a line.
+
+The first item is computed before anything is sent, so that an error up to there gets a status of its own. A later one
+is told as an event, and the connection is cut, which whoever counts answers sees as a truncated one.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, MutableMapping
+from contextlib import aclosing
+from typing import Any
+
+import orjson
+
+from sundog_runtime.errors import Problem
+from sundog_runtime.protocol.query import JSON_TYPE, Answer
+
+Message = MutableMapping[str, Any]
+
+SSE_TYPE = b"text/event-stream"
+LINES_TYPE = b"application/x-ndjson"
+
+
+class ClientGoneError(Exception):
+    """There is nobody left to answer."""
+
+
+class BrokenStreamError(Exception):
+    """A stream that has begun cannot go on; `problem` says why, and has been told."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.detail)
+        self.problem = problem
+
+
+def wants_events(headers: Mapping[bytes, bytes]) -> bool:
+    """Whether the client asks for server-sent events."""
+    return SSE_TYPE in headers.get(b"accept", b"").lower()
+
+
+async def send_stream(
+    answers: AsyncGenerator[Answer, None],
+    events: bool,
+    receive: Callable[[], Awaitable[Message]],
+    send: Callable[[Message], Awaitable[None]],
+    as_problem: Callable[[Exception], tuple[Problem, bytes]],
+) -> None:
+    """Send every answer when it is there. The next one is computed only when the server has taken this one.
+
+    `as_problem` gives the problem of an exception, and its document. Raises what `answers` raises before the first of
+    them, then BrokenStreamError; ClientGoneError when the client left, which also stops `answers`.
+    """
+    gone = asyncio.create_task(_until_gone(receive))
+    try:
+        async with aclosing(answers):
+            answer = await _next(answers, gone)
+            content_type = SSE_TYPE if events else LINES_TYPE
+            headers = [(b"content-type", content_type), (b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            while answer is not None:
+                await send({"type": "http.response.body", "body": _event(answer.body, events), "more_body": True})
+                try:
+                    answer = await _next(answers, gone)
+                except ClientGoneError:
+                    raise
+                except Exception as error:
+                    problem, document = as_problem(error)
+                    told = _event(document, events, b"error")
+                    await send({"type": "http.response.body", "body": told, "more_body": True})
+                    raise BrokenStreamError(problem) from error
+            await send({"type": "http.response.body", "body": b""})
+    finally:
+        gone.cancel()
+
+
+async def _next(answers: AsyncGenerator[Answer, None], gone: "asyncio.Task[None]") -> Answer | None:
+    following = asyncio.ensure_future(anext(answers, None))
+    try:
+        await asyncio.wait((following, gone), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        if not following.done():
+            following.cancel()
+            await asyncio.wait((following,))
+    if following.cancelled():
+        raise ClientGoneError
+    answer = following.result()
+    if answer is not None and answer.content_type != JSON_TYPE:
+        raise Problem(406, "NotAcceptable", "a stream's answers are JSON; do not ask for binary outputs")
+    return answer
+
+
+async def _until_gone(receive: Callable[[], Awaitable[Message]]) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _event(document: bytes, events: bool, name: bytes = b"") -> bytes:
+    if events:
+        return b"".join((b"event: " + name + b"\n" if name else b"", b"data: ", document, b"\n\n"))
+    return (orjson.dumps({name.decode(): orjson.Fragment(document)}) if name else document) + b"\n"
