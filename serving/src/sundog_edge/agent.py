@@ -11,7 +11,7 @@ from typing import Any
 
 import aiohttp
 
-from sundog_edge import evidence
+from sundog_edge import evidence, metrics
 from sundog_edge.counting import Counting
 from sundog_edge.document import parse
 from sundog_edge.errors import DocumentError, EdgeError, HaproxyUnavailable
@@ -26,6 +26,7 @@ LOG = logging.getLogger(__name__)
 CONTROL_S = 0.1
 DRAIN_S = 0.05
 COUNT_S = 1.0
+FORGET_S = 60.0
 _STALE_S = 5.0
 
 
@@ -63,6 +64,7 @@ class Agent:
                 tasks.create_task(self._repeat(self._control, lambda: CONTROL_S))
                 tasks.create_task(self._repeat(self._counting.drain, lambda: DRAIN_S))
                 tasks.create_task(self._repeat(self._counting.tick, lambda: COUNT_S))
+                tasks.create_task(self._repeat(self._forget, lambda: FORGET_S))
                 tasks.create_task(self._repeat(self._poll, lambda: self._following.poll_pause_s))
         finally:
             self._counting.stop()
@@ -77,8 +79,8 @@ class Agent:
         """Whether a document is in force in a running HAProxy."""
         return self.healthy and self._traffic.in_force is not None
 
-    async def evidence(self) -> dict[str, Any]:
-        """The evidence document, with HAProxy's counts as they are now (as last read while HAProxy does not answer)."""
+    async def evidence(self, question: evidence.Question = evidence.EVERYTHING) -> dict[str, Any]:
+        """The evidence document, or what of it is asked for, with HAProxy's counts as they are now or, without HAProxy, were last read."""
         running: dict[str, dict[str, int]] = {}
         with contextlib.suppress(EdgeError):
             await self._counting.settle()
@@ -88,7 +90,15 @@ class Agent:
         seen = evidence.Surroundings(
             self._options.edge, self._options.namespace, self._error, self._following.servers, running
         )
-        return evidence.build(seen, self._traffic.in_force, self._counting.ledger, time.time())
+        return evidence.build(seen, self._traffic.in_force, self._counting.ledger, time.time(), question)
+
+    async def metrics(self) -> bytes:
+        """The page for Prometheus, with HAProxy's counts as they are now."""
+        with contextlib.suppress(EdgeError):
+            await self._counting.settle()
+        # A counter that has been told must not go back when the agent is killed.
+        self._counting.save()
+        return metrics.text(self._counting.ledger, self._traffic.in_force, self._following.servers, self._error)
 
     async def _repeat(self, step: Callable[[], Awaitable[None]], pause_s: Callable[[], float]) -> None:
         told = ""
@@ -102,6 +112,11 @@ class Agent:
                     LOG.warning("%s", error)
                 told = str(error)
             await asyncio.sleep(pause_s())
+
+    async def _forget(self) -> None:
+        in_force = self._traffic.in_force
+        if in_force is not None:
+            await self._counting.forget({(service.name, service.attempt) for service in in_force.document.services})
 
     async def _poll(self) -> None:
         in_force = self._traffic.in_force
@@ -117,7 +132,7 @@ class Agent:
             self._reached = False
             raise
         await self._follow_document()
-        await self._traffic.check()
+        await self._traffic.check(time.time())
         await self._following.tick()
 
     async def _follow_document(self) -> None:
@@ -136,6 +151,7 @@ class Agent:
             if in_force is None or in_force.document != document:
                 await self._traffic.apply(document, time.time())
                 LOG.info("generation %d is in force", document.generation)
+            self._counting.ledger.know(document)
         except DocumentError as error:
             LOG.warning("%s", error)
             self._error = str(error)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import xxhash
 
 BUCKETS = 10_000
+GROUPS = 100
 _POSITIVE = 0x7FFF_FFFF_FFFF_FFFF
 
 
@@ -16,6 +17,16 @@ def bucket(salt: str, unit: bytes) -> int:
     HAProxy's integers are signed and its modulo would be negative; the bias of the modulo is below 1e-14.
     """
     return (xxhash.xxh64_intdigest(salt.encode() + b":" + unit) & _POSITIVE) % BUCKETS
+
+
+def unit_hash(unit: bytes) -> int:
+    """The 64-bit hash of a unit without any salt, by which a sample of units is drawn: the same at every edge and for every experiment."""
+    return xxhash.xxh64_intdigest(unit)
+
+
+def group(salt: str, unit: bytes) -> int:
+    """The group of a unit, 0..99, independent of its bucket: XXH64("g:" salt unit), sign bit dropped, modulo 100."""
+    return (xxhash.xxh64_intdigest(b"g:" + salt.encode() + unit) & _POSITIVE) % GROUPS
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,3 +61,22 @@ def segments(ranges: Sequence[Sequence[tuple[int, int]]]) -> tuple[Segment, ...]
 def arm_of(table: Sequence[Segment], number: int) -> int | None:
     """The arm that owns a bucket; None for an empty table."""
     return next((segment.arm for segment in table if number < segment.end), None)
+
+
+def prefixes(start: int, end: int) -> tuple[str, ...]:
+    """The fewest decimal prefixes that together hold exactly the buckets of [start, end), each bucket written as 10000 + bucket.
+
+    With them HAProxy finds a bucket's range in one look-up of the longest prefix, however many ranges there are: [2500, 10000) is 125 … 129
+    and 13 … 19.
+    """
+    found: list[str] = []
+    position = start
+    while position < end:
+        digits = next(
+            count
+            for count in range(len(str(BUCKETS)))
+            if position % 10 ** (4 - count) == 0 and position + 10 ** (4 - count) <= end
+        )
+        found.append(str(BUCKETS + position)[: digits + 1])
+        position += 10 ** (4 - digits)
+    return tuple(found)

@@ -13,15 +13,34 @@ largest such value ever seen never blames a line that is only late, and it reach
 between table and pipe.
 """
 
-from collections.abc import Iterable, Mapping
+from bisect import bisect_right
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from sundog_edge import groups as grouping
 from sundog_edge import histogram
-from sundog_edge.loglines import ABORTS, ENDS, REFUSALS, End, Refusal, parse
+from sundog_edge.blocks import Blocks
+from sundog_edge.document import Document
+from sundog_edge.groups import Groups
+from sundog_edge.haproxy.names import FALLBACK
+from sundog_edge.loglines import ABORTS, ENDS, ERRORS, TAIL_FIELDS, EndHead, RefusalHead, parse_head
+from sundog_edge.units import EVENT_OF_END, Sample, limit_for
 
 KINDS = ("ok", "failed", "aborted")
 KIND_OF_END = {name: "ok" if name == "ok" else "aborted" if name in ABORTS else "failed" for name in ENDS}
+STABLE = "stable"
+STICKY = "sticky"
+ASSIGNED = "assigned"
+_ANSWERED = frozenset({"ok", "client4xx", "throttled"})
+MAX_REPLICAS = 64
+"""Replicas of a row that have blocks of their own; more than these share one entry."""
+
+OTHER_REPLICAS = "others"
+REPLICA_COLUMNS = ("ended", "errors", "slow")
+_MAX_CELLS = 10_000
+_NEVER = 1 << 62
+_UNSIGNED = (1 << 64) - 1
 
 
 class Seen(NamedTuple):
@@ -34,9 +53,16 @@ class Seen(NamedTuple):
 Table = Mapping[str, Seen]
 
 
+def _by_kind() -> dict[str, list[int]]:
+    return {kind: [] for kind in KINDS}
+
+
 @dataclass(slots=True)
 class Row:
-    """The counters of one row. Histograms as in `histogram`."""
+    """The counters of one row. Histograms as in `histogram`; `duration_us` is the sum of the total times that they hold.
+
+    `changed` is the instant of the last change in Unix seconds.
+    """
 
     highest: int = 0
     lost: int = 0
@@ -47,8 +73,14 @@ class Row:
     redispatched: int = 0
     rescued: int = 0
     served_elsewhere: int = 0
-    ttfb: dict[str, list[int]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
-    total: dict[str, list[int]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
+    slow: int = 0
+    duration_us: int = 0
+    ttfb: dict[str, list[int]] = field(default_factory=_by_kind)
+    total: dict[str, list[int]] = field(default_factory=_by_kind)
+    changed: float = 0.0
+    blocks: Blocks = field(default_factory=lambda: Blocks(len(ENDS) + 1))
+    replicas: dict[str, Blocks] = field(default_factory=dict)
+    groups: Groups = field(default_factory=dict)
 
     @property
     def assigned(self) -> int:
@@ -60,37 +92,92 @@ class Row:
         """Requests that have neither ended nor been lost."""
         return self.assigned - self.ended - self.lost
 
-    def count(self, end: End) -> None:
-        """Count one end."""
-        self.ended += 1
-        self.ends[end.end] += 1
-        self.highest = max(self.highest, end.number)
-        if end.retries:
-            self.first_attempt_failed += 1
-            self.retries += end.retries
-            self.redispatched += end.redispatched
-            self.rescued += end.end == "ok"
-        if end.fallback:
-            # Serve's own proxy holds requests while there is no replica: that wait says nothing about the arm's model.
-            self.served_elsewhere += 1
-            return
-        kind = KIND_OF_END[end.end]
-        histogram.add(self.ttfb[kind], end.ttfb_us)
-        histogram.add(self.total[kind], end.total_us)
-
     def settle(self, seen: Seen) -> None:
         """Raise `lost` to what a table entry proves, all lines before it having come."""
         self.highest = max(self.highest, seen.assigned)
         self.lost = max(self.lost, seen.assigned - seen.running - self.ended)
 
+    def replica(self, name: str) -> Blocks:
+        """The blocks of one replica."""
+        found = self.replicas.get(name)
+        if found is None:
+            name = name if len(self.replicas) < MAX_REPLICAS else OTHER_REPLICAS
+            found = self.replicas.setdefault(name, Blocks(len(REPLICA_COLUMNS)))
+        return found
+
+    def merge(self, other: "Row") -> None:
+        """Add the counts of another boot or edge; requests in flight there stay in flight here."""
+        self.highest = self.assigned + other.assigned
+        for name in _SUMS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for end, count in other.ends.items():
+            self.ends[end] += count
+        for kind in KINDS:
+            histogram.merge(self.ttfb[kind], other.ttfb[kind])
+            histogram.merge(self.total[kind], other.total[kind])
+        self.changed = max(self.changed, other.changed)
+        self.blocks.merge(other.blocks.rows())
+        for name, blocks in other.replicas.items():
+            self.replica(name).merge(blocks.rows())
+        grouping.merge(self.groups, grouping.rows(other.groups))
+
     def as_json(self) -> dict[str, Any]:
-        """For the snapshot."""
-        return {name: getattr(self, name) for name in self.__slots__}
+        """For the snapshot: what is cumulative."""
+        return {name: getattr(self, name) for name in self.__slots__ if name not in _DETAILS}
+
+    def details_as_json(self) -> dict[str, Any]:
+        """For the snapshot: blocks and groups."""
+        return {
+            "blocks": self.blocks.rows(),
+            "replicas": {name: blocks.rows() for name, blocks in self.replicas.items()},
+            "groups": grouping.rows(self.groups),
+        }
+
+    def take_details(self, stored: Mapping[str, Any]) -> None:
+        """Add what `details_as_json` gave."""
+        self.blocks.merge(stored["blocks"])
+        for name, rows in stored["replicas"].items():
+            self.replica(name).merge(rows)
+        grouping.merge(self.groups, stored["groups"])
+
+
+_DETAILS = ("blocks", "replicas", "groups")
+_SUMS = (
+    "lost",
+    "ended",
+    "first_attempt_failed",
+    "retries",
+    "redispatched",
+    "rescued",
+    "served_elsewhere",
+    "slow",
+    "duration_us",
+)
+
+
+class RowKey(NamedTuple):
+    """A row's key taken apart."""
+
+    service: str
+    attempt: str
+    epoch: int
+    arm: str
+    origin: str
+    unit: str
+
+    @classmethod
+    def of(cls, key: str) -> "RowKey":
+        """Raises ValueError for a key of another shape."""
+        service, attempt, epoch, arm, origin, unit = key.split("/")
+        return cls(service, attempt, int(epoch), arm, origin, unit)
 
 
 @dataclass(slots=True)
 class Boot:
-    """The counters of one HAProxy worker process. Instants in Unix seconds; `ended_at` 0 while it runs."""
+    """The counters of one HAProxy worker process. Instants in Unix seconds; `ended_at` 0 while it runs.
+
+    `running` has, by row, how many requests that arrived in which block are still running.
+    """
 
     id: str
     pid: int
@@ -105,6 +192,7 @@ class Boot:
     dropped: int = 0
     rows: dict[str, Row] = field(default_factory=dict)
     refused: dict[str, dict[str, int]] = field(default_factory=dict)
+    running: dict[str, dict[int, int]] = field(default_factory=dict)
 
     def row(self, key: str) -> Row:
         """The row of a key, made if it is new."""
@@ -112,21 +200,6 @@ class Boot:
         if found is None:
             found = self.rows[key] = Row()
         return found
-
-    def count_end(self, end: End) -> None:
-        """Count the end of a request that had an arm."""
-        self.lines += 1
-        self.counted_lines += 1
-        self.row(end.row.decode()).count(end)
-
-    def count_refusal(self, refusal: Refusal) -> None:
-        """Count a request that got no arm."""
-        self.lines += 1
-        self.counted_lines += refusal.counted
-        kinds = self.refused.get(refusal.service)
-        if kinds is None:
-            kinds = self.refused[refusal.service] = dict.fromkeys(REFUSALS, 0)
-        kinds[refusal.kind] += 1
 
     def observe(self, table: Table, whole: str) -> None:
         """Take over HAProxy's counts; `whole` is the entry that counts every request."""
@@ -136,26 +209,33 @@ class Boot:
             else:
                 self.row(key).highest = max(self.row(key).highest, seen.assigned)
 
-    def settle(self, table: Table, whole: str) -> None:
+    def settle(self, table: Table, whole: str, now: float = 0.0) -> None:
         """Find lost lines: `table` was read before lines that have all been counted by now."""
-        self.observe(table, whole)
         for key, seen in table.items():
             if key == whole:
+                self.requests = max(self.requests, seen.assigned)
                 self.gaps = max(self.gaps, seen.assigned - seen.running - self.counted_lines)
-            else:
-                self.row(key).settle(seen)
+                continue
+            row = self.row(key)
+            before = row.highest, row.lost
+            row.settle(seen)
+            if before != (row.highest, row.lost):
+                row.changed = now
 
     def finish(self, now: float) -> None:
         """The worker is gone and no line of it can come any more: what has not ended is lost."""
         self.ended_at = now
         self.draining = False
+        self.running = {}
         self.gaps = max(self.gaps, self.requests - self.counted_lines)
         for row in self.rows.values():
-            row.lost = row.assigned - row.ended
+            if row.in_flight:
+                row.lost = row.assigned - row.ended
+                row.changed = now
 
     def as_json(self) -> dict[str, Any]:
         """For the snapshot."""
-        plain = {name: getattr(self, name) for name in self.__slots__ if name != "rows"}
+        plain = {name: getattr(self, name) for name in self.__slots__ if name not in {"rows", "running"}}
         return {**plain, "rows": {key: row.as_json() for key, row in self.rows.items()}}
 
     @classmethod
@@ -165,31 +245,109 @@ class Boot:
         return cls(**{**stored, "rows": rows})
 
 
+class _Cell:
+    """Where the lines with one head are counted: what is alike for all of them, once, and what has come since the last flush."""
+
+    __slots__ = (
+        *("boot", "column", "events", "groups", "head", "highest", "key", "n"),
+        *("row", "sample", "slow", "slow_us", "total", "ttfb", "us"),
+    )
+
+    def __init__(self, boot: Boot, head: EndHead | RefusalHead) -> None:
+        self.boot = boot
+        self.head = head
+        self.n = self.slow = self.highest = self.us = 0
+        self.row: Row | None = None
+        self.groups: Groups | None = None
+        self.sample: Sample | None = None
+        self.total: list[int] | None = None
+        self.ttfb: list[int] = []
+        self.slow_us = _NEVER
+        if isinstance(head, EndHead):
+            self._open(boot, head)
+
+    def _open(self, boot: Boot, head: EndHead) -> None:
+        self.key = RowKey.of(head.row)
+        self.column = ENDS.index(head.end)
+        self.events = (EVENT_OF_END[head.end],) if head.end in EVENT_OF_END else ()
+        self.row = row = boot.row(head.row)
+        if not head.server.startswith(FALLBACK):
+            # Serve's own proxy holds requests while there is no replica: that wait says nothing about the arm's model.
+            self.total = row.total[KIND_OF_END[head.end]]
+            self.ttfb = row.ttfb[KIND_OF_END[head.end]]
+        if self.key.unit == STICKY:
+            self.groups = row.groups
+        if head.slow_us and self.total is not None and head.end in _ANSWERED:
+            self.slow_us = head.slow_us
+
+
 @dataclass(slots=True)
 class Ledger:
-    """All boots of this edge, the living and those that ended lately."""
+    """All boots of this edge, the living and those that ended lately; and of every attempt a sample of its units.
+
+    `past` keeps the sums of what has been forgotten, by service and arm; `revisions` which revision an attempt's arm is.
+    """
 
     boots: dict[str, Boot] = field(default_factory=dict)
     strays: int = 0
     dirty: bool = False
+    samples: dict[str, Sample] = field(default_factory=dict)
+    revisions: dict[str, int] = field(default_factory=dict)
+    past: dict[str, Row] = field(default_factory=dict)
+    _cells: dict[bytes, _Cell] = field(default_factory=dict)
 
     def consume(self, lines: Iterable[bytes], now: float) -> None:
-        """Count lines."""
-        boot: Boot | None = None
-        boot_id = b""
+        """Count lines, at the instant `now`.
+
+        This is where the agent's time goes: each line costs one split, one look-up by its head and a few additions.
+        """
+        cells = self._cells
+        touched: list[_Cell] = []
         for line in lines:
-            parsed = parse(line)
-            if parsed is None:
+            try:
+                head, count, ttfb, total, size, unit, group, received = line.rsplit(b" ", TAIL_FIELDS)
+                cell = cells.get(head) or self._cell(head, now)
+                if not cell.n:
+                    touched.append(cell)
+                if cell.row is None:
+                    cell.n += 1
+                    continue
+                total_us = max(0, int(total))
+                ttfb_us = total_us if ttfb == b"-" else max(0, int(ttfb))
+                number = int(count)
+                if cell.groups is not None:
+                    _count_unit(cell, total_us, int(size), int(unit), int(group), int(received))
+            except ValueError:
                 self._count_unparsable(line)
                 continue
-            if boot is None or parsed.boot != boot_id:
-                boot_id = parsed.boot
-                boot = self.boot(boot_id.decode(), now)
-            if isinstance(parsed, End):
-                boot.count_end(parsed)
-            else:
-                boot.count_refusal(parsed)
+            cell.n += 1
+            if number > cell.highest:
+                cell.highest = number
+            if cell.total is not None:
+                _time(cell, cell.total, total_us, ttfb_us)
+        for cell in touched:
+            _flush(cell, now)
+        if len(cells) > _MAX_CELLS:
+            cells.clear()
         self.dirty = True
+
+    def _cell(self, head: bytes, now: float) -> _Cell:
+        parsed = parse_head(head)
+        cell = self._cells[head] = _Cell(self.boot(parsed.boot, now), parsed)
+        if cell.groups is not None and cell.key.origin == ASSIGNED:
+            cell.sample = self.sample(cell.key)
+        return cell
+
+    def sample(self, key: RowKey) -> Sample:
+        """The sample of an attempt's units, made if it is new: then all others may have to shrink."""
+        name = f"{key.service}/{key.attempt}"
+        found = self.samples.get(name)
+        if found is None:
+            found = self.samples[name] = Sample()
+            limit = limit_for(len(self.samples))
+            for sample in self.samples.values():
+                sample.shrink(limit)
+        return found
 
     def boot(self, boot_id: str, now: float) -> Boot:
         """The boot of an id `<start of HAProxy>-<pid>`, made if it is new."""
@@ -199,19 +357,82 @@ class Ledger:
             found = self.boots[boot_id] = Boot(id=boot_id, pid=int(pid) if pid.isdigit() else 0, started_at=now)
         return found
 
-    def forget(self, before: float) -> None:
-        """Drop boots that ended before an instant."""
-        self.boots = {key: boot for key, boot in self.boots.items() if not boot.ended_at or boot.ended_at >= before}
+    def forget(self, before: float, attempts: Collection[tuple[str, str]]) -> list[tuple[Boot, str]]:
+        """Drop boots that ended before an instant, and rows and samples of no attempt in force that last changed before it.
+
+        `attempts` are the (service, attempt) in force. Gives the rows dropped of boots that live.
+        """
+        gone = [boot for boot in self.boots.values() if boot.ended_at and boot.ended_at < before]
+        for boot in gone:
+            for key, row in boot.rows.items():
+                self._keep_sums(key, row)
+            del self.boots[boot.id]
+        dropped = [
+            (boot, key)
+            for boot in self.boots.values()
+            for key, row in boot.rows.items()
+            if row.changed < before and not row.in_flight and RowKey.of(key)[:2] not in attempts
+        ]
+        for boot, key in dropped:
+            self._keep_sums(key, boot.rows.pop(key))
+        known = {f"{key.service}/{key.attempt}" for boot in self.boots.values() for key in map(RowKey.of, boot.rows)}
+        known |= {f"{service}/{attempt}" for service, attempt in attempts}
+        self.samples = {name: sample for name, sample in self.samples.items() if name in known}
+        self.revisions = {key: number for key, number in self.revisions.items() if key.rpartition("/")[0] in known}
+        if gone or dropped:
+            self._cells.clear()
+            self.dirty = True
+        return dropped
+
+    def _keep_sums(self, key: str, row: Row) -> None:
+        parts = RowKey.of(key)
+        row.blocks, row.replicas, row.groups = Blocks(len(ENDS) + 1), {}, {}
+        name = f"{parts.service}/{self.revision(parts)}/{parts.arm}"
+        self.past.setdefault(name, Row()).merge(row)
+
+    def know(self, document: Document) -> None:
+        """Remember which revision each arm of a document is."""
+        for service in document.services:
+            for arm in service.arms:
+                self.revisions[f"{service.name}/{service.attempt}/{arm.name}"] = arm.revision
+
+    def revision(self, key: RowKey) -> str:
+        """The revision that a row's arm is, as a label; empty where it is not known."""
+        return str(self.revisions.get(f"{key.service}/{key.attempt}/{key.arm}", ""))
 
     def as_json(self) -> dict[str, Any]:
-        """For the snapshot."""
-        return {"boots": [boot.as_json() for boot in self.boots.values()], "strays": self.strays}
+        """For the snapshot: what is cumulative."""
+        return {
+            "boots": [boot.as_json() for boot in self.boots.values()],
+            "strays": self.strays,
+            "revisions": self.revisions,
+            "past": {name: row.as_json() for name, row in self.past.items()},
+        }
+
+    def details_as_json(self) -> dict[str, Any]:
+        """For the snapshot: blocks and groups of every row, and the samples of units."""
+        return {
+            "rows": [
+                [boot.id, key, row.details_as_json()] for boot in self.boots.values() for key, row in boot.rows.items()
+            ],
+            "samples": {name: sample.as_json() for name, sample in self.samples.items()},
+        }
 
     @classmethod
-    def from_json(cls, stored: Mapping[str, Any]) -> "Ledger":
-        """The ledger that `as_json` gave."""
+    def from_json(cls, stored: Mapping[str, Any], details: Mapping[str, Any] | None = None) -> "Ledger":
+        """The ledger that `as_json` and `details_as_json` gave."""
         boots = [Boot.from_json(boot) for boot in stored["boots"]]
-        return cls({boot.id: boot for boot in boots}, stored["strays"])
+        ledger = cls({boot.id: boot for boot in boots}, stored["strays"])
+        ledger.revisions = dict(stored["revisions"])
+        ledger.past = {name: Row(**row) for name, row in stored["past"].items()}
+        for boot_id, key, own in (details or {}).get("rows", ()):
+            row = ledger.boots[boot_id].rows.get(key) if boot_id in ledger.boots else None
+            if row is not None:
+                row.take_details(own)
+        ledger.samples = {name: Sample.from_json(own) for name, own in (details or {}).get("samples", {}).items()}
+        for sample in ledger.samples.values():
+            sample.shrink(limit_for(len(ledger.samples)))
+        return ledger
 
     def _count_unparsable(self, line: bytes) -> None:
         boot = self.boots.get(line.split(b" ", 1)[0].decode(errors="replace"))
@@ -219,3 +440,76 @@ class Ledger:
             self.strays += 1
         else:
             boot.unparsable += 1
+
+
+def _time(cell: _Cell, total: list[int], total_us: int, ttfb_us: int) -> None:
+    cell.us += total_us
+    if total_us > cell.slow_us:
+        cell.slow += 1
+    histogram.add(total, bisect_right(histogram.EDGES_US, total_us))
+    histogram.add(cell.ttfb, bisect_right(histogram.EDGES_US, ttfb_us))
+
+
+def _count_unit(cell: _Cell, total_us: int, size: int, unit: int, group: int, received: int) -> None:
+    """Count one request of a sticky unit in its group and, if it was drawn, in the sample."""
+    counts = grouping.counts_of(cell.groups if cell.groups is not None else {}, group)
+    slow = total_us > cell.slow_us
+    counts[cell.column] += 1
+    if slow:
+        counts[grouping.SLOW] += 1
+    if cell.total is not None:
+        counts[_TIMED] += 1
+        counts[_Y] += total_us
+        counts[_YY] += total_us * total_us
+        counts[_X] += size
+        counts[_XX] += size * size
+        counts[_XY] += size * total_us
+    sample = cell.sample
+    if sample is not None:
+        number = unit & _UNSIGNED
+        if number < sample.tau:
+            sample.see(
+                number, (received, cell.key.epoch, cell.key.arm), (*cell.events, "slow") if slow else cell.events
+            )
+
+
+_TIMED, _Y, _YY, _X, _XX, _XY = range(grouping.TIMED, grouping.TIMED + 6)
+
+
+def _flush(cell: _Cell, now: float) -> None:
+    """Bring what a cell has gathered into its boot and row."""
+    n, head, boot = cell.n, cell.head, cell.boot
+    cell.n = 0
+    boot.lines += n
+    if isinstance(head, RefusalHead):
+        boot.counted_lines += n if head.counted else 0
+        kinds = boot.refused.setdefault(head.service, {})
+        kinds[head.kind] = kinds.get(head.kind, 0) + n
+    elif cell.row is not None:
+        boot.counted_lines += n
+        _flush_ends(cell, cell.row, head, n)
+        cell.row.changed = now
+
+
+def _flush_ends(cell: _Cell, row: Row, head: EndHead, n: int) -> None:
+    row.ended += n
+    row.ends[head.end] += n
+    row.highest = max(row.highest, cell.highest)
+    if head.retries:
+        row.first_attempt_failed += n
+        row.retries += n * head.retries
+        row.redispatched += n if head.redispatched else 0
+        row.rescued += n if head.end == "ok" else 0
+    if cell.total is None:
+        row.served_elsewhere += n
+    row.slow += cell.slow
+    row.duration_us += cell.us
+    row.blocks.add(head.block, cell.column, n)
+    if cell.slow:
+        row.blocks.add(head.block, grouping.SLOW, cell.slow)
+    if cell.key.arm == STABLE:
+        replica = row.replica(head.server)
+        for column, count in enumerate((n, n if head.end in ERRORS else 0, cell.slow)):
+            if count:
+                replica.add(head.block, column, count)
+    cell.slow = cell.us = 0

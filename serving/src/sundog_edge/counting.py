@@ -1,7 +1,9 @@
 """Keeps the ledger: HAProxy's tables and lines in, snapshots out."""
 
+import json
 import logging
 import time
+from collections.abc import Collection
 
 import orjson
 
@@ -16,6 +18,9 @@ from sundog_edge.workers import Worker, Workers
 LOG = logging.getLogger(__name__)
 KEEP_ENDED_S = 3600.0
 _GONE_AFTER_S = 1.0
+_DETAILS_EVERY_S = 10.0
+_COST_FACTOR = 50
+_FORMAT = 2
 
 
 class Counting:
@@ -28,13 +33,14 @@ class Counting:
     """
 
     def __init__(self, haproxy: Haproxy, workers: Workers, state: StateDir) -> None:
-        stored = read_json(state.counters)
-        self.ledger = Ledger() if stored is None else Ledger.from_json(stored)
+        self.ledger = _read(state)
         self._haproxy = haproxy
         self._workers = workers
         self._state = state
         self._reader = LogReader(state.log_pipe, self.ledger)
         self._absent_since: dict[str, float] = {}
+        self._save_at = 0.0
+        self._save_details_at = time.monotonic() + _DETAILS_EVERY_S
 
     async def drain(self) -> None:
         """Count the lines that have come."""
@@ -43,8 +49,18 @@ class Counting:
     async def tick(self) -> None:
         """Settle every worker, close the books of workers that are gone, write a snapshot. Raises HaproxyUnavailable."""
         await self.settle()
-        self.ledger.forget(time.time() - KEEP_ENDED_S)
-        self.save()
+        if time.monotonic() >= self._save_at:
+            self.save()
+        if time.monotonic() >= self._save_details_at:
+            self.save_details()
+
+    async def forget(self, attempts: Collection[tuple[str, str]]) -> None:
+        """Let go of what ended or was last counted an hour ago, but for the (service, attempt)s in force."""
+        dropped = self.ledger.forget(time.time() - KEEP_ENDED_S, attempts)
+        for worker in self._workers.all:
+            rows = [key for boot, key in dropped if boot.id == worker.boot]
+            if rows:
+                await self._haproxy.forget_rows(worker.pid, rows)
 
     async def settle(self) -> None:
         """Take over every worker's counts as they are now. Raises HaproxyUnavailable."""
@@ -60,23 +76,36 @@ class Counting:
 
     async def _settle(self, worker: Worker) -> None:
         table = await self._haproxy.table(worker.pid)
-        self._reader.drain(time.time())
+        now = time.time()
+        self._reader.drain(now)
         boot = self.ledger.boot(worker.boot, worker.started_at)
         boot.pid, boot.started_at = worker.pid, worker.started_at
-        boot.settle(table, ALL_REQUESTS)
+        boot.settle(table, ALL_REQUESTS, now)
+        boot.running = await self._haproxy.running_by_block(worker.pid)
         boot.dropped = max(boot.dropped, await self._haproxy.dropped_lines(worker.pid))
 
     def stop(self) -> None:
         """Count what has come, write it down, and let go of the pipe."""
         self._reader.drain(time.time())
         self.save()
+        self.save_details()
         self._reader.close()
 
     def save(self) -> None:
-        """Write a snapshot if any line has come since the last."""
+        """Write a snapshot of the counters if any line has come since the last. What it costs is kept to a small part of the time."""
         if self.ledger.dirty:
+            began = time.monotonic()
             self.ledger.dirty = False
-            write_atomically(self._state.counters, orjson.dumps(self.ledger.as_json()))
+            write_atomically(self._state.counters, orjson.dumps({"format": _FORMAT, **self.ledger.as_json()}))
+            self._save_at = time.monotonic() + _COST_FACTOR * (time.monotonic() - began)
+
+    def save_details(self) -> None:
+        """Write a snapshot of blocks, groups and samples; it is larger, and what is lost of it is no count of requests."""
+        began = time.monotonic()
+        # Sums of squares outgrow what orjson writes.
+        write_atomically(self._state.details, json.dumps({"format": _FORMAT, **self.ledger.details_as_json()}).encode())
+        now = time.monotonic()
+        self._save_details_at = now + max(_DETAILS_EVERY_S, _COST_FACTOR * (now - began))
 
     def _finish_gone(self) -> None:
         now = time.time()
@@ -88,3 +117,15 @@ class Counting:
             if present and now - since >= _GONE_AFTER_S:
                 self.ledger.boots[key].finish(now)
                 self.ledger.dirty = True
+
+
+def _read(state: StateDir) -> Ledger:
+    """The ledger of the last snapshot; an empty one where there is none of this format."""
+    stored = read_json(state.counters)
+    if stored is None or stored.get("format") != _FORMAT:
+        return Ledger()
+    try:
+        details = json.loads(state.details.read_bytes())
+    except (FileNotFoundError, ValueError):
+        details = {}
+    return Ledger.from_json(stored, details if details.get("format") == _FORMAT else {})

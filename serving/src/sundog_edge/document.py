@@ -1,11 +1,21 @@
 """The split document: what the operator wants of this edge, typed and checked. It is taken whole or refused whole."""
 
+import ipaddress
 from collections import Counter
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from sundog_edge.assignment import BUCKETS, Segment, segments
 from sundog_edge.errors import DocumentError
@@ -13,6 +23,9 @@ from sundog_edge.errors import DocumentError
 VERSION = 1
 MAX_ARMS = 10
 MAX_SEGMENTS = 64
+MAX_OVERRIDES = 16
+MAX_CALLERS = 64
+MAX_NETWORKS = 256
 MAX_BYTES = 4 << 20
 
 # These strings become fields of HAProxy map values and of log lines, so they hold no separator and no blank.
@@ -21,6 +34,10 @@ Token = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,63}$")]
 Host = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
 Prefix = Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9._~/-]{1,127}$")]
 HeaderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,63}$")]
+CookieName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,63}$")]
+JsonPath = Annotated[str, StringConstraints(pattern=r"^\$(\.[A-Za-z0-9_-]{1,63}|\[[0-9]{1,4}\]){1,8}$", max_length=200)]
+HeaderValue = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._~-]{1,128}$")]
+Caller = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,253}$")]
 Address = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9.-]{1,253}:[0-9]{1,5}$")]
 Bucket = Annotated[int, Field(ge=0, le=BUCKETS)]
 
@@ -45,16 +62,71 @@ class Cluster(_Part):
 
 
 class Unit(_Part):
-    """What is assigned: every request for itself, or the value of a header."""
+    """What is assigned: every request for itself, or the value of a header, of a cookie, or at a path in a JSON body."""
 
-    kind: Literal["request", "header"]
-    name: HeaderName | Literal[""] = ""
+    kind: Literal["request", "header", "cookie", "jsonPath"]
+    name: str = ""
 
     @model_validator(mode="after")
-    def _header_has_name(self) -> Self:
-        if self.kind == "header" and not self.name:
-            raise ValueError("unit.kind is header, but unit.name is missing")
+    def _name_fits_kind(self) -> Self:
+        if self.kind == "request":
+            return self
+        if not self.name:
+            raise ValueError(f"unit.kind is {self.kind}, but unit.name is missing")
+        try:
+            _NAME_OF_UNIT[self.kind].validate_python(self.name)
+        except ValidationError:
+            raise ValueError(f"unit.name {self.name[:60]!r} is no name of a {self.kind}") from None
         return self
+
+    @property
+    def source(self) -> str:
+        """The unit as one word, such as `header:x-user-id`; empty where every request is a unit of its own."""
+        name = self.name.lower() if self.kind == "header" else self.name
+        return "" if self.kind == "request" else f"{self.kind}:{name}"
+
+
+_NAME_OF_UNIT: dict[str, TypeAdapter[str]] = {
+    "header": TypeAdapter(HeaderName),
+    "cookie": TypeAdapter(CookieName),
+    "jsonPath": TypeAdapter(JsonPath),
+}
+
+
+class Callers(_Part):
+    """Who may override: the names of API keys, and source networks in canonical CIDR form."""
+
+    keys: tuple[Caller, ...] = ()
+    networks: tuple[str, ...] = ()
+
+    @field_validator("keys", "networks", mode="before")
+    @classmethod
+    def _list_to_tuple(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+    @field_validator("networks")
+    @classmethod
+    def _are_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        try:
+            return tuple(str(ipaddress.ip_network(text)) for text in value)
+        except ValueError as error:
+            raise ValueError(f"{error}; expected such as 10.0.0.0/8") from None
+
+    @model_validator(mode="after")
+    def _are_few(self) -> Self:
+        count = len(self.keys) + len(self.networks)
+        if count > MAX_CALLERS:
+            raise ValueError(f"an override has {count} callers, at most {MAX_CALLERS} are possible")
+        return self
+
+
+class Override(_Part):
+    """A header with which an allow-listed caller chooses its arm. From anybody else it has no effect."""
+
+    header: HeaderName
+    value: HeaderValue
+    arm: Name
+    callers: Callers
 
 
 class Arm(_Part):
@@ -99,8 +171,11 @@ class Service(_Part):
     requestTimeoutSeconds: Annotated[float, Field(gt=0, le=86_400, strict=False)]  # noqa: N815
     maxRequestBytes: Annotated[int, Field(gt=0)]  # noqa: N815
     maxOngoingRequests: Annotated[int, Field(gt=0, le=1_000_000)]  # noqa: N815
+    slowMicroseconds: Annotated[int, Field(gt=0, le=86_400_000_000)] | None = None  # noqa: N815
+    reveal: bool = True
+    overrides: tuple[Override, ...] = ()
 
-    @field_validator("hosts", "arms", mode="before")
+    @field_validator("hosts", "arms", "overrides", mode="before")
     @classmethod
     def _list_to_tuple(cls, value: Any) -> Any:
         return tuple(value) if isinstance(value, list) else value
@@ -118,6 +193,21 @@ class Service(_Part):
             raise ValueError(
                 f"ranges of service {self.name}: {len(table)} segments, at most {MAX_SEGMENTS} are possible"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _overrides_have_arms(self) -> Self:
+        if len(self.overrides) > MAX_OVERRIDES:
+            raise ValueError(
+                f"service {self.name} has {len(self.overrides)} overrides, at most {MAX_OVERRIDES} are possible"
+            )
+        arms = {arm.name for arm in self.arms}
+        for override in self.overrides:
+            if arms and override.arm not in arms:
+                raise ValueError(
+                    f"an override of service {self.name} names arm {override.arm!r}, which it does not have"
+                )
+        _unique((f"{one.header.lower()}: {one.value}" for one in self.overrides), f"override of service {self.name}")
         return self
 
     @property
@@ -144,6 +234,8 @@ class Document(_Part):
     def _references_hold(self) -> Self:
         _unique((service.name for service in self.services), "service name")
         _unique((host for service in self.services for host in service.hosts), "host")
+        if len(self.networks) > MAX_NETWORKS:
+            raise ValueError(f"overrides name {len(self.networks)} networks, at most {MAX_NETWORKS} are possible")
         owners: dict[str, tuple[str, str]] = {}
         for service in self.services:
             if service.cluster not in self.clusters:
@@ -156,6 +248,16 @@ class Document(_Part):
                         f" and also {arm.routePrefix} of service {service.name}"
                     )
         return self
+
+    @property
+    def networks(self) -> frozenset[str]:
+        """Every network that an override names."""
+        return frozenset(
+            network
+            for service in self.services
+            for override in service.overrides
+            for network in override.callers.networks
+        )
 
 
 def _unique(values: Iterable[str], what: str) -> None:

@@ -4,9 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from sundog_edge import blocks as blocking
+from sundog_edge import groups as grouping
 from sundog_edge import histogram
-from sundog_edge.counters import Boot, Ledger, Row
+from sundog_edge.counters import REPLICA_COLUMNS, Boot, Ledger, Row, RowKey
 from sundog_edge.document import Arm, Document, Service
+from sundog_edge.loglines import ENDS
 
 VERSION = 1
 
@@ -42,7 +45,30 @@ class Surroundings:
     running: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
-def build(seen: Surroundings, in_force: InForce | None, ledger: Ledger, clock: float) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What of the evidence is asked for: services by name (none: all), rows that changed at or after an instant, and details.
+
+    Raises nothing: a service that is not known has nothing to tell.
+    """
+
+    services: frozenset[str] = frozenset()
+    since: float = 0.0
+    details: frozenset[str] = frozenset()
+
+    def asks(self, service: str) -> bool:
+        """Whether a service is asked for."""
+        return not self.services or service in self.services
+
+
+DETAILS = frozenset({"blocks", "groups", "units"})
+EVERYTHING = Question()
+BLOCK_COLUMNS = ("start", *ENDS, "slow", "inFlight")
+
+
+def build(
+    seen: Surroundings, in_force: InForce | None, ledger: Ledger, clock: float, question: Question = EVERYTHING
+) -> dict[str, Any]:
     """The evidence document of this edge at `clock` (Unix seconds)."""
     boots = list(ledger.boots.values())
     document = in_force.document if in_force else None
@@ -59,12 +85,38 @@ def build(seen: Surroundings, in_force: InForce | None, ledger: Ledger, clock: f
         "services": {
             service.name: _service(service, in_force, seen, boots)
             for service in (document.services if document else ())
+            if question.asks(service.name)
         },
         "boots": [_boot(boot) for boot in boots],
         "histogram": {"version": histogram.VERSION, "edgesUs": histogram.EDGES_US},
-        "counters": [_row(boot, key, row) for boot in boots for key, row in boot.rows.items()],
+        "counters": [
+            _row(boot, key, row, question)
+            for boot in boots
+            for key, row in boot.rows.items()
+            if row.changed >= question.since and question.asks(key.partition("/")[0])
+        ],
         "strayLines": ledger.strays,
+        **_details(ledger, question),
     }
+
+
+def _details(ledger: Ledger, question: Question) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    if "blocks" in question.details:
+        found["blocks"] = {
+            "seconds": blocking.SECONDS,
+            "columns": BLOCK_COLUMNS,
+            "replicaColumns": ("start", *REPLICA_COLUMNS),
+        }
+    if "groups" in question.details:
+        found["groups"] = {"columns": ("group", *grouping.COLUMNS)}
+    if "units" in question.details:
+        found["units"] = [
+            {"service": service, "attempt": attempt, **sample.as_json()}
+            for (service, _, attempt), sample in ((name.partition("/"), own) for name, own in ledger.samples.items())
+            if question.asks(service)
+        ]
+    return found
 
 
 def _service(service: Service, in_force: InForce | None, seen: Surroundings, boots: Sequence[Boot]) -> dict[str, Any]:
@@ -77,10 +129,7 @@ def _service(service: Service, in_force: InForce | None, seen: Surroundings, boo
         "since": in_force.since.get(service.name, in_force.applied_at) if in_force else 0.0,
         "arms": {arm.name: _arm(arm, seen) for arm in service.arms},
         "inFlight": {name: running.get(name, 0) for name in sorted({*running, *applications})},
-        "refused": [
-            {"boot": boot, "size": kinds["size"], "malformed": kinds["malformed"], "notReady": kinds["notReady"]}
-            for boot, kinds in refused
-        ],
+        "refused": [{"boot": boot, **kinds} for boot, kinds in refused],
     }
 
 
@@ -108,24 +157,22 @@ def _boot(boot: Boot) -> dict[str, Any]:
             "gaps": boot.gaps,
             "dropped": boot.dropped,
         },
-        "refused": {kind: nowhere.get(kind, 0) for kind in ("malformed", "unknown", "unfinished")},
+        "refused": {"malformed": 0, "unknown": 0, "unfinished": 0, **nowhere},
     }
 
 
-def _row(boot: Boot, key: str, row: Row) -> dict[str, Any]:
-    service, attempt, epoch, arm, origin, unit = key.split("/")
-    return {
+def _row(boot: Boot, key: str, row: Row, question: Question) -> dict[str, Any]:
+    running = boot.running.get(key, {})
+    made: dict[str, Any] = {
         "boot": boot.id,
-        "service": service,
-        "attempt": attempt,
-        "epoch": int(epoch),
-        "arm": arm,
-        "origin": origin,
-        "unit": unit,
+        **RowKey.of(key)._asdict(),
+        "changed": row.changed,
         "assigned": row.assigned,
         "inFlight": row.in_flight,
+        "inFlightSince": [[block * blocking.SECONDS, running[block]] for block in sorted(running)],
         "lost": row.lost,
         "ends": row.ends,
+        "slow": row.slow,
         "retries": {
             "firstAttemptFailed": row.first_attempt_failed,
             "retries": row.retries,
@@ -136,3 +183,21 @@ def _row(boot: Boot, key: str, row: Row) -> dict[str, Any]:
         "ttfb": row.ttfb,
         "total": row.total,
     }
+    if "blocks" in question.details:
+        made["blocks"] = _blocks(row, running)
+        made["replicas"] = {
+            name: [[block * blocking.SECONDS, *counts] for block, *counts in own.rows()]
+            for name, own in row.replicas.items()
+        }
+    if "groups" in question.details:
+        made["groups"] = grouping.rows(row.groups)
+    return made
+
+
+def _blocks(row: Row, running: Mapping[int, int]) -> list[list[int]]:
+    ended = {block: counts for block, *counts in row.blocks.rows()}
+    nothing = [0] * row.blocks.width
+    return [
+        [block * blocking.SECONDS, *ended.get(block, nothing), running.get(block, 0)]
+        for block in sorted({*ended, *running})
+    ]

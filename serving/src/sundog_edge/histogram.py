@@ -1,19 +1,32 @@
-"""Histograms of durations with fixed, versioned edges, so that rows of any edge and any day merge by addition."""
+"""Histograms of durations with fixed, versioned edges, so that rows of any edge and any day merge by addition.
+
+Bucket i has durations in [edge i-1, edge i): bucket 0 is below 100 µs and the last has no upper edge. Lists have no trailing zeros.
+"""
 
 from bisect import bisect_right
+from collections.abc import Sequence
 
 VERSION = 1
 EDGES_US: tuple[int, ...] = tuple(round(100 * 10 ** (step / 50)) for step in range(351))
 """Upper edges in microseconds, 100 µs to 1000 s, 50 a decade: a bucket is 4.7 % wide, so that a margin of 10 % is two of them."""
 
 
-def add(counts: list[int], duration_us: int) -> None:
-    """Count one duration in place, in bucket i where edge i-1 ≤ duration < edge i.
+def bucket_of(duration_us: int) -> int:
+    """The bucket of a duration."""
+    return bisect_right(EDGES_US, duration_us)
 
-    Bucket 0 is below 100 µs and the last has no upper edge. The list grows as needed and has no trailing zeros.
-    """
-    bucket = bisect_right(EDGES_US, duration_us)
-    missing = bucket + 1 - len(counts)
-    if missing > 0:
-        counts.extend([0] * missing)
-    counts[bucket] += 1
+
+def add(counts: list[int], bucket: int, count: int = 1) -> None:
+    """Count in place; the list grows as needed."""
+    try:
+        counts[bucket] += count
+    except IndexError:
+        counts.extend([0] * (bucket + 1 - len(counts)))
+        counts[bucket] += count
+
+
+def merge(counts: list[int], others: Sequence[int]) -> None:
+    """Add another histogram in place."""
+    counts.extend([0] * (len(others) - len(counts)))
+    for bucket, count in enumerate(others):
+        counts[bucket] += count

@@ -35,12 +35,14 @@ class Layout:
     """Everything a reload needs beside the settings.
 
     Backends cannot be made at run time, so arm slots are declared ahead and given to applications as they come. A reload is
-    needed only when slots run out or a header name is new. `leaving` are slots whose application left the document but which
+    needed only when slots run out or a name is new: HAProxy's rules hold the names of headers, cookies and JSON paths. `units` has
+    them as `header:x-user-id`, `overrides` as bare header names. `leaving` are slots whose application left the document but which
     may still have servers and requests. `servers` are those that were up, so that a new worker starts with them.
     """
 
     slots: int = MIN_SLOTS
-    headers: tuple[str, ...] = ()
+    units: tuple[str, ...] = ()
+    overrides: tuple[str, ...] = ()
     held: tuple[Holding, ...] = ()
     leaving: tuple[Holding, ...] = ()
     servers: tuple[Server, ...] = ()
@@ -59,7 +61,8 @@ class Layout:
         """The layout that `as_json` gave."""
         return cls(
             slots=stored["slots"],
-            headers=tuple(stored["headers"]),
+            units=tuple(stored.get("units", ())),
+            overrides=tuple(stored.get("overrides", ())),
             held=tuple(Holding(**holding) for holding in stored["held"]),
             leaving=tuple(Holding(**holding) for holding in stored["leaving"]),
             servers=tuple(Server(**server) for server in stored["servers"]),
@@ -67,7 +70,7 @@ class Layout:
 
     def needs_reload(self, other: "Layout") -> bool:
         """Whether going from this layout to the other is more than run-time commands can do."""
-        return (self.slots, self.headers) != (other.slots, other.headers)
+        return (self.slots, self.units, self.overrides) != (other.slots, other.units, other.overrides)
 
 
 def slot_names(count: int) -> tuple[str, ...]:
@@ -78,8 +81,8 @@ def slot_names(count: int) -> tuple[str, ...]:
 def fit(layout: Layout, document: Document) -> Layout:
     """The layout for a document: every application keeps its slot, new ones get a free one, those gone start to leave theirs.
 
-    When slots run out their number doubles, so that the next many applications need no reload. Header names are only ever added:
-    an old name costs one rule.
+    When slots run out their number doubles, so that the next many applications need no reload. Names that nobody uses any more stay
+    until a new one makes a reload necessary anyway.
     """
     wanted = {arm.application: (service.name, arm.routePrefix) for service in document.services for arm in service.arms}
     known = {holding.application: holding for holding in (*layout.leaving, *layout.held)}
@@ -92,11 +95,13 @@ def fit(layout: Layout, document: Document) -> Layout:
         slots *= 2
     free = (slot for slot in slot_names(slots) if slot not in taken)
     fresh = {name: Holding(next(free), name, *wanted[name]) for name in newcomers}
-    headers = {service.unit.name.lower() for service in document.services if service.unit.kind == "header"}
+    units = {service.unit.source for service in document.services} - {""}
+    overrides = {override.header.lower() for service in document.services for override in service.overrides}
     return replace(
         layout,
         slots=slots,
-        headers=layout.headers + tuple(sorted(headers - {*layout.headers})),
+        units=layout.units if units <= {*layout.units} else tuple(sorted(units)),
+        overrides=layout.overrides if overrides <= {*layout.overrides} else tuple(sorted(overrides)),
         held=(*kept.values(), *fresh.values()),
         leaving=leaving,
     )

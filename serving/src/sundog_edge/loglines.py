@@ -1,12 +1,14 @@
 """HAProxy's lines, parsed.
 
-A request's line has twelve fields, parted by one blank, `-` where there is none:
-`boot row number status termination retries server received first end outcome service`, the three instants in microseconds.
-HAProxy composes every field from fixed words, its own maps and its own numbers, so no client
-or replica can put a blank or a line end into one.
+A line is a head, which many requests have alike, and a tail of numbers, parted by one blank, `-` where there is nothing:
+`boot row service refused status termination retries server outcome slow block` and
+`count ttfb total bytes unit group received`. `slow` is the service's threshold and `block` the number of the 10 s block of
+arrival; times are microseconds, `ttfb` and `total` from the request fully received. `unit` is the unsalted hash as a signed integer.
+HAProxy composes every field from fixed words, its own maps and its own numbers, so no client or replica can put a blank or a line
+end into one.
 """
 
-from functools import lru_cache
+import re
 from typing import NamedTuple
 
 ENDS = (
@@ -22,88 +24,92 @@ ENDS = (
     "abortDuring",
 )
 ABORTS = frozenset({"abortBefore", "abortDuring"})
-REFUSALS = ("size", "notReady", "malformed", "unknown", "unfinished")
-_FIELDS = 12
-_NONE = b"-"
+ERRORS = frozenset({"server5xx", "edge5xx", "timeout", "truncated", "invalid"})
+HEAD_FIELDS = 11
+TAIL_FIELDS = 7
+_NONE = "-"
+_KIND = re.compile(r"[A-Za-z0-9]{1,32}")
+
+_GRPC_ENDS = {
+    0: "ok",
+    1: "abortDuring",
+    2: "server5xx",
+    4: "timeout",
+    8: "throttled",
+    13: "server5xx",
+    14: "server5xx",
+    15: "server5xx",
+}
+"""By grpc-status: cancelled, unknown, deadline exceeded, resource exhausted, internal, unavailable, data loss; others blame the client."""
 
 
-class End(NamedTuple):
-    """The end of a request that had an arm. Durations in microseconds from the request fully received."""
+class EndHead(NamedTuple):
+    """What the head of a line says about requests that had an arm. `slow_us` 0 is no threshold."""
 
-    boot: bytes
-    row: bytes
-    number: int
+    boot: str
+    row: str
     end: str
     retries: int
     redispatched: bool
-    fallback: bool
-    ttfb_us: int
-    total_us: int
+    server: str
+    slow_us: int
+    block: int
 
 
-class Refusal(NamedTuple):
-    """A request, or the start of one, that never got an arm. `counted` when HAProxy saw whole headers and so counted it."""
+class RefusalHead(NamedTuple):
+    """Requests, or the starts of some, that never got an arm. `counted` when HAProxy saw whole headers and so counted them."""
 
-    boot: bytes
+    boot: str
     kind: str
     service: str
     counted: bool
 
 
-def parse(line: bytes) -> End | Refusal | None:
-    """One line without its line end; None when it is none of ours."""
-    fields = line.split(b" ")
-    try:
-        if len(fields) == _FIELDS:
-            return _refusal(fields) if fields[1] == _NONE else _end(fields)
-    except ValueError:
-        pass
-    return None
-
-
-def _end(fields: list[bytes]) -> End:
-    boot, row, number, status, termination, retries, server, received, first, end, outcome, _ = fields
-    start = int(received)
-    total = max(0, int(end) - start)
-    return End(
+def parse_head(head: bytes) -> EndHead | RefusalHead:
+    """The head of a line. Raises ValueError when it is none of ours."""
+    fields = head.decode().split(" ")
+    if len(fields) != HEAD_FIELDS:
+        raise ValueError(f"a line's head has {len(fields)} fields, not {HEAD_FIELDS}")
+    boot, row, service, refused, status, termination, retries, server, outcome, slow, block = fields
+    if row == _NONE:
+        known = "" if service == _NONE else service
+        kind = refused if refused != _NONE else refusal_kind(int(status), termination, bool(known))
+        if not _KIND.fullmatch(kind):
+            raise ValueError("a line's kind of refusal is no word")
+        return RefusalHead(boot, kind, known, block != _NONE)
+    return EndHead(
         boot,
         row,
-        0 if number == _NONE else int(number),
-        end_class(int(status), termination, first != _NONE, outcome == b"invalid"),
+        end_class(int(status), termination, outcome),
         int(retries),
-        retries[:1] == b"+",
-        server[:8] == b"fallback",
-        total if first == _NONE else max(0, int(first) - start),
-        total,
+        retries.startswith("+"),
+        server,
+        0 if slow == _NONE else int(slow),
+        int(block),
     )
 
 
-def _refusal(fields: list[bytes]) -> Refusal:
-    service = "" if fields[11] == _NONE else fields[11].decode()
-    return Refusal(fields[0], refusal_kind(int(fields[3]), fields[4], bool(service)), service, fields[7] != _NONE)
-
-
-@lru_cache(maxsize=1024)
-def end_class(status: int, termination: bytes, responded: bool, invalid: bool) -> str:
+def end_class(status: int, termination: str, outcome: str) -> str:
     """The class of a request's end.
 
     `termination` is HAProxy's pair of letters: who ended the session (`-` nobody, C or c the client, S the server, s the server by
-    timeout, others the proxy itself) and when (R request, Q queue, C connect, H headers, D data). `responded` says whether the
-    server's status had come.
+    timeout, others the proxy itself) and when (R request, Q queue, C connect, H headers, D data). `outcome` is `-` until the server's
+    status has come, then `ok`, `invalid` or `grpc<status>`.
     """
     cause = termination[:1]
-    if cause in {b"C", b"c"}:
+    responded = outcome != _NONE
+    if cause in {"C", "c"}:
         return "abortDuring" if responded else "abortBefore"
     if responded:
-        return _answered(status, cause, invalid)
+        return _answered(status, cause, outcome)
     # An answer without a server's status was composed by the edge; only the wait for the server's headers is a timeout of the request.
-    return "timeout" if termination[:2] == b"sH" else "edge5xx"
+    return "timeout" if termination[:2] == "sH" else "edge5xx"
 
 
-def _answered(status: int, cause: bytes, invalid: bool) -> str:
-    if cause == b"s":
+def _answered(status: int, cause: str, outcome: str) -> str:
+    if cause == "s":
         return "timeout"
-    if cause != b"-":
+    if cause != "-":
         return "truncated"
     if status >= 500:
         return "server5xx"
@@ -111,12 +117,14 @@ def _answered(status: int, cause: bytes, invalid: bool) -> str:
         return "throttled"
     if status >= 400:
         return "client4xx"
-    return "invalid" if invalid else "ok"
+    if outcome.startswith("grpc"):
+        return _GRPC_ENDS.get(int(outcome[4:]), "client4xx")
+    return "invalid" if outcome == "invalid" else "ok"
 
 
-def refusal_kind(status: int, termination: bytes, known_service: bool) -> str:
-    """Why a request got no arm."""
-    if termination[:1] in {b"C", b"c"} or status == 408:
+def refusal_kind(status: int, termination: str, known_service: bool) -> str:
+    """Why a request got no arm, where no rule of ours has said so."""
+    if termination[:1] in {"C", "c"} or status == 408:
         return "unfinished"
     if known_service and status in {413, 503}:
         return "size" if status == 413 else "notReady"

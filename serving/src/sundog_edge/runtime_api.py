@@ -4,19 +4,21 @@ import asyncio
 import csv
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sundog_edge.counters import Seen
 from sundog_edge.errors import HaproxyRefused, HaproxyUnavailable
-from sundog_edge.haproxy.names import BOOT_VARIABLE, ROWS_TABLE
+from sundog_edge.haproxy.names import BLOCKS_TABLE, BOOT_VARIABLE, ROWS_TABLE
 
 TIMEOUT_S = 5.0
 # A command line and a payload each have to fit one 16 kB buffer.
 _PAYLOAD_BYTES = 12_000
 _BATCH = 40
+_WHOLESALE = 400
 _ROW = re.compile(r"key=(\S+) .*gpc0=(\d+) conn_cur=(\d+)")
+_RUNNING = re.compile(r"key=(\S+)/(\d+) .*conn_cur=(\d+)")
 _EXPECTED = re.compile(r"^(New server registered\.|Server deleted\.|)$")
 _DRAIN_FLAGS = 0x08 | 0x10
 _MAINTENANCE_FLAGS = 0x01 | 0x02 | 0x04 | 0x20
@@ -86,8 +88,7 @@ class Haproxy:
 
     async def batch(self, commands: Sequence[str], pid: int) -> None:
         """Run commands in order in one worker. Raises HaproxyRefused naming the first answer that is no success."""
-        for start in range(0, len(commands), _BATCH):
-            chunk = commands[start : start + _BATCH]
+        for chunk in _chunks(commands, pid):
             answer = await self.command("; ".join([chunk[0], *(f"@!{pid} {text}" for text in chunk[1:])]), pid)
             for line in answer.splitlines():
                 if not _EXPECTED.match(line.strip()):
@@ -128,11 +129,37 @@ class Haproxy:
         answer = await self.command(f"show table {ROWS_TABLE}", pid)
         return {match[1]: Seen(int(match[2]), int(match[3])) for match in _ROW.finditer(answer)}
 
+    async def running_by_block(self, pid: int) -> dict[str, dict[int, int]]:
+        """Requests running, by row and block of arrival. Costs what runs, not what has ever run."""
+        answer = await self.command(f"show table {BLOCKS_TABLE} data.conn_cur gt 0", pid)
+        found: dict[str, dict[int, int]] = {}
+        for match in _RUNNING.finditer(answer):
+            found.setdefault(match[1], {})[int(match[2])] = int(match[3])
+        return found
+
+    async def forget_rows(self, pid: int, rows: Sequence[str]) -> None:
+        """Take rows out of the table of counts."""
+        await self.batch([f"clear table {ROWS_TABLE} key {row}" for row in rows], pid)
+
     async def map_entries(self, pid: int, path: Path) -> dict[str, str]:
         """The content of a map."""
         answer = await self.command(f"show map {path}", pid)
         rows = (line.split(" ", 2) for line in answer.splitlines() if line.startswith("0x"))
         return {row[1]: row[2] if len(row) > 2 else "" for row in rows}
+
+    async def change_map(self, pid: int, path: Path, before: Mapping[str, str], after: Mapping[str, str]) -> None:
+        """Bring a map that holds `before` to `after`, at the cost of what differs: first what is new, then what has changed, entry by
+        entry, then without what is gone. Where much has changed, the map is replaced in one step instead.
+        """
+        changed = [key for key, value in after.items() if before.get(key, value) != value]
+        gone = [key for key in before if key not in after]
+        if len(changed) + len(gone) > _WHOLESALE:
+            await self.replace_map(pid, path, after)
+            return
+        for payload in _payloads({key: value for key, value in after.items() if key not in before}):
+            await self._silently(f"add map {path} <<\n{payload}", pid, path)
+        await self.batch([f"set map {path} {key} {after[key]}" for key in changed], pid)
+        await self.batch([f"del map {path} {key}" for key in gone], pid)
 
     async def replace_map(self, pid: int, path: Path, entries: Mapping[str, str]) -> None:
         """Replace a map in one step: every request sees the old content or the new."""
@@ -142,16 +169,25 @@ class Haproxy:
             raise HaproxyRefused(f"HAProxy worker {pid} refused to prepare map {path.name}: {answer.strip()}")
         version = match[1]
         for payload in _payloads(entries):
-            answer = await self.command(f"add map @{version} {path} <<\n{payload}", pid)
-            if answer.strip():
-                raise HaproxyRefused(f"HAProxy worker {pid} refused entries of map {path.name}: {answer.strip()}")
-        answer = await self.command(f"commit map @{version} {path}", pid)
-        if answer.strip():
-            raise HaproxyRefused(f"HAProxy worker {pid} refused to commit map {path.name}: {answer.strip()}")
+            await self._silently(f"add map @{version} {path} <<\n{payload}", pid, path)
+        await self._silently(f"commit map @{version} {path}", pid, path)
 
-    async def servers(self, pid: int) -> list[ServerState]:
-        """All servers of all slots."""
-        answer = await self.command("show servers state", pid)
+    async def _silently(self, command: str, pid: int, path: Path) -> None:
+        answer = await self.command(command, pid)
+        if answer.strip():
+            raise HaproxyRefused(f"HAProxy worker {pid} refused entries of map {path.name}: {answer.strip()}")
+
+    async def servers(self, pid: int, slots: Iterable[str] | None = None) -> list[ServerState]:
+        """The servers of some slots, or of all."""
+        if slots is None:
+            answer = await self.command("show servers state", pid)
+        else:
+            answer = "\n".join(
+                [
+                    await self.command("; ".join([chunk[0], *(f"@!{pid} {text}" for text in chunk[1:])]), pid)
+                    for chunk in _chunks([f"show servers state {slot}" for slot in slots], pid)
+                ]
+            )
         rows = (line.split() for line in answer.splitlines() if not line.startswith("#"))
         return [_server_state(row) for row in rows if len(row) > 18]
 
@@ -171,6 +207,20 @@ class Haproxy:
         answer = await self.command("reload")
         if not answer.startswith("Success=1"):
             raise HaproxyRefused(f"HAProxy refused to reload: {' '.join(answer.split())[:300]}")
+
+
+def _chunks(commands: Sequence[str], pid: int) -> list[list[str]]:
+    """Commands in groups that fit one command line each."""
+    chunks: list[list[str]] = []
+    size = 0
+    for command in commands:
+        own = len(command) + len(str(pid)) + 5
+        if not chunks or size + own > _PAYLOAD_BYTES or len(chunks[-1]) >= _BATCH:
+            chunks.append([])
+            size = 0
+        chunks[-1].append(command)
+        size += own
+    return chunks
 
 
 def _payloads(entries: Mapping[str, str]) -> list[str]:

@@ -1,16 +1,29 @@
 """What the agent answers over HTTP."""
 
+import json
+from collections.abc import Callable
+from typing import Any
+
 import orjson
 from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from sundog_edge.agent import Agent
+from sundog_edge.evidence import DETAILS, Question
 
 
 def application(agent: Agent) -> web.Application:
-    """`/evidence`, `/healthz` (the agent runs and HAProxy answers) and `/readyz` (a document is in force)."""
+    """`/evidence`, `/metrics`, `/healthz` (the agent runs and HAProxy answers) and `/readyz` (a document is in force)."""
 
-    async def evidence(_: web.Request) -> web.Response:
-        return web.Response(body=orjson.dumps(await agent.evidence()), content_type="application/json")
+    async def evidence(request: web.Request) -> web.Response:
+        try:
+            question = question_of(request.query.getall)
+        except ValueError as error:
+            return web.Response(status=400, text=f"{error}\n")
+        return web.Response(body=_encode(await agent.evidence(question)), content_type="application/json")
+
+    async def metrics(_: web.Request) -> web.Response:
+        return web.Response(body=await agent.metrics(), headers={"content-type": CONTENT_TYPE_LATEST})
 
     async def healthz(_: web.Request) -> web.Response:
         return _verdict(agent.healthy, "HAProxy does not answer, or the agent's loop stands still")
@@ -20,9 +33,31 @@ def application(agent: Agent) -> web.Application:
 
     app = web.Application(client_max_size=0)
     app.router.add_get("/evidence", evidence)
+    app.router.add_get("/metrics", metrics)
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/readyz", readyz)
     return app
+
+
+def question_of(every: Callable[[str, list[str]], list[str]]) -> Question:
+    """What a query asks for; `every` gives all values of a parameter. Raises ValueError that names the parameter and what was expected."""
+    since = every("since", ["0"])[-1]
+    details = frozenset(word for value in every("detail", []) for word in value.split(",") if word)
+    if details - DETAILS:
+        raise ValueError(f"detail {min(details - DETAILS)[:40]!r} is none of {', '.join(sorted(DETAILS))}")
+    try:
+        instant = float(since)
+    except ValueError:
+        raise ValueError(f"since {since[:40]!r} is no number of Unix seconds") from None
+    return Question(frozenset(every("service", [])), instant, details)
+
+
+def _encode(document: dict[str, Any]) -> bytes:
+    try:
+        return orjson.dumps(document)
+    except TypeError:
+        # Sums of squares outgrow 64 bits, which orjson does not write.
+        return json.dumps(document).encode()
 
 
 def _verdict(good: bool, otherwise: str) -> web.Response:

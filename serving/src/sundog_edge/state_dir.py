@@ -57,7 +57,7 @@ class StateDir:
 
     @property
     def layout(self) -> Path:
-        """The last good layout (slots, headers, servers)."""
+        """The last good layout (slots, names of units, servers)."""
         return self.root / "layout.json"
 
     @property
@@ -69,6 +69,11 @@ class StateDir:
     def counters(self) -> Path:
         """The agent's last snapshot of the counters."""
         return self.root / "counters.json"
+
+    @property
+    def details(self) -> Path:
+        """The agent's last snapshot of blocks, groups and samples of units."""
+        return self.root / "details.json"
 
     @property
     def master_socket(self) -> Path:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from sundog_edge.document import Document, Service
 from sundog_edge.errors import HaproxyRefused, HaproxyUnavailable
 from sundog_edge.evidence import InForce
 from sundog_edge.haproxy.config import render
-from sundog_edge.haproxy.maps import MAP_NAMES, Maps, map_text, maps_of
+from sundog_edge.haproxy.maps import MAP_NAMES, TABLE_MAPS, Maps, map_text, maps_of
 from sundog_edge.haproxy.names import BOOT_VARIABLE, LOG_VARIABLE
 from sundog_edge.layout import Layout, Server, fit
 from sundog_edge.runtime_api import Haproxy
@@ -23,6 +24,9 @@ from sundog_edge.state_dir import Settings, StateDir, read_json, write_atomicall
 from sundog_edge.workers import Worker, Workers
 
 LOG = logging.getLogger(__name__)
+TABLE_LINGERS_S = 10.0
+_WRITE_EVERY_S = 0.2
+_WRITE_COST_FACTOR = 50
 
 
 class Traffic:
@@ -38,6 +42,10 @@ class Traffic:
         self.layout = Layout() if stored_layout is None else Layout.from_json(stored_layout)
         self.in_force = None if stored is None else _in_force_of(stored)
         self._maps: Maps | None = None if self.in_force is None else maps_of(self.in_force.document, self.layout)
+        self._written: Maps = {}
+        self._leaving: dict[tuple[str, str], tuple[str, float]] = {}
+        self._stale = False
+        self._write_again_at = 0.0
         self._haproxy = haproxy
         self._workers = workers
         self._state = state
@@ -49,57 +57,98 @@ class Traffic:
         half way, the next attempt completes this one.
         """
         layout = fit(self.layout, document)
-        maps = maps_of(document, layout)
+        wanted = maps_of(document, layout)
         if self._workers.current is None:
             raise HaproxyUnavailable("HAProxy is not running")
         if self.layout.needs_reload(layout):
             await self._reload(layout)
         self.keep(layout)
+        maps = self._with_leaving(wanted, now)
         self._write_maps(maps)
-        self._maps = maps
+        self._maps = wanted
         for worker in self._workers.all:
             await self._push(worker, maps)
         self.in_force = InForce(document, now, _since(self.in_force, document, now))
         write_atomically(self._state.applied, orjson.dumps(_stored(self.in_force)))
 
-    async def check(self) -> None:
-        """Bring the maps of workers that are new to this agent to what is in force. Writes nothing where they agree."""
-        for worker in self._workers.all:
-            if self._maps is not None and not worker.maps_checked:
-                await self._push(worker, self._maps)
-                worker.maps_checked = True
+    async def check(self, now: float) -> None:
+        """Bring the maps of every worker to what is in force, without tables that nothing can be using any more."""
+        if self._maps is None:
+            return
+        expired = any(until <= now for _, until in self._leaving.values())
+        fresh = [worker for worker in self._workers.all if worker.maps is None]
+        if expired or fresh:
+            maps = self._with_leaving(self._maps, now)
+            for worker in self._workers.all if expired else fresh:
+                await self._push(worker, maps)
+
+    def _with_leaving(self, wanted: Maps, now: float) -> Maps:
+        """`wanted` and the entries of tables that were in force until lately: a request that has found its table must find its range."""
+        for name in TABLE_MAPS:
+            for key, value in (self._maps or {}).get(name, {}).items():
+                if key not in wanted[name]:
+                    self._leaving.setdefault((name, key), (value, now + TABLE_LINGERS_S))
+        self._leaving = {
+            (name, key): (value, until)
+            for (name, key), (value, until) in self._leaving.items()
+            if until > now and key not in wanted[name]
+        }
+        maps = {name: dict(entries) for name, entries in wanted.items()}
+        for (name, key), (value, _) in self._leaving.items():
+            maps[name][key] = value
+        return maps
 
     def keep(self, layout: Layout) -> None:
         """Make a layout the one that the next worker starts with."""
-        if layout == self.layout and self._state.layout.exists():
+        if layout == self.layout and not self._stale and self._state.layout.exists():
             return
+        began = time.monotonic()
         settings = Settings.load(self._state)
         if settings is not None:
             write_atomically(self._state.config, render(settings, layout, self._state).encode())
         write_atomically(self._state.layout, orjson.dumps(layout.as_json()))
         self.layout = layout
+        self._stale = False
+        now = time.monotonic()
+        self._write_again_at = now + max(_WRITE_EVERY_S, _WRITE_COST_FACTOR * (now - began))
 
     def note_servers(self, servers: tuple[Server, ...], leaving: frozenset[str]) -> None:
-        """Remember which servers are up, and which slots are still being left."""
+        """Remember which servers are up, and which slots are still being left.
+
+        Written down from time to time: a new worker that starts with a server too few or too many soon finds out.
+        """
         holdings = tuple(holding for holding in self.layout.leaving if holding.slot in leaving)
-        self.keep(replace(self.layout, servers=servers, leaving=holdings))
+        layout = replace(self.layout, servers=servers, leaving=holdings)
+        if layout != self.layout:
+            self.layout, self._stale = layout, True
+        if self._stale and time.monotonic() >= self._write_again_at:
+            self.keep(self.layout)
 
     def _write_maps(self, maps: Maps) -> None:
         for name in MAP_NAMES:
-            write_atomically(self._state.map(name), map_text(maps[name]).encode())
+            if self._written.get(name) != maps[name]:
+                write_atomically(self._state.map(name), map_text(maps[name]).encode())
+                self._written[name] = maps[name]
 
     async def _push(self, worker: Worker, maps: Maps) -> None:
-        for name in MAP_NAMES:
-            path = self._state.map(name)
-            if await self._haproxy.map_entries(worker.pid, path) != maps[name]:
-                try:
-                    await self._haproxy.replace_map(worker.pid, path, maps[name])
-                except HaproxyRefused:
-                    if not worker.old:
-                        raise
-                    # A worker on its way out may vanish between two commands.
-                    LOG.info("worker %d ended while its maps were written", worker.pid)
-                    return
+        try:
+            if worker.maps is None:
+                worker.maps = {
+                    name: await self._haproxy.map_entries(worker.pid, self._state.map(name)) for name in MAP_NAMES
+                }
+            before, worker.maps = worker.maps, None
+            # What is referred to comes before what refers to it, and goes after it.
+            between = {name: {**before[name], **maps[name]} for name in MAP_NAMES}
+            for name in MAP_NAMES:
+                await self._haproxy.change_map(worker.pid, self._state.map(name), before[name], between[name])
+            for name in reversed(MAP_NAMES):
+                await self._haproxy.change_map(worker.pid, self._state.map(name), between[name], maps[name])
+            worker.maps = maps
+        except HaproxyRefused:
+            if not worker.old:
+                raise
+            # A worker on its way out may vanish between two commands.
+            LOG.info("worker %d ended while its maps were written", worker.pid)
 
     async def _reload(self, layout: Layout) -> None:
         settings = Settings.load(self._state)
@@ -114,7 +163,7 @@ class Traffic:
             write_atomically(self._state.config, before)
             raise
         await self._workers.refresh()
-        LOG.info("reloaded HAProxy for %d slots and unit headers %s", layout.slots, ", ".join(layout.headers) or "none")
+        LOG.info("reloaded HAProxy for %d slots and units %s", layout.slots, ", ".join(layout.units) or "none")
 
 
 async def check_config(text: str, state: StateDir) -> None:

@@ -3,18 +3,19 @@
 from dataclasses import dataclass
 
 from sundog_edge.errors import HaproxyRefused
+from sundog_edge.haproxy.maps import Maps
 from sundog_edge.runtime_api import Haproxy
 
 
 @dataclass(slots=True)
 class Worker:
-    """One worker process."""
+    """One worker process. `maps` is what its maps are known to hold; None until they have been read."""
 
     pid: int
     boot: str
     started_at: float
     old: bool = False
-    maps_checked: bool = False
+    maps: Maps | None = None
 
 
 class Workers:

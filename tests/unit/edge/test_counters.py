@@ -14,11 +14,24 @@ from sundog_edge.evidence import Surroundings, build
 KEY = "digits/att/0/{}/assigned/sticky"
 
 
-def line(boot: str, row: str, number: int, status: int = 200, termination: str = "--", total: int = 5000) -> bytes:
-    first = "-" if status >= 502 else str(1_000_000 + total // 2)
-    return (
-        f"{boot} {row} {number} {status} {termination} {number % 3} s 1000000 {first} {1_000_000 + total} - digits"
-    ).encode()
+def line(
+    boot: str, row: str, number: int, status: int = 200, termination: str = "--", total: int = 5000, **own
+) -> bytes:
+    fields = {
+        "retries": number % 3,
+        "server": "s",
+        "slow": "-",
+        "block": 100,
+        "size": 20,
+        "unit": number,
+        "group": number % 100,
+        "received": 1_000_000_000,
+        **own,
+    }
+    outcome, ttfb = ("-", "-") if status >= 502 else ("ok", str(total // 2))
+    head = f"{boot} {row} digits - {status} {termination} {fields['retries']} {fields['server']} {outcome} {fields['slow']}"
+    tail = f"{number} {ttfb} {total} {fields['size']} {fields['unit']} {fields['group']} {fields['received']}"
+    return f"{head} {fields['block']} {tail}".encode()
 
 
 def conserved(row: Row) -> bool:
@@ -160,7 +173,7 @@ def test_histograms_have_every_end_once(entries):
 
 def test_requests_held_by_serves_own_proxy_stay_out_of_latency():
     ledger = Ledger()
-    ledger.consume([line("a-1", KEY.format("stable"), 1).replace(b" s ", b" fallback-127.0.0.1:8000 ")], 0)
+    ledger.consume([line("a-1", KEY.format("stable"), 1, server="fallback-127.0.0.1:8000")], 0)
     row = ledger.boots["a-1"].rows[KEY.format("stable")]
     assert row.served_elsewhere == row.ends["ok"] == 1
     assert row.total["ok"] == row.ttfb["ok"] == []
@@ -168,8 +181,8 @@ def test_requests_held_by_serves_own_proxy_stay_out_of_latency():
 
 def test_retries_are_charged_and_rescues_counted():
     ledger = Ledger()
-    base = line("a-1", KEY.format("stable"), 3)
-    ledger.consume([base.replace(b" -- 0 ", b" -- +2 "), base.replace(b"200 -- 0", b"500 -- 1")], 0)
+    key = KEY.format("stable")
+    ledger.consume([line("a-1", key, 3, retries="+2"), line("a-1", key, 4, 500, retries="1")], 0)
     row = ledger.boots["a-1"].rows[KEY.format("stable")]
     assert (row.first_attempt_failed, row.retries, row.redispatched, row.rescued) == (2, 3, 1, 1)
 
@@ -181,18 +194,33 @@ def test_unparsable_lines_are_counted_where_they_come_from():
     assert ledger.strays == 2
 
 
-def test_boots_that_ended_long_ago_are_forgotten():
-    ledger = Ledger({"a-1": Boot("a-1", 1, 0, ended_at=10.0), "b-2": Boot("b-2", 2, 0)})
-    ledger.forget(5.0)
+def test_what_ended_long_ago_is_forgotten_and_stays_in_the_sums():
+    old, new = KEY.format("stable"), KEY.format("canary").replace("/att/", "/next/")
+    ledger = Ledger({"a-1": Boot("a-1", 1, 0), "b-2": Boot("b-2", 2, 0)})
+    ledger.consume([line("a-1", old, 1), line("b-2", old, 1), line("b-2", new, 1)], 10.0)
+    ledger.boots["a-1"].finish(10.0)
+    assert ledger.forget(5.0, set()) == []
     assert {*ledger.boots} == {"a-1", "b-2"}
-    ledger.forget(11.0)
+    dropped = ledger.forget(11.0, {("digits", "next")})
+    assert [(boot.id, key) for boot, key in dropped] == [("b-2", old)]
     assert {*ledger.boots} == {"b-2"}
+    assert {*ledger.boots["b-2"].rows} == {new}
+    assert {*ledger.samples} == {"digits/next"}
+    assert {name: row.assigned for name, row in ledger.past.items()} == {"digits//stable": 2}
+    ledger.consume([line("b-2", old, 2)], 12.0)
+    assert ledger.boots["b-2"].rows[old].ended == 1
+
+
+def test_a_row_with_requests_running_is_not_forgotten():
+    ledger = Ledger({"a-1": Boot("a-1", 1, 0)})
+    ledger.boots["a-1"].settle({KEY.format("stable"): Seen(2, 2)}, "all", 1.0)
+    assert ledger.forget(5.0, set()) == []
 
 
 @given(st.integers(0, 10**10))
 def test_a_duration_is_in_the_bucket_that_its_edges_say(duration):
     counts: list[int] = []
-    histogram.add(counts, duration)
+    histogram.add(counts, histogram.bucket_of(duration))
     bucket = len(counts) - 1
     assert sum(counts) == counts[bucket] == 1
     assert bucket == 0 or histogram.EDGES_US[bucket - 1] <= duration

@@ -57,6 +57,10 @@ def changed(path, value):
     return document
 
 
+def override(header="x-canary", value="yes", arm="stable", **callers):
+    return {"header": header, "value": value, "arm": arm, "callers": callers}
+
+
 def refusal(document, namespace="vision") -> str:
     with pytest.raises(DocumentError) as caught:
         parse(document if isinstance(document, bytes) else json.dumps(document).encode(), namespace)
@@ -104,9 +108,19 @@ def test_unknown_fields_are_ignored():
         ((*SERVICE, "attempt"), "a b", ["services[0].attempt"]),
         ((*SERVICE, "salt"), "a|b", ["services[0].salt"]),
         ((*SERVICE, "unit"), {"kind": "header"}, ["unit.name"]),
-        ((*SERVICE, "unit"), {"kind": "cookie", "name": "x"}, ["services[0].unit.kind", "cookie"]),
-        ((*SERVICE, "unit"), {"kind": "header", "name": "x y"}, ["services[0].unit.name"]),
-        ((*SERVICE, "unit"), {"kind": "header", "name": "x'y"}, ["services[0].unit.name"]),
+        ((*SERVICE, "unit"), {"kind": "jwt", "name": "x"}, ["services[0].unit.kind", "jwt"]),
+        ((*SERVICE, "unit"), {"kind": "cookie"}, ["unit.name"]),
+        ((*SERVICE, "unit"), {"kind": "header", "name": "x y"}, ["services[0].unit", "'x y'"]),
+        ((*SERVICE, "unit"), {"kind": "cookie", "name": "x'y"}, ["services[0].unit", "cookie"]),
+        ((*SERVICE, "unit"), {"kind": "jsonPath", "name": "$.a')"}, ["services[0].unit", "jsonPath"]),
+        ((*SERVICE, "unit"), {"kind": "jsonPath", "name": "a.b"}, ["services[0].unit", "jsonPath"]),
+        ((*SERVICE, "overrides"), [override(arm="other")], ["digits", "'other'"]),
+        ((*SERVICE, "overrides"), [override(), override(header="X-CANARY")], ["x-canary: yes", "twice"]),
+        ((*SERVICE, "overrides"), [override(value="a b")], ["overrides[0].value", "a b"]),
+        ((*SERVICE, "overrides"), [override(networks=["10.0.0.1/8"])], ["10.0.0.1/8", "host bits"]),
+        ((*SERVICE, "overrides"), [override(keys=["a"] * 65)], ["65 callers", "64"]),
+        ((*SERVICE, "overrides"), [override(value=f"v{n}") for n in range(17)], ["17 overrides", "16"]),
+        ((*SERVICE, "slowMicroseconds"), 0, ["slowMicroseconds", "0"]),
         ((*SERVICE, "requestTimeoutSeconds"), 0, ["services[0].requestTimeoutSeconds", "0"]),
         ((*SERVICE, "hosts"), ["a\nb"], ["services[0].hosts[0]"]),
         ((*CANARY, "routePrefix"), "/a b", ["arms[1].routePrefix"]),

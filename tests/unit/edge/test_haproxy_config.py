@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from sundog_edge.document import Document
-from sundog_edge.errors import DocumentError
 from sundog_edge.haproxy.config import render
 from sundog_edge.haproxy.maps import maps_of
 from sundog_edge.layout import Layout, Server, fit
@@ -54,33 +53,50 @@ def document(*applications: str, header: str = "", services: int = 1, **changes)
     )
 
 
-def test_one_map_value_has_everything_of_a_service():
+def test_one_value_says_which_table_assigns_and_the_table_has_the_arms():
     wanted = document("digits-r7", "digits-r8", header="X-User", services=2)
     maps = maps_of(wanted, fit(Layout(), wanted))
+    table = maps["splits"]["digits"].split("|")[5]
     assert maps["splits"] == {
-        "digits": "salt|x-user|2500|3.5|99|10000|slot0!digits/att/3/a0/assigned!/digits-r7.app!0!a0",
-        "empty1": "salt|x-user|2500|3.5|99",
+        "digits": f"salt|header:x-user|2500|3.5|99|{table}|-|r",
+        "empty1": "salt|header:x-user|2500|3.5|99|-|-|r",
     }
+    assert maps["ranges"] == {f"{table}/1": "slot0!digits/att/3/a0/assigned!/digits-r7.app!0!a0"}
     assert maps["hosts"] == {"digits.vision.svc": "digits"}
     assert maps["prefixes"] == {"slot0": "/digits-r7.app", "slot1": "/digits-r8.app"}
 
 
-def test_a_table_that_no_buffer_can_hold_is_refused():
-    cuts = range(0, 10_000, 157)
-    arms = [
-        {
-            "name": f"{'a' * 60}{arm}",
-            "application": f"{'b' * 60}{arm}",
-            "routePrefix": f"/{'c' * 120}{arm}",
-            "revision": 1,
-            "weight": 50,
-            "ranges": [[start, min(start + 157, 10_000)] for start in list(cuts)[arm::2]],
-        }
-        for arm in range(2)
-    ]
-    wanted = document(arms=arms)
-    with pytest.raises(DocumentError, match=r"service digits: its range table takes \d+ bytes, at most 12000"):
-        maps_of(wanted, fit(Layout(), wanted))
+@pytest.mark.parametrize("changes", [{"epoch": 4}, {"attempt": "other"}, {"name": "x"}], ids=str)
+def test_another_content_is_another_table_and_the_same_content_the_same(changes):
+    def tables(**own) -> set[str]:
+        wanted = document("digits-r7", **own)
+        return {key.split("/")[0] for key in maps_of(wanted, fit(Layout(), wanted))["ranges"]}
+
+    assert tables() == tables()
+    assert tables() == tables(requestTimeoutSeconds=9.0)
+    assert not tables() & tables(**changes)
+
+
+def test_an_override_holds_for_every_network_inside_an_allowed_one():
+    callers = {"keys": ["ops"], "networks": ["10.0.0.0/8"]}
+    wanted = document(
+        "digits-r7",
+        overrides=[
+            {"header": "X-Canary", "value": "yes", "arm": "a0", "callers": callers},
+            {"header": "x-canary", "value": "no", "arm": "a0", "callers": {"networks": ["10.1.0.0/16", "fd00::/8"]}},
+        ],
+    )
+    maps = maps_of(wanted, fit(Layout(), wanted))
+    *_, table, _, flags = maps["splits"]["digits"].split("|")
+    assert flags == "ro"
+    value = "slot0!digits/att/3/a0/override!/digits-r7.app!0!a0"
+    yes = ("kops", "n10.0.0.0/8", "n10.1.0.0/16")
+    no = ("n10.1.0.0/16", "nfd00::/8")
+    assert maps["overrides"] == {
+        **{f"{table}|x-canary|yes|{caller}": value for caller in yes},
+        **{f"{table}|x-canary|no|{caller}": value for caller in no},
+    }
+    assert set(maps["networks"]) == {"10.0.0.0/8", "10.1.0.0/16", "fd00::/8"}
 
 
 def test_applications_keep_their_slots_and_give_them_back():
@@ -95,7 +111,7 @@ def test_applications_keep_their_slots_and_give_them_back():
     assert not first.needs_reload(back)
 
 
-def test_slots_double_when_they_run_out_and_headers_only_grow():
+def test_slots_double_when_they_run_out_and_names_stay_until_the_next_reload():
     layout = Layout()
     for number in range(3):
         layout = fit(layout, document(*(f"b{number}-{n}" for n in range(8))))
@@ -103,7 +119,8 @@ def test_slots_double_when_they_run_out_and_headers_only_grow():
     assert len({holding.slot for holding in (*layout.held, *layout.leaving)}) == 24
     with_header = fit(layout, document("c", header="X-A"))
     assert layout.needs_reload(with_header)
-    assert fit(with_header, document("c", header="x-b")).headers == ("x-a", "x-b")
+    assert fit(with_header, document("c")).units == ("header:x-a",)
+    assert fit(with_header, document("c", header="x-b")).units == ("header:x-b",)
     assert not with_header.needs_reload(fit(with_header, document("c", header="x-A")))
 
 
@@ -113,7 +130,12 @@ def test_a_layout_survives_its_json():
 
 
 def test_the_configuration_has_every_slot_its_servers_and_every_header():
-    layout = Layout(slots=17, headers=("x-a", "x-b"), servers=(Server("slot3", "10.0.0.1:1", "10.0.0.1:1", 6),))
+    layout = Layout(
+        slots=17,
+        units=("header:x-a", "cookie:sid", "jsonPath:$.a[0]"),
+        overrides=("x-b",),
+        servers=(Server("slot3", "10.0.0.1:1", "10.0.0.1:1", 6),),
+    )
     text = render(Settings(http_bind="0.0.0.0:80"), layout, STATE)
     assert "backend slot16 from arm" in text
     assert "backend slot17" not in text

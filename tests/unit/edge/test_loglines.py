@@ -1,109 +1,111 @@
 """HAProxy's lines."""
 
+import contextlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sundog_edge.loglines import ENDS, End, Refusal, end_class, parse
+from sundog_edge.loglines import ENDS, HEAD_FIELDS, EndHead, RefusalHead, end_class, parse_head
 
-ROW = b"digits/att/0/stable/assigned/sticky"
+ROW = "digits/att/0/stable/assigned/sticky"
 
 
-def line(**changes: bytes) -> bytes:
+def head(**changes: str) -> bytes:
     fields = {
-        "boot": b"abcd-12",
+        "boot": "abcd-12",
         "row": ROW,
-        "number": b"5",
-        "status": b"200",
-        "termination": b"--",
-        "retries": b"0",
-        "server": b"127.0.0.1:30003",
-        "received": b"1000000",
-        "first": b"1002000",
-        "end": b"1005000",
-        "outcome": b"-",
-        "service": b"digits",
+        "service": "digits",
+        "refused": "-",
+        "status": "200",
+        "termination": "--",
+        "retries": "0",
+        "server": "127.0.0.1:30003",
+        "outcome": "ok",
+        "slow": "-",
+        "block": "179500000",
     }
-    return b" ".join({**fields, **changes}.values())
+    return " ".join({**fields, **changes}.values()).encode()
 
 
-def test_a_line_is_read():
-    assert parse(line()) == End(b"abcd-12", ROW, 5, "ok", 0, False, False, 2000, 5000)
-    retried = parse(
-        line(retries=b"+2", server=b"fallback-127.0.0.1:8000", first=b"-", termination=b"sH", status=b"504")
-    )
-    assert retried == End(b"abcd-12", ROW, 5, "timeout", 2, True, True, 5000, 5000)
-
-
-def test_a_clock_that_steps_back_gives_no_negative_duration():
-    assert parse(line(first=b"999999", end=b"999998"))[-2:] == (0, 0)
+def test_a_head_is_read():
+    assert parse_head(head()) == EndHead("abcd-12", ROW, "ok", 0, False, "127.0.0.1:30003", 0, 179500000)
+    retried = head(retries="+2", server="fallback-1:2", outcome="-", termination="sH", status="504", slow="2500")
+    assert parse_head(retried) == EndHead("abcd-12", ROW, "timeout", 2, True, "fallback-1:2", 2500, 179500000)
 
 
 @pytest.mark.parametrize(
-    ("status", "termination", "responded", "invalid", "end"),
+    ("status", "termination", "outcome", "end"),
     [
-        (200, b"--", True, False, "ok"),
-        (204, b"--", True, False, "ok"),
-        (307, b"--", True, False, "ok"),
-        (200, b"--", True, True, "invalid"),
-        (404, b"--", True, False, "client4xx"),
-        (404, b"--", True, True, "client4xx"),
-        (429, b"--", True, False, "throttled"),
-        (500, b"--", True, False, "server5xx"),
-        (503, b"--", True, False, "server5xx"),
-        (503, b"SC", False, False, "edge5xx"),
-        (503, b"sC", False, False, "edge5xx"),
-        (503, b"sQ", False, False, "edge5xx"),
-        (502, b"SH", False, False, "edge5xx"),
-        (502, b"PH", False, False, "edge5xx"),
-        (500, b"IH", False, False, "edge5xx"),
-        (504, b"sH", False, False, "timeout"),
-        (200, b"sD", True, False, "timeout"),
-        (200, b"SD", True, False, "truncated"),
-        (200, b"PD", True, False, "truncated"),
-        (200, b"KD", True, False, "truncated"),
-        (500, b"SD", True, False, "truncated"),
-        (400, b"CH", False, False, "abortBefore"),
-        (400, b"CR", False, False, "abortBefore"),
-        (503, b"CQ", False, False, "abortBefore"),
-        (408, b"cR", False, False, "abortBefore"),
-        (200, b"CD", True, False, "abortDuring"),
-        (200, b"cD", True, False, "abortDuring"),
+        (200, "--", "ok", "ok"),
+        (204, "--", "ok", "ok"),
+        (307, "--", "ok", "ok"),
+        (200, "--", "invalid", "invalid"),
+        (404, "--", "ok", "client4xx"),
+        (404, "--", "invalid", "client4xx"),
+        (429, "--", "ok", "throttled"),
+        (500, "--", "ok", "server5xx"),
+        (503, "--", "ok", "server5xx"),
+        (503, "SC", "-", "edge5xx"),
+        (503, "sC", "-", "edge5xx"),
+        (503, "sQ", "-", "edge5xx"),
+        (502, "SH", "-", "edge5xx"),
+        (502, "PH", "-", "edge5xx"),
+        (500, "IH", "-", "edge5xx"),
+        (504, "sH", "-", "timeout"),
+        (200, "sD", "ok", "timeout"),
+        (200, "SD", "ok", "truncated"),
+        (200, "PD", "ok", "truncated"),
+        (200, "KD", "ok", "truncated"),
+        (500, "SD", "ok", "truncated"),
+        (400, "CH", "-", "abortBefore"),
+        (400, "CR", "-", "abortBefore"),
+        (503, "CQ", "-", "abortBefore"),
+        (408, "cR", "-", "abortBefore"),
+        (200, "CD", "ok", "abortDuring"),
+        (200, "cD", "ok", "abortDuring"),
+        (200, "--", "grpc0", "ok"),
+        (200, "--", "grpc3", "client4xx"),
+        (200, "--", "grpc8", "throttled"),
+        (200, "--", "grpc4", "timeout"),
+        (200, "--", "grpc13", "server5xx"),
+        (200, "SD", "grpc0", "truncated"),
     ],
 )
-def test_every_termination_has_one_class(status, termination, responded, invalid, end):
-    assert end_class(status, termination, responded, invalid) == end
+def test_every_termination_has_one_class(status, termination, outcome, end):
+    assert end_class(status, termination, outcome) == end
     assert end in ENDS
 
 
 @pytest.mark.parametrize(
     ("changes", "kind"),
     [
-        ({"status": b"413", "termination": b"LR"}, "size"),
-        ({"status": b"503", "termination": b"LR"}, "notReady"),
-        ({"status": b"404", "termination": b"LR", "service": b"-"}, "unknown"),
-        ({"status": b"400", "termination": b"PR", "service": b"-", "received": b"-"}, "malformed"),
-        ({"status": b"400", "termination": b"CR", "service": b"-", "received": b"-"}, "unfinished"),
-        ({"status": b"408", "termination": b"cR", "service": b"-", "received": b"-"}, "unfinished"),
+        ({"status": "413", "termination": "LR"}, "size"),
+        ({"status": "503", "termination": "LR"}, "notReady"),
+        ({"status": "404", "termination": "LR", "service": "-"}, "unknown"),
+        ({"status": "400", "termination": "PR", "service": "-", "block": "-"}, "malformed"),
+        ({"status": "400", "termination": "CR", "service": "-", "block": "-"}, "unfinished"),
+        ({"status": "408", "termination": "cR", "service": "-", "block": "-"}, "unfinished"),
+        ({"status": "401", "refused": "auth"}, "auth"),
     ],
 )
 def test_what_never_got_an_arm(changes, kind):
-    found = parse(line(row=b"-", number=b"-", first=b"-", **changes))
-    assert isinstance(found, Refusal)
-    assert found.kind == kind
-    assert found.counted == (changes.get("received") != b"-")
-    assert found.service == ("" if changes.get("service") == b"-" else "digits")
+    found = parse_head(head(row="-", server="<NOSRV>", outcome="-", **changes))
+    service = "" if changes.get("service") == "-" else "digits"
+    assert found == RefusalHead("abcd-12", kind, service, changes.get("block") != "-")
 
 
-@given(st.binary(max_size=300))
-def test_anything_is_survived(data):
-    parse(data)
-    parse(line(status=data))
-    parse(line(number=data))
-    parse(line(received=data))
+@given(st.binary(max_size=300), st.integers(0, HEAD_FIELDS - 1))
+def test_what_is_no_head_is_a_value_error_at_most(data, place):
+    fields = head().split(b" ")
+    for candidate in (data, b" ".join([*fields[:place], data, *fields[place + 1 :]])):
+        with contextlib.suppress(ValueError):
+            parse_head(candidate)
 
 
-def test_a_line_with_too_few_or_too_many_fields_is_none_of_ours():
-    assert parse(b"") is None
-    assert parse(line() + b" x") is None
-    assert parse(line(status=b"abc")) is None
+@pytest.mark.parametrize(
+    "bad", [b"", head() + b" x", head(status="abc"), head(block="-"), head(row="-", refused="a/b")]
+)
+def test_a_head_of_another_shape_is_refused(bad):
+    with pytest.raises(ValueError, match=r"."):
+        parse_head(bad)

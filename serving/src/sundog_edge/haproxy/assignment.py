@@ -1,37 +1,85 @@
-"""Which arm a request gets: its unit, the unit's bucket, the bucket's segment of the range table."""
+"""Which arm a request gets: its unit, the unit's bucket, the bucket's range; or the arm that an allow-listed caller asked for."""
 
-from sundog_edge.document import MAX_SEGMENTS
-from sundog_edge.haproxy.maps import FIRST_SEGMENT_FIELD
 from sundog_edge.haproxy.problems import problem
 from sundog_edge.layout import Layout
+from sundog_edge.state_dir import StateDir
+
+COOKIE_MAX_AGE_S = 365 * 24 * 3600
+_HAS_UNIT = "{ var(txn.unit) -m len gt 0 }"
 
 
-def unit(layout: Layout) -> str:
-    """Set `txn.unitkind` and `txn.bucket`."""
-    units = "\n".join(
-        f"    http-request set-var(txn.unit) req.fhdr({name},1) if {{ var(txn.header) -m str {name} }}"
-        for name in layout.headers
-    )
-    return f"""    http-request set-var(txn.salt) var(txn.split),field(1,|)
-    http-request set-var(txn.header) var(txn.split),field(2,|)
-{units}
+def unit(layout: Layout, state: StateDir) -> str:
+    """Set `txn.unit` where the request has one, `txn.unitkind` and `txn.bucket`; and `txn.arm` if an override holds.
+
+    A unit is the whole value as bytes: a header's first line without outer blanks, a cookie, a JSON string, or the whole part of a
+    JSON number in decimal. Units hash as HAProxy sees them; `sundog_edge.assignment` is the reference.
+    """
+    return f"""    http-request set-var(txn.flags) var(txn.split),field(8,|)
+    http-request set-var(txn.salt) var(txn.split),field(1,|)
+    http-request set-var(txn.source) var(txn.split),field(2,|)
+    http-request set-var(txn.size) req.body_size
+{"".join(_source(source) for source in layout.units)}\
     http-request set-var(txn.unitkind) str(anonymous)
     http-request set-var(txn.bucket) rand(10000)
-    http-request set-var(txn.unitkind) str(sticky) if {{ var(txn.unit) -m len gt 0 }}
-    http-request set-var(txn.bucket) var(txn.salt),concat(:,txn.unit),xxh64,and(9223372036854775807),mod(10000) \
-if {{ var(txn.unit) -m len gt 0 }}
+    http-request set-var(txn.unitkind) str(sticky) if {_HAS_UNIT}
+    http-request set-var(txn.bucket) var(txn.salt),concat(:,txn.unit),xxh64,and(9223372036854775807),mod(10000) if {_HAS_UNIT}
+    http-request set-var(txn.table) var(txn.split),field(6,|)
+{_overrides(layout, state)}"""
+
+
+def _source(source: str) -> str:
+    kind, _, name = source.partition(":")
+    chosen = f"{{ var(txn.source) -m str {source} }}"
+    if kind == "header":
+        return f"    http-request set-var(txn.unit) req.fhdr({name},1) if {chosen}\n"
+    if kind == "cookie":
+        return f"""    http-request set-var(txn.unit) req.cook({name}) if {chosen}
+    http-request set-var(txn.issued) uuid() if {chosen} !{_HAS_UNIT}
+    http-request set-var(txn.unit) var(txn.issued) if {{ var(txn.issued) -m found }}
+"""
+    # Only a body that is here as a whole: of a longer one, what is in the buffer depends on how it arrived.
+    # As `int` a number keeps all its digits; `concat` makes it text, so that 7 and "7" are the same unit.
+    return f"""    http-request set-var(txn.unit) req.body,json_query('{name}',int),concat(,) \
+if {chosen} {{ req.body_len,sub(txn.size) eq 0 }} {{ req.hdr(content-length) -m found }}
 """
 
 
-def arm() -> str:
-    """Set `txn.arm`, or answer 503. `allow` ends the walk over the range table at the first segment whose end is above the bucket."""
+def arm(state: StateDir) -> str:
+    """Set `txn.arm` where no override has, or answer 503."""
     no_arm = problem(503, "Service Unavailable", "the service is not ready yet", " hdr Retry-After 1")
-    lines: list[str] = []
-    for number in range(MAX_SEGMENTS):
-        end = FIRST_SEGMENT_FIELD + 2 * number
+    return f"""    http-request set-var(txn.number) var(txn.bucket),add(10000)
+    http-request set-var(txn.arm) var(txn.table),concat(/,txn.number),map_beg({state.map("ranges")}) \
+unless {{ var(txn.arm) -m found }}
+    http-request return {no_arm} unless {{ var(txn.arm) -m found }}
+"""
+
+
+def _overrides(layout: Layout, state: StateDir) -> str:
+    """`txn.client` is the name of the API key that the request was admitted by."""
+    some = "{ var(txn.flags) -m sub o }"
+    lines = [f"    http-request set-var(txn.network) src,map_ip({state.map('networks')}) if {some}\n"]
+    for name in layout.overrides:
+        wished = f"{some} {{ req.fhdr({name}) -m found }} !{{ var(txn.arm) -m found }}"
+        lines.append(
+            f"    http-request set-var-fmt(txn.wish) %[var(txn.table)]|{name}|%[req.fhdr({name},1)]| if {wished}\n"
+        )
         lines += [
-            f"    http-request set-var(txn.arm) var(txn.split),field({end + 1},|) "
-            f"if {{ var(txn.split),field({end},|),sub(txn.bucket) gt 0 }}",
-            "    http-request allow if { var(txn.arm) -m found }",
+            f"    http-request set-var(txn.arm) var(txn.wish),concat({mark},txn.{variable}),map_str({state.map('overrides')}) "
+            f"if {wished} {{ var(txn.{variable}) -m found }}\n"
+            for mark, variable in (("n", "network"), ("k", "client"))
         ]
-    return "\n".join([*lines, f"    http-request return {no_arm}"]) + "\n"
+    return "".join(lines) if layout.overrides else ""
+
+
+def answer() -> str:
+    """What a client is told: its arm where the service reveals it, and the cookie that makes it the same unit next time."""
+    revealed = "if { var(txn.flags) -m sub r } { var(txn.arm) -m found }"
+    cookie = (
+        f"%[var(txn.source),field(2,:)]=%[var(txn.issued)]; Path=/; Max-Age={COOKIE_MAX_AGE_S}; HttpOnly; SameSite=Lax"
+    )
+    issued = "{ var(txn.issued) -m found } { var(txn.arm) -m found }"
+    return f"""    http-after-response set-header x-sundog-revision %[var(txn.arm),field(4,!)] {revealed}
+    http-after-response set-header x-sundog-arm %[var(txn.arm),field(5,!)] {revealed}
+    http-after-response add-header set-cookie "{cookie}" if {issued} !{{ ssl_fc }}
+    http-after-response add-header set-cookie "{cookie}; Secure" if {issued} {{ ssl_fc }}
+"""

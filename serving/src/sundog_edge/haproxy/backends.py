@@ -1,6 +1,7 @@
 """The arm slots: what happens to a request once its arm is chosen."""
 
-from sundog_edge.haproxy.names import MAX_ROWS, ROWS_TABLE
+from sundog_edge.haproxy import assignment
+from sundog_edge.haproxy.names import BLOCKS_TABLE, MAX_BLOCKS, MAX_ROWS, ROWS_TABLE
 from sundog_edge.layout import Server
 from sundog_edge.state_dir import StateDir
 
@@ -14,10 +15,13 @@ def server_options(server: Server) -> str:
 
 
 def tables() -> str:
-    """Backends that hold no server: the counts of rows, and where requests without a slot end."""
+    """Backends that hold no server: counts by row, those running by row and block of arrival, and where requests without a slot end."""
     # A split that names a slot this worker lacks must not pick a server: `none` has none.
     return f"""backend {ROWS_TABLE} from base
     stick-table type string len 250 size {MAX_ROWS} nopurge store gpc0,conn_cur
+
+backend {BLOCKS_TABLE} from base
+    stick-table type string len 250 size {MAX_BLOCKS} expire 1m store conn_cur
 
 backend none from base
 """
@@ -37,16 +41,17 @@ def arm(state: StateDir) -> str:
     http-check expect string-lf "\\"%[be_name,map_str({state.map("prefixes")},none)]\\""
     http-request set-var(txn.row) var(txn.arm),field(2,!),concat(/,txn.unitkind)
     http-request track-sc0 var(txn.row) table {ROWS_TABLE}
-    http-request set-var(txn.number) sc_inc_gpc0(0)
+    http-request set-var(txn.count) sc_inc_gpc0(0)
+    http-request set-var(txn.block) var(txn.received),div(10000000)
+    http-request track-sc2 var(txn.row),concat(/,txn.block) table {BLOCKS_TABLE}
     http-request set-timeout server var(txn.split),field(3,|)
     http-request set-path %[var(txn.arm),field(3,!)]%[path,regsub(^/[^/]*,)] unless {{ var(txn.byhost) -m found }}
     http-request set-path %[var(txn.arm),field(3,!)]%[path] if {{ var(txn.byhost) -m found }}
-    http-response set-var(txn.first) date(0,us)
+    http-response set-var(txn.ttfb) date(0,us),sub(txn.received)
+    http-response set-var(txn.outcome) str(ok)
     http-response set-var(txn.outcome) str(invalid) if {{ res.hdr(x-sundog-outcome) -m str invalid }}
     http-response del-header x-sundog- -m beg
-    http-after-response set-header x-sundog-revision %[var(txn.arm),field(4,!)]
-    http-after-response set-header x-sundog-arm %[var(txn.arm),field(5,!)]
-"""
+{assignment.answer()}"""
 
 
 def slot(name: str, servers: list[Server]) -> str:

@@ -1,6 +1,6 @@
 """The one frontend: the order of the rules that every request goes through."""
 
-from sundog_edge.haproxy import admission, assignment, logline, routing
+from sundog_edge.haproxy import admission, assignment, identity, logline, routing
 from sundog_edge.haproxy.names import ALL_REQUESTS, ROWS_TABLE
 from sundog_edge.layout import Layout
 from sundog_edge.state_dir import Settings, StateDir
@@ -14,11 +14,12 @@ def frontend(settings: Settings, layout: Layout, state: StateDir) -> str:
     http-request set-var(txn.received) date(0,us)
     http-request track-sc1 str({ALL_REQUESTS}) table {ROWS_TABLE}
     http-request sc-inc-gpc0(1)
+{identity.rules()}\
 {routing.rules(state)}\
 {admission.rules()}\
-{assignment.unit(layout)}\
+{assignment.unit(layout, state)}\
 {admission.headers()}\
-{assignment.arm()}\
+{assignment.arm(state)}\
     use_backend %[var(txn.arm),field(1,!)]
     default_backend none
 """

@@ -1,60 +1,114 @@
 """The maps: what changes from document to document without a reload. Pure: document and layout in, text out.
 
-A value of `splits` is `salt|unit header|timeout ms|timeout s|max bytes|end|arm|end|arm|…` with ascending segment ends, an arm being
-`slot!row!route prefix!revision!name` and a row `service/attempt/epoch/arm/origin`.
+- `hosts`: host → service.
+- `splits`: service → `salt|unit source|timeout ms|timeout s|max bytes|table|slow us|flags`. One value, so one look-up decides by which
+  table a request is assigned. Flags: `r` reveals the arm to clients, `o` has overrides, `-` neither.
+- `ranges`: `table/prefix` → arm, the prefixes of `assignment.prefixes`. An arm is `slot!row!route prefix!revision!name`, its row
+  `service/attempt/epoch/arm/origin`.
+- `overrides`: `table|header|value|caller` → arm, a caller being `n<network>` or `k<API key>`.
+- `networks`: network → itself, to find a client's narrowest one that any override names.
+- `prefixes`: slot → route prefix, for health checks.
+
+A table is named by a hash of its content and never changes. What is new is written before `splits` points at it, and what is old is
+taken away a while after, so each request sees one table as a whole.
 """
 
-from collections.abc import Mapping
+import ipaddress
+from collections.abc import Iterator, Mapping
 
-from sundog_edge.document import Document, Service
-from sundog_edge.errors import DocumentError
+import xxhash
+
+from sundog_edge.assignment import prefixes
+from sundog_edge.document import Arm, Document, Service
 from sundog_edge.layout import Layout
 
-NO_HEADER = "-"
-MAX_VALUE = 12_000
-FIRST_SEGMENT_FIELD = 6
+NONE = "-"
 
 Maps = dict[str, dict[str, str]]
 """Map name → key → value."""
 
-MAP_NAMES = ("prefixes", "splits", "hosts")
+MAP_NAMES = ("prefixes", "ranges", "overrides", "networks", "splits", "hosts")
 """In the order in which they are to be written: what is referred to comes before what refers to it."""
+
+TABLE_MAPS = ("ranges", "overrides")
+"""Maps whose entries outlive the document for a while."""
 
 
 def maps_of(document: Document, layout: Layout) -> Maps:
     """The content of all maps for a document whose applications have their slots in `layout`."""
     slots = layout.slot_of
-    return {
-        "prefixes": {holding.slot: holding.prefix for holding in (*layout.leaving, *layout.held)},
-        "splits": {service.name: split_value(service, slots) for service in document.services},
-        "hosts": {host: service.name for service in document.services for host in service.hosts},
-    }
+    networks = sorted(document.networks)
+    maps: Maps = {name: {} for name in MAP_NAMES}
+    maps["prefixes"] = {holding.slot: holding.prefix for holding in (*layout.leaving, *layout.held)}
+    maps["networks"] = {network: network for network in networks}
+    for service in document.services:
+        table, ranges = _table(service, slots)
+        maps["ranges"] |= ranges
+        maps["overrides"] |= dict(_overrides(service, table, slots, networks))
+        maps["splits"][service.name] = split_value(service, table)
+        maps["hosts"] |= dict.fromkeys(service.hosts, service.name)
+    return maps
 
 
-def split_value(service: Service, slots: Mapping[str, str]) -> str:
-    """The map value of one service; `slots` gives the slot of every application. Raises DocumentError for a table that is too long."""
+def split_value(service: Service, table: str) -> str:
+    """The value of one service in `splits`."""
     timeout_ms = max(1, round(service.requestTimeoutSeconds * 1000))
+    flags = ("r" if service.reveal else "") + ("o" if service.overrides else "")
     # The replica gets a second more than the edge: else its own 408 could come first and count as the client's fault.
-    fields = [
+    fields = (
         service.salt,
-        service.unit.name.lower() if service.unit.kind == "header" else NO_HEADER,
+        service.unit.source or NONE,
         str(timeout_ms),
         f"{service.requestTimeoutSeconds + 1:g}",
         str(service.maxRequestBytes),
-    ]
-    for segment in service.table:
-        arm = service.arms[segment.arm]
-        row = f"{service.name}/{service.attempt}/{service.epoch}/{arm.name}/assigned"
-        fields += [
-            str(segment.end),
-            f"{slots[arm.application]}!{row}!{arm.routePrefix.rstrip('/')}!{arm.revision}!{arm.name}",
-        ]
-    value = "|".join(fields)
-    if len(value) > MAX_VALUE:
-        raise DocumentError(
-            f"service {service.name}: its range table takes {len(value)} bytes, at most {MAX_VALUE} fit HAProxy's buffer"
-        )
-    return value
+        table,
+        str(service.slowMicroseconds or NONE),
+        flags or NONE,
+    )
+    return "|".join(fields)
+
+
+def _table(service: Service, slots: Mapping[str, str]) -> tuple[str, dict[str, str]]:
+    """(name, entries of `ranges`) of a service's table; `-` and nothing without arms."""
+    arms = [_arm(service, arm, "assigned", slots) for arm in service.arms]
+    segments = service.table
+    if not segments:
+        return NONE, {}
+    content = repr((arms, segments, service.overrides))
+    table = xxhash.xxh64_hexdigest(content.encode())
+    starts = (0, *(segment.end for segment in segments[:-1]))
+    return table, {
+        f"{table}/{prefix}": arms[segment.arm]
+        for start, segment in zip(starts, segments, strict=True)
+        for prefix in prefixes(start, segment.end)
+    }
+
+
+def _overrides(
+    service: Service, table: str, slots: Mapping[str, str], networks: list[str]
+) -> Iterator[tuple[str, str]]:
+    arms = {arm.name: arm for arm in service.arms}
+    if table == NONE:
+        return
+    for override in service.overrides:
+        value = _arm(service, arms[override.arm], "override", slots)
+        callers = [f"k{key}" for key in override.callers.keys]
+        # A client is looked up by its narrowest network, which may be a part of one that is allowed here.
+        callers += [f"n{network}" for network in networks if _within(network, override.callers.networks)]
+        yield from ((f"{table}|{override.header.lower()}|{override.value}|{caller}", value) for caller in callers)
+
+
+def _within(network: str, allowed: tuple[str, ...]) -> bool:
+    own = ipaddress.ip_network(network)
+    return any(
+        own.version == other.version and own.subnet_of(other)  # type: ignore[arg-type]
+        for other in map(ipaddress.ip_network, allowed)
+    )
+
+
+def _arm(service: Service, arm: Arm, origin: str, slots: Mapping[str, str]) -> str:
+    row = f"{service.name}/{service.attempt}/{service.epoch}/{arm.name}/{origin}"
+    return f"{slots[arm.application]}!{row}!{arm.routePrefix.rstrip('/')}!{arm.revision}!{arm.name}"
 
 
 def map_text(entries: Mapping[str, str]) -> str:

@@ -6,3 +6,5 @@ ALL_REQUESTS = "all"
 FALLBACK = "fallback"
 ROWS_TABLE = "rows"
 MAX_ROWS = 20_000
+BLOCKS_TABLE = "blocks"
+MAX_BLOCKS = 50_000

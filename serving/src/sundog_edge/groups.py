@@ -1,0 +1,39 @@
+"""Sums per group of units: what the variance of sticky units is measured on. Pure."""
+
+from collections.abc import Iterable, Sequence
+
+from sundog_edge.assignment import GROUPS
+from sundog_edge.loglines import ENDS
+
+COLUMNS = (*ENDS, "slow", "timed", "sumY", "sumYY", "sumX", "sumXX", "sumXY")
+"""`timed` requests are in the sums: y is the total time in microseconds, x the size of the request's body in bytes, which no arm
+can influence. Sums of squares outgrow 64 bits."""
+
+SLOW = len(ENDS)
+TIMED = SLOW + 1
+
+Groups = dict[int, list[int]]
+"""Group number → counts in the order of COLUMNS; groups without a request are left out."""
+
+
+def counts_of(groups: Groups, number: int) -> list[int]:
+    """The counts of a group, made if it is new. Raises ValueError for a number that is no group's."""
+    found = groups.get(number)
+    if found is None:
+        if not 0 <= number < GROUPS:
+            raise ValueError(f"{number} is no group")
+        found = groups[number] = [0] * len(COLUMNS)
+    return found
+
+
+def merge(groups: Groups, rows: Iterable[Sequence[int]]) -> None:
+    """Add `[group, count, …]` rows in place."""
+    for number, *counts in rows:
+        own = counts_of(groups, number)
+        for column, count in enumerate(counts):
+            own[column] += count
+
+
+def rows(groups: Groups) -> list[list[int]]:
+    """`[group, count, …]` in ascending order."""
+    return [[number, *groups[number]] for number in sorted(groups)]

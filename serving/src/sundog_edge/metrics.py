@@ -1,0 +1,164 @@
+"""`/metrics` in Prometheus' text format, from the same ledger as the evidence. Pure.
+
+Rows of epochs, units, origins and boots are added up, and what the ledger has forgotten stays in the sums, so counters only rise.
+Labels are service, arm, revision and end: their number follows the split document, never what clients send.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric
+
+from sundog_edge.counters import KINDS, Boot, Ledger, Row, RowKey
+from sundog_edge.evidence import InForce, ServerCounts
+from sundog_edge.histogram import EDGES_US
+from sundog_edge.loglines import ENDS
+
+_ARM = ("service", "arm", "revision")
+_EDGES = tuple(step for step in range(len(EDGES_US)) if step % 50 in {0, 15, 35})
+"""About 1, 2 and 5 of every decade, of the edges that the evidence has."""
+
+
+class _Sum:
+    """What one arm's rows add up to."""
+
+    __slots__ = ("assigned", "ends", "lost", "rescued", "retries", "running", "slow", "total", "us")
+
+    def __init__(self) -> None:
+        self.assigned = self.lost = self.retries = self.rescued = self.running = self.slow = self.us = 0
+        self.ends = dict.fromkeys(ENDS, 0)
+        self.total = {kind: [0] * (len(_EDGES) + 1) for kind in KINDS}
+
+    def add(self, row: Row) -> None:
+        self.assigned += row.assigned
+        self.running += row.in_flight
+        self.lost += row.lost
+        self.retries += row.retries
+        self.rescued += row.rescued
+        self.slow += row.slow
+        self.us += row.duration_us
+        for end, count in row.ends.items():
+            self.ends[end] += count
+        for kind in KINDS:
+            for place, count in enumerate(coarse(row.total[kind])):
+                self.total[kind][place] += count
+
+
+def coarse(counts: list[int]) -> list[int]:
+    """A histogram of the evidence with the edges of the metrics: counts per bucket, the last without an upper edge."""
+    starts = (0, *(edge + 1 for edge in _EDGES))
+    return [sum(counts[start:end]) for start, end in zip(starts, (*starts[1:], None), strict=True)]
+
+
+def text(ledger: Ledger, in_force: InForce | None, servers: Mapping[str, ServerCounts], error: str) -> bytes:
+    """The page."""
+    registry = CollectorRegistry()
+    registry.register(_Page([*_traffic(ledger), *_edge(ledger, in_force, servers, error)]))
+    return generate_latest(registry)
+
+
+class _Page:
+    def __init__(self, families: list[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families
+
+
+def _sums(ledger: Ledger) -> dict[tuple[str, ...], _Sum]:
+    sums: dict[tuple[str, ...], _Sum] = defaultdict(_Sum)
+    for name, row in ledger.past.items():
+        service, revision, arm = name.split("/")
+        sums[service, arm, revision].add(row)
+    for boot in ledger.boots.values():
+        for text_key, row in boot.rows.items():
+            key = RowKey.of(text_key)
+            sums[key.service, key.arm, ledger.revision(key)].add(row)
+    return sums
+
+
+def _traffic(ledger: Ledger) -> Iterator[Metric]:
+    assigned = CounterMetricFamily("sundog_edge_assigned", "Requests for which an arm was chosen.", labels=_ARM)
+    ends = CounterMetricFamily("sundog_edge_requests", "Requests by how they ended.", labels=(*_ARM, "end"))
+    lost = CounterMetricFamily("sundog_edge_lost", "Requests whose end is not known.", labels=_ARM)
+    running = GaugeMetricFamily("sundog_edge_in_flight", "Requests running.", labels=_ARM)
+    retries = CounterMetricFamily("sundog_edge_retries", "Further attempts at another replica.", labels=_ARM)
+    rescued = CounterMetricFamily("sundog_edge_rescued", "Requests that a further attempt made good.", labels=_ARM)
+    slow = CounterMetricFamily("sundog_edge_slow", "Answers above the service's threshold.", labels=_ARM)
+    duration = HistogramMetricFamily(
+        "sundog_edge_request_duration_seconds", "From the request received to its last byte answered.", labels=_ARM
+    )
+    for labels, own in sorted(_sums(ledger).items()):
+        assigned.add_metric(labels, own.assigned)
+        lost.add_metric(labels, own.lost)
+        running.add_metric(labels, own.running)
+        retries.add_metric(labels, own.retries)
+        rescued.add_metric(labels, own.rescued)
+        slow.add_metric(labels, own.slow)
+        for end, count in own.ends.items():
+            if count:
+                ends.add_metric((*labels, end), count)
+        duration.add_metric(labels, _buckets(own), own.us / 1e6)
+    yield from (assigned, ends, lost, running, retries, rescued, slow, duration)
+
+
+def _buckets(own: _Sum) -> list[tuple[str, float]]:
+    limits = [f"{EDGES_US[edge] / 1e6:g}" for edge in _EDGES] + ["+Inf"]
+    reached = 0
+    found: list[tuple[str, float]] = []
+    for place, limit in enumerate(limits):
+        reached += sum(own.total[kind][place] for kind in KINDS)
+        found.append((limit, reached))
+    return found
+
+
+def _edge(
+    ledger: Ledger, in_force: InForce | None, servers: Mapping[str, ServerCounts], error: str
+) -> Iterator[Metric]:
+    refused = CounterMetricFamily(
+        "sundog_edge_refused", "Requests that got no arm, by why.", labels=("service", "kind")
+    )
+    kinds: dict[tuple[str, str], int] = defaultdict(int)
+    for boot in ledger.boots.values():
+        for service, own in boot.refused.items():
+            for kind, count in own.items():
+                kinds[service, kind] += count
+    for (service, kind), count in sorted(kinds.items()):
+        refused.add_metric((service, kind), count)
+    yield refused
+    replicas = GaugeMetricFamily(
+        "sundog_edge_replicas", "Replicas by health.", labels=("service", "arm", "revision", "state")
+    )
+    for service_name, arm_name, revision, counts in _arms(in_force, servers):
+        for state, number in (("up", counts.up), ("down", counts.down), ("draining", counts.draining)):
+            replicas.add_metric((service_name, arm_name, revision, state), number)
+    yield replicas
+    yield GaugeMetricFamily(
+        "sundog_edge_document_generation", "Generation in force.", in_force.document.generation if in_force else 0
+    )
+    yield GaugeMetricFamily("sundog_edge_document_refused", "1 while the newest document is refused.", int(bool(error)))
+    yield from _integrity(ledger.boots.values())
+
+
+def _arms(
+    in_force: InForce | None, servers: Mapping[str, ServerCounts]
+) -> Iterator[tuple[str, str, str, ServerCounts]]:
+    for service in in_force.document.services if in_force else ():
+        for arm in service.arms:
+            yield service.name, arm.name, str(arm.revision), servers.get(arm.application, ServerCounts())
+
+
+def _integrity(boots: Iterable[Boot]) -> Iterator[Metric]:
+    known = list(boots)
+    for name, what in (
+        ("lines", "Lines read."),
+        ("unparsable", "Lines that are none of ours."),
+        ("dropped", "Lines that HAProxy could not write."),
+        ("gaps", "Requests without a line."),
+    ):
+        yield CounterMetricFamily(f"sundog_edge_log_{name}", what, sum(getattr(boot, name) for boot in known))
+    yield GaugeMetricFamily(
+        "sundog_edge_workers", "HAProxy workers that run.", sum(not boot.ended_at for boot in known)
+    )
