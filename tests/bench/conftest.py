@@ -1,14 +1,62 @@
-"""Measurements. They print ratios of interleaved pairs and assert no time; what they print goes into docs/benchmarks.md."""
+"""Measurements. They print ratios of interleaved rounds and assert no time; what they find is kept below `out/bench`.
+
+`--only edge,peers` runs those parts, a part being what follows `test_` in a file's name.
+"""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from measuring import load
+from measuring.edge import Edge, running_edge
+from measuring.record import ROOT
 from real_ray import RayServe, running_ray
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--only", default="", help="parts of the benchmarks to run, with commas between them")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    parts = {part for part in config.getoption("--only").split(",") if part}
+    known = {_part(item) for item in items}
+    if unknown := parts - known:
+        raise pytest.UsageError(f"--only: no part {', '.join(sorted(unknown))}; there are {', '.join(sorted(known))}")
+    if parts:
+        config.hook.pytest_deselected(items=[item for item in items if _part(item) not in parts])
+        items[:] = [item for item in items if _part(item) in parts]
+
+
+def _part(item: pytest.Item) -> str:
+    return Path(item.path).stem.removeprefix("test_")
+
+
 @pytest.fixture(scope="session")
-def ray_serve() -> Iterator[RayServe]:
-    """A bare Ray beside the one that Sundog runs."""
-    with running_ray() as ray:
+def environment() -> dict[str, str]:
+    """What Ray's workers need to find the applications that only benchmarks have."""
+    import os
+
+    paths = [str(ROOT / "tests" / "support"), os.environ.get("PYTHONPATH", "")]
+    return {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
+
+
+@pytest.fixture(scope="session")
+def ray_serve(environment: dict[str, str]) -> Iterator[RayServe]:
+    """The Ray that serves what is measured, with direct ingress."""
+    with running_ray(environment) as ray:
         yield ray
+
+
+@pytest.fixture(scope="session")
+def edge(ray_serve: RayServe) -> Iterator[Edge]:
+    """An edge in front of it."""
+    with running_edge(ray_serve.dashboard, ray_serve.fallback) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def wrk() -> None:
+    """Skips where there is no load generator."""
+    if not load.available():
+        pytest.skip(load.MISSING)

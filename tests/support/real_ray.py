@@ -107,20 +107,23 @@ class RayServe:
 
 
 @contextlib.contextmanager
-def running_ray() -> Iterator[RayServe]:
-    """A Ray head of our own. Afterwards none of its processes is left, which is checked."""
+def running_ray(environment: Mapping[str, str] | None = None) -> Iterator[RayServe]:
+    """A Ray head of our own. Afterwards none of its processes is left, which is checked.
+
+    `environment` is added to that of all its processes, and may change what stands there.
+    """
     # Unix sockets have paths of at most 107 bytes, and Ray adds some 60.
     directory = Path(tempfile.mkdtemp(prefix="sd-ray-", dir="/tmp"))
     mark = uuid.uuid4().hex
     try:
-        yield _start(directory, mark)
+        yield _start(directory, mark, environment or {})
     finally:
         left = _stop(mark, directory)
         shutil.rmtree(directory, ignore_errors=True)
         assert not left, f"Ray processes survived SIGKILL: {left}"
 
 
-def _start(directory: Path, mark: str) -> RayServe:
+def _start(directory: Path, mark: str, more: Mapping[str, str]) -> RayServe:
     gcs, dashboard, client, agent, agent_grpc, env_agent, metrics, node, objects, http, head_metrics, scaler_metrics = (
         free_ports(12)
     )
@@ -138,6 +141,7 @@ def _start(directory: Path, mark: str) -> RayServe:
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
         "DASHBOARD_METRIC_PORT": str(head_metrics),
         "AUTOSCALER_METRIC_PORT": str(scaler_metrics),
+        **more,
     }
     options = {
         "node-ip-address": _LOOPBACK,

@@ -1,0 +1,17 @@
+"""What plain Ray Serve is measured with: a raw ASGI application, the fastest that Serve offers."""
+
+from ray import serve
+
+from measuring.raw_asgi import Mlp
+
+
+@serve.deployment(name="Mlp")
+@serve.ingress(Mlp())
+class _Mlp:
+    pass
+
+
+def mlp(args: dict[str, object]) -> serve.Application:
+    """The builder."""
+    del args
+    return _Mlp.bind()
