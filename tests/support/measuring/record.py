@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from measuring.load import Sample, median_rps
@@ -46,7 +47,7 @@ class Record:
         """Print the table, and keep it with the raw numbers."""
         table = Table(*self.columns, title=self.title)
         for row in self.rows:
-            table.add_row(*row)
+            table.add_row(*map(escape, row))
         console = Console(width=150 if not os.isatty(1) else None)
         console.print()
         console.print(table, *self.notes, sep="\n")
