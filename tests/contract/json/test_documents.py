@@ -36,6 +36,9 @@ specs = st.fixed_dictionaries(
             {},
             optional={
                 "maxOngoingRequests": st.integers(1, 10_000),
+                "batching": st.fixed_dictionaries(
+                    {}, optional={"maxSize": st.integers(1, 4096), "maxDelay": st.sampled_from(("0s", "500us", "2s"))}
+                ),
                 "warmup": st.fixed_dictionaries(
                     {}, optional={"requests": st.integers(0, 1000), "timeout": st.just("90s")}
                 ),
@@ -55,6 +58,10 @@ specs = st.fixed_dictionaries(
             st.from_regex(r"[A-Za-z0-9][-A-Za-z0-9_]{0,62}", fullmatch=True).map(
                 lambda header: {"unit": {"header": header}}
             ),
+            st.from_regex(r"[A-Za-z0-9_-]{1,63}", fullmatch=True).map(lambda cookie: {"unit": {"cookie": cookie}}),
+            st.from_regex(r"\$(\.[A-Za-z0-9_-]{1,20}|\[[0-9]{1,4}\]){1,8}", fullmatch=True).map(
+                lambda path: {"unit": {"jsonPath": path}}
+            ),
         ),
     },
 )
@@ -72,6 +79,8 @@ def test_the_model_server_reads_what_the_operator_deploys(spec_json: dict[str, A
     arguments = parse_arguments(app["args"])
     settings = parse_settings(app["deployments"][0]["user_config"])
     assert (arguments.service, arguments.revision, arguments.model.uri) == ("digits", 3, spec.model.uri)
+    assert arguments.batching.max_size == spec.runtime.batching.max_size
+    assert arguments.batching.max_delay_seconds == spec.runtime.batching.max_delay.total_seconds()
     assert arguments.warmup.timeout_seconds == spec.runtime.warmup.timeout.total_seconds()
     assert settings.user_config == spec.runtime.user_config
     assert app["deployments"][0]["num_replicas"] == replicas
@@ -87,6 +96,7 @@ def test_the_edge_reads_what_the_operator_writes(spec_json: dict[str, Any], weig
     written = traffic.make_document("vision", [service], traffic.make_clusters([CLUSTER], None), None)
     read = edge_document.parse(json.dumps(written).encode(), "vision")
     assert [arm.weight for arm in read.services[0].arms] == ([100 - weight, weight] if ready else [])
+    assert read.services[0].unit.model_dump(exclude_defaults=True) == written["services"][0]["unit"]
     assert read.services[0].requestTimeoutSeconds == spec.endpoint.request_timeout.total_seconds()
 
 
@@ -129,10 +139,10 @@ async def test_the_stand_in_edge_reports_in_the_shape_of_the_real_one() -> None:
 
 
 def examples() -> list[dict[str, Any]]:
-    return [
-        json.loads(block.replace("…", "0"))
-        for block in re.findall(r"```json\n(.*?)```", CONTRACTS.read_text(), re.DOTALL)
-    ]
+    """The first one of each section."""
+    sections = CONTRACTS.read_text().split("\n## ")[1:]
+    shown = [re.search(r"```json\n(.*?)```", section, re.DOTALL) for section in sections]
+    return [json.loads(block[1].replace("…", "0")) for block in shown if block is not None]
 
 
 @pytest.mark.parametrize("number", range(3))

@@ -52,10 +52,19 @@ class Unit(Part):
         | None
     ) = Field(None, description="The request header that names the unit, such as x-user-id.")
     cookie: (
-        Annotated[str, Field(max_length=128, pattern=r"^[A-Za-z0-9][-A-Za-z0-9_.]*$"), Noun("a cookie name")] | None
-    ) = Field(None, description="The cookie that names the unit.")
+        Annotated[
+            str,
+            Field(max_length=63, pattern=r"^[A-Za-z0-9_-]+$"),
+            Noun("a cookie name of letters, digits, dashes and underscores"),
+        ]
+        | None
+    ) = Field(None, description="The cookie that names the unit; the edge gives one to who has none.")
     json_path: (
-        Annotated[str, Field(max_length=256, pattern=r"^\$(\.[A-Za-z0-9_-]+)+$"), Noun("a JSON path such as $.user.id")]
+        Annotated[
+            str,
+            Field(max_length=200, pattern=r"^\$(\.[A-Za-z0-9_-]{1,63}|\[[0-9]{1,4}\]){1,8}$"),
+            Noun("a JSON path such as $.user.id or $.rows[0].id, of at most 8 parts"),
+        ]
         | None
     ) = Field(None, description="Where the unit is in the request's JSON body, such as $.user.id.")
     jwt_claim: (

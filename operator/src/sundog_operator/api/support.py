@@ -13,7 +13,7 @@ from sundog_operator.api.validation import Violation, found
 
 REASON = "NotYetSupported"
 ROLLOUT_LABEL = "serving.sundog.dev/rollout"
-MODEL_SCHEME = "file://"
+NEEDS_PODS = "pvc://"
 
 ACTED_ON = frozenset(
     {
@@ -24,6 +24,8 @@ ACTED_ON = frozenset(
         "spec.model.config",
         "spec.model.trustCode",
         "spec.runtime.maxOngoingRequests",
+        "spec.runtime.batching.maxSize",
+        "spec.runtime.batching.maxDelay",
         "spec.runtime.warmup.requests",
         "spec.runtime.warmup.timeout",
         "spec.runtime.userConfig",
@@ -34,7 +36,10 @@ ACTED_ON = frozenset(
         "spec.rollout.paused",
         "spec.rollout.progressDeadline",
         "spec.rollout.unit.header",
+        "spec.rollout.unit.cookie",
+        "spec.rollout.unit.jsonPath",
         "spec.rollout.unit.request",
+        "spec.rollout.unit.salt",
         "spec.rollout.steps[].weight",
         "spec.rollout.steps[].gate",
         "spec.rollout.steps[].minDuration",
@@ -52,15 +57,11 @@ LATER = frozenset(
         "spec.model.credentials",
         "spec.runtime.image",
         "spec.runtime.env",
-        "spec.runtime.batching",
         "spec.runtime.placement",
         "spec.runtime.podLabels",
         "spec.resources.gpu",
         "spec.autoscaling",
-        "spec.rollout.unit.cookie",
-        "spec.rollout.unit.jsonPath",
         "spec.rollout.unit.jwtClaim",
-        "spec.rollout.unit.salt",
         "spec.rollout.steps[].maxDuration",
         "spec.rollout.steps[].headers",
         "spec.rollout.steps[].scale",
@@ -126,9 +127,8 @@ def experiment_not_yet_supported(experiment: Experiment) -> list[Violation]:
 
 
 def _scheme_refused(uri: str) -> str:
-    return (
-        "" if uri.startswith(MODEL_SCHEME) else f"{uri.partition('://')[0]}:// is not supported yet; {MODEL_SCHEME} is"
-    )
+    """A claim is mounted into pods, and there are none yet."""
+    return f"{NEEDS_PODS} needs pods to mount the claim, which local mode has not" if uri.startswith(NEEDS_PODS) else ""
 
 
 def _one_of(supported: tuple[str, ...]) -> Callable[[str], str]:

@@ -1,7 +1,8 @@
 """Reads all that a plan looks at, fresh."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from sundog_operator.api import ExperimentStatus, ModelDeploymentStatus
 from sundog_operator.app.world import World
@@ -34,8 +35,9 @@ async def observe(world: World, deployment: Object) -> Observed:
     others = [obj for obj in await world.kube.list(MODEL_DEPLOYMENT, namespace) if obj["metadata"]["uid"] != uid]
     cluster_name = ModelDeploymentStatus.parse(deployment.get("status")).cluster
     cluster, cluster_foreign = await _cluster(world, namespace, cluster_name)
-    pods, url = await edge_pods(world, namespace, name)
     config_map = await world.kube.get(Ref(CONFIG_MAP, namespace, names.EDGE))
+    split = traffic.entry_of(traffic.read_document(config_map), name)
+    pods = await edge_pods(world, namespace)
     edge_deployment = await world.kube.get(Ref(DEPLOYMENT, namespace, names.EDGE))
     return Observed(
         deployment=deployment,
@@ -48,8 +50,8 @@ async def observe(world: World, deployment: Object) -> Observed:
         serve=await read_serve(world, cluster),
         edges=tuple(await world.edges.read(pods)),
         foreign=(*cluster_foreign, *_foreign(config_map, edge_deployment)),
-        url=url,
-        split=traffic.entry_of(traffic.read_document(config_map), name),
+        url=_url(pods, namespace, name, tls=_has_tls(deployment, split)),
+        split=split,
         host_taken_by=hosts.taken_by(deployment, others),
         image=world.settings.runtime_image,
         secrets=await _secrets(world, deployment),
@@ -89,25 +91,37 @@ async def read_serve(world: World, cluster: ClusterView | None) -> ServeState:
 
 async def read_edges(world: World, namespace: str) -> Sequence[EdgeReport]:
     """The reports of a namespace's edges."""
-    pods, _ = await edge_pods(world, namespace, "")
-    return await world.edges.read(pods)
+    return await world.edges.read(await edge_pods(world, namespace))
 
 
-async def edge_pods(world: World, namespace: str, service: str) -> tuple[list[Object], str]:
-    """The edge's pods and the URL of a service behind them.
+async def edge_pods(world: World, namespace: str) -> list[Object]:
+    """The edge's pods."""
+    return await world.kube.list(POD, namespace, {names.LABEL_NAME: names.EDGE})
+
+
+def _url(pods: Sequence[Object], namespace: str, service: str, *, tls: bool) -> str:
+    """Where a service is reached; empty while no edge has an address.
 
     A pod on loopback is reached at its own port, under the service's path; else the service has a name of its own in the cluster.
     """
-    pods = await world.kube.list(POD, namespace, {names.LABEL_NAME: names.EDGE})
+    scheme = "https" if tls else "http"
     addresses = {(pod.get("status") or {}).get("podIP"): pod for pod in pods}
     if (local := addresses.get("127.0.0.1")) is not None:
-        return pods, f"http://127.0.0.1:{_http_port(local)}/{service}"
-    return pods, f"http://{service}.{namespace}.svc" if any(addresses) else ""
+        return f"{scheme}://127.0.0.1:{_port(local, scheme)}/{service}"
+    return f"{scheme}://{service}.{namespace}.svc" if any(addresses) else ""
 
 
-def _http_port(pod: Object) -> int:
+def _port(pod: Object, name: str) -> int:
     ports = [port for container in pod["spec"]["containers"] for port in container.get("ports", ())]
-    return next((int(port["containerPort"]) for port in ports if port.get("name") == "http"), 80)
+    return next(
+        (int(port["containerPort"]) for port in ports if port.get("name") == name), 443 if name == "https" else 80
+    )
+
+
+def _has_tls(deployment: Object, split: Mapping[str, Any] | None) -> bool:
+    """Whether its endpoint has TLS: of a spec that is refused, as the edge was told last."""
+    spec = accept(deployment).spec
+    return bool(spec.endpoint.tls.secret_name if spec is not None else (split or {}).get("tls"))
 
 
 def _foreign(*objects: Object | None) -> tuple[str, ...]:
