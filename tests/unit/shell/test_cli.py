@@ -127,6 +127,33 @@ def test_what_is_not_installed_is_named(sundog: Any, monkeypatch: pytest.MonkeyP
     assert "pip install 'sundog[local]'" in done.err
 
 
+def test_a_command_that_no_package_brings_says_how_to_get_it(sundog: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda **_: ())
+    done = sundog("digest", "x")
+    assert done.code == Exit.REFUSED
+    assert done.err == (
+        "error: `sundog digest` is not part of this installation: pip install --upgrade 'sundog[runtime]'\n"
+    )
+
+
+@pytest.mark.parametrize("verb", ["package", "digest"])
+def test_commands_of_the_model_server_explain_themselves_without_torch(verb: str) -> None:
+    code = (
+        "import sys; from sundog_operator.shell import cli;"
+        f"cli.run([{verb!r}, '--help']);"
+        "print(sorted({'ray', 'torch', 'kopf'} & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stderr == "[]\n"
+
+
+def test_what_a_model_is_refused_for_is_code_1(sundog: Any, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("nowhere")
+    done = sundog("digest", str(tmp_path))
+    assert done.code == Exit.REFUSED
+    assert "link is a symbolic link" in done.err
+
+
 def test_version_names_what_is_installed(sundog: Any) -> None:
     assert sundog("--version").out.startswith("sundog ")
     assert sundog("version", "-o", "json").json["kubernetes"]

@@ -15,8 +15,12 @@ DEBUG: Final = "SUNDOG_DEBUG"
 _PACKAGE: Final = "sundog_operator.shell"
 
 
+GROUP: Final = "sundog.commands"
+"""The entry points of commands that other packages bring: the operator imports none of them."""
+
+
 class Entry(NamedTuple):
-    """Where a command is, and its line in the overview."""
+    """Where a command is, and its line in the overview. Without a place, another package brings it: see `GROUP`."""
 
     place: str
     help: str
@@ -35,6 +39,8 @@ COMMANDS: Final[dict[str, Entry]] = {
     "abort": Entry("verbs.steer:abort", "End a rollout; all traffic goes back to stable."),
     "rollback": Entry("verbs.steer:rollback", "Go back to an earlier revision at once."),
     "retry": Entry("verbs.steer:retry", "Try a failed, aborted or rolled-back revision again."),
+    "package": Entry("", "Write a model's directory from code and weights, and try it."),
+    "digest": Entry("", "Print the digest of a model's directory or file."),
     "local": Entry("local.commands:local", "Serve manifests on this machine, without a cluster."),
     "demo": Entry("demo.command:demo", "Show a rollout of two small models on this machine."),
     "doctor": Entry("verbs.doctor:doctor", "Check whether this machine can run local mode."),
@@ -55,9 +61,8 @@ class Root(click.Group):
         entry = COMMANDS.get(cmd_name)
         if entry is None:
             return None
-        module, _, attribute = entry.place.partition(":")
         try:
-            command = getattr(importlib.import_module(f"{_PACKAGE}.{module}"), attribute)
+            command = _imported(entry.place) if entry.place else _brought(cmd_name)
         except ModuleNotFoundError as err:
             raise CommandFailed(
                 f"`sundog {cmd_name}` needs {err.name}, which is not installed: pip install 'sundog[local]'"
@@ -74,6 +79,23 @@ class Root(click.Group):
         """The exit codes."""
         with formatter.section("Exit codes"):
             formatter.write_dl([(str(code.value), meaning) for code, meaning in MEANINGS.items()])
+
+
+def _imported(place: str) -> object:
+    module, _, attribute = place.partition(":")
+    return getattr(importlib.import_module(f"{_PACKAGE}.{module}"), attribute)
+
+
+def _brought(name: str) -> object:
+    """A command of another package. Raises CommandFailed where none brings it."""
+    from importlib.metadata import entry_points
+
+    found = next(iter(entry_points(group=GROUP, name=name)), None)
+    if found is None:
+        raise CommandFailed(
+            f"`sundog {name}` is not part of this installation: pip install --upgrade 'sundog[runtime]'"
+        )
+    return found.load()
 
 
 def _print_version(ctx: click.Context, _parameter: click.Parameter, value: bool) -> None:
@@ -104,7 +126,7 @@ def run(arguments: Sequence[str], program: str = "sundog") -> int:
         return Exit.USAGE
     except click.ClickException as err:
         hint = f"; see `{err.ctx.command_path} --help`" if isinstance(err, click.UsageError) and err.ctx else ""
-        return _fail(err, f"{one_line(err.format_message()).rstrip('.')}{hint}", Exit.USAGE)
+        return _fail(err, f"{one_line(err.format_message()).rstrip('.')}{hint}", Exit(err.exit_code))
     except (click.Abort, KeyboardInterrupt):
         return Exit.INTERRUPTED
     except BrokenPipeError:

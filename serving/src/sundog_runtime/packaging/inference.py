@@ -1,0 +1,138 @@
+"""What a model takes and gives, found out by running it."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from sundog_runtime.errors import LoadFailed, Problem, StartError
+from sundog_runtime.formats.model import LoadedModel
+from sundog_runtime.formats.module import failed, first_layer
+from sundog_runtime.protocol.plain import batch_of
+from sundog_runtime.signature import Signature
+from sundog_runtime.tensors import OIP_TYPES, TensorSpec, plain, to_numpy
+from sundog_runtime.warmup import zeros
+
+
+def batch_for(model: LoadedModel, example: Any) -> Any:
+    """A batch to run the model with: the example given (JSON), its own, zeros of its inputs, or a guess; else None.
+
+    Raises LoadFailed for an example that is none.
+    """
+    if example is not None:
+        try:
+            return batch_of(model, example)
+        except Problem as problem:
+            raise LoadFailed(f"--example: {problem.detail}") from None
+    if model.example is not None:
+        given = model.example()
+        return {name: to_numpy(value) for name, value in given.items()} if isinstance(given, dict) else to_numpy(given)
+    if model.signature.inputs:
+        return zeros(model.signature.inputs)
+    return _guess(model)
+
+
+def run(model: LoadedModel, batch: Any) -> Any:
+    """The output as a client would get it; of a stream, the first item. Raises a StartError."""
+    try:
+        output = model.predict(batch)
+        if model.streams:
+            output = next(iter(output))
+        return plain(output)
+    except StartError:
+        raise
+    except Problem as problem:
+        raise LoadFailed(f"a prediction failed: {problem.detail}") from None
+    except Exception as error:
+        raise failed("a prediction", error) from error
+
+
+def signature_of(model: LoadedModel, batch: Any, output: Any) -> Signature:
+    """What is declared, and for the rest what `batch` and its `output` show.
+
+    The first size is any (-1) where twice the rows give twice the rows; the other sizes are as they were seen.
+    """
+    declared = model.signature
+    inputs = declared.inputs or _seen(batch, _input_name(model))
+    outputs = declared.outputs
+    if outputs or model.streams:
+        return Signature(_with_rows(model, inputs, batch, output), outputs)
+    return Signature(
+        _with_rows(model, inputs, batch, output), _any_rows(_seen(output, "outputs"), _scales(model, batch, output))
+    )
+
+
+def _with_rows(model: LoadedModel, inputs: tuple[TensorSpec, ...], batch: Any, output: Any) -> tuple[TensorSpec, ...]:
+    return inputs if model.signature.inputs else _any_rows(inputs, _scales(model, batch, output))
+
+
+def _any_rows(specs: tuple[TensorSpec, ...], scales: bool) -> tuple[TensorSpec, ...]:
+    return tuple(TensorSpec(spec.name, spec.dtype, (-1, *spec.shape[1:])) for spec in specs) if scales else specs
+
+
+def _scales(model: LoadedModel, batch: Any, output: Any) -> bool:
+    """Whether a batch with its rows twice gives each output with its rows twice."""
+    if model.streams:
+        return False
+    try:
+        twice = run(model, _twice(batch))
+    except (StartError, ValueError):
+        return False
+    once, doubled = _arrays(output), _arrays(twice)
+    return bool(once) and all(
+        name in doubled
+        and array.ndim > 0
+        and doubled[name].ndim == array.ndim
+        and doubled[name].shape[0] == 2 * array.shape[0]
+        for name, array in once.items()
+    )
+
+
+def _twice(batch: Any) -> Any:
+    if isinstance(batch, dict):
+        return {name: _twice(value) for name, value in batch.items()}
+    if isinstance(batch, np.ndarray):
+        return np.concatenate([batch, batch])
+    if isinstance(batch, list):
+        return batch + batch
+    raise ValueError("not made of rows")
+
+
+def _arrays(value: Any) -> dict[str, np.ndarray[Any, Any]]:
+    named = value if isinstance(value, dict) else {"": value}
+    return {str(name): np.asarray(item) for name, item in named.items()}
+
+
+def _seen(value: Any, name: str) -> tuple[TensorSpec, ...]:
+    """Names, types and shapes of what is made of arrays or lists of one kind of value; empty for anything else."""
+    specs = []
+    for key, item in (value if isinstance(value, dict) else {name: value}).items():
+        try:
+            array = np.asarray(item)
+        except ValueError:
+            return ()
+        dtype = "string" if array.dtype.kind in "UO" else array.dtype.name
+        texts = array.dtype.kind != "O" or all(isinstance(text, str) for text in array.ravel().tolist())
+        if dtype not in OIP_TYPES or not array.ndim or not texts:
+            return ()
+        specs.append(TensorSpec(str(key), dtype, array.shape))
+    return tuple(specs)
+
+
+def _input_name(model: LoadedModel) -> str:
+    """The name of forward's first parameter, where there is one."""
+    names = list(model.parameters.parameters) if model.parameters is not None else []
+    return names[0] if names else "inputs"
+
+
+def _guess(model: LoadedModel) -> Any:
+    """A row of zeros for a network that begins with a linear layer and takes it; else None."""
+    layer = first_layer(model.module) if isinstance(model.module, torch.nn.Module) else None
+    if not isinstance(layer, torch.nn.Linear):
+        return None
+    batch = np.zeros((1, layer.in_features), dtype=model.numbers)
+    try:
+        model.predict(batch)
+    except Exception:  # noqa: BLE001 (it was a guess)
+        return None
+    return batch

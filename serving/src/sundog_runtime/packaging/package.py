@@ -1,0 +1,137 @@
+"""From a module and weights to a directory that the server is known to load."""
+
+import statistics
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from sundog_runtime.arguments import Format, Model
+from sundog_runtime.description import FILE_NAME, MAX_BYTES, Compile, Description, parse_description
+from sundog_runtime.errors import LoadFailed
+from sundog_runtime.formats.load import load_model
+from sundog_runtime.formats.model import LoadedModel
+from sundog_runtime.packaging.inference import batch_for, run, signature_of
+from sundog_runtime.packaging.staging import add_code, add_weights, convert_weights, staged, write_description
+from sundog_runtime.signature import Signature, conform
+from sundog_runtime.sources.files import open_model
+from sundog_runtime.sources.tree import Entry, read_tree, tree_digest
+from sundog_runtime.tensors import TensorSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is to be packaged. What is empty is left to the directory and its model.yaml, or found out."""
+
+    entrypoint: str = ""
+    weights: Path | None = None
+    code: tuple[Path, ...] = ()
+    format: Format = "auto"
+    config: dict[str, Any] = field(default_factory=dict)
+    inputs: tuple[TensorSpec, ...] = ()
+    example: Any = None
+    compile: bool = False
+    trust_code: bool = False
+    runs: int = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was packaged. Times are in seconds, of this machine; `latency` is None where nothing could be run."""
+
+    path: Path
+    found: str
+    files: int
+    bytes: int
+    parameters: int | None
+    load: float
+    latency: float | None
+    streams: bool
+    batches: bool
+    signature: Signature
+    digest: str
+
+
+def package(place: Path, wanted: Wanted) -> Report:
+    """Write the directory `place`, load it as the server does and run it. Nothing is written where that fails.
+
+    Raises a StartError.
+    """
+    if place.exists() and not place.is_dir():
+        raise LoadFailed(f"{place} is no directory")
+    with staged(place) as stage:
+        if wanted.weights is None:
+            convert_weights(stage)
+        else:
+            add_weights(stage, wanted.weights)
+        beside = [Path.cwd(), *([wanted.weights.parent] if wanted.weights else [])]
+        found = _found(stage)
+        description = _over(found, wanted)
+        add_code(stage, wanted.code, description.entrypoint, beside)
+        if description != found:
+            write_description(stage, description)
+        model, _ = _load(stage, wanted)
+        batch = batch_for(model, wanted.example)
+        if batch is not None and not (model.signature.inputs and model.signature.outputs):
+            signature = signature_of(model, batch, run(model, batch))
+            write_description(stage, replace(description, signature=signature))
+        entries = read_tree(stage)
+        model, seconds = _load(stage, wanted, entries)
+        latency = None if batch is None else _latency(model, batch, wanted.runs)
+        return _report(place, model, entries, seconds, latency)
+
+
+def _found(stage: Path) -> Description:
+    path = stage / FILE_NAME
+    return parse_description(path.read_bytes()[: MAX_BYTES + 1]) if path.is_file() else Description()
+
+
+def _over(found: Description, wanted: Wanted) -> Description:
+    return replace(
+        found,
+        format=found.format if wanted.format == "auto" else wanted.format,
+        entrypoint=wanted.entrypoint or found.entrypoint,
+        config={**found.config, **wanted.config},
+        signature=Signature(wanted.inputs, found.signature.outputs) if wanted.inputs else found.signature,
+        compile=Compile(enabled=True, mode=found.compile.mode) if wanted.compile else found.compile,
+    )
+
+
+def _load(stage: Path, wanted: Wanted, entries: tuple[Entry, ...] = ()) -> tuple[LoadedModel, float]:
+    """Load as a replica does, with the digest where the files are final; the model and how long it took."""
+    digest = tree_digest(entries) if entries else ""
+    asked = Model.model_validate({"uri": f"file://{stage}", "digest": digest, "trustCode": wanted.trust_code})
+    begun = time.perf_counter()
+    model = load_model(open_model(asked.uri, asked.digest), asked)
+    return model, time.perf_counter() - begun
+
+
+def _latency(model: LoadedModel, batch: Any, runs: int) -> float:
+    """The median of some runs after the first, whose answer is checked as every answer is."""
+    output = run(model, batch)
+    if not model.streams:
+        conform(model.signature.outputs, output)
+    taken = []
+    for _ in range(max(1, runs)):
+        begun = time.perf_counter()
+        run(model, batch)
+        taken.append(time.perf_counter() - begun)
+    return statistics.median(taken)
+
+
+def _report(
+    place: Path, model: LoadedModel, entries: tuple[Entry, ...], seconds: float, latency: float | None
+) -> Report:
+    return Report(
+        path=place,
+        found=model.found,
+        files=len(entries),
+        bytes=sum(entry.size for entry in entries),
+        parameters=None if model.module is None else sum(each.numel() for each in model.module.parameters()),
+        load=seconds,
+        latency=latency,
+        streams=model.streams,
+        batches=model.batches,
+        signature=model.signature,
+        digest=tree_digest(entries),
+    )

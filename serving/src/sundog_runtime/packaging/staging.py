@@ -1,0 +1,173 @@
+"""Building a model's directory beside its place, and putting it there in one step when it is known to work."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import safetensors.torch
+import torch
+import yaml
+
+from sundog_runtime.description import FILE_NAME, Description
+from sundog_runtime.errors import FormatNotRecognised, LoadFailed
+from sundog_runtime.formats.detect import INSTEAD, Content, Found, sniff
+from sundog_runtime.formats.module import failed
+from sundog_runtime.signature import Signature
+
+WEIGHTS_NAME = "model.safetensors"
+_NESTED = ("state_dict", "model_state_dict", "model")
+"""Where training loops keep the state dict inside of a checkpoint."""
+
+
+@contextmanager
+def staged(place: Path) -> Iterator[Path]:
+    """A copy of `place`, or an empty directory, which takes its place when the block ends well.
+
+    Files are linked where the file system can, so a large model is not copied; nothing in `place` changes before the end.
+    """
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{place.name}.", dir=place.parent) as scratch:
+        stage, old = Path(scratch) / "new", Path(scratch) / "old"
+        if place.is_dir():
+            shutil.copytree(place, stage, copy_function=_link, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            stage.mkdir()
+        yield stage
+        _make_readable(stage)
+        if place.exists():
+            place.rename(old)
+        try:
+            stage.rename(place)
+        except OSError:
+            old.rename(place)
+            raise
+
+
+def add_code(stage: Path, files: Sequence[Path], entrypoint: str, beside: Sequence[Path]) -> None:
+    """Copy modules and packages; the entrypoint's own is looked for `beside` where nobody gave it."""
+    for path in files:
+        _copy(path, stage / path.name)
+    module = entrypoint.partition(":")[0].partition(".")[0]
+    if not module or (stage / f"{module}.py").exists() or (stage / module).exists():
+        return
+    found = next(
+        (path for folder in beside for path in (folder / f"{module}.py", folder / module) if _is_code(path)), None
+    )
+    if found is not None:
+        _copy(found, stage / found.name)
+
+
+def add_weights(stage: Path, path: Path) -> str:
+    """Put weights into the directory, a state dict as safetensors; their name there. Raises a StartError."""
+    content = sniff(path)
+    match content:
+        case Content.SAFETENSORS:
+            _copy(path, stage / WEIGHTS_NAME)
+            return WEIGHTS_NAME
+        case Content.STATE_DICT | Content.PICKLE:
+            to_safetensors(path, stage / WEIGHTS_NAME)
+            return WEIGHTS_NAME
+        case Content.EXPORTED | Content.TORCHSCRIPT:
+            _copy(path, stage / path.name)
+            return path.name
+        case _:
+            instead = f": {INSTEAD[content]}" if content in INSTEAD else ""
+            raise FormatNotRecognised(
+                f"{path.name} is {content}{instead}; expected a state dict, a .pt2 or a TorchScript archive"
+            )
+
+
+def convert_weights(stage: Path) -> None:
+    """Turn a state dict that is alone in the directory into safetensors."""
+    found = [Found(path.name, sniff(path)) for path in stage.iterdir() if path.is_file()]
+    states = [each.name for each in found if each.content is Content.STATE_DICT]
+    if len(states) == 1 and not any(each.content is Content.SAFETENSORS for each in found):
+        to_safetensors(stage / states[0], stage / WEIGHTS_NAME)
+        (stage / states[0]).unlink()
+
+
+def to_safetensors(source: Path, target: Path) -> None:
+    """Write a state dict as safetensors. No code in the source runs. Raises a StartError."""
+    try:
+        state = torch.load(source, map_location="cpu", weights_only=True)
+    except Exception as error:
+        if "weights_only" in str(error).lower():
+            raise FormatNotRecognised(
+                f"{source.name} holds more than tensors, which would run code when it is read: "
+                "write torch.save(model.state_dict(), …) where the model is trained"
+            ) from error
+        raise failed(f"reading {source.name}", error) from error
+    if isinstance(state, dict):
+        state = next((state[key] for key in _NESTED if isinstance(state.get(key), dict)), state)
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        kinds = sorted({type(value).__name__ for value in state.values()}) if isinstance(state, dict) else []
+        held = f"a dict of {', '.join(kinds)}" if kinds else f"a {type(state).__name__}"
+        raise FormatNotRecognised(f"{source.name} holds {held}; expected a state dict, names to tensors")
+    # A copy each: tensors that share memory, such as tied weights, have no place in the format.
+    safetensors.torch.save_file({name: value.detach().clone().contiguous() for name, value in state.items()}, target)
+
+
+def write_description(stage: Path, description: Description) -> None:
+    """Write `model.yaml` with what is not the default."""
+    document: dict[str, object] = {}
+    if description.format != "auto":
+        document["format"] = description.format
+    if description.entrypoint:
+        document["entrypoint"] = description.entrypoint
+    if description.config:
+        document["config"] = description.config
+    document |= _tensors(description.signature)
+    if description.batchable is not None:
+        document["batchable"] = description.batchable
+    if description.channels_last is not None:
+        document["channelsLast"] = description.channels_last
+    if description.compile.enabled:
+        document["compile"] = description.compile.model_dump()
+    path = stage / FILE_NAME
+    # Not through a link: the file in the model's place is another name of the same bytes until the end.
+    path.unlink(missing_ok=True)
+    if document:
+        path.write_text(yaml.safe_dump(document, sort_keys=False, default_flow_style=None, width=120))
+
+
+def _tensors(signature: Signature) -> dict[str, object]:
+    return {
+        kind: [{"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)} for spec in specs]
+        for kind, specs in (("inputs", signature.inputs), ("outputs", signature.outputs))
+        if specs
+    }
+
+
+def _make_readable(stage: Path) -> None:
+    """Let others read it: the server need not run as who packages, and safetensors writes files for their owner alone."""
+    stage.chmod(0o755)
+    for path in stage.rglob("*"):
+        mode = path.stat().st_mode
+        if not path.is_symlink() and mode & 0o444 != 0o444:
+            path.chmod(mode | (0o755 if path.is_dir() else 0o444))
+
+
+def _is_code(path: Path) -> bool:
+    return path.is_file() if path.suffix == ".py" else (path / "__init__.py").is_file()
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file over what is there, or a package where nothing is. Raises LoadFailed."""
+    if source.is_dir():
+        if target.exists():
+            raise LoadFailed(f"the model's directory has a {target.name} already")
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+        return
+    # Not into the file that is there: it may be a link to the one in the model's place.
+    target.unlink(missing_ok=True)
+    shutil.copyfile(source, target)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target, follow_symlinks=True)
+    except OSError:
+        shutil.copy2(source, target)

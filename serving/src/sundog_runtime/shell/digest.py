@@ -1,0 +1,26 @@
+"""`sundog digest`."""
+
+from pathlib import Path
+
+import click
+
+from sundog_runtime.errors import StartError
+from sundog_runtime.sources.tree import from_os_error, read_entry, read_tree, tree_digest
+
+
+@click.command()
+@click.argument("path", type=click.Path(exists=True, path_type=Path))
+def digest(path: Path) -> None:
+    """Print the digest of a model's directory or file, for spec.model.digest.
+
+    The directory may hold regular files only. Everything in it counts, hidden files too.
+    """
+    try:
+        if path.is_dir():
+            click.echo(tree_digest(read_tree(path)))
+        else:
+            click.echo(f"sha256:{read_entry(path, path.name).sha256}")
+    except StartError as error:
+        raise click.ClickException(f"{error.reason}: {error.message}") from None
+    except OSError as error:
+        raise click.ClickException(from_os_error(error, path).message) from None

@@ -1,0 +1,184 @@
+"""`sundog package`."""
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import orjson
+
+from sundog_runtime.errors import StartError, one_line
+from sundog_runtime.tensors import DTYPES, OIP_TYPES, TensorSpec
+
+if TYPE_CHECKING:
+    from sundog_runtime.packaging.package import Report
+
+_FILE = click.Path(exists=True, path_type=Path)
+_FORMATS = ("auto", "torch", "exported", "torchscript", "transformers", "python")
+
+
+class _Input(click.ParamType[TensorSpec]):
+    """`name:dtype:shape`, such as `image:float32:-1,64`."""
+
+    name = "name:dtype:shape"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> TensorSpec:
+        """Parse one input; fails the command line when it is none."""
+        name, _, rest = str(value).partition(":")
+        dtype, _, sizes = rest.partition(":")
+        if not name or not re.fullmatch(r"-?\d+(,-?\d+)*", sizes):
+            self.fail(f"{value!r} is not of the form name:dtype:shape, such as image:float32:-1,64", param, ctx)
+        if dtype not in OIP_TYPES:
+            self.fail(f"{dtype!r} is none of {', '.join(DTYPES.values())}", param, ctx)
+        shape = tuple(map(int, sizes.split(",")))
+        if any(size < -1 for size in shape):
+            self.fail(f"{value!r} has a size below -1; -1 is any size", param, ctx)
+        return TensorSpec(name, dtype, shape)
+
+
+class _Setting(click.ParamType[tuple[str, Any]]):
+    """`key=value`, where the value is JSON or else text."""
+
+    name = "key=value"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
+        """Parse one setting; fails the command line when it is none."""
+        key, equals, text = str(value).partition("=")
+        if not equals or not key:
+            self.fail(f"{value!r} is not of the form key=value", param, ctx)
+        try:
+            return key, json.loads(text)
+        except ValueError:
+            return key, text
+
+
+class _Json(click.ParamType[Any]):
+    """JSON, or `@` and the name of a file with JSON."""
+
+    name = "json"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parse it; fails the command line when it is none."""
+        try:
+            text = Path(value[1:]).read_bytes() if str(value).startswith("@") else str(value)
+            return orjson.loads(text)
+        except OSError as error:
+            self.fail(f"{value[1:]}: {error.strerror}", param, ctx)
+        except orjson.JSONDecodeError as error:
+            self.fail(f"it is not JSON: {error}", param, ctx)
+
+
+@click.command()
+@click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--entrypoint", metavar="MODULE:NAME", default="", help="The network's class, or a predictor class.")
+@click.option("--weights", type=_FILE, help="A state dict (.pt or safetensors), a .pt2 or a TorchScript archive.")
+@click.option("--code", type=_FILE, multiple=True, help="A module or package to copy. The entrypoint's own is found.")
+@click.option("--config", type=_Setting(), multiple=True, help="An argument of the entrypoint.")
+@click.option("--input", "inputs", type=_Input(), multiple=True, help="An input, such as image:float32:-1,64.")
+@click.option("--example", type=_Json(), help='A request\'s "inputs" as JSON, or @FILE, to run the model with.')
+@click.option("--format", "format_", type=click.Choice(_FORMATS), default="auto", show_default=True)
+@click.option("--compile", "compile_", is_flag=True, help="Use torch.compile in the server.")
+@click.option("--trust-code", is_flag=True, help="Open an archive that can run code, as spec.model.trustCode does.")
+@click.option("--runs", type=click.IntRange(1, 10_000), default=20, show_default=True, help="Runs to measure.")
+@click.option("-o", "--output", type=click.Choice(("table", "json")), default="table", show_default=True)
+def package(  # one parameter for each option
+    directory: Path,
+    entrypoint: str,
+    weights: Path | None,
+    code: tuple[Path, ...],
+    config: tuple[tuple[str, Any], ...],
+    inputs: tuple[TensorSpec, ...],
+    example: Any,
+    format_: Any,
+    compile_: bool,
+    trust_code: bool,
+    runs: int,
+    output: str,
+) -> None:
+    r"""Write a model's directory from code and weights, load it as the server does, and run it.
+
+    Weights become safetensors; inputs and outputs are found out by running and written to model.yaml. A DIRECTORY that is
+    there already is completed and checked. It changes only when the model loads and runs.
+
+    \b
+    sundog package model --entrypoint net:Net --weights weights.pt
+    sundog package model --weights digits.pt2 --trust-code
+    """
+    try:
+        from sundog_runtime.packaging.package import Wanted
+        from sundog_runtime.packaging.package import package as write
+    except ModuleNotFoundError as error:
+        raise click.ClickException(
+            f"`sundog package` needs {error.name}, which is not installed: pip install 'sundog[runtime]'"
+        ) from error
+    wanted = Wanted(entrypoint, weights, code, format_, dict(config), inputs, example, compile_, trust_code, runs)
+    try:
+        report = write(directory.absolute(), wanted)
+    except StartError as error:
+        raise click.ClickException(f"{error.reason}: {error.message}") from None
+    except OSError as error:
+        raise click.ClickException(one_line(error)) from None
+    if output == "json":
+        click.echo(orjson.dumps(document(report), option=orjson.OPT_INDENT_2).decode())
+    else:
+        _print(report)
+
+
+def document(report: "Report") -> dict[str, Any]:
+    """The report as JSON."""
+    return {
+        "path": str(report.path),
+        "found": report.found,
+        "files": report.files,
+        "bytes": report.bytes,
+        "parameters": report.parameters,
+        "loadSeconds": report.load,
+        "latencySeconds": report.latency,
+        "streams": report.streams,
+        "batchable": report.batches,
+        "inputs": [_tensor(spec) for spec in report.signature.inputs],
+        "outputs": [_tensor(spec) for spec in report.signature.outputs],
+        "digest": report.digest,
+    }
+
+
+def _tensor(spec: TensorSpec) -> dict[str, Any]:
+    return {"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)}
+
+
+def _print(report: "Report") -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    latency = (
+        "not run: say --input or --example" if report.latency is None else f"{report.latency * 1e3:.2f} ms (median)"
+    )
+    rows = [
+        ("directory", str(report.path)),
+        ("found", report.found),
+        ("size", f"{report.bytes:,} bytes in {report.files} files"),
+        ("parameters", "unknown" if report.parameters is None else f"{report.parameters:,}"),
+        ("inputs", _shown(report.signature.inputs)),
+        ("outputs", _shown(report.signature.outputs)),
+        ("batchable", "no, it streams" if report.streams else "yes" if report.batches else "no"),
+        ("load", f"{report.load:.2f} s"),
+        ("prediction", latency),
+        ("digest", report.digest),
+    ]
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column()
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(name, Text(value))
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 10_000)
+    with console.capture() as captured:
+        console.print(table)
+    for line in captured.get().splitlines():
+        click.echo(line.rstrip())
+
+
+def _shown(specs: tuple[TensorSpec, ...]) -> str:
+    return ", ".join(f"{spec.name} {spec.dtype} {list(spec.shape)}" for spec in specs) or "not declared"

@@ -1,0 +1,203 @@
+"""`sundog package` and `sundog digest`: what they write is what the server loads."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+import yaml
+from click.testing import CliRunner, Result
+from sklearn.datasets import load_digits
+
+from sundog_runtime.shell.digest import digest
+from sundog_runtime.shell.package import package
+
+NET = """
+import torch
+
+class Net(torch.nn.Module):
+    def __init__(self, hidden=8):
+        super().__init__()
+        self.first = torch.nn.Linear(4, hidden)
+        self.second = torch.nn.Linear(hidden, 3)
+
+    def forward(self, x):
+        return self.second(torch.relu(self.first(x)))
+"""
+namespace: dict[str, Any] = {}
+exec(NET, namespace)
+Net = namespace["Net"]
+
+
+def sundog(command: Any, *arguments: object) -> Result:
+    return CliRunner().invoke(command, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with what somebody has after training."""
+    root = tmp_path / "workshop"
+    root.mkdir()
+    (root / "net.py").write_text(NET)
+    torch.manual_seed(3)
+    torch.save({"epoch": 7, "state_dict": Net().state_dict()}, root / "weights.pt")
+    monkeypatch.chdir(root)
+    return root
+
+
+def written(root: Path) -> Any:
+    return yaml.safe_load((root / "model.yaml").read_text())
+
+
+async def test_the_smallest_call(
+    workshop: Path, serve: Callable[..., Any], args: Callable[..., dict[str, Any]]
+) -> None:
+    done = sundog(package, "model", "--entrypoint", "net:Net", "--weights", "weights.pt")
+    assert done.exit_code == 0, done.output
+    root = workshop / "model"
+    assert sorted(path.name for path in root.iterdir()) == ["model.safetensors", "model.yaml", "net.py"]
+    assert written(root) == {
+        "entrypoint": "net:Net",
+        "inputs": [{"name": "x", "dtype": "float32", "shape": [-1, 4]}],
+        "outputs": [{"name": "outputs", "dtype": "float32", "shape": [-1, 3]}],
+    }
+    told = dict(line.split(None, 1) for line in done.output.splitlines())
+    assert told["parameters"] == "67"
+    assert told["digest"] == sundog(digest, "model").output.strip()
+    client = await serve(args(root, "", digest=told["digest"]))
+    torch.manual_seed(3)
+    answer = (await client.post("/", json={"inputs": [[1, 2, 3, 4]]})).json()["outputs"]
+    np.testing.assert_allclose(answer, Net()(torch.tensor([[1.0, 2, 3, 4]])).detach().numpy(), rtol=1e-5)
+
+
+def test_it_can_be_run_again_and_changes_nothing(workshop: Path) -> None:
+    first = sundog(package, "model", "--entrypoint", "net:Net", "--weights", "weights.pt", "-o", "json")
+    path = workshop / "model" / "model.yaml"
+    path.write_text(f"# mine\n{path.read_text()}")
+    again = sundog(package, "model", "-o", "json")
+    assert path.read_text().startswith("# mine\n")
+    first_report, second = json.loads(first.output), json.loads(again.output)
+    assert second["inputs"] == first_report["inputs"]
+    assert second["batchable"] is True
+    assert second["loadSeconds"] > 0
+    assert second["latencySeconds"] > 0
+
+
+def test_a_folder_that_is_a_model_gets_what_it_lacks(workshop: Path) -> None:
+    done = sundog(package, ".", "--entrypoint", "net:Net", "--config", "hidden=8")
+    assert done.exit_code == 0, done.output
+    assert not (workshop / "weights.pt").exists()
+    assert written(workshop)["config"] == {"hidden": 8}
+    assert (workshop / "model.safetensors").stat().st_mode & 0o777 == 0o644
+
+
+def test_what_fails_leaves_everything_as_it_was(workshop: Path) -> None:
+    before = {path.name: path.read_bytes() for path in workshop.iterdir()}
+    done = sundog(package, ".", "--entrypoint", "net:Net", "--config", "hidden=9")
+    assert done.exit_code == 1
+    assert done.output.startswith("Error: LoadFailed: model.safetensors does not fit")
+    assert {path.name: path.read_bytes() for path in workshop.iterdir()} == before
+
+
+def test_real_digits_by_example(workshop: Path) -> None:
+    torch.save(torch.nn.Linear(64, 10).state_dict(), workshop / "linear.pt")
+    image = load_digits().data[:1].tolist()
+    (workshop / "request.json").write_text(json.dumps(image))
+    done = sundog(
+        package,
+        *("model", "--entrypoint", "torch.nn:Linear", "--weights", "linear.pt"),
+        *("--config", "in_features=64", "--config", "out_features=10", "--example", "@request.json"),
+    )
+    assert done.exit_code == 0, done.output
+    assert written(workshop / "model")["inputs"] == [{"name": "input", "dtype": "float32", "shape": [-1, 64]}]
+
+
+def test_declared_inputs_are_kept_and_tried(workshop: Path) -> None:
+    common = ("model", "--entrypoint", "net:Net", "--weights", "weights.pt")
+    done = sundog(package, *common, "--input", "x:float32:-1,5")
+    assert done.exit_code == 1
+    assert "a prediction raised RuntimeError" in done.output
+    assert not (workshop / "model").exists()
+    done = sundog(package, *common, "--input", "x:float32:2,4")
+    assert written(workshop / "model")["inputs"] == [{"name": "x", "dtype": "float32", "shape": [2, 4]}]
+    assert "batchable   no" in done.output
+
+
+def test_an_exported_program_needs_trust(workshop: Path) -> None:
+    program = torch.export.export(Net().eval(), (torch.zeros(2, 4),), dynamic_shapes=({0: torch.export.Dim("b")},))
+    torch.export.save(program, "net.pt2")
+    done = sundog(package, "model", "--weights", "net.pt2")
+    assert done.exit_code == 1
+    assert "CodeNotTrusted" in done.output
+    assert not (workshop / "model").exists()
+    assert "[-1, 4]" in sundog(package, "model", "--weights", "net.pt2", "--trust-code").output
+
+
+def test_a_predictor_that_streams(workshop: Path) -> None:
+    (workshop / "words.py").write_text(
+        "class Predictor:\n    def load(self, path, config): pass\n"
+        "    def example(self): return ['a', 'b']\n"
+        "    def predict(self, batch): yield from batch\n"
+    )
+    done = sundog(package, "model", "--entrypoint", "words:Predictor")
+    assert done.exit_code == 0, done.output
+    assert "batchable   no, it streams" in done.output
+
+
+def test_tied_weights_become_safetensors(workshop: Path) -> None:
+    weight = torch.ones(2, 2)
+    torch.save({"a": weight, "b": weight}, workshop / "tied.pt")
+    (workshop / "tied.py").write_text(
+        "import torch\nclass Tied(torch.nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.a = torch.nn.Parameter(torch.zeros(2, 2))\n        self.b = self.a\n"
+        "    def forward(self, x): return x @ self.a + self.b.sum()\n"
+    )
+    done = sundog(
+        package, "model", "--entrypoint", "tied:Tied", "--weights", "tied.pt", "--example", "[[1.0, 2.0], [3.0, 4.0]]"
+    )
+    assert done.exit_code == 0, done.output
+    assert sorted(safetensors.torch.load_file(workshop / "model" / "model.safetensors")) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["--input", "x"], 2, "'x' is not of the form name:dtype:shape"),
+        (["--input", "x:float31:1"], 2, "'float31' is none of bool"),
+        (["--input", "x:bool:-2"], 2, "a size below -1"),
+        (["--config", "x"], 2, "'x' is not of the form key=value"),
+        (["--example", "{"], 2, "it is not JSON"),
+        (["--example", "@nowhere"], 2, "nowhere: No such file"),
+        (["--weights", "net.py", "--entrypoint", "net:Net"], 1, "net.py is something else; expected a state dict"),
+        (["--weights", "whole.pt", "--entrypoint", "net:Net"], 1, "whole.pt holds more than tensors"),
+        (["--weights", "list.pt", "--entrypoint", "net:Net"], 1, "list.pt holds a list; expected a state dict"),
+        (["--weights", "weights.pt"], 1, "EntrypointMissing: model.safetensors is safetensors"),
+        (["--weights", "weights.pt", "--entrypoint", "nut:Net"], 1, "EntrypointMissing: entrypoint 'nut:Net'"),
+        (["--weights", "weights.pt", "--entrypoint", "net:Net", "--example", "[[1, []]]"], 1, "--example: "),
+    ],
+)
+def test_what_is_wrong_is_told(workshop: Path, arguments: list[str], code: int, says: str) -> None:
+    torch.save(torch.nn.Linear(1, 1), workshop / "whole.pt")
+    torch.save([torch.zeros(1)], workshop / "list.pt")
+    done = sundog(package, "model", *arguments)
+    assert (done.exit_code, done.exception.__class__) == (code, SystemExit)
+    assert says in " ".join(done.output.split())
+    assert sorted(path.name for path in workshop.iterdir()) == ["list.pt", "net.py", "weights.pt", "whole.pt"]
+
+
+def test_a_link_has_no_digest(workshop: Path) -> None:
+    (workshop / "link.py").symlink_to("net.py")
+    done = sundog(digest, ".")
+    assert done.exit_code == 1
+    assert "link.py is a symbolic link" in done.output
+
+
+def test_the_digest_of_a_file_is_its_hash(workshop: Path) -> None:
+    (workshop / "empty").write_bytes(b"")
+    assert sundog(digest, "empty").output == (
+        "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\n"
+    )
