@@ -18,6 +18,7 @@ from sundog_edge.errors import DocumentError, EdgeError, HaproxyUnavailable
 from sundog_edge.following import Answers, Following
 from sundog_edge.replicas import ServeClient
 from sundog_edge.runtime_api import Haproxy
+from sundog_edge.secrets_dir import SecretsDir
 from sundog_edge.state_dir import StateDir
 from sundog_edge.traffic import Traffic
 from sundog_edge.workers import Workers
@@ -27,6 +28,7 @@ CONTROL_S = 0.1
 DRAIN_S = 0.05
 COUNT_S = 1.0
 FORGET_S = 60.0
+SECRETS_S = 1.0
 _STALE_S = 5.0
 
 
@@ -39,6 +41,7 @@ class Options:
     edge: str
     namespace: str
     token_file: Path | None
+    secrets_dir: Path | None = None
 
 
 class Agent:
@@ -48,13 +51,14 @@ class Agent:
         haproxy = Haproxy(options.state.master_socket)
         self._options = options
         self._workers = Workers(haproxy)
-        self._traffic = Traffic(haproxy, self._workers, options.state)
+        self._traffic = Traffic(haproxy, self._workers, options.state, SecretsDir(options.secrets_dir))
         self._counting = Counting(haproxy, self._workers, options.state)
         self._answers = Answers(ServeClient(session, options.token_file))
         self._following = Following(haproxy, self._workers, self._traffic, self._answers)
         self._raw: bytes | None = None
         self._error = ""
         self._alive_at = 0.0
+        self._renewed_at = 0.0
         self._reached = False
 
     async def run(self) -> None:
@@ -88,7 +92,12 @@ class Agent:
         # What is told here is on disk first: no counter of a boot ever goes back, whatever is killed next.
         self._counting.save()
         seen = evidence.Surroundings(
-            self._options.edge, self._options.namespace, self._error, self._following.servers, running
+            self._options.edge,
+            self._options.namespace,
+            self._error,
+            self._following.servers,
+            running,
+            self._traffic.problems,
         )
         return evidence.build(seen, self._traffic.in_force, self._counting.ledger, time.time(), question)
 
@@ -132,6 +141,9 @@ class Agent:
             self._reached = False
             raise
         await self._follow_document()
+        if time.monotonic() - self._renewed_at >= SECRETS_S:
+            await self._traffic.renew(time.time())
+            self._renewed_at = time.monotonic()
         await self._traffic.check(time.time())
         await self._following.tick()
 

@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
@@ -44,7 +45,17 @@ def main() -> None:
     "--drain-seconds", type=click.IntRange(1), default=120, show_default=True, help="Deadline of a replaced worker."
 )
 @click.option(
-    "--queue-seconds", type=click.IntRange(1), default=5, show_default=True, help="Longest wait for a busy replica."
+    "--request-seconds", type=click.IntRange(1), default=15, show_default=True, help="For a request's headers to come."
+)
+@click.option(
+    "--client-seconds", type=click.IntRange(1), default=30, show_default=True, help="Longest silence of a client."
+)
+@click.option(
+    "--source-connections",
+    type=click.IntRange(0),
+    default=8192,
+    show_default=True,
+    help="Most connections of one client address at once; 0 is no limit.",
 )
 def haproxy(
     state_dir: Path,
@@ -52,13 +63,17 @@ def haproxy(
     threads: int,
     max_connections: int,
     drain_seconds: int,
-    queue_seconds: int,
+    request_seconds: int,
+    client_seconds: int,
+    source_connections: int,
 ) -> None:
     """Become HAProxy, with the last good layout and maps of the state directory."""
     try:
         state = StateDir.at(state_dir)
         program = binary.find()
-        settings = Settings(http_bind, threads, max_connections, drain_seconds, queue_seconds)
+        settings = Settings(
+            http_bind, threads, max_connections, drain_seconds, request_seconds, client_seconds, source_connections
+        )
         prepare(state, settings)
     except EdgeError as error:
         raise click.ClickException(str(error)) from None
@@ -71,7 +86,10 @@ def prepare(state: StateDir, settings: Settings) -> None:
     """Write the configuration for the layout of the state directory, checked by HAProxy itself."""
     ensure_map_files(state)
     stored = read_json(state.layout)
-    text = render(settings, Layout() if stored is None else Layout.from_json(stored), state)
+    layout = Layout() if stored is None else Layout.from_json(stored)
+    # A public key whose file is gone only makes its tokens unknown; without this HAProxy would not start.
+    there = tuple(file for file in layout.public_keys if state.public_key(file).exists())
+    text = render(settings, replace(layout, public_keys=there), state)
     asyncio.run(check_config(text, state))
     write_atomically(state.config, text.encode())
     settings.save(state)
@@ -84,6 +102,12 @@ def prepare(state: StateDir, settings: Settings) -> None:
 @click.option("--edge-name", required=True, help="The name of this edge in its evidence, such as the pod's.")
 @click.option("--namespace", required=True)
 @click.option("--ray-token-file", type=click.Path(path_type=Path), default=None, help="Token for Serve's REST API.")
+@click.option(
+    "--secrets-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=None,
+    help="Secrets that services name, as DIR/<secret>/<key>.",
+)
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning"]), default="info", show_default=True)
 def agent(
     state_dir: Path,
@@ -92,6 +116,7 @@ def agent(
     edge_name: str,
     namespace: str,
     ray_token_file: Path | None,
+    secrets_dir: Path | None,
     log_level: str,
 ) -> None:
     """Run the agent until SIGTERM or SIGINT."""
@@ -101,7 +126,7 @@ def agent(
     if not host or not port.isdigit():
         raise click.BadParameter(f"{listen!r} is not HOST:PORT", param_hint="--listen")
     try:
-        options = Options(StateDir.at(state_dir), split, edge_name, namespace, ray_token_file)
+        options = Options(StateDir.at(state_dir), split, edge_name, namespace, ray_token_file, secrets_dir)
         asyncio.run(_run(options, host, int(port)))
     except EdgeError as error:
         raise click.ClickException(str(error)) from None

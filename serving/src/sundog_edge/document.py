@@ -19,6 +19,7 @@ from pydantic import (
 
 from sundog_edge.assignment import BUCKETS, Segment, segments
 from sundog_edge.errors import DocumentError
+from sundog_edge.policy import Auth, Queue, RateLimit, SecretName
 
 VERSION = 1
 MAX_ARMS = 10
@@ -174,6 +175,10 @@ class Service(_Part):
     slowMicroseconds: Annotated[int, Field(gt=0, le=86_400_000_000)] | None = None  # noqa: N815
     reveal: bool = True
     overrides: tuple[Override, ...] = ()
+    auth: Auth = Auth()
+    tls: SecretName | Literal[""] = ""
+    queue: Queue | None = None
+    rateLimit: RateLimit = RateLimit()  # noqa: N815
 
     @field_validator("hosts", "arms", "overrides", mode="before")
     @classmethod
@@ -209,6 +214,12 @@ class Service(_Part):
                 )
         _unique((f"{one.header.lower()}: {one.value}" for one in self.overrides), f"override of service {self.name}")
         return self
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The Secrets that the edge needs for this service."""
+        jwt = self.auth.jwt
+        return tuple(name for name in (self.tls, self.auth.apiKeys, jwt.jwks if jwt else "") if name)
 
     @property
     def table(self) -> tuple[Segment, ...]:

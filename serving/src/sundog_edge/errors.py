@@ -2,6 +2,7 @@
 
 EdgeError
 ├── DocumentError          the split document is refused as a whole; the previous one stays in force
+├── SecretError            one Secret is missing or broken; what it is for is off
 ├── SettingsError          a command line or state directory that cannot work
 ├── HaproxyUnavailable     HAProxy does not answer on its master socket
 ├── HaproxyRefused         HAProxy answered a command with an error
@@ -17,6 +18,10 @@ class EdgeError(Exception):
 
 class DocumentError(EdgeError):
     """The split document cannot be applied until its author changes it."""
+
+
+class SecretError(EdgeError):
+    """A Secret cannot be used; the message names it and the file in it, and nothing of what it holds."""
 
 
 class SettingsError(EdgeError):

@@ -9,7 +9,7 @@ from sundog_edge import groups as grouping
 from sundog_edge import histogram
 from sundog_edge.counters import REPLICA_COLUMNS, Boot, Ledger, Row, RowKey
 from sundog_edge.document import Arm, Document, Service
-from sundog_edge.loglines import ENDS
+from sundog_edge.loglines import ENDS, OF_SERVICE
 
 VERSION = 1
 
@@ -35,7 +35,7 @@ class InForce:
 @dataclass(frozen=True, slots=True)
 class Surroundings:
     """What the agent sees beside the counters: replicas by application, running requests by service and
-    application (those that have left the document included), and why a document was refused.
+    application (those that have left the document included), why a document was refused, and what services lack of their Secrets.
     """
 
     edge: str
@@ -43,6 +43,7 @@ class Surroundings:
     error: str = ""
     servers: Mapping[str, ServerCounts] = field(default_factory=dict)
     running: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    problems: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +130,8 @@ def _service(service: Service, in_force: InForce | None, seen: Surroundings, boo
         "since": in_force.since.get(service.name, in_force.applied_at) if in_force else 0.0,
         "arms": {arm.name: _arm(arm, seen) for arm in service.arms},
         "inFlight": {name: running.get(name, 0) for name in sorted({*running, *applications})},
-        "refused": [{"boot": boot, **kinds} for boot, kinds in refused],
+        "refused": [{"boot": boot, **dict.fromkeys(OF_SERVICE, 0), **kinds} for boot, kinds in refused],
+        "problems": list(seen.problems.get(service.name, ())),
     }
 
 

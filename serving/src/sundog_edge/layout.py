@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from sundog_edge.document import Document
+from sundog_edge.policy import DEFAULT_WAIT_MS
 
 MIN_SLOTS = 16
 
@@ -34,15 +35,19 @@ class Holding:
 class Layout:
     """Everything a reload needs beside the settings.
 
-    Backends cannot be made at run time, so arm slots are declared ahead and given to applications as they come. A reload is
-    needed only when slots run out or a name is new: HAProxy's rules hold the names of headers, cookies and JSON paths. `units` has
-    them as `header:x-user-id`, `overrides` as bare header names. `leaving` are slots whose application left the document but which
-    may still have servers and requests. `servers` are those that were up, so that a new worker starts with them.
+    Backends cannot be made at run time, so arm slots are declared ahead and given to applications as they come. A reload is needed
+    only when slots run out, a name or public key is new, or no free slot has the wait that a service wants: HAProxy's rules hold the
+    names of headers, cookies and JSON paths. `units` has them as `header:x-user-id`, `overrides` as bare header names; `waits` are
+    milliseconds by slot, where the longest wait is not the default; `public_keys` are names of files. `leaving` are slots whose
+    application left the document but which may still have servers and requests. `servers` are those that were up, so that a new worker
+    starts with them.
     """
 
     slots: int = MIN_SLOTS
     units: tuple[str, ...] = ()
     overrides: tuple[str, ...] = ()
+    waits: tuple[tuple[str, int], ...] = ()
+    public_keys: tuple[str, ...] = ()
     held: tuple[Holding, ...] = ()
     leaving: tuple[Holding, ...] = ()
     servers: tuple[Server, ...] = ()
@@ -63,6 +68,8 @@ class Layout:
             slots=stored["slots"],
             units=tuple(stored.get("units", ())),
             overrides=tuple(stored.get("overrides", ())),
+            waits=tuple((slot, wait) for slot, wait in stored.get("waits", ())),
+            public_keys=tuple(stored.get("public_keys", ())),
             held=tuple(Holding(**holding) for holding in stored["held"]),
             leaving=tuple(Holding(**holding) for holding in stored["leaving"]),
             servers=tuple(Server(**server) for server in stored["servers"]),
@@ -70,7 +77,13 @@ class Layout:
 
     def needs_reload(self, other: "Layout") -> bool:
         """Whether going from this layout to the other is more than run-time commands can do."""
-        return (self.slots, self.units, self.overrides) != (other.slots, other.units, other.overrides)
+        static = (self.slots, self.units, self.overrides, self.waits)
+        new_keys = {*other.public_keys} - {*self.public_keys}
+        return bool(new_keys) or static != (other.slots, other.units, other.overrides, other.waits)
+
+    def wait_ms(self, slot: str) -> int:
+        """The longest wait for a busy replica in a slot, in milliseconds."""
+        return dict(self.waits).get(slot, DEFAULT_WAIT_MS)
 
 
 def slot_names(count: int) -> tuple[str, ...]:
@@ -85,6 +98,11 @@ def fit(layout: Layout, document: Document) -> Layout:
     until a new one makes a reload necessary anyway.
     """
     wanted = {arm.application: (service.name, arm.routePrefix) for service in document.services for arm in service.arms}
+    waiting = {
+        arm.application: service.queue.wait_ms if service.queue else DEFAULT_WAIT_MS
+        for service in document.services
+        for arm in service.arms
+    }
     known = {holding.application: holding for holding in (*layout.leaving, *layout.held)}
     kept = {name: Holding(known[name].slot, name, *rest) for name, rest in wanted.items() if name in known}
     leaving = tuple(holding for holding in known.values() if holding.application not in kept)
@@ -93,8 +111,14 @@ def fit(layout: Layout, document: Document) -> Layout:
     slots = layout.slots
     while slots - len(taken) < len(newcomers):
         slots *= 2
-    free = (slot for slot in slot_names(slots) if slot not in taken)
-    fresh = {name: Holding(next(free), name, *wanted[name]) for name in newcomers}
+    places, waits = _places(
+        {name: waiting[name] for name in kept},
+        {name: waiting[name] for name in newcomers},
+        {name: holding.slot for name, holding in kept.items()},
+        [slot for slot in slot_names(slots) if slot not in taken],
+        dict(layout.waits),
+    )
+    fresh = {name: Holding(places[name], name, *wanted[name]) for name in newcomers}
     units = {service.unit.source for service in document.services} - {""}
     overrides = {override.header.lower() for service in document.services for override in service.overrides}
     return replace(
@@ -102,6 +126,31 @@ def fit(layout: Layout, document: Document) -> Layout:
         slots=slots,
         units=layout.units if units <= {*layout.units} else tuple(sorted(units)),
         overrides=layout.overrides if overrides <= {*layout.overrides} else tuple(sorted(overrides)),
+        waits=waits,
         held=(*kept.values(), *fresh.values()),
         leaving=leaving,
     )
+
+
+def _places(
+    kept: Mapping[str, int],
+    newcomers: Mapping[str, int],
+    slot_of: Mapping[str, str],
+    free: list[str],
+    waits: dict[str, int],
+) -> tuple[dict[str, str], tuple[tuple[str, int], ...]]:
+    """A free slot for each newcomer, and the waits of all slots; `kept` and `newcomers` are waits by application.
+
+    A free slot that has the wait already is taken first. Where another has to be given it, a second one gets it too, if there is one:
+    it is the next revision's, which then needs no reload.
+    """
+    waits |= {slot_of[name]: wait for name, wait in kept.items()}
+    places: dict[str, str] = {}
+    for name, wait in newcomers.items():
+        fitting = [slot for slot in free if waits.get(slot, DEFAULT_WAIT_MS) == wait]
+        if not fitting:
+            fitting = free[:2]
+            waits |= dict.fromkeys(fitting, wait)
+        places[name] = fitting[0]
+        free.remove(fitting[0])
+    return places, tuple(sorted((slot, wait) for slot, wait in waits.items() if wait != DEFAULT_WAIT_MS))

@@ -25,6 +25,10 @@ ENDS = (
 )
 ABORTS = frozenset({"abortBefore", "abortDuring"})
 ERRORS = frozenset({"server5xx", "edge5xx", "timeout", "truncated", "invalid"})
+OF_SERVICE = ("auth", "rate", "size", "malformed", "websocket", "notReady")
+"""Why a service refuses a request before it has an arm."""
+
+_KIND_OF_STATUS = {401: "auth", 403: "auth", 413: "size", 429: "rate", 501: "websocket", 503: "notReady"}
 HEAD_FIELDS = 11
 TAIL_FIELDS = 7
 _NONE = "-"
@@ -126,6 +130,6 @@ def refusal_kind(status: int, termination: str, known_service: bool) -> str:
     """Why a request got no arm, where no rule of ours has said so."""
     if termination[:1] in {"C", "c"} or status == 408:
         return "unfinished"
-    if known_service and status in {413, 503}:
-        return "size" if status == 413 else "notReady"
+    if known_service and status in _KIND_OF_STATUS:
+        return _KIND_OF_STATUS[status]
     return "unknown" if status == 404 else "malformed"

@@ -35,7 +35,8 @@ class StateDir:
                 f"--state-dir {root} has a blank, quote, backslash, # or $, which HAProxy's configuration cannot hold"
             )
         try:
-            (root / "maps").mkdir(mode=0o700, parents=True, exist_ok=True)
+            for name in ("maps", "public_keys", "certificates"):
+                (root / name).mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise SettingsError(f"--state-dir {root} cannot be created: {error.strerror}") from None
         return cls(root)
@@ -89,6 +90,10 @@ class StateDir:
         """A map file."""
         return self.root / "maps" / f"{name}.map"
 
+    def public_key(self, file: str) -> Path:
+        """The file of a public key that tokens are signed with."""
+        return self.root / "public_keys" / file
+
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Replace a file in one step: a reader sees the old content or the new, also after a crash of this process."""
@@ -115,14 +120,17 @@ def read_json(path: Path) -> Any | None:
 class Settings:
     """How HAProxy runs: what only a restart or a reload changes. Times in seconds, sizes in bytes.
 
-    `max_connections` 0 is as many as the limit of open files allows.
+    `max_connections` 0 is as many as the limit of open files allows. `request_seconds` is for the headers of a request and the first
+    16 kB of its body, `client_seconds` for any later silence of the client, `source_connections` for one client address (0: any number).
     """
 
     http_bind: str = "127.0.0.1:8080"
     threads: int = 2
     max_connections: int = 0
     drain_seconds: int = 120
-    queue_seconds: int = 5
+    request_seconds: int = 15
+    client_seconds: int = 30
+    source_connections: int = 8192
 
     def save(self, state: StateDir) -> None:
         """Tell the agent how HAProxy was started."""
@@ -132,4 +140,6 @@ class Settings:
     def load(cls, state: StateDir) -> "Settings | None":
         """The settings of the HAProxy of this state directory; None before its first start."""
         stored = read_json(state.settings)
-        return None if stored is None else cls(**stored)
+        known = cls.__slots__
+        # Another version of this program may have written the file.
+        return None if stored is None else cls(**{name: value for name, value in stored.items() if name in known})

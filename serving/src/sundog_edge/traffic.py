@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 
 from sundog_edge import binary
+from sundog_edge.credentials import NOBODY, Credentials, credentials_of
 from sundog_edge.document import Document, Service
 from sundog_edge.errors import HaproxyRefused, HaproxyUnavailable
 from sundog_edge.evidence import InForce
@@ -20,6 +21,7 @@ from sundog_edge.haproxy.maps import MAP_NAMES, TABLE_MAPS, Maps, map_text, maps
 from sundog_edge.haproxy.names import BOOT_VARIABLE, LOG_VARIABLE
 from sundog_edge.layout import Layout, Server, fit
 from sundog_edge.runtime_api import Haproxy
+from sundog_edge.secrets_dir import SecretsDir
 from sundog_edge.state_dir import Settings, StateDir, read_json, write_atomically
 from sundog_edge.workers import Worker, Workers
 
@@ -36,12 +38,11 @@ class Traffic:
     with what was in force.
     """
 
-    def __init__(self, haproxy: Haproxy, workers: Workers, state: StateDir) -> None:
+    def __init__(self, haproxy: Haproxy, workers: Workers, state: StateDir, secrets: SecretsDir) -> None:
         stored_layout = read_json(state.layout)
         stored = read_json(state.applied)
         self.layout = Layout() if stored_layout is None else Layout.from_json(stored_layout)
         self.in_force = None if stored is None else _in_force_of(stored)
-        self._maps: Maps | None = None if self.in_force is None else maps_of(self.in_force.document, self.layout)
         self._written: Maps = {}
         self._leaving: dict[tuple[str, str], tuple[str, float]] = {}
         self._stale = False
@@ -49,6 +50,24 @@ class Traffic:
         self._haproxy = haproxy
         self._workers = workers
         self._state = state
+        self._secrets = secrets
+        self._credentials = NOBODY if self.in_force is None else self._read_credentials(self.in_force.document)
+        self._maps: Maps | None = (
+            None if self.in_force is None else maps_of(self.in_force.document, self.layout, self._credentials)
+        )
+
+    @property
+    def problems(self) -> dict[str, list[str]]:
+        """What each service lacks of what its Secrets should give it, one line each."""
+        document = self.in_force.document if self.in_force else None
+        return {
+            service.name: [
+                f"Secret {secret} {wrong}"
+                for secret in dict.fromkeys(service.secrets)
+                for wrong in self._credentials.problems.get(secret, ())
+            ]
+            for service in (document.services if document else ())
+        }
 
     async def apply(self, document: Document, now: float) -> None:
         """Put `document` in force for every new request, as a whole.
@@ -56,20 +75,20 @@ class Traffic:
         Raises DocumentError, HaproxyRefused or HaproxyUnavailable; then the previous document stays in force, or, when HAProxy went away
         half way, the next attempt completes this one.
         """
-        layout = fit(self.layout, document)
-        wanted = maps_of(document, layout)
-        if self._workers.current is None:
-            raise HaproxyUnavailable("HAProxy is not running")
-        if self.layout.needs_reload(layout):
-            await self._reload(layout)
-        self.keep(layout)
-        maps = self._with_leaving(wanted, now)
-        self._write_maps(maps)
-        self._maps = wanted
-        for worker in self._workers.all:
-            await self._push(worker, maps)
+        await self._put(document, await asyncio.to_thread(self._read_credentials, document), now)
         self.in_force = InForce(document, now, _since(self.in_force, document, now))
         write_atomically(self._state.applied, orjson.dumps(_stored(self.in_force)))
+
+    async def renew(self, now: float) -> None:
+        """Take over what has changed in the Secrets of the document in force. Raises as `apply` does."""
+        if self.in_force is None:
+            return
+        credentials = await asyncio.to_thread(self._read_credentials, self.in_force.document)
+        if credentials != self._credentials:
+            await self._put(self.in_force.document, credentials, now)
+            LOG.info(
+                "Secrets have changed: %d API keys, %d keys of tokens", len(credentials.keys), len(credentials.tokens)
+            )
 
     async def check(self, now: float) -> None:
         """Bring the maps of every worker to what is in force, without tables that nothing can be using any more."""
@@ -124,6 +143,28 @@ class Traffic:
         if self._stale and time.monotonic() >= self._write_again_at:
             self.keep(self.layout)
 
+    def _read_credentials(self, document: Document) -> Credentials:
+        secrets = self._secrets.read(secret for service in document.services for secret in service.secrets)
+        return credentials_of(document, secrets, lambda file: str(self._state.public_key(file)))
+
+    async def _put(self, document: Document, credentials: Credentials, now: float) -> None:
+        layout = replace(fit(self.layout, document), public_keys=tuple(sorted(credentials.public_keys)))
+        wanted = maps_of(document, layout, credentials)
+        if self._workers.current is None:
+            raise HaproxyUnavailable("HAProxy is not running")
+        for file, pem in credentials.public_keys.items():
+            if not self._state.public_key(file).exists():
+                write_atomically(self._state.public_key(file), pem)
+        if self.layout.needs_reload(layout):
+            await self._reload(layout)
+        self.keep(layout)
+        maps = self._with_leaving(wanted, now)
+        self._write_maps(maps)
+        self._maps = wanted
+        for worker in self._workers.all:
+            await self._push(worker, maps)
+        self._credentials = credentials
+
     def _write_maps(self, maps: Maps) -> None:
         for name in MAP_NAMES:
             if self._written.get(name) != maps[name]:
@@ -163,7 +204,12 @@ class Traffic:
             write_atomically(self._state.config, before)
             raise
         await self._workers.refresh()
-        LOG.info("reloaded HAProxy for %d slots and units %s", layout.slots, ", ".join(layout.units) or "none")
+        LOG.info(
+            "reloaded HAProxy for %d slots, units %s and %d public keys",
+            layout.slots,
+            ", ".join(layout.units) or "none",
+            len(layout.public_keys),
+        )
 
 
 async def check_config(text: str, state: StateDir) -> None:

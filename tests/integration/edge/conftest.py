@@ -204,6 +204,7 @@ class Edge:
     agent: asyncio.subprocess.Process | None = None
     generation: int = 0
     agent_options: tuple[str, ...] = ()
+    haproxy_options: tuple[str, ...] = ()
 
     # Test modules cannot import from here, so what they share comes with the fixture.
     free_port = staticmethod(free_port)
@@ -235,7 +236,7 @@ class Edge:
             "haproxy.log",
             "haproxy",
             *("--state-dir", str(self.root / "s"), "--http-bind", f"127.0.0.1:{self.http_port}", "--threads", "1"),
-            *("--drain-seconds", "10"),
+            *("--drain-seconds", "10", *self.haproxy_options),
         )
 
     async def start_agent(self) -> None:
@@ -243,7 +244,8 @@ class Edge:
             "agent.log",
             "agent",
             *("--state-dir", str(self.root / "s"), "--split", str(self.split), "--edge-name", "edge-0"),
-            *("--namespace", "vision", "--listen", f"127.0.0.1:{self.agent_port}", *self.agent_options),
+            *("--namespace", "vision", "--listen", f"127.0.0.1:{self.agent_port}"),
+            *("--secrets-dir", str(self.root / "secrets"), *self.agent_options),
         )
 
     async def _spawn(self, log: str, *arguments: str) -> asyncio.subprocess.Process:
@@ -285,6 +287,36 @@ class Edge:
         temporary = self.split.with_suffix(".new")
         temporary.write_text(content if isinstance(content, str) else json.dumps(content))
         temporary.replace(self.split)
+
+    def secret(self, name: str, **files: str | bytes) -> None:
+        """Write a Secret as a directory, replacing what it was; without files it is gone."""
+        folder = self.root / "secrets" / name
+        fresh = self.root / "secrets" / f".{name}.new"
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(parents=True)
+        for file, content in files.items():
+            (fresh / file.replace("__", ".")).write_bytes(content.encode() if isinstance(content, str) else content)
+        shutil.rmtree(folder, ignore_errors=True)
+        if files:
+            fresh.rename(folder)
+
+    async def refused(self, service_name: str) -> dict[str, int]:
+        """What a service has refused, over all boots, by kind."""
+        total: Counter[str] = Counter()
+        for boot in (await self.evidence())["services"].get(service_name, {}).get("refused", []):
+            total.update({kind: count for kind, count in boot.items() if kind != "boot" and count})
+        return dict(total)
+
+    async def raw(self, request: bytes, *, half_close: bool = False) -> bytes:
+        """Everything that is answered on one connection to `request`, until it is closed or 5 s are over."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.http_port)
+        writer.write(request)
+        if half_close:
+            writer.write_eof()
+        try:
+            return await asyncio.wait_for(reader.read(), 5)
+        finally:
+            writer.close()
 
     async def apply(self, *services: dict[str, Any]) -> None:
         """Write a document and wait until it is in force."""

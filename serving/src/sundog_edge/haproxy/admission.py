@@ -1,20 +1,73 @@
-"""Whether a request is let in, and what is taken from it before a replica sees it."""
+"""Whether a request is let in, and what is taken from it before a replica sees it.
 
+Who is refused here has no arm. The kind of a refusal is told by its status (`loglines.refusal_kind`), so every kind has one of its own.
+"""
+
+from sundog_edge.haproxy import authentication, rates
 from sundog_edge.haproxy.problems import problem
+from sundog_edge.layout import Layout
+from sundog_edge.state_dir import Settings, StateDir
+
+SOURCES_TABLE = "sources"
+_SOURCES = 100_000
+POLICY = "{ var(txn.policy) -m found }"
+"""Whether the service asks for more than what every service gets."""
 
 
-def rules() -> str:
-    """Refuse what the service does not take."""
-    sized = problem(413, "Content Too Large", "the request body is larger than this service takes")
-    return f"""    http-request set-var(txn.limit) var(txn.split),field(5,|)
-    http-request return {sized} if {{ req.hdr_val(content-length),sub(txn.limit) gt 0 }}
+def connections(settings: Settings) -> str:
+    """Refuse more connections of one address than it may have."""
+    if not settings.source_connections:
+        return ""
+    return f"""    tcp-request connection track-sc5 src,ipmask(32,64) table {SOURCES_TABLE}
+    tcp-request connection reject if {{ sc_conn_cur(5) gt {settings.source_connections} }}
 """
 
 
+def backends(layout: Layout, state: StateDir) -> str:
+    """The backends that hold what is counted and known here."""
+    return f"""backend {SOURCES_TABLE} from base
+    stick-table type ipv6 size {_SOURCES} expire 1m store conn_cur
+
+{rates.tables()}
+{authentication.backend(layout, state)}"""
+
+
+def rules(state: StateDir) -> str:
+    """Refuse what the service does not take, and set `txn.policy` where the service has one."""
+    sized = problem(413, "Content Too Large", "the request body is larger than this service takes")
+    method = problem(
+        405, "Method Not Allowed", "CONNECT and TRACE are not supported", " hdr Allow GET,POST,HEAD,OPTIONS"
+    )
+    websocket = problem(501, "Not Implemented", "websockets are not supported")
+    dots = problem(400, "Bad Request", "the path has a segment of two dots")
+    return f"""    http-request return {method} if {{ method CONNECT TRACE }}
+    http-request return {websocket} if {{ req.hdr(upgrade) -i -m sub websocket }}
+    http-request return {dots} if {{ path -i -m sub .. %2e }} {{ path -i -m reg (^|/|%2f)(\\.|%2e){{2}}(/|%2f|$) }}
+    http-request set-var(txn.limit) var(txn.split),field(5,|)
+    http-request return {sized} if {{ req.body_size,sub(txn.limit) gt 0 }}
+    http-request set-var(txn.policy) var(txn.name),map_str({state.map("policies")})
+{authentication.rules(state)}\
+{rates.rules()}"""
+
+
 def headers() -> str:
-    """Take away what only the edge may say to a replica, and say it."""
-    return """    http-request del-header x-sundog- -m beg
+    """Take away what only the edge may say to a replica, what is meant for the edge alone, and what an underscore disguises."""
+    return f"""    http-request del-header x-sundog- -m beg
+    http-request del-header _ -m sub
     http-request del-header x-request-disconnect-disabled
-    http-request del-header serve_multiplexed_model_id
+    http-request del-header upgrade
+    http-request del-header proxy- -m beg
+    http-request del-header x-api-key if {POLICY} {authentication.REQUIRED}
+    http-request del-header authorization if {POLICY} {authentication.REQUIRED}
     http-request set-header x-request-timeout-seconds %[var(txn.split),field(4,|)]
+"""
+
+
+def queue(state: StateDir) -> str:
+    """Refuse, in an arm's backend, what would wait behind too many; it counts against the arm, whose shortage it is."""
+    full = problem(503, "Service Unavailable", "too many requests wait for a replica", " hdr Retry-After 1")
+    return f"""    http-request set-var(txn.waiting) queue if {{ queue gt 0 }}
+    http-request return {full} if {{ var(txn.waiting) -m found }} \
+{{ be_name,map_str_int({state.map("queues")},1000000),sub(txn.waiting) le 0 }}
+    http-request return {full} if {POLICY} {{ var(txn.policy),field(11,|) -m str 0 }} {{ be_conn_free eq 0 }}
 """

@@ -1,6 +1,6 @@
 """The arm slots: what happens to a request once its arm is chosen."""
 
-from sundog_edge.haproxy import assignment
+from sundog_edge.haproxy import admission, assignment
 from sundog_edge.haproxy.names import BLOCKS_TABLE, MAX_BLOCKS, MAX_ROWS, ROWS_TABLE
 from sundog_edge.layout import Server
 from sundog_edge.state_dir import StateDir
@@ -44,6 +44,7 @@ def arm(state: StateDir) -> str:
     http-request set-var(txn.count) sc_inc_gpc0(0)
     http-request set-var(txn.block) var(txn.received),div(10000000)
     http-request track-sc2 var(txn.row),concat(/,txn.block) table {BLOCKS_TABLE}
+{admission.queue(state)}\
     http-request set-timeout server var(txn.split),field(3,|)
     http-request set-path %[var(txn.arm),field(3,!)]%[path,regsub(^/[^/]*,)] unless {{ var(txn.byhost) -m found }}
     http-request set-path %[var(txn.arm),field(3,!)]%[path] if {{ var(txn.byhost) -m found }}
@@ -54,7 +55,7 @@ def arm(state: StateDir) -> str:
 {assignment.answer()}"""
 
 
-def slot(name: str, servers: list[Server]) -> str:
-    """One arm slot with the replicas that a new worker starts with."""
+def slot(name: str, wait_ms: int, servers: list[Server]) -> str:
+    """One arm slot with the longest wait for a busy replica, and the replicas that a new worker starts with."""
     lines = "".join(f"    server {server.name} {server_options(server)}\n" for server in servers)
-    return f"backend {name} from arm\n{lines}"
+    return f"backend {name} from arm\n    timeout queue {wait_ms}ms\n{lines}"

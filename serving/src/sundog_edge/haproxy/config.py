@@ -5,7 +5,7 @@ unit, limits, and the range table), another in that table the arm, so that arm, 
 the slot's backend then counts the choice, rewrites the path and picks a replica.
 """
 
-from sundog_edge.haproxy import backends
+from sundog_edge.haproxy import admission, backends
 from sundog_edge.haproxy.frontend import frontend
 from sundog_edge.haproxy.process import base, process
 from sundog_edge.layout import Layout, Server, slot_names
@@ -22,7 +22,8 @@ def render(settings: Settings, layout: Layout, state: StateDir) -> str:
         base(settings),
         frontend(settings, layout, state),
         backends.tables(),
+        admission.backends(layout, state),
         backends.arm(state),
-        *(backends.slot(name, servers) for name, servers in by_slot.items()),
+        *(backends.slot(name, layout.wait_ms(name), servers) for name, servers in by_slot.items()),
     ]
     return "\n".join(parts)

@@ -10,13 +10,14 @@ def frontend(settings: Settings, layout: Layout, state: StateDir) -> str:
     """The section."""
     return f"""frontend edge from base
     bind {settings.http_bind}
+{admission.connections(settings)}\
 {logline.rules()}\
     http-request set-var(txn.received) date(0,us)
     http-request track-sc1 str({ALL_REQUESTS}) table {ROWS_TABLE}
     http-request sc-inc-gpc0(1)
 {identity.rules()}\
 {routing.rules(state)}\
-{admission.rules()}\
+{admission.rules(state)}\
 {assignment.unit(layout, state)}\
 {admission.headers()}\
 {assignment.arm(state)}\

@@ -8,6 +8,7 @@
 - `overrides`: `table|header|value|caller` → arm, a caller being `n<network>` or `k<API key>`.
 - `networks`: network → itself, to find a client's narrowest one that any override names.
 - `prefixes`: slot → route prefix, for health checks.
+- `queues`, `keys`, `tokens`, `policies`: as `haproxy.policies` has them.
 
 A table is named by a hash of its content and never changes. What is new is written before `splits` points at it, and what is old is
 taken away a while after, so each request sees one table as a whole.
@@ -19,7 +20,9 @@ from collections.abc import Iterator, Mapping
 import xxhash
 
 from sundog_edge.assignment import prefixes
+from sundog_edge.credentials import NOBODY, Credentials
 from sundog_edge.document import Arm, Document, Service
+from sundog_edge.haproxy.policies import policy_maps
 from sundog_edge.layout import Layout
 
 NONE = "-"
@@ -27,18 +30,29 @@ NONE = "-"
 Maps = dict[str, dict[str, str]]
 """Map name → key → value."""
 
-MAP_NAMES = ("prefixes", "ranges", "overrides", "networks", "splits", "hosts")
+MAP_NAMES = (
+    "prefixes",
+    "queues",
+    "keys",
+    "tokens",
+    "policies",
+    "ranges",
+    "overrides",
+    "networks",
+    "splits",
+    "hosts",
+)
 """In the order in which they are to be written: what is referred to comes before what refers to it."""
 
 TABLE_MAPS = ("ranges", "overrides")
 """Maps whose entries outlive the document for a while."""
 
 
-def maps_of(document: Document, layout: Layout) -> Maps:
+def maps_of(document: Document, layout: Layout, credentials: Credentials = NOBODY) -> Maps:
     """The content of all maps for a document whose applications have their slots in `layout`."""
     slots = layout.slot_of
     networks = sorted(document.networks)
-    maps: Maps = {name: {} for name in MAP_NAMES}
+    maps: Maps = {name: {} for name in MAP_NAMES} | policy_maps(document, slots, credentials)
     maps["prefixes"] = {holding.slot: holding.prefix for holding in (*layout.leaving, *layout.held)}
     maps["networks"] = {network: network for network in networks}
     for service in document.services:

@@ -8,3 +8,6 @@ ROWS_TABLE = "rows"
 MAX_ROWS = 20_000
 BLOCKS_TABLE = "blocks"
 MAX_BLOCKS = 50_000
+
+STICK_COUNTERS = 6
+"""0 row, 1 all requests, 2 block, 3 client, 4 service, 5 source address."""

@@ -1,5 +1,6 @@
 """The process as a whole, and what every section inherits."""
 
+from sundog_edge.haproxy.names import STICK_COUNTERS
 from sundog_edge.haproxy.problems import problem
 from sundog_edge.state_dir import Settings
 
@@ -15,6 +16,7 @@ def process(settings: Settings) -> str:
     tune.bufsize 16384
     tune.maxrewrite 1024
     tune.http.maxhdr 101
+    tune.stick-counters {STICK_COUNTERS}
 """
 
 
@@ -32,10 +34,9 @@ def base(settings: Settings) -> str:
     return f"""defaults base
     mode http
     timeout connect 1s
-    timeout client 60s
+    timeout client {settings.client_seconds}s
     timeout server 60s
-    timeout queue {settings.queue_seconds}s
-    timeout http-request 30s
+    timeout http-request {settings.request_seconds}s
     timeout http-keep-alive 60s
     option http-buffer-request
     option dontlognull

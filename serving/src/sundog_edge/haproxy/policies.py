@@ -1,0 +1,39 @@
+"""The maps of admission: who may call, how often, and how many may wait. Pure.
+
+- `policies`: service → `policy_value`, for services that ask for anything.
+- `keys` and `tokens`: as `credentials.Credentials` has them.
+- `queues`: slot → how many requests may wait in it.
+"""
+
+from collections.abc import Mapping
+
+from sundog_edge.credentials import Credentials
+from sundog_edge.document import Document, Service
+
+
+def policy_maps(document: Document, slots: Mapping[str, str], credentials: Credentials) -> dict[str, dict[str, str]]:
+    """The entries of all of them; `slots` has the slot of every application."""
+    policies = {service.name: policy_value(service) for service in document.services}
+    return {
+        "queues": {
+            slots[arm.application]: str(service.queue.share(arm.weight))
+            for service in document.services
+            if service.queue
+            for arm in service.arms
+        },
+        "keys": dict(credentials.keys),
+        "tokens": dict(credentials.tokens),
+        "policies": {name: value for name, value in policies.items() if value.strip("|")},
+    }
+
+
+def policy_value(service: Service) -> str:
+    """`API keys|token keys|issuer|audience|requests of a client|in seconds|retry after|requests of all|in seconds|retry after|queue`, where
+    the first two are Secrets and the last is 0 for a service without a queue; nothing but separators where it asks for nothing.
+    """
+    jwt = service.auth.jwt
+    fields = [service.auth.apiKeys, *((jwt.jwks, jwt.issuer, jwt.audience) if jwt else ("", "", ""))]
+    for rate in (service.rateLimit.perClient, service.rateLimit.total):
+        fields += [str(rate.requests), str(rate.seconds), str(rate.retry_after)] if rate else ["", "", ""]
+    fields.append("0" if service.queue and not service.queue.maxRequests else "")
+    return "|".join(fields)
