@@ -19,6 +19,18 @@ def bucket(salt: str, unit: bytes) -> int:
     return (xxhash.xxh64_intdigest(salt.encode() + b":" + unit) & _POSITIVE) % BUCKETS
 
 
+def json_unit(value: object) -> bytes:
+    """The unit that a value in a JSON body is; empty for one that names nobody (null, an object, a list, a missing value).
+
+    A number is cut to its whole part, so 7, 7.9 and "7" are the same unit; one beyond ±(2^53 - 1) is none. True is 1 and false is 0.
+    """
+    if isinstance(value, str):
+        return value.encode()
+    if isinstance(value, bool | int | float) and abs(value) < 1 << 53:
+        return str(int(value)).encode()
+    return b""
+
+
 def unit_hash(unit: bytes) -> int:
     """The 64-bit hash of a unit without any salt, by which a sample of units is drawn: the same at every edge and for every experiment."""
     return xxhash.xxh64_intdigest(unit)

@@ -23,7 +23,7 @@ from sundog_edge.policy import Auth, Queue, RateLimit, SecretName
 
 VERSION = 1
 MAX_ARMS = 10
-MAX_SEGMENTS = 64
+MAX_SEGMENTS = 256
 MAX_OVERRIDES = 16
 MAX_CALLERS = 64
 MAX_NETWORKS = 256

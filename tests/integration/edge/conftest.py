@@ -329,9 +329,9 @@ class Edge:
 
         await until(in_force, f"generation {document['generation']} in force")
 
-    async def evidence(self) -> dict[str, Any]:
+    async def evidence(self, query: str = "") -> dict[str, Any]:
         with contextlib.suppress(aiohttp.ClientError):
-            async with self.session.get(f"http://127.0.0.1:{self.agent_port}/evidence") as response:
+            async with self.session.get(f"http://127.0.0.1:{self.agent_port}/evidence?{query}") as response:
                 found = await response.json()
                 for row in found["counters"]:
                     assert row["assigned"] == sum(row["ends"].values()) + row["inFlight"] + row["lost"], row

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from sundog_edge.assignment import arm_of, bucket, segments
+from sundog_edge.assignment import arm_of, bucket, segments, unit_hash
 
 pytestmark = pytest.mark.haproxy
 
@@ -74,29 +74,42 @@ async def arms_of(edge, units, path="/digits/") -> list[str]:
     return [into[place] for place in range(len(numbered))]
 
 
-async def test_haproxy_and_the_reference_agree_on_every_unit(edge, serve, replicas):
+def random_units(count: int, seed: int) -> list[bytes]:
+    """Header values of every length and of every byte that HTTP allows in one."""
+    generator = random.Random(seed)
+    allowed = bytes([0x09, *range(0x20, 0x7F), *range(0x80, 0x100)])
+    made = (
+        bytes(generator.choices(allowed, k=min(int(generator.expovariate(0.03)) + 1, 2000))) for _ in range(2 * count)
+    )
+    return [unit for value in made if (unit := value.strip(b" \t"))][:count]
+
+
+async def test_haproxy_and_the_reference_agree_on_ten_thousand_units(edge, serve):
     ranges = table_of_ten(1)
-    one = await replicas("digits-r0")
-    # All arms on one application would do for the split; two show that the application comes with the arm.
-    serve.targets = {"digits-r0": [one.address]}
-    arms = [edge.arm(f"a{number}", "digits-r0", own) for number, own in enumerate(ranges)]
-    await edge.apply(edge.service("digits", arms))
-    await edge.up("digits", a0=1)
+    # No replica is needed to be told one's arm.
+    serve.targets = {"digits-r0": []}
+    await edge.apply(edge.service("digits", [edge.arm(f"a{n}", "digits-r0", own) for n, own in enumerate(ranges)]))
     salt = "digits-salt"
     bounds = {place for own in ranges for start, end in own for place in (start, end - 1)}
     generator = random.Random(2)
     units = [
         *ADVERSARIAL,
         *units_at(salt, bounds),
-        *(generator.randbytes(generator.randrange(1, 60)).hex().encode() for _ in range(2000)),
-        *(b"user-%d" % number for number in range(1000)),
+        *random_units(7000, 3),
+        *(b"%d" % generator.randrange(-(1 << 70), 1 << 70) for _ in range(1000)),
+        *(b"user-%d" % number for number in range(2000)),
     ]
+    assert len(units) >= 10_000
     table = segments([[(start, end) for start, end in own] for own in ranges])
     expected = [f"a{arm_of(table, bucket(salt, unit))}" for unit in units]
     assert await arms_of(edge, units) == expected
-    rows = (await edge.settled(len(units)))["counters"]
-    assert {row["unit"] for row in rows} == {"sticky"}
-    assert {row["arm"]: row["assigned"] for row in rows} == Counter(expected)
+    evidence = await edge.settled(len(units))
+    assert {row["unit"] for row in evidence["counters"]} == {"sticky"}
+    assert {row["arm"]: row["assigned"] for row in evidence["counters"]} == Counter(expected)
+    (sample,) = (await edge.evidence("detail=units"))["units"]
+    below = {f"{number:016x}" for number in map(unit_hash, units) if number < int(sample["tau"], 16)}
+    assert {number for number, *_ in sample["units"]} == below
+    assert 0 < len(below) <= 1000
 
 
 async def test_a_missing_or_empty_unit_is_split_at_random_and_counted_as_anonymous(edge, serve, digits):

@@ -3,10 +3,10 @@
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sundog_edge.assignment import BUCKETS, arm_of, bucket, segments
+from sundog_edge.assignment import BUCKETS, GROUPS, arm_of, bucket, group, json_unit, prefixes, segments, unit_hash
 
 
 @pytest.mark.parametrize(
@@ -82,3 +82,57 @@ def test_an_empty_table_has_no_arm():
 
 def test_the_bias_of_the_modulo_is_as_small_as_said():
     assert Fraction(BUCKETS, 2**63) < Fraction(1, 10**14)
+
+
+@settings(deadline=None)
+@given(st.tuples(st.integers(0, BUCKETS), st.integers(0, BUCKETS)).map(sorted))
+def test_prefixes_hold_exactly_the_buckets_of_their_range(interval):
+    start, end = interval
+    found = prefixes(start, end)
+    held = [number for prefix in found for number in range(BUCKETS) if str(BUCKETS + number).startswith(prefix)]
+    assert held == [*range(start, end)]
+    # Two digits each side of four, nine each: an entry costs memory.
+    assert len(found) <= 72
+
+
+def test_prefixes_of_whole_percents_are_few():
+    assert prefixes(0, BUCKETS) == ("1",)
+    assert prefixes(2500, BUCKETS) == ("125", "126", "127", "128", "129", "13", "14", "15", "16", "17", "18", "19")
+    assert max(len(prefixes(0, share * 100)) for share in range(1, 101)) <= 18
+
+
+def test_groups_are_even_and_independent_of_buckets():
+    units = [b"user-%d" % number for number in range(20_000)]
+    places = [(group("salt", unit), bucket("salt", unit)) for unit in units]
+    sizes = [sum(g == number for g, _ in places) for number in range(GROUPS)]
+    # Six standard deviations of a binomial around 200.
+    assert all(abs(size - 200) < 85 for size in sizes)
+    low = sum(g < 50 and b < 5000 for g, b in places)
+    assert abs(low - 5000) < 370
+
+
+@pytest.mark.parametrize(
+    ("value", "unit"),
+    [
+        ("7", b"7"),
+        (7, b"7"),
+        (7.9, b"7"),
+        (-3, b"-3"),
+        (True, b"1"),
+        (None, b""),
+        ([1], b""),
+        ({}, b""),
+        ("", b""),
+        (1 << 53, b""),
+        ((1 << 53) - 1, b"9007199254740991"),
+        (float("nan"), b""),
+        ("\u00e9", b"\xc3\xa9"),
+    ],
+)
+def test_a_json_value_is_a_unit(value, unit):
+    assert json_unit(value) == unit
+
+
+def test_golden_hash_of_a_unit():
+    # Frozen: samples of units of several edges and versions are joined by it.
+    assert unit_hash(b"user-1") == 0xA173746B114C6BE8

@@ -147,8 +147,8 @@ def test_more_arms_or_segments_than_fit_are_refused():
     assert "11 arms, at most 10" in refusal(changed((*SERVICE, "arms"), arms))
     many = copy.deepcopy(GOOD)
     for number, arm in enumerate(many["services"][0]["arms"]):
-        arm["ranges"] = [[start, start + 100] for start in range(number * 100, 10_000, 200)]
-    assert "100 segments, at most 64" in refusal(many)
+        arm["ranges"] = [[start, start + 20] for start in range(number * 20, 10_000, 40)]
+    assert "500 segments, at most 256" in refusal(many)
 
 
 def test_names_hosts_and_applications_belong_to_one_service():

@@ -17,6 +17,39 @@ def two_arms(canary_weight: int) -> tuple[list[Range], list[Range]]:
     return _clean([(edge, BUCKETS)]), _clean([(0, edge)])
 
 
+def move(ranges: Sequence[Sequence[Range]], shares: Sequence[int]) -> list[list[Range]]:
+    """The ranges of all arms after their shares (in buckets, together BUCKETS) change, moving no bucket that need not move.
+
+    Exactly half the sum of the differences changes hands. An arm that shrinks gives away what it got last: the first arm, the control,
+    from its lower end, any other from its upper end; so with two arms this is `two_arms`. Raises ValueError for shares that do not add up.
+    """
+    if sum(shares) != BUCKETS or min(shares) < 0 or len(shares) != len(ranges):
+        raise ValueError(f"shares {list(shares)} of {len(ranges)} arms do not add up to {BUCKETS}")
+    owned = [sorted(bucket for start, end in own for bucket in range(start, end)) for own in ranges]
+    freed: list[int] = []
+    for place, (own, share) in enumerate(zip(owned, shares, strict=True)):
+        excess = max(0, len(own) - share)
+        freed += own[:excess] if place == 0 else own[len(own) - excess :]
+        owned[place] = own[excess:] if place == 0 else own[: len(own) - excess]
+    freed.sort()
+    # The control takes from the upper end and the others from the lower, as they give.
+    for place, share in reversed(list(enumerate(shares))):
+        missing = share - len(owned[place])
+        taken, freed = freed[:missing], freed[missing:]
+        owned[place] = sorted([*owned[place], *taken])
+    return [_joined(own) for own in owned]
+
+
+def _joined(buckets: Sequence[int]) -> list[Range]:
+    joined: list[Range] = []
+    for bucket in buckets:
+        if joined and joined[-1][1] == bucket:
+            joined[-1] = (joined[-1][0], bucket + 1)
+        else:
+            joined.append((bucket, bucket + 1))
+    return joined
+
+
 def covers_once(ranges: Sequence[Range]) -> bool:
     """Whether the ranges hold each bucket exactly once."""
     position = 0
