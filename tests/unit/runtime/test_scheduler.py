@@ -106,8 +106,8 @@ def not_thirteen(batch: Any) -> Any:
     return batch * 2
 
 
-def nan_of_thirteen(batch: Any) -> Any:
-    return np.where(batch == 13, np.nan, batch * 2)
+def unusable_at_thirteen(batch: Any) -> Any:
+    return (batch * 2).astype("complex64") if 13 in batch else batch * 2
 
 
 def exit_at_thirteen(batch: Any) -> Any:
@@ -120,7 +120,7 @@ def exit_at_thirteen(batch: Any) -> Any:
     ("answer", "error", "says"),
     [
         (not_thirteen, ValueError, "unlucky"),
-        (nan_of_thirteen, Problem, "NaN"),
+        (unusable_at_thirteen, Problem, "complex64"),
         (exit_at_thirteen, RuntimeError, "the model raised SystemExit"),
     ],
 )
