@@ -1,14 +1,18 @@
 """The Serve builder: `import_path: sundog_runtime.serve:build`."""
 
+import asyncio
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from ray import serve
+from ray.util.metrics import Counter, Gauge
 
 from sundog_runtime.arguments import parse_arguments
 from sundog_runtime.errors import StartError
+from sundog_runtime.logs import use_json_lines
+from sundog_runtime.ray_metrics import Exporter
 
 MAX_START_FAILURES = 3
 """Serve gives up after so many failed starts, whatever the number of replicas: most failures are for good."""
@@ -23,8 +27,12 @@ class _Model:
         # Imported where a model runs: building an application needs no torch, and builds are done one after the other.
         from sundog_runtime.replica import Replica
 
+        arguments = parse_arguments(args)
+        use_json_lines(arguments.service, arguments.revision, logging.getLogger("ray.serve"))
         with _told():
             self._replica = await Replica.start(args)
+        exporter = Exporter(self._replica.metrics, arguments.service, arguments.revision, Counter, Gauge)
+        self._exporting = asyncio.create_task(exporter.export_forever())
 
     def __serve_build_asgi_app__(self) -> Any:
         """The application that Serve calls; made after the constructor."""

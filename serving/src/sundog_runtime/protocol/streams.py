@@ -80,7 +80,9 @@ async def _next(answers: AsyncGenerator[Answer, None], gone: "asyncio.Task[None]
         if not following.done():
             following.cancel()
             await asyncio.wait((following,))
-    if following.cancelled():
+    if gone.done() or following.cancelled():
+        if not following.cancelled():
+            following.exception()  # seen, and nobody is left to be told
         raise ClientGoneError
     answer = following.result()
     if answer is not None and answer.content_type != JSON_TYPE:

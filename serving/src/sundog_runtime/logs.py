@@ -1,0 +1,62 @@
+"""One JSON document a line, for what the model server itself has to say.
+
+Serve's handlers decide where a line goes; the lines of this package get a form of their own there, and Serve's keep theirs.
+"""
+
+import logging
+from datetime import UTC, datetime
+
+import orjson
+
+from sundog_runtime.context import RequestContext, current
+
+LOGGER_NAME = "ray.serve.sundog"
+
+
+class AboutRequest(logging.Filter):
+    """Notes the request that a record is about where the record is made: a handler may format it much later."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Never drops a record."""
+        if getattr(record, "request_context", None) is None:
+            record.request_context = current()
+        return True
+
+
+class JsonLines(logging.Formatter):
+    """Formats the records of one logger as JSON, and leaves all others to the formatter that was there before."""
+
+    def __init__(self, service: str, revision: int, others: logging.Formatter | None) -> None:
+        super().__init__()
+        self._service = service
+        self._revision = revision
+        self._others = others or logging.Formatter()
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line, without a line break."""
+        if record.name != LOGGER_NAME:
+            return self._others.format(record)
+        document = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+            "service": self._service,
+            "revision": self._revision,
+        }
+        request = getattr(record, "request_context", None)
+        if isinstance(request, RequestContext):
+            document |= {"request_id": request.request_id, "trace_id": request.trace_id}
+        if record.exc_info:
+            document["exception"] = self.formatException(record.exc_info)
+        return orjson.dumps(document, default=str).decode()
+
+
+def use_json_lines(service: str, revision: int, parent: logging.Logger) -> None:
+    """Give the handlers of `parent`, and those they pass records on to, this form for the lines of this package."""
+    logger = logging.getLogger(LOGGER_NAME)
+    if not any(isinstance(found, AboutRequest) for found in logger.filters):
+        logger.addFilter(AboutRequest())
+    for handler in parent.handlers:
+        writing = getattr(handler, "target", None) or handler
+        if not isinstance(writing.formatter, JsonLines):
+            writing.setFormatter(JsonLines(service, revision, writing.formatter))

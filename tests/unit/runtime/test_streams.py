@@ -1,0 +1,212 @@
+"""Answers in pieces: events and lines, errors on the way, clients that leave, and who else is served meanwhile."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import orjson
+import pytest
+
+from sundog_runtime.context import RequestContext
+from sundog_runtime.errors import Problem
+from sundog_runtime.protocol.query import Answer, Query
+
+STREAMING = """
+import asyncio
+
+class Predictor:
+    def load(self, path, config):
+        self.log = config["log"]
+
+    def predict(self, batch):
+        try:
+            for number in batch["items"]:
+                if number is None:
+                    raise ValueError("none left")
+                self.log.append(number)
+                yield {"item": number}
+        finally:
+            self.log.append("closed")
+"""
+
+ASYNCHRONOUS = STREAMING.replace("    def predict", "    async def predict").replace(
+    "self.log.append(number)", "await asyncio.sleep(0); self.log.append(number)"
+)
+RETURNED = STREAMING.replace(
+    "def predict", "streams = True\n\n    def predict(self, batch): return self.go(batch)\n\n    def go"
+)
+
+every_kind = pytest.mark.parametrize("code", [STREAMING, ASYNCHRONOUS, RETURNED], ids=["sync", "async", "returned"])
+
+
+@pytest.fixture
+def log() -> list[Any]:
+    return []
+
+
+@pytest.fixture
+async def stream(python_model: Callable[[str], Path], args: Any, serve: Any, log: list[Any]) -> Any:
+    async def start(code: str) -> httpx.AsyncClient:
+        client: httpx.AsyncClient = await serve(args(python_model(code), "predictor:Predictor", config={"log": log}))
+        return client
+
+    return start
+
+
+class Connection:
+    """One request as a server makes it: what the application sends is seen at once, and may be held up."""
+
+    def __init__(self, items: Any, accept: str = "", path: str = "/", timeout: str = "") -> None:
+        self.body = orjson.dumps({"inputs": {"items": items}})
+        headers = [(b"accept", accept.encode()), (b"x-request-timeout-seconds", timeout.encode())]
+        self.scope = {"type": "http", "method": "POST", "path": path, "headers": headers}
+        self.sent: asyncio.Queue[Any] = asyncio.Queue(maxsize=1)
+        self.gone = asyncio.Event()
+        self._asked = False
+
+    async def receive(self) -> Any:
+        if not self._asked:
+            self._asked = True
+            return {"type": "http.request", "body": self.body}
+        await self.gone.wait()
+        return {"type": "http.disconnect"}
+
+    def run(self, client: Any) -> "asyncio.Task[None]":
+        return asyncio.create_task(client.replica.app(self.scope, self.receive, self.sent.put))
+
+
+async def all_of(connection: Connection, task: "asyncio.Task[None]") -> list[Any]:
+    """Everything that is sent until the application returns."""
+    messages = []
+    while not (task.done() and connection.sent.empty()):
+        following = asyncio.create_task(connection.sent.get())
+        await asyncio.wait([following, task], return_when=asyncio.FIRST_COMPLETED)
+        if following.done():
+            messages.append(following.result())
+        elif connection.sent.empty():
+            following.cancel()
+    await task
+    return messages
+
+
+@every_kind
+async def test_lines(stream: Any, log: list[Any], code: str) -> None:
+    client = await stream(code)
+    answer = await client.post("/", json={"inputs": {"items": [1, 2]}})
+    assert answer.headers["content-type"] == "application/x-ndjson"
+    assert [json.loads(line) for line in answer.text.splitlines()] == [{"outputs": {"item": n}} for n in (1, 2)]
+    await client.replica._thread.run(lambda: None)
+    assert log == [1, 2, "closed"]
+
+
+@every_kind
+async def test_server_sent_events(stream: Any, code: str) -> None:
+    client = await stream(code)
+    headers = {"accept": "text/html, text/event-stream"}
+    answer = await client.post("/", json={"inputs": {"items": [1, 2]}}, headers=headers)
+    assert answer.headers["content-type"] == "text/event-stream"
+    assert answer.headers["cache-control"] == "no-cache"
+    assert answer.text == 'data: {"outputs":{"item":1}}\n\ndata: {"outputs":{"item":2}}\n\n'
+
+
+@every_kind
+async def test_a_stream_of_nothing_is_an_answer(stream: Any, code: str) -> None:
+    client = await stream(code)
+    answer = await client.post("/", json={"inputs": {"items": ""}})
+    assert (answer.status_code, answer.text) == (200, "")
+
+
+@every_kind
+async def test_an_error_before_the_first_item_has_a_status(stream: Any, code: str) -> None:
+    client = await stream(code)
+    answer = await client.post("/", json={"inputs": {"items": [None]}})
+    assert (answer.status_code, answer.json()["code"]) == (500, "ModelError")
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+@every_kind
+@pytest.mark.parametrize("accept", ["text/event-stream", "*/*"])
+async def test_a_later_error_is_told_and_the_connection_cut(stream: Any, code: str, accept: str) -> None:
+    client = await stream(code)
+    connection = Connection([1, None, 2], accept)
+    messages = await all_of(connection, connection.run(client))
+    assert [message["type"] for message in messages] == ["http.response.start", *["http.response.body"] * 2]
+    assert all(message["more_body"] for message in messages[1:]), "an answer that is whole is no broken one"
+    text = messages[-1]["body"].decode()
+    if accept == "*/*":
+        problem = json.loads(text)["error"]
+    else:
+        assert text.startswith("event: error\ndata: ")
+        problem = json.loads(text.removeprefix("event: error\ndata: "))
+    assert (problem["status"], problem["code"]) == (500, "ModelError")
+    assert client.replica.metrics.answers == {"ModelError": 1}
+
+
+@every_kind
+async def test_an_item_is_computed_when_the_one_before_is_taken(stream: Any, log: list[Any], code: str) -> None:
+    client = await stream(code)
+    connection = Connection(list(range(10)))
+    task = connection.run(client)
+    await connection.sent.get()
+    while connection.sent.empty():  # noqa: ASYNC110 (it is the loop's turns that are waited for)
+        await asyncio.sleep(0)
+    for _ in range(50):
+        await asyncio.sleep(0)
+    await client.replica._thread.run(lambda: None)
+    assert log[:2] == [0, 1]
+    assert len(log) == 2, "the server has not taken the first item, and the third is being computed"
+    await all_of(connection, task)
+    await client.replica._thread.run(lambda: None)
+    assert log == [*range(10), "closed"]
+
+
+@every_kind
+@pytest.mark.parametrize("by", ["disconnect", "cancel"])
+async def test_a_client_that_leaves_stops_the_model(stream: Any, log: list[Any], code: str, by: str) -> None:
+    client = await stream(code)
+    connection = Connection(list(range(1000)))
+    task = connection.run(client)
+    for _ in range(3):
+        await connection.sent.get()
+    if by == "disconnect":
+        connection.gone.set()
+        await all_of(connection, task)
+    else:
+        task.cancel()
+        await asyncio.wait([task])
+    await client.replica._thread.run(lambda: None)
+    assert log[-1] == "closed"
+    assert len(log) < 10
+    assert client.replica.metrics.answers == {"ClientGone": 1}
+
+
+@every_kind
+async def test_the_deadline_is_that_of_the_last_item(stream: Any, log: list[Any], code: str) -> None:
+    client = await stream(code)
+    connection = Connection("x" * 60_000, timeout="0.1")
+    messages = await all_of(connection, connection.run(client))
+    assert b"DeadlineExceeded" in messages[-1]["body"]
+    await client.replica._thread.run(lambda: None)
+    assert log[-1] == "closed"
+
+
+async def test_other_requests_have_their_turn_between_two_items(stream: Any, log: list[Any]) -> None:
+    client = await stream(STREAMING)
+    first, second = Connection([1, 2]), Connection([3, 4])
+    tasks = [connection.run(client) for connection in (first, second)]
+    for connection in (first, second):
+        await connection.sent.get()
+        await connection.sent.get()
+    assert {1, 3} <= set(log), "the second stream waits for the first to end"
+    await asyncio.gather(*map(all_of, (first, second), tasks))
+
+
+async def test_what_cannot_stream_refuses(stream: Any) -> None:
+    client = await stream(STREAMING)
+    query = Query({"items": [1]}, lambda output: Answer(b"x", b"application/octet-stream"))
+    with pytest.raises(Problem) as caught:
+        await client.replica.infer(query, RequestContext())
+    assert (caught.value.status, caught.value.code) == (400, "Streaming")
