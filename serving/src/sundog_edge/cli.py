@@ -12,7 +12,7 @@ import aiohttp
 import click
 from aiohttp import web
 
-from sundog_edge import binary
+from sundog_edge import binary, tls
 from sundog_edge.agent import Agent, Options
 from sundog_edge.errors import EdgeError
 from sundog_edge.haproxy.config import render
@@ -39,6 +39,7 @@ def main() -> None:
 @main.command()
 @_STATE_DIR
 @click.option("--http-bind", default="127.0.0.1:8080", show_default=True, help="Where clients connect, ADDRESS:PORT.")
+@click.option("--https-bind", default="", help="Where clients connect with TLS, ADDRESS:PORT; empty is nowhere.")
 @click.option("--threads", type=click.IntRange(1, 64), default=min(4, os.cpu_count() or 1), show_default=True)
 @click.option("--max-connections", type=click.IntRange(0), default=0, show_default=True, help="0: as files allow.")
 @click.option(
@@ -60,6 +61,7 @@ def main() -> None:
 def haproxy(
     state_dir: Path,
     http_bind: str,
+    https_bind: str,
     threads: int,
     max_connections: int,
     drain_seconds: int,
@@ -72,7 +74,14 @@ def haproxy(
         state = StateDir.at(state_dir)
         program = binary.find()
         settings = Settings(
-            http_bind, threads, max_connections, drain_seconds, request_seconds, client_seconds, source_connections
+            http_bind=http_bind,
+            https_bind=https_bind,
+            threads=threads,
+            max_connections=max_connections,
+            drain_seconds=drain_seconds,
+            request_seconds=request_seconds,
+            client_seconds=client_seconds,
+            source_connections=source_connections,
         )
         prepare(state, settings)
     except EdgeError as error:
@@ -85,6 +94,7 @@ def haproxy(
 def prepare(state: StateDir, settings: Settings) -> None:
     """Write the configuration for the layout of the state directory, checked by HAProxy itself."""
     ensure_map_files(state)
+    tls.ensure_files(state)
     stored = read_json(state.layout)
     layout = Layout() if stored is None else Layout.from_json(stored)
     # A public key whose file is gone only makes its tokens unknown; without this HAProxy would not start.

@@ -177,6 +177,45 @@ class Haproxy:
         if answer.strip():
             raise HaproxyRefused(f"HAProxy worker {pid} refused entries of map {path.name}: {answer.strip()}")
 
+    async def certificates(self, pid: int) -> list[str]:
+        """The files of the certificates that a worker has loaded."""
+        answer = await self.command("show ssl cert", pid)
+        return [line for line in answer.splitlines() if line.startswith("/")]
+
+    async def certificate_list(self, pid: int, path: Path) -> list[tuple[str, str, str]]:
+        """(file, line number, host names sorted) of each line of a list of certificates."""
+        answer = await self.command(f"show ssl crt-list -n {path}", pid)
+        rows = (line.split() for line in answer.splitlines() if line.startswith("/"))
+        return [
+            (*row[0].rsplit(":", 1), " ".join(sorted(word for word in row[1:] if word[0] not in "[#")))  # type: ignore[misc]
+            for row in rows
+        ]
+
+    async def set_certificate(self, pid: int, path: str, pem: bytes, *, new: bool) -> None:
+        """Load a certificate, or replace it for every new connection."""
+        if new:
+            await self._succeed(f"new ssl cert {path}", pid, "New empty certificate store")
+        await self._succeed(f"set ssl cert {path} <<\n{pem.decode()}", pid, "Transaction")
+        await self._succeed(f"commit ssl cert {path}", pid, "Success!")
+
+    async def list_certificate(self, pid: int, path: Path, file: str, hosts: str) -> None:
+        """Have a certificate answer for host names."""
+        await self._succeed(f"add ssl crt-list {path} <<\n{file} {hosts}\n", pid, "Success!")
+
+    async def unlist_certificate(self, pid: int, path: Path, line: str) -> None:
+        """Take one `file:number` from a list."""
+        await self._succeed(f"del ssl crt-list {path} {line}", pid, "deleted")
+
+    async def delete_certificate(self, pid: int, path: str) -> None:
+        """Forget a certificate that no list names."""
+        await self._succeed(f"del ssl cert {path}", pid, "deleted")
+
+    async def _succeed(self, command: str, pid: int, sign: str) -> None:
+        answer = await self.command(command, pid)
+        if sign not in answer:
+            # The command may hold a key: only its first line is told.
+            raise HaproxyRefused(f"HAProxy worker {pid}: {' '.join(answer.split())[:200]} ({command.splitlines()[0]})")
+
     async def servers(self, pid: int, slots: Iterable[str] | None = None) -> list[ServerState]:
         """The servers of some slots, or of all."""
         if slots is None:

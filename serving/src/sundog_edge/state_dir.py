@@ -90,6 +90,15 @@ class StateDir:
         """A map file."""
         return self.root / "maps" / f"{name}.map"
 
+    def certificate(self, secret: str) -> Path:
+        """The chain and key of a Secret, as HAProxy loads them."""
+        return self.root / "certificates" / f"{secret}.pem"
+
+    @property
+    def certificate_list(self) -> Path:
+        """Which certificate answers for which host."""
+        return self.root / "certificates" / "list.txt"
+
     def public_key(self, file: str) -> Path:
         """The file of a public key that tokens are signed with."""
         return self.root / "public_keys" / file
@@ -118,7 +127,7 @@ def read_json(path: Path) -> Any | None:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How HAProxy runs: what only a restart or a reload changes. Times in seconds, sizes in bytes.
+    """How HAProxy runs: what only a restart or a reload changes. Times in seconds, sizes in bytes. `https_bind` empty is no TLS.
 
     `max_connections` 0 is as many as the limit of open files allows. `request_seconds` is for the headers of a request and the first
     16 kB of its body, `client_seconds` for any later silence of the client, `source_connections` for one client address (0: any number).
@@ -131,6 +140,7 @@ class Settings:
     request_seconds: int = 15
     client_seconds: int = 30
     source_connections: int = 8192
+    https_bind: str = ""
 
     def save(self, state: StateDir) -> None:
         """Tell the agent how HAProxy was started."""

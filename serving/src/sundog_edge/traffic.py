@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 
 from sundog_edge import binary
+from sundog_edge.certificates import Certificates, certificates_of
 from sundog_edge.credentials import NOBODY, Credentials, credentials_of
 from sundog_edge.document import Document, Service
 from sundog_edge.errors import HaproxyRefused, HaproxyUnavailable
@@ -23,6 +24,7 @@ from sundog_edge.layout import Layout, Server, fit
 from sundog_edge.runtime_api import Haproxy
 from sundog_edge.secrets_dir import SecretsDir
 from sundog_edge.state_dir import Settings, StateDir, read_json, write_atomically
+from sundog_edge.tls import Tls
 from sundog_edge.workers import Worker, Workers
 
 LOG = logging.getLogger(__name__)
@@ -51,23 +53,36 @@ class Traffic:
         self._workers = workers
         self._state = state
         self._secrets = secrets
-        self._credentials = NOBODY if self.in_force is None else self._read_credentials(self.in_force.document)
+        self._tls = Tls(haproxy, workers, state)
+        self._credentials, self._certificates = (
+            (NOBODY, Certificates()) if self.in_force is None else self._read_secrets(self.in_force.document)
+        )
+        if self.in_force is not None:
+            self._tls.write(self._certificates)
         self._maps: Maps | None = (
             None if self.in_force is None else maps_of(self.in_force.document, self.layout, self._credentials)
         )
 
     @property
     def problems(self) -> dict[str, list[str]]:
-        """What each service lacks of what its Secrets should give it, one line each."""
+        """What each service lacks of what it asks for, one line each."""
         document = self.in_force.document if self.in_force else None
+        settings = Settings.load(self._state)
+        without_tls = settings is None or not settings.https_bind
         return {
             service.name: [
-                f"Secret {secret} {wrong}"
-                for secret in dict.fromkeys(service.secrets)
-                for wrong in self._credentials.problems.get(secret, ())
+                *(
+                    f"Secret {secret} {wrong}"
+                    for secret in dict.fromkeys(service.secrets)
+                    for wrong in self._wrong(secret)
+                ),
+                *(["TLS is off: the edge was started without --https-bind"] if service.tls and without_tls else []),
             ]
             for service in (document.services if document else ())
         }
+
+    def _wrong(self, secret: str) -> tuple[str, ...]:
+        return (*self._certificates.problems.get(secret, ()), *self._credentials.problems.get(secret, ()))
 
     async def apply(self, document: Document, now: float) -> None:
         """Put `document` in force for every new request, as a whole.
@@ -75,7 +90,7 @@ class Traffic:
         Raises DocumentError, HaproxyRefused or HaproxyUnavailable; then the previous document stays in force, or, when HAProxy went away
         half way, the next attempt completes this one.
         """
-        await self._put(document, await asyncio.to_thread(self._read_credentials, document), now)
+        await self._put(document, *await asyncio.to_thread(self._read_secrets, document), now)
         self.in_force = InForce(document, now, _since(self.in_force, document, now))
         write_atomically(self._state.applied, orjson.dumps(_stored(self.in_force)))
 
@@ -83,11 +98,15 @@ class Traffic:
         """Take over what has changed in the Secrets of the document in force. Raises as `apply` does."""
         if self.in_force is None:
             return
-        credentials = await asyncio.to_thread(self._read_credentials, self.in_force.document)
-        if credentials != self._credentials:
-            await self._put(self.in_force.document, credentials, now)
+        secrets = await asyncio.to_thread(self._read_secrets, self.in_force.document)
+        if secrets != (self._credentials, self._certificates):
+            await self._put(self.in_force.document, *secrets, now)
+            credentials, certificates = secrets
             LOG.info(
-                "Secrets have changed: %d API keys, %d keys of tokens", len(credentials.keys), len(credentials.tokens)
+                "Secrets have changed: %d API keys, %d keys of tokens, %d certificates",
+                len(credentials.keys),
+                len(credentials.tokens),
+                len(certificates.pems),
             )
 
     async def check(self, now: float) -> None:
@@ -100,6 +119,7 @@ class Traffic:
             maps = self._with_leaving(self._maps, now)
             for worker in self._workers.all if expired else fresh:
                 await self._push(worker, maps)
+        await self._tls.push()
 
     def _with_leaving(self, wanted: Maps, now: float) -> Maps:
         """`wanted` and the entries of tables that were in force until lately: a request that has found its table must find its range."""
@@ -143,11 +163,12 @@ class Traffic:
         if self._stale and time.monotonic() >= self._write_again_at:
             self.keep(self.layout)
 
-    def _read_credentials(self, document: Document) -> Credentials:
+    def _read_secrets(self, document: Document) -> tuple[Credentials, Certificates]:
         secrets = self._secrets.read(secret for service in document.services for secret in service.secrets)
-        return credentials_of(document, secrets, lambda file: str(self._state.public_key(file)))
+        credentials = credentials_of(document, secrets, lambda file: str(self._state.public_key(file)))
+        return credentials, certificates_of(document, secrets)
 
-    async def _put(self, document: Document, credentials: Credentials, now: float) -> None:
+    async def _put(self, document: Document, credentials: Credentials, certificates: Certificates, now: float) -> None:
         layout = replace(fit(self.layout, document), public_keys=tuple(sorted(credentials.public_keys)))
         wanted = maps_of(document, layout, credentials)
         if self._workers.current is None:
@@ -155,6 +176,7 @@ class Traffic:
         for file, pem in credentials.public_keys.items():
             if not self._state.public_key(file).exists():
                 write_atomically(self._state.public_key(file), pem)
+        self._tls.write(certificates)
         if self.layout.needs_reload(layout):
             await self._reload(layout)
         self.keep(layout)
@@ -163,7 +185,8 @@ class Traffic:
         self._maps = wanted
         for worker in self._workers.all:
             await self._push(worker, maps)
-        self._credentials = credentials
+        await self._tls.push()
+        self._credentials, self._certificates = credentials, certificates
 
     def _write_maps(self, maps: Maps) -> None:
         for name in MAP_NAMES:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from sundog_edge.certificates import Certificates
 from sundog_edge.errors import HaproxyRefused
 from sundog_edge.haproxy.maps import Maps
 from sundog_edge.runtime_api import Haproxy
@@ -9,13 +10,14 @@ from sundog_edge.runtime_api import Haproxy
 
 @dataclass(slots=True)
 class Worker:
-    """One worker process. `maps` is what its maps are known to hold; None until they have been read."""
+    """One worker process. `maps` is what its maps are known to hold; None until they have been read. So for `certificates`."""
 
     pid: int
     boot: str
     started_at: float
     old: bool = False
     maps: Maps | None = None
+    certificates: Certificates | None = None
 
 
 class Workers:

@@ -199,6 +199,7 @@ class Edge:
     serve: FakeServe
     session: aiohttp.ClientSession
     http_port: int = field(default_factory=free_port)
+    https_port: int = field(default_factory=free_port)
     agent_port: int = field(default_factory=free_port)
     haproxy: asyncio.subprocess.Process | None = None
     agent: asyncio.subprocess.Process | None = None
@@ -236,7 +237,7 @@ class Edge:
             "haproxy.log",
             "haproxy",
             *("--state-dir", str(self.root / "s"), "--http-bind", f"127.0.0.1:{self.http_port}", "--threads", "1"),
-            *("--drain-seconds", "10", *self.haproxy_options),
+            *("--https-bind", f"127.0.0.1:{self.https_port}", "--drain-seconds", "10", *self.haproxy_options),
         )
 
     async def start_agent(self) -> None:

@@ -8,8 +8,11 @@ from sundog_edge.state_dir import Settings, StateDir
 
 def frontend(settings: Settings, layout: Layout, state: StateDir) -> str:
     """The section."""
+    # HAProxy tells HTTP/2 from HTTP/1 by itself: by its preface without TLS, by ALPN with it.
+    https = f"    bind {settings.https_bind} ssl crt-list {state.certificate_list} alpn h2,http/1.1\n"
     return f"""frontend edge from base
     bind {settings.http_bind}
+{https if settings.https_bind else ""}\
 {admission.connections(settings)}\
 {logline.rules()}\
     http-request set-var(txn.received) date(0,us)

@@ -4,6 +4,13 @@ from sundog_edge.haproxy.names import STICK_COUNTERS
 from sundog_edge.haproxy.problems import problem
 from sundog_edge.state_dir import Settings
 
+# Of TLS 1.2, what has forward secrecy and authenticated encryption; every cipher of TLS 1.3 has both.
+CIPHERS = ":".join(
+    f"ECDHE-{signature}-{cipher}"
+    for cipher in ("AES128-GCM-SHA256", "AES256-GCM-SHA384", "CHACHA20-POLY1305")
+    for signature in ("ECDSA", "RSA")
+)
+
 
 def process(settings: Settings) -> str:
     """`global`: what the process may use."""
@@ -17,6 +24,9 @@ def process(settings: Settings) -> str:
     tune.maxrewrite 1024
     tune.http.maxhdr 101
     tune.stick-counters {STICK_COUNTERS}
+    ssl-default-bind-options ssl-min-ver TLSv1.2 no-tls-tickets
+    ssl-default-bind-ciphers {CIPHERS}
+    ssl-default-bind-ciphersuites TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256
 """
 
 

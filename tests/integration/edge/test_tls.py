@@ -1,0 +1,187 @@
+"""TLS: certificates of Secrets by host name, replaced while connections are open."""
+
+import asyncio
+import datetime as dt
+import hashlib
+import ssl
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+pytestmark = pytest.mark.haproxy
+
+
+def certificate(host: str) -> dict[str, bytes]:
+    """The files of a Secret of type kubernetes.io/tls."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, host)])
+    now = dt.datetime.now(dt.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(hours=1))
+        .not_valid_after(now + dt.timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    return {
+        "tls__crt": b"\n# a remark\n\n" + made.public_bytes(serialization.Encoding.PEM),
+        "tls__key": key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
+        ),
+    }
+
+
+def print_of(files: dict[str, bytes]) -> str:
+    made = x509.load_pem_x509_certificate(files["tls__crt"])
+    return hashlib.sha256(made.public_bytes(serialization.Encoding.DER)).hexdigest()
+
+
+def blind(protocols: tuple[str, ...] = ()) -> ssl.SSLContext:
+    """A client that looks at certificates itself."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    if protocols:
+        context.set_alpn_protocols(list(protocols))
+    return context
+
+
+async def shown(edge, host: str) -> str:
+    """The certificate that a client which asks for `host` gets."""
+    _, writer = await asyncio.open_connection("127.0.0.1", edge.https_port, ssl=blind(), server_hostname=host)
+    found = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+    writer.close()
+    return hashlib.sha256(found).hexdigest()
+
+
+async def is_shown(edge, host: str, wanted: str) -> None:
+    async def same() -> bool:
+        return await shown(edge, host) == wanted
+
+    await edge.until(same, f"the certificate of {host}")
+
+
+def services(edge, **letters):
+    return (
+        edge.service("digits", [edge.arm("stable", "digits-r7", [[0, 10_000]])], tls="digits-tls"),
+        edge.service("letters", [], tls="letters-tls", **letters),
+    )
+
+
+async def current(edge) -> int:
+    return next(
+        boot["pid"] for boot in (await edge.evidence())["boots"] if not boot["draining"] and not boot["endedAt"]
+    )
+
+
+async def test_each_host_has_its_certificate_and_the_client_can_check_it(edge, digits):
+    files = certificate("digits.vision.svc")
+    edge.secret("digits-tls", **files)
+    await edge.apply(*services(edge))
+    await is_shown(edge, "digits.vision.svc", print_of(files))
+    trusting = ssl.create_default_context(cadata=files["tls__crt"].decode())
+    for host, prefix in (("digits.vision.svc", ""), ("digits.vision.svc", "/other")):
+        url = f"https://{host}:{edge.https_port}{prefix}/x"
+        async with edge.session.get(
+            url.replace(host, "127.0.0.1"), ssl=trusting, server_hostname=host, headers={"host": host}
+        ) as response:
+            assert response.status == 200
+    assert digits["stable"].seen[-1]["path"] == "/digits-r7.app/other/x"
+
+
+async def test_a_broken_secret_is_told_and_harms_nobody_else(edge, digits):
+    files, other = certificate("digits.vision.svc"), certificate("letters.vision.svc")
+    edge.secret("digits-tls", **files)
+    edge.secret("letters-tls", tls__crt=other["tls__crt"], tls__key=files["tls__key"])
+    await edge.apply(*services(edge))
+    await is_shown(edge, "digits.vision.svc", print_of(files))
+    nobodys = await shown(edge, "nobody.vision.svc")
+    assert await shown(edge, "letters.vision.svc") == nobodys
+
+    async def problems(*wanted: str) -> bool:
+        seen = (await edge.evidence())["services"]
+        return seen["letters"]["problems"] == [*wanted] and seen["digits"]["problems"] == []
+
+    for files_now, told in (
+        (None, "tls.key does not belong to tls.crt"),
+        ({"tls__crt": other["tls__crt"]}, "has no file tls.key"),
+        ({"tls__crt": b"x", "tls__key": b"y"}, "tls.crt is no certificate in PEM"),
+        ({"tls__crt": other["tls__crt"], "tls__key": b"y"}, "tls.key is no private key in PEM without a password"),
+        ({}, "is missing or empty"),
+    ):
+        if files_now is not None:
+            edge.secret("letters-tls", **files_now)
+        await edge.until(lambda told=told: problems(f"Secret letters-tls {told}"), told)
+    assert await shown(edge, "letters.vision.svc") == nobodys
+    edge.secret("letters-tls", **other)
+    await is_shown(edge, "letters.vision.svc", print_of(other))
+    await edge.until(problems, "no problem is left")
+
+
+async def test_a_certificate_is_rotated_without_a_reload_and_open_connections_go_on(edge, digits):
+    old, new = certificate("digits.vision.svc"), certificate("digits.vision.svc")
+    edge.secret("digits-tls", **old)
+    await edge.apply(*services(edge))
+    await is_shown(edge, "digits.vision.svc", print_of(old))
+    pid = await current(edge)
+    reader, writer = await asyncio.open_connection(
+        "127.0.0.1", edge.https_port, ssl=blind(), server_hostname="digits.vision.svc"
+    )
+    edge.secret("digits-tls", **new)
+    await is_shown(edge, "digits.vision.svc", print_of(new))
+    writer.write(b"GET / HTTP/1.1\r\nhost: digits.vision.svc\r\nconnection: close\r\n\r\n")
+    assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
+    writer.close()
+    # Another host for the same certificate, and then none.
+    document = services(edge)[0] | {"hosts": ["digits.example.com"]}
+    await edge.apply(document)
+    await is_shown(edge, "digits.example.com", print_of(new))
+    nobodys = await shown(edge, "nobody.vision.svc")
+    await is_shown(edge, "digits.vision.svc", nobodys)
+    await edge.apply({**document, "tls": ""})
+    await is_shown(edge, "digits.example.com", nobodys)
+    assert await current(edge) == pid
+    assert not (edge.root / "s" / "certificates" / "digits-tls.pem").exists()
+
+
+async def test_a_restart_begins_with_the_certificates_that_were_in_force(edge, digits):
+    files = certificate("digits.vision.svc")
+    edge.secret("digits-tls", **files)
+    await edge.apply(*services(edge))
+    await is_shown(edge, "digits.vision.svc", print_of(files))
+    await edge.kill_agent()
+    await edge.stop_haproxy()
+    await edge.start_haproxy()
+
+    async def back() -> bool:
+        try:
+            return await shown(edge, "digits.vision.svc") == print_of(files)
+        except OSError:
+            return False
+
+    await edge.until(back, "HAProxy with the certificate")
+    assert (edge.root / "s" / "certificates" / "digits-tls.pem").stat().st_mode & 0o077 == 0
+
+
+async def test_old_protocols_are_refused_and_http_2_is_offered(edge, digits):
+    async def negotiated(context: ssl.SSLContext) -> tuple[str, str]:
+        _, writer = await asyncio.open_connection("127.0.0.1", edge.https_port, ssl=context, server_hostname="x")
+        found = writer.get_extra_info("ssl_object")
+        writer.close()
+        return found.version(), found.selected_alpn_protocol() or ""
+
+    assert await negotiated(blind(("h2", "http/1.1"))) == ("TLSv1.3", "h2")
+    assert await negotiated(blind(("http/1.1",))) == ("TLSv1.3", "http/1.1")
+    twelve = blind(("h2",))
+    twelve.maximum_version = ssl.TLSVersion.TLSv1_2
+    assert await negotiated(twelve) == ("TLSv1.2", "h2")
+    weak = blind()
+    weak.maximum_version = ssl.TLSVersion.TLSv1_2
+    weak.set_ciphers("AES128-SHA")
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        await negotiated(weak)
