@@ -2,6 +2,7 @@
 
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,17 +34,16 @@ def cache(tmp_path: Path, certificate: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.fixture
 def serve(certificate: Path) -> Iterator[Serve]:
-    servers: list[Server] = []
+    """Starts a server with TLS."""
+    with ExitStack() as servers:
+        yield lambda handler: servers.enter_context(Server(handler, certificate))
 
-    def start(handler: Handler) -> Server:
-        server = Server(handler, certificate)
-        server.__enter__()
-        servers.append(server)
-        return server
 
-    yield start
-    for server in servers:
-        server.__exit__()
+@pytest.fixture
+def serve_plainly() -> Iterator[Serve]:
+    """Starts a server without TLS, as an administrator's endpoint can be."""
+    with ExitStack() as servers:
+        yield lambda handler: servers.enter_context(Server(handler))
 
 
 @pytest.fixture

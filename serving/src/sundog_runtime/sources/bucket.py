@@ -193,5 +193,9 @@ class _Told:
             return Changed(f"{self._shown}: changed while it was read")
         found = _STATUS.search(str(error))
         status = next(filter(None, found.groups()), "") if found else ""
+        if status == "404":
+            return ModelNotFound(f"{self._shown}: nothing is there")
+        if status in ("401", "403"):
+            return AccessDenied(f"{self._shown}: the store refuses it with these credentials")
         told = f"the store answered {status}" if status else "the store cannot be reached, or broke off its answer"
         return Transient(f"{self._shown}: {told}")

@@ -12,7 +12,7 @@ else tomorrow: beside `model.digest` alone is one accepted.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from urllib.parse import urlsplit
 
@@ -67,8 +67,8 @@ class BucketUri:
     scheme: str
     bucket: str
     key: str
-    directory: bool
-    """Whether the URI ended in '/', which no object is meant by."""
+    directory: bool = field(repr=False)
+    """Whether the URI ended in '/', which no object is meant by. What is meant is the same thing, by its repr too."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,512 @@
+"""Every store by its own protocol: a real S3 server, Google's emulator, a hub, a registry."""
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import obstore
+import pytest
+from aiohttp import web
+from obstore.store import S3Store
+from yarl import URL
+
+from model_stores import Handler, Server, answer
+from store_processes import FAKE_GCS, VERSITYGW, free_port, go_tool, program, running
+from sundog_runtime.errors import (
+    AccessDenied,
+    DigestMismatch,
+    LoadFailed,
+    ModelNotFound,
+    ModelTooLarge,
+    SourceRefused,
+    SourceUnavailable,
+    StartError,
+)
+from sundog_runtime.sources.files import open_model
+
+BIG = os.urandom(300_000)
+MODEL = {"model.safetensors": BIG, "model.yaml": b"format: torch\n", "code/net.py": b"class Net: ...\n"}
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+Put = Callable[[str, bytes], None]
+
+
+def tree_digest(files: dict[str, bytes]) -> str:
+    """The documented formula, written down once more."""
+    rows = [[name, len(body), hashlib.sha256(body).hexdigest()] for name, body in sorted(files.items())]
+    text = json.dumps(rows, separators=(",", ":"), ensure_ascii=True)
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+def sha(body: bytes) -> str:
+    return "sha256:" + hashlib.sha256(body).hexdigest()
+
+
+def read(root: Path) -> dict[str, bytes]:
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def tar_of(files: dict[str, bytes], mode: str = "w:gz") -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode=mode) as tar:
+        for name, body in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(body)
+            tar.addfile(member, io.BytesIO(body))
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The endpoint of a real S3 server with the bucket `models`."""
+    directory, port = tmp_path_factory.mktemp("s3"), free_port()
+    tool = str(go_tool(*VERSITYGW))
+    (directory / "data" / "models").mkdir(parents=True)
+    command = (
+        tool,
+        "--port",
+        f"127.0.0.1:{port}",
+        "--access",
+        "key",
+        "--secret",
+        "hidden-secret",
+        "posix",
+        str(directory / "data"),
+    )
+    with running(command, port, directory / "log"):
+        yield f"http://localhost:{port}"
+
+
+@pytest.fixture(scope="module")
+def gcs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of an emulator of Google's storage with the bucket `models`."""
+    directory, port = tmp_path_factory.mktemp("gcs"), free_port()
+    tool = str(go_tool(*FAKE_GCS))
+    (directory / "data" / "models").mkdir(parents=True)
+    (directory / "data" / "models" / "keep").write_bytes(b"")
+    url = f"http://127.0.0.1:{port}"
+    command = (tool, "-scheme", "http", "-host", "127.0.0.1", "-port", str(port), "-backend", "memory")
+    places = ("-public-host", f"127.0.0.1:{port}", "-external-url", url, "-data", str(directory / "data"))
+    with running((*command, *places), port, directory / "log"):
+        yield url
+
+
+@pytest.fixture(params=["s3", "gs"])
+def bucket(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tuple[str, Put]:
+    """The beginning of URIs in a bucket that is really there, and how to put an object into it."""
+    if request.param == "s3":
+        endpoint = request.getfixturevalue("s3")
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hidden-secret")
+        monkeypatch.setenv("AWS_REGION", "us-east-1")
+        store = S3Store("models", endpoint=endpoint, client_options={"allow_http": True})
+
+        def put(key: str, body: bytes) -> None:
+            obstore.put(store, key, body, use_multipart=False)
+
+    else:
+        url = request.getfixturevalue("gcs")
+        monkeypatch.setenv("GOOGLE_BASE_URL", url)
+        monkeypatch.setenv("GOOGLE_SKIP_SIGNATURE", "true")
+
+        def put(key: str, body: bytes) -> None:
+            where = f"{url}/upload/storage/v1/b/models/o"
+            httpx.post(where, params={"uploadType": "media", "name": key}, content=body).raise_for_status()
+
+    return f"{request.param}://models", put
+
+
+def put_all(put: Put, prefix: str, files: dict[str, bytes]) -> None:
+    for name, body in files.items():
+        put(f"{prefix}/{name}", body)
+
+
+def test_a_directory_of_a_bucket(bucket: tuple[str, Put]) -> None:
+    start, put = bucket
+    put_all(put, "a/v1", MODEL)
+    put("a/v10/other", b"not of this model")
+    plain = open_model(f"{start}/a/v1", "")
+    assert read(plain.root) == MODEL
+    assert set(plain.seconds) == {"list", "download", "verify"}
+    assert open_model(f"{start}/a/v1/", "").root == plain.root
+    assert read(open_model(f"{start}/a/v1", tree_digest(MODEL)).root) == MODEL
+    with pytest.raises(DigestMismatch, match=tree_digest(MODEL)):
+        open_model(f"{start}/a/v1", "sha256:" + "0" * 64)
+
+
+def test_an_object_of_a_bucket(bucket: tuple[str, Put]) -> None:
+    start, put = bucket
+    put("b/ü x=1+.pt2", BIG)
+    found = open_model(f"{start}/b/ü x=1+.pt2", sha(BIG))
+    assert found.path.read_bytes() == BIG
+    assert found.only == "ü x=1+.pt2"
+
+
+def test_an_archive_in_a_bucket(bucket: tuple[str, Put]) -> None:
+    start, put = bucket
+    archive = tar_of(MODEL)
+    put("c/model.tar.gz", archive)
+    found = open_model(f"{start}/c/model.tar.gz", sha(archive))
+    assert (read(found.root), found.only) == (MODEL, "")
+    assert open_model(f"{start}/c/model.tar.gz", sha(archive)).root == found.root
+
+
+def test_a_changed_object_of_a_bucket_is_another_model(bucket: tuple[str, Put]) -> None:
+    start, put = bucket
+    put("d/m", b"one")
+    old = open_model(f"{start}/d/m", "")
+    put("d/m", b"two")
+    assert (old.path.read_bytes(), open_model(f"{start}/d/m", "").path.read_bytes()) == (b"one", b"two")
+
+
+def test_nothing_in_a_bucket(bucket: tuple[str, Put]) -> None:
+    start, _ = bucket
+    with pytest.raises(ModelNotFound, match="no such object, and nothing below it"):
+        open_model(f"{start}/nothing", "")
+    # The emulator answers 500 where Google answers 404.
+    if start.startswith("s3"):
+        with pytest.raises(ModelNotFound, match="nothing"):
+            open_model("s3://no-such-bucket/x", "")
+
+
+def test_too_much_in_a_bucket(bucket: tuple[str, Put], monkeypatch: pytest.MonkeyPatch) -> None:
+    start, put = bucket
+    put_all(put, "e", MODEL)
+    monkeypatch.setenv("SUNDOG_MODEL_MAX_BYTES", "1000")
+    with pytest.raises(ModelTooLarge, match="allows 1000"):
+        open_model(f"{start}/e", "")
+
+
+@pytest.mark.parametrize("bucket", ["s3"], indirect=True)
+def test_wrong_credentials_are_denied_and_not_shown(bucket: tuple[str, Put], monkeypatch: pytest.MonkeyPatch) -> None:
+    start, put = bucket
+    put_all(put, "f", MODEL)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another-secret")
+    with pytest.raises(AccessDenied, match="with these credentials") as caught:
+        open_model(f"{start}/f", "")
+    assert "another-secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("bucket", ["s3"], indirect=True)
+def test_the_endpoint_of_an_s3_is_guarded_too(bucket: tuple[str, Put], monkeypatch: pytest.MonkeyPatch) -> None:
+    start, _ = bucket
+    monkeypatch.setenv("SUNDOG_SOURCE_ALLOW_HOSTS", "")
+    with pytest.raises(SourceRefused, match="localhost leads to a private address"):
+        open_model(f"{start}/x", "")
+
+
+def test_an_s3_that_redirects_to_the_metadata_service(
+    serve_plainly: Callable[[Handler], Server], s3_at: Callable[[Server], None]
+) -> None:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        if request.method == "HEAD":
+            return web.Response(
+                headers={"Content-Length": "10", "ETag": '"v1"', "Last-Modified": "Tue, 24 Nov 2026 10:00:00 GMT"}
+            )
+        return web.Response(status=302, headers={"Location": "http://169.254.169.254/latest/meta-data"})
+
+    s3_at(serve_plainly(handle))
+    with pytest.raises(SourceRefused, match=r"another host, 169\.254\.169\.254"):
+        open_model("s3://models/m.pt2", "")
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "says"),
+    [
+        (403, AccessDenied, "these credentials"),
+        (500, SourceUnavailable, "answered 500"),
+        (503, SourceUnavailable, "503"),
+    ],
+)
+def test_an_s3_that_refuses(
+    code: int,
+    kind: type[StartError],
+    says: str,
+    serve_plainly: Callable[[Handler], Server],
+    s3_at: Callable[[Server], None],
+) -> None:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        return web.Response(status=code, text="<Error><Message>secret</Message></Error>")
+
+    s3_at(serve_plainly(handle))
+    with pytest.raises(kind, match=says) as caught:
+        open_model("s3://models/m.pt2", "")
+    assert "secret" not in caught.value.message
+
+
+def test_without_signatures_nothing_is_signed(
+    serve_plainly: Callable[[Handler], Server], s3_at: Callable[[Server], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, bool]] = []
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        seen.append((request.path_qs, "Authorization" in request.headers))
+        if request.method == "HEAD":
+            return web.Response(
+                headers={
+                    "Content-Length": str(len(BIG)),
+                    "ETag": '"v1"',
+                    "Last-Modified": "Tue, 24 Nov 2026 10:00:00 GMT",
+                }
+            )
+        return answer(request, BIG)
+
+    s3_at(serve_plainly(handle))
+    monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
+    assert open_model("s3://models/m.pt2", sha(BIG)).path.read_bytes() == BIG
+    assert set(seen) == {("/models/m.pt2", False)}
+
+
+@pytest.fixture
+def s3_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[Server], None]:
+    def use(server: Server) -> None:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{server.authority}")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hidden-secret")
+
+    return use
+
+
+@dataclass
+class Hub:
+    """A stand-in that speaks the two parts of the hub's API that are used. Bytes come from another host, as they do there."""
+
+    files: dict[str, bytes]
+    wanted_token: str = ""
+    fail: int = 0
+    tokens_at_storage: list[str] = field(default_factory=list)
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        token = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        if request.path.startswith("/storage/"):
+            self.tokens_at_storage.append(token)
+            return answer(request, self.files[request.path.removeprefix("/storage/")], '"storage"')
+        if self.fail:
+            self.fail -= 1
+            return web.Response(status=500)
+        if token != self.wanted_token:
+            return web.json_response({"error": "Invalid credentials"}, status=401)
+        if request.path == f"/api/models/owner/name/tree/{COMMIT}":
+            return web.json_response([self._item(name, body) for name, body in self.files.items()])
+        name = request.path.removeprefix(f"/owner/name/resolve/{COMMIT}/")
+        if name not in self.files:
+            return web.json_response({"error": "not found"}, status=404)
+        port = request.url.port
+        return web.Response(status=302, headers={"Location": f"http://127.0.0.1:{port}/storage/{name}"})
+
+    def _item(self, name: str, body: bytes) -> dict[str, Any]:
+        item = {"type": "file", "path": name, "size": len(body), "oid": hashlib.sha1(body).hexdigest()}
+        if len(body) > 1000:
+            item["lfs"] = {"oid": hashlib.sha256(body).hexdigest(), "size": len(body), "pointerSize": 134}
+        return item
+
+
+@pytest.fixture
+def hub(serve_plainly: Callable[[Handler], Server], monkeypatch: pytest.MonkeyPatch) -> Hub:
+    found = Hub(dict(MODEL))
+    server = serve_plainly(found.handle)
+    monkeypatch.setenv("HF_ENDPOINT", f"http://localhost:{server.port}")
+    monkeypatch.setenv("SUNDOG_SOURCE_ALLOW_HOSTS", "localhost,127.0.0.1")
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    return found
+
+
+def test_a_commit_of_a_hub(hub: Hub) -> None:
+    found = open_model(f"hf://owner/name@{COMMIT}", "")
+    assert (read(found.root), found.only) == (MODEL, "")
+    assert open_model(f"hf://owner/name@{COMMIT}", tree_digest(MODEL)).verified is not None
+
+
+def test_parts_of_a_hubs_repository(hub: Hub) -> None:
+    assert read(open_model(f"hf://owner/name@{COMMIT}/code", "").root) == {"net.py": MODEL["code/net.py"]}
+    one = open_model(f"hf://owner/name@{COMMIT}/model.safetensors", sha(BIG))
+    assert (one.only, one.path.read_bytes()) == ("model.safetensors", BIG)
+    with pytest.raises(ModelNotFound, match="has nothing at 'other'"):
+        open_model(f"hf://owner/name@{COMMIT}/other", "")
+
+
+def test_the_token_goes_to_the_hub_and_not_to_its_storage(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.wanted_token = "hf_secret"
+    with pytest.raises(AccessDenied, match="HF_TOKEN"):
+        open_model(f"hf://owner/name@{COMMIT}", "")
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    assert read(open_model(f"hf://owner/name@{COMMIT}", "").root) == MODEL
+    assert hub.tokens_at_storage
+    assert set(hub.tokens_at_storage) == {""}
+
+
+def test_what_the_hub_does_not_have(hub: Hub) -> None:
+    with pytest.raises(ModelNotFound, match="no such repository or commit"):
+        open_model(f"hf://owner/other@{COMMIT}", "")
+
+
+def test_a_hub_that_stumbles_once(hub: Hub) -> None:
+    hub.fail = 1
+    assert read(open_model(f"hf://owner/name@{COMMIT}", "").root) == MODEL
+    hub.fail = 1000
+    with pytest.raises(SourceUnavailable, match="answered 500"):
+        open_model(f"hf://owner/name@{COMMIT}/code", "")
+
+
+def test_a_hub_whose_storage_has_other_bytes(hub: Hub) -> None:
+    promised = dict(hub.files)
+    hub.files["model.safetensors"] = os.urandom(len(BIG))
+    listed = hub._item
+    hub._item = lambda name, body: listed(name, promised[name])  # type: ignore[method-assign]
+    with pytest.raises(DigestMismatch, match=r"model\.safetensors has the digest"):
+        open_model(f"hf://owner/name@{COMMIT}", "")
+
+
+@dataclass
+class Registry:
+    """A registry, by its authority."""
+
+    authority: str
+
+    def put_blob(self, body: bytes) -> dict[str, Any]:
+        base = f"http://{self.authority}"
+        begun = httpx.post(f"{base}/v2/team/digits/blobs/uploads/")
+        begun.raise_for_status()
+        where = URL(begun.headers["Location"]).update_query(digest=sha(body))
+        where = where if where.is_absolute() else URL(base).join(where)
+        httpx.put(str(where), content=body, headers={"Content-Type": "application/octet-stream"}).raise_for_status()
+        return {"mediaType": "application/octet-stream", "digest": sha(body), "size": len(body)}
+
+    def put_manifest(self, layers: list[dict[str, Any]], tag: str = "v1") -> str:
+        kind = "application/vnd.oci.image.manifest.v1+json"
+        config = {**self.put_blob(b"{}"), "mediaType": "application/vnd.oci.empty.v1+json"}
+        body = json.dumps({"schemaVersion": 2, "mediaType": kind, "config": config, "layers": layers}).encode()
+        url = f"http://{self.authority}/v2/team/digits/manifests/{tag}"
+        httpx.put(url, content=body, headers={"Content-Type": kind}).raise_for_status()
+        return sha(body)
+
+    def uri(self, digest: str) -> str:
+        return f"oci://{self.authority}/team/digits@{digest}"
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    directory, port = tmp_path_factory.mktemp("registry"), free_port()
+    config = directory / "config.yml"
+    storage = {"filesystem": {"rootdirectory": str(directory / "data")}}
+    config.write_text(json.dumps({"version": 0.1, "storage": storage, "http": {"addr": f"127.0.0.1:{port}"}}))
+    with running((program("docker-registry", "docker-registry"), "serve", str(config)), port, directory / "log"):
+        yield Registry(f"localhost:{port}")
+
+
+def titled(layer: dict[str, Any], title: str) -> dict[str, Any]:
+    return {**layer, "annotations": {"org.opencontainers.image.title": title}}
+
+
+def test_an_artefact_of_files(registry: Registry) -> None:
+    layers = [titled(registry.put_blob(body), name) for name, body in MODEL.items()]
+    digest = registry.put_manifest(layers)
+    found = open_model(registry.uri(digest), "")
+    assert read(found.root) == MODEL
+    assert open_model(f"oci://{registry.authority}/team/digits:v1", digest).root == found.root
+
+
+@pytest.mark.parametrize(
+    "kind", ["application/vnd.oci.image.layer.v1.tar+gzip", "application/vnd.oci.image.layer.v1.tar"]
+)
+def test_an_image_of_layers(registry: Registry, kind: str) -> None:
+    mode = "w:gz" if kind.endswith("gzip") else "w"
+    first, second = tar_of({"a/x": BIG}, mode), tar_of({"a/y": b"y"}, mode)
+    layers = [{**registry.put_blob(body), "mediaType": kind} for body in (first, second)]
+    assert read(open_model(registry.uri(registry.put_manifest(layers)), "").root) == {"a/x": BIG, "a/y": b"y"}
+
+
+def test_a_registry_without_the_artefact(registry: Registry) -> None:
+    with pytest.raises(ModelNotFound, match="answered 404"):
+        open_model(registry.uri(sha(b"nothing")), "")
+
+
+@pytest.mark.parametrize(
+    ("layer", "kind", "says"),
+    [
+        ({"annotations": {"org.opencontainers.image.title": "../../etc/cron.d/x"}}, SourceRefused, "absolute names"),
+        ({"annotations": {"org.opencontainers.image.title": "/etc/passwd"}}, SourceRefused, "absolute names"),
+        ({}, LoadFailed, "neither a tar archive nor a file"),
+    ],
+)
+def test_an_artefact_of_a_stranger(
+    registry: Registry, layer: dict[str, Any], kind: type[StartError], says: str
+) -> None:
+    digest = registry.put_manifest([{**registry.put_blob(b"x"), **layer}])
+    with pytest.raises(kind, match=says):
+        open_model(registry.uri(digest), "")
+
+
+def test_a_registry_that_sends_another_manifest_and_other_bytes(serve_plainly: Callable[[Handler], Server]) -> None:
+    blob = {"mediaType": "x", "digest": sha(BIG), "size": len(BIG)}
+    manifest = json.dumps({"schemaVersion": 2, "layers": [titled(blob, "m.pt2")]}).encode()
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        if "/manifests/" in request.path:
+            return web.Response(body=manifest)
+        return answer(request, os.urandom(len(BIG))) if "/blobs/" in request.path else web.Response()
+
+    server = serve_plainly(handle)
+    with pytest.raises(DigestMismatch, match="the manifest that was sent has the digest"):
+        open_model(f"oci://{server.authority}/team/digits@{sha(b'other')}", "")
+    with pytest.raises(DigestMismatch, match=r"m\.pt2 has the digest"):
+        open_model(f"oci://{server.authority}/team/digits@{sha(manifest)}", "")
+
+
+def test_a_registry_that_wants_a_token(
+    serve_plainly: Callable[[Handler], Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blob = {"mediaType": "x", "digest": sha(BIG), "size": len(BIG)}
+    manifest = json.dumps({"schemaVersion": 2, "layers": [titled(blob, "m.pt2")]}).encode()
+    asked: list[tuple[str, str]] = []
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        if request.path == "/token":
+            asked.append((request.query["scope"], request.headers.get("Authorization", "")))
+            return web.json_response({"token": "t"})
+        if request.headers.get("Authorization") != "Bearer t":
+            realm = f'Bearer realm="http://localhost:{request.url.port}/token",service="registry"'
+            return web.Response(status=401, headers={"WWW-Authenticate": realm})
+        return web.Response(body=manifest) if "/manifests/" in request.path else answer(request, BIG)
+
+    server = serve_plainly(handle)
+    (tmp_path / "config.json").write_text(json.dumps({"auths": {server.authority: {"auth": "dXNlcjpwYXNz"}}}))
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    found = open_model(f"oci://{server.authority}/team/digits@{sha(manifest)}", "")
+    assert read(found.root) == {"m.pt2": BIG}
+    assert asked == [("repository:team/digits:pull", "Basic dXNlcjpwYXNz")]
+
+
+def test_an_index_of_several_images(serve_plainly: Callable[[Handler], Server]) -> None:
+    index = json.dumps({"schemaVersion": 2, "manifests": []}).encode()
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        return web.Response(body=index if "/manifests/" in request.path else b"")
+
+    server = serve_plainly(handle)
+    with pytest.raises(LoadFailed, match="is an index of several images"):
+        open_model(f"oci://{server.authority}/team/digits@{sha(index)}", "")
+
+
+def test_a_mounted_volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUNDOG_PVC_ROOT", str(tmp_path))
+    model = tmp_path / "claim" / "digits"
+    for name, body in MODEL.items():
+        (model / name).parent.mkdir(parents=True, exist_ok=True)
+        (model / name).write_bytes(body)
+    assert open_model("pvc://claim/digits", tree_digest(MODEL)).root == model
+    assert open_model("pvc://claim/", "").root == tmp_path / "claim"
+    (tmp_path / "secret").write_bytes(b"")
+    (model / "out").symlink_to(tmp_path / "secret")
+    with pytest.raises(SourceRefused, match="leads out of the volume"):
+        open_model("pvc://claim/digits/out", "")
+    with pytest.raises(ModelNotFound, match="no volume of the claim 'other'"):
+        open_model("pvc://other/digits", "")

@@ -1,0 +1,89 @@
+"""Real stores as processes: an S3 server, a GCS emulator, an OCI registry. What cannot be had here skips with the reason."""
+
+import fcntl
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+TOOLS = Path(__file__).parents[2] / ".tools"
+
+BUILD_S = 600
+VERSITYGW = ("versitygw", "github.com/versity/versitygw/cmd/versitygw", "v1.8.0")
+FAKE_GCS = ("fake-gcs-server", "github.com/fsouza/fake-gcs-server", "v1.56.1")
+
+
+def go_tool(name: str, package: str, version: str) -> Path:
+    """The program, built once per checkout. Skips without Go, or where the module cannot be had."""
+    target = TOOLS / f"{name}-{version}"
+    go = shutil.which("go")
+    if not target.exists() and go is None:
+        pytest.skip(f"{name} is built by Go, which is not installed")
+    TOOLS.mkdir(exist_ok=True)
+    with (TOOLS / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not target.exists():
+            _build(str(go), name, f"{package}@{version}", target)
+    return target
+
+
+def _build(go: str, name: str, module: str, target: Path) -> None:
+    scratch = TOOLS / "build"
+    environment = {**os.environ, "GOBIN": str(scratch), "GOFLAGS": "-buildvcs=false"}
+    command = (go, "install", module)
+    # Outside the checkout: a module file of somebody else's must not decide.
+    built = subprocess.run(command, env=environment, cwd="/", capture_output=True, check=False, timeout=BUILD_S)
+    if built.returncode:
+        pytest.skip(f"{name} cannot be built: {built.stderr.decode().strip().splitlines()[-1][:200]}")
+    (scratch / name).rename(target)
+
+
+def program(name: str, package: str) -> str:
+    """A program of the PATH. Skips without it."""
+    found = shutil.which(name)
+    if found is None:
+        pytest.skip(f"{name} is not installed (Debian's package {package})")
+    return found
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def running(
+    command: Sequence[str], port: int, log: Path, environment: Mapping[str, str] | None = None
+) -> Iterator[None]:
+    """The process, from when its port answers until the end."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ, **(environment or {})})
+        try:
+            _wait(process, port, log)
+            yield
+        finally:
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _wait(process: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            break
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.05)
+    raise AssertionError(f"{process.args!r} does not answer on port {port}: {log.read_text()[-2000:]}")
