@@ -1,0 +1,195 @@
+"""What the model server costs per request, beside the forward pass: by phase, with a profile.
+
+An MLP of 256 floats as plain JSON, through the application as Serve calls it, without Serve and without sockets.
+Printed in µs per request; nothing is asserted. Run it with `pytest tests/bench/test_runtime_overhead.py -m bench -s`.
+"""
+
+import asyncio
+import cProfile
+import io
+import pstats
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+import safetensors.torch
+import torch
+
+from sundog_runtime.context import RequestContext
+from sundog_runtime.metrics import Metrics
+from sundog_runtime.pace import Pace
+from sundog_runtime.protocol.app import read_body
+from sundog_runtime.replica import Replica
+from sundog_runtime.signature import conform
+from sundog_runtime.tensors import plain
+
+pytestmark = [pytest.mark.bench, pytest.mark.timeout(600)]
+
+REQUESTS = 2000
+ROUNDS = 7
+
+NET = """
+import torch
+
+def Net(hidden=512):
+    return torch.nn.Sequential(torch.nn.Linear(256, hidden), torch.nn.ReLU(), torch.nn.Linear(hidden, hidden),
+                               torch.nn.ReLU(), torch.nn.Linear(hidden, 10))
+"""
+
+HEADERS = [
+    (b"host", b"digits.vision.svc"),
+    (b"accept", b"*/*"),
+    (b"user-agent", b"bench"),
+    (b"content-type", b"application/json"),
+    (b"content-length", b"2000"),
+    (b"x-request-id", b"5f0c5f0c5f0c5f0c"),
+    (b"x-request-timeout-seconds", b"30"),
+    (b"x-forwarded-for", b"10.0.0.1"),
+]
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """The MLP of docs/benchmarks.md, 256 → 512 → 512 → 10."""
+    namespace: dict[str, Any] = {}
+    exec(NET, namespace)
+    torch.manual_seed(3)
+    (tmp_path / "net.py").write_text(NET)
+    (tmp_path / "model.yaml").write_text("inputs:\n- {name: x, dtype: float32, shape: [-1, 256]}\n")
+    safetensors.torch.save_file(namespace["Net"]().state_dict(), tmp_path / "model.safetensors")
+    return tmp_path
+
+
+def arguments(model: Path, max_size: int) -> dict[str, Any]:
+    return {
+        "version": 1,
+        "namespace": "vision",
+        "service": "digits",
+        "revision": 8,
+        "model": {"uri": f"file://{model}", "entrypoint": "net:Net"},
+        "batching": {"maxSize": max_size, "maxDelaySeconds": 0.002},
+        "cpu": 1.0,
+    }
+
+
+def body_of() -> bytes:
+    row = np.random.default_rng(3).random(256, dtype="float32").round(6).astype("float64").tolist()
+    return orjson.dumps({"inputs": [row]})
+
+
+def scope() -> dict[str, Any]:
+    return {"type": "http", "method": "POST", "path": "/digits-r8.app", "root_path": "/digits-r8.app", "headers": HEADERS}
+
+
+async def receiver(message: dict[str, Any], wait: bool) -> Any:
+    if wait:
+        # As with Serve, whose application call waits for the body to be handed over.
+        await asyncio.sleep(0)
+    return message
+
+
+async def requests(replica: Replica, body: bytes, connections: int) -> float:
+    """µs per request over the connections, each of which sends its next request after its answer."""
+    app = replica.app
+    message = {"type": "http.request", "body": body}
+
+    async def send(message: Any) -> None:
+        assert message.get("status", 200) == 200
+
+    async def connection() -> None:
+        for _ in range(REQUESTS // connections):
+            await app(scope(), lambda: receiver(message, connections > 1), send)
+
+    begun = time.perf_counter()
+    await asyncio.gather(*(connection() for _ in range(connections)))
+    return (time.perf_counter() - begun) / REQUESTS * 1e6
+
+
+def µs(call: Callable[[], Any]) -> float:  # noqa: PLC2401
+    """The median of some rounds."""
+
+    def once() -> float:
+        begun = time.perf_counter()
+        for _ in range(REQUESTS):
+            call()
+        return (time.perf_counter() - begun) / REQUESTS * 1e6
+
+    return statistics.median(once() for _ in range(ROUNDS))
+
+
+def phases(replica: Replica, body: bytes) -> dict[str, float]:
+    """Each step by itself."""
+    headers = dict(HEADERS)
+    decode = replica.app._routes.find("/").decode
+    assert decode is not None
+    query = decode(headers, body)
+    predict = replica._model.predict
+    output = predict(query.batch)
+    converted = plain(output)
+    message = {"type": "http.request", "body": body}
+
+    async def receive() -> Any:
+        return message
+
+    def read() -> None:
+        coroutine = read_body(headers, receive, 10**7)
+        with pytest.MonkeyPatch.context():
+            try:
+                coroutine.send(None)
+            except StopIteration:
+                return
+
+    metrics, pace = Metrics(), Pace()
+
+    def count() -> None:
+        metrics.answered("ok", 0.001)
+        metrics.passed(1, 0.001)
+        pace.observe(0.001)
+
+    return {
+        "read body": µs(read),
+        "parse JSON": µs(lambda: orjson.loads(body)),
+        "parse and convert": µs(lambda: decode(headers, body)),
+        "context": µs(lambda: RequestContext(dict(HEADERS))),
+        "forward": µs(lambda: predict(query.batch)),
+        "tensor to numpy": µs(lambda: plain(output)),
+        "conform and encode": µs(lambda: query.encode(conform((), converted))),
+        "count": µs(count),
+    }
+
+
+async def test_overhead_by_phase(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    body = body_of()
+    replica = await Replica.start(arguments(model, 1))
+    batching = await Replica.start(arguments(model, 32))
+    for each in (replica, batching):
+        await each.reconfigure({})
+        await requests(each, body, 1)
+    found = phases(replica, body)
+    whole: dict[str, list[float]] = {}
+    for _ in range(ROUNDS):
+        for name, each in (("", replica), (", batching on", batching)):
+            for connections in (1, 16):
+                whole.setdefault(f"{connections} connections{name}", []).append(await requests(each, body, connections))
+    profile = cProfile.Profile()
+    profile.enable()
+    await requests(replica, body, 1)
+    profile.disable()
+    for each in (replica, batching):
+        each.close()
+    text = io.StringIO()
+    pstats.Stats(profile, stream=text).sort_stats("tottime").print_stats(25)
+    with capsys.disabled():
+        print("\nphase                         µs")
+        for name, value in found.items():
+            print(f"{name:28} {value:6.1f}")
+        print("\nwhole call                    µs   without forward")
+        for name, values in whole.items():
+            value = statistics.median(values)
+            print(f"{name:28} {value:6.1f}  {value - found['forward']:6.1f}")
+        print(text.getvalue())
