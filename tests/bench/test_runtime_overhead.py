@@ -5,10 +5,12 @@ Printed in µs per request; nothing is asserted. Run it with `pytest tests/bench
 """
 
 import asyncio
+import contextlib
 import cProfile
 import io
 import pstats
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -83,7 +85,13 @@ def body_of() -> bytes:
 
 
 def scope() -> dict[str, Any]:
-    return {"type": "http", "method": "POST", "path": "/digits-r8.app", "root_path": "/digits-r8.app", "headers": HEADERS}
+    return {
+        "type": "http",
+        "method": "POST",
+        "path": "/digits-r8.app",
+        "root_path": "/digits-r8.app",
+        "headers": HEADERS,
+    }
 
 
 async def receiver(message: dict[str, Any], wait: bool) -> Any:
@@ -110,7 +118,7 @@ async def requests(replica: Replica, body: bytes, connections: int) -> float:
     return (time.perf_counter() - begun) / REQUESTS * 1e6
 
 
-def µs(call: Callable[[], Any]) -> float:  # noqa: PLC2401
+def microseconds(call: Callable[[], Any]) -> float:
     """The median of some rounds."""
 
     def once() -> float:
@@ -138,11 +146,8 @@ def phases(replica: Replica, body: bytes) -> dict[str, float]:
 
     def read() -> None:
         coroutine = read_body(headers, receive, 10**7)
-        with pytest.MonkeyPatch.context():
-            try:
-                coroutine.send(None)
-            except StopIteration:
-                return
+        with contextlib.suppress(StopIteration):
+            coroutine.send(None)
 
     metrics, pace = Metrics(), Pace()
 
@@ -152,14 +157,14 @@ def phases(replica: Replica, body: bytes) -> dict[str, float]:
         pace.observe(0.001)
 
     return {
-        "read body": µs(read),
-        "parse JSON": µs(lambda: orjson.loads(body)),
-        "parse and convert": µs(lambda: decode(headers, body)),
-        "context": µs(lambda: RequestContext(dict(HEADERS))),
-        "forward": µs(lambda: predict(query.batch)),
-        "tensor to numpy": µs(lambda: plain(output)),
-        "conform and encode": µs(lambda: query.encode(conform((), converted))),
-        "count": µs(count),
+        "read body": microseconds(read),
+        "parse JSON": microseconds(lambda: orjson.loads(body)),
+        "parse and convert": microseconds(lambda: decode(headers, body)),
+        "context": microseconds(lambda: RequestContext(dict(HEADERS))),
+        "forward": microseconds(lambda: predict(query.batch)),
+        "tensor to numpy": microseconds(lambda: plain(output)),
+        "conform and encode": microseconds(lambda: query.encode(conform((), converted))),
+        "count": microseconds(count),
     }
 
 
@@ -184,12 +189,11 @@ async def test_overhead_by_phase(model: Path, capsys: pytest.CaptureFixture[str]
         each.close()
     text = io.StringIO()
     pstats.Stats(profile, stream=text).sort_stats("tottime").print_stats(25)
+    lines = ["", "phase                             µs"]
+    lines += [f"{name:28} {value:7.1f}" for name, value in found.items()]
+    lines += ["", "whole call                        µs   without forward"]
+    for name, values in whole.items():
+        value = statistics.median(values)
+        lines.append(f"{name:28} {value:7.1f}  {value - found['forward']:7.1f}")
     with capsys.disabled():
-        print("\nphase                         µs")
-        for name, value in found.items():
-            print(f"{name:28} {value:6.1f}")
-        print("\nwhole call                    µs   without forward")
-        for name, values in whole.items():
-            value = statistics.median(values)
-            print(f"{name:28} {value:6.1f}  {value - found['forward']:6.1f}")
-        print(text.getvalue())
+        sys.stdout.write("\n".join([*lines, text.getvalue()]))

@@ -9,9 +9,12 @@ QUICK_SECONDS = 0.002
 """Passes of at most this mean duration may run on the event loop."""
 
 LONG_SECONDS = 0.05
-"""One pass longer than this sends the next `PENALTY_CALLS` to the thread."""
+"""A pass longer than this sends the next `FIRST_PENALTY_CALLS` to the thread, and each further one four times as many, up
+to `PENALTY_CALLS`. One alone may be the machine's doing; a model that has them now and then will not stay on the loop."""
 
+FIRST_PENALTY_CALLS = 64
 PENALTY_CALLS = 10_000
+FORGET_AFTER_CALLS = 100_000
 PROBATION_CALLS = 16
 SMALL_BYTES = 64 * 1024
 """Larger bodies and outputs take long to read and write, whatever the model does: another thread does it."""
@@ -25,11 +28,18 @@ class Pace:
     def __init__(self) -> None:
         self._mean = 0.0
         self._on_probation = PROBATION_CALLS
+        self._penalty = FIRST_PENALTY_CALLS
+        self._since_long = 0
 
     def observe(self, seconds: float) -> None:
         """Take one pass into account."""
+        self._since_long += 1
         if seconds > LONG_SECONDS:
-            self._on_probation = PENALTY_CALLS
+            if self._since_long > FORGET_AFTER_CALLS:
+                self._penalty = FIRST_PENALTY_CALLS
+            self._on_probation = self._penalty
+            self._penalty = min(4 * self._penalty, PENALTY_CALLS)
+            self._since_long = 0
         elif self._on_probation:
             self._on_probation -= 1
         self._mean += (seconds - self._mean) / _MEMORY

@@ -13,7 +13,15 @@ import torch
 
 from sundog_runtime.errors import LoadFailed, WarmupFailed, WarmupTimeout
 from sundog_runtime.model_thread import STUCK_AFTER_SECONDS, ModelThread
-from sundog_runtime.pace import LONG_SECONDS, PENALTY_CALLS, PROBATION_CALLS, QUICK_SECONDS, Pace
+from sundog_runtime.pace import (
+    FIRST_PENALTY_CALLS,
+    FORGET_AFTER_CALLS,
+    LONG_SECONDS,
+    PENALTY_CALLS,
+    PROBATION_CALLS,
+    QUICK_SECONDS,
+    Pace,
+)
 from sundog_runtime.replica import Replica
 from sundog_runtime.scheduler import Scheduler
 
@@ -240,8 +248,16 @@ def test_pace_trusts_after_probation_and_forgets_slowly() -> None:
         assert not pace.quick
         pace.observe(QUICK_SECONDS / 4)
     assert pace.quick
+    for penalty in (*(FIRST_PENALTY_CALLS * 4**times for times in range(4)), PENALTY_CALLS, PENALTY_CALLS):
+        pace.observe(LONG_SECONDS * 1.01)
+        for _ in range(penalty):
+            assert not pace.quick
+            pace.observe(QUICK_SECONDS / 4)
+        assert pace.quick
+    for _ in range(FORGET_AFTER_CALLS):
+        pace.observe(QUICK_SECONDS / 4)
     pace.observe(LONG_SECONDS * 1.01)
-    for _ in range(PENALTY_CALLS):
+    for _ in range(FIRST_PENALTY_CALLS):
         assert not pace.quick
         pace.observe(QUICK_SECONDS / 4)
     assert pace.quick
