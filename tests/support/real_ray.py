@@ -55,6 +55,7 @@ class RayServe:
     dashboard: str
     fallback: str
     directory: Path
+    metrics: str = ""
     http_options: dict[str, Any] = field(default_factory=dict)
 
     def request(self, method: str, url: str, document: Any = None) -> Any:
@@ -177,6 +178,7 @@ def _start(directory: Path, mark: str, more: Mapping[str, str]) -> RayServe:
         dashboard=f"http://{_LOOPBACK}:{dashboard}",
         fallback=f"{_LOOPBACK}:{http}",
         directory=directory,
+        metrics=f"{_LOOPBACK}:{metrics}",
         http_options={"host": _LOOPBACK, "port": http},
     )
     wait_until(lambda: _answers(started), 60, "Serve's REST API")

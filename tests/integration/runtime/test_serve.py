@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
 
@@ -67,6 +69,79 @@ def test_a_replica_answers_below_its_prefix(ray_serve: Any, model: Path, applica
     log = log_of(ray_serve, "digits-r8")
     assert f"format auto: found model.safetensors, which is safetensors in {model}" in log
     assert "warm-up: 4 requests in" in log
+
+
+def test_a_replica_tells_of_itself(ray_serve: Any, model: Path, application: Any) -> None:
+    """Phases of the start, JSON lines, and counts at the port that Prometheus scrapes."""
+    ray_serve.put({"applications": [application("digits-r8", model)]})
+    ray_serve.wait_running("digits-r8")
+    url = f"http://{replica_of(ray_serve, 'digits-r8')}/digits-r8.app"
+    phases = httpx.get(f"{url}/-/startup").json()["phases"]
+    assert list(phases) == ["download", "load", "warmup"]
+    for _ in range(3):
+        assert httpx.post(url, json={"inputs": [ROW]}).status_code == 200
+    lines = [json.loads(line) for line in log_of(ray_serve, "digits-r8").splitlines() if line.startswith("{")]
+    [started] = [line for line in lines if line["message"].startswith("started: ")]
+    assert (started["service"], started["revision"], started["level"]) == ("digits", 8, "info")
+
+    def exported() -> dict[tuple[str, str], float]:
+        text = httpx.get(f"http://{ray_serve.metrics}/metrics").text
+        found = {}
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                labels = sample.labels
+                if sample.name.startswith("ray_sundog_runtime_") and labels.get("service") == "digits":
+                    assert labels["revision"] == "8"
+                    more = labels.get("end") or labels.get("le") or labels.get("phase") or ""
+                    found[sample.name.removeprefix("ray_sundog_runtime_"), more] = sample.value
+        return found
+
+    def all_there() -> bool:
+        found = exported()
+        return found.get(("requests_total", "ok"), 0) >= 3 and ("startup_seconds", "load") in found
+
+    ray_serve.wait_until(all_there, 90, what="exported metrics")
+    found = exported()
+    # The answer to /-/startup is a request like any other.
+    assert found["request_seconds_count_total", ""] == found["request_seconds_bucket_total", "+Inf"] == 4
+    assert found["startup_seconds", "load"] == pytest.approx(phases["load"], abs=0.001)
+
+
+STREAMING = """
+class Predictor:
+    def load(self, path, config):
+        self.closed = path / "closed"
+
+    def predict(self, batch):
+        try:
+            for number in range(int(batch[0])):
+                yield number
+            if batch[0] == 2:
+                raise ValueError("no more")
+        finally:
+            self.closed.touch()
+"""
+
+
+def test_streams_through_serve(ray_serve: Any, tmp_path: Path, application: Any) -> None:
+    (tmp_path / "predictor.py").write_text(STREAMING)
+    ray_serve.put({"applications": [application("stream-r1", tmp_path, "predictor:Predictor")]})
+    ray_serve.wait_running("stream-r1")
+    with httpx.Client(base_url=f"http://{replica_of(ray_serve, 'stream-r1')}/stream-r1.app") as client:
+        whole = client.post("", json={"inputs": [3]}, headers={"accept": "text/event-stream"})
+        assert whole.text == "".join(f'data: {{"outputs":{number}}}\n\n' for number in range(3))
+        with client.stream("POST", "", json={"inputs": [2]}) as answer:
+            following = answer.iter_lines()
+            lines = [json.loads(next(following)) for _ in range(3)]
+            with pytest.raises(httpx.RemoteProtocolError):
+                next(following)
+        assert [line.get("outputs") for line in lines] == [0, 1, None]
+        assert lines[2]["error"]["code"] == "ModelError"
+        (tmp_path / "closed").unlink()
+        with client.stream("POST", "", json={"inputs": [10**9]}) as answer:
+            assert next(answer.iter_lines()) == '{"outputs":0}'
+            assert not (tmp_path / "closed").exists()
+        ray_serve.wait_until((tmp_path / "closed").exists, what="the generator of a client that left to be closed")
 
 
 def test_a_body_over_the_limit_gets_its_answer_and_the_connection_lives(
@@ -217,6 +292,8 @@ async def test_health_checks_are_answered_while_the_model_is_busy(
         abandoned.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await abandoned
+        late = await client.post("/busy-r1.app", json={"inputs": [1]}, headers={"x-request-timeout-seconds": "0.5"})
+        assert (late.status_code, late.json()["code"]) == (504, "DeadlineExceeded")
         (tmp_path / "gate").touch()
         for answer in await asyncio.gather(*waiting):
             assert answer.json() == {"outputs": "done"}
