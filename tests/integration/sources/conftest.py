@@ -27,7 +27,7 @@ def cache(tmp_path: Path, certificate: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("SUNDOG_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("SUNDOG_SOURCE_ALLOW_HOSTS", "localhost")
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-    monkeypatch.setattr(fetch, "limits_of", lambda: replace(FAST, model_bytes=limits_of().model_bytes))
+    monkeypatch.setattr(fetch, "limits_of", _limits)
     yield tmp_path / "cache"
     _release()
 
@@ -71,6 +71,11 @@ def remount(small_disk: Path) -> Callable[[str], None]:
         subprocess.run(("mount", "-o", f"remount,{how}", small_disk), check=True)
 
     return remount
+
+
+def _limits() -> Limits:
+    given = limits_of()
+    return replace(FAST, model_bytes=given.model_bytes, cache_bytes=given.cache_bytes)
 
 
 def _release() -> None:

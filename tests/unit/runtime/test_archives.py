@@ -1,259 +1,215 @@
-"""Archives that hold network and weights: torch.export and TorchScript, and those that are refused."""
+"""Archives of strangers: what is unpacked, and what is refused."""
 
-import logging
-import warnings
+import gzip
+import io
+import stat
+import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-import torch
-from sklearn.datasets import load_digits
+from hypothesis import given
+from hypothesis import strategies as st
 
-from sundog_runtime.arguments import Model
-from sundog_runtime.errors import CodeNotTrusted, FormatNotRecognised, LoadFailed, StartError
-from sundog_runtime.formats.detect import Content, sniff
-from sundog_runtime.formats.load import load_model
-from sundog_runtime.formats.model import LoadedModel
-from sundog_runtime.sources.files import open_model
+from sundog_runtime.errors import LoadFailed, ModelTooLarge, SourceRefused, StartError
+from sundog_runtime.sources import archive
+from sundog_runtime.sources.archive import is_archive, plain_name, unpack
 
-BATCH = torch.export.Dim("batch")
+GIB = 1024**3
+FILES = {"a.safetensors": b"weights", "code/net.py": b"class Net: ...", "empty": b""}
 
 
-class Digits(torch.nn.Module):
-    """A small network for 8 × 8 digits."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scale = torch.nn.Parameter(torch.full((64,), 1 / 16))
-        self.layer = torch.nn.Linear(64, 10)
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        return self.layer(image * self.scale)
+def tar_with(*members: tuple[tarfile.TarInfo, bytes], form: int = tarfile.PAX_FORMAT) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=form) as tar:
+        for member, body in members:
+            member.size = len(body) if member.isreg() else member.size
+            tar.addfile(member, io.BytesIO(body))
+    return buffer.getvalue()
 
 
-class Two(torch.nn.Module):
-    """Two inputs, and outputs of the kind that is asked for."""
-
-    def __init__(self, kind: str) -> None:
-        super().__init__()
-        self.layer = torch.nn.Linear(4, 3)
-        self.kind = kind
-
-    def forward(self, left: torch.Tensor, right: torch.Tensor) -> Any:
-        scores, shifted = self.layer(left), right + 1
-        if self.kind == "dict":
-            return {"scores": scores, "shifted": shifted}
-        return (scores, shifted) if self.kind == "tuple" else scores
+def named(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname = kind, link
+    return member
 
 
-def export(module: torch.nn.Module, path: Path, *args: torch.Tensor, batch: Any = BATCH) -> Path:
-    program = torch.export.export(module.eval(), args, dynamic_shapes=[{0: batch} if batch else None for _ in args])
-    torch.export.save(program, path)
-    return path
+def zip_with(*members: tuple[str | zipfile.ZipInfo, bytes], compression: int = zipfile.ZIP_DEFLATED) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", compression) as packed:
+        for name, body in members:
+            packed.writestr(name, body)
+    return buffer.getvalue()
 
 
-def script(module: torch.nn.Module, path: Path) -> Path:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        torch.jit.save(torch.jit.script(module.eval()), path)
-    return path
+def zip_mode(name: str, mode: int) -> zipfile.ZipInfo:
+    member = zipfile.ZipInfo(name)
+    member.external_attr = mode << 16
+    return member
 
 
-def load(path: Path, **model: Any) -> LoadedModel:
-    spec = Model.model_validate({"uri": f"file://{path}", "trustCode": True, **model})
-    return load_model(open_model(spec.uri, spec.digest), spec)
+def plain_tar() -> bytes:
+    return tar_with(
+        (named("code", tarfile.DIRTYPE), b""), *((named(f"./{name}"), body) for name, body in FILES.items())
+    )
 
 
 @pytest.fixture
-def digits() -> np.ndarray[Any, Any]:
-    images = load_digits().data[:7]
-    return np.asarray(images, dtype=np.float32)
+def into(tmp_path: Path) -> Path:
+    (tmp_path / "around" / "model").mkdir(parents=True)
+    return tmp_path / "around" / "model"
 
 
-SAVE = {"exported": lambda net, path: export(net, path, torch.zeros(2, 64)), "torchscript": script}
-
-
-@pytest.mark.parametrize("name", SAVE)
-@pytest.mark.parametrize("asked", ["auto", "itself"])
-async def test_an_archive_answers_as_its_network_does(
-    tmp_path: Path,
-    serve: Callable[..., Any],
-    args: Callable[..., dict[str, Any]],
-    digits: np.ndarray[Any, Any],
-    name: str,
-    asked: str,
-) -> None:
-    network = Digits()
-    SAVE[name](network, tmp_path / "digits.bin")
-    client = await serve(args(tmp_path, "", trustCode=True, format=name if asked == "itself" else "auto"))
-    answer = await client.post("/", json={"inputs": digits.tolist()})
-    assert answer.status_code == 200
-    np.testing.assert_allclose(
-        answer.json()["outputs"], network(torch.from_numpy(digits)).detach().numpy(), rtol=1e-4, atol=1e-5
-    )
-
-
-async def test_a_program_declares_its_own_inputs(
-    tmp_path: Path, serve: Callable[..., Any], args: Callable[..., dict[str, Any]]
-) -> None:
-    export(Digits(), tmp_path / "digits.pt2", torch.zeros(2, 64))
-    client = await serve(args(tmp_path, "", trustCode=True))
-    metadata = (await client.get("/v2/models/digits")).json()
-    assert metadata["inputs"] == [{"name": "image", "datatype": "FP32", "shape": [-1, 64]}]
-    assert metadata["outputs"] == [{"name": "output", "datatype": "FP32", "shape": [-1, 10]}]
-    answer = await client.post("/", json={"inputs": [[1.0, 2.0]]})
-    assert answer.status_code == 400
-    assert "has the shape [1, 2]; expected [-1, 64]" in answer.json()["detail"]
+def unpacked(body: bytes, name: str, into: Path, most: int = GIB) -> dict[str, bytes]:
+    path = into.parent / name
+    path.write_bytes(body)
+    written = unpack(path, into, most)
+    found = {p.relative_to(into).as_posix(): p.read_bytes() for p in into.rglob("*") if p.is_file()}
+    assert written == sum(map(len, found.values()))
+    return found
 
 
 @pytest.mark.parametrize(
-    ("kind", "outputs"),
-    [("dict", ["scores", "shifted"]), ("tuple", ["output_0", "output_1"]), ("tensor", ["output"])],
-)
-async def test_several_inputs_and_outputs_have_names(
-    tmp_path: Path, serve: Callable[..., Any], args: Callable[..., dict[str, Any]], kind: str, outputs: list[str]
-) -> None:
-    network = Two(kind)
-    export(network, tmp_path / "two.pt2", torch.zeros(2, 4), torch.zeros(2))
-    client = await serve(args(tmp_path, "", trustCode=True))
-    sent = {"inputs": {"right": [1.0], "left": [[1.0, 2.0, 3.0, 4.0]]}}
-    answer = (await client.post("/", json=sent)).json()["outputs"]
-    scores = network.layer(torch.tensor([[1.0, 2.0, 3.0, 4.0]])).tolist()
-    if kind == "tensor":
-        np.testing.assert_allclose(answer, scores, rtol=1e-5)
-    else:
-        assert list(answer) == outputs
-        np.testing.assert_allclose(answer[outputs[0]], scores, rtol=1e-5)
-        assert answer[outputs[1]] == [2.0]
-
-
-def test_names_of_model_yaml_go_before_the_program_s(tmp_path: Path) -> None:
-    network = Two("tuple")
-    export(network, tmp_path / "two.pt2", torch.zeros(2, 4), torch.zeros(2))
-    (tmp_path / "model.yaml").write_text(
-        "inputs:\n- {name: a, dtype: float32, shape: [-1, 4]}\n- {name: b, dtype: float32, shape: [-1]}\n"
-        "outputs:\n- {name: x, dtype: float32, shape: [-1, 3]}\n- {name: y, dtype: float32, shape: [-1]}\n"
-    )
-    answer = load(tmp_path).predict({"a": np.zeros((1, 4), np.float32), "b": np.ones(1, np.float32)})
-    assert answer["y"].tolist() == [2.0]
-    assert list(answer) == ["x", "y"]
-
-
-def test_rows_are_joined_only_where_the_program_takes_any_number(tmp_path: Path) -> None:
-    assert load(export(Digits(), tmp_path / "any.pt2", torch.zeros(2, 64))).batches
-    assert not load(export(Digits(), tmp_path / "two.pt2", torch.zeros(2, 64), batch=None)).batches
-
-
-def test_parameters_of_a_script_are_those_of_its_forward(tmp_path: Path) -> None:
-    model = load(script(Two("tensor"), tmp_path / "two.ts"))
-    assert model.parameters is not None
-    assert list(model.parameters.parameters) == ["left", "right"]
-
-
-def test_whole_numbers_for_a_script_that_begins_with_an_embedding(tmp_path: Path) -> None:
-    net = torch.nn.Sequential(torch.nn.Embedding(5, 2), torch.nn.Linear(2, 1))
-    assert load(script(net, tmp_path / "words.ts")).whole_numbers == "int64"
-
-
-@pytest.mark.parametrize("name", SAVE)
-def test_without_trust_nothing_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    SAVE[name](Digits(), tmp_path / "digits.bin")
-    monkeypatch.setattr("torch.export.load", pytest.fail)
-    monkeypatch.setattr("torch.jit.load", pytest.fail)
-    with pytest.raises(CodeNotTrusted) as caught:
-        load(tmp_path, trustCode=False)
-    assert caught.value.message.startswith("digits.bin is a ")
-    assert "set spec.model.trustCode: true" in caught.value.message
-
-
-def test_auto_tells_what_it_found(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    export(Digits(), tmp_path / "digits.txt", torch.zeros(2, 64))
-    with caplog.at_level(logging.INFO, "ray.serve.sundog"):
-        load(tmp_path)
-    assert f"format auto: found digits.txt, which is a torch.export archive in {tmp_path}" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("saved", "asked", "says"),
+    ("name", "make"),
     [
-        ("exported", "torchscript", "found digits.bin is a torch.export archive; supported: "),
-        ("torchscript", "exported", "found digits.bin is a TorchScript archive; supported: "),
-        ("exported", "torch", "found digits.bin is a torch.export archive; supported: "),
-        ("torchscript", "python", "format python needs model.entrypoint"),
+        ("m.tar", plain_tar),
+        ("m.tar.gz", lambda: gzip.compress(plain_tar())),
+        ("m.tgz", lambda: gzip.compress(plain_tar())),
+        ("compressed-after-all.tar", lambda: gzip.compress(plain_tar())),
+        ("m.zip", lambda: zip_with(*FILES.items())),
+        ("stored.zip", lambda: zip_with(*FILES.items(), compression=zipfile.ZIP_STORED)),
     ],
 )
-def test_another_format_than_there_is(tmp_path: Path, saved: str, asked: str, says: str) -> None:
-    SAVE[saved](Digits(), tmp_path / "digits.bin")
-    with pytest.raises(StartError) as caught:
-        load(tmp_path, format=asked)
-    assert says in caught.value.message
+def test_plain_files_are_unpacked(name: str, make: Callable[[], bytes], into: Path) -> None:
+    assert unpacked(make(), name, into) == FILES
+    assert sorted(path.name for path in into.parent.iterdir()) == sorted([name, "model"])
 
 
-@pytest.mark.parametrize("name", SAVE)
-@pytest.mark.parametrize("damage", ["cut", "emptied", "zeroed"])
-def test_a_damaged_archive_is_a_start_error(tmp_path: Path, name: str, damage: str) -> None:
-    path = SAVE[name](Digits(), tmp_path / "digits.bin") or tmp_path / "digits.bin"
-    whole = path.read_bytes()
-    middle = len(whole) // 3
-    match damage:
-        case "cut":
-            path.write_bytes(whole[: len(whole) // 2])
-        case "emptied":
-            with zipfile.ZipFile(path) as archive:
-                names = archive.namelist()
-            with zipfile.ZipFile(path, "w") as archive:
-                for inner in names:
-                    archive.writestr(inner, b"")
-        case _:
-            path.write_bytes(whole[:middle] + bytes(middle) + whole[2 * middle :])
-    with pytest.raises((LoadFailed, FormatNotRecognised)) as caught:
-        load(tmp_path)
-    assert "digits.bin" in caught.value.message
+LONG = "x" * 200
+REFUSED = {
+    "parent": tar_with((named("../evil"), b"x")),
+    "parent inside": tar_with((named("a/../../evil"), b"x")),
+    "absolute": tar_with((named("/evil"), b"x")),
+    "symbolic link": tar_with((named("x", tarfile.SYMTYPE, "/etc/passwd"), b"")),
+    "link, then through it": tar_with((named("x", tarfile.SYMTYPE, ".."), b""), (named("x/evil"), b"x")),
+    "hard link": tar_with((named("a"), b"x"), (named("x", tarfile.LNKTYPE, "a"), b"")),
+    "device": tar_with((named("x", tarfile.CHRTYPE), b"")),
+    "pipe": tar_with((named("x", tarfile.FIFOTYPE), b"")),
+    "twice": tar_with((named("a"), b"1"), (named("./a"), b"2")),
+    "file and directory": tar_with((named("a"), b"1"), (named("a/b"), b"2")),
+    "directory and file": tar_with((named("a/b"), b"1"), (named("a"), b"2")),
+    "no name": tar_with((named("."), b"x")),
+    "backslash": tar_with((named("..\\evil"), b"x")),
+    "newline": tar_with((named("a\nb"), b"x")),
+    "white-out": tar_with((named(".wh.a"), b"")),
+    "not UTF-8": tar_with((named("a\udcff"), b"x"), form=tarfile.GNU_FORMAT),
+}
+REFUSED_ZIP = {
+    "parent": zip_with(("../evil", b"x")),
+    "absolute": zip_with(("/evil", b"x")),
+    "symbolic link": zip_with((zip_mode("x", stat.S_IFLNK | 0o777), b"/etc/passwd")),
+    "device": zip_with((zip_mode("x", stat.S_IFCHR | 0o777), b"")),
+    "file and directory": zip_with(("a", b"1"), ("a/b", b"2")),
+    "bzip2": zip_with(("a", b"1"), compression=zipfile.ZIP_BZIP2),
+}
 
 
-def members(*names: str) -> Callable[[Path], None]:
-    def write(path: Path) -> None:
-        with zipfile.ZipFile(path, "w") as archive:
-            for name in names:
-                archive.writestr(f"m/{name}", b"x")
-
-    return write
-
-
-def content(data: bytes) -> Callable[[Path], None]:
-    return lambda path: path.write_bytes(data) and None
-
-
-REFUSED = [
-    (members("data/aotinductor/model/a.so", "archive_format"), Content.AOT_INDUCTOR, "native code"),
-    (members(".data/extern_modules", "model/m.pkl"), Content.TORCH_PACKAGE, "save the state dict"),
-    (members("data.pkl", "constants.pkl"), Content.TORCHSCRIPT, ""),
-    (members("readme"), Content.ZIP, ""),
-    (content(b"\x08\x08\x12\x07pytorch\x1a\x052.0.0"), Content.ONNX, "onnxruntime in a predictor class"),
-    (content(b"GGUF\x03\x00\x00\x00" + bytes(16)), Content.GGUF, "convert it to safetensors"),
-    (content(b"\x89HDF\r\n\x1a\n" + bytes(16)), Content.HDF5, "convert it to safetensors"),
-    (content(b"\x80\x04\x95" + bytes(16)), Content.PICKLE, "safetensors.torch.save_file"),
-]
+@pytest.mark.parametrize(
+    ("name", "body"),
+    [
+        *((f"{key}.tar", body) for key, body in REFUSED.items()),
+        *((f"{key}.zip", body) for key, body in REFUSED_ZIP.items()),
+    ],
+)
+def test_what_is_no_plain_file_at_a_plain_place_is_refused(name: str, body: bytes, into: Path) -> None:
+    with pytest.raises(SourceRefused) as caught:
+        unpacked(body, name, into)
+    assert name in caught.value.message
+    outside = [path for path in into.parent.parent.rglob("*") if into not in path.parents and path.name == "evil"]
+    assert not outside
+    assert not [path for path in into.rglob("*") if path.is_symlink()]
 
 
-@pytest.mark.parametrize(("write", "found", "instead"), REFUSED, ids=[str(found) for _, found, _ in REFUSED])
-def test_what_is_refused_says_what_to_do_instead(
-    tmp_path: Path, write: Callable[[Path], None], found: Content, instead: str
-) -> None:
-    write(tmp_path / "model.safetensors")
-    assert sniff(tmp_path / "model.safetensors") is found
-    with pytest.raises(FormatNotRecognised) as caught:
-        load(tmp_path, format="torch", entrypoint="net:Net")
-    assert f"model.safetensors is {found}" in caught.value.message
-    assert instead in caught.value.message
+@pytest.mark.parametrize(
+    ("name", "body"),
+    [
+        ("m.tar", b"no archive at all" * 100),
+        ("m.tar.gz", b"\x1f\x8b" + b"rubbish" * 100),
+        ("m.tar.gz", gzip.compress(plain_tar())[:-20]),
+        ("m.tar", tar_with((named("a"), b"x" * 5000))[:2000]),
+        ("m.zip", b"PK\x03\x04 rubbish"),
+        ("m.zip", zip_with(*FILES.items())[:-30]),
+        ("m.zip", b""),
+    ],
+)
+def test_what_is_no_archive_is_told(name: str, body: bytes, into: Path) -> None:
+    with pytest.raises(LoadFailed, match="is not a usable archive"):
+        unpacked(body, name, into)
 
 
-def test_a_real_package_of_torch_is_known(tmp_path: Path) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with torch.package.PackageExporter(tmp_path / "p.pt") as exporter:
-            exporter.save_pickle("model", "m.pkl", {"a": 1})
-    assert sniff(tmp_path / "p.pt") is Content.TORCH_PACKAGE
+@pytest.mark.parametrize("form", ["tar", "tar.gz", "zip"])
+def test_the_size_limit_counts_what_is_written(form: str, into: Path) -> None:
+    body = b"\0" * 300_000
+    made = zip_with(("a", body)) if form == "zip" else tar_with((named("a"), body))
+    with pytest.raises(ModelTooLarge, match="more than the size limit"):
+        unpacked(gzip.compress(made) if form == "tar.gz" else made, f"m.{form}", into, 200_000)
+
+
+@pytest.mark.parametrize("form", ["tar.gz", "zip"])
+def test_a_bomb_is_stopped_by_its_ratio(form: str, into: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "SMALL", 1000)
+    monkeypatch.setattr(archive, "MAX_FILES", 100)
+    body = b"\0" * 3_000_000
+    made = zip_with(("a", body)) if form == "zip" else gzip.compress(tar_with((named("a"), body)))
+    with pytest.raises(ModelTooLarge, match="200 times its size"):
+        unpacked(made, f"m.{form}", into)
+    assert sum(path.stat().st_size for path in into.parent.rglob("*") if path.is_file()) < 2_000_000
+
+
+def test_members_and_depth_are_bounded(into: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "MAX_FILES", 3)
+    with pytest.raises(ModelTooLarge, match="more than 3 members"):
+        unpacked(tar_with(*((named(f"d{number}", tarfile.DIRTYPE), b"") for number in range(4))), "m.tar", into)
+    with pytest.raises(ModelTooLarge, match="deeper than"):
+        unpacked(tar_with((named("a/" * 40 + "x"), b"")), "deep.tar", into)
+
+
+def test_a_huge_header_is_not_read_into_memory(into: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "_LONGEST_READ", 2 * 1024 * 1024)
+    with pytest.raises(SourceRefused, match="has a header of more than"):
+        unpacked(tar_with((named("x" * 3_000_000), b""), form=tarfile.GNU_FORMAT), "m.tar", into)
+
+
+def test_a_lying_size_in_a_zip_is_noticed(into: Path) -> None:
+    body = zip_with(("a", b"x" * 1000), compression=zipfile.ZIP_STORED)
+    lying = body.replace((1000).to_bytes(4, "little") * 2, (10).to_bytes(4, "little") * 2)
+    assert lying != body
+    with pytest.raises(LoadFailed, match="is not a usable archive"):
+        unpacked(lying, "m.zip", into)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("m.tar", True),
+        ("m.tar.gz", True),
+        ("m.tgz", True),
+        ("m.zip", True),
+        ("m.pt2", False),
+        ("m.pt", False),
+        ("tar", False),
+    ],
+)
+def test_an_archive_is_told_by_its_name(name: str, expected: bool) -> None:
+    assert is_archive(name) is expected
+
+
+@given(st.text(st.characters(codec="utf-8"), max_size=30).map(lambda text: text.replace("x", "../").replace("y", "/")))
+def test_no_name_leads_out(name: str) -> None:
+    try:
+        plain = plain_name(name, "a.tar")
+    except StartError:
+        return
+    assert not plain.startswith("/")
+    assert not {"", ".", ".."} & ({*plain.split("/")} if plain else set())

@@ -28,6 +28,15 @@ SMALL = 64 * 1024 * 1024
 _CHUNK = 1024 * 1024
 _LONGEST_READ = 16 * 1024 * 1024
 _GZIP = b"\x1f\x8b"
+_UNUSABLE = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    gzip.BadGzipFile,
+    zlib.error,
+    EOFError,
+    NotImplementedError,
+    ValueError,
+)
 
 
 def is_archive(name: str) -> bool:
@@ -45,7 +54,7 @@ def unpack(archive: Path, into: Path, most_bytes: int) -> int:
     try:
         read = _unpack_zip if archive.name.endswith(".zip") else _unpack_tar
         return read(archive, into, allowed)
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError) as error:
+    except _UNUSABLE as error:
         raise LoadFailed(f"{archive.name} is not a usable archive: {type(error).__name__}: {error}") from None
 
 
@@ -130,9 +139,10 @@ class _Bounded(io.RawIOBase):
         self._name = name
 
     def read(self, size: int = -1) -> bytes:
-        if size < 0 or size > _LONGEST_READ:
-            raise _TooLong(f"{self._name} has a header of more than {_LONGEST_READ} bytes")
-        return self._file.read(size)
+        found = self._file.read(size if 0 <= size <= _LONGEST_READ else _LONGEST_READ + 1)
+        if len(found) > _LONGEST_READ:
+            raise SourceRefused(f"{self._name} has a header of more than {_LONGEST_READ} bytes")
+        return found
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         return self._file.seek(offset, whence)
@@ -145,10 +155,6 @@ class _Bounded(io.RawIOBase):
 
     def readable(self) -> bool:
         return True
-
-
-class _TooLong(SourceRefused):
-    reason = "SourceRefused"
 
 
 def write_all(descriptor: int, block: bytes) -> None:

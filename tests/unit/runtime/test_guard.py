@@ -1,0 +1,55 @@
+"""Where URIs may lead, and what a download may cost."""
+
+import pytest
+
+from sundog_runtime.errors import LoadFailed, SourceRefused
+from sundog_runtime.sources.guard import Guard, guard_of
+from sundog_runtime.sources.limits import GIB, limits_of
+
+
+@pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700::1111", "64:ff9b::808:808", "2002:808:808::1"])
+def test_public_addresses_are_open(address: str) -> None:
+    Guard().check("host", address)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["10.1.2.3", "172.16.0.1", "192.168.1.1", "127.0.0.1", "127.8.8.8", "100.64.0.1", "::1", "fc00::1", "fd12::1", "198.18.0.1",
+     "0.1.2.3", "240.0.0.1", "::ffff:10.0.0.1", "64:ff9b::a00:1", "2002:a00:1::1", "::ffff:127.0.0.1"],
+)  # fmt: skip
+def test_private_addresses_are_open_to_listed_hosts_only(address: str) -> None:
+    with pytest.raises(SourceRefused, match="host leads to a private address"):
+        Guard(frozenset({"other"})).check("host", address)
+    Guard(frozenset({"host"})).check("host", address)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["169.254.169.254", "169.254.170.2", "168.63.129.16", "100.100.100.200", "fd00:ec2::254", "fe80::1%eth0", "224.0.0.1", "ff02::1",
+     "0.0.0.0", "::", "::ffff:169.254.169.254", "64:ff9b::a9fe:a9fe", "2002:a9fe:a9fe::1"],
+)  # fmt: skip
+def test_metadata_services_are_open_to_no_name(address: str) -> None:
+    with pytest.raises(SourceRefused, match="forbidden") as caught:
+        Guard(frozenset({"host"})).check("host", address)
+    assert address not in caught.value.message
+
+
+def test_names_and_networks_are_listed_between_commas() -> None:
+    guard = guard_of({"SUNDOG_SOURCE_ALLOW_HOSTS": " Minio.models.svc, 10.0.0.0/8 ,,fd00::/8"})
+    guard.check("minio.models.svc", "192.168.0.1")
+    guard.check("any", "10.2.3.4")
+    guard.check("any", "fd00::1")
+    assert guard.lists("minio.models.svc")
+    with pytest.raises(LoadFailed, match=r"'10\.0\.0\.1/8', which is no network"):
+        guard_of({"SUNDOG_SOURCE_ALLOW_HOSTS": "10.0.0.1/8"})
+
+
+def test_limits_come_from_the_environment() -> None:
+    limits = limits_of({"SUNDOG_MODEL_MAX_BYTES": "5", "SUNDOG_SOURCE_MAX_SECONDS": "7"})
+    assert (limits.model_bytes, limits.seconds, limits.cache_bytes) == (5, 7, 200 * GIB)
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1.5", "1Gi", "²", " 1"])
+def test_limits_are_positive_whole_numbers(text: str) -> None:
+    with pytest.raises(LoadFailed, match="SUNDOG_CACHE_MAX_BYTES"):
+        limits_of({"SUNDOG_CACHE_MAX_BYTES": text})
