@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Awaitable
 from copy import deepcopy
 from dataclasses import replace
 from importlib.metadata import version
@@ -10,7 +11,8 @@ from typing import Any
 from sundog_runtime.arguments import Arguments, Settings, parse_arguments, parse_settings
 from sundog_runtime.context import RequestContext
 from sundog_runtime.cores import set_environment
-from sundog_runtime.errors import LoadFailed, StartError, WarmupTimeout
+from sundog_runtime.errors import LoadFailed, LoadTimeout, StartError, WarmupTimeout
+from sundog_runtime.formats.deadline import load_seconds, size_of
 from sundog_runtime.formats.model import LoadedModel
 from sundog_runtime.inference import Inference
 from sundog_runtime.joining import why_not_joinable
@@ -64,7 +66,7 @@ class Replica:
                     lambda: open_model(arguments.model.uri, arguments.model.digest, arguments.namespace)
                 )
             with startup.phase("load"):
-                model = await thread.run(lambda: _load(files, arguments))
+                model = await _in_time(thread.run(lambda: _load(files, arguments)), load_seconds(size_of(files)))
             _use_cores(arguments.cpu)
         except StartError:
             thread.close()
@@ -145,13 +147,21 @@ class Replica:
         _logger.info("started: %s", self.startup.line())
 
 
+async def _in_time(loading: Awaitable[LoadedModel], seconds: float) -> LoadedModel:
+    """Raises LoadTimeout. What is loading goes on in its thread until the process ends, which it does then."""
+    try:
+        return await asyncio.wait_for(loading, seconds)
+    except TimeoutError:
+        raise LoadTimeout(f"loading did not end within {seconds:.0f} s") from None
+
+
 def _load(files: ModelFiles, arguments: Arguments) -> LoadedModel:
     """The model, with the inputs of its example where it declares none."""
     # torch takes seconds to import: a model that is not there, or is not what was promised, is told without it.
     from sundog_runtime.formats.load import load_model
 
     _use_cores(arguments.cpu)
-    model = load_model(files, arguments.model)
+    model = load_model(files, arguments.model, arguments.namespace)
     if model.example is None or model.signature.inputs:
         return model
     try:

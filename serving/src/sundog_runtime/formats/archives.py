@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from sundog_runtime.description import Description
-from sundog_runtime.errors import CodeNotTrusted
+from sundog_runtime.description import FILE_NAME, Description
+from sundog_runtime.errors import CodeNotTrusted, LoadFailed
 from sundog_runtime.formats.detect import Found
 from sundog_runtime.formats.model import LoadedModel, may_batch
-from sundog_runtime.formats.module import caller, failed, natural_types, use_channels_last
+from sundog_runtime.formats.module import caller, failed, natural_types, network_caller, use_channels_last
 from sundog_runtime.signature import Signature
 from sundog_runtime.tensors import OIP_TYPES, TensorSpec, to_numpy
 
@@ -42,17 +42,25 @@ def load_exported(path: Path, archive: Found, description: Description) -> Loade
     signature = _under(description.signature, Signature(_program_inputs(program), _program_outputs(program)))
     numbers, whole_numbers = natural_types(module)
     names = [spec.name for spec in signature.inputs]
-    outputs = signature.outputs
-    predict = caller(_by_parameters(module, names), outputs, channels_last=_channels_last(module, description))
+    example, batches = _example(program, names), may_batch(description.batchable, signature)
+    predict = network_caller(
+        module,
+        description,
+        signature,
+        example,
+        batches=batches,
+        channels_last=_channels_last(module, description),
+        order=names,
+    )
     return LoadedModel(
         platform="pytorch",
         found=f"{archive.name}, which is {archive.content}",
         predict=predict,
         signature=signature,
-        example=_example(program, names),
+        example=example,
         numbers=numbers,
         whole_numbers=whole_numbers,
-        batches=may_batch(description.batchable, signature),
+        batches=batches,
         module=module,
     )
 
@@ -71,6 +79,8 @@ def load_torchscript(path: Path, archive: Found, description: Description) -> Lo
         parameters = _script_parameters(module)
     except Exception as error:
         raise failed(f"reading {archive.name}", error) from error
+    if description.compile.enabled:
+        raise LoadFailed(f"{FILE_NAME}: compile is not for TorchScript, which has a compiler of its own; remove it")
     numbers, whole_numbers = natural_types(module)
     channels_last = _channels_last(module, description)
     return LoadedModel(
@@ -92,17 +102,6 @@ def _channels_last(module: torch.nn.Module, description: Description) -> bool:
 
 def _under(declared: Signature, found: Signature) -> Signature:
     return Signature(declared.inputs or found.inputs, declared.outputs or found.outputs)
-
-
-def _by_parameters(module: Callable[..., Any], names: list[str]) -> Callable[..., Any]:
-    """The program called with its inputs in their order: names in `model.yaml` need not be those of its forward."""
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        if names and kwargs:
-            return module(*args, *(kwargs[name] for name in names))
-        return module(*args, **kwargs)
-
-    return call
 
 
 def _program_inputs(program: torch.export.ExportedProgram) -> tuple[TensorSpec, ...]:

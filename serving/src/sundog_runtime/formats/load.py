@@ -8,6 +8,7 @@ from sundog_runtime.description import FILE_NAME, MAX_BYTES, Description, parse_
 from sundog_runtime.errors import EntrypointMissing, FormatNotRecognised, LoadFailed
 from sundog_runtime.formats.archives import load_exported, load_torchscript, require_trust
 from sundog_runtime.formats.code import ModelCode
+from sundog_runtime.formats.compiling import keep_code
 from sundog_runtime.formats.detect import INSTEAD, WEIGHTS, Content, Found, sniff, transformers_config
 from sundog_runtime.formats.model import LoadedModel
 from sundog_runtime.formats.python_class import is_predictor, load_python
@@ -25,14 +26,21 @@ _NO_WEIGHTS = frozenset({".py", ".pyc", ".yaml", ".md"})
 _logger = logging.getLogger("ray.serve.sundog")
 
 
-def load_model(files: ModelFiles, model: Model) -> LoadedModel:
-    """Load in the format that is asked for, or for `auto` the one found. Raises a StartError."""
+def load_model(files: ModelFiles, model: Model, namespace: str = "") -> LoadedModel:
+    """Load in the format that is asked for, or for `auto` the one found, and compile where model.yaml says so.
+
+    Compiled code is kept for the namespace, where one is given. Raises a StartError.
+    """
     try:
         description = under(model, _description(files))
+        if description.compile.enabled:
+            keep_code(namespace)
         loaded = _load(files, description, trusted=model.trust_code)
     except OSError as error:
         raise from_os_error(error, error.filename or files.path) from error
     files.still_verified()
+    if description.compile.enabled and loaded.platform != "pytorch":
+        raise LoadFailed(f"{FILE_NAME}: compile is for networks of format torch or exported; found {loaded.found}")
     _logger.info("format %s: found %s in %s", description.format, loaded.found, files.path)
     return loaded
 

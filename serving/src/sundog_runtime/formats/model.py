@@ -53,7 +53,7 @@ class LoadedModel:
     numbers: str = "float64"
     whole_numbers: str = "int64"
     streams: bool = False
-    batches: bool = False
+    batches: bool = True
     module: Any = None
 
 

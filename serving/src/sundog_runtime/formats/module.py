@@ -1,13 +1,15 @@
 """What the formats that end in a torch module have in common: how it is called, and what is told about it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
 from sundog_runtime.description import Description
 from sundog_runtime.errors import LoadFailed, ModelTooLarge, StartError
+from sundog_runtime.formats.compiling import Compiled, compile_now, shapes
 from sundog_runtime.formats.tensors_in import tensors
+from sundog_runtime.signature import Signature
 from sundog_runtime.tensors import TensorSpec
 
 _EMBEDDINGS = frozenset({"Embedding", "EmbeddingBag"})
@@ -56,6 +58,39 @@ def use_channels_last(module: torch.nn.Module, description: Description) -> bool
     first = first_layer(module)
     images = any(len(spec.shape) == 4 for spec in description.signature.inputs)
     return images and first is not None and _kind(first) == "Conv2d"
+
+
+def network_caller(
+    module: torch.nn.Module,
+    description: Description,
+    signature: Signature,
+    example: Callable[[], Any] | None,
+    *,
+    batches: bool,
+    channels_last: bool,
+    order: Sequence[str] = (),
+) -> Callable[[Any], Any]:
+    """`predict` of a network, compiled by now where model.yaml asks for it; `order` as of `in_order`."""
+    if not description.compile.enabled:
+        return caller(in_order(module, order), signature.outputs, channels_last=channels_last)
+    network = Compiled(module, description.compile.mode)
+    predict = caller(in_order(network, order), signature.outputs, channels_last=channels_last)
+    compile_now(network, predict, shapes(example, signature, batches=batches))
+    return predict
+
+
+def in_order(call: Callable[..., Any], names: Sequence[str]) -> Callable[..., Any]:
+    """`call` with named arguments given by position, in the order of `names`; without names as it is.
+
+    A program's inputs may be called otherwise in model.yaml than in its forward.
+    """
+    if not names:
+        return call
+
+    def by_position(*args: Any, **kwargs: Any) -> Any:
+        return call(*args, *(kwargs[name] for name in names)) if kwargs else call(*args)
+
+    return by_position
 
 
 def caller(module: Callable[..., Any], outputs: tuple[TensorSpec, ...], *, channels_last: bool) -> Callable[[Any], Any]:

@@ -14,7 +14,7 @@ from sundog_runtime.description import Description
 from sundog_runtime.errors import EntrypointMissing, FormatNotRecognised, LoadFailed
 from sundog_runtime.formats.detect import Content, Found
 from sundog_runtime.formats.model import LoadedModel, may_batch
-from sundog_runtime.formats.module import caller, failed, natural_types, use_channels_last
+from sundog_runtime.formats.module import failed, natural_types, network_caller, use_channels_last
 
 
 def use_cores(cpu: float) -> None:
@@ -49,17 +49,20 @@ def load_torch(path: Path, weights: Found, factory: Any, description: Descriptio
     if channels_last:
         module.to(memory_format=torch.channels_last)
     numbers, whole_numbers = natural_types(module)
+    example, batches = getattr(module, "example", None), may_batch(description.batchable, description.signature)
     return LoadedModel(
         platform="pytorch",
         found=f"{weights.name}, which is {weights.content}",
-        predict=caller(module, description.signature.outputs, channels_last=channels_last),
+        predict=network_caller(
+            module, description, description.signature, example, batches=batches, channels_last=channels_last
+        ),
         signature=description.signature,
-        example=getattr(module, "example", None),
+        example=example,
         configure=getattr(module, "configure", None),
         parameters=inspect.signature(module.forward),
         numbers=numbers,
         whole_numbers=whole_numbers,
-        batches=may_batch(description.batchable, description.signature),
+        batches=batches,
         module=module,
     )
 

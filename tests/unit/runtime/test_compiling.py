@@ -1,0 +1,246 @@
+"""torch.compile: before Ready, with its code kept; and a compiler that fails is no reason to fail."""
+
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import setuptools  # noqa: F401 the compiler imports it, which changes sys.path
+import torch
+from torch._dynamo.exc import TorchDynamoException
+
+from sundog_runtime.arguments import Model
+from sundog_runtime.errors import LoadFailed, LoadTimeout
+from sundog_runtime.formats import deadline
+from sundog_runtime.formats.compiling import keep_code, shapes
+from sundog_runtime.formats.deadline import size_of
+from sundog_runtime.formats.load import load_model
+from sundog_runtime.formats.model import LoadedModel
+from sundog_runtime.replica import Replica
+from sundog_runtime.signature import Signature
+from sundog_runtime.sources.files import ModelFiles, open_model
+from sundog_runtime.tensors import TensorSpec
+
+DIRECTORY = "TORCHINDUCTOR_CACHE_DIR"
+X = np.ones((3, 4), np.float32)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("SUNDOG_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.delenv(DIRECTORY, raising=False)
+    yield tmp_path / "cache" / "compile"
+    os.environ.pop(DIRECTORY, None)
+    torch.compiler.reset()
+
+
+@pytest.fixture
+def compiled_model(torch_model: Path) -> Path:
+    with (torch_model / "model.yaml").open("a") as file:
+        file.write("compile: {enabled: true}\n")
+    return torch_model
+
+
+def load(root: Path, namespace: str = "vision", **model: Any) -> LoadedModel:
+    spec = Model.model_validate({"uri": f"file://{root}", "entrypoint": "net:Net", **model})
+    return load_model(open_model(spec.uri, ""), spec, namespace)
+
+
+class Compiler:
+    """Stands in for torch.compile. `sizes` are the numbers of rows that it ran with."""
+
+    def __init__(self, fails: Exception | None = None) -> None:
+        self.fails = fails
+        self.sizes: list[int] = []
+        self.modes: list[Any] = []
+
+    def __call__(self, module: torch.nn.Module, mode: Any = None) -> Callable[..., Any]:
+        self.modes.append(mode)
+
+        def call(batch: torch.Tensor) -> torch.Tensor:
+            self.sizes.append(len(batch))
+            if self.fails:
+                raise self.fails
+            return module(batch)
+
+        return call
+
+
+@pytest.fixture
+def compiler(monkeypatch: pytest.MonkeyPatch) -> Compiler:
+    found = Compiler()
+    monkeypatch.setattr("torch.compile", found)
+    return found
+
+
+def test_a_compiled_network_gives_its_answers_and_its_code_is_kept(
+    compiled_model: Path, network: torch.nn.Module, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "ray.serve.sundog"):
+        model = load(compiled_model)
+    torch.testing.assert_close(model.predict(X), network(torch.from_numpy(X)).detach(), atol=1e-5, rtol=1e-4)
+    assert f"code is kept in {cache / 'vision'}" in caplog.text
+    assert (cache / "vision").stat().st_mode & 0o077 == 0
+    assert [path for path in (cache / "vision").rglob("*") if path.is_file()]
+
+
+def test_it_is_compiled_while_it_loads_for_any_number_of_rows(compiled_model: Path, compiler: Compiler) -> None:
+    load(compiled_model)
+    assert compiler.sizes == [1, 2]
+    assert compiler.modes == [None]
+
+
+def test_the_mode(torch_model: Path, compiler: Compiler) -> None:
+    (torch_model / "model.yaml").write_text("compile: {enabled: true, mode: max-autotune}\n")
+    load(torch_model)
+    assert compiler.modes == ["max-autotune"]
+
+
+def test_without_compile_nothing_is_compiled(torch_model: Path, compiler: Compiler) -> None:
+    load(torch_model)
+    assert compiler.modes == []
+
+
+def test_a_compiler_that_fails_is_told_once_and_the_network_runs(
+    compiled_model: Path, network: torch.nn.Module, compiler: Compiler, caplog: pytest.LogCaptureFixture
+) -> None:
+    compiler.fails = TorchDynamoException("no C++ compiler\nhere")
+    model = load(compiled_model)
+    torch.testing.assert_close(model.predict(X), network(torch.from_numpy(X)).detach())
+    assert caplog.text.count("torch.compile failed, the network runs as it is: no C++ compiler here") == 1
+    assert len(compiler.sizes) == 1
+
+
+def test_a_compiler_that_fails_later_costs_no_request(
+    compiled_model: Path, network: torch.nn.Module, compiler: Compiler
+) -> None:
+    model = load(compiled_model)
+    compiler.fails = TorchDynamoException("another shape")
+    torch.testing.assert_close(model.predict(X), network(torch.from_numpy(X)).detach())
+
+
+def test_what_the_network_raises_is_its_own(compiled_model: Path, compiler: Compiler) -> None:
+    model = load(compiled_model)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        model.predict(np.ones((1, 5), np.float32))
+    compiler.fails = ValueError("mine")
+    with pytest.raises(ValueError, match="mine"):
+        model.predict(X)
+
+
+def test_without_a_c_compiler_the_network_runs(
+    compiled_model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
+    monkeypatch.setattr("torch._inductor.config.force_disable_caches", True)
+    assert load(compiled_model).predict(X).shape == (3, 3)
+    assert "torch.compile failed, the network runs as it is: " in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["python", "torchscript"])
+def test_what_cannot_be_compiled_is_refused(tmp_path: Path, python_model: Callable[[str], Path], kind: str) -> None:
+    if kind == "python":
+        code = "class Net:\n    def load(self, path, config): pass\n    def predict(self, batch): return batch\n"
+        root, entrypoint = python_model(code), "predictor:Net"
+    else:
+        root, entrypoint = tmp_path / "script", ""
+        root.mkdir()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), root / "net.pt")
+    (root / "model.yaml").write_text("compile: {enabled: true}\n")
+    with pytest.raises(LoadFailed, match=r"model\.yaml: compile is "):
+        load(root, entrypoint=entrypoint, trustCode=True)
+
+
+def test_a_directory_that_cannot_be_made_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("SUNDOG_CACHE_DIR", str(tmp_path / "file"))
+    keep_code("vision")
+    assert DIRECTORY not in os.environ
+    assert "compiled code is not kept: " in caplog.text
+
+
+@pytest.mark.parametrize("namespace", ["", "..", "a/b", "-a"])
+def test_only_a_namespace_has_a_directory(cache: Path, namespace: str) -> None:
+    keep_code(namespace)
+    assert DIRECTORY not in os.environ
+    assert not cache.exists()
+
+
+def test_a_directory_that_the_environment_names_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(DIRECTORY, "/mine")
+    keep_code("vision")
+    assert os.environ[DIRECTORY] == "/mine"
+
+
+def test_shapes_come_from_the_example_or_from_what_is_declared() -> None:
+    signature = Signature((TensorSpec("x", "float32", (-1, 4)), TensorSpec("y", "int64", (-1,))))
+    assert [batch["x"].shape for batch in shapes(None, signature, batches=True)] == [(1, 4), (2, 4)]
+    assert [batch.shape for batch in shapes(lambda: torch.zeros(3, 2), signature, batches=True)] == [(3, 2), (6, 2)]
+    assert [batch.shape for batch in shapes(lambda: np.zeros((3, 2)), signature, batches=False)] == [(3, 2)]
+    assert list(shapes(None, Signature(), batches=True)) == []
+
+
+CONVOLUTION = """
+import torch
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Conv2d(3, 2, 3)
+
+    def forward(self, image):
+        self.seen = image.is_contiguous(memory_format=torch.channels_last)
+        return self.layer(image)
+"""
+
+
+@pytest.mark.parametrize(
+    ("description", "used"),
+    [
+        ("inputs: [{name: image, dtype: float32, shape: [-1, 3, 8, 8]}]", True),
+        ("inputs: [{name: image, dtype: float32, shape: [-1, 3, 8, 8]}]\nchannelsLast: false", False),
+        ("channelsLast: true", True),
+        ("", False),
+    ],
+)
+def test_images_are_kept_in_channels_last_order(tmp_path: Path, description: str, used: bool) -> None:
+    network = torch.nn.Conv2d(3, 2, 3)
+    torch.save({f"layer.{name}": value for name, value in network.state_dict().items()}, tmp_path / "w.pt")
+    (tmp_path / "net.py").write_text(CONVOLUTION)
+    (tmp_path / "model.yaml").write_text(description)
+    model = load(tmp_path)
+    image = np.random.default_rng(1).random((2, 3, 8, 8), np.float32)
+    torch.testing.assert_close(model.predict(image), network(torch.from_numpy(image)).detach(), atol=1e-5, rtol=1e-4)
+    assert model.module.seen is used
+
+
+async def test_a_load_that_does_not_end_has_a_deadline(
+    python_model: Callable[[str], Path], args: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deadline, "BASE_SECONDS", 0.2)
+    root = python_model(
+        "import time\nclass Predictor:\n"
+        "    def load(self, path, config):\n        while not (path / 'end').exists(): time.sleep(0.01)\n"
+        "    def predict(self, batch): return batch\n"
+    )
+    try:
+        with pytest.raises(LoadTimeout, match="loading did not end within 0 s"):
+            await Replica.start(args(root, "predictor:Predictor"))
+    finally:
+        (root / "end").touch()
+
+
+def test_the_size_of_a_model(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "a").write_bytes(bytes(3))
+    (tmp_path / "b").write_bytes(bytes(4))
+    assert size_of(ModelFiles(tmp_path)) >= 7
+    assert size_of(ModelFiles(tmp_path, "b")) == 4
