@@ -56,6 +56,7 @@ class Agent:
         self._answers = Answers(ServeClient(session, options.token_file))
         self._following = Following(haproxy, self._workers, self._traffic, self._answers)
         self._raw: bytes | None = None
+        self._version: tuple[int, ...] = ()
         self._error = ""
         self._alive_at = 0.0
         self._renewed_at = 0.0
@@ -149,7 +150,12 @@ class Agent:
 
     async def _follow_document(self) -> None:
         try:
+            status = self._options.split.stat()
+            version = (status.st_ino, status.st_mtime_ns, status.st_size)
+            if version == self._version and self._raw is not None and not self._error:
+                return
             raw = await asyncio.to_thread(self._options.split.read_bytes)
+            self._version = version
         except FileNotFoundError:
             return
         except OSError as error:

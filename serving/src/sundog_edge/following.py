@@ -2,10 +2,11 @@
 
 import asyncio
 import logging
+import random
 import socket
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from sundog_edge.document import Cluster, Service
 from sundog_edge.errors import HaproxyRefused, ServeUnavailable
@@ -20,7 +21,15 @@ from sundog_edge.workers import Worker, Workers
 LOG = logging.getLogger(__name__)
 POLL_S = 0.5
 POLL_EAGERLY_S = 0.15
-_NO_LOAD = Load({}, {}, {})
+POLL_JITTER = 0.2
+COST_FACTOR = 20
+"""What is done again and again takes a twentieth of the time at most."""
+
+FALLBACK_CHECK_MS = 500
+FALLBACKS_AT_FULL_PACE = 64
+"""Serve's own proxy is one process that every slot checks: the more slots, the less often each does."""
+
+_NO_LOAD = Load({}, {})
 
 
 class Answers:
@@ -32,14 +41,21 @@ class Answers:
     def __init__(self, client: ServeClient) -> None:
         self.targets: dict[str, Targets] = {}
         self.fallbacks: dict[str, str] = {}
+        self.version = object()
+        self.cost_s = 0.0
         self._client = client
         self._silent: set[str] = set()
 
     async def poll(self, clusters: Mapping[str, Cluster]) -> None:
-        """Ask every cluster at once."""
+        """Ask every cluster at once. `version` is another object after an answer that differs, `cost_s` the time that it took the agent."""
+        before = dict(self.targets), dict(self.fallbacks)
+        began = time.thread_time()
         await asyncio.gather(*(self._ask(name, cluster) for name, cluster in clusters.items()))
         for name in self.targets.keys() - clusters.keys():
             del self.targets[name]
+        self.cost_s = time.thread_time() - began
+        if before != (self.targets, self.fallbacks):
+            self.version = object()
 
     async def _ask(self, name: str, cluster: Cluster) -> None:
         if cluster.fallback:
@@ -65,7 +81,11 @@ class Answers:
 
 
 class Following:
-    """Applies what `replicas.plan` wants to every worker, and tells what it saw."""
+    """Applies what `replicas.plan` wants to every worker, and tells what it saw.
+
+    Reading all servers costs as much as there are. So all are read only as often as that takes a small part of the time, and between
+    two such sweeps only the slots of which something is changing: what Serve says of them, or their servers.
+    """
 
     def __init__(self, haproxy: Haproxy, workers: Workers, traffic: Traffic, answers: Answers) -> None:
         self.servers: dict[str, ServerCounts] = {}
@@ -74,31 +94,80 @@ class Following:
         self._traffic = traffic
         self._answers = answers
         self._draining_since: dict[tuple[int, str, str], float] = {}
+        self._wishes: dict[str, Wish] = {}
+        self._wished_for: tuple[object, ...] = ()
+        self._unsettled: set[str] = set()
+        self._up: dict[str, tuple[Server, ...]] = {}
+        self._sweep_at = 0.0
+        self._again_at = 0.0
+        self._pids: list[int] = []
 
     @property
     def poll_pause_s(self) -> float:
-        """How long to wait before Serve is asked again, in seconds: short while an application has no healthy replica."""
-        return POLL_EAGERLY_S if any(counts.up == 0 for counts in self.servers.values()) else POLL_S
+        """How long to wait before Serve is asked again, in seconds: short while an application has no healthy replica.
+
+        Drawn at random, so that many edges do not ask at the same instant, and never so short that asking takes up the agent.
+        """
+        eager = any(counts.up == 0 for counts in self.servers.values())
+        pause = max(POLL_EAGERLY_S if eager else POLL_S, COST_FACTOR * self._answers.cost_s)
+        return pause * random.uniform(1 - POLL_JITTER, 1 + POLL_JITTER)  # noqa: S311 - no secret hangs on it
 
     async def tick(self) -> None:
         """One step in every worker. Raises HaproxyUnavailable."""
+        now, began = time.monotonic(), time.thread_time()
         layout = self._traffic.layout
-        wishes = self._wishes(layout)
+        changed = self._renew_wishes(layout)
+        pids = [worker.pid for worker in self._workers.all]
+        if now >= self._sweep_at or pids != self._pids:
+            self._pids = pids
+            await self._sweep(layout)
+            self._sweep_at = now + COST_FACTOR * (time.thread_time() - began)
+        elif changed or (self._unsettled and now >= self._again_at):
+            for worker in self._workers.all[:1]:
+                await self._look_at(worker, layout, self._unsettled | changed)
+            self._note(layout, layout.leaving)
+            self._again_at = now + COST_FACTOR * (time.thread_time() - began)
+
+    async def _sweep(self, layout: Layout) -> None:
+        """Look at every slot of every worker."""
+        slots = {holding.slot for holding in (*layout.leaving, *layout.held)}
         occupied: set[str] = set()
         for worker in self._workers.all:
-            states = await self._haproxy.servers(worker.pid)
-            by_slot = _by_slot(states)
-            busy = any(server.draining for server in states) or bool(layout.leaving)
-            load = await self._haproxy.load(worker.pid) if busy else _NO_LOAD
-            occupied |= {slot for slot, count in load.backends.items() if count}
-            if worker.old:
-                # HAProxy takes no new server in a worker that is on its way out; its servers stay as they were.
-                continue
-            occupied |= {slot for slot, own in by_slot.items() if own}
-            await self._step(worker, layout, wishes, by_slot, load)
-            up = self._record(layout, wishes, by_slot)
-            leaving = frozenset(holding.slot for holding in layout.leaving)
-            self._traffic.note_servers(up, leaving & occupied if len(self._workers.all) == 1 else leaving)
+            if layout.leaving:
+                load = await self._haproxy.load(worker.pid)
+                occupied |= {slot for slot, count in load.backends.items() if count}
+            # HAProxy takes no new server in a worker that is on its way out; its servers stay as they were.
+            if not worker.old:
+                occupied |= await self._look_at(worker, layout, slots, whole=True)
+        alone = len(self._workers.all) == 1
+        self._note(layout, [holding for holding in layout.leaving if not alone or holding.slot in occupied])
+
+    async def _look_at(
+        self, worker: Worker, layout: Layout, slots: Collection[str], *, whole: bool = False
+    ) -> set[str]:
+        """Bring some slots of a worker one step closer to what is wished. Gives the slots that have servers."""
+        by_slot = _by_slot(await self._haproxy.servers(worker.pid, None if whole else slots))
+        draining = [slot for slot, own in by_slot.items() if any(server.draining for server in own)]
+        load = await self._haproxy.load(worker.pid, draining) if draining else _NO_LOAD
+        self._unsettled -= {*slots}
+        for slot in {*slots, *by_slot}:
+            present = by_slot.get(slot, [])
+            want = wanted(self._wishes[slot], present) if slot in self._wishes else {}
+            commands = plan(slot, want, present, load.servers, self._drained_for(worker, present))
+            commands += self._limits(slot, want, present)
+            if commands or any(not server.up and not server.name.startswith(FALLBACK) for server in present):
+                self._unsettled.add(slot)
+            if commands:
+                await self._run(worker, commands)
+        self._record(layout, by_slot, slots)
+        return {slot for slot, own in by_slot.items() if own}
+
+    async def _run(self, worker: Worker, commands: Sequence[str]) -> None:
+        try:
+            await self._haproxy.batch(commands, worker.pid)
+        except HaproxyRefused as error:
+            # Such as a deletion while one connection is still closing: the next step sees the true state and tries again.
+            LOG.info("%s", error)
 
     async def running(self) -> dict[str, dict[str, int]]:
         """Requests running, by service and application, over all workers; also of applications that have left the document."""
@@ -110,44 +179,31 @@ class Following:
             found[holding.service][holding.application] = count
         return dict(found)
 
-    def _wishes(self, layout: Layout) -> dict[str, Wish]:
+    def _renew_wishes(self, layout: Layout) -> set[str]:
+        """Take over what the document and Serve want by now; the slots of which that has changed."""
         in_force = self._traffic.in_force
+        wished_for = (layout.held, layout.slots, in_force, self._answers.version)
+        if all(now is before for now, before in zip(wished_for, self._wished_for, strict=False)) and self._wished_for:
+            return set()
         services = {service.name: service for service in in_force.document.services} if in_force else {}
-        return {
-            holding.slot: self._wish(holding, services[holding.service])
+        check_ms = FALLBACK_CHECK_MS * max(1, layout.slots // FALLBACKS_AT_FULL_PACE)
+        wishes = {
+            holding.slot: self._wish(holding, services[holding.service], check_ms)
             for holding in layout.held
             if holding.service in services
         }
+        before, self._wishes, self._wished_for = self._wishes, wishes, wished_for
+        return {slot for slot in {*before, *wishes} if before.get(slot) != wishes.get(slot)}
 
-    def _wish(self, holding: Holding, service: Service) -> Wish:
+    def _wish(self, holding: Holding, service: Service, fallback_check_ms: int) -> Wish:
         targets = self._answers.targets.get(service.cluster)
         return Wish(
             slot=holding.slot,
             listed=None if targets is None else targets.get(holding.application, ()),
             fallback=self._answers.fallbacks.get(service.cluster, ""),
             maxconn=_limit(holding, service),
+            fallback_check_ms=fallback_check_ms,
         )
-
-    async def _step(
-        self,
-        worker: Worker,
-        layout: Layout,
-        wishes: Mapping[str, Wish],
-        by_slot: Mapping[str, list[ServerState]],
-        load: Load,
-    ) -> None:
-        for slot in {*wishes, *by_slot, *(holding.slot for holding in layout.leaving)}:
-            present = by_slot.get(slot, [])
-            want = wanted(wishes[slot], present) if slot in wishes else {}
-            commands = plan(slot, want, present, load.servers, self._drained_for(worker, present))
-            commands += self._limits(slot, want, present)
-            if not commands:
-                continue
-            try:
-                await self._haproxy.batch(commands, worker.pid)
-            except HaproxyRefused as error:
-                # Such as a deletion while one connection is still closing: the next step sees the true state and tries again.
-                LOG.info("%s", error)
 
     def _drained_for(self, worker: Worker, present: Sequence[ServerState]) -> dict[tuple[str, str], float]:
         now = time.monotonic()
@@ -172,20 +228,27 @@ class Following:
             and known.maxconn != want[known.name].maxconn
         ]
 
-    def _record(
-        self, layout: Layout, wishes: Mapping[str, Wish], by_slot: Mapping[str, Sequence[ServerState]]
-    ) -> tuple[Server, ...]:
-        up: list[Server] = []
+    def _record(self, layout: Layout, by_slot: Mapping[str, Sequence[ServerState]], slots: Collection[str]) -> None:
         for holding in layout.held:
+            if holding.slot not in slots:
+                continue
             states = by_slot.get(holding.slot, ())
-            want = wanted(wishes[holding.slot], states) if holding.slot in wishes else {}
-            up += [want[server.name] for server in states if server.up and server.name in want]
+            want = wanted(self._wishes[holding.slot], states) if holding.slot in self._wishes else {}
+            self._up[holding.application] = tuple(
+                want[server.name] for server in states if server.up and server.name in want
+            )
             replicas = [server for server in states if not server.name.startswith(FALLBACK)]
             leaving = sum(server.draining or server.maintenance for server in replicas)
             healthy = sum(server.up for server in replicas)
             self.servers[holding.application] = ServerCounts(healthy, len(replicas) - healthy - leaving, leaving)
-        self.servers = {holding.application: self.servers[holding.application] for holding in layout.held}
-        return tuple(sorted(up))
+        if len(self.servers) > len(layout.held):
+            known = {holding.application for holding in layout.held}
+            self.servers = {name: counts for name, counts in self.servers.items() if name in known}
+            self._up = {name: servers for name, servers in self._up.items() if name in known}
+
+    def _note(self, layout: Layout, leaving: Collection[Holding]) -> None:
+        up = tuple(sorted(server for holding in layout.held for server in self._up.get(holding.application, ())))
+        self._traffic.note_servers(up, frozenset(holding.slot for holding in leaving))
 
 
 def _limit(holding: Holding, service: Service) -> int:

@@ -12,13 +12,14 @@ MIN_SLOTS = 16
 
 @dataclass(frozen=True, slots=True, order=True)
 class Server:
-    """One server of a slot, as it is known to answer. `maxconn` 0 is no limit of our own."""
+    """One server of a slot, as it is known to answer. `maxconn` 0 is no limit of our own. `check_ms` is between health checks."""
 
     slot: str
     name: str
     address: str
     maxconn: int
     backup: bool = False
+    check_ms: int = 500
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,6 +111,7 @@ class Wish:
     listed: tuple[str, ...] | None
     fallback: str
     maxconn: int
+    fallback_check_ms: int = 500
 
 
 def wanted(wish: Wish, present: Sequence[ServerState]) -> dict[str, Server]:
@@ -132,7 +133,7 @@ def wanted(wish: Wish, present: Sequence[ServerState]) -> dict[str, Server]:
     servers = {address: Server(wish.slot, address, address, wish.maxconn) for address in addresses}
     if wish.fallback:
         name = f"{FALLBACK}-{wish.fallback}"
-        servers[name] = Server(wish.slot, name, wish.fallback, 0, backup=True)
+        servers[name] = Server(wish.slot, name, wish.fallback, 0, True, wish.fallback_check_ms)
     return servers
 
 

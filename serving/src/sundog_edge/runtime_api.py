@@ -1,8 +1,6 @@
 """HAProxy's command line, reached through the master's socket: one connection a command, any worker by its pid."""
 
 import asyncio
-import csv
-import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -52,9 +50,8 @@ class ServerState:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Connections by frontend, requests running by backend and by (backend, server)."""
+    """Requests running by backend and by (backend, server)."""
 
-    frontends: Mapping[str, int]
     backends: Mapping[str, int]
     servers: Mapping[tuple[str, str], int]
 
@@ -221,25 +218,27 @@ class Haproxy:
         if slots is None:
             answer = await self.command("show servers state", pid)
         else:
-            answer = "\n".join(
-                [
-                    await self.command("; ".join([chunk[0], *(f"@!{pid} {text}" for text in chunk[1:])]), pid)
-                    for chunk in _chunks([f"show servers state {slot}" for slot in slots], pid)
-                ]
-            )
+            answer = await self._many([f"show servers state {slot}" for slot in slots], pid)
         rows = (line.split() for line in answer.splitlines() if not line.startswith("#"))
         return [_server_state(row) for row in rows if len(row) > 18]
 
-    async def load(self, pid: int) -> Load:
-        """Requests running, as HAProxy's statistics have them."""
-        answer = await self.command("show stat -1 7 -1", pid)
-        rows = list(csv.DictReader(io.StringIO(answer.lstrip("# \n").strip())))
-        current = {(row["pxname"], row["svname"]): int(row["scur"]) for row in rows}
-        return Load(
-            {proxy: count for (proxy, name), count in current.items() if name == "FRONTEND"},
-            {proxy: count for (proxy, name), count in current.items() if name == "BACKEND"},
-            current,
-        )
+    async def load(self, pid: int, slots: Iterable[str] | None = None) -> Load:
+        """Requests running: of all backends, or of some slots and their servers."""
+        if slots is None:
+            answer = await self.command("show stat -1 2 -1", pid)
+        else:
+            answer = await self._many([f"show stat {slot} 6 -1" for slot in slots], pid)
+        # A line begins with the names of proxy and server, its fifth field is the number of sessions.
+        rows = (line.split(",", 5) for line in answer.splitlines() if line and not line.startswith("#"))
+        current = {(row[0], row[1]): int(row[4]) for row in rows if len(row) > 5}
+        return Load({proxy: count for (proxy, name), count in current.items() if name == "BACKEND"}, current)
+
+    async def _many(self, commands: Sequence[str], pid: int) -> str:
+        answers = [
+            await self.command("; ".join([chunk[0], *(f"@!{pid} {text}" for text in chunk[1:])]), pid)
+            for chunk in _chunks(commands, pid)
+        ]
+        return "\n".join(answers)
 
     async def reload(self) -> None:
         """Start a new worker with the configuration file; the old one finishes what it has."""

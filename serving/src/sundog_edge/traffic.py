@@ -28,7 +28,7 @@ from sundog_edge.tls import Tls
 from sundog_edge.workers import Worker, Workers
 
 LOG = logging.getLogger(__name__)
-TABLE_LINGERS_S = 10.0
+TABLE_LINGERS_S = 3.0
 _WRITE_EVERY_S = 0.2
 _WRITE_COST_FACTOR = 50
 

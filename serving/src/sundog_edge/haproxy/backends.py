@@ -5,13 +5,11 @@ from sundog_edge.haproxy.names import BLOCKS_TABLE, MAX_BLOCKS, MAX_ROWS, ROWS_T
 from sundog_edge.layout import Server
 from sundog_edge.state_dir import StateDir
 
-CHECK = "check inter 500 fall 1 rise 1"
-
 
 def server_options(server: Server) -> str:
     """The options of a server line, the same in the file and at run time."""
     limit = f" maxconn {server.maxconn}" if server.maxconn else ""
-    return f"{server.address} {CHECK}{limit}{' backup' if server.backup else ''}"
+    return f"{server.address} check inter {server.check_ms} fall 1 rise 1{limit}{' backup' if server.backup else ''}"
 
 
 def tables() -> str:

@@ -15,6 +15,7 @@ taken away a while after, so each request sees one table as a whole.
 """
 
 import ipaddress
+from collections import Counter
 from collections.abc import Iterator, Mapping
 
 import xxhash
@@ -91,11 +92,14 @@ def _table(service: Service, slots: Mapping[str, str]) -> tuple[str, dict[str, s
     content = repr((arms, segments, service.overrides))
     table = xxhash.xxh64_hexdigest(content.encode())
     starts = (0, *(segment.end for segment in segments[:-1]))
-    return table, {
-        f"{table}/{prefix}": arms[segment.arm]
+    found = [
+        (arms[segment.arm], prefix)
         for start, segment in zip(starts, segments, strict=True)
         for prefix in prefixes(start, segment.end)
-    }
+    ]
+    # The longest prefix decides, so the arm that would need the most is what the shortest of all stands for.
+    most = Counter(arm for arm, _ in found).most_common(1)[0][0]
+    return table, {f"{table}/1": most, **{f"{table}/{prefix}": arm for arm, prefix in found if arm != most}}
 
 
 def _overrides(
