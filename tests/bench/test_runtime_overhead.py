@@ -55,25 +55,24 @@ HEADERS = [
 ]
 
 
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    """The MLP of docs/benchmarks.md, 256 → 512 → 512 → 10."""
+def write_model(path: Path, hidden: int) -> Path:
+    """The MLP of docs/benchmarks.md, 256 → hidden → hidden → 10."""
     namespace: dict[str, Any] = {}
     exec(NET, namespace)
     torch.manual_seed(3)
-    (tmp_path / "net.py").write_text(NET)
-    (tmp_path / "model.yaml").write_text("inputs:\n- {name: x, dtype: float32, shape: [-1, 256]}\n")
-    safetensors.torch.save_file(namespace["Net"]().state_dict(), tmp_path / "model.safetensors")
-    return tmp_path
+    (path / "net.py").write_text(NET)
+    (path / "model.yaml").write_text("inputs:\n- {name: x, dtype: float32, shape: [-1, 256]}\n")
+    safetensors.torch.save_file(namespace["Net"](hidden).state_dict(), path / "model.safetensors")
+    return path
 
 
-def arguments(model: Path, max_size: int) -> dict[str, Any]:
+def arguments(model: Path, max_size: int, hidden: int = 512) -> dict[str, Any]:
     return {
         "version": 1,
         "namespace": "vision",
         "service": "digits",
         "revision": 8,
-        "model": {"uri": f"file://{model}", "entrypoint": "net:Net"},
+        "model": {"uri": f"file://{model}", "entrypoint": "net:Net", "config": {"hidden": hidden}},
         "batching": {"maxSize": max_size, "maxDelaySeconds": 0.002},
         "cpu": 1.0,
     }
@@ -101,7 +100,7 @@ async def receiver(message: dict[str, Any], wait: bool) -> Any:
     return message
 
 
-async def requests(replica: Replica, body: bytes, connections: int) -> float:
+async def requests(replica: Replica, body: bytes, connections: int, count: int = REQUESTS) -> float:
     """µs per request over the connections, each of which sends its next request after its answer."""
     app = replica.app
     message = {"type": "http.request", "body": body}
@@ -110,12 +109,12 @@ async def requests(replica: Replica, body: bytes, connections: int) -> float:
         assert message.get("status", 200) == 200
 
     async def connection() -> None:
-        for _ in range(REQUESTS // connections):
+        for _ in range(count // connections):
             await app(scope(), lambda: receiver(message, connections > 1), send)
 
     begun = time.perf_counter()
     await asyncio.gather(*(connection() for _ in range(connections)))
-    return (time.perf_counter() - begun) / REQUESTS * 1e6
+    return (time.perf_counter() - begun) / count * 1e6
 
 
 def microseconds(call: Callable[[], Any]) -> float:
@@ -168,8 +167,8 @@ def phases(replica: Replica, body: bytes) -> dict[str, float]:
     }
 
 
-async def test_overhead_by_phase(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    body = body_of()
+async def test_overhead_by_phase(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    body, model = body_of(), write_model(tmp_path, 512)
     replica = await Replica.start(arguments(model, 1))
     batching = await Replica.start(arguments(model, 32))
     for each in (replica, batching):
@@ -197,3 +196,29 @@ async def test_overhead_by_phase(model: Path, capsys: pytest.CaptureFixture[str]
         lines.append(f"{name:28} {value:7.1f}  {value - found['forward']:7.1f}")
     with capsys.disabled():
         sys.stdout.write("\n".join([*lines, text.getvalue()]))
+
+
+async def test_batching_where_it_helps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """16 connections and a network whose weights do not fit into the cache: a pass over many rows reads them once."""
+    body, hidden, count = body_of(), 4096, 320
+    model = write_model(tmp_path, hidden)
+    found: dict[int, list[float]] = {}
+    alone: dict[int, list[float]] = {}
+    replicas = {size: await Replica.start(arguments(model, size, hidden) | {"cpu": 2.0}) for size in (1, 32)}
+    for replica in replicas.values():
+        await replica.reconfigure({})
+        await requests(replica, body, 16, count)
+    for _ in range(ROUNDS):
+        for size, replica in replicas.items():
+            found.setdefault(size, []).append(await requests(replica, body, 16, count))
+            alone.setdefault(size, []).append(await requests(replica, body, 1, 32))
+    for replica in replicas.values():
+        replica.close()
+    counts = replicas[32].metrics.batch_size.counts
+    ratios = [plain / batched for plain, batched in zip(found[1], found[32], strict=True)]
+    with capsys.disabled():
+        sys.stdout.write(
+            f"\nbatching, 16 connections: {statistics.median(ratios):.2f} × the throughput"
+            f" ({min(ratios):.2f} to {max(ratios):.2f}); requests per pass, powers of two: {counts[:6]}"
+            f"\n1 connection: {statistics.median(alone[32]) / statistics.median(alone[1]):.2f} × the time\n"
+        )
