@@ -32,6 +32,8 @@ GROUP = "/apis/serving.sundog.dev/v1alpha1"
 COMMAND = "serving.sundog.dev/command"
 
 NET = """
+import time
+
 import torch
 
 
@@ -46,8 +48,12 @@ class Net(torch.nn.Module):
         self.offset = float(user_config.get("offset", 0.0))
 
     def forward(self, x):
+        if x[0, 3] < 0:
+            time.sleep(1)
         return self.layers(x) + self.offset
 """
+SLOW = [[0.5, -1.0, 2.0, -1.0]]
+"""A batch that takes such a network a second."""
 
 
 def eventually(probe: Callable[[], T], what: str, timeout: float = 60.0) -> T:
@@ -262,6 +268,7 @@ class Clients:
     batches: Sequence[Rows]
     expected: dict[str, list[list[Rows]]]
     pause_s: float = 0.02
+    slow_pause_s: float = 3.0
     revisions: Counter[str] = field(default_factory=Counter)
     sent: int = 0
     wrong: list[str] = field(default_factory=list)
@@ -269,8 +276,13 @@ class Clients:
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _threads: list[threading.Thread] = field(default_factory=list)
 
-    def start(self, count: int) -> None:
-        self._threads = [threading.Thread(target=self._ask, args=(number,)) for number in range(count)]
+    def start(self, count: int, slow: int = 0) -> None:
+        """So many clients that send the quick batches in turn, and `slow` ones beside them for those that are SLOW."""
+        quick = [which for which, batch in enumerate(self.batches) if batch != SLOW]
+        rest = [which for which, batch in enumerate(self.batches) if batch == SLOW]
+        orders = [((quick[n % len(quick) :] + quick)[: len(quick)], self.pause_s) for n in range(count)]
+        orders += [(rest, self.slow_pause_s)] * slow
+        self._threads = [threading.Thread(target=self._ask, args=order) for order in orders]
         for thread in self._threads:
             thread.start()
 
@@ -305,14 +317,13 @@ class Clients:
             connection.request("POST", parts.path, json.dumps({"inputs": self.batches[0]}).encode())
             return json.loads(connection.getresponse().read())["outputs"]
 
-    def _ask(self, first: int) -> None:
+    def _ask(self, order: Sequence[int], pause_s: float) -> None:
         parts = urlsplit(self.url)
         connection = http.client.HTTPConnection(parts.netloc, timeout=60)
         bodies = [json.dumps({"inputs": batch}).encode() for batch in self.batches]
-        for number in itertools.count(first):
+        for which in itertools.cycle(order):
             if self._stop.is_set():
                 break
-            which = number % len(bodies)
             begun = time.time()
             try:
                 revision, problem = self._one(connection, parts.path, bodies[which], which)
@@ -325,7 +336,7 @@ class Clients:
                 if problem:
                     self.wrong.append(f"{time.strftime('%H:%M:%S', time.localtime(begun))} {problem}")
             # Eight clients without a pause would starve Ray on two cores.
-            self._stop.wait(self.pause_s)
+            self._stop.wait(pause_s)
         connection.close()
 
     def _one(self, connection: http.client.HTTPConnection, path: str, body: bytes, which: int) -> tuple[str, str]:

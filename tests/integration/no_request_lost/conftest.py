@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from real_local import Clients, Rows, Up, eventually, is_ready, save_network, stable
+from real_local import SLOW, Clients, Rows, Up, eventually, is_ready, save_network, stable
 
 NAME = "steady"
-CLIENTS = 8
-BATCHES = [[[0.5, -1.0, 2.0, float(number)]] for number in range(16)]
+CLIENTS = 6
+SLOW_CLIENTS = 2
+BATCHES = [*([[0.5, -1.0, 2.0, float(number)]] for number in range(16)), SLOW]
 CANARY = {"steps": [{"weight": 25, "gate": "time", "minDuration": "2s"}, {"weight": 50, "gate": "manual"}]}
 
 
@@ -93,7 +94,7 @@ def loaded(shared_up: Up, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     service.release(CANARY)
     eventually(lambda: is_ready(service.read()), "the first revision serving", 120)
     service.load.url = service.status()["url"]
-    service.load.start(CLIENTS)
+    service.load.start(CLIENTS, SLOW_CLIENTS)
     yield service
     service.load.stop()
     service.manifest(NAME).unlink()

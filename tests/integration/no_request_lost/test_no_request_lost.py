@@ -1,4 +1,4 @@
-"""Eight clients ask all the time, and hold each answer to the network of the revision that it names.
+"""Eight clients ask all the time, two of them what takes a second, and hold each answer to the network of the revision that it names.
 
 Nothing that is done to the service meanwhile, by its author, by its operator or by a killed process, loses a request of theirs.
 """
@@ -83,7 +83,11 @@ def servers(service: Any) -> int:
 
 
 def replica_processes(service: Any) -> list[psutil.Process]:
-    title, found = f"ray::ServeReplica:{service.name}-r{service.stable()}:", []
+    return ray_processes(service, f"ray::ServeReplica:{service.name}-r{service.stable()}:")
+
+
+def ray_processes(service: Any, title: str) -> list[psutil.Process]:
+    found = []
     for child in psutil.Process(service.up.pid("ray-0")).children(recursive=True):
         with contextlib.suppress(psutil.Error):
             if title in " ".join(child.cmdline()):
@@ -115,6 +119,28 @@ def test_a_killed_agent(service: Any) -> None:
     eventually(lambda: service.up.evidence().get("counters"), "its report")
 
 
+def test_a_killed_serve_controller(service: Any) -> None:
+    (controller,) = ray_processes(service, "ray::ServeController")
+    controller.kill()
+    service.more(200)
+    eventually(lambda: ray_processes(service, "ray::ServeController"), "the next controller", 90)
+    # It is in charge again: it starts what is wanted from now on.
+    service.becomes_stable(service.release(RECREATE))
+
+
+def test_a_reload_of_the_edge(service: Any) -> None:
+    def workers() -> int:
+        return sum(boot["endedAt"] is None and not boot["draining"] for boot in service.up.evidence()["boots"])
+
+    before = len(service.up.evidence()["boots"])
+    # HAProxy reads a header only where its configuration names it.
+    service.save(rollout={**RECREATE, "unit": {"header": "x-never-seen-before"}})
+    eventually(lambda: len(service.up.evidence()["boots"]) > before, "a new worker")
+    service.more(200)
+    assert workers() == 1
+    service.save(rollout=RECREATE)
+
+
 def test_a_neighbour_that_comes_and_goes(service: Any) -> None:
     manifest = service.manifest("neighbour")
     spec = {"model": service.spec["model"], "rollout": RECREATE}
@@ -135,7 +161,7 @@ def test_every_request_is_accounted_for(service: Any) -> None:
         assert row["assigned"] == sum(row["ends"].values()) + row["inFlight"] + row["lost"], row
         assert {end: count for end, count in row["ends"].items() if count and end in ERRORS} == {}, row
     assert sum(row["assigned"] for row in rows) == service.load.sent
-    assert [boot["integrity"]["unparsable"] for boot in evidence["boots"]] == [0]
+    assert {boot["integrity"]["unparsable"] for boot in evidence["boots"]} == {0}
     ok = sum(row["ends"]["ok"] for row in rows)
     assert ok + sum(row["lost"] for row in rows) == service.load.sent
     assert ok > 0.9 * service.load.sent
