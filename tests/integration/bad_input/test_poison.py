@@ -140,8 +140,7 @@ def test_a_process_that_dies_under_a_request_takes_only_that_request(
     poison(write(tmp_path / "model", predict=predict))
     eventually(lambda: is_ready(bed.up.read("poison")), "the service", 120)
     url = bed.up.read("poison")["status"]["url"]
-    status, _ = post(url, {"inputs": "die"})
-    assert status in (502, 503, 504)
+    assert post(url, {"inputs": "die"})[0] in (500, 502, 503, 504)
     eventually(lambda: post(url, {"inputs": "well"})[0] == 200, "the replica that takes its place", 120)
 
 
@@ -152,4 +151,6 @@ def post(url: str, document: Any) -> tuple[int, Any]:
             return answer.status, json.loads(answer.read())
     except urllib.error.HTTPError as err:
         with err:
-            return err.code, json.loads(err.read())
+            body = err.read()
+            # Serve's own proxy, which stands in for the replica that is gone, answers in plain text.
+            return err.code, json.loads(body) if body.startswith(b"{") else body

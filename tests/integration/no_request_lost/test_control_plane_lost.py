@@ -76,7 +76,6 @@ def test_the_gcs_is_killed_and_stays_away(tmp_path: Path) -> None:
             gcs_of(ray).kill()
             ends = time.monotonic() + SECONDS
             wait_until(lambda: time.monotonic() > ends and answered(load, 200), SECONDS + 60, "answers without Ray")
-            assert not serve_answers(ray)
             assert edge.up("steady") == 2
         finally:
             load.stop()
@@ -99,13 +98,6 @@ def gcs_of(ray: RayServe) -> psutil.Process:
                 found.append(process)
     (gcs,) = found
     return gcs
-
-
-def serve_answers(ray: RayServe) -> bool:
-    try:
-        return bool(ray.get()["applications"])
-    except OSError:
-        return False
 
 
 def assert_whole(edge: RunningEdge, sent: int) -> None:
