@@ -3,16 +3,19 @@
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from real_local import condition, eventually, is_ready, weight
+from real_local import Clients, Rows, Up, condition, eventually, is_ready, save_network, weight
 
 pytestmark = [pytest.mark.ray, pytest.mark.haproxy, pytest.mark.timeout(240)]
 
+NEIGHBOUR = "neighbour"
+BATCHES: list[Rows] = [[[0.5, -1.0, 2.0, float(number)]] for number in range(4)]
 PREDICTOR = """
 import ctypes
 import math
@@ -55,11 +58,48 @@ def write(folder: Path, load: str = "pass", predict: str = "return batch") -> di
     return {"uri": f"file://{folder}", "entrypoint": "net:Predictor"}
 
 
+@dataclass
+class Bed:
+    """A good service, `neighbour`, and the poison beside it."""
+
+    up: Up
+    folder: Path
+    answers: list[Rows]
+
+    def good(self) -> dict[str, Any]:
+        rollout = {"steps": [{"weight": 50, "gate": "manual"}], "progressDeadline": "10s"}
+        return {"model": {"uri": f"file://{self.folder}/good", "entrypoint": "net:Net"}, "rollout": rollout}
+
+    def apply(self, name: str, spec: dict[str, Any]) -> None:
+        path = self.folder / f"{name}.yaml"
+        meta = {"name": name, "namespace": "default"}
+        kind = {"apiVersion": "serving.sundog.dev/v1alpha1", "kind": "ModelDeployment"}
+        path.write_text(json.dumps({**kind, "metadata": meta, "spec": spec}))
+        done = self.up.sundog("apply", "-f", str(path))
+        assert done.returncode == 0, done.stderr
+
+    def read(self, name: str = "poison") -> dict[str, Any]:
+        return self.up.read(name)
+
+    def url(self, name: str = "poison") -> str:
+        eventually(lambda: is_ready(self.read(name)), f"{name} serving", 120)
+        return str(self.read(name)["status"]["url"])
+
+
+@pytest.fixture(scope="module")
+def bed(shared_up: Up, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bed]:
+    pytest.importorskip("torch")
+    folder = tmp_path_factory.mktemp("poison")
+    made = Bed(shared_up, folder, save_network(folder / "good", 0, BATCHES))
+    made.apply(NEIGHBOUR, made.good())
+    yield made
+    assert shared_up.sundog("delete", NEIGHBOUR).returncode == 0
+
+
 @pytest.fixture
-def neighbour(bed: Any) -> Iterator[Any]:
-    """The good one under load: whatever a test does beside it, no answer of it is missing or wrong."""
-    eventually(lambda: is_ready(bed.up.read("good")), "the good one serving", 120)
-    load = bed.clients()
+def neighbour(bed: Bed) -> Iterator[Clients]:
+    """Clients of the good service: whatever a test does beside it, no answer is missing or wrong."""
+    load = Clients(bed.url(NEIGHBOUR), BATCHES, {"1": [bed.answers]})
     load.start(4)
     yield load
     load.stop()
@@ -68,20 +108,16 @@ def neighbour(bed: Any) -> Iterator[Any]:
 
 
 @pytest.fixture
-def poison(bed: Any) -> Iterator[Any]:
+def poison(bed: Bed) -> Iterator[Callable[[dict[str, Any]], None]]:
     """Applies a ModelDeployment `poison`, which is gone afterwards."""
-
-    def apply(model: dict[str, Any]) -> None:
-        bed.apply(bed.manifest("poison", {"model": model, "rollout": {"strategy": "recreate"}}))
-
-    yield apply
+    yield lambda model: bed.apply("poison", {"model": model, "rollout": {"strategy": "recreate"}})
     assert bed.up.sundog("delete", "poison").returncode == 0
-    eventually(lambda: bed.up.read("poison") == {}, "its deletion", 120)
+    eventually(lambda: bed.read() == {}, "its deletion", 120)
 
 
 @pytest.mark.parametrize("name", AT_LOAD)
 def test_a_model_that_ruins_its_process_at_load(
-    bed: Any, neighbour: Any, poison: Any, tmp_path: Path, name: str
+    bed: Bed, neighbour: Clients, poison: Any, tmp_path: Path, name: str
 ) -> None:
     load, reason = AT_LOAD[name]
     poison(write(tmp_path / "model", load=load))
@@ -89,43 +125,41 @@ def test_a_model_that_ruins_its_process_at_load(
     assert "Traceback" not in found["message"]
     sent = neighbour.sent
     eventually(lambda: neighbour.sent > sent + 200, "answers of the neighbour")
-    assert not is_ready(bed.up.read("poison"))
+    assert not is_ready(bed.read())
 
 
-def told(bed: Any, reason: str) -> dict[str, Any] | None:
-    found = condition(bed.up.read("poison"), "RevisionReady")
+def told(bed: Bed, reason: str) -> dict[str, Any] | None:
+    found = condition(bed.read(), "RevisionReady")
     return found if found.get("reason") == reason else None
 
 
-def test_a_second_revision_that_never_ends_its_load_is_given_up(bed: Any, neighbour: Any, tmp_path: Path) -> None:
+def test_a_second_revision_that_never_ends_its_load_is_given_up(bed: Bed, neighbour: Clients, tmp_path: Path) -> None:
     endless = write(tmp_path / "model", load=AT_LOAD["endless"][0])
-    spec = bed.spec(**endless)
-    bed.apply(bed.manifest("good", {**spec, "rollout": {**spec["rollout"], "progressDeadline": "10s"}}))
+    bed.apply(NEIGHBOUR, bed.good() | {"model": endless})
     try:
         last = eventually(lambda: given_up(bed), "the end of the attempt", 120)
-        obj = bed.up.read("good")
+        obj = bed.read(NEIGHBOUR)
         assert (last["outcome"], weight(obj)) == ("Aborted", 0)
         assert last["reason"].startswith("ProgressDeadlineExceeded")
         assert is_ready(obj)
     finally:
-        bed.apply(bed.manifest("good", bed.spec()))
-    eventually(lambda: condition(bed.up.read("good"), "Promoted").get("status") == "True", "its being mended")
-    assert set(neighbour.revisions) == {str(bed.up.read("good")["status"]["stable"]["revision"])}
+        bed.apply(NEIGHBOUR, bed.good())
+    eventually(lambda: condition(bed.read(NEIGHBOUR), "Promoted").get("status") == "True", "its being mended")
+    assert set(neighbour.revisions) == {"1"}
 
 
-def given_up(bed: Any) -> dict[str, Any] | None:
-    status = bed.up.read("good")["status"]
+def given_up(bed: Bed) -> dict[str, Any] | None:
+    status = bed.read(NEIGHBOUR)["status"]
     last = status.get("lastRollout") or {}
     return last if "candidate" not in status and "Deadline" in last.get("reason", "") else None
 
 
-def test_a_model_that_answers_nonsense(bed: Any, neighbour: Any, poison: Any, tmp_path: Path) -> None:
+def test_a_model_that_answers_nonsense(bed: Bed, neighbour: Clients, poison: Any, tmp_path: Path) -> None:
     """One service for all of them: its config says what it does."""
     folder = tmp_path / "model"
     branches = "\n        ".join(f"if batch == {name!r}: {predict}" for name, (predict, _, _) in AT_PREDICT.items())
     poison(write(folder, predict=f"{branches}\n        return {{'said': batch}}"))
-    eventually(lambda: is_ready(bed.up.read("poison")), "the service", 120)
-    url = bed.up.read("poison")["status"]["url"]
+    url = bed.url()
     for name, (_, status, code) in AT_PREDICT.items():
         found, answer = post(url, {"inputs": name})
         assert (found, answer["code"]) == (status, code), (name, answer)
@@ -134,12 +168,11 @@ def test_a_model_that_answers_nonsense(bed: Any, neighbour: Any, poison: Any, tm
 
 
 def test_a_process_that_dies_under_a_request_takes_only_that_request(
-    bed: Any, neighbour: Any, poison: Any, tmp_path: Path
+    bed: Bed, neighbour: Clients, poison: Any, tmp_path: Path
 ) -> None:
     predict = "os.abort() if batch == 'die' else None\n        return {'said': batch}"
     poison(write(tmp_path / "model", predict=predict))
-    eventually(lambda: is_ready(bed.up.read("poison")), "the service", 120)
-    url = bed.up.read("poison")["status"]["url"]
+    url = bed.url()
     assert post(url, {"inputs": "die"})[0] in (500, 502, 503, 504)
     eventually(lambda: post(url, {"inputs": "well"})[0] == 200, "the replica that takes its place", 120)
 
