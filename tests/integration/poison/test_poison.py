@@ -32,15 +32,15 @@ class Predictor:
         {predict}
 """
 AT_LOAD = {
-    "segfault": ("ctypes.string_at(0)", "Deploying"),
-    "exits": ("os._exit(1)", "Deploying"),
+    "segfault": ("ctypes.string_at(0)", "DeployFailed"),
+    "exits": ("os._exit(1)", "DeployFailed"),
     "no-memory": (
         "resource.setrlimit(resource.RLIMIT_AS, (1 << 34, 1 << 34)); bytearray(1 << 35)",
         "ModelTooLarge",
     ),
     "endless": ("while True: time.sleep(0.01)", "Deploying"),
 }
-"""What `load` does, and under which reason its revision is told as long as Serve tries."""
+"""What `load` does, and the reason that its revision is told under."""
 
 AT_PREDICT = {
     "nan": ("return [[math.nan]]", 500, "OutputNotFinite"),
