@@ -22,7 +22,7 @@ check: $(VENV)/.ready
 
 # No Ray, no HAProxy: two processes, since the tests share nothing.
 unit: $(VENV)/.ready
-	$(BIN)/pytest tests/unit tests/contract -n 2 --dist loadfile
+	$(BIN)/pytest tests/unit tests/contract tests/fuzz -n 2 --dist loadfile
 
 # Real Ray, real HAProxy, one after the other.
 integration: $(VENV)/.ready
