@@ -48,10 +48,22 @@ class TensorField(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    name: Annotated[str, Field(min_length=1, max_length=200)]
-    dtype: _Dtype
-    shape: Annotated[list[Annotated[int, Field(ge=-1, le=2**31)]], Field(min_length=1, max_length=MAX_DIMENSIONS)]
-    allow_nan: Annotated[bool, Field(alias="allowNaN")] = False
+    name: Annotated[
+        str, Field(min_length=1, max_length=200, description="The network's argument, or the key of its output.")
+    ]
+    dtype: Annotated[_Dtype, Field(description="The type of the values.")]
+    shape: Annotated[
+        list[Annotated[int, Field(ge=-1, le=2**31)]],
+        Field(
+            min_length=1,
+            max_length=MAX_DIMENSIONS,
+            description="The sizes; -1 is any size. The first is the number of rows.",
+        ),
+    ]
+    allow_nan: Annotated[
+        bool,
+        Field(alias="allowNaN", description="Whether it may hold NaN and infinity, which are refused otherwise."),
+    ] = False
 
     def spec(self) -> TensorSpec:
         """The same for those who check arrays."""

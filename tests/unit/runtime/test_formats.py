@@ -36,6 +36,10 @@ def load(path: Path, entrypoint: str = "net:Net", digest: str = "", **model: Any
     return load_model(open_model(spec.uri, spec.digest), spec)
 
 
+def append(path: Path, text: str) -> None:
+    path.write_text(path.read_text() + text)
+
+
 X = np.array([[0.5, -1.0, 2.0, 0.25]], dtype=np.float32)
 
 
@@ -57,6 +61,33 @@ def test_pt_and_config(torch_model: Path) -> None:
     torch.save(weights, torch_model / "weights.bin")
     model = load(torch_model, config={"hidden": 16})
     assert model.predict(np.ones((1, 4), np.float32)).tolist() == [[64.0, 64.0, 64.0]]
+
+
+@pytest.mark.parametrize("declared", ["", "inputs: [{name: x, dtype: bfloat16, shape: [-1, 4]}]\n"])
+def test_weights_of_half_precision(torch_model: Path, network: torch.nn.Module, declared: str) -> None:
+    append(torch_model / "net.py", "\ndef Half():\n    return Net().bfloat16()\n")
+    (torch_model / "model.yaml").write_text(declared)
+    safetensors.torch.save_file(network.bfloat16().state_dict(), torch_model / "model.safetensors")
+    answer = load(torch_model, "net:Half").predict(X)
+    torch.testing.assert_close(answer, network(torch.from_numpy(X).bfloat16()).detach())
+
+
+def test_what_the_manifest_says_goes_before_model_yaml(torch_model: Path) -> None:
+    (torch_model / "model.yaml").write_text("entrypoint: net:Nowhere\nconfig: {hidden: 5, wrong: 1}\nformat: python\n")
+    append(torch_model / "net.py", "\ndef make(hidden, wrong):\n    assert wrong == 1\n    return Net(hidden)\n")
+    model = load(torch_model, "net:make", config={"hidden": 8}, format="torch")
+    assert model.predict(X).shape == (1, 3)
+
+
+def test_model_yaml_alone_says_how_to_load(torch_model: Path) -> None:
+    (torch_model / "model.yaml").write_text("entrypoint: net:Net\nconfig: {hidden: 8}\nformat: torch\n")
+    assert load(torch_model, "").predict(X).shape == (1, 3)
+
+
+def test_a_model_does_not_vouch_for_itself(torch_model: Path) -> None:
+    (torch_model / "model.yaml").write_text("trustCode: true\n")
+    with pytest.raises(LoadFailed, match=r"model\.yaml: trustCode: Extra inputs are not permitted"):
+        load(torch_model)
 
 
 def test_evaluation_mode(torch_model: Path) -> None:

@@ -184,6 +184,12 @@ def test_images(tmp_path: Path) -> None:
     torch.testing.assert_close(model.predict(image)["logits"], network(torch.from_numpy(image)).logits.detach())
 
 
+def test_images_for_weights_of_half_precision(tmp_path: Path) -> None:
+    network = ViTForImageClassification(ViTConfig(**SMALL, image_size=16, patch_size=8, num_channels=1)).bfloat16()
+    answer = load(save(tmp_path, network)).predict(np.ones((2, 1, 16, 16), np.float32))
+    assert answer["logits"].dtype is torch.float32
+
+
 def test_any_other_class_gives_its_own_tensors(tmp_path: Path) -> None:
     answer = load(save(tmp_path, bert(BertForMaskedLM), tokenizer())).predict(["good film"])
     assert answer["logits"].shape == (1, 4, 8)

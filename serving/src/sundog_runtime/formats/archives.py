@@ -16,7 +16,7 @@ from sundog_runtime.description import FILE_NAME, Description
 from sundog_runtime.errors import CodeNotTrusted, LoadFailed
 from sundog_runtime.formats.detect import Found
 from sundog_runtime.formats.model import LoadedModel, may_batch
-from sundog_runtime.formats.module import caller, failed, natural_types, network_caller, use_channels_last
+from sundog_runtime.formats.module import caller, failed, is_half, natural_types, network_caller, use_channels_last
 from sundog_runtime.signature import Signature
 from sundog_runtime.tensors import OIP_TYPES, TensorSpec, to_numpy
 
@@ -86,7 +86,7 @@ def load_torchscript(path: Path, archive: Found, description: Description) -> Lo
     return LoadedModel(
         platform="pytorch",
         found=f"{archive.name}, which is {archive.content}",
-        predict=caller(module, description.signature.outputs, channels_last=channels_last),
+        predict=caller(module, description.signature, channels_last=channels_last, half=is_half(module)),
         signature=description.signature,
         parameters=parameters,
         numbers=numbers,

@@ -19,7 +19,7 @@ from sundog_runtime.description import CompileMode
 from sundog_runtime.errors import one_line
 from sundog_runtime.signature import Signature
 from sundog_runtime.sources.cache import cache_root
-from sundog_runtime.tensors import TensorSpec, to_numpy
+from sundog_runtime.tensors import TensorSpec, numpy_type, to_numpy
 
 _DIRECTORY = "TORCHINDUCTOR_CACHE_DIR"
 _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
@@ -109,4 +109,4 @@ def _repeated(batch: Any, times: int) -> Any:
 
 
 def _zeros(spec: TensorSpec, free: int) -> Any:
-    return np.zeros([free if size == -1 else size for size in spec.shape], dtype=spec.dtype)
+    return np.zeros([free if size == -1 else size for size in spec.shape], dtype=numpy_type(spec.dtype))

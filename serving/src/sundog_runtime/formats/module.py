@@ -10,7 +10,6 @@ from sundog_runtime.errors import LoadFailed, ModelTooLarge, StartError
 from sundog_runtime.formats.compiling import Compiled, compile_now, shapes
 from sundog_runtime.formats.tensors_in import tensors
 from sundog_runtime.signature import Signature
-from sundog_runtime.tensors import TensorSpec
 
 _EMBEDDINGS = frozenset({"Embedding", "EmbeddingBag"})
 
@@ -72,9 +71,9 @@ def network_caller(
 ) -> Callable[[Any], Any]:
     """`predict` of a network, compiled by now where model.yaml asks for it; `order` as of `in_order`."""
     if not description.compile.enabled:
-        return caller(in_order(module, order), signature.outputs, channels_last=channels_last)
+        return caller(in_order(module, order), signature, channels_last=channels_last, half=is_half(module))
     network = Compiled(module, description.compile.mode)
-    predict = caller(in_order(network, order), signature.outputs, channels_last=channels_last)
+    predict = caller(in_order(network, order), signature, channels_last=channels_last, half=is_half(module))
     compile_now(network, predict, shapes(example, signature, batches=batches))
     return predict
 
@@ -93,16 +92,23 @@ def in_order(call: Callable[..., Any], names: Sequence[str]) -> Callable[..., An
     return by_position
 
 
-def caller(module: Callable[..., Any], outputs: tuple[TensorSpec, ...], *, channels_last: bool) -> Callable[[Any], Any]:
+def caller(
+    module: Callable[..., Any], signature: Signature, *, channels_last: bool, half: bool = False
+) -> Callable[[Any], Any]:
     """`predict` of a module: one positional tensor for one input, keyword arguments for several, no gradients.
 
-    A tuple of as many tensors as outputs are declared gets their names.
+    A tuple of as many tensors as outputs are declared gets their names. Inputs declared as bfloat16, or with `half` all
+    numbers with a fraction where none is declared, get that type: as arrays, which know none, they are float32.
     """
-    names = [spec.name for spec in outputs]
+    names = [spec.name for spec in signature.outputs]
+    halved = {spec.name for spec in signature.inputs if spec.dtype == "bfloat16"}
+    every = bool(halved) if len(signature.inputs) == 1 else half and not signature.inputs
 
     def predict(batch: Any) -> Any:
         with torch.inference_mode():
             given = tensors(batch)
+            if every or halved:
+                given = _halved(given, halved, every=every)
             if channels_last:
                 given = _channels_last(given)
             output = module(**given) if isinstance(given, dict) else module(given)
@@ -116,6 +122,19 @@ def name_outputs(output: Any, names: list[str]) -> Any:
     if len(names) > 1 and isinstance(output, list | tuple) and len(output) == len(names):
         return dict(zip(names, output, strict=True))
     return output
+
+
+def _halved(given: Any, names: set[str], *, every: bool) -> Any:
+    if isinstance(given, dict):
+        return {name: _halved(value, names, every=every or name in names) for name, value in given.items()}
+    is_float = isinstance(given, torch.Tensor) and given.dtype == torch.float32
+    return given.to(torch.bfloat16) if every and is_float else given
+
+
+def is_half(module: torch.nn.Module) -> bool:
+    """Whether the weights are bfloat16."""
+    found = next((each.dtype for each in module.parameters() if each.dtype.is_floating_point), None)
+    return found is torch.bfloat16
 
 
 def _channels_last(given: Any) -> Any:

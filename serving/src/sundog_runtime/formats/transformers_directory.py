@@ -281,7 +281,13 @@ def _given(model: _Model, batch: Any, names: list[str]) -> dict[str, Any]:
         if model.max_length and ids.shape[-1] > model.max_length:
             found = f"input 'input_ids' has {ids.shape[-1]} tokens"
             raise bad_input("WrongShape", f"{found}; the model takes at most {model.max_length}")
-    return dict(given)
+    return {name: _of_weights(model, value) for name, value in given.items()}
+
+
+def _of_weights(model: _Model, value: Any) -> Any:
+    """Numbers with a fraction in the type of the weights; anything else as it is."""
+    is_float = isinstance(value, torch.Tensor) and value.is_floating_point()
+    return value.to(model.network.dtype) if is_float else value
 
 
 def _tokens(model: _Model, texts: Any) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What a model takes and gives, found out by running it."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -67,7 +68,7 @@ def _with_rows(model: LoadedModel, inputs: tuple[TensorSpec, ...], batch: Any, o
 
 
 def _any_rows(specs: tuple[TensorSpec, ...], scales: bool) -> tuple[TensorSpec, ...]:
-    return tuple(TensorSpec(spec.name, spec.dtype, (-1, *spec.shape[1:])) for spec in specs) if scales else specs
+    return tuple(replace(spec, shape=(-1, *spec.shape[1:])) for spec in specs) if scales else specs
 
 
 def _scales(model: LoadedModel, batch: Any, output: Any) -> bool:

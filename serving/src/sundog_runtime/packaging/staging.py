@@ -135,7 +135,11 @@ def write_description(stage: Path, description: Description) -> None:
 
 def _tensors(signature: Signature) -> dict[str, object]:
     return {
-        kind: [{"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)} for spec in specs]
+        kind: [
+            {"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)}
+            | ({"allowNaN": True} if spec.allow_nan else {})
+            for spec in specs
+        ]
         for kind, specs in (("inputs", signature.inputs), ("outputs", signature.outputs))
         if specs
     }
