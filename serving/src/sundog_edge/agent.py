@@ -145,6 +145,8 @@ class Agent:
         if time.monotonic() - self._renewed_at >= SECRETS_S:
             await self._traffic.renew(time.time())
             self._renewed_at = time.monotonic()
+        if self._answers.calls and any(self._answers.calls.values()):
+            await self._traffic.offer_grpc(time.time())
         await self._traffic.check(time.time())
         await self._following.tick()
 

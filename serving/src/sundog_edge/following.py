@@ -11,9 +11,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from sundog_edge.document import Cluster, Service
 from sundog_edge.errors import HaproxyRefused, ServeUnavailable
 from sundog_edge.evidence import ServerCounts
-from sundog_edge.haproxy.names import FALLBACK
+from sundog_edge.haproxy.names import FALLBACK, GRPC
 from sundog_edge.layout import Holding, Layout, Server
-from sundog_edge.replicas import ServeClient, Targets, Wish, plan, wanted
+from sundog_edge.replicas import Calls, ServeClient, Targets, Wish, plan, wanted
 from sundog_edge.runtime_api import Haproxy, Load, ServerState
 from sundog_edge.traffic import Traffic
 from sundog_edge.workers import Worker, Workers
@@ -40,6 +40,7 @@ class Answers:
 
     def __init__(self, client: ServeClient) -> None:
         self.targets: dict[str, Targets] = {}
+        self.calls: dict[str, Calls] = {}
         self.fallbacks: dict[str, str] = {}
         self.version = object()
         self.cost_s = 0.0
@@ -48,23 +49,25 @@ class Answers:
 
     async def poll(self, clusters: Mapping[str, Cluster]) -> None:
         """Ask every cluster at once. `version` is another object after an answer that differs, `cost_s` the time that it took the agent."""
-        before = dict(self.targets), dict(self.fallbacks)
+        before = dict(self.targets), dict(self.calls), dict(self.fallbacks)
         began = time.thread_time()
         await asyncio.gather(*(self._ask(name, cluster) for name, cluster in clusters.items()))
         for name in self.targets.keys() - clusters.keys():
             del self.targets[name]
+            del self.calls[name]
         self.cost_s = time.thread_time() - began
-        if before != (self.targets, self.fallbacks):
+        if before != (self.targets, self.calls, self.fallbacks):
             self.version = object()
 
     async def _ask(self, name: str, cluster: Cluster) -> None:
         if cluster.fallback:
             await self._resolve(name, cluster.fallback)
         try:
-            self.targets[name] = await self._client.targets(cluster)
+            self.targets[name], self.calls[name] = await self._client.targets(cluster)
             self._silent.discard(name)
         except ServeUnavailable as error:
             self.targets.pop(name, None)
+            self.calls.pop(name, None)
             if name not in self._silent:
                 LOG.warning("%s; keeping the replicas known", error)
             self._silent.add(name)
@@ -135,7 +138,7 @@ class Following:
         for worker in self._workers.all:
             if layout.leaving:
                 load = await self._haproxy.load(worker.pid)
-                occupied |= {slot for slot, count in load.backends.items() if count}
+                occupied |= {slot.removesuffix(GRPC) for slot, count in load.backends.items() if count}
             # HAProxy takes no new server in a worker that is on its way out; its servers stay as they were.
             if not worker.old:
                 occupied |= await self._look_at(worker, layout, slots, whole=True)
@@ -146,6 +149,9 @@ class Following:
         self, worker: Worker, layout: Layout, slots: Collection[str], *, whole: bool = False
     ) -> set[str]:
         """Bring some slots of a worker one step closer to what is wished. Gives the slots that have servers."""
+        if layout.grpc:
+            bare = {slot.removesuffix(GRPC) for slot in slots}
+            slots = bare | {slot + GRPC for slot in bare}
         by_slot = _by_slot(await self._haproxy.servers(worker.pid, None if whole else slots))
         draining = [slot for slot, own in by_slot.items() if any(server.draining for server in own)]
         load = await self._haproxy.load(worker.pid, draining) if draining else _NO_LOAD
@@ -160,7 +166,7 @@ class Following:
             if commands:
                 await self._run(worker, commands)
         self._record(layout, by_slot, slots)
-        return {slot for slot, own in by_slot.items() if own}
+        return {slot.removesuffix(GRPC) for slot, own in by_slot.items() if own}
 
     async def _run(self, worker: Worker, commands: Sequence[str]) -> None:
         try:
@@ -175,23 +181,24 @@ class Following:
         found: dict[str, dict[str, int]] = defaultdict(dict)
         loads = [await self._haproxy.load(worker.pid) for worker in self._workers.all]
         for holding in (*layout.leaving, *layout.held):
-            count = sum(load.backends.get(holding.slot, 0) for load in loads)
+            count = sum(load.backends.get(slot, 0) for slot in (holding.slot, holding.slot + GRPC) for load in loads)
             found[holding.service][holding.application] = count
         return dict(found)
 
     def _renew_wishes(self, layout: Layout) -> set[str]:
         """Take over what the document and Serve want by now; the slots of which that has changed."""
         in_force = self._traffic.in_force
-        wished_for = (layout.held, layout.slots, in_force, self._answers.version)
+        wished_for = (layout.held, layout.slots, layout.grpc, in_force, self._answers.version)
         if all(now is before for now, before in zip(wished_for, self._wished_for, strict=False)) and self._wished_for:
             return set()
         services = {service.name: service for service in in_force.document.services} if in_force else {}
         check_ms = FALLBACK_CHECK_MS * max(1, layout.slots // FALLBACKS_AT_FULL_PACE)
-        wishes = {
-            holding.slot: self._wish(holding, services[holding.service], check_ms)
-            for holding in layout.held
-            if holding.service in services
-        }
+        wishes: dict[str, Wish] = {}
+        for holding in layout.held:
+            if holding.service in services:
+                wishes[holding.slot] = self._wish(holding, services[holding.service], check_ms)
+                if layout.grpc:
+                    wishes[holding.slot + GRPC] = self._call_wish(holding, services[holding.service])
         before, self._wishes, self._wished_for = self._wishes, wishes, wished_for
         return {slot for slot in {*before, *wishes} if before.get(slot) != wishes.get(slot)}
 
@@ -203,6 +210,18 @@ class Following:
             fallback=self._answers.fallbacks.get(service.cluster, ""),
             maxconn=_limit(holding, service),
             fallback_check_ms=fallback_check_ms,
+        )
+
+    def _call_wish(self, holding: Holding, service: Service) -> Wish:
+        # Serve's own proxy is no backup here: it has another port for gRPC, which the document does not tell.
+        calls = self._answers.calls.get(service.cluster)
+        listed = {} if calls is None else calls.get(holding.application, {})
+        return Wish(
+            holding.slot + GRPC,
+            None if calls is None else tuple(listed),
+            "",
+            _limit(holding, service),
+            check_ports=listed,
         )
 
     def _drained_for(self, worker: Worker, present: Sequence[ServerState]) -> dict[tuple[str, str], float]:
@@ -233,10 +252,12 @@ class Following:
             if holding.slot not in slots:
                 continue
             states = by_slot.get(holding.slot, ())
-            want = wanted(self._wishes[holding.slot], states) if holding.slot in self._wishes else {}
-            self._up[holding.application] = tuple(
-                want[server.name] for server in states if server.up and server.name in want
-            )
+            up: list[Server] = []
+            for slot in (holding.slot, holding.slot + GRPC):
+                present = by_slot.get(slot, ())
+                want = wanted(self._wishes[slot], present) if slot in self._wishes else {}
+                up += [want[server.name] for server in present if server.up and server.name in want]
+            self._up[holding.application] = tuple(up)
             replicas = [server for server in states if not server.name.startswith(FALLBACK)]
             leaving = sum(server.draining or server.maintenance for server in replicas)
             healthy = sum(server.up for server in replicas)

@@ -12,7 +12,10 @@ MIN_SLOTS = 16
 
 @dataclass(frozen=True, slots=True, order=True)
 class Server:
-    """One server of a slot, as it is known to answer. `maxconn` 0 is no limit of our own. `check_ms` is between health checks."""
+    """One server of a slot, as it is known to answer. `maxconn` 0 is no limit of our own. `check_ms` is between health checks.
+
+    `check_port` other than 0 makes it a gRPC server, whose replica is checked at that port by HTTP.
+    """
 
     slot: str
     name: str
@@ -20,6 +23,7 @@ class Server:
     maxconn: int
     backup: bool = False
     check_ms: int = 500
+    check_port: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +43,8 @@ class Layout:
     Backends cannot be made at run time, so arm slots are declared ahead and given to applications as they come. A reload is needed
     only when slots run out, a name or public key is new, or no free slot has the wait that a service wants: HAProxy's rules hold the
     names of headers, cookies and JSON paths. `units` has them as `header:x-user-id`, `overrides` as bare header names; `waits` are
-    milliseconds by slot, where the longest wait is not the default; `public_keys` are names of files. `leaving` are slots whose
+    milliseconds by slot, where the longest wait is not the default; `public_keys` are names of files; `grpc` says whether
+    every slot has a twin for gRPC, which comes with the first replica that offers it. `leaving` are slots whose
     application left the document but which may still have servers and requests. `servers` are those that were up, so that a new worker
     starts with them.
     """
@@ -49,6 +54,7 @@ class Layout:
     overrides: tuple[str, ...] = ()
     waits: tuple[tuple[str, int], ...] = ()
     public_keys: tuple[str, ...] = ()
+    grpc: bool = False
     held: tuple[Holding, ...] = ()
     leaving: tuple[Holding, ...] = ()
     servers: tuple[Server, ...] = ()
@@ -71,6 +77,7 @@ class Layout:
             overrides=tuple(stored.get("overrides", ())),
             waits=tuple((slot, wait) for slot, wait in stored.get("waits", ())),
             public_keys=tuple(stored.get("public_keys", ())),
+            grpc=stored.get("grpc", False),
             held=tuple(Holding(**holding) for holding in stored["held"]),
             leaving=tuple(Holding(**holding) for holding in stored["leaving"]),
             servers=tuple(Server(**server) for server in stored["servers"]),
@@ -78,13 +85,9 @@ class Layout:
 
     def needs_reload(self, other: "Layout") -> bool:
         """Whether going from this layout to the other is more than run-time commands can do."""
-        static = (self.slots, self.units, self.overrides, self.waits)
+        static = (self.slots, self.units, self.overrides, self.waits, self.grpc)
         new_keys = {*other.public_keys} - {*self.public_keys}
-        return bool(new_keys) or static != (other.slots, other.units, other.overrides, other.waits)
-
-    def wait_ms(self, slot: str) -> int:
-        """The longest wait for a busy replica in a slot, in milliseconds."""
-        return dict(self.waits).get(slot, DEFAULT_WAIT_MS)
+        return bool(new_keys) or static != (other.slots, other.units, other.overrides, other.waits, other.grpc)
 
 
 def slot_names(count: int) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -30,6 +30,9 @@ DRAIN_LIMIT_S = 60.0
 Targets = Mapping[str, tuple[str, ...]]
 """Application → addresses of its replicas; empty where Serve names none but its own proxy."""
 
+Calls = Mapping[str, Mapping[str, int]]
+"""Application → address of each replica's gRPC port → its HTTP port."""
+
 
 def targets_of(answer: Any, cluster: Cluster) -> Targets:
     """The replicas in the answer of `GET /api/serve/applications/`.
@@ -56,6 +59,31 @@ def targets_of(answer: Any, cluster: Cluster) -> Targets:
     return found
 
 
+def calls_of(answer: Any, cluster: Cluster) -> Calls:
+    """The gRPC ports in the same answer, for replicas that have an HTTP port too; Serve's own proxy is none. Raises ServeUnavailable."""
+    host = urlsplit(cluster.dashboard).hostname or ""
+    loopback = host if _is_loopback(host) else ""
+    fallback_port = cluster.fallback.rpartition(":")[2]
+    http: dict[tuple[str, str], int] = {}
+    calls: list[tuple[str, str, str]] = []
+    try:
+        for group in answer["target_groups"]:
+            application = group.get("app_name")
+            for target in group["targets"] if application else ():
+                key = (application, str(target.get("name", "")))
+                if group["protocol"] == "gRPC":
+                    calls.append((*key, f"{loopback or target['ip']}:{int(target['port'])}"))
+                elif group["protocol"] == "HTTP" and str(target["port"]) != fallback_port:
+                    http[key] = int(target["port"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ServeUnavailable(f"Serve's answer has no usable target_groups: {type(error).__name__} {error}") from None
+    found: dict[str, dict[str, int]] = {}
+    for application, name, address in calls:
+        if (application, name) in http:
+            found.setdefault(application, {})[address] = http[application, name]
+    return found
+
+
 def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -79,8 +107,8 @@ class ServeClient:
         except OSError as error:
             raise ServeUnavailable(f"Ray token file {self._token_file} cannot be read: {error.strerror}") from None
 
-    async def targets(self, cluster: Cluster) -> Targets:
-        """Raises ServeUnavailable: then nothing is known, which is not the same as no replicas."""
+    async def targets(self, cluster: Cluster) -> tuple[Targets, Calls]:
+        """The replicas' HTTP and gRPC ports. Raises ServeUnavailable: then nothing is known, which is not the same as no replicas."""
         url = f"{cluster.dashboard.rstrip('/')}/api/serve/applications/"
         timeout = aiohttp.ClientTimeout(total=POLL_TIMEOUT_S)
         headers = self._headers()
@@ -89,7 +117,8 @@ class ServeClient:
                 if response.status != 200:
                     raise ServeUnavailable(f"Serve answered {response.status} at {url}")
                 body = await _read_capped(response)
-            return targets_of(orjson.loads(body), cluster)
+            answer = orjson.loads(body)
+            return targets_of(answer, cluster), calls_of(answer, cluster)
         except (aiohttp.ClientError, TimeoutError, orjson.JSONDecodeError) as error:
             raise ServeUnavailable(f"Serve does not answer at {url}: {type(error).__name__}") from None
 
@@ -105,13 +134,17 @@ async def _read_capped(response: aiohttp.ClientResponse) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What one slot should have. `listed` is None while Serve's answer is not known, and empty when it names no replica."""
+    """What one slot should have. `listed` is None while Serve's answer is not known, and empty when it names no replica.
+
+    `check_ports` by address, where that is a gRPC port.
+    """
 
     slot: str
     listed: tuple[str, ...] | None
     fallback: str
     maxconn: int
     fallback_check_ms: int = 500
+    check_ports: Mapping[str, int] = field(default_factory=dict)
 
 
 def wanted(wish: Wish, present: Sequence[ServerState]) -> dict[str, Server]:
@@ -130,7 +163,11 @@ def wanted(wish: Wish, present: Sequence[ServerState]) -> dict[str, Server]:
     else:
         kept = []
     addresses = dict.fromkeys([*listed, *(server.address for server in kept)])
-    servers = {address: Server(wish.slot, address, address, wish.maxconn) for address in addresses}
+    ports = {server.address: server.check_port for server in present} | dict(wish.check_ports)
+    servers = {
+        address: Server(wish.slot, address, address, wish.maxconn, check_port=ports.get(address, 0))
+        for address in addresses
+    }
     if wish.fallback:
         name = f"{FALLBACK}-{wish.fallback}"
         servers[name] = Server(wish.slot, name, wish.fallback, 0, True, wish.fallback_check_ms)

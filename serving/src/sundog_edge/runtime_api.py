@@ -32,7 +32,7 @@ class Process:
 
 @dataclass(frozen=True, slots=True)
 class ServerState:
-    """One server of a slot in one worker. `since_s` is the time since it last went up or down."""
+    """One server of a slot in one worker. `since_s` is the time since it last went up or down, `check_port` 0 its own."""
 
     slot: str
     name: str
@@ -41,6 +41,7 @@ class ServerState:
     draining: bool
     maintenance: bool
     since_s: int
+    check_port: int = 0
 
     @property
     def up(self) -> bool:
@@ -220,7 +221,7 @@ class Haproxy:
         else:
             answer = await self._many([f"show servers state {slot}" for slot in slots], pid)
         rows = (line.split() for line in answer.splitlines() if not line.startswith("#"))
-        return [_server_state(row) for row in rows if len(row) > 18]
+        return [_server_state(row) for row in rows if len(row) > 21]
 
     async def load(self, pid: int, slots: Iterable[str] | None = None) -> Load:
         """Requests running: of all backends, or of some slots and their servers."""
@@ -283,4 +284,5 @@ def _server_state(row: Sequence[str]) -> ServerState:
         draining=bool(admin & _DRAIN_FLAGS),
         maintenance=bool(admin & _MAINTENANCE_FLAGS),
         since_s=int(row[9]),
+        check_port=int(row[21]),
     )

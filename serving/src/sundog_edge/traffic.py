@@ -53,6 +53,7 @@ class Traffic:
         self._workers = workers
         self._state = state
         self._secrets = secrets
+        self._grpc = False
         self._tls = Tls(haproxy, workers, state)
         self._credentials, self._certificates = (
             (NOBODY, Certificates()) if self.in_force is None else self._read_secrets(self.in_force.document)
@@ -93,6 +94,12 @@ class Traffic:
         await self._put(document, *await asyncio.to_thread(self._read_secrets, document), now)
         self.in_force = InForce(document, now, _since(self.in_force, document, now))
         write_atomically(self._state.applied, orjson.dumps(_stored(self.in_force)))
+
+    async def offer_grpc(self, now: float) -> None:
+        """Give every slot its twin for gRPC, from the first replica on that has such a port. Raises as `apply` does."""
+        if self.in_force is not None and not self.layout.grpc:
+            self._grpc = True
+            await self._put(self.in_force.document, self._credentials, self._certificates, now)
 
     async def renew(self, now: float) -> None:
         """Take over what has changed in the Secrets of the document in force. Raises as `apply` does."""
@@ -169,7 +176,11 @@ class Traffic:
         return credentials, certificates_of(document, secrets)
 
     async def _put(self, document: Document, credentials: Credentials, certificates: Certificates, now: float) -> None:
-        layout = replace(fit(self.layout, document), public_keys=tuple(sorted(credentials.public_keys)))
+        layout = replace(
+            fit(self.layout, document),
+            public_keys=tuple(sorted(credentials.public_keys)),
+            grpc=self.layout.grpc or self._grpc,
+        )
         wanted = maps_of(document, layout, credentials)
         if self._workers.current is None:
             raise HaproxyUnavailable("HAProxy is not running")

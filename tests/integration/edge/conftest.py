@@ -126,6 +126,7 @@ class FakeServe:
 
     def __init__(self) -> None:
         self.targets: dict[str, list[str]] = {}
+        self.grpc: dict[str, dict[str, int]] = {}
         self.prefixes: dict[str, str] = {}
         self.fallback_for: set[str] = set()
         self.up = True
@@ -152,7 +153,19 @@ class FakeServe:
         if not self.up:
             return web.Response(status=503, text="GCS may be down")
         groups = [self._group(name, addresses) for name, addresses in self.targets.items()]
+        groups += [self._calls(name, ports) for name, ports in self.grpc.items()]
         return web.json_response({"target_groups": groups, "applications": {}})
+
+    def _calls(self, name: str, ports: dict[str, int]) -> dict[str, Any]:
+        """The gRPC ports of replicas, by their HTTP addresses; as Serve has it, Serve's own proxy is named where there are none."""
+        targets = [{"ip": "10.255.255.1", "port": port, "name": f"r-{address}"} for address, port in ports.items()]
+        proxy = {"ip": "10.255.255.1", "port": 9, "name": ""}
+        return {
+            "app_name": name,
+            "route_prefix": f"/{name}.app",
+            "protocol": "gRPC",
+            "targets": targets or [proxy],
+        }
 
     def _group(self, name: str, addresses: list[str]) -> dict[str, Any]:
         if name in self.fallback_for:

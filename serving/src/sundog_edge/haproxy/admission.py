@@ -4,7 +4,7 @@ Who is refused here has no arm. The kind of a refusal is told by its status (`lo
 """
 
 from sundog_edge.haproxy import authentication, rates
-from sundog_edge.haproxy.problems import problem
+from sundog_edge.haproxy.problems import refusal
 from sundog_edge.layout import Layout
 from sundog_edge.state_dir import Settings, StateDir
 
@@ -34,17 +34,31 @@ def backends(layout: Layout, state: StateDir) -> str:
 
 def rules(state: StateDir) -> str:
     """Refuse what the service does not take, and set `txn.policy` where the service has one."""
-    sized = problem(413, "Content Too Large", "the request body is larger than this service takes")
-    method = problem(
-        405, "Method Not Allowed", "CONNECT and TRACE are not supported", " hdr Allow GET,POST,HEAD,OPTIONS"
+    method = refusal(
+        405,
+        "Method Not Allowed",
+        "CONNECT and TRACE are not supported",
+        "{ method CONNECT TRACE }",
+        " hdr Allow GET,HEAD,OPTIONS,POST",
     )
-    websocket = problem(501, "Not Implemented", "websockets are not supported")
-    dots = problem(400, "Bad Request", "the path has a segment of two dots")
-    return f"""    http-request return {method} if {{ method CONNECT TRACE }}
-    http-request return {websocket} if {{ req.hdr(upgrade) -i -m sub websocket }}
-    http-request return {dots} if {{ path -i -m sub .. %2e }} {{ path -i -m reg (^|/|%2f)(\\.|%2e){{2}}(/|%2f|$) }}
+    websocket = refusal(
+        501, "Not Implemented", "websockets are not supported", "{ req.hdr(upgrade) -i -m sub websocket }"
+    )
+    dots = refusal(
+        400,
+        "Bad Request",
+        "the path has a segment of two dots",
+        r"{ path -i -m sub .. %2e } { path -i -m reg (^|/|%2f)(\.|%2e){2}(/|%2f|$) }",
+    )
+    sized = refusal(
+        413,
+        "Content Too Large",
+        "the request body is larger than this service takes",
+        "{ req.body_size,sub(txn.limit) gt 0 }",
+    )
+    return f"""{method}{websocket}{dots}\
     http-request set-var(txn.limit) var(txn.split),field(5,|)
-    http-request return {sized} if {{ req.body_size,sub(txn.limit) gt 0 }}
+{sized}\
     http-request set-var(txn.policy) var(txn.name),map_str({state.map("policies")})
 {authentication.rules(state)}\
 {rates.rules()}"""
@@ -65,9 +79,13 @@ def headers() -> str:
 
 def queue(state: StateDir) -> str:
     """Refuse, in an arm's backend, what would wait behind too many; it counts against the arm, whose shortage it is."""
-    full = problem(503, "Service Unavailable", "too many requests wait for a replica", " hdr Retry-After 1")
+    retry = " hdr Retry-After 1"
+    full = [
+        refusal(503, "Service Unavailable", "too many requests wait for a replica", condition, retry)
+        for condition in (
+            f"{{ var(txn.waiting) -m found }} {{ be_name,map_str_int({state.map('queues')},1000000),sub(txn.waiting) le 0 }}",
+            f"{POLICY} {{ var(txn.policy),field(11,|) -m str 0 }} {{ be_conn_free eq 0 }}",
+        )
+    ]
     return f"""    http-request set-var(txn.waiting) queue if {{ queue gt 0 }}
-    http-request return {full} if {{ var(txn.waiting) -m found }} \
-{{ be_name,map_str_int({state.map("queues")},1000000),sub(txn.waiting) le 0 }}
-    http-request return {full} if {POLICY} {{ var(txn.policy),field(11,|) -m str 0 }} {{ be_conn_free eq 0 }}
-"""
+{"".join(full)}"""

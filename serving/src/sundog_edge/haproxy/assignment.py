@@ -1,6 +1,6 @@
 """Which arm a request gets: its unit, the unit's bucket, the bucket's range; or the arm that an allow-listed caller asked for."""
 
-from sundog_edge.haproxy.problems import problem
+from sundog_edge.haproxy.problems import refusal
 from sundog_edge.layout import Layout
 from sundog_edge.state_dir import StateDir
 
@@ -46,12 +46,13 @@ if {chosen} {{ req.body_len,sub(txn.size) eq 0 }} {{ req.hdr(content-length) -m 
 
 def arm(state: StateDir) -> str:
     """Set `txn.arm` where no override has, or answer 503."""
-    no_arm = problem(503, "Service Unavailable", "the service is not ready yet", " hdr Retry-After 1")
+    no_arm = refusal(
+        503, "Service Unavailable", "the service is not ready yet", "!{ var(txn.arm) -m found }", " hdr Retry-After 1"
+    )
     return f"""    http-request set-var(txn.number) var(txn.bucket),add(10000)
     http-request set-var(txn.arm) var(txn.table),concat(/,txn.number),map_beg({state.map("ranges")}) \
 unless {{ var(txn.arm) -m found }}
-    http-request return {no_arm} unless {{ var(txn.arm) -m found }}
-"""
+{no_arm}"""
 
 
 def _overrides(layout: Layout, state: StateDir) -> str:

@@ -3,7 +3,7 @@
 Nothing here depends on how many keys there are: a digest, or the id of a token's key, is looked up in a map.
 """
 
-from sundog_edge.haproxy.problems import problem
+from sundog_edge.haproxy.problems import refusal
 from sundog_edge.layout import Layout
 from sundog_edge.state_dir import StateDir
 
@@ -27,16 +27,19 @@ def backend(layout: Layout, state: StateDir) -> str:
 
 def rules(state: StateDir) -> str:
     """Set `txn.caller` (for rates) and `txn.client` (an API key's name), or answer 401 or 403."""
-    unknown = problem(
-        401, "Unauthorized", "a valid API key or token of this service is needed", ' hdr WWW-Authenticate "Bearer"'
+    unknown = refusal(
+        401,
+        "Unauthorized",
+        "a valid API key or token of this service is needed",
+        f"{REQUIRED} !{{ var(txn.caller) -m found }}",
+        " hdr WWW-Authenticate Bearer",
     )
     return f"""    http-request set-var(txn.keys) var(txn.policy),field(1,|) if {_POLICY}
     http-request set-var(txn.jwks) var(txn.policy),field(2,|) if {_POLICY}
     http-request set-var(txn.guarded) bool(true) if {_KEYS} || {_JWKS}
 {_api_keys(state)}\
 {_tokens(state)}\
-    http-request return {unknown} if {REQUIRED} !{{ var(txn.caller) -m found }}
-"""
+{unknown}"""
 
 
 def _api_keys(state: StateDir) -> str:
@@ -57,7 +60,9 @@ def _tokens(state: StateDir) -> str:
         f"{{ var(txn.token),jwt_payload_query('{path}'),strcmp(txn.audience) eq 0 }}\n"
         for path in ("$.aud", *(f"$.aud[{index}]" for index in range(MAX_AUDIENCES)))
     )
-    elsewhere = problem(403, "Forbidden", "the token is not for this service")
+    elsewhere = refusal(
+        403, "Forbidden", "the token is not for this service", f"{_SIGNED} {wanted} !{{ var(txn.intended) -m bool }}"
+    )
     return f"""    http-request set-var(txn.token) http_auth_bearer if {asked}
     http-request set-var(txn.kid) var(txn.token),jwt_header_query('$.kid'),sha2(256),hex,lower if {asked}
     http-request set-var(txn.jwk) var(txn.jwks),concat(/,txn.kid),map_str({state.map("tokens")}) if {asked}
@@ -76,7 +81,7 @@ if {asked} {{ var(txn.token),jwt_header_query('$.alg'),strcmp(txn.alg) eq 0 }}
     http-request set-var(txn.signed) int(0) if {_SIGNED} {{ var(txn.issuer) -m len gt 0 }} \
 !{{ var(txn.token),jwt_payload_query('$.iss'),strcmp(txn.issuer) eq 0 }}
 {audiences}\
-    http-request return {elsewhere} if {_SIGNED} {wanted} !{{ var(txn.intended) -m bool }}
+{elsewhere}\
     http-request set-var(txn.subject) var(txn.token),jwt_payload_query('$.sub'),xxh64 if {_SIGNED}
     http-request set-var(txn.caller) str(j),concat(/,txn.subject) if {_SIGNED}
 """

@@ -1,7 +1,7 @@
 """The arm slots: what happens to a request once its arm is chosen."""
 
-from sundog_edge.haproxy import admission, assignment
-from sundog_edge.haproxy.names import BLOCKS_TABLE, MAX_BLOCKS, MAX_ROWS, ROWS_TABLE
+from sundog_edge.haproxy import admission, assignment, grpc
+from sundog_edge.haproxy.names import BLOCKS_TABLE, GRPC, MAX_BLOCKS, MAX_ROWS, ROWS_TABLE
 from sundog_edge.layout import Server
 from sundog_edge.state_dir import StateDir
 
@@ -9,7 +9,10 @@ from sundog_edge.state_dir import StateDir
 def server_options(server: Server) -> str:
     """The options of a server line, the same in the file and at run time."""
     limit = f" maxconn {server.maxconn}" if server.maxconn else ""
-    return f"{server.address} check inter {server.check_ms} fall 1 rise 1{limit}{' backup' if server.backup else ''}"
+    # A gRPC port answers no check of ours; its replica's HTTP port does, and both are one process.
+    call = f" port {server.check_port} check-proto h1 proto h2" if server.check_port else ""
+    backup = " backup" if server.backup else ""
+    return f"{server.address} check inter {server.check_ms} fall 1 rise 1{call}{limit}{backup}"
 
 
 def tables() -> str:
@@ -27,7 +30,19 @@ backend none from base
 
 def arm(state: StateDir) -> str:
     """`defaults arm`: count the choice, rewrite the path, pick a replica, mark the answer."""
-    return f"""defaults arm from base
+    paths = """    http-request set-path %[var(txn.arm),field(3,!)]%[path,regsub(^/[^/]*,)] unless { var(txn.byhost) -m found }
+    http-request set-path %[var(txn.arm),field(3,!)]%[path] if { var(txn.byhost) -m found }
+"""
+    return _defaults("arm", paths, "", state)
+
+
+def call(state: StateDir) -> str:
+    """`defaults call`: the same for gRPC, where the path stays and a header names the application."""
+    return _defaults("call", grpc.errors() + grpc.replica(state), grpc.outcome(), state)
+
+
+def _defaults(name: str, request: str, response: str, state: StateDir) -> str:
+    return f"""defaults {name} from base
     balance leastconn
     retries 3
     option redispatch 1
@@ -44,16 +59,17 @@ def arm(state: StateDir) -> str:
     http-request track-sc2 var(txn.row),concat(/,txn.block) table {BLOCKS_TABLE}
 {admission.queue(state)}\
     http-request set-timeout server var(txn.split),field(3,|)
-    http-request set-path %[var(txn.arm),field(3,!)]%[path,regsub(^/[^/]*,)] unless {{ var(txn.byhost) -m found }}
-    http-request set-path %[var(txn.arm),field(3,!)]%[path] if {{ var(txn.byhost) -m found }}
+{request}\
     http-response set-var(txn.ttfb) date(0,us),sub(txn.received)
     http-response set-var(txn.outcome) str(ok)
     http-response set-var(txn.outcome) str(invalid) if {{ res.hdr(x-sundog-outcome) -m str invalid }}
+{response}\
     http-response del-header x-sundog- -m beg
 {assignment.answer()}"""
 
 
 def slot(name: str, wait_ms: int, servers: list[Server]) -> str:
-    """One arm slot with the longest wait for a busy replica, and the replicas that a new worker starts with."""
+    """One arm slot, or its twin for gRPC, with the longest wait for a busy replica, and the replicas that a new worker starts with."""
     lines = "".join(f"    server {server.name} {server_options(server)}\n" for server in servers)
-    return f"backend {name} from arm\n    timeout queue {wait_ms}ms\n{lines}"
+    kind = "call" if name.endswith(GRPC) else "arm"
+    return f"backend {name} from {kind}\n    timeout queue {wait_ms}ms\n{lines}"

@@ -7,16 +7,21 @@ the slot's backend then counts the choice, rewrites the path and picks a replica
 
 from sundog_edge.haproxy import admission, backends
 from sundog_edge.haproxy.frontend import frontend
+from sundog_edge.haproxy.names import GRPC
 from sundog_edge.haproxy.process import base, process
 from sundog_edge.layout import Layout, Server, slot_names
+from sundog_edge.policy import DEFAULT_WAIT_MS
 from sundog_edge.state_dir import Settings, StateDir
 
 
 def render(settings: Settings, layout: Layout, state: StateDir) -> str:
     """The whole configuration."""
-    by_slot: dict[str, list[Server]] = {slot: [] for slot in slot_names(layout.slots)}
+    slots = slot_names(layout.slots)
+    calls = [slot + GRPC for slot in slots] if layout.grpc else []
+    by_slot: dict[str, list[Server]] = {slot: [] for slot in (*slots, *calls)}
     for server in sorted(layout.servers):
         by_slot.get(server.slot, []).append(server)
+    waits = dict(layout.waits)
     parts = [
         process(settings),
         base(settings),
@@ -24,6 +29,10 @@ def render(settings: Settings, layout: Layout, state: StateDir) -> str:
         backends.tables(),
         admission.backends(layout, state),
         backends.arm(state),
-        *(backends.slot(name, layout.wait_ms(name), servers) for name, servers in by_slot.items()),
+        *([backends.call(state)] if layout.grpc else []),
+        *(
+            backends.slot(name, waits.get(name.removesuffix(GRPC), DEFAULT_WAIT_MS), servers)
+            for name, servers in by_slot.items()
+        ),
     ]
     return "\n".join(parts)

@@ -1,6 +1,6 @@
 """The one frontend: the order of the rules that every request goes through."""
 
-from sundog_edge.haproxy import admission, assignment, identity, logline, routing
+from sundog_edge.haproxy import admission, assignment, grpc, identity, logline, routing
 from sundog_edge.haproxy.names import ALL_REQUESTS, ROWS_TABLE
 from sundog_edge.layout import Layout
 from sundog_edge.state_dir import Settings, StateDir
@@ -24,6 +24,7 @@ def frontend(settings: Settings, layout: Layout, state: StateDir) -> str:
 {assignment.unit(layout, state)}\
 {admission.headers()}\
 {assignment.arm(state)}\
+{grpc.choice(layout)}\
     use_backend %[var(txn.arm),field(1,!)]
     default_backend none
 """

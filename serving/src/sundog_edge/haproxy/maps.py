@@ -7,7 +7,7 @@
   `service/attempt/epoch/arm/origin`.
 - `overrides`: `table|header|value|caller` → arm, a caller being `n<network>` or `k<API key>`.
 - `networks`: network → itself, to find a client's narrowest one that any override names.
-- `prefixes`: slot → route prefix, for health checks.
+- `prefixes`: slot → route prefix, for health checks; `applications`: gRPC slot → application.
 - `queues`, `keys`, `tokens`, `policies`: as `haproxy.policies` has them.
 
 A table is named by a hash of its content and never changes. What is new is written before `splits` points at it, and what is old is
@@ -23,6 +23,7 @@ import xxhash
 from sundog_edge.assignment import prefixes
 from sundog_edge.credentials import NOBODY, Credentials
 from sundog_edge.document import Arm, Document, Service
+from sundog_edge.haproxy.names import GRPC
 from sundog_edge.haproxy.policies import policy_maps
 from sundog_edge.layout import Layout
 
@@ -33,6 +34,7 @@ Maps = dict[str, dict[str, str]]
 
 MAP_NAMES = (
     "prefixes",
+    "applications",
     "queues",
     "keys",
     "tokens",
@@ -52,9 +54,14 @@ TABLE_MAPS = ("ranges", "overrides")
 def maps_of(document: Document, layout: Layout, credentials: Credentials = NOBODY) -> Maps:
     """The content of all maps for a document whose applications have their slots in `layout`."""
     slots = layout.slot_of
+    twins = ("", GRPC) if layout.grpc else ("",)
     networks = sorted(document.networks)
-    maps: Maps = {name: {} for name in MAP_NAMES} | policy_maps(document, slots, credentials)
-    maps["prefixes"] = {holding.slot: holding.prefix for holding in (*layout.leaving, *layout.held)}
+    maps: Maps = {name: {} for name in MAP_NAMES} | policy_maps(document, slots, credentials, twins)
+    maps["prefixes"] = {
+        holding.slot + twin: holding.prefix for holding in (*layout.leaving, *layout.held) for twin in twins
+    }
+    if layout.grpc:
+        maps["applications"] = {holding.slot + GRPC: holding.application for holding in (*layout.leaving, *layout.held)}
     maps["networks"] = {network: network for network in networks}
     for service in document.services:
         table, ranges = _table(service, slots)

@@ -4,6 +4,9 @@ BOOT_VARIABLE = "SUNDOG_EDGE_BOOT"
 LOG_VARIABLE = "SUNDOG_EDGE_LOG_FD"
 ALL_REQUESTS = "all"
 FALLBACK = "fallback"
+GRPC = "-grpc"
+"""What is added to a slot's name for the backend that reaches the same replicas by gRPC."""
+
 ROWS_TABLE = "rows"
 MAX_ROWS = 20_000
 BLOCKS_TABLE = "blocks"

@@ -11,15 +11,18 @@ from sundog_edge.credentials import Credentials
 from sundog_edge.document import Document, Service
 
 
-def policy_maps(document: Document, slots: Mapping[str, str], credentials: Credentials) -> dict[str, dict[str, str]]:
-    """The entries of all of them; `slots` has the slot of every application."""
+def policy_maps(
+    document: Document, slots: Mapping[str, str], credentials: Credentials, twins: tuple[str, ...] = ("",)
+) -> dict[str, dict[str, str]]:
+    """The entries of all of them; `slots` has the slot of every application, `twins` what its backends' names end with."""
     policies = {service.name: policy_value(service) for service in document.services}
     return {
         "queues": {
-            slots[arm.application]: str(service.queue.share(arm.weight))
+            slots[arm.application] + twin: str(service.queue.share(arm.weight))
             for service in document.services
             if service.queue
             for arm in service.arms
+            for twin in twins
         },
         "keys": dict(credentials.keys),
         "tokens": dict(credentials.tokens),

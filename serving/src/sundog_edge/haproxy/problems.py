@@ -1,4 +1,24 @@
-"""Answers of the edge itself: RFC 9457 problem details as HAProxy writes them."""
+"""Answers of the edge itself: RFC 9457 problem details for HTTP, a status without a body for gRPC, as HAProxy writes them."""
+
+IS_CALL = "{ var(txn.grpc) -m bool }"
+"""Whether a request is a call by gRPC."""
+
+_GRPC_STATUS = {
+    400: 3,
+    401: 16,
+    403: 7,
+    404: 5,
+    405: 12,
+    408: 4,
+    413: 8,
+    429: 8,
+    500: 13,
+    501: 12,
+    502: 14,
+    503: 14,
+    504: 4,
+}
+"""By HTTP status. A gRPC client prefers it, but gives up on an answer that has a body, too."""
 
 
 def problem(status: int, title: str, detail: str, extra: str = "") -> str:
@@ -7,3 +27,15 @@ def problem(status: int, title: str, detail: str, extra: str = "") -> str:
         f'{{\\"type\\":\\"about:blank\\",\\"title\\":\\"{title}\\",\\"status\\":{status},\\"detail\\":\\"{detail}\\"}}'
     )
     return f'status {status} content-type application/problem+json string "{body}"{extra}'
+
+
+def call_problem(status: int, detail: str, extra: str = "") -> str:
+    """The same for gRPC. The HTTP status stays, for it tells in the log what was refused."""
+    return f'status {status} hdr grpc-status {_GRPC_STATUS[status]} hdr grpc-message "{detail}"{extra}'
+
+
+def refusal(status: int, title: str, detail: str, condition: str, extra: str = "") -> str:
+    """Rules that refuse a request to which `condition` applies, in the form that its client understands."""
+    return f"""    http-request return {call_problem(status, detail, extra)} if {IS_CALL} {condition}
+    http-request return {problem(status, title, detail, extra)} if {condition}
+"""

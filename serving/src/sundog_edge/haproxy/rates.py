@@ -1,6 +1,6 @@
 """How often a service may be called: by one client, and by all. Counted are requests that are let in; a limit holds per edge."""
 
-from sundog_edge.haproxy.problems import problem
+from sundog_edge.haproxy.problems import refusal
 
 PERIODS_S = (1, 60, 3600)
 _CLIENTS = 100_000
@@ -28,10 +28,11 @@ def rules() -> str:
 
 
 def _limit(counter: int, key: str, what: str, field: int) -> str:
-    slow = problem(
+    slow = refusal(
         429,
         "Too Many Requests",
         "this client calls too often" if what == "client" else "this service is called too often",
+        f"{_POLICY} {{ var(txn.{what}limit) -m len gt 0 }} {{ sc_gpc0_rate({counter}),sub(txn.{what}limit) ge 0 }}",
         f' hdr Retry-After "%[var(txn.policy),field({field + 2},|)]"',
     )
     tracks = "".join(
@@ -41,5 +42,4 @@ def _limit(counter: int, key: str, what: str, field: int) -> str:
     )
     return f"""{tracks}\
     http-request set-var(txn.{what}limit) var(txn.policy),field({field},|) if {_POLICY}
-    http-request return {slow} if {_POLICY} {{ var(txn.{what}limit) -m len gt 0 }} {{ sc_gpc0_rate({counter}),sub(txn.{what}limit) ge 0 }}
-"""
+{slow}"""

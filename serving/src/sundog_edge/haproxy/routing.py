@@ -1,16 +1,19 @@
-"""Which service a request is for: by host, else by the first path segment."""
+"""Which service a request is for: by host, else by the first path segment, for gRPC by the metadata `sundog-service`."""
 
-from sundog_edge.haproxy.problems import problem
+from sundog_edge.haproxy import grpc
+from sundog_edge.haproxy.problems import IS_CALL, refusal
 from sundog_edge.state_dir import StateDir
 
 
 def rules(state: StateDir) -> str:
     """Set `txn.name` and the service's `splits` value `txn.split`, or answer 404. `txn.byhost` is there if the host decided."""
-    unknown = problem(404, "Not Found", "no service has this host or path")
-    return f"""    http-request set-var(txn.byhost) req.hdr(host),host_only,lower,map_str({state.map("hosts")})
+    unknown = refusal(404, "Not Found", "no service has this host or path", "!{ var(txn.split) -m found }")
+    return f"""    http-request set-var(txn.byhost) req.hdr(host),host_only,rtrim(.),lower,map_str({state.map("hosts")})
     http-request set-var(txn.name) var(txn.byhost)
     http-request set-var(txn.name) path,field(2,/) unless {{ var(txn.byhost) -m found }}
+    http-request set-var(txn.grpc) bool(true) if {{ path -m beg {grpc.SERVICE} }}
+    http-request set-var(txn.name) req.fhdr({grpc.METADATA}) if {IS_CALL} !{{ var(txn.byhost) -m found }}
     http-request set-var(txn.split) var(txn.name),map_str({state.map("splits")})
-    http-request return {unknown} unless {{ var(txn.split) -m found }}
+{unknown}\
     http-request set-var(txn.service) var(txn.name)
 """

@@ -1,0 +1,252 @@
+"""gRPC through the edge: the same services, splits and counts, with a server of the protocol's own stubs behind it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import grpc
+import numpy as np
+import pytest
+import tritonclient.grpc.aio as triton
+from tritonclient.grpc import service_pb2 as protocol
+from tritonclient.grpc import service_pb2_grpc as service
+
+pytestmark = pytest.mark.haproxy
+
+AUTHORITY = "digits.vision.svc"
+
+
+class Model(service.GRPCInferenceServiceServicer):
+    """Answers as the request's id asks: with a tensor, with an error, late, or with an error after its first headers."""
+
+    def __init__(self, application: str) -> None:
+        self.application = application
+        self.seen: list[dict[str, str]] = []
+        self.remaining: list[float] = []
+        self.port = 0
+        self.server = grpc.aio.server()
+        service.add_GRPCInferenceServiceServicer_to_server(self, self.server)
+
+    async def start(self) -> "Model":
+        self.port = self.server.add_insecure_port("127.0.0.1:0")
+        await self.server.start()
+        return self
+
+    async def ModelInfer(self, request, context):
+        self.seen.append({str(key): str(value) for key, value in context.invocation_metadata()})
+        self.remaining.append(context.time_remaining())
+        kind, _, value = request.id.partition("=")
+        if kind == "status":
+            await context.abort(getattr(grpc.StatusCode, value), "as asked")
+        if kind == "late":
+            await context.send_initial_metadata(())
+            await context.abort(getattr(grpc.StatusCode, value), "as asked")
+        if kind == "sleep":
+            await asyncio.sleep(float(value))
+        if kind == "invalid":
+            await context.send_initial_metadata((("x-sundog-outcome", "invalid"),))
+        answer = protocol.ModelInferResponse(model_name=self.application, id=request.id)
+        output = answer.outputs.add(name="y", datatype="FP32", shape=[1, 2])
+        output.contents.fp32_contents.extend([1.0, 2.0])
+        return answer
+
+
+@pytest.fixture
+async def models() -> AsyncIterator[Callable]:
+    started: list[Model] = []
+
+    async def start(application: str) -> Model:
+        started.append(await Model(application).start())
+        return started[-1]
+
+    yield start
+    for model in started:
+        await model.server.stop(None)
+
+
+@pytest.fixture
+async def called(edge, serve, replicas, models):
+    """Service `digits` with two arms, each a replica with an HTTP and a gRPC port; all traffic on stable."""
+    found: dict[str, Model] = {}
+    for name, application in (("stable", "digits-r7"), ("canary", "digits-r8")):
+        replica = await replicas(application)
+        found[name] = await models(application)
+        serve.targets[application] = [replica.address]
+        serve.grpc[application] = {replica.address: found[name].port}
+    await edge.apply(split(edge))
+    await edge.up("digits", stable=1, canary=1)
+    async with channel(edge) as opened:
+
+        async def reached() -> bool:
+            try:
+                await call(opened)
+            except grpc.aio.AioRpcError:
+                return False
+            return True
+
+        await edge.until(reached, "the first call")
+    for model in found.values():
+        model.seen.clear()
+        model.remaining.clear()
+    return found
+
+
+def split(edge, canary: int = 0, **changes):
+    arms = [
+        edge.arm("stable", "digits-r7", [[canary, 10_000]]),
+        edge.arm("canary", "digits-r8", [[0, canary]] if canary else [], revision=8),
+    ]
+    return edge.service("digits", arms, **changes)
+
+
+def channel(edge, authority: str = AUTHORITY) -> grpc.aio.Channel:
+    options = [("grpc.default_authority", authority), ("grpc.enable_retries", 0)]
+    return grpc.aio.insecure_channel(f"127.0.0.1:{edge.http_port}", options=options)
+
+
+async def call(opened: grpc.aio.Channel, kind: str = "", timeout: float = 10.0, **metadata: str):
+    pairs = tuple((name.replace("_", "-"), value) for name, value in metadata.items())
+    request = protocol.ModelInferRequest(model_name="digits", id=kind)
+    return await service.GRPCInferenceServiceStub(opened).ModelInfer(request, metadata=pairs, timeout=timeout)
+
+
+async def code(opened: grpc.aio.Channel, kind: str = "", timeout: float = 10.0, **metadata: str) -> str:
+    try:
+        await call(opened, kind, timeout, **metadata)
+    except grpc.aio.AioRpcError as error:
+        return error.code().name
+    return "OK"
+
+
+async def test_a_client_of_the_protocol_is_served_and_the_edge_names_the_application(edge, called):
+    client = triton.InferenceServerClient(
+        f"127.0.0.1:{edge.http_port}", channel_args=[("grpc.default_authority", AUTHORITY)]
+    )
+    given = triton.InferInput("x", [1, 2], "FP32")
+    given.set_data_from_numpy(np.array([[1, 2]], np.float32))
+    answer = await client.infer("digits", [given], headers={"application": "forged", "x-sundog-arm": "canary"})
+    assert answer.get_response().model_name == "digits-r7"
+    await client.close()
+    seen = called["stable"].seen[-1]
+    assert seen["application"] == "digits-r7"
+    assert "x-sundog-arm" not in seen
+    assert called["canary"].seen == []
+
+
+async def test_a_service_is_found_by_authority_or_by_metadata(edge, called):
+    async with channel(edge, "elsewhere.example") as opened:
+        assert await code(opened) == "NOT_FOUND"
+        assert await code(opened, sundog_service="nothing") == "NOT_FOUND"
+        assert (await call(opened, sundog_service="digits")).model_name == "digits-r7"
+    assert "sundog-service" not in called["stable"].seen[-1]
+
+
+async def test_a_unit_has_the_same_arm_by_grpc_and_by_http(edge, called):
+    await edge.apply(split(edge, canary=5000))
+    async with channel(edge) as opened:
+        for number in range(20):
+            user = f"u{number}"
+            by_http = (await edge.get("/digits/", headers={"x-user-id": user})).headers["x-sundog-arm"]
+            by_grpc = (await call(opened, x_user_id=user)).model_name
+            assert by_grpc == {"stable": "digits-r7", "canary": "digits-r8"}[by_http]
+
+
+ENDS = (
+    ("", "OK", "ok"),
+    ("status=INVALID_ARGUMENT", "INVALID_ARGUMENT", "client4xx"),
+    ("status=NOT_FOUND", "NOT_FOUND", "client4xx"),
+    ("status=RESOURCE_EXHAUSTED", "RESOURCE_EXHAUSTED", "throttled"),
+    ("status=INTERNAL", "INTERNAL", "server5xx"),
+    ("status=UNKNOWN", "UNKNOWN", "server5xx"),
+    ("status=UNAVAILABLE", "UNAVAILABLE", "server5xx"),
+    ("status=DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED", "timeout"),
+    ("invalid", "OK", "invalid"),
+    ("sleep=3", "DEADLINE_EXCEEDED", "timeout"),
+)
+
+
+async def test_every_end_of_a_call_counts_as_what_it_is(edge, called):
+    await edge.apply(split(edge, requestTimeoutSeconds=0.5, attempt="ends"))
+    async with channel(edge) as opened:
+        for kind, wanted, _ in ENDS:
+            assert await code(opened, kind) == wanted, kind
+
+    async def counted() -> bool:
+        rows = [row for row in (await edge.evidence())["counters"] if row["attempt"] == "ends"]
+        seen = {name: count for row in rows for name, count in row["ends"].items() if count}
+        wanted: dict[str, int] = {}
+        for _, _, end in ENDS:
+            wanted[end] = wanted.get(end, 0) + 1
+        return seen == wanted
+
+    await edge.until(counted, "the ends of calls")
+
+
+async def test_the_deadline_is_the_clients_or_the_services_whichever_is_earlier(edge, called):
+    async with channel(edge) as opened:
+        await call(opened, timeout=60.0)
+        await call(opened, timeout=2.0)
+        request = protocol.ModelInferRequest(model_name="digits")
+        await service.GRPCInferenceServiceStub(opened).ModelInfer(request)
+    capped, own, none = called["stable"].remaining
+    assert 2 < capped <= 5
+    assert own < 2.5
+    assert 2 < none <= 5
+
+
+async def test_the_edges_own_answers_are_statuses_that_clients_understand(edge, called, serve):
+    edge.secret("clients", ada="ada-key-0123456789")
+    limit = {"perClient": {"requests": 1, "seconds": 3600}}
+    await edge.apply(split(edge, auth={"apiKeys": "clients"}, rateLimit=limit))
+    async with channel(edge) as opened:
+        assert await code(opened) == "UNAUTHENTICATED"
+
+        async def let_in() -> bool:
+            return await code(opened, x_api_key="ada-key-0123456789") in {"OK", "RESOURCE_EXHAUSTED"}
+
+        await edge.until(let_in, "the key is known")
+        assert await code(opened, x_api_key="ada-key-0123456789") == "RESOURCE_EXHAUSTED"
+        await edge.apply(split(edge, maxRequestBytes=10))
+        assert await code(opened, "x" * 100) == "RESOURCE_EXHAUSTED"
+        await edge.apply(edge.service("digits", []))
+        assert await code(opened) == "UNAVAILABLE"
+
+
+async def test_a_killed_replica_costs_no_call_and_its_http_port_tells(edge, called, serve, replicas, models):
+    """The gRPC port has no check of its own: its replica is down once the HTTP port is."""
+    second = await replicas("digits-r7")
+    model = await models("digits-r7")
+    serve.targets["digits-r7"].append(second.address)
+    serve.grpc["digits-r7"][second.address] = model.port
+    await edge.up("digits", stable=2)
+    async with channel(edge) as opened:
+
+        async def both() -> bool:
+            await call(opened)
+            return bool(model.seen)
+
+        await edge.until(both, "calls to the second replica")
+        await second.stop()
+        await edge.up("digits", stable=1)
+        await asyncio.gather(*(call(opened) for _ in range(5)))
+
+        async def gone() -> bool:
+            before = len(model.seen)
+            await asyncio.gather(*(call(opened) for _ in range(6)))
+            return len(model.seen) == before
+
+        await edge.until(gone, "no call to the second replica")
+
+
+async def test_a_reload_and_a_restart_keep_the_grpc_ports(edge, called):
+    async with channel(edge) as opened:
+        await edge.apply(split(edge, unit={"kind": "header", "name": "x-new"}))
+        assert await code(opened) == "OK"
+    await edge.kill_agent()
+    await edge.stop_haproxy()
+    await edge.start_haproxy()
+
+    async def back() -> bool:
+        async with channel(edge) as opened:
+            return await code(opened) == "OK"
+
+    await edge.until(back, "gRPC without an agent")
