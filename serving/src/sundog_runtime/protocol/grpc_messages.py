@@ -1,0 +1,212 @@
+"""The messages of the Open Inference Protocol over gRPC, from bytes to a query and from an output to bytes.
+
+A request has its values in `raw_input_contents` for all inputs, or in `contents` for all; FP16 and BF16 have raw contents
+only. The answer takes the form of the request, and is raw where one of its outputs has no other.
+"""
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+import numpy as np
+from google.protobuf.message import DecodeError, Message
+
+from sundog_runtime.errors import bad_input, bad_output
+from sundog_runtime.formats.model import LoadedModel
+from sundog_runtime.protocol.exchange import (
+    EXTENSIONS,
+    MODEL_VERSION,
+    Output,
+    Sent,
+    batch_of_sent,
+    check_count,
+    check_model,
+    check_parameters,
+    check_wanted,
+    outputs_of,
+    sent_spec,
+)
+from sundog_runtime.protocol.inference_pb2 import (
+    InferTensorContents,
+    ModelInferRequest,
+    ModelInferResponse,
+    ModelMetadataRequest,
+    ModelMetadataResponse,
+    ModelReadyRequest,
+    ModelReadyResponse,
+    ServerLiveResponse,
+    ServerMetadataResponse,
+    ServerReadyResponse,
+)
+from sundog_runtime.protocol.query import Answer, Query
+from sundog_runtime.protocol.raw import encoded, from_raw, shaped, text_of, to_raw
+from sundog_runtime.tensors import OIP_TYPES, Array, TensorSpec, is_finite
+
+MESSAGE_TYPE = b"application/grpc"
+
+_CONTENTS = {
+    "bool": "bool_contents",
+    "int8": "int_contents",
+    "int16": "int_contents",
+    "int32": "int_contents",
+    "int64": "int64_contents",
+    "uint8": "uint_contents",
+    "uint16": "uint_contents",
+    "uint32": "uint_contents",
+    "uint64": "uint64_contents",
+    "float32": "fp32_contents",
+    "float64": "fp64_contents",
+    "string": "bytes_contents",
+}
+"""The field of InferTensorContents that a type has."""
+
+
+def server_live() -> bytes:
+    """The answer of ServerLive."""
+    return ServerLiveResponse(live=True).SerializeToString()
+
+
+def server_ready() -> bytes:
+    """The answer of ServerReady."""
+    return ServerReadyResponse(ready=True).SerializeToString()
+
+
+def server_metadata(version: str) -> bytes:
+    """The answer of ServerMetadata."""
+    return ServerMetadataResponse(name="sundog", version=version, extensions=EXTENSIONS).SerializeToString()
+
+
+def model_ready(name: str, body: bytes) -> bytes:
+    """The answer of ModelReady. Raises Problem 400 and 404."""
+    request = _parse(ModelReadyRequest, body)
+    check_model(request.name, request.version, name)
+    return ModelReadyResponse(ready=True).SerializeToString()
+
+
+def model_metadata(name: str, model: LoadedModel, body: bytes) -> bytes:
+    """The answer of ModelMetadata. Raises Problem 400 and 404."""
+    request = _parse(ModelMetadataRequest, body)
+    check_model(request.name, request.version, name)
+    return ModelMetadataResponse(
+        name=name,
+        versions=[MODEL_VERSION],
+        platform=model.platform,
+        inputs=map(_tensor_metadata, model.signature.inputs),
+        outputs=map(_tensor_metadata, model.signature.outputs),
+    ).SerializeToString()
+
+
+def decode_infer(name: str, model: LoadedModel, body: bytes) -> Query:
+    """The request of ModelInfer. Raises Problem 400 and 404."""
+    request = _parse(ModelInferRequest, body)
+    check_model(request.model_name, request.model_version, name)
+    check_parameters(list(request.parameters), "the request")
+    inputs = _inputs(request)
+    wanted = _wanted(request)
+    check_wanted(model, wanted or ())
+    raw = bool(request.raw_input_contents)
+
+    def answer(output: Any) -> Answer:
+        outputs = outputs_of(model, output, wanted)
+        response = ModelInferResponse(model_name=name, model_version=MODEL_VERSION, id=request.id)
+        as_bytes = raw or any(found.dtype not in _CONTENTS for found in outputs)
+        for found in outputs:
+            tensor = response.outputs.add(name=found.name, datatype=found.datatype, shape=found.array.shape)
+            if as_bytes:
+                response.raw_output_contents.append(bytes(to_raw(found.array, found.dtype)))
+            else:
+                getattr(tensor.contents, _CONTENTS[found.dtype]).extend(_values(found))
+        return Answer(_serialized(response), MESSAGE_TYPE)
+
+    return Query(batch_of_sent(model, inputs), answer)
+
+
+def _parse(kind: Any, body: bytes) -> Any:
+    try:
+        return kind.FromString(body)
+    except DecodeError:
+        raise bad_input("MalformedMessage", f"the message is no {kind.DESCRIPTOR.name}") from None
+
+
+def _inputs(request: ModelInferRequest) -> list[Sent]:
+    if not request.inputs:
+        raise bad_input("MissingInputs", "the request has no inputs")
+    check_count(request.inputs, "inputs")
+    raw = request.raw_input_contents
+    if raw and len(raw) != len(request.inputs):
+        raise bad_input("WrongSize", f"raw_input_contents has {len(raw)} items for {len(request.inputs)} inputs")
+    inputs = list[Sent]()
+    for index, tensor in enumerate(request.inputs):
+        spec = sent_spec(tensor.name, tensor.datatype, list(tensor.shape), f"inputs[{index}]")
+        where = f"input {spec.name[:60]!r}"
+        check_parameters(list(tensor.parameters), where)
+        if raw and tensor.contents.ListFields():
+            raise bad_input("WrongInputs", f"{where} has contents, and the request has raw_input_contents")
+        inputs.append(_raw_input(spec, raw[index]) if raw else _typed_input(spec, tensor.contents, where))
+    return inputs
+
+
+def _raw_input(spec: TensorSpec, data: bytes) -> Sent:
+    return Sent(spec, lambda allow_nan: from_raw(spec, data, allow_nan=allow_nan))
+
+
+def _typed_input(spec: TensorSpec, contents: InferTensorContents, where: str) -> Sent:
+    field = _CONTENTS.get(spec.dtype)
+    if field is None:
+        raise bad_input("WrongType", f"{where}: {OIP_TYPES[spec.dtype]} has no contents; send raw_input_contents")
+    found = [descriptor.name for descriptor, _ in contents.ListFields()]
+    if found not in ([], [field]):
+        raise bad_input("WrongType", f"{where}: contents has {', '.join(found)}; expected {field} alone")
+    values: Sequence[Any] = getattr(contents, field)
+    return Sent(spec, lambda allow_nan: _typed_array(spec, values, allow_nan=allow_nan))
+
+
+def _typed_array(spec: TensorSpec, values: Sequence[Any], *, allow_nan: bool) -> Any:
+    what, count = f"input {spec.name[:60]!r}", prod(spec.shape)
+    if len(values) != count:
+        raise bad_input("WrongShape", f"{what}: contents has {len(values)} values; shape says {list(spec.shape)}")
+    if not count:
+        raise bad_input("EmptyInput", f"{what} holds no values")
+    if spec.dtype == "string":
+        return shaped([text_of(value, what) for value in values], spec.shape)
+    array: Array = np.fromiter(values, dtype=_wide(spec.dtype), count=count)
+    if array.dtype.kind in "iu":
+        limits = np.iinfo(spec.dtype)
+        if array.min() < limits.min or array.max() > limits.max:
+            raise bad_input("OutOfRange", f"{what} holds a value outside of the range of {spec.dtype}")
+    if not allow_nan and not is_finite(array):
+        raise bad_input("NotFinite", f"{what} holds NaN or infinity")
+    return array.astype(spec.dtype, copy=False).reshape(spec.shape)
+
+
+def _wide(dtype: str) -> str:
+    """A type that holds whatever stands in the field of `dtype`."""
+    kind = np.dtype(dtype).kind
+    return {"i": "int64", "u": "uint64"}.get(kind, dtype)
+
+
+def _wanted(request: ModelInferRequest) -> list[str] | None:
+    """The outputs asked for, or None for all."""
+    check_count(request.outputs, "outputs")
+    wanted = [tensor.name for tensor in request.outputs]
+    for tensor in request.outputs:
+        check_parameters(list(tensor.parameters), f"output {tensor.name[:60]!r}")
+    if len(set(wanted)) < len(wanted):
+        raise bad_input("WrongOutputs", "outputs names a tensor twice")
+    return wanted or None
+
+
+def _values(found: Output) -> list[Any]:
+    values = found.array.ravel().tolist()
+    return encoded(values) if found.dtype == "string" else values
+
+
+def _serialized(message: Message) -> bytes:
+    try:
+        return message.SerializeToString()
+    except ValueError as error:
+        raise bad_output("OutputUnusable", f"the model's output does not fit into a message: {error}") from None
+
+
+def _tensor_metadata(spec: TensorSpec) -> ModelMetadataResponse.TensorMetadata:
+    return ModelMetadataResponse.TensorMetadata(name=spec.name, datatype=OIP_TYPES[spec.dtype], shape=spec.shape)
