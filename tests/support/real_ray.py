@@ -57,6 +57,7 @@ class RayServe:
     directory: Path
     metrics: str = ""
     http_options: dict[str, Any] = field(default_factory=dict)
+    grpc_options: dict[str, Any] = field(default_factory=dict)
 
     def request(self, method: str, url: str, document: Any = None) -> Any:
         """The JSON of an answer, None for an empty one. Raises urllib's HTTPError for 4xx and 5xx."""
@@ -68,7 +69,12 @@ class RayServe:
 
     def put(self, document: Mapping[str, Any]) -> None:
         """PUT the application list. Options of the HTTP server and the proxy's place are filled in."""
-        whole = {"proxy_location": "HeadOnly", "http_options": self.http_options, **document}
+        whole = {
+            "proxy_location": "HeadOnly",
+            "http_options": self.http_options,
+            "grpc_options": self.grpc_options,
+            **document,
+        }
         self.request("PUT", f"{self.dashboard}/api/serve/applications/", whole)
 
     def get(self) -> dict[str, Any]:
@@ -92,14 +98,15 @@ class RayServe:
 
         return wait_until(running, timeout, f"application {name} RUNNING")
 
-    def replicas(self, name: str) -> list[str]:
-        """`host:port` of the application's own replicas; the fallback proxy is none."""
+    def replicas(self, name: str, protocol: str = "HTTP") -> list[str]:
+        """`host:port` of the application's own replicas, for HTTP or gRPC; the fallback proxies are none."""
+        proxies = (self.http_options["port"], self.grpc_options["port"])
         return [
             f"{_LOOPBACK}:{target['port']}"
             for group in self.get()["target_groups"]
-            if group["app_name"] == name
+            if group["app_name"] == name and group["protocol"] == protocol
             for target in group["targets"]
-            if f"{_LOOPBACK}:{target['port']}" != self.fallback
+            if target["port"] not in proxies
         ]
 
     def wait_until(self, condition: Callable[[], T], timeout: float = 60.0, what: str = "") -> T:
@@ -125,10 +132,11 @@ def running_ray(environment: Mapping[str, str] | None = None) -> Iterator[RaySer
 
 
 def _start(directory: Path, mark: str, more: Mapping[str, str]) -> RayServe:
-    gcs, dashboard, client, agent, agent_grpc, env_agent, metrics, node, objects, http, head_metrics, scaler_metrics = (
-        free_ports(12)
+    gcs, dashboard, client, agent, agent_grpc, env_agent, metrics, node, objects, http, grpc, *metrics_ports = (
+        free_ports(13)
     )
-    first = random.randrange(20_000, 32_000 - _REPLICA_PORTS)
+    head_metrics, scaler_metrics = metrics_ports
+    first = random.randrange(20_000, 32_000 - 2 * _REPLICA_PORTS)
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
         _MARK: mark,
@@ -139,6 +147,9 @@ def _start(directory: Path, mark: str, more: Mapping[str, str]) -> RayServe:
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first),
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + _REPLICA_PORTS),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(first + _REPLICA_PORTS),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(first + 2 * _REPLICA_PORTS),
+        "SUNDOG_GRPC_PEERS": "loopback",
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
         "DASHBOARD_METRIC_PORT": str(head_metrics),
         "AUTOSCALER_METRIC_PORT": str(scaler_metrics),
@@ -180,6 +191,11 @@ def _start(directory: Path, mark: str, more: Mapping[str, str]) -> RayServe:
         directory=directory,
         metrics=f"{_LOOPBACK}:{metrics}",
         http_options={"host": _LOOPBACK, "port": http},
+        grpc_options={
+            "port": grpc,
+            "grpc_servicer_functions": ["sundog_runtime.protocol.grpc_service.add_to_server"],
+            "enable_reflection": False,
+        },
     )
     wait_until(lambda: _answers(started), 60, "Serve's REST API")
     return started

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 from collections.abc import Awaitable
 from copy import deepcopy
 from dataclasses import replace
@@ -19,6 +20,7 @@ from sundog_runtime.joining import why_not_joinable
 from sundog_runtime.metrics import Metrics
 from sundog_runtime.model_thread import ModelThread
 from sundog_runtime.protocol.app import App
+from sundog_runtime.protocol.grpc_app import PEERS_VARIABLE, GrpcApp
 from sundog_runtime.protocol.plain import encode
 from sundog_runtime.protocol.query import Answer, Query
 from sundog_runtime.protocol.routes import Route, Routes
@@ -51,6 +53,15 @@ class Replica:
         routes = Routes(arguments.service, version("sundog"), model)
         routes.add(STARTUP_PATH, Route(answer=lambda: Answer(encode(startup.document()))))
         self.app = App(routes, self._inference, self.metrics, Settings().max_request_bytes)
+        self.grpc = GrpcApp(
+            arguments.service,
+            version("sundog"),
+            model,
+            self._inference,
+            self.metrics,
+            Settings().max_request_bytes,
+            os.environ.get(PEERS_VARIABLE, ""),
+        )
         if batching.max_size > 1 and (why := why_not_joinable(model)):
             _logger.warning("requests are not batched: %s", why)
 
@@ -95,7 +106,7 @@ class Replica:
         if first:
             await self._warm_up()
         self._settings = settings
-        self.app.max_request_bytes = settings.max_request_bytes
+        self.app.max_request_bytes = self.grpc.max_request_bytes = settings.max_request_bytes
 
     async def check_health(self) -> None:
         """Raises RuntimeError when a call has been running for so long that nothing behind it will be answered.

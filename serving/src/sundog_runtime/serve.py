@@ -12,6 +12,7 @@ from ray.util.metrics import Counter, Gauge
 from sundog_runtime.arguments import parse_arguments
 from sundog_runtime.errors import StartError
 from sundog_runtime.logs import use_json_lines
+from sundog_runtime.protocol.grpc_service import Answers, GrpcMethods
 from sundog_runtime.ray_metrics import Exporter
 
 MAX_START_FAILURES = 3
@@ -20,7 +21,7 @@ MAX_START_FAILURES = 3
 _logger = logging.getLogger("ray.serve.sundog")
 
 
-class _Model:
+class _Model(GrpcMethods):
     """The one deployment of an application. It speaks Serve's language, and leaves the work to `replica.Replica`."""
 
     async def __init__(self, args: dict[str, Any]) -> None:  # type: ignore[misc]  # Serve awaits constructors
@@ -37,6 +38,10 @@ class _Model:
     def __serve_build_asgi_app__(self) -> Any:
         """The application that Serve calls; made after the constructor."""
         return self._replica.app
+
+    def grpc_answers(self) -> Answers:
+        """What answers Serve's calls of the gRPC methods."""
+        return self._replica.grpc
 
     async def reconfigure(self, user_config: Any) -> None:
         """Serve hands over `user_config`, at the start, before the replica counts as ready, and on every change."""

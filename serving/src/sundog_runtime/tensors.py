@@ -144,10 +144,13 @@ def numbers_of(value: Any, spec: TensorSpec) -> Array | None:
 
 
 def to_array(flat: Flat, dtype: str, what: str, *, allow_nan: bool = False) -> Array:
-    """Convert without loss of kind: integers may become numbers, nothing else changes its type.
+    """Convert without loss of kind: integers may become numbers, and 2.0 is an integer as JSON Schema has it.
 
-    Strings become an array of objects. Raises Problem 400, also for numbers that are infinite in `dtype`.
+    Nothing else changes its type. Strings become an array of objects. Raises Problem 400, also for numbers that are
+    infinite in `dtype`.
     """
+    if float in flat.types and "int" in dtype:
+        flat = _whole(flat)
     if wrong := [kind for kind in flat.types if not _fits(kind, dtype)]:
         found = sorted(_JSON_NAMES.get(kind, kind.__name__) for kind in wrong)
         raise bad_input("WrongType", f"{what} holds {' and '.join(found)} values; expected {dtype}")
@@ -159,6 +162,12 @@ def to_array(flat: Flat, dtype: str, what: str, *, allow_nan: bool = False) -> A
     if not allow_nan and not is_finite(array):
         raise _out_of_range(what, dtype)
     return array.reshape(flat.shape)
+
+
+def _whole(flat: Flat) -> Flat:
+    """With integers in place of numbers that are whole."""
+    values = [int(value) if type(value) is float and value.is_integer() else value for value in flat.values]
+    return Flat(values, flat.shape, frozenset(map(type, values)))
 
 
 def numpy_type(dtype: str) -> str:

@@ -1,9 +1,12 @@
 """The documents of docs/reference/contracts.md: what one part writes, the other reads, on generated resources."""
 
 import json
+import pkgutil
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
@@ -21,6 +24,7 @@ from sundog_operator.core.ray_cluster import ClusterView
 from sundog_operator.core.revisions import Revision
 from sundog_operator.core.traffic import Arm, Split
 from sundog_runtime.arguments import parse_arguments, parse_settings
+from sundog_runtime.protocol.grpc_service import GrpcMethods
 
 CONTRACTS = Path(__file__).parents[3] / "docs" / "reference" / "contracts.md"
 CLUSTER = ClusterView("sundog-0", host="127.0.0.1", dashboard_port="8265", serve_port="8000")
@@ -84,6 +88,24 @@ def test_the_model_server_reads_what_the_operator_deploys(spec_json: dict[str, A
     assert arguments.warmup.timeout_seconds == spec.runtime.warmup.timeout.total_seconds()
     assert settings.user_config == spec.runtime.user_config
     assert app["deployments"][0]["num_replicas"] == replicas
+
+
+def test_the_servicer_that_the_operator_names_has_the_protocols_methods() -> None:
+    [path] = serve_config.make_document([], CLUSTER)["grpc_options"]["grpc_servicer_functions"]
+    servicer, server = Mock(), Mock()
+    pkgutil.resolve_name(path)(servicer, server)
+    [handler] = server.add_generic_rpc_handlers.call_args[0][0]
+    assert handler.service_name() == "inference.GRPCInferenceService"
+    methods = "ServerLive", "ServerReady", "ModelReady", "ServerMetadata", "ModelMetadata", "ModelInfer"
+    for method in methods:
+        assert callable(getattr(GrpcMethods, method))
+        assert handler.service(Mock(method=f"/inference.GRPCInferenceService/{method}")) is not None
+
+
+def test_grpc_listens_where_the_cluster_says() -> None:
+    cluster = replace(CLUSTER, grpc_port="14012")
+    options = serve_config.make_document([], cluster)["grpc_options"]
+    assert (options["port"], options["enable_reflection"]) == (14012, False)
 
 
 @given(specs, st.integers(0, 100), st.booleans())

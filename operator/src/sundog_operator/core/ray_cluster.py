@@ -10,6 +10,9 @@ from sundog_operator.core.revisions import owner_reference
 
 MEMBERS_LIMIT = 100
 SERVE_PORT = "8000"
+GRPC_PORT = "9000"
+GRPC_ENDPOINT = "serve-grpc"
+"""The name of the port of Serve's own gRPC proxy among the endpoints of a RayCluster's status."""
 DASHBOARD_PORT = "8265"
 
 Json = dict[str, Any]
@@ -23,6 +26,7 @@ class ClusterView:
     host: str = ""
     dashboard_port: str = DASHBOARD_PORT
     serve_port: str = SERVE_PORT
+    grpc_port: str = GRPC_PORT
     problem: str = ""
 
     @property
@@ -60,6 +64,7 @@ def view(name: str, obj: Mapping[str, Any] | None) -> ClusterView:
         host=host,
         dashboard_port=str(endpoints.get("dashboard", DASHBOARD_PORT)),
         serve_port=str(endpoints.get("serve", SERVE_PORT)),
+        grpc_port=str(endpoints.get(GRPC_ENDPOINT, GRPC_PORT)),
         problem=problem,
     )
 

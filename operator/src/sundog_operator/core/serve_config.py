@@ -12,6 +12,8 @@ from sundog_operator.core.revisions import Revision, spec_of
 
 ARGS_VERSION = 1
 IMPORT_PATH = "sundog_runtime.serve:build"
+GRPC_SERVICER = "sundog_runtime.protocol.grpc_service.add_to_server"
+"""With it every replica also listens for gRPC. Serve's proxy and the replicas import it; the base image must have it."""
 
 Json = dict[str, Any]
 
@@ -82,6 +84,12 @@ def make_document(applications: Iterable[Json], cluster: ClusterView) -> Json:
     return {
         "proxy_location": "HeadOnly",
         "http_options": {"host": cluster.bind_host, "port": int(cluster.serve_port)},
+        "grpc_options": {
+            "port": int(cluster.grpc_port),
+            "grpc_servicer_functions": [GRPC_SERVICER],
+            # It would tell of the methods of everybody's application, beside the edge.
+            "enable_reflection": False,
+        },
         "applications": sorted(applications, key=lambda app: str(app["name"])),
     }
 

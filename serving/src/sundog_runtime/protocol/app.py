@@ -4,7 +4,6 @@ Raw ASGI, because a framework's share of the time of a small model's request is 
 is gone is told by the server, which cancels the call (Serve does); a stream looks for itself as well.
 """
 
-import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from functools import partial
@@ -14,7 +13,7 @@ from sundog_runtime.context import RequestContext, deadline_of
 from sundog_runtime.errors import Problem
 from sundog_runtime.inference import Inference
 from sundog_runtime.metrics import CLIENT_GONE, OK, Metrics
-from sundog_runtime.protocol.problems import PROBLEM_TYPE, problem_body
+from sundog_runtime.protocol.problems import PROBLEM_TYPE, problem_body, problem_of
 from sundog_runtime.protocol.routes import Route, Routes
 from sundog_runtime.protocol.streams import BrokenStreamError, ClientGoneError, send_stream, wants_events
 
@@ -22,8 +21,6 @@ Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-
-_logger = logging.getLogger("ray.serve.sundog")
 
 
 class App:
@@ -56,7 +53,7 @@ class App:
         except BrokenStreamError as broken:
             # Not the whole answer was sent: when the call returns now, the server cuts the connection.
             end = broken.problem.code
-        except Exception as error:  # noqa: BLE001 (the model's; `as_problem` logs it)
+        except Exception as error:  # noqa: BLE001 (the model's; `problem_of` logs it)
             problem, document = as_problem(error, _path(scope), context)
             end = problem.code
             headers_of_problem = [(b"content-type", PROBLEM_TYPE), *problem.headers]
@@ -131,14 +128,7 @@ async def read_body(headers: Mapping[bytes, bytes], receive: Receive, limit: int
 
 def as_problem(error: Exception, path: str, context: RequestContext) -> tuple[Problem, bytes]:
     """The problem of an exception on a path, and its document."""
-    if isinstance(error, Problem):
-        problem = error
-    else:
-        _logger.error(
-            "request %s: the model raised", context.request_id, exc_info=error, extra={"request_context": context}
-        )
-        detail = "the model raised an error; its log tells more under this request id"
-        problem = Problem(500, "ModelError", detail)
+    problem = problem_of(error, context)
     return problem, problem_body(problem, path, context.request_id)
 
 

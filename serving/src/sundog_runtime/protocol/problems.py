@@ -1,8 +1,10 @@
-"""RFC 9457 problem details."""
+"""What is told of an error: RFC 9457 problem details, the same in every protocol."""
 
+import logging
 from http import HTTPStatus
 from typing import Any
 
+from sundog_runtime.context import RequestContext
 from sundog_runtime.errors import Problem
 from sundog_runtime.protocol.plain import encode
 
@@ -10,6 +12,18 @@ OIP_ROOT = "/v2"
 """Everything of the Open Inference Protocol is at this path or below it."""
 
 PROBLEM_TYPE = b"application/problem+json"
+
+_logger = logging.getLogger("ray.serve.sundog")
+
+
+def problem_of(error: Exception, context: RequestContext) -> Problem:
+    """The problem of an exception. What is none is the model's: it is logged, and clients are told no more than that."""
+    if isinstance(error, Problem):
+        return error
+    _logger.error(
+        "request %s: the model raised", context.request_id, exc_info=error, extra={"request_context": context}
+    )
+    return Problem(500, "ModelError", "the model raised an error; its log tells more under this request id")
 
 
 def problem_body(problem: Problem, path: str, request_id: str) -> bytes:

@@ -106,7 +106,8 @@ async def test_a_head_is_ready_when_serve_answers_and_not_before(
             await until_condition(kube, "True", "HeadPodRunningAndReady")
             assert {*authorizations} == {f"Bearer {state.ray_token.read_text()}"}
             endpoints = (await kube.get(REF) or {})["status"]["endpoints"]
-            assert endpoints == {"dashboard": str(port(command)), "serve": str(port(command) + 1)}
+            first = port(command)
+            assert endpoints == {"dashboard": f"{first}", "serve": f"{first + 1}", "serve-grpc": f"{first + 10}"}
         message = await until_condition(kube, "False", "Unreachable")
     assert message.endswith("/api/serve/applications/: ClientConnectorError, expected 200")
     assert len(table.commands) == 1, "a head that does not answer still serves: it is not restarted"

@@ -21,7 +21,12 @@ def test_every_port_is_of_the_block() -> None:
     ports = {int(number) for number in re.findall(r"PORT=(\d+)|port=(\d+)", text) for number in number if number}
     assert len(ports) == 15
     assert all(14_000 < port <= 15_000 for port in ports)
-    assert PORTS.serve not in ports
+    assert not {PORTS.serve, PORTS.serve_grpc} & ports
+
+
+def test_grpc_is_for_this_machine_alone_and_messages_have_a_limit() -> None:
+    assert ENVIRONMENT["SUNDOG_GRPC_PEERS"] == "loopback"
+    assert ENVIRONMENT["RAY_SERVE_GRPC_MAX_MESSAGE_SIZE"] == str(2**30)
 
 
 def test_the_token_is_read_from_a_file_and_told_nowhere() -> None:

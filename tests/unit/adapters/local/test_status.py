@@ -25,7 +25,7 @@ DEPLOYMENT: dict[str, Any] = {
 
 def test_a_ready_head_tells_where_it_is_as_strings() -> None:
     status = ray_cluster_status(CLUSTER, RayPorts(14_000), None, NOW)
-    assert status["endpoints"] == {"dashboard": "14002", "serve": "14003"}
+    assert status["endpoints"] == {"dashboard": "14002", "serve": "14003", "serve-grpc": "14012"}
     assert status["head"]["serviceIP"] == status["head"]["podIP"] == "127.0.0.1"
     assert status["observedGeneration"] == 3
     assert status["conditions"] == [

@@ -63,24 +63,29 @@ class RayPorts:
         return self.base + 11
 
     @property
+    def serve_grpc(self) -> int:
+        """Serve's own proxy for gRPC."""
+        return self.base + 12
+
+    @property
     def workers(self) -> range:
         """One per worker process."""
-        return range(self.base + 20, self.base + 400)
+        return range(self.base + 20, self.base + 340)
 
     @property
     def replicas_http(self) -> range:
         """One per replica; wide, because Serve keeps a released port unused for 150 s."""
-        return range(self.base + 400, self.base + 900)
+        return range(self.base + 340, self.base + 670)
 
     @property
     def replicas_grpc(self) -> range:
-        """One per replica with a gRPC service."""
-        return range(self.base + 900, self.base + BLOCK)
+        """One more per replica, for gRPC."""
+        return range(self.base + 670, self.base + BLOCK)
 
     @property
     def singles(self) -> list[int]:
         """The ports that must be free for Ray to start."""
-        return [self.gcs, self.dashboard, self.serve, self.dashboard_metrics, *self.fixed.values()]
+        return [self.gcs, self.dashboard, self.serve, self.serve_grpc, self.dashboard_metrics, *self.fixed.values()]
 
 
 def allocate(seed: str, bases: Collection[int] = BASES) -> tuple[RayPorts, socket.socket]:

@@ -12,6 +12,8 @@ LOGICAL_MEMORY_BYTES: Final = 2**40
 """CPU and memory requests are bookkeeping in local mode: they must never keep a small model from starting."""
 OBJECT_STORE_BYTES: Final = 200_000_000
 DRAIN_S: Final = 5
+MAX_GRPC_BYTES: Final = 2**30
+"""No deployment can admit more; each replica refuses what is over its own `maxRequestBytes`, once it has been received."""
 
 
 def make_argv(ports: RayPorts, temporary: Path) -> tuple[str, ...]:
@@ -80,6 +82,10 @@ def make_environment(
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(ports.replicas_http.stop),
         "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(ports.replicas_grpc.start),
         "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(ports.replicas_grpc.stop),
+        # A gRPC server holds a whole message before anybody can refuse it.
+        "RAY_SERVE_GRPC_MAX_MESSAGE_SIZE": str(MAX_GRPC_BYTES),
+        # Serve's gRPC servers listen on all interfaces, whatever host its HTTP servers are given.
+        "SUNDOG_GRPC_PEERS": "loopback",
         "DASHBOARD_METRIC_PORT": str(ports.dashboard_metrics),
         # Ray rewrites process titles; with this it leaves the environment readable, by which we find its processes.
         "SPT_NOENV": "1",

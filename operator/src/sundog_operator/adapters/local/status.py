@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from sundog_operator.adapters.local.ports_allocation import LOOPBACK, RayPorts
+from sundog_operator.core.ray_cluster import GRPC_ENDPOINT
 from sundog_operator.ports import Object
 
 Conditions = list[dict[str, Any]]
@@ -65,7 +66,11 @@ def ray_cluster_status(
         },
     }
     if ports is not None:
-        status["endpoints"] = {"dashboard": str(ports.dashboard), "serve": str(ports.serve)}
+        status["endpoints"] = {
+            "dashboard": str(ports.dashboard),
+            "serve": str(ports.serve),
+            GRPC_ENDPOINT: str(ports.serve_grpc),
+        }
     return status
 
 

@@ -1,0 +1,135 @@
+"""The Open Inference Protocol over gRPC, as `app` is for REST: limits, statuses, and who may call."""
+
+import re
+import time
+from collections.abc import Callable, Mapping
+from ipaddress import ip_address
+from urllib.parse import unquote
+
+import grpc
+
+from sundog_runtime.context import RequestContext, deadline_of
+from sundog_runtime.errors import Problem
+from sundog_runtime.formats.model import LoadedModel
+from sundog_runtime.inference import Inference
+from sundog_runtime.metrics import CLIENT_GONE, OK, Metrics
+from sundog_runtime.protocol.grpc_messages import (
+    decode_infer,
+    model_metadata,
+    model_ready,
+    server_live,
+    server_metadata,
+    server_ready,
+)
+from sundog_runtime.protocol.grpc_service import Context
+from sundog_runtime.protocol.problems import problem_of
+from sundog_runtime.protocol.query import Query
+
+PEERS_VARIABLE = "SUNDOG_GRPC_PEERS"
+LOOPBACK = "loopback"
+"""As the value of that environment variable: only calls from this machine are answered.
+
+Serve's gRPC servers listen on all interfaces, whatever its HTTP servers do.
+"""
+
+_CODES = {
+    400: grpc.StatusCode.INVALID_ARGUMENT,
+    403: grpc.StatusCode.PERMISSION_DENIED,
+    404: grpc.StatusCode.NOT_FOUND,
+    413: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    501: grpc.StatusCode.UNIMPLEMENTED,
+    503: grpc.StatusCode.UNAVAILABLE,
+    504: grpc.StatusCode.DEADLINE_EXCEEDED,
+}
+_PEER = re.compile(r"ipv[46]:(.*):\d+")
+_REQUEST_IDS = (b"x-request-id", b"request_id")
+
+
+class GrpcApp:
+    """Answers the methods for one model. `max_request_bytes` may be set at any time, as that of `App`."""
+
+    def __init__(
+        self,
+        name: str,
+        version: str,
+        model: LoadedModel,
+        inference: Inference,
+        metrics: Metrics,
+        max_request_bytes: int,
+        peers: str = "",
+    ) -> None:
+        self.max_request_bytes = max_request_bytes
+        self._inference = inference
+        self._metrics = metrics
+        self._peers = peers
+        self._about: dict[str, Callable[[bytes], bytes]] = {
+            "ServerLive": lambda _: server_live(),
+            "ServerReady": lambda _: server_ready(),
+            "ServerMetadata": lambda _: server_metadata(version),
+            "ModelReady": lambda body: model_ready(name, body),
+            "ModelMetadata": lambda body: model_metadata(name, model, body),
+        }
+        self._decode: Callable[[Mapping[bytes, bytes], bytes], Query] = lambda _, body: decode_infer(name, model, body)
+
+    async def answer(self, method: str, body: bytes, context: Context) -> bytes:
+        """The bytes of the answering message. Where there is none, `context` gets a status, its details and trailers."""
+        begun = time.monotonic()
+        headers = _headers(context)
+        request = RequestContext(headers, deadline_of(headers, begun))
+        end = CLIENT_GONE
+        try:
+            found = await self._answer(method, body, context, request)
+            end = OK
+        except Exception as error:  # noqa: BLE001 (the model's; `problem_of` logs it)
+            problem = problem_of(error, request)
+            end = problem.code
+            # Set, not raised: Serve would log a traceback for what is the client's mistake.
+            context.set_code(_CODES.get(problem.status, grpc.StatusCode.INTERNAL))
+            context.set_details(f"{problem.code}: {problem.detail}")
+            context.set_trailing_metadata([(name.decode(), value.decode()) for name, value in problem.headers])
+            return b""
+        finally:
+            self._metrics.answered(end, time.monotonic() - begun)
+        return found
+
+    async def _answer(self, method: str, body: bytes, context: Context, request: RequestContext) -> bytes:
+        if self._peers == LOOPBACK and not _is_local(context.peer()):
+            raise Problem(403, "NotLocal", "only calls from the same machine are answered here")
+        if len(body) > self.max_request_bytes:
+            raise Problem(413, "BodyTooLarge", f"the message is larger than {self.max_request_bytes} bytes")
+        if method in self._about:
+            return self._about[method](body)
+        if self._inference.streams:
+            raise Problem(501, "Streaming", "the model answers in a stream, which this method does not have")
+        scheduler = self._inference.scheduler
+        scheduler.expect()
+        try:
+            query = await self._inference.read(self._decode, {}, body)
+        finally:
+            scheduler.expected()
+        answer = await self._inference.answer(query, request)
+        return answer.body
+
+
+def _headers(context: Context) -> dict[bytes, bytes]:
+    """The metadata as headers of HTTP, which they were. The edge gives the request's id in Serve's name for it."""
+    headers = {
+        name.encode(): value if isinstance(value, bytes) else value.encode()
+        for name, value in context.invocation_metadata()
+    }
+    found = next((headers[name] for name in _REQUEST_IDS if name in headers), None)
+    return headers if found is None else headers | {_REQUEST_IDS[0]: found}
+
+
+def _is_local(peer: str) -> bool:
+    """Whether gRPC's name of a caller is one of this machine."""
+    matched = _PEER.fullmatch(unquote(peer))
+    if matched is None:
+        return peer.startswith("unix:")
+    try:
+        address = ip_address(matched[1].strip("[]"))
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback

@@ -1,0 +1,97 @@
+"""The gRPC methods, as Serve knows them. Imported by Serve's own processes too: nothing here takes long to import.
+
+Serve starts a gRPC server in every replica where the Serve document names `add_to_server`, and calls the deployment's
+method of the same name. It is told not to decode messages, so that their size is known before they are.
+"""
+
+from typing import Any, Protocol
+
+import grpc
+
+SERVICE = "inference.GRPCInferenceService"
+METHODS = ("ServerLive", "ServerReady", "ModelReady", "ServerMetadata", "ModelMetadata", "ModelInfer")
+
+
+def add_to_server(servicer: Any, server: Any) -> None:
+    """What `grpc_options.grpc_servicer_functions` names. Messages stay bytes in both directions."""
+    handlers: dict[str, Any] = {
+        method: grpc.unary_unary_rpc_method_handler(getattr(servicer, method)) for method in METHODS
+    }
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+
+
+class Context(Protocol):
+    """What is used of Serve's RayServegRPCContext."""
+
+    def invocation_metadata(self) -> list[tuple[str, str | bytes]]:
+        """What the client sent beside the message."""
+        ...
+
+    def peer(self) -> str:
+        """Who called, such as `ipv4:127.0.0.1:4242`."""
+        ...
+
+    def set_code(self, code: grpc.StatusCode) -> None:
+        """The status of the answer."""
+        ...
+
+    def set_details(self, details: str) -> None:
+        """What the status says to people."""
+        ...
+
+    def set_trailing_metadata(self, trailing_metadata: list[tuple[str, str]]) -> None:
+        """What is sent beside the answer."""
+        ...
+
+
+class Serialized:
+    """A message that is bytes already. Serve asks every message to serialise itself."""
+
+    __slots__ = ("_body",)
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    def SerializeToString(self) -> bytes:  # noqa: N802 (protobuf's name)
+        """The bytes of the message."""
+        return self._body
+
+
+class Answers(Protocol):
+    """What answers a method."""
+
+    async def answer(self, method: str, body: bytes, context: Context) -> bytes:
+        """The bytes of the answering message; on `context` the status, where it is another than OK."""
+        ...
+
+
+class GrpcMethods:
+    """The methods of the protocol, for the class that Serve deploys."""
+
+    def grpc_answers(self) -> Answers:
+        """What answers, once the replica has started."""
+        raise NotImplementedError
+
+    async def ServerLive(self, request: bytes, grpc_context: Context) -> Serialized:  # noqa: N802 (the protocol's names)
+        """Whether the server runs."""
+        return Serialized(await self.grpc_answers().answer("ServerLive", request, grpc_context))
+
+    async def ServerReady(self, request: bytes, grpc_context: Context) -> Serialized:  # noqa: N802
+        """Whether it serves its model."""
+        return Serialized(await self.grpc_answers().answer("ServerReady", request, grpc_context))
+
+    async def ModelReady(self, request: bytes, grpc_context: Context) -> Serialized:  # noqa: N802
+        """Whether it serves the model asked for."""
+        return Serialized(await self.grpc_answers().answer("ModelReady", request, grpc_context))
+
+    async def ServerMetadata(self, request: bytes, grpc_context: Context) -> Serialized:  # noqa: N802
+        """Name, version and extensions of the server."""
+        return Serialized(await self.grpc_answers().answer("ServerMetadata", request, grpc_context))
+
+    async def ModelMetadata(self, request: bytes, grpc_context: Context) -> Serialized:  # noqa: N802
+        """Inputs and outputs of the model."""
+        return Serialized(await self.grpc_answers().answer("ModelMetadata", request, grpc_context))
+
+    async def ModelInfer(self, request: bytes, grpc_context: Context) -> Serialized:  # noqa: N802
+        """One prediction."""
+        return Serialized(await self.grpc_answers().answer("ModelInfer", request, grpc_context))

@@ -1,0 +1,350 @@
+"""Clients that others wrote, against a served replica: REST by uvicorn, gRPC by grpc.aio as Serve wires it."""
+
+import asyncio
+import contextlib
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import grpc
+import httpx
+import numpy as np
+import pytest
+import tritonclient.grpc
+import tritonclient.http
+import uvicorn
+from open_inference.openapi.client import OpenInferenceClient
+from open_inference.openapi.errors import BadRequestError
+from open_inference.openapi.types import InferenceRequest, RequestInput
+from tritonclient.utils import InferenceServerException
+
+from sundog_runtime.protocol.grpc_service import GrpcMethods, add_to_server
+from sundog_runtime.replica import Replica
+
+ECHO = """
+import numpy as np
+
+class Predictor:
+    def load(self, path, config):
+        self.calls = 0
+
+    def predict(self, batch):
+        if isinstance(batch, dict) and "fail" in batch:
+            raise RuntimeError("a secret of the model")
+        if isinstance(batch, dict) and "wait" in batch:
+            __import__("time").sleep(float(batch["wait"][0]))
+        return batch
+"""
+
+
+class Deployed(GrpcMethods):
+    """The class that Serve deploys, without Serve."""
+
+    def __init__(self, replica: Replica) -> None:
+        self.replica = replica
+
+    def grpc_answers(self) -> Any:
+        return self.replica.grpc
+
+
+class ContextOfServe:
+    """Serve's context of a call."""
+
+    def __init__(self, context: grpc.aio.ServicerContext) -> None:
+        self.context = context
+        self.code, self.details, self.trailers = grpc.StatusCode.OK, "", list[tuple[str, str]]()
+
+    def invocation_metadata(self) -> Any:
+        return self.context.invocation_metadata()
+
+    def peer(self) -> str:
+        return self.context.peer()
+
+    def set_code(self, code: Any) -> None:
+        self.code = code
+
+    def set_details(self, details: str) -> None:
+        self.details = details
+
+    def set_trailing_metadata(self, trailers: Any) -> None:
+        self.trailers = trailers
+
+
+class AsServeCalls:
+    """Calls methods as Serve does: bytes and its own context in, an object that serialises itself out."""
+
+    def __init__(self, deployed: Deployed) -> None:
+        self.deployed = deployed
+
+    def __getattr__(self, method: str) -> Any:
+        async def call(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
+            assert isinstance(request, bytes)
+            of_serve = ContextOfServe(context)
+            answer = await getattr(self.deployed, method)(request, grpc_context=of_serve)
+            context.set_code(of_serve.code)
+            context.set_details(of_serve.details)
+            context.set_trailing_metadata(tuple(of_serve.trailers))
+            body: bytes = answer.SerializeToString()
+            return body
+
+        return call
+
+
+class Served:
+    """A replica with two ports, on an event loop of its own."""
+
+    def __init__(self, args: dict[str, Any]) -> None:
+        self.args = args
+        self.http = self.grpc = ""
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
+
+    async def _run(self) -> None:
+        self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
+        replica = await Replica.start(self.args)
+        await replica.reconfigure({"maxRequestBytes": 3_000_000})
+        config = uvicorn.Config(replica.app, host="127.0.0.1", port=0, log_level="error", access_log=False)
+        server = uvicorn.Server(config)
+        # It must not take the signals of the test run.
+        server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]
+        serving = asyncio.create_task(server.serve())
+        rpc = grpc.aio.server()
+        add_to_server(AsServeCalls(Deployed(replica)), rpc)
+        port = rpc.add_insecure_port("127.0.0.1:0")
+        await rpc.start()
+        while not server.started:  # noqa: ASYNC110 (uvicorn tells it no other way)
+            await asyncio.sleep(0.01)
+        self.http = f"127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+        self.grpc = f"127.0.0.1:{port}"
+        self._ready.set()
+        await self._end.wait()
+        server.should_exit = True
+        await serving
+        await rpc.stop(None)
+        replica.close()
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        assert self._ready.wait(60)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._end.set)
+        self._thread.join(30)
+        assert not self._thread.is_alive()
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A predictor that gives back what it gets."""
+    root = tmp_path_factory.mktemp("echo")
+    (root / "predictor.py").write_text(ECHO)
+    model = {"uri": f"file://{root}", "entrypoint": "predictor:Predictor"}
+    args = {"version": 1, "namespace": "vision", "service": "echo", "revision": 8, "model": model}
+    with Served(args) as found:
+        yield found
+
+
+ARRAYS = {
+    "BOOL": np.array([[True, False]]),
+    "UINT8": np.array([[0, 255]], np.uint8),
+    "UINT16": np.array([[0, 65535]], np.uint16),
+    "UINT32": np.array([[0, 2**32 - 1]], np.uint32),
+    "UINT64": np.array([[0, 2**64 - 1]], np.uint64),
+    "INT8": np.array([[-128, 127]], np.int8),
+    "INT16": np.array([[-32768, 32767]], np.int16),
+    "INT32": np.array([[-(2**31), 2**31 - 1]], np.int32),
+    "INT64": np.array([[-(2**63), 2**63 - 1]], np.int64),
+    "FP16": np.array([[0.5, -65504]], np.float16),
+    "FP32": np.array([[0.5, -3.4e38]], np.float32),
+    "FP64": np.array([[0.5, -1.7e308]], np.float64),
+    "BYTES": np.array([["ß".encode(), b"sun"]], object),
+}
+
+
+@pytest.mark.parametrize("binary_out", [True, False])
+@pytest.mark.parametrize("binary_in", [True, False])
+def test_tritonclient_over_http(served: Served, binary_in: bool, binary_out: bool) -> None:
+    with tritonclient.http.InferenceServerClient(served.http) as client:
+        assert client.is_server_live()
+        assert client.is_server_ready()
+        assert client.is_model_ready("echo")
+        assert client.is_model_ready("echo", "1")
+        assert not client.is_model_ready("echo", "8")
+        assert client.get_server_metadata()["extensions"] == ["binary_tensor_data"]
+        assert client.get_model_metadata("echo")["versions"] == ["1"]
+        inputs = []
+        outputs = []
+        for datatype, array in ARRAYS.items():
+            tensor = tritonclient.http.InferInput(datatype, array.shape, datatype)
+            tensor.set_data_from_numpy(array, binary_data=binary_in or datatype == "FP16")
+            inputs.append(tensor)
+            outputs.append(tritonclient.http.InferRequestedOutput(datatype, binary_data=binary_out))
+        result = client.infer("echo", inputs, outputs=outputs, request_id="one", model_version="1")
+        assert result.get_response()["id"] == "one"
+        for datatype, array in ARRAYS.items():
+            found = result.as_numpy(datatype)
+            if datatype == "BYTES" and not binary_out:
+                found = np.array([[text.encode() for text in row] for row in found], object)
+            np.testing.assert_array_equal(found, array)
+
+
+@pytest.mark.parametrize("compression", ["gzip", "deflate"])
+def test_what_tritonclient_is_told_over_http(served: Served, compression: str) -> None:
+    with tritonclient.http.InferenceServerClient(served.http) as client:
+        tensor = tritonclient.http.InferInput("x", [1], "FP32")
+        tensor.set_data_from_numpy(np.array([1], np.float32))
+        with pytest.raises(InferenceServerException, match="there is no model 'other'"):
+            client.infer("other", [tensor])
+        with pytest.raises(InferenceServerException, match="a compressed body is not supported"):
+            client.infer("echo", [tensor], request_compression_algorithm=compression)
+        with pytest.raises(InferenceServerException, match="which is not supported"):
+            client.infer("echo", [tensor], sequence_id=3, sequence_start=True)
+
+
+@pytest.mark.parametrize("raw", [True, False])
+def test_tritonclient_over_grpc(served: Served, raw: bool) -> None:
+    with tritonclient.grpc.InferenceServerClient(served.grpc) as client:
+        assert client.is_server_live()
+        assert client.is_server_ready()
+        assert client.is_model_ready("echo", "1")
+        with pytest.raises(InferenceServerException, match="has no version '8'"):
+            client.is_model_ready("echo", "8")
+        assert client.get_server_metadata().name == "sundog"
+        assert client.get_model_metadata("echo", as_json=True)["versions"] == ["1"]
+        inputs = []
+        for datatype, array in ARRAYS.items():
+            tensor = tritonclient.grpc.InferInput(datatype, array.shape, datatype)
+            tensor.set_data_from_numpy(array)
+            inputs.append(tensor)
+        outputs = None if raw else [tritonclient.grpc.InferRequestedOutput("INT8")]
+        result = client.infer("echo", inputs, outputs=outputs, request_id="one")
+        assert result.get_response().id == "one"
+        for datatype, array in ARRAYS.items() if raw else [("INT8", ARRAYS["INT8"])]:
+            np.testing.assert_array_equal(result.as_numpy(datatype), array)
+
+
+def infer(client: Any, name: str, values: Any, model: str = "echo", timeout: float | None = None) -> Any:
+    array = np.array(values, np.float32)
+    tensor = tritonclient.grpc.InferInput(name, array.shape, "FP32")
+    tensor.set_data_from_numpy(array)
+    other = tritonclient.grpc.InferInput("x", array.shape, "FP32")
+    other.set_data_from_numpy(array)
+    return client.infer(model, [tensor, other], client_timeout=timeout)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "model", "status", "says"),
+    [
+        ("y", [1], "other", "NOT_FOUND", "ModelNotFound: there is no model 'other' here"),
+        ("x", [1], "echo", "INVALID_ARGUMENT", "WrongInputs: inputs names a tensor twice"),
+        ("y", [float("nan")], "echo", "INVALID_ARGUMENT", "NotFinite: input 'y' holds NaN"),
+        ("fail", [1], "echo", "INTERNAL", "ModelError: the model raised an error"),
+        ("y", [0] * 500_000, "echo", "RESOURCE_EXHAUSTED", "BodyTooLarge: the message is larger than 3000000 bytes"),
+    ],
+)
+def test_what_tritonclient_is_told_over_grpc(
+    served: Served, name: str, values: Any, model: str, status: str, says: str
+) -> None:
+    with tritonclient.grpc.InferenceServerClient(served.grpc) as client:
+        with pytest.raises(InferenceServerException) as caught:
+            infer(client, name, values, model)
+        assert caught.value.status() == f"StatusCode.{status}"
+        assert says in caught.value.message()
+        assert "secret" not in caught.value.message()
+        np.testing.assert_array_equal(infer(client, "y", [1]).as_numpy("y"), [1])
+
+
+def test_a_deadline_is_kept_and_the_next_request_served(served: Served) -> None:
+    with tritonclient.grpc.InferenceServerClient(served.grpc) as client:
+        with pytest.raises(InferenceServerException) as caught:
+            infer(client, "wait", [0.5], timeout=0.1)
+        assert caught.value.status() == "StatusCode.DEADLINE_EXCEEDED"
+        np.testing.assert_array_equal(infer(client, "y", [1]).as_numpy("y"), [1])
+
+
+def test_the_client_of_the_working_group_over_http(served: Served) -> None:
+    with httpx.Client() as connection:
+        ask_by_the_client_of_the_working_group(
+            OpenInferenceClient(base_url=f"http://{served.http}", httpx_client=connection)
+        )
+
+
+def ask_by_the_client_of_the_working_group(client: OpenInferenceClient) -> None:
+    client.check_server_liveness()
+    client.check_server_readiness()
+    client.check_model_readiness("echo")
+    client.check_model_version_readiness("echo", "1")
+    assert "binary_tensor_data" in client.read_server_metadata().extensions
+    assert client.read_model_metadata("echo").platform == "python"
+    rows = RequestInput(name="x", datatype="INT64", shape=[2, 2], data=[[1, 2], [3, 4]])
+    request = InferenceRequest(id="one", inputs=[rows], parameters={"content_type": "np"})
+    answer = client.model_infer("echo", request=request)
+    assert (answer.id, answer.model_name) == ("one", "echo")
+    assert answer.outputs[0].data.__root__ == [1, 2, 3, 4]
+    wrong = RequestInput(name="x", datatype="INT64", shape=[2, 3], data=[1, 2])
+    with pytest.raises(BadRequestError) as caught:
+        client.model_infer("echo", request=InferenceRequest(inputs=[wrong]))
+    assert "shape says [2, 3]" in str(caught.value.body)
+
+
+# In a process of its own: it brings the same messages in the same package as tritonclient, which protobuf refuses.
+OTHER_GRPC_CLIENT = """
+import sys, grpc
+from open_inference.grpc import protocol as p
+from open_inference.grpc.service import GRPCInferenceServiceStub
+with grpc.insecure_channel(sys.argv[1]) as channel:
+    stub = GRPCInferenceServiceStub(channel)
+    assert stub.ServerLive(p.ServerLiveRequest()).live and stub.ServerReady(p.ServerReadyRequest()).ready
+    assert stub.ModelReady(p.ModelReadyRequest(name="echo")).ready
+    assert list(stub.ServerMetadata(p.ServerMetadataRequest()).extensions) == ["binary_tensor_data"]
+    assert stub.ModelMetadata(p.ModelMetadataRequest(name="echo", version="1")).platform == "python"
+    tensor = p.ModelInferRequest.InferInputTensor
+    inputs = [
+        tensor(name="a", datatype="INT8", shape=[2], contents=p.InferTensorContents(int_contents=[-128, 127])),
+        tensor(name="b", datatype="BYTES", shape=[1], contents=p.InferTensorContents(bytes_contents=[b"sun"])),
+        tensor(name="c", datatype="FP64", shape=[1, 1], contents=p.InferTensorContents(fp64_contents=[0.5])),
+    ]
+    answer = stub.ModelInfer(p.ModelInferRequest(model_name="echo", id="one", inputs=inputs))
+    assert answer.id == "one" and not answer.raw_output_contents
+    a, b, c = answer.outputs
+    assert (list(a.contents.int_contents), list(b.contents.bytes_contents), list(c.contents.fp64_contents)) == (
+        [-128, 127], [b"sun"], [0.5]
+    )
+    try:
+        stub.ModelInfer(p.ModelInferRequest(model_name="echo", model_version="8", inputs=inputs))
+    except grpc.RpcError as error:
+        assert error.code() is grpc.StatusCode.NOT_FOUND, error
+    else:
+        raise AssertionError("version 8")
+print("done")
+"""
+
+
+def test_the_client_of_the_working_group_over_grpc(served: Served) -> None:
+    command = [sys.executable, "-c", OTHER_GRPC_CLIENT, served.grpc]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+
+
+def test_a_large_tensor_both_ways(served: Served) -> None:
+    image = np.random.default_rng(3).normal(size=(1, 3, 224, 224)).astype(np.float32)
+    with tritonclient.http.InferenceServerClient(served.http) as client:
+        tensor = tritonclient.http.InferInput("x", image.shape, "FP32")
+        tensor.set_data_from_numpy(image)
+        np.testing.assert_array_equal(client.infer("echo", [tensor]).as_numpy("outputs"), image)
+
+
+def test_the_generated_messages_are_those_of_the_description(tmp_path: Path) -> None:
+    import sundog_runtime
+
+    root = Path(sundog_runtime.__file__).parents[1]
+    proto = "sundog_runtime/protocol/inference.proto"
+    command = [sys.executable, "-m", "grpc_tools.protoc", "-I.", f"--python_out={tmp_path}", f"--pyi_out={tmp_path}"]
+    subprocess.run([*command, proto], cwd=root, check=True, timeout=60)
+    for suffix in ("py", "pyi"):
+        name = f"sundog_runtime/protocol/inference_pb2.{suffix}"
+        assert (root / name).read_text() == (tmp_path / name).read_text(), f"generate {name} anew"
