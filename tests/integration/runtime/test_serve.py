@@ -8,8 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
+import tritonclient.grpc
+import tritonclient.http
 from prometheus_client.parser import text_string_to_metric_families
+from tritonclient.utils import InferenceServerException
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
 
@@ -297,3 +301,40 @@ async def test_health_checks_are_answered_while_the_model_is_busy(
         (tmp_path / "gate").touch()
         for answer in await asyncio.gather(*waiting):
             assert answer.json() == {"outputs": "done"}
+
+
+def test_clients_of_the_protocol_through_serve(ray_serve: Any, model: Path, application: Any) -> None:
+    """REST with binary tensors, and gRPC, on a replica's own ports and through Serve's proxies."""
+    ray_serve.put({"applications": [application("digits-r8", model)]})
+    ray_serve.wait_running("digits-r8")
+    [rpc] = ray_serve.wait_until(lambda: ray_serve.replicas("digits-r8", "gRPC"), what="a gRPC port")
+    rows = np.array([ROW, ROW], np.float32)
+    found = []
+    for address in (replica_of(ray_serve, "digits-r8"), ray_serve.fallback):
+        with tritonclient.http.InferenceServerClient(f"{address}/digits-r8.app") as client:
+            tensor = tritonclient.http.InferInput("x", rows.shape, "FP32")
+            tensor.set_data_from_numpy(rows)
+            found.append(client.infer("digits", [tensor]).as_numpy("outputs"))
+            assert client.get_model_metadata("digits")["inputs"] == [
+                {"name": "x", "datatype": "FP32", "shape": [-1, 4]}
+            ]
+    proxy = f"127.0.0.1:{ray_serve.grpc_options['port']}"
+    ours = {"application": "digits-r8", "request_id": "find-me"}
+    for address, headers in ((rpc, {}), (rpc, ours), (proxy, ours)):
+        with tritonclient.grpc.InferenceServerClient(address) as client:
+            tensor = tritonclient.grpc.InferInput("x", rows.shape, "FP32")
+            tensor.set_data_from_numpy(rows)
+            found.append(client.infer("digits", [tensor], headers=headers).as_numpy("outputs"))
+            assert client.is_server_ready(headers=headers)
+            for name, status in (("other", "NOT_FOUND"), ("digits", "INVALID_ARGUMENT")):
+                with pytest.raises(InferenceServerException) as caught:
+                    client.infer(name, [tensor, tensor], headers=headers)
+                assert caught.value.status() == f"StatusCode.{status}"
+    for each in found:
+        np.testing.assert_array_equal(each, found[0])
+    with tritonclient.grpc.InferenceServerClient(rpc) as client:
+        with pytest.raises(InferenceServerException) as caught:
+            client.is_server_live(headers={"application": "digits-r7"})
+        assert caught.value.status() == "StatusCode.NOT_FOUND"
+    log = log_of(ray_serve, "digits-r8")
+    assert "Traceback" not in log
