@@ -1,0 +1,23 @@
+"""The commands of docs/models.md, one after the other in an empty folder."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+PAGE = Path(__file__).parents[3] / "docs" / "models.md"
+
+
+@pytest.mark.timeout(400)
+def test_the_commands_of_the_page_work(tmp_path: Path) -> None:
+    blocks = re.findall(r"^```sh\n(.*?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+    done = subprocess.run(
+        ["bash", "-euc", "\n".join(blocks)], cwd=tmp_path, capture_output=True, text=True, timeout=380, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    digests = [line.split()[-1] for line in done.stdout.splitlines() if "sha256:" in line]
+    assert digests[0] == digests[1], "the digest that package prints is that of the directory"
+    assert len(digests) == 5
+    for name in ("digits", "doubled"):
+        assert "inputs:" in (tmp_path / name / "model.yaml").read_text()
