@@ -230,8 +230,8 @@ class Edge:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.http_port}"
 
-    def load(self, path: str = "/digits/", clients: int = 8) -> "Load":
-        return Load(self, path, clients)
+    def load(self, path: str = "/digits/", clients: int = 8, *, units: bool = False) -> "Load":
+        return Load(self, path, clients, units=units)
 
     @staticmethod
     def ends(evidence: dict[str, Any]) -> Counter[str]:
@@ -386,10 +386,11 @@ class Edge:
 
 
 class Load:
-    """Closed-loop clients that record every answer."""
+    """Closed-loop clients that record every answer. With `units` each is a unit of its own, whose arms are recorded."""
 
-    def __init__(self, edge: Edge, path: str = "/digits/", clients: int = 8) -> None:
+    def __init__(self, edge: Edge, path: str = "/digits/", clients: int = 8, *, units: bool = False) -> None:
         self.answers: Counter[Any] = Counter()
+        self.arms_of: dict[str, set[str]] = {f"client-{number}": set() for number in range(clients if units else 0)}
         self.arms: Counter[str] = Counter()
         self._edge = edge
         self._path = path
@@ -398,7 +399,8 @@ class Load:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
-        self._tasks = [asyncio.create_task(self._client()) for _ in range(self._clients)]
+        units = [*self.arms_of] or [""] * self._clients
+        self._tasks = [asyncio.create_task(self._client(unit)) for unit in units]
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -422,15 +424,19 @@ class Load:
 
         await until(reached, f"{requests} more requests", seconds=20)
 
-    async def _client(self) -> None:
+    async def _client(self, unit: str) -> None:
+        headers = {"x-user-id": unit} if unit else {}
         connector = aiohttp.TCPConnector(limit=1)
         async with aiohttp.ClientSession(connector=connector) as session:
             while not self._stop:
                 try:
-                    async with session.post(self._edge.url + self._path, data=b"{}") as response:
+                    async with session.post(self._edge.url + self._path, data=b"{}", headers=headers) as response:
                         await response.read()
                         self.answers[response.status] += 1
-                        self.arms[response.headers.get("x-sundog-arm", "")] += 1
+                        arm_name = response.headers.get("x-sundog-arm", "")
+                        self.arms[arm_name] += 1
+                        if unit:
+                            self.arms_of[unit].add(arm_name)
                 except aiohttp.ClientError as error:
                     self.answers[type(error).__name__] += 1
 

@@ -1,0 +1,83 @@
+"""Five hundred services on one edge and ten thousand updates of its maps, under load, while everything else happens as well."""
+
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from sundog_edge.assignment import bucket
+
+pytestmark = pytest.mark.haproxy
+
+SERVICES = 500
+ROUNDS = 20
+
+
+def resident_mib(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS"))) // 1024
+
+
+def documents(edge, number: int):
+    """Every service changes its epoch and its weights, but for the one under load, which changes its epoch alone."""
+    share = number * 37 % 100 * 100
+    halves = [
+        edge.arm("stable", "digits-r7", [[5000, 10_000]]),
+        edge.arm("canary", "digits-r8", [[0, 5000]], revision=8),
+    ]
+    others = [
+        edge.service(
+            f"s{place}",
+            [
+                edge.arm("stable", f"s{place}-r1", [[share, 10_000]]),
+                edge.arm("canary", f"s{place}-r2", [[0, share]] if share else []),
+            ],
+            epoch=number,
+        )
+        for place in range(SERVICES - 1)
+    ]
+    return [edge.service("digits", halves, epoch=number), *others]
+
+
+def worker_of(evidence) -> int:
+    return next(boot["pid"] for boot in evidence["boots"] if not boot["endedAt"] and not boot["draining"])
+
+
+async def test_ten_thousand_updates_lose_no_request_reset_no_unit_and_leave_memory_bounded(edge, serve, digits):
+    for place in range(SERVICES - 1):
+        serve.targets |= {f"s{place}-r1": [], f"s{place}-r2": []}
+    began = time.monotonic()
+    await edge.apply(*documents(edge, 0))
+    first = time.monotonic() - began
+    await edge.up("digits", stable=1, canary=1)
+    applied: list[float] = []
+    async with edge.load(units=True) as load:
+        await load.more(100)
+        pid = worker_of(await edge.evidence())
+        before = resident_mib(pid), resident_mib(edge.agent.pid)
+        for number in range(1, ROUNDS + 1):
+            if number == ROUNDS // 3:
+                await edge.kill_agent()
+                await edge.start_agent()
+            if number == ROUNDS // 2:
+                edge.write("{no document")
+            began = time.monotonic()
+            await edge.apply(*documents(edge, number))
+            applied.append(time.monotonic() - began)
+            await load.more(20)
+        after = resident_mib(pid), resident_mib(edge.agent.pid)
+    assert load.failed == {}
+    for unit, arms in load.arms_of.items():
+        assert arms == {"canary" if bucket("digits-salt", unit.encode()) < 5000 else "stable"}
+    evidence = await edge.settled(load.sent)
+    # No reload: the worker is the one that was there before the first change.
+    assert worker_of(evidence) == pid
+    rows = [row for row in evidence["counters"] if row["service"] == "digits"]
+    assert sum(row["assigned"] for row in rows) == load.sent
+    assert {row["epoch"] for row in rows} == {*range(ROUNDS + 1)}
+    median = sorted(applied)[ROUNDS // 2]
+    sys.stdout.write(f"first apply {first:.2f} s, then {median:.2f} s; MiB of (worker, agent): {before}, {after}\n")
+    # Tables that linger for a moment, and an allocator that keeps what it had: bounded, not the sum of all changes.
+    assert after[0] - before[0] < 64, (before, after)
+    assert after[1] - before[1] < 128, (before, after)

@@ -1,0 +1,82 @@
+"""A change of a map costs what differs, in an order in which nothing refers to what is not there."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sundog_edge.runtime_api import Haproxy
+
+MAP = Path("/m/x.map")
+ENTRIES = st.dictionaries(st.sampled_from("abcdefgh"), st.sampled_from(["1", "2", "3"]))
+
+
+class Recorder(Haproxy):
+    """Keeps one map by the commands that it gets."""
+
+    def __init__(self, entries: dict[str, str]) -> None:
+        super().__init__(Path("/none"))
+        self.entries = dict(entries)
+        self.prepared: dict[str, str] = {}
+        self.sent: list[str] = []
+
+    async def command(self, text: str, pid: int | None = None) -> str:
+        self.sent.append(text)
+        answers = [self._one(part.removeprefix(f"@!{pid} ")) for part in text.split("; ")]
+        return "".join(answers)
+
+    def _one(self, text: str) -> str:
+        match text.split(maxsplit=4):
+            case ["prepare", "map", _]:
+                return "New version created: 7\n"
+            case ["add", "map", "@7", _, *rest]:
+                self.prepared |= _pairs(" ".join(rest))
+            case ["add", "map", _, *rest]:
+                self.entries |= _pairs(" ".join(rest))
+            case ["commit", "map", "@7", _]:
+                self.entries = self.prepared
+            case ["set", "map", _, key, value]:
+                assert key in self.entries
+                self.entries[key] = value
+            case ["del", "map", _, key]:
+                del self.entries[key]
+        return ""
+
+
+def _pairs(payload: str) -> dict[str, str]:
+    words = payload.removeprefix("<<").split()
+    return dict(zip(words[::2], words[1::2], strict=True))
+
+
+@given(ENTRIES, ENTRIES)
+async def test_the_map_becomes_what_is_wanted(before, after):
+    haproxy = Recorder(before)
+    await haproxy.change_map(1, MAP, before, after)
+    assert haproxy.entries == after
+    differs = {key for key in {*before, *after} if before.get(key) != after.get(key)}
+    assert bool(haproxy.sent) == bool(differs)
+
+
+async def test_one_entry_of_thousands_is_one_command():
+    before = {f"k{number}": "1" for number in range(10_000)}
+    haproxy = Recorder(before)
+    await haproxy.change_map(1, MAP, before, {**before, "k77": "2"})
+    assert haproxy.sent == [f"set map {MAP} k77 2"]
+
+
+async def test_a_map_of_which_much_changes_is_replaced_in_one_step():
+    before = {f"k{number}": "1" for number in range(1000)}
+    haproxy = Recorder(before)
+    await haproxy.change_map(1, MAP, before, dict.fromkeys(before, "2"))
+    assert haproxy.entries == dict.fromkeys(before, "2")
+    assert haproxy.sent[0].startswith("prepare map")
+    assert haproxy.sent[-1].startswith("commit map")
+
+
+@pytest.mark.parametrize("entries", [1, 100, 5000])
+async def test_no_command_outgrows_a_buffer(entries):
+    haproxy = Recorder({})
+    await haproxy.change_map(1, MAP, {}, {f"key-{number}": "v" * 200 for number in range(entries)})
+    assert len(haproxy.entries) == entries
+    assert max(map(len, haproxy.sent)) < 16_000
