@@ -135,7 +135,15 @@ async def test_what_is_said_in_a_busy_life_is_in_the_reference() -> None:
         assert event["type"] in (known or ["Warning"])
     reasons = {reason for *_, reason in listener.heard}
     # Those that this life does not come by: what needs a damaged machine, foreign objects, Secrets, or another ModelDeployment.
-    unheard = {"NotOwned", "HostTaken", "Unhealthy", "RevisionMissing", "SecretNotFound", "SecretIncomplete"}
+    unheard = {
+        "NotOwned",
+        "HostTaken",
+        "Unhealthy",
+        "RevisionMissing",
+        "SecretNotFound",
+        "SecretIncomplete",
+        "SecretInvalid",
+    }
     own = {each.reason for text in reference.MODEL_DEPLOYMENT_CONDITIONS for each in text.reasons}
     assert own - reasons - unheard == set()
 

@@ -16,7 +16,7 @@ from doubles.cluster import Cluster
 from sundog_edge import document as edge_document
 from sundog_edge.counters import Ledger
 from sundog_edge.evidence import InForce, ServerCounts, Surroundings, build
-from sundog_operator.api import ModelDeploymentSpec
+from sundog_operator.api import ModelDeploymentSpec, parse_rate
 from sundog_operator.core import revisions, serve_config, traffic
 from sundog_operator.core.buckets import two_arms
 from sundog_operator.core.observed import EdgeReport
@@ -55,6 +55,26 @@ specs = st.fixed_dictionaries(
             optional={
                 "requestTimeout": st.sampled_from(("1ms", "30s", "2h", "23h59m")),
                 "maxRequestBytes": st.sampled_from(("1", "10Mi", "2Gi")),
+                "tls": st.just({"secretName": "cert.example"}),
+                "auth": st.fixed_dictionaries(
+                    {},
+                    optional={
+                        "apiKeys": st.just({"secretName": "keys"}),
+                        "jwt": st.fixed_dictionaries(
+                            {"jwksSecretName": st.just("jwks")},
+                            optional={
+                                "issuer": st.sampled_from(("https://a.example/", "a b", "ä")),
+                                "audience": st.just("digits"),
+                            },
+                        ),
+                    },
+                ),
+                "queue": st.fixed_dictionaries(
+                    {"maxRequests": st.sampled_from((0, 100_000)), "timeout": st.sampled_from(("0s", "1ms", "23h"))}
+                ),
+                "rateLimit": st.fixed_dictionaries(
+                    {}, optional={"perClient": st.sampled_from(("1/h", "999999999/s")), "total": st.just("60/m")}
+                ),
             },
         ),
         "rollout": st.one_of(
@@ -118,8 +138,34 @@ def test_the_edge_reads_what_the_operator_writes(spec_json: dict[str, Any], weig
     written = traffic.make_document("vision", [service], traffic.make_clusters([CLUSTER], None), None)
     read = edge_document.parse(json.dumps(written).encode(), "vision")
     assert [arm.weight for arm in read.services[0].arms] == ([100 - weight, weight] if ready else [])
+    assert {name: value for name, value in _admission_of(read.services[0]).items() if value} == _admission_of(spec)
     assert read.services[0].unit.model_dump(exclude_defaults=True) == written["services"][0]["unit"]
     assert read.services[0].requestTimeoutSeconds == spec.endpoint.request_timeout.total_seconds()
+
+
+def _admission_of(wanted: edge_document.Service | ModelDeploymentSpec) -> dict[str, Any]:
+    """What an edge read, or a spec asked for, in the same words; what is not asked for is left out."""
+    if isinstance(wanted, edge_document.Service):
+        queue, jwt = wanted.queue, wanted.auth.jwt
+        rates = {name: getattr(wanted.rateLimit, name) for name in ("perClient", "total")}
+        return {
+            "tls": wanted.tls,
+            "keys": wanted.auth.apiKeys,
+            "jwt": (jwt.jwks, jwt.issuer, jwt.audience) if jwt else None,
+            "queue": (queue.maxRequests, queue.timeoutSeconds) if queue else None,
+            **{name: (rate.requests, rate.seconds) if rate else None for name, rate in rates.items()},
+        }
+    endpoint = wanted.endpoint
+    token = endpoint.auth.jwt
+    limits = {"perClient": endpoint.rate_limit.per_client, "total": endpoint.rate_limit.total}
+    asked = {
+        "tls": endpoint.tls.secret_name,
+        "keys": endpoint.auth.api_keys.secret_name,
+        "jwt": (token.jwks_secret_name, token.issuer, token.audience) if token.jwks_secret_name else None,
+        "queue": (endpoint.queue.max_requests, endpoint.queue.timeout.total_seconds()),
+        **{name: parse_rate(text) if text else None for name, text in limits.items()},
+    }
+    return {name: value for name, value in asked.items() if value}
 
 
 def test_the_operator_reads_what_the_edge_reports() -> None:

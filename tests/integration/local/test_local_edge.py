@@ -38,8 +38,8 @@ def deployment(namespace: str) -> Object:
     }
 
 
-def config_map(namespace: str, generation: int) -> Object:
-    data = {"split.json": orjson.dumps({"version": 1, "generation": generation}).decode()}
+def config_map(namespace: str, generation: int, *services: Object) -> Object:
+    data = {"split.json": orjson.dumps({"version": 1, "generation": generation, "services": services}).decode()}
     meta = {"name": NAME, "namespace": namespace}
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": data}
 
@@ -108,7 +108,7 @@ def cluster(kube: MemoryKubernetes) -> Cluster:
 @pytest.fixture
 def make_edge(kube: MemoryKubernetes, state_dir: Path, clock: SystemClock) -> Callable[..., LocalEdge]:
     def make(http_port: int = 0) -> LocalEdge:
-        return LocalEdge(kube, state_dir, clock, http_port=http_port, cli=STANDIN)
+        return LocalEdge(kube, state_dir, clock, http_port=http_port, https_port=0, cli=STANDIN)
 
     return make
 
@@ -213,8 +213,72 @@ async def test_two_namespaces_have_an_edge_each_and_only_the_first_gets_the_pref
             await two.create()
             await local.eventually(two.ready, "readiness of two")
             assert (await one.ports())["http"] == wanted
-            assert len({*(await one.ports()).values(), *(await two.ports()).values()}) == 4
+            assert len({*(await one.ports()).values(), *(await two.ports()).values()}) == 6
             assert len({*await one.pids(), *await two.pids()}) == 4
+    finally:
+        await edge.stop_all()
+
+
+async def test_secrets_that_the_document_names_are_files_as_long_as_it_does(
+    local: Any, cluster: Cluster, make_edge: Callable[..., LocalEdge], state_dir: Path
+) -> None:
+    service: Object = {"name": "digits", "tls": "cert", "auth": {"apiKeys": "keys"}}
+    await cluster.kube.create(deployment(cluster.namespace))
+    await cluster.kube.create(config_map(cluster.namespace, 1, service))
+    folder = state_dir / "edge" / "0" / "secrets"
+
+    def files() -> dict[str, str]:
+        return {str(path.relative_to(folder)): path.read_text() for path in folder.glob("[!.]*/*")}
+
+    def hold(wanted: dict[str, str]) -> Callable[[], Any]:
+        async def held() -> bool:
+            return await asyncio.to_thread(files) == wanted
+
+        return held
+
+    async def put(name: str, **content: str) -> None:
+        meta = {"name": name, "namespace": cluster.namespace}
+        await cluster.kube.apply({"apiVersion": "v1", "kind": "Secret", "metadata": meta, "stringData": content})
+
+    edge = make_edge()
+    try:
+        async with local.running(edge):
+            await local.eventually(cluster.ready, "readiness, whatever is missing")
+            await put("keys", ann="one", bob="two")
+            await put("other", ann="one")
+            await local.eventually(hold({"keys/ann": "one", "keys/bob": "two"}), "the files of the Secret")
+            await put("keys", ann="three")
+            await local.eventually(hold({"keys/ann": "three"}), "the new key alone")
+            pids = await cluster.pids()
+            await cluster.kube.apply(config_map(cluster.namespace, 2))
+            await local.eventually(hold({}), "no files of a Secret that nobody names")
+            assert await cluster.pids() == pids
+    finally:
+        await edge.stop_all()
+
+
+async def test_a_pod_of_an_earlier_version_is_replaced(
+    local: Any, cluster: Cluster, make_edge: Callable[..., LocalEdge]
+) -> None:
+    """It lacks a port that its processes are to listen on now."""
+    await cluster.create()
+    edge = make_edge()
+    try:
+        async with local.running(edge):
+            await local.eventually(cluster.ready, "readiness")
+            before, pids = await cluster.pod(), await cluster.pids()
+            ports = [{"name": "http", "containerPort": (await cluster.ports())["http"]}]
+            await cluster.kube.update(
+                cluster.pod_ref, lambda pod: {**pod, "spec": {"containers": [{"name": "haproxy", "ports": ports}]}}
+            )
+
+            async def replaced() -> bool:
+                pod = await cluster.ready()
+                return pod is not None and pod["metadata"]["uid"] != before["metadata"]["uid"]
+
+            await local.eventually(replaced, "another pod")
+            assert set(pids).isdisjoint(await cluster.pids())
+            assert (await cluster.pod())["spec"] == before["spec"]
     finally:
         await edge.stop_all()
 
@@ -280,7 +344,7 @@ async def test_processes_outlive_a_killed_controller_and_the_next_one_adopts_the
         "from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes\n"
         "state, *cli = sys.argv[1:]\n"
         "kube = MemoryKubernetes.open(Path(state) / 'objects.db', SystemClock())\n"
-        "asyncio.run(LocalEdge(kube, Path(state), SystemClock(), http_port=0, cli=tuple(cli)).run())\n"
+        "asyncio.run(LocalEdge(kube, Path(state), SystemClock(), http_port=0, https_port=0, cli=tuple(cli)).run())\n"
     )
     kube = MemoryKubernetes.open(objects, clock)
     await Cluster(kube).create()
@@ -300,7 +364,7 @@ async def test_processes_outlive_a_killed_controller_and_the_next_one_adopts_the
     kube = MemoryKubernetes.open(objects, clock)
     cluster = Cluster(kube)
     before = await cluster.pids()
-    edge = LocalEdge(kube, state_dir, clock, http_port=0, cli=STANDIN)
+    edge = LocalEdge(kube, state_dir, clock, http_port=0, https_port=0, cli=STANDIN)
     try:
         async with local.running(edge):
             await local.eventually(cluster.ready, "readiness")

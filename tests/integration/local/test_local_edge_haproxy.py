@@ -60,7 +60,7 @@ async def test_the_real_edge_is_ready_serves_and_heals(
 ) -> None:
     for obj in objects():
         await kube.create(obj)
-    edge = LocalEdge(kube, state_dir, clock, http_port=0)
+    edge = LocalEdge(kube, state_dir, clock, http_port=0, https_port=0)
 
     async def ready() -> Object | None:
         pod = await kube.get(POD_REF) or {}

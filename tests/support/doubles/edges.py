@@ -19,6 +19,7 @@ class FakeEdges:
         deaf: pods that stay at the document they have.
         silent: pods whose agent does not answer.
         in_flight: application → requests that do not end.
+        problems: what edges lack for every service.
     """
 
     def __init__(
@@ -29,6 +30,7 @@ class FakeEdges:
         self.deaf: set[str] = set()
         self.silent: set[str] = set()
         self.in_flight: dict[str, int] = {}
+        self.problems: list[str] = []
         self.weights_seen: list[dict[str, int]] = []
         self._in_force: dict[str, dict[str, Any]] = {}
         self._first_seen: dict[int, datetime] = {}
@@ -75,6 +77,7 @@ class FakeEdges:
             "epoch": service["epoch"],
             "arms": arms,
             "inFlight": dict(self.in_flight),
+            "problems": list(self.problems),
         }
 
     def _arm(self, arm: dict[str, Any]) -> dict[str, Any]:

@@ -63,6 +63,9 @@ ACCEPTED = [
     rollout(unit={"request": {}}),
     rollout(unit={"cookie": "visitor", "salt": "spring"}),
     rollout(unit={"jsonPath": "$.rows[0].id"}),
+    spec(endpoint={"tls": {"secretName": "s"}, "auth": {"apiKeys": {"secretName": "k"}}}),
+    spec(endpoint={"auth": {"jwt": {"jwksSecretName": "j", "issuer": "i", "audience": "a"}}}),
+    spec(endpoint={"queue": {"maxRequests": 5, "timeout": "1s"}, "rateLimit": {"perClient": "5/s", "total": "9/m"}}),
     spec(runtime={"batching": {"maxSize": 8, "maxDelay": "5ms"}}),
     *(model(uri=f"{scheme}://models.example/digits") for scheme in ("https", "s3", "gs", "hf", "oci")),
     steps({"weight": 5, "gate": "time", "minDuration": "30s"}, {"pause": {}}, {"weight": 50, "gate": "manual"}),
@@ -123,9 +126,7 @@ REFUSED = [
     (steps({"scale": {"replicas": 2}}), "spec.rollout.steps[0].scale: is not supported yet; leave it out"),
     (spec(scheduling={"spot": "prefer"}), "spec.scheduling.spot: prefer is not supported yet; leave it at never"),
     (spec(scheduling={"nodeSelector": {"a": "b"}}), "spec.scheduling.nodeSelector: is not supported yet; leave it out"),
-    (spec(endpoint={"tls": {"secretName": "s"}}), "spec.endpoint.tls.secretName: is not supported yet; leave it out"),
-    (spec(endpoint={"queue": {"maxRequests": 5}}), "spec.endpoint.queue.maxRequests: 5 is not supported yet; leave it at 100"),
-    (spec(endpoint={"rateLimit": {"total": "5/s"}}), "spec.endpoint.rateLimit.total: is not supported yet; leave it out"),
+    (spec(endpoint={"gateway": {"name": "g"}}), "spec.endpoint.gateway.name: is not supported yet; leave it out"),
     (spec(baseline={"uri": "file:///a"}), "spec.baseline.uri: is not supported yet; leave it out"),
 ]  # fmt: skip
 

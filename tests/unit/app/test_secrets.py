@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from doubles.cluster import NAME, NAMESPACE, Cluster, model_deployment
-from sundog_operator.api import support
 from sundog_operator.app.keys import Key
 from sundog_operator.app.loop import Operator
 from sundog_operator.ports import CONFIG_MAP, KINDS, SECRET, Ref
@@ -19,8 +18,7 @@ MISSING = ("False", "SecretNotFound")
 
 
 @pytest.fixture
-async def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
-    monkeypatch.setattr(support, "LATER", support.LATER - {"spec.endpoint.auth"})
+async def cluster() -> Cluster:
     cluster = Cluster()
     await cluster.apply(endpoint=ENDPOINT)
     return cluster
@@ -92,3 +90,28 @@ async def test_a_change_of_a_secret_wakes_those_that_name_it(cluster: Cluster) -
     finally:
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
+
+
+async def test_what_an_edge_cannot_use_is_told_while_it_serves(cluster: Cluster) -> None:
+    await put(cluster, ann="one")
+    cluster.edges.problems = ["Secret keys ann is no API key"]
+    await cluster.settle(20)
+    assert await cluster.condition("TrafficSynced") == ("False", "SecretInvalid")
+    assert await cluster.condition("Ready") == ("True", "Serving"), "others may have a good key"
+    cluster.edges.problems = []
+    await cluster.settle(2)
+    assert await cluster.condition("TrafficSynced") == ("True", "InForce")
+
+
+async def test_the_url_says_how_to_come(cluster: Cluster) -> None:
+    await cluster.settle(10)
+    assert (await cluster.status())["url"] == f"http://{NAME}.{NAMESPACE}.svc"
+    await cluster.apply(endpoint={**ENDPOINT, "tls": {"secretName": "cert"}})
+    await cluster.settle(2)
+    assert (await cluster.status())["url"] == f"https://{NAME}.{NAMESPACE}.svc"
+    await cluster.apply(endpoint={"tls": {"secretName": "cert"}}, baseline={"uri": "file:///x"})
+    await cluster.settle(2)
+    assert await cluster.condition("SpecAccepted") == ("False", "NotYetSupported")
+    assert (await cluster.status())["url"] == f"https://{NAME}.{NAMESPACE}.svc", (
+        "a spec that is refused changes nothing"
+    )

@@ -162,6 +162,11 @@ MODEL_DEPLOYMENT_CONDITIONS: Final = (
             Reason("False", "NothingServes", "No revision is stable yet, so there is no split."),
             Reason("False", "SecretNotFound", "A Secret that `spec.endpoint` names does not exist; it is looked for."),
             Reason("False", "SecretIncomplete", "It exists and lacks a key; the message names both."),
+            Reason(
+                "False",
+                "SecretInvalid",
+                "An edge cannot use all that is in it; the message says what. The rest counts.",
+            ),
         ),
     ),
     ConditionText(

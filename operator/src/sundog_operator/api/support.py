@@ -47,6 +47,15 @@ ACTED_ON = frozenset(
         "spec.endpoint.host",
         "spec.endpoint.requestTimeout",
         "spec.endpoint.maxRequestBytes",
+        "spec.endpoint.tls.secretName",
+        "spec.endpoint.auth.apiKeys.secretName",
+        "spec.endpoint.auth.jwt.jwksSecretName",
+        "spec.endpoint.auth.jwt.issuer",
+        "spec.endpoint.auth.jwt.audience",
+        "spec.endpoint.queue.maxRequests",
+        "spec.endpoint.queue.timeout",
+        "spec.endpoint.rateLimit.perClient",
+        "spec.endpoint.rateLimit.total",
         "spec.paused",
     }
 )
@@ -86,10 +95,6 @@ LATER = frozenset(
         "spec.rollout.notify",
         "spec.scheduling",
         "spec.endpoint.gateway",
-        "spec.endpoint.tls",
-        "spec.endpoint.auth",
-        "spec.endpoint.queue",
-        "spec.endpoint.rateLimit",
         "spec.baseline",
     }
 )

@@ -97,8 +97,8 @@ def conclude(draft: Draft) -> None:
         "Progressing": _progressing(draft),
     }
     said["Promoted"] = _promoted(draft, said["TrafficSynced"])
-    if (missing := _secret_missing(draft)) is not None:
-        said["TrafficSynced"] = missing
+    if (problem := _secret_problem(draft)) is not None:
+        said["TrafficSynced"] = problem
     said["Ready"] = _ready(draft, said)
     said["Stalled"] = _stalled(draft, said)
     settled = said["Ready"][0] == "True" or said["Stalled"][0] == "True"
@@ -183,13 +183,15 @@ def _traffic_synced(draft: Draft) -> Said:
     return "Unknown", "Confirming", "waits for every edge to have the split in force"
 
 
-def _secret_missing(draft: Draft) -> Said | None:
-    """A Secret that the endpoint needs and that is not there, whatever split the edges have: they cannot do what the spec says."""
+def _secret_problem(draft: Draft) -> Said | None:
+    """A Secret that the endpoint needs and that is not there, or that an edge cannot use, whatever split the edges have in force."""
     if draft.spec is None:
         return None
     needed, namespace = secrets.uses(draft.spec.endpoint), draft.seen.deployment["metadata"]["namespace"]
-    missing = secrets.problem(needed, draft.seen.secrets, namespace)
-    return None if missing is None else ("False", *missing)
+    if (missing := secrets.problem(needed, draft.seen.secrets, namespace)) is not None:
+        return "False", *missing
+    told = traffic.problems(draft.service, draft.seen.edges) if needed else []
+    return ("False", secrets.INVALID, "; ".join(f"{pod}: {what}" for pod, what in told)) if told else None
 
 
 def _progressing(draft: Draft) -> Said:
@@ -295,7 +297,7 @@ def requeue_after_s(draft: Draft) -> float:
     candidate = draft.status.candidate
     if candidate is not None and candidate.retry_at is not None and not draft.status.retiring:
         return min(max((candidate.retry_at - draft.now).total_seconds(), POLL_S), RESYNC_S)
-    if _secret_missing(draft) is not None and draft.status.candidate is None and not draft.status.retiring:
+    if _secret_problem(draft) is not None and draft.status.candidate is None and not draft.status.retiring:
         return WAITING_S
     progress = draft.progress
     collecting = (

@@ -10,6 +10,7 @@ TLS_KEYS: Final = ("tls.crt", "tls.key")
 JWKS_KEYS: Final = ("jwks.json",)
 NOT_FOUND: Final = "SecretNotFound"
 INCOMPLETE: Final = "SecretIncomplete"
+INVALID: Final = "SecretInvalid"
 
 Keys = Mapping[str, frozenset[str] | None]
 """The keys of each Secret by its name; None where there is no such Secret."""

@@ -226,6 +226,15 @@ def _not_in_force(service: str, split: Split, report: EdgeReport) -> str:
     return "" if arms == wanted else f"has arms {arms}, expected {wanted}"
 
 
+def problems(service: str, reports: Iterable[EdgeReport]) -> list[tuple[str, str]]:
+    """(pod, what it lacks) for each thing that an edge cannot do for a service, as with a certificate that cannot be read."""
+    return [
+        (report.pod, str(problem))
+        for report in reports
+        for problem in (_service(service, report) or {}).get("problems") or ()
+    ]
+
+
 def healthy_replicas(service: str, revision: int, reports: Iterable[EdgeReport]) -> int:
     """The smallest number of healthy replicas of a revision that any ready edge reports; 0 without a ready edge."""
     application = names.application(service, revision)

@@ -60,7 +60,7 @@ def test_a_status_that_says_nothing_new_is_equal() -> None:
 
 
 def test_the_pod_belongs_to_its_deployment_and_names_its_ports() -> None:
-    made = pod(DEPLOYMENT, 8080, 4321)
+    made = pod(DEPLOYMENT, 8080, 8443, 4321)
     assert made["metadata"]["name"] == "sundog-edge-0"
     assert made["metadata"]["labels"]["extra"] == "1"
     (owner,) = made["metadata"]["ownerReferences"]
@@ -70,7 +70,7 @@ def test_the_pod_belongs_to_its_deployment_and_names_its_ports() -> None:
 
 
 def test_pod_and_deployment_are_ready_together() -> None:
-    made = pod(DEPLOYMENT, 8080, 4321)
+    made = pod(DEPLOYMENT, 8080, 8443, 4321)
     well, ill = None, ("ProcessExited", "the agent ended with signal 9")
     assert pod_status(made, True, well, NOW)["phase"] == "Running"
     assert pod_status(made, True, well, NOW)["podIP"] == "127.0.0.1"

@@ -5,7 +5,7 @@ import base64
 import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -32,7 +32,9 @@ Problem = tuple[str, str]
 LOOK_S: Final = 0.25
 HAPROXY: Final = "haproxy"
 AGENT: Final = "agent"
+HTTPS: Final = "https"
 PREFERRED_HTTP_PORT: Final = 8080
+PREFERRED_HTTPS_PORT: Final = 8443
 # HAProxy first: it must not lose the agent before it has drained.
 _PARTS: Final = (HAPROXY, AGENT)
 _GRACE_S: Final = 5.0
@@ -78,7 +80,12 @@ class _Edge:
         return f"{self.unit.name}-{part}"
 
     def port(self, part: str) -> int:
+        """Of a process, or of HAProxy's TLS; 0 before it has one."""
         return self.unit.number(_port_fact(part)) or 0
+
+    def ports(self, part: str) -> tuple[int, ...]:
+        """All ports that a process listens on."""
+        return (self.port(HAPROXY), self.port(HTTPS)) if part == HAPROXY else (self.port(part),)
 
 
 class LocalEdge:
@@ -94,18 +101,20 @@ class LocalEdge:
         clock: Clock,
         *,
         http_port: int = PREFERRED_HTTP_PORT,
+        https_port: int = PREFERRED_HTTPS_PORT,
         table: ProcessTable | None = None,
         cli: tuple[str, ...] = _CLI,
     ) -> None:
         """Args:
         http_port: what the first edge listens on when it is free; 0 for none in particular.
+        https_port: the same, for TLS.
         """
         self._kube = kube
         self._clock = clock
         self._state = StateDirectory.at(state_dir)
         self._processes = Processes(self._state, table or MachineTable(), clock)
         self._units = Units(self._state.edge, DEPLOYMENT)
-        self._http_port = http_port
+        self._preferred = {HAPROXY: http_port, HTTPS: https_port}
         self._cli = cli
         self._edges: dict[Ref, _Edge] = {}
         self._session: aiohttp.ClientSession | None = None
@@ -210,22 +219,24 @@ class LocalEdge:
         await asyncio.to_thread(secret_files.project, edge.secrets, wanted)
 
     def _choose_ports(self, edge: _Edge) -> None:
-        if edge.port(HAPROXY) and edge.port(AGENT):
+        missing = [part for part in (HAPROXY, HTTPS, AGENT) if not edge.port(part)]
+        if not missing:
             return
-        preferred = self._http_port
-        others = {_Edge(unit).port(HAPROXY) for unit in self._units.all()}
-        http = preferred if preferred and preferred not in others and ports_allocation.is_free(preferred) else 0
-        facts = {
-            _port_fact(HAPROXY): http or ports_allocation.ephemeral(),
-            _port_fact(AGENT): ports_allocation.ephemeral(),
-        }
+        others = {port for unit in self._units.all() for port in _Edge(unit).ports(HAPROXY)}
+        facts = {_port_fact(part): self._port_for(part, others) for part in missing}
         edge.unit = self._units.remember(edge.unit, facts)
+
+    def _port_for(self, part: str, taken: Collection[int]) -> int:
+        """The preferred port where nobody has it, else any."""
+        port = self._preferred.get(part, 0)
+        return port if port and port not in taken and ports_allocation.is_free(port) else ports_allocation.ephemeral()
 
     async def _ensure_pod(self, edge: _Edge, deployment: Object) -> None:
         """See to it that the Deployment has its pod. Who deleted one asked for both processes to be started anew."""
         ref, uid = _pod_ref(edge.unit.ref), deployment["metadata"]["uid"]
         found = await self._kube.get(ref)
-        if found is not None and uid not in {owner["uid"] for owner in found["metadata"].get("ownerReferences", ())}:
+        wanted = pod(deployment, edge.port(HAPROXY), edge.port(HTTPS), edge.port(AGENT))
+        if found is not None and not _is_pod(found, wanted, uid):
             await self._kube.delete(ref, uid=found["metadata"]["uid"])
             found = None
         if found is not None:
@@ -235,7 +246,7 @@ class LocalEdge:
             await self._stop(edge)
             for part in edge.parts.values():
                 part.ran = False
-        await self._kube.create(pod(deployment, edge.port(HAPROXY), edge.port(AGENT)))
+        await self._kube.create(wanted)
         edge.unit = await asyncio.to_thread(self._units.remember, edge.unit, {"deployment": uid})
 
     async def _keep(self, edge: _Edge, name: str) -> Problem | None:
@@ -255,10 +266,10 @@ class LocalEdge:
         if part.restarts.remaining_s(now):
             return "ProcessExited", part.death
         await self._processes.clear(process)
-        port = edge.port(name)
-        if not await asyncio.to_thread(ports_allocation.is_free, port):
-            holder = await asyncio.to_thread(ports_allocation.holder_of, port)
-            return "PortTaken", f"port {port}, on which the {name} of this edge listens, is held by {holder}"
+        for port in edge.ports(name):
+            if not await asyncio.to_thread(ports_allocation.is_free, port):
+                holder = await asyncio.to_thread(ports_allocation.holder_of, port)
+                return "PortTaken", f"port {port}, on which the {name} of this edge listens, is held by {holder}"
         await self._processes.start(self._command(edge, name))
         part.ran, edge.healthy_at = True, None
         return None
@@ -267,10 +278,11 @@ class LocalEdge:
         address = f"{LOOPBACK}:{edge.port(part)}"
         options = [f"--state-dir={edge.state}"]
         if part == HAPROXY:
-            options += [f"--http-bind={address}"]
+            options += [f"--http-bind={address}", f"--https-bind={LOOPBACK}:{edge.port(HTTPS)}"]
         else:
             options += [
                 f"--split={edge.split}",
+                f"--secrets-dir={edge.secrets}",
                 f"--listen={address}",
                 f"--edge-name={_pod_ref(edge.unit.ref).name}",
                 f"--namespace={edge.unit.ref.namespace}",
@@ -351,6 +363,12 @@ def _pod_ref(deployment: Ref) -> Ref:
 
 def _port_fact(part: str) -> str:
     return f"{part}Port"
+
+
+def _is_pod(found: Object, wanted: Object, uid: str) -> bool:
+    """Whether a pod is that of the Deployment and listens where it should; one of an earlier version may lack a port."""
+    owners = {owner["uid"] for owner in found["metadata"].get("ownerReferences", ())}
+    return uid in owners and bool(found["spec"] == wanted["spec"])
 
 
 def _content(secret: Object) -> dict[str, bytes]:

@@ -74,7 +74,7 @@ def ray_cluster_status(
     return status
 
 
-def pod(deployment: Object, http_port: int, agent_port: int) -> Object:
+def pod(deployment: Object, http_port: int, https_port: int, agent_port: int) -> Object:
     """The edge's only pod, owned by its Deployment and labelled by the Deployment's template."""
     meta = deployment["metadata"]
     template = deployment.get("spec", {}).get("template", {}).get("metadata", {})
@@ -97,7 +97,13 @@ def pod(deployment: Object, http_port: int, agent_port: int) -> Object:
         },
         "spec": {
             "containers": [
-                {"name": "haproxy", "ports": [{"name": "http", "containerPort": http_port}]},
+                {
+                    "name": "haproxy",
+                    "ports": [
+                        {"name": "http", "containerPort": http_port},
+                        {"name": "https", "containerPort": https_port},
+                    ],
+                },
                 {"name": "agent", "ports": [{"name": "agent", "containerPort": agent_port}]},
             ]
         },
