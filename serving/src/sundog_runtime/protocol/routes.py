@@ -9,6 +9,7 @@ from sundog_runtime.errors import Problem
 from sundog_runtime.formats.model import LoadedModel
 from sundog_runtime.protocol.exchange import check_model
 from sundog_runtime.protocol.oip import decode_oip, model_metadata, server_metadata
+from sundog_runtime.protocol.openapi import openapi
 from sundog_runtime.protocol.plain import decode_plain, encode
 from sundog_runtime.protocol.query import Answer, Query
 
@@ -41,6 +42,7 @@ class Routes:
         self._name = name
         self._fixed = {
             "/": Route(decode=lambda _, body: decode_plain(model, body)),
+            "/openapi.json": _get(openapi(name, version, model)),
             "/v2": _get(server_metadata(version)),
             "/v2/health/live": _get(encode({"live": True})),
             "/v2/health/ready": _get(encode({"ready": True})),

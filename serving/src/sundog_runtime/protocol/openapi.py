@@ -1,0 +1,234 @@
+"""An OpenAPI 3.1 document of one model: its paths, and its inputs and outputs with their shapes.
+
+What JSON Schema cannot say, such as that as many values are sent as a shape counts, is answered 400 all the same.
+"""
+
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from sundog_runtime.formats.model import LoadedModel
+from sundog_runtime.protocol.exchange import MODEL_VERSION
+from sundog_runtime.protocol.plain import encode
+from sundog_runtime.tensors import OIP_TYPES, TensorSpec, numpy_type
+
+Json = dict[str, Any]
+
+_MAX_EXAMPLE_VALUES = 4096
+_PROBLEM_CODES = {
+    "400": "The request is not what this model takes.",
+    "404": "There is no such model or path.",
+    "405": "The method is not allowed here.",
+    "413": "The body is larger than this deployment takes.",
+    "415": "A compressed body.",
+    "500": "The model failed, or what it answered is not what was declared.",
+    "503": "Too many requests at once.",
+    "504": "The time for the answer is over.",
+}
+
+
+def openapi(name: str, version: str, model: LoadedModel) -> bytes:
+    """`GET /openapi.json`. Paths are below the place of this document, whatever prefix that has."""
+    infer = {"post": _infer(model)}
+    about = {
+        "/v2": _get("Server metadata", "ServerMetadata"),
+        "/v2/health/live": _get("Whether the server runs", "Flag"),
+        "/v2/health/ready": _get("Whether the model is served", "Flag"),
+    }
+    for root in (f"/v2/models/{name}", f"/v2/models/{name}/versions/{MODEL_VERSION}"):
+        about |= {
+            root: _get("Model metadata", "ModelMetadata"),
+            f"{root}/ready": _get("Whether the model is served", "Flag"),
+            f"{root}/infer": infer,
+        }
+    return encode(
+        {
+            "openapi": "3.1.0",
+            "info": {"title": name, "version": version, "description": "A model served by Sundog."},
+            "servers": [{"url": "."}],
+            "paths": {"/": {"post": _plain(model)}, **about},
+            "components": {"schemas": _schemas(), "responses": {"Problem": _problem_response()}},
+        }
+    )
+
+
+def _schemas() -> Json:
+    text, flag, whole = {"type": "string"}, {"type": "boolean"}, {"type": "integer"}
+    texts, shape = {"type": "array", "items": text}, {"type": "array", "items": whole}
+    tensor = _object({"name": text, "datatype": text, "shape": shape})
+    return {
+        "Problem": _object(
+            {"type": text, "title": text, "status": whole, "detail": text, "code": text, "requestId": text},
+            optional={"error": {**text, "description": "As detail; below /v2 only."}},
+        ),
+        "Flag": _object({}, optional={"live": flag, "ready": flag, "name": text}),
+        "ServerMetadata": _object({"name": text, "version": text, "extensions": texts}),
+        "ModelMetadata": _object(
+            {
+                "name": text,
+                "versions": texts,
+                "platform": text,
+                "inputs": {"type": "array", "items": tensor},
+                "outputs": {"type": "array", "items": tensor},
+            }
+        ),
+        "Parameters": {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean"]}},
+    }
+
+
+def _plain(model: LoadedModel) -> Json:
+    inputs, outputs = model.signature.inputs, model.signature.outputs
+    named = _object({spec.name: _nested(spec) for spec in inputs})
+    # A single input may be sent with its name or without.
+    value: Json = {} if not inputs else {"anyOf": [_nested(inputs[0]), named]} if len(inputs) == 1 else named
+    body: Json = _object({"inputs": value})
+    if len(inputs) == 1:
+        body = {"anyOf": [body, _nested(inputs[0])]}
+    answers = _object({spec.name: _nested(spec) for spec in outputs})
+    answer: Json = {} if not outputs else {"anyOf": [_nested(outputs[0]), answers]} if len(outputs) == 1 else answers
+    example = {"inputs": _example(inputs)} if _has_example(inputs) else None
+    return {
+        "operationId": "predict",
+        "summary": "Predict, in plain JSON",
+        "requestBody": {"required": True, "content": {"application/json": _media(body, example)}},
+        "responses": _responses(_object({"outputs": answer})),
+    }
+
+
+def _infer(model: LoadedModel) -> Json:
+    inputs = model.signature.inputs
+    parameters = {"$ref": "#/components/schemas/Parameters"}
+    tensors = [_tensor(spec, parameters) for spec in inputs]
+    items = {"anyOf": tensors} if tensors else _any_tensor(parameters)
+    count = {"minItems": len(tensors), "maxItems": len(tensors)} if tensors else {"minItems": 1}
+    wanted = _object({"name": {"type": "string"}}, optional={"parameters": parameters})
+    request = _object(
+        {"inputs": {"type": "array", "items": items, **count}},
+        optional={"id": {"type": "string"}, "parameters": parameters, "outputs": {"type": "array", "items": wanted}},
+    )
+    output = _object(
+        {"name": {"type": "string"}, "datatype": {"type": "string"}, "shape": _sizes()},
+        optional={"data": {"type": "array"}, "parameters": parameters},
+    )
+    answer = _object(
+        {
+            "model_name": {"type": "string"},
+            "model_version": {"type": "string"},
+            "outputs": {"type": "array", "items": output},
+        },
+        optional={"id": {"type": "string"}},
+    )
+    example = {"inputs": [_sent(spec) for spec in inputs]} if _has_example(inputs) else None
+    return {
+        "summary": "Predict, by the Open Inference Protocol",
+        "description": "Binary tensors go both ways beside JSON: header Inference-Header-Content-Length.",
+        "requestBody": {"required": True, "content": {"application/json": _media(request, example)}},
+        "responses": _responses(answer, binary=True),
+    }
+
+
+def _tensor(spec: TensorSpec, parameters: Json) -> Json:
+    sizes = [{"const": size} if size >= 0 else {"type": "integer", "minimum": 1} for size in spec.shape]
+    shape = {**_sizes(), "prefixItems": sizes, "minItems": len(sizes), "maxItems": len(sizes)}
+    flat = {"type": "array", "minItems": 1, "items": _scalar(spec)}
+    return _object(
+        {
+            "name": {"const": spec.name},
+            "datatype": {"const": OIP_TYPES[spec.dtype]},
+            "shape": shape,
+            "data": {"anyOf": [_nested(spec), flat]},
+        },
+        optional={"parameters": parameters},
+    )
+
+
+def _any_tensor(parameters: Json) -> Json:
+    datatypes = [datatype for dtype, datatype in OIP_TYPES.items() if dtype != "bfloat16"]
+    return _object(
+        {
+            "name": {"type": "string", "minLength": 1},
+            "datatype": {"enum": datatypes},
+            "shape": {**_sizes(), "minItems": 1},
+            "data": {"type": "array", "minItems": 1},
+        },
+        optional={"parameters": parameters},
+    )
+
+
+def _nested(spec: TensorSpec) -> Json:
+    """Lists in lists, one for each dimension."""
+    schema = _scalar(spec)
+    for size in reversed(spec.shape):
+        limits = {"minItems": size, "maxItems": size} if size >= 0 else {"minItems": 1}
+        schema = {"type": "array", "items": schema, **limits}
+    return schema
+
+
+def _scalar(spec: TensorSpec) -> Json:
+    if spec.dtype in ("string", "bool"):
+        return {"type": {"string": "string", "bool": "boolean"}[spec.dtype]}
+    dtype = np.dtype(numpy_type(spec.dtype))
+    if dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        return {"type": "integer", "minimum": int(limits.min), "maximum": int(limits.max)}
+    largest = float(np.finfo(dtype).max)
+    return {"type": ["number", "null"] if spec.allow_nan else "number", "minimum": -largest, "maximum": largest}
+
+
+def _has_example(inputs: tuple[TensorSpec, ...]) -> bool:
+    """Whether zeros of the declared shapes are few enough to be read, and can be said in JSON."""
+    return bool(inputs) and all(prod(_shape(spec)) <= _MAX_EXAMPLE_VALUES for spec in inputs)
+
+
+def _example(inputs: tuple[TensorSpec, ...]) -> Any:
+    values = {spec.name: _zeros(spec).tolist() for spec in inputs}
+    return values if len(values) > 1 else next(iter(values.values()))
+
+
+def _sent(spec: TensorSpec) -> Json:
+    data = _zeros(spec).ravel().tolist()
+    return {"name": spec.name, "datatype": OIP_TYPES[spec.dtype], "shape": _shape(spec), "data": data}
+
+
+def _zeros(spec: TensorSpec) -> Any:
+    return np.full(_shape(spec), "" if spec.dtype == "string" else 0, dtype=numpy_type(spec.dtype))
+
+
+def _shape(spec: TensorSpec) -> list[int]:
+    return [1 if size == -1 else size for size in spec.shape]
+
+
+def _get(summary: str, schema: str) -> Json:
+    return {"get": {"summary": summary, "responses": _responses({"$ref": f"#/components/schemas/{schema}"})}}
+
+
+def _responses(answer: Json, *, binary: bool = False) -> Json:
+    content: Json = {"application/json": {"schema": answer}}
+    if binary:
+        content["application/octet-stream"] = {}
+    problem = {"$ref": "#/components/responses/Problem"}
+    return {"200": {"description": "The answer.", "content": content}, **dict.fromkeys(_PROBLEM_CODES, problem)}
+
+
+def _problem_response() -> Json:
+    described = " ".join(f"{status}: {text}" for status, text in _PROBLEM_CODES.items())
+    schema = {"$ref": "#/components/schemas/Problem"}
+    return {"description": described, "content": {"application/problem+json": {"schema": schema}}}
+
+
+def _media(schema: Json, example: Any) -> Json:
+    return {"schema": schema} if example is None else {"schema": schema, "example": example}
+
+
+def _object(required: Json, optional: Json | None = None) -> Json:
+    return {
+        "type": "object",
+        "properties": {**required, **(optional or {})},
+        "required": sorted(required),
+        "additionalProperties": False,
+    }
+
+
+def _sizes() -> Json:
+    return {"type": "array", "items": {"type": "integer", "minimum": 0}}
