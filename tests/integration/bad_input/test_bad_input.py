@@ -98,7 +98,10 @@ def test_kubectl_is_told_the_same(bed: Any, tmp_path: Path) -> None:
     [
         ({"autoscaling": {}}, "spec.autoscaling: is not supported yet; leave it out"),
         ({"resources": {"gpu": {"count": 1}}}, "spec.resources.gpu.count: 1 is not supported yet; leave it at 0"),
-        ({"model": {"uri": "s3://models/x"}}, "spec.model.uri: s3:// is not supported yet; file:// is"),
+        (
+            {"model": {"uri": "pvc://models/x"}},
+            "spec.model.uri: pvc:// needs pods to mount the claim, which local mode has not",
+        ),
         (
             {"rollout": {"steps": [{"weight": 5}]}},
             "spec.rollout.steps[0].gate: evidence, the default, is not supported",

@@ -318,7 +318,7 @@ async def test_the_default_rollout_is_refused_by_name_and_stable_keeps_serving(c
         ({"autoscaling": {"minReplicas": 4, "maxReplicas": 3}}, "InvalidSpec"),
         ({"replicas": "three"}, "InvalidSpec"),
         ({"model": {"uri": "ftp://models/v2"}}, "InvalidSpec"),
-        ({"model": {"uri": "s3://models/v2"}}, "NotYetSupported"),
+        ({"model": {"uri": "pvc://models/v2"}}, "NotYetSupported"),
         ({"resources": {"gpu": {"count": 1}}}, "NotYetSupported"),
     ],
 )

@@ -146,7 +146,7 @@ def test_describe_says_what_a_canary_waits_for(on_server: Any, server: Any, mani
 
 
 def test_describe_shows_why_a_spec_is_refused(on_server: Any, server: Any, manifest: Any) -> None:
-    on_server("apply", "-f", str(manifest("s3://models/v1")))
+    on_server("apply", "-f", str(manifest("pvc://models/v1")))
 
     async def stalled(cluster: Any) -> bool:
         return await cluster.condition("Stalled") == ("True", "NotYetSupported")
