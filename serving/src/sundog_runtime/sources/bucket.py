@@ -10,7 +10,7 @@ import asyncio
 import os
 import re
 import socket
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import timedelta
@@ -56,7 +56,7 @@ async def list_bucket(uri: BucketUri, web: Web, guard: Guard, limits: Limits) ->
     store, signer = await _open(uri, guard, limits)
     shown = f"{uri.scheme}://{uri.bucket}/{uri.key}"
     if not uri.directory:
-        found = await _head(store, uri.key, shown, limits)
+        found = await _find(store, signer, uri.key, shown, web, limits)
         if found is not None:
             name = uri.key.rpartition("/")[2]
             remote = _remote(store, signer, uri, found, name, web)
@@ -109,11 +109,17 @@ async def _check_endpoint(endpoint: str, guard: Guard) -> None:
     check_all(guard, host, [str(address[4][0]) for address in found])
 
 
-async def _head(store: Store, key: str, shown: str, limits: Limits) -> Any | None:
+async def _find(
+    store: Store, signer: _Signer | None, key: str, shown: str, web: Web, limits: Limits
+) -> Mapping[str, Any] | None:
+    """Name, size and ETag of one object, None without it."""
     try:
         async for attempt in retrying(limits):
             with attempt, _Told(shown):
-                return await obstore.head_async(store, key)
+                if signer is None:
+                    return {**await obstore.head_async(store, key)}
+                size, etag, _ = await web.probe(await signer.url(key), shown)
+                return {"path": key, "size": size or 0, "e_tag": etag}
     except ModelNotFound:
         pass
     return None

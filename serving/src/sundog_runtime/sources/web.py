@@ -93,10 +93,20 @@ class Web:
             total = _total(response)
             if response.status == 416 and total == 0:
                 return 0, etag, True
+            # An empty object has no first byte, and not every store tells its size beside saying so.
+            if response.status == 416:
+                return await self._whole(url, what, headers, roam=roam)
             if response.status == 206:
                 return total, etag, total is not None
             check_status(response, what)
-            return _length(response), etag, False
+            return response.content_length, etag, False
+
+    async def _whole(
+        self, url: URL, what: str, headers: Mapping[str, str] | None, *, roam: bool
+    ) -> tuple[int | None, str, bool]:
+        async with self.get(url, what, headers, roam=roam) as response:
+            check_status(response, what)
+            return response.content_length, _strong(response.headers.get("ETag", "")), False
 
     async def read(
         self,
@@ -174,10 +184,6 @@ def _check_range(response: aiohttp.ClientResponse, what: str, start: int, end: i
 def _total(response: aiohttp.ClientResponse) -> int | None:
     found = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
     return int(found[3]) if found is not None and found[3] != "*" else None
-
-
-def _length(response: aiohttp.ClientResponse) -> int | None:
-    return response.content_length if response.method != "HEAD" else None
 
 
 def _strong(etag: str) -> str:
