@@ -58,6 +58,13 @@ def main() -> None:
     show_default=True,
     help="Most connections of one client address at once; 0 is no limit.",
 )
+@click.option(
+    "--buffer-bytes",
+    type=click.IntRange(16_384, 1 << 20),
+    default=16_384,
+    show_default=True,
+    help="Largest request, with its headers, that is retried and searched for a unit; two such buffers per connection.",
+)
 def haproxy(
     state_dir: Path,
     http_bind: str,
@@ -68,6 +75,7 @@ def haproxy(
     request_seconds: int,
     client_seconds: int,
     source_connections: int,
+    buffer_bytes: int,
 ) -> None:
     """Become HAProxy, with the last good layout and maps of the state directory."""
     try:
@@ -82,6 +90,7 @@ def haproxy(
             request_seconds=request_seconds,
             client_seconds=client_seconds,
             source_connections=source_connections,
+            buffer_bytes=buffer_bytes,
         )
         prepare(state, settings)
     except EdgeError as error:

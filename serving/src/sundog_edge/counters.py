@@ -233,6 +233,15 @@ class Boot:
                 row.lost = row.assigned - row.ended
                 row.changed = now
 
+    def take_sums(self, other: "Boot") -> None:
+        """Add another boot's counts of lines and refusals."""
+        for name in ("requests", "lines", "counted_lines", "unparsable", "gaps", "dropped"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for service, kinds in other.refused.items():
+            own = self.refused.setdefault(service, {})
+            for kind, count in kinds.items():
+                own[kind] = own.get(kind, 0) + count
+
     def as_json(self) -> dict[str, Any]:
         """For the snapshot."""
         plain = {name: getattr(self, name) for name in self.__slots__ if name not in {"rows", "running"}}
@@ -285,7 +294,8 @@ class _Cell:
 class Ledger:
     """All boots of this edge, the living and those that ended lately; and of every attempt a sample of its units.
 
-    `past` keeps the sums of what has been forgotten, by service and arm; `revisions` which revision an attempt's arm is.
+    `past` keeps the sums of rows that have been forgotten, by service and arm, `gone` those of boots; `revisions` has which revision an
+    attempt's arm is.
     """
 
     boots: dict[str, Boot] = field(default_factory=dict)
@@ -294,6 +304,7 @@ class Ledger:
     samples: dict[str, Sample] = field(default_factory=dict)
     revisions: dict[str, int] = field(default_factory=dict)
     past: dict[str, Row] = field(default_factory=dict)
+    gone: Boot = field(default_factory=lambda: Boot("gone", 0, 0.0))
     _cells: dict[bytes, _Cell] = field(default_factory=dict)
 
     def consume(self, lines: Iterable[bytes], now: float) -> None:
@@ -366,6 +377,7 @@ class Ledger:
         for boot in gone:
             for key, row in boot.rows.items():
                 self._keep_sums(key, row)
+            self.gone.take_sums(boot)
             del self.boots[boot.id]
         dropped = [
             (boot, key)
@@ -406,6 +418,7 @@ class Ledger:
             "boots": [boot.as_json() for boot in self.boots.values()],
             "strays": self.strays,
             "revisions": self.revisions,
+            "gone": self.gone.as_json(),
             "past": {name: row.as_json() for name, row in self.past.items()},
         }
 
@@ -424,6 +437,7 @@ class Ledger:
         boots = [Boot.from_json(boot) for boot in stored["boots"]]
         ledger = cls({boot.id: boot for boot in boots}, stored["strays"])
         ledger.revisions = dict(stored["revisions"])
+        ledger.gone = Boot.from_json(stored["gone"])
         ledger.past = {name: Row(**row) for name, row in stored["past"].items()}
         for boot_id, key, own in (details or {}).get("rows", ()):
             row = ledger.boots[boot_id].rows.get(key) if boot_id in ledger.boots else None

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 
-from sundog_edge.counters import KINDS, Boot, Ledger, Row, RowKey
+from sundog_edge.counters import KINDS, Ledger, Row, RowKey
 from sundog_edge.evidence import InForce, ServerCounts
 from sundog_edge.histogram import EDGES_US
 from sundog_edge.loglines import ENDS
@@ -121,7 +121,7 @@ def _edge(
         "sundog_edge_refused", "Requests that got no arm, by why.", labels=("service", "kind")
     )
     kinds: dict[tuple[str, str], int] = defaultdict(int)
-    for boot in ledger.boots.values():
+    for boot in (*ledger.boots.values(), ledger.gone):
         for service, own in boot.refused.items():
             for kind, count in own.items():
                 kinds[service, kind] += count
@@ -139,7 +139,7 @@ def _edge(
         "sundog_edge_document_generation", "Generation in force.", in_force.document.generation if in_force else 0
     )
     yield GaugeMetricFamily("sundog_edge_document_refused", "1 while the newest document is refused.", int(bool(error)))
-    yield from _integrity(ledger.boots.values())
+    yield from _integrity(ledger)
 
 
 def _arms(
@@ -150,15 +150,17 @@ def _arms(
             yield service.name, arm.name, str(arm.revision), servers.get(arm.application, ServerCounts())
 
 
-def _integrity(boots: Iterable[Boot]) -> Iterator[Metric]:
-    known = list(boots)
+def _integrity(ledger: Ledger) -> Iterator[Metric]:
+    boots = list(ledger.boots.values())
     for name, what in (
         ("lines", "Lines read."),
         ("unparsable", "Lines that are none of ours."),
         ("dropped", "Lines that HAProxy could not write."),
         ("gaps", "Requests without a line."),
     ):
-        yield CounterMetricFamily(f"sundog_edge_log_{name}", what, sum(getattr(boot, name) for boot in known))
+        yield CounterMetricFamily(
+            f"sundog_edge_log_{name}", what, sum(getattr(boot, name) for boot in (*boots, ledger.gone))
+        )
     yield GaugeMetricFamily(
-        "sundog_edge_workers", "HAProxy workers that run.", sum(not boot.ended_at for boot in known)
+        "sundog_edge_workers", "HAProxy workers that run.", sum(not boot.ended_at for boot in boots)
     )

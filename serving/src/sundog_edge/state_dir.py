@@ -129,8 +129,9 @@ def read_json(path: Path) -> Any | None:
 class Settings:
     """How HAProxy runs: what only a restart or a reload changes. Times in seconds, sizes in bytes. `https_bind` empty is no TLS.
 
-    `max_connections` 0 is as many as the limit of open files allows. `request_seconds` is for the headers of a request and the first
-    16 kB of its body, `client_seconds` for any later silence of the client, `source_connections` for one client address (0: any number).
+    `max_connections` 0 is as many as the limit of open files allows. `request_seconds` is for the headers of a request and the part of
+    its body that fits `buffer_bytes`, which is also what is retried and searched for a unit; `client_seconds` is for any later silence
+    of the client, `source_connections` for one client address (0: any number).
     """
 
     http_bind: str = "127.0.0.1:8080"
@@ -141,6 +142,7 @@ class Settings:
     client_seconds: int = 30
     source_connections: int = 8192
     https_bind: str = ""
+    buffer_bytes: int = 16_384
 
     def save(self, state: StateDir) -> None:
         """Tell the agent how HAProxy was started."""

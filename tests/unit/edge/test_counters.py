@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from sundog_edge import histogram
 from sundog_edge.counters import Boot, Ledger, Row, Seen
 from sundog_edge.evidence import Surroundings, build
+from sundog_edge.metrics import coarse, text
 
 KEY = "digits/att/0/{}/assigned/sticky"
 
@@ -198,6 +199,7 @@ def test_what_ended_long_ago_is_forgotten_and_stays_in_the_sums():
     old, new = KEY.format("stable"), KEY.format("canary").replace("/att/", "/next/")
     ledger = Ledger({"a-1": Boot("a-1", 1, 0), "b-2": Boot("b-2", 2, 0)})
     ledger.consume([line("a-1", old, 1), line("b-2", old, 1), line("b-2", new, 1)], 10.0)
+    ledger.consume([b"a-1 - digits auth 401 LR 0 <NOSRV> - - 100 - - 5 - - - -"], 10.0)
     ledger.boots["a-1"].finish(10.0)
     assert ledger.forget(5.0, set()) == []
     assert {*ledger.boots} == {"a-1", "b-2"}
@@ -207,8 +209,19 @@ def test_what_ended_long_ago_is_forgotten_and_stays_in_the_sums():
     assert {*ledger.boots["b-2"].rows} == {new}
     assert {*ledger.samples} == {"digits/next"}
     assert {name: row.assigned for name, row in ledger.past.items()} == {"digits//stable": 2}
+    assert (ledger.gone.lines, ledger.gone.refused) == (2, {"digits": {"auth": 1}})
+    page = text(ledger, None, {}, "").decode()
+    assert 'sundog_edge_refused_total{kind="auth",service="digits"} 1.0' in page
+    assert 'sundog_edge_assigned_total{arm="stable",revision="",service="digits"} 2.0' in page
+    assert "sundog_edge_log_lines_total 4.0" in page
     ledger.consume([line("b-2", old, 2)], 12.0)
     assert ledger.boots["b-2"].rows[old].ended == 1
+    # What is known of a forgotten arm goes on from where it was.
+    again = Ledger.from_json(ledger.as_json(), ledger.details_as_json())
+    assert (
+        'sundog_edge_assigned_total{arm="stable",revision="",service="digits"} 4.0'
+        in text(again, None, {}, "").decode()
+    )
 
 
 def test_a_row_with_requests_running_is_not_forgotten():
@@ -232,3 +245,13 @@ def test_edges_resolve_a_margin_of_ten_percent():
     assert list(edges) == sorted(set(edges))
     assert (edges[0], edges[-1]) == (100, 1_000_000_000)
     assert all(high / low < 1.06 for low, high in pairwise(edges))
+
+
+def test_the_coarse_histogram_has_every_duration_below_the_same_edge():
+    counts: list[int] = []
+    for duration in (50, 100, 101, 5_000, 2_000_000, 10**10):
+        histogram.add(counts, histogram.bucket_of(duration))
+    found = coarse(counts)
+    assert sum(found) == 6
+    # Below 100 µs, below 200 µs, and without an upper edge.
+    assert (found[0], found[1], found[-1]) == (1, 2, 1)

@@ -20,7 +20,7 @@ def process(settings: Settings) -> str:
     {connections}
     nbthread {settings.threads}
     hard-stop-after {settings.drain_seconds}s
-    tune.bufsize 16384
+    tune.bufsize {settings.buffer_bytes}
     tune.maxrewrite 1024
     tune.http.maxhdr 101
     tune.stick-counters {STICK_COUNTERS}
