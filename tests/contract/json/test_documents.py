@@ -179,7 +179,11 @@ def test_the_operator_reads_what_the_edge_reports() -> None:
     )
     document = edge_document.parse(json.dumps(written).encode(), "vision")
     seen = Surroundings(
-        "edge-0", "vision", servers={"digits-r7": ServerCounts(up=2)}, running={"digits": {"digits-r8": 3}}
+        "edge-0",
+        "vision",
+        servers={"digits-r7": ServerCounts(up=2)},
+        running={"digits": {"digits-r8": 3}},
+        problems={"digits": ["Secret keys is missing or empty"]},
     )
     evidence = json.loads(json.dumps(build(seen, InForce(document, 1.0, {}), Ledger(), 2.0)))
     reports = [EdgeReport("edge-0", ready=True, terminating=False, evidence=evidence)]
@@ -187,6 +191,7 @@ def test_the_operator_reads_what_the_edge_reports() -> None:
     assert not traffic.confirm("digits", traffic.whole("digits", 8), reports).confirmed
     assert traffic.healthy_replicas("digits", 7, reports) == 2
     assert traffic.in_flight("digits", 8, reports) == 3
+    assert traffic.problems("digits", reports) == [("edge-0", "Secret keys is missing or empty")]
 
 
 async def test_the_stand_in_edge_reports_in_the_shape_of_the_real_one() -> None:

@@ -362,7 +362,7 @@ class ApiKeys(Part):
     """Keys that clients send."""
 
     secret_name: ObjectName = Field(
-        "", description="A Secret with one entry per client, name: key; empty means no keys."
+        "", description="A Secret with one entry per client, name: key of at least 16 characters; empty means no keys."
     )
 
 
