@@ -49,6 +49,7 @@ class Replica:
         self.port = port
         self.seen: list[dict[str, Any]] = []
         self.entered = asyncio.Event()
+        self.go_on = asyncio.Semaphore(0)
         self._runner: web.AppRunner | None = None
 
     @property
@@ -94,6 +95,14 @@ class Replica:
             await response.prepare(request)
             await response.write(b"x" * 1000)
             await asyncio.sleep(float(query["drip"]))
+            return response
+        if "events" in query:
+            response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+            await response.prepare(request)
+            for number in range(int(query["events"])):
+                await response.write(f"data: {number}\n\n".encode())
+                # The next event only once the test has had this one.
+                await asyncio.wait_for(self.go_on.acquire(), 10)
             return response
         headers = {"x-sundog-arm": "forged", "x-sundog-other": "1"}
         if "outcome" in query:

@@ -14,6 +14,8 @@ _POLICY = "{ var(txn.policy) -m found }"
 _KEYS = "{ var(txn.keys) -m len gt 0 }"
 _JWKS = "{ var(txn.jwks) -m len gt 0 }"
 _SIGNED = "{ var(txn.signed) -m int 1 }"
+# What is no number counts as 0 in HAProxy's arithmetic, which lies in the past.
+_SECONDS = "^[0-9]{1,15}$"
 
 
 def backend(layout: Layout, state: StateDir) -> str:
@@ -76,7 +78,9 @@ if {asked} {{ var(txn.token),jwt_header_query('$.alg'),strcmp(txn.alg) eq 0 }}
     http-request set-var(txn.nbf) var(txn.token),jwt_payload_query('$.nbf','int') if {_SIGNED}
     http-request set-var(txn.issuer) var(txn.policy),field(3,|) if {_SIGNED}
     http-request set-var(txn.audience) var(txn.policy),field(4,|) if {_SIGNED}
+    http-request set-var(txn.signed) int(0) if {_SIGNED} !{{ var(txn.exp) -m reg {_SECONDS} }}
     http-request set-var(txn.signed) int(0) if {_SIGNED} !{{ var(txn.exp),sub(txn.now),add({SKEW_S}) ge 0 }}
+    http-request set-var(txn.signed) int(0) if {_SIGNED} {{ var(txn.nbf) -m found }} !{{ var(txn.nbf) -m reg {_SECONDS} }}
     http-request set-var(txn.signed) int(0) if {_SIGNED} {{ var(txn.nbf) -m found }} !{{ var(txn.nbf),sub(txn.now) le {SKEW_S} }}
     http-request set-var(txn.signed) int(0) if {_SIGNED} {{ var(txn.issuer) -m len gt 0 }} \
 !{{ var(txn.token),jwt_payload_query('$.iss'),strcmp(txn.issuer) eq 0 }}
