@@ -85,6 +85,15 @@ def test_how_a_revision_gets_its_traffic(served: Any, manifest: Any, spec: dict[
     assert plan(served, manifest("file:///models/v2", **spec))["lines"][-1] == line
 
 
+def test_a_secret_that_is_missing_is_told_unless_it_comes_along(served: Any, manifest: Any) -> None:
+    path = manifest(endpoint={"auth": {"apiKeys": {"secretName": "keys"}}})
+    told = f"spec.endpoint.auth.apiKeys.secretName: Secret {NAMESPACE}/keys does not exist; until then every request is refused"
+    assert plan(served, path)["lines"][-1] == told
+    head = f"apiVersion: v1\nkind: Secret\nmetadata: {{name: keys, namespace: {NAMESPACE}}}\n"
+    path.write_text(f"{path.read_text()}\n---\n{head}stringData: {{ann: a-key-of-16-letters}}\n")
+    assert plan(served, path)["lines"][-1] == "revision 1 keeps all traffic"
+
+
 def test_no_change_is_said(served: Any, manifest: Any) -> None:
     preview = plan(served, manifest())
     assert (preview["outcome"], preview["lines"]) == ("unchanged", ["nothing changes"])

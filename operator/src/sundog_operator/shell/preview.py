@@ -15,7 +15,7 @@ from sundog_operator.api import (
     unknown_fields,
     violations,
 )
-from sundog_operator.core import revisions
+from sundog_operator.core import revisions, secrets
 from sundog_operator.core.draft import HELD_OUTCOMES, Observed
 from sundog_operator.core.plan import Plan, plan
 from sundog_operator.core.rollout.freeze import plan_steps
@@ -181,6 +181,9 @@ def _lines(
         yield f"changes in place, without a revision{_because(in_place)}"
     yield from _ended(before, number)
     yield from _way(spec, before, decided, number)
+    missing = secrets.problem(secrets.uses(spec.endpoint), seen.secrets, seen.deployment["metadata"]["namespace"])
+    if missing is not None:
+        yield missing[1]
 
 
 def _because(changes: Sequence[str]) -> str:

@@ -1,7 +1,7 @@
 """`sundog plan`."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,7 +11,7 @@ from sundog_operator.adapters.clock import SystemClock
 from sundog_operator.app.observe import observe
 from sundog_operator.app.world import World
 from sundog_operator.core.observed import EdgeReport, ServeState
-from sundog_operator.ports import MODEL_DEPLOYMENT, Object
+from sundog_operator.ports import MODEL_DEPLOYMENT, SECRET, Object
 from sundog_operator.shell.exits import CommandFailed, Exit
 from sundog_operator.shell.manifests import Document
 from sundog_operator.shell.output import print_document
@@ -56,7 +56,10 @@ async def plan(server: Server, files: Sequence[Path], output: str) -> int:
     """
     documents, problems = read_all(files, server.namespace)
     mistaken = report(problems)
-    previews = [await _preview(server, document) for document in documents if document.ref.kind == MODEL_DEPLOYMENT]
+    given = [document.object for document in documents if document.ref.kind == SECRET]
+    previews = [
+        await _preview(server, document, given) for document in documents if document.ref.kind == MODEL_DEPLOYMENT
+    ]
     others = [document for document in documents if document.ref.kind != MODEL_DEPLOYMENT]
     if not documents and not mistaken:
         raise CommandFailed(f"no ModelDeployment in {', '.join(map(str, files))}")
@@ -71,12 +74,19 @@ async def plan(server: Server, files: Sequence[Path], output: str) -> int:
     return Exit.REFUSED if refused or mistaken else Exit.OK
 
 
-async def _preview(server: Server, document: Document) -> Preview:
+async def _preview(server: Server, document: Document, given: Sequence[Object]) -> Preview:
+    """`given` are the Secrets that are applied together with it."""
     stored = await server.kube.get(document.ref)
     clock = SystemClock()
     world = World(server.kube, _Unasked(), _UnaskedEdges(), clock)
-    seen = await observe(world, stored if stored is not None else blank(document.object))
-    return preview(document.object, stored, seen, clock.now())
+    wanted = {**(stored or blank(document.object)), "spec": document.object.get("spec")}
+    seen = await observe(world, wanted)
+    known = {
+        each["metadata"]["name"]: frozenset({**(each.get("data") or {}), **(each.get("stringData") or {})})
+        for each in given
+        if each["metadata"]["namespace"] == document.ref.namespace
+    }
+    return preview(document.object, stored, replace(seen, secrets={**seen.secrets, **known}), clock.now())
 
 
 def _print(each: Preview) -> None:
