@@ -15,7 +15,7 @@ from sundog_runtime.errors import Problem
 from sundog_runtime.formats.model import LoadedModel
 from sundog_runtime.model_thread import ModelThread
 from sundog_runtime.pace import SMALL_BYTES
-from sundog_runtime.protocol.query import Answer, Query
+from sundog_runtime.protocol.query import Answer, Buffer, Query
 from sundog_runtime.scheduler import Scheduler, expired
 from sundog_runtime.signature import conform
 from sundog_runtime.tensors import plain
@@ -37,7 +37,7 @@ class Inference:
         self._codec = codec
 
     async def read(
-        self, decode: Callable[[Mapping[bytes, bytes], bytes], Query], headers: Mapping[bytes, bytes], body: bytes
+        self, decode: Callable[[Mapping[bytes, bytes], Buffer], Query], headers: Mapping[bytes, bytes], body: Buffer
     ) -> Query:
         """The query in `body`. Raises Problem 400."""
         if len(body) <= SMALL_BYTES:

@@ -13,7 +13,9 @@ from sundog_runtime.context import RequestContext, deadline_of
 from sundog_runtime.errors import Problem
 from sundog_runtime.inference import Inference
 from sundog_runtime.metrics import CLIENT_GONE, OK, Metrics
+from sundog_runtime.protocol.oip import padding_of
 from sundog_runtime.protocol.problems import PROBLEM_TYPE, problem_body, problem_of
+from sundog_runtime.protocol.query import Buffer
 from sundog_runtime.protocol.routes import Route, Routes
 from sundog_runtime.protocol.streams import BrokenStreamError, ClientGoneError, send_stream, wants_events
 
@@ -101,8 +103,10 @@ def _path(scope: Scope) -> str:
     return (whole.removeprefix(root).rstrip("/") if len(whole) > 1 else "") or "/"
 
 
-async def read_body(headers: Mapping[bytes, bytes], receive: Receive, limit: int) -> bytes:
-    """The whole body, at most `limit` bytes of it in memory.
+async def read_body(headers: Mapping[bytes, bytes], receive: Receive, limit: int) -> Buffer:
+    """The whole body, at most `limit` bytes of it in memory, and once: pieces are joined as they come.
+
+    What comes in pieces lies so that binary tensors behind their JSON are aligned, and can be written to.
 
     Raises Problem 413 (by Content-Length before anything is read, or while reading), 415 for a content encoding, and
     ClientGoneError when there is nobody left to answer.
@@ -112,18 +116,22 @@ async def read_body(headers: Mapping[bytes, bytes], receive: Receive, limit: int
         raise _too_large(limit)
     if headers.get(b"content-encoding", b"").strip().lower() not in (b"", b"identity"):
         raise Problem(415, "ContentEncoding", "a compressed body is not supported; send it as it is")
-    parts, size = [], 0
+    whole, padding = bytearray(), padding_of(headers)
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientGoneError
         part = message.get("body", b"")
-        size += len(part)
-        if size > limit:
+        if max(0, len(whole) - padding) + len(part) > limit:
             raise _too_large(limit)
-        parts.append(part)
-        if not message.get("more_body", False):
-            return parts[0] if len(parts) == 1 else b"".join(parts)
+        more = message.get("more_body", False)
+        if not whole:
+            if not more:
+                return bytes(part)
+            whole += bytes(padding)
+        whole += part
+        if not more:
+            return memoryview(whole)[padding:] if padding else whole
 
 
 def as_problem(error: Exception, path: str, context: RequestContext) -> tuple[Problem, bytes]:

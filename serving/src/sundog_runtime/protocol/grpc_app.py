@@ -23,7 +23,7 @@ from sundog_runtime.protocol.grpc_messages import (
 )
 from sundog_runtime.protocol.grpc_service import Context
 from sundog_runtime.protocol.problems import problem_of
-from sundog_runtime.protocol.query import Query
+from sundog_runtime.protocol.query import Buffer, Query
 
 PEERS_VARIABLE = "SUNDOG_GRPC_PEERS"
 LOOPBACK = "loopback"
@@ -70,7 +70,7 @@ class GrpcApp:
             "ModelReady": lambda body: model_ready(name, body),
             "ModelMetadata": lambda body: model_metadata(name, model, body),
         }
-        self._decode: Callable[[Mapping[bytes, bytes], bytes], Query] = lambda _, body: decode_infer(name, model, body)
+        self._decode: Callable[[Mapping[bytes, bytes], Buffer], Query] = lambda _, body: decode_infer(name, model, body)
 
     async def answer(self, method: str, body: bytes, context: Context) -> bytes:
         """The bytes of the answering message. Where there is none, `context` gets a status, its details and trailers."""

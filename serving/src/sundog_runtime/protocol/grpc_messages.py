@@ -38,7 +38,7 @@ from sundog_runtime.protocol.inference_pb2 import (
     ServerMetadataResponse,
     ServerReadyResponse,
 )
-from sundog_runtime.protocol.query import Answer, Query
+from sundog_runtime.protocol.query import Answer, Buffer, Query
 from sundog_runtime.protocol.raw import encoded, from_raw, shaped, text_of, to_raw
 from sundog_runtime.tensors import OIP_TYPES, Array, TensorSpec, is_finite
 
@@ -96,7 +96,7 @@ def model_metadata(name: str, model: LoadedModel, body: bytes) -> bytes:
     ).SerializeToString()
 
 
-def decode_infer(name: str, model: LoadedModel, body: bytes) -> Query:
+def decode_infer(name: str, model: LoadedModel, body: Buffer) -> Query:
     """The request of ModelInfer. Raises Problem 400 and 404."""
     request = _parse(ModelInferRequest, body)
     check_model(request.model_name, request.model_version, name)
@@ -121,7 +121,7 @@ def decode_infer(name: str, model: LoadedModel, body: bytes) -> Query:
     return Query(batch_of_sent(model, inputs), answer)
 
 
-def _parse(kind: Any, body: bytes) -> Any:
+def _parse(kind: Any, body: Buffer) -> Any:
     try:
         return kind.FromString(body)
     except DecodeError:

@@ -26,8 +26,8 @@ from sundog_runtime.protocol.exchange import (
     sent_spec,
 )
 from sundog_runtime.protocol.plain import encode, may_hold_booleans, parse_object
-from sundog_runtime.protocol.query import JSON_TYPE, Answer, Query
-from sundog_runtime.protocol.raw import Buffer, from_raw, shaped, to_raw
+from sundog_runtime.protocol.query import JSON_TYPE, Answer, Buffer, Query
+from sundog_runtime.protocol.raw import from_raw, shaped, to_raw
 from sundog_runtime.tensors import OIP_TYPES, Flat, TensorSpec, flatten, numbers_of, to_array
 
 JSON_LENGTH_HEADER = b"inference-header-content-length"
@@ -37,6 +37,8 @@ _REQUEST_FIELDS = frozenset({"id", "parameters", "inputs", "outputs"})
 _INPUT_FIELDS = frozenset({"name", "shape", "datatype", "parameters", "data"})
 _OUTPUT_FIELDS = frozenset({"name", "parameters"})
 _MAX_DIGITS = 19
+_ALIGNMENT = 16
+"""Of memory that Python allocates, and enough for every datatype."""
 
 
 def server_metadata(version: str) -> bytes:
@@ -87,6 +89,12 @@ def decode_oip(name: str, model: LoadedModel, headers: Mapping[bytes, bytes], bo
         return _answer(encode(document), parts)
 
     return Query(batch_of_sent(model, inputs), answer)
+
+
+def padding_of(headers: Mapping[bytes, bytes]) -> int:
+    """How many bytes must stand before a body so that what follows its JSON is aligned."""
+    length = headers.get(JSON_LENGTH_HEADER, b"").strip()
+    return -int(length) % _ALIGNMENT if length.isdigit() and len(length) <= _MAX_DIGITS else 0
 
 
 def _split(headers: Mapping[bytes, bytes], body: Buffer) -> tuple[Buffer, memoryview | None]:

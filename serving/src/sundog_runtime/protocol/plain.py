@@ -6,11 +6,11 @@ import orjson
 
 from sundog_runtime.errors import bad_input, bad_output
 from sundog_runtime.formats.model import LoadedModel
-from sundog_runtime.protocol.query import Answer, Query
+from sundog_runtime.protocol.query import Answer, Buffer, Query
 from sundog_runtime.tensors import Array, TensorSpec, check_shape, flatten, numbers_of, to_array
 
 
-def parse(body: bytes | bytearray | memoryview) -> Any:
+def parse(body: Buffer) -> Any:
     """JSON. NaN, Infinity, overflowing numbers, bad UTF-8 and deep nesting are none. Raises Problem 400."""
     if not body:
         raise bad_input("EmptyBody", "the body is empty; expected JSON")
@@ -20,7 +20,7 @@ def parse(body: bytes | bytearray | memoryview) -> Any:
         raise bad_input("MalformedJson", f"the body is not JSON: {error}") from None
 
 
-def parse_object(body: bytes | bytearray | memoryview) -> dict[str, Any]:
+def parse_object(body: Buffer) -> dict[str, Any]:
     """As `parse`, and an object."""
     document = parse(body)
     if not isinstance(document, dict):
@@ -28,13 +28,13 @@ def parse_object(body: bytes | bytearray | memoryview) -> dict[str, Any]:
     return document
 
 
-def may_hold_booleans(body: bytes | bytearray | memoryview) -> bool:
+def may_hold_booleans(body: Buffer) -> bool:
     """Whether there may be a boolean in JSON; False is certain. Much faster than to look at every value."""
     text = bytes(body) if isinstance(body, memoryview) else body
     return b"true" in text or b"false" in text
 
 
-def decode_plain(model: LoadedModel, body: bytes | bytearray | memoryview) -> Query:
+def decode_plain(model: LoadedModel, body: Buffer) -> Query:
     """`POST /`. Raises Problem 400."""
     document = parse(body)
     if isinstance(document, dict):

@@ -4,6 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+Buffer = bytes | bytearray | memoryview
+"""A body, or a part of one."""
+
 JSON_TYPE = b"application/json"
 
 

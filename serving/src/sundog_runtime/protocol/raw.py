@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 
 from sundog_runtime.errors import bad_input, bad_output
+from sundog_runtime.protocol.query import Buffer
 from sundog_runtime.tensors import Array, TensorSpec, is_finite
-
-Buffer = bytes | bytearray | memoryview
 
 _LENGTH = struct.Struct("<I")
 _WIRE = {"bool": "u1", "bfloat16": "<u2"}

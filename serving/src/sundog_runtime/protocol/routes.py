@@ -11,12 +11,12 @@ from sundog_runtime.protocol.exchange import check_model
 from sundog_runtime.protocol.oip import decode_oip, model_metadata, server_metadata
 from sundog_runtime.protocol.openapi import openapi
 from sundog_runtime.protocol.plain import decode_plain, encode
-from sundog_runtime.protocol.query import Answer, Query
+from sundog_runtime.protocol.query import Answer, Buffer, Query
 
 Headers: TypeAlias = Mapping[bytes, bytes]
 """Names in lower case, as ASGI gives them; of a name sent twice the last."""
 
-Decode: TypeAlias = Callable[[Headers, bytes], Query]
+Decode: TypeAlias = Callable[[Headers, Buffer], Query]
 """From headers and body to a query. Raises Problem."""
 
 _MODEL_PATH = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?(/.*)?")
