@@ -202,6 +202,35 @@ async def test_what_has_no_time_left_is_not_computed(make: Callable[..., Schedul
     assert not any({13, 14} & set(call[:, 0]) for call in gate.calls)
 
 
+async def test_what_comes_too_late_is_not_computed_by_an_idle_model(make: Callable[..., Scheduler]) -> None:
+    calls: list[Any] = []
+    scheduler = make(loaded(calls.append, "pytorch"))
+    quick(scheduler)
+    with pytest.raises(Problem, match="time was over"):
+        await scheduler.infer(rows(1), RequestContext(deadline=time.monotonic()))
+    assert calls == []
+
+
+async def test_who_leaves_while_the_others_are_tried_alone_is_not_tried(make: Callable[..., Scheduler]) -> None:
+    began, go = threading.Event(), threading.Event()
+
+    def fail(batch: Any) -> Any:
+        if batch[0, 0] == 13:
+            began.set()
+            assert go.wait(30)
+        raise ValueError("never")
+
+    gate = Gate(fail)
+    tasks = await behind(make(loaded(gate)), gate, rows(1), rows(13), rows(2))
+    gate.go.set()
+    await asyncio.to_thread(began.wait)
+    tasks[3].cancel()
+    await asyncio.wait([tasks[3]])
+    go.set()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert [call[:, 0].tolist() for call in gate.calls] == [[0], [1, 13, 2], [1], [13]]
+
+
 async def test_a_pass_that_outlasts_the_deadline_answers_nobody(make: Callable[..., Scheduler]) -> None:
     gate = Gate()
     scheduler = make(loaded(gate))
