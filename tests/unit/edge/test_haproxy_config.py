@@ -147,3 +147,65 @@ def test_the_configuration_has_every_slot_its_servers_and_every_header():
     assert "req.fhdr(x-a,1)" in text
     assert "req.fhdr(x-b,1)" in text
     assert text == render(Settings(http_bind="0.0.0.0:80"), layout, STATE)
+
+
+def waits(timeout: float, *applications: str) -> Document:
+    return document(*applications, queue={"maxRequests": 7, "timeoutSeconds": timeout})
+
+
+def test_a_wait_of_its_own_needs_one_reload_and_the_next_revision_none():
+    layout = fit(Layout(), document("a-r1"))
+    first = fit(layout, waits(2, "a-r1", "a-r2"))
+    assert layout.needs_reload(first)
+    assert {first.slot_of["a-r1"], first.slot_of["a-r2"]} < {slot for slot, ms in first.waits if ms == 2000}
+    second = fit(first, waits(2, "a-r2", "a-r3"))
+    assert not first.needs_reload(second)
+    assert dict(second.waits)[second.slot_of["a-r3"]] == 2000
+    assert first.needs_reload(fit(first, waits(3, "a-r1", "a-r2")))
+    assert Layout.from_json(second.as_json()) == second
+    assert "timeout queue 2000ms" in render(Settings(), second, STATE)
+
+
+def test_only_services_that_ask_for_something_have_a_policy():
+    asked = document(
+        "digits-r7",
+        auth={"apiKeys": "clients", "jwt": {"jwks": "issuer", "issuer": "https://i/a b", "audience": "d"}},
+        rateLimit={"perClient": {"requests": 7, "seconds": 60}, "total": {"requests": 2, "seconds": 3600}},
+        queue={"maxRequests": 0, "timeoutSeconds": 1},
+    )
+    maps = maps_of(asked, fit(Layout(), asked))
+    assert maps["policies"] == {"digits": "clients|issuer|https://i/a b|d|7|60|9|2|3600|1800|0"}
+    plain = waits(5, "digits-r7")
+    maps = maps_of(plain, fit(Layout(), plain))
+    assert maps["policies"] == {}
+    assert maps["queues"] == {"slot0": "7"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"rateLimit": {"total": {"requests": 1, "seconds": 2}}}, "seconds"),
+        ({"rateLimit": {"total": {"requests": 0, "seconds": 1}}}, "requests"),
+        ({"auth": {"apiKeys": "../etc"}}, "apiKeys"),
+        ({"auth": {"jwt": {"jwks": "issuer", "audience": "a|b"}}}, "audience"),
+        ({"auth": {"jwt": {"jwks": "issuer", "issuer": "a\nb"}}}, "issuer"),
+        ({"auth": {"jwt": {"jwks": ""}}}, "jwks"),
+        ({"tls": "a b"}, "tls"),
+        ({"queue": {"maxRequests": -1, "timeoutSeconds": 1}}, "maxRequests"),
+    ],
+)
+def test_a_policy_that_no_map_can_hold_is_refused(changes, words):
+    with pytest.raises(ValueError, match=words):
+        document("digits-r7", **changes)
+
+
+def test_new_public_keys_and_grpc_need_a_reload_and_keys_that_go_do_not():
+    layout = Layout(public_keys=("a.pem",))
+    assert layout.needs_reload(Layout(public_keys=("a.pem", "b.pem")))
+    assert not layout.needs_reload(Layout())
+    assert layout.needs_reload(Layout(public_keys=("a.pem",), grpc=True))
+    text = render(Settings(https_bind="0.0.0.0:443"), Layout(public_keys=("a.pem",), grpc=True), STATE)
+    assert "backend slot15-grpc from call\n" in text
+    assert 'jwt_verify("RS256","/tmp/x/public_keys/a.pem")' in text
+    assert "    bind 0.0.0.0:443 ssl crt-list /tmp/x/certificates/list.txt alpn h2,http/1.1\n" in text
+    assert "ssl crt-list" not in render(Settings(), Layout(), STATE)

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from sundog_edge.document import Cluster
 from sundog_edge.errors import ServeUnavailable
-from sundog_edge.replicas import Wish, plan, targets_of, wanted
+from sundog_edge.haproxy.backends import server_options
+from sundog_edge.replicas import Wish, calls_of, plan, targets_of, wanted
 from sundog_edge.runtime_api import ServerState
 
 LOCAL = Cluster(dashboard="http://127.0.0.1:8265", fallback="127.0.0.1:8000")
@@ -176,3 +177,24 @@ def _run(states, words):
         case ["del", "server", where]:
             return {name: state for name, state in states.items() if name != where.partition("/")[2]}
     return states
+
+
+def test_grpc_ports_are_those_of_replicas_that_have_an_http_port_and_are_checked_there():
+    def calls(protocol: str, *targets: tuple[str, int]) -> dict:
+        named = [{"ip": "10.0.0.7", "port": port, "name": name} for name, port in targets]
+        return {"app_name": "a", "route_prefix": "/a.app", "protocol": protocol, "targets": named}
+
+    answer = {
+        "target_groups": [
+            calls("gRPC", ("r1", 40001), ("r2", 40002), ("", 9000)),
+            calls("HTTP", ("r1", 30001), ("", 8000)),
+        ]
+    }
+    assert calls_of(answer, REMOTE) == {"a": {"10.0.0.7:40001": 30001}}
+    assert calls_of(answer, LOCAL) == {"a": {"127.0.0.1:40001": 30001}}
+    with pytest.raises(ServeUnavailable):
+        calls_of({"target_groups": [{"app_name": "a"}]}, REMOTE)
+    wished = Wish("slot0-grpc", ("10.0.0.7:40001",), "", 4, check_ports={"10.0.0.7:40001": 30001})
+    assert server_options(wanted(wished, [])["10.0.0.7:40001"]).endswith(
+        " port 30001 check-proto h1 proto h2 maxconn 4"
+    )
