@@ -1,0 +1,160 @@
+"""What an edge costs as it grows: services, arms, replicas. The replicas are stand-ins that cost next to nothing.
+
+Two edges, a small and a large one, take turns; the one that rests is stopped, for its health checks would slow the other.
+"""
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import psutil
+import pytest
+
+from measuring.edge import Edge, Json, arm, running_edge, service
+from measuring.load import WARM_UP_S, Request, Sample, Side, WrongAnswersError, compare, measure, ratio
+from measuring.networks import body_of, features
+from measuring.record import Record, throughput
+from measuring.standins import prefix, replicas, serve_naming
+
+pytestmark = [pytest.mark.bench, pytest.mark.haproxy, pytest.mark.timeout(900)]
+
+REQUEST = Request(body_of("inputs", [features()]), units=512)
+CONNECTIONS = 16
+ROUNDS = 4
+IDLE_S = 3.0
+
+
+@dataclass
+class Grown:
+    """One edge of a size, and what it has cost so far while it was asked."""
+
+    name: str
+    edge: Edge
+    others: list["Grown"] = field(default_factory=list)
+    answers: int = 0
+    haproxy_s: float = 0.0
+    agent_s: float = 0.0
+    idle_cores: float = 0.0
+    rss: tuple[int, int] = (0, 0)
+    _before: tuple[float, float] = (0.0, 0.0)
+
+    def side(self) -> Side:
+        return Side(self.name, self.edge.url("s0"), REQUEST, self.turn, self.took)
+
+    def turn(self) -> None:
+        for other in self.others:
+            other.signal(signal.SIGSTOP)
+        self.signal(signal.SIGCONT)
+        # Health checks that ran when it was stopped may have timed out: its replicas are down until the next ones.
+        for _ in range(10):
+            with contextlib.suppress(WrongAnswersError):
+                measure(self.edge.url("s0"), REQUEST, CONNECTIONS, WARM_UP_S)
+                break
+        self._before = self._spent()
+
+    def took(self, sample: Sample) -> None:
+        haproxy_s, agent_s = self._spent()
+        self.answers += sample.answers
+        self.haproxy_s += haproxy_s - self._before[0]
+        self.agent_s += agent_s - self._before[1]
+
+    def rest(self) -> None:
+        """Look at what it costs while nobody asks."""
+        self.turn()
+        begun, before = time.monotonic(), self._spent()
+        time.sleep(IDLE_S)
+        self.idle_cores = (sum(self._spent()) - sum(before)) / (time.monotonic() - begun)
+        self.rss = tuple(cost.rss for cost in self.edge.costs())  # type: ignore[assignment]
+
+    def signal(self, number: signal.Signals) -> None:
+        for process in (self.edge.haproxy, self.edge.agent):
+            for each in (psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)):
+                os.kill(each.pid, number)
+
+    def _spent(self) -> tuple[float, float]:
+        haproxy, agent = self.edge.costs()
+        return haproxy.cpu_s, agent.cpu_s
+
+
+def one_service(number: int, arms: int) -> Json:
+    names = ["stable", *(f"arm{index}" for index in range(1, arms))]
+    width = 10_000 // arms
+    made = [
+        arm(
+            each, application(number, index), prefix(application(number, index)), [(index * width, (index + 1) * width)]
+        )
+        for index, each in enumerate(names)
+    ]
+    made[-1]["ranges"] = [[(arms - 1) * width, 10_000]]
+    return service(f"s{number}", made)
+
+
+def application(number: int, index: int) -> str:
+    return f"s{number}-r{index + 1}"
+
+
+@contextlib.contextmanager
+def grown(name: str, services: int, arms: int, count: int) -> Iterator[Grown]:
+    counts = {application(number, index): count for number in range(services) for index in range(arms)}
+    with replicas(counts) as ports, serve_naming(ports) as dashboard, running_edge(dashboard) as edge:
+        edge.apply([one_service(number, arms) for number in range(services)], up=count)
+        made = Grown(name, edge)
+        try:
+            yield made
+        finally:
+            made.signal(signal.SIGCONT)
+
+
+SIZES: dict[str, tuple[tuple[int, int, int], tuple[int, int, int]]] = {
+    "services": ((1, 1, 1), (500, 1, 1)),
+    "arms": ((1, 2, 1), (1, 10, 1)),
+    "replicas": ((1, 1, 1), (1, 1, 16)),
+}
+
+
+def test_cost_as_it_grows(wrk: None) -> None:
+    record = Record(
+        "growth",
+        f"Cost of one edge as it grows, stand-in replicas, {CONNECTIONS} connections",
+        (
+            "edge",
+            "answers per second",
+            "large / small",
+            "HAProxy µs of CPU per request",
+            "agent µs",
+            "HAProxy MiB",
+            "agent MiB",
+            "cores while idle",
+        ),
+    )
+    for index, (what, sizes) in enumerate(SIZES.items()):
+        with contextlib.ExitStack() as stack:
+            pair = [
+                stack.enter_context(grown(f"{size[index]} {what[: -1 if size[index] == 1 else None]}", *size))
+                for size in sizes
+            ]
+            small, large = pair
+            small.others, large.others = [large], [small]
+            samples = compare([each.side() for each in pair], CONNECTIONS, ROUNDS)
+            for each in pair:
+                each.rest()
+                record.add(*row(each, samples, small, large))
+            record.keep_samples(what, samples)
+    record.finish()
+
+
+def row(each: Grown, samples: dict[str, list[Sample]], small: Grown, large: Grown) -> list[str]:
+    compared = f"{ratio(samples[large.name], samples[small.name]):.2f}" if each is large else ""
+    return [
+        each.name,
+        throughput(samples[each.name]),
+        compared,
+        f"{each.haproxy_s / each.answers * 1e6:.0f}",
+        f"{each.agent_s / each.answers * 1e6:.0f}",
+        f"{each.rss[0] / 2**20:.0f}",
+        f"{each.rss[1] / 2**20:.0f}",
+        f"{each.idle_cores:.2f}",
+    ]

@@ -1,0 +1,96 @@
+"""Replicas that cost next to nothing, and a Serve that names them: so that what grows is the edge's own cost.
+
+One HAProxy on one thread stands for all replicas: on each of its ports it answers as the application of that port does.
+"""
+
+import contextlib
+import json
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from measuring.processes import running
+from real_ray import free_ports
+from sundog_edge import binary
+
+_CONFIG = """
+global
+    nbthread 1
+    maxconn 20000
+defaults
+    mode http
+    timeout client 300s
+    timeout server 300s
+    timeout connect 1s
+frontend replicas
+{binds}
+    http-request return status 200 content-type application/json lf-string "{{\\"%[dst_port,map({prefixes})]\\":\\"\\"}}" \
+if {{ path /-/routes }}
+    http-request return status 200 content-type application/json string "{{\\"outputs\\":[[0.5,0.5]]}}"
+"""
+
+
+def prefix(application: str) -> str:
+    """The route prefix of an application."""
+    return f"/{application}.app"
+
+
+@contextlib.contextmanager
+def replicas(counts: Mapping[str, int]) -> Iterator[dict[str, list[int]]]:
+    """Ports of running stand-ins, by application."""
+    folder = Path(tempfile.mkdtemp(prefix="sds-", dir="/tmp"))
+    free = iter(free_ports(sum(counts.values())))
+    ports = {application: [next(free) for _ in range(count)] for application, count in counts.items()}
+    prefixes = folder / "prefixes.map"
+    prefixes.write_text("".join(f"{port} {prefix(name)}\n" for name, own in ports.items() for port in own))
+    binds = "\n".join(f"    bind 127.0.0.1:{port}" for own in ports.values() for port in own)
+    config = folder / "haproxy.cfg"
+    config.write_text(_CONFIG.format(binds=binds, prefixes=prefixes))
+    try:
+        with running([str(binary.find()), "-f", str(config)], folder / "log"):
+            yield ports
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def serve_naming(ports: Mapping[str, Sequence[int]]) -> Iterator[str]:
+    """The URL of what answers Serve's REST call with these replicas."""
+    groups = [
+        {
+            "app_name": name,
+            "route_prefix": prefix(name),
+            "protocol": "HTTP",
+            "targets": [{"ip": "127.0.0.1", "port": port, "name": f"r-{port}"} for port in own],
+        }
+        for name, own in ports.items()
+    ]
+    body = json.dumps({"target_groups": groups, "applications": {}}).encode()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            """Says nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
