@@ -20,7 +20,7 @@ from sundog_edge import binary
 _CONFIG = """
 global
     nbthread 1
-    maxconn 20000
+    maxconn 4000
 defaults
     mode http
     timeout client 300s
