@@ -4,7 +4,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml constraints.txt
 
-.PHONY: run test check unit integration prove generate format clean
+ONLY ?=
+
+.PHONY: run test check unit integration bench prove generate format clean
 
 # The demo: two small networks on real handwritten digits, through a canary and a broken release.
 run: $(VENV)/.ready
@@ -28,9 +30,14 @@ unit: $(VENV)/.ready
 integration: $(VENV)/.ready
 	$(BIN)/pytest tests/integration
 
-# Long campaigns; results go to docs/benchmarks.md.
-prove: $(VENV)/.ready
-	$(BIN)/pytest tests/bench -s
+# Measurements, in a quarter of an hour: raw numbers below out/bench, tables in docs/benchmarks.md, also where a part fails.
+# `make bench ONLY=edge,peers` runs some parts and keeps the tables of the others. Needs wrk (apt-get install wrk).
+bench: $(VENV)/.ready
+	$(BIN)/pytest tests/bench -s --only '$(ONLY)'; measured=$$?; \
+	PYTHONPATH=tests/support $(BIN)/python -m measuring.record && exit $$measured
+
+# Long campaigns.
+prove: bench
 
 # The CRDs from the types.
 generate: $(VENV)/.ready
@@ -47,4 +54,4 @@ $(VENV)/.ready: $(SOURCES)
 	touch $@
 
 clean:
-	rm -rf $(VENV) out .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-peers out .mypy_cache .ruff_cache .pytest_cache .hypothesis

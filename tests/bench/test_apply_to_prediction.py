@@ -15,9 +15,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from rich.console import Console
-from rich.table import Table
 
+from measuring.record import Record
 from real_local import Up, eventually, instance, is_ready, save_network
 from real_ray import RayServe, wait_until
 from sundog_operator.api import ModelDeploymentSpec
@@ -123,12 +122,18 @@ def test_apply_to_first_prediction_against_a_bare_put(sundog: Sundog, ray_serve:
         wait_until(lambda: len(ray_serve.get()["applications"]) == 1, 60, "the previous application gone")
         ours.append(sundog.roll(number, model))
         eventually(lambda: sundog.settled(number), "the previous revision gone", 120)  # noqa: B023 called at once
-    table = Table("", "median", "min", "max", title=f"Manifest to first prediction, {PAIRS} interleaved pairs")
-    for name, times in (("bare PUT", theirs), ("sundog", ours)):
-        table.add_row(name, f"{statistics.median(times):.2f} s", f"{min(times):.2f} s", f"{max(times):.2f} s")
-    ratios = [mine / plain for mine, plain in zip(ours, theirs, strict=True)]
-    Console().print(
-        table,
-        f"ratio of medians {statistics.median(ours) / statistics.median(theirs):.2f}; "
-        f"median of pair ratios {statistics.median(ratios):.2f}",
+    record = Record(
+        "apply_to_prediction",
+        f"Manifest to first prediction, {PAIRS} interleaved pairs",
+        ("", "median", "min", "max", "sundog / bare", "median of pair ratios"),
     )
+    ratios = [mine / plain for mine, plain in zip(ours, theirs, strict=True)]
+    compared = {
+        "bare PUT": ("", ""),
+        "sundog": (f"{statistics.median(ours) / statistics.median(theirs):.2f}", f"{statistics.median(ratios):.2f}"),
+    }
+    record.raw |= {"bare PUT": theirs, "sundog": ours}
+    for name, times in record.raw.items():
+        seconds = (f"{value:.2f} s" for value in (statistics.median(times), min(times), max(times)))
+        record.add(name, *seconds, *compared[name])
+    record.finish()

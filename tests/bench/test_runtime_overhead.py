@@ -1,7 +1,7 @@
 """What the model server costs per request, beside the forward pass: by phase, with a profile.
 
 An MLP of 256 floats as plain JSON, through the application as Serve calls it, without Serve and without sockets.
-Printed in µs per request; nothing is asserted. Run it with `pytest tests/bench/test_runtime_overhead.py -m bench -s`.
+Nothing is asserted. `make bench ONLY=runtime_overhead` prints it.
 """
 
 import asyncio
@@ -22,6 +22,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from measuring.record import Record
 from sundog_runtime.context import RequestContext
 from sundog_runtime.metrics import Metrics
 from sundog_runtime.pace import Pace
@@ -186,16 +187,23 @@ async def test_overhead_by_phase(tmp_path: Path, capsys: pytest.CaptureFixture[s
     profile.disable()
     for each in (replica, batching):
         each.close()
-    text = io.StringIO()
-    pstats.Stats(profile, stream=text).sort_stats("tottime").print_stats(25)
-    lines = ["", "phase                             µs"]
-    lines += [f"{name:28} {value:7.1f}" for name, value in found.items()]
-    lines += ["", "whole call                        µs   without forward"]
+    record = Record(
+        "runtime_overhead",
+        "The model server by itself, MLP of 256 floats as plain JSON, µs per request",
+        ("step or whole call", "µs", "without the forward pass"),
+    )
+    record.raw |= {"phases": found, "whole": whole}
+    for name, value in found.items():
+        record.add(name, f"{value:.1f}", "")
     for name, values in whole.items():
         value = statistics.median(values)
-        lines.append(f"{name:28} {value:7.1f}  {value - found['forward']:7.1f}")
+        record.add(f"whole call, {name}", f"{value:.1f}", f"{value - found['forward']:.1f}")
+    text = io.StringIO()
+    pstats.Stats(profile, stream=text).sort_stats("tottime").print_stats(25)
+    record.raw["profile"] = text.getvalue()
     with capsys.disabled():
-        sys.stdout.write("\n".join([*lines, text.getvalue()]))
+        record.finish()
+        sys.stdout.write(text.getvalue())
 
 
 async def test_batching_where_it_helps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
