@@ -1,8 +1,9 @@
 """Arrays: what a model says about them, how JSON becomes one, how one becomes JSON."""
 
-from array import array as compact
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain
 from math import isfinite, prod
 from typing import Any
@@ -38,7 +39,8 @@ DTYPES = {oip: name for name, oip in OIP_TYPES.items()}
 
 MAX_DIMENSIONS = 32
 
-_COMPACT_CODES = {
+_STRUCT_CODES = {
+    "float16": "e",
     "float32": "f",
     "float64": "d",
     "int8": "b",
@@ -50,7 +52,7 @@ _COMPACT_CODES = {
     "int64": "q",
     "uint64": "Q",
 }
-"""Codes of `array.array`, which takes numbers of the right kind alone, and takes them fast."""
+"""Codes of `struct`, which takes numbers of the right kind and range alone, and several times as fast as numpy does."""
 
 _MANY = 4096
 
@@ -116,10 +118,10 @@ def flatten(value: Any, what: str) -> Flat:
 def numbers_of(value: Any, spec: TensorSpec) -> Array | None:
     """Nested lists that are at once seen to hold what `spec` says, as an array; None where a closer look is needed.
 
-    The short way for what most requests are. It does not see that a value is a boolean: only for JSON without any.
-    Finite, and of the declared type and shape, as `flatten`, `check_shape` and `to_array` would give it.
+    The short way for what most requests are, with the same result as `flatten`, `check_shape` and `to_array`. It does not
+    see that a value is a boolean or infinite: only for JSON, which has nothing infinite, and without `true` and `false`.
     """
-    code = _COMPACT_CODES.get(spec.dtype)
+    code = _STRUCT_CODES.get(spec.dtype)
     if code is None or not spec.shape:
         return None
     rows, shape = [value], list[int]()
@@ -133,14 +135,19 @@ def numbers_of(value: Any, spec: TensorSpec) -> Array | None:
         if lengths or not size or wanted not in (-1, size):
             return None
         shape.append(size)
-    numbers = compact(code)
+    packed = _row_of(shape[-1], code)
+    numbers = bytearray(len(rows) * packed.size)
     try:
-        for row in rows:
-            numbers.fromlist(row)
-    except (TypeError, OverflowError):
+        for index, row in enumerate(rows):
+            packed.pack_into(numbers, index * packed.size, *row)
+    except (struct.error, OverflowError):
         return None
-    array = np.frombuffer(numbers, dtype=spec.dtype).reshape(shape)
-    return array if is_finite(array) else None
+    return np.frombuffer(numbers, dtype=spec.dtype).reshape(shape)
+
+
+@lru_cache(maxsize=256)
+def _row_of(size: int, code: str) -> struct.Struct:
+    return struct.Struct(f"{size}{code}")
 
 
 def to_array(flat: Flat, dtype: str, what: str, *, allow_nan: bool = False) -> Array:
