@@ -104,6 +104,8 @@ class Replica:
                 # The next event only once the test has had this one.
                 await asyncio.wait_for(self.go_on.acquire(), 10)
             return response
+        if "large" in query:
+            return web.Response(body=bytes(int(query["large"])))
         headers = {"x-sundog-arm": "forged", "x-sundog-other": "1"}
         if "outcome" in query:
             headers["x-sundog-outcome"] = query["outcome"]

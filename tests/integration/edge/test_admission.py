@@ -296,3 +296,16 @@ async def test_a_wait_ends_when_the_service_says(edge, serve, replicas):
     assert not first.done()
     assert (await first).status == 200
     assert json.loads((edge.root / "s" / "layout.json").read_text())["waits"][0][1] == 300
+
+
+async def test_a_client_that_does_not_read_is_given_up_and_its_replica_is_free(edge, strict):
+    reader, writer = await asyncio.open_connection("127.0.0.1", edge.http_port, limit=1024)
+    writer.write(b"GET /digits/?large=50000000 HTTP/1.1\r\nhost: a\r\n\r\n")
+
+    async def ended() -> bool:
+        return sum(edge.ends(await edge.evidence()).values()) == 1
+
+    await edge.until(ended, "the end of an answer that nobody reads")
+    assert edge.ends(await edge.evidence()) == {"abortDuring": 1}
+    writer.close()
+    del reader
