@@ -1,0 +1,137 @@
+"""gRPC of a replica: who may call, and what the model's own failures become."""
+
+from typing import Any
+
+import grpc
+import pytest
+
+from sundog_runtime.errors import Problem
+from sundog_runtime.protocol.grpc_app import GrpcApp, _is_local
+from sundog_runtime.protocol.inference_pb2 import ServerLiveResponse
+
+
+@pytest.mark.parametrize(
+    ("peer", "local"),
+    [
+        ("ipv4:127.0.0.1:4242", True),
+        ("ipv6:[::1]:4242", True),
+        ("ipv6:%5B::1%5D:4242", True),
+        ("ipv6:[::ffff:127.0.0.1]:4242", True),
+        ("unix:/tmp/socket", True),
+        ("ipv4:192.0.2.2:4242", False),
+        ("ipv4:127.0.0.1.example.org:4242", False),
+        ("ipv6:[2001:db8::1]:4242", False),
+        ("ipv6:[::ffff:192.0.2.2]:4242", False),
+        ("unknown", False),
+        ("", False),
+    ],
+)
+def test_who_is_on_this_machine(peer: str, local: bool) -> None:
+    assert _is_local(peer) == local
+
+
+class Context:
+    def __init__(self, peer: str = "ipv4:192.0.2.2:1", metadata: Any = ()) -> None:
+        self._peer, self._metadata = peer, list(metadata)
+        self.code: Any = grpc.StatusCode.OK
+        self.details, self.trailers = "", []
+
+    def invocation_metadata(self) -> Any:
+        return self._metadata
+
+    def peer(self) -> str:
+        return self._peer
+
+    def set_code(self, code: Any) -> None:
+        self.code = code
+
+    def set_details(self, details: str) -> None:
+        self.details = details
+
+    def set_trailing_metadata(self, trailers: Any) -> None:
+        self.trailers = trailers
+
+
+class Counted:
+    def __init__(self) -> None:
+        self.ends: list[str] = []
+
+    def answered(self, end: str, _: float) -> None:
+        self.ends.append(end)
+
+
+def app(peers: str = "", **about: Any) -> tuple[GrpcApp, Counted]:
+    counted = Counted()
+    made = GrpcApp("m", "1.0", None, None, counted, 100, peers)  # type: ignore[arg-type]
+    made._about |= about
+    return made, counted
+
+
+@pytest.mark.parametrize(
+    ("peers", "peer", "code"),
+    [
+        ("", "ipv4:192.0.2.2:1", grpc.StatusCode.OK),
+        ("loopback", "ipv4:127.0.0.1:1", grpc.StatusCode.OK),
+        ("loopback", "ipv4:192.0.2.2:1", grpc.StatusCode.PERMISSION_DENIED),
+    ],
+)
+async def test_in_local_mode_only_this_machine_is_answered(peers: str, peer: str, code: Any) -> None:
+    made, counted = app(peers)
+    context = Context(peer)
+    body = await made.answer("ServerLive", b"", context)
+    assert context.code is code
+    assert body == (ServerLiveResponse(live=True).SerializeToString() if code is grpc.StatusCode.OK else b"")
+    assert counted.ends == ["ok" if code is grpc.StatusCode.OK else "NotLocal"]
+
+
+def raising(error: Exception) -> Any:
+    def method(_: bytes) -> bytes:
+        raise error
+
+    return method
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "details"),
+    [
+        (Problem(400, "WrongShape", "it is"), grpc.StatusCode.INVALID_ARGUMENT, "WrongShape: it is"),
+        (Problem(404, "ModelNotFound", "none"), grpc.StatusCode.NOT_FOUND, "ModelNotFound: none"),
+        (Problem(413, "BodyTooLarge", "big"), grpc.StatusCode.RESOURCE_EXHAUSTED, "BodyTooLarge: big"),
+        (Problem(503, "Busy", "wait"), grpc.StatusCode.UNAVAILABLE, "Busy: wait"),
+        (Problem(504, "Deadline", "late"), grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline: late"),
+        (Problem(501, "Streaming", "no"), grpc.StatusCode.UNIMPLEMENTED, "Streaming: no"),
+        (Problem(418, "Own", "of a predictor"), grpc.StatusCode.INTERNAL, "Own: of a predictor"),
+        (KeyError("secret"), grpc.StatusCode.INTERNAL, "ModelError: the model raised an error"),
+    ],
+)
+async def test_statuses(error: Exception, code: Any, details: str) -> None:
+    made, counted = app(ModelInfer=raising(error))
+    context = Context()
+    assert await made.answer("ModelInfer", b"", context) == b""
+    assert context.code is code
+    assert context.details.startswith(details)
+    assert "secret" not in context.details
+    assert counted.ends == [details.partition(":")[0]]
+
+
+async def test_an_unusable_output_is_marked_in_the_trailers() -> None:
+    error = Problem(500, "OutputNotFinite", "NaN", ((b"x-sundog-outcome", b"invalid"),))
+    made, _ = app(ModelInfer=raising(error))
+    context = Context()
+    await made.answer("ModelInfer", b"", context)
+    assert (context.code, context.trailers) == (grpc.StatusCode.INTERNAL, [("x-sundog-outcome", "invalid")])
+
+
+async def test_a_message_over_the_limit_is_not_parsed() -> None:
+    made, _ = app(ModelInfer=raising(AssertionError("parsed")))
+    context = Context()
+    await made.answer("ModelInfer", bytes(101), context)
+    assert context.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    made.max_request_bytes = 101
+    await made.answer("ServerLive", bytes(101), context)
+
+
+async def test_the_edges_request_id_is_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    made, _ = app(ModelInfer=raising(RuntimeError("of the model")))
+    await made.answer("ModelInfer", b"", Context(metadata=[("request_id", "find-me")]))
+    assert "request find-me: the model raised" in caplog.text
