@@ -1,0 +1,99 @@
+"""Requests that schemathesis makes from a deployment's own OpenAPI document, good and bad ones, against a running replica."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from schemathesis import GenerationMode
+from schemathesis.specs.openapi.checks import positive_data_acceptance
+
+from real_local import eventually, save_network
+from real_ray import free_ports
+
+EXAMPLES = int(os.environ.get("SUNDOG_FUZZ_RUNS", "4000")) // 40
+"""Requests for each operation and model."""
+
+GROWTH_BYTES = 200 << 20
+"""More than caches and arenas of an allocator take; less than what a leak of a body per request would."""
+
+ECHO = """
+class Echo:
+    def load(self, path, config):
+        pass
+
+    def predict(self, batch):
+        return batch
+"""
+DECLARED = """
+inputs: [{name: x, dtype: float32, shape: [-1, 4]}]
+outputs: [{name: y, dtype: float32, shape: [-1, 2]}]
+"""
+
+
+@dataclass(frozen=True)
+class Server:
+    url: str
+    process: psutil.Process
+
+
+@pytest.fixture(scope="module", params=["declared", "undeclared"])
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A network with a description, and a predictor that declares nothing and gives back what it gets."""
+    folder = tmp_path_factory.mktemp(request.param)
+    if request.param == "declared":
+        save_network(folder / "model", 1, [])
+        (folder / "model" / "model.yaml").write_text(DECLARED)
+    else:
+        (folder / "model").mkdir()
+        (folder / "model" / "net.py").write_text(ECHO)
+    entrypoint = "net:Net" if request.param == "declared" else "net:Echo"
+    (port,) = free_ports(1)
+    command = [sys.executable, str(Path(__file__).with_name("serve.py")), str(folder / "model"), entrypoint, str(port)]
+    url = f"http://127.0.0.1:{port}"
+    with subprocess.Popen(command) as process:
+        try:
+            eventually(lambda: _answers(url, process), "the replica")
+            yield Server(url, psutil.Process(process.pid))
+        finally:
+            process.terminate()
+
+
+def _answers(url: str, process: subprocess.Popen[bytes]) -> bool:
+    assert process.poll() is None, "the replica did not start"
+    try:
+        return httpx.get(f"{url}/v2/health/ready").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+@pytest.mark.timeout(900)
+def test_no_request_gets_a_500_or_what_the_document_does_not_say(server: Server) -> None:
+    schema = _schema(server)
+    before = server.process.memory_info().rss
+    operations = [found.ok() for found in schema.get_all_operations()]
+    assert len(operations) == 10
+    for operation in operations:
+
+        @settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+        @given(case=operation.as_strategy() | operation.as_strategy(generation_mode=GenerationMode.NEGATIVE))
+        def attempt(case: schemathesis.Case) -> None:
+            response = case.call(base_url=server.url)
+            assert response.status_code != 500, response.text
+            # That as many values are sent as a shape counts is a rule that a schema cannot say.
+            case.validate_response(response, excluded_checks=[positive_data_acceptance])
+
+        attempt()
+    assert httpx.get(f"{server.url}/v2/health/ready").status_code == 200
+    assert server.process.memory_info().rss - before < GROWTH_BYTES
+
+
+def _schema(server: Server) -> schemathesis.schemas.BaseSchema:
+    return schemathesis.openapi.from_url(f"{server.url}/openapi.json")
