@@ -47,7 +47,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"model": MODEL, "rollout": {"steps": [{"weight": 50, **MANUAL}, {"weight": 25, **MANUAL}]}},
         "spec.rollout.steps: the weights do not rise from step to step",
     ),
-    "unknown-field": ({"model": MODEL, "replica": 3}, "spec.replica: unknown field"),
+    "unknown-field": ({"model": MODEL, "replica": 3}, "spec.replica: unknown field; did you mean replicas?"),
 }
 
 
@@ -229,7 +229,7 @@ BODIES: dict[str, tuple[Callable[[], Any], int, str]] = {
     "no JSON": (lambda: b"hello", 400, "the body is not JSON"),
     "no UTF-8": (lambda: b'{"inputs": "\xff"}', 400, "the body is not JSON"),
     "empty": (lambda: b"", 400, "the body is empty"),
-    "no object": (lambda: b"[1, 2]", 400, "the body is a JSON array; expected an object"),
+    "no object": (lambda: b'"[1, 2]"', 400, "the body is a JSON string"),
     "no inputs": (lambda: b'{"input": [[1, 2, 3, 4]]}', 400, 'the body has no "inputs"'),
     "wrong dtype": (
         lambda: b'{"inputs": [["a", "b", "c", "d"]]}',

@@ -175,7 +175,7 @@ async def _check_serving(local: Any, http: aiohttp.ClientSession, cluster: Clust
 
     replica = await local.eventually(replica_port, "a replica of its own", 60)
     base = int(cluster.dashboard_port) // BLOCK * BLOCK
-    assert base + 400 <= replica < base + 900
+    assert base + 340 <= replica < base + 670
     for port in (replica, int(cluster.serve_port)):
         async with http.get(f"http://127.0.0.1:{port}/a.app") as answer:
             assert (answer.status, await answer.text()) == (200, str(instance.state / "ray/0/tmp"))
