@@ -119,7 +119,7 @@ def numbers_of(value: Any, spec: TensorSpec) -> Array | None:
     """Nested lists that are at once seen to hold what `spec` says, as an array; None where a closer look is needed.
 
     The short way for what most requests are, with the same result as `flatten`, `check_shape` and `to_array`. It does not
-    see that a value is a boolean or infinite: only for JSON, which has nothing infinite, and without `true` and `false`.
+    see that a value is a boolean: only for JSON without `true` and `false`.
     """
     code = _STRUCT_CODES.get(spec.dtype)
     if code is None or not spec.shape:
@@ -142,7 +142,9 @@ def numbers_of(value: Any, spec: TensorSpec) -> Array | None:
             packed.pack_into(numbers, index * packed.size, *row)
     except (struct.error, OverflowError):
         return None
-    return np.frombuffer(numbers, dtype=spec.dtype).reshape(shape)
+    array = np.frombuffer(numbers, dtype=spec.dtype).reshape(shape)
+    # In native mode a number beyond float32 is packed as infinity.
+    return array if is_finite(array) else None
 
 
 @lru_cache(maxsize=256)

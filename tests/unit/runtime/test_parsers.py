@@ -208,6 +208,14 @@ def test_the_short_way_gives_what_the_long_way_gives(value: Any, dtype: str, sha
     np.testing.assert_array_equal(quick, slow)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "value"),
+    [("float16", 65520.0), ("float32", 1e300), ("float32", -1e39), ("int8", 128), ("uint8", -1), ("uint64", 2**64)],
+)
+def test_the_short_way_leaves_what_is_out_of_range_to_the_long_one(dtype: str, value: Any) -> None:
+    assert numbers_of([0, value], TensorSpec("x", dtype, (2,))) is None
+
+
 @pytest.mark.parametrize("body", [b"[true]", b'{"a":[false, 1]}', bytearray(b"[true]"), memoryview(b"[true]")])
 def test_a_boolean_is_never_overlooked(body: Any) -> None:
     assert may_hold_booleans(body)
