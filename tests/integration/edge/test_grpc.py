@@ -10,13 +10,18 @@ import tritonclient.grpc.aio as triton
 from tritonclient.grpc import service_pb2 as protocol
 from tritonclient.grpc import service_pb2_grpc as service
 
+from sundog_runtime.protocol.grpc_service import METHODS, add_to_server
+
 pytestmark = pytest.mark.haproxy
 
 AUTHORITY = "digits.vision.svc"
 
 
-class Model(service.GRPCInferenceServiceServicer):
-    """Answers as the request's id asks: with a tensor, with an error, late, or with an error after its first headers."""
+class Model:
+    """A server as Serve makes one: it sets a status and answers with an empty message.
+
+    It answers as the request's id asks.
+    """
 
     def __init__(self, application: str) -> None:
         self.application = application
@@ -24,22 +29,30 @@ class Model(service.GRPCInferenceServiceServicer):
         self.remaining: list[float] = []
         self.port = 0
         self.server = grpc.aio.server()
-        service.add_GRPCInferenceServiceServicer_to_server(self, self.server)
+        add_to_server(self, self.server)
 
     async def start(self) -> "Model":
         self.port = self.server.add_insecure_port("127.0.0.1:0")
         await self.server.start()
         return self
 
-    async def ModelInfer(self, request, context):
+    def __getattr__(self, method: str):
+        if method not in METHODS:
+            raise AttributeError(method)
+        return self._other
+
+    async def _other(self, body, context):
+        return b""
+
+    async def ModelInfer(self, body, context):
+        request = protocol.ModelInferRequest.FromString(body)
         self.seen.append({str(key): str(value) for key, value in context.invocation_metadata()})
         self.remaining.append(context.time_remaining())
         kind, _, value = request.id.partition("=")
         if kind == "status":
-            await context.abort(getattr(grpc.StatusCode, value), "as asked")
-        if kind == "late":
-            await context.send_initial_metadata(())
-            await context.abort(getattr(grpc.StatusCode, value), "as asked")
+            context.set_code(getattr(grpc.StatusCode, value))
+            context.set_details("as asked")
+            return b""
         if kind == "sleep":
             await asyncio.sleep(float(value))
         if kind == "invalid":
@@ -47,7 +60,7 @@ class Model(service.GRPCInferenceServiceServicer):
         answer = protocol.ModelInferResponse(model_name=self.application, id=request.id)
         output = answer.outputs.add(name="y", datatype="FP32", shape=[1, 2])
         output.contents.fp32_contents.extend([1.0, 2.0])
-        return answer
+        return answer.SerializeToString()
 
 
 @pytest.fixture

@@ -1,12 +1,14 @@
 """gRPC of a replica: who may call, and what the model's own failures become."""
 
 from typing import Any
+from unittest.mock import Mock
 
 import grpc
 import pytest
 
 from sundog_runtime.errors import Problem
 from sundog_runtime.protocol.grpc_app import GrpcApp, _is_local
+from sundog_runtime.protocol.grpc_service import add_to_server
 from sundog_runtime.protocol.inference_pb2 import ServerLiveResponse
 
 
@@ -135,3 +137,32 @@ async def test_the_edges_request_id_is_in_the_log(caplog: pytest.LogCaptureFixtu
     made, _ = app(ModelInfer=raising(RuntimeError("of the model")))
     await made.answer("ModelInfer", b"", Context(metadata=[("request_id", "find-me")]))
     assert "request find-me: the model raised" in caplog.text
+
+
+async def test_an_error_of_serve_is_made_one_without_an_answer() -> None:
+    """Serve sets a status and answers with an empty message; behind an answer the edge's proxy would not see the status."""
+
+    async def handler(request: bytes, context: Any) -> bytes:
+        return request
+
+    class Aborted(Exception):
+        pass
+
+    for code, details in ((0, ""), (13, "as asked")):
+        server, context = Mock(), Mock()
+        context.code.return_value, context.details.return_value = code, details
+        context.abort.side_effect = Aborted
+        add_to_server(Mock(), server)
+        [[handlers]] = server.add_generic_rpc_handlers.call_args.args
+        # As Serve's own gRPCGenericServer does it.
+        handlers._method_handlers = {
+            name: each._replace(unary_unary=handler) for name, each in handlers._method_handlers.items()
+        }
+        served = handlers.service(Mock(method="/inference.GRPCInferenceService/ModelInfer")).unary_unary
+        if code:
+            with pytest.raises(Aborted):
+                await served(b"", context)
+            context.abort.assert_called_once_with(13, "as asked")
+        else:
+            assert await served(b"x", context) == b"x"
+        assert handlers.service(Mock(method="/inference.GRPCInferenceService/Nothing")) is None

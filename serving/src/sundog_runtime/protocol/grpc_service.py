@@ -17,7 +17,33 @@ def add_to_server(servicer: Any, server: Any) -> None:
     handlers: dict[str, Any] = {
         method: grpc.unary_unary_rpc_method_handler(getattr(servicer, method)) for method in METHODS
     }
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+    server.add_generic_rpc_handlers((_Handlers({f"/{SERVICE}/{name}": handler for name, handler in handlers.items()}),))
+
+
+class _Handlers(grpc.GenericRpcHandler):
+    """Handlers whose errors come without an answer.
+
+    Serve answers an error with an empty message and the status behind it, in the trailers. A proxy that counts errors sees those too
+    late: it has passed on an answer with HTTP status 200 by then. An aborted call has its status with the headers.
+    """
+
+    def __init__(self, handlers: dict[str, Any]) -> None:
+        # Serve replaces what is in this attribute by handlers of its own.
+        self._method_handlers = handlers
+
+    def service(self, handler_call_details: Any) -> Any:
+        """The handler of a call; None for a method that is not known."""
+        handler = self._method_handlers.get(handler_call_details.method)
+        if handler is None or handler.unary_unary is None:
+            return handler
+
+        async def unary(request: Any, context: Any) -> Any:
+            answer = await handler.unary_unary(request, context)
+            if context.code():
+                await context.abort(context.code(), context.details())
+            return answer
+
+        return grpc.unary_unary_rpc_method_handler(unary, handler.request_deserializer, handler.response_serializer)
 
 
 class Context(Protocol):
