@@ -11,7 +11,7 @@ from ray.util.metrics import Counter, Gauge
 
 from sundog_runtime.arguments import parse_arguments
 from sundog_runtime.errors import StartError
-from sundog_runtime.logs import use_json_lines
+from sundog_runtime.logs import make_no_records_of_requests, use_json_lines
 from sundog_runtime.protocol.grpc_service import Answers, GrpcMethods
 from sundog_runtime.ray_metrics import Exporter
 
@@ -34,6 +34,7 @@ class _Model(GrpcMethods):
             self._replica = await Replica.start(args)
         exporter = Exporter(self._replica.metrics, arguments.service, arguments.revision, Counter, Gauge)
         self._exporting = asyncio.create_task(exporter.export_forever())
+        make_no_records_of_requests(logging.getLogger("ray.serve"))
 
     def __serve_build_asgi_app__(self) -> Any:
         """The application that Serve calls; made after the constructor."""

@@ -4,7 +4,7 @@ import json
 import logging
 import logging.handlers
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pytest
 
 from sundog_runtime.context import RequestContext, current, deadline_of, joined, working_on
 from sundog_runtime.cores import set_environment
-from sundog_runtime.logs import AboutRequest, JsonLines, use_json_lines
+from sundog_runtime.logs import AboutRequest, JsonLines, make_no_records_of_requests, use_json_lines
 from sundog_runtime.metrics import OTHER, Histogram, Metrics
 from sundog_runtime.ray_metrics import Exporter, samples
 
@@ -99,6 +99,28 @@ def test_lines_are_json_and_serves_lines_stay(caplog: pytest.LogCaptureFixture) 
     except ValueError as error:
         made = record("ray.serve.sundog", exc_info=(type(error), error, error.__traceback__))
     assert "ValueError: wrong" in json.loads(written.format(made))["exception"]
+
+
+@pytest.fixture
+def loggers() -> Iterator[tuple[logging.Logger, logging.Logger]]:
+    """Serve's logger and ours, put back as they were."""
+    pair = logging.getLogger("ray.serve"), logging.getLogger("ray.serve.sundog")
+    levels = [logger.level for logger in pair]
+    yield pair
+    for logger, level in zip(pair, levels, strict=True):
+        logger.setLevel(level)
+
+
+@pytest.mark.parametrize(("level", "serve_says"), [(logging.INFO, False), (logging.DEBUG, True)])
+def test_serve_makes_no_record_of_a_request_and_we_still_speak(
+    loggers: tuple[logging.Logger, logging.Logger], level: int, serve_says: bool
+) -> None:
+    serve, ours = loggers
+    serve.setLevel(level)
+    make_no_records_of_requests(serve)
+    assert serve.isEnabledFor(logging.INFO) is serve_says
+    assert serve.isEnabledFor(logging.WARNING)
+    assert ours.isEnabledFor(logging.INFO)
 
 
 def test_a_histogram_counts_up_to_its_edges() -> None:
