@@ -42,7 +42,7 @@ class Credentials:
     problems: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-_CLIENT = re.compile(r"^[A-Za-z0-9._-]{1,63}$")
+_CLIENT = re.compile(r"[A-Za-z0-9._-]{1,63}")
 
 NOBODY = Credentials()
 
@@ -76,7 +76,7 @@ def api_keys(files: Files) -> tuple[dict[str, str], tuple[str, ...]]:
     wrong: list[str] = [] if files else ["is missing or empty"]
     for client, content in sorted(files.items()):
         key = content.strip()
-        if not _CLIENT.match(client):
+        if not _CLIENT.fullmatch(client):
             wrong.append(f"file {client[:60]!r} has no name of a client")
         elif len(key) < MIN_KEY_CHARACTERS or not all(0x20 < byte < 0x7F for byte in key):
             wrong.append(

@@ -15,6 +15,8 @@ TIMEOUT_S = 5.0
 _PAYLOAD_BYTES = 12_000
 _BATCH = 40
 _WHOLESALE = 400
+# Printable ASCII but for what HAProxy's command line reads as an end, an escape or the mark of a payload.
+_PLAIN = re.compile(r"[!$-&(-:=-\[\]-~]*")
 _ROW = re.compile(r"key=(\S+) .*gpc0=(\d+) conn_cur=(\d+)")
 _RUNNING = re.compile(r"key=(\S+)/(\d+) .*conn_cur=(\d+)")
 _EXPECTED = re.compile(r"^(New server registered\.|Server deleted\.|)$")
@@ -147,11 +149,12 @@ class Haproxy:
 
     async def change_map(self, pid: int, path: Path, before: Mapping[str, str], after: Mapping[str, str]) -> None:
         """Bring a map that holds `before` to `after`, at the cost of what differs: first what is new, then what has changed, entry by
-        entry, then without what is gone. Where much has changed, the map is replaced in one step instead.
+        entry, then without what is gone. Where much has changed, or a new value cannot be a word of a command, the map is replaced in
+        one step instead: lines of a payload are taken as they are.
         """
         changed = [key for key, value in after.items() if before.get(key, value) != value]
         gone = [key for key in before if key not in after]
-        if len(changed) + len(gone) > _WHOLESALE:
+        if len(changed) + len(gone) > _WHOLESALE or not all(_PLAIN.fullmatch(after[key]) for key in changed):
             await self.replace_map(pid, path, after)
             return
         for payload in _payloads({key: value for key, value in after.items() if key not in before}):

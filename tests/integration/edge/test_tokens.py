@@ -162,3 +162,15 @@ async def test_the_subject_of_a_token_is_the_client_that_is_slowed(edge, digits)
     await edge.apply({**guarded(edge), "rateLimit": limit})
     assert [await status(edge, keys.token(sub="ada")) for _ in range(3)] == [200, 200, 429]
     assert await status(edge, keys.token(sub="bob")) == 200
+
+
+@pytest.mark.parametrize("issuer", ["https://b.example/a b", "b; clear map #0", "b\\\\\"'#<<"])
+async def test_a_policy_that_changes_in_place_is_taken_whole(edge, digits, issuer):
+    # HAProxy's command line ends a value at a blank and a command at a semicolon; what comes after it must still hold.
+    keys = Keys()
+    edge.secret("issuer", jwks__json=keys.set())
+    await edge.apply(guarded(edge))
+    await edge.apply(guarded(edge, issuer=issuer))
+    assert await status(edge, keys.token(iss=issuer)) == 200
+    assert await status(edge, keys.token(iss=issuer, aud="letters")) == 403
+    assert await status(edge, keys.token()) == 401

@@ -23,17 +23,19 @@ class Recorder(Haproxy):
 
     async def command(self, text: str, pid: int | None = None) -> str:
         self.sent.append(text)
-        answers = [self._one(part.removeprefix(f"@!{pid} ")) for part in text.split("; ")]
+        answers = [
+            self._one(part.removeprefix(f"@!{pid} ")) for part in (text.split("; ") if "<<" not in text else [text])
+        ]
         return "".join(answers)
 
     def _one(self, text: str) -> str:
         match text.split(maxsplit=4):
             case ["prepare", "map", _]:
                 return "New version created: 7\n"
-            case ["add", "map", "@7", _, *rest]:
-                self.prepared |= _pairs(" ".join(rest))
-            case ["add", "map", _, *rest]:
-                self.entries |= _pairs(" ".join(rest))
+            case ["add", "map", "@7", *_]:
+                self.prepared |= _pairs(text)
+            case ["add", "map", *_]:
+                self.entries |= _pairs(text)
             case ["commit", "map", "@7", _]:
                 self.entries = self.prepared
             case ["set", "map", _, key, value]:
@@ -45,8 +47,7 @@ class Recorder(Haproxy):
 
 
 def _pairs(payload: str) -> dict[str, str]:
-    words = payload.removeprefix("<<").split()
-    return dict(zip(words[::2], words[1::2], strict=True))
+    return dict(line.split(" ", 1) for line in payload.split("\n")[1:] if line)
 
 
 @given(ENTRIES, ENTRIES)
@@ -72,6 +73,24 @@ async def test_a_map_of_which_much_changes_is_replaced_in_one_step():
     assert haproxy.entries == dict.fromkeys(before, "2")
     assert haproxy.sent[0].startswith("prepare map")
     assert haproxy.sent[-1].startswith("commit map")
+
+
+@pytest.mark.parametrize("value", ["a b", "a;b", "a\\b", "a#b", "<<", '"a"', "'a'", "é"])
+async def test_a_value_that_is_no_word_of_a_command_goes_by_payload(value):
+    haproxy = Recorder({"a": "1", "b": "1"})
+    await haproxy.change_map(1, MAP, {"a": "1", "b": "1"}, {"a": value, "b": "1"})
+    assert not [command for command in haproxy.sent if command.startswith("set map")]
+    assert haproxy.entries == {"a": value, "b": "1"}
+
+
+async def test_what_maps_hold_as_a_rule_is_set_in_place():
+    for value in (
+        "salt|jsonPath:$.a[0]|5000|6|100000|0f|250|ro",
+        "slot1!digits/a/0/stable/assigned!/digits-r7.app!7!stable",
+    ):
+        haproxy = Recorder({"a": "1"})
+        await haproxy.change_map(1, MAP, {"a": "1"}, {"a": value})
+        assert haproxy.sent == [f"set map {MAP} a {value}"]
 
 
 @pytest.mark.parametrize("entries", [1, 100, 5000])
