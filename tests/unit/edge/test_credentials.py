@@ -34,7 +34,7 @@ def digest(content: bytes) -> str:
         ({"ada": b"0123456789abcde\xff"}, "ada is no API key"),
         ({"ada": b"0123456789\nabcdef"}, "ada is no API key"),
         ({"a b": GOOD}, "file 'a b' has no name of a client"),
-        ({"ada\n": GOOD}, "has no name of a client"),
+        ({"ada\n": GOOD}, r"file 'ada\n' has no name of a client"),
         ({"ada": GOOD, "bob": GOOD}, "bob has the API key of ada"),
     ],
 )
