@@ -97,8 +97,8 @@ def end_class(status: int, termination: str, outcome: str) -> str:
     """The class of a request's end.
 
     `termination` is HAProxy's pair of letters: who ended the session (`-` nobody, C or c the client, S the server, s the server by
-    timeout, others the proxy itself) and when (R request, Q queue, C connect, H headers, D data). `outcome` is `-` until the server's
-    status has come, then `ok`, `invalid` or `grpc<status>`.
+    timeout, others the proxy itself) and when (R request, Q queue, C connect, H headers, D data). `outcome` is `-` until a replica's
+    status has come, then `ok`, `invalid` or `grpc<status>`; `timeout` where Serve's own proxy has waited in vain.
     """
     cause = termination[:1]
     responded = outcome != _NONE
@@ -111,7 +111,7 @@ def end_class(status: int, termination: str, outcome: str) -> str:
 
 
 def _answered(status: int, cause: str, outcome: str) -> str:
-    if cause == "s":
+    if cause == "s" or outcome == "timeout":
         return "timeout"
     if cause != "-":
         return "truncated"

@@ -104,6 +104,10 @@ class Replica:
                 # The next event only once the test has had this one.
                 await asyncio.wait_for(self.go_on.acquire(), 10)
             return response
+        if "plain" in query:
+            return web.Response(
+                status=int(query["plain"]), text="Path not found. Ping http://.../-/routes for available routes."
+            )
         if "large" in query:
             return web.Response(body=bytes(int(query["large"])))
         headers = {"x-sundog-arm": "forged", "x-sundog-other": "1"}

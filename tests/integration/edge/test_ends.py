@@ -147,3 +147,37 @@ async def test_an_unknown_port_is_no_replica(edge, serve):
 
     await edge.until(down, "the replica down")
     assert await ask(edge, "/digits/") == 503
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "end"),
+    [
+        ("plain=404", 503, "edge5xx"),
+        ("plain=500", 503, "edge5xx"),
+        ("plain=503", 503, "edge5xx"),
+        ("plain=408", 504, "timeout"),
+        ("status=404", 404, "client4xx"),
+        ("status=500", 500, "server5xx"),
+        ("plain=200", 200, "ok"),
+    ],
+)
+async def test_what_serves_own_proxy_says_of_itself_is_the_edges_to_say(edge, serve, replicas, query, status, end):
+    await replicas("digits-r7", port=int(serve.fallback.rpartition(":")[2]))
+    serve.targets, serve.fallback_for = {"digits-r7": []}, {"digits-r7"}
+    await edge.apply(edge.service("digits", [edge.arm("stable", "digits-r7", [[0, 10_000]])]))
+    asked = 0
+
+    async def there() -> bool:
+        nonlocal asked
+        asked += 1
+        return (await edge.get("/digits/")).status == 200
+
+    await edge.until(there, "an answer through Serve's own proxy")
+    before = edge.ends(await edge.settled(asked))
+    response = await edge.get(f"/digits/?{query}")
+    own = status in {503, 504}
+    assert response.status == status
+    assert (response.content_type == "application/problem+json") == own
+    assert response.headers.get("retry-after") == ("1" if status == 503 else None)
+    assert response.headers["x-sundog-arm"] == "stable"
+    assert edge.ends(await edge.settled(asked + 1)) - before == {end: 1}

@@ -41,6 +41,8 @@ def test_a_head_is_read():
         (204, "--", "ok", "ok"),
         (307, "--", "ok", "ok"),
         (200, "--", "invalid", "invalid"),
+        (504, "LH", "timeout", "timeout"),
+        (504, "CD", "timeout", "abortDuring"),
         (404, "--", "ok", "client4xx"),
         (404, "--", "invalid", "client4xx"),
         (429, "--", "ok", "throttled"),

@@ -1,7 +1,8 @@
 """The arm slots: what happens to a request once its arm is chosen."""
 
 from sundog_edge.haproxy import admission, assignment, grpc
-from sundog_edge.haproxy.names import BLOCKS_TABLE, GRPC, MAX_BLOCKS, MAX_ROWS, ROWS_TABLE
+from sundog_edge.haproxy.names import BLOCKS_TABLE, FALLBACK, GRPC, MAX_BLOCKS, MAX_ROWS, ROWS_TABLE
+from sundog_edge.haproxy.problems import problem
 from sundog_edge.layout import Server
 from sundog_edge.state_dir import StateDir
 
@@ -33,7 +34,21 @@ def arm(state: StateDir) -> str:
     paths = """    http-request set-path %[var(txn.arm),field(3,!)]%[path,regsub(^/[^/]*,)] unless { var(txn.byhost) -m found }
     http-request set-path %[var(txn.arm),field(3,!)]%[path] if { var(txn.byhost) -m found }
 """
-    return _defaults("arm", paths, "", state)
+    return _defaults("arm", paths, _stand_in(), state)
+
+
+def _stand_in() -> str:
+    """What Serve's own proxy says of itself, in plain text where a model speaks JSON: there was no replica, or none answered in time."""
+    mine = "{ var(txn.standin) -m bool }"
+    late = problem(504, "Gateway Timeout", "the replica did not answer in time")
+    nobody = problem(503, "Service Unavailable", "no replica is available", " hdr Retry-After 1")
+    return f"""    http-response set-var(txn.standin) bool(true) if {{ srv_name -m beg {FALLBACK}- }} {{ status 404 408 500 503 }} \
+!{{ res.hdr(content-type) -m sub json }}
+    http-response unset-var(txn.outcome) if {mine}
+    http-response set-var(txn.outcome) str(timeout) if {mine} {{ status 408 }}
+    http-response return {late} if {mine} {{ status 408 }}
+    http-response return {nobody} if {mine}
+"""
 
 
 def call(state: StateDir) -> str:
