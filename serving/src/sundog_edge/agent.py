@@ -116,8 +116,8 @@ class Agent:
             try:
                 await step()
                 told = ""
-            except EdgeError as error:
-                # Whatever is away comes back; until then what serves goes on serving.
+            except (EdgeError, OSError) as error:
+                # Whatever is away comes back, and a full disk is emptied; until then what serves goes on serving.
                 if str(error) != told:
                     LOG.warning("%s", error)
                 told = str(error)

@@ -95,8 +95,8 @@ class Counting:
         """Write a snapshot of the counters if any line has come since the last. What it costs is kept to a small part of the time."""
         if self.ledger.dirty:
             began = time.monotonic()
-            self.ledger.dirty = False
             write_atomically(self._state.counters, orjson.dumps({"format": _FORMAT, **self.ledger.as_json()}))
+            self.ledger.dirty = False
             self._save_at = time.monotonic() + _COST_FACTOR * (time.monotonic() - began)
 
     def save_details(self) -> None:

@@ -77,7 +77,8 @@ class Answers:
         host, _, port = address.rpartition(":")
         try:
             found = await asyncio.get_running_loop().getaddrinfo(host, int(port), family=socket.AF_INET)
-        except OSError as error:
+        except (OSError, UnicodeError, OverflowError) as error:
+            # Not only names that nobody knows: Python cannot encode some, such as a..b.
             LOG.info("fallback %s does not resolve: %s", address, error)
             return
         self.fallbacks[name] = f"{found[0][4][0]}:{port}"

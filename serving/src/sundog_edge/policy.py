@@ -22,13 +22,20 @@ class _Part(BaseModel):
 class Jwt(_Part):
     """Tokens that are accepted: signed by a key of `jwks.json` in the Secret, from `issuer` and for `audience` where these are given."""
 
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
     jwks: SecretName
     issuer: Words = ""
     audience: Words = ""
 
 
 class Auth(_Part):
-    """Who may call: whoever has an API key of the Secret or a token; nobody is asked where both are missing."""
+    """Who may call: whoever has an API key of the Secret or a token; nobody is asked where both are missing.
+
+    A member that is not known here is refused: to overlook a demand would let everybody in.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     apiKeys: SecretName | Literal[""] = ""  # noqa: N815 - the document's own name
     jwt: Jwt | None = None

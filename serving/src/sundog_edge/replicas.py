@@ -119,7 +119,8 @@ class ServeClient:
                 body = await _read_capped(response)
             answer = orjson.loads(body)
             return targets_of(answer, cluster), calls_of(answer, cluster)
-        except (aiohttp.ClientError, TimeoutError, orjson.JSONDecodeError) as error:
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            # A ValueError is an answer that is no JSON, or a host that Python cannot encode.
             raise ServeUnavailable(f"Serve does not answer at {url}: {type(error).__name__}") from None
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 MAX_FILE_BYTES = 1 << 20
 MAX_FILES = 10_000
+_TRIES = 3
 
 _Stamp = tuple[tuple[str, int, int, int], ...]
 
@@ -30,6 +31,11 @@ class SecretsDir:
         if known is not None and known[0] == stamp:
             return known
         contents = {file: _content(folder / file) for file, *_ in stamp}
+        for _ in range(_TRIES):
+            # A certificate of one version and a key of the next would look like a broken Secret.
+            if (again := _stamp(folder)) == stamp:
+                break
+            stamp, contents = again, {file: _content(folder / file) for file, *_ in again}
         return stamp, {file: content for file, content in contents.items() if content is not None}
 
 

@@ -238,3 +238,49 @@ async def test_requests_that_die_with_haproxy_are_lost_and_not_in_flight(edge, d
     assert [(row["assigned"], row["inFlight"], row["lost"]) for row in evidence["counters"] if row["assigned"]] == [
         (1, 0, 1)
     ]
+
+
+async def test_an_agent_that_cannot_write_goes_on_following(edge, serve, digits, replicas):
+    """As with a full disk: a directory in a file's place refuses every write to it."""
+    snapshots = [edge.root / "s" / name for name in ("counters.json", "details.json", "layout.json")]
+    for path in snapshots:
+        path.unlink(missing_ok=True)
+        path.mkdir()
+    assert edge.agent is not None
+    assert (await edge.get("/digits/")).status == 200
+    late = await replicas("digits-r7")
+    serve.targets["digits-r7"] = [late.address]
+
+    async def followed() -> bool:
+        return (await edge.get("/digits/")).status == 200 and bool(late.seen)
+
+    await edge.until(followed, "a request at the new replica")
+    assert edge.agent.returncode is None
+    for path in snapshots:
+        path.rmdir()
+    await edge.up("digits", stable=1)
+    assert edge.ends(await edge.evidence()).keys() == {"ok"}
+
+
+async def test_an_address_that_is_no_name_harms_nobody_else(edge, serve, digits):
+    document = edge.document(edge.service("digits", [edge.arm("stable", "digits-r7", [[0, 10_000]])]))
+    document["clusters"] |= {
+        name: {"dashboard": f"http://{host}:{port}", "fallback": f"{host}:{port}"}
+        for name, host, port in (("dots", "a..b", 80), ("long", "a" * 64, 80), ("port", "a", 99_999))
+    }
+    edge.write(document)
+
+    async def in_force() -> bool:
+        return (await edge.evidence())["document"]["generation"] == document["generation"]
+
+    await edge.until(in_force, "the document")
+
+    async def asked() -> bool:
+        return bool(serve.tokens)
+
+    for time in ("again", "and again"):
+        serve.tokens.clear()
+        await edge.until(asked, f"the good cluster asked {time}")
+    assert edge.agent is not None
+    assert edge.agent.returncode is None
+    assert (await edge.get("/digits/")).status == 200

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sundog_edge import secrets_dir
 from sundog_edge.certificates import MAX_PEM_BYTES, pem_of, self_signed
 from sundog_edge.credentials import MAX_KEYS_PER_SET, api_keys, file_of, token_keys
 from sundog_edge.errors import SecretError
@@ -165,3 +166,22 @@ def test_a_file_that_is_too_large_or_no_file_counts_as_missing(tmp_path: Path):
         os.truncate(file.fileno(), MAX_FILE_BYTES + 1)
     (folder / "ada").write_bytes(b"x")
     assert SecretsDir(tmp_path).read(["clients"]) == {"clients": {"ada": b"x"}}
+
+
+def test_a_secret_that_changes_while_it_is_read_is_read_again(tmp_path, monkeypatch):
+    folder = tmp_path / "clients"
+    folder.mkdir()
+    for name in ("a", "b"):
+        (folder / name).write_bytes(b"old")
+    read = secrets_dir._content
+
+    def swapped_in_between(file):
+        content = read(file)
+        if content == b"old":
+            for name in ("a", "b"):
+                (folder / f".{name}").write_bytes(b"new!")
+                (folder / f".{name}").replace(folder / name)
+        return content
+
+    monkeypatch.setattr(secrets_dir, "_content", swapped_in_between)
+    assert SecretsDir(tmp_path).read(["clients"]) == {"clients": {"a": b"new!", "b": b"new!"}}

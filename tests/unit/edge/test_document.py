@@ -122,6 +122,12 @@ def test_unknown_fields_are_ignored():
         ((*SERVICE, "overrides"), [override(value=f"v{n}") for n in range(17)], ["17 overrides", "16"]),
         ((*SERVICE, "slowMicroseconds"), 0, ["slowMicroseconds", "0"]),
         ((*SERVICE, "requestTimeoutSeconds"), 0, ["services[0].requestTimeoutSeconds", "0"]),
+        # What is demanded of callers and not understood would else let everybody in.
+        ((*SERVICE, "auth"), {"oidc": {}}, ["services[0].auth.oidc"]),
+        ((*SERVICE, "auth"), {"jwt": {"jwks": "j", "issuers": []}}, ["services[0].auth.jwt.issuers"]),
+        ((*SERVICE, "auth"), {"jwt": {"jwks": "j", "issuer": "a|b"}}, ["services[0].auth.jwt.issuer", "a|b"]),
+        ((*SERVICE, "auth"), {"jwt": {"jwks": "j", "audience": "a\n"}}, ["services[0].auth.jwt.audience"]),
+        ((*SERVICE, "auth"), {"apiKeys": "../etc"}, ["services[0].auth.apiKeys", "../etc"]),
         ((*SERVICE, "hosts"), ["a\nb"], ["services[0].hosts[0]"]),
         ((*CANARY, "routePrefix"), "/a b", ["arms[1].routePrefix"]),
         ((*CANARY, "routePrefix"), "/a!b", ["arms[1].routePrefix"]),

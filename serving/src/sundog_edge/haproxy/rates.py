@@ -11,7 +11,7 @@ def tables() -> str:
     """One table for each length of time: HAProxy knows a rate over one fixed period of a table."""
     return "\n".join(
         f"backend rate{seconds} from base\n"
-        f"    stick-table type string len 128 size {_CLIENTS} expire {2 * seconds}s store gpc0,gpc0_rate({seconds}s)\n"
+        f"    stick-table type string len 160 size {_CLIENTS} expire {2 * seconds}s store gpc0,gpc0_rate({seconds}s)\n"
         for seconds in PERIODS_S
     )
 
