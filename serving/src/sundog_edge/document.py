@@ -28,6 +28,7 @@ MAX_OVERRIDES = 16
 MAX_CALLERS = 64
 MAX_NETWORKS = 256
 MAX_BYTES = 4 << 20
+MAX_INTEGER = (1 << 63) - 1
 
 # These strings become fields of HAProxy map values and of log lines, so they hold no separator and no blank.
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
@@ -41,6 +42,7 @@ HeaderValue = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._~-]{1,128}
 Caller = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,253}$")]
 Address = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9.-]{1,253}:[0-9]{1,5}$")]
 Bucket = Annotated[int, Field(ge=0, le=BUCKETS)]
+Count = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
 
 
 class _Part(BaseModel):
@@ -136,7 +138,7 @@ class Arm(_Part):
     name: Name
     application: Token
     routePrefix: Prefix  # noqa: N815 - the document's own name
-    revision: Annotated[int, Field(ge=0)]
+    revision: Count
     weight: Annotated[float, Field(ge=0, le=100, strict=False)]
     maxOngoingRequests: Annotated[int, Field(gt=0, le=1_000_000)] | None = None  # noqa: N815
     ranges: tuple[tuple[Bucket, Bucket], ...]
@@ -167,10 +169,10 @@ class Service(_Part):
     attempt: Token
     salt: Token
     unit: Unit
-    epoch: Annotated[int, Field(ge=0)]
+    epoch: Count
     arms: tuple[Arm, ...]
     requestTimeoutSeconds: Annotated[float, Field(gt=0, le=86_400, strict=False)]  # noqa: N815
-    maxRequestBytes: Annotated[int, Field(gt=0)]  # noqa: N815
+    maxRequestBytes: Annotated[int, Field(gt=0, le=MAX_INTEGER)]  # noqa: N815
     maxOngoingRequests: Annotated[int, Field(gt=0, le=1_000_000)]  # noqa: N815
     slowMicroseconds: Annotated[int, Field(gt=0, le=86_400_000_000)] | None = None  # noqa: N815
     reveal: bool = True
@@ -232,7 +234,7 @@ class Document(_Part):
 
     version: Literal[1]
     namespace: str
-    generation: Annotated[int, Field(ge=0)]
+    generation: Count
     clusters: dict[str, Cluster]
     services: tuple[Service, ...]
 

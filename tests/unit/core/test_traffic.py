@@ -91,3 +91,8 @@ def test_a_salt_of_the_spec_outlives_attempts_and_else_each_has_its_own() -> Non
 def test_a_plan_that_an_earlier_version_froze_keeps_its_unit() -> None:
     assert frozen_in(FrozenPlan.from_json({"unitHeader": "x-user-id"})) == PlanUnit(kind="header", name="x-user-id")
     assert frozen_in(FrozenPlan.from_json({})) == PlanUnit(kind="request")
+
+
+@pytest.mark.parametrize(("quantity", "told"), [("1Ki", 1024), ("8Ei", (1 << 63) - 1), ("1e30", (1 << 63) - 1)])
+def test_a_limit_is_never_more_than_an_edge_can_count(quantity, told):
+    assert service(endpoint={"maxRequestBytes": quantity})["maxRequestBytes"] == told

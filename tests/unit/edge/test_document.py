@@ -128,6 +128,8 @@ def test_unknown_fields_are_ignored():
         ((*SERVICE, "auth"), {"jwt": {"jwks": "j", "issuer": "a|b"}}, ["services[0].auth.jwt.issuer", "a|b"]),
         ((*SERVICE, "auth"), {"jwt": {"jwks": "j", "audience": "a\n"}}, ["services[0].auth.jwt.audience"]),
         ((*SERVICE, "auth"), {"apiKeys": "../etc"}, ["services[0].auth.apiKeys", "../etc"]),
+        ((*SERVICE, "maxRequestBytes"), 1 << 63, ["services[0].maxRequestBytes"]),
+        ((*SERVICE, "epoch"), 1 << 63, ["services[0].epoch"]),
         ((*SERVICE, "hosts"), ["a\nb"], ["services[0].hosts[0]"]),
         ((*CANARY, "routePrefix"), "/a b", ["arms[1].routePrefix"]),
         ((*CANARY, "routePrefix"), "/a!b", ["arms[1].routePrefix"]),

@@ -12,6 +12,8 @@ from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.ray_cluster import ClusterView
 
 DOCUMENT_VERSION = 1
+# What an edge counts with; no body is larger, and a document beyond it would be refused as a whole.
+_MOST_BYTES = (1 << 63) - 1
 
 Json = dict[str, Any]
 
@@ -71,7 +73,7 @@ def make_service(
         "unit": units.in_document(units.unit_of(spec.rollout.unit)),
         **split_fields(name, split, limits or {}),
         "requestTimeoutSeconds": endpoint.request_timeout.total_seconds(),
-        "maxRequestBytes": memory_bytes(endpoint.max_request_bytes),
+        "maxRequestBytes": min(memory_bytes(endpoint.max_request_bytes), _MOST_BYTES),
         "maxOngoingRequests": spec.runtime.max_ongoing_requests,
         **_admission(endpoint),
     }
