@@ -1,8 +1,8 @@
 """Certificates of services: from the files of a Secret to what HAProxy loads. Pure, but for the one that stands in for all others."""
 
 import datetime as dt
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -42,6 +42,12 @@ def certificates_of(document: Document, secrets: Mapping[str, Mapping[str, bytes
         except SecretError as error:
             problems[secret] = (str(error),)
     return Certificates(pems, hosts, problems)
+
+
+def with_last_good(found: Certificates, before: Certificates, there: Iterable[str]) -> Certificates:
+    """`found`, and for every Secret of `there` that has become broken what it was `before`: told as a problem, and served on."""
+    kept = {secret: before.pems[secret] for secret in there if secret in found.problems and secret in before.pems}
+    return replace(found, pems={**found.pems, **kept})
 
 
 def pem_of(files: Mapping[str, bytes]) -> bytes:

@@ -35,6 +35,11 @@ class Tls:
         for name in unused - {self._state.certificate(secret).name for secret in (DEFAULT, *wanted.pems)}:
             self._state.certificate(name.removesuffix(".pem")).unlink(missing_ok=True)
 
+    def last(self) -> Certificates:
+        """What the files of an earlier agent hold."""
+        files = self._state.certificate(DEFAULT).parent.glob("*.pem")
+        return Certificates({path.stem: path.read_bytes() for path in files if path.stem != DEFAULT})
+
     async def push(self) -> None:
         """Bring every worker that has other certificates to what is wanted. A worker that refuses is replaced by a new one."""
         if self._wanted is None:

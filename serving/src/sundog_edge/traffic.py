@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from sundog_edge import binary
-from sundog_edge.certificates import Certificates, certificates_of
+from sundog_edge.certificates import Certificates, certificates_of, with_last_good
 from sundog_edge.credentials import NOBODY, Credentials, credentials_of
 from sundog_edge.document import Document, Service
 from sundog_edge.errors import HaproxyRefused, HaproxyUnavailable
@@ -55,10 +55,9 @@ class Traffic:
         self._secrets = secrets
         self._grpc = False
         self._tls = Tls(haproxy, workers, state)
-        self._credentials, self._certificates = (
-            (NOBODY, Certificates()) if self.in_force is None else self._read_secrets(self.in_force.document)
-        )
+        self._credentials, self._certificates = NOBODY, self._tls.last()
         if self.in_force is not None:
+            self._credentials, self._certificates = self._read_secrets(self.in_force.document)
             self._tls.write(self._certificates)
         self._maps: Maps | None = (
             None if self.in_force is None else maps_of(self.in_force.document, self.layout, self._credentials)
@@ -173,7 +172,8 @@ class Traffic:
     def _read_secrets(self, document: Document) -> tuple[Credentials, Certificates]:
         secrets = self._secrets.read(secret for service in document.services for secret in service.secrets)
         credentials = credentials_of(document, secrets, lambda file: str(self._state.public_key(file)))
-        return credentials, certificates_of(document, secrets)
+        there = [secret for secret, files in secrets.items() if files]
+        return credentials, with_last_good(certificates_of(document, secrets), self._certificates, there)
 
     async def _put(self, document: Document, credentials: Credentials, certificates: Certificates, now: float) -> None:
         layout = replace(

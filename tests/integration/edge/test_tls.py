@@ -123,6 +123,28 @@ async def test_a_broken_secret_is_told_and_harms_nobody_else(edge, digits):
     await edge.until(problems, "no problem is left")
 
 
+async def test_what_a_certificate_was_is_served_while_its_secret_is_broken_and_ends_with_it(edge, digits):
+    good = certificate("digits.vision.svc")
+    edge.secret("digits-tls", **good)
+    await edge.apply(*services(edge))
+    await is_shown(edge, "digits.vision.svc", print_of(good))
+    nobodys = await shown(edge, "nobody.vision.svc")
+    edge.secret("digits-tls", **good | {"tls__crt": certificate("digits.vision.svc")["tls__crt"]})
+
+    async def told(*wanted: str) -> bool:
+        return (await edge.evidence())["services"].get("digits", {}).get("problems") == [*wanted]
+
+    broken = "Secret digits-tls tls.key does not belong to tls.crt"
+    await edge.until(lambda: told(broken), broken)
+    assert await shown(edge, "digits.vision.svc") == print_of(good)
+    await edge.kill_agent()
+    await edge.start_agent()
+    await edge.until(lambda: told(broken), broken)
+    assert await shown(edge, "digits.vision.svc") == print_of(good)
+    edge.secret("digits-tls")
+    await is_shown(edge, "digits.vision.svc", nobodys)
+
+
 async def test_a_certificate_is_rotated_without_a_reload_and_open_connections_go_on(edge, digits):
     old, new = certificate("digits.vision.svc"), certificate("digits.vision.svc")
     edge.secret("digits-tls", **old)
