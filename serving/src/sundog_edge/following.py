@@ -22,6 +22,9 @@ LOG = logging.getLogger(__name__)
 POLL_S = 0.5
 POLL_EAGERLY_S = 0.15
 POLL_JITTER = 0.2
+PATIENCE_S = 0.5
+"""How long a round of questions waits for those that are slow to answer."""
+
 COST_FACTOR = 20
 """What is done again and again takes a twentieth of the time at most."""
 
@@ -46,17 +49,31 @@ class Answers:
         self.cost_s = 0.0
         self._client = client
         self._silent: set[str] = set()
+        self._told: tuple[object, ...] = ({}, {}, {})
+        self._asking: dict[str, asyncio.Task[None]] = {}
 
     async def poll(self, clusters: Mapping[str, Cluster]) -> None:
-        """Ask every cluster at once. `version` is another object after an answer that differs, `cost_s` the time that it took the agent."""
-        before = dict(self.targets), dict(self.calls), dict(self.fallbacks)
+        """Ask every cluster at once, but for those that have yet to answer the last time: one that hangs holds up no other.
+
+        `version` is another object after an answer that differs, `cost_s` the time that it took the agent.
+        """
         began = time.thread_time()
-        await asyncio.gather(*(self._ask(name, cluster) for name, cluster in clusters.items()))
+        for name in self._asking.keys() - clusters.keys():
+            self._asking.pop(name).cancel()
+        for name, cluster in clusters.items():
+            if name not in self._asking:
+                self._asking[name] = asyncio.create_task(self._ask(name, cluster))
+        if self._asking:
+            await asyncio.wait(self._asking.values(), timeout=PATIENCE_S)
+        for name in [name for name, task in self._asking.items() if task.done()]:
+            self._asking.pop(name).result()
         for name in self.targets.keys() - clusters.keys():
             del self.targets[name]
             del self.calls[name]
         self.cost_s = time.thread_time() - began
-        if before != (self.targets, self.calls, self.fallbacks):
+        now = dict(self.targets), dict(self.calls), dict(self.fallbacks)
+        if now != self._told:
+            self._told = now
             self.version = object()
 
     async def _ask(self, name: str, cluster: Cluster) -> None:

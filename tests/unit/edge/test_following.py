@@ -1,0 +1,59 @@
+"""Asking clusters for their replicas."""
+
+import asyncio
+from collections import Counter
+
+from sundog_edge import following
+from sundog_edge.document import Cluster
+from sundog_edge.errors import ServeUnavailable
+from sundog_edge.following import Answers
+
+GOOD, SLOW = Cluster(dashboard="http://good"), Cluster(dashboard="http://slow")
+
+
+class Client:
+    """Clusters of which one answers at once and the other when it is let."""
+
+    def __init__(self) -> None:
+        self.asked: Counter[str] = Counter()
+        self.go_on = asyncio.Event()
+        self.port = 1
+
+    async def targets(self, cluster):
+        self.asked[cluster.dashboard] += 1
+        if cluster is SLOW:
+            await self.go_on.wait()
+            raise ServeUnavailable("Serve does not answer")
+        return {"digits-r1": (f"127.0.0.1:{self.port}",)}, {}
+
+
+async def test_a_cluster_that_hangs_holds_up_no_other_and_is_asked_once_at_a_time(monkeypatch):
+    monkeypatch.setattr(following, "PATIENCE_S", 0.01)
+    client = Client()
+    answers = Answers(client)
+    await answers.poll({"good": GOOD, "slow": SLOW})
+    first = answers.version
+    await answers.poll({"good": GOOD, "slow": SLOW})
+    assert client.asked == {"http://good": 2, "http://slow": 1}
+    assert answers.version is first
+    client.port = 2
+    await answers.poll({"good": GOOD, "slow": SLOW})
+    assert answers.targets == {"good": {"digits-r1": ("127.0.0.1:2",)}}
+    assert answers.version is not first
+    client.go_on.set()
+    await answers.poll({"good": GOOD, "slow": SLOW})
+    await answers.poll({"good": GOOD, "slow": SLOW})
+    assert client.asked["http://slow"] == 2
+
+
+async def test_a_cluster_that_leaves_the_document_is_forgotten_though_it_hangs(monkeypatch):
+    monkeypatch.setattr(following, "PATIENCE_S", 0.01)
+    client = Client()
+    answers = Answers(client)
+    await answers.poll({"good": GOOD, "slow": SLOW})
+    before = answers.version
+    await answers.poll({"slow": SLOW})
+    assert answers.targets == {}
+    assert answers.version is not before
+    await answers.poll({})
+    assert client.asked == {"http://good": 1, "http://slow": 1}
