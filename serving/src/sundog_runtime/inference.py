@@ -1,6 +1,7 @@
 """From a decoded request to its answer, whatever the protocol."""
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing
@@ -8,13 +9,11 @@ from inspect import isasyncgen, isgenerator
 from math import inf
 from typing import Any, TypeVar
 
-import numpy as np
-
 from sundog_runtime.context import RequestContext, call_for, working_on
 from sundog_runtime.errors import Problem
 from sundog_runtime.formats.model import LoadedModel
-from sundog_runtime.model_thread import ModelThread
-from sundog_runtime.pace import SMALL_BYTES
+from sundog_runtime.model_thread import ModelThread, as_exception
+from sundog_runtime.pace import SMALL_BYTES, is_small
 from sundog_runtime.protocol.query import Answer, Buffer, Query
 from sundog_runtime.scheduler import Scheduler, expired
 from sundog_runtime.signature import conform
@@ -23,7 +22,10 @@ from sundog_runtime.tensors import plain
 Result = TypeVar("Result")
 
 _END = object()
-_MANY_ITEMS = 4096
+_ENDS_THE_LOOP = (SystemExit, KeyboardInterrupt)
+"""What asyncio lets through to whoever runs it, and so ends the replica, where a model raises it on the event loop."""
+
+_logger = logging.getLogger("ray.serve.sundog")
 
 
 class Inference:
@@ -49,7 +51,7 @@ class Inference:
         if self.streams:
             raise Problem(400, "Streaming", "the model answers in a stream, which this way of asking does not have")
         output = await self.scheduler.infer(query.batch, context)
-        if _is_small(output):
+        if is_small(output):
             return self._encode(query, output)
         return await self._codec.run(lambda: self._encode(query, output))
 
@@ -67,7 +69,7 @@ class Inference:
             items = _one(result)
         async with aclosing(items):  # type: ignore[type-var]  # all three are generators
             while (item := await _before(context.deadline, anext(items, _END))) is not _END:
-                yield self._encode(query, plain(item))
+                yield self._encode(query, item)
 
     def _encode(self, query: Query, output: Any) -> Answer:
         return query.encode(conform(self._model.signature.outputs, output))
@@ -79,7 +81,8 @@ class Inference:
         """Between two items other requests have their turn."""
         try:
             while True:
-                item = await self._thread.run(lambda: call_for((context,), lambda: next(generator, _END)))
+                # Copied there: the model may write to it again as soon as another stream has its turn.
+                item = await self._thread.run(lambda: call_for((context,), lambda: _next(generator)))
                 if item is _END:
                     return
                 yield item
@@ -88,17 +91,31 @@ class Inference:
 
 
 async def _on_loop(generator: Any, context: RequestContext) -> AsyncGenerator[Any, None]:
-    async with aclosing(generator):
+    try:
         while True:
-            with working_on(context):
-                item = await anext(generator, _END)
+            try:
+                with working_on(context):
+                    item = await anext(generator, _END)
+            except _ENDS_THE_LOOP as error:
+                raise as_exception(error) from None
             if item is _END:
                 return
-            yield item
+            yield plain(item)
+    finally:
+        try:
+            await generator.aclose()
+        except (Exception, *_ENDS_THE_LOOP):
+            # Nobody is left to be told; with a synchronous one it is the same.
+            _logger.exception("a stream that was given up raised")
 
 
 async def _one(value: Any) -> AsyncGenerator[Any, None]:
-    yield value
+    yield plain(value)
+
+
+def _next(generator: Any) -> Any:
+    item = next(generator, _END)
+    return item if item is _END else plain(item, copy=True)
 
 
 async def _before(deadline: float, awaitable: Any) -> Any:
@@ -112,12 +129,3 @@ async def _before(deadline: float, awaitable: Any) -> Any:
         if limit.expired():
             raise expired() from None
         raise
-
-
-def _is_small(output: Any) -> bool:
-    """Whether writing it takes next to no time."""
-    if isinstance(output, np.ndarray):
-        return output.nbytes <= SMALL_BYTES
-    if isinstance(output, dict):
-        return len(output) <= _MANY_ITEMS and all(_is_small(value) for value in output.values())
-    return not isinstance(output, list | str) or len(output) <= _MANY_ITEMS

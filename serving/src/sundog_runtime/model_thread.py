@@ -79,7 +79,7 @@ class ModelThread:
             self._started = self._clock()
             try:
                 job()
-            except Exception:
+            except BaseException:  # a model's sys.exit() ends nothing but its own call
                 _logger.exception("a call on the model's thread raised")
             self._started = None
 

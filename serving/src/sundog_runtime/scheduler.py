@@ -19,7 +19,7 @@ from sundog_runtime.formats.model import LoadedModel
 from sundog_runtime.joining import form, join, split, why_not_joinable
 from sundog_runtime.metrics import Metrics
 from sundog_runtime.model_thread import STUCK_AFTER_SECONDS, ModelThread, as_exception
-from sundog_runtime.pace import Pace
+from sundog_runtime.pace import Pace, is_small
 from sundog_runtime.tensors import plain
 
 MAX_WAITING = 1024
@@ -73,7 +73,9 @@ class Scheduler:
         self._max_waiting = max_waiting
         self._clock = clock
         # A predictor's own code may depend on its thread (a database connection, asyncio.run); a module does not.
-        self._pace = Pace() if model.platform == "pytorch" else None
+        self._pace = Pace() if model.platform == "pytorch" and not model.compiles else None
+        # It may also answer with memory of its own that its next call writes to, before this answer is written.
+        self._copies = model.platform == "python"
         self.joins = max_rows > 1 and not why_not_joinable(model)
         self._batches: Batches[_Ask] = Batches(max_rows if self.joins else 1, max_delay)
         self._changed = threading.Condition()
@@ -115,7 +117,7 @@ class Scheduler:
         now = self._clock()
         if context.deadline <= now:
             raise expired()
-        if self._may_run_here() and not self._held and not (self._coming and self.joins):
+        if self._may_run_here() and not self._held and not (self._coming and self.joins) and is_small(batch):
             return self._here(batch, context, now)
         if len(self._batches) >= self._max_waiting:
             detail = f"{self._max_waiting} requests are waiting for the model already"
@@ -155,7 +157,7 @@ class Scheduler:
                 alarm.cancel()
 
     def _put(self, entry: _Entry, now: float) -> None:
-        here = self._held or self._may_run_here()
+        here = (self._held or self._may_run_here()) and is_small(entry.payload.batch)
         with self._changed:
             self._batches.add(entry, now)
             self._changed.notify()
@@ -266,7 +268,7 @@ class Scheduler:
         asks = [entry.payload for entry in batch]
         try:
             inputs = join([ask.batch for ask in asks])
-            output = plain(call_for(tuple(ask.context for ask in asks), lambda: self._model.predict(inputs)))
+            output = self._plain(call_for(tuple(ask.context for ask in asks), lambda: self._model.predict(inputs)))
         except BaseException:  # noqa: BLE001 (told to the request that raises it again)
             return None
         parts = split(output, [entry.rows for entry in batch])
@@ -274,6 +276,9 @@ class Scheduler:
             self.stop_joining("its outputs do not have as many rows as its inputs")
             return None
         return [(part, None) for part in parts]
+
+    def _plain(self, output: Any) -> Any:
+        return plain(output, copy=self._copies)
 
     def stop_joining(self, why: str) -> None:
         """From now on each request is a pass of its own."""
@@ -290,7 +295,7 @@ class Scheduler:
 
     def _alone(self, batch: Any, context: RequestContext) -> tuple[Any, BaseException | None]:
         try:
-            return plain(call_for((context,), lambda: self._model.predict(batch))), None
+            return self._plain(call_for((context,), lambda: self._model.predict(batch))), None
         except BaseException as raised:  # noqa: BLE001 (it is the request's, whatever it is; the others must live on)
             return None, raised
 

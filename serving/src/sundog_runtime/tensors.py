@@ -228,12 +228,13 @@ def _natural(types: frozenset[type]) -> str:
     return natural.get(types, "float64")
 
 
-def plain(output: Any) -> Any:
+def plain(output: Any, *, copy: bool = False) -> Any:
     """A model's output as what orjson writes: numpy arrays, lists, strings, numbers.
 
-    Raises Problem 500 for types that JSON has no word for. NaN and infinity are `require_finite`'s business.
+    With `copy` its arrays share no memory with the model's. Raises Problem 500 for types that JSON has no word for. NaN and
+    infinity are `require_finite`'s business.
     """
-    return _plain(output, 0)
+    return _plain(output, 0, copy=copy)
 
 
 def require_finite(value: Any) -> None:
@@ -270,30 +271,32 @@ def _fits(kind: type, dtype: str) -> bool:
     return kind is int or (kind is float and "float" in dtype)
 
 
-def _plain(value: Any, depth: int) -> Any:
+def _plain(value: Any, depth: int, *, copy: bool) -> Any:
     if depth > MAX_DIMENSIONS:
         raise _unusable(f"is nested deeper than {MAX_DIMENSIONS}")
     value = to_numpy(value)
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, np.ndarray):
-        return _plain_array(value, depth)
+        return _plain_array(value, depth, copy=copy)
     if isinstance(value, Mapping):
         if any(not isinstance(key, str) for key in value):
             raise _unusable("has a key that is no string")
-        return {key: _plain(item, depth + 1) for key, item in value.items()}
+        return {key: _plain(item, depth + 1, copy=copy) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item, depth + 1) for item in value]
+        return [_plain(item, depth + 1, copy=copy) for item in value]
     if value is None or isinstance(value, str | bool | int | float):
         return value
     raise _unusable(f"holds an object of type {type(value).__name__}")
 
 
-def _plain_array(array: Array, depth: int) -> Any:
+def _plain_array(array: Array, depth: int, *, copy: bool) -> Any:
     if array.dtype.kind in "biuf":
-        return np.ascontiguousarray(array) if array.ndim else array.item()
+        if not array.ndim:
+            return array.item()
+        return np.array(array, order="C") if copy else np.ascontiguousarray(array)
     if array.dtype.kind in "OU":
-        return _plain(array.tolist(), depth + 1)
+        return _plain(array.tolist(), depth + 1, copy=copy)
     raise _unusable(f"holds an array of {array.dtype}")
 
 

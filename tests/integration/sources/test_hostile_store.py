@@ -202,6 +202,23 @@ def test_a_hostile_store(
         assert not list(cache.glob("models/*/partial/*"))
 
 
+def test_a_listing_that_drips(serve: Callable[[Handler], Server], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each byte comes before the silence is too long."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        part = b"HTTP/1.1 200 OK\r\nx-drip: "
+        while request.transport is not None and not request.transport.is_closing():
+            request.transport.write(part)
+            part = b"x"
+            await asyncio.sleep(0.01)
+        return web.Response()
+
+    usual = fetch.limits_of()
+    monkeypatch.setattr(fetch, "limits_of", lambda: replace(usual, listing=0.3))
+    with pytest.raises(SourceUnavailable, match=r"within 0\.3 s what it has"):
+        open_model(f"https://{serve(handle).authority}/m.pt2", "")
+
+
 def test_trouble_that_passes_is_waited_out(serve: Callable[[Handler], Server]) -> None:
     seen: dict[str, int] = {}
 

@@ -480,6 +480,43 @@ def test_a_registry_that_wants_a_token(
     assert asked == [("repository:team/digits:pull", "Basic dXNlcjpwYXNz")]
 
 
+def test_a_token_that_runs_out_is_renewed(serve_plainly: Callable[[Handler], Server]) -> None:
+    blob = {"mediaType": "x", "digest": sha(BIG), "size": len(BIG)}
+    manifest = json.dumps({"schemaVersion": 2, "layers": [titled(blob, "m.pt2")]}).encode()
+    given, left = [0], [0]
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        if request.path == "/token":
+            given[0] += 1
+            left[0] = 3
+            return web.json_response({"token": f"t{given[0]}"})
+        left[0] -= 1
+        if left[0] < 0 or request.headers.get("Authorization") != f"Bearer t{given[0]}":
+            realm = f'Bearer realm="http://localhost:{request.url.port}/token"'
+            return web.Response(status=401, headers={"WWW-Authenticate": realm})
+        return web.Response(body=manifest) if "/manifests/" in request.path else answer(request, BIG)
+
+    found = open_model(f"oci://{serve_plainly(handle).authority}/team/digits@{sha(manifest)}", "")
+    assert read(found.root) == {"m.pt2": BIG}
+    assert given[0] > 1
+
+
+def test_a_registry_that_refuses_a_layer_is_not_asked_for_ever(serve_plainly: Callable[[Handler], Server]) -> None:
+    blob = {"mediaType": "x", "digest": sha(BIG), "size": len(BIG)}
+    manifest = json.dumps({"schemaVersion": 2, "layers": [titled(blob, "m.pt2")]}).encode()
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        if request.path == "/token":
+            return web.json_response({"token": "t"})
+        if "/manifests/" in request.path and request.headers.get("Authorization"):
+            return web.Response(body=manifest)
+        realm = f'Bearer realm="http://localhost:{request.url.port}/token"'
+        return web.Response(status=401, headers={"WWW-Authenticate": realm})
+
+    with pytest.raises(AccessDenied, match="layer 0: the store answered 401"):
+        open_model(f"oci://{serve_plainly(handle).authority}/team/digits@{sha(manifest)}", "")
+
+
 def test_an_index_of_several_images(serve_plainly: Callable[[Handler], Server]) -> None:
     index = json.dumps({"schemaVersion": 2, "manifests": []}).encode()
 

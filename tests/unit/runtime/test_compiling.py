@@ -100,6 +100,19 @@ def test_the_mode(torch_model: Path, compiler: Compiler) -> None:
     assert compiler.modes == ["max-autotune"]
 
 
+@pytest.mark.parametrize(
+    ("shape", "batchable", "later"),
+    [("[-1, 4]", "true", False), ("[-1, 4]", "false", True), ("[-1, -1]", "true", True)],
+)
+def test_whether_a_request_may_wait_for_the_compiler(
+    compiled_model: Path, compiler: Compiler, shape: str, batchable: str, later: bool
+) -> None:
+    description = compiled_model / "model.yaml"
+    text = description.read_text().replace("shape: [-1, 4]", f"shape: {shape}")
+    description.write_text(f"{text}\nbatchable: {batchable}\n")
+    assert load(compiled_model).compiles is later
+
+
 def test_without_compile_nothing_is_compiled(torch_model: Path, compiler: Compiler) -> None:
     load(torch_model)
     assert compiler.modes == []

@@ -15,7 +15,8 @@ def test_public_addresses_are_open(address: str) -> None:
 @pytest.mark.parametrize(
     "address",
     ["10.1.2.3", "172.16.0.1", "192.168.1.1", "127.0.0.1", "127.8.8.8", "100.64.0.1", "::1", "fc00::1", "fd12::1", "198.18.0.1",
-     "0.1.2.3", "240.0.0.1", "::ffff:10.0.0.1", "64:ff9b::a00:1", "2002:a00:1::1", "::ffff:127.0.0.1"],
+     "0.1.2.3", "240.0.0.1", "::ffff:10.0.0.1", "64:ff9b::a00:1", "2002:a00:1::1", "::ffff:127.0.0.1", "::169.254.169.254",
+     "::ffff:0:127.0.0.1", "64:ff9b:1::a9fe:a9fe", "fec0::1"],
 )  # fmt: skip
 def test_private_addresses_are_open_to_listed_hosts_only(address: str) -> None:
     with pytest.raises(SourceRefused, match="host leads to a private address"):
@@ -32,6 +33,12 @@ def test_metadata_services_are_open_to_no_name(address: str) -> None:
     with pytest.raises(SourceRefused, match="forbidden") as caught:
         Guard(frozenset({"host"})).check("host", address)
     assert address not in caught.value.message
+
+
+@pytest.mark.parametrize("host", ["127.1", "2130706433", "0", "127.000.000.001", "127.0.0.1."])
+def test_what_a_resolver_may_take_for_an_address_is_refused(host: str) -> None:
+    with pytest.raises(SourceRefused, match="written in full"):
+        Guard().check_literal(host)
 
 
 def test_names_and_networks_are_listed_between_commas() -> None:

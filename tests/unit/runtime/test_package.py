@@ -137,11 +137,13 @@ def test_an_exported_program_needs_trust(workshop: Path) -> None:
     assert "[-1, 4]" in sundog(package, "model", "--weights", "net.pt2", "--trust-code").output
 
 
-def test_a_predictor_that_streams(workshop: Path) -> None:
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_a_predictor_that_streams(workshop: Path, kind: str) -> None:
     (workshop / "words.py").write_text(
         "class Predictor:\n    def load(self, path, config): pass\n"
         "    def example(self): return ['a', 'b']\n"
-        "    def predict(self, batch): yield from batch\n"
+        f"    {kind} predict(self, batch):\n"
+        "        for word in batch: yield word\n"
     )
     done = sundog(package, "model", "--entrypoint", "words:Predictor")
     assert done.exit_code == 0, done.output

@@ -293,6 +293,42 @@ def quick(scheduler: Scheduler) -> None:
     scheduler._pace._on_probation = 0
 
 
+async def test_a_model_that_answers_with_memory_of_its_own(make: Callable[..., Scheduler]) -> None:
+    memory = np.zeros((1, 2), "float32")
+
+    def predict(batch: Any) -> Any:
+        memory[:] = batch
+        return {"x": memory, "list": [memory[0]]}
+
+    scheduler = make(loaded(predict), max_rows=1)
+    answers = await asyncio.gather(*(scheduler.infer(rows(number), RequestContext()) for number in range(100)))
+    assert [answer["x"][0, 0] for answer in answers] == list(range(100))
+    assert [answer["list"][0][0] for answer in answers] == list(range(100))
+
+
+async def test_a_large_input_never_runs_on_the_event_loop(make: Callable[..., Scheduler]) -> None:
+    here: list[bool] = []
+
+    def predict(batch: Any) -> Any:
+        here.append(threading.current_thread() is threading.main_thread())
+        return batch
+
+    for declared in ("x", "y"):
+        scheduler = make(loaded(predict, "pytorch"), max_rows=4)
+        quick(scheduler)
+        large = np.zeros((100_000, 2), "float32")
+        await scheduler.infer(large if declared == "x" else {"x": large}, RequestContext())
+        await scheduler.infer(rows(1), RequestContext())
+        scheduler.expect()
+        await scheduler.infer(large, RequestContext())
+        scheduler.expected()
+    assert here == [False, True, False] * 2
+
+
+async def test_a_model_that_may_have_to_compile_never_runs_on_the_event_loop(make: Callable[..., Scheduler]) -> None:
+    assert make(loaded(not_thirteen, "pytorch", compiles=True))._pace is None
+
+
 async def test_on_the_event_loop_those_that_are_coming_are_joined(make: Callable[..., Scheduler]) -> None:
     calls: list[Any] = []
 

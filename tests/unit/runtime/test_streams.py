@@ -193,6 +193,58 @@ async def test_the_deadline_is_that_of_the_last_item(stream: Any, log: list[Any]
     assert log[-1] == "closed"
 
 
+EXITING = """
+import sys
+
+class Predictor:
+    def load(self, path, config):
+        pass
+
+    def predict(self, batch):
+        try:
+            yield 1
+            sys.exit(3)
+        finally:
+            sys.exit(3)
+"""
+
+
+@pytest.mark.parametrize("code", [EXITING, EXITING.replace("def predict", "async def predict")], ids=["sync", "async"])
+async def test_a_stream_that_exits_ends_nothing_but_itself(stream: Any, code: str) -> None:
+    client = await stream(code)
+    for _ in range(2):
+        connection = Connection([1])
+        messages = await all_of(connection, connection.run(client))
+        assert b"ModelError" in messages[-1]["body"]
+    left = Connection([1])
+    task = left.run(client)
+    await left.sent.get()
+    task.cancel()
+    await asyncio.wait([task])
+    assert await client.replica._thread.run(lambda: "alive") == "alive"
+
+
+async def test_streams_that_share_memory_of_the_model(stream: Any) -> None:
+    code = """
+import numpy as np
+
+class Predictor:
+    memory = np.zeros(1)
+
+    def load(self, path, config):
+        pass
+
+    def predict(self, batch):
+        for _ in range(20):
+            self.memory[:] = batch["mine"]
+            yield self.memory
+"""
+    client = await stream(code)
+    answers = await asyncio.gather(*(client.post("/", json={"inputs": {"mine": mine}}) for mine in range(4)))
+    for mine, answer in enumerate(answers):
+        assert [json.loads(line)["outputs"] for line in answer.text.splitlines()] == [[mine]] * 20
+
+
 async def test_other_requests_have_their_turn_between_two_items(stream: Any, log: list[Any]) -> None:
     client = await stream(STREAMING)
     first, second = Connection([1, 2]), Connection([3, 4])

@@ -14,6 +14,7 @@ import torch
 
 from sundog_runtime.description import FILE_NAME, Description
 from sundog_runtime.errors import CodeNotTrusted, LoadFailed
+from sundog_runtime.formats.compiling import may_compile_later
 from sundog_runtime.formats.detect import Found
 from sundog_runtime.formats.model import LoadedModel, may_batch
 from sundog_runtime.formats.module import caller, failed, is_half, natural_types, network_caller, use_channels_last
@@ -61,6 +62,7 @@ def load_exported(path: Path, archive: Found, description: Description) -> Loade
         numbers=numbers,
         whole_numbers=whole_numbers,
         batches=batches,
+        compiles=description.compile.enabled and may_compile_later(signature, batches=batches),
         module=module,
     )
 

@@ -101,6 +101,13 @@ def shapes(example: Callable[[], Any] | None, signature: Signature, *, batches: 
             yield named if len(named) > 1 else next(iter(named.values()))
 
 
+def may_compile_later(signature: Signature, *, batches: bool) -> bool:
+    """Whether a request can have sizes that `shapes` does not cover: any but a free number of rows, which it does."""
+    if not signature.inputs:
+        return True
+    return any(-1 in (spec.shape[1:] if batches else spec.shape) for spec in signature.inputs)
+
+
 def _repeated(batch: Any, times: int) -> Any:
     if isinstance(batch, dict):
         return {name: _repeated(value, times) for name, value in batch.items()}

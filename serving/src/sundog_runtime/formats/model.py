@@ -40,6 +40,7 @@ class LoadedModel:
 
     `streams`: `predict` returns a generator, whose items are answers.
     `batches`: arrays of several requests may be joined along their first dimension, and the answer split there.
+    `compiles`: a request may be the first of its sizes, and wait for the compiler.
     `module` is the network where there is one, for those who count its parameters.
     """
 
@@ -54,6 +55,7 @@ class LoadedModel:
     whole_numbers: str = "int64"
     streams: bool = False
     batches: bool = True
+    compiles: bool = False
     module: Any = None
 
 

@@ -12,6 +12,7 @@ import torch
 from sundog_runtime.cores import threads_of
 from sundog_runtime.description import Description
 from sundog_runtime.errors import EntrypointMissing, FormatNotRecognised, LoadFailed
+from sundog_runtime.formats.compiling import may_compile_later
 from sundog_runtime.formats.detect import Content, Found
 from sundog_runtime.formats.model import LoadedModel, may_batch
 from sundog_runtime.formats.module import failed, natural_types, network_caller, use_channels_last
@@ -63,6 +64,7 @@ def load_torch(path: Path, weights: Found, factory: Any, description: Descriptio
         numbers=numbers,
         whole_numbers=whole_numbers,
         batches=batches,
+        compiles=description.compile.enabled and may_compile_later(description.signature, batches=batches),
         module=module,
     )
 

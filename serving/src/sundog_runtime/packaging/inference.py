@@ -1,6 +1,10 @@
 """What a model takes and gives, found out by running it."""
 
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import replace
+from inspect import isasyncgen, isgenerator
 from typing import Any
 
 import numpy as np
@@ -13,6 +17,8 @@ from sundog_runtime.protocol.plain import batch_of
 from sundog_runtime.signature import Signature
 from sundog_runtime.tensors import OIP_TYPES, TensorSpec, plain, to_numpy
 from sundog_runtime.warmup import zeros
+
+_END = object()
 
 
 def batch_for(model: LoadedModel, example: Any) -> Any:
@@ -38,7 +44,7 @@ def run(model: LoadedModel, batch: Any) -> Any:
     try:
         output = model.predict(batch)
         if model.streams:
-            output = next(iter(output))
+            output = _first(output)
         return plain(output)
     except StartError:
         raise
@@ -46,6 +52,21 @@ def run(model: LoadedModel, batch: Any) -> Any:
         raise LoadFailed(f"a prediction failed: {problem.detail}") from None
     except Exception as error:
         raise failed("a prediction", error) from error
+
+
+def _first(stream: Any) -> Any:
+    """The first item of a stream, or what is answered in place of one. Raises LoadFailed for an empty one."""
+    if not isasyncgen(stream) and not isgenerator(stream):
+        return stream
+    item = asyncio.run(_first_of(stream)) if isasyncgen(stream) else next(stream, _END)
+    if item is _END:
+        raise LoadFailed("a prediction gave an empty stream; give an --example with an answer")
+    return item
+
+
+async def _first_of(stream: AsyncGenerator[Any, Any]) -> Any:
+    async with aclosing(stream):
+        return await anext(stream, _END)
 
 
 def signature_of(model: LoadedModel, batch: Any, output: Any) -> Signature:

@@ -46,10 +46,6 @@ class Lease:
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
 
-    def share(self) -> None:
-        """From exclusive to shared. Between the two somebody else may have had it: look again what is there."""
-        fcntl.flock(self._descriptor, fcntl.LOCK_SH)
-
     def release(self) -> None:
         """A second time does nothing."""
         if self._descriptor >= 0:
@@ -85,7 +81,12 @@ class Cache:
         """A lease on an entry that is there; None if it is not, or is being made or removed."""
         if not self.entry(key).is_dir():
             return None
-        return self._lease(key, fcntl.LOCK_SH) if self.entry(key).is_dir() else None
+        lease = self._lease(key, fcntl.LOCK_SH)
+        # Between the look and the lock it may have been removed, and somebody may be about to make it anew.
+        if lease is not None and not self.entry(key).is_dir():
+            lease.release()
+            return None
+        return lease
 
     def exclusive(self, key: str) -> Lease | None:
         """The right to make or remove the entry; None while anybody else has it, or uses the entry."""

@@ -83,7 +83,15 @@ class _Fetch:
     async def _listing(self) -> AsyncIterator[Listing]:
         async with AsyncExitStack() as stack:
             web = await stack.enter_async_context(Web(self.guard, self.limits))
-            yield await _list(self.uri, web, self.guard, self.limits)
+            try:
+                # A store that sends a listing byte by byte is never silent.
+                async with asyncio.timeout(self.limits.listing):
+                    listing = await _list(self.uri, web, self.guard, self.limits)
+            except TimeoutError:
+                raise SourceUnavailable(
+                    f"the store did not tell within {self.limits.listing:g} s what it has"
+                ) from None
+            yield listing
 
     async def _wait_or_make(self, key: str, listing: Listing) -> Fetched:
         deadline = time.monotonic() + 2 * self.limits.seconds

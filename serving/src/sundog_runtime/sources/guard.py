@@ -25,6 +25,9 @@ _METADATA = frozenset(
     for address in ("169.254.169.254", "168.63.129.16", "100.100.100.200", "192.0.0.192", "fd00:ec2::254")
 )
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_PUBLIC_V6 = ipaddress.IPv6Network("2000::/3")
+"""All that is given out as global unicast. What lies outside, such as translations of IPv4 that a network may route
+(`::a.b.c.d`, `::ffff:0:a.b.c.d`, `64:ff9b:1::/48`), Python does not call private."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,8 @@ class Guard:
             return
         if found in _METADATA or found.is_link_local or found.is_multicast or found.is_unspecified:
             raise SourceRefused(f"{host} leads to a link-local, metadata or multicast address, which is forbidden")
-        if not found.is_global and host not in self.names:
+        is_public = found.is_global and (isinstance(found, ipaddress.IPv4Address) or found in _PUBLIC_V6)
+        if not is_public and host not in self.names:
             raise SourceRefused(f"{host} leads to a private address; an administrator can list it in {ALLOWED_HOSTS}")
 
     def check_literal(self, host: str) -> None:
@@ -49,6 +53,9 @@ class Guard:
         try:
             ipaddress.ip_address(host)
         except ValueError:
+            # Digits and dots that are no address are one to the system's resolver: 127.1, 2130706433.
+            if host and not host.strip("0123456789."):
+                raise SourceRefused(f"{host} is neither a name nor an address written in full") from None
             return
         self.check(host, host)
 

@@ -23,7 +23,8 @@ class Limits:
     Attributes:
         model_bytes: of one model, as it is sent and as it is unpacked.
         cache_bytes: of all models of all namespaces; those in use are kept beyond it.
-        seconds: for one model, from the first request to the last byte.
+        seconds: for one model, from the first byte to the last.
+        listing: for all that is asked before, such as which files there are.
         bytes_per_second: the least that must arrive, averaged over `window`.
         part_bytes: what is requested at once of an object that can be read in parts; what a crash loses at most of each.
         connections: parts under way at a time.
@@ -35,6 +36,7 @@ class Limits:
     model_bytes: int = 100 * GIB
     cache_bytes: int = 200 * GIB
     seconds: float = 3600
+    listing: float = 300
     bytes_per_second: int = 64 * 1024
     window: float = 30
     part_bytes: int = 16 * 1024 * 1024

@@ -7,12 +7,14 @@ The registry's protocol is three kinds of GET. Made by `web` they have its guard
 for registries has.
 """
 
+import asyncio
 import base64
 import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,17 +44,51 @@ async def list_artefact(uri: ArtefactUri, web: Web, limits: Limits) -> Listing:
     """Raises a StartError, DigestMismatch where the manifest is not the promised one."""
     shown = f"oci://{uri.authority}/{uri.repository}@{uri.digest}"
     base = _base(uri)
+    access = _Access(uri, base, web, shown)
     async for attempt in retrying(limits):
         with attempt:
-            headers = await _authorization(uri, base, web, shown)
+            await access.renew(access.headers)
             url = base / "manifests" / uri.digest
-            async with web.get(url, shown, {**headers, "Accept": ", ".join(MANIFESTS)}, roam=True) as response:
+            async with web.get(url, shown, {**access.headers, "Accept": ", ".join(MANIFESTS)}, roam=True) as response:
                 check_status(response, shown)
                 body = await _limited(response, shown)
     if (found := "sha256:" + hashlib.sha256(body).hexdigest()) != uri.digest:
         raise DigestMismatch(f"{shown}: the manifest that was sent has the digest {found}")
     layers = _layers(body, shown)
-    return Listing(tuple(_remote(layer, number, base, headers, web, shown) for number, layer in enumerate(layers)))
+    return Listing(tuple(_remote(layer, number, base, access, web, shown) for number, layer in enumerate(layers)))
+
+
+class _Access:
+    """What the registry wants to see with each request. Its tokens live for minutes, and a download may take longer."""
+
+    def __init__(self, uri: ArtefactUri, base: URL, web: Web, shown: str) -> None:
+        self.headers: Mapping[str, str] = {}
+        self._ask = partial(_authorization, uri, base, web, shown)
+        self._asking = asyncio.Lock()
+
+    async def renew(self, refused: Mapping[str, str]) -> None:
+        """Ask anew, unless that was done since `refused` was taken."""
+        async with self._asking:
+            if self.headers is refused:
+                self.headers = await self._ask()
+
+    async def read(
+        self, web: Web, url: URL, what: str, start: int, end: int | None, *, size: int
+    ) -> AsyncGenerator[bytes, None]:
+        """As `Web.read`. A token that is refused is replaced once: a refusal comes before the first byte."""
+        sent = self.headers
+        reading = partial(web.read, url, what, start, end, size=size, roam=True)
+        try:
+            async with aclosing(reading(headers=sent)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+        except AccessDenied:
+            if not sent.get("Authorization", "").startswith("Bearer "):
+                raise
+            await self.renew(sent)
+            async with aclosing(reading(headers=self.headers)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
 
 
 def _base(uri: ArtefactUri) -> URL:
@@ -125,14 +161,12 @@ def _layers(body: bytes, shown: str) -> list[Any]:
     return list(layers)
 
 
-def _remote(layer: Any, number: int, base: URL, headers: Mapping[str, str], web: Web, shown: str) -> Remote:
+def _remote(layer: Any, number: int, base: URL, access: _Access, web: Web, shown: str) -> Remote:
     notes = layer.get("annotations") or {}
     digest, kind, title = str(layer["digest"]), str(layer.get("mediaType", "")), str(notes.get(TITLE, ""))
     tar = notes.get(UNPACK) == "true" or (not title and _TAR.fullmatch(kind) is not None)
     if not tar and not title:
         raise LoadFailed(f"{shown}: layer {number} is neither a tar archive nor a file with a title ({kind[:100]!r})")
     name = f"layer-{number}.tar" if tar else plain_name(title, shown)
-    read = partial(
-        web.read, base / "blobs" / digest, f"{shown} layer {number}", size=layer["size"], headers=headers, roam=True
-    )
+    read = partial(access.read, web, base / "blobs" / digest, f"{shown} layer {number}", size=int(layer["size"]))
     return Remote(name, int(layer["size"]), digest, read, sha256=digest.removeprefix("sha256:"), unpack=tar)
