@@ -39,7 +39,8 @@ class _Handlers(grpc.GenericRpcHandler):
 
         async def unary(request: Any, context: Any) -> Any:
             answer = await handler.unary_unary(request, context)
-            if context.code():
+            # 0 where nobody has set one. OK may be set too, and cannot be aborted with.
+            if context.code() not in (0, None, grpc.StatusCode.OK):
                 await context.abort(context.code(), context.details())
             return answer
 
