@@ -13,7 +13,7 @@ order of their rows.
 import os
 import re
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cached_property
@@ -23,7 +23,8 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 _KNOWN_VERSION_BYTES = 55
 
-TIMEOUT_HEADER = b"x-request-timeout-seconds"
+TIMEOUT_HEADER = b"x-sundog-timeout-seconds"
+SERVE_TIMEOUT_HEADER = b"x-request-timeout-seconds"
 _MARGIN = 0.05
 _MOST_MARGIN_SECONDS = 0.1
 
@@ -31,12 +32,19 @@ _MOST_MARGIN_SECONDS = 0.1
 class RequestContext:
     """One request. `deadline` is in seconds of `time.monotonic()`, or infinite.
 
+    `until_gone` returns when nobody waits for the answer any more; None where the caller cancels what it gave up.
     Ids are made when somebody asks for them: most requests are answered without.
     """
 
-    def __init__(self, headers: Mapping[bytes, bytes] | None = None, deadline: float = inf) -> None:
+    def __init__(
+        self,
+        headers: Mapping[bytes, bytes] | None = None,
+        deadline: float = inf,
+        until_gone: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         self._headers = headers or {}
         self.deadline = deadline
+        self.until_gone = until_gone
 
     @cached_property
     def request_id(self) -> str:
@@ -68,20 +76,25 @@ class RequestContext:
 
 
 def deadline_of(headers: Mapping[bytes, bytes], now: float) -> float:
-    """When the answer is no longer wanted, in the clock of `now`; infinite where the header says nothing usable.
+    """When the answer is no longer wanted, in the clock of `now`; infinite where no header says anything usable.
 
-    A little before the time that the header gives: Serve reads it too, and would answer first, in its own words.
+    The edge's header is ours alone. Of Serve's the deadline is a little before the time that it gives: Serve reads it
+    too, and would answer first, in its own words.
     """
-    given = headers.get(TIMEOUT_HEADER)
-    if given is None:
-        return inf
+    if (given := headers.get(TIMEOUT_HEADER)) is not None:
+        return now + _seconds(given)
+    if (given := headers.get(SERVE_TIMEOUT_HEADER)) is not None:
+        seconds = _seconds(given)
+        return now + seconds - min(seconds * _MARGIN, _MOST_MARGIN_SECONDS)
+    return inf
+
+
+def _seconds(given: bytes) -> float:
     try:
         seconds = float(given)
     except ValueError:
         return inf
-    if not 0 < seconds < inf:
-        return inf
-    return now + seconds - min(seconds * _MARGIN, _MOST_MARGIN_SECONDS)
+    return seconds if seconds > 0 else inf
 
 
 _current: ContextVar[tuple[RequestContext, ...]] = ContextVar("sundog_requests", default=())

@@ -16,6 +16,7 @@ StartError                 the replica cannot start; shown in the Serve deployme
 ├── WarmupFailed           the model failed on a warm-up request
 └── WarmupTimeout          the warm-up did not end in time
 Problem                    one request cannot be answered; becomes RFC 9457 problem details
+ClientGoneError            nobody waits for the answer
 """
 
 _MESSAGE_LIMIT = 1000
@@ -115,6 +116,10 @@ class Problem(Exception):
         self.code = code
         self.detail = one_line(detail, 500)
         self.headers = headers
+
+
+class ClientGoneError(Exception):
+    """There is nobody left to answer."""
 
 
 def bad_input(code: str, detail: str) -> Problem:

@@ -7,14 +7,14 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from math import inf
 from typing import Any, TypeAlias
 
 from sundog_runtime.batching import Batches, Entry
 from sundog_runtime.context import RequestContext, call_for
-from sundog_runtime.errors import Problem
+from sundog_runtime.errors import ClientGoneError, Problem
 from sundog_runtime.formats.model import LoadedModel
 from sundog_runtime.joining import form, join, split, why_not_joinable
 from sundog_runtime.metrics import Metrics
@@ -112,7 +112,8 @@ class Scheduler:
         """The model's output for `batch`, as `tensors.plain` gives it.
 
         Raises Problem 504 when the deadline passes (what still waits then is never computed), Problem 503 when too
-        many wait, and whatever the model raises on this request alone. When cancelled, it leaves the queue.
+        many wait, and whatever the model raises on this request alone. When it is cancelled, or when its client is gone
+        (which raises ClientGoneError), it leaves the queue.
         """
         now = self._clock()
         if context.deadline <= now:
@@ -146,15 +147,22 @@ class Scheduler:
         alarm = None
         if context.deadline < inf:
             alarm = loop.call_later(context.deadline - now, self._expire, entry)
+        watch = None
+        if context.until_gone is not None:
+            watch = loop.create_task(_leave(future, context.until_gone))
         try:
             self._put(entry, now)
             return await future
         except asyncio.CancelledError:
             self._withdraw(entry)
+            if watch is not None and watch.done() and not watch.cancelled():
+                raise ClientGoneError from None
             raise
         finally:
             if alarm is not None:
                 alarm.cancel()
+            if watch is not None:
+                watch.cancel()
 
     def _put(self, entry: _Entry, now: float) -> None:
         here = (self._held or self._may_run_here()) and is_small(entry.payload.batch)
@@ -308,3 +316,9 @@ def expired() -> Problem:
 def _patience(batch: list[_Entry]) -> float:
     longest = max(entry.payload.context.deadline - entry.arrived for entry in batch)
     return min(max(_LEAST_PATIENCE_SECONDS, PATIENCE * longest), STUCK_AFTER_SECONDS)
+
+
+async def _leave(future: "asyncio.Future[Any]", until_gone: Callable[[], Awaitable[None]]) -> None:
+    """Cancel `future` when the client is gone."""
+    await until_gone()
+    future.cancel()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sundog_runtime.context import RequestContext, current, joined
-from sundog_runtime.errors import Problem
+from sundog_runtime.errors import ClientGoneError, Problem
 from sundog_runtime.formats.model import LoadedModel
 from sundog_runtime.metrics import Metrics
 from sundog_runtime.model_thread import STUCK_AFTER_SECONDS, ModelThread
@@ -252,6 +252,30 @@ async def test_who_is_cancelled_leaves_the_queue(make: Callable[..., Scheduler])
     gate.go.set()
     assert [(await tasks[index])[0, 0] for index in (0, 1, 3)] == [0, 2, 4]
     assert [call[:, 0].tolist() for call in gate.calls] == [[0], [1, 2]]
+
+
+async def test_whose_client_is_gone_leaves_the_queue(make: Callable[..., Scheduler]) -> None:
+    gate, gone = Gate(), asyncio.Event()
+
+    async def until_gone() -> None:
+        await gone.wait()
+
+    scheduler = make(loaded(gate))
+    tasks = await behind(scheduler, gate, rows(1))
+    asked = asyncio.Event()
+
+    async def ask() -> None:
+        asked.set()
+        await scheduler.infer(rows(13), RequestContext(until_gone=until_gone))
+
+    left = asyncio.create_task(ask())
+    await asked.wait()
+    gone.set()
+    with pytest.raises(ClientGoneError):
+        await left
+    gate.go.set()
+    assert [(await task)[0, 0] for task in tasks] == [0, 2]
+    assert 13 not in [row for call in gate.calls for row in call[:, 0]]
 
 
 async def test_the_queue_is_bounded(make: Callable[..., Scheduler]) -> None:

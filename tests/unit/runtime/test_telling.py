@@ -56,6 +56,12 @@ def test_the_deadline_comes_before_serves(given: str, seconds: float | None) -> 
     assert found == (float("inf") if seconds is None else pytest.approx(100 + seconds))
 
 
+@pytest.mark.parametrize(("given", "seconds"), [("1", 1), ("30.5", 30.5), ("0", None), ("nan", None), ("x", None)])
+def test_the_edges_deadline_is_taken_as_it_is(given: str, seconds: float | None) -> None:
+    found = deadline_of({b"x-sundog-timeout-seconds": given.encode(), b"x-request-timeout-seconds": b"9"}, 100.0)
+    assert found == (float("inf") if seconds is None else 100 + seconds)
+
+
 def test_what_is_worked_on() -> None:
     one, two = RequestContext(), RequestContext()
     assert (current(), joined()) == (None, ())

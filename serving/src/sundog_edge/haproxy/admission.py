@@ -68,12 +68,13 @@ def headers() -> str:
     """Take away what only the edge may say to a replica, what is meant for the edge alone, and what an underscore disguises."""
     return f"""    http-request del-header x-sundog- -m beg
     http-request del-header _ -m sub
-    http-request del-header x-request-disconnect-disabled
     http-request del-header upgrade
     http-request del-header proxy- -m beg
     http-request del-header x-api-key if {POLICY} {authentication.REQUIRED}
     http-request del-header authorization if {POLICY} {authentication.REQUIRED}
-    http-request set-header x-request-timeout-seconds %[var(txn.split),field(4,|)]
+    http-request del-header x-request-timeout-seconds
+    http-request set-header x-sundog-timeout-seconds %[var(txn.split),field(4,|)]
+    http-request set-header x-request-disconnect-disabled ?1
 """
 
 

@@ -11,17 +11,13 @@ from typing import Any
 
 import orjson
 
-from sundog_runtime.errors import Problem
+from sundog_runtime.errors import ClientGoneError, Problem
 from sundog_runtime.protocol.query import JSON_TYPE, Answer
 
 Message = MutableMapping[str, Any]
 
 SSE_TYPE = b"text/event-stream"
 LINES_TYPE = b"application/x-ndjson"
-
-
-class ClientGoneError(Exception):
-    """There is nobody left to answer."""
 
 
 class BrokenStreamError(Exception):
@@ -49,7 +45,7 @@ async def send_stream(
     `as_problem` gives the problem of an exception, and its document. Raises what `answers` raises before the first of
     them, then BrokenStreamError; ClientGoneError when the client left, which also stops `answers`.
     """
-    gone = asyncio.create_task(_until_gone(receive))
+    gone = asyncio.create_task(until_gone(receive))
     try:
         async with aclosing(answers):
             answer = await _next(answers, gone)
@@ -90,7 +86,8 @@ async def _next(answers: AsyncGenerator[Answer, None], gone: "asyncio.Task[None]
     return answer
 
 
-async def _until_gone(receive: Callable[[], Awaitable[Message]]) -> None:
+async def until_gone(receive: Callable[[], Awaitable[Message]]) -> None:
+    """Returns when the client has left. What else `receive` has is dropped."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
