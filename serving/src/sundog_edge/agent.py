@@ -14,7 +14,7 @@ import aiohttp
 from sundog_edge import evidence, metrics
 from sundog_edge.counting import Counting
 from sundog_edge.document import parse
-from sundog_edge.errors import DocumentError, EdgeError, HaproxyUnavailable
+from sundog_edge.errors import DocumentError, EdgeError, HaproxyRefused, HaproxyUnavailable
 from sundog_edge.following import Answers, Following
 from sundog_edge.replicas import ServeClient
 from sundog_edge.runtime_api import Haproxy
@@ -29,6 +29,9 @@ DRAIN_S = 0.05
 COUNT_S = 1.0
 FORGET_S = 60.0
 SECRETS_S = 1.0
+AGAIN_S = 1.0
+"""Pause before what HAProxy refused is tried again: each try may have it check a whole configuration."""
+
 _STALE_S = 5.0
 
 
@@ -56,6 +59,8 @@ class Agent:
         self._answers = Answers(ServeClient(session, options.token_file))
         self._following = Following(haproxy, self._workers, self._traffic, self._answers)
         self._raw: bytes | None = None
+        self._refused: bytes | None = None
+        self._again_at = 0.0
         self._version: tuple[int, ...] = ()
         self._error = ""
         self._alive_at = 0.0
@@ -163,7 +168,7 @@ class Agent:
         except OSError as error:
             self._error = f"split document {self._options.split} cannot be read: {error.strerror}"
             return
-        if raw == self._raw:
+        if raw == self._raw or (raw == self._refused and time.monotonic() < self._again_at):
             return
         try:
             document = parse(raw, self._options.namespace)
@@ -178,6 +183,8 @@ class Agent:
             self._raw = raw
         except EdgeError as error:
             self._error = f"generation could not be applied yet: {error}"
+            if isinstance(error, HaproxyRefused):
+                self._refused, self._again_at = raw, time.monotonic() + AGAIN_S
             raise
         else:
             self._error = ""

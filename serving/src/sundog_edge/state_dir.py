@@ -30,9 +30,9 @@ class StateDir:
             raise SettingsError(
                 f"--state-dir {root} has {len(str(root))} characters, at most {MAX_PATH} fit a Unix socket path"
             )
-        if any(character.isspace() or character in "\"'\\#$" for character in str(root)):
+        if any(character.isspace() or character in "\"'\\#$;" for character in str(root)):
             raise SettingsError(
-                f"--state-dir {root} has a blank, quote, backslash, # or $, which HAProxy's configuration cannot hold"
+                f"--state-dir {root} has a blank, quote, backslash, #, $ or ;, which HAProxy cannot be told"
             )
         try:
             for name in ("maps", "public_keys", "certificates"):

@@ -76,6 +76,7 @@ class Replica:
                 files = await thread.run(
                     lambda: open_model(arguments.model.uri, arguments.model.digest, arguments.namespace)
                 )
+            startup.detail("download", files.seconds)
             with startup.phase("load"):
                 model = await _in_time(thread.run(lambda: _load(files, arguments)), load_seconds(size_of(files)))
             _use_cores(arguments.cpu)

@@ -1,7 +1,7 @@
 """How long each phase of a replica's start took."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 VERSION = 1
@@ -21,6 +21,15 @@ class Startup:
         begun = self._clock()
         yield
         self.phases[name] = self.phases.get(name, 0.0) + self._clock() - begun
+
+    def detail(self, name: str, parts: Mapping[str, float]) -> None:
+        """Tell the parts of a phase, in seconds, in its place; without any, it stays as it is."""
+        if parts:
+            self.phases = {
+                key: value
+                for phase, whole in self.phases.items()
+                for key, value in (parts.items() if phase == name else ((phase, whole),))
+            }
 
     def document(self) -> dict[str, object]:
         """What `GET /-/startup` answers."""

@@ -28,9 +28,9 @@ def test_a_state_directory_too_deep_for_sockets_is_refused(tmp_path):
     assert not deep.exists()
 
 
-@pytest.mark.parametrize("name", ["a b", 'a"b', "a$b", "a#b"])
+@pytest.mark.parametrize("name", ["a b", 'a"b', "a$b", "a#b", "a;b"])
 def test_a_state_directory_that_the_configuration_cannot_hold_is_refused(tmp_path, name):
-    with pytest.raises(SettingsError, match="which HAProxy's configuration cannot hold"):
+    with pytest.raises(SettingsError, match="which HAProxy cannot be told"):
         StateDir.at((tmp_path / name).relative_to(tmp_path))
 
 

@@ -16,6 +16,7 @@ from sundog_runtime.cores import set_environment
 from sundog_runtime.logs import AboutRequest, JsonLines, make_no_records_of_requests, use_json_lines
 from sundog_runtime.metrics import OTHER, Histogram, Metrics
 from sundog_runtime.ray_metrics import Exporter, samples
+from sundog_runtime.startup import Startup
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = f"00-{TRACE}-b7ad6b7169203331-01"
@@ -235,6 +236,8 @@ async def test_a_predictor_asks_about_its_request(python_model: Callable[[str], 
         True,
     ]
     assert (await client.get("/nowhere")).status_code == 404
+    # A probe says nothing of the model.
+    assert (await client.get("/v2/health/ready")).status_code == 200
     metrics: Metrics = client.replica.metrics  # type: ignore[attr-defined]
     assert metrics.answers == {"ok": 1, "NotFound": 1}
     assert sum(metrics.latency.counts) == 2
@@ -247,6 +250,17 @@ async def test_the_phases_of_the_start_can_be_read(torch_model: Path, args: Any,
     assert list(document["phases"]) == ["download", "load", "warmup"]
     assert all(seconds >= 0 for seconds in document["phases"].values())
     assert client.replica.metrics.startup.keys() == document["phases"].keys()  # type: ignore[attr-defined]
+
+
+def test_the_parts_of_a_phase_stand_in_its_place() -> None:
+    startup = Startup(iter((0.0, 1.0, 6.0, 6.0, 7.0)).__next__)
+    for name in ("download", "load"):
+        with startup.phase(name):
+            pass
+    startup.detail("load", {})
+    assert startup.phases == {"download": 5.0, "load": 1.0}
+    startup.detail("download", {"list": 1.0, "verify": 4.0})
+    assert list(startup.phases.items()) == [("list", 1.0), ("verify", 4.0), ("load", 1.0)]
 
 
 async def test_without_user_config_the_first_health_check_ends_the_start(torch_model: Path, args: Any) -> None:

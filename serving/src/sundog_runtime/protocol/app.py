@@ -15,7 +15,7 @@ from sundog_runtime.inference import Inference
 from sundog_runtime.metrics import CLIENT_GONE, OK, Metrics
 from sundog_runtime.protocol.oip import padding_of
 from sundog_runtime.protocol.problems import PROBLEM_TYPE, problem_body, problem_of
-from sundog_runtime.protocol.query import Buffer
+from sundog_runtime.protocol.query import Answer, Buffer
 from sundog_runtime.protocol.routes import Route, Routes
 from sundog_runtime.protocol.streams import BrokenStreamError, send_stream, until_gone, wants_events
 
@@ -47,7 +47,7 @@ class App:
         begun = time.monotonic()
         headers = dict(scope["headers"])
         context = RequestContext(headers, deadline_of(headers, begun), partial(until_gone, receive))
-        end = CLIENT_GONE
+        end: str | None = CLIENT_GONE
         try:
             end = await self._reply(scope, headers, context, receive, send)
         except ClientGoneError:
@@ -61,30 +61,31 @@ class App:
             headers_of_problem = [(b"content-type", PROBLEM_TYPE), *problem.headers]
             await _send(send, problem.status, headers_of_problem, document)
         finally:
-            self._metrics.answered(end, time.monotonic() - begun)
+            if end is not None:
+                self._metrics.answered(end, time.monotonic() - begun)
 
     async def _reply(
         self, scope: Scope, headers: Mapping[bytes, bytes], context: RequestContext, receive: Receive, send: Send
-    ) -> str:
+    ) -> str | None:
+        """How the request is counted; None for what says nothing of the model, such as a probe."""
         route = self._route(scope)
         if route.answer is not None:
-            answer = route.answer() if callable(route.answer) else route.answer
+            await _send_answer(send, route.answer() if callable(route.answer) else route.answer)
+            return None
+        assert route.decode is not None
+        scheduler = self._inference.scheduler
+        scheduler.expect()
+        try:
+            body = await read_body(headers, receive, self.max_request_bytes)
+            query = await self._inference.read(route.decode, headers, body)
+        finally:
+            scheduler.expected()
+        if self._inference.streams:
+            answers = self._inference.stream(query, context)
+            tell = partial(as_problem, path=_path(scope), context=context)
+            await send_stream(answers, wants_events(headers), receive, send, tell)
         else:
-            assert route.decode is not None
-            scheduler = self._inference.scheduler
-            scheduler.expect()
-            try:
-                body = await read_body(headers, receive, self.max_request_bytes)
-                query = await self._inference.read(route.decode, headers, body)
-            finally:
-                scheduler.expected()
-            if self._inference.streams:
-                answers = self._inference.stream(query, context)
-                tell = partial(as_problem, path=_path(scope), context=context)
-                await send_stream(answers, wants_events(headers), receive, send, tell)
-                return OK
-            answer = await self._inference.answer(query, context)
-        await _send(send, 200, [(b"content-type", answer.content_type), *answer.headers], answer.body)
+            await _send_answer(send, await self._inference.answer(query, context))
         return OK
 
     def _route(self, scope: Scope) -> Route:
@@ -144,6 +145,10 @@ def _too_large(limit: int) -> Problem:
     # The connection stays open, and the server discards what still comes: closing it would make a client that is still
     # sending see a reset instead of this answer.
     return Problem(413, "BodyTooLarge", f"the body is larger than {limit} bytes")
+
+
+async def _send_answer(send: Send, answer: Answer) -> None:
+    await _send(send, 200, [(b"content-type", answer.content_type), *answer.headers], answer.body)
 
 
 async def _send(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:

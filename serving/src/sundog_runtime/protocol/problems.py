@@ -26,6 +26,10 @@ def problem_of(error: Exception, context: RequestContext) -> Problem:
     return Problem(500, "ModelError", "the model raised an error; its log tells more under this request id")
 
 
+_TITLES = {int(status): status.phrase for status in HTTPStatus}
+"""A predictor may raise a Problem of any status, also of one that has no phrase."""
+
+
 def problem_body(problem: Problem, path: str, request_id: str) -> bytes:
     """Problem details, with `code` and `requestId` as extension members.
 
@@ -34,7 +38,7 @@ def problem_body(problem: Problem, path: str, request_id: str) -> bytes:
     """
     document: dict[str, Any] = {
         "type": "about:blank",
-        "title": HTTPStatus(problem.status).phrase,
+        "title": _TITLES.get(problem.status, ""),
         "status": problem.status,
         "detail": problem.detail,
         "code": problem.code,
