@@ -18,6 +18,8 @@ from real_ray import RayServe
 pytestmark = [pytest.mark.bench, pytest.mark.ray, pytest.mark.haproxy, pytest.mark.timeout(1800)]
 
 OURS = "Sundog: edge, split, counting, runtime"
+BATCHED = "Sundog, with batching"
+BATCHING = {"batching": {"maxSize": 32}}
 REQUEST = Request(body_of("inputs", [features()]), units=512)
 ROUNDS = 5
 
@@ -28,14 +30,14 @@ def idle_cores(seconds: float = 3.0) -> float:
 
 
 def test_end_to_end_against_other_servers(wrk: None, ray_serve: RayServe, edge: Edge, tmp_path: Path) -> None:
-    deploy(ray_serve, edge, [application("mlp", networks.save(tmp_path / "mlp", networks.MLP, [networks.FEATURES]))])
+    model = networks.save(tmp_path / "mlp", networks.MLP, [networks.FEATURES])
+    deploy(ray_serve, edge, [application("mlp", model), application("batched", model, BATCHING)])
     record = Record(
         "peers",
         "End to end against other model servers, MLP of 256 floats as JSON, answers per second",
         ("server", "1 connection", "16 connections", "Sundog / it, 1", "Sundog / it, 16", "configured"),
     )
-    ours = Side(OURS, edge.url("mlp"), REQUEST)
-    sides, missing = [ours], {}
+    sides, missing = [Side(OURS, edge.url("mlp"), REQUEST), Side(BATCHED, edge.url("batched"), REQUEST)], {}
     with contextlib.ExitStack() as stack:
         for peer in PEERS:
             try:
@@ -49,6 +51,8 @@ def test_end_to_end_against_other_servers(wrk: None, ray_serve: RayServe, edge: 
         record.keep_samples(f"c{connections}", samples)
     one, many = taken[1], taken[16]
     record.add(OURS, throughput(one[OURS]), throughput(many[OURS]), "", "", "as deployed by default, `cpu: 1`")
+    found = [f"{ratio(each[OURS], each[BATCHED]):.2f}" for each in (one, many)]
+    record.add(BATCHED, throughput(one[BATCHED]), throughput(many[BATCHED]), *found, "`runtime.batching.maxSize: 32`")
     for peer in PEERS:
         if peer.title in missing:
             record.add(peer.title, "–", "–", "–", "–", f"does not run here: {missing[peer.title]}")
