@@ -36,8 +36,11 @@ bench: $(VENV)/.ready
 	$(BIN)/pytest tests/bench -s --only '$(ONLY)'; measured=$$?; \
 	PYTHONPATH=tests/support $(BIN)/python -m measuring.record && exit $$measured
 
-# Long campaigns.
-prove: bench
+# Long campaigns: the fuzzer for a quarter of an hour, then the measurements.
+prove: $(VENV)/.ready
+	SUNDOG_FUZZ_RUNS=1000000 $(BIN)/pytest tests/fuzz/test_fuzz.py
+	SUNDOG_FUZZ_RUNS=40000 $(BIN)/pytest tests/fuzz/test_openapi.py
+	$(MAKE) bench
 
 # The CRDs from the types.
 generate: $(VENV)/.ready
