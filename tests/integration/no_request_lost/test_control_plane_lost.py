@@ -8,7 +8,7 @@ from typing import Any
 import psutil
 import pytest
 
-from real_edge import RunningEdge, running_edge
+from measuring.edge import Edge, arm, running_edge, service
 from real_local import SLOW, Clients, save_network
 from real_ray import RayServe, running_ray, wait_until
 
@@ -36,47 +36,21 @@ def application(model: Path) -> dict[str, Any]:
     }
 
 
-def document(ray: RayServe) -> dict[str, Any]:
-    arm = {"name": "stable", "application": APPLICATION, "routePrefix": f"/{APPLICATION}.app", "revision": 1}
-    return {
-        "version": 1,
-        "namespace": "vision",
-        "generation": 1,
-        "clusters": {"sundog": {"dashboard": ray.dashboard, "fallback": ray.fallback}},
-        "services": [
-            {
-                "name": "steady",
-                "hosts": [],
-                "cluster": "sundog",
-                "attempt": APPLICATION,
-                "salt": APPLICATION,
-                "unit": {"kind": "request"},
-                "epoch": 0,
-                "arms": [arm | {"weight": 100, "ranges": [[0, 10000]]}],
-                "requestTimeoutSeconds": 30.0,
-                "maxRequestBytes": 100_000,
-                "maxOngoingRequests": 64,
-            }
-        ],
-    }
-
-
 def test_the_gcs_is_killed_and_stays_away(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     answers = save_network(tmp_path / "model", 1, BATCHES)
-    with running_ray() as ray, running_edge() as edge:
+    with running_ray() as ray, running_edge(ray.dashboard, ray.fallback) as edge:
         ray.put({"applications": [application(tmp_path / "model")]})
         ray.wait_running(APPLICATION)
-        edge.apply(document(ray))
-        wait_until(lambda: edge.up("steady") == 2, 60, "both replicas behind the edge")
-        load = Clients(f"{edge.url}/steady", BATCHES, {"1": [answers]})
+        edge.apply([service("steady", [arm("stable", APPLICATION, f"/{APPLICATION}.app", [(0, 10_000)])])], up=2)
+        load = Clients(edge.url("steady"), BATCHES, {"1": [answers]})
         load.start(6, slow=2)
         try:
             answered(load, 200)
             gcs_of(ray).kill()
             ends = time.monotonic() + SECONDS
             wait_until(lambda: time.monotonic() > ends and answered(load, 200), SECONDS + 60, "answers without Ray")
-            assert edge.up("steady") == 2
+            assert edge.evidence()["services"]["steady"]["arms"]["stable"]["servers"]["up"] == 2
         finally:
             load.stop()
         assert load.wrong == []
@@ -100,7 +74,7 @@ def gcs_of(ray: RayServe) -> psutil.Process:
     return gcs
 
 
-def assert_whole(edge: RunningEdge, sent: int) -> None:
+def assert_whole(edge: Edge, sent: int) -> None:
     """Each request is counted once, as a good one."""
 
     def rows() -> list[dict[str, Any]]:

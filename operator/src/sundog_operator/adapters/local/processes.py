@@ -18,6 +18,7 @@ from sundog_operator.ports import Clock
 
 _SEPARATOR: Final = "|"
 _POLL_S: Final = 0.1
+_LAST_BREATH_S: Final = 0.5
 _KILL_DEADLINE_S: Final = 10.0
 
 
@@ -115,13 +116,23 @@ class Processes:
 
         A process that was killed had no last words.
         """
-        pid = self._ended.get(name)
-        code = None if pid is None else self._table.exit_code(pid)
+        code = await self._exit_code(name)
         if code is not None and code < 0:
             return f"ended with signal {-code}"
         how = "ended" if code is None else f"ended with status {code}"
         words = await asyncio.to_thread(last_line, log)
         return f"{how}; {log} ends with: {words}" if words else how
+
+    async def _exit_code(self, name: str) -> int | None:
+        """None where it cannot be known: only a parent is told."""
+        pid = self._ended.get(name)
+        if pid is None:
+            return None
+        deadline = self._clock.monotonic() + _LAST_BREATH_S
+        # A large process that dies loses its memory, and so its command line, some time before it has a status.
+        while (code := self._table.exit_code(pid)) is None and self._clock.monotonic() < deadline:
+            await self._clock.sleep(_POLL_S)
+        return code
 
     def _mark(self, name: str, instance: str) -> str:
         return _SEPARATOR.join((str(self._state.path), name, instance))

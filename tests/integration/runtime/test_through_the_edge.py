@@ -1,0 +1,71 @@
+"""REST and gRPC of real replicas in real Serve through a real edge, as clients of the protocol see it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tritonclient.grpc
+import tritonclient.http
+from tritonclient.utils import InferenceServerException
+
+from measuring.edge import Edge, arm, running_edge, service
+
+pytestmark = [pytest.mark.ray, pytest.mark.haproxy, pytest.mark.timeout(240)]
+
+APPLICATION = "digits-r8"
+ROWS = np.array([[0.5, -1.0, 2.0, 0.25], [1.0, 0.0, -0.5, 3.0]], np.float32)
+BY_NAME = {"sundog-service": "digits"}
+
+
+@pytest.fixture
+def edge(ray_serve: Any, model: Path, application: Any) -> Iterator[Edge]:
+    """An edge with one healthy replica behind it."""
+    ray_serve.put({"applications": [application(APPLICATION, model)]})
+    ray_serve.wait_running(APPLICATION)
+    with running_edge(ray_serve.dashboard, ray_serve.fallback) as made:
+        made.apply([service("digits", [arm("stable", APPLICATION, f"/{APPLICATION}.app", [(0, 10_000)])])])
+        yield made
+    ray_serve.put({"applications": []})
+    ray_serve.wait_until(lambda: not ray_serve.get()["applications"], what="no applications")
+
+
+def test_grpc_and_rest_give_the_same_answers_and_are_counted_alike(ray_serve: Any, edge: Edge) -> None:
+    address = f"127.0.0.1:{edge.http_port}"
+    with tritonclient.http.InferenceServerClient(f"{address}/digits") as client:
+        tensor = tritonclient.http.InferInput("x", ROWS.shape, "FP32")
+        tensor.set_data_from_numpy(ROWS)
+        by_rest = client.infer("digits", [tensor]).as_numpy("outputs")
+    with tritonclient.grpc.InferenceServerClient(address) as client:
+        ray_serve.wait_until(lambda: _ready(client), what="gRPC through the edge")
+        tensor = tritonclient.grpc.InferInput("x", ROWS.shape, "FP32")
+        tensor.set_data_from_numpy(ROWS)
+        answer = client.infer("digits", [tensor], headers=BY_NAME)
+        before = _ends(edge)
+        for name, status in (("other", "NOT_FOUND"), ("digits", "INVALID_ARGUMENT")):
+            with pytest.raises(InferenceServerException) as caught:
+                client.infer(name, [_of_wrong_shape()], headers=BY_NAME)
+            assert status in str(caught.value.status())
+    np.testing.assert_allclose(answer.as_numpy("outputs"), by_rest, rtol=1e-5)
+    ray_serve.wait_until(lambda: _ends(edge)["client4xx"] == before["client4xx"] + 2, what="two errors of the client")
+    assert _ends(edge)["ok"] >= 2
+    assert sum(_ends(edge)[end] for end in ("server5xx", "timeout", "truncated", "invalid")) == 0
+
+
+def _ready(client: Any) -> bool:
+    try:
+        return bool(client.is_server_ready(headers=BY_NAME))
+    except InferenceServerException:
+        return False
+
+
+def _of_wrong_shape() -> Any:
+    tensor = tritonclient.grpc.InferInput("x", (1, 3), "FP32")
+    tensor.set_data_from_numpy(ROWS[:1, :3])
+    return tensor
+
+
+def _ends(edge: Edge) -> dict[str, int]:
+    rows = [row["ends"] for row in edge.evidence()["counters"] if row["service"] == "digits"]
+    return {name: sum(row[name] for row in rows) for name in rows[0]} if rows else {}
