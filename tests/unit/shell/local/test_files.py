@@ -189,6 +189,17 @@ async def test_a_folder_that_is_gone_deletes_nothing(world: World) -> None:
     assert await world.uris() == {"a": "v1"}
 
 
+async def test_a_start_at_another_path_takes_nothing_away(world: World) -> None:
+    world.write("a.yaml", text("a"))
+    await world.files.sync()
+    world.root = world.state / "elsewhere"
+    world.root.mkdir()
+    (world.root / "b.yaml").write_text(text("b"))
+    await world.start().files.begin()
+    assert await world.uris() == {"a": "v1", "b": "v1"}
+    assert any("default/a stays, though it came from" in notice for notice in world.view.notices)
+
+
 async def test_a_restart_knows_what_came_from_files(world: World) -> None:
     world.write("a.yaml", text("a"))
     world.write("b.yaml", text("b"))

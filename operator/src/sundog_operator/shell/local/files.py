@@ -26,8 +26,8 @@ class ManifestFiles:
     """Applies the manifests at a path, and follows them.
 
     A document is applied at the start and whenever it changed, so what `sundog apply` did meanwhile stays until then.
-    An error is shown once, and what serves is kept. An object is deleted only if it came from a file that can be read
-    and does not describe it any more.
+    An error is shown once, and what serves is kept. An object is deleted only if it came from a file at this very path
+    that can be read and does not describe it any more: who starts with another path by mistake loses nothing.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class ManifestFiles:
 
     async def run(self) -> None:
         """Until cancelled."""
-        await self._delete(self._gone(await self._apply_all()))
+        await self.begin()
         folder = self._root if self._is_folder else self._root.parent
         # Some editors replace a file and some file systems tell nothing: the folder is watched, and looked through besides.
         async for _ in awatch(
@@ -57,6 +57,12 @@ class ManifestFiles:
             debounce=200,
         ):
             await self.sync()
+
+    async def begin(self) -> None:
+        """Apply everything, delete what was taken out meanwhile, and tell what came from elsewhere."""
+        reading = await self._apply_all()
+        self._tell_of_others({document.ref for document in reading.documents})
+        await self._delete(self._gone(reading))
 
     async def sync(self) -> None:
         """Apply what changed, and delete what was taken out."""
@@ -94,7 +100,8 @@ class ManifestFiles:
         except SundogError as err:
             self._view.problem(f"{document.source}: {one_line(err)}")
             return
-        self._origins.remember(ref, Origin(str(document.path), stored["metadata"]["uid"]))
+        path = "" if document.path is None else str(document.path.absolute())
+        self._origins.remember(ref, Origin(path, stored["metadata"]["uid"]))
         if not manifests.is_same(before, stored):
             self._view.notice(f"{ref} {'changed' if before else 'created'} from {document.source}")
 
@@ -106,8 +113,19 @@ class ManifestFiles:
         return {
             ref
             for ref, origin in self._origins.all().items()
-            if ref not in present and not reading.may_hold(Path(origin.path), ref.name)
+            if ref not in present and self._is_here(origin) and not reading.may_hold(Path(origin.path), ref.name)
         }
+
+    def _is_here(self, origin: Origin) -> bool:
+        path, root = Path(origin.path).absolute(), self._root.absolute()
+        return path.is_relative_to(root) if self._is_folder else path == root
+
+    def _tell_of_others(self, present: set[Ref]) -> None:
+        for ref, origin in sorted(self._origins.all().items()):
+            if ref not in present and not self._is_here(origin):
+                self._view.notice(
+                    f"{ref} stays, though it came from {origin.path} and not from {self._root}; sundog delete takes it away"
+                )
 
     async def _delete(self, refs: set[Ref]) -> None:
         for ref in sorted(refs):
