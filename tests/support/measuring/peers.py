@@ -176,7 +176,7 @@ PEERS = (
         lambda bin_, _, ports: _uvicorn(bin_, "fastapi_app:app", ports[0]),
         "/predict",
         _X,
-        "pydantic models in and out, `async def` (the thread pool is slower), uvicorn as above",
+        "pydantic models in and out, `async def`, uvicorn as above",
     ),
     Peer(
         "kserve",
