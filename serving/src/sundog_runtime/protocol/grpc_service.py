@@ -20,7 +20,7 @@ def add_to_server(servicer: Any, server: Any) -> None:
     server.add_generic_rpc_handlers((_Handlers({f"/{SERVICE}/{name}": handler for name, handler in handlers.items()}),))
 
 
-class _Handlers(grpc.GenericRpcHandler):
+class _Handlers(grpc.ServiceRpcHandler):
     """Handlers whose errors come without an answer.
 
     Serve answers an error with an empty message and the status behind it, in the trailers. A proxy that counts errors sees those too
@@ -30,6 +30,10 @@ class _Handlers(grpc.GenericRpcHandler):
     def __init__(self, handlers: dict[str, Any]) -> None:
         # Serve replaces what is in this attribute by handlers of its own.
         self._method_handlers = handlers
+
+    def service_name(self) -> str:
+        """The service that all of them belong to."""
+        return SERVICE
 
     def service(self, handler_call_details: Any) -> Any:
         """The handler of a call; None for a method that is not known."""
