@@ -65,7 +65,7 @@ def use_json_lines(service: str, revision: int, parent: logging.Logger) -> None:
 def make_no_records_of_requests(parent: logging.Logger) -> None:
     """Raise the level of `parent`, which is Serve's logger, above INFO; this package keeps saying what it says.
 
-    Serve makes a record of every request, and where the access log is off drops it in a handler: measured, a tenth of a small
+    Serve makes a record of every request, and where the access log is off drops it in a handler: up to a tenth of a small
     request's CPU. A level that somebody has set lower stays.
     """
     if parent.level == logging.INFO:
