@@ -1,7 +1,9 @@
 """The commands of docs/models.md, one after the other in an empty folder."""
 
+import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,8 +14,16 @@ PAGE = Path(__file__).parents[3] / "docs" / "models.md"
 @pytest.mark.timeout(400)
 def test_the_commands_of_the_page_work(tmp_path: Path) -> None:
     blocks = re.findall(r"^```sh\n(.*?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+    # As after `. .venv/bin/activate`: `sundog` and `python` are those that run this test.
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     done = subprocess.run(
-        ["bash", "-euc", "\n".join(blocks)], cwd=tmp_path, capture_output=True, text=True, timeout=380, check=False
+        ["bash", "-euc", "\n".join(blocks)],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=380,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     digests = [line.split()[-1] for line in done.stdout.splitlines() if "sha256:" in line]
