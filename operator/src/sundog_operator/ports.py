@@ -13,11 +13,12 @@ Object = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, order=True)
 class Kind:
-    """A namespaced resource type."""
+    """A resource type, of a namespace or of the whole cluster."""
 
     api_version: str
     kind: str
     plural: str
+    namespaced: bool = True
 
     @property
     def group(self) -> str:
@@ -34,27 +35,63 @@ SECRET = Kind("v1", "Secret", "secrets")
 POD = Kind("v1", "Pod", "pods")
 RAY_CLUSTER = Kind("ray.io/v1", "RayCluster", "rayclusters")
 EVENT = Kind("events.k8s.io/v1", "Event", "events")
+SERVICE = Kind("v1", "Service", "services")
+SERVICE_ACCOUNT = Kind("v1", "ServiceAccount", "serviceaccounts")
+ROLE = Kind("rbac.authorization.k8s.io/v1", "Role", "roles")
+ROLE_BINDING = Kind("rbac.authorization.k8s.io/v1", "RoleBinding", "rolebindings")
+STATEFUL_SET = Kind("apps/v1", "StatefulSet", "statefulsets")
+PERSISTENT_VOLUME_CLAIM = Kind("v1", "PersistentVolumeClaim", "persistentvolumeclaims")
+POD_DISRUPTION_BUDGET = Kind("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets")
+HTTP_ROUTE = Kind("gateway.networking.k8s.io/v1", "HTTPRoute", "httproutes")
+NETWORK_POLICY = Kind("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies")
+LEASE = Kind("coordination.k8s.io/v1", "Lease", "leases")
+NODE = Kind("v1", "Node", "nodes", namespaced=False)
+RESOURCE_QUOTA = Kind("v1", "ResourceQuota", "resourcequotas")
+NAMESPACE = Kind("v1", "Namespace", "namespaces", namespaced=False)
 
-KINDS = (MODEL_DEPLOYMENT, EXPERIMENT, CONTROLLER_REVISION, DEPLOYMENT, CONFIG_MAP, SECRET, POD, RAY_CLUSTER, EVENT)
+KINDS = (
+    MODEL_DEPLOYMENT,
+    EXPERIMENT,
+    CONTROLLER_REVISION,
+    DEPLOYMENT,
+    CONFIG_MAP,
+    SECRET,
+    POD,
+    RAY_CLUSTER,
+    EVENT,
+    SERVICE,
+    SERVICE_ACCOUNT,
+    ROLE,
+    ROLE_BINDING,
+    STATEFUL_SET,
+    PERSISTENT_VOLUME_CLAIM,
+    POD_DISRUPTION_BUDGET,
+    HTTP_ROUTE,
+    NETWORK_POLICY,
+    LEASE,
+    NODE,
+    RESOURCE_QUOTA,
+    NAMESPACE,
+)
+_BY_TYPE = {(kind.api_version, kind.kind): kind for kind in KINDS}
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Ref:
-    """Names one object."""
+    """Names one object; the namespace is empty for an object of the whole cluster."""
 
     kind: Kind
     namespace: str
     name: str
 
     def __str__(self) -> str:
-        return f"{self.kind.kind} {self.namespace}/{self.name}"
+        return f"{self.kind.kind} {self.namespace}/{self.name}" if self.namespace else f"{self.kind.kind} {self.name}"
 
 
 def ref_of(obj: Object) -> Ref:
     """The reference of a stored object. Raises KeyError for a kind that is not in KINDS."""
-    by_type = {(kind.api_version, kind.kind): kind for kind in KINDS}
-    meta = obj["metadata"]
-    return Ref(by_type[obj["apiVersion"], obj["kind"]], meta["namespace"], meta["name"])
+    kind, meta = _BY_TYPE[obj["apiVersion"], obj["kind"]], obj["metadata"]
+    return Ref(kind, meta["namespace"] if kind.namespaced else "", meta["name"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +123,13 @@ class Kubernetes(Protocol):
         """Server-side apply with our field manager, forced. Creates where absent. Leaves `status` alone.
 
         An apply that changes nothing leaves resourceVersion and generation as they are.
+        """
+
+    async def replace(self, obj: Object) -> Object:
+        """Put a whole object in the place of the resourceVersion in its metadata. Leaves `status` alone.
+
+        For an object whose list is written whole while others own parts of its items: read, change, replace. Raises
+        Conflict when it moved on, Conflict or NotFound when it is gone, ValueError without a resourceVersion.
         """
 
     async def patch_status(self, ref: Ref, status: Mapping[str, Any], *, resource_version: str) -> Object:

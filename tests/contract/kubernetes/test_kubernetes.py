@@ -13,6 +13,7 @@ from sundog_operator.ports import (
     CONFIG_MAP,
     CONTROLLER_REVISION,
     MODEL_DEPLOYMENT,
+    NODE,
     Kind,
     Kubernetes,
     Object,
@@ -228,6 +229,53 @@ class TestApply:
         with pytest.raises(Invalid, match="data"):
             await kube.apply(revision | {"data": {"model": "b"}})
         assert await kube.get(ref_of(revision)) == first
+
+
+class TestReplace:
+    async def test_puts_the_whole_object_and_leaves_status_alone(self, kube: Kubernetes) -> None:
+        await kube.create(mdep(paused=True, metadata={"labels": {"team": "a", "tier": "b"}}))
+        stored = await status_of(kube, DIGITS, {"observedGeneration": 1})
+        del stored["spec"]["paused"], stored["metadata"]["labels"]["tier"]
+        stored["spec"]["replicas"] = 3
+        stored["status"] = {"observedGeneration": 9}
+        replaced = await kube.replace(stored)
+        assert replaced == await kube.get(DIGITS)
+        assert replaced["spec"]["replicas"] == 3
+        assert not replaced["spec"].get("paused")
+        assert replaced["metadata"]["labels"] == {"team": "a"}
+        assert replaced["metadata"]["generation"] == 2
+        assert replaced["status"] == {"observedGeneration": 1}
+
+    async def test_that_changes_nothing_writes_nothing(self, kube: Kubernetes) -> None:
+        first = await kube.create(mdep())
+        assert await kube.replace(await read(kube, DIGITS)) == first
+
+    async def test_of_an_older_version_is_a_conflict(self, kube: Kubernetes) -> None:
+        first = await kube.create(mdep())
+        second = await kube.annotate(DIGITS, {"example.com/a": "b"})
+        first["spec"]["replicas"] = 3
+        with pytest.raises(Conflict):
+            await kube.replace(first)
+        assert await kube.get(DIGITS) == second
+
+    async def test_of_what_is_gone_makes_nothing(self, kube: Kubernetes) -> None:
+        first = await kube.create(mdep())
+        await kube.delete(DIGITS)
+        with pytest.raises((Conflict, NotFound)):
+            await kube.replace(first)
+        assert await kube.get(DIGITS) is None
+
+    async def test_needs_a_version(self, kube: Kubernetes) -> None:
+        await kube.create(mdep())
+        with pytest.raises(ValueError, match=r"vision/digits: metadata\.resourceVersion is missing"):
+            await kube.replace(mdep(replicas=2))
+
+    async def test_fails_for_whoever_read_before_the_other_wrote(self, kube: Kubernetes) -> None:
+        await kube.create(mdep())
+        ours, theirs = await read(kube, DIGITS), await read(kube, DIGITS)
+        ours["spec"]["replicas"], theirs["spec"]["replicas"] = 2, 3
+        results = await asyncio.gather(kube.replace(ours), kube.replace(theirs), return_exceptions=True)
+        assert sum(isinstance(result, Conflict) for result in results) == 1
 
 
 class TestPatchStatus:
@@ -447,6 +495,39 @@ async def owned_by(kube: Kubernetes, name: str, uids: set[str]) -> bool:
 
 async def names_are(kube: Kubernetes, names: list[str]) -> bool:
     return [obj["metadata"]["name"] for obj in await kube.list(CONFIG_MAP, "vision")] == names
+
+
+class TestObjectsOfTheWholeCluster:
+    REF = Ref(NODE, "", "contract-test")
+
+    @staticmethod
+    def node(**labels: str) -> Object:
+        return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "contract-test", "labels": labels}}
+
+    async def test_have_no_namespace(self, kube: Kubernetes) -> None:
+        created = await kube.create(self.node(rack="a"))
+        assert "namespace" not in created["metadata"]
+        assert ref_of(created) == self.REF
+        assert str(self.REF) == "Node contract-test"
+        read_back = await read(kube, self.REF)
+        assert read_back["metadata"]["uid"] == created["metadata"]["uid"]
+        assert [obj["metadata"]["name"] for obj in await kube.list(NODE, labels={"rack": "a"})] == ["contract-test"]
+        await kube.delete(self.REF)
+        assert await kube.get(self.REF) is None
+
+    async def test_are_applied_and_replaced(self, kube: Kubernetes) -> None:
+        applied = await kube.apply(self.node(rack="a"))
+        applied["metadata"]["labels"]["rack"] = "b"
+        replaced = await kube.replace(applied)
+        assert replaced["metadata"]["labels"]["rack"] == "b"
+        await kube.delete(self.REF)
+
+    async def test_are_watched(self, kube: Kubernetes) -> None:
+        async with aclosing(kube.watch(NODE)) as events:
+            assert seen(await take(events, 1)) == [("SYNCED", "")]
+            await kube.create(self.node(rack="a"))
+            await kube.delete(self.REF)
+            assert seen(await take(events, 2)) == [("ADDED", "contract-test"), ("DELETED", "contract-test")]
 
 
 async def test_callers_cannot_change_what_is_stored(kube: Kubernetes) -> None:

@@ -110,6 +110,13 @@ class KubernetesClient:
         query = (*self._as_manager(), ("force", "true"))
         return await self._object(ref.kind, _Call(str(ref), "PATCH", _path(ref), query, _own(obj), _APPLY))
 
+    async def replace(self, obj: Object) -> Object:
+        """See the port."""
+        ref = ref_of(obj)
+        if not obj["metadata"].get("resourceVersion"):
+            raise ValueError(f"{ref}: metadata.resourceVersion is missing, and a replace needs it")
+        return await self._object(ref.kind, _Call(str(ref), "PUT", _path(ref), self._as_manager(), _own(obj)))
+
     async def patch_status(self, ref: Ref, status: Mapping[str, Any], *, resource_version: str) -> Object:
         """See the port."""
         # A merge patch could not remove a field of the status; a PUT would need the whole object. To replace the
@@ -318,7 +325,7 @@ def _trace(obj: Object) -> Object:
 
 
 def _place(obj: Object) -> tuple[str, str]:
-    return obj["metadata"]["namespace"], obj["metadata"]["name"]
+    return obj["metadata"].get("namespace", ""), obj["metadata"]["name"]
 
 
 def _typed(kind: Kind, obj: Object) -> Object:
@@ -335,9 +342,9 @@ def _own(obj: Object) -> Object:
 
 def _collection(kind: Kind, namespace: str | None) -> str:
     root = f"/apis/{kind.api_version}" if kind.group else f"/api/{kind.api_version}"
-    return (
-        f"{root}/{kind.plural}" if namespace is None else f"{root}/namespaces/{quote(namespace, safe='')}/{kind.plural}"
-    )
+    if namespace is None or not kind.namespaced:
+        return f"{root}/{kind.plural}"
+    return f"{root}/namespaces/{quote(namespace, safe='')}/{kind.plural}"
 
 
 def _path(ref: Ref) -> str:

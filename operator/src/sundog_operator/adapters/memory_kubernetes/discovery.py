@@ -63,7 +63,7 @@ def openapi(api_version: str) -> Object:
         "openapi": "3.0.0",
         "info": {"title": "Kubernetes", "version": VERSION["gitVersion"]},
         "paths": {
-            f"/{_path(api_version)}/namespaces/{{namespace}}/{kind.plural}/{{name}}": {
+            f"/{_path(api_version)}/{'namespaces/{namespace}/' if kind.namespaced else ''}{kind.plural}/{{name}}": {
                 "patch": {
                     "parameters": [{"name": "fieldValidation", "in": "query", "schema": {"type": "string"}}],
                     "x-kubernetes-group-version-kind": _type(kind),
@@ -98,7 +98,7 @@ def _resources(kinds: Iterable[Kind]) -> Iterable[Object]:
         resource: Object = {
             "name": kind.plural,
             "singularName": kind.kind.lower(),
-            "namespaced": True,
+            "namespaced": kind.namespaced,
             "kind": kind.kind,
             "verbs": _VERBS,
         }
@@ -111,7 +111,7 @@ def _resources(kinds: Iterable[Kind]) -> Iterable[Object]:
             yield {
                 "name": f"{kind.plural}/status",
                 "singularName": "",
-                "namespaced": True,
+                "namespaced": kind.namespaced,
                 "kind": kind.kind,
                 "verbs": ["get", "patch", "update"],
             }

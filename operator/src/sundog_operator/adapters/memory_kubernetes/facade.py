@@ -19,7 +19,7 @@ from sundog_operator.adapters.memory_kubernetes.memory import MemoryKubernetes
 from sundog_operator.adapters.memory_kubernetes.selectors import Selection
 from sundog_operator.adapters.memory_kubernetes.store import WITH_STATUS, Subresource
 from sundog_operator.errors import NotFound, SundogError
-from sundog_operator.ports import KINDS, Clock, Kind, Object, Ref
+from sundog_operator.ports import KINDS, NAMESPACE, Clock, Kind, Object, Ref
 
 _MAX_BODY = 3 * 1024 * 1024
 _BOOKMARK_S = 60.0
@@ -76,17 +76,16 @@ def _add_discovery(router: web.UrlDispatcher) -> None:
     documents |= {f"/openapi/v3{_root(kind)}": discovery.openapi(kind.api_version) for kind in KINDS}
     for path, document in documents.items():
         router.add_get(path, partial(_document, document))
-    router.add_get("/api/v1/namespaces/{name}", _namespace)
     for path in ("/healthz", "/livez", "/readyz"):
         router.add_get(path, _alive)
 
 
 def _add_kind(router: web.UrlDispatcher, facade: "_Facade", kind: Kind) -> None:
     everywhere = f"{_root(kind)}/{kind.plural}"
-    collection = f"{_root(kind)}/namespaces/{{namespace}}/{kind.plural}"
+    collection = f"{_root(kind)}/namespaces/{{namespace}}/{kind.plural}" if kind.namespaced else everywhere
     item = f"{collection}/{{name}}"
     routes: list[tuple[str, str, Handler]] = [
-        ("GET", everywhere, facade.list),
+        *((("GET", everywhere, facade.list),) if kind.namespaced else ()),
         ("GET", collection, facade.list),
         ("POST", collection, facade.create),
         ("GET", item, facade.get),
@@ -136,13 +135,15 @@ class _Facade:
     async def get(self, kind: Kind, request: web.Request) -> web.StreamResponse:
         ref = _ref(kind, request)
         obj = await self._kube.get(ref)
+        if obj is None and kind == NAMESPACE:
+            obj = discovery.namespace(ref.name)
         if obj is None:
             raise NotFound(f"{ref} does not exist")
         return _json(self._view(kind, request)(obj))
 
     async def create(self, kind: Kind, request: web.Request) -> web.StreamResponse:
         body = await _body(request)
-        _expect(body, kind, request.match_info["namespace"], None)
+        _expect(body, kind, request.match_info.get("namespace", ""), None)
         return _json(await self._kube.create(body, manager=_manager(request), strict=_strict(request)), status=201)
 
     async def replace(self, kind: Kind, request: web.Request) -> web.StreamResponse:
@@ -319,7 +320,8 @@ def _expect(body: Any, kind: Kind, namespace: str, name: str | None) -> None:
     if not isinstance(body, dict) or not isinstance(body.setdefault("metadata", {}), dict):
         raise BadRequest("the body is not an object with metadata")
     wanted = [("apiVersion", body, kind.api_version), ("kind", body, kind.kind)]
-    wanted += [("namespace", body["metadata"], namespace)]
+    if kind.namespaced:
+        wanted += [("namespace", body["metadata"], namespace)]
     if name is not None:
         wanted += [("name", body["metadata"], name)]
     for field, place, value in wanted:
@@ -345,7 +347,7 @@ async def _parse(request: web.Request) -> Any:
 
 
 def _ref(kind: Kind, request: web.Request) -> Ref:
-    return Ref(kind, request.match_info["namespace"], request.match_info["name"])
+    return Ref(kind, request.match_info.get("namespace", ""), request.match_info["name"])
 
 
 def _manager(request: web.Request) -> str:
@@ -381,10 +383,6 @@ def _json(document: Object, *, status: int = 200) -> web.Response:
 
 async def _document(document: Object, _request: web.Request) -> web.Response:
     return _json(document)
-
-
-async def _namespace(request: web.Request) -> web.Response:
-    return _json(discovery.namespace(request.match_info["name"]))
 
 
 async def _alive(_request: web.Request) -> web.Response:

@@ -15,7 +15,7 @@ from sundog_operator.ports import Clock, Kind, Object, Ref, WatchEvent, ref_of
 
 FIELD_MANAGER = "sundog"
 
-Verb = Literal["get", "list", "watch", "create", "apply", "status", "annotate", "patch", "delete"]
+Verb = Literal["get", "list", "watch", "create", "apply", "status", "annotate", "replace", "patch", "delete"]
 _WRITES_KEPT = 4096
 
 
@@ -101,6 +101,13 @@ class MemoryKubernetes:
         return await self._write(
             "apply", _ref(obj), lambda: self.store.apply(obj, manager or self.manager, force=force, strict=strict)
         )
+
+    async def replace(self, obj: Object) -> Object:
+        """See the port. Raises Invalid besides."""
+        ref = _ref(obj)
+        if not obj["metadata"].get("resourceVersion"):
+            raise ValueError(f"{ref}: metadata.resourceVersion is missing, and a replace needs it")
+        return await self._write("replace", ref, lambda: self.store.update(ref, lambda _: obj, self.manager))
 
     async def patch_status(self, ref: Ref, status: Mapping[str, Any], *, resource_version: str) -> Object:
         """See the port. Raises Invalid besides."""

@@ -25,7 +25,7 @@ class Selection:
     def has(self, obj: Object) -> bool:
         """Whether an object of the kind is selected by its fields."""
         metadata = obj["metadata"]
-        return self._named(metadata["namespace"], metadata["name"])
+        return self._named(metadata.get("namespace", ""), metadata["name"])
 
     def event_type(self, change: Change) -> str | None:
         """What a change is to those who see only the selection; None when they see nothing of it."""

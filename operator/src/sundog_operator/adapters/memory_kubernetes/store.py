@@ -18,11 +18,20 @@ from sundog_operator.ports import (
     DEPLOYMENT,
     EVENT,
     EXPERIMENT,
+    HTTP_ROUTE,
     KINDS,
     MODEL_DEPLOYMENT,
+    NAMESPACE,
+    NETWORK_POLICY,
+    NODE,
+    PERSISTENT_VOLUME_CLAIM,
     POD,
+    POD_DISRUPTION_BUDGET,
     RAY_CLUSTER,
+    RESOURCE_QUOTA,
     SECRET,
+    SERVICE,
+    STATEFUL_SET,
     Clock,
     Kind,
     Object,
@@ -34,8 +43,14 @@ Admit = Callable[[Object, Object | None], Sequence[str]]
 
 Subresource = Literal["", "status"]
 
-WITH_STATUS = frozenset({MODEL_DEPLOYMENT, EXPERIMENT, DEPLOYMENT, POD, RAY_CLUSTER})
-"""Kinds with a status subresource: only these have a generation, and only /status changes their status."""
+_COUNTED_WITH_STATUS = frozenset(
+    {MODEL_DEPLOYMENT, EXPERIMENT, DEPLOYMENT, POD, RAY_CLUSTER, STATEFUL_SET, POD_DISRUPTION_BUDGET, HTTP_ROUTE}
+)
+WITH_STATUS = _COUNTED_WITH_STATUS | {SERVICE, PERSISTENT_VOLUME_CLAIM, NODE, RESOURCE_QUOTA, NAMESPACE}
+"""Kinds with a status subresource: only /status changes their status."""
+
+WITH_GENERATION = _COUNTED_WITH_STATUS | {NETWORK_POLICY}
+"""Kinds whose generation counts the changes of their content."""
 
 _EVENT_LIFE = timedelta(hours=1)
 _SERVER_FIELDS = (
@@ -172,7 +187,8 @@ class Store:
         if kind is None:
             raise NotFound(f"the server serves no kind {obj.get('kind')!r} of {obj.get('apiVersion')!r}")
         metadata = obj.get("metadata") or {}
-        ref = Ref(kind, str(metadata.get("namespace") or ""), str(metadata.get("name") or ""))
+        namespace = str(metadata.get("namespace") or "") if kind.namespaced else ""
+        ref = Ref(kind, namespace, str(metadata.get("name") or ""))
         intent = _normal(ref, obj)
         self._prune(ref, intent, strict=strict)
         if kind in WITH_STATUS:
@@ -223,9 +239,9 @@ class Store:
                 self._expire_events()
             metadata["uid"] = str(uuid.uuid5(self._identity, str(self.revision + 1)))
             metadata["creationTimestamp"] = _timestamp(self._clock.now())
-            if ref.kind in WITH_STATUS:
+            if ref.kind in WITH_GENERATION:
                 metadata["generation"] = 1
-        elif ref.kind in WITH_STATUS and fields.content(after) != fields.content(before):
+        elif ref.kind in WITH_GENERATION and fields.content(after) != fields.content(before):
             metadata["generation"] += 1
 
     def _commit(self, ref: Ref, record: Record | None, after: Object, owners: fields.Owners) -> None:
@@ -285,7 +301,7 @@ class Store:
 
     def _owns(self, uid: str, dependent: Ref) -> bool:
         owner = self._by_uid.get(uid)
-        return owner is not None and owner.namespace == dependent.namespace
+        return owner is not None and owner.namespace in {"", dependent.namespace}
 
     def _forget_owners(self, ref: Ref, record: Record, alive: frozenset[str]) -> None:
         obj = record.load()
@@ -346,7 +362,7 @@ def _normal(ref: Ref, obj: Object) -> Object:
         raise Invalid(str(ref), [str(error)]) from None
     metadata: dict[str, Any] = copy.get("metadata") or {}
     metadata.pop("managedFields", None)
-    metadata |= {"name": ref.name, "namespace": ref.namespace}
+    metadata |= _named(ref)
     if ref.kind == SECRET:
         secrets.fold(copy)
     return copy | {"apiVersion": ref.kind.api_version, "kind": ref.kind.kind, "metadata": metadata}
@@ -356,8 +372,12 @@ def _blank(ref: Ref) -> Object:
     return {
         "apiVersion": ref.kind.api_version,
         "kind": ref.kind.kind,
-        "metadata": {"name": ref.name, "namespace": ref.namespace},
+        "metadata": _named(ref),
     }
+
+
+def _named(ref: Ref) -> dict[str, Any]:
+    return {"name": ref.name, "namespace": ref.namespace} if ref.kind.namespaced else {"name": ref.name}
 
 
 def _merge_parts(before: Object, changed: Object, subresource: Subresource, *, with_status: bool) -> Object:

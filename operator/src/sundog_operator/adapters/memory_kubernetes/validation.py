@@ -26,8 +26,13 @@ def kind_of(obj: Object) -> Kind | None:
 def violations(obj: Object, before: Object | None) -> list[str]:
     """One line per broken rule, empty for a good object."""
     metadata = obj["metadata"]
-    found = [*_names(metadata), *_labels(metadata), *_annotations(metadata), *_references(metadata)]
     kind = kind_of(obj)
+    found = [
+        *_names(metadata, namespaced=kind is None or kind.namespaced),
+        *_labels(metadata),
+        *_annotations(metadata),
+        *_references(metadata),
+    ]
     if kind == CONFIG_MAP:
         found += _config_map(obj)
     if kind == SECRET:
@@ -37,11 +42,11 @@ def violations(obj: Object, before: Object | None) -> list[str]:
     return found
 
 
-def _names(metadata: Object) -> Iterator[str]:
+def _names(metadata: Object, *, namespaced: bool) -> Iterator[str]:
     name, namespace = metadata.get("name"), metadata.get("namespace")
     if not isinstance(name, str) or len(name) > _MAX_NAME or not _SUBDOMAIN.fullmatch(name):
         yield f"metadata.name: {name!r} is not a DNS subdomain of at most {_MAX_NAME} characters"
-    if not isinstance(namespace, str) or not _LABEL.fullmatch(namespace):
+    if namespaced and (not isinstance(namespace, str) or not _LABEL.fullmatch(namespace)):
         yield f"metadata.namespace: {namespace!r} is not a DNS label of at most 63 characters"
 
 
