@@ -2,6 +2,7 @@
 
 SundogError
 ├── SpecError              the user must edit the resource; Stalled, no retry
+├── InstallationError      the administrator must edit the installation's file; the process ends
 └── DependencyError        the world failed; exponential back-off with jitter
     ├── Conflict           re-read and retry soon
     │   └── AlreadyExists
@@ -23,6 +24,10 @@ class SpecError(SundogError):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class InstallationError(SundogError):
+    """The file of the installation cannot be used."""
 
 
 class DependencyError(SundogError):

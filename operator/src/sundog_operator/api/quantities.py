@@ -15,6 +15,7 @@ _EXPONENT = r"[eE][+-]?[0-9]{1,2}"
 CPU_PATTERN = rf"^{_POSITIVE_NUMBER}(m|k|{_EXPONENT})?$"
 BYTES_PATTERN = rf"^{_POSITIVE_NUMBER}(k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei|{_EXPONENT})?$"
 """Bytes have no suffix `m`: `512m` is half a byte, and always a slip for `512M`."""
+QUANTITY_PATTERN = rf"^{_POSITIVE_NUMBER}(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei|{_EXPONENT})?$"
 
 PERCENT_PATTERN = r"^([0-9]{1,4}(\.[0-9]{1,4})?)%$"
 SHARE_PATTERN = r"^(100(\.0{1,4})?|[0-9]{1,2}(\.[0-9]{1,4})?)%$"

@@ -69,6 +69,8 @@ POSITIVE = Rule(
 )
 
 Items = Annotated[tuple[T, ...], BeforeValidator(_tuple)]
+Digits = BeforeValidator(_digits)
+"""Marks text that JSON may hold as an integer."""
 Integer = Annotated[int, BeforeValidator(_whole)]
 Text = Annotated[str, Field(max_length=1024)]
 Message = Annotated[str, Field(max_length=32768)]
@@ -148,21 +150,21 @@ Percent = Annotated[str, Field(max_length=12, pattern=quantities.PERCENT_PATTERN
 Share = Annotated[str, Field(max_length=12, pattern=quantities.SHARE_PATTERN), Noun("a percentage from 0% to 100%")]
 Cpu = Annotated[
     str,
-    BeforeValidator(_digits),
+    Digits,
     Field(max_length=32, pattern=quantities.CPU_PATTERN),
     TextOrInteger(),
     Noun("a quantity of cores above 0 such as 500m or 2"),
 ]
 Bytes = Annotated[
     str,
-    BeforeValidator(_digits),
+    Digits,
     Field(max_length=32, pattern=quantities.BYTES_PATTERN),
     TextOrInteger(),
     Noun("a quantity of bytes above 0 such as 512Mi or 8Gi"),
 ]
 MinimumBytes = Annotated[
     str,
-    BeforeValidator(_digits),
+    Digits,
     Field(max_length=32, pattern=rf"^({quantities.BYTES_PATTERN[1:-1]})?$"),
     TextOrInteger(),
     Noun("a quantity of bytes above 0 such as 512Mi or 8Gi"),

@@ -1,0 +1,220 @@
+"""What an administrator decides for a whole installation: the file that the chart writes and `sundog-operator --config` reads."""
+
+from datetime import timedelta
+from typing import Annotated, Any, ClassVar, Final, Literal
+
+import yaml
+from pydantic import Field
+
+from sundog_operator.api.part import Part
+from sundog_operator.api.quantities import QUANTITY_PATTERN
+from sundog_operator.api.rollout import PositiveDuration
+from sundog_operator.api.rules import ListType, Noun, Rule, TextOrInteger
+from sundog_operator.api.scalars import (
+    Digits,
+    Host,
+    Image,
+    Integer,
+    Items,
+    Json,
+    LabelValue,
+    MinimumBytes,
+    Name,
+    ObjectName,
+    QualifiedName,
+)
+from sundog_operator.api.validation import check, unknown
+from sundog_operator.errors import InstallationError
+
+MAX_BYTES: Final = 2**20
+
+Quantity = Annotated[
+    str,
+    Digits,
+    Field(max_length=32, pattern=QUANTITY_PATTERN),
+    TextOrInteger(),
+    Noun("a quantity above 0 such as 500m, 2 or 8Gi"),
+]
+
+
+def _is_named(items: tuple[dict[str, Any], ...], *keys: str) -> bool:
+    return all(isinstance(item.get(key), str) and item[key] for item in items for key in keys)
+
+
+NAMED = Rule(
+    cel="self.all(item, has(item.name))",
+    holds=lambda items: _is_named(items, "name"),
+    message="each of them needs a name",
+)
+MOUNTED = Rule(
+    cel="self.all(item, has(item.name) && has(item.mountPath))",
+    holds=lambda items: _is_named(items, "name", "mountPath"),
+    message="each of them needs a name and a mountPath",
+)
+
+
+class PullSecret(Part):
+    """A Secret of the pods' own namespace with which images are pulled."""
+
+    name: Annotated[ObjectName, Field(min_length=1)]
+
+
+class PodTemplate(Part):
+    """What an administrator adds to pods, in the words of a PodSpec. Free-form parts are checked by the API server alone."""
+
+    service_account_name: ObjectName = ""
+    image_pull_policy: Literal["", "Always", "IfNotPresent", "Never"] = ""
+    image_pull_secrets: Items[PullSecret] = ()
+    node_selector: dict[QualifiedName, LabelValue] = Field({})
+    tolerations: Items[Json] = ()
+    priority_class_name: ObjectName = ""
+    runtime_class_name: ObjectName = ""
+    labels: dict[QualifiedName, LabelValue] = Field({})
+    annotations: dict[QualifiedName, str] = Field({})
+    env: Annotated[Items[Json], NAMED] = ()
+    volumes: Annotated[Items[Json], NAMED] = ()
+    volume_mounts: Annotated[Items[Json], MOUNTED] = ()
+    security_context: Json | None = Field(None, description="Of the pod; None means that of `restricted` pods.")
+    container_security_context: Json | None = Field(None, description="Of its containers; None likewise.")
+
+
+class Requirements(Part):
+    """Requests and limits of a container."""
+
+    requests: dict[QualifiedName, Quantity] = Field({})
+    limits: dict[QualifiedName, Quantity] = Field({})
+
+
+class Head(Part):
+    """The head of a RayCluster, which runs no model."""
+
+    resources: Requirements = Requirements(
+        requests={"cpu": "500m", "memory": "2Gi"}, limits={"cpu": "2", "memory": "4Gi"}
+    )
+
+
+class Autoscaler(Part):
+    """Ray's autoscaler beside the head."""
+
+    resources: Requirements = Requirements(
+        requests={"cpu": "100m", "memory": "256Mi"}, limits={"cpu": "500m", "memory": "512Mi"}
+    )
+
+
+class Storage(Part):
+    """A claim. Without a size there is none, and what is stored lives as long as its pod."""
+
+    size: MinimumBytes = "1Gi"
+    class_name: ObjectName = Field("", description="Empty means the cluster's default StorageClass.")
+
+
+Address = Annotated[
+    str,
+    Field(max_length=320, pattern=r"^([a-zA-Z0-9]([-a-zA-Z0-9.]*[a-zA-Z0-9])?:[0-9]{1,5})?$"),
+    Noun("an address such as redis.example.com:6379"),
+]
+
+
+class ExternalStore(Part):
+    """A Redis or Valkey that somebody else runs. The Secret, of each RayCluster's namespace, has the key `password`."""
+
+    address: Address = Field("", description="Empty means that Sundog runs one per RayCluster.")
+    password_secret_name: ObjectName = ""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="self.address != '' || self.passwordSecretName == ''",
+            holds=lambda store: store.address != "" or not store.password_secret_name,
+            message="is needed beside passwordSecretName",
+            field="address",
+        ),
+    )
+
+
+class FaultTolerance(Part):
+    """Where Ray keeps what a new head needs to take up the work of a lost one."""
+
+    enabled: bool = True
+    image: Annotated[Image, Field(min_length=1)] = Field(
+        "docker.io/valkey/valkey:8.1", description="With valkey-server or redis-server, and a shell."
+    )
+    storage: Storage = Storage()
+    external: ExternalStore = ExternalStore()
+
+
+RayVersion = Annotated[
+    str, Field(max_length=32, pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$"), Noun("a release of Ray such as 2.60.0")
+]
+
+
+class Ray(Part):
+    """The RayClusters."""
+
+    version: RayVersion = Field("2.60.0", description="The Ray in the runtime image; KubeRay goes by it.")
+    pods: PodTemplate = PodTemplate()
+    head: Head = Head()
+    autoscaler: Autoscaler = Autoscaler()
+    idle_timeout: PositiveDuration = Field(timedelta(minutes=1), description="How long a worker pod may be idle.")
+    gcs_fault_tolerance: FaultTolerance = FaultTolerance()
+
+
+class Edge(Part):
+    """The edge of each namespace."""
+
+    replicas: Annotated[Integer, Field(ge=1, le=100)] = 2
+    resources: Requirements = Requirements(requests={"cpu": "200m", "memory": "256Mi"}, limits={"memory": "1Gi"})
+    pods: PodTemplate = PodTemplate()
+
+
+Spelling = Annotated[str, Field(min_length=1, max_length=63)]
+
+
+class Accelerators(Part):
+    """How GPU types are told apart by nodes' labels."""
+
+    aliases: dict[Name, dict[QualifiedName, Items[Spelling]]] = Field(
+        {}, description="By type and label key the values that mean it, beside those that are known."
+    )
+
+
+class Installation(Part):
+    """All that is the same for every ModelDeployment of an installation."""
+
+    runtime_image: Annotated[Image, Field(min_length=1)] = Field(
+        "sundog/runtime", description="What an empty runtime.image stands for."
+    )
+    edge_image: Annotated[Image, Field(min_length=1)] = "sundog/edge"
+    watch_namespaces: Annotated[Items[Name], Field(max_length=1000), ListType("set")] = Field(
+        (), description="None means all."
+    )
+    workers: Annotated[Integer, Field(ge=1, le=64)] = Field(4, description="Keys at work at the same time.")
+    cluster_domain: Annotated[Host, Field(min_length=1)] = "cluster.local"
+    ray: Ray = Ray()
+    edge: Edge = Edge()
+    gpu: Accelerators = Accelerators()
+    require_digest: bool = Field(False, description="Refuse models without spec.model.digest.")
+
+
+def parse_installation(text: str, source: str) -> Installation:
+    """Read the YAML of an installation; an empty one is all defaults.
+
+    `source` names it in messages. Raises InstallationError, one line, for what is no YAML, of another shape, or unknown.
+    """
+    if len(text.encode()) > MAX_BYTES:
+        raise InstallationError(f"{source}: {len(text.encode())} bytes, more than {MAX_BYTES}")
+    try:
+        document = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InstallationError(f"{source}: {_first_line(error)}") from error
+    document = {} if document is None else document
+    installation, violations = check(Installation, document)
+    found = [*violations, *unknown(Installation, document)]
+    if installation is None or found:
+        raise InstallationError(f"{source}: {'; '.join(map(str, found))}")
+    return installation
+
+
+def _first_line(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+    return f"line {mark.line + 1}: {problem}" if mark is not None else f"no YAML: {problem}"

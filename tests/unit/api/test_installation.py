@@ -1,0 +1,109 @@
+"""The file of an installation: defaults, every field, and one line for whatever is wrong with it."""
+
+from datetime import timedelta
+
+import pytest
+
+from sundog_operator.api.installation import Installation, PodTemplate, parse_installation
+from sundog_operator.api.structure import structure
+from sundog_operator.app.world import Settings
+from sundog_operator.errors import InstallationError
+
+FULL = """
+runtimeImage: example.com/runtime:1
+edgeImage: example.com/edge:1
+watchNamespaces: [vision, text]
+workers: 8
+clusterDomain: k8s.example
+ray:
+  version: 2.60.1
+  pods:
+    serviceAccountName: ray
+    imagePullPolicy: Never
+    imagePullSecrets: [{name: registry}]
+    nodeSelector: {pool: models}
+    tolerations: [{operator: Exists}]
+    priorityClassName: high
+    runtimeClassName: kata
+    labels: {example.com/team: ml}
+    annotations: {example.com/note: "any text: it is"}
+    env: [{name: HTTPS_PROXY, value: "http://proxy:3128"}, {name: NODE, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}]
+    volumes: [{name: usr, hostPath: {path: /usr}}]
+    volumeMounts: [{name: usr, mountPath: /usr, readOnly: true}]
+    securityContext: {runAsUser: 0}
+    containerSecurityContext: {}
+  head: {resources: {requests: {cpu: 1}, limits: {memory: 3Gi}}}
+  idleTimeout: 20s
+  gcsFaultTolerance:
+    image: example.com/redis:7
+    storage: {size: 2Gi, className: fast}
+    external: {address: "redis.example.com:6379", passwordSecretName: redis}
+edge: {replicas: 3, resources: {limits: {memory: 2Gi}}, pods: {nodeSelector: {pool: edge}}}
+gpu: {aliases: {h100: {example.com/gpu: [H100-SXM]}}}
+requireDigest: true
+"""
+
+
+@pytest.mark.parametrize("text", ["", "{}", "# nothing\n"])
+def test_an_empty_file_is_all_defaults(text: str) -> None:
+    assert parse_installation(text, "f") == Installation()
+
+
+def test_every_field_is_read() -> None:
+    read = parse_installation(FULL, "f")
+    assert read.watch_namespaces == ("vision", "text")
+    pods = read.ray.pods
+    assert pods.image_pull_secrets[0].name == "registry"
+    assert pods.env[1] == {"name": "NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}
+    assert (pods.security_context, pods.container_security_context) == ({"runAsUser": 0}, {})
+    assert read.ray.head.resources.requests == {"cpu": "1"}
+    assert read.ray.idle_timeout == timedelta(seconds=20)
+    assert read.ray.gcs_fault_tolerance.external.address == "redis.example.com:6379"
+    assert read.gpu.aliases == {"h100": {"example.com/gpu": ("H100-SXM",)}}
+    # Nothing in the file is at its default, so a field that is not read would show.
+    dumped = read.model_dump(exclude_defaults=True)
+    assert set(dumped) == set(structure(Installation).fields)
+    assert set(dumped["ray"]["pods"]) == set(structure(PodTemplate).fields)
+
+
+def test_what_is_written_is_read_back() -> None:
+    read = parse_installation(FULL, "f")
+    assert Installation.from_json(read.to_json()) == read
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("ray: {verison: 2.60.0}", "ray.verison: unknown field; did you mean version?"),
+        ("ray: {version: nightly}", "ray.version: nightly is not a release of Ray such as 2.60.0"),
+        ("workers: many", 'workers: "many" is a string, not an integer'),
+        ("workers: 0", "workers: 0 is not between 1 and 64"),
+        ("runtimeImage: ''", "runtimeImage: is empty"),
+        ("watchNamespaces: [a, a]", "watchNamespaces[1]: a is given twice"),
+        ("ray: {pods: {env: [{value: x}]}}", "ray.pods.env: each of them needs a name"),
+        ("ray: {pods: {volumeMounts: [{name: x}]}}", "ray.pods.volumeMounts: each of them needs a name and a mountPath"),
+        ("edge: {resources: {limits: {memory: lots}}}", "lots"),
+        ("ray: {gcsFaultTolerance: {external: {passwordSecretName: x}}}", "external.address: is needed beside"),
+        ("ray: {gcsFaultTolerance: {external: {address: redis}}}", "redis is not an address such as"),
+        ("- a", 'the object: ["a"] is a list, not an object'),
+        ("a: [", "line 1: "),
+        ("a: !!python/object:os.system x", "line 1: could not determine a constructor"),
+        ("x" * (2**20 + 1), "1048577 bytes, more than 1048576"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_told_in_one_line(text: str, message: str) -> None:
+    with pytest.raises(InstallationError) as caught:
+        parse_installation(text, "/etc/sundog/installation.yaml")
+    told = str(caught.value)
+    assert told.startswith("/etc/sundog/installation.yaml: ")
+    assert message in told
+    assert "\n" not in told
+
+
+def test_settings_of_an_installation() -> None:
+    installation = parse_installation(FULL, "f")
+    settings = Settings.of(installation, "sundog-0")
+    assert settings.runtime_image == "example.com/runtime:1"
+    assert (settings.edge_image, settings.workers) == ("example.com/edge:1", 8)
+    assert settings.installation is installation
+    assert Settings().installation is None
