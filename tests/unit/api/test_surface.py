@@ -16,7 +16,7 @@ def test_exported_members() -> None:
     for name in api.__all__:
         assert getattr(api, name) is not None
     modules = {
-        "conditions", "experiment", "generate", "kinds", "model_deployment", "part", "quantities", "reference", "resource", "rollout",
+        "conditions", "experiment", "generate", "installation", "kinds", "model_deployment", "part", "quantities", "reference", "resource", "rollout",
         "rules", "scalars", "schema", "structure", "support", "validation",
     }  # fmt: skip
     public = {name for name in vars(api) if not name.startswith("_")} - modules
