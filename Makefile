@@ -42,9 +42,10 @@ prove: $(VENV)/.ready
 	SUNDOG_FUZZ_RUNS=40000 $(BIN)/pytest tests/fuzz/test_openapi.py
 	$(MAKE) bench
 
-# The CRDs from the types.
+# The CRDs and the API reference from the types; of the chart the table of its values and the golden files.
 generate: $(VENV)/.ready
 	$(BIN)/python -m sundog_operator.api.generate
+	PYTHONPATH=tests/support $(BIN)/python -m charting.generate
 
 format: $(VENV)/.ready
 	$(BIN)/ruff format operator serving tests

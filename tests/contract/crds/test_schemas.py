@@ -52,7 +52,9 @@ def test_the_files_are_what_the_types_say(admissions: Any) -> None:
 
 def test_writing_goes_where_it_is_told(tmp_path: Any) -> None:
     generate.write(tmp_path / "new")
-    assert {file.name: file.read_text() for file in (tmp_path / "new" / "crds").iterdir()} == dict(generate.documents())
+    for folder in ("crds", "helm/sundog/files/crds"):
+        written = {file.name: file.read_text() for file in (tmp_path / "new" / folder).iterdir()}
+        assert written == dict(generate.documents())
     assert (tmp_path / "new" / "docs" / "reference" / "api.md").read_text() == reference.render()
 
 

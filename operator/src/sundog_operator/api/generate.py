@@ -1,4 +1,7 @@
-"""Writes the CRDs and the API reference into a checkout: `python -m sundog_operator.api.generate [ROOT]`, by default the current folder."""
+"""Writes the CRDs, twice, and the API reference into a checkout: `python -m sundog_operator.api.generate [ROOT]`.
+
+ROOT is the current folder by default. The second copy is the chart's: Helm reads nothing outside of it.
+"""
 
 import argparse
 from collections.abc import Iterator
@@ -21,7 +24,8 @@ def documents() -> Iterator[tuple[str, str]]:
 
 def write(root: Path) -> None:
     """Write everything below a folder."""
-    files = {root / "crds" / name: text for name, text in documents()}
+    folders = (root / "crds", root / "helm" / "sundog" / "files" / "crds")
+    files = {folder / name: text for name, text in documents() for folder in folders}
     files[root / "docs" / "reference" / "api.md"] = reference.render()
     for path, text in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,57 @@
+{{/* Name of everything the chart makes: the release's, with `sundog` in it. At most 40 characters, for suffixes follow. */}}
+{{- define "sundog.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- else if contains "sundog" .Release.Name -}}
+{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-sundog" .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+{{- end }}
+
+{{- define "sundog.selector" -}}
+app.kubernetes.io/name: sundog-operator
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{/* The operator owns what carries `managed-by: sundog`; what carries `Helm` is the chart's. */}}
+{{- define "sundog.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name (.Chart.Version | replace "+" "_") }}
+{{ include "sundog.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/component: operator
+app.kubernetes.io/part-of: sundog
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- end }}
+
+{{- define "sundog.serviceAccount" -}}
+{{- if .Values.serviceAccount.create -}}
+{{- .Values.serviceAccount.name | default (include "sundog.fullname" .) -}}
+{{- else -}}
+{{- required "serviceAccount.name: name the account, since serviceAccount.create is false" .Values.serviceAccount.name -}}
+{{- end -}}
+{{- end }}
+
+{{/* Operator and edge are one image. No registry holds it yet, so there is no default that could work. */}}
+{{- define "sundog.image" -}}
+{{- $repository := required "image.repository: name the image of the operator and the edge that you built with `make images`" .Values.image.repository -}}
+{{- if .Values.image.digest -}}
+{{- printf "%s@%s" $repository .Values.image.digest -}}
+{{- else -}}
+{{- printf "%s:%s" $repository (.Values.image.tag | default .Chart.AppVersion) -}}
+{{- end -}}
+{{- end }}
+
+{{/* What the operator reads: values of `installation`, with what the chart knows besides. */}}
+{{- define "sundog.installation" -}}
+{{- $installation := deepCopy .Values.installation -}}
+{{- $_ := required "installation.runtimeImage: name the image with Ray, PyTorch and the model server" $installation.runtimeImage -}}
+{{- if not $installation.edgeImage -}}
+{{- $_ := set $installation "edgeImage" (include "sundog.image" .) -}}
+{{- end -}}
+{{- $_ := set $installation "watchNamespaces" (.Values.watchNamespaces | sortAlpha | uniq) -}}
+{{- toYaml $installation -}}
+{{- end }}
+
+{{/* Where the edge's agent listens, as the operator makes its pods. */}}
+{{- define "sundog.agentPort" -}}9090{{- end }}

@@ -1,0 +1,76 @@
+"""Alerts and dashboard: valid queries, for series and labels that exist."""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import promql_parser
+import pytest
+import yaml
+
+from charting import CHART, ROOT, one, values
+
+ALERTS = yaml.safe_load((CHART / "files" / "alerts.yaml").read_text())
+DASHBOARD = json.loads((CHART / "files" / "dashboard.json").read_text())
+RULES = [rule for group in ALERTS["groups"] for rule in group["rules"]]
+METRIC = re.compile(r"\bsundog_[a-z0-9_]+")
+SUFFIX = re.compile(r"_(total|bucket|sum|count)$")
+# As Grafana fills them in.
+VARIABLES = {"$__rate_interval": "5m", "$namespace": ".*", "$service": ".*"}
+
+
+def expressions() -> Iterator[tuple[str, str]]:
+    for rule in RULES:
+        yield rule["alert"], rule["expr"]
+    for panel in DASHBOARD["panels"]:
+        for target in panel["targets"]:
+            text = target["expr"]
+            for name, value in VARIABLES.items():
+                text = text.replace(name, value)
+            yield panel["title"], text
+
+
+def exported() -> str:
+    """The code that names metrics."""
+    sources = [*ROOT.glob("operator/src/**/*.py"), *ROOT.glob("serving/src/sundog_edge/metrics.py")]
+    return "\n".join(path.read_text() for path in sources)
+
+
+@pytest.mark.parametrize(("title", "expression"), list(expressions()), ids=lambda text: text[:24])
+def test_queries_are_valid(title: str, expression: str) -> None:
+    promql_parser.parse(expression)
+
+
+@pytest.mark.parametrize("name", sorted({m for _, text in expressions() for m in METRIC.findall(text)}))
+def test_the_series_exist(name: str) -> None:
+    # Of the lines of the log, the last word is put together.
+    stem = re.sub(r"^sundog_edge_log_\w+$", "sundog_edge_log_", SUFFIX.sub("", name))
+    assert stem in exported()
+
+
+def test_they_are_rendered_as_they_are_written() -> None:
+    everything = values("everything")
+    assert one(everything, "PrometheusRule", "sundog-blue")["spec"] == ALERTS
+    rendered = one(everything, "ConfigMap", "sundog-blue-dashboard")["data"]["sundog.json"]
+    assert json.loads(rendered) == DASHBOARD
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
+def test_an_alert_says_what_it_means(rule: dict[str, Any]) -> None:
+    assert rule["labels"]["severity"] in {"warning", "critical"}
+    assert set(rule["annotations"]) == {"summary", "description"}
+    assert rule["for"]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
+def test_an_alert_names_labels_that_its_query_keeps(rule: dict[str, Any]) -> None:
+    used = set(re.findall(r"\$labels\.(\w+)", str(rule["annotations"])))
+    kept = {label.strip() for part in re.findall(r"by \(([^)]*)\)", rule["expr"]) for label in part.split(",")}
+    assert used <= (kept or {"name"})
+
+
+def test_no_alert_and_no_panel_has_the_name_of_another() -> None:
+    names = [title for title, _ in expressions()]
+    assert len(names) == len(set(names))
+    assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])

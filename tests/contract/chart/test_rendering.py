@@ -1,0 +1,231 @@
+"""What the chart makes of its values: golden files, refusals, and what must hold whatever the values are."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import helm_python
+import kubernetes_validate
+import pytest
+import yaml
+
+from charting import CHART, CRDS, GOLDEN, NAMESPACE, ROOT, Object, cases, golden, objects, one, templates, values
+from charting.generate import MADE
+from sundog_operator.api.installation import Installation, parse_installation
+
+SMALLEST = values("smallest")
+# Kinds that the schemas of Kubernetes itself do not know, and the versions of the API servers that we want to get along with.
+FOREIGN = {"CustomResourceDefinition", "ServiceMonitor", "PodMonitor", "PrometheusRule"}
+VERSIONS = ("1.32", "1.36")
+
+
+def merged(base: Any, patch: Any) -> Any:
+    if not (isinstance(base, dict) and isinstance(patch, dict)):
+        return patch
+    return {**base, **{key: merged(base.get(key), value) for key, value in patch.items()}}
+
+
+def pods(rendered: list[Object]) -> list[tuple[str, Object]]:
+    """Name and spec of everything that becomes a pod."""
+    return [
+        (obj["metadata"]["name"], obj["spec"] if obj["kind"] == "Pod" else obj["spec"]["template"]["spec"])
+        for obj in rendered
+        if obj["kind"] in {"Pod", "Deployment"}
+    ]
+
+
+@pytest.mark.parametrize("case", cases())
+def test_rendering_is_what_was_reviewed(case: str) -> None:
+    assert (GOLDEN / f"{case}.yaml").read_text() == golden(case), "run `make generate` and review the difference"
+
+
+def test_every_golden_file_has_a_case() -> None:
+    assert {path.stem for path in GOLDEN.glob("*.yaml")} == set(cases())
+
+
+@pytest.mark.parametrize("case", cases())
+def test_lint_has_no_warning(case: str) -> None:
+    report = helm_python.lint(str(CHART), values(case), strict=True, namespace=NAMESPACE)
+    assert not report["errors"]
+    assert [m["error"] for m in report["messages"] if m["severity"] > 0] == ["icon is recommended"]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("case", cases())
+def test_objects_are_valid(case: str, version: str) -> None:
+    for obj in objects(values(case)):
+        if obj["kind"] not in FOREIGN:
+            kubernetes_validate.validate(obj, version, strict=True)
+
+
+def test_an_unknown_field_would_be_found() -> None:
+    broken = one(SMALLEST, "Deployment") | {"sepc": {}}
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(broken, VERSIONS[0], strict=True)
+
+
+@pytest.mark.parametrize("case", cases())
+def test_pods_are_restricted(case: str) -> None:
+    for name, pod in pods(objects(values(case))):
+        context = pod["securityContext"]
+        assert context["runAsNonRoot"] is True, name
+        assert context["seccompProfile"] == {"type": "RuntimeDefault"}, name
+        for container in pod["containers"]:
+            inner = container["securityContext"]
+            assert inner["allowPrivilegeEscalation"] is False, name
+            assert inner["readOnlyRootFilesystem"] is True, name
+            assert inner["capabilities"] == {"drop": ["ALL"]}, name
+            assert container["resources"]["limits"]["memory"], name
+
+
+@pytest.mark.parametrize("case", cases())
+def test_every_object_says_whose_it_is_and_where(case: str) -> None:
+    for obj in objects(values(case)):
+        meta = obj["metadata"]
+        assert meta["labels"]["app.kubernetes.io/managed-by"] == "Helm", meta
+        assert meta["labels"]["app.kubernetes.io/instance"] == "sundog", meta
+        cluster_scoped = obj["kind"] in {"ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition"}
+        assert cluster_scoped != ("namespace" in meta), meta
+
+
+@pytest.mark.parametrize("case", cases())
+def test_nothing_is_rendered_twice(case: str) -> None:
+    seen = [(obj["kind"], obj["metadata"].get("namespace"), obj["metadata"]["name"]) for obj in objects(values(case))]
+    assert len(seen) == len(set(seen))
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "a misspelled key": ({"replica": 2}, "additional properties 'replica' not allowed"),
+    "a misspelled inner key": ({"image": {"repositry": "x"}}, "additional properties 'repositry' not allowed"),
+    "no number of replicas": ({"replicas": "two"}, "got string, want integer"),
+    "a digest of another kind": ({"image": {"digest": "md5:1"}}, "does not match pattern"),
+    "no pull policy": ({"image": {"pullPolicy": "Sometimes"}}, "value must be one of"),
+    "no namespace": ({"watchNamespaces": ["Vision"]}, "does not match pattern"),
+    "no interval": ({"metrics": {"interval": "often"}}, "does not match pattern"),
+    "no port": ({"networkPolicy": {"apiServerPorts": [70000]}}, "maximum: got 70,000, want 65,535"),
+    "no port at all": ({"networkPolicy": {"apiServerPorts": []}}, "minItems"),
+    "a misspelled key of the operator's": ({"installation": {"ray": {"pod": {}}}}, "additional properties 'pod'"),
+    "no quantity": (
+        {"installation": {"edge": {"resources": {"limits": {"memory": "much"}}}}},
+        "does not match pattern",
+    ),
+    "no workers": ({"installation": {"workers": 0}}, "minimum: got 0, want 1"),
+    "namespaces in the wrong place": ({"installation": {"watchNamespaces": ["a"]}}, "additional properties"),
+    "no image": ({"image": {"repository": ""}}, "image.repository: name the image"),
+    "no runtime image": ({"installation": {"runtimeImage": ""}}, "installation.runtimeImage: name the image"),
+    "no account": ({"serviceAccount": {"create": False}}, "serviceAccount.name: name the account"),
+}
+
+
+@pytest.mark.parametrize("what", sorted(REFUSED))
+def test_bad_values_are_refused_with_the_key(what: str) -> None:
+    patch, message = REFUSED[what]
+    with pytest.raises(helm_python.HelmError) as refused:
+        templates(merged(SMALLEST, patch))
+    assert message in str(refused.value)
+
+
+def every_object(schema: Any) -> list[Any]:
+    """All parts of a schema that describe an object with known keys."""
+    if isinstance(schema, list):
+        return [found for part in schema for found in every_object(part)]
+    if not isinstance(schema, dict):
+        return []
+    inner = [found for part in schema.values() for found in every_object(part)]
+    return [schema, *inner] if isinstance(schema.get("properties"), dict) and schema.get("type") == "object" else inner
+
+
+def test_the_schema_knows_every_key_and_no_other() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    parts = every_object(schema)
+    assert len(parts) > 8
+    assert all(part["additionalProperties"] is False for part in parts)
+    assert not missing(schema, yaml.safe_load((CHART / "values.yaml").read_text()))
+
+
+def missing(schema: Any, defaults: Any, path: str = "") -> list[str]:
+    """Keys of the schema that values.yaml does not show."""
+    found = []
+    for name, part in schema.get("properties", {}).items():
+        if name == "global" or part.get("type") == ["object", "null"]:
+            continue
+        if name not in (defaults or {}):
+            found.append(f"{path}{name}")
+        else:
+            found += missing(part, defaults[name], f"{path}{name}.")
+    return found
+
+
+@pytest.mark.parametrize("path", MADE, ids=lambda path: path.name)
+def test_what_is_made_is_up_to_date(path: Path) -> None:
+    text = path.read_text()
+    assert text == MADE[path](text), "run `make generate`"
+
+
+@pytest.mark.parametrize("case", cases())
+def test_the_operator_reads_the_file_that_the_chart_writes(case: str) -> None:
+    given = values(case)
+    name = given.get("fullnameOverride", "sundog")
+    text = one(given, "ConfigMap", name)["data"]["installation.yaml"]
+    installation = parse_installation(text, case)
+    assert installation.runtime_image == given["installation"]["runtimeImage"]
+    assert installation.edge_image.startswith("registry.example.com/sundog/")
+    assert installation.watch_namespaces == tuple(sorted(set(given.get("watchNamespaces", ()))))
+
+
+def test_all_defaults_are_the_operators_own() -> None:
+    text = one(SMALLEST, "ConfigMap")["data"]["installation.yaml"]
+    wanted = Installation(
+        runtime_image=SMALLEST["installation"]["runtimeImage"],
+        edge_image="registry.example.com/sundog/operator-edge:0.1.0",
+    )
+    assert parse_installation(text, "smallest") == wanted
+
+
+@pytest.mark.parametrize("name", ["modeldeployments.yaml", "experiments.yaml"])
+def test_the_chart_installs_the_same_crds(name: str) -> None:
+    source = (ROOT / "crds" / name).read_text()
+    assert (CHART / "files" / "crds" / name).read_text() == source, "run `make generate`"
+    crd = yaml.safe_load(source)
+    (installed,) = [
+        obj
+        for obj in yaml.safe_load_all(templates(SMALLEST)[CRDS])
+        if obj["metadata"]["name"] == crd["metadata"]["name"]
+    ]
+    assert installed["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+    assert installed["spec"] == crd["spec"]
+
+
+def test_crds_can_be_left_to_others() -> None:
+    assert not [obj for obj in objects(values("bare")) if obj["kind"] == "CustomResourceDefinition"]
+
+
+def test_the_annotations_name_every_crd() -> None:
+    annotations = yaml.safe_load((CHART / "Chart.yaml").read_text())["annotations"]
+    told = {entry["name"] for entry in yaml.safe_load(annotations["artifacthub.io/crds"])}
+    assert told == {yaml.safe_load(path.read_text())["metadata"]["name"] for path in Path(ROOT / "crds").glob("*.yaml")}
+
+
+def test_another_installation_file_means_other_pods_and_nothing_else_does() -> None:
+    def template(patch: dict[str, Any]) -> Object:
+        found: Object = one(merged(SMALLEST, patch), "Deployment")["spec"]["template"]
+        return found
+
+    assert template({"installation": {"edgeImage": "x/y:2"}}) != template({})
+    assert template({"metrics": {"dashboard": True}, "replicas": 5, "networkPolicy": {"enabled": False}}) == template(
+        {}
+    )
+
+
+def test_a_single_replica_has_no_budget_that_would_hold_up_a_drain() -> None:
+    assert "PodDisruptionBudget" in {obj["kind"] for obj in objects(SMALLEST)}
+    assert "PodDisruptionBudget" not in {obj["kind"] for obj in objects(values("bare"))}
+
+
+def test_no_pod_of_the_operator_reaches_the_metadata_service() -> None:
+    policy = one(SMALLEST, "NetworkPolicy")["spec"]
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
+    blocks = [to["ipBlock"] for rule in policy["egress"] for to in rule.get("to", ()) if "ipBlock" in to]
+    assert [block["except"] for block in blocks] == [["169.254.169.254/32"], ["fd00:ec2::254/128"]]
+    open_rules = [rule for rule in policy["egress"] if "to" not in rule]
+    assert [port["port"] for rule in open_rules for port in rule["ports"]] == [53, 53]

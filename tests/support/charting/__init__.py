@@ -1,0 +1,65 @@
+"""The chart as tests see it: rendered by Helm's own code, without a cluster."""
+
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import helm_python
+import yaml
+
+ROOT = Path(__file__).parents[3]
+CHART = ROOT / "helm" / "sundog"
+CASES = ROOT / "tests" / "contract" / "chart" / "cases"
+GOLDEN = ROOT / "tests" / "contract" / "chart" / "golden"
+RELEASE = "sundog"
+NAMESPACE = "sundog-system"
+CRDS = "templates/crds.yaml"
+
+Values = Mapping[str, Any]
+Object = dict[str, Any]
+
+
+@cache
+def chart() -> helm_python.Chart:
+    """The chart of this checkout."""
+    return helm_python.Chart.load(str(CHART))
+
+
+def cases() -> list[str]:
+    """The names of the value sets that are rendered into golden files."""
+    return sorted(path.stem for path in CASES.glob("*.yaml"))
+
+
+def values(case: str) -> dict[str, Any]:
+    """One of those value sets."""
+    loaded: dict[str, Any] = yaml.safe_load((CASES / f"{case}.yaml").read_text(encoding="utf-8"))
+    return loaded
+
+
+def templates(given: Values) -> dict[str, str]:
+    """The text of each template, by its path in the chart. Raises helm_python's HelmError as `helm template` would refuse."""
+    rendered = chart().render(dict(given), name=RELEASE, namespace=NAMESPACE)
+    return {path.removeprefix("sundog/"): text for path, text in sorted(rendered.items())}
+
+
+def objects(given: Values) -> list[Object]:
+    """All objects of a release."""
+    documents = (document for _, text in _manifests(given) for document in yaml.safe_load_all(text))
+    return [document for document in documents if document is not None]
+
+
+def one(given: Values, kind: str, name: str = RELEASE) -> Object:
+    """The object of that kind and name. Raises ValueError where there are none or several."""
+    (found,) = [obj for obj in objects(given) if obj["kind"] == kind and obj["metadata"]["name"] == name]
+    return found
+
+
+def golden(case: str) -> str:
+    """What is kept of a case: everything but the CRDs, which are compared with their source."""
+    parts = (f"# {path}\n{text.strip()}\n" for path, text in _manifests(values(case)) if path != CRDS and text.strip())
+    return "---\n".join(parts)
+
+
+def _manifests(given: Values) -> Iterator[tuple[str, str]]:
+    return ((path, text) for path, text in templates(given).items() if path.endswith(".yaml"))

@@ -1,0 +1,147 @@
+"""Writes what is made of other files: the chart's values and their schema, its table of values, the golden files.
+
+`python -m charting.generate`. The operator's own file, `installation`, is described by its type alone.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+
+from charting import CHART, GOLDEN, cases, golden
+from sundog_operator.api.installation import Installation
+from sundog_operator.api.structure import Node, structure
+
+SCHEMA = CHART / "values.schema.json"
+VALUES = CHART / "values.yaml"
+README = CHART / "README.md"
+BEGIN, END = "<!-- begin of the table, made by `make generate` -->\n", "<!-- end of the table -->\n"
+INSTALLATION = (
+    "# The operator's file, key by key; this part is made by `make generate` from sundog_operator.api.installation.\n"
+)
+# What the chart fills in: the images have other defaults here, and one list of namespaces makes the roles as well.
+OURS = {
+    "runtimeImage": "Image with Ray, PyTorch and the model server. Required.",
+    "edgeImage": "Empty: the operator's.",
+}
+ELSEWHERE = "watchNamespaces"
+
+
+def installation_schema() -> dict[str, Any]:
+    """The JSON schema of `installation`."""
+    schema = _schema(structure(Installation))
+    del schema["properties"][ELSEWHERE]
+    for name, meaning in OURS.items():
+        schema["properties"][name] = {"description": meaning, "type": "string", "maxLength": 512}
+    return schema
+
+
+def installation_values() -> dict[str, Any]:
+    """The defaults of `installation`."""
+    defaults = Installation().to_json()
+    del defaults[ELSEWHERE]
+    return defaults | dict.fromkeys(OURS, "")
+
+
+def _schema(node: Node) -> dict[str, Any]:
+    said = {"description": node.description} if node.description else {}
+    if node.kind == "object":
+        required = [name for name, child in node.fields.items() if child.required]
+        properties = {name: _field(child.description, child.node) for name, child in node.fields.items()}
+        needs = {"required": required} if required else {}
+        return {**said, "type": "object", "additionalProperties": False, **needs, "properties": properties}
+    if node.kind == "map" and node.items:
+        return {**said, "type": "object", "additionalProperties": _schema(node.items)}
+    if node.kind == "array" and node.items:
+        return {**said, "type": "array", "items": _schema(node.items), **_bounds(node, "Items")}
+    if node.kind == "free":
+        # Absent in values.yaml: None means something else than empty.
+        return {**said, "type": ["object", "null"]}
+    return {**said, **_scalar(node)}
+
+
+def _field(description: str, node: Node) -> dict[str, Any]:
+    schema = _schema(node)
+    return {**schema, "description": description or schema.get("description", "")}
+
+
+def _scalar(node: Node) -> dict[str, Any]:
+    if node.text_or_integer:
+        return {"type": ["string", "integer"], **_bounds(node, "Length")}
+    if node.enum:
+        return {"type": "string", "enum": list(node.enum)}
+    if node.kind == "string":
+        return {"type": "string", **_bounds(node, "Length")}
+    limits = {"minimum": node.limits.ge, "maximum": node.limits.le}
+    return {"type": node.kind, **{name: value for name, value in limits.items() if value is not None}}
+
+
+def _bounds(node: Node, what: str) -> dict[str, Any]:
+    limits = {
+        f"min{what}": node.limits.min_length,
+        f"max{what}": node.limits.max_length,
+        "pattern": node.limits.pattern,
+    }
+    return {name: value for name, value in limits.items() if value is not None}
+
+
+def schema_text(text: str) -> str:
+    """The chart's schema with a fresh part for `installation`."""
+    schema = json.loads(text)
+    schema["properties"]["installation"] = installation_schema()
+    return json.dumps(schema, indent=1, ensure_ascii=False) + "\n"
+
+
+def values_text(text: str) -> str:
+    """The chart's values with fresh defaults of `installation`. Raises ValueError where the mark is missing."""
+    before, mark, _ = text.partition(INSTALLATION)
+    if not mark:
+        raise ValueError(f"{VALUES} has no line {INSTALLATION.strip()!r}")
+    return before + mark + yaml.safe_dump({"installation": installation_values()}, sort_keys=False, width=120)
+
+
+def rows(schema: dict[str, Any], defaults: Any, prefix: str = "") -> Iterator[tuple[str, str, str]]:
+    """Key, default and meaning of each value that has no further keys of its own, in the schema's order."""
+    for name, part in schema["properties"].items():
+        default = (defaults or {}).get(name)
+        if part.get("properties"):
+            yield from rows(part, default, f"{prefix}{name}.")
+        elif name != "global":
+            yield f"{prefix}{name}", json.dumps(default, ensure_ascii=False), part["description"]
+
+
+def table() -> str:
+    """The values of the chart in Markdown."""
+    schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
+    defaults = yaml.safe_load(VALUES.read_text(encoding="utf-8"))
+    lines = (f"| `{key}` | `{default}` | {meaning} |\n" for key, default, meaning in rows(schema, defaults))
+    return "| value | default | |\n|---|---|---|\n" + "".join(lines)
+
+
+def readme_text(text: str) -> str:
+    """The chart's README with a fresh table. Raises ValueError where its marks are missing."""
+    before, _, rest = text.partition(BEGIN)
+    _, mark, after = rest.partition(END)
+    if not mark:
+        raise ValueError(f"{README} has no marks of its table")
+    return before + BEGIN + table() + END + after
+
+
+MADE = {SCHEMA: schema_text, VALUES: values_text, README: readme_text}
+"""Files with a part that is made, in the order in which they follow from each other."""
+
+
+def write() -> None:
+    """Write all of it."""
+    for path, text in MADE.items():
+        path.write_text(text(path.read_text(encoding="utf-8")), encoding="utf-8")
+    for stale in {path.stem for path in GOLDEN.glob("*.yaml")} - set(cases()):
+        (GOLDEN / f"{stale}.yaml").unlink()
+    GOLDEN.mkdir(exist_ok=True)
+    for case in cases():
+        (GOLDEN / f"{case}.yaml").write_text(golden(case), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write()
