@@ -18,7 +18,7 @@ from sundog_edge.errors import DocumentError, EdgeError, HaproxyRefused, Haproxy
 from sundog_edge.following import Answers, Following
 from sundog_edge.replicas import ServeClient
 from sundog_edge.runtime_api import Haproxy
-from sundog_edge.secrets_dir import SecretsDir
+from sundog_edge.secrets import Secrets
 from sundog_edge.state_dir import StateDir
 from sundog_edge.traffic import Traffic
 from sundog_edge.workers import Workers
@@ -33,18 +33,20 @@ AGAIN_S = 1.0
 """Pause before what HAProxy refused is tried again: each try may have it check a whole configuration."""
 
 _STALE_S = 5.0
+_STUCK_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How the agent was started."""
+    """How the agent was started. `settle_s` is how long it may take to find the replicas before it calls itself ready without them."""
 
     state: StateDir
     split: Path
     edge: str
     namespace: str
     token_file: Path | None
-    secrets_dir: Path | None = None
+    secrets: Secrets
+    settle_s: float = 0.0
 
 
 class Agent:
@@ -54,7 +56,7 @@ class Agent:
         haproxy = Haproxy(options.state.master_socket)
         self._options = options
         self._workers = Workers(haproxy)
-        self._traffic = Traffic(haproxy, self._workers, options.state, SecretsDir(options.secrets_dir))
+        self._traffic = Traffic(haproxy, self._workers, options.state, options.secrets)
         self._counting = Counting(haproxy, self._workers, options.state)
         self._answers = Answers(ServeClient(session, options.token_file))
         self._following = Following(haproxy, self._workers, self._traffic, self._answers)
@@ -65,7 +67,10 @@ class Agent:
         self._error = ""
         self._alive_at = 0.0
         self._renewed_at = 0.0
-        self._reached = False
+        self._away = asyncio.Event()
+        self._away.set()
+        self._settle_until: float | None = None
+        self._settled = options.settle_s == 0
 
     async def run(self) -> None:
         """Serve until cancelled; on the way out everything counted is written down."""
@@ -79,15 +84,25 @@ class Agent:
         finally:
             self._counting.stop()
 
+    async def outlive_haproxy(self, seconds: float) -> None:
+        """Return some seconds after HAProxy has ended: what it served last is still counted, and can still be read."""
+        await self._away.wait()
+        await asyncio.sleep(seconds)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the loops turn, which a start anew could help; HAProxy is another process and may be away."""
+        return time.monotonic() - self._alive_at < _STUCK_S
+
     @property
     def healthy(self) -> bool:
         """Whether the loops turn and HAProxy answers."""
-        return self._reached and time.monotonic() - self._alive_at < _STALE_S
+        return not self._away.is_set() and time.monotonic() - self._alive_at < _STALE_S
 
     @property
     def ready(self) -> bool:
-        """Whether a document is in force in a running HAProxy."""
-        return self.healthy and self._traffic.in_force is not None
+        """Whether a document is in force in a running HAProxy that has got to know the replicas of what has traffic."""
+        return self.healthy and self._traffic.in_force is not None and self._settled
 
     async def evidence(self, question: evidence.Question = evidence.EVERYTHING) -> dict[str, Any]:
         """The evidence document, or what of it is asked for, with HAProxy's counts as they are now or, without HAProxy, were last read."""
@@ -142,10 +157,13 @@ class Agent:
         self._alive_at = time.monotonic()
         try:
             await self._workers.refresh()
-            self._reached = self._workers.current is not None
         except HaproxyUnavailable:
-            self._reached = False
+            self._away.set()
             raise
+        if self._workers.current is None:
+            self._away.set()
+        else:
+            self._away.clear()
         await self._follow_document()
         if time.monotonic() - self._renewed_at >= SECRETS_S:
             await self._traffic.renew(time.time())
@@ -154,6 +172,22 @@ class Agent:
             await self._traffic.offer_grpc(time.time())
         await self._traffic.check(time.time())
         await self._following.tick()
+        self._settle()
+
+    def _settle(self) -> None:
+        """Note once that HAProxy knows a healthy replica of all that has traffic, or that there was time enough to find one.
+
+        Without this an edge that has just been started would be sent requests that the others could have answered.
+        """
+        in_force = self._traffic.in_force
+        if self._settled or in_force is None:
+            return
+        if self._settle_until is None:
+            self._settle_until = time.monotonic() + self._options.settle_s
+        carrying = [arm.application for service in in_force.document.services for arm in service.arms if arm.weight]
+        counts = self._following.servers
+        found = all(name in counts and counts[name].up for name in carrying)
+        self._settled = found or time.monotonic() >= self._settle_until
 
     async def _follow_document(self) -> None:
         try:

@@ -4,7 +4,11 @@ import asyncio
 import logging
 import os
 import signal
+import time
 import uuid
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,11 +18,14 @@ from aiohttp import web
 
 from sundog_edge import binary, tls
 from sundog_edge.agent import Agent, Options
+from sundog_edge.api_server import Account, ApiServer
+from sundog_edge.cluster_source import ClusterSource
 from sundog_edge.errors import EdgeError
 from sundog_edge.haproxy.config import render
 from sundog_edge.haproxy.names import BOOT_VARIABLE, LOG_VARIABLE
 from sundog_edge.layout import Layout
 from sundog_edge.log_pipe import open_for_haproxy
+from sundog_edge.secrets import ComposedSecrets, SecretsDir
 from sundog_edge.server import application
 from sundog_edge.state_dir import Settings, StateDir, read_json, write_atomically
 from sundog_edge.traffic import check_config, ensure_map_files
@@ -29,6 +36,9 @@ _STATE_DIR = click.option(
     required=True,
     help="Shared by HAProxy and the agent.",
 )
+
+_LOOK_S = 0.2
+_THREADS = 32
 
 
 @click.group()
@@ -115,8 +125,33 @@ def prepare(state: StateDir, settings: Settings) -> None:
 
 
 @main.command()
+@click.option("--pid", type=click.IntRange(1), default=1, show_default=True, help="HAProxy's; in its container, 1.")
+@click.option(
+    "--delay-seconds", type=click.FloatRange(0), default=5.0, show_default=True, help="Until no client comes any more."
+)
+def drain(pid: int, delay_seconds: float) -> None:
+    """Let HAProxy finish what it has and end. For a container's preStop hook: returns when HAProxy is gone.
+
+    For the delay it goes on as ever, for clients learn only by and by that this edge is leaving.
+    """
+    time.sleep(delay_seconds)
+    try:
+        os.kill(pid, signal.SIGUSR1)
+        while True:
+            time.sleep(_LOOK_S)
+            os.kill(pid, 0)
+    except ProcessLookupError:
+        return
+    except PermissionError:
+        raise click.ClickException(f"--pid {pid} belongs to another user") from None
+
+
+@main.command()
 @_STATE_DIR
-@click.option("--split", type=click.Path(path_type=Path), required=True, help="The split document; may appear later.")
+@click.option("--split", type=click.Path(path_type=Path), default=None, help="The split document; may appear later.")
+@click.option(
+    "--config-map", default="", help="Instead of --split: the ConfigMap with the document, and the Secret beside it."
+)
 @click.option("--listen", default="127.0.0.1:8081", show_default=True, help="Where evidence and health are served.")
 @click.option("--edge-name", required=True, help="The name of this edge in its evidence, such as the pod's.")
 @click.option("--namespace", required=True)
@@ -127,47 +162,88 @@ def prepare(state: StateDir, settings: Settings) -> None:
     default=None,
     help="Secrets that services name, as DIR/<secret>/<key>.",
 )
+@click.option(
+    "--settle-seconds",
+    type=click.FloatRange(0),
+    default=0.0,
+    show_default=True,
+    help="How long to look for replicas before being ready without them.",
+)
+@click.option(
+    "--linger-seconds",
+    type=click.FloatRange(0),
+    default=None,
+    help="On SIGTERM, go on until HAProxy has ended and this long after.",
+)
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning"]), default="info", show_default=True)
 def agent(
     state_dir: Path,
-    split: Path,
+    split: Path | None,
+    config_map: str,
     listen: str,
     edge_name: str,
     namespace: str,
     ray_token_file: Path | None,
     secrets_dir: Path | None,
+    settle_seconds: float,
+    linger_seconds: float | None,
     log_level: str,
 ) -> None:
     """Run the agent until SIGTERM or SIGINT."""
+    if (split is None) == (not config_map):
+        raise click.UsageError("exactly one of --split FILE and --config-map NAME is needed")
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
     host, _, port = listen.rpartition(":")
     if not host or not port.isdigit():
         raise click.BadParameter(f"{listen!r} is not HOST:PORT", param_hint="--listen")
     try:
-        options = Options(StateDir.at(state_dir), split, edge_name, namespace, ray_token_file, secrets_dir)
-        asyncio.run(_run(options, host, int(port)))
+        state = StateDir.at(state_dir)
+        secrets = SecretsDir(secrets_dir) if split is not None else ComposedSecrets(state.secrets)
+        options = Options(state, split or state.split, edge_name, namespace, ray_token_file, secrets, settle_seconds)
+        account = Account.of_pod() if config_map else None
+        source = ClusterSource(lambda: ApiServer(account, namespace), state, config_map) if account else None
+        asyncio.run(_run(options, source, host, int(port), linger_seconds))
     except EdgeError as error:
         raise click.ClickException(str(error)) from None
     except OSError as error:
         raise click.ClickException(f"--listen {listen}: {error.strerror}") from None
 
 
-async def _run(options: Options, host: str, port: int) -> None:
-    async with aiohttp.ClientSession() as session:
-        agent = Agent(options, session)
-        runner = web.AppRunner(application(agent), access_log=None)
-        await runner.setup()
-        await web.TCPSite(runner, host, port).start()
-        task = asyncio.create_task(agent.run())
+async def _run(
+    options: Options, source: ClusterSource | None, host: str, port: int, linger_seconds: float | None
+) -> None:
+    # Names are resolved in threads; a name server that hangs must not take those with which files are read.
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS))
+    async with (
+        aiohttp.ClientSession() as session,
+        _served(options, session, host, port) as agent,
+        asyncio.TaskGroup() as tasks,
+    ):
+        work = [tasks.create_task(agent.run())]
+        if source is not None:
+            work.append(tasks.create_task(source.run()))
+        stopping = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-        try:
-            await task
-        except asyncio.CancelledError:
-            logging.getLogger(__name__).info("stopped")
-        finally:
-            await runner.cleanup()
+            asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+        await stopping.wait()
+        if linger_seconds is not None:
+            await agent.outlive_haproxy(linger_seconds)
+        for task in work:
+            task.cancel()
+    logging.getLogger(__name__).info("stopped")
+
+
+@asynccontextmanager
+async def _served(options: Options, session: aiohttp.ClientSession, host: str, port: int) -> AsyncIterator[Agent]:
+    agent = Agent(options, session)
+    runner = web.AppRunner(application(agent), access_log=None)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, host, port).start()
+        yield agent
+    finally:
+        await runner.cleanup()
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ EdgeError
 ├── SettingsError          a command line or state directory that cannot work
 ├── HaproxyUnavailable     HAProxy does not answer on its master socket
 ├── HaproxyRefused         HAProxy answered a command with an error
+├── ApiUnavailable         the Kubernetes API server gave no usable answer; what is known stays in force
 └── ServeUnavailable       Serve's REST API gave no usable answer: unknown, not "no replicas"
 
 The messages are one line and hold no secret.
@@ -38,3 +39,7 @@ class HaproxyRefused(EdgeError):
 
 class ServeUnavailable(EdgeError):
     """Serve's REST API did not answer, or not with what it documents."""
+
+
+class ApiUnavailable(EdgeError):
+    """The Kubernetes API server did not answer, or not with what it documents."""

@@ -13,7 +13,7 @@ from sundog_edge.evidence import DETAILS, Question
 
 
 def application(agent: Agent) -> web.Application:
-    """`/evidence`, `/metrics`, `/healthz` (the agent runs and HAProxy answers) and `/readyz` (a document is in force)."""
+    """`/evidence`, `/metrics`, `/livez` (the agent runs), `/healthz` (and HAProxy answers) and `/readyz` (and can serve)."""
 
     async def evidence(request: web.Request) -> web.Response:
         try:
@@ -25,15 +25,19 @@ def application(agent: Agent) -> web.Application:
     async def metrics(_: web.Request) -> web.Response:
         return web.Response(body=await agent.metrics(), headers={"content-type": CONTENT_TYPE_LATEST})
 
+    async def livez(_: web.Request) -> web.Response:
+        return _verdict(agent.alive, "the agent's loop stands still")
+
     async def healthz(_: web.Request) -> web.Response:
         return _verdict(agent.healthy, "HAProxy does not answer, or the agent's loop stands still")
 
     async def readyz(_: web.Request) -> web.Response:
-        return _verdict(agent.ready, "no split document is in force")
+        return _verdict(agent.ready, "no split document is in force, or its replicas are not known yet")
 
     app = web.Application(client_max_size=0)
     app.router.add_get("/evidence", evidence)
     app.router.add_get("/metrics", metrics)
+    app.router.add_get("/livez", livez)
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/readyz", readyz)
     return app

@@ -67,6 +67,16 @@ class StateDir:
         return self.root / "applied.json"
 
     @property
+    def split(self) -> Path:
+        """The last split document that the API server told, where it comes from there."""
+        return self.root / "split.json"
+
+    @property
+    def secrets(self) -> Path:
+        """The last Secrets that the API server told, where they come from there."""
+        return self.root / "secrets.json"
+
+    @property
     def counters(self) -> Path:
         """The agent's last snapshot of the counters."""
         return self.root / "counters.json"

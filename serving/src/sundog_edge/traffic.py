@@ -22,7 +22,7 @@ from sundog_edge.haproxy.maps import MAP_NAMES, TABLE_MAPS, Maps, map_text, maps
 from sundog_edge.haproxy.names import BOOT_VARIABLE, LOG_VARIABLE
 from sundog_edge.layout import Layout, Server, fit
 from sundog_edge.runtime_api import Haproxy
-from sundog_edge.secrets_dir import SecretsDir
+from sundog_edge.secrets import Secrets
 from sundog_edge.state_dir import Settings, StateDir, read_json, write_atomically
 from sundog_edge.tls import Tls
 from sundog_edge.workers import Worker, Workers
@@ -40,7 +40,7 @@ class Traffic:
     with what was in force.
     """
 
-    def __init__(self, haproxy: Haproxy, workers: Workers, state: StateDir, secrets: SecretsDir) -> None:
+    def __init__(self, haproxy: Haproxy, workers: Workers, state: StateDir, secrets: Secrets) -> None:
         stored_layout = read_json(state.layout)
         stored = read_json(state.applied)
         self.layout = Layout() if stored_layout is None else Layout.from_json(stored_layout)

@@ -3,6 +3,8 @@
 import os
 import shutil
 import stat
+import subprocess
+import sys
 
 import pytest
 from click.testing import CliRunner
@@ -94,3 +96,24 @@ def test_settings_survive_their_file_and_a_damaged_one_is_as_none(tmp_path):
     write_atomically(state.layout, b"{")
     assert read_json(state.layout) is None
     assert sorted(path.name for path in tmp_path.iterdir()) == ["layout.json", "settings.json"]
+
+
+def test_a_drain_of_what_has_ended_returns():
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    result = CliRunner().invoke(main, ["drain", "--pid", str(ended.pid), "--delay-seconds=0"])
+    assert (result.exit_code, result.output) == (0, "")
+
+
+@pytest.mark.parametrize("arguments", [(), ("--split", "x", "--config-map", "y")])
+def test_the_document_comes_from_one_place(tmp_path, arguments):
+    message = refused("agent", "--state-dir", str(tmp_path), "--edge-name=e", "--namespace=n", *arguments)
+    assert "exactly one of --split FILE and --config-map NAME is needed" in message
+
+
+def test_a_config_map_is_for_pods(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    monkeypatch.setattr("sundog_edge.state_dir.MAX_PATH", 500)
+    message = refused("agent", "--state-dir=s", "--edge-name=e", "--namespace=n", "--config-map=c")
+    assert message == "Error: --config-map is for a pod in a cluster: KUBERNETES_SERVICE_HOST is not set\n"

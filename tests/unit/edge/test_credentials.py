@@ -13,11 +13,11 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sundog_edge import secrets_dir
+from sundog_edge import secrets
 from sundog_edge.certificates import MAX_PEM_BYTES, pem_of, self_signed
 from sundog_edge.credentials import MAX_KEYS_PER_SET, api_keys, file_of, token_keys
 from sundog_edge.errors import SecretError
-from sundog_edge.secrets_dir import MAX_FILE_BYTES, SecretsDir
+from sundog_edge.secrets import MAX_FILE_BYTES, SecretsDir
 
 GOOD = b"0123456789abcdef"
 
@@ -173,7 +173,7 @@ def test_a_secret_that_changes_while_it_is_read_is_read_again(tmp_path, monkeypa
     folder.mkdir()
     for name in ("a", "b"):
         (folder / name).write_bytes(b"old")
-    read = secrets_dir._content
+    read = secrets._content
 
     def swapped_in_between(file):
         content = read(file)
@@ -183,5 +183,5 @@ def test_a_secret_that_changes_while_it_is_read_is_read_again(tmp_path, monkeypa
                 (folder / f".{name}").replace(folder / name)
         return content
 
-    monkeypatch.setattr(secrets_dir, "_content", swapped_in_between)
+    monkeypatch.setattr(secrets, "_content", swapped_in_between)
     assert SecretsDir(tmp_path).read(["clients"]) == {"clients": {"a": b"new!", "b": b"new!"}}

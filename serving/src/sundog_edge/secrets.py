@@ -1,7 +1,14 @@
-"""Secrets as the kubelet mounts them: `<directory>/<secret>/<key>`, read anew when a file changes."""
+"""The Secrets that services name, read anew when they change: files as the kubelet mounts them, or one file that holds them all."""
 
+import base64
+import binascii
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any, Protocol
+
+import orjson
+
+from sundog_edge.state_dir import read_json
 
 MAX_FILE_BYTES = 1 << 20
 MAX_FILES = 10_000
@@ -10,8 +17,44 @@ _TRIES = 3
 _Stamp = tuple[tuple[str, int, int, int], ...]
 
 
+class Secrets(Protocol):
+    """Where Secrets come from."""
+
+    def read(self, names: Iterable[str]) -> dict[str, Mapping[str, bytes]]:
+        """The content of each Secret of `names`, by key; one that is missing has none. What cannot be read counts as missing."""
+
+
+class ComposedSecrets:
+    """The `data` of the one Secret into which the operator composes those that are named: name → base64 of {key: base64}."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._read: tuple[tuple[int, int], Mapping[str, Any]] = ((0, 0), {})
+
+    def read(self, names: Iterable[str]) -> dict[str, Mapping[str, bytes]]:
+        """See the protocol."""
+        try:
+            status = self._file.stat()
+        except OSError:
+            return {name: {} for name in names}
+        # The file is replaced, never rewritten, so all Secrets of one version are seen or all of the next.
+        stamp = (status.st_ino, status.st_mtime_ns)
+        if stamp != self._read[0]:
+            stored = read_json(self._file)
+            self._read = (stamp, stored if isinstance(stored, dict) else {})
+        return {name: _composed(self._read[1].get(name)) for name in names}
+
+
+def _composed(encoded: Any) -> Mapping[str, bytes]:
+    try:
+        keys = orjson.loads(base64.b64decode(encoded or "", validate=True) or b"{}")
+        return {key: base64.b64decode(text, validate=True) for key, text in keys.items()}
+    except (binascii.Error, ValueError, TypeError, AttributeError):
+        return {}
+
+
 class SecretsDir:
-    """The Secrets below `root`; without one, there are none."""
+    """The Secrets below `root`, as `<root>/<secret>/<key>`; without a root there are none."""
 
     def __init__(self, root: Path | None) -> None:
         self._root = root

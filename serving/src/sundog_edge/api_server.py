@@ -1,0 +1,150 @@
+"""One object of the Kubernetes API, read and watched by its name with the pod's own ServiceAccount.
+
+An agent needs a list and a watch of two objects and nothing else of Kubernetes. aiohttp has all of that, without the memory and the
+start of a client library.
+"""
+
+import os
+import socket
+import ssl
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import orjson
+
+from sundog_edge.errors import ApiUnavailable, SettingsError
+
+ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+MAX_BYTES = 8 << 20
+_WATCH_S = 300
+_LIST_TIMEOUT = aiohttp.ClientTimeout(total=15, connect=5)
+# The server ends a watch after _WATCH_S. A connection that died in silence is found much earlier, see `_alive`.
+_WATCH_TIMEOUT = aiohttp.ClientTimeout(total=None, connect=5, sock_read=_WATCH_S + 30)
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Where the API server is, and who asks: the token is read for every request, for the kubelet exchanges it about once an hour."""
+
+    url: str
+    token: Path
+    authorities: Path
+
+    @classmethod
+    def of_pod(cls, environment: Mapping[str, str] = os.environ, directory: Path = ACCOUNT) -> "Account":
+        """The account that Kubernetes gives a pod. Raises SettingsError outside of one."""
+        host, port = environment.get("KUBERNETES_SERVICE_HOST"), environment.get("KUBERNETES_SERVICE_PORT", "443")
+        if not host:
+            raise SettingsError("--config-map is for a pod in a cluster: KUBERNETES_SERVICE_HOST is not set")
+        return cls(f"https://{f'[{host}]' if ':' in host else host}:{port}", directory / "token", directory / "ca.crt")
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """An object as a list or a watch told it, None where there is none, and the resourceVersion to go on from."""
+
+    object: Mapping[str, Any] | None
+    version: str
+
+
+class ApiServer:
+    """Asks the API server about objects of one namespace.
+
+    Every method raises ApiUnavailable, whose one line says what was asked and holds no token.
+    """
+
+    def __init__(self, account: Account, namespace: str) -> None:
+        self._account = account
+        self._namespace = namespace
+        self._session: aiohttp.ClientSession | None = None
+
+    async def close(self) -> None:
+        """Close the connections. The next request opens new ones, with the authorities as they are then."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    async def read(self, plural: str, name: str) -> Seen:
+        """The object as it is now."""
+        body = b""
+        async with self._answer(plural, name, {}, _LIST_TIMEOUT) as response:
+            async for chunk in response.content.iter_any():
+                body = self._joined(body, chunk)
+        listed = _json(body)
+        items = listed.get("items") or []
+        return Seen(items[0] if items else None, _version(listed))
+
+    async def watch(self, plural: str, name: str, version: str) -> AsyncGenerator[Seen]:
+        """What comes after `version`; ends when the object has to be read again."""
+        query = {"watch": "1", "resourceVersion": version, "timeoutSeconds": str(_WATCH_S)}
+        async with self._answer(plural, name, query, _WATCH_TIMEOUT) as response:
+            rest = b""
+            async for chunk in response.content.iter_any():
+                *lines, rest = self._joined(rest, chunk).split(b"\n")
+                for event in map(_json, lines):
+                    if event.get("type") == "ERROR":
+                        return
+                    found = event.get("object") or {}
+                    yield Seen(None if event.get("type") == "DELETED" else found, _version(found))
+
+    @asynccontextmanager
+    async def _answer(
+        self, plural: str, name: str, query: Mapping[str, str], timeout: aiohttp.ClientTimeout
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        # A list by name rather than a GET: it tells of an object that does not exist from which version on to watch for it.
+        url = f"{self._account.url}/api/v1/namespaces/{self._namespace}/{plural}"
+        selected = {"fieldSelector": f"metadata.name={name}", **query}
+        try:
+            headers = {"Authorization": f"Bearer {self._account.token.read_text().strip()}"}
+            async with self._connections().get(
+                url, params=selected, headers=headers, timeout=timeout, allow_redirects=False
+            ) as response:
+                if response.status != 200:
+                    raise ApiUnavailable(f"the API server answered {response.status} for {plural} {name}")
+                yield response
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise ApiUnavailable(f"the API server cannot be asked for {plural} {name}: {_told(error)}") from None
+
+    def _connections(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            https = self._account.url.startswith("https:")
+            context = ssl.create_default_context(cafile=self._account.authorities) if https else True
+            connector = aiohttp.TCPConnector(ssl=context, socket_factory=_alive)
+            self._session = aiohttp.ClientSession(connector=connector, trust_env=False)
+        return self._session
+
+    def _joined(self, before: bytes, chunk: bytes) -> bytes:
+        if len(before) + len(chunk) > MAX_BYTES:
+            raise ApiUnavailable(f"the API server's answer is larger than {MAX_BYTES} bytes")
+        return before + chunk
+
+
+def _alive(address: tuple[int, int, int, str, Any]) -> socket.socket:
+    """A socket whose peer is asked for a sign of life, so that an API server whose node went away is given up in half a minute."""
+    family, kind, protocol, *_ = address
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
+        if hasattr(socket, option):
+            made.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+    return made
+
+
+def _json(text: bytes) -> Mapping[str, Any]:
+    found = orjson.loads(text)
+    if not isinstance(found, dict):
+        raise ApiUnavailable("the API server's answer is no object")
+    return found
+
+
+def _version(found: Mapping[str, Any]) -> str:
+    return str((found.get("metadata") or {}).get("resourceVersion", ""))
+
+
+def _told(error: Exception) -> str:
+    # The text of a client error may be of any length; that of an OSError names the file or the reason.
+    return str(getattr(error, "strerror", None) or type(error).__name__)
