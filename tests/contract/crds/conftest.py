@@ -30,7 +30,7 @@ class Denial:
 
 @cache
 def environment() -> cel.Env:
-    """CEL with the functions of Kubernetes' list library that our rules use. Values are untyped, as in an object."""
+    """CEL with the functions of Kubernetes' libraries that our rules use. Values are untyped, as in an object."""
     functions = [
         cel.FunctionDecl(
             name, [cel.Overload(f"list_{name}", result, [cel.Type.List(cel.Type.DYN)], is_member=True, impl=impl)]
@@ -40,10 +40,18 @@ def environment() -> cel.Env:
             ("sum", cel.Type.INT, lambda items: sum(items)),
         )
     ]
+    overload = cel.Overload(
+        "string_format", cel.Type.STRING, [cel.Type.STRING, cel.Type.List(cel.Type.DYN)], is_member=True, impl=_format
+    )
+    functions.append(cel.FunctionDecl("format", [overload]))
     return cel.NewEnv(
         variables={"self": cel.Type.DYN, "oldSelf": cel.Type.DYN},
         extensions=[cel.CelExtension("kubernetes", functions)],
     )
+
+
+def _format(text: str, values: Any) -> str:
+    return text % tuple(values)
 
 
 @cache

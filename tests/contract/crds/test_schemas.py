@@ -308,6 +308,18 @@ def test_rules_are_well_typed(admissions: Any, kind: str) -> None:
         cel.FunctionDecl(
             "sum", [cel.Overload("list_sum", cel.Type.INT, [cel.Type.List(cel.Type.INT)], is_member=True, impl=sum)]
         ),
+        cel.FunctionDecl(
+            "format",
+            [
+                cel.Overload(
+                    "string_format",
+                    cel.Type.STRING,
+                    [cel.Type.STRING, cel.Type.List(cel.Type.DYN)],
+                    is_member=True,
+                    impl=str.__mod__,
+                )
+            ],
+        ),
     ]
     checked = 0
     for path, schema in schemas(root):
@@ -323,3 +335,42 @@ def test_rules_are_well_typed(admissions: Any, kind: str) -> None:
                 assert env.compile(rule["messageExpression"]).return_type() == cel.Type.STRING, path
             checked += 1
     assert checked == len(admissions[kind].rules())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_default_that_rules_read_is_whole(admissions: Any, kind: str) -> None:
+    """The API server checks a default by its rules before it fills in the defaults inside, and refuses the CRD on an error."""
+    read_by_rules = [
+        (path, schema)
+        for path, schema in schemas(admissions[kind].schema)
+        if schema.get("x-kubernetes-validations") and "properties" in schema and "default" in schema
+    ]
+    assert [(path, left_out(schema["default"], schema)) for path, schema in read_by_rules] == [
+        (path, []) for path, _ in read_by_rules
+    ]
+
+
+def left_out(default: Schema, schema: Schema) -> list[str]:
+    """The fields below that have a default which this one lacks."""
+    found = []
+    for name, child in schema["properties"].items():
+        if "default" not in child:
+            continue
+        if name not in default:
+            found.append(name)
+        elif "properties" in child:
+            found += [f"{name}.{inner}" for inner in left_out(default[name], child)]
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_message_has_a_cost_without_bound(admissions: Any, kind: str) -> None:
+    """The API server gives the result of `string()` no greatest length, and refuses a CRD that puts such texts together."""
+    messages = [
+        rule["messageExpression"]
+        for _, schema in schemas(admissions[kind].schema)
+        for rule in schema.get("x-kubernetes-validations", ())
+        if "messageExpression" in rule
+    ]
+    assert messages
+    assert [text for text in messages if "string(" in text] == []

@@ -1,14 +1,14 @@
 """The CustomResourceDefinitions, from the types: structural schemas with defaults, bounds and CEL rules."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sundog_operator.api.experiment import Experiment
 from sundog_operator.api.model_deployment import ModelDeployment
 from sundog_operator.api.resource import API_VERSION, Resource
 from sundog_operator.api.rules import Rule
-from sundog_operator.api.structure import Limits, Node, structure
+from sundog_operator.api.structure import FieldNode, Limits, Node, structure
 
 Schema = dict[str, Any]
 
@@ -188,10 +188,20 @@ def _object(node: Node, *, defaults: bool) -> Schema:
             # First, for who reads the file.
             schema = {"description": child.description} | schema | {"description": child.description}
         if defaults and child.default is not None:
-            schema["default"] = child.default
+            schema["default"] = _default(child)
         properties[name] = schema
     required = [name for name, child in node.fields.items() if child.required]
     return ({"required": required} if required else {}) | {"properties": properties}
+
+
+def _default(field: FieldNode) -> Any:
+    """A default, whole where rules read it: the API server checks each by its rules before it fills in the defaults inside."""
+    return _whole(field.node) if field.node.kind == "object" and field.node.rules else field.default
+
+
+def _whole(node: Node) -> Schema:
+    inner = {name: child for name, child in node.fields.items() if child.default is not None}
+    return {name: _whole(child.node) if child.node.kind == "object" else child.default for name, child in inner.items()}
 
 
 def _text_or_integer(node: Node) -> Schema:
@@ -248,11 +258,9 @@ def _key_rules(node: Node) -> list[Schema]:
 
 
 def _rule(rule: Rule) -> Schema:
-    expression = rule.message_expression()
     if rule.field.startswith("metadata."):
         # No schema knows the field, so no fieldPath can name it.
-        prefix = f"{rule.field}: "
-        said = {"messageExpression": f"'{prefix}' + {expression}"} if expression else {"message": prefix + rule.message}
-        return {"rule": rule.cel, **said}
+        rule = replace(rule, message=f"{rule.field}: {rule.message}", field="")
+    expression = rule.message_expression()
     said = {"messageExpression": expression} if expression else {"message": rule.message}
     return {"rule": rule.cel, **said, **({"fieldPath": f".{rule.field}"} if rule.field else {})}
