@@ -1,0 +1,55 @@
+"""What tests ask for: `api_server` (a control plane, in seconds) and `cluster` (with a node, DNS and KubeRay)."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from real_kubernetes import machine
+from real_kubernetes.binaries import Build
+from real_kubernetes.cluster import BINARIES, CLUSTER_BUILDS, CONTROL_PLANE_BUILDS, Cluster, temporary
+from real_kubernetes.kubectl import Kubectl
+
+ELSEWHERE = "SUNDOG_TEST_KUBECONFIG"
+
+
+@pytest.fixture(scope="session")
+def api_server() -> Iterator[Cluster]:
+    """A control plane: everything but pods. Skips with the reason where it cannot be had."""
+    if other := _elsewhere():
+        yield other
+        return
+    _skip(_cannot_build(CONTROL_PLANE_BUILDS))
+    with temporary("api", with_node=False) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A cluster with a node on which pods run, and KubeRay. Skips with the reason where it cannot be had."""
+    if other := _elsewhere():
+        yield other
+        return
+    _skip(machine.refusal() or _cannot_build(CLUSTER_BUILDS))
+    with temporary("cluster", with_node=True) as cluster:
+        yield cluster
+
+
+def _elsewhere() -> Cluster | None:
+    path = os.environ.get(ELSEWHERE)
+    return Cluster(Path(path), Kubectl(Path(path))) if path else None
+
+
+def _cannot_build(builds: tuple[Build, ...]) -> str:
+    missing = BINARIES.missing(builds)
+    if missing and shutil.which("go") is None:
+        programs = ", ".join(program for build in missing for program in build.programs)
+        return f"{programs} are built by Go, which is not installed"
+    return ""
+
+
+def _skip(reason: str) -> None:
+    if reason:
+        pytest.skip(f"no Kubernetes here: {reason}")

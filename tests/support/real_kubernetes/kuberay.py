@@ -1,0 +1,43 @@
+"""KubeRay beside a cluster: its CRDs, and its operator as a process."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from real_kubernetes.binaries import Binaries, module_directory
+from real_kubernetes.control_plane import await_answer, free_port
+from real_kubernetes.instance import Instance
+from real_kubernetes.kubectl import Kubectl
+
+MODULE = "github.com/ray-project/kuberay/ray-operator"
+PROCESS = "kuberay-operator"
+
+
+def apply_crds(kubectl: Kubectl) -> None:
+    """KubeRay's resources, from its module. Raises ClusterError."""
+    folder = module_directory("kuberay", MODULE) / "config" / "crd" / "bases"
+    for path in sorted(folder.glob("*.yaml")):
+        # They exceed what a client-side apply can remember.
+        kubectl("apply", "--server-side", "-f", str(path))
+    kubectl("wait", "--for=condition=Established", "crd/rayclusters.ray.io", "--timeout=60s")
+
+
+def start(instance: Instance, binaries: Binaries, prefix: Sequence[str] = (), kubeconfig: Path | None = None) -> None:
+    """Starts the operator; `prefix` says where: inside of the node's machine it knows the names of services."""
+    config = kubeconfig or instance.kubeconfig
+    command = (
+        *prefix,
+        str(binaries.path(PROCESS)),
+        "--enable-leader-election=false",
+        f"--metrics-addr=127.0.0.1:{free_port()}",
+        f"--health-probe-bind-address=127.0.0.1:{free_port()}",
+    )
+    instance.start(PROCESS, command, {"KUBECONFIG": str(config)})
+    await_answer(instance, PROCESS, lambda: "Starting workers" in _text(instance))
+
+
+def stop(instance: Instance) -> None:
+    instance.stop(PROCESS)
+
+
+def _text(instance: Instance) -> str:
+    return instance.log(PROCESS).read_text(errors="replace")

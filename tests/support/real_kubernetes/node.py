@@ -1,0 +1,237 @@
+"""One node: scheduler, containerd, kubelet, kube-proxy and DNS."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from real_kubernetes import machine
+from real_kubernetes.binaries import Binaries
+from real_kubernetes.control_plane import Addresses, await_answer
+from real_kubernetes.images import BASE, PAUSE, write_base_image, write_pause_image
+from real_kubernetes.instance import ClusterError, Instance
+from real_kubernetes.kubectl import Kubectl
+from real_kubernetes.machine import Slot, entered
+
+NAME = "node"
+SOCKET = "/run/containerd/containerd.sock"
+HERE = Path("/run/node")
+"""The instance's folder, as the processes inside see it."""
+
+SYNC = "10s"
+
+
+def start(instance: Instance, binaries: Binaries, slot: Slot) -> None:
+    """Starts a node beside a control plane that runs, and waits until it is Ready. Raises ClusterError."""
+    _write_configuration(instance, slot)
+    instance.start(
+        "kube-scheduler",
+        (
+            str(binaries.path("kube-scheduler")),
+            f"--kubeconfig={instance.kubeconfig}",
+            "--leader-elect=false",
+            "--secure-port=0",
+        ),
+    )
+    _start_inside(instance, "containerd", ("containerd", "--config", str(HERE / "containerd.toml")))
+    await_answer(instance, "containerd", lambda: _ctr(instance, "version") is not None)
+    for write in (write_pause_image, write_base_image):
+        import_image(instance, write(instance.folder("images")))
+    _start_inside(
+        instance,
+        "kubelet",
+        (
+            str(binaries.path("kubelet")),
+            f"--config={HERE / 'kubelet.yaml'}",
+            f"--kubeconfig={HERE / 'kubeconfig'}",
+            f"--hostname-override={NAME}",
+            f"--node-ip={slot.inside}",
+        ),
+    )
+    _start_inside(instance, "kube-proxy", (str(binaries.path("kube-proxy")), f"--config={HERE / 'kube-proxy.yaml'}"))
+    _start_dns(instance, binaries, slot)
+    kubectl = Kubectl(instance.kubeconfig, binaries.path("kubectl"))
+    await_answer(instance, "kubelet", lambda: kubectl.succeeds("get", "node", NAME))
+    kubectl("wait", "--for=condition=Ready", f"node/{NAME}", "--timeout=90s")
+
+
+def stop(instance: Instance) -> None:
+    """Ends the scheduler, and everything inside with the machine that holds it."""
+    instance.stop("kube-scheduler")
+    machine.stop(instance)
+
+
+def import_image(instance: Instance, archive: Path) -> None:
+    """Loads a docker-archive, so that pods with `imagePullPolicy: Never` find it. Raises ClusterError."""
+    inside = instance.folder("images") / archive.name
+    if archive.resolve() != inside.resolve():
+        inside.write_bytes(archive.read_bytes())
+    machine.run(
+        *entered(instance, _ctr_command("images", "import", "--all-platforms", str(HERE / "images" / archive.name)))
+    )
+    inside.unlink()
+
+
+def advertise(instance: Instance, binaries: Binaries, resource: str, count: int) -> None:
+    """Has the node offer so many devices. The scheduler believes it, and the kubelet keeps it; there are none."""
+    escaped = resource.replace("~", "~0").replace("/", "~1")
+    patch = [
+        {"op": "add", "path": f"/status/{part}/{escaped}", "value": str(count)} for part in ("capacity", "allocatable")
+    ]
+    kubectl = Kubectl(instance.kubeconfig, binaries.path("kubectl"))
+    kubectl("patch", "node", NAME, "--subresource=status", "--type=json", "-p", json.dumps(patch))
+
+
+def _ctr_command(*command: str) -> tuple[str, ...]:
+    return ("ctr", "--address", SOCKET, "--namespace", "k8s.io", *command)
+
+
+def _ctr(instance: Instance, *command: str) -> str | None:
+    return machine.run(*entered(instance, _ctr_command(*command)), check=False)
+
+
+def _start_inside(instance: Instance, name: str, command: Sequence[str]) -> None:
+    instance.start(name, entered(instance, command))
+
+
+def _start_dns(instance: Instance, binaries: Binaries, slot: Slot) -> None:
+    _start_inside(instance, "coredns", (str(binaries.path("coredns")), "-conf", str(HERE / "Corefile")))
+    service = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "kube-dns", "namespace": "kube-system"},
+        "spec": {
+            "clusterIP": slot.addresses.dns,
+            "ports": [
+                {"name": "dns", "protocol": "UDP", "port": 53},
+                {"name": "dns-tcp", "protocol": "TCP", "port": 53},
+            ],
+        },
+    }
+    slice_ = {
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {
+            "name": "kube-dns",
+            "namespace": "kube-system",
+            "labels": {"kubernetes.io/service-name": "kube-dns"},
+        },
+        "addressType": "IPv4",
+        "ports": [
+            {"name": "dns", "protocol": "UDP", "port": 53},
+            {"name": "dns-tcp", "protocol": "TCP", "port": 53},
+        ],
+        "endpoints": [{"addresses": [slot.inside]}],
+    }
+    Kubectl(instance.kubeconfig, binaries.path("kubectl")).apply(service, slice_)
+
+
+def _write_configuration(instance: Instance, slot: Slot) -> None:
+    addresses = slot.addresses
+    texts = {
+        "containerd.toml": _CONTAINERD.format(pause=PAUSE),
+        "kubelet.yaml": yaml.safe_dump(_kubelet(addresses, slot)),
+        "kube-proxy.yaml": yaml.safe_dump(_kube_proxy(addresses)),
+        "Corefile": _COREFILE.format(address=slot.inside, kubeconfig=HERE / "kubeconfig"),
+        "cni/10-pods.conflist": json.dumps(_network(addresses)),
+    }
+    for name, text in texts.items():
+        (instance.directory / name).write_text(text)
+
+
+# The first setting makes sandboxes possible where the machine lacks CAP_SYS_RESOURCE.
+_CONTAINERD = """
+version = 2
+root = "/run/node/containerd"
+state = "/run/containerd"
+disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.zfs"]
+
+[grpc]
+address = "/run/containerd/containerd.sock"
+
+[plugins."io.containerd.grpc.v1.cri"]
+restrict_oom_score_adj = true
+sandbox_image = "{pause}"
+
+[plugins."io.containerd.grpc.v1.cri".cni]
+bin_dir = "/usr/lib/cni"
+conf_dir = "/run/node/cni"
+"""
+
+_COREFILE = """
+cluster.local:53 in-addr.arpa:53 {{
+    bind {address}
+    errors
+    kubernetes cluster.local in-addr.arpa {{
+        kubeconfig {kubeconfig}
+        pods insecure
+        ttl 1
+    }}
+}}
+"""
+
+
+def _kubelet(addresses: Addresses, slot: Slot) -> dict[str, object]:
+    return {
+        "apiVersion": "kubelet.config.k8s.io/v1beta1",
+        "kind": "KubeletConfiguration",
+        "authentication": {"anonymous": {"enabled": True}, "webhook": {"enabled": False}},
+        "authorization": {"mode": "AlwaysAllow"},
+        "address": slot.inside,
+        "readOnlyPort": 0,
+        "healthzPort": 0,
+        "cgroupDriver": "cgroupfs",
+        "cgroupRoot": f"/{slot.cgroup}",
+        "failCgroupV1": False,
+        "failSwapOn": False,
+        "containerRuntimeEndpoint": f"unix://{SOCKET}",
+        "clusterDNS": [addresses.dns],
+        "clusterDomain": "cluster.local",
+        "resolvConf": "",
+        "volumePluginDir": str(HERE / "volume-plugins"),
+        "evictionHard": {},
+        # Images that were imported are not pulled again.
+        "imageGCHighThresholdPercent": 100,
+        "maxPods": 200,
+        "nodeStatusUpdateFrequency": SYNC,
+        "oomScoreAdj": 0,
+    }
+
+
+def _kube_proxy(addresses: Addresses) -> dict[str, object]:
+    return {
+        "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
+        "kind": "KubeProxyConfiguration",
+        "clientConnection": {"kubeconfig": str(HERE / "kubeconfig")},
+        "mode": "iptables",
+        "clusterCIDR": addresses.pods,
+        "hostnameOverride": NAME,
+        "conntrack": {"maxPerCore": 0, "min": 0},
+        "oomScoreAdj": 0,
+    }
+
+
+def _network(addresses: Addresses) -> dict[str, object]:
+    """Every pod at a wire of its own: nothing is bridged, so that every packet passes kube-proxy's rules."""
+    subnet = addresses.pods.replace("/16", "/24")
+    return {
+        "cniVersion": "1.0.0",
+        "name": "pods",
+        "plugins": [
+            {
+                "type": "ptp",
+                "ipMasq": False,
+                "ipam": {
+                    "type": "host-local",
+                    "subnet": subnet,
+                    "dataDir": "/run/cni",
+                    "routes": [{"dst": "0.0.0.0/0"}],
+                },
+            },
+            {"type": "portmap", "capabilities": {"portMappings": True}},
+        ],
+    }
+
+
+__all__ = ["BASE", "ClusterError", "advertise", "import_image", "start", "stop"]
