@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml constraints.txt
 
 ONLY ?=
+comma := ,
 
-.PHONY: run test check unit integration bench prove generate format clean
+.PHONY: run test check unit integration bench prove generate images format clean
 
 # The demo: two small networks on real handwritten digits, through a canary and a broken release.
 run: $(VENV)/.ready
@@ -46,6 +47,10 @@ prove: $(VENV)/.ready
 generate: $(VENV)/.ready
 	$(BIN)/python -m sundog_operator.api.generate
 	PYTHONPATH=tests/support $(BIN)/python -m charting.generate
+
+# The images, by buildah, podman or docker: `make images REGISTRY=registry.example.com/sundog ONLY=operator-edge`. See images/README.md.
+images:
+	images/build $(subst $(comma), ,$(ONLY))
 
 format: $(VENV)/.ready
 	$(BIN)/ruff format operator serving tests

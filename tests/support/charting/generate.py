@@ -1,4 +1,4 @@
-"""Writes what is made of other files: the chart's values and their schema, its table of values, the golden files.
+"""Writes what is made of other files: the chart's values and their schema, its table of values, the golden files; Argo CD's ConfigMap.
 
 `python -m charting.generate`. The operator's own file, `installation`, is described by its type alone.
 """
@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from charting import CHART, GOLDEN, cases, golden
+from charting import CHART, GOLDEN, argocd, cases, golden
 from sundog_operator.api.installation import Installation
 from sundog_operator.api.structure import Node, structure
 
@@ -136,6 +136,7 @@ def write() -> None:
     """Write all of it."""
     for path, text in MADE.items():
         path.write_text(text(path.read_text(encoding="utf-8")), encoding="utf-8")
+    argocd.CONFIG.write_text(argocd.config(), encoding="utf-8")
     for stale in {path.stem for path in GOLDEN.glob("*.yaml")} - set(cases()):
         (GOLDEN / f"{stale}.yaml").unlink()
     GOLDEN.mkdir(exist_ok=True)
