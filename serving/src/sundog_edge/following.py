@@ -12,7 +12,7 @@ from sundog_edge.document import Cluster, Service
 from sundog_edge.errors import HaproxyRefused, ServeUnavailable
 from sundog_edge.evidence import ServerCounts
 from sundog_edge.haproxy.names import FALLBACK, GRPC
-from sundog_edge.layout import Holding, Layout, Server
+from sundog_edge.layout import CHECK_MS, Holding, Layout, Server
 from sundog_edge.replicas import Calls, ServeClient, Targets, Wish, plan, wanted
 from sundog_edge.runtime_api import Haproxy, Load, ServerState
 from sundog_edge.traffic import Traffic
@@ -25,10 +25,13 @@ POLL_JITTER = 0.2
 PATIENCE_S = 0.5
 """How long a round of questions waits for those that are slow to answer."""
 
-COST_FACTOR = 20
-"""What is done again and again takes a twentieth of the time at most."""
+COST_FACTOR = 50
+"""What is done again and again takes a fiftieth of the time at most."""
 
-FALLBACK_CHECK_MS = 500
+SERVERS_AT_FULL_PACE = 64
+MOST_CHECK_MS = 4000
+"""Replicas are checked some hundred times a second in all: the more there are, the less often each is, up to this interval."""
+
 FALLBACKS_AT_FULL_PACE = 64
 """Serve's own proxy is one process that every slot checks: the more slots, the less often each does."""
 
@@ -51,6 +54,12 @@ class Answers:
         self._silent: set[str] = set()
         self._told: tuple[object, ...] = ({}, {}, {})
         self._asking: dict[str, asyncio.Task[None]] = {}
+
+    @property
+    def count(self) -> int:
+        """The ports of all replicas that are known."""
+        replicas = sum(len(own) for targets in self.targets.values() for own in targets.values())
+        return replicas + sum(len(own) for calls in self.calls.values() for own in calls.values())
 
     async def poll(self, clusters: Mapping[str, Cluster]) -> None:
         """Ask every cluster at once, but for those that have yet to answer the last time: one that hangs holds up no other.
@@ -171,6 +180,9 @@ class Following:
             bare = {slot.removesuffix(GRPC) for slot in slots}
             slots = bare | {slot + GRPC for slot in bare}
         by_slot = _by_slot(await self._haproxy.servers(worker.pid, None if whole else slots))
+        known: dict[str, list[Server]] = defaultdict(list)
+        for server in self._traffic.layout.servers:
+            known[server.slot].append(server)
         draining = [slot for slot, own in by_slot.items() if any(server.draining for server in own)]
         load = await self._haproxy.load(worker.pid, draining) if draining else _NO_LOAD
         self._unsettled -= {*slots}
@@ -178,7 +190,7 @@ class Following:
             present = by_slot.get(slot, [])
             want = wanted(self._wishes[slot], present) if slot in self._wishes else {}
             commands = plan(slot, want, present, load.servers, self._drained_for(worker, present))
-            commands += self._limits(slot, want, present)
+            commands += _limits(want, present, known.get(slot, ()))
             if commands or any(not server.up and not server.name.startswith(FALLBACK) for server in present):
                 self._unsettled.add(slot)
             if commands:
@@ -210,27 +222,30 @@ class Following:
         if all(now is before for now, before in zip(wished_for, self._wished_for, strict=False)) and self._wished_for:
             return set()
         services = {service.name: service for service in in_force.document.services} if in_force else {}
-        check_ms = FALLBACK_CHECK_MS * max(1, layout.slots // FALLBACKS_AT_FULL_PACE)
+        fallback_check_ms = CHECK_MS * max(1, layout.slots // FALLBACKS_AT_FULL_PACE)
+        # Of a cluster that is silent nothing is known, but its servers are there.
+        check_ms = check_ms_of(max(self._answers.count, len(layout.servers)))
         wishes: dict[str, Wish] = {}
         for holding in layout.held:
             if holding.service in services:
-                wishes[holding.slot] = self._wish(holding, services[holding.service], check_ms)
+                wishes[holding.slot] = self._wish(holding, services[holding.service], check_ms, fallback_check_ms)
                 if layout.grpc:
-                    wishes[holding.slot + GRPC] = self._call_wish(holding, services[holding.service])
+                    wishes[holding.slot + GRPC] = self._call_wish(holding, services[holding.service], check_ms)
         before, self._wishes, self._wished_for = self._wishes, wishes, wished_for
         return {slot for slot in {*before, *wishes} if before.get(slot) != wishes.get(slot)}
 
-    def _wish(self, holding: Holding, service: Service, fallback_check_ms: int) -> Wish:
+    def _wish(self, holding: Holding, service: Service, check_ms: int, fallback_check_ms: int) -> Wish:
         targets = self._answers.targets.get(service.cluster)
         return Wish(
             slot=holding.slot,
             listed=None if targets is None else targets.get(holding.application, ()),
             fallback=self._answers.fallbacks.get(service.cluster, ""),
             maxconn=_limit(holding, service),
+            check_ms=check_ms,
             fallback_check_ms=fallback_check_ms,
         )
 
-    def _call_wish(self, holding: Holding, service: Service) -> Wish:
+    def _call_wish(self, holding: Holding, service: Service, check_ms: int) -> Wish:
         # Serve's own proxy is no backup here: it has another port for gRPC, which the document does not tell.
         calls = self._answers.calls.get(service.cluster)
         listed = {} if calls is None else calls.get(holding.application, {})
@@ -239,6 +254,7 @@ class Following:
             None if calls is None else tuple(listed),
             "",
             _limit(holding, service),
+            check_ms,
             check_ports=listed,
         )
 
@@ -252,18 +268,6 @@ class Following:
             else:
                 self._draining_since.pop(key, None)
         return ages
-
-    def _limits(self, slot: str, want: Mapping[str, Server], present: Iterable[ServerState]) -> list[str]:
-        # HAProxy does not tell a server's limit, so it is set when the layout, which has the limits set before, differs.
-        names = {server.name for server in present}
-        return [
-            f"set maxconn server {slot}/{known.name} {want[known.name].maxconn}"
-            for known in self._traffic.layout.servers
-            if known.slot == slot
-            and known.name in names
-            and known.name in want
-            and known.maxconn != want[known.name].maxconn
-        ]
 
     def _record(self, layout: Layout, by_slot: Mapping[str, Sequence[ServerState]], slots: Collection[str]) -> None:
         for holding in layout.held:
@@ -288,6 +292,22 @@ class Following:
     def _note(self, layout: Layout, leaving: Collection[Holding]) -> None:
         up = tuple(sorted(server for holding in layout.held for server in self._up.get(holding.application, ())))
         self._traffic.note_servers(up, frozenset(holding.slot for holding in leaving))
+
+
+def _limits(want: Mapping[str, Server], present: Iterable[ServerState], known: Iterable[Server]) -> list[str]:
+    # HAProxy does not tell a server's limit, so it is set when the layout, which has the limits set before, differs.
+    names = {server.name for server in present}
+    return [
+        f"set maxconn server {server.slot}/{server.name} {want[server.name].maxconn}"
+        for server in known
+        if server.name in names and server.name in want and server.maxconn != want[server.name].maxconn
+    ]
+
+
+def check_ms_of(servers: int) -> int:
+    """Milliseconds between two health checks of one of so many servers: they double as the servers do, so that few changes change them."""
+    crowds = max(0, (servers - 1) // SERVERS_AT_FULL_PACE).bit_length()
+    return min(MOST_CHECK_MS, CHECK_MS << crowds)
 
 
 def _limit(holding: Holding, service: Service) -> int:

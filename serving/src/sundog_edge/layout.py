@@ -8,6 +8,8 @@ from sundog_edge.document import Document
 from sundog_edge.policy import DEFAULT_WAIT_MS
 
 MIN_SLOTS = 16
+CHECK_MS = 500
+"""Between two health checks of a server, where there are few."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -22,7 +24,7 @@ class Server:
     address: str
     maxconn: int
     backup: bool = False
-    check_ms: int = 500
+    check_ms: int = CHECK_MS
     check_port: int = 0
 
 

@@ -14,7 +14,7 @@ from sundog_edge.document import Cluster
 from sundog_edge.errors import ServeUnavailable
 from sundog_edge.haproxy.backends import server_options
 from sundog_edge.haproxy.names import FALLBACK
-from sundog_edge.layout import Server
+from sundog_edge.layout import CHECK_MS, Server
 from sundog_edge.runtime_api import ServerState
 
 MAX_ANSWER_BYTES = 16 << 20
@@ -144,7 +144,8 @@ class Wish:
     listed: tuple[str, ...] | None
     fallback: str
     maxconn: int
-    fallback_check_ms: int = 500
+    check_ms: int = CHECK_MS
+    fallback_check_ms: int = CHECK_MS
     check_ports: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -166,7 +167,7 @@ def wanted(wish: Wish, present: Sequence[ServerState]) -> dict[str, Server]:
     addresses = dict.fromkeys([*listed, *(server.address for server in kept)])
     ports = {server.address: server.check_port for server in present} | dict(wish.check_ports)
     servers = {
-        address: Server(wish.slot, address, address, wish.maxconn, check_port=ports.get(address, 0))
+        address: Server(wish.slot, address, address, wish.maxconn, False, wish.check_ms, ports.get(address, 0))
         for address in addresses
     }
     if wish.fallback:

@@ -1,8 +1,12 @@
 """Following replicas: nothing is lost when they come, go, die, or when Serve forgets them."""
 
 import asyncio
+import json
 
 import pytest
+
+from sundog_edge.errors import HaproxyUnavailable
+from sundog_edge.runtime_api import Haproxy
 
 pytestmark = pytest.mark.haproxy
 
@@ -63,6 +67,46 @@ async def test_a_removed_replica_finishes_what_it_has(edge, serve, replicas):
         return await servers(edge) == {"up": 1, "down": 0, "draining": 0}
 
     await edge.until(removed, "the old replica gone")
+
+
+async def test_a_replica_that_refuses_is_checked_at_once_however_rarely_it_is_checked(edge, serve, replicas):
+    first, second = await replicas("digits-r7"), await replicas("digits-r7")
+    serve.targets = {"digits-r7": [first.address, second.address]}
+    await one_arm(edge)
+    await edge.up("digits", stable=2)
+    layout = edge.root / "s" / "layout.json"
+
+    async def remembered() -> bool:
+        return len(json.loads(layout.read_text())["servers"]) == 2
+
+    await edge.until(remembered, "the servers in the layout")
+    await edge.kill_agent()
+    await edge.stop_haproxy()
+    stored = json.loads(layout.read_text())
+    stored["servers"] = [{**server, "check_ms": 600_000} for server in stored["servers"]]
+    layout.write_text(json.dumps(stored))
+    await edge.start_haproxy()
+    haproxy = Haproxy(edge.root / "s" / "master.sock")
+
+    async def up() -> set[str] | None:
+        try:
+            states = await haproxy.servers((await haproxy.processes())[0].pid)
+        except HaproxyUnavailable:
+            return None
+        return {state.name for state in states if state.running and state.since_s}
+
+    async def both() -> bool:
+        return await up() == {first.address, second.address}
+
+    # The first checks have passed once a second has gone by, the next ones are minutes away.
+    await edge.until(both, "HAProxy back with both")
+    await first.stop()
+
+    async def noticed() -> bool:
+        assert (await edge.get("/digits/")).status == 200
+        return await up() == {second.address}
+
+    await edge.until(noticed, "the dead replica is down")
 
 
 async def test_replicas_come_and_go_under_load(edge, serve, replicas):

@@ -3,6 +3,8 @@
 import asyncio
 from collections import Counter
 
+import pytest
+
 from sundog_edge import following
 from sundog_edge.document import Cluster
 from sundog_edge.errors import ServeUnavailable
@@ -57,3 +59,18 @@ async def test_a_cluster_that_leaves_the_document_is_forgotten_though_it_hangs(m
     assert answers.version is not before
     await answers.poll({})
     assert client.asked == {"http://good": 1, "http://slow": 1}
+
+
+@pytest.mark.parametrize(
+    ("servers", "milliseconds"),
+    [(0, 500), (1, 500), (64, 500), (65, 1000), (128, 1000), (129, 2000), (256, 2000), (257, 4000), (100_000, 4000)],
+)
+def test_the_more_servers_there_are_the_less_often_each_is_checked(servers, milliseconds):
+    assert following.check_ms_of(servers) == milliseconds
+
+
+async def test_all_ports_of_all_clusters_count(monkeypatch):
+    monkeypatch.setattr(following, "PATIENCE_S", 0.01)
+    answers = Answers(Client())
+    await answers.poll({"good": GOOD, "again": GOOD})
+    assert answers.count == 2

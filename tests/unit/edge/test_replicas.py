@@ -1,5 +1,7 @@
 """From Serve's answer and HAProxy's state to commands."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -91,6 +93,13 @@ def test_which_servers_a_slot_should_have(request_, present, names):
     assert {*wanted(request_, present)} == names
 
 
+def test_replicas_of_a_large_edge_are_checked_less_often_but_at_once_when_they_refuse():
+    server = wanted(replace(wish("a:1"), check_ms=4000), [])["a:1"]
+    assert server_options(server).startswith(
+        "a:1 check inter 4000 fastinter 100 downinter 500 observe layer4 error-limit 1 "
+    )
+
+
 def test_the_fallback_is_a_backup_without_a_limit():
     servers = wanted(wish("a:1", fallback="p:8"), [])
     assert servers["fallback-p:8"].backup
@@ -101,7 +110,8 @@ def test_the_fallback_is_a_backup_without_a_limit():
 def test_a_new_server_gets_no_request_before_its_check_has_passed():
     commands = plan("slot0", wanted(wish("a:1"), []), [], {}, {})
     assert commands == [
-        "add server slot0/a:1 a:1 check inter 500 fall 1 rise 1 maxconn 8 weight 0",
+        "add server slot0/a:1 a:1 check inter 500 fastinter 100 downinter 500 observe layer4 error-limit 1 "
+        "fall 1 rise 1 maxconn 8 weight 0",
         "enable health slot0/a:1",
         "enable server slot0/a:1",
         "set server slot0/a:1 health down",

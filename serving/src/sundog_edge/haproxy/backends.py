@@ -3,8 +3,10 @@
 from sundog_edge.haproxy import admission, assignment, grpc
 from sundog_edge.haproxy.names import BLOCKS_TABLE, FALLBACK, GRPC, MAX_BLOCKS, MAX_ROWS, ROWS_TABLE
 from sundog_edge.haproxy.problems import problem
-from sundog_edge.layout import Server
+from sundog_edge.layout import CHECK_MS, Server
 from sundog_edge.state_dir import StateDir
+
+CHECK_AT_ONCE_MS = 100
 
 
 def server_options(server: Server) -> str:
@@ -12,8 +14,13 @@ def server_options(server: Server) -> str:
     limit = f" maxconn {server.maxconn}" if server.maxconn else ""
     # A gRPC port answers no check of ours; its replica's HTTP port does, and both are one process.
     call = f" port {server.check_port} check-proto h1 proto h2" if server.check_port else ""
-    backup = " backup" if server.backup else ""
-    return f"{server.address} check inter {server.check_ms} fall 1 rise 1{call}{limit}{backup}"
+    if server.backup:
+        return f"{server.address} check inter {server.check_ms} fall 1 rise 1{call}{limit} backup"
+    # However long until its next check, a replica that refuses a connection is checked at once, and one that is down often.
+    return (
+        f"{server.address} check inter {server.check_ms} fastinter {CHECK_AT_ONCE_MS} downinter {CHECK_MS} "
+        f"observe layer4 error-limit 1 fall 1 rise 1{call}{limit}"
+    )
 
 
 def tables() -> str:
