@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import yaml
 
 from certificates import self_signed, signing_key
+from real_kubernetes import audit
 from real_kubernetes.binaries import Binaries
 from real_kubernetes.instance import ClusterError, Instance
 
@@ -106,6 +107,9 @@ def _start_etcd_and_api(instance: Instance, binaries: Binaries, addresses: Addre
             f"--service-cluster-ip-range={addresses.services}",
             "--authorization-mode=RBAC,Node",
             "--allow-privileged=true",
+            # As on OpenShift: who names an owner that blocks needs a right at that owner.
+            "--enable-admission-plugins=OwnerReferencesPermissionEnforcement",
+            *audit.flags(instance),
             # Otherwise `kubectl logs` and `exec` look the node's name up in DNS.
             "--kubelet-preferred-address-types=InternalIP",
             # An API server on loopback is nobody's endpoint.
