@@ -102,6 +102,14 @@ class WatchEvent:
     object: Object
 
 
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All objects of a kind at one resourceVersion."""
+
+    objects: list[Object]
+    version: str
+
+
 class Kubernetes(Protocol):
     """The API server: dictionaries in, dictionaries out.
 

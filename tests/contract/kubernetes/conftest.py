@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import yaml
 
+from sundog_operator.adapters.cached.kubernetes import CachedKubernetes
 from sundog_operator.adapters.kubernetes_client import KubernetesClient
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
 from sundog_operator.adapters.memory_kubernetes.facade import serve
 from sundog_operator.adapters.memory_kubernetes.kubeconfig import write_kubeconfig
 from sundog_operator.api import RESOURCES, violations
-from sundog_operator.ports import Kubernetes, Object
+from sundog_operator.ports import CONFIG_MAP, CONTROLLER_REVISION, MODEL_DEPLOYMENT, Kind, Kubernetes, Object
 
 CRDS = Path(__file__).parents[3] / "crds"
 
@@ -135,11 +136,34 @@ async def http(tmp_path: Path) -> AsyncIterator[Kubernetes]:
             store.close()
 
 
+@asynccontextmanager
+async def cached(_tmp_path: Path) -> AsyncIterator[Kubernetes]:
+    """Reads from memory, which watches keep as in the operator's process."""
+    store = MemoryKubernetes(TickingClock(), schemas=SCHEMAS)
+    kinds = {MODEL_DEPLOYMENT: {}, CONFIG_MAP: {}, CONTROLLER_REVISION: {}}
+    kube = CachedKubernetes(store, lambda _: None, scopes=kinds)
+
+    async def follow(kind: Kind) -> None:
+        async for event in store.watch(kind):
+            if event.type != "SYNCED":
+                kube.feed(event.type, event.object)
+
+    watches = [asyncio.ensure_future(follow(kind)) for kind in kinds]
+    for kind in kinds:
+        await kube.resync(kind)
+    yield kube
+    for watch in watches:
+        watch.cancel()
+    await asyncio.gather(*watches, return_exceptions=True)
+    store.close()
+
+
 BACKENDS: dict[str, Callable[[Path], AbstractAsyncContextManager[Kubernetes]]] = {
     "memory": memory,
     "crds": with_our_crds,
     "reopened": reopened,
     "http": http,
+    "cached": cached,
 }
 
 

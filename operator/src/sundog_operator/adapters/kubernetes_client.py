@@ -1,9 +1,9 @@
 """A real API server as the port `ports.Kubernetes`: generic paths and plain JSON, no models of the client library."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Self
@@ -17,7 +17,7 @@ from kubernetes.aio.config import ConfigException, load_incluster_config, load_k
 
 from sundog_operator.adapters.memory_kubernetes.invalid import Invalid
 from sundog_operator.errors import AlreadyExists, Conflict, DependencyError, NotFound
-from sundog_operator.ports import Kind, Object, Ref, WatchEvent, ref_of
+from sundog_operator.ports import Kind, Object, Ref, Snapshot, WatchEvent, ref_of
 
 FIELD_MANAGER = "sundog"
 
@@ -44,11 +44,15 @@ class _Call:
 
 
 @dataclass(frozen=True, slots=True)
-class _Snapshot:
-    """All objects of a kind at one resourceVersion."""
+class Login:
+    """How to reach an API server and who asks, for another client."""
 
-    objects: list[Object]
-    version: str
+    server: str
+    verify: bool
+    ca_file: str | None
+    certificate_file: str | None
+    key_file: str | None
+    authorization: str | None = field(repr=False)
 
 
 class KubernetesClient:
@@ -60,6 +64,8 @@ class KubernetesClient:
     def __init__(self, api: ApiClient, *, manager: str = FIELD_MANAGER) -> None:
         self._api = api
         self._manager = manager
+        self.on_answer: Callable[[str, str, int], None] = _nothing
+        """Called with the method, the host and the HTTP status of each answer, 0 where none came."""
 
     @classmethod
     async def connect(
@@ -86,6 +92,18 @@ class KubernetesClient:
             return cls(ApiClient(configuration), manager=manager)
         except (ConfigException, OSError, yaml.YAMLError) as error:
             raise DependencyError(f"no configuration for a Kubernetes API server: {error}") from error
+
+    async def login(self) -> Login:
+        """What this client logs in with now; a token that is renewed is read anew."""
+        configuration = self._api.configuration
+        return Login(
+            server=configuration.host,
+            verify=configuration.verify_ssl,
+            ca_file=configuration.ssl_ca_cert,
+            certificate_file=configuration.cert_file,
+            key_file=configuration.key_file,
+            authorization=await configuration.get_api_key_with_prefix("BearerToken"),
+        )
 
     async def close(self) -> None:
         """Close the connections."""
@@ -152,7 +170,7 @@ class KubernetesClient:
         raises DependencyError.
         """
         known: dict[tuple[str, str], Object] = {}
-        snapshot = await self._snapshot(kind, namespace)
+        snapshot = await self.snapshot(kind, namespace)
         for event in _difference(known, snapshot):
             yield event
         yield WatchEvent("SYNCED", {})
@@ -166,7 +184,7 @@ class KubernetesClient:
                             _remember(known, change)
                             yield change
             except _Expired:
-                snapshot = await self._snapshot(kind, namespace)
+                snapshot = await self.snapshot(kind, namespace)
                 for event in _difference(known, snapshot):
                     yield event
                 version = snapshot.version
@@ -176,15 +194,18 @@ class KubernetesClient:
         self, kind: Kind, namespace: str | None = None, labels: Mapping[str, str] | None = None
     ) -> list[Object]:
         """See the port."""
-        return (await self._snapshot(kind, namespace, labels)).objects
+        return (await self.snapshot(kind, namespace, labels)).objects
 
-    async def _snapshot(self, kind: Kind, namespace: str | None, labels: Mapping[str, str] | None = None) -> _Snapshot:
+    async def snapshot(
+        self, kind: Kind, namespace: str | None = None, labels: Mapping[str, str] | None = None
+    ) -> Snapshot:
+        """As `list`, with the resourceVersion of the list."""
         selector = ",".join(f"{key}={value}" for key, value in (labels or {}).items())
         query = (("labelSelector", selector),) if selector else ()
         document = await self._json(_Call(kind.plural, "GET", _collection(kind, namespace), query))
         objects = [_typed(kind, item) for item in document["items"]]
         # The server orders by its storage keys, where "a-b/x" comes before "a/x".
-        return _Snapshot(sorted(objects, key=_place), document["metadata"]["resourceVersion"])
+        return Snapshot(sorted(objects, key=_place), document["metadata"]["resourceVersion"])
 
     async def _stream(self, kind: Kind, namespace: str | None, version: str) -> AsyncGenerator[bytes, None]:
         """The lines that tell of changes after a resourceVersion, until the server ends the stream."""
@@ -232,14 +253,20 @@ class KubernetesClient:
             )
             answer = await self._api.call_api(method, url, headers, body, _request_timeout=timeout)
         except (aiohttp.ClientError, TimeoutError, OSError, ConfigException) as error:
+            self.on_answer(call.method, self._api.configuration.host, 0)
             raise DependencyError(f"{call.subject}: the API server does not answer: {error!r}") from error
         response: aiohttp.ClientResponse = answer.response
+        self.on_answer(call.method, self._api.configuration.host, response.status)
         if response.status >= 400:
             raise await _failure(call.subject, response)
         return response
 
     def _as_manager(self) -> tuple[tuple[str, str]]:
         return (("fieldManager", self._manager),)
+
+
+def _nothing(_method: str, _host: str, _status: int) -> None:
+    return None
 
 
 def _is_loopback(url: str) -> bool:
@@ -296,7 +323,7 @@ def _event(kind: Kind, line: bytes) -> tuple[WatchEvent | None, str]:
     return WatchEvent(document["type"], _typed(kind, obj)), version
 
 
-def _difference(known: dict[tuple[str, str], Object], snapshot: _Snapshot) -> Iterator[WatchEvent]:
+def _difference(known: dict[tuple[str, str], Object], snapshot: Snapshot) -> Iterator[WatchEvent]:
     """What happened between what was known and what is there now, noted as known. A new uid is another object."""
     present = {_place(obj): obj for obj in snapshot.objects}
     for place, trace in list(known.items()):

@@ -114,3 +114,8 @@ def parse_instant(text: str) -> datetime:
 def format_instant(instant: datetime) -> str:
     """`2026-11-20T09:30:00Z`."""
     return instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def format_micro_instant(instant: datetime) -> str:
+    """`2026-11-20T09:30:00.000000Z`, the only form that Kubernetes reads as a MicroTime."""
+    return instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

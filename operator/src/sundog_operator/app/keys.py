@@ -1,7 +1,7 @@
 """The keys of the work queue, and which keys a change of an object wakes."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from sundog_operator.core import names
 from sundog_operator.ports import Object
@@ -48,7 +48,13 @@ def keys_for(obj: Object) -> list[Key]:
             return [Key("modeldeployment", namespace, owner)] if owner else []
         case "RayCluster":
             return [Key("raycluster", namespace, name), edge_key(namespace)]
-        case "ConfigMap" | "Deployment" | "Pod":
-            return [edge_key(namespace)] if (meta.get("labels") or {}).get(names.LABEL_NAME) == names.EDGE else []
+        case "ConfigMap" | "Deployment":
+            return _of_edge(meta)
+        case "Pod":
+            return [*_of_edge(meta), *([Key("modeldeployment", namespace, owner)] if owner else [])]
         case _:
             return []
+
+
+def _of_edge(meta: dict[str, Any]) -> list[Key]:
+    return [edge_key(meta["namespace"])] if (meta.get("labels") or {}).get(names.LABEL_NAME) == names.EDGE else []

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Final
+from typing import Final, Literal, Protocol
 
 from sundog_operator.app.keys import Key, Kind, keys_for
 from sundog_operator.app.observe import secrets_of
@@ -12,7 +12,7 @@ from sundog_operator.app.reconcile_edge import reconcile_edge
 from sundog_operator.app.reconcile_experiment import reconcile_experiment
 from sundog_operator.app.reconcile_model_deployment import reconcile_model_deployment
 from sundog_operator.app.reconcile_ray_cluster import reconcile_ray_cluster
-from sundog_operator.app.work_queue import WorkQueue
+from sundog_operator.app.work_queue import QueueObserver, WorkQueue
 from sundog_operator.app.world import World
 from sundog_operator.errors import Conflict, DependencyError, NotFound
 from sundog_operator.ports import (
@@ -29,6 +29,9 @@ from sundog_operator.ports import Kind as ObjectKind
 
 log = logging.getLogger("sundog.operator")
 
+Result = Literal["success", "requeue_after", "requeue", "error", "panic"]
+"""How a pass ended, in controller-runtime's words; `panic` is an error in our own code."""
+
 Reconcile = Callable[[World, Key], Awaitable[float | None]]
 
 RECONCILERS: Final[Mapping[Kind, Reconcile]] = {
@@ -41,44 +44,64 @@ WATCHED: Final = (MODEL_DEPLOYMENT, EXPERIMENT, RAY_CLUSTER, CONFIG_MAP, SECRET,
 WATCH_RETRY_S: Final = 1.0
 
 
+class Observer(QueueObserver, Protocol):
+    """Hears of every pass too."""
+
+    def began(self, key: Key) -> None:
+        """A worker took a key."""
+
+    def ended(self, key: Key, result: Result, seconds: float) -> None:
+        """Its pass is over."""
+
+
 class Operator:
     """Reconciles all keys of a world until cancelled."""
 
-    def __init__(self, world: World, namespace: str | None = None) -> None:
+    def __init__(self, world: World, namespace: str | None = None, observer: Observer | None = None) -> None:
         self._world = world
         self._namespace = namespace
-        self.queue: WorkQueue[Key] = WorkQueue(world.clock, random.random)
+        self._observer = observer
+        self.queue: WorkQueue[Key] = WorkQueue(world.clock, random.random, observer)
 
     async def run(self) -> None:
         """Watch and work. Ends only by cancellation."""
         async with asyncio.TaskGroup() as group:
             for kind in WATCHED:
                 group.create_task(self._watch(kind))
+            group.create_task(self.work())
+
+    async def work(self) -> None:
+        """Work on what `wake` and `wake_users` asked for. Ends only by cancellation."""
+        async with asyncio.TaskGroup() as group:
             for _ in range(self._world.settings.workers):
                 group.create_task(self._work())
+
+    def wake(self, obj: Object) -> None:
+        """An object changed: ask for work on all keys that it bears on."""
+        for key in keys_for(obj):
+            self.queue.add(key)
+
+    async def wake_users(self, namespace: str, secret: str) -> None:
+        """A Secret changed: ask for work on the ModelDeployments that name it. Raises DependencyError."""
+        for each in await self._world.kube.list(MODEL_DEPLOYMENT, namespace):
+            # Most Secrets of a cluster are nobody's here: a look at the text spares a look at the meaning.
+            if _mentions(each.get("spec"), secret) and any(use.secret == secret for use in secrets_of(each)):
+                self.queue.add(Key("modeldeployment", namespace, each["metadata"]["name"]))
 
     async def _watch(self, kind: ObjectKind) -> None:
         while True:
             try:
                 async for event in self._world.kube.watch(kind, self._namespace):
-                    if event.type != "SYNCED":
-                        for key in (*keys_for(event.object), *await self._users(kind, event.object)):
-                            self.queue.add(key)
+                    if event.type == "SYNCED":
+                        continue
+                    if kind == SECRET:
+                        meta = event.object["metadata"]
+                        await self.wake_users(meta["namespace"], meta["name"])
+                    else:
+                        self.wake(event.object)
             except DependencyError as err:
                 log.warning("watch of %s broke, it starts anew: %s", kind.plural, err)
             await self._world.clock.sleep(WATCH_RETRY_S)
-
-    async def _users(self, kind: ObjectKind, obj: Object) -> list[Key]:
-        """The ModelDeployments that name a Secret."""
-        if kind != SECRET:
-            return []
-        namespace, name = obj["metadata"]["namespace"], obj["metadata"]["name"]
-        deployments = await self._world.kube.list(MODEL_DEPLOYMENT, namespace)
-        return [
-            Key("modeldeployment", namespace, each["metadata"]["name"])
-            for each in deployments
-            if any(use.secret == name for use in secrets_of(each))
-        ]
 
     async def _work(self) -> None:
         while True:
@@ -86,18 +109,45 @@ class Operator:
 
     async def step(self, key: Key) -> None:
         """Reconcile one taken key. No error of one key reaches another."""
+        began = self._world.clock.monotonic()
+        if self._observer:
+            self._observer.began(key)
+        result = await self._pass(key)
+        if self._observer:
+            self._observer.ended(key, result, self._world.clock.monotonic() - began)
+
+    async def _pass(self, key: Key) -> Result:
         try:
             again_s = await RECONCILERS[key.kind](self._world, key)
         except (Conflict, NotFound) as err:
-            log.debug("%s: %s; read again in %.1f s", key, err, self.queue.failed(key))
+            delay_s = self.queue.failed(key)
+            log.debug("%s: %s; read again in %.1f s", key, err, delay_s, extra=_fields(key, err))
+            return "requeue"
         except DependencyError as err:
             delay_s = self.queue.failed(key)
-            log.warning("%s: %s; again in %.1f s", key, err, delay_s)
-        except Exception:
+            log.warning("%s: %s; again in %.1f s", key, err, delay_s, extra=_fields(key, err))
+            return "error"
+        except Exception as err:
             # A bug in one key's pass must not take the others with it.
             delay_s = self.queue.failed(key)
-            log.exception("%s: unexpected error; again in %.1f s", key, delay_s)
-        else:
-            self.queue.done(key)
-            if again_s is not None:
-                self.queue.add(key, again_s)
+            log.exception("%s: unexpected error; again in %.1f s", key, delay_s, extra=_fields(key, err))
+            return "panic"
+        self.queue.done(key)
+        if again_s is None:
+            return "success"
+        self.queue.add(key, again_s)
+        return "requeue_after"
+
+
+def _fields(key: Key, err: Exception) -> dict[str, str]:
+    """What a log line says besides its text."""
+    return {"key": str(key), "reason": type(err).__name__}
+
+
+def _mentions(value: object, text: str) -> bool:
+    """Whether a text is a string anywhere inside."""
+    if isinstance(value, dict):
+        return any(_mentions(item, text) for item in value.values())
+    if isinstance(value, list):
+        return any(_mentions(item, text) for item in value)
+    return value == text

@@ -4,7 +4,7 @@ import asyncio
 import heapq
 import itertools
 from collections.abc import Callable
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 from sundog_operator.ports import Clock
 
@@ -19,6 +19,30 @@ def backoff_s(failures: int, jitter: float) -> float:
     return min(BASE_DELAY_S * 2.0 ** min(failures - 1, 20), MAX_DELAY_S) * (1 - jitter / 2)
 
 
+class QueueObserver(Protocol):
+    """Hears of what happens in a queue, for metrics."""
+
+    def added(self) -> None:
+        """A key was asked for that was not in line."""
+
+    def taken(self, waited_s: float) -> None:
+        """A key left the line, so many seconds after it was due."""
+
+    def retried(self) -> None:
+        """Work on a key failed and is tried again."""
+
+
+class _Deaf:
+    def added(self) -> None:
+        return
+
+    def taken(self, waited_s: float) -> None:  # noqa: ARG002 - nobody listens
+        return
+
+    def retried(self) -> None:
+        return
+
+
 class WorkQueue(Generic[K]):
     """Keys that wait for work, with delays.
 
@@ -26,7 +50,8 @@ class WorkQueue(Generic[K]):
     Of several times asked for one key the earliest wins.
     """
 
-    def __init__(self, clock: Clock, jitter: Callable[[], float]) -> None:
+    def __init__(self, clock: Clock, jitter: Callable[[], float], observer: QueueObserver | None = None) -> None:
+        self._observer = observer or _Deaf()
         self._clock = clock
         self._jitter = jitter
         self._due: dict[K, float] = {}
@@ -42,7 +67,9 @@ class WorkQueue(Generic[K]):
     def add(self, key: K, delay_s: float = 0.0) -> None:
         """Ask for work on a key, at the earliest after a delay in seconds."""
         due = self._clock.monotonic() + delay_s
-        if key in self._due and self._due[key] <= due:
+        if key not in self._due:
+            self._observer.added()
+        elif self._due[key] <= due:
             return
         self._due[key] = due
         heapq.heappush(self._heap, (due, next(self._order), key))
@@ -66,6 +93,7 @@ class WorkQueue(Generic[K]):
         """Report that work on a key failed: it comes back after a growing delay, which is returned in seconds."""
         self._failures[key] = self._failures.get(key, 0) + 1
         delay_s = backoff_s(self._failures[key], self._jitter())
+        self._observer.retried()
         self._release(key)
         self.add(key, delay_s)
         return delay_s
@@ -90,6 +118,7 @@ class WorkQueue(Generic[K]):
                 heapq.heappop(self._heap)
                 del self._due[key]
                 self._active.add(key)
+                self._observer.taken(now - due)
                 found = key
                 break
         for item in parked:

@@ -1,8 +1,12 @@
 """Everything outside the process that a reconciler uses."""
 
-from dataclasses import dataclass
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
 
 from sundog_operator.api.installation import Installation
+from sundog_operator.core.events import Event
 from sundog_operator.ports import Clock, Edges, Kubernetes, Serve
 
 
@@ -36,12 +40,36 @@ class Settings:
         )
 
 
+class Told:
+    """The events told lately, so that telling one again does not even ask the API server."""
+
+    LIFE_S: Final = 600.0
+
+    def __init__(self, heard: Callable[[Event], None] = lambda _: None) -> None:
+        """`heard` is called with each event that was not told before."""
+        self._at: OrderedDict[str, float] = OrderedDict()
+        self.heard = heard
+
+    def lately(self, key: str, now: float) -> bool:
+        """Whether it was told within the last ten minutes."""
+        at = self._at.get(key)
+        return at is not None and now - at < self.LIFE_S
+
+    def note(self, key: str, now: float) -> None:
+        """It was told now; what was told long ago is forgotten."""
+        self._at[key] = now
+        self._at.move_to_end(key)
+        while now - next(iter(self._at.values())) >= self.LIFE_S:
+            self._at.popitem(last=False)
+
+
 @dataclass(frozen=True, slots=True)
 class World:
-    """The ports, and the settings of this installation."""
+    """The ports, the settings of this installation, and the events told lately."""
 
     kube: Kubernetes
     serve: Serve
     edges: Edges
     clock: Clock
     settings: Settings = Settings()
+    told: Told = field(default_factory=Told, compare=False)

@@ -1,10 +1,11 @@
 from typing import Any, Literal
 
+import orjson
 import pytest
 
 from sundog_operator.adapters.memory_kubernetes.history import Change
 from sundog_operator.adapters.memory_kubernetes.selectors import BadSelector, selection
-from sundog_operator.ports import CONFIG_MAP, POD, Ref
+from sundog_operator.ports import CONFIG_MAP, POD, SECRET, Ref
 
 ON, OFF = {"x": "1", "y": "2"}, {"x": "0"}
 
@@ -33,8 +34,19 @@ def test_what_a_watcher_of_a_selection_sees(found: Change, shown: str | None) ->
     assert selection(CONFIG_MAP, "vision", "x=1, y==2", "metadata.name=a").event_type(found) == shown
 
 
+def test_types_of_secrets_can_be_left_out() -> None:
+    chosen = selection(SECRET, None, "", "type!=helm.sh/release.v1,type!=other,metadata.name=a")
+    secret = {"metadata": {"name": "a", "namespace": "vision"}, "type": "Opaque"}
+    helm = secret | {"type": "helm.sh/release.v1"}
+    assert chosen.has(secret)
+    assert not chosen.has(helm)
+    for obj, shown in ((secret, "ADDED"), (helm, None)):
+        made = Change(1, "ADDED", Ref(SECRET, "vision", "a"), orjson.dumps(obj), {}, None)
+        assert chosen.event_type(made) == shown
+
+
 @pytest.mark.parametrize(
-    ("labels", "fields"), [("x", ""), ("x!=1", ""), ("x in (1)", ""), ("", "status.phase=Running")]
+    ("labels", "fields"), [("x", ""), ("x!=1", ""), ("x in (1)", ""), ("", "status.phase=Running"), ("", "type!=x")]
 )
 def test_what_is_not_understood_is_refused(labels: str, fields: str) -> None:
     with pytest.raises(BadSelector):

@@ -11,7 +11,7 @@ from sundog_operator.adapters.memory_kubernetes.journal import Journal
 from sundog_operator.adapters.memory_kubernetes.schemas import Schema
 from sundog_operator.adapters.memory_kubernetes.store import Admit, Outcome, Store, Subresource
 from sundog_operator.errors import DependencyError, NotFound
-from sundog_operator.ports import Clock, Kind, Object, Ref, WatchEvent, ref_of
+from sundog_operator.ports import Clock, Kind, Object, Ref, Snapshot, WatchEvent, ref_of
 
 FIELD_MANAGER = "sundog"
 
@@ -182,6 +182,13 @@ class MemoryKubernetes:
     def drop_watches(self) -> None:
         """Cut off everyone who watches now."""
         self.store.history.drop()
+
+    async def snapshot(
+        self, kind: Kind, namespace: str | None = None, labels: Mapping[str, str] | None = None
+    ) -> Snapshot:
+        """As `list`, with the resourceVersion of the list."""
+        objects = await self.list(kind, namespace, labels)
+        return Snapshot(objects, str(self.store.revision))
 
     # Last in the class, because its name hides the builtin from here on.
     async def list(

@@ -1,12 +1,13 @@
-"""Which objects a request is about: label and field selectors by equality."""
+"""Which objects a request is about: label and field selectors by equality, and the types that a Secret must not have."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sundog_operator.adapters.memory_kubernetes.history import Change
-from sundog_operator.ports import Kind, Object, Ref
+from sundog_operator.ports import SECRET, Kind, Object, Ref
 
 _FIELDS = frozenset({"metadata.name", "metadata.namespace"})
+_TYPE = "type"
 
 
 class BadSelector(ValueError):
@@ -21,15 +22,16 @@ class Selection:
     namespace: str | None
     labels: Mapping[str, str]
     fields: Mapping[str, str]
+    types_left_out: frozenset[str] = frozenset()
 
     def has(self, obj: Object) -> bool:
         """Whether an object of the kind is selected by its fields."""
         metadata = obj["metadata"]
-        return self._named(metadata.get("namespace", ""), metadata["name"])
+        return self._typed(obj) and self._named(metadata.get("namespace", ""), metadata["name"])
 
     def event_type(self, change: Change) -> str | None:
         """What a change is to those who see only the selection; None when they see nothing of it."""
-        if not self._places(change.ref):
+        if not self._places(change.ref) or (self.types_left_out and not self._typed(change.load())):
             return None
         before = change.previous_labels is not None and self._labelled(change.previous_labels)
         after = change.type != "DELETED" and self._labelled(change.labels)
@@ -46,16 +48,27 @@ class Selection:
         found = {"metadata.namespace": namespace, "metadata.name": name}
         return self.fields.items() <= found.items()
 
+    def _typed(self, obj: Object) -> bool:
+        return not self.types_left_out or obj.get(_TYPE) not in self.types_left_out
+
     def _labelled(self, labels: Mapping[str, str]) -> bool:
         return self.labels.items() <= labels.items()
 
 
 def selection(kind: Kind, namespace: str | None, labels: str, fields: str) -> Selection:
     """Reads the two query parameters. Raises BadSelector."""
-    chosen = _equalities(fields)
+    left_out, rest = _types_left_out(kind, fields)
+    chosen = _equalities(rest)
     if unknown := chosen.keys() - _FIELDS:
         raise BadSelector(f"field selector: {sorted(unknown)} are not among {sorted(_FIELDS)}")
-    return Selection(kind, namespace, _equalities(labels), chosen)
+    return Selection(kind, namespace, _equalities(labels), chosen, left_out)
+
+
+def _types_left_out(kind: Kind, selector: str) -> tuple[frozenset[str], str]:
+    """The values of the terms `type!=value` of Secrets, and the other terms."""
+    terms = [term.partition("!=") for term in selector.split(",")]
+    found = frozenset(value for field, unlike, value in terms if kind == SECRET and unlike and field == _TYPE)
+    return found, ",".join("".join(term) for term in terms if term[0] != _TYPE or term[2] not in found)
 
 
 def _equalities(selector: str) -> dict[str, str]:

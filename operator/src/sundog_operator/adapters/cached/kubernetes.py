@@ -1,0 +1,183 @@
+"""The port `ports.Kubernetes` with reads from memory. Watches and lists fill the memory; so does every answer to a write of our own."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final, Protocol
+
+from sundog_operator.adapters.cached.objects import Objects
+from sundog_operator.core import names
+from sundog_operator.ports import (
+    CONFIG_MAP,
+    CONTROLLER_REVISION,
+    DEPLOYMENT,
+    EXPERIMENT,
+    MODEL_DEPLOYMENT,
+    POD,
+    RAY_CLUSTER,
+    Kind,
+    Kubernetes,
+    Object,
+    Ref,
+    Snapshot,
+    WatchEvent,
+    ref_of,
+)
+
+OURS: Final[Mapping[str, str]] = {names.LABEL_PART_OF: "sundog"}
+"""The label of all that Sundog makes, by which it is told apart from the rest of a large cluster."""
+
+SCOPES: Final[Mapping[Kind, Mapping[str, str]]] = {
+    MODEL_DEPLOYMENT: {},
+    EXPERIMENT: {},
+    CONTROLLER_REVISION: OURS,
+    CONFIG_MAP: OURS,
+    DEPLOYMENT: OURS,
+    POD: OURS,
+    RAY_CLUSTER: OURS,
+}
+"""The kinds that are kept, and the labels that an object must have. Secrets are never kept."""
+
+
+class Source(Kubernetes, Protocol):
+    """The port over a server, and lists that say as of when they are."""
+
+    async def snapshot(
+        self, kind: Kind, namespace: str | None = None, labels: Mapping[str, str] | None = None
+    ) -> Snapshot:
+        """As `list`, with the resourceVersion of the list."""
+
+
+class CachedKubernetes:
+    """The port over another one.
+
+    A kind is read from memory once `resync` has listed it; before that, and for every other kind, reads go to the server. What a write
+    of this process changed is read back by the next read, whatever the watch has told so far: the answer to a write is kept, and after a
+    write that failed, or a deletion, the object is asked for again. An object that misses the labels of its kind is in no list, but `get`
+    finds it, and once found it is listed until the next `resync`.
+
+    `on_change` is called with every object that is news, also with the last state of one that is gone.
+    """
+
+    def __init__(
+        self, source: Source, on_change: Callable[[Object], None], namespaces: Sequence[str] = (), scopes: Any = SCOPES
+    ) -> None:
+        """`namespaces` are those that are looked at, none for all."""
+        self._source = source
+        self._on_change = on_change
+        self._namespaces: Sequence[str | None] = tuple(namespaces) or (None,)
+        self._scopes: Mapping[Kind, Mapping[str, str]] = scopes
+        self._synced: set[Kind] = set()
+        self._doubtful: dict[Kind, set[Ref]] = {kind: set() for kind in self._scopes}
+        self.objects = Objects()
+
+    def synced(self, kind: Kind) -> bool:
+        """Whether a kind is read from memory."""
+        return kind in self._synced
+
+    @property
+    def ready(self) -> bool:
+        """Whether every kind is."""
+        return self._synced == self._scopes.keys()
+
+    def feed(self, change: str | None, obj: Object) -> None:
+        """Take in what a watch told: DELETED, or any other word for a state."""
+        if change != "DELETED":
+            self._learn(obj)
+        elif self.objects.remove(ref_of(obj), obj["metadata"]["uid"], int(obj["metadata"]["resourceVersion"])):
+            self._on_change(obj)
+
+    async def resync(self, kind: Kind) -> int:
+        """List a kind and take in what the watch missed, deletions first of all; how many objects that was. Raises DependencyError."""
+        missed = 0
+        for namespace in self._namespaces:
+            snapshot = await self._source.snapshot(kind, namespace, self._scopes[kind])
+            news = self.objects.merge(kind, namespace, snapshot.objects, int(snapshot.version))
+            missed += len(news)
+            for obj in news:
+                self._on_change(obj)
+        self._synced.add(kind)
+        return missed
+
+    async def get(self, ref: Ref) -> Object | None:
+        """See the port."""
+        if ref.kind not in self._synced or ref in self._doubtful[ref.kind]:
+            return await self._ask(ref)
+        entry = self.objects.get(ref)
+        if entry is None and self._scopes[ref.kind]:
+            # It may be there without our labels.
+            return await self._ask(ref)
+        return entry.load() if entry else None
+
+    async def create(self, obj: Object) -> Object:
+        """See the port."""
+        return await self._write(ref_of(obj), self._source.create(obj))
+
+    async def apply(self, obj: Object) -> Object:
+        """See the port."""
+        return await self._write(ref_of(obj), self._source.apply(obj))
+
+    async def replace(self, obj: Object) -> Object:
+        """See the port."""
+        return await self._write(ref_of(obj), self._source.replace(obj))
+
+    async def patch_status(self, ref: Ref, status: Mapping[str, Any], *, resource_version: str) -> Object:
+        """See the port."""
+        return await self._write(ref, self._source.patch_status(ref, status, resource_version=resource_version))
+
+    async def annotate(self, ref: Ref, annotations: Mapping[str, str | None]) -> Object:
+        """See the port."""
+        return await self._write(ref, self._source.annotate(ref, annotations))
+
+    async def delete(self, ref: Ref, *, uid: str | None = None) -> None:
+        """See the port."""
+        try:
+            await self._source.delete(ref, uid=uid)
+        finally:
+            # Gone, or about to go once its finalizers or its time of grace are over.
+            self._doubt(ref)
+
+    def watch(self, kind: Kind, namespace: str | None = None) -> AsyncIterator[WatchEvent]:
+        """See the port."""
+        return self._source.watch(kind, namespace)
+
+    async def _ask(self, ref: Ref) -> Object | None:
+        obj = await self._source.get(ref)
+        if ref.kind not in self._scopes:
+            return obj
+        self._doubtful[ref.kind].discard(ref)
+        known = self.objects.get(ref)
+        if obj is not None:
+            self._learn(obj)
+        elif known is not None and self.objects.remove(ref, known.uid):
+            self._on_change(known.load())
+        return obj
+
+    async def _write(self, ref: Ref, write: Awaitable[Object]) -> Object:
+        try:
+            obj = await write
+        except BaseException:
+            # It may have been done all the same, or what was known was wrong.
+            self._doubt(ref)
+            raise
+        if ref.kind in self._scopes:
+            self._doubtful[ref.kind].discard(ref)
+            self._learn(obj)
+        return obj
+
+    def _doubt(self, ref: Ref) -> None:
+        if ref.kind in self._scopes:
+            self._doubtful[ref.kind].add(ref)
+
+    def _learn(self, obj: Object) -> None:
+        if self.objects.put(obj):
+            self._on_change(obj)
+
+    # Last in the class, because its name hides the builtin from here on.
+    async def list(
+        self, kind: Kind, namespace: str | None = None, labels: Mapping[str, str] | None = None
+    ) -> list[Object]:
+        """See the port."""
+        if kind not in self._synced or not (namespace in self._namespaces or self._namespaces == (None,)):
+            return await self._source.list(kind, namespace, labels)
+        for ref in [ref for ref in self._doubtful[kind] if namespace in {None, ref.namespace}]:
+            await self._ask(ref)
+        return [entry.load() for entry in self.objects.find(kind, namespace, labels or {})]

@@ -1,0 +1,313 @@
+"""The command `sundog-operator`: the operator of a cluster, put together, run, and ended."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import random
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+import click
+
+from sundog_operator.adapters.cached.kubernetes import SCOPES, CachedKubernetes
+from sundog_operator.adapters.cached.shared import SharedEdges, SharedServe
+from sundog_operator.adapters.clock import SystemClock
+from sundog_operator.adapters.edges import HttpEdges
+from sundog_operator.adapters.kopf_watch import KopfWatch, Watched, quiet_kopf
+from sundog_operator.adapters.kubernetes_client import KubernetesClient
+from sundog_operator.adapters.metrics import Metrics
+from sundog_operator.adapters.ray_serve import RayServe
+from sundog_operator.api.installation import Installation, parse_installation
+from sundog_operator.app.elector import Elector
+from sundog_operator.app.fence import FencedKubernetes, FencedServe
+from sundog_operator.app.loop import Operator
+from sundog_operator.app.world import Settings, Told, World
+from sundog_operator.errors import DependencyError, NotFound, SundogError
+from sundog_operator.ports import LEASE, MODEL_DEPLOYMENT, SECRET, Kind, Object, Ref
+from sundog_operator.shell import probes
+from sundog_operator.shell.exits import Exit, one_line
+from sundog_operator.shell.json_logs import log_json
+
+log = logging.getLogger("sundog.operator")
+
+LEASE_NAME: Final = "sundog-operator"
+RESYNC_S: Final = 120.0
+"""How often everything is listed: a watch that lost its place never tells of what was deleted meanwhile."""
+_RETRY_S: Final = 2.0
+_SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+# Of a large cluster's Secrets the largest and the most numerous are none that an endpoint could name.
+_SECRETS: Final = (
+    "type!=helm.sh/release.v1,type!=kubernetes.io/service-account-token,type!=kubernetes.io/dockerconfigjson"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line says."""
+
+    installation: Installation
+    kubeconfig: Path | None
+    namespace: str
+    identity: str
+    host: str
+    port: int
+
+
+class Watching:
+    """Objects in memory, kept by kopf's watches and by lists now and then."""
+
+    def __init__(self, client: KubernetesClient, options: Options, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._waking: set[asyncio.Task[None]] = set()
+        self._absent: set[Kind] = set()
+        self._operator: Operator | None = None
+        namespaces = tuple(options.installation.watch_namespaces)
+        self.kube = CachedKubernetes(client, self._changed, namespaces)
+        watched = [Watched(kind, labels) for kind, labels in SCOPES.items()]
+        self.kopf = KopfWatch([*watched, Watched(SECRET, fields=_SECRETS)], self._told, client.login, namespaces)
+
+    def wakes(self, operator: Operator) -> None:
+        """Whom to tell of changes from now on."""
+        self._operator = operator
+
+    async def run(self) -> None:
+        """Watch and list until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.kopf.run())
+            group.create_task(self._resync())
+
+    async def list_all(self) -> None:
+        """List every kind once. Raises DependencyError."""
+        await asyncio.gather(*(self._list(kind) for kind in SCOPES))
+
+    async def _resync(self) -> None:
+        while True:
+            first = not self.kube.ready
+            try:
+                await self.list_all()
+            except DependencyError as err:
+                log.warning("objects cannot be listed: %s", one_line(err), extra={"reason": type(err).__name__})
+            await asyncio.sleep(_RETRY_S if first and not self.kube.ready else RESYNC_S)
+
+    async def _list(self, kind: Kind) -> None:
+        first = not self.kube.synced(kind)
+        try:
+            missed = await self.kube.resync(kind)
+        except NotFound:
+            if kind not in self._absent:
+                log.warning("the API server serves no %s of %s: is it installed?", kind.plural, kind.api_version)
+            self._absent.add(kind)
+            return
+        except DependencyError:
+            self._absent.add(kind)
+            raise
+        if kind in self._absent:
+            # kopf looks once which kinds there are: one that could not be listed is perhaps not among them.
+            self._absent.discard(kind)
+            self.kopf.renew()
+        elif missed and not first:
+            self._metrics.missed(kind.kind, missed)
+
+    def _told(self, kind: Kind, change: str | None, obj: Object) -> None:
+        """What a watch says."""
+        if kind != SECRET:
+            self.kube.feed(change, obj)
+        elif change is not None and self._operator is not None:
+            meta = obj["metadata"]
+            task = asyncio.ensure_future(self._wake_users(self._operator, meta["namespace"], meta["name"]))
+            self._waking.add(task)
+            task.add_done_callback(self._waking.discard)
+
+    async def _wake_users(self, operator: Operator, namespace: str, secret: str) -> None:
+        try:
+            await operator.wake_users(namespace, secret)
+        except DependencyError as err:
+            log.warning("users of Secret %s/%s: %s", namespace, secret, one_line(err))
+
+    def _changed(self, obj: Object) -> None:
+        if self._operator is not None:
+            self._operator.wake(obj)
+
+
+async def run(options: Options) -> Exit:
+    """Run until SIGTERM or until another process leads. Raises DependencyError where there is no configuration."""
+    clock, metrics = SystemClock(), Metrics(options.installation.workers, options.identity)
+    async with contextlib.AsyncExitStack() as stack:
+        client = await KubernetesClient.connect(options.kubeconfig)
+        stack.push_async_callback(client.close)
+        client.on_answer = metrics.asked
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+        elector = Elector(
+            client, Ref(LEASE, options.namespace, LEASE_NAME), options.identity, clock, random.SystemRandom().random
+        )
+        watching = Watching(client, options, metrics)
+        world = World(
+            FencedKubernetes(watching.kube, lambda: elector.leads),
+            FencedServe(SharedServe(RayServe(session), clock), lambda: elector.leads),
+            SharedEdges(HttpEdges(session), clock),
+            clock,
+            Settings.of(options.installation, options.identity),
+            Told(metrics.told),
+        )
+        operator = Operator(world, observer=metrics)
+        watching.wakes(operator)
+        await stack.enter_async_context(_endpoints(options, metrics, watching, operator))
+        return await _until_asked(_work(watching, elector, operator, metrics), watching.run(), release=elector.release)
+
+
+async def _work(watching: Watching, elector: Elector, operator: Operator, metrics: Metrics) -> None:
+    """Follow, then lead. Raises LeadershipLost."""
+    await elector.acquire()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(elector.keep())
+        metrics.led(leads=True)
+        # What the last leader wrote must be known before anything is decided.
+        while True:
+            try:
+                await watching.list_all()
+                break
+            except DependencyError as err:
+                log.warning("this process leads, and waits for a first list: %s", one_line(err))
+                await asyncio.sleep(_RETRY_S)
+        log.info("all objects are known, work begins")
+        group.create_task(operator.work())
+
+
+@contextlib.asynccontextmanager
+async def _endpoints(options: Options, metrics: Metrics, watching: Watching, operator: Operator) -> AsyncIterator[None]:
+    heart = Heart()
+    metrics.measure(lambda: len(operator.queue), lambda: [(k.kind, watching.kube.objects.count(k)) for k in SCOPES])
+    metrics.describe(lambda: (entry.load() for entry in watching.kube.objects.find(MODEL_DEPLOYMENT, None, {})))
+    health = {
+        "loop": probes.beats(lambda: heart.beat, "the event loop"),
+        "watches": probes.beats(lambda: watching.kopf.beat, "the watches' event loop"),
+    }
+    readiness = {"objects": lambda: "" if watching.kube.ready else "not every kind was listed yet"}
+    async with probes.serve(
+        options.host, options.port, health=health, readiness=readiness, metrics=metrics.text
+    ) as port:
+        log.info("probes and metrics are at port %d", port)
+        beating = asyncio.create_task(heart.run())
+        try:
+            yield
+        finally:
+            beating.cancel()
+
+
+class Heart:
+    """Notes that an event loop turns."""
+
+    def __init__(self) -> None:
+        self.beat = time.monotonic()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            self.beat = time.monotonic()
+            await asyncio.sleep(1.0)
+
+
+async def _until_asked(*work: Coroutine[Any, Any, None], release: Any) -> Exit:
+    """Run all until a signal asks for the end, or one of them fails; then let another process lead."""
+    asked = asyncio.Event()
+    with _signals(asked):
+        tasks = [asyncio.create_task(part) for part in work]
+        waiter = asyncio.create_task(asked.wait())
+        try:
+            await asyncio.wait((waiter, *tasks), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (waiter, *tasks):
+                task.cancel()
+            ends = await asyncio.gather(*tasks, return_exceptions=True)
+            await release()
+    for end in ends:
+        if isinstance(end, Exception):
+            raise _cause(end)
+    log.info("ended as asked")
+    return Exit.OK
+
+
+def _cause(error: Exception) -> Exception:
+    """The first error inside the groups of task groups."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+@contextlib.contextmanager
+def _signals(asked: asyncio.Event) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    for number in numbers:
+        loop.add_signal_handler(number, asked.set)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+
+
+def _own_namespace() -> str:
+    """Where this pod runs; `default` outside of a cluster."""
+    try:
+        return os.environ.get("POD_NAMESPACE") or _SERVICE_ACCOUNT.read_text().strip()
+    except OSError:
+        return "default"
+
+
+def _own_name() -> str:
+    """A name that no other candidate has: that of the pod, else of the machine and the process."""
+    return os.environ.get("POD_NAME") or f"{socket.gethostname()}-{os.getpid()}"
+
+
+@click.command("sundog-operator", context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.option(
+    "--config", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="The installation's file, YAML."
+)
+@click.option(
+    "--kubeconfig",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Which cluster; without it the one that this pod runs in.",
+)
+@click.option("--namespace", help="Where the Lease is; without it the pod's own.")
+@click.option("--identity", help="Names this process in the Lease and in events; without it the pod's name.")
+@click.option("--host", default="0.0.0.0", help="Where probes and metrics are answered.")  # noqa: S104 - of a pod
+@click.option("--port", type=click.IntRange(0, 65535), default=8080, help="Likewise; 0 takes a free one.")
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
+@click.version_option(package_name="sundog", prog_name="sundog-operator")
+def main(
+    config: Path | None,
+    kubeconfig: Path | None,
+    namespace: str | None,
+    identity: str | None,
+    host: str,
+    port: int,
+    log_level: str,
+) -> None:
+    """Reconcile the ModelDeployments of a cluster.
+
+    Of several replicas the one that holds the Lease acts; the others watch, and take over when it ends or falls silent.
+    """
+    log_json(log_level)
+    quiet_kopf()
+    try:
+        options = Options(
+            installation=parse_installation(config.read_text() if config else "", str(config or "defaults")),
+            kubeconfig=kubeconfig,
+            namespace=namespace or _own_namespace(),
+            identity=identity or _own_name(),
+            host=host,
+            port=port,
+        )
+        sys.exit(asyncio.run(run(options)))
+    except SundogError as err:
+        log.error("%s", one_line(err), extra={"reason": type(err).__name__})  # noqa: TRY400 - one line, no traceback
+        sys.exit(Exit.UNREACHABLE if isinstance(err, DependencyError) else Exit.REFUSED)

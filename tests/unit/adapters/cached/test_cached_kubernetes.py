@@ -1,0 +1,264 @@
+"""Reads from memory: never older than our own writes, whatever the watch tells, loses or tells late."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from doubles.clock import FakeClock
+from sundog_operator.adapters.cached.kubernetes import CachedKubernetes
+from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
+from sundog_operator.errors import AlreadyExists, Conflict, DependencyError
+from sundog_operator.ports import CONFIG_MAP, CONTROLLER_REVISION, MODEL_DEPLOYMENT, SECRET, Kind, Object, Ref
+
+DIGITS = Ref(MODEL_DEPLOYMENT, "vision", "digits")
+OURS = {"app.kubernetes.io/part-of": "sundog"}
+
+
+def thing(
+    kind: Kind, name: str, namespace: str = "vision", labels: dict[str, str] | None = None, **rest: Any
+) -> Object:
+    metadata = {"name": name, "namespace": namespace, "labels": labels or {}}
+    return {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": metadata} | rest
+
+
+def mdep(name: str = "digits", replicas: int = 1) -> Object:
+    return thing(MODEL_DEPLOYMENT, name, spec={"replicas": replicas})
+
+
+class World:
+    def __init__(self) -> None:
+        self.server = MemoryKubernetes(FakeClock())
+        self.news: list[str] = []
+        self.cached = CachedKubernetes(self.server, lambda obj: self.news.append(obj["metadata"]["name"]))
+        self.asked: list[str] = []
+        self.server.faults = self._count
+
+    def _count(self, verb: str, ref: Ref) -> None:
+        self.asked.append(f"{verb} {ref.name or ref.kind.plural}")
+
+    async def told(self, obj: Object, change: str = "MODIFIED") -> None:
+        self.cached.feed(change, obj)
+
+    def forget(self) -> None:
+        self.asked.clear()
+        self.news.clear()
+
+
+@pytest.fixture
+async def world() -> World:
+    world = World()
+    await world.server.create(mdep())
+    for kind in (MODEL_DEPLOYMENT, CONFIG_MAP, CONTROLLER_REVISION):
+        await world.cached.resync(kind)
+    world.forget()
+    return world
+
+
+async def test_before_the_first_list_reads_ask_the_server() -> None:
+    world = World()
+    await world.server.create(mdep())
+    assert await world.cached.get(DIGITS) is not None
+    assert len(await world.cached.list(MODEL_DEPLOYMENT)) == 1
+    assert world.asked[1:] == ["get digits", "list modeldeployments"]
+    assert not world.cached.synced(MODEL_DEPLOYMENT)
+    assert not world.cached.ready
+
+
+async def test_after_it_they_do_not(world: World) -> None:
+    assert await world.cached.get(DIGITS) == world.server.store.get(DIGITS)
+    assert await world.cached.get(Ref(MODEL_DEPLOYMENT, "vision", "absent")) is None
+    assert len(await world.cached.list(MODEL_DEPLOYMENT, "vision")) == 1
+    assert await world.cached.list(MODEL_DEPLOYMENT, "audio") == []
+    assert world.asked == []
+
+
+async def test_what_is_not_kept_is_asked_for(world: World) -> None:
+    await world.server.create(thing(SECRET, "keys", stringData={"a": "b"}))
+    world.forget()
+    assert await world.cached.get(Ref(SECRET, "vision", "keys")) is not None
+    assert await world.cached.list(SECRET, "vision") != []
+    assert world.asked == ["get keys", "list secrets"]
+    assert world.cached.objects.count(SECRET) == 0
+
+
+async def test_an_own_write_is_read_back_before_the_watch_tells_of_it(world: World) -> None:
+    stored = await world.cached.get(DIGITS)
+    assert stored is not None
+    written = await world.cached.patch_status(
+        DIGITS, {"url": "http://digits"}, resource_version=stored["metadata"]["resourceVersion"]
+    )
+    world.asked.clear()
+    assert await world.cached.get(DIGITS) == written
+    assert world.asked == []
+    assert world.news == ["digits"], "and wakes whoever it bears on"
+
+
+async def test_old_news_is_no_news(world: World) -> None:
+    old = world.server.store.get(DIGITS)
+    assert old is not None
+    new = await world.cached.apply(mdep(replicas=3))
+    world.forget()
+    await world.told(old)
+    await world.told(new)
+    assert await world.cached.get(DIGITS) == new
+    assert world.news == []
+
+
+async def test_a_deleted_object_is_gone_at_once_and_its_echoes_do_not_bring_it_back(world: World) -> None:
+    old = world.server.store.get(DIGITS)
+    assert old is not None
+    await world.cached.delete(DIGITS)
+    assert await world.cached.list(MODEL_DEPLOYMENT, "vision") == []
+    await world.told(old)
+    assert await world.cached.get(DIGITS) is None
+    again = await world.cached.create(mdep())
+    await world.told(old, "DELETED")
+    assert await world.cached.get(DIGITS) == again
+
+
+async def test_an_object_that_waits_for_its_finalizer_is_still_there(world: World) -> None:
+    held = mdep("held") | {"spec": {}}
+    held["metadata"]["finalizers"] = ["example.com/wait"]
+    await world.cached.create(held)
+    await world.cached.delete(Ref(MODEL_DEPLOYMENT, "vision", "held"))
+    found = await world.cached.get(Ref(MODEL_DEPLOYMENT, "vision", "held"))
+    assert found is not None
+    assert "deletionTimestamp" in found["metadata"]
+
+
+async def test_after_a_conflict_the_object_is_asked_for(world: World) -> None:
+    stale = await world.cached.get(DIGITS)
+    assert stale is not None
+    await world.server.annotate(DIGITS, {"example.com/by": "somebody"})
+    with pytest.raises(Conflict):
+        await world.cached.patch_status(DIGITS, {}, resource_version=stale["metadata"]["resourceVersion"])
+    fresh = await world.cached.get(DIGITS)
+    assert fresh is not None
+    assert fresh["metadata"]["annotations"] == {"example.com/by": "somebody"}
+    assert await world.cached.get(DIGITS) == fresh
+    assert world.asked.count("get digits") == 1
+
+
+async def test_a_write_whose_answer_is_lost_is_asked_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    apply = world.server.apply
+
+    async def lose(obj: Object) -> Object:
+        await apply(obj)
+        raise DependencyError("the answer broke off")
+
+    monkeypatch.setattr(world.server, "apply", lose)
+    with pytest.raises(DependencyError):
+        await world.cached.apply(mdep(replicas=5))
+    (found,) = await world.cached.list(MODEL_DEPLOYMENT, "vision")
+    assert found["spec"]["replicas"] == 5
+
+
+async def test_a_foreign_object_that_stands_in_the_way_is_seen(world: World) -> None:
+    taken = await world.server.create(thing(CONTROLLER_REVISION, "digits-r1", revision=1))
+    assert await world.cached.list(CONTROLLER_REVISION, "vision") == [], "without our label it is not kept"
+    with pytest.raises(AlreadyExists):
+        await world.cached.create(thing(CONTROLLER_REVISION, "digits-r1", labels=OURS, revision=1))
+    assert await world.cached.list(CONTROLLER_REVISION, "vision") == [taken]
+
+
+async def test_a_foreign_object_of_a_name_of_ours_is_found(world: World) -> None:
+    foreign = await world.server.create(thing(CONFIG_MAP, "sundog-edge"))
+    assert await world.cached.get(Ref(CONFIG_MAP, "vision", "sundog-edge")) == foreign
+
+
+async def test_a_list_heals_what_a_watch_missed(world: World) -> None:
+    for name in ("changed", "gone"):
+        await world.cached.create(mdep(name))
+    await world.server.apply(mdep("changed", replicas=7))
+    await world.server.delete(Ref(MODEL_DEPLOYMENT, "vision", "gone"))
+    await world.server.create(mdep("born"))
+    world.forget()
+    assert await world.cached.resync(MODEL_DEPLOYMENT) == 3
+    assert sorted(world.news) == ["born", "changed", "gone"]
+    assert await world.cached.list(MODEL_DEPLOYMENT) == await world.server.list(MODEL_DEPLOYMENT)
+    assert await world.cached.resync(MODEL_DEPLOYMENT) == 0
+
+
+async def test_what_was_written_after_a_list_survives_it(world: World) -> None:
+    snapshot = await world.server.snapshot(MODEL_DEPLOYMENT)
+    await world.cached.create(mdep("younger"))
+    newer = await world.cached.apply(mdep(replicas=9))
+    news = world.cached.objects.merge(MODEL_DEPLOYMENT, None, snapshot.objects, int(snapshot.version))
+    assert news == []
+    assert await world.cached.get(DIGITS) == newer
+    assert await world.cached.get(Ref(MODEL_DEPLOYMENT, "vision", "younger")) is not None
+
+
+async def test_an_object_may_leave_a_selection_and_come_back(world: World) -> None:
+    inside = await world.server.create(thing(CONFIG_MAP, "a", labels=OURS))
+    await world.told(inside, "ADDED")
+    outside = await world.server.update(Ref(CONFIG_MAP, "vision", "a"), lambda obj: thing(CONFIG_MAP, "a"))
+    await world.told(outside, "DELETED")
+    assert await world.cached.list(CONFIG_MAP, "vision", OURS) == []
+    back = await world.server.apply(thing(CONFIG_MAP, "a", labels=OURS))
+    await world.told(back, "ADDED")
+    assert await world.cached.list(CONFIG_MAP, "vision", OURS) == [back]
+
+
+async def test_only_its_own_namespaces_are_kept() -> None:
+    world = World()
+    world.cached = CachedKubernetes(world.server, lambda _: None, ["vision", "audio"])
+    for namespace in ("vision", "audio", "other"):
+        await world.server.create(thing(MODEL_DEPLOYMENT, "a", namespace, spec={}))
+    await world.cached.resync(MODEL_DEPLOYMENT)
+    assert world.cached.objects.count(MODEL_DEPLOYMENT) == 2
+    world.forget()
+    assert len(await world.cached.list(MODEL_DEPLOYMENT, "vision")) == 1
+    assert world.asked == []
+    assert len(await world.cached.list(MODEL_DEPLOYMENT, "other")) == 1
+    assert world.asked == ["list modeldeployments"]
+
+
+async def test_a_label_finds_the_same_as_a_look_at_all(world: World) -> None:
+    for name, owner in (("a", "digits"), ("b", "words"), ("c", "digits")):
+        labels = OURS | {"serving.sundog.dev/model-deployment": owner}
+        await world.cached.create(thing(CONTROLLER_REVISION, name, labels=labels))
+    moved = thing(CONTROLLER_REVISION, "c", labels=OURS | {"serving.sundog.dev/model-deployment": "words"})
+    await world.cached.apply(moved)
+    for owner in ("digits", "words", "nobody"):
+        labels = {"serving.sundog.dev/model-deployment": owner}
+        listed = await world.cached.list(CONTROLLER_REVISION, "vision", labels)
+        assert listed == await world.server.list(CONTROLLER_REVISION, "vision", labels)
+
+
+@given(st.data())
+def test_in_whatever_order_news_comes_the_end_is_the_servers(data: st.DataObject) -> None:
+    """A watch that is late, repeats itself and loses deletions, lists at any moment, and writes of our own in between."""
+
+    async def run() -> None:
+        world = World()
+        await world.cached.resync(MODEL_DEPLOYMENT)
+        pending: list[tuple[str, Object]] = []
+        for _ in range(data.draw(st.integers(1, 25))):
+            ref = Ref(MODEL_DEPLOYMENT, "vision", data.draw(st.sampled_from("abc")))
+            match data.draw(st.sampled_from(["ours", "theirs", "delete", "theirs delete", "deliver", "list"])):
+                case "ours":
+                    written = await world.cached.apply(mdep(ref.name, data.draw(st.integers(1, 5))))
+                    assert await world.cached.get(ref) == written
+                    pending.append(("MODIFIED", written))
+                case "theirs":
+                    pending.append(("MODIFIED", await world.server.apply(mdep(ref.name, data.draw(st.integers(1, 5))))))
+                case "delete":
+                    await world.cached.delete(ref)
+                    assert await world.cached.get(ref) is None
+                case "theirs delete":
+                    await world.server.delete(ref)
+                case "deliver" if pending:
+                    change, obj = pending[data.draw(st.integers(0, len(pending) - 1))]
+                    world.cached.feed(change, obj)
+                case "list":
+                    await world.cached.resync(MODEL_DEPLOYMENT)
+        for change, obj in pending:
+            world.cached.feed(change, obj)
+        await world.cached.resync(MODEL_DEPLOYMENT)
+        assert await world.cached.list(MODEL_DEPLOYMENT) == await world.server.list(MODEL_DEPLOYMENT)
+
+    asyncio.run(run())

@@ -1,0 +1,127 @@
+"""One question for all who ask at about the same time."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from doubles.clock import FakeClock
+from sundog_operator.adapters.cached.shared import FRESH_S, SharedEdges, SharedServe
+from sundog_operator.core.observed import EdgeReport, ServeState
+from sundog_operator.errors import RayUnavailable, ServeRefused
+from sundog_operator.ports import Object
+
+HEAD = "http://sundog-0-head-svc.vision.svc:8265"
+
+
+class Serve:
+    def __init__(self) -> None:
+        self.reads: list[str] = []
+        self.refuses = False
+        self.down = False
+        self.slow = asyncio.Event()
+        self.slow.set()
+
+    async def read(self, dashboard: str) -> ServeState:
+        self.reads.append(dashboard)
+        await self.slow.wait()
+        if self.down:
+            raise RayUnavailable(dashboard)
+        return ServeState(known=True)
+
+    async def put(self, dashboard: str, document: Mapping[str, Any]) -> None:
+        if self.refuses:
+            raise ServeRefused(dashboard)
+
+
+class Edges:
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    async def read(self, pods: Sequence[Object]) -> list[EdgeReport]:
+        self.asked += [pod["metadata"]["name"] for pod in pods]
+        return [EdgeReport(pod["metadata"]["name"], ready=True, terminating=False, evidence=None) for pod in pods]
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+async def test_members_of_a_cluster_share_an_answer(clock: FakeClock) -> None:
+    serve = Serve()
+    shared = SharedServe(serve, clock)
+    answers = await asyncio.gather(*(shared.read(HEAD) for _ in range(50)))
+    assert len(serve.reads) == 1
+    assert all(answer is answers[0] for answer in answers)
+    await shared.read("http://another")
+    assert len(serve.reads) == 2
+    clock.advance(FRESH_S)
+    await shared.read(HEAD)
+    assert len(serve.reads) == 3
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+async def test_after_a_put_nothing_older_is_given(clock: FakeClock, refuses: bool) -> None:
+    serve = Serve()
+    shared = SharedServe(serve, clock)
+    await shared.read(HEAD)
+    serve.refuses = refuses
+    if refuses:
+        with pytest.raises(ServeRefused):
+            await shared.put(HEAD, {})
+    else:
+        await shared.put(HEAD, {})
+    await shared.read(HEAD)
+    assert len(serve.reads) == 2
+
+
+async def test_an_answer_asked_for_before_a_put_is_not_given_after_it(clock: FakeClock) -> None:
+    serve = Serve()
+    shared = SharedServe(serve, clock)
+    serve.slow.clear()
+    early = asyncio.ensure_future(shared.read(HEAD))
+    await asyncio.sleep(0)
+    await shared.put(HEAD, {})
+    late = asyncio.ensure_future(shared.read(HEAD))
+    await asyncio.sleep(0)
+    serve.slow.set()
+    await asyncio.gather(early, late)
+    assert len(serve.reads) == 2
+
+
+async def test_an_error_is_shared_and_forgotten_as_an_answer_is(clock: FakeClock) -> None:
+    serve = Serve()
+    shared = SharedServe(serve, clock)
+    serve.down = True
+    errors = await asyncio.gather(*(shared.read(HEAD) for _ in range(3)), return_exceptions=True)
+    assert [type(error) for error in errors] == [RayUnavailable] * 3
+    assert len(serve.reads) == 1
+    serve.down = False
+    clock.advance(FRESH_S)
+    assert (await shared.read(HEAD)).known
+
+
+async def test_one_who_is_cancelled_takes_the_answer_from_nobody(clock: FakeClock) -> None:
+    serve = Serve()
+    shared = SharedServe(serve, clock)
+    serve.slow.clear()
+    first, second = asyncio.ensure_future(shared.read(HEAD)), asyncio.ensure_future(shared.read(HEAD))
+    await asyncio.sleep(0)
+    first.cancel()
+    serve.slow.set()
+    assert (await second).known
+
+
+async def test_services_of_a_namespace_share_what_its_edges_say(clock: FakeClock) -> None:
+    edges = Edges()
+    shared = SharedEdges(edges, clock)
+    pods: list[Object] = [{"metadata": {"name": name, "uid": name, "resourceVersion": "1"}} for name in ("a", "b")]
+    reports = await asyncio.gather(*(shared.read(pods) for _ in range(50)))
+    assert sorted(edges.asked) == ["a", "b"]
+    assert [report.pod for report in reports[49]] == ["a", "b"]
+    pods[1]["metadata"]["resourceVersion"] = "2"
+    await shared.read(pods)
+    assert sorted(edges.asked) == ["a", "b", "b"], "a pod that changed, such as by becoming ready, is asked again"
+    assert await shared.read([]) == []
