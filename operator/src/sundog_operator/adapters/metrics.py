@@ -24,7 +24,7 @@ class Metrics:
     """One process's metrics. It hears of passes and of the queue (`app.loop.Observer`), of requests and of events."""
 
     def __init__(self, workers: int, identity: str) -> None:
-        disable_created_metrics()
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self._passes = self._counter(
             "controller_runtime_reconcile", "Passes by how they ended.", "controller", "result"

@@ -160,8 +160,8 @@ class TestAdmission:
             await kube.apply({"apiVersion": "v1", "kind": "ConfigMap"})
 
     async def test_refuses_kinds_it_does_not_serve(self, kube: MemoryKubernetes) -> None:
-        with pytest.raises(NotFound, match="'Service' of 'v1'"):
-            await kube.apply({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "a", "namespace": "b"}})
+        with pytest.raises(NotFound, match="'Widget' of 'v1'"):
+            await kube.apply({"apiVersion": "v1", "kind": "Widget", "metadata": {"name": "a", "namespace": "b"}})
 
     async def test_refuses_config_maps_that_are_too_large_or_no_text(
         self, kube: MemoryKubernetes, config_map: Any
