@@ -36,7 +36,11 @@ so the right to `sundog-edge`'s own Secret is here because each edge gets it.
   verbs: [get, list, watch, delete]
 - apiGroups: [events.k8s.io]
   resources: [events]
-  verbs: [create, patch]
+  verbs: [create]
+# Those that endpoints and models name: a role cannot know their names, but without `list` only names are found that users wrote down.
+- apiGroups: [""]
+  resources: [secrets]
+  verbs: {{ ternary (list "get" "list" "watch") (list "get") .Values.installation.watchSecrets | toJson }}
 {{- end }}
 
 {{/* The Lease, in the operator's own namespace. A name cannot bind `create`. */}}

@@ -37,7 +37,7 @@ NO_REASONS = {
     *("Normal", "Warning"),
     *("AcceptSpec", "Command", "CreateRevision", "Promote", "RollBack", "Rollout", "Shift", "StartRevision"),
     *("ConfigMap", "ControllerRevision", "Deployment", "Event", "Experiment", "ModelDeployment", "Pod", "RayCluster"),
-    *("ActorDiedError", "HeadOnly", "HeadPodReady", "Model"),
+    *("ActorDiedError", "HeadOnly", "HeadPodReady", "Model", "Settings"),
     *("Manual", "Shifting", "Rejected", "Superseded"),
 }
 """CamelCase words in the code that are values of other fields: of `paused.reason`, `step.reason` and the like."""

@@ -14,6 +14,7 @@ runtimeImage: example.com/runtime:1
 edgeImage: example.com/edge:1
 watchNamespaces: [vision, text]
 workers: 8
+watchSecrets: true
 clusterDomain: k8s.example
 ray:
   version: 2.60.1

@@ -188,6 +188,9 @@ class Installation(Part):
         (), description="None means all."
     )
     workers: Annotated[Integer, Field(ge=1, le=64)] = Field(4, description="Keys at work at the same time.")
+    watch_secrets: bool = Field(
+        False, description="Notice a changed Secret at once; takes the right to list and watch all Secrets."
+    )
     cluster_domain: Annotated[Host, Field(min_length=1)] = "cluster.local"
     ray: Ray = Ray()
     edge: Edge = Edge()

@@ -72,7 +72,9 @@ class Watching:
         namespaces = tuple(options.installation.watch_namespaces)
         self.kube = CachedKubernetes(client, self._changed, namespaces)
         watched = [Watched(kind, labels) for kind, labels in SCOPES.items()]
-        self.kopf = KopfWatch([*watched, Watched(SECRET, fields=_SECRETS)], self._told, client.login, namespaces)
+        if options.installation.watch_secrets:
+            watched.append(Watched(SECRET, fields=_SECRETS))
+        self.kopf = KopfWatch(watched, self._told, client.login, namespaces)
 
     def wakes(self, operator: Operator) -> None:
         """Whom to tell of changes from now on."""
