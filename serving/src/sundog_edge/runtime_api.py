@@ -9,6 +9,7 @@ from pathlib import Path
 from sundog_edge.counters import Seen
 from sundog_edge.errors import HaproxyRefused, HaproxyUnavailable
 from sundog_edge.haproxy.names import BLOCKS_TABLE, BOOT_VARIABLE, ROWS_TABLE
+from sundog_edge.haproxy.relay import KNOWN
 
 TIMEOUT_S = 5.0
 # A command line and a payload each have to fit one 16 kB buffer.
@@ -243,6 +244,10 @@ class Haproxy:
             for chunk in _chunks(commands, pid)
         ]
         return "\n".join(answers)
+
+    async def relay(self, pid: int, path: Path) -> None:
+        """Have a worker that was replaced hand every further request to its successor; `path` is the map that says so."""
+        await self._silently(f"add map {path} {KNOWN} 1", pid, path)
 
     async def reload(self) -> None:
         """Start a new worker with the configuration file; the old one finishes what it has."""

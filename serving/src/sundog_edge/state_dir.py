@@ -92,6 +92,11 @@ class StateDir:
         return self.root / "master.sock"
 
     @property
+    def relay_socket(self) -> Path:
+        """Where a worker takes requests from the one that it has replaced."""
+        return self.root / "relay.sock"
+
+    @property
     def log_pipe(self) -> Path:
         """The named pipe that HAProxy's lines go through."""
         return self.root / "log.pipe"

@@ -20,6 +20,7 @@ from sundog_edge.evidence import InForce
 from sundog_edge.haproxy.config import render
 from sundog_edge.haproxy.maps import MAP_NAMES, TABLE_MAPS, Maps, map_text, maps_of
 from sundog_edge.haproxy.names import BOOT_VARIABLE, LOG_VARIABLE
+from sundog_edge.haproxy.relay import MAP as RELAY_MAP
 from sundog_edge.layout import Layout, Server, fit
 from sundog_edge.runtime_api import Haproxy
 from sundog_edge.secrets import Secrets
@@ -117,6 +118,7 @@ class Traffic:
 
     async def check(self, now: float) -> None:
         """Bring the maps of every worker to what is in force, without tables that nothing can be using any more."""
+        await self._relay()
         if self._maps is None:
             return
         expired = any(until <= now for _, until in self._leaving.values())
@@ -225,6 +227,17 @@ class Traffic:
             # A worker on its way out may vanish between two commands.
             LOG.info("worker %d ended while its maps were written", worker.pid)
 
+    async def _relay(self) -> None:
+        """Have workers that were replaced hand on what still reaches them."""
+        for worker in self._workers.all if self._workers.current else ():
+            if worker.old and not worker.relays:
+                worker.relays = True
+                try:
+                    await self._haproxy.relay(worker.pid, self._state.map(RELAY_MAP))
+                except HaproxyRefused as error:
+                    # It has ended, or was started by a version that knows no relay.
+                    LOG.info("%s", error)
+
     async def _reload(self, layout: Layout) -> None:
         settings = Settings.load(self._state)
         if settings is None:
@@ -238,6 +251,8 @@ class Traffic:
             write_atomically(self._state.config, before)
             raise
         await self._workers.refresh()
+        # Before the new document is pushed: what it asks for may be known to the new worker alone.
+        await self._relay()
         LOG.info(
             "reloaded HAProxy for %d slots, units %s and %d public keys",
             layout.slots,
@@ -265,7 +280,7 @@ async def check_config(text: str, state: StateDir) -> None:
 
 def ensure_map_files(state: StateDir) -> None:
     """HAProxy does not start without its map files."""
-    for name in MAP_NAMES:
+    for name in (*MAP_NAMES, RELAY_MAP):
         path: Path = state.map(name)
         if not path.exists():
             write_atomically(path, b"")

@@ -10,12 +10,15 @@ from sundog_edge.runtime_api import Haproxy
 
 @dataclass(slots=True)
 class Worker:
-    """One worker process. `maps` is what its maps are known to hold; None until they have been read. So for `certificates`."""
+    """One worker process. `maps` is what its maps are known to hold; None until they have been read. So for `certificates`.
+    `relays` once it hands to its successor what still reaches it.
+    """
 
     pid: int
     boot: str
     started_at: float
     old: bool = False
+    relays: bool = False
     maps: Maps | None = None
     certificates: Certificates | None = None
 

@@ -263,3 +263,26 @@ async def test_a_reload_and_a_restart_keep_the_grpc_ports(edge, called):
             return await code(opened) == "OK"
 
     await edge.until(back, "gRPC without an agent")
+
+
+async def test_a_channel_that_idles_across_a_reload_reaches_what_is_newer_than_it(
+    edge, serve, called, replicas, models
+):
+    replica, newest = await replicas("digits-r9"), await models("digits-r9")
+    async with channel(edge) as opened:
+        await call(opened)
+        serve.targets["digits-r9"] = [replica.address]
+        serve.grpc["digits-r9"] = {replica.address: newest.port}
+        unit = {"kind": "header", "name": "x-new"}
+        arms = [edge.arm("stable", "digits-r9", [[0, 10_000]], revision=9), edge.arm("old", "digits-r7", [])]
+        await edge.apply(edge.service("digits", arms, unit=unit))
+        await edge.up("digits", stable=1)
+        async with channel(edge) as other:
+            await edge.until(lambda: answered(other), "a call at the new revision")
+        newest.seen.clear()
+        assert (await call(opened, x_new="u1")).model_name == "digits-r9"
+        assert [seen["x-new"] for seen in newest.seen] == ["u1"]
+
+
+async def answered(opened: grpc.aio.Channel) -> bool:
+    return await code(opened) == "OK"

@@ -4,6 +4,7 @@ import asyncio
 import fcntl
 import json
 import os
+import signal
 
 import aiohttp
 import pytest
@@ -284,3 +285,63 @@ async def test_an_address_that_is_no_name_harms_nobody_else(edge, serve, digits)
     assert edge.agent is not None
     assert edge.agent.returncode is None
     assert (await edge.get("/digits/")).status == 200
+
+
+async def test_a_connection_that_idles_across_a_reload_gets_what_is_newer_than_it(edge, serve, digits, replicas):
+    """Its worker knows neither the new revision's replica nor the header that says which unit a request is of."""
+    stable, canary = edge.arm("stable", "digits-r7", [[0, 10_000]]), edge.arm("canary", "digits-r8", [], revision=8)
+    newest = await replicas("digits-r9")
+    idle = [await asyncio.open_connection("127.0.0.1", edge.http_port) for _ in range(4)]
+
+    async def ask(number: int, *headers: str) -> bytes:
+        reader, writer = idle[number]
+        lines = ("POST /digits/ HTTP/1.1", "host: a", "content-length: 2", *headers, "", "{}")
+        writer.write("\r\n".join(lines).encode())
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+        length = next(int(line[15:]) for line in head.lower().splitlines() if line.startswith(b"content-length:"))
+        return head + await reader.readexactly(length)
+
+    for number in range(4):
+        assert b"x-sundog-arm: stable" in await ask(number)
+    (old,) = {row["boot"] for row in (await edge.settled(4))["counters"]}
+    unit = {"kind": "header", "name": "x-new"}
+    serve.targets["digits-r9"] = [newest.address]
+    await edge.apply(edge.service("digits", [stable, canary, edge.arm("next", "digits-r9", [], revision=9)], unit=unit))
+    await edge.up("digits", next=1)
+    await edge.apply(edge.service("digits", [edge.arm("stable", "digits-r9", [[0, 10_000]], revision=9)], unit=unit))
+    await digits["stable"].stop()
+    await digits["canary"].stop()
+    for number in range(4):
+        answer = await ask(number, f"x-new: u{number}", "x-sundog-tls: 1", "x-request-id: mine")
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert b"x-sundog-revision: 9" in answer
+        assert answer.count(b"x-request-id: mine") == 1
+    for reader, writer in idle:
+        assert await asyncio.wait_for(reader.read(), 10) == b""
+        writer.close()
+    evidence = await edge.settled(8)
+    ended = {(row["boot"] == old, row["unit"]): row["ends"]["ok"] for row in evidence["counters"]}
+    assert ended == {(True, "anonymous"): 4, (False, "sticky"): 4}
+    assert all(boot["integrity"]["gaps"] == 0 for boot in evidence["boots"])
+
+
+async def test_a_worker_that_is_stopped_for_good_answers_what_comes_last(edge, digits):
+    """Without a successor there is nobody to hand a request to."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", edge.http_port)
+    request = b"GET /digits/ HTTP/1.1\r\nhost: a\r\n\r\n"
+    writer.write(request)
+    assert b" 200 " in await reader.readuntil(b"}")
+    edge.haproxy.send_signal(signal.SIGUSR1)
+
+    async def closed() -> bool:
+        try:
+            _, other = await asyncio.open_connection("127.0.0.1", edge.http_port)
+        except OSError:
+            return True
+        other.close()
+        return False
+
+    await edge.until(closed, "no new connections")
+    writer.write(request)
+    assert b" 200 " in await asyncio.wait_for(reader.read(), 10)
+    writer.close()

@@ -207,3 +207,29 @@ async def test_old_protocols_are_refused_and_http_2_is_offered(edge, digits):
     weak.set_ciphers("AES128-SHA")
     with pytest.raises((ssl.SSLError, ConnectionError)):
         await negotiated(weak)
+
+
+async def test_a_cookie_given_after_a_reload_is_for_tls_where_the_connection_is(edge, digits):
+    """The connection idled across the reload, so its request goes by another worker, to which it comes without TLS."""
+    edge.secret("digits-tls", **certificate("digits.vision.svc"))
+    service = edge.service("digits", [edge.arm("stable", "digits-r7", [[0, 10_000]])], tls="digits-tls")
+    await edge.apply(service)
+
+    async def opened():
+        return await asyncio.open_connection(
+            "127.0.0.1", edge.https_port, ssl=blind(), server_hostname="digits.vision.svc"
+        )
+
+    connections = [await opened(), await asyncio.open_connection("127.0.0.1", edge.http_port)]
+    request = b"GET / HTTP/1.1\r\nhost: digits.vision.svc\r\nx-sundog-tls: 1\r\n\r\n"
+    for reader, writer in connections:
+        writer.write(request)
+        assert b" 200 " in await reader.readuntil(b"}")
+    await edge.apply({**service, "unit": {"kind": "cookie", "name": "sid"}})
+    cookies = []
+    for reader, writer in connections:
+        writer.write(request)
+        answer = await asyncio.wait_for(reader.readuntil(b"}"), 10)
+        cookies.append(next(line for line in answer.splitlines() if line.startswith(b"set-cookie: sid=")))
+        writer.close()
+    assert [b"; Secure" in cookie for cookie in cookies] == [True, False]

@@ -1,6 +1,7 @@
 """Which arm a request gets: its unit, the unit's bucket, the bucket's range; or the arm that an allow-listed caller asked for."""
 
 from sundog_edge.haproxy.problems import refusal
+from sundog_edge.haproxy.relay import OVER_TLS
 from sundog_edge.layout import Layout
 from sundog_edge.state_dir import StateDir
 
@@ -36,7 +37,7 @@ def _source(source: str) -> str:
         return f"""    http-request set-var(txn.unit) req.cook({name}) if {chosen}
     http-request set-var(txn.issued) uuid() if {chosen} !{_HAS_UNIT}
     http-request set-var(txn.unit) var(txn.issued) if {{ var(txn.issued) -m found }}
-"""
+{"".join(f"    http-request set-var(txn.secure) bool(true) if {chosen} {tls}{chr(10)}" for tls in OVER_TLS)}"""
     # Only a body that is here as a whole: of a longer one, what is in the buffer depends on how it arrived.
     # As `int` a number keeps all its digits; `concat` makes it text, so that 7 and "7" are the same unit.
     return f"""    http-request set-var(txn.unit) req.body,json_query('{name}',int),concat(,) \
@@ -81,6 +82,6 @@ def answer() -> str:
     issued = "{ var(txn.issued) -m found } { var(txn.arm) -m found }"
     return f"""    http-after-response set-header x-sundog-revision %[var(txn.arm),field(4,!)] {revealed}
     http-after-response set-header x-sundog-arm %[var(txn.arm),field(5,!)] {revealed}
-    http-after-response add-header set-cookie "{cookie}" if {issued} !{{ ssl_fc }}
-    http-after-response add-header set-cookie "{cookie}; Secure" if {issued} {{ ssl_fc }}
+    http-after-response add-header set-cookie "{cookie}" if {issued} !{{ var(txn.secure) -m bool }}
+    http-after-response add-header set-cookie "{cookie}; Secure" if {issued} {{ var(txn.secure) -m bool }}
 """

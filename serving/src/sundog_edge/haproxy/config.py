@@ -5,7 +5,7 @@ unit, limits, and the range table), another in that table the arm, so that arm, 
 the slot's backend then counts the choice, rewrites the path and picks a replica.
 """
 
-from sundog_edge.haproxy import admission, backends
+from sundog_edge.haproxy import admission, backends, relay
 from sundog_edge.haproxy.frontend import frontend
 from sundog_edge.haproxy.names import GRPC
 from sundog_edge.haproxy.process import base, process
@@ -27,6 +27,7 @@ def render(settings: Settings, layout: Layout, state: StateDir) -> str:
         base(settings),
         frontend(settings, layout, state),
         backends.tables(),
+        relay.backends(state),
         admission.backends(layout, state),
         backends.arm(state),
         *([backends.call(state)] if layout.grpc else []),

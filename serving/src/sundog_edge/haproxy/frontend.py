@@ -1,6 +1,6 @@
 """The one frontend: the order of the rules that every request goes through."""
 
-from sundog_edge.haproxy import admission, assignment, grpc, identity, logline, routing
+from sundog_edge.haproxy import admission, assignment, grpc, identity, logline, relay, routing
 from sundog_edge.haproxy.names import ALL_REQUESTS, ROWS_TABLE
 from sundog_edge.layout import Layout
 from sundog_edge.state_dir import Settings, StateDir
@@ -13,8 +13,10 @@ def frontend(settings: Settings, layout: Layout, state: StateDir) -> str:
     return f"""frontend edge from base
     bind {settings.http_bind}
 {https if settings.https_bind else ""}\
+{relay.bind(state)}\
 {admission.connections(settings)}\
 {logline.rules()}\
+{relay.rules(state)}\
     http-request set-var(txn.received) date(0,us)
     http-request track-sc1 str({ALL_REQUESTS}) table {ROWS_TABLE}
     http-request sc-inc-gpc0(1)
@@ -24,6 +26,7 @@ def frontend(settings: Settings, layout: Layout, state: StateDir) -> str:
 {assignment.unit(layout, state)}\
 {admission.headers()}\
 {assignment.arm(state)}\
+{relay.choice(state)}\
 {grpc.choice(layout)}\
     use_backend %[var(txn.arm),field(1,!)]
     default_backend none
