@@ -32,7 +32,20 @@ QUANTITIES = [
     True,
 ]
 PERCENTS = ["25%", "0%", "100%", "100.5%", "0.5%", "5", "%", "1000%", "99999%", "-5%"]
-URIS = ["file:///models/a b", "s3://b/k", "s3://", "ftp://x", "", "file:///a\nb", "hf://ü", "S3://b"]
+URIS = [
+    "file:///models/a b",
+    "s3://b/k",
+    "s3://",
+    "ftp://x",
+    "",
+    "file:///a\nb",
+    "hf://ü",
+    "S3://b",
+    "https://[::1]:65536/a",
+    "oci://r:5000/a/b:v1",
+    "hf://a/b@c",
+    "gs://my.bucket/a//b",
+]
 NAMES = ["wide", "control", "narrow", "a-b", "-a", "A", "", "x" * 64, "a.b", "a b"]
 JUNK: list[Any] = [None, True, 0, -1, 7, 3.0, 0.5, 10**6, "", "x", [], [1], {}, {"a": 1}, [None], "é" * 200]
 WORDS = [

@@ -57,6 +57,12 @@ def arm_sharing(*, count: int = 1, **fields: Any) -> dict[str, Any]:
 
 
 PLACEHOLDER = "holds a $, which nobody replaces here; sundog replaces MANIFEST_DIR in files"
+ESCAPES = "holds a %, ?, # or backslash; a model's URI has no escapes, query or fragment"
+WEB_FORM = "is not of the form https://host/path/file, of letters, digits and . _ ~ + = , : @ - /"
+TOMORROW = "may name something else tomorrow; name"
+COMMIT = "@ and 40 hex digits, or give model.digest"
+PINNED = "@sha256: and 64 hex digits, or give model.digest"
+OTHER = "sha256:" + "b" * 64
 SCHEMES = "does not start with one of file://, pvc://, s3://, gs://, https://, hf://, oci://"
 ONE_STEP = "exactly one of weight, pause, headers, scale, analysis, webhook and shadow has to be given"
 ONE_UNIT = "at most one of header, cookie, jsonPath, jwtClaim and request can be given"
@@ -67,6 +73,16 @@ TOO_LONG = "a key has more than 317 characters"
 NOT_A_LABEL = "a key is not a label key such as example.com/team"
 PROMETHEUS = {"name": "oom", "prometheus": {"query": "up"}, "threshold": {"max": 0}}
 
+
+def at_every_uri(uri: str, message: str, digest: str = "") -> list[tuple[dict[str, Any], str]]:
+    """The same mistake wherever a model's URI is written; a digest keeps the rule about pins out of it."""
+    return [
+        (deployment({"model": {"uri": uri, "digest": digest}}), f"spec.model.uri: {message}"),
+        (deployment({"baseline": {"uri": uri}}), f"spec.baseline.uri: {message}"),
+        (arm(model={"uri": uri}), f"spec.arms[0].model.uri: {message}"),
+    ]
+
+
 RULES: list[tuple[dict[str, Any], str]] = [
     (deployment({}, name="a" * 41), f"metadata.name: {'a' * 41} is longer than 40 characters"),
     (
@@ -74,9 +90,22 @@ RULES: list[tuple[dict[str, Any], str]] = [
         "metadata.name: 8b-llama is not a DNS label that starts with a letter, as a Service needs",
     ),
     (deployment({}, name="a.b"), "metadata.name: a.b is not a DNS label that starts with a letter, as a Service needs"),
+    *at_every_uri("file:///${MANIFEST_DIR}/v1", PLACEHOLDER),
+    *at_every_uri("s3://key:hidden@bucket/v1", "holds user information before @; credentials do not belong into a URI"),
+    *at_every_uri("file:///v%31", ESCAPES),
+    *at_every_uri("file:///models/../v1", "has an empty, . or .. segment in its path"),
+    *at_every_uri("file://host/v1", "file://host/v1 is not of the form file:///path"),
+    *at_every_uri("pvc://Claim/v1", "pvc://Claim/v1 is not of the form pvc://claim/path"),
+    *at_every_uri("https://example.com/v1/", f"https://example.com/v1/ {WEB_FORM}"),
+    *at_every_uri("s3://b/v1", "s3://b/v1 is not of the form s3://bucket/key"),
+    *at_every_uri("gs://bucket", "gs://bucket is not of the form gs://bucket/key"),
+    *at_every_uri("hf://a/b/c", "hf://a/b/c is not of the form hf://owner/name@commit/path", DIGEST),
+    *at_every_uri("oci://r/A", "oci://r/A is not of the form oci://registry/repository@sha256:<64 hex digits>", DIGEST),
+    (deployment({"model": {"uri": "hf://a/b@main"}}), f"spec.model.uri: hf://a/b@main {TOMORROW} a commit, {COMMIT}"),
+    (deployment({"model": {"uri": "oci://r/a:v1"}}), f"spec.model.uri: oci://r/a:v1 {TOMORROW} a digest, {PINNED}"),
     (
-        deployment({"model": {"uri": "file://${MANIFEST_DIR}/v1"}}),
-        f"spec.model.uri: {PLACEHOLDER}",
+        deployment({"model": {"uri": f"oci://r/a@{OTHER}", "digest": DIGEST}}),
+        f"spec.model.uri: oci://r/a@{OTHER} pins another digest than {DIGEST}",
     ),
     (deployment({"model": {"uri": "ftp://models/v1"}}), f"spec.model.uri: ftp://models/v1 {SCHEMES}"),
     (deployment({"model": {"uri": "s3://"}}), f"spec.model.uri: s3:// {SCHEMES}"),
@@ -380,7 +409,9 @@ def test_every_rule_has_an_object_that_trips_only_it(admissions: Any) -> None:
 GOOD: list[dict[str, Any]] = [
     deployment({}),
     deployment({}, name="a" * 40),
-    deployment({"model": {"uri": "oci://registry/models:v1", "format": "torchscript", "trustCode": True}}),
+    deployment(
+        {"model": {"uri": "oci://registry/models:v1", "digest": DIGEST, "format": "torchscript", "trustCode": True}}
+    ),
     deployment(
         {
             "resources": {

@@ -67,7 +67,9 @@ def documents() -> Iterator[tuple[str, Any]]:
     ]
     shown += [(relative(path), path.read_text()) for path in EXAMPLES]
     for page, text in shown:
-        for document in yaml.safe_load_all(text.replace("${MANIFEST_DIR}", "/models")):
+        # As `sundog` reads them: the folder of the manifest, without a way up.
+        absolute = text.replace("${MANIFEST_DIR}/..", "").replace("${MANIFEST_DIR}", "/manifests")
+        for document in yaml.safe_load_all(absolute):
             yield page, document
 
 

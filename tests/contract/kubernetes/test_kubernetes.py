@@ -191,14 +191,14 @@ class TestApply:
         assert applied["status"] == {"observedGeneration": 1, "url": "http://digits"}
 
     async def test_replaces_a_list_whole(self, kube: Kubernetes) -> None:
-        await kube.apply(mdep(model={"uri": "s3://m", "config": {"layers": [64, 32]}}))
-        applied = await kube.apply(mdep(model={"uri": "s3://m", "config": {"layers": [32]}}))
+        await kube.apply(mdep(model={"uri": "s3://models/m", "config": {"layers": [64, 32]}}))
+        applied = await kube.apply(mdep(model={"uri": "s3://models/m", "config": {"layers": [32]}}))
         assert applied["spec"]["model"]["config"]["layers"] == [32]
 
     async def test_keeps_an_empty_object(self, kube: Kubernetes) -> None:
-        applied = await kube.apply(mdep(model={"uri": "s3://m", "config": {}}))
+        applied = await kube.apply(mdep(model={"uri": "s3://models/m", "config": {}}))
         assert applied["spec"]["model"]["config"] == {}
-        assert await kube.apply(mdep(model={"uri": "s3://m", "config": {}})) == applied
+        assert await kube.apply(mdep(model={"uri": "s3://models/m", "config": {}})) == applied
 
     async def test_of_an_older_version_is_a_conflict(self, kube: Kubernetes) -> None:
         first = await kube.apply(mdep())

@@ -30,7 +30,7 @@ GOOD: Final = (
 )
 """URI and digest that both accept."""
 
-REFUSED_BY_BOTH: Final = (
+REFUSED: Final = (
     ("", "", "does not begin with"),
     ("/models", "", "does not begin with"),
     ("file:/models", "", "does not begin with"),
@@ -43,10 +43,6 @@ REFUSED_BY_BOTH: Final = (
     ("https://", "", "names the host"),
     ("file:///models\nx", "", "control character"),
     ("https://example.com/m\x7f", "", "control character"),
-)
-"""What neither accepts, and what the model server says."""
-
-REFUSED_BY_THE_MODEL_SERVER: Final = (
     ("file:///models/../etc", "", "'..'"),
     ("file:///models//x", "", "empty"),
     ("file:///models?x=1", "", "'?'"),
@@ -84,4 +80,4 @@ REFUSED_BY_THE_MODEL_SERVER: Final = (
     ("oci://user:secret@registry.example.com/digits:v2", DIGEST, "user information"),
     (f"oci://registry.example.com/digits@{DIGEST}", "sha256:" + "b" * 64, "pins"),
 )
-"""What the operator's API lets pass and the model server refuses, with what it says."""
+"""What neither accepts, and what the model server says."""

@@ -67,7 +67,10 @@ ACCEPTED = [
     spec(endpoint={"auth": {"jwt": {"jwksSecretName": "j", "issuer": "i", "audience": "a"}}}),
     spec(endpoint={"queue": {"maxRequests": 5, "timeout": "1s"}, "rateLimit": {"perClient": "5/s", "total": "9/m"}}),
     spec(runtime={"batching": {"maxSize": 8, "maxDelay": "5ms"}}),
-    *(model(uri=f"{scheme}://models.example/digits") for scheme in ("https", "s3", "gs", "hf", "oci")),
+    *(
+        model(uri=f"{scheme}://models.example/digits", digest="sha256:" + "a" * 64)
+        for scheme in ("https", "s3", "gs", "hf", "oci")
+    ),
     steps({"weight": 5, "gate": "time", "minDuration": "30s"}, {"pause": {}}, {"weight": 50, "gate": "manual"}),
     steps({"pause": {"duration": "5m"}}),
     model(digest="sha256:" + "a" * 64, format="torch", entrypoint="net:Net", config={"width": 3}),

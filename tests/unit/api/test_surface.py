@@ -16,8 +16,8 @@ def test_exported_members() -> None:
     for name in api.__all__:
         assert getattr(api, name) is not None
     modules = {
-        "conditions", "experiment", "generate", "installation", "kinds", "model_deployment", "part", "quantities", "reference", "resource",
-        "rollout", "rules", "scalars", "schema", "structure", "support", "validation",
+        "conditions", "experiment", "generate", "installation", "kinds", "model_deployment", "model_uri", "part", "quantities",
+        "reference", "resource", "rollout", "rules", "scalars", "schema", "structure", "support", "validation",
     }  # fmt: skip
     public = {name for name in vars(api) if not name.startswith("_")} - modules
     assert public == set(api.__all__)

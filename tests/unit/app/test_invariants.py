@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from doubles.cluster import MANUAL, NAME, NAMESPACE, TIMED, Cluster
@@ -188,6 +188,22 @@ class History:
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(actions, max_size=12))
+# A revision deleted by somebody while edges may still send it what they were told before.
+@example(
+    [
+        ("rounds", 4),
+        ("break", {"replicas": "three"}),
+        ("break", {"replicas": "three"}),
+        ("break", {"replicas": "three"}),
+        ("apply", MODELS[0], MANUAL, 2),
+        ("break", {"replicas": "three"}),
+        ("break", {"replicas": "three"}),
+        ("apply", MODELS[1], {"strategy": "recreate"}, 3),
+        ("ray", "up"),
+        ("damage", "revision", 1),
+        ("ray", "up"),
+    ]
+)
 def test_random_histories_keep_the_invariants_and_converge(history: list[Action]) -> None:
     async def run() -> None:
         world = History()

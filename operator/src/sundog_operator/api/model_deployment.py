@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from sundog_operator.api.conditions import Condition
+from sundog_operator.api.model_uri import PINS
 from sundog_operator.api.part import Part
 from sundog_operator.api.quantities import RATE_PATTERN
 from sundog_operator.api.resource import Metadata, Resource, Status
@@ -71,7 +72,7 @@ class ModelSource(Part):
     trust_code: bool = Field(False, description="Accept formats that run code when they are loaded.")
     credentials: Credentials = Field(Credentials(), description="How the source is read.")
 
-    rules: ClassVar[tuple[Rule, ...]] = (CODE_IS_TRUSTED,)
+    rules: ClassVar[tuple[Rule, ...]] = (CODE_IS_TRUSTED, *PINS)
 
 
 class KeyRef(Part):

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 from pydantic_core import PydanticCustomError
 
 from sundog_operator.api import quantities
+from sundog_operator.api.model_uri import SHAPES
 from sundog_operator.api.rules import FreeForm, Noun, Pattern, Rule, TextOrInteger
 
 MODEL_SCHEMES = ("file", "pvc", "s3", "gs", "https", "hf", "oci")
@@ -113,6 +114,7 @@ Uri = Annotated[
     Noun("a URI without control characters"),
     scheme_rule(MODEL_SCHEMES),
     NO_PLACEHOLDER,
+    *SHAPES,
 ]
 LogUri = Annotated[
     str,

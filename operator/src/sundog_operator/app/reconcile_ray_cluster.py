@@ -56,7 +56,7 @@ def _kept(applications: set[str], serve: ServeState) -> list[serve_config.Json]:
 def applications_of(member: Object, stored_revisions: list[Object], serve: ServeState) -> list[serve_config.Json]:
     """The Serve applications of one ModelDeployment's live revisions.
 
-    A spec that is refused changes nothing: what Serve has deployed for it stays as it is.
+    A spec that is refused changes nothing, nor does a revision that is gone: what Serve has deployed for it stays as it is.
     """
     meta = member["metadata"]
     known = revisions.read_owned(stored_revisions, meta["uid"])
@@ -65,7 +65,10 @@ def applications_of(member: Object, stored_revisions: list[Object], serve: Serve
     found = []
     for number, replicas in sorted(live_revisions(status).items()):
         revision = revisions.by_number(known, number)
-        if revision is not None:
+        if revision is None:
+            # Somebody deleted it. Edges may still send it what they were told before.
+            found += _kept({names.application(meta["name"], number)}, serve)
+        else:
             attempt = status.stable.failures if status.stable and status.stable.revision == number else 0
             spec = current or revisions.spec_of(revision)
             app = serve_config.make_application(meta["namespace"], meta["name"], revision, spec, replicas, attempt)

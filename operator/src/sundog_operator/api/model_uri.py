@@ -1,0 +1,127 @@
+"""The grammar of a model's URI, as rules: what no model server would open is refused where it is written.
+
+The model server reads URIs by itself, and has the last word; a contract test holds both to one table.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any, Final
+
+from sundog_operator.api.rules import Rule
+
+# Both RE2, which the API server has, and Python read these alike.
+_LABEL: Final = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+_PORT: Final = "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+_AUTHORITY: Final = f"({_LABEL}([.]{_LABEL})*|\\[[0-9a-f:.]+\\])(:{_PORT})?"
+_HUB_NAME: Final = "[A-Za-z0-9][A-Za-z0-9_.-]{0,95}"
+_OCI_NAME: Final = "[a-z0-9]+([._-]+[a-z0-9]+)*"
+_SHA256: Final = "sha256:[0-9a-f]{64}"
+
+_ESCAPES: Final = "[%?#]"
+_USER: Final = "[^/]*@"
+_USER_OF: Final = {"hf": "[^/]*:[^/]*@"}
+"""In a hub's URI the commit is behind an @."""
+
+_FORMS: Final = {
+    "file": ("file:///path", "/[^/].*"),
+    "pvc": ("pvc://claim/path", f"{_LABEL}([.]{_LABEL})*(/.*)?"),
+    "https": (
+        "https://host/path/file, of letters, digits and . _ ~ + = , : @ - /",
+        f"{_AUTHORITY}/[A-Za-z0-9._~+=,:@/-]*[A-Za-z0-9._~+=,:@-]",
+    ),
+    "s3": ("s3://bucket/key", "[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]/[^/].*"),
+    "gs": ("gs://bucket/key", "[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]/[^/].*"),
+    "hf": ("hf://owner/name@commit/path", f"{_HUB_NAME}(/{_HUB_NAME})?(@[A-Za-z0-9_.-]{{1,100}}(/.+)?)?/?"),
+    "oci": (
+        f"oci://registry/repository@{_SHA256[:7]}<64 hex digits>",
+        f"{_AUTHORITY}/{_OCI_NAME}(/{_OCI_NAME})*(:[A-Za-z0-9_][A-Za-z0-9_.-]{{0,127}})?(@{_SHA256})?",
+    ),
+}
+
+
+def _matches(regex: str) -> Callable[[str], bool]:
+    compiled = re.compile(regex)
+    return lambda text: compiled.search(text) is not None
+
+
+def _shape(scheme: str, form: str, rest: str) -> Rule:
+    # What may hold a secret is left to the rules that do not show the value, and nothing at all to that about schemes.
+    start, whole = f"{scheme}://", f"^{scheme}://($|{rest}$|{_USER_OF.get(scheme, _USER)}|.*{_ESCAPES})"
+    fits = _matches(whole)
+    return Rule(
+        cel=f"!self.startsWith('{start}') || self.matches(r'{whole}')",
+        holds=lambda uri: not uri.startswith(start) or fits(uri),
+        message="{} is not of the form " + form,
+    )
+
+
+_WITH_USER: Final = f"^[a-z0-9]+://{_USER}"
+_COMMIT_BEHIND_NAME: Final = "^hf://[^/:]*@"
+_SEGMENTS: Final = "^[a-z0-9]+://[^/]*(/[^/]+)*/?$"
+_DOTS: Final = "/[.]{1,2}(/|$)"
+
+_has_user, _has_commit = _matches(_WITH_USER), _matches(_COMMIT_BEHIND_NAME)
+_has_segments, _has_dots = _matches(_SEGMENTS), _matches(_DOTS)
+
+NO_USER: Final = Rule(
+    cel=f"!self.matches('{_WITH_USER}') || self.matches('{_COMMIT_BEHIND_NAME}')",
+    holds=lambda uri: not _has_user(uri) or _has_commit(uri),
+    # Without the value, which would show the secret.
+    message="holds user information before @; credentials do not belong into a URI",
+)
+NO_ESCAPES: Final = Rule(
+    cel=f"!self.matches('{_ESCAPES}') && !self.contains('\\\\')",
+    holds=lambda uri: not set(uri) & set("%?#\\"),
+    message="holds a %, ?, # or backslash; a model's URI has no escapes, query or fragment",
+)
+PLAIN_SEGMENTS: Final = Rule(
+    cel=f"!self.contains('://') || (self.matches('{_SEGMENTS}') && !self.matches('{_DOTS}'))",
+    holds=lambda uri: "://" not in uri or (_has_segments(uri) and not _has_dots(uri)),
+    message="has an empty, . or .. segment in its path",
+)
+SHAPES: Final = (
+    NO_USER,
+    NO_ESCAPES,
+    PLAIN_SEGMENTS,
+    *(_shape(scheme, form, rest) for scheme, (form, rest) in _FORMS.items()),
+)
+"""Rules on the text of a URI; the empty text passes."""
+
+_COMMIT: Final = "@[0-9a-f]{40}(/|$)"
+_PINNED: Final = f"@{_SHA256}$"
+_has_pin, _names_commit = _matches(_PINNED), _matches(_COMMIT)
+
+
+def _pinned_as_digest(model: Any) -> bool:
+    return (
+        not model.digest
+        or not model.uri.startswith("oci://")
+        or not _has_pin(model.uri)
+        or model.uri.endswith(f"@{model.digest}")
+    )
+
+
+PINS: Final = (
+    Rule(
+        cel=f"!self.uri.startsWith('hf://') || self.digest != '' || self.uri.matches('{_COMMIT}')",
+        holds=lambda model: not model.uri.startswith("hf://") or bool(model.digest) or _names_commit(model.uri),
+        message="{uri} may name something else tomorrow; name a commit, @ and 40 hex digits, or give model.digest",
+        field="uri",
+    ),
+    Rule(
+        cel=f"!self.uri.startsWith('oci://') || self.digest != '' || self.uri.matches('{_PINNED}')",
+        holds=lambda model: not model.uri.startswith("oci://") or bool(model.digest) or _has_pin(model.uri),
+        message="{uri} may name something else tomorrow; name a digest, @sha256: and 64 hex digits, or give model.digest",
+        field="uri",
+    ),
+    Rule(
+        cel=(
+            f"!self.uri.startsWith('oci://') || self.digest == '' || !self.uri.matches('{_PINNED}')"
+            " || self.uri.endsWith('@' + self.digest)"
+        ),
+        holds=_pinned_as_digest,
+        message="{uri} pins another digest than {digest}",
+        field="uri",
+    ),
+)
+"""Rules on a URI and the digest beside it."""
