@@ -1,0 +1,177 @@
+"""`python -m standing_in.process KUBECONFIG`: until it is ended.
+
+RayClusters get a status with a ready head; the head's Serve REST API takes documents and says at once that all replicas run. Pods of edges
+get an address and are ready; their agents say that what the ConfigMap asks for is in force.
+"""
+
+import asyncio
+import contextlib
+import json
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from standing_in.addresses import address_of, head_of
+from sundog_operator.adapters.kubernetes_client import KubernetesClient
+from sundog_operator.errors import Conflict, NotFound
+from sundog_operator.ports import CONFIG_MAP, POD, RAY_CLUSTER, Kind, Object, ref_of
+
+Json = dict[str, Any]
+EDGE = "sundog-edge"
+NAME = "app.kubernetes.io/name"
+
+
+class StandIn:
+    def __init__(self, client: KubernetesClient) -> None:
+        self._client = client
+        self._runners: dict[tuple[str, int], web.AppRunner] = {}
+        self._documents: dict[str, list[Json]] = {}
+        self._splits: dict[str, Json] = {}
+        self.puts = 0
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._follow(RAY_CLUSTER, self._ray_cluster))
+            group.create_task(self._follow(POD, self._pod))
+            group.create_task(self._follow(CONFIG_MAP, self._config_map))
+
+    async def _follow(self, kind: Kind, seen: Callable[[Object], Awaitable[None]]) -> None:
+        async for event in self._client.watch(kind):
+            if event.type in {"ADDED", "MODIFIED"}:
+                with contextlib.suppress(Conflict, NotFound):
+                    await seen(event.object)
+
+    async def _ray_cluster(self, obj: Object) -> None:
+        if (obj.get("status") or {}).get("conditions"):
+            return
+        meta = obj["metadata"]
+        host = head_of(meta["namespace"], meta["name"])
+        await self._listen(address_of(host), 8265, self._serve(host))
+        await self._status(
+            obj,
+            {
+                "conditions": [
+                    _true("HeadPodReady", "HeadPodRunningAndReady"),
+                    _true("RayClusterProvisioned", "AllPodRunningAndReadyFirstTime"),
+                ],
+                "state": "ready",
+                "head": {
+                    "podIP": address_of(host),
+                    "serviceIP": address_of(host),
+                    "serviceName": host.partition(".")[0],
+                },
+                "endpoints": {"dashboard": "8265", "serve": "8000"},
+                "observedGeneration": meta["generation"],
+            },
+        )
+
+    async def _pod(self, obj: Object) -> None:
+        meta = obj["metadata"]
+        if (meta.get("labels") or {}).get(NAME) != EDGE or (obj.get("status") or {}).get("podIP"):
+            return
+        address = address_of(f"{meta['namespace']}/{meta['name']}")
+        ports = [p for c in obj["spec"]["containers"] for p in c.get("ports", ()) if p.get("name") == "agent"]
+        await self._listen(address, int(ports[0]["containerPort"]), self._edge(meta["namespace"]))
+        now = meta["creationTimestamp"]
+        conditions = [_true(kind, "") for kind in ("PodScheduled", "Initialized", "ContainersReady", "Ready")]
+        await self._status(
+            obj,
+            {
+                "phase": "Running",
+                "podIP": address,
+                "podIPs": [{"ip": address}],
+                "startTime": now,
+                "conditions": conditions,
+            },
+        )
+
+    async def _config_map(self, obj: Object) -> None:
+        if obj["metadata"]["name"] == EDGE:
+            self._splits[obj["metadata"]["namespace"]] = json.loads(obj["data"]["split.json"])
+
+    async def _status(self, obj: Object, status: Json) -> None:
+        await self._client.patch_status(ref_of(obj), status, resource_version=obj["metadata"]["resourceVersion"])
+
+    async def _listen(self, address: str, port: int, app: web.Application) -> None:
+        if (address, port) in self._runners:
+            return
+        runner = self._runners[address, port] = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        await web.TCPSite(runner, address, port).start()
+
+    def _serve(self, host: str) -> web.Application:
+        async def get(_: web.Request) -> web.Response:
+            documents = self._documents.get(host)
+            info = {"controller_info": {"actor_id": "a"} if documents is not None else {}}
+            return web.json_response(info | {"applications": {app["name"]: _running(app) for app in documents or ()}})
+
+        async def put(request: web.Request) -> web.Response:
+            self._documents[host] = (await request.json())["applications"]
+            self.puts += 1
+            return web.Response()
+
+        app = web.Application(client_max_size=2**26)
+        app.router.add_get("/api/serve/applications/", get)
+        app.router.add_put("/api/serve/applications/", put)
+        return app
+
+    def _edge(self, namespace: str) -> web.Application:
+        async def get(_: web.Request) -> web.Response:
+            split = self._splits.get(namespace) or {}
+            services = {service["name"]: _in_force(service) for service in split.get("services", ())}
+            return web.json_response({"version": 1, "services": services, "counters": []})
+
+        app = web.Application()
+        app.router.add_get("/evidence", get)
+        return app
+
+
+def _true(kind: str, reason: str) -> Json:
+    condition = {"type": kind, "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z", "message": ""}
+    return condition | ({"reason": reason} if reason else {})
+
+
+def _running(app: Json) -> Json:
+    deployments = {}
+    for deployment in app["deployments"]:
+        count = deployment.get("num_replicas")
+        target = (
+            count if isinstance(count, int) else (deployment.get("autoscaling_config") or {}).get("min_replicas", 1)
+        )
+        replicas = [{"replica_id": f"{app['name']}#{index}", "state": "RUNNING"} for index in range(target)]
+        state = {"name": deployment["name"], "status": "HEALTHY", "message": "", "target_num_replicas": target}
+        deployments[deployment["name"]] = state | {"replicas": replicas}
+    return {
+        "name": app["name"],
+        "status": "RUNNING",
+        "message": "",
+        "deployed_app_config": app,
+        "deployments": deployments,
+    }
+
+
+def _in_force(service: Json) -> Json:
+    arms = {
+        arm["name"]: {
+            "application": arm["application"],
+            "weight": arm["weight"],
+            "servers": {"up": 1, "down": 0, "draining": 0},
+        }
+        for arm in service["arms"]
+    }
+    return {"attempt": service["attempt"], "epoch": service["epoch"], "arms": arms, "inFlight": {}, "problems": []}
+
+
+async def main(kubeconfig: Path) -> None:
+    client = await KubernetesClient.connect(kubeconfig)
+    try:
+        await StandIn(client).run()
+    finally:
+        await client.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(Path(sys.argv[1])))
