@@ -17,7 +17,7 @@ def test_exported_members() -> None:
         assert getattr(api, name) is not None
     modules = {
         "conditions", "experiment", "generate", "installation", "kinds", "model_deployment", "model_uri", "part", "quantities",
-        "reference", "resource", "rollout", "rules", "scalars", "schema", "structure", "support", "validation",
+        "reference", "remembered", "resource", "rollout", "rules", "scalars", "schema", "structure", "support", "validation",
     }  # fmt: skip
     public = {name for name in vars(api) if not name.startswith("_")} - modules
     assert public == set(api.__all__)

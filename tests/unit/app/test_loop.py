@@ -84,6 +84,24 @@ async def test_an_error_of_one_key_only_delays_that_key(
     assert operator.queue._due == {MODEL: cluster.clock.monotonic() + again_s}
 
 
+@pytest.mark.parametrize("again_s", [5.0, 15.0, 30.0])
+def test_those_of_a_namespace_look_again_together(again_s: float) -> None:
+    # Half a millisecond inside of a period, so that no rounding decides.
+    first = 1000.0 + loop.together_s(MODEL, again_s, 1000.0) + 0.0005
+    for now in (first, first + 0.3 * again_s, first + 0.99 * again_s):
+        for key in (MODEL, OTHER):
+            waits = loop.together_s(key, again_s, now)
+            assert 0 < waits <= again_s
+            assert now + waits == pytest.approx(first + again_s - 0.0005)
+    elsewhere = loop.together_s(Key("modeldeployment", "audio", NAME), again_s, first)
+    assert elsewhere != loop.together_s(MODEL, again_s, first)
+
+
+@pytest.mark.parametrize("again_s", [0.2, 1.0])
+def test_what_has_something_to_do_does_not_wait_for_others(again_s: float) -> None:
+    assert loop.together_s(MODEL, again_s, 1234.5) == again_s
+
+
 async def test_a_deployment_wakes_itself_its_cluster_and_its_edge() -> None:
     cluster = Cluster()
     await cluster.apply()

@@ -1,11 +1,12 @@
 """What both kinds share: metadata, status, reading and writing."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, ValidationError
 
 from sundog_operator.api.part import Part
+from sundog_operator.api.remembered import Remembered
 from sundog_operator.api.scalars import Instant, Items
 from sundog_operator.api.validation import Violation, check
 from sundog_operator.errors import SpecError
@@ -42,14 +43,23 @@ class Status(Part):
 
     @classmethod
     def parse(cls, obj: object) -> Self:
-        """Read a stored status; a part that does not fit counts as absent. Never raises."""
-        remaining = _plain(obj) if isinstance(obj, Mapping) else {}
-        while True:
-            try:
-                return cls.from_json(remaining)
-            except ValidationError as error:
-                # One at a time: removing a list item moves the others.
-                _drop(remaining, error.errors(include_url=False, include_context=False, include_input=False)[0]["loc"])
+        """Read a stored status; a part that does not fit counts as absent. Never raises. Equal ones give the same object."""
+        parsed = _STATUSES(obj, cls)
+        assert isinstance(parsed, cls)
+        return parsed
+
+
+def _read_status(obj: object, cls: type[Status]) -> Status:
+    remaining = _plain(obj) if isinstance(obj, Mapping) else {}
+    while True:
+        try:
+            return cls.from_json(remaining)
+        except ValidationError as error:
+            # One at a time: removing a list item moves the others.
+            _drop(remaining, error.errors(include_url=False, include_context=False, include_input=False)[0]["loc"])
+
+
+_STATUSES: Final = Remembered(_read_status)
 
 
 class Resource(Part):

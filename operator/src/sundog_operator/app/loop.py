@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
+import math
 import random
+import zlib
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, Literal, Protocol
 
@@ -42,6 +44,7 @@ RECONCILERS: Final[Mapping[Kind, Reconcile]] = {
 }
 WATCHED: Final = (MODEL_DEPLOYMENT, EXPERIMENT, RAY_CLUSTER, CONFIG_MAP, SECRET, DEPLOYMENT, POD)
 WATCH_RETRY_S: Final = 1.0
+TOGETHER_S: Final = 5.0
 
 
 class Observer(QueueObserver, Protocol):
@@ -135,8 +138,19 @@ class Operator:
         self.queue.done(key)
         if again_s is None:
             return "success"
-        self.queue.add(key, again_s)
+        self.queue.add(key, together_s(key, again_s, self._world.clock.monotonic()))
         return "requeue_after"
+
+
+def together_s(key: Key, again_s: float, now: float) -> float:
+    """After how many seconds to look again at the latest: those of a namespace that have nothing to do look at the same time.
+
+    So they share one answer of Serve and of the edges; namespaces are spread over the period.
+    """
+    if again_s < TOGETHER_S:
+        return again_s
+    phase = zlib.crc32(key.namespace.encode()) / 2**32 * again_s
+    return math.floor((now + again_s - phase) / again_s) * again_s + phase - now
 
 
 def _fields(key: Key, err: Exception) -> dict[str, str]:

@@ -4,11 +4,12 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from pydantic import ValidationError
 
 from sundog_operator.api import ModelDeploymentSpec
+from sundog_operator.api.remembered import Remembered
 from sundog_operator.core import names
 
 FORMAT = "v1"
@@ -51,7 +52,10 @@ def content_hash(content: Mapping[str, Any]) -> str:
 
 def spec_of(revision: Revision) -> ModelDeploymentSpec:
     """The spec that a revision's content stands for, every other field at its default."""
-    return ModelDeploymentSpec.model_validate(revision.content)
+    return _SPECS(revision.content)
+
+
+_SPECS: Final[Remembered[ModelDeploymentSpec]] = Remembered(ModelDeploymentSpec.model_validate)
 
 
 def find(revisions: Iterable[Revision], digest: str) -> Revision | None:

@@ -1,10 +1,13 @@
 """Whether a stored ModelDeployment can be acted on."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from sundog_operator.api import ModelDeployment, ModelDeploymentSpec, not_yet_supported
+from sundog_operator.api.remembered import Remembered
 from sundog_operator.errors import SpecError
+
+_OF_EACH_WRITE: Final = ("resourceVersion", "managedFields", "generation")
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +20,12 @@ class Acceptance:
 
 
 def accept(obj: dict[str, Any]) -> Acceptance:
-    """Check the rules of admission again, then for fields that this release does not act on yet."""
+    """Check the rules of admission again, then for fields that this release does not act on yet. Equal objects are judged once."""
+    meta = {key: value for key, value in (obj.get("metadata") or {}).items() if key not in _OF_EACH_WRITE}
+    return _JUDGED({key: value for key, value in obj.items() if key != "status"} | {"metadata": meta})
+
+
+def _judge(obj: dict[str, Any]) -> Acceptance:
     try:
         spec = ModelDeployment.parse(obj).spec
     except SpecError as err:
@@ -26,3 +34,6 @@ def accept(obj: dict[str, Any]) -> Acceptance:
     if missing:
         return Acceptance(None, "NotYetSupported", "; ".join(f"{v.path}: {v.message}" for v in missing))
     return Acceptance(spec)
+
+
+_JUDGED: Final = Remembered(_judge)
