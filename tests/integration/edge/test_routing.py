@@ -166,3 +166,27 @@ async def test_the_ray_token_is_sent_and_a_rotated_one_is_taken_up(edge, serve):
     await edge.until(lambda: sent("first"), "the token")
     token.write_text("second\n")
     await edge.until(lambda: sent("second"), "the rotated token")
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "code"),
+    [
+        ("/nothing/", 404, "NoSuchService"),
+        ("/empty/", 503, "NotReady"),
+        ("/gone/", 503, "NoReplica"),
+        ("/digits/?sleep=3", 504, "DeadlineExceeded"),
+        ("/digits/?die=before", 502, "BadGateway"),
+    ],
+)
+async def test_what_the_edge_answers_itself_has_the_members_that_the_model_servers_problems_have(
+    edge, digits, path, status, code
+):
+    await edge.apply(
+        edge.service("digits", [edge.arm("stable", "digits-r7", [[0, 10_000]])], requestTimeoutSeconds=0.5),
+        edge.service("empty", []),
+        edge.service("gone", [edge.arm("stable", "gone-r1", [[0, 10_000]])]),
+    )
+    answer = await edge.get(path, headers={"x-request-id": "mine-1"})
+    told = await answer.json(content_type="application/problem+json")
+    assert (answer.status, told["status"], told["code"], told["requestId"]) == (status, status, code, "mine-1")
+    assert answer.headers["x-request-id"] == "mine-1"

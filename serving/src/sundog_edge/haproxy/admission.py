@@ -42,7 +42,11 @@ def rules(state: StateDir) -> str:
         " hdr Allow GET,HEAD,OPTIONS,POST",
     )
     websocket = refusal(
-        501, "Not Implemented", "websockets are not supported", "{ req.hdr(upgrade) -i -m sub websocket }"
+        501,
+        "Not Implemented",
+        "websockets are not supported",
+        "{ req.hdr(upgrade) -i -m sub websocket }",
+        code="NoWebsockets",
     )
     dots = refusal(
         400,
@@ -55,6 +59,7 @@ def rules(state: StateDir) -> str:
         "Content Too Large",
         "the request body is larger than this service takes",
         "{ req.body_size,sub(txn.limit) gt 0 }",
+        code="BodyTooLarge",
     )
     return f"""{method}{websocket}{dots}\
     http-request set-var(txn.limit) var(txn.split),field(5,|)
@@ -82,7 +87,7 @@ def queue(state: StateDir) -> str:
     """Refuse, in an arm's backend, what would wait behind too many; it counts against the arm, whose shortage it is."""
     retry = " hdr Retry-After 1"
     full = [
-        refusal(503, "Service Unavailable", "too many requests wait for a replica", condition, retry)
+        refusal(503, "Service Unavailable", "too many requests wait for a replica", condition, retry, "Overloaded")
         for condition in (
             f"{{ var(txn.waiting) -m found }} {{ be_name,map_str_int({state.map('queues')},1000000),sub(txn.waiting) le 0 }}",
             f"{POLICY} {{ var(txn.policy),field(11,|) -m str 0 }} {{ be_conn_free eq 0 }}",

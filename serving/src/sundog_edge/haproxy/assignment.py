@@ -48,7 +48,12 @@ if {chosen} {{ req.body_len,sub(txn.size) eq 0 }} {{ req.hdr(content-length) -m 
 def arm(state: StateDir) -> str:
     """Set `txn.arm` where no override has, or answer 503."""
     no_arm = refusal(
-        503, "Service Unavailable", "the service is not ready yet", "!{ var(txn.arm) -m found }", " hdr Retry-After 1"
+        503,
+        "Service Unavailable",
+        "the service is not ready yet",
+        "!{ var(txn.arm) -m found }",
+        " hdr Retry-After 1",
+        "NotReady",
     )
     return f"""    http-request set-var(txn.number) var(txn.bucket),add(10000)
     http-request set-var(txn.arm) var(txn.table),concat(/,txn.number),map_beg({state.map("ranges")}) \

@@ -47,8 +47,8 @@ def arm(state: StateDir) -> str:
 def _stand_in() -> str:
     """What Serve's own proxy says of itself, in plain text where a model speaks JSON: there was no replica, or none answered in time."""
     mine = "{ var(txn.standin) -m bool }"
-    late = problem(504, "Gateway Timeout", "the replica did not answer in time")
-    nobody = problem(503, "Service Unavailable", "no replica is available", " hdr Retry-After 1")
+    late = problem(504, "Gateway Timeout", "the replica did not answer in time", code="DeadlineExceeded")
+    nobody = problem(503, "Service Unavailable", "no replica is available", " hdr Retry-After 1", "NoReplica")
     return f"""    http-response set-var(txn.standin) bool(true) if {{ srv_name -m beg {FALLBACK}- }} {{ status 404 408 500 503 }} \
 !{{ res.hdr(content-type) -m sub json }}
     http-response unset-var(txn.outcome) if {mine}

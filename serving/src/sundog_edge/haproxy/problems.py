@@ -1,5 +1,7 @@
 """Answers of the edge itself: RFC 9457 problem details for HTTP, a status without a body for gRPC, as HAProxy writes them."""
 
+import json
+
 IS_CALL = "{ var(txn.grpc) -m bool }"
 """Whether a request is a call by gRPC."""
 
@@ -21,12 +23,23 @@ _GRPC_STATUS = {
 """By HTTP status. A gRPC client prefers it, but gives up on an answer that has a body, too."""
 
 
-def problem(status: int, title: str, detail: str, extra: str = "") -> str:
-    """The arguments of `http-error` or `http-request return` for a problem document; `extra` holds further header fields."""
-    body = (
-        f'{{\\"type\\":\\"about:blank\\",\\"title\\":\\"{title}\\",\\"status\\":{status},\\"detail\\":\\"{detail}\\"}}'
-    )
-    return f'status {status} content-type application/problem+json string "{body}"{extra}'
+def problem(status: int, title: str, detail: str, extra: str = "", code: str = "") -> str:
+    """The arguments of `http-error` or `http-request return` for a problem document; `extra` holds further header fields.
+
+    It has the members that those of the model server have: `code`, the title as one word unless told, and `requestId`, empty where the
+    request was refused before it could have one.
+    """
+    members = {
+        "type": "about:blank",
+        "title": title,
+        "status": status,
+        "detail": detail,
+        "code": code or title.replace(" ", ""),
+        # What an id may hold needs no escape in JSON.
+        "requestId": "%[var(txn.requestid)]",
+    }
+    body = json.dumps(members, separators=(",", ":")).replace('"', '\\"')
+    return f'status {status} content-type application/problem+json lf-string "{body}"{extra}'
 
 
 def call_problem(status: int, detail: str, extra: str = "") -> str:
@@ -34,8 +47,8 @@ def call_problem(status: int, detail: str, extra: str = "") -> str:
     return f'status {status} hdr grpc-status {_GRPC_STATUS[status]} hdr grpc-message "{detail}"{extra}'
 
 
-def refusal(status: int, title: str, detail: str, condition: str, extra: str = "") -> str:
+def refusal(status: int, title: str, detail: str, condition: str, extra: str = "", code: str = "") -> str:
     """Rules that refuse a request to which `condition` applies, in the form that its client understands."""
     return f"""    http-request return {call_problem(status, detail, extra)} if {IS_CALL} {condition}
-    http-request return {problem(status, title, detail, extra)} if {condition}
+    http-request return {problem(status, title, detail, extra, code)} if {condition}
 """

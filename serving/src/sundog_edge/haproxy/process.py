@@ -37,8 +37,8 @@ def base(settings: Settings) -> str:
         problem(408, "Request Timeout", "the request did not arrive in time"),
         problem(500, "Internal Server Error", "the edge failed"),
         problem(502, "Bad Gateway", "the replica gave no valid answer"),
-        problem(503, "Service Unavailable", "no replica is available", " hdr Retry-After 1"),
-        problem(504, "Gateway Timeout", "the replica did not answer in time"),
+        problem(503, "Service Unavailable", "no replica is available", " hdr Retry-After 1", "NoReplica"),
+        problem(504, "Gateway Timeout", "the replica did not answer in time", code="DeadlineExceeded"),
     )
     lines = "\n".join(f"    http-error {error}" for error in errors)
     return f"""defaults base

@@ -7,7 +7,9 @@ from sundog_edge.state_dir import StateDir
 
 def rules(state: StateDir) -> str:
     """Set `txn.name` and the service's `splits` value `txn.split`, or answer 404. `txn.byhost` is there if the host decided."""
-    unknown = refusal(404, "Not Found", "no service has this host or path", "!{ var(txn.split) -m found }")
+    unknown = refusal(
+        404, "Not Found", "no service has this host or path", "!{ var(txn.split) -m found }", code="NoSuchService"
+    )
     return f"""    http-request set-var(txn.byhost) req.hdr(host),host_only,rtrim(.),lower,map_str({state.map("hosts")})
     http-request set-var(txn.name) var(txn.byhost)
     http-request set-var(txn.name) path,field(2,/) unless {{ var(txn.byhost) -m found }}
