@@ -43,6 +43,7 @@ from sundog_operator.api.model_deployment import (
     Warmup,
 )
 from sundog_operator.api.quantities import (
+    canonical_quantity,
     cpu_cores,
     format_duration,
     format_instant,
@@ -117,6 +118,7 @@ __all__ = [
     "Verdict",
     "Violation",
     "Warmup",
+    "canonical_quantity",
     "cpu_cores",
     "experiment_conditions",
     "experiment_not_yet_supported",

@@ -78,6 +78,25 @@ def parse_quantity(text: str) -> Decimal:
     return number * _SUFFIXES[suffix]
 
 
+def canonical_quantity(text: str) -> str:
+    """The same quantity as the API server gives it back: no fraction, and the largest unit that leaves none. Raises ValueError.
+
+    Units of 1024 stay such units from 1024 on; what is finer than a thousandth is rounded up to one.
+    """
+    value = parse_quantity(text)
+    binary = text.endswith("i") and value >= 1024
+    if not binary and value != value.to_integral_value():
+        return f"{int((value * 1000).to_integral_value(ROUND_CEILING))}m"
+    number, base, units = (
+        int(value.to_integral_value(ROUND_CEILING)),
+        *((1024, "KMGTPE") if binary else (1000, "kMGTPE")),
+    )
+    power = 0
+    while power < len(units) and number and not number % base:
+        number, power = number // base, power + 1
+    return f"{number}{units[power - 1] if power else ''}{'i' if binary and power else ''}"
+
+
 def cpu_cores(quantity: str) -> float:
     """`500m` is 0.5 cores. Raises ValueError."""
     return float(parse_quantity(quantity))

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, Literal, Protocol
 
-from sundog_operator.app.keys import Key, Kind, keys_for
+from sundog_operator.app.keys import Key, Kind, edge_key, keys_for
 from sundog_operator.app.observe import secrets_of
 from sundog_operator.app.reconcile_edge import reconcile_edge
 from sundog_operator.app.reconcile_experiment import reconcile_experiment
@@ -85,11 +85,13 @@ class Operator:
             self.queue.add(key)
 
     async def wake_users(self, namespace: str, secret: str) -> None:
-        """A Secret changed: ask for work on the ModelDeployments that name it. Raises DependencyError."""
+        """A Secret changed: ask for work on the ModelDeployments that name it, and on the edge that has a copy. Raises DependencyError."""
         for each in await self._world.kube.list(MODEL_DEPLOYMENT, namespace):
             # Most Secrets of a cluster are nobody's here: a look at the text spares a look at the meaning.
             if _mentions(each.get("spec"), secret) and any(use.secret == secret for use in secrets_of(each)):
                 self.queue.add(Key("modeldeployment", namespace, each["metadata"]["name"]))
+                if self._world.settings.installation is not None:
+                    self.queue.add(edge_key(namespace))
 
     async def _watch(self, kind: ObjectKind) -> None:
         while True:

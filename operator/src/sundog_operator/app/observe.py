@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sundog_operator.api import ExperimentStatus, ModelDeploymentStatus
+from sundog_operator.app.edge_in_cluster import foreign_to
 from sundog_operator.app.world import World
 from sundog_operator.core import hosts, names, ray_cluster, revisions, secrets, traffic
 from sundog_operator.core.draft import Observed, Rollout
@@ -49,7 +50,7 @@ async def observe(world: World, deployment: Object) -> Observed:
         clusters_taken=tuple(taken for obj in others if (taken := (obj.get("status") or {}).get("cluster"))),
         serve=await read_serve(world, cluster),
         edges=tuple(await world.edges.read(pods)),
-        foreign=(*cluster_foreign, *_foreign(config_map, edge_deployment)),
+        foreign=(*cluster_foreign, *_foreign(config_map, edge_deployment), *await foreign_to(world, deployment)),
         url=_url(pods, namespace, name, tls=_has_tls(deployment, split)),
         split=split,
         host_taken_by=hosts.taken_by(deployment, others),

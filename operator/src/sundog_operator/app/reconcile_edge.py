@@ -3,6 +3,7 @@
 from typing import Any
 
 from sundog_operator.api import ModelDeploymentStatus
+from sundog_operator.app import edge_in_cluster
 from sundog_operator.app.children import ensure
 from sundog_operator.app.keys import Key
 from sundog_operator.app.world import World
@@ -21,6 +22,7 @@ from sundog_operator.ports import (
 )
 
 RESYNC_S = 30.0
+WAITING_S = 1.0
 
 
 async def reconcile_edge(world: World, key: Key) -> float | None:
@@ -40,9 +42,23 @@ async def reconcile_edge(world: World, key: Key) -> float | None:
     entries = (_entry(member, members, experiments, stored_revisions, previous) for member in members)
     services = [entry for entry in entries if entry is not None]
     document = traffic.make_document(key.namespace, services, clusters, previous)
-    await ensure(world, edge_objects.make_config_map(key.namespace, members, document), config_map)
-    await ensure(world, edge_objects.make_deployment(key.namespace, members, world.settings.edge_image), deployment)
-    return RESYNC_S
+    wanted = edge_objects.make_config_map(key.namespace, members, document)
+    installation = world.settings.installation
+    if installation is None:
+        await ensure(world, wanted, config_map)
+        made = edge_objects.make_deployment(key.namespace, members, world.settings.edge_image)
+        await ensure(world, made, deployment)
+        return RESYNC_S
+    if await edge_in_cluster.foreign(world, key.namespace, installation):
+        return RESYNC_S
+    # A Secret is there before the document names it, and goes in a later pass than its name.
+    if not await edge_in_cluster.put_secrets(world, key.namespace, members, (previous, document)):
+        return RESYNC_S
+    await ensure(world, wanted, config_map)
+    await edge_in_cluster.put_shared(world, key.namespace, members, installation)
+    there = await edge_in_cluster.put_pods(world, key.namespace, members, installation, deployment)
+    await edge_in_cluster.put_services(world, members, document)
+    return RESYNC_S if there else WAITING_S
 
 
 def _cluster_of(deployment: Object) -> str:

@@ -1,14 +1,18 @@
-"""The objects of a namespace's edge."""
+"""The objects of a namespace's edge, but for its pods in a cluster (`edge_pods`). All are owned by the ModelDeployments that use them."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sundog_operator.core import names
+from sundog_operator.core.ray_cluster import is_ours
 from sundog_operator.core.revisions import owner_reference
 
+RBAC = "rbac.authorization.k8s.io"
 HTTP_PORT = 8080
 AGENT_PORT = 9090
+SELECTOR = {names.LABEL_NAME: names.EDGE}
+"""The label by which Services, the budget and everybody else find the edge's pods."""
 
 Json = dict[str, Any]
 
@@ -19,22 +23,22 @@ def make_config_map(namespace: str, members: Iterable[Json], document: Mapping[s
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": _meta(namespace, members),
+        "metadata": metadata(namespace, members),
         "data": {names.SPLIT_KEY: text},
     }
 
 
 def make_deployment(namespace: str, members: Iterable[Json], image: str) -> Json:
-    """The edge's Deployment: HAProxy and its agent beside each other, so that either can die alone."""
+    """The edge's Deployment of local mode: HAProxy and its agent beside each other, so that either can die alone."""
     labels = names.labels(names.EDGE)
     containers = [_container("haproxy", image, "http", HTTP_PORT), _container("agent", image, "agent", AGENT_PORT)]
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": _meta(namespace, members),
+        "metadata": metadata(namespace, members),
         "spec": {
             "replicas": 1,
-            "selector": {"matchLabels": {names.LABEL_NAME: names.EDGE}},
+            "selector": {"matchLabels": SELECTOR},
             "template": {"metadata": {"labels": labels}, "spec": {"containers": containers}},
         },
     }
@@ -49,6 +53,85 @@ def _container(name: str, image: str, port_name: str, port: int) -> Json:
     }
 
 
-def _meta(namespace: str, members: Iterable[Json]) -> Json:
+def make_secret(namespace: str, members: Iterable[Json], data: Mapping[str, str]) -> Json:
+    """The Secret with the content of all Secrets that the document names (`secrets.compose`)."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": metadata(namespace, members),
+        "type": "Opaque",
+        "data": dict(data),
+    }
+
+
+def make_rights(namespace: str, members: Sequence[Json], account: str) -> list[Json]:
+    """What an agent may do, which is to follow its ConfigMap and its Secret. The account itself, unless it is an administrator's own."""
+    follows = ["get", "list", "watch"]
+    rule = {"apiGroups": [""], "resources": ["configmaps", "secrets"], "resourceNames": [names.EDGE], "verbs": follows}
+    role = {"apiGroup": RBAC, "kind": "Role", "name": names.EDGE}
+    subject = {"kind": "ServiceAccount", "name": account, "namespace": namespace}
+    own = {"apiVersion": "v1", "kind": "ServiceAccount", "automountServiceAccountToken": False}
+    made: list[Json] = [
+        *([own] if account == names.EDGE else []),
+        {"apiVersion": f"{RBAC}/v1", "kind": "Role", "rules": [rule]},
+        {"apiVersion": f"{RBAC}/v1", "kind": "RoleBinding", "roleRef": role, "subjects": [subject]},
+    ]
+    return [{**obj, "metadata": metadata(namespace, members)} for obj in made]
+
+
+def make_budget(namespace: str, members: Iterable[Json]) -> Json:
+    """One edge may leave at a time, where nodes are drained."""
+    return {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": metadata(namespace, members),
+        "spec": {"maxUnavailable": 1, "selector": {"matchLabels": SELECTOR}},
+    }
+
+
+def make_edge_service(namespace: str, members: Iterable[Json]) -> Json:
+    """The Service in front of all services of the namespace, for Gateways and load balancers. Its type is whoever else's who sets it."""
+    ports = [_service_port("http", 80), _service_port("https", 443)]
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": metadata(namespace, members),
+        "spec": {"selector": SELECTOR, "ports": ports},
+    }
+
+
+def make_service(member: Json, *, tls: bool) -> Json:
+    """The Service under whose name one ModelDeployment is reached."""
+    ports = [_service_port("http", 80), *([_service_port("https", 443)] if tls else [])]
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": _own(member),
+        "spec": {"selector": SELECTOR, "ports": ports},
+    }
+
+
+def is_of(obj: Mapping[str, Any], member: Mapping[str, Any]) -> bool:
+    """Whether an object was made for just that ModelDeployment; another of its name is somebody else's."""
+    labels = obj["metadata"].get("labels") or {}
+    return is_ours(obj) and labels.get(names.LABEL_MODEL_DEPLOYMENT) == member["metadata"]["name"]
+
+
+def _own(member: Json) -> Json:
+    meta = member["metadata"]
+    return {
+        "name": meta["name"],
+        "namespace": meta["namespace"],
+        "labels": {**names.labels(names.EDGE), names.LABEL_MODEL_DEPLOYMENT: meta["name"]},
+        "ownerReferences": [owner_reference(member, controller=True)],
+    }
+
+
+def _service_port(name: str, port: int) -> Json:
+    return {"name": name, "port": port, "targetPort": name, "protocol": "TCP"}
+
+
+def metadata(namespace: str, members: Iterable[Json]) -> Json:
+    """Of an object that the whole namespace shares: one owner reference per member lets it go after the last."""
     owners = sorted((owner_reference(member, controller=False) for member in members), key=lambda ref: str(ref["uid"]))
     return {"name": names.EDGE, "namespace": namespace, "labels": names.labels(names.EDGE), "ownerReferences": owners}

@@ -1,5 +1,7 @@
 """Names of everything Sundog creates. Built here and nowhere else."""
 
+import hashlib
+
 GROUP = "serving.sundog.dev"
 MANAGER = "sundog"
 
@@ -8,11 +10,22 @@ LABEL_REVISION = f"{GROUP}/revision"
 LABEL_EXPERIMENT = f"{GROUP}/experiment"
 LABEL_ROLLOUT = f"{GROUP}/rollout"
 LABEL_NAME = "app.kubernetes.io/name"
+LABEL_INSTANCE = "app.kubernetes.io/instance"
 LABEL_PART_OF = "app.kubernetes.io/part-of"
 LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
 ANNOTATION_COMMAND = f"{GROUP}/command"
+ANNOTATION_MADE_AS = f"{GROUP}/made-as"
+"""Hash of what we asked for: tells that something is to be taken away, which what is stored beside it cannot."""
+
+RAY_LABEL_APPLICATION = "sundog.dev/application"
+"""Ray's label of a node, by which the replicas of a revision find the pods of their own group."""
 
 EDGE = "sundog-edge"
+RAY = "sundog-ray"
+"""Name of the Secret with Ray's token, one per namespace, and of what runs Ray in labels."""
+RAY_TOKEN_KEY = "token"  # noqa: S105 the name of a key
+VALKEY = "sundog-valkey"
+PASSWORD_KEY = "password"  # noqa: S105 the name of a key
 SPLIT_KEY = "split.json"
 SERVE_DEPLOYMENT = "Model"
 
@@ -46,9 +59,34 @@ def is_rollout(name: str, service: str, revision: int) -> bool:
     return name == first or (name.startswith(first) and suffix.startswith("-a") and suffix[2:].isdecimal())
 
 
-def ray_cluster(index: int) -> str:
-    """RayCluster, counted from 0 within the namespace."""
-    return f"sundog-{index}"
+def ray_cluster(index: int, image: str = "") -> str:
+    """RayCluster, counted from 0 within the namespace and, where pods have an image, among those of that image."""
+    return f"sundog-{index}" if not image else f"sundog-{_digest(image)}-{index}"
+
+
+def is_ray_cluster_of(name: str, image: str) -> bool:
+    """Whether a name is one that `ray_cluster` gives to that image."""
+    prefix, _, index = name.rpartition("-")
+    return index.isdecimal() and name == ray_cluster(int(index), image) and bool(prefix)
+
+
+def _digest(image: str) -> str:
+    return hashlib.sha256(image.encode()).hexdigest()[:8]
+
+
+def head_service(cluster: str) -> str:
+    """The Service that KubeRay gives to the head of a RayCluster."""
+    return f"{cluster}-head-svc"
+
+
+def head_address(cluster: str, namespace: str, domain: str) -> str:
+    """Where the head of a RayCluster is found, whichever pod it is."""
+    return f"{head_service(cluster)}.{namespace}.svc.{domain}"
+
+
+def valkey(cluster: str) -> str:
+    """StatefulSet, Service and Secret of a RayCluster's own store."""
+    return f"{cluster}-valkey"
 
 
 def hosts(service: str, namespace: str, extra: str = "") -> list[str]:

@@ -1,6 +1,11 @@
-"""Which Secrets an endpoint needs, and what is missing of them. Only names and keys are looked at, never a value."""
+"""Which Secrets an endpoint needs, what is missing of them, and the one Secret of a namespace's edge that holds them all.
 
-from collections.abc import Iterator, Mapping, Sequence
+Values are copied by `compose` and looked at by nobody.
+"""
+
+import base64
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -11,6 +16,8 @@ JWKS_KEYS: Final = ("jwks.json",)
 NOT_FOUND: Final = "SecretNotFound"
 INCOMPLETE: Final = "SecretIncomplete"
 INVALID: Final = "SecretInvalid"
+MOST_BYTES: Final = 1_000_000
+"""What an object of Kubernetes can hold, but for its metadata."""
 
 Keys = Mapping[str, frozenset[str] | None]
 """The keys of each Secret by its name; None where there is no such Secret."""
@@ -71,7 +78,32 @@ def named_in(document: Mapping[str, Any] | None) -> frozenset[str]:
     return frozenset(name for service in (document or {}).get("services", ()) for name in _named_by(service))
 
 
+def in_order(documents: Iterable[Mapping[str, Any] | None], services: Iterable[str]) -> list[str]:
+    """Every Secret that the documents name, each once: first those of the first services."""
+    entries = [{entry["name"]: entry for entry in (document or {}).get("services", ())} for document in documents]
+    found = (name for service in services for named in entries for name in _named_by(named.get(service, {})))
+    return list(dict.fromkeys(found))
+
+
 def _named_by(service: Mapping[str, Any]) -> Iterator[str]:
     auth = service.get("auth") or {}
     names = (service.get("tls"), auth.get("apiKeys"), (auth.get("jwt") or {}).get("jwks"))
     return (name for name in names if isinstance(name, str) and name)
+
+
+def compose(stored: Iterable[tuple[str, Mapping[str, Any] | None]]) -> dict[str, str]:
+    """The `data` of one Secret out of several: name → base64 of {key: base64}. One that does not exist has no entry.
+
+    A name cannot be confused with another so, and all keys of a Secret change at once. Those that do not fit any more are left out, the
+    last ones first.
+    """
+    data: dict[str, str] = {}
+    left = MOST_BYTES
+    for name, secret in stored:
+        if secret is None:
+            continue
+        content = json.dumps(secret.get("data") or {}, sort_keys=True, separators=(",", ":")).encode()
+        if len(content) <= left:
+            data[name] = base64.b64encode(content).decode()
+            left -= len(content)
+    return data

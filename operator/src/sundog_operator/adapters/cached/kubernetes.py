@@ -12,7 +12,12 @@ from sundog_operator.ports import (
     EXPERIMENT,
     MODEL_DEPLOYMENT,
     POD,
+    POD_DISRUPTION_BUDGET,
     RAY_CLUSTER,
+    ROLE,
+    ROLE_BINDING,
+    SERVICE,
+    SERVICE_ACCOUNT,
     Kind,
     Kubernetes,
     Object,
@@ -33,6 +38,11 @@ SCOPES: Final[Mapping[Kind, Mapping[str, str]]] = {
     DEPLOYMENT: OURS,
     POD: OURS,
     RAY_CLUSTER: OURS,
+    SERVICE: OURS,
+    SERVICE_ACCOUNT: OURS,
+    ROLE: OURS,
+    ROLE_BINDING: OURS,
+    POD_DISRUPTION_BUDGET: OURS,
 }
 """The kinds that are kept, and the labels that an object must have. Secrets are never kept."""
 

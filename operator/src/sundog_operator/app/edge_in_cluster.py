@@ -1,0 +1,97 @@
+"""Makes a namespace's edge in a cluster: its pods and what they need, and a Service per ModelDeployment."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sundog_operator.api.installation import Installation
+from sundog_operator.app.children import ensure
+from sundog_operator.app.world import World
+from sundog_operator.core import edge_objects, edge_pods, names, secrets, traffic
+from sundog_operator.core.ray_cluster import is_ours
+from sundog_operator.ports import SECRET, SERVICE, Object, Ref, ref_of
+
+log = logging.getLogger("sundog.operator")
+
+
+def shared(namespace: str, members: Sequence[Object], installation: Installation) -> list[Object]:
+    """What all services of a namespace share beside the document, the Secret and the pods, in the order in which it is made."""
+    return [
+        *edge_objects.make_rights(namespace, members, edge_pods.service_account(installation)),
+        edge_objects.make_budget(namespace, members),
+        edge_objects.make_edge_service(namespace, members),
+    ]
+
+
+async def foreign(world: World, namespace: str, installation: Installation) -> list[str]:
+    """What stands where the shared objects should and was not made by us."""
+    refs = [ref_of(obj) for obj in shared(namespace, (), installation)]
+    stored = [await world.kube.get(ref) for ref in refs]
+    return [f"{obj['kind']} {obj['metadata']['name']}" for obj in stored if obj is not None and not is_ours(obj)]
+
+
+async def foreign_to(world: World, member: Object) -> list[str]:
+    """What keeps a ModelDeployment from being reached: objects of others, where in a cluster ours should be."""
+    installation, meta = world.settings.installation, member["metadata"]
+    if installation is None:
+        return []
+    service = await world.kube.get(Ref(SERVICE, meta["namespace"], meta["name"]))
+    mine = [f"Service {meta['name']}"] if service is not None and not edge_objects.is_of(service, member) else []
+    return [*mine, *await foreign(world, meta["namespace"], installation)]
+
+
+async def put_secrets(
+    world: World, namespace: str, members: Sequence[Object], documents: Sequence[Mapping[str, Any] | None]
+) -> bool:
+    """Compose the Secrets that any of the documents names, those of the oldest members first. False where the composed one is not ours.
+
+    Raises DependencyError.
+    """
+    ref = Ref(SECRET, namespace, names.EDGE)
+    stored = await world.kube.get(ref)
+    if stored is not None and not is_ours(stored):
+        return False
+    needed = secrets.in_order(documents, [member["metadata"]["name"] for member in members])
+    found = [(name, await world.kube.get(Ref(SECRET, namespace, name))) for name in needed]
+    data = secrets.compose(found)
+    if left_out := [name for name, secret in found if secret is not None and name not in data]:
+        log.warning("Secrets of %s do not fit into one: without %s", namespace, ", ".join(left_out))
+    wanted = edge_objects.make_secret(namespace, members, data)
+    if stored is not None and (stored.get("data") or {}).keys() - data.keys():
+        # A key that is not named any more is no difference to `ensure`.
+        await world.kube.apply(wanted)
+    else:
+        await ensure(world, wanted, stored)
+    return True
+
+
+async def put_shared(world: World, namespace: str, members: Sequence[Object], installation: Installation) -> None:
+    """Apply what the pods need. Raises DependencyError."""
+    for wanted in shared(namespace, members, installation):
+        await ensure(world, wanted, await world.kube.get(ref_of(wanted)))
+
+
+async def put_pods(
+    world: World, namespace: str, members: Sequence[Object], installation: Installation, stored: Object | None
+) -> bool:
+    """Apply the Deployment, once there is a Ray token for its pods: one that starts before it would get it a minute late.
+
+    Whether it is there. Raises DependencyError.
+    """
+    if stored is None and await world.kube.get(Ref(SECRET, namespace, names.RAY)) is None:
+        return False
+    await ensure(world, edge_pods.make_deployment(namespace, members, installation), stored)
+    return True
+
+
+async def put_services(world: World, members: Sequence[Object], document: Mapping[str, Any]) -> None:
+    """Give each ModelDeployment the Service of its name, unless somebody else has one. Raises DependencyError."""
+    for member in members:
+        meta = member["metadata"]
+        if "deletionTimestamp" in meta:
+            continue
+        stored = await world.kube.get(Ref(SERVICE, meta["namespace"], meta["name"]))
+        if stored is not None and not edge_objects.is_of(stored, member):
+            continue
+        entry = traffic.entry_of(document, meta["name"]) or {}
+        await ensure(world, edge_objects.make_service(member, tls=bool(entry.get("tls"))), stored)

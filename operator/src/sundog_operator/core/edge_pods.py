@@ -1,0 +1,190 @@
+"""The edge of a namespace as pods: HAProxy and its agent, each in a container of its own, and what both share and each alone may see.
+
+Nothing here depends on a service, a revision or a Secret of the namespace: edges are rolled by an upgrade or by an administrator, never by
+what users edit.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from sundog_operator.api import canonical_quantity
+from sundog_operator.api.installation import Installation, PodTemplate, Requirements
+from sundog_operator.core import edge_objects, names, pods
+from sundog_operator.core.pods import Demand
+
+HTTP: Final = "http"
+HTTPS: Final = "https"
+AGENT: Final = "agent"
+HTTP_PORT: Final = 8080
+HTTPS_PORT: Final = 8443
+AGENT_PORT: Final = 9090
+
+LEAVE_S: Final = 5
+"""How long a leaving edge still takes new connections: until every node has heard that it leaves."""
+DRAIN_S: Final = 120
+LINGER_S: Final = 3
+SETTLE_S: Final = 10
+GRACE_S: Final = LEAVE_S + DRAIN_S + LINGER_S + 22
+"""With room for probes and slow starts of processes; what is over then is killed."""
+
+_USER: Final = 65532
+_STATE: Final = "/run/sundog"
+_ACCOUNT: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
+_RAY_TOKEN: Final = "/var/run/secrets/sundog-ray"  # noqa: S105 a directory
+_TOKEN_S: Final = 3607
+_AGENT_RESOURCES: Final[Mapping[str, Mapping[str, str]]] = {
+    "requests": {"cpu": "50m", "memory": "128Mi"},
+    "limits": {"memory": "1Gi"},
+}
+
+Json = dict[str, Any]
+
+
+def make_deployment(namespace: str, members: Iterable[Json], installation: Installation) -> Json:
+    """The Deployment. A new pod is ready before an old one leaves."""
+    edge = installation.edge
+    spec = {
+        "replicas": edge.replicas,
+        "revisionHistoryLimit": 2,
+        "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
+        "selector": {"matchLabels": edge_objects.SELECTOR},
+        "template": _template(namespace, installation),
+    }
+    meta = edge_objects.metadata(namespace, members)
+    meta["annotations"] = {names.ANNOTATION_MADE_AS: pods.fingerprint(spec)}
+    return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": meta, "spec": spec}
+
+
+def service_account(installation: Installation) -> str:
+    """The account of the pods: an administrator's, else our own."""
+    return installation.edge.pods.service_account_name or names.EDGE
+
+
+def _template(namespace: str, installation: Installation) -> Json:
+    template = _with_user(installation.edge.pods)
+    containers = [_haproxy(installation, template), _agent(namespace, installation, template)]
+    demand = Demand(labels=names.labels(names.EDGE), volumes=_volumes(), service_account=service_account(installation))
+    made = pods.make_pod(template, demand, containers)
+    made["metadata"].setdefault("annotations", {})["kubectl.kubernetes.io/default-container"] = "haproxy"
+    made["spec"] |= {
+        # Else each container has variables of every Service of the namespace.
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": GRACE_S,
+        "topologySpreadConstraints": [_spread("kubernetes.io/hostname"), _spread("topology.kubernetes.io/zone")],
+    }
+    return made
+
+
+def _haproxy(installation: Installation, template: PodTemplate) -> Json:
+    listening = {"tcpSocket": {"port": HTTP}}
+    return _container(
+        template,
+        {
+            "name": "haproxy",
+            "image": installation.edge_image,
+            "command": ["sundog-edge", "haproxy"],
+            "args": [
+                f"--state-dir={_STATE}",
+                f"--http-bind=*:{HTTP_PORT}",
+                f"--https-bind=*:{HTTPS_PORT}",
+                f"--drain-seconds={DRAIN_S}",
+            ],
+            "ports": [_port(HTTP, HTTP_PORT), _port(HTTPS, HTTPS_PORT)],
+            "resources": _resources(installation.edge.resources),
+            "startupProbe": {**listening, "periodSeconds": 1, "failureThreshold": 60},
+            "readinessProbe": {**listening, "periodSeconds": 2},
+            "livenessProbe": {**listening, "periodSeconds": 10},
+            # SIGTERM would end what HAProxy has begun.
+            "lifecycle": {"preStop": {"exec": {"command": ["sundog-edge", "drain", f"--delay-seconds={LEAVE_S}"]}}},
+            "volumeMounts": [_mount("state", _STATE)],
+        },
+    )
+
+
+def _agent(namespace: str, installation: Installation, template: PodTemplate) -> Json:
+    def asked(path: str) -> Json:
+        return {"httpGet": {"path": path, "port": AGENT}, "timeoutSeconds": 5}
+
+    return _container(
+        template,
+        {
+            "name": AGENT,
+            "image": installation.edge_image,
+            "command": ["sundog-edge", "agent"],
+            "args": [
+                f"--state-dir={_STATE}",
+                f"--config-map={names.EDGE}",
+                f"--namespace={namespace}",
+                "--edge-name=$(POD_NAME)",
+                f"--listen=0.0.0.0:{AGENT_PORT}",
+                f"--ray-token-file={_RAY_TOKEN}/{names.RAY_TOKEN_KEY}",
+                f"--settle-seconds={SETTLE_S}",
+                f"--linger-seconds={LINGER_S}",
+            ],
+            "env": [{"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],
+            "ports": [_port(AGENT, AGENT_PORT)],
+            "resources": {kind: dict(amounts) for kind, amounts in _AGENT_RESOURCES.items()},
+            "startupProbe": {**asked("/livez"), "periodSeconds": 1, "failureThreshold": 60},
+            "readinessProbe": {**asked("/readyz"), "periodSeconds": 2},
+            "livenessProbe": {**asked("/livez"), "periodSeconds": 10},
+            "volumeMounts": [
+                _mount("state", _STATE),
+                _mount("account", _ACCOUNT, read_only=True),
+                _mount("ray-token", _RAY_TOKEN, read_only=True),
+            ],
+        },
+    )
+
+
+def _volumes() -> list[Json]:
+    """In memory, for certificates and keys are in it; what an API server would grant is mounted into the agent's container alone."""
+    account = [
+        {"serviceAccountToken": {"path": "token", "expirationSeconds": _TOKEN_S}},
+        {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
+    ]
+    return [
+        {"name": "state", "emptyDir": {"medium": "Memory", "sizeLimit": "256Mi"}},
+        {"name": "account", "projected": {"sources": account}},
+        # A namespace's first edge may be there before Ray's token.
+        {"name": "ray-token", "secret": {"secretName": names.RAY, "optional": True}},
+    ]
+
+
+def _container(template: PodTemplate, own: Mapping[str, Any]) -> Json:
+    made = pods.make_container(template, own)
+    if template.container_security_context is None:
+        made["securityContext"] = {**made["securityContext"], "readOnlyRootFilesystem": True}
+    return made
+
+
+def _with_user(template: PodTemplate) -> PodTemplate:
+    """Both containers have one user, whatever the image's is: they share a socket and a pipe that nobody else may open."""
+    if template.security_context is not None:
+        return template
+    context = {**pods.RESTRICTED_POD, "runAsUser": _USER, "runAsGroup": _USER, "fsGroup": _USER}
+    return template.model_copy(update={"security_context": context})
+
+
+def _resources(wanted: Requirements) -> Json:
+    return {
+        kind: {name: canonical_quantity(amount) for name, amount in amounts.items()}
+        for kind, amounts in (("requests", wanted.requests), ("limits", wanted.limits))
+        if amounts
+    }
+
+
+def _spread(key: str) -> Json:
+    return {
+        "maxSkew": 1,
+        "topologyKey": key,
+        "whenUnsatisfiable": "ScheduleAnyway",
+        "labelSelector": {"matchLabels": edge_objects.SELECTOR},
+    }
+
+
+def _port(name: str, port: int) -> Json:
+    return {"name": name, "containerPort": port, "protocol": "TCP"}
+
+
+def _mount(volume: str, path: str, *, read_only: bool = False) -> Json:
+    return {"name": volume, "mountPath": path, **({"readOnly": True} if read_only else {})}

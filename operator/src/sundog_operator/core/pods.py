@@ -1,0 +1,105 @@
+"""Pods: what Sundog needs of one, merged with what an administrator adds to it and what a user's scheduling asks for."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from sundog_operator.api import Scheduling
+from sundog_operator.api.installation import PodTemplate
+
+RESTRICTED_POD: Final[Mapping[str, Any]] = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+RESTRICTED_CONTAINER: Final[Mapping[str, Any]] = {
+    "allowPrivilegeEscalation": False,
+    "capabilities": {"drop": ["ALL"]},
+}
+"""What the `restricted` pod security standard asks for."""
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What one kind of pod needs beyond its container.
+
+    Attributes:
+        scheduling: a user's; an administrator's node selector outranks it, its other fields outrank an administrator's.
+        service_account: empty means the administrator's.
+        mounts_token: whether the pod talks to the API server.
+    """
+
+    labels: Mapping[str, str]
+    volumes: Sequence[Json] = ()
+    scheduling: Scheduling = field(default_factory=Scheduling)
+    tolerations: Sequence[Json] = ()
+    affinity: Json | None = None
+    service_account: str = ""
+    mounts_token: bool = False
+
+
+def make_pod(template: PodTemplate, demand: Demand, containers: Sequence[Json]) -> Json:
+    """A pod template of containers made by `make_container`. Fields without a value are left out."""
+    scheduling = demand.scheduling
+    spec = {
+        "containers": list(containers),
+        "volumes": [*demand.volumes, *map(dict, template.volumes)],
+        "serviceAccountName": demand.service_account or template.service_account_name,
+        "imagePullSecrets": [{"name": secret.name} for secret in template.image_pull_secrets],
+        "nodeSelector": {**scheduling.node_selector, **template.node_selector},
+        "tolerations": [
+            *map(dict, template.tolerations),
+            *(_toleration(each) for each in scheduling.tolerations),
+            *demand.tolerations,
+        ],
+        "affinity": demand.affinity,
+        "priorityClassName": scheduling.priority_class_name or template.priority_class_name,
+        "runtimeClassName": scheduling.runtime_class_name or template.runtime_class_name,
+        "securityContext": _context(template.security_context, RESTRICTED_POD),
+    }
+    made = {key: value for key, value in spec.items() if value or key == "securityContext"}
+    metadata = {
+        "labels": {**template.labels, **demand.labels},
+        **({"annotations": dict(template.annotations)} if template.annotations else {}),
+    }
+    return {
+        "metadata": metadata,
+        "spec": {**made, **({} if demand.mounts_token else {"automountServiceAccountToken": False})},
+    }
+
+
+def make_container(template: PodTemplate, own: Mapping[str, Any]) -> Json:
+    """A container with the administrator's environment, mounts, pull policy and security context."""
+    made = {
+        **own,
+        "env": merge_env(own.get("env", ()), template.env),
+        "volumeMounts": [*own.get("volumeMounts", ()), *map(dict, template.volume_mounts)],
+        "imagePullPolicy": template.image_pull_policy,
+    }
+    kept = {key: value for key, value in made.items() if value}
+    return {**kept, "securityContext": _context(template.container_security_context, RESTRICTED_CONTAINER)}
+
+
+def merge_env(*layers: Iterable[Mapping[str, Any]]) -> list[Json]:
+    """Variables of several layers; of those with one name the last layer's counts, in the first one's place.
+
+    The order matters: a value may quote variables before it.
+    """
+    merged: dict[str, Json] = {}
+    for layer in layers:
+        for variable in layer:
+            merged[str(variable["name"])] = dict(variable)
+    return list(merged.values())
+
+
+def fingerprint(value: Any) -> str:
+    """16 hex digits that stand for a JSON value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _context(given: Mapping[str, Any] | None, default: Mapping[str, Any]) -> Json:
+    return dict(default if given is None else given)
+
+
+def _toleration(toleration: Any) -> Json:
+    return {key: value for key, value in toleration.to_json().items() if value != ""}

@@ -1,0 +1,184 @@
+"""The edge of a namespace in a cluster: what is made in which order, what is left alone, and what is said of it."""
+
+import base64
+import json
+
+import pytest
+
+from doubles.cluster import NAME, NAMESPACE, Cluster, model_deployment
+from sundog_operator.api.installation import Installation
+from sundog_operator.app.keys import Key, edge_key
+from sundog_operator.app.loop import Operator
+from sundog_operator.app.reconcile_edge import WAITING_S, reconcile_edge
+from sundog_operator.app.world import Settings, World
+from sundog_operator.core import names
+from sundog_operator.ports import (
+    CONFIG_MAP,
+    DEPLOYMENT,
+    KINDS,
+    MODEL_DEPLOYMENT,
+    POD,
+    POD_DISRUPTION_BUDGET,
+    ROLE,
+    ROLE_BINDING,
+    SECRET,
+    SERVICE,
+    SERVICE_ACCOUNT,
+    Kind,
+    Ref,
+)
+
+SHARED = (CONFIG_MAP, SECRET, SERVICE_ACCOUNT, ROLE, ROLE_BINDING, POD_DISRUPTION_BUDGET, SERVICE, DEPLOYMENT)
+ENDPOINT = {"auth": {"apiKeys": {"secretName": "keys"}}}
+
+
+@pytest.fixture
+async def cluster() -> Cluster:
+    """ModelDeployments whose document is in the ConfigMap as local mode makes it, then seen as an installation in a cluster."""
+    cluster = Cluster()
+    await cluster.apply(endpoint=ENDPOINT)
+    await cluster.kube.apply(model_deployment(name="other"))
+    await cluster.settle(20)
+    await cluster.kube.delete(Ref(DEPLOYMENT, NAMESPACE, names.EDGE))
+    await cluster.kube.delete(Ref(CONFIG_MAP, NAMESPACE, names.EDGE))
+    world = cluster.world
+    settings = Settings.of(Installation(), "test")
+    cluster.world = World(world.kube, world.serve, world.edges, world.clock, settings)
+    return cluster
+
+
+async def put_secret(cluster: Cluster, name: str, **keys: str) -> None:
+    data = {key: base64.b64encode(value.encode()).decode() for key, value in keys.items()}
+    meta = {"name": name, "namespace": NAMESPACE}
+    await cluster.kube.apply({"apiVersion": "v1", "kind": "Secret", "metadata": meta, "data": data})
+
+
+async def reconcile(cluster: Cluster) -> float | None:
+    return await reconcile_edge(cluster.world, edge_key(NAMESPACE))
+
+
+async def composed(cluster: Cluster) -> dict[str, dict[str, str]]:
+    stored = await cluster.kube.get(Ref(SECRET, NAMESPACE, names.EDGE))
+    assert stored is not None
+    return {name: json.loads(base64.b64decode(text)) for name, text in stored["data"].items()}
+
+
+async def exists(cluster: Cluster, kind: Kind, name: str = names.EDGE) -> bool:
+    return await cluster.kube.get(Ref(kind, NAMESPACE, name)) is not None
+
+
+async def test_everything_is_made_and_made_once(cluster: Cluster) -> None:
+    await put_secret(cluster, names.RAY, token="t")
+    await reconcile(cluster)
+    assert [kind.kind for kind in SHARED if not await exists(cluster, kind)] == []
+    assert await exists(cluster, SERVICE, NAME)
+    assert await exists(cluster, SERVICE, "other")
+    writes = len(cluster.kube.writes)
+    await reconcile(cluster)
+    assert list(cluster.kube.writes)[writes:] == []
+
+
+async def test_pods_wait_for_the_token_of_ray(cluster: Cluster) -> None:
+    assert await reconcile(cluster) == WAITING_S
+    assert not await exists(cluster, DEPLOYMENT)
+    assert await exists(cluster, CONFIG_MAP)
+    await put_secret(cluster, names.RAY, token="t")
+    assert await reconcile(cluster) != WAITING_S
+    assert await exists(cluster, DEPLOYMENT)
+
+
+async def test_a_secret_is_there_before_it_is_named_and_goes_after_its_name(cluster: Cluster) -> None:
+    await put_secret(cluster, "keys", ann="a")
+    await put_secret(cluster, "next", ann="b")
+    await put_secret(cluster, "unnamed", ann="c")
+    await reconcile(cluster)
+    assert [write.ref.kind for write in cluster.kube.writes if write.ref.name == names.EDGE][-7:][:2] == [
+        SECRET,
+        CONFIG_MAP,
+    ]
+    assert await composed(cluster) == {"keys": {"ann": base64.b64encode(b"a").decode()}}
+    await cluster.apply(endpoint={"auth": {"apiKeys": {"secretName": "next"}}})
+    await reconcile(cluster)
+    assert set(await composed(cluster)) == {"keys", "next"}, "edges that are late still have the one that they need"
+    await reconcile(cluster)
+    assert set(await composed(cluster)) == {"next"}
+
+
+async def test_a_secret_that_changes_or_goes_changes_in_the_copy(cluster: Cluster) -> None:
+    await reconcile(cluster)
+    assert await composed(cluster) == {}
+    await put_secret(cluster, "keys", ann="a")
+    await reconcile(cluster)
+    await put_secret(cluster, "keys", ann="b")
+    await reconcile(cluster)
+    assert await composed(cluster) == {"keys": {"ann": base64.b64encode(b"b").decode()}}
+    await cluster.kube.delete(Ref(SECRET, NAMESPACE, "keys"))
+    await reconcile(cluster)
+    assert await composed(cluster) == {}
+
+
+async def test_who_uses_a_secret_and_the_edge_are_woken_by_it(cluster: Cluster) -> None:
+    operator = Operator(cluster.world)
+    await operator.wake_users(NAMESPACE, "keys")
+    assert {await operator.queue.take() for _ in range(len(operator.queue))} == {
+        Key("modeldeployment", NAMESPACE, NAME),
+        edge_key(NAMESPACE),
+    }
+    await operator.wake_users(NAMESPACE, "unnamed")
+    assert len(operator.queue) == 0
+
+
+@pytest.mark.parametrize("kind", [SECRET, SERVICE_ACCOUNT, ROLE, ROLE_BINDING, POD_DISRUPTION_BUDGET, SERVICE])
+async def test_what_is_somebody_elses_is_never_touched(cluster: Cluster, kind: Kind) -> None:
+    await put_secret(cluster, names.RAY, token="t")
+    meta = {"name": names.EDGE, "namespace": NAMESPACE, "labels": {"app": "theirs"}}
+    theirs = await cluster.kube.create({"apiVersion": kind.api_version, "kind": kind.kind, "metadata": meta})
+    await reconcile(cluster)
+    assert await cluster.kube.get(Ref(kind, NAMESPACE, names.EDGE)) == theirs
+    assert not await exists(cluster, DEPLOYMENT)
+
+
+async def test_a_service_of_somebody_else_is_told_and_the_others_get_theirs(cluster: Cluster) -> None:
+    await put_secret(cluster, names.RAY, token="t")
+    meta = {"name": NAME, "namespace": NAMESPACE}
+    theirs = await cluster.kube.create({"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": {}})
+    await reconcile(cluster)
+    assert await cluster.kube.get(Ref(SERVICE, NAMESPACE, NAME)) == theirs
+    assert await exists(cluster, SERVICE, "other")
+    await cluster.round()
+    assert await cluster.condition("SpecAccepted") == ("False", "NotOwned")
+    assert await cluster.condition("SpecAccepted", "other") == ("True", "Accepted")
+    (told,) = [c["message"] for c in (await cluster.status())["conditions"] if c["type"] == "SpecAccepted"]
+    assert told.startswith(f"Service {NAME}: exists and was not made by Sundog")
+
+
+async def test_a_service_has_port_443_while_its_endpoint_has_tls(cluster: Cluster) -> None:
+    async def ports() -> list[int]:
+        stored = await cluster.kube.get(Ref(SERVICE, NAMESPACE, NAME))
+        assert stored is not None
+        return [port["port"] for port in stored["spec"]["ports"]]
+
+    await reconcile(cluster)
+    assert await ports() == [80]
+    await cluster.apply(endpoint={"tls": {"secretName": "cert"}})
+    await reconcile(cluster)
+    assert await ports() == [80, 443]
+    await cluster.apply()
+    await reconcile(cluster)
+    assert await ports() == [80]
+
+
+async def test_nothing_is_left_after_the_last_modeldeployment(cluster: Cluster) -> None:
+    await put_secret(cluster, names.RAY, token="t")
+    await reconcile(cluster)
+    await cluster.kube.delete(Ref(MODEL_DEPLOYMENT, NAMESPACE, "other"))
+    assert not await exists(cluster, SERVICE, "other")
+    assert [kind.kind for kind in SHARED if not await exists(cluster, kind)] == []
+    await cluster.kube.delete(Ref(MODEL_DEPLOYMENT, NAMESPACE, NAME))
+    left = [
+        obj
+        for kind in set(KINDS) - {POD}
+        for obj in await cluster.kube.list(kind, NAMESPACE, {names.LABEL_NAME: names.EDGE})
+    ]
+    assert left == []
+    assert await exists(cluster, SECRET, names.RAY), "what is not ours stays"

@@ -1,0 +1,119 @@
+"""The objects of a namespace's edge, compared with files that were read by people, and what must never be in them."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sundog_operator.api.installation import parse_installation
+from sundog_operator.app.edge_in_cluster import shared
+from sundog_operator.core import edge_objects, edge_pods, secrets
+from sundog_operator.core.contains import contains
+
+GOLDEN = Path(__file__).parent / "golden"
+ADMINISTRATOR = """
+edgeImage: example.com/edge@sha256:0
+edge:
+  replicas: 3
+  resources: {requests: {cpu: "0.5", memory: 1024Mi}, limits: {cpu: 2}}
+  pods:
+    serviceAccountName: theirs
+    imagePullPolicy: Always
+    imagePullSecrets: [{name: registry}]
+    nodeSelector: {pool: edges}
+    tolerations: [{key: edges, operator: Exists}]
+    priorityClassName: high
+    labels: {team: platform, app.kubernetes.io/name: not-theirs-to-say}
+    annotations: {note: "1"}
+    env: [{name: TZ, value: UTC}]
+    volumes: [{name: extra, emptyDir: {}}]
+    volumeMounts: [{name: extra, mountPath: /extra}]
+    securityContext: {runAsNonRoot: true}
+    containerSecurityContext: {privileged: false}
+"""
+
+
+def member(name: str) -> dict[str, Any]:
+    meta = {"name": name, "namespace": "vision", "uid": f"uid-of-{name}"}
+    return {"apiVersion": "serving.sundog.dev/v1alpha1", "kind": "ModelDeployment", "metadata": meta}
+
+
+MEMBERS = [member("letters"), member("digits")]
+
+
+def everything(text: str) -> list[dict[str, Any]]:
+    installation = parse_installation(text, "test")
+    return [
+        edge_objects.make_secret("vision", MEMBERS, {"keys": "e30="}),
+        edge_objects.make_config_map("vision", MEMBERS, {"version": 1}),
+        *shared("vision", MEMBERS, installation),
+        edge_pods.make_deployment("vision", MEMBERS, installation),
+        edge_objects.make_service(MEMBERS[0], tls=False),
+        edge_objects.make_service(MEMBERS[1], tls=True),
+    ]
+
+
+@pytest.mark.parametrize(("name", "text"), [("edge", ""), ("edge-administrated", ADMINISTRATOR)])
+def test_what_is_made_is_what_was_read(name: str, text: str) -> None:
+    path = GOLDEN / f"{name}.yaml"
+    made = yaml.safe_dump_all(everything(text), sort_keys=False, width=120)
+    if os.environ.get("SUNDOG_WRITE_GOLDEN"):
+        path.write_text(made)
+    assert made == path.read_text()
+
+
+def test_who_may_ask_the_api_server_is_the_agent_alone() -> None:
+    deployment = edge_pods.make_deployment("vision", MEMBERS, parse_installation("", "test"))
+    spec = deployment["spec"]["template"]["spec"]
+    mounted = {c["name"]: {mount["name"] for mount in c["volumeMounts"]} for c in spec["containers"]}
+    assert mounted == {"haproxy": {"state"}, "agent": {"state", "account", "ray-token"}}
+    assert spec["automountServiceAccountToken"] is False
+
+
+def test_the_template_does_not_change_with_members_documents_or_secrets() -> None:
+    installation = parse_installation("", "test")
+    one = edge_pods.make_deployment("vision", MEMBERS[:1], installation)
+    two = edge_pods.make_deployment("vision", MEMBERS, installation)
+    assert one["spec"] == two["spec"]
+    assert one["metadata"]["annotations"] == two["metadata"]["annotations"]
+
+
+def test_every_shared_object_goes_after_its_last_owner_and_a_service_with_its_own() -> None:
+    *common, letters, digits = everything("")
+    for obj in common:
+        owners = obj["metadata"]["ownerReferences"]
+        assert [owner["uid"] for owner in owners] == ["uid-of-digits", "uid-of-letters"], obj["kind"]
+        assert not any("controller" in owner for owner in owners)
+    assert [owner["uid"] for owner in letters["metadata"]["ownerReferences"]] == ["uid-of-letters"]
+    assert digits["metadata"]["ownerReferences"][0]["controller"] is True
+
+
+@pytest.mark.parametrize(
+    ("labels", "ours"),
+    [
+        ({}, False),
+        ({"app.kubernetes.io/managed-by": "Helm", "serving.sundog.dev/model-deployment": "digits"}, False),
+        ({"app.kubernetes.io/managed-by": "sundog"}, False),
+        ({"app.kubernetes.io/managed-by": "sundog", "serving.sundog.dev/model-deployment": "letters"}, False),
+        ({"app.kubernetes.io/managed-by": "sundog", "serving.sundog.dev/model-deployment": "digits"}, True),
+    ],
+)
+def test_whose_service_it_is(labels: dict[str, str], ours: bool) -> None:
+    assert edge_objects.is_of({"metadata": {"name": "digits", "labels": labels}}, MEMBERS[1]) is ours
+
+
+def test_what_the_api_server_gives_back_is_what_we_asked_for() -> None:
+    installation = parse_installation(ADMINISTRATOR, "test")
+    wanted = edge_pods.make_deployment("vision", MEMBERS, installation)
+    stored = wanted["spec"]["template"]["spec"]["containers"][0]["resources"]
+    assert stored == {"requests": {"cpu": "500m", "memory": "1Gi"}, "limits": {"cpu": "2"}}
+    assert contains(wanted, wanted)
+
+
+def test_secrets_that_do_not_fit_are_left_out_from_the_last_on() -> None:
+    large = {"data": {"key": "x" * (secrets.MOST_BYTES // 2)}}
+    found = secrets.compose([("a", large), ("gone", None), ("b", large), ("c", {"data": {"key": "eA=="}}), ("d", {})])
+    assert found.keys() == {"a", "c", "d"}
+    assert sum(len(text) for text in found.values()) < 1.4 * secrets.MOST_BYTES
