@@ -76,6 +76,7 @@ class KopfWatch:
         self._namespaces = namespaces
         self._ending = threading.Event()
         self._round = threading.Event()
+        self.thread = threading.Thread(name="watches", daemon=True)
         self.starts = 0
         self.beat = time.monotonic()
         """When the watches' own event loop last turned, by the clock of time.monotonic."""
@@ -83,8 +84,8 @@ class KopfWatch:
     async def run(self) -> None:
         """Watch until cancelled."""
         loop = asyncio.get_running_loop()
-        thread = threading.Thread(target=self._thread, args=(loop,), name="watches", daemon=True)
-        thread.start()
+        self.thread = threading.Thread(target=self._thread, args=(loop,), name="watches", daemon=True)
+        self.thread.start()
         try:
             await asyncio.Event().wait()
         finally:
@@ -110,6 +111,8 @@ class KopfWatch:
                     settings=make_settings(self._watched),
                     clusterwide=not self._namespaces,
                     namespaces=self._namespaces,
+                    # Without one kopf asks for the name of the user, and that of a pod is in nobody's list of users.
+                    identity=cast("Any", "sundog"),
                     stop_flag=self._round,
                 )
             except Exception as err:  # noqa: BLE001 - whatever ends kopf, the watches begin anew

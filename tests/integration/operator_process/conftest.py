@@ -1,0 +1,122 @@
+"""An API server, the in-memory one or a real one, and what tests of the process ask of either."""
+
+import asyncio
+import signal
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from real_kubernetes import kuberay
+from real_kubernetes.cluster import Cluster
+from real_kubernetes.fixtures import api_server
+from standing_in.memory_api import MemoryApi
+from standing_in.operator_process import OperatorProcess, running_operator
+from sundog_operator.adapters.kubernetes_client import KubernetesClient
+from sundog_operator.ports import LEASE, MODEL_DEPLOYMENT, Object, Ref
+
+__all__ = ["api_server"]
+
+CRDS = Path(__file__).parents[3] / "crds"
+
+
+@dataclass
+class Api:
+    """An API server with a namespace of the test's own."""
+
+    kubeconfig: Path
+    namespace: str
+    folder: Path
+    away: Callable[[], AbstractContextManager[None]]
+    memory: MemoryApi | None = None
+
+    def operator(self, identity: str) -> AbstractContextManager[OperatorProcess]:
+        """An operator of that namespace."""
+        text = f"watchNamespaces: [{self.namespace}]\n"
+        return running_operator(
+            self.folder, self.kubeconfig, "--namespace", self.namespace, identity=identity, installation=text
+        )
+
+    def ask(self, question: Callable[[KubernetesClient], Awaitable[Any]]) -> Any:
+        async def run() -> Any:
+            client = await KubernetesClient.connect(self.kubeconfig, manager="test")
+            try:
+                return await question(client)
+            finally:
+                await client.close()
+
+        return asyncio.run(run())
+
+    def apply(self, replicas: int, name: str = "digits") -> None:
+        meta = {"name": name, "namespace": self.namespace}
+        spec = {"model": {"uri": "https://models.example.com/digits", "entrypoint": "net:Net"}, "replicas": replicas}
+        obj = {
+            "apiVersion": MODEL_DEPLOYMENT.api_version,
+            "kind": MODEL_DEPLOYMENT.kind,
+            "metadata": meta,
+            "spec": spec,
+        }
+        self.ask(lambda client: client.apply(obj))
+
+    def deployment(self, name: str = "digits") -> Object:
+        found = self.ask(lambda client: client.get(Ref(MODEL_DEPLOYMENT, self.namespace, name)))
+        assert found is not None
+        return dict(found)
+
+    def reconciled(self, name: str = "digits") -> bool:
+        """Whether somebody looked at the newest spec."""
+        obj = self.deployment(name)
+        return bool((obj.get("status") or {}).get("observedGeneration") == obj["metadata"]["generation"])
+
+    def holder(self) -> str:
+        lease = self.ask(lambda client: client.get(Ref(LEASE, self.namespace, "sundog-operator")))
+        return str(lease["spec"]["holderIdentity"]) if lease else ""
+
+
+@pytest.fixture(params=["memory", "real"])
+def api(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Api]:
+    if request.param == "memory":
+        yield from _memory(tmp_path)
+    else:
+        yield from _real(request.getfixturevalue("api_server"), tmp_path)
+
+
+@pytest.fixture
+def memory_api(tmp_path: Path) -> Iterator[Api]:
+    yield from _memory(tmp_path)
+
+
+def _memory(folder: Path) -> Iterator[Api]:
+    server = MemoryApi(folder)
+    server.start()
+    try:
+        yield Api(server.kubeconfig, "vision", folder, server.away, server)
+    finally:
+        server.stop()
+
+
+def _real(cluster: Cluster, folder: Path) -> Iterator[Api]:
+    cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(CRDS))
+    kuberay.apply_crds(cluster.kubectl)
+    namespace = f"process-{time.monotonic_ns() % 10**9}"
+    cluster.kubectl("create", "namespace", namespace)
+
+    @contextmanager
+    def away() -> Iterator[None]:
+        if cluster.instance is None:
+            pytest.skip("an API server of somebody else is not stopped")
+        process = cluster.instance.processes()["kube-apiserver"]
+        process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            process.send_signal(signal.SIGCONT)
+
+    try:
+        yield Api(cluster.kubeconfig, namespace, folder, away)
+    finally:
+        cluster.kubectl("delete", "namespace", namespace, "--wait=false")

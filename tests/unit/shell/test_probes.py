@@ -1,0 +1,35 @@
+"""What the kubelet is told."""
+
+import time
+from collections.abc import Callable
+
+import aiohttp
+
+from sundog_operator.shell import probes
+
+
+async def ask(port: int, path: str) -> tuple[int, str]:
+    async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}{path}") as answer:
+        return answer.status, await answer.text()
+
+
+async def test_each_check_is_named_with_what_is_wrong() -> None:
+    wrong = {"a": "", "b": "stands still for 61 s"}
+
+    def check(name: str) -> Callable[[], str]:
+        return lambda: wrong[name]
+
+    health, ready = {"a": check("a"), "b": check("b")}, {"a": check("a")}
+    async with probes.serve("127.0.0.1", 0, health=health, readiness=ready, metrics=lambda: b"up 1\n") as port:
+        assert await ask(port, "/healthz") == (503, "a: ok\nb: stands still for 61 s\n")
+        assert await ask(port, "/readyz") == (200, "a: ok\n")
+        assert await ask(port, "/metrics") == (200, "up 1\n")
+        wrong["b"] = ""
+        assert await ask(port, "/healthz") == (200, "a: ok\nb: ok\n")
+        assert (await ask(port, "/elsewhere"))[0] == 404
+
+
+def test_a_loop_that_stands_still_is_told() -> None:
+    now = time.monotonic()
+    assert probes.beats(lambda: now, "the loop")() == ""
+    assert probes.beats(lambda: now - 100, "the loop")() == "the loop stands still for 100 s"
