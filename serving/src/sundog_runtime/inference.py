@@ -3,8 +3,9 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass
 from inspect import isasyncgen, isgenerator
 from math import inf
 from typing import Any, TypeVar
@@ -12,6 +13,7 @@ from typing import Any, TypeVar
 from sundog_runtime.context import RequestContext, call_for, working_on
 from sundog_runtime.errors import Problem
 from sundog_runtime.formats.model import LoadedModel
+from sundog_runtime.metrics import Metrics
 from sundog_runtime.model_thread import ModelThread, as_exception
 from sundog_runtime.pace import SMALL_BYTES, is_small
 from sundog_runtime.protocol.query import Answer, Buffer, Query
@@ -31,12 +33,15 @@ _logger = logging.getLogger("ray.serve.sundog")
 class Inference:
     """One model's answers. `thread` runs the model; large bodies are read and written on `codec`, a thread beside it."""
 
-    def __init__(self, model: LoadedModel, scheduler: Scheduler, thread: ModelThread, codec: ModelThread) -> None:
+    def __init__(
+        self, model: LoadedModel, scheduler: Scheduler, thread: ModelThread, codec: ModelThread, metrics: Metrics
+    ) -> None:
         self.streams = model.streams
         self.scheduler = scheduler
         self._model = model
         self._thread = thread
         self._codec = codec
+        self._metrics = metrics
 
     async def read(
         self, decode: Callable[[Mapping[bytes, bytes], Buffer], Query], headers: Mapping[bytes, bytes], body: Buffer
@@ -60,16 +65,23 @@ class Inference:
 
         The deadline is that of the last item. Raises as `answer` does.
         """
-        result = await _before(context.deadline, self._thread.run(self._call(query.batch, context)))
-        if isasyncgen(result):
-            items: AsyncIterator[Any] = _on_loop(result, context)
-        elif isgenerator(result):
-            items = self._on_thread(result, context)
-        else:
-            items = _one(result)
-        async with aclosing(items):  # type: ignore[type-var]  # all three are generators
-            while (item := await _before(context.deadline, anext(items, _END))) is not _END:
-                yield self._encode(query, item)
+        work = _Work(time.monotonic())
+        try:
+            call = self._call(query.batch, context)
+            result = await _before(context.deadline, self._thread.run(lambda: work.of(call)))
+            if isasyncgen(result):
+                items: AsyncIterator[Any] = _on_loop(result, context, work)
+            elif isgenerator(result):
+                items = self._on_thread(result, context, work)
+            else:
+                items = _one(result)
+            async with aclosing(items):  # type: ignore[type-var]  # all three are generators
+                while (item := await _before(context.deadline, anext(items, _END))) is not _END:
+                    yield self._encode(query, item)
+        finally:
+            if work.begun:
+                self._metrics.waited(work.begun - work.asked)
+                self._metrics.passed(1, work.seconds)
 
     def _encode(self, query: Query, output: Any) -> Answer:
         return query.encode(conform(self._model.signature.outputs, output))
@@ -77,12 +89,12 @@ class Inference:
     def _call(self, batch: Any, context: RequestContext) -> Callable[[], Any]:
         return lambda: call_for((context,), lambda: self._model.predict(batch))
 
-    async def _on_thread(self, generator: Any, context: RequestContext) -> AsyncGenerator[Any, None]:
+    async def _on_thread(self, generator: Any, context: RequestContext, work: "_Work") -> AsyncGenerator[Any, None]:
         """Between two items other requests have their turn."""
         try:
             while True:
                 # Copied there: the model may write to it again as soon as another stream has its turn.
-                item = await self._thread.run(lambda: call_for((context,), lambda: _next(generator)))
+                item = await self._thread.run(lambda: work.of(lambda: call_for((context,), lambda: _next(generator))))
                 if item is _END:
                     return
                 yield item
@@ -90,11 +102,38 @@ class Inference:
             self._thread.post(generator.close)
 
 
-async def _on_loop(generator: Any, context: RequestContext) -> AsyncGenerator[Any, None]:
+@dataclass(slots=True)
+class _Work:
+    """What one stream has had of the model: when it was asked for, when that began (0: not yet), and for how long in all, in seconds.
+
+    Between two items the model works for others; what an asynchronous one awaits is its own time.
+    """
+
+    asked: float
+    begun: float = 0.0
+    seconds: float = 0.0
+
+    @contextmanager
+    def going_on(self) -> Iterator[None]:
+        """Time what is done within."""
+        since = time.monotonic()
+        self.begun = self.begun or since
+        try:
+            yield
+        finally:
+            self.seconds += time.monotonic() - since
+
+    def of(self, function: Callable[[], Result]) -> Result:
+        """Time one call."""
+        with self.going_on():
+            return function()
+
+
+async def _on_loop(generator: Any, context: RequestContext, work: _Work) -> AsyncGenerator[Any, None]:
     try:
         while True:
             try:
-                with working_on(context):
+                with working_on(context), work.going_on():
                     item = await anext(generator, _END)
             except _ENDS_THE_LOOP as error:
                 raise as_exception(error) from None

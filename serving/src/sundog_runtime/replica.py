@@ -49,7 +49,7 @@ class Replica:
         self._settings: Settings | None = None
         batching = arguments.batching
         self._scheduler = Scheduler(model, thread, self.metrics, batching.max_size, batching.max_delay_seconds)
-        self._inference = Inference(model, self._scheduler, thread, self._codec)
+        self._inference = Inference(model, self._scheduler, thread, self._codec, self.metrics)
         routes = Routes(arguments.service, version("sundog"), model)
         routes.add(STARTUP_PATH, Route(answer=lambda: Answer(encode(startup.document()))))
         self.app = App(routes, self._inference, self.metrics, Settings().max_request_bytes)
@@ -145,11 +145,11 @@ class Replica:
     async def _warm_up(self) -> None:
         wanted, timeout = self._arguments.warmup.requests, self._arguments.warmup.timeout_seconds
         rows = self._arguments.batching.max_size if self._scheduler.joins else 1
-        stop_joining = self._scheduler.stop_joining
+        loop, stop_joining = asyncio.get_running_loop(), self._scheduler.stop_joining
         try:
             with self.startup.phase("warmup"):
                 made = await asyncio.wait_for(
-                    self._thread.run(lambda: warm_up(self._model, wanted, rows, stop_joining)), timeout
+                    self._thread.run(lambda: warm_up(self._model, wanted, loop, rows, stop_joining)), timeout
                 )
         except TimeoutError:
             raise WarmupTimeout(f"{wanted} warm-up requests did not end within {timeout:g} s") from None

@@ -1,7 +1,9 @@
 """Predictions before the replica is ready, so that the first user does not pay for lazy initialisation."""
 
+import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from copy import deepcopy
 from inspect import isasyncgen, isgenerator
 from typing import Any
@@ -11,6 +13,7 @@ import numpy as np
 from sundog_runtime.errors import Problem, WarmupFailed
 from sundog_runtime.formats.model import LoadedModel
 from sundog_runtime.joining import form, join, split
+from sundog_runtime.model_thread import as_exception
 from sundog_runtime.protocol.plain import encode
 from sundog_runtime.signature import conform
 from sundog_runtime.tensors import TensorSpec, numpy_type, plain, to_numpy
@@ -18,8 +21,16 @@ from sundog_runtime.tensors import TensorSpec, numpy_type, plain, to_numpy
 _logger = logging.getLogger("ray.serve.sundog")
 
 
-def warm_up(model: LoadedModel, requests: int, max_rows: int = 1, stop_joining: Callable[[str], None] = print) -> int:
+def warm_up(
+    model: LoadedModel,
+    requests: int,
+    loop: asyncio.AbstractEventLoop,
+    max_rows: int = 1,
+    stop_joining: Callable[[str], None] = print,
+) -> int:
     """Predict `requests` times with the model's example, else with zeros of the declared shapes. How often it did.
+
+    To be called on the model's thread; an asynchronous generator runs on `loop`, as it does for requests.
 
     With `max_rows` above 1 the model is then given that many rows at once, as batching will; where it fails on that, or
     answers with another number of rows, `stop_joining` is told why. Where nothing is known about the inputs nothing is
@@ -37,7 +48,7 @@ def warm_up(model: LoadedModel, requests: int, max_rows: int = 1, stop_joining: 
         return 0
     for number in range(1, requests + 1):
         # A copy each: a model may change what it is given.
-        _predict(model, deepcopy(example), f"warm-up request {number} of {requests}", own=own)
+        _predict(model, deepcopy(example), f"warm-up request {number} of {requests}", loop, own=own)
     if max_rows > 1:
         _warm_up_joined(model, example, requests, max_rows, stop_joining)
     return requests
@@ -64,16 +75,15 @@ def _example(model: LoadedModel) -> Any:
         raise WarmupFailed(f"example() raised {type(error).__name__}: {error}") from error
 
 
-def _predict(model: LoadedModel, example: Any, which: str, *, own: bool) -> None:
+def _predict(model: LoadedModel, example: Any, which: str, loop: asyncio.AbstractEventLoop, *, own: bool) -> None:
     try:
         output = model.predict(example)
         if isgenerator(output):
             output = list(output)
+        elif isasyncgen(output):
+            output = asyncio.run_coroutine_threadsafe(_items(output), loop).result()
     except Exception as error:
         raise WarmupFailed(f"{which} raised {type(error).__name__}: {error}") from error
-    if isasyncgen(output):
-        # It runs on the event loop, and nothing but a request says how.
-        return
     try:
         for item in output if model.streams and isinstance(output, list) else [output]:
             encode(conform(model.signature.outputs, plain(item)))
@@ -82,6 +92,15 @@ def _predict(model: LoadedModel, example: Any, which: str, *, own: bool) -> None
             _logger.warning("%s, all zeros: %s", which, problem.detail)
             return
         raise WarmupFailed(f"{which}: {problem.detail}") from None
+
+
+async def _items(generator: AsyncGenerator[Any, Any]) -> list[Any]:
+    try:
+        async with aclosing(generator):
+            return [item async for item in generator]
+    except (SystemExit, KeyboardInterrupt) as error:
+        # asyncio would let it end the replica.
+        raise as_exception(error) from None
 
 
 def _warm_up_joined(

@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from sundog_runtime.context import RequestContext
-from sundog_runtime.errors import Problem
+from sundog_runtime.errors import Problem, WarmupFailed
 from sundog_runtime.protocol.query import Answer, Query
 
 STREAMING = """
@@ -110,6 +110,32 @@ async def test_server_sent_events(stream: Any, code: str) -> None:
     assert answer.headers["content-type"] == "text/event-stream"
     assert answer.headers["cache-control"] == "no-cache"
     assert answer.text == 'data: {"outputs":{"item":1}}\n\ndata: {"outputs":{"item":2}}\n\n'
+
+
+@every_kind
+async def test_a_stream_is_one_pass_that_waited_once(stream: Any, code: str) -> None:
+    client = await stream(code)
+    metrics = client.replica.metrics
+    assert (sum(metrics.batch_size.counts), sum(metrics.queue_wait.counts)) == (0, 0)
+    for items in ([1, 2, 3], ""):
+        await client.post("/", json={"inputs": {"items": items}})
+    assert metrics.batch_size.total == sum(metrics.pass_time.counts) == sum(metrics.queue_wait.counts) == 2
+    assert metrics.pass_time.total > 0
+
+
+@pytest.mark.parametrize("code", [STREAMING, ASYNCHRONOUS], ids=["sync", "async"])
+async def test_a_stream_is_warmed_up(stream: Any, log: list[Any], code: str) -> None:
+    """To its end, four times; where requests run, so that what it keeps belongs to their loop."""
+    example = 'return {"items": [1, 2]}'
+    client = await stream(code + f"\n    def example(self):\n        {example}\n")
+    assert log == [1, 2, "closed"] * 4
+    assert sum(client.replica.metrics.batch_size.counts) == 0
+
+
+async def test_a_stream_that_fails_when_it_is_warmed_up_fails_the_start(stream: Any) -> None:
+    broken = ASYNCHRONOUS + '\n    def example(self):\n        return {"items": [1, None]}\n'
+    with pytest.raises(WarmupFailed, match="warm-up request 1 of 4 raised ValueError: none left"):
+        await stream(broken)
 
 
 @every_kind
