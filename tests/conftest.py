@@ -10,3 +10,5 @@ from hypothesis import settings
 settings.register_profile("any", deadline=None)
 settings.register_profile("gate", derandomize=True, deadline=None)
 settings.load_profile("gate" if os.environ.get("CI") else "any")
+
+pytest_plugins = ["real_kubernetes.fixtures"]

@@ -1,7 +1,9 @@
 """The admission of the API server, as its documentation tells it: prune, default, schema, list types, then CEL with oldSelf."""
 
 import copy
+import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -11,6 +13,8 @@ import jsonschema
 import pytest
 import yaml
 from cel_expr_python import cel
+
+from real_kubernetes.api import Api
 
 CRDS = Path(__file__).parents[3] / "crds"
 RESERVED = re.compile(
@@ -80,12 +84,12 @@ def sent(value: Any) -> Any:
 
 
 def prune(value: Any, schema: dict[str, Any]) -> Any:
-    """Without unknown fields, and without nulls where the schema names the field."""
+    """Without unknown fields, and without nulls where the schema names the field or says what a map holds."""
     if isinstance(value, dict) and "properties" in schema:
         known = {key: item for key, item in value.items() if key in schema["properties"] and item is not None}
         return {key: prune(item, schema["properties"][key]) for key, item in known.items()}
     if isinstance(value, dict) and "additionalProperties" in schema:
-        return {key: prune(item, schema["additionalProperties"]) for key, item in value.items()}
+        return {key: prune(item, schema["additionalProperties"]) for key, item in value.items() if item is not None}
     if isinstance(value, list) and "items" in schema:
         return [prune(item, schema["items"]) for item in value]
     return value
@@ -224,6 +228,88 @@ class Admission:
         ]
 
 
+class ServedAdmission(Admission):
+    """The same questions to a real API server that has the CRD. Nothing is stored by them."""
+
+    def __init__(self, plural: str, api: Api) -> None:
+        super().__init__(plural)
+        self._api = api
+        self._path = f"/apis/{self.crd['spec']['group']}/{self.version['name']}/namespaces/vision/{plural}"
+
+    def stored(self, obj: dict[str, Any]) -> dict[str, Any]:
+        answer = self._send("POST", self._path, obj)
+        assert answer["kind"] == obj["kind"], answer
+        return answer
+
+    def denials(self, obj: dict[str, Any], old: dict[str, Any] | None = None) -> list[Denial]:
+        if old is None:
+            return self._told(self._send("POST", self._path, obj))
+        stored = self._api.send("POST", self._path, old)
+        place = f"{self._path}/{stored['metadata']['name']}"
+        try:
+            version = {"resourceVersion": stored["metadata"]["resourceVersion"]}
+            return self._told(self._send("PUT", place, obj | {"metadata": obj["metadata"] | version}))
+        finally:
+            self._api.send("DELETE", place)
+
+    def _told(self, answer: dict[str, Any]) -> list[Denial]:
+        """The causes of a refusal; none of an acceptance. Where the shape is bad its causes alone: not all rules are asked then."""
+        if answer["kind"] != "Status":
+            return []
+        assert answer["reason"] == "Invalid", answer
+        causes = [cause for cause in answer["details"]["causes"] if not _beside_the_point(cause)]
+        shapes = {Denial(_bracketed(cause["field"], self.schema), "") for cause in causes if _is_shape(cause)}
+        return sorted(shapes or {_by_rule(cause) for cause in causes})
+
+    def _send(self, method: str, path: str, obj: dict[str, Any]) -> dict[str, Any]:
+        placed = obj | {"metadata": obj["metadata"] | {"namespace": "vision"}}
+        return self._api.send(method, path, sent(placed), dryRun="All")
+
+
+def _bracketed(path: str, schema: dict[str, Any]) -> str:
+    """A path with the keys of maps in brackets, as rules have it. The server writes them after a dot, whatever is in them."""
+    head, dot, rest = path.partition(".")
+    name, bracket, _ = head.partition("[")
+    child = schema["properties"].get(name, {})
+    child = child.get("items", {}) if bracket else child
+    if dot and "additionalProperties" in child:
+        return f"{head}[{rest}]"
+    return f"{head}.{_bracketed(rest, child)}" if dot else head
+
+
+def _beside_the_point(cause: dict[str, str]) -> bool:
+    # The scale subresource reads its field once more, by a path with a dot before it.
+    return "some validation rules were not checked" in cause["message"] or cause["field"].startswith(".")
+
+
+def _is_shape(cause: dict[str, str]) -> bool:
+    return cause["reason"] not in ("FieldValueInvalid", "FieldValueDuplicate") or " in body " in cause["message"]
+
+
+def _by_rule(cause: dict[str, str]) -> Denial:
+    path = "" if cause["field"] == "<nil>" else cause["field"]
+    if cause["reason"] == "FieldValueDuplicate":
+        repeated = json.loads(cause["message"].removeprefix("Duplicate value: "))
+        key, value = next(iter(repeated.items())) if isinstance(repeated, dict) else ("", repeated)
+        return Denial(f"{path}.{key}" if key else path, f"{value} is given twice", "rule")
+    # Texts are shown before the message, other values are not.
+    message = re.sub(r'^Invalid value: ("(?:[^"\\]|\\.)*": )?', "", cause["message"])
+    return Denial(path, message, "rule")
+
+
 @pytest.fixture(scope="session")
-def admissions() -> dict[str, Admission]:
+def documented() -> dict[str, Admission]:
     return {"ModelDeployment": Admission("modeldeployments"), "Experiment": Admission("experiments")}
+
+
+@pytest.fixture(scope="session", params=["documented", pytest.param("served", marks=pytest.mark.cluster)])
+def admissions(request: pytest.FixtureRequest) -> Iterator[dict[str, Admission]]:
+    """The API server's admission, as we read its documentation and as it is."""
+    if request.param == "documented":
+        yield request.getfixturevalue("documented")
+        return
+    cluster = request.getfixturevalue("api_with_crds")
+    cluster.kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "vision"}})
+    api = Api.connect(cluster.kubeconfig)
+    yield {kind: ServedAdmission(f"{kind.lower()}s", api) for kind in ("ModelDeployment", "Experiment")}
+    api.close()

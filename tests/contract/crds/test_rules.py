@@ -394,14 +394,14 @@ def test_an_experiment_cannot_move_to_another_deployment(admissions: Any) -> Non
     assert refused_changes(kind.parse(old), kind.parse(old)) == []
 
 
-def test_every_rule_has_an_object_that_trips_only_it(admissions: Any) -> None:
+def test_every_rule_has_an_object_that_trips_only_it(documented: Any) -> None:
     tripped: set[tuple[str, tuple[str, str]]] = set()
     for obj, *_ in [*RULES, *KEYS]:
-        denials = admissions[obj["kind"]].denials(obj)
+        denials = documented[obj["kind"]].denials(obj)
         if len(denials) == 1:
             tripped.add((obj["kind"], denials[0].rule))
     transition = ("Experiment", ("spec.modelDeployment", "self == oldSelf"))
-    wanted = {(kind, rule) for kind, admission in admissions.items() for rule in admission.rules()}
+    wanted = {(kind, rule) for kind, admission in documented.items() for rule in admission.rules()}
     assert wanted - tripped == {transition}
     assert len(wanted) > 50
 

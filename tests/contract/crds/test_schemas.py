@@ -44,9 +44,9 @@ def at(schema: Schema, path: str) -> Schema:
     return schema
 
 
-def test_the_files_are_what_the_types_say(admissions: Any) -> None:
+def test_the_files_are_what_the_types_say(documented: Any) -> None:
     assert dict(generate.documents()) == {
-        f"{a.crd['spec']['names']['plural']}.yaml": a.text for a in admissions.values()
+        f"{a.crd['spec']['names']['plural']}.yaml": a.text for a in documented.values()
     }
 
 
@@ -72,14 +72,14 @@ def test_the_reference_tells_what_a_change_does() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_size(admissions: Any, kind: str) -> None:
+def test_size(documented: Any, kind: str) -> None:
     # Client-side apply keeps a copy in an annotation, of which there are at most 256 KiB.
-    assert len(admissions[kind].text.encode()) < 128 * 1024
+    assert len(documented[kind].text.encode()) < 128 * 1024
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_structural(admissions: Any, kind: str) -> None:
-    root = admissions[kind].schema
+def test_structural(documented: Any, kind: str) -> None:
+    root = documented[kind].schema
     assert root["type"] == "object"
     for path, schema in schemas(root):
         assert not FORBIDDEN & set(schema), path
@@ -98,16 +98,16 @@ def test_structural(admissions: Any, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_only_free_form_fields_keep_what_nobody_knows(admissions: Any, kind: str) -> None:
+def test_only_free_form_fields_keep_what_nobody_knows(documented: Any, kind: str) -> None:
     free = {
-        path for path, schema in schemas(admissions[kind].schema) if "x-kubernetes-preserve-unknown-fields" in schema
+        path for path, schema in schemas(documented[kind].schema) if "x-kubernetes-preserve-unknown-fields" in schema
     }
     assert {path.rpartition(".")[2] for path in free} == {"config", "userConfig"}
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_everything_is_bounded(admissions: Any, kind: str) -> None:
-    for path, schema in schemas(admissions[kind].schema):
+def test_everything_is_bounded(documented: Any, kind: str) -> None:
+    for path, schema in schemas(documented[kind].schema):
         if schema.get("type") == "string" and path not in (".apiVersion", ".kind"):
             assert "maxLength" in schema or "enum" in schema, path
         if schema.get("type") == "array":
@@ -117,8 +117,8 @@ def test_everything_is_bounded(admissions: Any, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_list_types(admissions: Any, kind: str) -> None:
-    for path, schema in schemas(admissions[kind].schema):
+def test_list_types(documented: Any, kind: str) -> None:
+    for path, schema in schemas(documented[kind].schema):
         if schema.get("type") != "array":
             continue
         items = schema["items"]
@@ -133,8 +133,8 @@ def test_list_types(admissions: Any, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_patterns_are_read_alike_by_go_rust_and_python(admissions: Any, kind: str) -> None:
-    for path, schema in schemas(admissions[kind].schema):
+def test_patterns_are_read_alike_by_go_rust_and_python(documented: Any, kind: str) -> None:
+    for path, schema in schemas(documented[kind].schema):
         pattern = schema.get("pattern", "^$")
         assert re.compile(pattern), path
         assert pattern.startswith("^"), path
@@ -145,8 +145,8 @@ def test_patterns_are_read_alike_by_go_rust_and_python(admissions: Any, kind: st
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_rules_say_what_is_wrong(admissions: Any, kind: str) -> None:
-    for path, schema in schemas(admissions[kind].schema):
+def test_rules_say_what_is_wrong(documented: Any, kind: str) -> None:
+    for path, schema in schemas(documented[kind].schema):
         for rule in schema.get("x-kubernetes-validations", ()):
             assert ("message" in rule) != ("messageExpression" in rule), path
             assert "\n" not in rule.get("message", ""), path
@@ -156,16 +156,16 @@ def test_rules_say_what_is_wrong(admissions: Any, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_status_is_the_operators_alone(admissions: Any, kind: str) -> None:
-    status = admissions[kind].schema["properties"]["status"]
+def test_status_is_the_operators_alone(documented: Any, kind: str) -> None:
+    status = documented[kind].schema["properties"]["status"]
     assert status["default"] == {"observedGeneration": -1}
-    assert admissions[kind].version["subresources"]["status"] == {}
+    assert documented[kind].version["subresources"]["status"] == {}
     assert [path for path, schema in schemas(status) if "default" in schema and path] == []
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_spec_field_is_described(admissions: Any, kind: str) -> None:
-    spec = admissions[kind].schema["properties"]["spec"]
+def test_every_spec_field_is_described(documented: Any, kind: str) -> None:
+    spec = documented[kind].schema["properties"]["spec"]
     named = [(path, schema) for path, schema in schemas(spec, "spec") if not path.endswith(("[]", "{}"))]
     assert [path for path, schema in named if "description" not in schema] == []
 
@@ -174,8 +174,8 @@ def test_every_spec_field_is_described(admissions: Any, kind: str) -> None:
     ("kind", "plural", "short"),
     [("ModelDeployment", "modeldeployments", "mdep"), ("Experiment", "experiments", "mexp")],
 )
-def test_names(admissions: Any, kind: str, plural: str, short: str) -> None:
-    crd = admissions[kind].crd
+def test_names(documented: Any, kind: str, plural: str, short: str) -> None:
+    crd = documented[kind].crd
     assert crd["metadata"]["name"] == f"{plural}.serving.sundog.dev"
     assert crd["spec"]["names"] == {
         "kind": kind,
@@ -191,8 +191,8 @@ def test_names(admissions: Any, kind: str, plural: str, short: str) -> None:
     ]
 
 
-def test_columns_of_kubectl_get(admissions: Any) -> None:
-    columns = admissions["ModelDeployment"].version["additionalPrinterColumns"]
+def test_columns_of_kubectl_get(documented: Any) -> None:
+    columns = documented["ModelDeployment"].version["additionalPrinterColumns"]
     assert [column["name"].upper() for column in columns] == [
         "READY", "REASON", "STABLE", "CANDIDATE", "WEIGHT", "REPLICAS", "URL", "AGE",
     ]  # fmt: skip
@@ -200,8 +200,8 @@ def test_columns_of_kubectl_get(admissions: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_paths_lead_to_fields(admissions: Any, kind: str) -> None:
-    version, schema = admissions[kind].version, admissions[kind].schema
+def test_paths_lead_to_fields(documented: Any, kind: str) -> None:
+    version, schema = documented[kind].version, documented[kind].schema
     for column in version["additionalPrinterColumns"]:
         path = re.sub(r"\.conditions\[\?\(@\.type==\"Ready\"\)\]", "", column["jsonPath"])
         if path in (".status.status", ".status.reason"):
@@ -296,9 +296,9 @@ class Types:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_rules_are_well_typed(admissions: Any, kind: str) -> None:
+def test_rules_are_well_typed(documented: Any, kind: str) -> None:
     """The API server refuses a CRD whose rules name an unknown field or compare unlike types."""
-    root = admissions[kind].schema
+    root = documented[kind].schema
     types = Types(root)
     functions = [
         cel.FunctionDecl(
@@ -334,15 +334,15 @@ def test_rules_are_well_typed(admissions: Any, kind: str) -> None:
             if "messageExpression" in rule:
                 assert env.compile(rule["messageExpression"]).return_type() == cel.Type.STRING, path
             checked += 1
-    assert checked == len(admissions[kind].rules())
+    assert checked == len(documented[kind].rules())
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_default_that_rules_read_is_whole(admissions: Any, kind: str) -> None:
+def test_a_default_that_rules_read_is_whole(documented: Any, kind: str) -> None:
     """The API server checks a default by its rules before it fills in the defaults inside, and refuses the CRD on an error."""
     read_by_rules = [
         (path, schema)
-        for path, schema in schemas(admissions[kind].schema)
+        for path, schema in schemas(documented[kind].schema)
         if schema.get("x-kubernetes-validations") and "properties" in schema and "default" in schema
     ]
     assert [(path, left_out(schema["default"], schema)) for path, schema in read_by_rules] == [
@@ -364,11 +364,11 @@ def left_out(default: Schema, schema: Schema) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_message_has_a_cost_without_bound(admissions: Any, kind: str) -> None:
+def test_no_message_has_a_cost_without_bound(documented: Any, kind: str) -> None:
     """The API server gives the result of `string()` no greatest length, and refuses a CRD that puts such texts together."""
     messages = [
         rule["messageExpression"]
-        for _, schema in schemas(admissions[kind].schema)
+        for _, schema in schemas(documented[kind].schema)
         for rule in schema.get("x-kubernetes-validations", ())
         if "messageExpression" in rule
     ]

@@ -97,6 +97,12 @@ class TestCreate:
         assert "nonsense" not in created["spec"]
         assert "maxOngoingRequest" not in created["spec"]["runtime"]
 
+    async def test_drops_nulls(self, kube: Kubernetes) -> None:
+        created = await kube.create(mdep(paused=None, replicas=None, runtime={"podLabels": {"a": None, "b": "1"}}))
+        assert not created["spec"].get("paused")
+        assert created["spec"]["replicas"] == 1
+        assert created["spec"]["runtime"]["podLabels"] == {"b": "1"}
+
     async def test_ignores_status(self, kube: Kubernetes) -> None:
         created = await kube.create(mdep() | {"status": {"url": "http://elsewhere"}})
         assert created["status"] == {"observedGeneration": -1}

@@ -58,7 +58,7 @@ NODE = Build(
     STAMPED,
 )
 KUBERAY = Build("kuberay", {"github.com/ray-project/kuberay/ray-operator": "kuberay-operator"})
-COREDNS = Build("coredns", {"github.com/coredns/coredns": "coredns"})
+COREDNS = Build("coredns", {"sundog.dev/tests/cluster/coredns": "coredns"})
 HELM = Build("helm", {"helm.sh/helm/v4/cmd/helm": "helm"})
 ALL = (CONTROL_PLANE, NODE, KUBERAY, COREDNS, HELM)
 

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from real_kubernetes import machine
-from real_kubernetes.binaries import Build
+from real_kubernetes.binaries import BUILD_S, ROOT, Build
 from real_kubernetes.cluster import BINARIES, CLUSTER_BUILDS, CONTROL_PLANE_BUILDS, Cluster, temporary
 from real_kubernetes.kubectl import Kubectl
 
 ELSEWHERE = "SUNDOG_TEST_KUBECONFIG"
+
+START_S = 300
 
 
 @pytest.fixture(scope="session")
@@ -24,6 +26,14 @@ def api_server() -> Iterator[Cluster]:
     _skip(_cannot_build(CONTROL_PLANE_BUILDS))
     with temporary("api", with_node=False) as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="session")
+def api_with_crds(api_server: Cluster) -> Cluster:
+    """The same control plane, with the checkout's CRDs."""
+    api_server.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))
+    api_server.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+    return api_server
 
 
 @pytest.fixture(scope="session")
@@ -53,3 +63,10 @@ def _cannot_build(builds: tuple[Build, ...]) -> str:
 def _skip(reason: str) -> None:
     if reason:
         pytest.skip(f"no Kubernetes here: {reason}")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The first test that needs a cluster may have to build it."""
+    for item in items:
+        if item.get_closest_marker("cluster") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(BUILD_S if BINARIES.missing(CLUSTER_BUILDS) else START_S))

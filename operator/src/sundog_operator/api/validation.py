@@ -78,7 +78,7 @@ def pruned(obj: Any, node: Node) -> Any:
         known = ((name, node.fields[name], value) for name, value in obj.items() if name in node.fields)
         return {name: pruned(value, child.node) for name, child, value in known if value is not None}
     if isinstance(obj, Mapping) and node.kind == "map" and node.items is not None:
-        return {key: pruned(value, node.items) for key, value in obj.items()}
+        return {key: pruned(value, node.items) for key, value in obj.items() if value is not None}
     if isinstance(obj, Sequence) and not isinstance(obj, str) and node.kind == "array" and node.items is not None:
         return [pruned(item, node.items) for item in obj]
     return obj

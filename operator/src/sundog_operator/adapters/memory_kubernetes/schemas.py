@@ -62,13 +62,14 @@ def _default(value: Any, schema: Schema) -> None:
         others = schema.get("additionalProperties")
         if isinstance(others, dict):
             for key in value.keys() - properties.keys():
-                _default(value[key], others)
+                _default_property(value, key, others)
 
 
 def _default_property(value: dict[str, Any], key: str, schema: Schema) -> None:
-    # A null where null is not allowed counts as absent when there is a default to take its place.
-    absent = value.get(key) is None and not (key in value and schema.get("nullable"))
-    if absent and "default" in schema:
+    # A null where null is not allowed counts as absent.
+    if key in value and value[key] is None and schema.get("type") and not schema.get("nullable"):
+        del value[key]
+    if key not in value and "default" in schema:
         value[key] = orjson.loads(orjson.dumps(schema["default"]))
     if key in value:
         _default(value[key], schema)
