@@ -130,7 +130,8 @@ class Kubernetes(Protocol):
     async def apply(self, obj: Object) -> Object:
         """Server-side apply with our field manager, forced. Creates where absent. Leaves `status` alone.
 
-        An apply that changes nothing leaves resourceVersion and generation as they are.
+        An apply that changes nothing leaves resourceVersion and generation as they are. But a real server moves the
+        resourceVersion once with the first write after creation, when it stores the defaults that it only showed before.
         """
 
     async def replace(self, obj: Object) -> Object:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,29 @@ from typing import Any
 import pytest
 import yaml
 
+from real_kubernetes.cluster import Cluster
 from sundog_operator.adapters.cached.kubernetes import CachedKubernetes
 from sundog_operator.adapters.kubernetes_client import KubernetesClient
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
 from sundog_operator.adapters.memory_kubernetes.facade import serve
 from sundog_operator.adapters.memory_kubernetes.kubeconfig import write_kubeconfig
 from sundog_operator.api import RESOURCES, violations
-from sundog_operator.ports import CONFIG_MAP, CONTROLLER_REVISION, MODEL_DEPLOYMENT, Kind, Kubernetes, Object
+from sundog_operator.ports import (
+    CONFIG_MAP,
+    CONTROLLER_REVISION,
+    MODEL_DEPLOYMENT,
+    NODE,
+    SECRET,
+    Kind,
+    Kubernetes,
+    Object,
+    Ref,
+    ref_of,
+)
+
+KINDS = (MODEL_DEPLOYMENT, SECRET, CONTROLLER_REVISION)
+NAMESPACES = ("vision", "vision-b", "audio")
+"""What the suite makes, and where."""
 
 CRDS = Path(__file__).parents[3] / "crds"
 
@@ -158,6 +174,24 @@ async def cached(_tmp_path: Path) -> AsyncIterator[Kubernetes]:
     store.close()
 
 
+@asynccontextmanager
+async def served(cluster: Cluster) -> AsyncIterator[Kubernetes]:
+    """A real API server, emptied of the suite's objects afterwards."""
+    client = await KubernetesClient.connect(cluster.kubeconfig)
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(client.close)
+        for namespace in NAMESPACES:
+            await client.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
+        stack.push_async_callback(emptied, client)
+        yield client
+
+
+async def emptied(kube: Kubernetes) -> None:
+    for ref in [ref_of(obj) for kind in KINDS for name in NAMESPACES for obj in await kube.list(kind, name)]:
+        await kube.delete(ref)
+    await kube.delete(Ref(NODE, "", "contract-test"))
+
+
 BACKENDS: dict[str, Callable[[Path], AbstractAsyncContextManager[Kubernetes]]] = {
     "memory": memory,
     "crds": with_our_crds,
@@ -167,9 +201,15 @@ BACKENDS: dict[str, Callable[[Path], AbstractAsyncContextManager[Kubernetes]]] =
 }
 
 
-@pytest.fixture(params=BACKENDS)
+def real(request: pytest.FixtureRequest) -> Cluster:
+    found: Cluster = request.getfixturevalue("api_with_crds")
+    return found
+
+
+@pytest.fixture(params=[*BACKENDS, pytest.param("served", marks=pytest.mark.cluster)])
 async def kube(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Kubernetes]:
-    async with BACKENDS[request.param](tmp_path) as backend:
+    backends = BACKENDS if request.param in BACKENDS else {"served": lambda _: served(real(request))}
+    async with backends[request.param](tmp_path) as backend:
         yield backend
 
 
@@ -178,7 +218,7 @@ def eventually() -> Callable[[Callable[[], Awaitable[Any]]], Awaitable[None]]:
     """Waits until an awaited condition is true: garbage collection has its own time on a real server."""
 
     async def wait(condition: Callable[[], Awaitable[Any]]) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not await condition():  # noqa: ASYNC110 - what is awaited is in a server
                 await asyncio.sleep(0.02)
 

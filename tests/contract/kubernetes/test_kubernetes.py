@@ -1,6 +1,7 @@
 """What every implementation of `ports.Kubernetes` does. Nothing here is particular to one backend."""
 
 import asyncio
+import base64
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any
@@ -10,10 +11,10 @@ import pytest
 from sundog_operator.adapters.memory_kubernetes import Invalid
 from sundog_operator.errors import AlreadyExists, Conflict, NotFound
 from sundog_operator.ports import (
-    CONFIG_MAP,
     CONTROLLER_REVISION,
     MODEL_DEPLOYMENT,
     NODE,
+    SECRET,
     Kind,
     Kubernetes,
     Object,
@@ -23,6 +24,9 @@ from sundog_operator.ports import (
 )
 
 Eventually = Callable[[Callable[[], Awaitable[Any]]], Awaitable[None]]
+
+WAIT_S = 60
+"""A real garbage collector knows a new kind only after half a minute."""
 
 DIGITS = Ref(MODEL_DEPLOYMENT, "vision", "digits")
 ACCEPTED = {
@@ -44,8 +48,10 @@ def mdep(name: str = "digits", namespace: str = "vision", /, metadata: Object | 
     return thing(MODEL_DEPLOYMENT, name, namespace, metadata=metadata or {}, spec=spec)
 
 
-def config_map(name: str, *owners: Object, **data: str) -> Object:
-    return thing(CONFIG_MAP, name, metadata={"ownerReferences": [reference(owner) for owner in owners]}, data=data)
+def secret(name: str, *owners: Object, **data: str) -> Object:
+    """Of a kind that has neither status nor generation, and of which a new namespace of a real cluster has none."""
+    encoded = {key: base64.b64encode(value.encode()).decode() for key, value in data.items()}
+    return thing(SECRET, name, metadata={"ownerReferences": [reference(owner) for owner in owners]}, data=encoded)
 
 
 def reference(owner: Object) -> Object:
@@ -69,12 +75,18 @@ async def status_of(kube: Kubernetes, ref: Ref, status: Object) -> Object:
 
 
 async def take(events: AsyncIterator[WatchEvent], count: int) -> list[WatchEvent]:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WAIT_S):
         return [await anext(events) for _ in range(count)]
 
 
 def seen(events: list[WatchEvent]) -> list[tuple[str, str]]:
     return [(event.type, event.object["metadata"]["name"] if event.object else "") for event in events]
+
+
+async def settled(kube: Kubernetes, obj: Object) -> Object:
+    """An object that was written twice: a real server stores the default of a status with the first write after creation."""
+    await kube.apply(obj)
+    return await kube.apply(obj)
 
 
 class TestCreate:
@@ -129,9 +141,9 @@ class TestCreate:
         assert await kube.list(MODEL_DEPLOYMENT, "vision") == []
 
     async def test_of_a_kind_without_status_gives_no_generation(self, kube: Kubernetes) -> None:
-        created = await kube.create(config_map("sundog-edge", split="{}"))
+        created = await kube.create(secret("sundog-edge", split="{}"))
         assert "generation" not in created["metadata"]
-        assert created["data"] == {"split": "{}"}
+        assert created["data"] == {"split": "e30="}
 
 
 class TestApply:
@@ -142,7 +154,7 @@ class TestApply:
         assert applied == await kube.get(DIGITS)
 
     async def test_that_changes_nothing_writes_nothing(self, kube: Kubernetes) -> None:
-        first = await kube.apply(mdep(metadata={"labels": {"team": "a"}}))
+        first = await settled(kube, mdep(metadata={"labels": {"team": "a"}}))
         assert await kube.apply(mdep(metadata={"labels": {"team": "a"}})) == first
         assert await kube.get(DIGITS) == first
 
@@ -202,7 +214,7 @@ class TestApply:
         assert applied["spec"]["model"]["config"]["layers"] == [32]
 
     async def test_keeps_an_empty_object(self, kube: Kubernetes) -> None:
-        applied = await kube.apply(mdep(model={"uri": "s3://models/m", "config": {}}))
+        applied = await settled(kube, mdep(model={"uri": "s3://models/m", "config": {}}))
         assert applied["spec"]["model"]["config"] == {}
         assert await kube.apply(mdep(model={"uri": "s3://models/m", "config": {}})) == applied
 
@@ -224,9 +236,9 @@ class TestApply:
 
     async def test_owns_its_owner_references(self, kube: Kubernetes) -> None:
         first, second = [await kube.apply(mdep(name)) for name in ("a", "b")]
-        await kube.apply(config_map("split", first, second))
+        await kube.apply(secret("split", first, second))
         assert await owners(kube, "split") == {first["metadata"]["uid"], second["metadata"]["uid"]}
-        await kube.apply(config_map("split", second))
+        await kube.apply(secret("split", second))
         assert await owners(kube, "split") == {second["metadata"]["uid"]}
 
     async def test_refuses_a_change_of_immutable_data(self, kube: Kubernetes) -> None:
@@ -253,7 +265,7 @@ class TestReplace:
         assert replaced["status"] == {"observedGeneration": 1}
 
     async def test_that_changes_nothing_writes_nothing(self, kube: Kubernetes) -> None:
-        first = await kube.create(mdep())
+        first = await settled(kube, mdep())
         assert await kube.replace(await read(kube, DIGITS)) == first
 
     async def test_of_an_older_version_is_a_conflict(self, kube: Kubernetes) -> None:
@@ -332,7 +344,7 @@ class TestAnnotate:
         assert annotated["spec"] == first["spec"]
 
     async def test_that_changes_nothing_writes_nothing(self, kube: Kubernetes) -> None:
-        first = await kube.apply(mdep(metadata={"annotations": {"example.com/a": "1"}}))
+        first = await settled(kube, mdep(metadata={"annotations": {"example.com/a": "1"}}))
         assert await kube.annotate(DIGITS, {"example.com/a": "1", "example.com/b": None}) == first
 
     async def test_of_nothing_is_not_found(self, kube: Kubernetes) -> None:
@@ -379,11 +391,9 @@ class TestList:
         assert await kube.list(MODEL_DEPLOYMENT, "vision", {"x": "2"}) == []
 
     async def test_gives_what_get_gives(self, kube: Kubernetes) -> None:
-        await kube.apply(config_map("a", x="1"))
-        await kube.apply(config_map("b", x="2"))
-        assert await kube.list(CONFIG_MAP, "vision") == [
-            await kube.get(Ref(CONFIG_MAP, "vision", name)) for name in ("a", "b")
-        ]
+        await kube.apply(secret("a", x="1"))
+        await kube.apply(secret("b", x="2"))
+        assert await kube.list(SECRET, "vision") == [await kube.get(Ref(SECRET, "vision", name)) for name in ("a", "b")]
 
 
 class TestWatch:
@@ -402,7 +412,7 @@ class TestWatch:
             assert versions == sorted(set(versions))
 
     async def test_is_silent_about_writes_that_change_nothing(self, kube: Kubernetes) -> None:
-        await kube.apply(mdep())
+        await settled(kube, mdep())
         async with aclosing(kube.watch(MODEL_DEPLOYMENT)) as events:
             await take(events, 2)
             await kube.apply(mdep())
@@ -415,7 +425,7 @@ class TestWatch:
         await kube.apply(mdep("elsewhere", "audio"))
         async with aclosing(kube.watch(MODEL_DEPLOYMENT, "vision")) as events:
             assert seen(await take(events, 1)) == [("SYNCED", "")]
-            await kube.apply(config_map("split", x="1"))
+            await kube.apply(secret("split", x="1"))
             await kube.apply(mdep("here-not", "audio"))
             await kube.apply(mdep("here"))
             assert seen(await take(events, 1)) == [("ADDED", "here")]
@@ -454,15 +464,15 @@ class TestWatch:
 class TestGarbageCollection:
     async def test_takes_all_that_an_owner_leaves_behind(self, kube: Kubernetes, eventually: Eventually) -> None:
         owner = await kube.apply(mdep())
-        child = await kube.apply(config_map("child", owner))
-        await kube.apply(config_map("grandchild", child))
-        await kube.apply(config_map("bystander"))
+        child = await kube.apply(secret("child", owner))
+        await kube.apply(secret("grandchild", child))
+        await kube.apply(secret("bystander"))
         await kube.delete(DIGITS)
         await eventually(lambda: names_are(kube, ["bystander"]))
 
     async def test_waits_for_the_last_owner(self, kube: Kubernetes, eventually: Eventually) -> None:
         first, second = [await kube.apply(mdep(name)) for name in ("a", "b")]
-        await kube.apply(config_map("split", first, second))
+        await kube.apply(secret("split", first, second))
         await kube.delete(ref_of(first))
         await eventually(lambda: owned_by(kube, "split", {second["metadata"]["uid"]}))
         await kube.delete(ref_of(second))
@@ -471,27 +481,27 @@ class TestGarbageCollection:
     async def test_takes_what_was_born_without_an_owner(self, kube: Kubernetes, eventually: Eventually) -> None:
         owner = await kube.apply(mdep())
         await kube.delete(DIGITS)
-        await kube.apply(config_map("late", owner))
+        await kube.apply(secret("late", owner))
         await eventually(lambda: names_are(kube, []))
 
     async def test_knows_an_owner_by_uid_not_by_name(self, kube: Kubernetes, eventually: Eventually) -> None:
         owner = await kube.apply(mdep())
-        await kube.apply(config_map("child", owner))
+        await kube.apply(secret("child", owner))
         await kube.delete(DIGITS)
         await kube.apply(mdep())
         await eventually(lambda: names_are(kube, []))
 
     async def test_tells_watchers(self, kube: Kubernetes) -> None:
         owner = await kube.apply(mdep())
-        await kube.apply(config_map("child", owner))
-        async with aclosing(kube.watch(CONFIG_MAP)) as events:
+        await kube.apply(secret("child", owner))
+        async with aclosing(kube.watch(SECRET, "vision")) as events:
             await take(events, 2)
             await kube.delete(DIGITS)
             assert seen(await take(events, 1)) == [("DELETED", "child")]
 
 
 async def owners(kube: Kubernetes, name: str) -> set[str]:
-    obj = await read(kube, Ref(CONFIG_MAP, "vision", name))
+    obj = await read(kube, Ref(SECRET, "vision", name))
     return {reference["uid"] for reference in obj["metadata"].get("ownerReferences", [])}
 
 
@@ -500,7 +510,7 @@ async def owned_by(kube: Kubernetes, name: str, uids: set[str]) -> bool:
 
 
 async def names_are(kube: Kubernetes, names: list[str]) -> bool:
-    return [obj["metadata"]["name"] for obj in await kube.list(CONFIG_MAP, "vision")] == names
+    return [obj["metadata"]["name"] for obj in await kube.list(SECRET, "vision")] == names
 
 
 class TestObjectsOfTheWholeCluster:
@@ -521,19 +531,38 @@ class TestObjectsOfTheWholeCluster:
         await kube.delete(self.REF)
         assert await kube.get(self.REF) is None
 
-    async def test_are_applied_and_replaced(self, kube: Kubernetes) -> None:
-        applied = await kube.apply(self.node(rack="a"))
-        applied["metadata"]["labels"]["rack"] = "b"
-        replaced = await kube.replace(applied)
-        assert replaced["metadata"]["labels"]["rack"] == "b"
+    async def test_are_applied_and_replaced(self, kube: Kubernetes, eventually: Eventually) -> None:
+        await kube.apply(self.node(rack="a"))
+        # The controllers of a real cluster write to a new node as well.
+        await eventually(lambda: self.replaced(kube, rack="b"))
+        assert (await read(kube, self.REF))["metadata"]["labels"]["rack"] == "b"
         await kube.delete(self.REF)
+
+    async def replaced(self, kube: Kubernetes, **labels: str) -> bool:
+        found = await read(kube, self.REF)
+        found["metadata"]["labels"] |= labels
+        try:
+            await kube.replace(found)
+        except Conflict:
+            return False
+        return True
 
     async def test_are_watched(self, kube: Kubernetes) -> None:
         async with aclosing(kube.watch(NODE)) as events:
-            assert seen(await take(events, 1)) == [("SYNCED", "")]
+            while (await take(events, 1))[0].type != "SYNCED":
+                pass
             await kube.create(self.node(rack="a"))
             await kube.delete(self.REF)
-            assert seen(await take(events, 2)) == [("ADDED", "contract-test"), ("DELETED", "contract-test")]
+            changes = [await self.next_of_ours(events)]
+            while changes[-1] != "DELETED":
+                changes.append(await self.next_of_ours(events))
+        assert [change for change in changes if change != "MODIFIED"] == ["ADDED", "DELETED"]
+
+    async def next_of_ours(self, events: AsyncIterator[WatchEvent]) -> str:
+        while True:
+            [event] = await take(events, 1)
+            if ref_of(event.object) == self.REF:
+                return event.type
 
 
 async def test_callers_cannot_change_what_is_stored(kube: Kubernetes) -> None:
@@ -548,9 +577,9 @@ async def test_callers_cannot_change_what_is_stored(kube: Kubernetes) -> None:
 async def test_resource_versions_rise_over_all_objects(kube: Kubernetes) -> None:
     written = [
         await kube.apply(mdep("a")),
-        await kube.apply(config_map("b", x="1")),
+        await kube.apply(secret("b", x="1")),
         await kube.apply(mdep("a", replicas=2)),
-        await kube.annotate(Ref(CONFIG_MAP, "vision", "b"), {"example.com/a": "1"}),
+        await kube.annotate(Ref(SECRET, "vision", "b"), {"example.com/a": "1"}),
     ]
     versions = [int(version(obj)) for obj in written]
     assert versions == sorted(set(versions))

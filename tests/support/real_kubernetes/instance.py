@@ -4,9 +4,8 @@ import contextlib
 import json
 import os
 import shutil
-import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -24,7 +23,6 @@ class Instance:
     """One cluster. Everything it writes is below `directory`; nothing else on the disk is its own."""
 
     directory: Path
-    _order: list[str] = field(default_factory=list, compare=False)
 
     @property
     def kubeconfig(self) -> Path:
@@ -52,16 +50,15 @@ class Instance:
 
     def start(self, name: str, command: Sequence[str], environment: dict[str, str] | None = None) -> psutil.Process:
         """Starts a process that outlives this one, and records it at once."""
-        with self.log(name).open("ab") as output:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-                env={**os.environ, **(environment or {})},
-            )
-        return self.record(name, process.pid)
+        log = (os.POSIX_SPAWN_OPEN, 1, str(self.log(name)), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        pid = os.posix_spawnp(
+            command[0],
+            tuple(command),
+            {**os.environ, **(environment or {})},
+            file_actions=[(os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0), log, (os.POSIX_SPAWN_DUP2, 1, 2)],
+            setsid=True,
+        )
+        return self.record(name, pid)
 
     def record(self, name: str, pid: int) -> psutil.Process:
         """Remembers a process by pid and start time. Raises ClusterError where it is gone already."""
