@@ -61,11 +61,12 @@ def _by_kind() -> dict[str, list[int]]:
 class Row:
     """The counters of one row. Histograms as in `histogram`; `duration_us` is the sum of the total times that they hold.
 
-    `changed` is the instant of the last change in Unix seconds.
+    `changed` is the instant of the last change in Unix seconds. `written_off` is what of `lost` only the end of the worker says.
     """
 
     highest: int = 0
     lost: int = 0
+    written_off: int = 0
     ended: int = 0
     ends: dict[str, int] = field(default_factory=lambda: dict.fromkeys(ENDS, 0))
     first_attempt_failed: int = 0
@@ -91,6 +92,17 @@ class Row:
     def in_flight(self) -> int:
         """Requests that have neither ended nor been lost."""
         return self.assigned - self.ended - self.lost
+
+    def write_off(self) -> None:
+        """What is in flight never ends."""
+        self.written_off += self.in_flight
+        self.lost += self.in_flight
+
+    def take_back(self, most: int) -> None:
+        """So many of those written off have ended after all, or run on."""
+        back = min(most, self.written_off)
+        self.written_off -= back
+        self.lost -= back
 
     def settle(self, seen: Seen) -> None:
         """Raise `lost` to what a table entry proves, all lines before it having come."""
@@ -222,21 +234,35 @@ class Boot:
             if before != (row.highest, row.lost):
                 row.changed = now
 
+    @property
+    def all_gaps(self) -> int:
+        """Requests without a line, by now: of a worker that is gone, all that it had counted."""
+        return max(self.gaps, self.requests - self.counted_lines) if self.ended_at else self.gaps
+
     def finish(self, now: float) -> None:
         """The worker is gone and no line of it can come any more: what has not ended is lost."""
         self.ended_at = now
         self.draining = False
         self.running = {}
-        self.gaps = max(self.gaps, self.requests - self.counted_lines)
         for row in self.rows.values():
             if row.in_flight:
-                row.lost = row.assigned - row.ended
+                row.write_off()
+                row.changed = now
+
+    def come_back(self, now: float) -> None:
+        """The worker is there after all, having been away from the list for a while: what was written off still runs."""
+        self.ended_at = 0.0
+        for row in self.rows.values():
+            if row.written_off:
+                row.take_back(row.written_off)
                 row.changed = now
 
     def take_sums(self, other: "Boot") -> None:
         """Add another boot's counts of lines and refusals."""
-        for name in ("requests", "lines", "counted_lines", "unparsable", "gaps", "dropped"):
+        gaps = self.gaps + other.all_gaps
+        for name in ("requests", "lines", "counted_lines", "unparsable", "dropped"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.gaps = gaps
         for service, kinds in other.refused.items():
             own = self.refused.setdefault(service, {})
             for kind, count in kinds.items():
@@ -506,6 +532,7 @@ def _flush(cell: _Cell, now: float) -> None:
 
 
 def _flush_ends(cell: _Cell, row: Row, head: EndHead, n: int) -> None:
+    row.take_back(n)
     row.ended += n
     row.ends[head.end] += n
     row.highest = max(row.highest, cell.highest)

@@ -79,6 +79,8 @@ class Counting:
         now = time.time()
         self._reader.drain(now)
         boot = self.ledger.boot(worker.boot, worker.started_at)
+        if boot.ended_at:
+            boot.come_back(now)
         boot.pid, boot.started_at = worker.pid, worker.started_at
         boot.settle(table, ALL_REQUESTS, now)
         boot.running = await self._haproxy.running_by_block(worker.pid)

@@ -156,7 +156,7 @@ def _boot(boot: Boot) -> dict[str, Any]:
             "requests": boot.requests,
             "lines": boot.lines,
             "unparsable": boot.unparsable,
-            "gaps": boot.gaps,
+            "gaps": boot.all_gaps,
             "dropped": boot.dropped,
         },
         "refused": {"malformed": 0, "unknown": 0, "unfinished": 0, **nowhere},

@@ -152,14 +152,14 @@ def _arms(
 
 def _integrity(ledger: Ledger) -> Iterator[Metric]:
     boots = list(ledger.boots.values())
-    for name, what in (
-        ("lines", "Lines read."),
-        ("unparsable", "Lines that are none of ours."),
-        ("dropped", "Lines that HAProxy could not write."),
-        ("gaps", "Requests without a line."),
+    for name, member, what in (
+        ("lines", "lines", "Lines read."),
+        ("unparsable", "unparsable", "Lines that are none of ours."),
+        ("dropped", "dropped", "Lines that HAProxy could not write."),
+        ("gaps", "all_gaps", "Requests without a line."),
     ):
         yield CounterMetricFamily(
-            f"sundog_edge_log_{name}", what, sum(getattr(boot, name) for boot in (*boots, ledger.gone))
+            f"sundog_edge_log_{name}", what, sum(getattr(boot, member) for boot in (*boots, ledger.gone))
         )
     yield GaugeMetricFamily(
         "sundog_edge_workers", "HAProxy workers that run.", sum(not boot.ended_at for boot in boots)

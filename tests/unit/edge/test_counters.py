@@ -111,6 +111,7 @@ def test_every_request_is_an_end_in_flight_or_lost_at_every_moment(steps):
         # Late is not lost: never more than what really went missing.
         assert sum(row.lost for row in rows) <= dropped
     ledger.consume(worker.pipe, 0)
+    worker.pipe.clear()
     boot = ledger.boot(worker.boot, 0)
     boot.settle(worker.table(), "all")
     rows = list(boot.rows.values())
@@ -120,6 +121,24 @@ def test_every_request_is_an_end_in_flight_or_lost_at_every_moment(steps):
     boot.finish(1.0)
     assert all(conserved(row) and row.in_flight == 0 for row in rows)
     assert sum(row.lost for row in rows) == dropped + len(worker.running)
+    # What ends after all, or runs on since the worker was only away from the list, was lost for a while and is assigned once.
+    assigned = sum(worker.assigned.values())
+    ledger = Ledger.from_json(orjson.loads(orjson.dumps(ledger.as_json())))
+    boot = ledger.boot(worker.boot, 0)
+    rows = list(boot.rows.values())
+    if worker.running:
+        worker.end(0, 200, dropped=False)
+        ledger.consume(worker.pipe, 2)
+        worker.pipe.clear()
+    assert (sum(row.assigned for row in rows), boot.all_gaps) == (assigned, dropped + len(worker.running))
+    boot.come_back(3.0)
+    boot.settle(worker.table(), "all", 3.0)
+    assert all(conserved(row) for row in rows)
+    assert (sum(row.in_flight for row in rows), sum(row.lost for row in rows)) == (len(worker.running), dropped)
+    while worker.running:
+        worker.end(0, 200, dropped=False)
+    ledger.consume(worker.pipe, 4)
+    assert (sum(row.assigned for row in rows), boot.gaps, boot.ended_at) == (assigned, dropped, 0)
 
 
 def _ends(ledger: Ledger) -> int:
