@@ -22,6 +22,9 @@ LOG = logging.getLogger(__name__)
 POLL_S = 0.5
 POLL_EAGERLY_S = 0.15
 POLL_JITTER = 0.2
+RESOLVE_S = 5.0
+"""How long the address of Serve's own proxy is taken as known while Serve answers; a new head has another."""
+
 PATIENCE_S = 0.5
 """How long a round of questions waits for those that are slow to answer."""
 
@@ -52,6 +55,7 @@ class Answers:
         self.cost_s = 0.0
         self._client = client
         self._silent: set[str] = set()
+        self._resolved: dict[str, tuple[str, float]] = {}
         self._told: tuple[object, ...] = ({}, {}, {})
         self._asking: dict[str, asyncio.Task[None]] = {}
 
@@ -86,7 +90,7 @@ class Answers:
             self.version = object()
 
     async def _ask(self, name: str, cluster: Cluster) -> None:
-        if cluster.fallback:
+        if cluster.fallback and self._must_resolve(name, cluster.fallback):
             await self._resolve(name, cluster.fallback)
         try:
             self.targets[name], self.calls[name] = await self._client.targets(cluster)
@@ -98,6 +102,11 @@ class Answers:
                 LOG.warning("%s; keeping the replicas known", error)
             self._silent.add(name)
 
+    def _must_resolve(self, name: str, address: str) -> bool:
+        """Thousands of edges would be a burden for a name server that each asked twice a second."""
+        known, at = self._resolved.get(name, ("", 0.0))
+        return known != address or name in self._silent or time.monotonic() - at >= RESOLVE_S
+
     async def _resolve(self, name: str, address: str) -> None:
         # A server that is added at run time must have a numeric address.
         host, _, port = address.rpartition(":")
@@ -108,6 +117,7 @@ class Answers:
             LOG.info("fallback %s does not resolve: %s", address, error)
             return
         self.fallbacks[name] = f"{found[0][4][0]}:{port}"
+        self._resolved[name] = (address, time.monotonic())
 
 
 class Following:

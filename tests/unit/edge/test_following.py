@@ -74,3 +74,49 @@ async def test_all_ports_of_all_clusters_count(monkeypatch):
     answers = Answers(Client())
     await answers.poll({"good": GOOD, "again": GOOD})
     assert answers.count == 2
+
+
+class Names:
+    """A name server whose answers a test changes."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.asked = 0
+        self.address = "10.0.0.1"
+        monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", self.getaddrinfo)
+
+    async def getaddrinfo(self, host, port, **_):
+        self.asked += 1
+        if not self.address:
+            raise OSError("no such name")
+        return [(0, 0, 0, "", (self.address, port))]
+
+
+HEAD = Cluster(dashboard="http://good", fallback="sundog-0-head-svc.vision.svc:8000")
+
+
+async def test_the_address_of_a_head_is_asked_for_now_and_then_and_follows_it(monkeypatch):
+    names, client = Names(monkeypatch), Client()
+    answers = Answers(client)
+    for _ in range(3):
+        await answers.poll({"sundog-0": HEAD})
+    assert (answers.fallbacks, names.asked) == ({"sundog-0": "10.0.0.1:8000"}, 1)
+    first = answers.version
+    monkeypatch.setattr(following, "RESOLVE_S", 0.0)
+    names.address = "10.0.0.2"
+    await answers.poll({"sundog-0": HEAD})
+    assert answers.fallbacks == {"sundog-0": "10.0.0.2:8000"}
+    assert answers.version is not first
+    names.address = ""
+    await answers.poll({"sundog-0": HEAD})
+    assert answers.fallbacks == {"sundog-0": "10.0.0.2:8000"}, "a name server that is away takes no address away"
+
+
+async def test_a_head_that_is_silent_may_have_another_address(monkeypatch):
+    names, client = Names(monkeypatch), Client()
+    answers = Answers(client)
+    client.go_on.set()
+    silent = SLOW.model_copy(update={"fallback": HEAD.fallback})
+    monkeypatch.setattr(client, "targets", lambda _: Client.targets(client, SLOW))
+    for _ in range(3):
+        await answers.poll({"sundog-0": silent})
+    assert names.asked == 3
