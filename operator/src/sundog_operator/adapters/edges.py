@@ -33,6 +33,7 @@ class HttpEdges:
             terminating="deletionTimestamp" in pod["metadata"],
             evidence=evidence,
             error=error,
+            uid=str(pod["metadata"].get("uid", "")),
         )
 
     async def _evidence(self, pod: Object) -> tuple[dict[str, Any] | None, str]:

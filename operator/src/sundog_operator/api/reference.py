@@ -251,6 +251,7 @@ EVENTS: Final = (
     Reason("Normal", "RolloutSuperseded", "A candidate was dropped, for the spec changed."),
     Reason("Warning", "RolloutAborted", "A rollout failed or was aborted; stable has all traffic."),
     Reason("Warning", "RolloutRolledBack", "A rollback ended a rollout."),
+    Reason("Warning", "EdgeReplaced", "An edge did not take up an abort for a minute and was deleted."),
     Reason("Normal", "CommandAccepted", "A command was run."),
     Reason("Warning", "CommandRejected", "A command was refused; the note says why."),
     Reason("Warning", "InvalidSpec", "The spec is refused: once per generation, as for each reason of `SpecAccepted`."),

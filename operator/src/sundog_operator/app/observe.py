@@ -9,6 +9,7 @@ from sundog_operator.app.edge_in_cluster import foreign_to
 from sundog_operator.app.world import World
 from sundog_operator.core import hosts, names, ray_cluster, revisions, secrets, traffic
 from sundog_operator.core.draft import Observed, Rollout
+from sundog_operator.core.edge_objects import is_gone
 from sundog_operator.core.observed import EdgeReport, ServeState
 from sundog_operator.core.ray_cluster import ClusterView, is_ours
 from sundog_operator.core.spec import accept
@@ -56,6 +57,7 @@ async def observe(world: World, deployment: Object) -> Observed:
         host_taken_by=hosts.taken_by(deployment, others),
         image=world.settings.runtime_image,
         secrets=await _secrets(world, deployment),
+        in_cluster=world.settings.installation is not None,
     )
 
 
@@ -96,8 +98,10 @@ async def read_edges(world: World, namespace: str) -> Sequence[EdgeReport]:
 
 
 async def edge_pods(world: World, namespace: str) -> list[Object]:
-    """The edge's pods."""
-    return await world.kube.list(POD, namespace, {names.LABEL_NAME: names.EDGE})
+    """The edge's pods, those that leave included, but for those that can serve nothing any more."""
+    now = world.clock.now()
+    pods = await world.kube.list(POD, namespace, {names.LABEL_NAME: names.EDGE})
+    return [pod for pod in pods if not is_gone(pod, now)]
 
 
 def _url(pods: Sequence[Object], namespace: str, service: str, *, tls: bool) -> str:

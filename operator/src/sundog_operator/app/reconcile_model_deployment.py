@@ -8,7 +8,7 @@ from sundog_operator.app.recorder import record
 from sundog_operator.app.world import World
 from sundog_operator.core.plan import Plan, plan
 from sundog_operator.errors import AlreadyExists, Conflict
-from sundog_operator.ports import CONTROLLER_REVISION, EXPERIMENT, MODEL_DEPLOYMENT, Object, Ref
+from sundog_operator.ports import CONTROLLER_REVISION, EXPERIMENT, MODEL_DEPLOYMENT, POD, Object, Ref
 
 
 async def reconcile_model_deployment(world: World, key: Key) -> float | None:
@@ -34,6 +34,8 @@ async def _act(world: World, stored: Object, decided: Plan) -> None:
         await _commit(world, Ref(EXPERIMENT, namespace, name), status.to_json())
     await _write_status(world, stored, decided.status.to_json())
     await record(world, stored, decided.events)
+    for edge in decided.late_edges:
+        await world.kube.delete(Ref(POD, namespace, edge.pod), uid=edge.uid)
     for name in decided.surplus_revisions:
         await world.kube.delete(Ref(CONTROLLER_REVISION, namespace, name))
     for name in decided.surplus_experiments:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
-from sundog_operator.api import ExperimentStatus, ModelDeploymentSpec, ModelDeploymentStatus
+from sundog_operator.api import Condition, ExperimentStatus, ModelDeploymentSpec, ModelDeploymentStatus
 from sundog_operator.core import names, revisions, traffic
 from sundog_operator.core.events import Event
 from sundog_operator.core.observed import EdgeReport, ServeState
@@ -50,6 +50,7 @@ class Observed:
         host_taken_by: the ModelDeployment that has the host this one asks for; empty when it may have it.
         image: what an empty `runtime.image` stands for.
         secrets: the keys of each Secret that its endpoint names; None for one that does not exist.
+        in_cluster: whether edges are pods that a Deployment replaces.
     """
 
     deployment: Json
@@ -67,6 +68,7 @@ class Observed:
     host_taken_by: str = ""
     image: str = ""
     secrets: Keys = field(default_factory=dict)
+    in_cluster: bool = False
 
 
 @dataclass(slots=True)
@@ -157,6 +159,10 @@ class Draft:
         if self.commit is not None and self.commit[0] == self.rollout.name:
             return self.commit[1]
         return self.rollout.status if machine.is_frozen(self.rollout.status) else None
+
+    def condition_before(self, type_: str) -> Condition | None:
+        """A condition as it is stored."""
+        return next((condition for condition in self.before.conditions if condition.type == type_), None)
 
     def is_held_back(self, number: int) -> bool:
         """Whether a revision was aborted or rolled back, and not retried since."""

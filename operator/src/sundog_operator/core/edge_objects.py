@@ -2,8 +2,10 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
+from sundog_operator.api import parse_instant
 from sundog_operator.core import names
 from sundog_operator.core.ray_cluster import is_ours
 from sundog_operator.core.revisions import owner_reference
@@ -13,6 +15,8 @@ HTTP_PORT = 8080
 AGENT_PORT = 9090
 SELECTOR = {names.LABEL_NAME: names.EDGE}
 """The label by which Services, the budget and everybody else find the edge's pods."""
+LOST_AFTER = timedelta(seconds=60)
+"""How long after the end of its grace a leaving pod is still asked: a kubelet that lives has killed it by then."""
 
 Json = dict[str, Any]
 
@@ -115,6 +119,14 @@ def is_of(obj: Mapping[str, Any], member: Mapping[str, Any]) -> bool:
     """Whether an object was made for just that ModelDeployment; another of its name is somebody else's."""
     labels = obj["metadata"].get("labels") or {}
     return is_ours(obj) and labels.get(names.LABEL_MODEL_DEPLOYMENT) == member["metadata"]["name"]
+
+
+def is_gone(pod: Mapping[str, Any], now: datetime) -> bool:
+    """Whether a pod serves no more: it has ended, or its time to leave has been over for so long that its node must be lost."""
+    if (pod.get("status") or {}).get("phase") in ("Failed", "Succeeded"):
+        return True
+    leaves = pod["metadata"].get("deletionTimestamp")
+    return leaves is not None and now - parse_instant(leaves) > LOST_AFTER
 
 
 def _own(member: Json) -> Json:

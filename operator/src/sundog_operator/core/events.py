@@ -47,6 +47,12 @@ def rollout_ended(outcome: str, attempt: str, message: str) -> Event:
     return Event(kind, f"Rollout{outcome}", "RollBack", message, f"{attempt}/{outcome}")
 
 
+def edge_replaced(pod: str, uid: str, epoch: int) -> Event:
+    """An edge that did not take up an abort is deleted."""
+    note = f"edge {pod} has not put epoch {epoch} in force for 60 s after an abort: it is deleted, and another takes its place"
+    return Event("Warning", "EdgeReplaced", "ReplaceEdge", note, uid)
+
+
 def revision_failed(revision: int, reason: str, message: str, failures: int) -> Event:
     """A revision could not be started."""
     return Event("Warning", reason, "StartRevision", f"revision {revision}: {message}", f"{revision}/{failures}")

@@ -53,10 +53,14 @@ class ServeState:
 
 @dataclass(frozen=True, slots=True)
 class EdgeReport:
-    """One edge pod and the evidence document it gave; `evidence` is None when it could not be read, and `error` says why."""
+    """One edge pod and the evidence document it gave; `evidence` is None when it could not be read, and `error` says why.
+
+    `uid` is the pod's.
+    """
 
     pod: str
     ready: bool
     terminating: bool
     evidence: Mapping[str, Any] | None
     error: str = ""
+    uid: str = ""

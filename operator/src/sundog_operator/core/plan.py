@@ -13,7 +13,9 @@ from sundog_operator.api import ExperimentStatus, ModelDeploymentStatus
 from sundog_operator.core import choose, live, names, revisions, say, traffic
 from sundog_operator.core.draft import Draft, Json, Observed
 from sundog_operator.core.events import Event
+from sundog_operator.core.late_edges import replace_late
 from sundog_operator.core.obey import obey
+from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.rollout import machine
 from sundog_operator.core.spec import accept
 
@@ -27,6 +29,7 @@ class Plan:
         surplus_revisions: names of ControllerRevisions beyond the history limit.
         surplus_experiments: names of rollout Experiments beyond it.
         requeue_after_s: when to look again without being woken, in seconds.
+        late_edges: edges whose pods to delete.
     """
 
     creates: tuple[Json, ...]
@@ -36,6 +39,7 @@ class Plan:
     surplus_experiments: tuple[str, ...]
     events: tuple[Event, ...]
     requeue_after_s: float
+    late_edges: tuple[EdgeReport, ...] = ()
 
 
 STEPS = (
@@ -62,6 +66,7 @@ def plan(seen: Observed, now: datetime) -> Plan:
     say.measure(draft)
     say.conclude(draft)
     say.conclude_rollout(draft)
+    late = replace_late(draft)
     return Plan(
         creates=tuple(draft.creates),
         rollout=draft.commit,
@@ -70,6 +75,7 @@ def plan(seen: Observed, now: datetime) -> Plan:
         surplus_experiments=_surplus_experiments(draft),
         events=tuple(draft.events),
         requeue_after_s=say.requeue_after_s(draft),
+        late_edges=late,
     )
 
 

@@ -1,0 +1,39 @@
+"""Edges that do not follow: told by `say`, and after an abort replaced, for they may still send requests to what was aborted."""
+
+from datetime import timedelta
+from typing import Final
+
+from sundog_operator.core import events, live, traffic
+from sundog_operator.core.draft import HELD_OUTCOMES, Draft
+from sundog_operator.core.observed import EdgeReport
+
+PATIENCE: Final = timedelta(seconds=30)
+"""After an edge has been told of, which is when it has been late for 30 s."""
+
+
+def replace_late(draft: Draft) -> tuple[EdgeReport, ...]:
+    """The edge to delete now, at most one, with its event.
+
+    Only where another edge has the split in force: what all of them cannot do, new ones could not either.
+    """
+    last, told = draft.status.last_rollout, draft.condition_before("TrafficSynced")
+    aborted = last is not None and last.outcome in HELD_OUTCOMES and _retires(draft, last.revision)
+    if not draft.seen.in_cluster or not aborted or told is None or told.reason != "EdgeNotConfirmed":
+        return ()
+    if draft.now - told.last_transition_time < PATIENCE:
+        return ()
+    split = live.split_of(draft.service, draft.status, draft.rollout.uid if draft.rollout else "", draft.progress)
+    if split is None:
+        return ()
+    confirmation = traffic.confirm(draft.service, split, draft.seen.edges)
+    late = {pod for pod, _ in confirmation.waiting}
+    ready = [report for report in draft.seen.edges if report.ready and not report.terminating]
+    found = [report for report in ready if report.pod in late]
+    if not found or len(found) == len(ready):
+        return ()
+    draft.events.append(events.edge_replaced(found[0].pod, found[0].uid, split.epoch))
+    return (found[0],)
+
+
+def _retires(draft: Draft, revision: int) -> bool:
+    return any(retiring.revision == revision for retiring in draft.status.retiring)

@@ -1,0 +1,104 @@
+"""Edges that do not take up an abort: told with their names, then replaced one by one, but never all of them."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from doubles.cluster import NAMESPACE, Cluster
+from sundog_operator.api.installation import Installation
+from sundog_operator.app.world import Settings, World
+from sundog_operator.core.edge_objects import LOST_AFTER, is_gone
+from sundog_operator.ports import POD, Ref
+
+NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
+
+
+async def edges(cluster: Cluster) -> set[str]:
+    return {pod["metadata"]["name"] for pod in await cluster.kube.list(POD, NAMESPACE)}
+
+
+async def aborted(*late: str, in_cluster: bool = True, command: str = "abort revision=2 id=stop") -> Cluster:
+    """Three edges, a canary that was aborted, and some edges that did not hear of it."""
+    cluster = Cluster()
+    await cluster.apply()
+    await cluster.until(lambda: cluster.serves(1))
+    for number in (1, 2):
+        await cluster.add_edge(f"sundog-edge-{number}")
+    await cluster.apply("file:///models/v2")
+    await cluster.until(lambda: cluster.at_weight(2, 25))
+    await cluster.settle(3)
+    if in_cluster:
+        world = cluster.world
+        cluster.world = World(
+            world.kube, world.serve, world.edges, world.clock, Settings.of(Installation(), "test"), world.told
+        )
+    cluster.edges.deaf = {*late}
+    await cluster.command(command)
+    return cluster
+
+
+async def test_an_edge_that_does_not_hear_of_an_abort_is_told_after_30_seconds_and_replaced_after_60() -> None:
+    cluster = await aborted("sundog-edge-1")
+    await cluster.settle(33)
+    assert await cluster.condition("TrafficSynced") == ("False", "EdgeNotConfirmed")
+    assert "sundog-edge-1" in await edges(cluster)
+    await cluster.settle(24)
+    assert "sundog-edge-1" in await edges(cluster)
+    await cluster.settle(9)
+    assert await edges(cluster) == {"sundog-edge-0", "sundog-edge-2"}
+    assert (await cluster.events()).count("EdgeReplaced") == 1
+    await cluster.settle(10)
+    assert await cluster.condition("TrafficSynced") == ("True", "InForce")
+    assert not (await cluster.status()).get("retiring")
+
+
+async def test_of_several_one_goes_at_a_time_and_never_the_last_that_serves() -> None:
+    cluster = await aborted("sundog-edge-1", "sundog-edge-2")
+    await cluster.until(lambda: _is(cluster, {"sundog-edge-0", "sundog-edge-2"}), rounds=80)
+    await cluster.until(lambda: _is(cluster, {"sundog-edge-0"}), rounds=5)
+    cluster = await aborted("sundog-edge-0", "sundog-edge-1", "sundog-edge-2")
+    await cluster.settle(120)
+    assert len(await edges(cluster)) == 3
+
+
+async def _is(cluster: Cluster, wanted: set[str]) -> bool:
+    return await edges(cluster) == wanted
+
+
+@pytest.mark.parametrize(
+    ("in_cluster", "command"), [(False, "abort revision=2 id=stop"), (True, "promote revision=2 id=on")]
+)
+async def test_no_edge_is_replaced_in_local_mode_or_without_an_abort(in_cluster: bool, command: str) -> None:
+    cluster = await aborted("sundog-edge-1", in_cluster=in_cluster, command=command)
+    await cluster.settle(120)
+    assert await cluster.condition("TrafficSynced") == ("False", "EdgeNotConfirmed")
+    assert len(await edges(cluster)) == 3
+
+
+@pytest.mark.parametrize(
+    ("pod", "gone"),
+    [
+        ({}, False),
+        ({"phase": "Running"}, False),
+        ({"phase": "Failed"}, True),
+        ({"phase": "Succeeded"}, True),
+        ({"leaves": NOW + timedelta(seconds=100)}, False),
+        ({"leaves": NOW - LOST_AFTER}, False),
+        ({"leaves": NOW - LOST_AFTER - timedelta(seconds=1)}, True),
+    ],
+)
+def test_which_pods_can_serve_nothing_any_more(pod: dict[str, Any], gone: bool) -> None:
+    leaves = {"deletionTimestamp": pod["leaves"].isoformat()} if "leaves" in pod else {}
+    assert is_gone({"metadata": {"name": "e", **leaves}, "status": {"phase": pod.get("phase", "")}}, NOW) is gone
+
+
+async def test_an_edge_that_was_evicted_is_not_waited_for() -> None:
+    cluster = await aborted("sundog-edge-1")
+    ref = Ref(POD, NAMESPACE, "sundog-edge-1")
+    stored = await cluster.kube.get(ref)
+    assert stored is not None
+    status = {**stored["status"], "phase": "Failed"}
+    await cluster.kube.patch_status(ref, status, resource_version=stored["metadata"]["resourceVersion"])
+    await cluster.settle(15)
+    assert await cluster.condition("TrafficSynced") == ("True", "InForce")
