@@ -1,6 +1,5 @@
 """A whole cluster up and down, in one of two sizes."""
 
-import contextlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -75,10 +74,7 @@ def down(directory: Path, *, keep: bool = False) -> None:
     kuberay.stop(instance)
     node.stop(instance)
     control_plane.stop(instance)
-    for name, process in instance.processes().items():
-        with contextlib.suppress(Exception):
-            process.kill()
-        del name
+    instance.stop(*instance.processes())
     if not keep:
         instance.remove()
 
@@ -87,11 +83,15 @@ def down(directory: Path, *, keep: bool = False) -> None:
 def temporary(name: str, *, with_node: bool) -> Iterator[Cluster]:
     """A cluster of this process. What an earlier one left that was killed is cleared first."""
     clear_orphans()
-    directory = HOME / f"{name}-{os.getpid()}"
     try:
-        yield up(directory, with_node=with_node)
+        yield up(directory_of(name), with_node=with_node)
     finally:
-        down(directory)
+        down(directory_of(name))
+
+
+def directory_of(name: str) -> Path:
+    """Where this process has a cluster of its own."""
+    return HOME / f"{name}-{os.getpid()}"
 
 
 def clear_orphans() -> None:

@@ -10,8 +10,9 @@ import pytest
 
 from real_kubernetes import machine
 from real_kubernetes.binaries import BUILD_S, ROOT, Build
-from real_kubernetes.cluster import BINARIES, CLUSTER_BUILDS, CONTROL_PLANE_BUILDS, Cluster, temporary
+from real_kubernetes.cluster import BINARIES, CLUSTER_BUILDS, CONTROL_PLANE_BUILDS, Cluster, directory_of, temporary
 from real_kubernetes.kubectl import Kubectl
+from real_kubernetes.traces import nothing_left
 from real_local import eventually
 
 ELSEWHERE = "SUNDOG_TEST_KUBECONFIG"
@@ -26,7 +27,7 @@ def api_server() -> Iterator[Cluster]:
         yield other
         return
     _skip(_cannot_build(CONTROL_PLANE_BUILDS))
-    with temporary("api", with_node=False) as cluster:
+    with nothing_left(directory_of("api")), temporary("api", with_node=False) as cluster:
         yield cluster
 
 
@@ -49,7 +50,7 @@ def cluster() -> Iterator[Cluster]:
         yield other
         return
     _skip(machine.refusal() or _cannot_build(CLUSTER_BUILDS))
-    with temporary("cluster", with_node=True) as cluster:
+    with nothing_left(directory_of("cluster")), temporary("cluster", with_node=True) as cluster:
         yield cluster
 
 

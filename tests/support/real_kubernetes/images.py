@@ -33,9 +33,10 @@ def write_pause_image(folder: Path) -> Path:
     return write_image(folder / "pause.tar", PAUSE, {"pause": program.read_bytes()}, entrypoint=["/pause"])
 
 
-def write_base_image(folder: Path) -> Path:
-    files = {"etc/passwd": _PASSWD.encode(), "etc/group": b"root:x:0:\nsundog:x:1000:\n"}
-    return write_image(folder / "base.tar", BASE, files, links=_LINKS, folders=_FOLDERS)
+def write_base_image(folder: Path, name: str = BASE, more: Mapping[str, bytes] | None = None) -> Path:
+    """The image to mount the machine's programs into, with `more` files where they are wanted."""
+    files = {"etc/passwd": _PASSWD.encode(), "etc/group": b"root:x:0:\nsundog:x:1000:\n", **(more or {})}
+    return write_image(folder / "base.tar", name, files, links=_LINKS, folders=_FOLDERS)
 
 
 def write_image(

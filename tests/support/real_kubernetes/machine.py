@@ -127,7 +127,7 @@ def init_pid(instance: Instance) -> int:
 
 def stop(instance: Instance) -> None:
     """Ends everything inside, and puts back what was changed outside."""
-    for process in _inside(instance):
+    for process in inside(instance):
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
             process.wait(30)
@@ -137,7 +137,7 @@ def stop(instance: Instance) -> None:
     _restore_settings(instance)
 
 
-def _inside(instance: Instance) -> Iterator[psutil.Process]:
+def inside(instance: Instance) -> Iterator[psutil.Process]:
     """The first process inside, then the one that made the namespaces. The kernel ends all others with the first."""
     if outer := instance.processes().get(INIT):
         yield from outer.children()

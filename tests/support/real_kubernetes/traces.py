@@ -1,0 +1,59 @@
+"""What a cluster could leave behind on a machine, so that tests can compare before and after."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from real_kubernetes.machine import CGROUPS, SETTINGS
+from real_local import processes_of
+
+PLACES = (
+    "/usr/libexec/kubernetes",
+    "/var/lib/kubelet",
+    "/var/lib/cni",
+    "/var/log/pods",
+    "/run/containerd",
+    "/run/netns",
+)
+"""Where kubelet, containerd and CNI put things if nobody tells them otherwise."""
+
+
+def traces() -> set[str]:
+    """Interfaces, routes, packet filter rules, mounts, cgroups, files and settings, a line each."""
+    found = {f"file {path}" for place in PLACES for path in [Path(place), *Path(place).glob("*")] if path.exists()}
+    found |= {f"cgroup {path}" for path in CGROUPS.glob("*/sundog*")} | {
+        f"cgroup {path}" for path in CGROUPS.glob("sundog*")
+    }
+    found |= {f"setting {path} {path.read_text().strip()}" for path in SETTINGS if path.exists()}
+    found |= {f"mount {line.split()[4]}" for line in Path("/proc/self/mountinfo").read_text().splitlines()}
+    for command in (("ip", "-o", "link"), ("ip", "-o", "route"), ("iptables", "-S"), ("iptables", "-t", "nat", "-S")):
+        found |= {f"{command[0]} {line}" for line in _lines(*command)}
+    return found
+
+
+@contextmanager
+def nothing_left(directory: Path) -> Iterator[None]:
+    """Fails where something of a cluster in this folder is on the machine afterwards that was not there before."""
+    before = traces()
+    yield
+    assert processes_of(directory) == []
+    assert not directory.exists()
+    others = _links_of_others(directory)
+    assert {line for line in traces() - before if not any(other in line for other in others)} == set()
+
+
+def _links_of_others(directory: Path) -> list[str]:
+    """The links of clusters side by side, which may come while ours goes: each names its folder."""
+    described = json.loads("".join(_lines("ip", "-json", "link", "show", "type", "veth")) or "[]")
+    return [each["ifname"] for each in described if each.get("ifalias") not in (None, str(directory))]
+
+
+def _lines(*command: str) -> list[str]:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    except FileNotFoundError:
+        return []
+    # What follows of a link changes by itself.
+    return [line.split(" mtu ")[0] for line in done.stdout.splitlines()]
