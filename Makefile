@@ -7,14 +7,18 @@ SOURCES := pyproject.toml constraints.txt
 ONLY ?=
 comma := ,
 
-.PHONY: run test check unit integration bench prove generate images format clean
+.PHONY: run test check unit integration cluster cluster-up cluster-down bench prove generate images format clean
 
 # The demo: two small networks on real handwritten digits, through a canary and a broken release.
 run: $(VENV)/.ready
 	$(BIN)/sundog demo
 
-# Everything that gates a change.
-test: check unit integration
+# Everything that gates a change. Kubernetes is compiled meanwhile, out of the way of the tests that need none.
+test: check
+	@mkdir -p .cluster
+	@PYTHONPATH=tests/support nice -n 19 $(BIN)/python -m real_kubernetes build >.cluster/build.log 2>&1 & \
+	builder=$$!; trap 'kill $$builder 2>/dev/null' EXIT; \
+	$(MAKE) --no-print-directory unit integration cluster
 
 # Style, types and layers; under a minute.
 check: $(VENV)/.ready
@@ -25,11 +29,23 @@ check: $(VENV)/.ready
 
 # No Ray, no HAProxy: two processes, since the tests share nothing.
 unit: $(VENV)/.ready
-	$(BIN)/pytest tests/unit tests/contract tests/fuzz -n 2 --dist loadfile
+	$(BIN)/pytest tests/unit tests/contract tests/fuzz -m 'not cluster' -n 2 --dist loadfile
 
 # Real Ray, real HAProxy, one after the other.
 integration: $(VENV)/.ready
-	$(BIN)/pytest tests/integration
+	$(BIN)/pytest tests/integration -m 'not cluster'
+
+# A real Kubernetes that the tests start themselves, or the one of SUNDOG_TEST_KUBECONFIG. Needs Go once, and root for a node.
+cluster: $(VENV)/.ready
+	$(BIN)/pytest tests/contract tests/integration tests/cluster -m cluster
+
+# The same Kubernetes to work with, until it is taken down; `make cluster-up NODE=--no-node` without pods, in seconds.
+cluster-up: $(VENV)/.ready
+	@PYTHONPATH=tests/support $(BIN)/python -m real_kubernetes up $(NODE)
+
+# Ends it, and whatever a killed test run left in this checkout.
+cluster-down: $(VENV)/.ready
+	@PYTHONPATH=tests/support $(BIN)/python -m real_kubernetes down
 
 # Measurements, in a quarter of an hour: raw numbers below out/bench, tables in docs/benchmarks.md, also where a part fails.
 # `make bench ONLY=edge,peers` runs some parts and keeps the tables of the others. Needs wrk (apt-get install wrk).
@@ -63,4 +79,5 @@ $(VENV)/.ready: $(SOURCES)
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-peers out .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	[ ! -d .cluster ] || $(MAKE) --no-print-directory cluster-down
+	rm -rf .cluster $(VENV) .venv-peers out .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -12,8 +12,6 @@ from real_kubernetes.cluster import BINARIES, Cluster
 from real_kubernetes.images import write_base_image
 from real_kubernetes.kubectl import Object
 
-pytestmark = pytest.mark.cluster
-
 SERVER = "import http.server; http.server.HTTPServer(('', 8080), http.server.SimpleHTTPRequestHandler).serve_forever()"
 CLIENT = """
 import ssl, urllib.request, sundog_operator
@@ -83,9 +81,7 @@ def test_devices_are_placed_by_the_real_scheduler(cluster: Cluster, namespace: s
             cluster.kubectl("wait", "-n", namespace, "--for=condition=Ready", "pod/first", "--timeout=60s")
     unplaced = "--for=condition=PodScheduled=false"
     cluster.kubectl("wait", "-n", namespace, unplaced, "pod/second", "--timeout=30s")
-    [condition] = json.loads(cluster.kubectl("get", "-n", namespace, "pod/second", "-o", "json"))["status"][
-        "conditions"
-    ]
+    [condition] = cluster.kubectl.get("-n", namespace, "pod/second")["status"]["conditions"]
     assert f"Insufficient {resource}" in condition["message"]
 
 

@@ -85,11 +85,12 @@ def sent(value: Any) -> Any:
 
 def prune(value: Any, schema: dict[str, Any]) -> Any:
     """Without unknown fields, and without nulls where the schema names the field or says what a map holds."""
-    if isinstance(value, dict) and "properties" in schema:
-        known = {key: item for key, item in value.items() if key in schema["properties"] and item is not None}
-        return {key: prune(item, schema["properties"][key]) for key, item in known.items()}
     if isinstance(value, dict) and "additionalProperties" in schema:
         return {key: prune(item, schema["additionalProperties"]) for key, item in value.items() if item is not None}
+    if isinstance(value, dict) and "x-kubernetes-preserve-unknown-fields" not in schema:
+        properties = schema.get("properties", {})
+        known = {key: item for key, item in value.items() if key in properties and item is not None}
+        return {key: prune(item, properties[key]) for key, item in known.items()}
     if isinstance(value, list) and "items" in schema:
         return [prune(item, schema["items"]) for item in value]
     return value

@@ -13,13 +13,10 @@ import pytest
 
 from real_kubernetes import kuberay
 from real_kubernetes.cluster import Cluster
-from real_kubernetes.fixtures import api_server
 from standing_in.memory_api import MemoryApi
 from standing_in.operator_process import OperatorProcess, running_operator
 from sundog_operator.adapters.kubernetes_client import KubernetesClient
 from sundog_operator.ports import LEASE, MODEL_DEPLOYMENT, Object, Ref
-
-__all__ = ["api_server"]
 
 CRDS = Path(__file__).parents[3] / "crds"
 
@@ -77,7 +74,7 @@ class Api:
         return str(lease["spec"]["holderIdentity"]) if lease else ""
 
 
-@pytest.fixture(params=["memory", "real"])
+@pytest.fixture(params=["memory", pytest.param("real", marks=pytest.mark.cluster)])
 def api(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Api]:
     if request.param == "memory":
         yield from _memory(tmp_path)

@@ -1,5 +1,6 @@
 """`python -m real_kubernetes up|down|build`: a cluster to work with, in the checkout's .cluster."""
 
+import signal
 import sys
 import time
 
@@ -47,6 +48,8 @@ def down() -> None:
 @main.command()
 def build() -> None:
     """Builds the programs, so that `up` and the tests find them."""
+    # An end by signal is one for Go's compiler as well.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     cluster.BINARIES.build(ALL, lambda step: console.print(step, highlight=False))
 
 

@@ -72,8 +72,12 @@ def _skip(reason: str) -> None:
         pytest.skip(f"no Kubernetes here: {reason}")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The first test that needs a cluster may have to build it."""
+    """Marks whatever is in tests/cluster. The first test that needs a cluster may have to build it, and others to wait for its start."""
+    limit = BUILD_S if BINARIES.missing(CLUSTER_BUILDS) else START_S
     for item in items:
+        if item.path.is_relative_to(ROOT / "tests" / "cluster"):
+            item.add_marker(pytest.mark.cluster)
         if item.get_closest_marker("cluster") and not item.get_closest_marker("timeout"):
-            item.add_marker(pytest.mark.timeout(BUILD_S if BINARIES.missing(CLUSTER_BUILDS) else START_S))
+            item.add_marker(pytest.mark.timeout(limit))

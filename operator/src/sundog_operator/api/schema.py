@@ -191,7 +191,8 @@ def _object(node: Node, *, defaults: bool) -> Schema:
             schema["default"] = _default(child)
         properties[name] = schema
     required = [name for name, child in node.fields.items() if child.required]
-    return ({"required": required} if required else {}) | {"properties": properties}
+    # The API server stores no empty list of properties: tools that compare would see a difference for ever.
+    return ({"required": required} if required else {}) | ({"properties": properties} if properties else {})
 
 
 def _default(field: FieldNode) -> Any:
