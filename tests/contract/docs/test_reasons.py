@@ -12,7 +12,7 @@ from doubles.cluster import NAMESPACE, TIMED, Cluster
 from sundog_operator.api import Condition, reference
 from sundog_operator.api.reference import ConditionText
 from sundog_operator.core import events, readiness
-from sundog_operator.ports import EVENT, EXPERIMENT, MODEL_DEPLOYMENT, Kind
+from sundog_operator.ports import EVENT, EXPERIMENT, KINDS, MODEL_DEPLOYMENT, Kind
 from sundog_runtime import errors
 
 ROOT = Path(__file__).parents[3]
@@ -35,8 +35,19 @@ TOLD = FAILURES | EVENTS | {each.reason for table in TABLES.values() for text in
 NO_REASONS = {
     *("True", "False", "Unknown"),
     *("Normal", "Warning"),
-    *("AcceptSpec", "Command", "CreateRevision", "Promote", "RollBack", "Rollout", "Shift", "StartRevision"),
-    *("ConfigMap", "ControllerRevision", "Deployment", "Event", "Experiment", "ModelDeployment", "Pod", "RayCluster"),
+    *(
+        "AcceptSpec",
+        "Command",
+        "CreateRevision",
+        "Promote",
+        "ReplaceEdge",
+        "RollBack",
+        "Rollout",
+        "Shift",
+        "StartRevision",
+    ),
+    *("Failed", "Memory", "Opaque", "RollingUpdate", "RuntimeDefault", "ScheduleAnyway", "Succeeded"),
+    *(kind.kind for kind in KINDS),
     *("ActorDiedError", "HeadOnly", "HeadPodReady", "Model", "Settings"),
     *("Manual", "Shifting", "Rejected", "Superseded"),
 }
