@@ -50,6 +50,9 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- $_ := set $installation "edgeImage" (include "sundog.image" .) -}}
 {{- end -}}
 {{- $_ := set $installation "watchNamespaces" (.Values.watchNamespaces | sortAlpha | uniq) -}}
+{{- $policies := dict "enabled" .Values.networkPolicy.enabled "metricsFrom" (.Values.networkPolicy.metricsFrom | default list) -}}
+{{- $_ := set $policies "operatorNamespace" .Release.Namespace -}}
+{{- $_ := set $installation "networkPolicies" $policies -}}
 {{- toYaml $installation -}}
 {{- end }}
 

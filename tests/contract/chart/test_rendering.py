@@ -11,7 +11,7 @@ import yaml
 
 from charting import CHART, CRDS, GOLDEN, NAMESPACE, ROOT, Object, cases, golden, objects, one, templates, values
 from charting.generate import MADE
-from sundog_operator.api.installation import Installation, parse_installation
+from sundog_operator.api.installation import Installation, NetworkPolicies, parse_installation
 
 SMALLEST = values("smallest")
 # Kinds that the schemas of Kubernetes itself do not know, and the versions of the API servers that we want to get along with.
@@ -178,6 +178,11 @@ def test_all_defaults_are_the_operators_own() -> None:
     wanted = Installation(
         runtime_image=SMALLEST["installation"]["runtimeImage"],
         edge_image="registry.example.com/sundog/operator-edge:0.1.0",
+        network_policies=NetworkPolicies(
+            enabled=True,
+            operator_namespace=NAMESPACE,
+            metrics_from=tuple(yaml.safe_load((CHART / "values.yaml").read_text())["networkPolicy"]["metricsFrom"]),
+        ),
     )
     assert parse_installation(text, "smallest") == wanted
 
@@ -212,9 +217,8 @@ def test_another_installation_file_means_other_pods_and_nothing_else_does() -> N
         return found
 
     assert template({"installation": {"edgeImage": "x/y:2"}}) != template({})
-    assert template({"metrics": {"dashboard": True}, "replicas": 5, "networkPolicy": {"enabled": False}}) == template(
-        {}
-    )
+    assert template({"networkPolicy": {"enabled": False}}) != template({})
+    assert template({"metrics": {"dashboard": True}, "replicas": 5}) == template({})
 
 
 def test_a_single_replica_has_no_budget_that_would_hold_up_a_drain() -> None:

@@ -25,13 +25,14 @@ OURS = {
     "runtimeImage": "Image with Ray, PyTorch and the model server. Required.",
     "edgeImage": "Empty: the operator's.",
 }
-ELSEWHERE = "watchNamespaces"
+ELSEWHERE = ("watchNamespaces", "networkPolicies")
 
 
 def installation_schema() -> dict[str, Any]:
     """The JSON schema of `installation`."""
     schema = _schema(structure(Installation))
-    del schema["properties"][ELSEWHERE]
+    for name in ELSEWHERE:
+        del schema["properties"][name]
     for name, meaning in OURS.items():
         schema["properties"][name] = {"description": meaning, "type": "string", "maxLength": 512}
     return schema
@@ -40,7 +41,8 @@ def installation_schema() -> dict[str, Any]:
 def installation_values() -> dict[str, Any]:
     """The defaults of `installation`."""
     defaults = Installation().to_json()
-    del defaults[ELSEWHERE]
+    for name in ELSEWHERE:
+        del defaults[name]
     return defaults | dict.fromkeys(OURS, "")
 
 

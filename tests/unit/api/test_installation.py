@@ -41,6 +41,7 @@ ray:
     external: {address: "redis.example.com:6379", passwordSecretName: redis}
 edge: {replicas: 3, resources: {limits: {memory: 2Gi}}, pods: {nodeSelector: {pool: edge}}}
 gpu: {aliases: {h100: {example.com/gpu: [H100-SXM]}}}
+networkPolicies: {enabled: true, operatorNamespace: sundog-system, metricsFrom: [{podSelector: {}}]}
 requireDigest: true
 """
 
@@ -108,3 +109,10 @@ def test_settings_of_an_installation() -> None:
     assert (settings.edge_image, settings.workers) == ("example.com/edge:1", 8)
     assert settings.installation is installation
     assert Settings().installation is None
+
+
+def test_policies_that_would_keep_the_operator_out_are_refused() -> None:
+    with pytest.raises(
+        InstallationError, match=r"networkPolicies\.operatorNamespace: .*the operator itself would be kept out"
+    ):
+        parse_installation("networkPolicies: {enabled: true}", "f")

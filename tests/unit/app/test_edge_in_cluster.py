@@ -6,7 +6,7 @@ import json
 import pytest
 
 from doubles.cluster import NAME, NAMESPACE, Cluster, model_deployment
-from sundog_operator.api.installation import Installation
+from sundog_operator.api.installation import Installation, NetworkPolicies
 from sundog_operator.app.keys import Key, edge_key
 from sundog_operator.app.loop import Operator
 from sundog_operator.app.reconcile_edge import WAITING_S, reconcile_edge
@@ -17,6 +17,7 @@ from sundog_operator.ports import (
     DEPLOYMENT,
     KINDS,
     MODEL_DEPLOYMENT,
+    NETWORK_POLICY,
     POD,
     POD_DISRUPTION_BUDGET,
     ROLE,
@@ -182,3 +183,19 @@ async def test_nothing_is_left_after_the_last_modeldeployment(cluster: Cluster) 
     ]
     assert left == []
     assert await exists(cluster, SECRET, names.RAY), "what is not ours stays"
+
+
+async def test_network_policies_come_and_go_with_the_installations_word(cluster: Cluster) -> None:
+    world = cluster.world
+    policies = NetworkPolicies(enabled=True, operator_namespace="sundog-system")
+    strict = Settings.of(Installation(network_policies=policies), "test")
+    cluster.world = World(world.kube, world.serve, world.edges, world.clock, strict)
+    await reconcile(cluster)
+    made = [policy["metadata"]["name"] for policy in await cluster.kube.list(NETWORK_POLICY, NAMESPACE)]
+    assert made == ["sundog-edge", "sundog-ray", "sundog-ray-workers", "sundog-valkey"]
+    meta = {"name": "theirs", "namespace": NAMESPACE}
+    await cluster.kube.create({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": meta})
+    cluster.world = world
+    await reconcile(cluster)
+    left = [policy["metadata"]["name"] for policy in await cluster.kube.list(NETWORK_POLICY, NAMESPACE)]
+    assert left == ["theirs"]

@@ -9,7 +9,7 @@ import yaml
 
 from sundog_operator.api.installation import parse_installation
 from sundog_operator.app.edge_in_cluster import shared
-from sundog_operator.core import edge_objects, edge_pods, secrets
+from sundog_operator.core import edge_objects, edge_pods, network_policies, secrets
 from sundog_operator.core.contains import contains
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -32,6 +32,10 @@ edge:
     volumeMounts: [{name: extra, mountPath: /extra}]
     securityContext: {runAsNonRoot: true}
     containerSecurityContext: {privileged: false}
+networkPolicies:
+  enabled: true
+  operatorNamespace: sundog-system
+  metricsFrom: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: monitoring}}}]
 """
 
 
@@ -117,3 +121,55 @@ def test_secrets_that_do_not_fit_are_left_out_from_the_last_on() -> None:
     found = secrets.compose([("a", large), ("gone", None), ("b", large), ("c", {"data": {"key": "eA=="}}), ("d", {})])
     assert found.keys() == {"a", "c", "d"}
     assert sum(len(text) for text in found.values()) < 1.4 * secrets.MOST_BYTES
+
+
+def allowed(policies: list[dict[str, Any]], name: str, port: int) -> list[dict[str, Any]] | None:
+    """Who may reach a port of the pods of a policy; None for everybody."""
+    (policy,) = [policy for policy in policies if policy["metadata"]["name"] == name]
+    peers: list[dict[str, Any]] = []
+    for rule in policy["spec"]["ingress"]:
+        ports = rule.get("ports", [{"port": 0, "endPort": 65535}])
+        if any(each["port"] <= port <= each.get("endPort", each["port"]) for each in ports):
+            if "from" not in rule:
+                return None
+            peers += rule["from"]
+    return peers
+
+
+def test_agents_and_ray_answer_only_whom_they_must() -> None:
+    policies = network_policies.make_policies(
+        "vision", MEMBERS, parse_installation(ADMINISTRATOR, "test").network_policies
+    )
+    operator = {
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "sundog-system"}},
+        "podSelector": {"matchLabels": {"app.kubernetes.io/name": "sundog-operator"}},
+    }
+    edges = {"podSelector": {"matchLabels": {"app.kubernetes.io/name": "sundog-edge"}}}
+    ray = {
+        "podSelector": {
+            "matchLabels": {"app.kubernetes.io/part-of": "sundog"},
+            "matchExpressions": [{"key": "ray.io/cluster", "operator": "Exists"}],
+        }
+    }
+    scraper = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+    assert allowed(policies, "sundog-edge", 8080) is None
+    assert allowed(policies, "sundog-edge", 8443) is None
+    assert allowed(policies, "sundog-edge", 9090) == [operator, scraper]
+    assert allowed(policies, "sundog-ray", 8265) == [ray, operator, edges]
+    for port in (8000, 9000, 30000, 30500, 31000, 40001):
+        assert allowed(policies, "sundog-ray", port) == [ray, edges], port
+    for port in (6379, 10001, 52365):
+        assert allowed(policies, "sundog-ray", port) == [ray], port
+    assert allowed(policies, "sundog-ray", 8080) == [ray, scraper]
+    assert allowed(policies, "sundog-valkey", 6379) == [ray]
+
+
+def test_models_reach_everything_but_the_credentials_of_their_node() -> None:
+    policies = network_policies.make_policies(
+        "vision", MEMBERS, parse_installation(ADMINISTRATOR, "test").network_policies
+    )
+    (policy,) = [policy for policy in policies if policy["spec"]["policyTypes"] == ["Egress"]]
+    assert policy["spec"]["podSelector"]["matchLabels"]["ray.io/node-type"] == "worker"
+    (rule,) = policy["spec"]["egress"]
+    blocked = [block["ipBlock"]["except"] for block in rule["to"] if "ipBlock" in block]
+    assert blocked == [["169.254.169.254/32"], ["fd00:ec2::254/128"]]

@@ -177,6 +177,23 @@ class Accelerators(Part):
     )
 
 
+class NetworkPolicies(Part):
+    """The NetworkPolicies of namespaces with an edge."""
+
+    enabled: bool = False
+    operator_namespace: ObjectName = Field("", description="Where the operator's pods are, which read edges and Ray.")
+    metrics_from: Items[Json] = Field((), description="Peers that may scrape the edges' agents and Ray.")
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!self.enabled || self.operatorNamespace != ''",
+            holds=lambda policies: not policies.enabled or policies.operator_namespace != "",
+            message="is needed: without it the operator itself would be kept out",
+            field="operatorNamespace",
+        ),
+    )
+
+
 class Installation(Part):
     """All that is the same for every ModelDeployment of an installation."""
 
@@ -195,6 +212,7 @@ class Installation(Part):
     ray: Ray = Ray()
     edge: Edge = Edge()
     gpu: Accelerators = Accelerators()
+    network_policies: NetworkPolicies = NetworkPolicies()
     require_digest: bool = Field(False, description="Refuse models without spec.model.digest.")
 
 

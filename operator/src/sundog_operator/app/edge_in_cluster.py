@@ -7,19 +7,21 @@ from typing import Any
 from sundog_operator.api.installation import Installation
 from sundog_operator.app.children import ensure
 from sundog_operator.app.world import World
-from sundog_operator.core import edge_objects, edge_pods, names, secrets, traffic
+from sundog_operator.core import edge_objects, edge_pods, names, network_policies, secrets, traffic
 from sundog_operator.core.ray_cluster import is_ours
-from sundog_operator.ports import SECRET, SERVICE, Object, Ref, ref_of
+from sundog_operator.ports import NETWORK_POLICY, SECRET, SERVICE, Object, Ref, ref_of
 
 log = logging.getLogger("sundog.operator")
 
 
 def shared(namespace: str, members: Sequence[Object], installation: Installation) -> list[Object]:
     """What all services of a namespace share beside the document, the Secret and the pods, in the order in which it is made."""
+    policies = installation.network_policies
     return [
         *edge_objects.make_rights(namespace, members, edge_pods.service_account(installation)),
         edge_objects.make_budget(namespace, members),
         edge_objects.make_edge_service(namespace, members),
+        *(network_policies.make_policies(namespace, members, policies) if policies.enabled else []),
     ]
 
 
@@ -69,6 +71,9 @@ async def put_shared(world: World, namespace: str, members: Sequence[Object], in
     """Apply what the pods need. Raises DependencyError."""
     for wanted in shared(namespace, members, installation):
         await ensure(world, wanted, await world.kube.get(ref_of(wanted)))
+    if not installation.network_policies.enabled:
+        for policy in await world.kube.list(NETWORK_POLICY, namespace, edge_objects.SELECTOR):
+            await world.kube.delete(ref_of(policy), uid=policy["metadata"]["uid"])
 
 
 async def put_pods(

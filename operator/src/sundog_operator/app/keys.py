@@ -48,7 +48,16 @@ def keys_for(obj: Object) -> list[Key]:
             return [Key("modeldeployment", namespace, owner)] if owner else []
         case "RayCluster":
             return [Key("raycluster", namespace, name), edge_key(namespace)]
-        case "ConfigMap" | "Deployment" | "Service" | "ServiceAccount" | "Role" | "RoleBinding" | "PodDisruptionBudget":
+        case (
+            "ConfigMap"
+            | "Deployment"
+            | "Service"
+            | "ServiceAccount"
+            | "Role"
+            | "RoleBinding"
+            | "PodDisruptionBudget"
+            | "NetworkPolicy"
+        ):
             return _of_edge(meta)
         case "Pod":
             return [*_of_edge(meta), *([Key("modeldeployment", namespace, owner)] if owner else [])]

@@ -11,6 +11,7 @@ from sundog_operator.ports import (
     DEPLOYMENT,
     EXPERIMENT,
     MODEL_DEPLOYMENT,
+    NETWORK_POLICY,
     POD,
     POD_DISRUPTION_BUDGET,
     RAY_CLUSTER,
@@ -43,6 +44,7 @@ SCOPES: Final[Mapping[Kind, Mapping[str, str]]] = {
     ROLE: OURS,
     ROLE_BINDING: OURS,
     POD_DISRUPTION_BUDGET: OURS,
+    NETWORK_POLICY: OURS,
 }
 """The kinds that are kept, and the labels that an object must have. Secrets are never kept."""
 
