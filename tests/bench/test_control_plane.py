@@ -74,6 +74,13 @@ def deployment(index: int) -> Object:
     }
 
 
+def token(namespace: str) -> Object:
+    """The Secret that an edge's pods wait for, whoever makes it."""
+    labels = {"app.kubernetes.io/part-of": "sundog", "app.kubernetes.io/managed-by": "sundog"}
+    meta = {"name": "sundog-ray", "namespace": namespace, "labels": labels}
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": meta, "stringData": {"token": "t"}}
+
+
 async def each(count: int, make) -> None:  # type: ignore[no-untyped-def]
     gate = asyncio.Semaphore(AT_ONCE)
 
@@ -108,6 +115,7 @@ async def apply_all(kubeconfig: Path, count: int) -> float:
             if await client.get(Ref(NAMESPACE, "", f"team-{index}")) is None:
                 meta = {"name": f"team-{index}"}
                 await client.create({"apiVersion": "v1", "kind": "Namespace", "metadata": meta})
+                await client.create(token(f"team-{index}"))
 
         await each(NAMESPACES, namespace)
         began = time.monotonic()
@@ -162,6 +170,8 @@ def control_plane() -> Iterator[Cluster]:
 def test_many_model_deployments(control_plane: Cluster, tmp_path: Path, count: int) -> None:
     control_plane.kubectl("apply", "--server-side", "-f", str(ROOT / "crds"))
     kuberay.apply_crds(control_plane.kubectl)
+    # An API server that has a CRD is not yet one that serves it.
+    wait_until(lambda: control_plane.kubectl.succeeds("get", "modeldeployments,experiments,rayclusters", "-A"), "CRDs")
     found = measure(control_plane, tmp_path, count)
     per = {method: number / count for method, number in found.requests.items()}
     record = Record(f"control_plane_{count}", f"{count} ModelDeployments in {NAMESPACES} namespaces", ("what", "found"))

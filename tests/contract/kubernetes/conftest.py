@@ -12,6 +12,7 @@ import yaml
 
 from real_kubernetes.cluster import Cluster
 from sundog_operator.adapters.cached.kubernetes import CachedKubernetes
+from sundog_operator.adapters.clock import SystemClock
 from sundog_operator.adapters.kubernetes_client import KubernetesClient
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
 from sundog_operator.adapters.memory_kubernetes.facade import serve
@@ -157,7 +158,7 @@ async def cached(_tmp_path: Path) -> AsyncIterator[Kubernetes]:
     """Reads from memory, which watches keep as in the operator's process."""
     store = MemoryKubernetes(TickingClock(), schemas=SCHEMAS)
     kinds = {MODEL_DEPLOYMENT: {}, CONFIG_MAP: {}, CONTROLLER_REVISION: {}}
-    kube = CachedKubernetes(store, lambda _: None, scopes=kinds)
+    kube = CachedKubernetes(store, lambda _: None, SystemClock(), scopes=kinds)
 
     async def follow(kind: Kind) -> None:
         async for event in store.watch(kind):

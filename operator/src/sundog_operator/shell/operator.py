@@ -70,7 +70,7 @@ class Watching:
         self._absent: set[Kind] = set()
         self._operator: Operator | None = None
         namespaces = tuple(options.installation.watch_namespaces)
-        self.kube = CachedKubernetes(client, self._changed, namespaces)
+        self.kube = CachedKubernetes(client, self._changed, SystemClock(), namespaces)
         watched = [Watched(kind, labels) for kind, labels in SCOPES.items()]
         if options.installation.watch_secrets:
             watched.append(Watched(SECRET, fields=_SECRETS))
@@ -124,6 +124,7 @@ class Watching:
             self.kube.feed(change, obj)
         elif change is not None and self._operator is not None:
             meta = obj["metadata"]
+            self.kube.forget_secret(Ref(SECRET, meta["namespace"], meta["name"]))
             task = asyncio.ensure_future(self._wake_users(self._operator, meta["namespace"], meta["name"]))
             self._waking.add(task)
             task.add_done_callback(self._waking.discard)

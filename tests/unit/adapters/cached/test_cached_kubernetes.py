@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from doubles.clock import FakeClock
-from sundog_operator.adapters.cached.kubernetes import CachedKubernetes
+from sundog_operator.adapters.cached.kubernetes import SECRET_S, CachedKubernetes
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
 from sundog_operator.errors import AlreadyExists, Conflict, DependencyError
 from sundog_operator.ports import CONFIG_MAP, CONTROLLER_REVISION, MODEL_DEPLOYMENT, SECRET, Kind, Object, Ref
@@ -30,9 +30,10 @@ def mdep(name: str = "digits", replicas: int = 1) -> Object:
 
 class World:
     def __init__(self) -> None:
-        self.server = MemoryKubernetes(FakeClock())
+        self.clock = FakeClock()
+        self.server = MemoryKubernetes(self.clock)
         self.news: list[str] = []
-        self.cached = CachedKubernetes(self.server, lambda obj: self.news.append(obj["metadata"]["name"]))
+        self.cached = CachedKubernetes(self.server, lambda obj: self.news.append(obj["metadata"]["name"]), self.clock)
         self.asked: list[str] = []
         self.server.faults = self._count
 
@@ -82,6 +83,27 @@ async def test_what_is_not_kept_is_asked_for(world: World) -> None:
     assert await world.cached.list(SECRET, "vision") != []
     assert world.asked == ["get keys", "list secrets"]
     assert world.cached.objects.count(SECRET) == 0
+
+
+async def test_a_secret_is_asked_for_now_and_then(world: World) -> None:
+    ref = Ref(SECRET, "vision", "keys")
+    assert await world.cached.get(ref) is None
+    assert await world.cached.get(ref) is None
+    assert world.asked == ["get keys", "get keys"], "one that is missing may appear at any moment"
+    await world.server.create(thing(SECRET, "keys", stringData={"a": "b"}))
+    world.forget()
+    first = await world.cached.get(ref)
+    for _ in range(3):
+        assert await world.cached.get(ref) == first
+    assert world.asked == ["get keys"]
+    world.clock.advance(SECRET_S)
+    await world.cached.get(ref)
+    assert world.asked == ["get keys"] * 2
+    changed = await world.cached.apply(thing(SECRET, "keys", stringData={"a": "c"}))
+    assert await world.cached.get(ref) == changed, "an own write is read back"
+    await world.server.delete(ref)
+    world.cached.forget_secret(ref)
+    assert await world.cached.get(ref) is None
 
 
 async def test_an_own_write_is_read_back_before_the_watch_tells_of_it(world: World) -> None:
@@ -205,7 +227,7 @@ async def test_an_object_may_leave_a_selection_and_come_back(world: World) -> No
 
 async def test_only_its_own_namespaces_are_kept() -> None:
     world = World()
-    world.cached = CachedKubernetes(world.server, lambda _: None, ["vision", "audio"])
+    world.cached = CachedKubernetes(world.server, lambda _: None, world.clock, ["vision", "audio"])
     for namespace in ("vision", "audio", "other"):
         await world.server.create(thing(MODEL_DEPLOYMENT, "a", namespace, spec={}))
     await world.cached.resync(MODEL_DEPLOYMENT)

@@ -3,6 +3,8 @@
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
+import orjson
+
 from sundog_operator.adapters.cached.objects import Objects
 from sundog_operator.core import names
 from sundog_operator.ports import (
@@ -17,8 +19,10 @@ from sundog_operator.ports import (
     RAY_CLUSTER,
     ROLE,
     ROLE_BINDING,
+    SECRET,
     SERVICE,
     SERVICE_ACCOUNT,
+    Clock,
     Kind,
     Kubernetes,
     Object,
@@ -46,7 +50,10 @@ SCOPES: Final[Mapping[Kind, Mapping[str, str]]] = {
     POD_DISRUPTION_BUDGET: OURS,
     NETWORK_POLICY: OURS,
 }
-"""The kinds that are kept, and the labels that an object must have. Secrets are never kept."""
+"""The kinds that are kept, and the labels that an object must have. Secrets are not: nobody may list them all."""
+
+SECRET_S: Final = 10.0
+"""For how long a Secret that was asked for by name is not asked for again."""
 
 
 class Source(Kubernetes, Protocol):
@@ -66,17 +73,26 @@ class CachedKubernetes:
     write that failed, or a deletion, the object is asked for again. An object that misses the labels of its kind is in no list, but `get`
     finds it, and once found it is listed until the next `resync`.
 
+    A Secret that exists is asked for by name, at most once in `SECRET_S`.
+
     `on_change` is called with every object that is news, also with the last state of one that is gone.
     """
 
     def __init__(
-        self, source: Source, on_change: Callable[[Object], None], namespaces: Sequence[str] = (), scopes: Any = SCOPES
+        self,
+        source: Source,
+        on_change: Callable[[Object], None],
+        clock: Clock,
+        namespaces: Sequence[str] = (),
+        scopes: Mapping[Kind, Mapping[str, str]] = SCOPES,
     ) -> None:
         """`namespaces` are those that are looked at, none for all."""
         self._source = source
         self._on_change = on_change
         self._namespaces: Sequence[str | None] = tuple(namespaces) or (None,)
-        self._scopes: Mapping[Kind, Mapping[str, str]] = scopes
+        self._scopes = scopes
+        self._clock = clock
+        self._secrets: dict[Ref, tuple[float, bytes]] = {}
         self._synced: set[Kind] = set()
         self._doubtful: dict[Kind, set[Ref]] = {kind: set() for kind in self._scopes}
         self.objects = Objects()
@@ -111,6 +127,8 @@ class CachedKubernetes:
 
     async def get(self, ref: Ref) -> Object | None:
         """See the port."""
+        if ref.kind == SECRET:
+            return await self._secret(ref)
         if ref.kind not in self._synced or ref in self._doubtful[ref.kind]:
             return await self._ask(ref)
         entry = self.objects.get(ref)
@@ -151,6 +169,22 @@ class CachedKubernetes:
         """See the port."""
         return self._source.watch(kind, namespace)
 
+    def forget_secret(self, ref: Ref) -> None:
+        """A Secret changed: ask for it next time."""
+        self._secrets.pop(ref, None)
+
+    async def _secret(self, ref: Ref) -> Object | None:
+        now = self._clock.monotonic()
+        at, body = self._secrets.get(ref, (now - SECRET_S, b""))
+        if now - at < SECRET_S:
+            known: Object = orjson.loads(body)
+            return known
+        obj = await self._source.get(ref)
+        self._secrets = {kept: told for kept, told in self._secrets.items() if now - told[0] < SECRET_S}
+        if obj is not None:
+            self._secrets[ref] = (now, orjson.dumps(obj))
+        return obj
+
     async def _ask(self, ref: Ref) -> Object | None:
         obj = await self._source.get(ref)
         if ref.kind not in self._scopes:
@@ -170,12 +204,14 @@ class CachedKubernetes:
             # It may have been done all the same, or what was known was wrong.
             self._doubt(ref)
             raise
+        self._secrets.pop(ref, None)
         if ref.kind in self._scopes:
             self._doubtful[ref.kind].discard(ref)
             self._learn(obj)
         return obj
 
     def _doubt(self, ref: Ref) -> None:
+        self._secrets.pop(ref, None)
         if ref.kind in self._scopes:
             self._doubtful[ref.kind].add(ref)
 
