@@ -61,7 +61,7 @@ async def reconcile(cluster: Cluster) -> float | None:
 async def composed(cluster: Cluster) -> dict[str, dict[str, str]]:
     stored = await cluster.kube.get(Ref(SECRET, NAMESPACE, names.EDGE))
     assert stored is not None
-    return {name: json.loads(base64.b64decode(text)) for name, text in stored["data"].items()}
+    return {name: json.loads(base64.b64decode(text)) for name, text in stored.get("data", {}).items()}
 
 
 async def exists(cluster: Cluster, kind: Kind, name: str = names.EDGE) -> bool:

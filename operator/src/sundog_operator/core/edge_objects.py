@@ -64,7 +64,8 @@ def make_secret(namespace: str, members: Iterable[Json], data: Mapping[str, str]
         "kind": "Secret",
         "metadata": metadata(namespace, members),
         "type": "Opaque",
-        "data": dict(data),
+        # The API server stores no empty object, and what it does not store would be applied again and again.
+        **({"data": dict(data)} if data else {}),
     }
 
 

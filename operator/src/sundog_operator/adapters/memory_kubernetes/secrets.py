@@ -17,6 +17,9 @@ _TLS_KEYS = ("tls.crt", "tls.key")
 def fold(obj: Object) -> None:
     """Move the texts of `stringData` into `data`, in place; what is no text stays, to be refused."""
     obj.setdefault("type", "Opaque")
+    if obj.get("data") == {}:
+        # As the real one, which stores no empty object.
+        del obj["data"]
     plain = obj.get("stringData")
     if not isinstance(plain, dict) or not all(isinstance(text, str) for text in plain.values()):
         return
