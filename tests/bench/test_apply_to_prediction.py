@@ -88,7 +88,11 @@ class Bare:
         spec = ModelDeploymentSpec.from_json(manifest(model)["spec"])
         content = revisions.content_of(spec)
         return serve_config.make_application(
-            "default", "bench", Revision(number, revisions.content_hash(content), content), spec, 1
+            "default",
+            "bench",
+            Revision(number, revisions.content_hash(content), content),
+            spec,
+            serve_config.Scale(1, 1),
         )
 
     def roll(self, number: int, before: Path | None, model: Path) -> float:

@@ -157,10 +157,13 @@ class Kubernetes(Protocol):
 class Serve(Protocol):
     """Serve's REST API of one Ray cluster, by the base URL of its dashboard."""
 
-    async def read(self, dashboard: str) -> ServeState:
-        """What is deployed. Raises RayUnavailable."""
+    async def read(self, dashboard: str, namespace: str) -> ServeState:
+        """What is deployed on a cluster of that namespace, whose token counts. Raises RayUnavailable."""
 
-    async def put(self, dashboard: str, document: Mapping[str, Any]) -> None:
+    async def phases(self, dashboard: str, namespace: str, application: str) -> Mapping[str, float]:
+        """Seconds by phase of the start of one replica of an application; none where none can be reached from here."""
+
+    async def put(self, dashboard: str, namespace: str, document: Mapping[str, Any]) -> None:
         """Replace the whole application list. Raises RayUnavailable, or ServeRefused when Serve rejects the document."""
 
 

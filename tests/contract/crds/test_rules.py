@@ -66,6 +66,7 @@ OTHER = "sha256:" + "b" * 64
 SCHEMES = "does not start with one of file://, pvc://, s3://, gs://, https://, hf://, oci://"
 ONE_STEP = "exactly one of weight, pause, headers, scale, analysis, webhook and shadow has to be given"
 ONE_UNIT = "at most one of header, cookie, jsonPath, jwtClaim and request can be given"
+OURS = "begins as those that are set by the operator: RAY_, SUNDOG_, KUBERAY_"
 RESERVED = "keys below serving.sundog.dev/, app.kubernetes.io/, ray.io/ are set by the operator"
 TRUST = "archives can run code when they are loaded; set trustCode: true to accept that"
 LONG_KEY = "k" * 318
@@ -122,6 +123,8 @@ RULES: list[tuple[dict[str, Any], str]] = [
         deployment({"runtime": {"env": [{"name": "A", "valueFrom": {}}]}}),
         "spec.runtime.env[0].valueFrom: exactly one of secretKeyRef and configMapKeyRef has to be given",
     ),
+    (deployment({"runtime": {"env": [{"name": "RAY_ADDRESS"}]}}), f"spec.runtime.env[0].name: RAY_ADDRESS {OURS}"),
+    (deployment({"runtime": {"env": [{"name": "SUNDOG_X"}]}}), f"spec.runtime.env[0].name: SUNDOG_X {OURS}"),
     (deployment({"runtime": {"podLabels": {"ray.io/cluster": "x"}}}), f"spec.runtime.podLabels: {RESERVED}"),
     (deployment({"runtime": {"warmup": {"timeout": "0s"}}}), "spec.runtime.warmup.timeout: 0s is not more than 0s"),
     (sharing(mode="mig"), "spec.resources.gpu.sharing.profile: mode mig needs a profile such as 1g.10gb"),
@@ -257,6 +260,7 @@ RULES: list[tuple[dict[str, Any], str]] = [
         arm(runtime={"env": [{"name": "A", "valueFrom": {}}]}),
         "spec.arms[0].runtime.env[0].valueFrom: exactly one of secretKeyRef and configMapKeyRef has to be given",
     ),
+    (arm(runtime={"env": [{"name": "KUBERAY_A"}]}), f"spec.arms[0].runtime.env[0].name: KUBERAY_A {OURS}"),
     (arm(runtime={"podLabels": {"serving.sundog.dev/revision": "1"}}), f"spec.arms[0].runtime.podLabels: {RESERVED}"),
     (arm(runtime={"warmup": {"timeout": "0s"}}), "spec.arms[0].runtime.warmup.timeout: 0s is not more than 0s"),
     (arm_sharing(mode="mig"), "spec.arms[0].resources.gpu.sharing.profile: mode mig needs a profile such as 1g.10gb"),

@@ -68,7 +68,11 @@ def test_the_reference_tells_what_a_change_does() -> None:
     assert "| **revision** |" in rows["spec.model.uri"]
     assert "| in place |" in rows["spec.runtime.userConfig"]
     assert "| in place |" in rows["spec.replicas"]
-    assert "| *later* |" in rows["spec.resources.gpu.count"]
+    assert "| **revision**, *cluster* |" in rows["spec.resources.gpu.count"]
+    assert "| in place, *cluster* |" in rows["spec.autoscaling.maxReplicas"]
+    assert "| *later* |" in rows["spec.resources.gpu.memory"]
+    assert "In a cluster only: `pvc://`." in rows["spec.model.uri"]
+    assert "Not supported yet: `tpu`." in rows["spec.resources.gpu.vendor"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

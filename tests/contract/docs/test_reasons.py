@@ -11,18 +11,22 @@ import pytest
 from doubles.cluster import NAMESPACE, TIMED, Cluster
 from sundog_operator.api import Condition, reference
 from sundog_operator.api.reference import ConditionText
-from sundog_operator.core import events, readiness
+from sundog_operator.core import events, pod_problems, readiness
 from sundog_operator.ports import EVENT, EXPERIMENT, KINDS, MODEL_DEPLOYMENT, Kind
 from sundog_runtime import errors
 
 ROOT = Path(__file__).parents[3]
 OPERATOR = ROOT / "operator" / "src" / "sundog_operator"
+BUILDERS = {"accelerators", "pods", "ray_groups", "ray_pods", "ray_token", "valkey"}
+"""Modules that make objects of Kubernetes, full of its words, and say nothing."""
 SPEAKING = sorted(
-    [
+    path
+    for path in [
         *OPERATOR.glob("core/**/*.py"),
         *OPERATOR.glob("app/*.py"),
         *(OPERATOR / "api" / f"{name}.py" for name in ("conditions", "kinds", "resource", "support")),
     ]
+    if path.stem not in BUILDERS
 )
 WORD = re.compile(r"[A-Z][A-Za-z]*[a-z][A-Za-z]*")
 
@@ -59,6 +63,8 @@ NO_REASONS = {
         "Succeeded",
     ),
     *(kind.kind for kind in KINDS),
+    *("ErrImagePull", "ErrImageNeverPull", "ImageInspectError", "InvalidImageName"),
+    *("CreateContainerConfigError", "RunContainerError", "PodScheduled", "PodReadyToStartContainers"),
     *("ActorDiedError", "HeadOnly", "HeadPodReady", "Model", "Settings"),
     *("Manual", "Shifting", "Rejected", "Superseded"),
 }
@@ -156,8 +162,11 @@ async def test_what_is_said_in_a_busy_life_is_in_the_reference() -> None:
         known = [each.truth for each in reference.EVENTS if each.reason == event["reason"]]
         assert event["type"] in (known or ["Warning"])
     reasons = {reason for *_, reason in listener.heard}
-    # Those that this life does not come by: what needs a damaged machine, foreign objects, Secrets, or another ModelDeployment.
+    # Those that this life does not come by: what needs a damaged machine, foreign objects, Secrets, another ModelDeployment, or pods.
     unheard = {
+        *pod_problems.ORDER,
+        *("ConfigMapNotFound", "ConfigMapIncomplete", "ServiceAccountNotFound", "ClaimNotFound"),
+        *("DigestRequired", "Fits", "InsufficientCapacity", "InsufficientQuota"),
         "NotOwned",
         "HostTaken",
         "Unhealthy",

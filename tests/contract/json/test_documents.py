@@ -99,7 +99,13 @@ def revision_of(spec: ModelDeploymentSpec, number: int = 3) -> Revision:
 @given(specs, st.integers(1, 1000))
 def test_the_model_server_reads_what_the_operator_deploys(spec_json: dict[str, Any], replicas: int) -> None:
     spec = ModelDeploymentSpec.from_json(spec_json)
-    app = json.loads(json.dumps(serve_config.make_application("vision", "digits", revision_of(spec), spec, replicas)))
+    app = json.loads(
+        json.dumps(
+            serve_config.make_application(
+                "vision", "digits", revision_of(spec), spec, serve_config.Scale(replicas, replicas)
+            )
+        )
+    )
     arguments = parse_arguments(app["args"])
     settings = parse_settings(app["deployments"][0]["user_config"])
     assert (arguments.service, arguments.revision, arguments.model.uri) == ("digits", 3, spec.model.uri)

@@ -11,7 +11,7 @@ import pytest
 
 from doubles.clock import FakeClock
 from doubles.serve import FakeServe
-from sundog_operator.adapters.ray_serve import RayServe
+from sundog_operator.adapters.ray_serve import RayServe, one_token
 from sundog_operator.api import ModelDeploymentSpec
 from sundog_operator.core import revisions, serve_config
 from sundog_operator.core.observed import ServeState
@@ -45,12 +45,14 @@ class Backend:
         apps = []
         for number, model, replicas in wanted:
             revision, spec = self.revision(number, model)
-            apps.append(serve_config.make_application("vision", "port", revision, spec, replicas))
-        await self.serve.put(self.dashboard, serve_config.make_document(apps, self.cluster))
+            apps.append(
+                serve_config.make_application("vision", "port", revision, spec, serve_config.Scale(replicas, replicas))
+            )
+        await self.serve.put(self.dashboard, "vision", serve_config.make_document(apps, self.cluster))
 
     async def until(self, condition: Callable[[ServeState], bool]) -> ServeState:
         for _ in range(600):
-            state = await self.serve.read(self.dashboard)
+            state = await self.serve.read(self.dashboard, "vision")
             if condition(state):
                 return state
             await self.wait()
@@ -87,8 +89,8 @@ async def backend(request: pytest.FixtureRequest, models: Path) -> AsyncIterator
         async def pause() -> None:
             await asyncio.sleep(0.2)
 
-        yield Backend(RayServe(session), ray.dashboard, cluster, models, pause)
-        await RayServe(session).put(ray.dashboard, serve_config.make_document([], cluster))
+        yield Backend(RayServe(session, one_token("")), ray.dashboard, cluster, models, pause)
+        await RayServe(session, one_token("")).put(ray.dashboard, "vision", serve_config.make_document([], cluster))
 
 
 async def test_an_application_becomes_ready_scales_and_goes(backend: Backend) -> None:
@@ -97,7 +99,7 @@ async def test_an_application_becomes_ready_scales_and_goes(backend: Backend) ->
     assert state.known
     assert backend.readiness(state, 1).running == 1
     revision, spec = backend.revision(1)
-    wanted = [serve_config.make_application("vision", "port", revision, spec, 1)]
+    wanted = [serve_config.make_application("vision", "port", revision, spec, serve_config.Scale(1, 1))]
     deployed = {name: app.config for name, app in state.applications.items()}
     assert not serve_config.differs(wanted, deployed), "what was PUT reads back as it was"
 
@@ -130,10 +132,10 @@ async def test_a_failed_start_tells_its_reason_and_is_tried_anew_after_removal(b
 
 async def test_two_applications_of_one_prefix_are_refused(backend: Backend) -> None:
     revision, spec = backend.revision(1)
-    app = serve_config.make_application("vision", "port", revision, spec, 1)
+    app = serve_config.make_application("vision", "port", revision, spec, serve_config.Scale(1, 1))
     document = serve_config.make_document([app, {**app, "name": "other"}], backend.cluster)
     with pytest.raises(ServeRefused, match="route_prefix"):
-        await backend.serve.put(backend.dashboard, document)
+        await backend.serve.put(backend.dashboard, "vision", document)
 
 
 async def test_no_answer_is_no_empty_list(backend: Backend) -> None:
@@ -142,4 +144,4 @@ async def test_no_answer_is_no_empty_list(backend: Backend) -> None:
     else:
         backend.dashboard = "http://127.0.0.1:9"
     with pytest.raises(RayUnavailable):
-        await backend.serve.read(backend.dashboard)
+        await backend.serve.read(backend.dashboard, "vision")

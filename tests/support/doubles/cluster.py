@@ -5,11 +5,13 @@ from typing import Any
 
 from doubles.clock import FakeClock
 from doubles.edges import FakeEdges
+from doubles.kuberay import FakeKubeRay, FakeServes
 from doubles.serve import FakeServe
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
+from sundog_operator.api.installation import Installation
 from sundog_operator.app.keys import Key, edge_key
 from sundog_operator.app.loop import RECONCILERS
-from sundog_operator.app.world import World
+from sundog_operator.app.world import Settings, World
 from sundog_operator.errors import Conflict, DependencyError
 from sundog_operator.ports import (
     CONFIG_MAP,
@@ -41,12 +43,16 @@ def model_deployment(uri: str = "file:///models/v1", name: str = NAME, **spec: A
 class Cluster:
     """Reconciles everything in rounds; a round is one second."""
 
-    def __init__(self, kube: MemoryKubernetes | None = None) -> None:
+    def __init__(self, kube: MemoryKubernetes | None = None, installation: Installation | None = None) -> None:
         self.clock = FakeClock()
         self.kube = kube or MemoryKubernetes(self.clock)
         self.serve = FakeServe(self.clock)
-        self.edges = FakeEdges(self.kube, self.serve, self.clock, NAMESPACE)
-        self.world = World(self.kube, self.serve, self.edges, self.clock)
+        self.serve_apis = FakeServes(self.clock)
+        self.kuberay = FakeKubeRay(self.kube, self.serve_apis, NAMESPACE) if installation else None
+        serve = self.serve_apis if installation else self.serve
+        self.edges = FakeEdges(self.kube, serve, self.clock, NAMESPACE)
+        settings = Settings.of(installation, "sundog") if installation else Settings()
+        self.world = World(self.kube, serve, self.edges, self.clock, settings)
         self.after_step: Callable[[], Any] = lambda: None
 
     async def apply(self, uri: str = "file:///models/v1", **spec: Any) -> None:
@@ -84,6 +90,7 @@ class Cluster:
         deployments = await self.kube.list(MODEL_DEPLOYMENT, NAMESPACE)
         names = [obj["metadata"]["name"] for obj in deployments]
         clusters = {cluster for obj in deployments if (cluster := (obj.get("status") or {}).get("cluster"))}
+        clusters |= {obj["metadata"]["name"] for obj in await self.kube.list(RAY_CLUSTER, NAMESPACE)}
         experiments = [obj["metadata"]["name"] for obj in await self.kube.list(EXPERIMENT, NAMESPACE)]
         return [
             *(Key("modeldeployment", NAMESPACE, name) for name in names),
@@ -130,6 +137,8 @@ class Cluster:
             await self.round(seconds)
 
     async def _controllers(self) -> None:
+        if self.kuberay is not None:
+            await self.kuberay.act()
         for obj in await self.kube.list(RAY_CLUSTER, NAMESPACE):
             if not obj.get("status"):
                 await self._patch(
@@ -141,7 +150,8 @@ class Cluster:
                     },
                 )
         config_map = await self.kube.get(Ref(CONFIG_MAP, NAMESPACE, "sundog-edge"))
-        if config_map is not None and not await self.kube.list(POD, NAMESPACE):
+        labels = {"app.kubernetes.io/name": "sundog-edge"}
+        if config_map is not None and not await self.kube.list(POD, NAMESPACE, labels):
             await self.add_edge("sundog-edge-0")
 
     async def add_edge(self, name: str) -> None:

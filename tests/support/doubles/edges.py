@@ -3,12 +3,17 @@
 import json
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
-from doubles.serve import FakeServe
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.ports import CONFIG_MAP, Clock, Object, Ref
+
+
+class Replicas(Protocol):
+    """Who knows how many replicas of an application answer."""
+
+    def running(self, name: str) -> int: ...
 
 
 class FakeEdges:
@@ -23,7 +28,7 @@ class FakeEdges:
     """
 
     def __init__(
-        self, kube: MemoryKubernetes, serve: FakeServe, clock: Clock, namespace: str, lag_s: float = 1.0
+        self, kube: MemoryKubernetes, serve: Replicas, clock: Clock, namespace: str, lag_s: float = 1.0
     ) -> None:
         self._kube, self._serve, self._clock, self._namespace = kube, serve, clock, namespace
         self.lag_s = lag_s

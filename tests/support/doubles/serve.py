@@ -18,6 +18,13 @@ class _App:
     failed: tuple[str, str] | None = None
 
 
+def _target(config: Mapping[str, Any]) -> int:
+    """What Serve starts with: the fixed number, else the fewest."""
+    deployment = config["deployments"][0]
+    scaling = deployment.get("autoscaling_config")
+    return int(scaling["min_replicas"] if scaling else deployment["num_replicas"])
+
+
 class FakeServe:
     """`ports.Serve` of one cluster.
 
@@ -25,6 +32,7 @@ class FakeServe:
         start_s: seconds from a PUT to a running replica.
         failures: model URI → (reason, message) for revisions that cannot start.
         down: the REST API does not answer.
+        started_in: seconds by phase that every replica tells.
         forgotten: the controller is not running: an empty answer that means "unknown".
     """
 
@@ -34,17 +42,18 @@ class FakeServe:
         self.failures: dict[str, tuple[str, str]] = {}
         self.down = False
         self.forgotten = True
+        self.started_in: dict[str, float] = {}
         self.puts: list[Mapping[str, Any]] = []
         self._apps: dict[str, _App] = {}
 
-    async def read(self, dashboard: str) -> ServeState:
+    async def read(self, dashboard: str, namespace: str) -> ServeState:
         if self.down:
             raise RayUnavailable(f"GET {dashboard}: down")
         if self.forgotten:
             return ServeState(known=False)
         return ServeState(known=True, applications={name: self._state(name, app) for name, app in self._apps.items()})
 
-    async def put(self, dashboard: str, document: Mapping[str, Any]) -> None:
+    async def put(self, dashboard: str, namespace: str, document: Mapping[str, Any]) -> None:
         if self.down:
             raise RayUnavailable(f"PUT {dashboard}: down")
         wanted = {app["name"]: app for app in document["applications"]}
@@ -55,6 +64,9 @@ class FakeServe:
         self.puts.append(document)
         now = self._clock.now()
         self._apps = {name: self._changed(self._apps.get(name), config, now) for name, config in wanted.items()}
+
+    async def phases(self, dashboard: str, namespace: str, application: str) -> Mapping[str, float]:
+        return dict(self.started_in)
 
     def crash_replicas(self, name: str) -> None:
         """All replicas of an application die and start again."""
@@ -69,7 +81,7 @@ class FakeServe:
         return sum((self._clock.now() - started).total_seconds() >= self.start_s for started in app.replicas)
 
     def _changed(self, before: _App | None, config: Mapping[str, Any], now: datetime) -> _App:
-        count = int(config["deployments"][0]["num_replicas"])
+        count = _target(config)
         if before is None or before.config["args"] != config["args"]:
             return _App(config, now, [now] * count)
         kept = before.replicas[:count]
@@ -85,7 +97,7 @@ class FakeServe:
     def _state(self, name: str, app: _App) -> ApplicationState:
         failure = self._failure(app)
         running = self.running(name)
-        target = int(app.config["deployments"][0]["num_replicas"])
+        target = max(_target(app.config), len(app.replicas))
         told = failure or self.failures.get(app.config["args"]["model"]["uri"])
         # As the real one: the message of a failed attempt shows while further attempts are made.
         message = f"Traceback\n  sundog: {told[0]}: {told[1]}\n" if told else ""

@@ -13,7 +13,7 @@ from sundog_operator.api import (
     rollout_not_yet_supported,
 )
 from sundog_operator.api.structure import leaves, structure
-from sundog_operator.api.support import ACTED_ON, LATER
+from sundog_operator.api.support import ACTED_ON, IN_PODS, LATER, NEEDS_PODS
 
 
 def spec(**fields: Any) -> ModelDeploymentSpec:
@@ -46,9 +46,13 @@ def test_every_field_is_either_acted_on_or_refused() -> None:
     """A new field fails here until somebody says which of both it is."""
     paths = set(leaves(structure(ModelDeploymentSpec), "spec"))
     acted = {path for path in paths if path in ACTED_ON}
+    in_pods = {path for path in paths if path in IN_PODS}
     later = {path for path in paths if below(path, LATER)}
-    assert paths - acted - later == set()
-    assert acted & later == set()
+    assert paths - acted - in_pods - later == set()
+    assert acted & later == in_pods & later == acted & in_pods == set()
+    assert in_pods == IN_PODS, "a path that is no field any more"
+    assert {path for path in paths if below(path, NEEDS_PODS)} - in_pods - later == set()
+    assert in_pods - {path for path in paths if below(path, NEEDS_PODS)} == set()
     assert acted == ACTED_ON, "a path that is no field any more"
     assert all(any(below(path, frozenset({prefix})) for path in paths) for prefix in LATER), (
         "a path that is no field any more"
@@ -97,15 +101,15 @@ def test_what_is_supported(accepted: ModelDeploymentSpec) -> None:
 
 REFUSED = [
     (model(uri="pvc://models/digits"), "spec.model.uri: pvc:// needs pods to mount the claim, which local mode has not"),
-    (model(credentials={"secretName": "s"}), "spec.model.credentials.secretName: is not supported yet; leave it out"),
-    (spec(runtime={"image": "a:b"}), "spec.runtime.image: is not supported yet; leave it out"),
-    (spec(runtime={"env": [{"name": "A"}]}), "spec.runtime.env: is not supported yet; leave it out"),
+    (model(credentials={"secretName": "s"}), "spec.model.credentials.secretName: needs pods, which local mode has not; leave it out"),
+    (spec(runtime={"image": "a:b"}), "spec.runtime.image: needs pods, which local mode has not; leave it out"),
+    (spec(runtime={"env": [{"name": "A"}]}), "spec.runtime.env: needs pods, which local mode has not; leave it out"),
     (spec(runtime={"placement": "shared"}), "spec.runtime.placement: shared is not supported yet; leave it at dedicated"),
-    (spec(runtime={"podLabels": {"a": "b"}}), "spec.runtime.podLabels: is not supported yet; leave it out"),
-    (spec(resources={"gpu": {"count": 1}}), "spec.resources.gpu.count: 1 is not supported yet; leave it at 0"),
-    (spec(resources={"gpu": {"type": ["h100"]}}), "spec.resources.gpu.type: is not supported yet; leave it out"),
+    (spec(runtime={"podLabels": {"a": "b"}}), "spec.runtime.podLabels: needs pods, which local mode has not; leave it out"),
+    (spec(resources={"gpu": {"count": 1}}), "spec.resources.gpu.count: 1 needs pods, which local mode has not; leave it at 0"),
+    (spec(resources={"gpu": {"type": ["h100"]}}), "spec.resources.gpu.type: needs pods, which local mode has not; leave it out"),
     (spec(replicas=0), "spec.replicas: 0 is not supported yet; 1 or more is"),
-    (spec(autoscaling={}), "spec.autoscaling: is not supported yet; leave it out"),
+    (spec(autoscaling={}), "spec.autoscaling: needs pods, which local mode has not; leave it out"),
     (rollout(strategy="blueGreen"), "spec.rollout.strategy: blueGreen is not supported yet; canary and recreate are"),
     (rollout(strategy="shadow"), "spec.rollout.strategy: shadow is not supported yet; canary and recreate are"),
     (rollout(unit={"jwtClaim": "sub"}), "spec.rollout.unit.jwtClaim: is not supported yet; leave it out"),
@@ -127,8 +131,8 @@ REFUSED = [
         "spec.rollout.steps[0].minDuration: is not supported yet beside gate: manual; leave it out",
     ),
     (steps({"scale": {"replicas": 2}}), "spec.rollout.steps[0].scale: is not supported yet; leave it out"),
-    (spec(scheduling={"spot": "prefer"}), "spec.scheduling.spot: prefer is not supported yet; leave it at never"),
-    (spec(scheduling={"nodeSelector": {"a": "b"}}), "spec.scheduling.nodeSelector: is not supported yet; leave it out"),
+    (spec(scheduling={"spot": "prefer"}), "spec.scheduling.spot: prefer needs pods, which local mode has not; leave it at never"),
+    (spec(scheduling={"nodeSelector": {"a": "b"}}), "spec.scheduling.nodeSelector: needs pods, which local mode has not; leave it out"),
     (spec(endpoint={"gateway": {"name": "g"}}), "spec.endpoint.gateway.name: is not supported yet; leave it out"),
     (spec(baseline={"uri": "file:///a"}), "spec.baseline.uri: is not supported yet; leave it out"),
 ]  # fmt: skip
@@ -137,6 +141,55 @@ REFUSED = [
 @pytest.mark.parametrize(("refused", "message"), REFUSED, ids=[message for _, message in REFUSED])
 def test_what_is_refused(refused: ModelDeploymentSpec, message: str) -> None:
     assert [str(violation) for violation in not_yet_supported(refused)] == [message]
+
+
+ACCEPTED_IN_PODS = [
+    *ACCEPTED,
+    model(uri="pvc://models/digits"),
+    model(credentials={"secretName": "s", "serviceAccountName": "a"}),
+    spec(runtime={"image": "a:b", "podLabels": {"team": "x"}}),
+    spec(runtime={"env": [{"name": "A", "value": "b"}, {"name": "B", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]}),
+    spec(resources={"gpu": {"count": 2, "vendor": "amd", "type": ["mi300x"]}}),
+    spec(autoscaling={"minReplicas": 2, "maxReplicas": 8, "upscaleDelay": "1s"}),
+    spec(scheduling={"nodeSelector": {"a": "b"}, "priorityClassName": "p", "runtimeClassName": "kata", "tolerations": [{"key": "k"}]}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("accepted", ACCEPTED_IN_PODS, ids=range(len(ACCEPTED_IN_PODS)))
+def test_what_is_supported_in_pods(accepted: ModelDeploymentSpec) -> None:
+    assert not_yet_supported(accepted, in_pods=True) == []
+
+
+REFUSED_IN_PODS = [
+    (spec(runtime={"placement": "shared"}), "spec.runtime.placement: shared is not supported yet; leave it at dedicated"),
+    (spec(resources={"gpu": {"count": 1, "vendor": "tpu"}}), "spec.resources.gpu.vendor: tpu is not supported yet"),
+    (spec(resources={"gpu": {"count": 1, "memory": "40Gi"}}), "spec.resources.gpu.memory: is not supported yet; leave it out"),
+    (
+        spec(resources={"gpu": {"count": 1, "sharing": {"mode": "mps"}}}),
+        "spec.resources.gpu.sharing.mode: mps is not supported yet; leave it at exclusive",
+    ),
+    (
+        spec(resources={"gpu": {"count": 1, "allocation": "dra"}}),
+        "spec.resources.gpu.allocation: dra is not supported yet; leave it at auto",
+    ),
+    (
+        spec(resources={"gpu": {"count": 1, "topology": {"nodes": 2}}}),
+        "spec.resources.gpu.topology.nodes: 2 is not supported yet; leave it at 1",
+    ),
+    (spec(autoscaling={"minReplicas": 0}), "spec.autoscaling.minReplicas: 0 is not supported yet; 1 or more is"),
+    (
+        spec(autoscaling={"scaleToZeroDelay": "1m"}),
+        "spec.autoscaling.scaleToZeroDelay: 1m is not supported yet; leave it at 10m",
+    ),
+    (spec(scheduling={"spot": "prefer"}), "spec.scheduling.spot: prefer is not supported yet; leave it at never"),
+    (spec(scheduling={"queue": "q"}), "spec.scheduling.queue: is not supported yet; leave it out"),
+    (spec(replicas=0), "spec.replicas: 0 is not supported yet; 1 or more is"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("refused", "message"), REFUSED_IN_PODS, ids=[message for _, message in REFUSED_IN_PODS])
+def test_what_is_refused_in_pods(refused: ModelDeploymentSpec, message: str) -> None:
+    assert [str(violation) for violation in not_yet_supported(refused, in_pods=True)] == [message]
 
 
 def test_a_rollout_without_steps_cannot_start() -> None:

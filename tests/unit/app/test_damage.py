@@ -199,9 +199,9 @@ async def test_an_answer_of_serve_that_takes_long_deletes_nothing_that_came_mean
     await cluster.until(functools.partial(cluster.serves, 2))
     read = cluster.serve.read
 
-    async def slowly(dashboard: str) -> ServeState:
+    async def slowly(dashboard: str, namespace: str) -> ServeState:
         cluster.serve.read = read  # type: ignore[method-assign]
-        answer = await read(dashboard)
+        answer = await read(dashboard, namespace)
         await cluster.command("rollback revision=1 id=b")
         await cluster.settle(4)
         return answer

@@ -244,17 +244,17 @@ class TestFence:
         class Serve:
             puts = 0
 
-            async def read(self, dashboard: str) -> str:
+            async def read(self, dashboard: str, namespace: str) -> str:
                 return dashboard
 
-            async def put(self, dashboard: str, document: Object) -> None:
+            async def put(self, dashboard: str, namespace: str, document: Object) -> None:
                 Serve.puts += 1
 
         leads = False
         fenced = FencedServe(Serve(), lambda: leads)  # type: ignore[arg-type]
         with pytest.raises(LeadershipLost, match="http://head"):
-            await fenced.put("http://head", {})
+            await fenced.put("http://head", "vision", {})
         leads = True
-        await fenced.put("http://head", {})
+        await fenced.put("http://head", "vision", {})
         assert Serve.puts == 1
-        assert await fenced.read("http://head") == "http://head"  # type: ignore[comparison-overlap]
+        assert await fenced.read("http://head", "vision") == "http://head"  # type: ignore[comparison-overlap]

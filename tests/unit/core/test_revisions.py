@@ -26,7 +26,22 @@ def digest(spec: dict[str, Any]) -> str:
     return revisions.content_hash(revisions.content_of(ModelDeploymentSpec.from_json(spec)))
 
 
-@pytest.mark.parametrize(("spec", "golden"), [(SMALLEST, "15c02243c967278e"), (FULL, "e8f3e32baebb96de")])
+PODS = {
+    "model": {"uri": "pvc://models/digits", "credentials": {"secretName": "s", "serviceAccountName": "a"}},
+    "runtime": {
+        "image": "example.com/runtime:1",
+        "env": [{"name": "A", "value": "b"}, {"name": "C", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}],
+        "podLabels": {"team": "vision"},
+    },
+    "resources": {"gpu": {"count": 2, "type": ["h100", "a100-80gb"]}},
+    "scheduling": {"nodeSelector": {"disk": "fast"}, "tolerations": [{"key": "gpu", "operator": "Exists"}]},
+    "autoscaling": {"maxReplicas": 9},
+}
+
+
+@pytest.mark.parametrize(
+    ("spec", "golden"), [(SMALLEST, "15c02243c967278e"), (FULL, "e8f3e32baebb96de"), (PODS, "4df5500bacbf8a9d")]
+)
 def test_hashes_are_those_of_earlier_releases(spec: dict[str, Any], golden: str) -> None:
     """A failure here means that an upgrade would make a revision of every deployment: mend the code, not the hash."""
     assert digest(spec) == golden
@@ -79,13 +94,12 @@ def test_a_stored_revision_reads_back_and_means_the_same_spec() -> None:
         "kind": "ModelDeployment",
         "metadata": {"name": "digits", "namespace": "vision", "uid": "u"},
     }
-    stored = revisions.make_controller_revision(
-        owner, Revision(3, revisions.content_hash(content), content), "sundog/runtime:1"
-    )
+    made = Revision(3, revisions.content_hash(content), content, revisions.image_of(content, "sundog/runtime:1"))
+    stored = revisions.make_controller_revision(owner, made)
     assert stored["metadata"]["name"] == "digits-r3"
     assert stored["data"]["image"] == "sundog/runtime:1"
     read = revisions.read_controller_revision(copy.deepcopy(stored))
-    assert read == Revision(3, revisions.content_hash(content), content)
+    assert read == made
     again = revisions.spec_of(read)
     assert (again.model, again.runtime, again.resources, again.scheduling) == (
         spec.model,

@@ -108,7 +108,7 @@ def test_no_change_is_said(served: Any, manifest: Any) -> None:
         ),
         ({"rollout": {}, "model": {"uri": "file:///other"}}, "spec.rollout.steps: none means steps gated by evidence"),
         ({"replica": 2}, "spec.replica: unknown field"),
-        ({"autoscaling": {"maxReplicas": 2}}, "NotYetSupported: spec.autoscaling: is not supported yet"),
+        ({"scheduling": {"queue": "q"}}, "NotYetSupported: spec.scheduling.queue: is not supported yet"),
     ],
 )
 def test_what_would_be_refused_is_told_and_code_1(

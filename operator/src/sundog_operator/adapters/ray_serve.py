@@ -1,46 +1,73 @@
 """Serve's REST API of a Ray cluster, over aiohttp."""
 
-from collections.abc import Mapping
+import base64
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import aiohttp
 import orjson
 
+from sundog_operator.core import names
 from sundog_operator.core.observed import ApplicationState, DeploymentState, ReplicaState, ServeState
-from sundog_operator.errors import RayUnavailable, ServeRefused
+from sundog_operator.errors import DependencyError, RayUnavailable, ServeRefused
+from sundog_operator.ports import SECRET, Clock, Kubernetes, Ref
 
 MAX_RESPONSE_BYTES: Final = 32 * 2**20
 _PATH: Final = "/api/serve/applications/"
 _ADVERTISEMENT: Final = "For further information visit"
+_STARTUP: Final = "/-/startup"
+_MAX_STARTUP_BYTES: Final = 64 * 1024
+_REPLICA_TIMEOUT: Final = aiohttp.ClientTimeout(total=2, connect=1)
+TOKEN_S: Final = 30.0
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=10, connect=2)
 
 
+Tokens = Callable[[str], Awaitable[str]]
+"""The token of a namespace's clusters; empty where there is none. Raises DependencyError."""
+
+
 class RayServe:
-    """`ports.Serve` for clusters that share one token.
+    """`ports.Serve`. The clusters of a namespace share one token.
 
     Answers come from pods that run tenants' code, so their size and time are capped and redirects are not followed.
     """
 
-    def __init__(self, session: aiohttp.ClientSession, token: str = "") -> None:
+    def __init__(self, session: aiohttp.ClientSession, tokens: Tokens) -> None:
         self._session = session
-        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._tokens = tokens
 
-    async def read(self, dashboard: str) -> ServeState:
+    async def read(self, dashboard: str, namespace: str) -> ServeState:
         """What is deployed. Raises RayUnavailable."""
-        body = await self._request("GET", dashboard)
+        body = await self._request("GET", dashboard, namespace)
         try:
             return parse_state(orjson.loads(body))
         except (ValueError, KeyError, TypeError, AttributeError) as err:
             raise RayUnavailable(f"{dashboard}{_PATH}: the answer is no Serve status: {type(err).__name__}") from err
 
-    async def put(self, dashboard: str, document: Mapping[str, Any]) -> None:
+    async def put(self, dashboard: str, namespace: str, document: Mapping[str, Any]) -> None:
         """Replace the whole application list. Raises RayUnavailable, or ServeRefused."""
-        await self._request("PUT", dashboard, document)
+        await self._request("PUT", dashboard, namespace, document)
 
-    async def _request(self, method: str, dashboard: str, document: Mapping[str, Any] | None = None) -> bytes:
+    async def phases(self, dashboard: str, namespace: str, application: str) -> Mapping[str, float]:
+        """Seconds by phase of the start of one replica; none where none can be reached from here, as behind a NetworkPolicy."""
+        try:
+            answer = orjson.loads(await self._request("GET", dashboard, namespace))
+            groups = [g for g in answer["target_groups"] if (g["app_name"], g["protocol"]) == (application, "HTTP")]
+            target = groups[0]["targets"][0]
+            url = f"http://{target['ip']}:{int(target['port'])}{groups[0]['route_prefix']}{_STARTUP}"
+            async with self._session.get(url, timeout=_REPLICA_TIMEOUT, allow_redirects=False) as response:
+                document = orjson.loads(await response.content.read(_MAX_STARTUP_BYTES))
+            return {str(name): float(seconds) for name, seconds in document["phases"].items()}
+        except (aiohttp.ClientError, OSError, DependencyError, ValueError, LookupError, TypeError, AttributeError):
+            return {}
+
+    async def _request(
+        self, method: str, dashboard: str, namespace: str, document: Mapping[str, Any] | None = None
+    ) -> bytes:
         url = dashboard + _PATH
         data = None if document is None else orjson.dumps(document)
-        headers = {**self._headers, "Content-Type": "application/json"}
+        token = await self._tokens(namespace)
+        headers = {**({"Authorization": f"Bearer {token}"} if token else {}), "Content-Type": "application/json"}
         try:
             async with self._session.request(
                 method, url, data=data, headers=headers, timeout=_TIMEOUT, allow_redirects=False
@@ -56,6 +83,38 @@ class RayServe:
         if status != 200:
             raise RayUnavailable(f"{method} {url}: status {status}, expected 200")
         return body
+
+
+def one_token(token: str) -> Tokens:
+    """The same token everywhere, as in local mode."""
+
+    async def tokens(_namespace: str) -> str:
+        return token
+
+    return tokens
+
+
+class SecretTokens:
+    """Tokens out of each namespace's Secret, read again after half a minute: it may be made anew with its namespace."""
+
+    def __init__(self, kube: Kubernetes, clock: Clock) -> None:
+        self._kube = kube
+        self._clock = clock
+        self._known: dict[str, tuple[float, str]] = {}
+
+    async def __call__(self, namespace: str) -> str:
+        """See `Tokens`."""
+        read_at, token = self._known.get(namespace, (-TOKEN_S, ""))
+        if token and self._clock.monotonic() - read_at < TOKEN_S:
+            return token
+        stored = await self._kube.get(Ref(SECRET, namespace, names.RAY))
+        encoded = ((stored or {}).get("data") or {}).get(names.RAY_TOKEN_KEY, "")
+        try:
+            token = base64.b64decode(encoded, validate=True).decode()
+        except ValueError as error:
+            raise RayUnavailable(f"Secret {namespace}/{names.RAY}: {names.RAY_TOKEN_KEY} is no text") from error
+        self._known[namespace] = (self._clock.monotonic(), token)
+        return token
 
 
 def last_line(body: bytes, limit: int = 300) -> str:

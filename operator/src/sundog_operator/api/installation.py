@@ -175,6 +175,9 @@ class Accelerators(Part):
     aliases: dict[Name, dict[QualifiedName, Items[Spelling]]] = Field(
         {}, description="By type and label key the values that mean it, beside those that are known."
     )
+    nodes_come: bool = Field(
+        False, description="Pods that wait bring nodes, so that a canary is held back by quotas alone."
+    )
 
 
 class NetworkPolicies(Part):

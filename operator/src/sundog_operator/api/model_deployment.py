@@ -41,6 +41,7 @@ Revision = Annotated[Integer, Field(ge=1)]
 Percentage = Annotated[Integer, Field(ge=0, le=100)]
 Count = Annotated[Integer, Field(ge=0)]
 
+RESERVED_VARIABLES = ("RAY_", "SUNDOG_", "KUBERAY_")
 RESERVED_LABELS = ("serving.sundog.dev/", "app.kubernetes.io/", "ray.io/")
 
 
@@ -109,6 +110,11 @@ class EnvVar(Part):
         str,
         Field(min_length=1, max_length=128, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$"),
         Noun("a variable name such as LOG_LEVEL"),
+        Rule(
+            cel="!(" + " || ".join(f"self.startsWith('{prefix}')" for prefix in RESERVED_VARIABLES) + ")",
+            holds=lambda name: not name.startswith(RESERVED_VARIABLES),
+            message=f"{{}} begins as those that are set by the operator: {', '.join(RESERVED_VARIABLES)}",
+        ),
     ] = Field(description="The variable.")
     value: Annotated[str, Field(max_length=32768), Confidential()] | None = Field(None, description="Its value.")
     value_from: EnvSource | None = Field(None, description="Where its value comes from.")
@@ -501,6 +507,9 @@ class RevisionStatus(Part):
     """One revision with its share of traffic."""
 
     revision: Revision = Field(description="Its number.")
+    cluster: Annotated[str, Field(max_length=253)] = Field(
+        "", description="Its RayCluster; empty means status.cluster."
+    )
     weight: Percentage = Field(0, description="Percent of the traffic that was committed to it.")
     uri: Annotated[str, Field(max_length=2048)] = Field("", description="Its spec.model.uri.")
     digest: Text = Field("", description="Its spec.model.digest.")
@@ -517,6 +526,9 @@ class Retiring(Part):
     """A revision without traffic whose replicas still drain."""
 
     revision: Revision = Field(description="Its number.")
+    cluster: Annotated[str, Field(max_length=253)] = Field(
+        "", description="Its RayCluster; empty means status.cluster."
+    )
     replicas: Count = Field(1, description="How many still run.")
     since: Instant = Field(description="When it lost its traffic.")
 
@@ -530,8 +542,9 @@ class Capacity(Part):
 
 
 class Startup(Part):
-    """How long the phases of the last revision's start took."""
+    """How long the phases of the last revision's start took; what is not known is left out."""
 
+    revision: Revision | None = Field(None, description="The revision.")
     scheduled: Duration | None = None
     image: Duration | None = None
     download: Duration | None = None
@@ -572,7 +585,9 @@ class ModelDeploymentStatus(Status):
     replicas: Count = Field(0, description="How many stable and candidate are to have together.")
     ready_replicas: Count = Field(0, description="How many of them Serve runs.")
     selector: Annotated[str, Field(max_length=1024)] = Field("", description="Label selector of its pods, for /scale.")
-    cluster: Annotated[str, Field(max_length=253)] = Field("", description="Its RayCluster, chosen once.")
+    cluster: Annotated[str, Field(max_length=253)] = Field(
+        "", description="The RayCluster of its newest revision; another image is another one."
+    )
     stable: RevisionStatus | None = Field(None, description="The revision that serves.")
     candidate: RevisionStatus | None = Field(None, description="The revision that is to replace it.")
     retiring: Annotated[Items[Retiring], Field(max_length=8)] = Field(
@@ -581,8 +596,12 @@ class ModelDeploymentStatus(Status):
     experiment: Annotated[str, Field(max_length=253)] = Field(
         "", description="The Experiment of the rollout under way."
     )
-    capacity: Capacity | None = Field(None, description="GPUs of all revisions together; not filled in yet.")
-    startup: Startup | None = Field(None, description="Phases of the last revision's start; not filled in yet.")
+    capacity: Capacity | None = Field(
+        None, description="Accelerators of all revisions together; left out where none asks for any."
+    )
+    startup: Startup | None = Field(
+        None, description="Phases of the last revision's start; `scheduled` and `image` in a cluster."
+    )
     last_command: LastCommand | None = Field(None, description="The last command and what became of it.")
     command_ids: Annotated[Items[Text], Field(max_length=20)] = Field(
         (), description="Ids of the last commands, which are not run again."

@@ -4,7 +4,7 @@ Reasons of conditions and events are told in tables here, which a test holds to 
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ from sundog_operator.api.model_deployment import ModelDeployment, ModelDeploymen
 from sundog_operator.api.resource import Resource
 from sundog_operator.api.scalars import MODEL_SCHEMES
 from sundog_operator.api.structure import FieldNode, Limits, Node, structure
-from sundog_operator.api.support import ACTED_ON, not_yet_supported
+from sundog_operator.api.support import ACTED_ON, IN_PODS, not_yet_supported
 
 REVISION_PARTS: Final = ("spec.model", "spec.runtime", "spec.resources", "spec.scheduling")
 IN_PLACE: Final = ("spec.runtime.userConfig",)
@@ -38,6 +38,7 @@ The column *change* tells what a change of a field does:
 |---|---|
 | **revision** | makes a new revision and rolls it out |
 | *in place* | is applied to what runs, or holds from the next rollout on |
+| *cluster* | with one of these: in a Kubernetes cluster only; local mode, which has no pods, takes the default and refuses the rest |
 | *later* | is not supported yet: accepted at its default only, else `SpecAccepted=False`, `NotYetSupported` |
 
 Of `spec.rollout`, steps and unit are frozen into the Experiment when a rollout starts; `paused` and `progressDeadline` hold at any time.
@@ -119,6 +120,8 @@ MODEL_DEPLOYMENT_CONDITIONS: Final = (
                 "True", "RolledBack", "A command went back to an earlier revision; what the spec says is held back."
             ),
             Reason("True", "ProgressDeadlineExceeded", "A first revision is not ready in time; it is tried on."),
+            Reason("True", "InsufficientCapacity", "See `CapacityAvailable`; it is looked at again."),
+            Reason("True", "InsufficientQuota", "See `CapacityAvailable`; it is looked at again."),
         ),
         "The reason of `SpecAccepted` where that is False; why a first revision failed for good.",
     ),
@@ -129,6 +132,7 @@ MODEL_DEPLOYMENT_CONDITIONS: Final = (
             Reason("True", "Accepted", "It can."),
             Reason("False", "InvalidSpec", "A rule is broken; the message names field, value and limit."),
             Reason("False", "NotYetSupported", "A field asks for what this version does not do; the message names it."),
+            Reason("False", "DigestRequired", "The administrator asks for `spec.model.digest`."),
             Reason("False", "HostTaken", "`spec.endpoint.host` belongs to another ModelDeployment of the namespace."),
             Reason("False", "NotOwned", "An object stands where one of ours should; it is left alone."),
         ),
@@ -136,7 +140,14 @@ MODEL_DEPLOYMENT_CONDITIONS: Final = (
     ConditionText(
         "CapacityAvailable",
         "What is asked for fits.",
-        (Reason("True", "NoGPURequested", "No GPU is asked for, and nothing else is looked at yet."),),
+        (
+            Reason("True", "NoGPURequested", "No GPU is asked for, and nothing else is looked at yet."),
+            Reason("True", "Fits", "The GPUs of the newest revision are allocated, or free, or nobody could look."),
+            Reason(
+                "False", "InsufficientCapacity", "Not enough are free on nodes that fit; the message has the numbers."
+            ),
+            Reason("False", "InsufficientQuota", "The namespace's quota leaves too few; the message has the numbers."),
+        ),
     ),
     ConditionText(
         "RevisionReady",
@@ -149,6 +160,22 @@ MODEL_DEPLOYMENT_CONDITIONS: Final = (
             Reason("False", "Unhealthy", "Serve calls it unhealthy, and goes on trying."),
             Reason("False", "NoHealthyReplica", "It has traffic, and an edge sees no healthy replica of it."),
             Reason("False", "RevisionMissing", "Its ControllerRevision was deleted."),
+            Reason(
+                "False",
+                "Unschedulable",
+                "No node takes a pod of it, or of Ray's head; the message has the scheduler's.",
+            ),
+            Reason("False", "ImagePullBackOff", "An image cannot be had."),
+            Reason("False", "CreateContainerError", "A container cannot be made."),
+            Reason("False", "CrashLoopBackOff", "A container ends again and again."),
+            Reason("False", "ContainerExited", "A container ended with an error."),
+            Reason("False", "OOMKilled", "A container needed more memory than its limit."),
+            Reason("False", "SecretNotFound", "A Secret that the spec names does not exist; it is looked for."),
+            Reason("False", "SecretIncomplete", "It lacks the key that the spec names."),
+            Reason("False", "ConfigMapNotFound", "A ConfigMap that the spec names does not exist; it is looked for."),
+            Reason("False", "ConfigMapIncomplete", "It lacks the key that the spec names."),
+            Reason("False", "ServiceAccountNotFound", "The ServiceAccount does not exist; it is looked for."),
+            Reason("False", "ClaimNotFound", "The claim of a `pvc://` model does not exist; it is looked for."),
         ),
         "[Why it could not be started](#why-a-revision-did-not-start), until it is ready or the spec changes.",
     ),
@@ -181,6 +208,8 @@ MODEL_DEPLOYMENT_CONDITIONS: Final = (
             Reason("False", "NotStarted", "Nothing was ever on its way."),
             Reason("False", "Aborted", "What the spec stands for failed or was aborted."),
             Reason("False", "RolledBack", "What the spec stands for was rolled back."),
+            Reason("False", "InsufficientCapacity", "See `CapacityAvailable`: nothing is started."),
+            Reason("False", "InsufficientQuota", "See `CapacityAvailable`: nothing is started."),
         ),
     ),
     ConditionText(
@@ -256,6 +285,7 @@ EVENTS: Final = (
     Reason("Warning", "CommandRejected", "A command was refused; the note says why."),
     Reason("Warning", "InvalidSpec", "The spec is refused: once per generation, as for each reason of `SpecAccepted`."),
     Reason("Warning", "NotYetSupported", "As above."),
+    Reason("Warning", "DigestRequired", "As above."),
     Reason("Warning", "HostTaken", "As above."),
     Reason("Warning", "NotOwned", "As above."),
 )
@@ -344,11 +374,15 @@ def _default(child: FieldNode) -> str:
 
 
 def _change(path: str) -> str:
-    supported = any(_covers(leaf, path) or _covers(path, leaf) for leaf in ACTED_ON)
-    if not supported:
+    everywhere = _is_among(path, ACTED_ON)
+    if not everywhere and not _is_among(path, IN_PODS):
         return "*later*"
     revises = any(_covers(part, path) for part in REVISION_PARTS) and path not in IN_PLACE
-    return "**revision**" if revises else "in place"
+    return ("**revision**" if revises else "in place") + ("" if everywhere else ", *cluster*")
+
+
+def _is_among(path: str, leaves: Collection[str]) -> bool:
+    return any(_covers(leaf, path) or _covers(path, leaf) for leaf in leaves)
 
 
 def _covers(outer: str, inner: str) -> bool:
@@ -360,19 +394,23 @@ def _later_values(path: str, node: Node) -> str:
     values: Sequence[Any] = node.enum
     if path == "spec.model.uri":
         values = [f"{scheme}://" for scheme in MODEL_SCHEMES]
-    elif path == "spec.replicas":
+    elif path in ("spec.replicas", "spec.autoscaling.minReplicas"):
         values = [0]
-    refused = [f"`{value}`" for value in values if path in ACTED_ON and _is_refused(path, value)]
-    return f"Not supported yet: {', '.join(refused)}." if refused else ""
+    acted = path in ACTED_ON or path in IN_PODS
+    refused = [f"`{value}`" for value in values if acted and _is_refused(path, value, in_pods=True)]
+    local = [f"`{value}`" for value in values if path in ACTED_ON and _is_refused(path, value, in_pods=False)]
+    only = [value for value in local if value not in refused]
+    told = f"Not supported yet: {', '.join(refused)}." if refused else ""
+    return f"{told} In a cluster only: {', '.join(only)}.".strip() if only else told
 
 
-def _is_refused(path: str, value: Any) -> bool:
+def _is_refused(path: str, value: Any, *, in_pods: bool) -> bool:
     content: Any = value
     for key in reversed(path.split(".")[1:]):
-        content = {key.removesuffix("[]"): [{"weight": 50, **content}] if key.endswith("[]") else content}
+        content = {key.removesuffix("[]"): [{"weight": 50, "key": "k", **content}] if key.endswith("[]") else content}
     content["model"] = {"uri": "file:///model", **content.get("model", {})}
     spec = ModelDeploymentSpec.model_validate(content)
-    return path in {violation.path.replace("[0]", "[]") for violation in not_yet_supported(spec)}
+    return path in {violation.path.replace("[0]", "[]") for violation in not_yet_supported(spec, in_pods=in_pods)}
 
 
 def _limits(node: Node) -> str:

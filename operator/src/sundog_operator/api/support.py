@@ -13,7 +13,7 @@ from sundog_operator.api.validation import Violation, found
 
 REASON = "NotYetSupported"
 ROLLOUT_LABEL = "serving.sundog.dev/rollout"
-NEEDS_PODS = "pvc://"
+PVC = "pvc://"
 
 ACTED_ON = frozenset(
     {
@@ -61,15 +61,62 @@ ACTED_ON = frozenset(
 )
 """Paths of single values, as `structure.leaves` names them."""
 
-LATER = frozenset(
+IN_PODS = frozenset(
+    {
+        "spec.model.credentials.secretName",
+        "spec.model.credentials.serviceAccountName",
+        "spec.runtime.image",
+        "spec.runtime.env[].name",
+        "spec.runtime.env[].value",
+        "spec.runtime.env[].valueFrom.secretKeyRef.name",
+        "spec.runtime.env[].valueFrom.secretKeyRef.key",
+        "spec.runtime.env[].valueFrom.secretKeyRef.optional",
+        "spec.runtime.env[].valueFrom.configMapKeyRef.name",
+        "spec.runtime.env[].valueFrom.configMapKeyRef.key",
+        "spec.runtime.env[].valueFrom.configMapKeyRef.optional",
+        "spec.runtime.podLabels",
+        "spec.resources.gpu.count",
+        "spec.resources.gpu.vendor",
+        "spec.resources.gpu.type",
+        "spec.autoscaling.minReplicas",
+        "spec.autoscaling.maxReplicas",
+        "spec.autoscaling.targetOngoingRequests",
+        "spec.autoscaling.upscaleDelay",
+        "spec.autoscaling.downscaleDelay",
+        "spec.scheduling.priorityClassName",
+        "spec.scheduling.nodeSelector",
+        "spec.scheduling.tolerations[].key",
+        "spec.scheduling.tolerations[].operator",
+        "spec.scheduling.tolerations[].value",
+        "spec.scheduling.tolerations[].effect",
+        "spec.scheduling.tolerations[].tolerationSeconds",
+        "spec.scheduling.runtimeClassName",
+    }
+)
+"""Paths of single values that are acted on in a Kubernetes cluster; local mode has no pods and takes their defaults only."""
+
+NEEDS_PODS = frozenset(
     {
         "spec.model.credentials",
         "spec.runtime.image",
         "spec.runtime.env",
-        "spec.runtime.placement",
         "spec.runtime.podLabels",
         "spec.resources.gpu",
         "spec.autoscaling",
+        "spec.scheduling",
+    }
+)
+"""The parts that are all made of IN_PODS and LATER."""
+
+LATER = frozenset(
+    {
+        "spec.runtime.placement",
+        "spec.resources.gpu.memory",
+        "spec.resources.gpu.sharing",
+        "spec.resources.gpu.allocation",
+        "spec.resources.gpu.topology",
+        "spec.autoscaling.scaleToZeroDelay",
+        "spec.autoscaling.coldStartTimeout",
         "spec.rollout.unit.jwtClaim",
         "spec.rollout.steps[].maxDuration",
         "spec.rollout.steps[].headers",
@@ -93,7 +140,8 @@ LATER = frozenset(
         "spec.rollout.dryRun",
         "spec.rollout.windows",
         "spec.rollout.notify",
-        "spec.scheduling",
+        "spec.scheduling.queue",
+        "spec.scheduling.spot",
         "spec.endpoint.gateway",
         "spec.baseline",
     }
@@ -104,9 +152,12 @@ _STEP = "spec.rollout.steps[]"
 _SUPPORTED_STRATEGIES = ("canary", "recreate")
 
 
-def not_yet_supported(spec: ModelDeploymentSpec) -> list[Violation]:
-    """Fields that say something nobody acts on yet. An omitted rollout is fine: see `rollout_not_yet_supported`."""
-    return list(_refused(spec, structure(ModelDeploymentSpec), "spec", "spec"))
+def not_yet_supported(spec: ModelDeploymentSpec, *, in_pods: bool = False) -> list[Violation]:
+    """Fields that say something nobody acts on yet. An omitted rollout is fine: see `rollout_not_yet_supported`.
+
+    `in_pods`: in a Kubernetes cluster, where replicas run in pods; local mode has none.
+    """
+    return list(_Refusal(in_pods).below(spec, structure(ModelDeploymentSpec), "spec", "spec"))
 
 
 def rollout_not_yet_supported(spec: ModelDeploymentSpec) -> list[Violation]:
@@ -132,8 +183,11 @@ def experiment_not_yet_supported(experiment: Experiment) -> list[Violation]:
 
 
 def _scheme_refused(uri: str) -> str:
-    """A claim is mounted into pods, and there are none yet."""
-    return f"{NEEDS_PODS} needs pods to mount the claim, which local mode has not" if uri.startswith(NEEDS_PODS) else ""
+    return f"{PVC} needs pods to mount the claim, which local mode has not" if uri.startswith(PVC) else ""
+
+
+def _vendor_refused(vendor: str) -> str:
+    return "tpu is not supported yet" if vendor == "tpu" else ""
 
 
 def _one_of(supported: tuple[str, ...]) -> Callable[[str], str]:
@@ -156,29 +210,42 @@ def _evidence_refused(gate: str | None) -> str:
 
 
 _CONDITIONS: Mapping[str, Callable[[Any], str]] = {
-    "spec.model.uri": _scheme_refused,
     "spec.replicas": _zero_refused,
+    "spec.autoscaling.minReplicas": _zero_refused,
+    "spec.resources.gpu.vendor": _vendor_refused,
     "spec.rollout.strategy": _one_of(_SUPPORTED_STRATEGIES),
     f"{_STEP}.gate": _evidence_refused,
 }
-"""Paths of ACTED_ON of which some values are refused: the message, or empty."""
+"""Paths of ACTED_ON and IN_PODS of which some values are refused: the message, or empty."""
+
+_LOCAL_CONDITIONS: Mapping[str, Callable[[Any], str]] = {**_CONDITIONS, "spec.model.uri": _scheme_refused}
 
 
-def _refused(value: Any, node: Node, path: str, place: str) -> Iterator[Violation]:
-    """`path` names the field in the tables, `place` in this object."""
-    if isinstance(value, Step):
-        yield from _manual_gate_with_time(value, place)
-    for name, child in node.fields.items():
-        inner, below, at = getattr(value, child.attribute), f"{path}.{name}", f"{place}.{name}"
-        if below in LATER:
-            yield from _unless_default(inner, child, at)
-        elif below in _CONDITIONS and (message := _CONDITIONS[below](inner)):
+class _Refusal:
+    """Walks a spec. `path` names a field in the tables, `place` in this object."""
+
+    def __init__(self, in_pods: bool) -> None:
+        self._conditions = _CONDITIONS if in_pods else _LOCAL_CONDITIONS
+        self._local = frozenset[str]() if in_pods else NEEDS_PODS
+
+    def below(self, value: Any, node: Node, path: str, place: str) -> Iterator[Violation]:
+        if isinstance(value, Step):
+            yield from _manual_gate_with_time(value, place)
+        for name, child in node.fields.items():
+            yield from self._field(getattr(value, child.attribute), child, f"{path}.{name}", f"{place}.{name}")
+
+    def _field(self, inner: Any, child: FieldNode, path: str, at: str) -> Iterator[Violation]:
+        if path in LATER:
+            yield from _unless_default(inner, child, at, "is not supported yet")
+        elif path in self._local:
+            yield from _unless_default(inner, child, at, "needs pods, which local mode has not")
+        elif path in self._conditions and (message := self._conditions[path](inner)):
             yield Violation(at, message)
         elif child.node.kind == "object" and inner is not None:
-            yield from _refused(inner, child.node, below, at)
+            yield from self.below(inner, child.node, path, at)
         elif child.node.kind == "array" and child.node.items is not None:
             for index, item in enumerate(inner):
-                yield from _refused(item, child.node.items, f"{below}[]", f"{at}[{index}]")
+                yield from self.below(item, child.node.items, f"{path}[]", f"{at}[{index}]")
 
 
 def _manual_gate_with_time(step: Step, place: str) -> Iterator[Violation]:
@@ -186,16 +253,16 @@ def _manual_gate_with_time(step: Step, place: str) -> Iterator[Violation]:
         yield Violation(f"{place}.minDuration", "is not supported yet beside gate: manual; leave it out")
 
 
-def _unless_default(value: Any, child: FieldNode, place: str) -> Iterator[Violation]:
+def _unless_default(value: Any, child: FieldNode, place: str, why: str) -> Iterator[Violation]:
     if value == child.initial or (child.attribute == "max_duration" and value == DEFAULT_MAX_DURATION):
         return
     if child.node.kind == "object" and child.initial is not None:
         for name, inner in child.node.fields.items():
-            yield from _unless_default(getattr(value, inner.attribute), inner, f"{place}.{name}")
+            yield from _unless_default(getattr(value, inner.attribute), inner, f"{place}.{name}", why)
     elif child.node.kind in ("string", "integer", "number", "boolean") and child.initial not in (None, ""):
-        yield Violation(place, f"{found(_text(value))} is not supported yet; leave it at {found(_text(child.initial))}")
+        yield Violation(place, f"{found(_text(value))} {why}; leave it at {found(_text(child.initial))}")
     else:
-        yield Violation(place, "is not supported yet; leave it out")
+        yield Violation(place, f"{why}; leave it out")
 
 
 def _text(value: Any) -> Any:

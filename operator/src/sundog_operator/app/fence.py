@@ -72,12 +72,16 @@ class FencedServe:
         self._serve = serve
         self._leads = leads
 
-    async def read(self, dashboard: str) -> ServeState:
+    async def read(self, dashboard: str, namespace: str) -> ServeState:
         """See the port."""
-        return await self._serve.read(dashboard)
+        return await self._serve.read(dashboard, namespace)
 
-    async def put(self, dashboard: str, document: Mapping[str, Any]) -> None:
+    async def phases(self, dashboard: str, namespace: str, application: str) -> Mapping[str, float]:
+        """See the port."""
+        return await self._serve.phases(dashboard, namespace, application)
+
+    async def put(self, dashboard: str, namespace: str, document: Mapping[str, Any]) -> None:
         """See the port."""
         if not self._leads():
             raise LeadershipLost(f"{dashboard}: this process does not lead and writes nothing")
-        await self._serve.put(dashboard, document)
+        await self._serve.put(dashboard, namespace, document)

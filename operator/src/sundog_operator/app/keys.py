@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sundog_operator.core import names
+from sundog_operator.api import ModelDeploymentStatus
+from sundog_operator.core import live, names, ray_groups
 from sundog_operator.ports import Object
 
 Kind = Literal["modeldeployment", "experiment", "raycluster", "edge"]
@@ -33,10 +34,10 @@ def keys_for(obj: Object) -> list[Key]:
     owner = (meta.get("labels") or {}).get(names.LABEL_MODEL_DEPLOYMENT)
     match obj["kind"]:
         case "ModelDeployment":
-            cluster = (obj.get("status") or {}).get("cluster")
+            clusters = sorted(live.clusters(ModelDeploymentStatus.parse(obj.get("status"))))
             return [
                 Key("modeldeployment", namespace, name),
-                *([Key("raycluster", namespace, cluster)] if cluster else []),
+                *(Key("raycluster", namespace, cluster) for cluster in clusters),
                 edge_key(namespace),
             ]
         case "Experiment":
@@ -60,7 +61,12 @@ def keys_for(obj: Object) -> list[Key]:
         ):
             return _of_edge(meta)
         case "Pod":
-            return [*_of_edge(meta), *([Key("modeldeployment", namespace, owner)] if owner else [])]
+            cluster = (meta.get("labels") or {}).get(ray_groups.LABEL_CLUSTER)
+            return [
+                *_of_edge(meta),
+                *([Key("raycluster", namespace, cluster)] if cluster else []),
+                *([Key("modeldeployment", namespace, owner)] if owner else []),
+            ]
         case _:
             return []
 

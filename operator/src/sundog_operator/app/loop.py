@@ -88,7 +88,7 @@ class Operator:
         """A Secret changed: ask for work on the ModelDeployments that name it, and on the edge that has a copy. Raises DependencyError."""
         for each in await self._world.kube.list(MODEL_DEPLOYMENT, namespace):
             # Most Secrets of a cluster are nobody's here: a look at the text spares a look at the meaning.
-            if _mentions(each.get("spec"), secret) and any(use.secret == secret for use in secrets_of(each)):
+            if _mentions(each.get("spec"), secret) and secret in secrets_of(self._world, each):
                 self.queue.add(Key("modeldeployment", namespace, each["metadata"]["name"]))
                 if self._world.settings.installation is not None:
                     self.queue.add(edge_key(namespace))

@@ -1,31 +1,41 @@
 """Reads all that a plan looks at, fresh."""
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from sundog_operator.api import ExperimentStatus, ModelDeploymentStatus
 from sundog_operator.app.edge_in_cluster import foreign_to
+from sundog_operator.app.ray_clusters import view_of
 from sundog_operator.app.world import World
-from sundog_operator.core import hosts, names, ray_cluster, revisions, secrets, traffic
+from sundog_operator.core import capacity, hosts, live, names, ray_groups, references, revisions, secrets, traffic
+from sundog_operator.core.capacity import Room
 from sundog_operator.core.draft import Observed, Rollout
 from sundog_operator.core.edge_objects import is_gone
 from sundog_operator.core.observed import EdgeReport, ServeState
 from sundog_operator.core.ray_cluster import ClusterView, is_ours
 from sundog_operator.core.spec import accept
-from sundog_operator.errors import RayUnavailable
+from sundog_operator.errors import DependencyError, RayUnavailable
 from sundog_operator.ports import (
     CONFIG_MAP,
     CONTROLLER_REVISION,
     DEPLOYMENT,
     EXPERIMENT,
     MODEL_DEPLOYMENT,
+    NODE,
+    PERSISTENT_VOLUME_CLAIM,
     POD,
     RAY_CLUSTER,
+    RESOURCE_QUOTA,
     SECRET,
+    SERVICE_ACCOUNT,
+    Kind,
     Object,
     Ref,
 )
+
+log = logging.getLogger("sundog.operator")
 
 
 async def observe(world: World, deployment: Object) -> Observed:
@@ -35,8 +45,11 @@ async def observe(world: World, deployment: Object) -> Observed:
     stored = await world.kube.list(CONTROLLER_REVISION, namespace)
     experiments = await world.kube.list(EXPERIMENT, namespace)
     others = [obj for obj in await world.kube.list(MODEL_DEPLOYMENT, namespace) if obj["metadata"]["uid"] != uid]
-    cluster_name = ModelDeploymentStatus.parse(deployment.get("status")).cluster
-    cluster, cluster_foreign = await _cluster(world, namespace, cluster_name)
+    stored_status = ModelDeploymentStatus.parse(deployment.get("status"))
+    rays = {
+        name: await world.kube.get(Ref(RAY_CLUSTER, namespace, name)) for name in sorted(live.clusters(stored_status))
+    }
+    views = {name: view_of(world, namespace, name, obj) for name, obj in rays.items()}
     config_map = await world.kube.get(Ref(CONFIG_MAP, namespace, names.EDGE))
     split = traffic.entry_of(traffic.read_document(config_map), name)
     pods = await edge_pods(world, namespace)
@@ -47,47 +60,127 @@ async def observe(world: World, deployment: Object) -> Observed:
         taken=_numbers_taken(name, stored),
         rollouts=tuple(rollout for obj in experiments if (rollout := _rollout(obj, name, uid)) is not None),
         experiment_names=frozenset(obj["metadata"]["name"] for obj in experiments),
-        cluster=cluster,
-        clusters_taken=tuple(taken for obj in others if (taken := (obj.get("status") or {}).get("cluster"))),
-        serve=await read_serve(world, cluster),
+        clusters=views,
+        serves={name: await read_serve(world, namespace, view) for name, view in views.items()},
+        clusters_taken=tuple(
+            taken for obj in others for taken in live.clusters(ModelDeploymentStatus.parse(obj.get("status")))
+        ),
         edges=tuple(await world.edges.read(pods)),
-        foreign=(*cluster_foreign, *_foreign(config_map, edge_deployment), *await foreign_to(world, deployment)),
-        url=_url(pods, namespace, name, tls=_has_tls(deployment, split)),
+        foreign=(*_foreign(*rays.values(), config_map, edge_deployment), *await foreign_to(world, deployment)),
+        url=_url(pods, namespace, name, tls=_has_tls(world, deployment, split)),
         split=split,
         host_taken_by=hosts.taken_by(deployment, others),
         image=world.settings.runtime_image,
         secrets=await _secrets(world, deployment),
-        in_cluster=world.settings.installation is not None,
+        installation=world.settings.installation,
+        references=await _references(world, deployment),
+        pods=await _pods(world, namespace, name, tuple(rays)),
+        room=await _room(world, deployment, stored_status),
+        phases=await _phases(world, namespace, name, stored_status, views),
     )
 
 
 async def _secrets(world: World, deployment: Object) -> secrets.Keys:
     """The keys of the Secrets that an endpoint names. A spec that is refused names none."""
     namespace = deployment["metadata"]["namespace"]
-    needed = sorted({use.secret for use in secrets_of(deployment)})
+    spec = accept(deployment, world.settings.installation).spec
+    needed = sorted({use.secret for use in secrets.uses(spec.endpoint)}) if spec is not None else ()
     return {name: secrets.keys_of(await world.kube.get(Ref(SECRET, namespace, name))) for name in needed}
 
 
-def secrets_of(deployment: Object) -> tuple[secrets.Use, ...]:
-    """The Secrets that a stored ModelDeployment's endpoint names."""
-    spec = accept(deployment).spec
-    return secrets.uses(spec.endpoint) if spec is not None else ()
+def secrets_of(world: World, deployment: Object) -> set[str]:
+    """The Secrets that a stored ModelDeployment names: those of its endpoint, and those of its pods."""
+    spec = accept(deployment, world.settings.installation).spec
+    if spec is None:
+        return set()
+    of_pods = {need.name for need in references.needs(spec) if need.kind == "Secret"}
+    return of_pods | {use.secret for use in secrets.uses(spec.endpoint)}
 
 
-async def _cluster(world: World, namespace: str, name: str) -> tuple[ClusterView | None, tuple[str, ...]]:
-    if not name:
-        return None, ()
-    obj = await world.kube.get(Ref(RAY_CLUSTER, namespace, name))
-    foreign = (f"RayCluster {name}",) if obj is not None and not is_ours(obj) else ()
-    return ray_cluster.view(name, obj), foreign
+_REFERRED: Final[Mapping[references.Kind, Kind]] = {
+    "Secret": SECRET,
+    "ConfigMap": CONFIG_MAP,
+    "ServiceAccount": SERVICE_ACCOUNT,
+    "PersistentVolumeClaim": PERSISTENT_VOLUME_CLAIM,
+}
 
 
-async def read_serve(world: World, cluster: ClusterView | None) -> ServeState:
+async def _references(world: World, deployment: Object) -> references.Found:
+    """What the pods of the wanted revision need beside them; nothing is looked for in local mode."""
+    spec = accept(deployment, world.settings.installation).spec
+    if spec is None or world.settings.installation is None or _is_ready(deployment):
+        return {}
+    namespace = deployment["metadata"]["namespace"]
+    needed = sorted({(need.kind, need.name) for need in references.needs(spec)})
+    return {
+        (kind, name): secrets.keys_of(await world.kube.get(Ref(_REFERRED[kind], namespace, name)))
+        for kind, name in needed
+    }
+
+
+def _is_ready(deployment: Object) -> bool:
+    """Whether the wanted revision's pods were started: then they found what they need."""
+    status = ModelDeploymentStatus.parse(deployment.get("status"))
+    ready = any(each.type == "RevisionReady" and each.status == "True" for each in status.conditions)
+    return ready and status.observed_generation == deployment["metadata"].get("generation")
+
+
+async def _pods(world: World, namespace: str, service: str, clusters: Sequence[str]) -> tuple[Object, ...]:
+    """The pods of a service's revisions, and the heads of its RayClusters."""
+    if world.settings.installation is None:
+        return ()
+    found = await world.kube.list(POD, namespace, {names.LABEL_MODEL_DEPLOYMENT: service})
+    for cluster in clusters:
+        found += await world.kube.list(
+            POD, namespace, {ray_groups.LABEL_CLUSTER: cluster, ray_groups.LABEL_NODE_TYPE: "head"}
+        )
+    return tuple(found)
+
+
+async def _room(world: World, deployment: Object, status: ModelDeploymentStatus) -> Room | None:
+    """What is free of the accelerators that the spec asks for, while a revision with them is on its way.
+
+    Who may not read nodes or pods of other namespaces cannot look; the scheduler then decides alone.
+    """
+    installation = world.settings.installation
+    spec = accept(deployment, installation).spec
+    if installation is None or spec is None or not spec.resources.gpu.count or _is_settled(deployment, status):
+        return None
+    try:
+        server = world.server or world.kube
+        nodes, pods = await server.list(NODE), await server.list(POD)
+        quotas = await world.kube.list(RESOURCE_QUOTA, deployment["metadata"]["namespace"])
+    except DependencyError as err:
+        log.debug("free accelerators cannot be looked at: %s", err)
+        return None
+    return capacity.look(spec, nodes, pods, quotas, installation.gpu.aliases)
+
+
+def _is_settled(deployment: Object, status: ModelDeploymentStatus) -> bool:
+    truths = {condition.type: condition.status for condition in status.conditions}
+    seen = status.observed_generation == deployment["metadata"].get("generation")
+    return seen and truths.get("Promoted") == "True" and truths.get("CapacityAvailable") == "True"
+
+
+async def _phases(
+    world: World, namespace: str, service: str, status: ModelDeploymentStatus, views: Mapping[str, ClusterView]
+) -> Mapping[str, float]:
+    """How the newest revision started, asked once: of a replica, as soon as it has its role."""
+    newest = status.candidate or status.stable
+    if newest is None or newest.ready_replicas == 0 or (status.startup and status.startup.revision == newest.revision):
+        return {}
+    view = views.get(newest.cluster or status.cluster)
+    if view is None or view.problem:
+        return {}
+    return await world.serve.phases(view.dashboard, namespace, names.application(service, newest.revision))
+
+
+async def read_serve(world: World, namespace: str, cluster: ClusterView) -> ServeState:
     """Serve's state; unknown while the cluster cannot be asked."""
-    if cluster is None or cluster.problem:
+    if cluster.problem:
         return ServeState(known=False)
     try:
-        return await world.serve.read(cluster.dashboard)
+        return await world.serve.read(cluster.dashboard, namespace)
     except RayUnavailable:
         return ServeState(known=False)
 
@@ -123,9 +216,9 @@ def _port(pod: Object, name: str) -> int:
     )
 
 
-def _has_tls(deployment: Object, split: Mapping[str, Any] | None) -> bool:
+def _has_tls(world: World, deployment: Object, split: Mapping[str, Any] | None) -> bool:
     """Whether its endpoint has TLS: of a spec that is refused, as the edge was told last."""
-    spec = accept(deployment).spec
+    spec = accept(deployment, world.settings.installation).spec
     return bool(spec.endpoint.tls.secret_name if spec is not None else (split or {}).get("tls"))
 
 

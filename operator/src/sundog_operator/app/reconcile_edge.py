@@ -6,8 +6,9 @@ from sundog_operator.api import ModelDeploymentStatus
 from sundog_operator.app import edge_in_cluster
 from sundog_operator.app.children import ensure
 from sundog_operator.app.keys import Key
+from sundog_operator.app.ray_clusters import view_of
 from sundog_operator.app.world import World
-from sundog_operator.core import edge_objects, hosts, live, names, ray_cluster, revisions, traffic
+from sundog_operator.core import edge_objects, hosts, live, names, revisions, traffic
 from sundog_operator.core.ray_cluster import ClusterView, is_ours
 from sundog_operator.core.spec import accept
 from sundog_operator.ports import (
@@ -39,7 +40,7 @@ async def reconcile_edge(world: World, key: Key) -> float | None:
     clusters = traffic.make_clusters(await _clusters(world, key.namespace, members), previous)
     experiments = {obj["metadata"]["name"]: obj for obj in await world.kube.list(EXPERIMENT, key.namespace)}
     stored_revisions = await world.kube.list(CONTROLLER_REVISION, key.namespace)
-    entries = (_entry(member, members, experiments, stored_revisions, previous) for member in members)
+    entries = (_entry(world, member, members, experiments, stored_revisions, previous) for member in members)
     services = [entry for entry in entries if entry is not None]
     document = traffic.make_document(key.namespace, services, clusters, previous)
     wanted = edge_objects.make_config_map(key.namespace, members, document)
@@ -66,6 +67,7 @@ def _cluster_of(deployment: Object) -> str:
 
 
 def _entry(
+    world: World,
     member: Object,
     members: list[Object],
     experiments: dict[str, Object],
@@ -89,9 +91,9 @@ def _entry(
     split = live.split_of(name, status, uid, rollout)
     owned = revisions.read_owned(stored_revisions, meta["uid"])
     limits = {revision.number: revisions.spec_of(revision).runtime.max_ongoing_requests for revision in owned}
-    spec = accept(member).spec
+    spec = accept(member, world.settings.installation).spec
     if spec is None and known is not None:
-        return {**known, **traffic.split_fields(name, split, limits)}
+        return {**known, "cluster": status.cluster, **traffic.split_fields(name, split, limits)}
     if spec is None:
         stable = revisions.by_number(owned, status.stable.revision if status.stable else None)
         spec = revisions.spec_of(stable) if stable else None
@@ -102,5 +104,8 @@ def _entry(
 
 
 async def _clusters(world: World, namespace: str, members: list[Object]) -> list[ClusterView]:
-    used = {cluster for obj in members if (cluster := _cluster_of(obj))}
-    return [ray_cluster.view(name, await world.kube.get(Ref(RAY_CLUSTER, namespace, name))) for name in sorted(used)]
+    used = {name for obj in members for name in live.clusters(ModelDeploymentStatus.parse(obj.get("status")))}
+    return [
+        view_of(world, namespace, name, await world.kube.get(Ref(RAY_CLUSTER, namespace, name)))
+        for name in sorted(used)
+    ]

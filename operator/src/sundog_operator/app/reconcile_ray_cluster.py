@@ -1,17 +1,25 @@
 """Reconciles one RayCluster: its members own it, and its Serve document is the union of their live revisions."""
 
+from collections.abc import Iterable
+
 from sundog_operator.api import ModelDeploymentStatus
+from sundog_operator.api.installation import Installation
+from sundog_operator.app import ray_clusters
 from sundog_operator.app.children import ensure
 from sundog_operator.app.keys import Key
 from sundog_operator.app.world import World
-from sundog_operator.core import names, ray_cluster, revisions, serve_config, traffic
+from sundog_operator.core import live, names, ray_cluster, ray_pods, revisions, serve_config, traffic
 from sundog_operator.core.live import live_revisions
 from sundog_operator.core.observed import ServeState
+from sundog_operator.core.ray_cluster import ClusterView
 from sundog_operator.core.spec import accept
+from sundog_operator.errors import RayUnavailable
 from sundog_operator.ports import CONFIG_MAP, CONTROLLER_REVISION, MODEL_DEPLOYMENT, RAY_CLUSTER, Object, Ref
 
 RESYNC_S = 10.0
 NOT_READY_S = 0.5
+READ_BACK_S = 1.0
+"""A document that is PUT while Serve is starting can be lost without an error: it is read back."""
 
 
 async def reconcile_ray_cluster(world: World, key: Key) -> float | None:
@@ -21,31 +29,116 @@ async def reconcile_ray_cluster(world: World, key: Key) -> float | None:
     stored = await world.kube.get(Ref(RAY_CLUSTER, key.namespace, key.name))
     if stored is not None and not ray_cluster.is_ours(stored):
         return RESYNC_S
+    if stored is not None and "deletionTimestamp" in stored["metadata"]:
+        await ray_clusters.let_go(world, stored)
+        return RESYNC_S if members else None
     if not members:
-        return None
-    wanted = ray_cluster.make_ray_cluster(key.namespace, key.name, members, world.settings.runtime_image)
-    stored = await ensure(world, wanted, stored)
-    view = ray_cluster.view(key.name, stored)
+        return await _without_members(world, key, stored, deployments)
+    serve = await _read(world, key, ray_clusters.view_of(world, key.namespace, key.name, stored))
+    stored = await _ensure(world, key, members, stored, serve)
+    view = ray_clusters.view_of(world, key.namespace, key.name, stored)
     if view.problem:
         return NOT_READY_S
-    serve = await world.serve.read(view.dashboard)
+    if serve is None:
+        serve = await world.serve.read(view.dashboard, key.namespace)
+    return await _deploy(world, key, view, serve)
+
+
+async def _read(world: World, key: Key, view: ClusterView) -> ServeState | None:
+    """What Serve has; None while it does not answer, which must not keep pods from being asked for."""
+    if view.problem:
+        return None
+    try:
+        return await world.serve.read(view.dashboard, key.namespace)
+    except RayUnavailable:
+        return None
+
+
+async def _ensure(
+    world: World, key: Key, members: list[Object], stored: Object | None, serve: ServeState | None
+) -> Object:
+    installation = world.settings.installation
+    if installation is None:
+        image = world.settings.runtime_image
+        return await ensure(world, ray_cluster.make_ray_cluster(key.namespace, key.name, members, image), stored)
+    stored_revisions = await world.kube.list(CONTROLLER_REVISION, key.namespace)
+    placed = [
+        (member, revision, image)
+        for member in members
+        for revision, image in _placed(member, stored_revisions, key.name, world.settings.runtime_image)
+    ]
+    images = [image for _, _, image in placed if names.is_ray_cluster_of(key.name, image)]
+    image = images[0] if images else world.settings.runtime_image
+    wanted = ray_pods.make_ray_cluster(key.namespace, key.name, members, image, installation)
+    if stored is not None and not images:
+        # Nothing tells its image any more; its head keeps the one it has.
+        wanted["spec"]["headGroupSpec"] = stored["spec"]["headGroupSpec"]
+    groups = [_group(member, revision, image, installation) for member, revision, image in placed]
+    deployed = frozenset(serve.applications) if serve is not None and serve.known else None
+    return await ray_clusters.ensure_managed(world, installation, wanted, groups, stored, deployed)
+
+
+def _placed(
+    member: Object, stored_revisions: list[Object], cluster: str, default: str
+) -> Iterable[tuple[revisions.Revision, str]]:
+    """The revisions of a ModelDeployment that are to have pods on a cluster, each with its image."""
+    known = revisions.read_owned(stored_revisions, member["metadata"]["uid"])
+    status = ModelDeploymentStatus.parse(member.get("status"))
+    for number, place in sorted(live.places(status).items()):
+        revision = revisions.by_number(known, number)
+        if place == cluster and revision is not None:
+            yield revision, revision.image or default
+
+
+def _group(member: Object, revision: revisions.Revision, image: str, installation: Installation) -> Object:
+    status = ModelDeploymentStatus.parse(member.get("status"))
+    current = accept(member, installation).spec or revisions.spec_of(revision)
+    replicas = next(max(each.replicas, 1) for each in live.told(status) if each.revision == revision.number)
+    scale = serve_config.scale_of(status, revision.number, current, replicas)
+    bounds = (scale.fewest, scale.most)
+    return ray_pods.make_worker_group(member["metadata"]["name"], revision, bounds, image, installation)
+
+
+async def _without_members(world: World, key: Key, stored: Object | None, deployments: list[Object]) -> float | None:
+    """A cluster that nobody needs goes with its last owner; where owners live and use others now, it is deleted.
+
+    An owner without a status was not planned yet, as after a restore from a backup: what serves must not be deleted under it.
+    """
+    if stored is None or world.settings.installation is None:
+        return None
+    owners = {ref["uid"] for ref in stored["metadata"].get("ownerReferences") or ()}
+    left = [obj for obj in deployments if obj["metadata"]["uid"] in owners]
+    if not left:
+        return None
+    split = traffic.read_document(await world.kube.get(Ref(CONFIG_MAP, key.namespace, names.EDGE)))
+    used = traffic.carrying(split, key.name, {obj["metadata"]["name"] for obj in deployments})
+    if used or not all(live.clusters(ModelDeploymentStatus.parse(obj.get("status"))) for obj in left):
+        return RESYNC_S
+    await ray_clusters.abandon(world, key, stored)
+    return None
+
+
+async def _deploy(world: World, key: Key, view: ClusterView, serve: ServeState) -> float:
     # Serve may have taken its time: what is live is read after its answer, right before the PUT that deletes all that is not.
     deployments = await world.kube.list(MODEL_DEPLOYMENT, key.namespace)
     stored_revisions = await world.kube.list(CONTROLLER_REVISION, key.namespace)
     split = traffic.read_document(await world.kube.get(Ref(CONFIG_MAP, key.namespace, names.EDGE)))
     applications = [
-        app for member in _members(deployments, key.name) for app in applications_of(member, stored_revisions, serve)
+        app
+        for member in _members(deployments, key.name)
+        for app in applications_of(member, stored_revisions, serve, key.name, world.settings.installation)
     ]
     carrying = traffic.carrying(split, key.name, {obj["metadata"]["name"] for obj in deployments})
     applications += _kept(carrying - {app["name"] for app in applications}, serve)
     deployed = {name: app.config for name, app in serve.applications.items()}
-    if not serve.known or serve_config.differs(applications, deployed):
-        await world.serve.put(view.dashboard, serve_config.make_document(applications, view))
-    return RESYNC_S
+    if serve.known and not serve_config.differs(applications, deployed):
+        return RESYNC_S
+    await world.serve.put(view.dashboard, key.namespace, serve_config.make_document(applications, view))
+    return READ_BACK_S
 
 
 def _members(deployments: list[Object], cluster: str) -> list[Object]:
-    return [obj for obj in deployments if ModelDeploymentStatus.parse(obj.get("status")).cluster == cluster]
+    return [obj for obj in deployments if cluster in live.clusters(ModelDeploymentStatus.parse(obj.get("status")))]
 
 
 def _kept(applications: set[str], serve: ServeState) -> list[serve_config.Json]:
@@ -53,25 +146,37 @@ def _kept(applications: set[str], serve: ServeState) -> list[serve_config.Json]:
     return [dict(serve.applications[name].config) for name in sorted(applications) if name in serve.applications]
 
 
-def applications_of(member: Object, stored_revisions: list[Object], serve: ServeState) -> list[serve_config.Json]:
-    """The Serve applications of one ModelDeployment's live revisions.
+def applications_of(
+    member: Object,
+    stored_revisions: list[Object],
+    serve: ServeState,
+    cluster: str,
+    installation: Installation | None = None,
+) -> list[serve_config.Json]:
+    """The Serve applications of one ModelDeployment's live revisions on a cluster.
 
     A spec that is refused changes nothing, nor does a revision that is gone: what Serve has deployed for it stays as it is.
     """
     meta = member["metadata"]
     known = revisions.read_owned(stored_revisions, meta["uid"])
-    current = accept(member).spec
+    current = accept(member, installation).spec
     status = ModelDeploymentStatus.parse(member.get("status"))
+    places = live.places(status)
     found = []
     for number, replicas in sorted(live_revisions(status).items()):
         revision = revisions.by_number(known, number)
+        if places[number] != cluster:
+            continue
         if revision is None:
             # Somebody deleted it. Edges may still send it what they were told before.
             found += _kept({names.application(meta["name"], number)}, serve)
         else:
             attempt = status.stable.failures if status.stable and status.stable.revision == number else 0
             spec = current or revisions.spec_of(revision)
-            app = serve_config.make_application(meta["namespace"], meta["name"], revision, spec, replicas, attempt)
+            scale = serve_config.scale_of(status, number, spec, replicas)
+            app = serve_config.make_application(
+                meta["namespace"], meta["name"], revision, spec, scale, attempt, in_pods=installation is not None
+            )
             found.append(app if current else _as_deployed(app, serve))
     return found
 

@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Self
 
 from sundog_operator.api.installation import Installation
 from sundog_operator.core.events import Event
@@ -29,7 +29,7 @@ class Settings:
     installation: Installation | None = None
 
     @classmethod
-    def of(cls, installation: Installation, identity: str) -> "Settings":
+    def of(cls, installation: Installation, identity: str) -> Self:
         """The settings of an installation in a cluster."""
         return cls(
             identity=identity,
@@ -65,7 +65,10 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """The ports, the settings of this installation, and the events told lately."""
+    """The ports, the settings of this installation, and the events told lately.
+
+    `server` is the API server itself where `kube` knows of most kinds our own objects alone; None where `kube` knows all.
+    """
 
     kube: Kubernetes
     serve: Serve
@@ -73,3 +76,4 @@ class World:
     clock: Clock
     settings: Settings = Settings()
     told: Told = field(default_factory=Told, compare=False)
+    server: Kubernetes | None = None

@@ -4,7 +4,7 @@ from datetime import timedelta
 from typing import Final, Literal
 
 from sundog_operator.api import LastRollout, ModelDeploymentSpec, Retiring, RevisionStatus, rollout_not_yet_supported
-from sundog_operator.core import events, live, names, ray_cluster, revisions, traffic
+from sundog_operator.core import accelerators, capacity, events, live, names, ray_cluster, revisions, traffic
 from sundog_operator.core.draft import HELD_OUTCOMES, Draft, Json, Rollout
 from sundog_operator.core.live import live_revisions
 from sundog_operator.core.revisions import Revision
@@ -19,9 +19,24 @@ Outcome = Literal["Promoted", "Aborted", "RolledBack", "Superseded"]
 
 
 def assign_cluster(draft: Draft) -> None:
-    """Choose a RayCluster once, and keep it. Nothing is started for a service whose edge can never be ours."""
-    if not draft.status.cluster and draft.spec is not None and not draft.seen.foreign:
-        draft.set(cluster=ray_cluster.assign(draft.seen.clusters_taken))
+    """Choose the first RayCluster."""
+    if not draft.status.cluster and draft.wanted is not None:
+        draft.set(cluster=_cluster_for(draft, draft.wanted.number))
+
+
+def _cluster_for(draft: Draft, number: int) -> str:
+    """The RayCluster of a revision: one that this service uses already and whose pods have its image, else one with room.
+
+    In local mode all heads are the same, and the first one chosen is kept. Nothing is started for a service whose edge can never be ours.
+    """
+    if draft.seen.foreign and not draft.status.cluster:
+        return ""
+    revision = draft.revision(number)
+    if draft.seen.installation is None or revision is None:
+        return draft.status.cluster or ray_cluster.assign(draft.seen.clusters_taken)
+    image = revision.image or draft.seen.image
+    used = sorted(name for name in live.clusters(draft.status) if names.is_ray_cluster_of(name, image))
+    return used[0] if used else ray_cluster.assign(draft.seen.clusters_taken, image)
 
 
 def recover(draft: Draft) -> None:
@@ -33,8 +48,11 @@ def recover(draft: Draft) -> None:
     stable = arms.get(names.STABLE)
     if draft.status.stable is not None or not isinstance(stable, int) or draft.revision(stable) is None:
         return
+    # Where its arms are told apart from it, the service's cluster is that of its newest revision.
+    placed = {arm.get("revision"): str(arm.get("cluster", "")) for arm in (draft.seen.split or {}).get("arms", ())}
     cluster = draft.status.cluster or str((draft.seen.split or {}).get("cluster", ""))
-    draft.set(stable=_revision_status(draft, stable, draft.replicas), cluster=cluster, candidate=None)
+    serving = _revision_status(draft, stable, draft.replicas).model_copy(update={"cluster": placed[stable]})
+    draft.set(stable=serving, cluster=cluster, candidate=None)
     attempts = sorted(
         draft.seen.rollouts, key=lambda attempt: (attempt.status.plan.frozen_at or draft.now, attempt.name)
     )
@@ -60,8 +78,8 @@ def know_revision(draft: Draft) -> None:
     if found is None:
         live = set(live_revisions(draft.status))
         number = draft.deployed_as(digest, live) or revisions.next_number((*draft.seen.taken, *live))
-        found = Revision(number, digest, content)
-        draft.creates.append(revisions.make_controller_revision(draft.seen.deployment, found, draft.seen.image))
+        found = Revision(number, digest, content, revisions.image_of(content, draft.seen.image))
+        draft.creates.append(revisions.make_controller_revision(draft.seen.deployment, found))
         draft.events.append(events.revision_created(found.number))
     draft.wanted = found
 
@@ -100,7 +118,8 @@ def become_stable(draft: Draft, number: int, experiment: str = "") -> None:
     previous = draft.status.stable
     if previous is not None and previous.revision != number:
         _retire(draft, previous)
-    draft.set(stable=_revision_status(draft, number, draft.replicas), candidate=None, experiment="")
+    stable = _revision_status(draft, number, draft.replicas)
+    draft.set(stable=stable.model_copy(update={"cluster": _own_cluster(draft, number)}), candidate=None, experiment="")
     draft.events.append(events.promoted(number, previous.revision if previous else None))
     if previous is not None and draft.wanted is not None and draft.wanted.number == number:
         draft.set(last_rollout=_last(draft, number, "Promoted", "", experiment))
@@ -122,7 +141,8 @@ def _last(draft: Draft, number: int, outcome: Outcome, reason: str, experiment: 
 
 def _retire(draft: Draft, gone: RevisionStatus) -> None:
     others = tuple(r for r in draft.status.retiring if r.revision != gone.revision)
-    draft.set(retiring=(*others, Retiring(revision=gone.revision, replicas=gone.replicas, since=draft.now)))
+    left = Retiring(revision=gone.revision, cluster=gone.cluster, replicas=gone.replicas, since=draft.now)
+    draft.set(retiring=(*others, left))
 
 
 def _revision_status(draft: Draft, number: int, replicas: int) -> RevisionStatus:
@@ -181,17 +201,38 @@ def start_rollback(draft: Draft, target: int) -> None:
 
 
 def _become_candidate(draft: Draft, number: int, replicas: int) -> None:
+    """A candidate of another image has another RayCluster: the status then names each revision's own."""
+    place = live.places(draft.status).get(number) or _cluster_for(draft, number)
+    if place != draft.status.cluster:
+        _name_clusters(draft)
     draft.set(
+        cluster=place,
         candidate=_revision_status(draft, number, replicas),
         retiring=tuple(r for r in draft.status.retiring if r.revision != number),
     )
+
+
+def _name_clusters(draft: Draft) -> None:
+    """Write down where every revision is, before `status.cluster`, which an empty one stands for, means another."""
+    before = draft.status.cluster
+    stable, retiring = draft.status.stable, draft.status.retiring
+    draft.set(
+        stable=stable and stable.model_copy(update={"cluster": stable.cluster or before}),
+        retiring=tuple(r.model_copy(update={"cluster": r.cluster or before}) for r in retiring),
+    )
+
+
+def _own_cluster(draft: Draft, number: int) -> str:
+    """A revision's RayCluster as its status names it: empty where it is the newest one's."""
+    place = live.places(draft.status).get(number, draft.status.cluster)
+    return "" if place == draft.status.cluster else place
 
 
 def _start(draft: Draft, wanted: Revision) -> None:
     spec, stable = draft.spec, draft.status.stable
     if spec is None or (stable is not None and draft.held):
         return
-    if stable is not None and _refuses_rollout(draft, spec):
+    if stable is not None and (_refuses_rollout(draft, spec) or _finds_no_room(draft, spec)):
         return
     _become_candidate(draft, wanted.number, _first_replicas(draft, spec) if stable else draft.replicas)
 
@@ -200,6 +241,22 @@ def _refuses_rollout(draft: Draft, spec: ModelDeploymentSpec) -> bool:
     unsupported = rollout_not_yet_supported(spec)
     draft.refusal = "; ".join(f"{v.path}: {v.message}" for v in unsupported)
     return bool(unsupported)
+
+
+def _finds_no_room(draft: Draft, spec: ModelDeploymentSpec) -> bool:
+    """Whether a candidate's pods, as many as it needs for all traffic, would not fit beside what runs."""
+    draft.no_room = shortage_for(draft, spec, draft.replicas)
+    installation = draft.seen.installation
+    comes = installation is not None and installation.gpu.nodes_come
+    return draft.no_room is not None and not (comes and draft.no_room[0] == capacity.INSUFFICIENT)
+
+
+def shortage_for(draft: Draft, spec: ModelDeploymentSpec, replicas: int) -> tuple[str, str] | None:
+    """(reason, message) of why so many more replicas do not fit; None where they do, or nobody could look."""
+    devices, room = accelerators.devices_of(spec.resources.gpu), draft.seen.room
+    if devices is None or room is None:
+        return None
+    return capacity.shortage(devices, replicas, room, spec.resources.gpu.type)
 
 
 def _first_replicas(draft: Draft, spec: ModelDeploymentSpec) -> int:
@@ -370,6 +427,14 @@ def let_go(draft: Draft) -> None:
         return
     kept = tuple(retiring for retiring in draft.status.retiring if not _is_drained(draft, retiring))
     draft.set(retiring=kept)
+    _come_home(draft)
+
+
+def _come_home(draft: Draft) -> None:
+    """Stable's RayCluster is the service's again once a candidate of another one is gone: that one may then go."""
+    stable = draft.status.stable
+    if stable is not None and stable.cluster and draft.status.candidate is None and not draft.status.retiring:
+        draft.set(cluster=stable.cluster, stable=stable.model_copy(update={"cluster": ""}))
 
 
 def _is_drained(draft: Draft, retiring: Retiring) -> bool:

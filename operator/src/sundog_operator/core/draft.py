@@ -6,11 +6,14 @@ from datetime import datetime
 from typing import Any, Final
 
 from sundog_operator.api import Condition, ExperimentStatus, ModelDeploymentSpec, ModelDeploymentStatus
-from sundog_operator.core import names, revisions, traffic
+from sundog_operator.api.installation import Installation
+from sundog_operator.core import live, names, ray_groups, revisions, traffic
+from sundog_operator.core.capacity import Room
 from sundog_operator.core.events import Event
 from sundog_operator.core.observed import EdgeReport, ServeState
 from sundog_operator.core.ray_cluster import ClusterView
 from sundog_operator.core.readiness import Readiness, of_revision
+from sundog_operator.core.references import Found
 from sundog_operator.core.revisions import Revision
 from sundog_operator.core.rollout import machine
 from sundog_operator.core.secrets import Keys
@@ -42,15 +45,20 @@ class Observed:
         taken: revision numbers that any ControllerRevision of its name pattern holds, foreign and unreadable ones included.
         rollouts: the rollout Experiments that it owns.
         experiment_names: names of all Experiments in the namespace.
-        cluster: its RayCluster; None until it has one.
-        clusters_taken: the RayCluster of every other ModelDeployment in the namespace that has one.
+        clusters: its RayClusters by name.
+        serves: what each of them serves.
+        clusters_taken: the RayClusters of all other ModelDeployments in the namespace, each once per ModelDeployment.
         foreign: objects that stand where children of ours should, such as `ConfigMap sundog-edge`.
         url: where the edge answers for it; empty while no edge runs.
         split: its entry in the split document as it is stored; None where there is none.
         host_taken_by: the ModelDeployment that has the host this one asks for; empty when it may have it.
         image: what an empty `runtime.image` stands for.
         secrets: the keys of each Secret that its endpoint names; None for one that does not exist.
-        in_cluster: whether edges are pods that a Deployment replaces.
+        installation: of a Kubernetes cluster; None in local mode.
+        references: what its pods need beside it, as far as it was looked for.
+        pods: pods of its revisions and heads of its RayClusters; none in local mode.
+        room: what is free of the accelerators that the spec asks for; None where it asks for none, or was not looked at.
+        phases: seconds by phase of the newest revision's start, as one of its replicas tells; none where none was asked.
     """
 
     deployment: Json
@@ -58,9 +66,9 @@ class Observed:
     taken: tuple[int, ...]
     rollouts: tuple[Rollout, ...]
     experiment_names: frozenset[str]
-    cluster: ClusterView | None
+    clusters: Mapping[str, ClusterView]
+    serves: Mapping[str, ServeState]
     clusters_taken: tuple[str, ...]
-    serve: ServeState
     edges: tuple[EdgeReport, ...]
     foreign: tuple[str, ...] = ()
     url: str = ""
@@ -68,7 +76,16 @@ class Observed:
     host_taken_by: str = ""
     image: str = ""
     secrets: Keys = field(default_factory=dict)
-    in_cluster: bool = False
+    installation: Installation | None = None
+    references: Found = field(default_factory=dict)
+    pods: tuple[Json, ...] = ()
+    room: Room | None = None
+    phases: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def in_cluster(self) -> bool:
+        """Whether edges and replicas run in pods."""
+        return self.installation is not None
 
 
 @dataclass(slots=True)
@@ -81,6 +98,7 @@ class Draft:
         rollout: the active rollout attempt.
         commit: (Experiment name, status) to write before anything else moves.
         refusal: why a rollout that the spec asks for cannot start.
+        no_room: (reason, message) of why its pods would find no place.
     """
 
     seen: Observed
@@ -94,6 +112,7 @@ class Draft:
     rollout: Rollout | None = None
     commit: tuple[str, ExperimentStatus] | None = None
     refusal: str = ""
+    no_room: tuple[str, str] | None = None
     creates: list[Json] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
 
@@ -115,17 +134,37 @@ class Draft:
     def deployed_as(self, digest: str, numbers: Iterable[int]) -> int | None:
         """The number under which Serve runs content of that hash: a ControllerRevision that was deleted gets its number back."""
         for number in sorted(numbers):
-            app = self.seen.serve.applications.get(names.application(self.service, number))
+            app = self.serve_of(number).applications.get(names.application(self.service, number))
             if app is not None and (app.config.get("args") or {}).get("revisionHash") == digest:
                 return number
         return None
+
+    def cluster_of(self, number: int) -> ClusterView | None:
+        """The RayCluster of a revision, where it was looked at."""
+        return self.seen.clusters.get(live.places(self.status).get(number, self.status.cluster))
+
+    def serve_of(self, number: int) -> ServeState:
+        """What the RayCluster of a revision serves; unknown where it was not looked at."""
+        place = live.places(self.status).get(number, self.status.cluster)
+        return self.seen.serves.get(place, ServeState(known=False))
 
     def readiness(self, number: int) -> Readiness:
         """What Serve reports of a revision."""
         revision = self.revision(number)
         if revision is None:
             return Readiness(0, False, False, True, "RevisionMissing", f"ControllerRevision {number} is gone")
-        return of_revision(self.service, revision, self.seen.serve)
+        return of_revision(self.service, revision, self.serve_of(number))
+
+    def pods_of(self, number: int) -> list[Json]:
+        """The pods of a revision."""
+        wanted = {names.LABEL_MODEL_DEPLOYMENT: self.service, names.LABEL_REVISION: str(number)}
+        return [pod for pod in self.seen.pods if wanted.items() <= (pod["metadata"].get("labels") or {}).items()]
+
+    def heads_of(self, number: int) -> list[Json]:
+        """The pods of the head of a revision's RayCluster."""
+        cluster = live.places(self.status).get(number, self.status.cluster)
+        wanted = {ray_groups.LABEL_CLUSTER: cluster, ray_groups.LABEL_NODE_TYPE: "head"}
+        return [pod for pod in self.seen.pods if wanted.items() <= (pod["metadata"].get("labels") or {}).items()]
 
     def available(self, number: int) -> int:
         """Replicas that Serve runs and every ready edge sees healthy."""
@@ -145,11 +184,25 @@ class Draft:
 
     @property
     def replicas(self) -> int:
-        """Replicas for all of the traffic. A spec that is refused changes nothing."""
-        if self.spec is not None:
-            return self.spec.replicas
+        """Replicas for all of the traffic. A spec that is refused changes nothing.
+
+        With autoscaling what Serve found stable to need, within the bounds; the fewest before there is a stable one.
+        """
         known = self.status.stable or self.status.candidate
-        return known.replicas if known else 1
+        if self.spec is None:
+            return known.replicas if known else 1
+        scaling = self.spec.autoscaling
+        if scaling is None:
+            return self.spec.replicas
+        return max(scaling.min_replicas, min(self._found_to_need(), scaling.max_replicas))
+
+    def _found_to_need(self) -> int:
+        stable = self.status.stable
+        if stable is None:
+            return 0
+        app = self.serve_of(stable.revision).applications.get(names.application(self.service, stable.revision))
+        targets = sum(deployment.target_replicas for deployment in app.deployments) if app is not None else 0
+        return targets or stable.replicas
 
     @property
     def progress(self) -> ExperimentStatus | None:

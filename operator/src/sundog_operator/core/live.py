@@ -1,9 +1,10 @@
 """What follows from statuses alone: which revisions a cluster runs and how the edges split. Nothing else may decide either."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from sundog_operator.api import ExperimentStatus, ModelDeploymentStatus
+from sundog_operator.api import ExperimentStatus, ModelDeploymentStatus, Retiring, RevisionStatus
 from sundog_operator.core import traffic, units
 from sundog_operator.core.rollout import machine
 from sundog_operator.core.traffic import Arm, Split
@@ -23,6 +24,23 @@ def live_revisions(status: ModelDeploymentStatus) -> dict[int, int]:
     return live
 
 
+def told(status: ModelDeploymentStatus) -> list[RevisionStatus | Retiring]:
+    """What the status tells of each of its revisions."""
+    found: list[RevisionStatus | Retiring] = list(status.retiring)
+    found += [each for each in (status.candidate, status.stable) if each is not None]
+    return found
+
+
+def places(status: ModelDeploymentStatus) -> dict[int, str]:
+    """The RayCluster of each revision that the status tells of, deployed or not."""
+    return {each.revision: each.cluster or status.cluster for each in told(status)}
+
+
+def clusters(status: ModelDeploymentStatus) -> frozenset[str]:
+    """Every RayCluster that the status needs: that of a revision yet to come included."""
+    return frozenset(filter(None, (status.cluster, *places(status).values())))
+
+
 def split_of(service: str, status: ModelDeploymentStatus, uid: str, rollout: ExperimentStatus | None) -> Split | None:
     """The split that the edges should have in force; None while nothing is ready to serve.
 
@@ -32,12 +50,24 @@ def split_of(service: str, status: ModelDeploymentStatus, uid: str, rollout: Exp
     if status.stable is None:
         return None
     if rollout is None or not machine.is_frozen(rollout):
-        return traffic.whole(service, status.stable.revision, status.candidate.revision if status.candidate else None)
+        followed = status.candidate.revision if status.candidate else None
+        return _placed(traffic.whole(service, status.stable.revision, followed), status)
     arms = tuple(
         Arm(arm.name, arm.revision or 0, arm.weight, tuple((a, b) for a, b in arm.ranges)) for arm in rollout.arms
     )
     plan = rollout.plan
-    return Split(attempt=uid, salt=plan.salt or uid, epoch=rollout.epoch.number, arms=arms, unit=units.frozen_in(plan))
+    split = Split(attempt=uid, salt=plan.salt or uid, epoch=rollout.epoch.number, arms=arms, unit=units.frozen_in(plan))
+    return _placed(split, status)
+
+
+def _placed(split: Split, status: ModelDeploymentStatus) -> Split:
+    """The split with the RayCluster of each arm that has another one than the service."""
+    where = places(status)
+    arms = tuple(
+        replace(arm, cluster=place) if (place := where.get(arm.revision, status.cluster)) != status.cluster else arm
+        for arm in split.arms
+    )
+    return replace(split, arms=arms)
 
 
 def rollout_of(

@@ -44,8 +44,8 @@ class Plan:
 
 STEPS = (
     choose.recover,
-    choose.assign_cluster,
     choose.know_revision,
+    choose.assign_cluster,
     choose.settle,
     obey,
     choose.choose,
@@ -81,7 +81,7 @@ def plan(seen: Observed, now: datetime) -> Plan:
 
 def _draft(seen: Observed, now: datetime) -> Draft:
     stored = ModelDeploymentStatus.parse(seen.deployment.get("status"))
-    acceptance = accept(seen.deployment)
+    acceptance = accept(seen.deployment, seen.installation)
     return Draft(
         seen=seen,
         now=now.replace(microsecond=0),

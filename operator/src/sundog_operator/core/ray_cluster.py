@@ -45,14 +45,17 @@ class ClusterView:
         return "127.0.0.1" if self.host == "127.0.0.1" else "0.0.0.0"  # noqa: S104 a pod's own network
 
 
-def view(name: str, obj: Mapping[str, Any] | None) -> ClusterView:
-    """Read a stored RayCluster. Only `HeadPodReady` decides: the other conditions also wait for workers that need an application first."""
+def view(name: str, obj: Mapping[str, Any] | None, address: str = "") -> ClusterView:
+    """Read a stored RayCluster. Only `HeadPodReady` decides: the other conditions also wait for workers that need an application first.
+
+    `address` is where the head is found whatever its status says: in a Kubernetes cluster the name of its Service, which outlives it.
+    """
     if obj is None:
-        return ClusterView(name, problem=f"RayCluster {name} does not exist yet")
+        return ClusterView(name, host=address, problem=f"RayCluster {name} does not exist yet")
     status = obj.get("status") or {}
     head, endpoints = status.get("head") or {}, status.get("endpoints") or {}
     condition = next((c for c in status.get("conditions") or () if c.get("type") == "HeadPodReady"), None)
-    host = head.get("serviceIP") or head.get("podIP") or ""
+    host = address or head.get("serviceIP") or head.get("podIP") or ""
     problem = ""
     if condition is None or condition.get("status") != "True":
         said = (condition or {}).get("message") or "no status yet"
@@ -69,17 +72,18 @@ def view(name: str, obj: Mapping[str, Any] | None) -> ClusterView:
     )
 
 
-def assign(taken: Iterable[str]) -> str:
-    """The first RayCluster of the namespace with room for one more ModelDeployment.
+def assign(taken: Iterable[str], image: str = "") -> str:
+    """The first RayCluster of the namespace, for pods of that image, with room for one more ModelDeployment.
 
     Args:
-        taken: the cluster of every other ModelDeployment that has one.
+        taken: the clusters of all other ModelDeployments, each once per ModelDeployment.
+        image: empty in local mode, where every head is the same.
     """
     members = Counter(taken)
     index = 0
-    while members[names.ray_cluster(index)] >= MEMBERS_LIMIT:
+    while members[names.ray_cluster(index, image)] >= MEMBERS_LIMIT:
         index += 1
-    return names.ray_cluster(index)
+    return names.ray_cluster(index, image)
 
 
 def make_ray_cluster(namespace: str, name: str, members: Iterable[Json], image: str) -> Json:

@@ -20,11 +20,16 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """One immutable version of a model and the way it is run."""
+    """One immutable version of a model and the way it is run.
+
+    Attributes:
+        image: what its pods run; not hashed where the spec leaves it to the installation.
+    """
 
     number: int
     hash: str
     content: Mapping[str, Any]
+    image: str = ""
 
 
 def content_of(spec: ModelDeploymentSpec) -> Json:
@@ -79,11 +84,15 @@ def surplus(revisions: Iterable[Revision], live: set[int]) -> list[Revision]:
     return idle[: max(0, len(idle) - HISTORY_LIMIT)]
 
 
-def make_controller_revision(owner: Json, revision: Revision, image: str) -> Json:
+def image_of(content: Mapping[str, Any], default: str) -> str:
+    """The image of a revision's pods: that of the spec, else what an empty one stands for now."""
+    return str(content.get("runtime", {}).get("image") or default)
+
+
+def make_controller_revision(owner: Json, revision: Revision) -> Json:
     """The ControllerRevision that stores a revision.
 
-    The image that an empty `runtime.image` resolved to is recorded beside the content and not hashed: an upgrade of the chart makes no
-    revision.
+    Its image is recorded beside the content and not hashed: an upgrade of the chart makes no revision.
     """
     meta = owner["metadata"]
     return {
@@ -100,7 +109,7 @@ def make_controller_revision(owner: Json, revision: Revision, image: str) -> Jso
             "ownerReferences": [owner_reference(owner, controller=True)],
         },
         "revision": revision.number,
-        "data": {"format": FORMAT, "hash": revision.hash, "content": dict(revision.content), "image": image},
+        "data": {"format": FORMAT, "hash": revision.hash, "content": dict(revision.content), "image": revision.image},
     }
 
 
@@ -109,7 +118,12 @@ def read_controller_revision(obj: Json) -> Revision | None:
     data = obj.get("data") or {}
     if data.get("format") != FORMAT or not isinstance(data.get("content"), dict):
         return None
-    revision = Revision(number=int(obj["revision"]), hash=str(data.get("hash", "")), content=data["content"])
+    revision = Revision(
+        number=int(obj["revision"]),
+        hash=str(data.get("hash", "")),
+        content=data["content"],
+        image=str(data.get("image", "")),
+    )
     try:
         spec_of(revision)
     except ValidationError:

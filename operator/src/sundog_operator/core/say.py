@@ -4,13 +4,27 @@ from datetime import timedelta
 from typing import Final
 
 from sundog_operator.api import (
+    Capacity,
     Condition,
     ExperimentStatus,
     RevisionStatus,
+    Startup,
     experiment_conditions,
     model_deployment_conditions,
 )
-from sundog_operator.core import choose, events, live, names, secrets, traffic
+from sundog_operator.core import (
+    accelerators,
+    capacity,
+    choose,
+    events,
+    live,
+    names,
+    pod_problems,
+    references,
+    revisions,
+    secrets,
+    traffic,
+)
 from sundog_operator.core.draft import Draft
 from sundog_operator.core.events import Event
 from sundog_operator.core.rollout import freeze, machine
@@ -72,6 +86,8 @@ def measure(draft: Draft) -> None:
         ready_replicas=sum(revision.ready_replicas for revision in shown),
         selector=f"{names.LABEL_MODEL_DEPLOYMENT}={draft.service}",
         url=draft.seen.url or draft.status.url,
+        capacity=_measure_capacity(draft),
+        startup=_measure_startup(draft),
     )
 
 
@@ -91,7 +107,7 @@ def conclude(draft: Draft) -> None:
     generation = int(draft.seen.deployment["metadata"].get("generation", 0))
     said = {
         "SpecAccepted": _spec_accepted(draft),
-        "CapacityAvailable": ("True", "NoGPURequested", "no GPU is requested"),
+        "CapacityAvailable": _capacity_available(draft),
         "RevisionReady": _revision_ready(draft),
         "TrafficSynced": _traffic_synced(draft),
         "Progressing": _progressing(draft),
@@ -137,12 +153,66 @@ def _spec_accepted(draft: Draft) -> Said:
     return "True", "Accepted", ""
 
 
+def _capacity_available(draft: Draft) -> Said:
+    spec = draft.spec
+    devices = accelerators.devices_of(spec.resources.gpu) if spec is not None else None
+    if spec is None or devices is None:
+        return "True", "NoGPURequested", "no GPU is requested"
+    newest = draft.status.candidate or draft.status.stable
+    short = draft.no_room
+    if short is None and newest is not None and draft.wanted is not None and newest.revision == draft.wanted.number:
+        placed = sum(pod_problems.is_scheduled(pod) for pod in draft.pods_of(newest.revision))
+        short = choose.shortage_for(draft, spec, newest.replicas - placed)
+    if short is not None:
+        reason, message = short
+        return "False", reason, f"revision {draft.wanted.number}: {message}" if draft.wanted else message
+    return "True", "Fits", f"{devices.count} {devices.resource} for each replica"
+
+
+def _measure_capacity(draft: Draft) -> Capacity | None:
+    """Accelerators of all revisions that run; None where none asks for any."""
+    requested = 0
+    resources = set()
+    for number, replicas in live.live_revisions(draft.status).items():
+        revision = draft.revision(number)
+        devices = accelerators.devices_of(revisions.spec_of(revision).resources.gpu) if revision else None
+        if devices is not None:
+            requested += replicas * devices.count
+            resources.add(devices.resource)
+    if not resources:
+        return None
+    allocated = sum(
+        capacity.requested(pod, resource)
+        for pod in draft.seen.pods
+        if pod_problems.is_scheduled(pod)
+        for resource in resources
+    )
+    return Capacity(gpus_requested=requested, gpus_allocated=allocated, mode="surge")
+
+
+def _measure_startup(draft: Draft) -> Startup | None:
+    """The phases of the newest revision's start, told once it is ready."""
+    newest, told = draft.status.candidate or draft.status.stable, draft.status.startup
+    if newest is None or (told is not None and told.revision == newest.revision):
+        return told
+    # Replicas are asked once a status says that there are some.
+    known = next((each for each in live.told(draft.before) if each.revision == newest.revision), None)
+    if not isinstance(known, RevisionStatus) or not known.ready_replicas or not draft.readiness(newest.revision).ready:
+        return told
+    phases = {name: timedelta(seconds=round(seconds, 3)) for name, seconds in draft.seen.phases.items()}
+    times = {**pod_problems.start_times(draft.pods_of(newest.revision)), **phases}
+    shown = {name: time for name, time in times.items() if name in ("scheduled", "image", "download", "load", "warmup")}
+    return Startup(revision=newest.revision, **shown) if shown else told
+
+
 def _revision_ready(draft: Draft) -> Said:
     newest = draft.status.candidate or draft.status.stable
     told = _before(draft, "RevisionReady")
     if newest is None:
         return "Unknown", "NoRevision", "there is no revision yet"
     readiness = draft.readiness(newest.revision)
+    if not readiness.ready and not readiness.failed and (hindered := _hindered(draft, newest.revision)) is not None:
+        return "False", *hindered
     if newest is draft.status.stable and readiness.failed:
         return "False", readiness.reason, f"revision {newest.revision}: {readiness.message}"
     waits = newest.failures > 0 and not readiness.failed and not readiness.ready
@@ -150,7 +220,8 @@ def _revision_ready(draft: Draft) -> Said:
     if (waits or _is_refused_revision(draft)) and told is not None and told.status == "False":
         return "False", told.reason, told.message
     if not readiness.known:
-        problem = draft.seen.cluster.problem if draft.seen.cluster else ""
+        cluster = draft.cluster_of(newest.revision)
+        problem = cluster.problem if cluster else ""
         return "Unknown", readiness.reason, problem or readiness.message
     if newest.weight and not traffic.healthy_replicas(draft.service, newest.revision, draft.seen.edges):
         return "False", "NoHealthyReplica", f"revision {newest.revision}: no edge sees a healthy replica"
@@ -159,6 +230,19 @@ def _revision_ready(draft: Draft) -> Said:
         readiness.reason,
         f"revision {newest.revision}: {readiness.message}",
     )
+
+
+def _hindered(draft: Draft, number: int) -> tuple[str, str] | None:
+    """(reason, message) of what keeps the pods of a revision, or the head of their cluster, from running."""
+    if draft.spec is not None and draft.wanted is not None and draft.wanted.number == number:
+        namespace = draft.seen.deployment["metadata"]["namespace"]
+        missing = references.problem(references.needs(draft.spec), draft.seen.references, namespace)
+        if missing is not None:
+            return missing[0], f"revision {number}: {missing[1]}"
+    if (own := pod_problems.problem(draft.pods_of(number))) is not None:
+        return own[0], f"revision {number}: {own[1]}"
+    head = pod_problems.problem(draft.heads_of(number))
+    return None if head is None else (head[0], f"the head of Ray: {head[1]}")
 
 
 def _is_refused_revision(draft: Draft) -> bool:
@@ -211,6 +295,8 @@ def _progressing(draft: Draft) -> Said:
         return "True", "Deploying", f"revision {candidate.revision} is being deployed"
     if draft.wanted is not None and draft.is_held_back(draft.wanted.number) and last is not None:
         return "False", last.outcome, f"revision {last.revision}: {last.reason}"
+    if draft.no_room is not None and draft.status.stable is not None:
+        return "False", *draft.no_room
     return "False", "Complete" if draft.status.stable else "NotStarted", ""
 
 
@@ -252,6 +338,8 @@ def _stalled(draft: Draft, said: dict[str, Said]) -> Said:
     if draft.wanted is not None and draft.is_held_back(draft.wanted.number) and last is not None:
         return "True", last.outcome, f"revision {last.revision} is held back: {last.reason}"
     candidate = draft.status.candidate
+    if draft.no_room is not None and candidate is None:
+        return "True", *draft.no_room
     if candidate is not None and candidate.retry_at is None:
         readiness = draft.readiness(candidate.revision)
         if readiness.failed and not readiness.retryable:

@@ -69,8 +69,8 @@ def _lack(use: Use, keys: frozenset[str] | None) -> str:
 
 
 def keys_of(secret: Mapping[str, Any] | None) -> frozenset[str] | None:
-    """The keys of a stored Secret; None where there is none."""
-    return None if secret is None else frozenset(secret.get("data") or ())
+    """The keys of a stored Secret or ConfigMap; None where there is none."""
+    return None if secret is None else frozenset({**(secret.get("data") or {}), **(secret.get("binaryData") or {})})
 
 
 def named_in(document: Mapping[str, Any] | None) -> frozenset[str]:

@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from sundog_operator.api import ModelDeploymentSpec, cpu_cores, memory_bytes
-from sundog_operator.core import names
+from sundog_operator.api import Autoscaling, ModelDeploymentSpec, ModelDeploymentStatus, cpu_cores, memory_bytes
+from sundog_operator.core import accelerators, names
 from sundog_operator.core.contains import contains
 from sundog_operator.core.ray_cluster import ClusterView
 from sundog_operator.core.revisions import Revision, spec_of
@@ -15,16 +16,51 @@ IMPORT_PATH = "sundog_runtime.serve:build"
 GRPC_SERVICER = "sundog_runtime.protocol.grpc_service.add_to_server"
 """With it every replica also listens for gRPC. Serve's proxy and the replicas import it; the base image must have it."""
 
+METRICS_S = 2.0
+LOOK_BACK_S = 10.0
+"""Serve's own are 10 s and 30 s, beside which an `upscaleDelay` of seconds would mean nothing."""
+
 Json = dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How many replicas a revision has: a fixed number, or by load what `scaling` says, between the fewest and the most."""
+
+    fewest: int
+    most: int
+    scaling: Autoscaling | None = None
+
+
+def scale_of(status: ModelDeploymentStatus, number: int, current: ModelDeploymentSpec, replicas: int) -> Scale:
+    """The scale of a live revision of which `replicas` are wanted now.
+
+    By load alone scales what has all traffic. While a candidate is on its way neither it nor stable comes below what is wanted of it: an
+    abort must find stable as it was. What retires, drains.
+    """
+    scaling = current.autoscaling
+    stable = status.stable.revision if status.stable else None
+    candidate = status.candidate.revision if status.candidate else None
+    if scaling is None or number not in (stable, candidate):
+        return Scale(replicas, replicas)
+    fewest = scaling.min_replicas if candidate is None else max(1, min(replicas, scaling.max_replicas))
+    return Scale(fewest, max(scaling.max_replicas, fewest), scaling)
+
+
 def make_application(
-    namespace: str, service: str, revision: Revision, current: ModelDeploymentSpec, replicas: int, attempt: int = 0
+    namespace: str,
+    service: str,
+    revision: Revision,
+    current: ModelDeploymentSpec,
+    scale: Scale,
+    attempt: int = 0,
+    *,
+    in_pods: bool = False,
 ) -> Json:
     """One Serve application.
 
     `args` come from the revision alone, for a change of them restarts every replica; `attempt` is raised for just that. What may change
-    in place comes from the current spec.
+    in place comes from the current spec. `in_pods`: its replicas run in the pods of a worker group of its own.
     """
     fixed = spec_of(revision)
     return {
@@ -33,7 +69,9 @@ def make_application(
         "import_path": IMPORT_PATH,
         "args": {**_args(namespace, service, revision, fixed), **({"attempt": attempt} if attempt else {})},
         "logging_config": {"enable_access_log": False},
-        "deployments": [_deployment(fixed, current, replicas)],
+        "deployments": [
+            _deployment(fixed, current, scale, names.application(service, revision.number) if in_pods else "")
+        ],
     }
 
 
@@ -62,10 +100,11 @@ def _args(namespace: str, service: str, revision: Revision, fixed: ModelDeployme
     }
 
 
-def _deployment(fixed: ModelDeploymentSpec, current: ModelDeploymentSpec, replicas: int) -> Json:
+def _deployment(fixed: ModelDeploymentSpec, current: ModelDeploymentSpec, scale: Scale, group: str) -> Json:
+    placed = {"label_selector": {names.RAY_LABEL_APPLICATION: group}} if group else {}
     return {
         "name": names.SERVE_DEPLOYMENT,
-        "num_replicas": replicas,
+        **_replicas(scale),
         "max_ongoing_requests": fixed.runtime.max_ongoing_requests,
         "max_surge_percent": 100,
         "user_config": {
@@ -75,7 +114,26 @@ def _deployment(fixed: ModelDeploymentSpec, current: ModelDeploymentSpec, replic
         "ray_actor_options": {
             "num_cpus": cpu_cores(fixed.resources.cpu),
             "memory": memory_bytes(fixed.resources.memory),
+            **accelerators.actor_options(accelerators.devices_of(fixed.resources.gpu)),
+            **placed,
         },
+    }
+
+
+def _replicas(scale: Scale) -> Json:
+    scaling = scale.scaling
+    if scaling is None:
+        return {"num_replicas": scale.fewest}
+    return {
+        "autoscaling_config": {
+            "min_replicas": scale.fewest,
+            "max_replicas": scale.most,
+            "target_ongoing_requests": scaling.target_ongoing_requests,
+            "upscale_delay_s": scaling.upscale_delay.total_seconds(),
+            "downscale_delay_s": scaling.downscale_delay.total_seconds(),
+            "metrics_interval_s": METRICS_S,
+            "look_back_period_s": LOOK_BACK_S,
+        }
     }
 
 

@@ -20,12 +20,13 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """One arm of a service: a revision and its share."""
+    """One arm of a service: a revision and its share. `cluster` is empty where it is the service's."""
 
     name: str
     revision: int
     weight: int
     ranges: tuple[Range, ...]
+    cluster: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,9 @@ def _arm(service: str, arm: Arm, limits: Mapping[int, int]) -> Json:
         "weight": arm.weight,
         "ranges": [list(interval) for interval in arm.ranges],
     }
-    return {**made, "maxOngoingRequests": limits[arm.revision]} if arm.revision in limits else made
+    placed = {"cluster": arm.cluster} if arm.cluster else {}
+    limited = {"maxOngoingRequests": limits[arm.revision]} if arm.revision in limits else {}
+    return {**made, **placed, **limited}
 
 
 def read_document(config_map: Mapping[str, Any] | None) -> Json | None:
@@ -146,9 +149,9 @@ def carrying(document: Mapping[str, Any] | None, cluster: str, services: Collect
     return {
         arm["application"]
         for service in (document or {}).get("services", ())
-        if service.get("cluster") == cluster and service.get("name") in services
+        if service.get("name") in services
         for arm in service.get("arms", ())
-        if arm.get("weight")
+        if arm.get("weight") and arm.get("cluster", service.get("cluster")) == cluster
     }
 
 

@@ -24,7 +24,7 @@ from sundog_operator.adapters.edges import HttpEdges
 from sundog_operator.adapters.kopf_watch import KopfWatch, Watched, quiet_kopf
 from sundog_operator.adapters.kubernetes_client import KubernetesClient
 from sundog_operator.adapters.metrics import Metrics
-from sundog_operator.adapters.ray_serve import RayServe
+from sundog_operator.adapters.ray_serve import RayServe, SecretTokens
 from sundog_operator.api.installation import Installation, parse_installation
 from sundog_operator.app.elector import Elector
 from sundog_operator.app.fence import FencedKubernetes, FencedServe
@@ -154,11 +154,12 @@ async def run(options: Options) -> Exit:
         watching = Watching(client, options, metrics)
         world = World(
             FencedKubernetes(watching.kube, lambda: elector.leads),
-            FencedServe(SharedServe(RayServe(session), clock), lambda: elector.leads),
+            FencedServe(SharedServe(RayServe(session, SecretTokens(client, clock)), clock), lambda: elector.leads),
             SharedEdges(HttpEdges(session), clock),
             clock,
             Settings.of(options.installation, options.identity),
             Told(metrics.told),
+            client,
         )
         operator = Operator(world, observer=metrics)
         watching.wakes(operator)

@@ -64,7 +64,7 @@ def preview(manifest: Object, stored: Object | None, seen: Observed, now: dateti
     wanted = _merged(manifest, stored)
     if problems := _refused_by_server(manifest, wanted, stored):
         return Preview(name, "refused", problems=problems, lines=_kept(stored))
-    acceptance = accept(wanted)
+    acceptance = accept(wanted, seen.installation)
     if acceptance.spec is None:
         return Preview(name, "refused", problems=(f"{acceptance.reason}: {acceptance.message}",), lines=_kept(stored))
     decided = plan(replace(seen, deployment=wanted), now)

@@ -4,7 +4,7 @@ import asyncio
 import functools
 import os
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -36,13 +36,17 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """An API server. `kubeconfig` may be several files, as KUBECONFIG has them. `note` says which one was chosen over another."""
+    """An API server. `kubeconfig` may be several files, as KUBECONFIG has them. `note` says which one was chosen over another.
+
+    `local`: that of an instance of local mode, which has no pods.
+    """
 
     kubeconfig: Path
     namespace: str
     description: str
     context: str | None = None
     note: str = ""
+    local: bool = False
 
 
 def resolve(selection: Selection, environment: Mapping[str, str]) -> Target:
@@ -61,7 +65,7 @@ def resolve(selection: Selection, environment: Mapping[str, str]) -> Target:
     if local is not None:
         path, where = local
         note = f"using the local instance in {where}; --kubeconfig chooses a cluster" if cluster else ""
-        return _target(selection, path, f"local instance in {where}", note)
+        return replace(_target(selection, path, f"local instance in {where}", note), local=True)
     if named:
         where = _place(selection, environment)
         raise CommandFailed(
@@ -127,6 +131,7 @@ class Server:
 
     kube: "KubernetesClient"
     namespace: str
+    local: bool = False
 
 
 def talks_to_server(command: Callable[..., Awaitable[T]]) -> Callable[..., T]:
@@ -151,7 +156,7 @@ async def _connected(target: Target, use: Callable[[Server], Awaitable[T]]) -> T
 
     kube = await KubernetesClient.connect(target.kubeconfig, context=target.context, manager=MANAGER)
     try:
-        return await use(Server(kube, target.namespace))
+        return await use(Server(kube, target.namespace, target.local))
     finally:
         await kube.close()
 

@@ -23,14 +23,14 @@ class Serve:
         self.slow = asyncio.Event()
         self.slow.set()
 
-    async def read(self, dashboard: str) -> ServeState:
+    async def read(self, dashboard: str, namespace: str) -> ServeState:
         self.reads.append(dashboard)
         await self.slow.wait()
         if self.down:
             raise RayUnavailable(dashboard)
         return ServeState(known=True)
 
-    async def put(self, dashboard: str, document: Mapping[str, Any]) -> None:
+    async def put(self, dashboard: str, namespace: str, document: Mapping[str, Any]) -> None:
         if self.refuses:
             raise ServeRefused(dashboard)
 
@@ -52,13 +52,13 @@ def clock() -> FakeClock:
 async def test_members_of_a_cluster_share_an_answer(clock: FakeClock) -> None:
     serve = Serve()
     shared = SharedServe(serve, clock)
-    answers = await asyncio.gather(*(shared.read(HEAD) for _ in range(50)))
+    answers = await asyncio.gather(*(shared.read(HEAD, "vision") for _ in range(50)))
     assert len(serve.reads) == 1
     assert all(answer is answers[0] for answer in answers)
-    await shared.read("http://another")
+    await shared.read("http://another", "vision")
     assert len(serve.reads) == 2
     clock.advance(FRESH_S)
-    await shared.read(HEAD)
+    await shared.read(HEAD, "vision")
     assert len(serve.reads) == 3
 
 
@@ -66,14 +66,14 @@ async def test_members_of_a_cluster_share_an_answer(clock: FakeClock) -> None:
 async def test_after_a_put_nothing_older_is_given(clock: FakeClock, refuses: bool) -> None:
     serve = Serve()
     shared = SharedServe(serve, clock)
-    await shared.read(HEAD)
+    await shared.read(HEAD, "vision")
     serve.refuses = refuses
     if refuses:
         with pytest.raises(ServeRefused):
-            await shared.put(HEAD, {})
+            await shared.put(HEAD, "vision", {})
     else:
-        await shared.put(HEAD, {})
-    await shared.read(HEAD)
+        await shared.put(HEAD, "vision", {})
+    await shared.read(HEAD, "vision")
     assert len(serve.reads) == 2
 
 
@@ -81,10 +81,10 @@ async def test_an_answer_asked_for_before_a_put_is_not_given_after_it(clock: Fak
     serve = Serve()
     shared = SharedServe(serve, clock)
     serve.slow.clear()
-    early = asyncio.ensure_future(shared.read(HEAD))
+    early = asyncio.ensure_future(shared.read(HEAD, "vision"))
     await asyncio.sleep(0)
-    await shared.put(HEAD, {})
-    late = asyncio.ensure_future(shared.read(HEAD))
+    await shared.put(HEAD, "vision", {})
+    late = asyncio.ensure_future(shared.read(HEAD, "vision"))
     await asyncio.sleep(0)
     serve.slow.set()
     await asyncio.gather(early, late)
@@ -95,19 +95,22 @@ async def test_an_error_is_shared_and_forgotten_as_an_answer_is(clock: FakeClock
     serve = Serve()
     shared = SharedServe(serve, clock)
     serve.down = True
-    errors = await asyncio.gather(*(shared.read(HEAD) for _ in range(3)), return_exceptions=True)
+    errors = await asyncio.gather(*(shared.read(HEAD, "vision") for _ in range(3)), return_exceptions=True)
     assert [type(error) for error in errors] == [RayUnavailable] * 3
     assert len(serve.reads) == 1
     serve.down = False
     clock.advance(FRESH_S)
-    assert (await shared.read(HEAD)).known
+    assert (await shared.read(HEAD, "vision")).known
 
 
 async def test_one_who_is_cancelled_takes_the_answer_from_nobody(clock: FakeClock) -> None:
     serve = Serve()
     shared = SharedServe(serve, clock)
     serve.slow.clear()
-    first, second = asyncio.ensure_future(shared.read(HEAD)), asyncio.ensure_future(shared.read(HEAD))
+    first, second = (
+        asyncio.ensure_future(shared.read(HEAD, "vision")),
+        asyncio.ensure_future(shared.read(HEAD, "vision")),
+    )
     await asyncio.sleep(0)
     first.cancel()
     serve.slow.set()

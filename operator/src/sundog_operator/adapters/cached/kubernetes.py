@@ -22,6 +22,7 @@ from sundog_operator.ports import (
     SECRET,
     SERVICE,
     SERVICE_ACCOUNT,
+    STATEFUL_SET,
     Clock,
     Kind,
     Kubernetes,
@@ -49,6 +50,7 @@ SCOPES: Final[Mapping[Kind, Mapping[str, str]]] = {
     ROLE_BINDING: OURS,
     POD_DISRUPTION_BUDGET: OURS,
     NETWORK_POLICY: OURS,
+    STATEFUL_SET: OURS,
 }
 """The kinds that are kept, and the labels that an object must have. Secrets are not: nobody may list them all."""
 

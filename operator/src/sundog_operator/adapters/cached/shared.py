@@ -59,14 +59,18 @@ class SharedServe:
         self._serve = serve
         self._states: Shared[ServeState] = Shared(clock)
 
-    async def read(self, dashboard: str) -> ServeState:
+    async def read(self, dashboard: str, namespace: str) -> ServeState:
         """See the port."""
-        return await self._states.get(dashboard, lambda: self._serve.read(dashboard))
+        return await self._states.get(dashboard, lambda: self._serve.read(dashboard, namespace))
 
-    async def put(self, dashboard: str, document: Mapping[str, Any]) -> None:
+    async def phases(self, dashboard: str, namespace: str, application: str) -> Mapping[str, float]:
+        """See the port."""
+        return await self._serve.phases(dashboard, namespace, application)
+
+    async def put(self, dashboard: str, namespace: str, document: Mapping[str, Any]) -> None:
         """See the port."""
         try:
-            await self._serve.put(dashboard, document)
+            await self._serve.put(dashboard, namespace, document)
         finally:
             self._states.forget(dashboard)
 

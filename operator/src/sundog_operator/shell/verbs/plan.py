@@ -8,8 +8,9 @@ from typing import Any, Final
 import click
 
 from sundog_operator.adapters.clock import SystemClock
+from sundog_operator.api.installation import Installation
 from sundog_operator.app.observe import observe
-from sundog_operator.app.world import World
+from sundog_operator.app.world import Settings, World
 from sundog_operator.core.observed import EdgeReport, ServeState
 from sundog_operator.ports import MODEL_DEPLOYMENT, SECRET, Object
 from sundog_operator.shell.exits import CommandFailed, Exit
@@ -30,13 +31,17 @@ _TITLES: Final = {
 class _Unasked:
     """Serve and the edges, which a preview does not ask: they may not be reachable from here, and decide nothing about a manifest."""
 
-    async def read(self, dashboard: str) -> ServeState:  # noqa: ARG002
+    async def read(self, dashboard: str, namespace: str) -> ServeState:  # noqa: ARG002
         """Nothing is known."""
         return ServeState(known=False)
 
-    async def put(self, dashboard: str, document: Mapping[str, Any]) -> None:
+    async def phases(self, dashboard: str, namespace: str, application: str) -> Mapping[str, float]:  # noqa: ARG002
+        """Nothing is known."""
+        return {}
+
+    async def put(self, dashboard: str, namespace: str, document: Mapping[str, Any]) -> None:
         """A preview writes nothing."""
-        raise AssertionError(f"a preview wrote to {dashboard}: {document}")
+        raise AssertionError(f"a preview wrote to {dashboard} of {namespace}: {document}")
 
 
 class _UnaskedEdges:
@@ -78,7 +83,9 @@ async def _preview(server: Server, document: Document, given: Sequence[Object]) 
     """`given` are the Secrets that are applied together with it."""
     stored = await server.kube.get(document.ref)
     clock = SystemClock()
-    world = World(server.kube, _Unasked(), _UnaskedEdges(), clock)
+    # What an administrator set is not known here; what matters is whether there are pods.
+    settings = Settings(installation=None if server.local else Installation())
+    world = World(server.kube, _Unasked(), _UnaskedEdges(), clock, settings)
     wanted = {**(stored or blank(document.object)), "spec": document.object.get("spec")}
     seen = await observe(world, wanted)
     known = {

@@ -1,0 +1,149 @@
+"""Accelerators: whole devices by device plugin, on nodes of the types that a spec names."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sundog_operator.api import Gpu
+
+Json = dict[str, Any]
+Aliases = Mapping[str, Mapping[str, Iterable[str]]]
+"""By type and label key the values that mean it."""
+
+RESOURCES: Final[Mapping[str, tuple[str, str]]] = {
+    "nvidia": ("nvidia.com/gpu", "GPU"),
+    "amd": ("amd.com/gpu", "GPU"),
+    "intel": ("gpu.intel.com/xe", "GPU"),
+    "gaudi": ("habana.ai/gaudi", "HPU"),
+    "neuron": ("aws.amazon.com/neuroncore", "neuron_cores"),
+}
+"""By vendor: what a pod asks the device plugin for, and what Ray calls it. Ray's GPU is what `num_gpus` counts."""
+
+RAYS_GPU: Final = "GPU"
+
+TYPE_LABELS: Final = (
+    "nvidia.com/gpu.product",
+    "cloud.google.com/gke-accelerator",
+    "eks.amazonaws.com/instance-gpu-name",
+    "karpenter.k8s.aws/instance-gpu-name",
+    "karpenter.azure.com/sku-gpu-name",
+    "gpu.nvidia.com/model",
+    "gpu.nvidia.com/class",
+    "amd.com/gpu.product-name",
+    "beta.amd.com/gpu.product-name",
+    "habana.ai/product.name",
+    "gpu.intel.com/product",
+)
+"""Keys under which node feature discovery and clouds tell the type of a node's devices."""
+
+_PRODUCT, _GKE, _CLASS = "nvidia.com/gpu.product", "cloud.google.com/gke-accelerator", "gpu.nvidia.com/class"
+_KARPENTER = ("eks.amazonaws.com/instance-gpu-name", "karpenter.k8s.aws/instance-gpu-name")
+
+KNOWN: Final[Aliases] = {
+    "t4": {_PRODUCT: ("Tesla-T4",), _GKE: ("nvidia-tesla-t4",), **dict.fromkeys(_KARPENTER, ("t4",))},
+    "v100": {
+        _PRODUCT: ("Tesla-V100-SXM2-16GB", "Tesla-V100-SXM2-32GB", "Tesla-V100-PCIE-16GB", "Tesla-V100-PCIE-32GB"),
+        _GKE: ("nvidia-tesla-v100",),
+        **dict.fromkeys(_KARPENTER, ("v100",)),
+    },
+    "a10g": {_PRODUCT: ("NVIDIA-A10G",), **dict.fromkeys(_KARPENTER, ("a10g",))},
+    "l4": {_PRODUCT: ("NVIDIA-L4",), _GKE: ("nvidia-l4",), **dict.fromkeys(_KARPENTER, ("l4",))},
+    "l40s": {_PRODUCT: ("NVIDIA-L40S",), _CLASS: ("L40S",), **dict.fromkeys(_KARPENTER, ("l40s",))},
+    "a100-40gb": {
+        _PRODUCT: ("NVIDIA-A100-SXM4-40GB", "NVIDIA-A100-PCIE-40GB", "A100-SXM4-40GB"),
+        _GKE: ("nvidia-tesla-a100",),
+    },
+    "a100-80gb": {
+        _PRODUCT: ("NVIDIA-A100-SXM4-80GB", "NVIDIA-A100-80GB-PCIe", "A100-SXM4-80GB"),
+        _GKE: ("nvidia-a100-80gb",),
+        _CLASS: ("A100_NVLINK_80GB",),
+    },
+    "h100": {
+        _PRODUCT: ("NVIDIA-H100-80GB-HBM3", "NVIDIA-H100-PCIe", "NVIDIA-H100-NVL"),
+        _GKE: ("nvidia-h100-80gb", "nvidia-h100-mega-80gb"),
+        _CLASS: ("H100_NVLINK_80GB", "H100_PCIE"),
+        **dict.fromkeys(_KARPENTER, ("h100",)),
+    },
+    "h200": {
+        _PRODUCT: ("NVIDIA-H200", "NVIDIA-H200-NVL"),
+        _GKE: ("nvidia-h200-141gb",),
+        _CLASS: ("H200",),
+        **dict.fromkeys(_KARPENTER, ("h200",)),
+    },
+    "b200": {
+        _PRODUCT: ("NVIDIA-B200",),
+        _GKE: ("nvidia-b200",),
+        _CLASS: ("B200",),
+        **dict.fromkeys(_KARPENTER, ("b200",)),
+    },
+}
+"""Spellings differ by cloud and form factor. A type that is not here is looked for as it is written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Devices:
+    """What one replica gets: so many of a pod's resource, called so by Ray."""
+
+    resource: str
+    ray_name: str
+    count: int
+
+
+def devices_of(gpu: Gpu) -> Devices | None:
+    """The devices of a replica; None for none, or for a vendor that is not supported."""
+    if not gpu.count or gpu.vendor not in RESOURCES:
+        return None
+    return Devices(*RESOURCES[gpu.vendor], gpu.count)
+
+
+def actor_options(devices: Devices | None) -> Json:
+    """What a replica asks Ray for."""
+    if devices is None:
+        return {}
+    if devices.ray_name == RAYS_GPU:
+        return {"num_gpus": devices.count}
+    return {"resources": {devices.ray_name: devices.count}}
+
+
+def tolerations(devices: Devices | None) -> list[Json]:
+    """The taint that keeps other pods off such nodes, by custom named as the resource is."""
+    return [] if devices is None else [{"key": devices.resource, "operator": "Exists"}]
+
+
+def affinity(gpu: Gpu, aliases: Aliases) -> Json | None:
+    """Nodes of one of the types, whatever key tells it; earlier types are preferred. None where any will do."""
+    if not gpu.count or not gpu.type:
+        return None
+    preferred = [
+        {"weight": max(100 - 10 * place, 1), "preference": term}
+        for place, type_ in enumerate(gpu.type[:-1])
+        for term in _terms([type_], aliases)
+    ]
+    required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": _terms(gpu.type, aliases)}}
+    preference = {"preferredDuringSchedulingIgnoredDuringExecution": preferred} if preferred else {}
+    return {"nodeAffinity": {**required, **preference}}
+
+
+def matches(labels: Mapping[str, str], types: Iterable[str], aliases: Aliases) -> bool:
+    """Whether a node's labels tell one of the types; every node does where none is named."""
+    wanted = list(types)
+    return not wanted or any(labels.get(key) in values for key, values in _spellings(wanted, aliases).items())
+
+
+def _terms(types: Iterable[str], aliases: Aliases) -> list[Json]:
+    spellings = _spellings(types, aliases)
+    return [
+        {"matchExpressions": [{"key": key, "operator": "In", "values": list(values)}]}
+        for key, values in spellings.items()
+    ]
+
+
+def _spellings(types: Iterable[str], aliases: Aliases) -> dict[str, tuple[str, ...]]:
+    """The values to look for by label key, the keys that are told first in their fixed order."""
+    found: dict[str, dict[str, None]] = {}
+    for type_ in types:
+        known, given = KNOWN.get(type_, {}), aliases.get(type_, {})
+        for key in dict.fromkeys((*TYPE_LABELS, *given)):
+            values = (type_, *known.get(key, ()), *given.get(key, ()))
+            found.setdefault(key, {}).update(dict.fromkeys(values))
+    return {key: tuple(values) for key, values in found.items()}

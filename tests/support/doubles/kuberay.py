@@ -1,0 +1,102 @@
+"""KubeRay, Ray's autoscaler and the kubelet as the reconciler sees them: pods of groups come, and go once they are idle."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from doubles.serve import FakeServe
+from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
+from sundog_operator.core import ray_groups
+from sundog_operator.ports import POD, RAY_CLUSTER, Clock, Object, Ref
+
+
+class FakeServes:
+    """`ports.Serve` of several clusters, by dashboard."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.by_dashboard: dict[str, FakeServe] = {}
+        self.namespaces: set[str] = set()
+
+    async def read(self, dashboard: str, namespace: str) -> Any:
+        self.namespaces.add(namespace)
+        return await self.of(dashboard).read(dashboard, namespace)
+
+    async def put(self, dashboard: str, namespace: str, document: Any) -> None:
+        await self.of(dashboard).put(dashboard, namespace, document)
+
+    async def phases(self, dashboard: str, namespace: str, application: str) -> Any:
+        return await self.of(dashboard).phases(dashboard, namespace, application)
+
+    def of(self, dashboard: str) -> FakeServe:
+        return self.by_dashboard.setdefault(dashboard, FakeServe(self._clock))
+
+    def running(self, name: str) -> int:
+        return sum(serve.running(name) for serve in self.by_dashboard.values())
+
+    def applications(self, dashboard: str) -> set[str]:
+        """Names in the document that was PUT last."""
+        puts = self.of(dashboard).puts
+        return {app["name"] for app in puts[-1]["applications"]} if puts else set()
+
+
+class FakeKubeRay:
+    """Follows RayClusters. `stuck` are groups whose pods stay, whatever is asked; `heads_down` clusters whose head is not ready."""
+
+    def __init__(self, kube: MemoryKubernetes, serves: FakeServes, namespace: str) -> None:
+        self._kube, self._serves, self._namespace = kube, serves, namespace
+        self.stuck: set[str] = set()
+        self.heads_down: set[str] = set()
+
+    async def act(self) -> None:
+        for obj in await self._kube.list(RAY_CLUSTER, self._namespace):
+            await self._report(obj)
+            current = await self._kube.get(Ref(RAY_CLUSTER, self._namespace, obj["metadata"]["name"]))
+            if current is not None:
+                await self._scale(current)
+
+    async def _report(self, obj: Object) -> None:
+        name = obj["metadata"]["name"]
+        ready = "False" if name in self.heads_down else "True"
+        status = {"conditions": [{"type": "HeadPodReady", "status": ready, "reason": "HeadPodRunningAndReady"}]}
+        if obj.get("status") != status:
+            ref = Ref(RAY_CLUSTER, self._namespace, name)
+            await self._kube.patch_status(ref, status, resource_version=obj["metadata"]["resourceVersion"])
+
+    async def _scale(self, obj: Object) -> None:
+        name = obj["metadata"]["name"]
+        dashboard = f"http://{name}-head-svc.{self._namespace}.svc.cluster.local:8265"
+        deployed = self._serves.applications(dashboard)
+        changed = False
+        for group in obj["spec"].get("workerGroupSpecs", ()):
+            wanted = max(group["minReplicas"], min(group.get("replicas", 0), group["maxReplicas"]))
+            if group["minReplicas"] == 0 and group["groupName"] not in deployed:
+                wanted = 0
+            if group.get("replicas") != wanted:
+                group["replicas"], changed = wanted, True
+            await self._pods(name, group, wanted)
+        if changed:
+            await self._kube.replace(obj)
+
+    async def _pods(self, cluster: str, group: Object, wanted: int) -> None:
+        labels = {ray_groups.LABEL_CLUSTER: cluster, ray_groups.LABEL_GROUP: group["groupName"]}
+        present = await self._kube.list(POD, self._namespace, labels)
+        for number in range(len(present), wanted):
+            template = group["template"]
+            await self._kube.create(
+                {
+                    "apiVersion": "v1",
+                    "kind": "Pod",
+                    "metadata": {
+                        "name": f"{cluster}-{group['groupName']}-worker-{number}",
+                        "namespace": self._namespace,
+                        "labels": {**template["metadata"]["labels"], **labels, ray_groups.LABEL_NODE_TYPE: "worker"},
+                    },
+                    "spec": template["spec"],
+                }
+            )
+        if group["groupName"] not in self.stuck:
+            await self._delete(present[wanted:])
+
+    async def _delete(self, pods: Iterable[Object]) -> None:
+        for pod in pods:
+            await self._kube.delete(Ref(POD, self._namespace, pod["metadata"]["name"]))

@@ -1,0 +1,299 @@
+"""RayClusters in a Kubernetes cluster, in a world in memory with stand-ins for KubeRay and Ray."""
+
+import functools
+from typing import Any
+
+import pytest
+
+from doubles.cluster import NAME, NAMESPACE, Cluster, model_deployment
+from sundog_operator.api.installation import parse_installation
+from sundog_operator.app.keys import Key
+from sundog_operator.app.reconcile_ray_cluster import reconcile_ray_cluster
+from sundog_operator.core import names
+from sundog_operator.errors import Conflict
+from sundog_operator.ports import (
+    MODEL_DEPLOYMENT,
+    POD,
+    RAY_CLUSTER,
+    SECRET,
+    SERVICE,
+    STATEFUL_SET,
+    Object,
+    Ref,
+)
+
+INSTALLATION = parse_installation("runtimeImage: example.com/runtime:1", "test")
+RAY = names.ray_cluster(0, "example.com/runtime:1")
+RECREATE = {"strategy": "recreate"}
+
+
+@pytest.fixture
+def cluster() -> Cluster:
+    return Cluster(installation=INSTALLATION)
+
+
+async def ray(cluster: Cluster, name: str = RAY) -> Object:
+    stored = await cluster.kube.get(Ref(RAY_CLUSTER, NAMESPACE, name))
+    assert stored is not None
+    return stored
+
+
+async def groups(cluster: Cluster, name: str = RAY) -> dict[str, tuple[int, int, int]]:
+    specs = (await ray(cluster, name))["spec"].get("workerGroupSpecs", ())
+    return {each["groupName"]: (each["minReplicas"], each["maxReplicas"], each["replicas"]) for each in specs}
+
+
+async def rays(cluster: Cluster) -> list[str]:
+    return [obj["metadata"]["name"] for obj in await cluster.kube.list(RAY_CLUSTER, NAMESPACE)]
+
+
+async def served(cluster: Cluster, uri: str = "file:///models/v1", revision: int = 1, **spec: Any) -> None:
+    await cluster.apply(uri, **spec)
+    await cluster.until(functools.partial(cluster.serves, revision))
+    await cluster.settle(15)
+
+
+def application(cluster: Cluster, name: str, ray: str = RAY) -> dict[str, Any]:
+    dashboard = f"http://{ray}-head-svc.{NAMESPACE}.svc.cluster.local:8265"
+    (found,) = (app for app in cluster.serve_apis.of(dashboard).puts[-1]["applications"] if app["name"] == name)
+    return dict(found)
+
+
+async def test_a_first_revision_gets_a_cluster_with_a_store_a_token_and_a_group(cluster: Cluster) -> None:
+    await served(cluster, replicas=2)
+    assert await rays(cluster) == [RAY]
+    assert await groups(cluster) == {"digits-r1": (2, 2, 2)}
+    stored = await ray(cluster)
+    assert stored["spec"]["gcsFaultToleranceOptions"]["redisAddress"] == f"{RAY}-valkey:6379"
+    for kind in (SECRET, SERVICE, STATEFUL_SET):
+        owned = await cluster.kube.get(Ref(kind, NAMESPACE, f"{RAY}-valkey"))
+        assert owned is not None
+        (owner,) = owned["metadata"]["ownerReferences"]
+        assert (owner["kind"], owner["uid"], owner["controller"]) == ("RayCluster", stored["metadata"]["uid"], True)
+    token = await cluster.kube.get(Ref(SECRET, NAMESPACE, "sundog-ray"))
+    assert token is not None
+    assert [owner["kind"] for owner in token["metadata"]["ownerReferences"]] == ["ModelDeployment"]
+    assert cluster.serve_apis.namespaces == {NAMESPACE}
+    pods = await cluster.kube.list(POD, NAMESPACE, {names.LABEL_MODEL_DEPLOYMENT: NAME, names.LABEL_REVISION: "1"})
+    assert len(pods) == 2
+    (deployment,) = application(cluster, "digits-r1")["deployments"]
+    assert deployment["ray_actor_options"]["label_selector"] == {names.RAY_LABEL_APPLICATION: "digits-r1"}
+
+
+async def test_a_canary_gets_a_group_of_its_own_and_the_old_one_goes_at_zero_pods(cluster: Cluster) -> None:
+    await served(cluster, replicas=4)
+    cluster.kuberay.stuck = {"digits-r1"}  # type: ignore[union-attr]
+    await cluster.apply("file:///models/v2", replicas=4)
+    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    assert await groups(cluster) == {"digits-r1": (4, 4, 4), "digits-r2": (1, 1, 1)}
+    await cluster.command("promote revision=2 id=a full=true")
+    await cluster.until(functools.partial(cluster.serves, 2))
+    await cluster.settle(30)
+    # Its pods end slowly: KubeRay would forget them if the group left the list.
+    assert (await groups(cluster))["digits-r1"][0] == 0
+    cluster.kuberay.stuck = set()  # type: ignore[union-attr]
+    await cluster.settle(5)
+    assert await groups(cluster) == {"digits-r2": (4, 4, 4)}
+
+
+async def test_a_pass_that_changes_nothing_writes_nothing(cluster: Cluster) -> None:
+    await served(cluster)
+    await cluster.settle(10)
+    writes = len(cluster.kube.writes)
+    puts = sum(len(each.puts) for each in cluster.serve_apis.by_dashboard.values())
+    await cluster.settle(20)
+    assert len(cluster.kube.writes) == writes
+    assert sum(len(each.puts) for each in cluster.serve_apis.by_dashboard.values()) == puts
+
+
+async def test_what_others_wrote_into_the_cluster_stays(cluster: Cluster) -> None:
+    await served(cluster)
+    stored = await ray(cluster)
+    stored["spec"]["suspend"] = False
+    stored["spec"]["headGroupSpec"]["serviceType"] = "ClusterIP"
+    stored["metadata"]["annotations"]["other"] = "kept"
+    stored["spec"]["workerGroupSpecs"][0]["scaleStrategy"] = {"workersToDelete": ["x"]}
+    await cluster.kube.replace(stored)
+    await cluster.apply("file:///models/v2")
+    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    stored = await ray(cluster)
+    assert stored["spec"]["suspend"] is False
+    assert stored["metadata"]["annotations"]["other"] == "kept"
+    assert stored["spec"]["workerGroupSpecs"][0]["scaleStrategy"] == {"workersToDelete": ["x"]}
+
+
+async def test_an_edit_of_the_head_by_hand_is_taken_back(cluster: Cluster) -> None:
+    await served(cluster)
+    stored = await ray(cluster)
+    stored["spec"]["headGroupSpec"]["rayStartParams"]["num-cpus"] = "8"
+    await cluster.kube.replace(stored)
+    await cluster.settle(2)
+    assert (await ray(cluster))["spec"]["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+
+
+async def test_another_image_is_another_cluster_and_the_first_goes_once_nothing_is_on_it(cluster: Cluster) -> None:
+    await served(cluster)
+    other = names.ray_cluster(0, "example.com/other:2")
+    await cluster.apply("file:///models/v1", runtime={"image": "example.com/other:2"})
+    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    assert sorted(await rays(cluster)) == sorted([RAY, other])
+    (document,) = cluster.edges.in_force()
+    (service,) = document["services"]
+    arms = {arm["application"]: arm.get("cluster", service["cluster"]) for arm in service["arms"]}
+    assert arms == {"digits-r1": RAY, "digits-r2": other}
+    assert set(document["clusters"]) == {RAY, other}
+    image = (await ray(cluster, other))["spec"]["headGroupSpec"]["template"]["spec"]["containers"][0]["image"]
+    assert image == "example.com/other:2"
+    await cluster.command("promote revision=2 id=a full=true")
+    await cluster.until(functools.partial(cluster.serves, 2))
+    await cluster.settle(40)
+    assert await rays(cluster) == [other]
+    status = await cluster.status()
+    assert (status["cluster"], status["stable"]["cluster"]) == (other, "")
+
+
+async def test_an_aborted_candidate_of_another_image_leaves_its_cluster_behind(cluster: Cluster) -> None:
+    await served(cluster)
+    await cluster.apply("file:///models/v1", runtime={"image": "example.com/other:2"})
+    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.command("abort revision=2 id=a")
+    await cluster.settle(40)
+    assert await cluster.weights() == {1: 100}
+    assert await rays(cluster) == [RAY]
+    assert (await cluster.status())["cluster"] == RAY
+
+
+async def test_an_upgrade_of_the_installation_rolls_nothing_and_new_revisions_run_its_image() -> None:
+    cluster = Cluster(installation=INSTALLATION)
+    await served(cluster)
+    newer = parse_installation("{runtimeImage: 'example.com/runtime:2', ray: {version: 2.61.0}}", "test")
+    upgraded = Cluster(cluster.kube, installation=newer)
+    upgraded.clock = cluster.clock
+    upgraded.serve_apis = cluster.serve_apis
+    upgraded.world = type(upgraded.world)(
+        cluster.kube, cluster.serve_apis, cluster.edges, cluster.clock, upgraded.world.settings
+    )
+    upgraded.kuberay = cluster.kuberay
+    await upgraded.settle(20)
+    assert await rays(upgraded) == [RAY]
+    assert (await upgraded.status())["stable"]["revision"] == 1
+    stored = await ray(upgraded)
+    assert stored["spec"]["rayVersion"] == "2.60.0"
+    head = stored["spec"]["headGroupSpec"]["template"]["spec"]["containers"][0]
+    assert head["image"] == "example.com/runtime:1"
+    await upgraded.apply("file:///models/v2")
+    await upgraded.until(functools.partial(upgraded.at_weight, 2, 25))
+    assert names.ray_cluster(0, "example.com/runtime:2") in await rays(upgraded)
+
+
+async def test_a_status_that_was_lost_deletes_no_cluster_that_serves(cluster: Cluster) -> None:
+    await served(cluster)
+    stored = await cluster.get()
+    await cluster.outside(
+        lambda: cluster.kube.patch_status(
+            Ref(MODEL_DEPLOYMENT, NAMESPACE, NAME), {}, resource_version=stored["metadata"]["resourceVersion"]
+        )
+    )
+    await reconcile_ray_cluster(cluster.world, Key("raycluster", NAMESPACE, RAY))
+    assert await rays(cluster) == [RAY]
+    await cluster.until(functools.partial(cluster.serves, 1))
+    assert await rays(cluster) == [RAY]
+
+
+async def test_a_foreign_token_is_left_alone(cluster: Cluster) -> None:
+    foreign = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "sundog-ray", "namespace": NAMESPACE},
+        "stringData": {"token": "theirs"},
+    }
+    await cluster.kube.create(foreign)
+    await cluster.apply()
+    await cluster.round()
+    with pytest.raises(Conflict, match="vision/sundog-ray exists and was not made by Sundog"):
+        await reconcile_ray_cluster(cluster.world, Key("raycluster", NAMESPACE, RAY))
+    assert await rays(cluster) == []
+
+
+async def test_a_cluster_on_its_way_out_is_let_go_without_the_clean_up_of_its_store(cluster: Cluster) -> None:
+    await served(cluster)
+    stored = await ray(cluster)
+    stored["metadata"]["finalizers"] = ["ray.io/gcs-ft-redis-cleanup-finalizer", "other"]
+    stored["metadata"]["deletionTimestamp"] = "2026-11-25T13:00:00Z"
+    calls: list[Object] = []
+
+    async def get(ref: Ref) -> Object:
+        assert ref.kind == RAY_CLUSTER
+        return stored
+
+    async def replace(obj: Object) -> Object:
+        calls.append(obj)
+        return obj
+
+    cluster.kube.get, cluster.kube.replace = get, replace  # type: ignore[method-assign]
+    await reconcile_ray_cluster(cluster.world, Key("raycluster", NAMESPACE, RAY))
+    assert [call["metadata"]["finalizers"] for call in calls] == [["other"]]
+
+
+async def test_pods_are_asked_for_although_serve_does_not_answer(cluster: Cluster) -> None:
+    await served(cluster)
+    dashboard = next(iter(cluster.serve_apis.by_dashboard))
+    cluster.serve_apis.of(dashboard).down = True
+    await cluster.apply("file:///models/v2")
+    await cluster.settle(3)
+    assert set(await groups(cluster)) == {"digits-r1", "digits-r2"}
+    # Nobody knows whether the application still runs, so nothing of it is taken away.
+    await cluster.apply("file:///models/v1")
+    await cluster.settle(20)
+    assert set(await groups(cluster)) == {"digits-r1", "digits-r2"}
+
+
+async def test_a_document_that_was_lost_is_put_again(cluster: Cluster) -> None:
+    await served(cluster)
+    dashboard = next(iter(cluster.serve_apis.by_dashboard))
+    lost = cluster.serve_apis.of(dashboard)
+    del cluster.serve_apis.by_dashboard[dashboard]
+    assert cluster.serve_apis.applications(dashboard) == set()
+    await cluster.settle(3)
+    assert cluster.serve_apis.applications(dashboard) == {app["name"] for app in lost.puts[-1]["applications"]}
+
+
+async def test_members_share_a_cluster_and_one_that_goes_leaves_the_other_alone(cluster: Cluster) -> None:
+    await served(cluster)
+    await cluster.kube.apply(model_deployment(name="words"))
+    await cluster.until(lambda: serves(cluster, "words"))
+    assert await rays(cluster) == [RAY]
+    assert set(await groups(cluster)) == {"digits-r1", "words-r1"}
+    await cluster.kube.delete(Ref(MODEL_DEPLOYMENT, NAMESPACE, "words"))
+    await cluster.settle(20)
+    assert set(await groups(cluster)) == {"digits-r1"}
+    assert [owner["name"] for owner in (await ray(cluster))["metadata"]["ownerReferences"]] == [NAME]
+
+
+async def serves(cluster: Cluster, name: str) -> bool:
+    return await cluster.condition("Ready", name) == ("True", "Serving")
+
+
+async def test_without_fault_tolerance_there_is_no_store() -> None:
+    installation = parse_installation("ray: {gcsFaultTolerance: {enabled: false}}", "test")
+    cluster = Cluster(installation=installation)
+    await served(cluster)
+    (name,) = await rays(cluster)
+    assert "gcsFaultToleranceOptions" not in (await ray(cluster, name))["spec"]
+    assert await cluster.kube.list(STATEFUL_SET, NAMESPACE) == []
+
+
+async def test_autoscaling_bounds_group_and_application(cluster: Cluster) -> None:
+    await served(cluster, autoscaling={"minReplicas": 2, "maxReplicas": 5}, replicas=9)
+    assert await groups(cluster) == {"digits-r1": (2, 5, 2)}
+    (deployment,) = application(cluster, "digits-r1")["deployments"]
+    assert "num_replicas" not in deployment
+    config = deployment["autoscaling_config"]
+    assert (config["min_replicas"], config["max_replicas"], config["target_ongoing_requests"]) == (2, 5, 2)
+    assert (config["upscale_delay_s"], config["downscale_delay_s"]) == (10.0, 300.0)
+    status = await cluster.status()
+    assert (status["replicas"], status["readyReplicas"]) == (2, 2)
+    assert status["selector"] == "serving.sundog.dev/model-deployment=digits"
+    await cluster.apply("file:///models/v2", autoscaling={"minReplicas": 2, "maxReplicas": 5})
+    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    assert await groups(cluster) == {"digits-r1": (2, 5, 2), "digits-r2": (1, 5, 1)}
