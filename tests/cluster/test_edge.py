@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 import aiohttp
+import psutil
 import pytest
 
 import pod_traffic
@@ -65,6 +66,7 @@ class Namespace:
         self.name = name
         self.world = world
         self.serve = serve
+        self.operator_away = False
 
     def kubectl(self, *arguments: str) -> str:
         return self.cluster.kubectl("-n", self.name, *arguments)
@@ -89,7 +91,9 @@ class Namespace:
         return (found[0].status, found[0].reason, found[0].message) if found else ("Absent", "", "")
 
     async def round(self) -> None:
-        """One pass of every key; what Serve should run follows from the statuses."""
+        """One pass of every key, unless the operator is away; what Serve should run follows from the statuses."""
+        if self.operator_away:
+            return
         deployments = await self.world.kube.list(MODEL_DEPLOYMENT, self.name)
         keys = [Key("modeldeployment", self.name, obj["metadata"]["name"]) for obj in deployments]
         for key in (*keys, edge_key(self.name)):
@@ -330,6 +334,51 @@ async def ask(pod: Json, namespace: Namespace, headers: Mapping[str, str]) -> in
     url = f"http://{pod['status']['podIP']}:8080/{NAME}/"
     async with aiohttp.ClientSession() as session, session.get(url, headers=dict(headers)) as response:
         return response.status
+
+
+async def test_edges_serve_on_while_the_api_server_refuses_them_and_their_agents_die(namespace: Namespace) -> None:
+    await namespace.apply(replicas=2)
+    await namespace.serves(1)
+    edges = await namespace.ready_edges()
+    async with namespace.traffic(f"http://{NAME}.{namespace.name}.svc/") as traffic:
+        namespace.operator_away = True
+        namespace.kubectl("delete", "rolebinding", names.EDGE)
+        for pod in edges:
+            await _kill_agent(namespace, pod)
+            await traffic.more(100)
+        reports = await namespace.world.edges.read(edges)
+        assert [report.evidence["document"]["generation"] > 0 for report in reports if report.evidence] == [True, True]
+        namespace.operator_away = False
+        await namespace.apply(replicas=2, endpoint={"requestTimeout": "17s"})
+
+        async def followed() -> bool:
+            wanted = namespace.cluster.kubectl.get("-n", namespace.name, "cm", names.EDGE)["data"]["split.json"]
+            found = await namespace.world.edges.read(edges)
+            generations = {(report.evidence or {}).get("document", {}).get("generation") for report in found}
+            return '"requestTimeoutSeconds": 17.0' in wanted and generations == {json.loads(wanted)["generation"]}
+
+        await namespace.until(followed, "the edges follow again")
+    assert traffic.answers.keys() == {"200"}, traffic.failures
+
+
+async def _kill_agent(namespace: Namespace, pod: Json) -> None:
+    """The agent of one pod is gone in an instant, and another one runs in its place."""
+    name = pod["metadata"]["name"]
+    mine = [f"--namespace={namespace.name}", f"--edge-name={name}"]
+    for process in psutil.process_iter(["cmdline"]):
+        if all(part in (process.info["cmdline"] or ()) for part in mine):
+            process.kill()
+            break
+    else:
+        pytest.skip("the node's processes are not on this machine")
+
+    async def restarted() -> bool:
+        found = await namespace.world.kube.get(Ref(POD, namespace.name, name))
+        assert found is not None
+        counts = {each["name"]: each["restartCount"] for each in found["status"]["containerStatuses"]}
+        return counts == {"haproxy": 0, "agent": 1} and _is_ready(found)
+
+    await namespace.until(restarted, f"another agent in {name}")
 
 
 async def test_a_service_of_somebody_else_is_left_alone_and_told(namespace: Namespace) -> None:
