@@ -29,9 +29,9 @@ from sundog_operator.api import ModelDeploymentStatus
 from sundog_operator.api.installation import parse_installation
 from sundog_operator.app.keys import Key, edge_key
 from sundog_operator.app.loop import RECONCILERS
+from sundog_operator.app.reconcile_ray_cluster import applications_of
 from sundog_operator.app.world import Settings, World
-from sundog_operator.core import names, revisions, serve_config
-from sundog_operator.core.live import live_revisions
+from sundog_operator.core import live, names
 from sundog_operator.errors import Conflict, DependencyError
 from sundog_operator.ports import CONTROLLER_REVISION, MODEL_DEPLOYMENT, POD, RAY_CLUSTER, SECRET, SERVICE, Ref
 
@@ -103,18 +103,12 @@ class Namespace:
 
     async def _play_ray(self, deployments: list[Json]) -> None:
         stored = await self.world.kube.list(CONTROLLER_REVISION, self.name)
-        applications = []
+        serve = await self.serve.read()
+        applications: list[Json] = []
         for obj in deployments:
-            status, meta = ModelDeploymentStatus.parse(obj.get("status")), obj["metadata"]
-            if status.cluster:
-                await self._cluster(status.cluster)
-            for revision in revisions.read_owned(stored, meta["uid"]):
-                count = live_revisions(status).get(revision.number)
-                if count:
-                    spec = revisions.spec_of(revision)
-                    applications.append(
-                        serve_config.make_application(self.name, meta["name"], revision, spec, count, 0)
-                    )
+            for cluster in live.clusters(ModelDeploymentStatus.parse(obj.get("status"))):
+                await self._cluster(cluster)
+                applications += applications_of(obj, stored, serve, cluster, self.world.settings.installation)
         await self.serve.put(applications)
 
     async def _cluster(self, name: str) -> None:

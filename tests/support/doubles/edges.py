@@ -61,7 +61,7 @@ class FakeEdges:
         ready = any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
         if name in self.silent:
             return EdgeReport(name, ready, False, None, "GET http://…/evidence: TimeoutError")
-        uid = pod["metadata"]["uid"]
+        uid = pod["metadata"].get("uid", "")
         return EdgeReport(name, ready, False, self._evidence(self._in_force.get(name)), uid=uid)
 
     def _apply(self, name: str, document: dict[str, Any]) -> None:
