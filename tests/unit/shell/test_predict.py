@@ -14,6 +14,7 @@ from aiohttp import web
 
 from certificates import Certificate, self_signed
 from doubles.cluster import NAMESPACE
+from sundog_operator.adapters.memory_kubernetes.kubeconfig import write_kubeconfig
 from sundog_operator.ports import MODEL_DEPLOYMENT, Ref
 from sundog_operator.shell.exits import Exit
 
@@ -44,6 +45,11 @@ class Endpoint:
             return web.json_response(problem, status=400, headers=headers, content_type="application/problem+json")
         return web.json_response({"outputs": [2 * x for x in inputs]}, headers=headers)
 
+    async def stored(self, _: web.Request) -> web.StreamResponse:
+        metadata = {"name": "digits", "namespace": NAMESPACE}
+        kind = {"apiVersion": MODEL_DEPLOYMENT.api_version, "kind": MODEL_DEPLOYMENT.kind}
+        return web.json_response({**kind, "metadata": metadata, "status": {"url": f"http://digits.{NAMESPACE}.svc"}})
+
     async def in_pieces(self, request: web.Request, content_type: str, *pieces: bytes, cut: bool) -> web.StreamResponse:
         response = web.StreamResponse(headers={"x-sundog-arm": "stable", "content-type": content_type})
         await response.prepare(request)
@@ -54,6 +60,7 @@ class Endpoint:
         return response
 
 
+OBJECTS = f"/apis/{MODEL_DEPLOYMENT.api_version}/namespaces/{NAMESPACE}"
 PIECES = {
     "stream": ("application/x-ndjson", b'{"token":', b'"a"}\n', b'{"token":"b"}'),
     "events": ("text/event-stream", b'data: {"token":"a"}\n\n', b'event: end\ndata: "done"\n\n'),
@@ -70,6 +77,9 @@ def endpoint(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Endpoin
     async def serve() -> None:
         app = web.Application()
         app.router.add_post("/digits", made.answer)
+        # As an API server: the object, and the way to its Service.
+        app.router.add_get(f"{OBJECTS}/modeldeployments/digits", made.stored)
+        app.router.add_post(f"/api/v1/namespaces/{NAMESPACE}/services/http:digits:http/proxy/digits/", made.answer)
         runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
@@ -195,6 +205,21 @@ def test_json_output_holds_everything(digits: Any) -> None:
         "revision": "8",
     }
     assert answer["milliseconds"] > 0
+
+
+def test_from_outside_of_the_cluster_it_goes_through_the_api_server(
+    sundog: Any, endpoint: Endpoint, tmp_path: Path
+) -> None:
+    server = endpoint.url.removesuffix("/digits")
+    write_kubeconfig(tmp_path / "outside", server, "let me in", namespace=NAMESPACE)
+    asked = ("predict", "digits", "--kubeconfig", str(tmp_path / "outside"))
+    done = sundog(*asked, "--data", "[1, 2]", "-H", "x-user-id: ada", "--api-key", "a key")
+    assert (done.code, done.out) == (0, '{"outputs":[2,4]}\n')
+    assert done.err.startswith("arm canary, revision 8, ")
+    assert (endpoint.seen, endpoint.keys) == ([({"inputs": [1, 2]}, "ada")], ["a key"])
+    refused = sundog(*asked, "--data", '"one"')
+    assert (refused.code, "WrongType: inputs is a JSON number" in refused.err) == (Exit.REFUSED, True)
+    assert sundog(*asked, "--data", '"wait"', "--timeout", "0.2").code == Exit.TIMEOUT
 
 
 def test_what_the_endpoint_refuses_is_one_line(digits: Any, endpoint: Endpoint) -> None:

@@ -162,6 +162,18 @@ class KubernetesClient:
         except _Absent:
             return
 
+    async def post_to_service(
+        self, service: Ref, port: str, path: str, body: Any, headers: Mapping[str, str]
+    ) -> aiohttp.ClientResponse:
+        """POST JSON to a port of a Service through the API server, and take whatever it answers; for who is outside of the cluster.
+
+        `port` is its name, http or https. How long to wait is the caller's to say. Raises DependencyError when the API server does not
+        answer.
+        """
+        url = f"{_collection(service.kind, service.namespace)}/{port}:{quote(service.name, safe='')}:{port}/proxy{path}"
+        call = _Call(str(service), "POST", url, body=body)
+        return await self._answer(call, aiohttp.ClientTimeout(total=None), headers)
+
     async def watch(self, kind: Kind, namespace: str | None = None) -> AsyncIterator[WatchEvent]:
         """See the port.
 
@@ -242,23 +254,29 @@ class KubernetesClient:
         return document
 
     async def _send(self, call: _Call, timeout: aiohttp.ClientTimeout) -> aiohttp.ClientResponse:
+        response = await self._answer(call, timeout, {})
+        if response.status >= 400:
+            raise await _failure(call.subject, response)
+        return response
+
+    async def _answer(
+        self, call: _Call, timeout: aiohttp.ClientTimeout, headers: Mapping[str, str]
+    ) -> aiohttp.ClientResponse:
         try:
-            method, url, headers, body, _ = await self._api.param_serialize(
+            method, url, sent, body, _ = await self._api.param_serialize(
                 call.method,
                 call.path,
                 query_params=list(call.query),
-                header_params={"Accept": "application/json", "Content-Type": call.content_type},
+                header_params={"Accept": "application/json", "Content-Type": call.content_type, **headers},
                 body=call.body,
                 auth_settings=["BearerToken"],
             )
-            answer = await self._api.call_api(method, url, headers, body, _request_timeout=timeout)
+            answer = await self._api.call_api(method, url, sent, body, _request_timeout=timeout)
         except (aiohttp.ClientError, TimeoutError, OSError, ConfigException) as error:
             self.on_answer(call.method, self._api.configuration.host, 0)
             raise DependencyError(f"{call.subject}: the API server does not answer: {error!r}") from error
         response: aiohttp.ClientResponse = answer.response
         self.on_answer(call.method, self._api.configuration.host, response.status)
-        if response.status >= 400:
-            raise await _failure(call.subject, response)
         return response
 
     def _as_manager(self) -> tuple[tuple[str, str]]:

@@ -103,10 +103,10 @@ def show_source(answer: Answer, milliseconds: float) -> None:
 
 
 def reason(answer: Answer) -> str:
-    """What problem details say, or the start of the text."""
+    """What problem details or a Status of the API server say, or the start of the text."""
     body = answer.body
     if isinstance(body, dict):
-        told = [str(body[key]) for key in ("title", "detail") if body.get(key)]
+        told = [str(body[key]) for key in ("title", "detail", "message") if body.get(key)]
         return ": ".join(dict.fromkeys(told)) or orjson.dumps(body).decode()[:300]
     return str(body).strip()[:300] or "no reason given"
 

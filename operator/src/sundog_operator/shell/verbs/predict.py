@@ -1,9 +1,12 @@
 """`sundog predict`."""
 
+import asyncio
 import ipaddress
 import ssl
 import sys
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -14,7 +17,7 @@ import click
 import orjson
 
 from sundog_operator.core import names
-from sundog_operator.ports import MODEL_DEPLOYMENT, Object, Ref
+from sundog_operator.ports import MODEL_DEPLOYMENT, SERVICE, Object, Ref
 from sundog_operator.shell import answers
 from sundog_operator.shell.answers import Answer
 from sundog_operator.shell.exits import CommandFailed, Exit, one_line
@@ -27,10 +30,16 @@ _API_KEY: Final = "x-api-key"
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where to ask. `host` is the name that its certificate is for; empty where the URL says it."""
+    """Where to ask.
+
+    Attributes:
+        host: the name that its certificate is for; empty where the URL says it.
+        service: what is asked through the API server, for its name says nothing outside of the cluster; else None.
+    """
 
     url: str
     host: str = ""
+    service: Ref | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +102,14 @@ async def predict(
 ) -> None:
     """Send a request to a model's endpoint and print the prediction.
 
+    From outside of the cluster it goes through the API server, which takes the right to create `services/proxy`.
+
     What answered, and how fast, goes to standard error. An answer in pieces is printed as it comes. `-o json` prints all of it.
     """
     call = Call(_body(data, file), _headers(headers, api_key), timeout, not insecure, cacert)
     endpoint = Endpoint(url) if url else await _endpoint(server, name)
     started = time.perf_counter()
-    answer = await _post(endpoint, call, as_it_comes=output == "text")
+    answer = await _post(server, endpoint, call, as_it_comes=output == "text")
     elapsed_ms = (time.perf_counter() - started) * 1000
     if output == "text":
         answers.show_source(answer, elapsed_ms)
@@ -140,7 +151,19 @@ async def _endpoint(server: Server, name: str) -> Endpoint:
         raise CommandFailed(
             f"ModelDeployment {server.namespace}/{name} has no endpoint yet: `sundog describe {name}` tells why"
         )
+    service = Ref(SERVICE, server.namespace, name)
+    inside = urlsplit(str(address)).hostname in names.hosts(name, server.namespace)
+    if inside and not await _is_known(str(urlsplit(str(address)).hostname)):
+        return Endpoint(str(address), service=service)
     return Endpoint(str(address), _certified(obj, str(address)))
+
+
+async def _is_known(host: str) -> bool:
+    """Whether a name has an address here."""
+    try:
+        return bool(await asyncio.get_running_loop().getaddrinfo(host, None))
+    except OSError:
+        return False
 
 
 def _certified(obj: Object, address: str) -> str:
@@ -170,23 +193,11 @@ def _trust(call: Call) -> ssl.SSLContext | bool:
     return context
 
 
-async def _post(endpoint: Endpoint, call: Call, *, as_it_comes: bool) -> Answer:
+async def _post(server: Server, endpoint: Endpoint, call: Call, *, as_it_comes: bool) -> Answer:
     """The answer, printed already with `as_it_comes`. Raises CommandFailed, also for an answer that is no prediction."""
-    url, limit = endpoint.url, aiohttp.ClientTimeout(total=call.timeout_s)
-    host = endpoint.host if urlsplit(url).scheme == "https" else ""
-    begun = False
+    url, begun = endpoint.url, False
     try:
-        async with (
-            aiohttp.ClientSession(timeout=limit) as session,
-            session.post(
-                url,
-                data=call.body,
-                headers=call.headers,
-                allow_redirects=False,
-                ssl=_trust(call),
-                server_hostname=host or None,
-            ) as response,
-        ):
+        async with _asked(server, endpoint, call) as response:
             begun = True
             if as_it_comes and answers.is_streamed(response):
                 return await answers.show_as_it_comes(response)
@@ -208,3 +219,30 @@ async def _post(endpoint: Endpoint, call: Call, *, as_it_comes: bool) -> Answer:
     except (aiohttp.ClientError, OSError) as err:
         what = "the answer was cut off" if begun else "cannot be reached"
         raise CommandFailed(f"{url}: {what}: {one_line(err)}", Exit.UNREACHABLE) from None
+
+
+@asynccontextmanager
+async def _asked(server: Server, endpoint: Endpoint, call: Call) -> AsyncIterator[aiohttp.ClientResponse]:
+    scheme = urlsplit(endpoint.url).scheme
+    if endpoint.service is not None:
+        # By the path, for the API server sends a host of its own.
+        path, body = f"/{endpoint.service.name}/", orjson.loads(call.body)
+        async with asyncio.timeout(call.timeout_s):
+            response = await server.kube.post_to_service(endpoint.service, scheme, path, body, call.headers)
+            try:
+                yield response
+            finally:
+                response.close()
+        return
+    async with (
+        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=call.timeout_s)) as session,
+        session.post(
+            endpoint.url,
+            data=call.body,
+            headers=call.headers,
+            allow_redirects=False,
+            ssl=_trust(call),
+            server_hostname=(endpoint.host if scheme == "https" else "") or None,
+        ) as response,
+    ):
+        yield response
