@@ -199,3 +199,18 @@ async def test_network_policies_come_and_go_with_the_installations_word(cluster:
     await reconcile(cluster)
     left = [policy["metadata"]["name"] for policy in await cluster.kube.list(NETWORK_POLICY, NAMESPACE)]
     assert left == ["theirs"]
+
+
+async def test_the_edge_answers_for_the_full_names_of_its_own_cluster(cluster: Cluster) -> None:
+    world = cluster.world
+    settings = Settings.of(Installation(cluster_domain="k8s.example"), "test")
+    cluster.world = World(world.kube, world.serve, world.edges, world.clock, settings)
+    await cluster.kube.apply(model_deployment(name="other", endpoint={"host": f"{NAME}.{NAMESPACE}.svc.k8s.example"}))
+    await reconcile(cluster)
+    stored = await cluster.kube.get(Ref(CONFIG_MAP, NAMESPACE, names.EDGE))
+    assert stored is not None
+    found = {service["name"]: service["hosts"] for service in json.loads(stored["data"]["split.json"])["services"]}
+    assert found == {
+        name: [f"{name}.{NAMESPACE}.svc", f"{name}.{NAMESPACE}.svc.k8s.example", f"{name}.{NAMESPACE}"]
+        for name in (NAME, "other")
+    }, "a name of another's is not to be had"

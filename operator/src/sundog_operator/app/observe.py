@@ -69,7 +69,7 @@ async def observe(world: World, deployment: Object) -> Observed:
         foreign=(*_foreign(*rays.values(), config_map, edge_deployment), *await foreign_to(world, deployment)),
         url=_url(pods, namespace, name, tls=_has_tls(world, deployment, split)),
         split=split,
-        host_taken_by=hosts.taken_by(deployment, others),
+        host_taken_by=hosts.taken_by(deployment, others, world.settings.cluster_domain),
         image=world.settings.runtime_image,
         secrets=await _secrets(world, deployment),
         installation=world.settings.installation,

@@ -42,7 +42,7 @@ async def reconcile_edge(world: World, key: Key) -> float | None:
     stored_revisions = await world.kube.list(CONTROLLER_REVISION, key.namespace)
     entries = (_entry(world, member, members, experiments, stored_revisions, previous) for member in members)
     services = [entry for entry in entries if entry is not None]
-    document = traffic.make_document(key.namespace, services, clusters, previous)
+    document = traffic.make_document(key.namespace, services, clusters, previous, world.settings.cluster_domain)
     wanted = edge_objects.make_config_map(key.namespace, members, document)
     installation = world.settings.installation
     if installation is None:
@@ -99,8 +99,11 @@ def _entry(
         spec = revisions.spec_of(stable) if stable else None
     if spec is None:
         return None
-    host = "" if hosts.taken_by(member, members) else spec.endpoint.host
-    return traffic.make_service(meta["namespace"], name, spec, status.cluster, split, host=host, limits=limits)
+    domain = world.settings.cluster_domain
+    host = "" if hosts.taken_by(member, members, domain) else spec.endpoint.host
+    return traffic.make_service(
+        meta["namespace"], name, spec, status.cluster, split, host=host, limits=limits, domain=domain
+    )
 
 
 async def _clusters(world: World, namespace: str, members: list[Object]) -> list[ClusterView]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Final, Self
 
 from sundog_operator.api.installation import Installation
+from sundog_operator.core import names
 from sundog_operator.core.events import Event
 from sundog_operator.ports import Clock, Edges, Kubernetes, Serve
 
@@ -27,6 +28,11 @@ class Settings:
     edge_image: str = "sundog/edge"
     workers: int = 4
     installation: Installation | None = None
+
+    @property
+    def cluster_domain(self) -> str:
+        """The last part of the full names of Services."""
+        return self.installation.cluster_domain if self.installation else names.CLUSTER_DOMAIN
 
     @classmethod
     def of(cls, installation: Installation, identity: str) -> Self:

@@ -6,7 +6,9 @@ from typing import Any
 from sundog_operator.core import names
 
 
-def taken_by(deployment: Mapping[str, Any], others: Iterable[Mapping[str, Any]]) -> str:
+def taken_by(
+    deployment: Mapping[str, Any], others: Iterable[Mapping[str, Any]], domain: str = names.CLUSTER_DOMAIN
+) -> str:
     """The ModelDeployment that has the host which this one's `endpoint.host` asks for; empty when it is free or its own.
 
     A name that follows from a ModelDeployment's own name is always its own; any other belongs to the oldest that asks for it. The edge
@@ -17,7 +19,7 @@ def taken_by(deployment: Mapping[str, Any], others: Iterable[Mapping[str, Any]])
         return ""
     rivals = [other for other in others if other["metadata"]["name"] != deployment["metadata"]["name"]]
     for other in rivals:
-        if wanted in names.hosts(other["metadata"]["name"], other["metadata"]["namespace"]):
+        if wanted in names.hosts(other["metadata"]["name"], other["metadata"]["namespace"], domain=domain):
             return str(other["metadata"]["name"])
     older = [other for other in rivals if _wanted(other) == wanted and age(other) < age(deployment)]
     return str(min(older, key=age)["metadata"]["name"]) if older else ""

@@ -27,6 +27,7 @@ RAY_TOKEN_KEY = "token"  # noqa: S105 the name of a key
 VALKEY = "sundog-valkey"
 PASSWORD_KEY = "password"  # noqa: S105 the name of a key
 SPLIT_KEY = "split.json"
+CLUSTER_DOMAIN = "cluster.local"
 SERVE_DEPLOYMENT = "Model"
 
 STABLE = "stable"
@@ -89,9 +90,9 @@ def valkey(cluster: str) -> str:
     return f"{cluster}-valkey"
 
 
-def hosts(service: str, namespace: str, extra: str = "") -> list[str]:
-    """Host names under which the edge answers for a service."""
-    names = [f"{service}.{namespace}.svc", f"{service}.{namespace}.svc.cluster.local", f"{service}.{namespace}"]
+def hosts(service: str, namespace: str, extra: str = "", domain: str = CLUSTER_DOMAIN) -> list[str]:
+    """Host names under which the edge answers for a service; `domain` is the cluster's."""
+    names = [f"{service}.{namespace}.svc", f"{service}.{namespace}.svc.{domain}", f"{service}.{namespace}"]
     return names if not extra or extra in names else [extra, *names]
 
 

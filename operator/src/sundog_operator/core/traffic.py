@@ -61,15 +61,17 @@ def make_service(
     *,
     host: str = "",
     limits: Mapping[int, int] | None = None,
+    domain: str = names.CLUSTER_DOMAIN,
 ) -> Json:
     """A service of the split document; without a split it has no arms, and the edge answers 503.
 
-    `host` is answered for beside the names that follow from the service's own. `limits` gives each revision's own `maxOngoingRequests`.
+    `host` is answered for beside the names that follow from the service's own in the cluster's `domain`. `limits` gives each revision's
+    own `maxOngoingRequests`.
     """
     endpoint = spec.endpoint
     return {
         "name": name,
-        "hosts": names.hosts(name, namespace, host),
+        "hosts": names.hosts(name, namespace, host, domain),
         "cluster": cluster,
         "unit": units.in_document(units.unit_of(spec.rollout.unit)),
         **split_fields(name, split, limits or {}),
@@ -170,13 +172,17 @@ def _cluster(view: ClusterView) -> Json:
 
 
 def make_document(
-    namespace: str, services: Iterable[Json], clusters: Mapping[str, Json], previous: Mapping[str, Any] | None
+    namespace: str,
+    services: Iterable[Json],
+    clusters: Mapping[str, Json],
+    previous: Mapping[str, Any] | None,
+    domain: str = names.CLUSTER_DOMAIN,
 ) -> Json:
     """The split document of a namespace. Its generation rises by one where anything else differs from the previous document.
 
     A service whose cluster was never seen is left out: it has nothing to send requests to.
     """
-    known = _without_rivals(namespace, [service for service in services if service["cluster"] in clusters])
+    known = _without_rivals(namespace, [service for service in services if service["cluster"] in clusters], domain)
     body = {
         "version": DOCUMENT_VERSION,
         "namespace": namespace,
@@ -188,9 +194,11 @@ def make_document(
     return {**body, "generation": generation if before == body else generation + 1}
 
 
-def _without_rivals(namespace: str, services: Sequence[Json]) -> list[Json]:
+def _without_rivals(namespace: str, services: Sequence[Json], domain: str) -> list[Json]:
     """Each host once: a service's own names are its own, any other goes to the first that has it."""
-    owners = {host: service["name"] for service in services for host in names.hosts(service["name"], namespace)}
+    owners = {
+        host: service["name"] for service in services for host in names.hosts(service["name"], namespace, domain=domain)
+    }
     kept = []
     for service in services:
         own = [host for host in service["hosts"] if owners.setdefault(host, service["name"]) == service["name"]]
