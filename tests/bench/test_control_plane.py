@@ -152,7 +152,9 @@ def measure(cluster: Cluster, folder: Path, count: int) -> Found:
         began = time.monotonic()
         with running_operator(folder, cluster.kubeconfig, "--namespace", "default", identity="b") as operator:
             name = "controller_runtime_reconcile_total"
-            wait_until(lambda: operator.metric(name, controller="modeldeployment") >= count, "a pass of each", 120)
+            wait_until(
+                lambda: operator.metric(name, controller="modeldeployment") >= count, "a pass of each", 120, every=1
+            )
             restart, restart_writes = time.monotonic() - began, writes(operator.requests())
     return Found(count, took, cpu, peak, requests, passes, idle, idle_cpu, restart, restart_writes)
 

@@ -119,6 +119,9 @@ class Kubernetes(Protocol):
     async def get(self, ref: Ref) -> Object | None:
         """The stored object, or None where there is none."""
 
+    async def labels(self, ref: Ref) -> Mapping[str, str] | None:
+        """The labels of the stored object, or None where there is none. Where objects are kept in memory, cheaper than `get`."""
+
     async def list(
         self, kind: Kind, namespace: str | None = None, labels: Mapping[str, str] | None = None
     ) -> list[Object]:

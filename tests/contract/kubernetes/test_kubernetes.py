@@ -390,6 +390,14 @@ class TestList:
         assert [obj["metadata"]["name"] for obj in one] == ["a", "b"]
         assert await kube.list(MODEL_DEPLOYMENT, "vision", {"x": "2"}) == []
 
+    async def test_labels_alone_are_what_get_gives(self, kube: Kubernetes) -> None:
+        await kube.apply(mdep(metadata={"labels": {"team": "a"}}))
+        assert await kube.labels(DIGITS) == {"team": "a"}
+        await kube.create(mdep("plain"))
+        assert await kube.labels(Ref(MODEL_DEPLOYMENT, "vision", "plain")) == {}
+        await kube.delete(DIGITS)
+        assert await kube.labels(DIGITS) is None
+
     async def test_gives_what_get_gives(self, kube: Kubernetes) -> None:
         await kube.apply(secret("a", x="1"))
         await kube.apply(secret("b", x="2"))

@@ -66,10 +66,12 @@ class OperatorProcess:
 
     def requests(self) -> dict[str, float]:
         """Requests to the API server so far, by method."""
-        return {
-            method: self.metric("rest_client_requests_total", method=method)
-            for method in ("GET", "POST", "PATCH", "PUT", "DELETE")
-        }
+        found = dict.fromkeys(("GET", "POST", "PATCH", "PUT", "DELETE"), 0.0)
+        for method, number in re.findall(
+            r'^rest_client_requests_total{.*method="([A-Z]+)"} (\S+)$', self.get("/metrics")[1], re.MULTILINE
+        ):
+            found[method] += float(number)
+        return found
 
     def cpu_s(self) -> float:
         """CPU seconds so far."""
@@ -131,7 +133,11 @@ def running_operator(
 
 
 def wait_until(
-    reached: Callable[[], bool], what: str, within: float = 60.0, alive: OperatorProcess | None = None
+    reached: Callable[[], bool],
+    what: str,
+    within: float = 60.0,
+    alive: OperatorProcess | None = None,
+    every: float = 0.05,
 ) -> float:
     """Wait for a condition; how long it took. Fails with what was waited for."""
     began = time.monotonic()
@@ -140,5 +146,5 @@ def wait_until(
             raise AssertionError(f"the operator ended with {alive.process.returncode}: {alive.log.read_text()[-2000:]}")
         if time.monotonic() - began > within:
             raise AssertionError(f"not within {within:g} s: {what}")
-        time.sleep(0.05)
+        time.sleep(every)
     return time.monotonic() - began

@@ -116,6 +116,11 @@ class KubernetesClient:
         except _Absent:
             return None
 
+    async def labels(self, ref: Ref) -> Mapping[str, str] | None:
+        """See the port."""
+        obj = await self.get(ref)
+        return None if obj is None else obj["metadata"].get("labels") or {}
+
     async def create(self, obj: Object) -> Object:
         """See the port."""
         ref = ref_of(obj)

@@ -8,7 +8,7 @@ from sundog_operator.api.installation import Installation
 from sundog_operator.app.children import ensure
 from sundog_operator.app.world import World
 from sundog_operator.core import edge_objects, edge_pods, names, network_policies, secrets, traffic
-from sundog_operator.core.ray_cluster import is_ours
+from sundog_operator.core.ray_cluster import is_ours, is_ours_by
 from sundog_operator.ports import NETWORK_POLICY, SECRET, SERVICE, Object, Ref, ref_of
 
 log = logging.getLogger("sundog.operator")
@@ -28,8 +28,9 @@ def shared(namespace: str, members: Sequence[Object], installation: Installation
 async def foreign(world: World, namespace: str, installation: Installation) -> list[str]:
     """What stands where the shared objects should and was not made by us."""
     refs = [ref_of(obj) for obj in shared(namespace, (), installation)]
-    stored = [await world.kube.get(ref) for ref in refs]
-    return [f"{obj['kind']} {obj['metadata']['name']}" for obj in stored if obj is not None and not is_ours(obj)]
+    # All of them name every member as an owner: to read them whole in each member's pass would take the square of their number.
+    found = [(ref, await world.kube.labels(ref)) for ref in refs]
+    return [f"{ref.kind.kind} {ref.name}" for ref, labels in found if labels is not None and not is_ours_by(labels)]
 
 
 async def foreign_to(world: World, member: Object) -> list[str]:

@@ -19,6 +19,10 @@ class FencedKubernetes:
         """See the port."""
         return await self._kube.get(ref)
 
+    async def labels(self, ref: Ref) -> Mapping[str, str] | None:
+        """See the port."""
+        return await self._kube.labels(ref)
+
     async def create(self, obj: Object) -> Object:
         """See the port."""
         self._check(ref_of(obj))

@@ -111,5 +111,9 @@ def make_ray_cluster(namespace: str, name: str, members: Iterable[Json], image: 
 
 def is_ours(obj: Mapping[str, Any]) -> bool:
     """Whether an object carries our manager label: what does not is never adopted, changed or deleted."""
-    labels = obj["metadata"].get("labels") or {}
+    return is_ours_by(obj["metadata"].get("labels") or {})
+
+
+def is_ours_by(labels: Mapping[str, str]) -> bool:
+    """The same, by its labels."""
     return labels.get(names.LABEL_MANAGED_BY) == names.MANAGER

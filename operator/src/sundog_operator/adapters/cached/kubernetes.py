@@ -139,6 +139,15 @@ class CachedKubernetes:
             return await self._ask(ref)
         return entry.load() if entry else None
 
+    async def labels(self, ref: Ref) -> Mapping[str, str] | None:
+        """See the port."""
+        if ref.kind in self._synced and ref not in self._doubtful[ref.kind]:
+            entry = self.objects.get(ref)
+            if entry is not None:
+                return entry.labels
+        obj = await self.get(ref)
+        return None if obj is None else obj["metadata"].get("labels") or {}
+
     async def create(self, obj: Object) -> Object:
         """See the port."""
         return await self._write(ref_of(obj), self._source.create(obj))

@@ -85,6 +85,11 @@ class MemoryKubernetes:
         await self.enter("get", ref)
         return self.store.get(ref)
 
+    async def labels(self, ref: Ref) -> Mapping[str, str] | None:
+        """See the port."""
+        obj = await self.get(ref)
+        return None if obj is None else obj["metadata"].get("labels") or {}
+
     async def create(self, obj: Object, *, manager: str | None = None, strict: bool = False) -> Object:
         """See the port. Raises Invalid besides; `strict` makes a field that the schema lacks invalid."""
         return await self._write(
