@@ -1,7 +1,8 @@
 {{/*
 What the operator may do in a namespace that it watches: a ClusterRole for all of them, or a Role in each of `watchNamespaces`.
-Every verb here is one that the code uses; a test compares them. Nobody may be granted what the granter does not hold,
-so the right to `sundog-edge`'s own Secret is here because each edge gets it.
+Every verb is one that it uses: a test compares them with what the API server saw. Names that are fixed are named; a create
+by server-side apply has a name, and is bound by it. Nobody may grant what he does not hold: what is said of `sundog-edge`
+includes what each edge gets, so the operator needs neither `escalate` nor `bind`.
 */}}
 {{- define "sundog.rules" -}}
 - apiGroups: [serving.sundog.dev]
@@ -10,51 +11,102 @@ so the right to `sundog-edge`'s own Secret is here because each edge gets it.
 - apiGroups: [serving.sundog.dev]
   resources: [modeldeployments/status, experiments/status]
   verbs: [patch]
-# Admission asks for this of who names an owner that blocks (OwnerReferencesPermissionEnforcement, as on OpenShift).
+# Where OwnerReferencesPermissionEnforcement is on, as on OpenShift, admission asks for `update` of an owner's finalizers of who
+# names it as an owner that blocks, and for `delete` of who changes the owners of an object: hence that verb below.
 - apiGroups: [serving.sundog.dev]
   resources: [modeldeployments/finalizers]
   verbs: [update]
-# The records of rollouts.
+- apiGroups: [ray.io]
+  resources: [rayclusters/finalizers]
+  verbs: [update]
+# The records of rollouts, and the revisions.
 - apiGroups: [serving.sundog.dev]
   resources: [experiments]
-  verbs: [get, list, watch, create, patch, delete]
+  verbs: [get, list, watch, create, delete]
 - apiGroups: [apps]
   resources: [controllerrevisions]
   verbs: [get, list, watch, create, delete]
+- apiGroups: [events.k8s.io]
+  resources: [events]
+  verbs: [create]
+# Ray: its clusters, their stores, their pods.
 - apiGroups: [ray.io]
   resources: [rayclusters]
-  verbs: [get, list, watch, create, patch, update]
-# The edge, and Ray's memory.
+  verbs: [get, list, watch, create, update, delete]
 - apiGroups: [apps]
-  resources: [deployments, statefulsets]
-  verbs: [get, list, watch, create, patch]
-- apiGroups: [""]
-  resources: [configmaps, services, serviceaccounts]
-  verbs: [get, list, watch, create, patch]
-- apiGroups: [networking.k8s.io]
-  resources: [networkpolicies]
-  verbs: [get, list, watch, create, patch, delete]
-- apiGroups: [policy]
-  resources: [poddisruptionbudgets]
-  verbs: [get, list, watch, create, patch]
-# For each edge the right to follow its own ConfigMap and Secret.
-- apiGroups: [rbac.authorization.k8s.io]
-  resources: [roles, rolebindings]
-  verbs: [get, list, watch, create, patch]
-- apiGroups: [""]
-  resources: [secrets]
-  resourceNames: [sundog-edge]
+  resources: [statefulsets]
   verbs: [get, list, watch, create, patch]
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch, delete]
-- apiGroups: [events.k8s.io]
-  resources: [events]
-  verbs: [create]
-# Those that endpoints and models name: a role cannot know their names, but without `list` only names are found that users wrote down.
+- apiGroups: [""]
+  resources: [resourcequotas]
+  verbs: [list]
+# A Service per ModelDeployment, and what else its edge consists of.
+- apiGroups: [""]
+  resources: [services]
+  verbs: [get, list, watch, create, patch]
+- apiGroups: [""]
+  resources: [configmaps, serviceaccounts]
+  verbs: [get, list, watch]
+- apiGroups: [""]
+  resources: [configmaps, serviceaccounts]
+  resourceNames: [sundog-edge]
+  verbs: [create, patch, delete]
+- apiGroups: [""]
+  resources: [services]
+  resourceNames: [sundog-edge]
+  verbs: [delete]
+- apiGroups: [apps]
+  resources: [deployments]
+  verbs: [list, watch]
+- apiGroups: [apps]
+  resources: [deployments]
+  resourceNames: [sundog-edge]
+  verbs: [get, create, patch, delete]
+- apiGroups: [networking.k8s.io]
+  resources: [networkpolicies]
+  verbs: [list, watch]
+- apiGroups: [networking.k8s.io]
+  resources: [networkpolicies]
+  resourceNames: [sundog-edge, sundog-ray, sundog-ray-workers, sundog-valkey]
+  verbs: [get, create, patch, delete]
+- apiGroups: [policy]
+  resources: [poddisruptionbudgets]
+  verbs: [list, watch]
+- apiGroups: [policy]
+  resources: [poddisruptionbudgets]
+  resourceNames: [sundog-edge]
+  verbs: [get, create, patch, delete]
+- apiGroups: [rbac.authorization.k8s.io]
+  resources: [roles, rolebindings]
+  verbs: [list, watch]
+- apiGroups: [rbac.authorization.k8s.io]
+  resources: [roles, rolebindings]
+  resourceNames: [sundog-edge]
+  verbs: [get, create, patch, delete]
+# What users name: endpoints, models and environments. Without `list` only Secrets are found whose name somebody wrote down.
+- apiGroups: [""]
+  resources: [persistentvolumeclaims]
+  verbs: [get]
 - apiGroups: [""]
   resources: [secrets]
-  verbs: {{ ternary (list "get" "list" "watch") (list "get") .Values.installation.watchSecrets | toJson }}
+  verbs: {{ ternary (list "get" "create" "list" "watch") (list "get" "create") .Values.installation.watchSecrets | toJson }}
+- apiGroups: [""]
+  resources: [secrets]
+  resourceNames: [sundog-edge]
+  verbs: [list, watch, patch, delete]
+- apiGroups: [""]
+  resources: [secrets]
+  resourceNames: [sundog-ray]
+  verbs: [update, delete]
+{{- end }}
+
+{{/* What is the cluster's own, for an operator that watches all of it: where GPUs are. */}}
+{{- define "sundog.clusterRules" -}}
+- apiGroups: [""]
+  resources: [nodes]
+  verbs: [list]
 {{- end }}
 
 {{/* The Lease, in the operator's own namespace. A name cannot bind `create`. */}}

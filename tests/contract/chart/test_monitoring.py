@@ -14,7 +14,7 @@ from charting import CHART, ROOT, one, values
 ALERTS = yaml.safe_load((CHART / "files" / "alerts.yaml").read_text())
 DASHBOARD = json.loads((CHART / "files" / "dashboard.json").read_text())
 RULES = [rule for group in ALERTS["groups"] for rule in group["rules"]]
-METRIC = re.compile(r"\bsundog_[a-z0-9_]+")
+METRIC = re.compile(r"\b(?:sundog|controller_runtime|workqueue|leader_election|rest_client)_[a-z0-9_]+")
 SUFFIX = re.compile(r"_(total|bucket|sum|count)$")
 # As Grafana fills them in.
 VARIABLES = {"$__rate_interval": "5m", "$namespace": ".*", "$service": ".*"}

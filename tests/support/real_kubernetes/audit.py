@@ -11,6 +11,7 @@ import yaml
 from real_kubernetes.instance import Instance
 
 CREATED = 201
+FORBIDDEN = 403
 
 
 @dataclass(frozen=True, order=True)
@@ -60,9 +61,9 @@ def uses(path: Path, account: str) -> set[Use]:
 
 
 def refusals(path: Path, account: str) -> set[Use]:
-    """What it asked for and was refused for want of a right."""
+    """What it asked for and was refused for want of a right, by the roles or by admission."""
     entries = (json.loads(line) for line in path.read_text().splitlines())
-    return {_use(entry) for entry in entries if _of(entry, account) and _decision(entry) == "forbid"}
+    return {_use(entry) for entry in entries if _of(entry, account) and _code(entry) == FORBIDDEN}
 
 
 def _uses(entry: dict[str, Any], account: str) -> Iterator[Use]:
@@ -71,13 +72,17 @@ def _uses(entry: dict[str, Any], account: str) -> Iterator[Use]:
     use = _use(entry)
     yield use
     # An apply of what is not there takes both rights.
-    if use.right.verb == "patch" and entry["responseStatus"]["code"] == CREATED:
+    if use.right.verb == "patch" and _code(entry) == CREATED:
         yield Use(Right("create", use.right.resource), use.namespace, use.name)
 
 
 def _of(entry: dict[str, Any], account: str) -> bool:
     found = entry["user"]["username"] == f"system:serviceaccount:{account}"
     return found and "objectRef" in entry
+
+
+def _code(entry: dict[str, Any]) -> int:
+    return int((entry.get("responseStatus") or {}).get("code", 0))
 
 
 def _decision(entry: dict[str, Any]) -> Any:

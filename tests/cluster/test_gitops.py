@@ -1,0 +1,118 @@
+"""Git's tools apply a manifest again and again while its rollout runs: no conflict, no drift, no new generation."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from charting.life import CANARY, MDEP, TEAM, Life, beginning, model_deployment
+from real_kubernetes.cluster import Cluster
+from real_kubernetes.kubectl import Kubectl
+
+EVERY_S = 2.0
+APPLIES = {
+    "argocd": ("apply", "--server-side", "--field-manager=argocd-controller"),
+    "flux": ("apply", "--server-side", "--field-manager=kustomize-controller"),
+    "client-side": ("apply",),
+}
+
+
+@dataclass
+class Syncs:
+    """What a tool met that applied one manifest again and again."""
+
+    count: int = 0
+    generations: set[int] = field(default_factory=set)
+    problems: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def syncing(kubectl: Kubectl, apply: tuple[str, ...], manifest: dict[str, Any]) -> Iterator[Syncs]:
+    """Apply the manifest at once and then every two seconds, and look for drift each time, until the context ends."""
+    syncs, ended, text = Syncs(), threading.Event(), json.dumps(manifest)
+
+    def sync() -> None:
+        diff = ("diff", *apply[1:])
+        for arguments in ((*apply, "-f", "-"), (*diff, "-f", "-")):
+            done = kubectl.run(*arguments, stdin=text)
+            if done.returncode:
+                syncs.problems.append(f"kubectl {' '.join(arguments)}: {done.stdout}{done.stderr}")
+        found = kubectl.get("-n", TEAM, MDEP, manifest["metadata"]["name"])
+        syncs.generations.add(int(found["metadata"]["generation"]))
+        syncs.count += 1
+
+    def work() -> None:
+        while not ended.wait(EVERY_S):
+            sync()
+
+    sync()
+    thread = threading.Thread(target=work, name="sync")
+    thread.start()
+    try:
+        yield syncs
+    finally:
+        ended.set()
+        thread.join()
+
+
+def rolled_out(life: Life, syncs: Syncs) -> None:
+    """A whole rollout, in which the tool applied at least three times at each stage."""
+
+    def some_more(reached: Callable[[], bool], what: str) -> None:
+        life.until(reached, what)
+        wanted = syncs.count + 3
+        life.until(lambda: syncs.count >= wanted, "three more syncs")
+
+    some_more(lambda: (life.status().get("candidate") or {}).get("weight") == 25, "a canary with 25 %")
+    life.command("pause revision=2 id=p")
+    some_more(lambda: life.condition("Progressing") == ("True", "Paused"), "a pause")
+    life.command("resume revision=2 id=r")
+    life.command("promote revision=2 id=o")
+    some_more(lambda: life.condition("Promoted")[0] == "True", "all traffic at the new revision")
+
+
+@pytest.fixture(scope="module")
+def life(api_server: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
+    if api_server.instance is None:
+        pytest.skip("what runs in pods is stood in for, and the cluster given has pods")
+    with beginning(api_server, tmp_path_factory.mktemp("gitops")) as begun:
+        yield begun
+
+
+@pytest.mark.parametrize("tool", APPLIES)
+def test_a_second_manager_that_applies_every_two_seconds_meets_nothing(
+    life: Life, api_server: Cluster, tool: str
+) -> None:
+    kubectl, apply = api_server.kubectl, APPLIES[tool]
+    first, second = (model_deployment(version, **CANARY) for version in (1, 2))
+    kubectl(*apply, "-f", "-", stdin=json.dumps(first))
+    life.until(lambda: life.condition("Promoted")[0] == "True", "the first revision")
+    before = kubectl.get("-n", TEAM, MDEP, "digits")["metadata"]["generation"]
+
+    with syncing(kubectl, apply, second) as syncs:
+        rolled_out(life, syncs)
+
+    assert syncs.problems == []
+    assert syncs.generations == {before + 1}
+    kubectl("-n", TEAM, "delete", MDEP, "digits")
+    life.until(lambda: not kubectl.get("-n", TEAM, "controllerrevisions")["items"], "nothing of it left")
+
+
+def test_the_operator_owns_the_status_and_nothing_else(life: Life, api_server: Cluster) -> None:
+    kubectl = api_server.kubectl
+    manifest = json.dumps(model_deployment(1, **CANARY))
+    kubectl("apply", "--server-side", "--field-manager=argocd-controller", "-f", "-", stdin=manifest)
+    life.until(lambda: life.condition("Promoted")[0] == "True", "the first revision")
+    found = kubectl.get("-n", TEAM, MDEP, "digits", "--show-managed-fields")
+    owned = {
+        (entry["manager"], entry.get("subresource", "")): set(entry["fieldsV1"])
+        for entry in found["metadata"]["managedFields"]
+    }
+    assert owned[("sundog", "status")] == {"f:status"}
+    assert {manager for manager, _ in owned} == {"sundog", "argocd-controller"}
+    assert ("sundog", "") not in owned
+    kubectl("-n", TEAM, "delete", MDEP, "digits")
