@@ -20,6 +20,7 @@ NOT_ASKED_FOR = {
         "list", "secrets"
     ): "of `sundog-edge` alone: each edge is granted it, and nobody can grant what he does not hold",
     Right("watch", "secrets"): "likewise",
+    Right("delete", "pods"): "for an edge that stays behind an abort for a minute; stand-ins never do",
     # Of the shared objects of a namespace, whose owners change.
     **{
         Right("delete", resource): "asked for by admission, not by a request"
