@@ -35,7 +35,7 @@ from sundog_operator.core import live, names
 from sundog_operator.errors import Conflict, DependencyError
 from sundog_operator.ports import CONTROLLER_REVISION, MODEL_DEPLOYMENT, POD, RAY_CLUSTER, SECRET, SERVICE, Ref
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 NAME = "digits"
 HEAD = "stand-in"

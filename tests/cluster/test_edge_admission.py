@@ -1,0 +1,72 @@
+"""What a real API server says of the edge's objects: pods of the `restricted` standard, and answers that hold all that was asked for."""
+
+import json
+import secrets
+from typing import Any
+
+import pytest
+import yaml
+
+from real_kubernetes.cluster import Cluster
+from sundog_operator.api.installation import parse_installation
+from sundog_operator.app.edge_in_cluster import shared
+from sundog_operator.core import edge_objects, edge_pods
+from sundog_operator.core.contains import contains
+
+pytestmark = pytest.mark.cluster
+
+STRICT = "networkPolicies: {enabled: true, operatorNamespace: sundog-system, metricsFrom: [{namespaceSelector: {}}]}"
+ODD = """
+edge:
+  resources: {requests: {cpu: "0.5", memory: 1024Mi}, limits: {cpu: "1.50", memory: "2000000000"}}
+  pods:
+    tolerations: [{key: edges, operator: Exists}]
+    nodeSelector: {pool: edges}
+    env: [{name: TZ, value: UTC}]
+    volumes: [{name: extra, emptyDir: {}}]
+    volumeMounts: [{name: extra, mountPath: /extra}]
+"""
+
+
+@pytest.fixture
+def namespace(api_server: Cluster) -> Any:
+    name = f"edge-{secrets.token_hex(3)}"
+    api_server.kubectl("create", "namespace", name)
+    api_server.kubectl("label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted")
+    yield name
+    api_server.kubectl("delete", "namespace", name, "--wait=false")
+
+
+def objects(namespace: str, text: str) -> list[dict[str, Any]]:
+    installation = parse_installation(text, "test")
+    meta = {"name": "digits", "namespace": namespace, "uid": "5a7cbb0e-0000-0000-0000-000000000000"}
+    member = {"apiVersion": "serving.sundog.dev/v1alpha1", "kind": "ModelDeployment", "metadata": meta}
+    return [
+        edge_objects.make_secret(namespace, [member], {"keys": "e30="}),
+        edge_objects.make_config_map(namespace, [member], {"version": 1}),
+        *shared(namespace, [member], installation),
+        edge_pods.make_deployment(namespace, [member], installation),
+        edge_objects.make_service(member, tls=True),
+    ]
+
+
+@pytest.mark.parametrize("text", ["", STRICT, ODD], ids=["defaults", "strict", "odd"])
+def test_the_answer_to_an_apply_needs_no_other_apply(api_server: Cluster, namespace: str, text: str) -> None:
+    for wanted in objects(namespace, text):
+        # A dry run: with owners that do not exist the real ones would be collected at once.
+        arguments = ("apply", "--server-side", "--dry-run=server", "-o", "json", "-f", "-")
+        stored = json.loads(api_server.kubectl(*arguments, stdin=json.dumps(wanted)))
+        assert contains(stored, wanted), yaml.safe_dump_all([wanted, stored])
+
+
+def test_pods_of_the_edge_are_admitted_where_only_restricted_ones_are(api_server: Cluster, namespace: str) -> None:
+    def admitted(text: str) -> str:
+        deployment = edge_pods.make_deployment(namespace, [], parse_installation(text, "test"))
+        spec = deployment["spec"]["template"]["spec"] | {"serviceAccountName": "default"}
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "edge", "namespace": namespace}, "spec": spec}
+        done = api_server.kubectl.run("create", "--dry-run=server", "-f", "-", stdin=json.dumps(pod))
+        return done.stdout + done.stderr
+
+    assert "created (server dry run)" in admitted("")
+    refused = admitted("edge: {pods: {containerSecurityContext: {privileged: true}}}")
+    assert "violates PodSecurity" in refused
