@@ -33,7 +33,11 @@ NOT_ASKED_FOR = {
                 "deployments.apps",
                 "poddisruptionbudgets.policy",
             ),
-            *("roles.rbac.authorization.k8s.io", "rolebindings.rbac.authorization.k8s.io"),
+            *(
+                "roles.rbac.authorization.k8s.io",
+                "rolebindings.rbac.authorization.k8s.io",
+                "networkpolicies.networking.k8s.io",
+            ),
         )
     },
 }
