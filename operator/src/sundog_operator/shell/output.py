@@ -16,7 +16,8 @@ from sundog_operator.ports import Kind, Object
 
 Format = Literal["table", "wide", "json", "yaml", "name"]
 FORMATS: Final = ("table", "wide", "json", "yaml", "name")
-_NO_TERMINAL: Final = 10_000
+NO_TERMINAL: Final = 10_000
+"""Columns where nobody looks at a terminal: nothing is cut off or folded."""
 
 OUTPUT: Final = click.option(
     "-o", "--output", type=click.Choice(FORMATS), default="table", show_default=True, help="How to print."
@@ -80,8 +81,7 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, header
         table.add_column(name, overflow="fold", no_wrap=not sys.stdout.isatty())
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    # Where nobody looks at a terminal, nothing is cut off or folded.
-    print_rich(table, None if sys.stdout.isatty() else _NO_TERMINAL)
+    print_rich(table, None if sys.stdout.isatty() else NO_TERMINAL)
 
 
 def print_rich(renderable: RenderableType, width: int | None) -> None:

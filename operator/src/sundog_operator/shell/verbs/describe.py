@@ -11,12 +11,11 @@ from sundog_operator.core import names, revisions
 from sundog_operator.ports import CONTROLLER_REVISION, EVENT, EXPERIMENT, MODEL_DEPLOYMENT, Object, Ref
 from sundog_operator.shell import kinds
 from sundog_operator.shell.describing import Subject, describe_experiment, describe_model_deployment
-from sundog_operator.shell.output import print_rich
+from sundog_operator.shell.output import NO_TERMINAL, print_rich
 from sundog_operator.shell.target import Server, complete_name, talks_to_server
 from sundog_operator.shell.verbs.get import find
 
 _EVENTS: Final = 12
-_WIDTH: Final = 80
 
 
 @click.command()
@@ -37,7 +36,7 @@ async def describe(server: Server, what: tuple[str, ...]) -> None:
             shown = describe_experiment(obj, events, now)
         else:
             shown = describe_model_deployment(await _subject(server, obj, events), now)
-        print_rich(shown, None if sys.stdout.isatty() else _WIDTH)
+        print_rich(shown, None if sys.stdout.isatty() else NO_TERMINAL)
 
 
 async def _subject(server: Server, obj: Object, events: list[Object]) -> Subject:
