@@ -17,7 +17,7 @@ from sundog_runtime.metrics import Metrics
 from sundog_runtime.model_thread import ModelThread, as_exception
 from sundog_runtime.pace import SMALL_BYTES, is_small
 from sundog_runtime.protocol.query import Answer, Buffer, Query
-from sundog_runtime.scheduler import Scheduler, expired
+from sundog_runtime.scheduler import NOT_AT_ONCE, Scheduler, expired
 from sundog_runtime.signature import conform
 from sundog_runtime.tensors import plain
 
@@ -42,6 +42,25 @@ class Inference:
         self._thread = thread
         self._codec = codec
         self._metrics = metrics
+        self._answers_are_small = True
+
+    def read_at_once(
+        self, decode: Callable[[Mapping[bytes, bytes], Buffer], Query], headers: Mapping[bytes, bytes], body: Buffer
+    ) -> Query | None:
+        """The query in `body`; None where `answer_at_once` would have nothing to say to it. Raises Problem 400."""
+        small = len(body) <= SMALL_BYTES and self._answers_are_small
+        return decode(headers, body) if small and not self.streams and self.scheduler.may_infer_at_once() else None
+
+    def answer_at_once(self, query: Query, context: RequestContext) -> Answer | None:
+        """As `answer`, but without waiting for anything; None where something must be waited for.
+
+        An answer is written here however large it is. After a large one the next is not asked for here.
+        """
+        output = self.scheduler.infer_at_once(query.batch, context)
+        if output is NOT_AT_ONCE:
+            return None
+        self._answers_are_small = is_small(output)
+        return self._encode(query, output)
 
     async def read(
         self, decode: Callable[[Mapping[bytes, bytes], Buffer], Query], headers: Mapping[bytes, bytes], body: Buffer
@@ -56,7 +75,8 @@ class Inference:
         if self.streams:
             raise Problem(400, "Streaming", "the model answers in a stream, which this way of asking does not have")
         output = await self.scheduler.infer(query.batch, context)
-        if is_small(output):
+        self._answers_are_small = is_small(output)
+        if self._answers_are_small:
             return self._encode(query, output)
         return await self._codec.run(lambda: self._encode(query, output))
 

@@ -40,6 +40,8 @@ class Metrics:
     def __init__(self) -> None:
         self.answers: Counter[str] = Counter()
         """Requests by their end: `ok`, the code of a problem, or `ClientGone`."""
+        self.at_once = 0
+        """Requests among them that were answered in the call that received them (`short_way`)."""
         self.latency = Histogram(SECONDS)
         """From the first byte that the application sees to the last that it sends."""
         self.queue_wait = Histogram(SECONDS)

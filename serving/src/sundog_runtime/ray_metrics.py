@@ -27,6 +27,7 @@ def samples(metrics: Metrics) -> Iterator[Sample]:
     """Everything that only grows."""
     for end, count in metrics.answers.items():
         yield "requests", "end", end, count
+    yield "requests_at_once", "", "", metrics.at_once
     for name, histogram in (
         ("request_seconds", metrics.latency),
         ("queue_wait_seconds", metrics.queue_wait),
@@ -87,7 +88,10 @@ class Exporter:
         return found
 
 
-_TEXTS = {"requests": "Requests by their end: ok, the code of a problem, or ClientGone."} | {
+_TEXTS = {
+    "requests": "Requests by their end: ok, the code of a problem, or ClientGone.",
+    "requests_at_once": "Requests among them that were answered in the call that received them.",
+} | {
     f"{name}_{part}": text
     for name, text in {
         "request_seconds": "Time from the first byte of a request to the last of its answer, in the replica.",

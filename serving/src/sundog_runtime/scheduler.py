@@ -25,6 +25,9 @@ from sundog_runtime.tensors import plain
 MAX_WAITING = 1024
 """Requests that may wait in one replica. Serve admits `maxOngoingRequests` at a time, which is less as a rule."""
 
+NOT_AT_ONCE = object()
+"""Instead of an output: the request has to wait."""
+
 PATIENCE = 4.0
 """A pass that runs longer than so many times the deadlines of its requests is stuck: nobody waits for it any more."""
 
@@ -108,6 +111,17 @@ class Scheduler:
         if self._held and not self._coming:
             asyncio.get_running_loop().call_soon(self._flush)
 
+    def may_infer_at_once(self) -> bool:
+        """Whether `infer_at_once` may have an answer for a request that is here now."""
+        return self._may_run_here() and not self._held and not (self._coming and self.joins)
+
+    def infer_at_once(self, batch: Any, context: RequestContext) -> Any:
+        """As `infer`, where nothing has to be waited for; else NOT_AT_ONCE, and nothing has happened."""
+        now = self._clock()
+        if context.deadline <= now:
+            raise expired()
+        return self._here(batch, context, now) if self.may_infer_at_once() and is_small(batch) else NOT_AT_ONCE
+
     async def infer(self, batch: Any, context: RequestContext) -> Any:
         """The model's output for `batch`, as `tensors.plain` gives it.
 
@@ -115,11 +129,10 @@ class Scheduler:
         many wait, and whatever the model raises on this request alone. When it is cancelled, or when its client is gone
         (which raises ClientGoneError), it leaves the queue.
         """
+        output = self.infer_at_once(batch, context)
+        if output is not NOT_AT_ONCE:
+            return output
         now = self._clock()
-        if context.deadline <= now:
-            raise expired()
-        if self._may_run_here() and not self._held and not (self._coming and self.joins) and is_small(batch):
-            return self._here(batch, context, now)
         if len(self._batches) >= self._max_waiting:
             detail = f"{self._max_waiting} requests are waiting for the model already"
             raise Problem(503, "Overloaded", detail, ((b"retry-after", b"1"),))

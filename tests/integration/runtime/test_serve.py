@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import safetensors.torch
 import tritonclient.grpc
 import tritonclient.http
 from prometheus_client.parser import text_string_to_metric_families
@@ -109,6 +111,95 @@ def test_a_replica_tells_of_itself(ray_serve: Any, model: Path, application: Any
     # Three predictions; what asks about the server, such as /-/startup, is none.
     assert found["request_seconds_count_total", ""] == found["request_seconds_bucket_total", "+Inf"] == 3
     assert found["startup_seconds", "load"] == pytest.approx(phases["load"], abs=0.001)
+
+
+def samples_of(ray: Any) -> dict[tuple[str, str], float]:
+    """What Ray exports, by name and application or service: the sums over all other labels."""
+    found: dict[tuple[str, str], float] = {}
+    for family in text_string_to_metric_families(httpx.get(f"http://{ray.metrics}/metrics").text):
+        for sample in family.samples:
+            of = sample.labels.get("application") or sample.labels.get("service") or ""
+            key = (sample.name.removeprefix("ray_"), of)
+            found[key] = found.get(key, 0) + sample.value
+    return found
+
+
+def test_small_requests_are_answered_at_once_and_serve_counts_them(
+    ray_serve: Any, model: Path, application: Any
+) -> None:
+    """The way into Serve's server still fits the Serve that is installed; what is malformed there harms nobody."""
+    ray_serve.put({"applications": [application("digits-r8", model)]})
+    ray_serve.wait_running("digits-r8")
+    replica = replica_of(ray_serve, "digits-r8")
+    host, port = replica.split(":")
+    with httpx.Client(base_url=f"http://{replica}") as client:
+        for number in range(60):
+            answer = client.post("/digits-r8.app", json={"inputs": [ROW]}, headers={"x-request-id": f"n-{number}"})
+            assert (answer.status_code, answer.headers["x-request-id"]) == (200, f"n-{number}")
+            with socket.create_connection((host, int(port))) as other:
+                other.sendall(b"POST /digits-r8.app HTTP/1.1\r\ncontent-length: x\r\n\r\n")
+                assert other.makefile("rb").readline() == b"HTTP/1.1 400 Bad Request\r\n"
+    assert "small requests are answered at once" in log_of(ray_serve, "digits-r8")
+
+    def counted() -> bool:
+        found = samples_of(ray_serve)
+        return (
+            found.get(("sundog_runtime_requests_at_once_total", "digits"), 0) >= 40
+            and found.get(("serve_num_http_requests_total", "digits-r8"), 0) >= 60
+            and found.get(("serve_http_request_latency_ms_count", "digits-r8"), 0) >= 60
+        )
+
+    ray_serve.wait_until(counted, 90, what="60 requests counted by Serve, most of them answered at once")
+
+
+LATE_IF_LARGE = """
+import pathlib, time, torch
+
+HERE = pathlib.Path(__file__).parent
+
+class Net(torch.nn.Module):
+    def forward(self, x):
+        if len(x) > 4096:
+            (HERE / "large").touch()
+            while not (HERE / "gate").exists():
+                time.sleep(0.01)
+        return x[:1].sum(1)
+"""
+
+
+async def test_serves_limit_holds_for_requests_that_could_be_answered_at_once(
+    ray_serve: Any, tmp_path: Path, application: Any
+) -> None:
+    """While the only slot is taken, a small request waits in Serve's queue; Serve drains before it ends the replica."""
+    (tmp_path / "net.py").write_text(LATE_IF_LARGE)
+    (tmp_path / "model.yaml").write_text("inputs:\n- {name: x, dtype: float32, shape: [-1, 4]}\n")
+    safetensors.torch.save_file({}, tmp_path / "model.safetensors")
+    document = application("late-r1", tmp_path)
+    document["deployments"][0]["max_ongoing_requests"] = 1
+    ray_serve.put({"applications": [document]})
+    ray_serve.wait_running("late-r1")
+    replica = replica_of(ray_serve, "late-r1")
+    async with httpx.AsyncClient(base_url=f"http://{replica}", timeout=60) as client:
+        for _ in range(40):
+            assert (await client.post("/late-r1.app", json={"inputs": [ROW]})).json() == {"outputs": [1.75]}
+        large = asyncio.create_task(client.post("/late-r1.app", json={"inputs": [ROW] * 20_000}))
+        await asyncio.to_thread(ray_serve.wait_until, (tmp_path / "large").exists)
+        small = asyncio.create_task(client.post("/late-r1.app", json={"inputs": [ROW]}))
+        for _ in range(20):
+            assert (await client.get("/-/healthz")).text == "success"
+        assert not large.done()
+        assert not small.done()
+        await asyncio.to_thread(
+            ray_serve.wait_until,
+            lambda: samples_of(ray_serve).get(("serve_replica_processing_queries", "late-r1")) == 1,
+        )
+        ray_serve.put({"applications": []})
+        draining = asyncio.to_thread(
+            ray_serve.wait_until, lambda: httpx.get(f"http://{replica}/-/healthz").status_code == 503
+        )
+        await draining
+        (tmp_path / "gate").touch()
+        assert (await large).json() == (await small).json() == {"outputs": [1.75]}
 
 
 STREAMING = """

@@ -15,7 +15,7 @@ from sundog_runtime.inference import Inference
 from sundog_runtime.metrics import CLIENT_GONE, OK, Metrics
 from sundog_runtime.protocol.oip import padding_of
 from sundog_runtime.protocol.problems import PROBLEM_TYPE, problem_body, problem_of
-from sundog_runtime.protocol.query import Answer, Buffer
+from sundog_runtime.protocol.query import Answer, Buffer, Reply
 from sundog_runtime.protocol.routes import Route, Routes
 from sundog_runtime.protocol.streams import BrokenStreamError, send_stream, until_gone, wants_events
 
@@ -42,6 +42,41 @@ class App:
             await _lifespan(receive, send)
         else:
             await send({"type": "websocket.close", "code": 1000})
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Those that `at_once` may have an answer for."""
+        return self._routes.predicting
+
+    def at_once(self, path: str, headers: Mapping[bytes, bytes], body: Buffer) -> Reply | None:
+        """The reply to a whole POST below the prefix, where nothing has to be waited for.
+
+        None where it must, and for whatever is not the usual: then nothing has happened, and `__call__` takes it.
+        """
+        begun = time.monotonic()
+        if len(body) > self.max_request_bytes or b"content-encoding" in headers:
+            return None
+        try:
+            decode = self._routes.find(path).decode
+            query = self._inference.read_at_once(decode, headers, body) if decode is not None else None
+        except Problem:
+            return None
+        if query is None:
+            return None
+        context = RequestContext(headers, deadline_of(headers, begun))
+        end = OK
+        try:
+            answer = self._inference.answer_at_once(query, context)
+            if answer is None:
+                return None
+            reply = Reply(200, ((b"content-type", answer.content_type), *answer.headers), answer.body)
+        except Exception as error:  # noqa: BLE001 (the model's; `problem_of` logs it)
+            problem, document = as_problem(error, path, context)
+            end = problem.code
+            reply = Reply(problem.status, ((b"content-type", PROBLEM_TYPE), *problem.headers), document)
+        self._metrics.answered(end, time.monotonic() - begun)
+        self._metrics.at_once += 1
+        return reply
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         begun = time.monotonic()

@@ -20,6 +20,15 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Reply:
+    """A whole answer of any status, but for `content-length` and what the HTTP server adds."""
+
+    status: int
+    headers: tuple[tuple[bytes, bytes], ...]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Query:
     """One decoded request.
 

@@ -53,6 +53,13 @@ class Routes:
             "/infer": Route(decode=lambda headers, body: decode_oip(name, model, headers, body)),
         }
 
+    @property
+    def predicting(self) -> tuple[str, ...]:
+        """Paths that the model is asked at, without those of versions."""
+        fixed = (path for path, route in self._fixed.items() if route.decode is not None)
+        of_model = (path for path, route in self._of_model.items() if route.decode is not None)
+        return (*fixed, *(f"/v2/models/{self._name}{path}" for path in of_model))
+
     def add(self, path: str, route: Route) -> None:
         """One more path. It has no slash at its end."""
         self._fixed[path] = route

@@ -1,0 +1,189 @@
+"""HTTP/1.1 as uvicorn speaks it, with a shorter way for small requests that are answered at once.
+
+What is usual about a small model's request, that it arrives in one piece and that its model answers within a
+millisecond on the event loop, needs none of what is made for the others: a scope, a task, messages, two writes. Here
+such a request is answered in the call that received its last byte, in one write. Every other request goes uvicorn's
+way, untouched: it begins there with its headers, or, where its body is late, a moment after them.
+"""
+
+import logging
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, ClassVar, Protocol
+from uuid import uuid4
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from sundog_runtime.protocol.query import Buffer, Reply
+
+REQUEST_ID = b"x-request-id"
+_FIT_TO_BE_REPEATED = re.compile(rb"[\x21-\x7e]{1,256}")
+_STATUS_LINES = {int(status): b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
+
+_logger = logging.getLogger("ray.serve.sundog")
+
+
+class Doorkeeper(Protocol):
+    """Counts the requests in the house for whoever limits and scales by them."""
+
+    def enter(self) -> bool:
+        """Whether a request may be worked on now; if so it counts until `leave`."""
+
+    def leave(self, status: int, seconds: float) -> None:
+        """It was answered."""
+
+    def turn_away(self) -> None:
+        """It comes in by another door: as if it had not entered."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShortWay:
+    """`answer` gives the reply to a POST by path, headers and body, or None to have it asked the usual way.
+
+    `paths` are those as they stand in a request, without a query. Whatever `answer` raises closes this way for good.
+    """
+
+    paths: Mapping[bytes, str]
+    answer: Callable[[str, Mapping[bytes, bytes], Buffer], Reply | None]
+    doorkeeper: Doorkeeper
+
+
+class _ShortWayProtocol(HttpToolsProtocol):
+    """One connection."""
+
+    way: ClassVar[ShortWay]
+    open: ClassVar[bool] = True
+    _held = False
+    _body: bytes | bytearray = b""
+    _default_headers: Any = None
+    _head = b""
+
+    def data_received(self, data: bytes) -> None:
+        """As uvicorn; and what has not arrived whole by now takes the usual way."""
+        super().data_received(data)
+        if self._held:
+            self._take_the_usual_way()
+
+    def on_message_begin(self) -> None:
+        """A request begins. Its scope is made when it is needed."""
+        self.url, self.headers, self.expect_100_continue = b"", [], False
+
+    def on_headers_complete(self) -> None:
+        """Hold what may be answered at once until its body is here."""
+        if self._may_be_held():
+            self._held, self._body = True, b""
+        else:
+            self._begin_the_usual_way()
+
+    def on_body(self, body: bytes) -> None:
+        """A part of the body."""
+        if not self._held:
+            super().on_body(body)
+        elif self._body:
+            self._body = bytearray(self._body) if isinstance(self._body, bytes) else self._body
+            self._body += body
+        else:
+            self._body = body
+
+    def on_message_complete(self) -> None:
+        """The request is here."""
+        if self._held and self._answered():
+            self._held = False
+            return
+        if self._held:
+            self._take_the_usual_way()
+        super().on_message_complete()
+
+    def _may_be_held(self) -> bool:
+        # In the order of what is told cheapest; a cycle that is under way answers first (pipelining).
+        return (
+            self.open
+            and self.url in self.way.paths
+            and (self.cycle is None or self.cycle.response_complete)
+            and self.parser.get_method() == b"POST"
+            and self.parser.get_http_version() == "1.1"
+            and self.parser.should_keep_alive()
+            and not self.parser.should_upgrade()
+            and not self.flow.write_paused
+        )
+
+    def _take_the_usual_way(self) -> None:
+        self._held = False
+        if self.transport.is_closing():
+            # It was malformed: the answer to that is sent.
+            return
+        body, self._body = self._body, b""
+        self._begin_the_usual_way()
+        if body:
+            super().on_body(bytes(body))
+
+    def _begin_the_usual_way(self) -> None:
+        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.expect_100_continue = url, expects
+        # The scope has this list.
+        self.headers.extend(headers)
+        super().on_headers_complete()
+
+    def _answered(self) -> bool:
+        """Whether the request has its answer. Raises nothing: the parser would call the request malformed."""
+        try:
+            return self._answer_at_once()
+        except Exception:
+            # Nothing is written yet.
+            type(self).open = False
+            _logger.exception("requests are not answered at once any more: the short way failed")
+            return False
+
+    def _answer_at_once(self) -> bool:
+        begun = time.monotonic()
+        headers = dict(self.headers)
+        given = headers.get(REQUEST_ID)
+        if given is None:
+            given = headers[REQUEST_ID] = str(uuid4()).encode()
+        elif not _FIT_TO_BE_REPEATED.fullmatch(given):
+            return False
+        doorkeeper = self.way.doorkeeper
+        if not doorkeeper.enter():
+            return False
+        reply = None
+        try:
+            reply = self.way.answer(self.way.paths[self.url], headers, self._body)
+        finally:
+            if reply is None:
+                doorkeeper.turn_away()
+        if reply is None:
+            return False
+        ready = time.monotonic()
+        self._write(reply, given)
+        # The client has its answer: what is left is done while it reads.
+        self._put_down(reply.status, ready - begun)
+        return True
+
+    def _put_down(self, status: int, seconds: float) -> None:
+        try:
+            self.way.doorkeeper.leave(status, seconds)
+        except Exception:
+            type(self).open = False
+            _logger.exception("requests are not answered at once any more: they could not be counted")
+        self.on_response_complete()
+
+    def _write(self, reply: Reply, request_id: bytes) -> None:
+        found = self.server_state.default_headers
+        if found is not self._default_headers:
+            self._default_headers = found
+            self._head = b"".join(b"%b: %b\r\n" % pair for pair in found)
+        line = _STATUS_LINES.get(reply.status) or b"HTTP/1.1 %d \r\n" % reply.status
+        headers = b"".join([b"%b: %b\r\n" % pair for pair in reply.headers])
+        self.transport.write(
+            b"%b%b%bcontent-length: %d\r\nx-request-id: %b\r\n\r\n%b"
+            % (line, self._head, headers, len(reply.body), request_id, reply.body)
+        )
+
+
+def protocol_class(short_way: ShortWay) -> type[HttpToolsProtocol]:
+    """What uvicorn makes for every connection, in the place of its own."""
+    return type("ShortWayProtocol", (_ShortWayProtocol,), {"way": short_way})

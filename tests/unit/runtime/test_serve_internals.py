@@ -1,0 +1,155 @@
+"""Where the short way is put into Serve, that another Serve is left as it is, and that Serve still counts."""
+
+import asyncio
+import logging
+import warnings
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import uvicorn
+
+with warnings.catch_warnings():
+    # Serve's own, about its use of pydantic.
+    warnings.simplefilter("ignore")
+    from ray.serve._private.http_util import RequestIdMiddleware
+
+    from sundog_runtime.serve_internals import _Metered, _put_in, shorten_the_way
+
+
+class Counts:
+    """As Serve's, with what was recorded."""
+
+    def __init__(self) -> None:
+        self.ongoing = 0
+        self.recorded: list[tuple[str, bool]] = []
+
+    def inc_num_ongoing_requests(self, request: Any) -> None:
+        assert request.is_direct_ingress
+        self.ongoing += 1
+
+    def dec_num_ongoing_requests(self, request: Any) -> None:
+        self.ongoing -= 1
+
+    def record_request_metrics(self, *, route: str, latency_ms: float, is_error: bool) -> None:
+        assert (route, is_error) == ("/m", False)
+
+    def record_ingress_request_metrics(self, *, status_code: str, is_error: bool, **_: Any) -> None:
+        self.recorded.append((status_code, is_error))
+
+
+def standin(**change: Any) -> SimpleNamespace:
+    """What of a Serve replica is looked at."""
+
+    async def ingress(scope: Any, receive: Any, send: Any) -> None: ...
+
+    config = uvicorn.Config(lambda: RequestIdMiddleware(ingress), factory=True, log_config=None, log_level=None)
+    made = SimpleNamespace(
+        _direct_ingress_http_server=SimpleNamespace(config=config),
+        _direct_ingress_asgi=ingress,
+        _route_prefix="/m",
+        _deployment_id=SimpleNamespace(app_name="m-r1", name="Model"),
+        _metrics_manager=Counts(),
+        _semaphore=SimpleNamespace(locked=lambda: False),
+        _can_accept_request=lambda _: True,
+        _user_callable_wrapper=SimpleNamespace(_run_user_code_in_separate_thread=False),
+    )
+    vars(made).update(change)
+    return made
+
+
+@pytest.fixture
+def quiet_serve() -> Any:
+    """Serve's logger as a replica leaves it."""
+    logger = logging.getLogger("ray.serve")
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    yield logger
+    logger.setLevel(before)
+
+
+async def test_the_protocol_is_put_into_serves_server(quiet_serve: logging.Logger) -> None:
+    replica = standin()
+    assert _put_in(replica, lambda *_: None, ("/", "/v2/models/m/infer")) == ""
+    config = replica._direct_ingress_http_server.config
+    assert set(config.http.way.paths) == {b"/m", b"/m/", b"/m/v2/models/m/infer"}
+    config.load()
+    assert config.http_protocol_class is config.http
+
+
+def _middleware(replica: SimpleNamespace) -> None:
+    config = replica._direct_ingress_http_server.config
+    inner = config.app()
+    config.app = lambda: RequestIdMiddleware(inner)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda replica: setattr(replica, "_direct_ingress_http_server", None), "no HTTP server"),
+        (lambda replica: setattr(replica._direct_ingress_http_server.config, "http", "h11"), "httptools"),
+        (lambda replica: setattr(replica._direct_ingress_http_server.config, "root_path", "/x"), "root path"),
+        (lambda replica: setattr(replica._direct_ingress_http_server.config, "limit_concurrency", 9), "limits"),
+        (_middleware, "middlewares"),
+        (
+            lambda replica: setattr(replica._user_callable_wrapper, "_run_user_code_in_separate_thread", True),
+            "event loop",
+        ),
+        (lambda _: logging.getLogger("ray.serve").setLevel(logging.INFO), "logged"),
+    ],
+)
+async def test_another_serve_is_left_as_it_is(
+    quiet_serve: logging.Logger, change: Callable[[SimpleNamespace], None], reason: str
+) -> None:
+    replica = standin()
+    change(replica)
+    assert reason in _put_in(replica, lambda *_: None, ("/",))
+
+
+@pytest.mark.parametrize("missing", sorted(set(vars(standin())) - {"_semaphore", "_can_accept_request"}))
+async def test_a_serve_without_what_we_know_of_it_is_told_once_and_serves(
+    quiet_serve: logging.Logger, missing: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from ray._private import worker
+
+    replica = standin()
+    delattr(replica, missing)
+    started = []
+
+    async def start() -> None:
+        started.append(True)
+
+    replica._maybe_start_direct_ingress_servers = start
+    actors = {worker.global_worker.actor_id: SimpleNamespace(_replica_impl=replica)}
+    monkeypatch.setattr(worker.global_worker, "actors", actors)
+    shorten_the_way(lambda *_: None, ("/",))
+    await replica._maybe_start_direct_ingress_servers()
+    assert started == [True]
+    [record] = [each for each in caplog.records if each.name == "ray.serve.sundog"]
+    assert f"requests take Serve's own way, which is longer: AttributeError: {''}" in record.getMessage()
+    assert missing in record.getMessage()
+
+
+async def test_requests_count_until_the_event_loop_comes_round() -> None:
+    replica = standin()
+    counts = replica._metrics_manager
+    metered = _Metered(replica, asyncio.get_running_loop())
+    for status in (200, 200, 500):
+        assert metered.enter()
+        metered.leave(status, 0.001)
+    assert metered.enter()
+    metered.turn_away()
+    assert counts.ongoing == 3
+    await asyncio.sleep(0)
+    assert counts.ongoing == 0
+    assert counts.recorded == [("200", False), ("200", False), ("500", True)]
+
+
+@pytest.mark.parametrize(
+    "change", [{"_semaphore": SimpleNamespace(locked=lambda: True)}, {"_can_accept_request": lambda _: False}]
+)
+async def test_serves_limits_hold(change: dict[str, Any]) -> None:
+    replica = standin(**change)
+    assert not _Metered(replica, asyncio.get_running_loop()).enter()
+    assert replica._metrics_manager.ongoing == 0
