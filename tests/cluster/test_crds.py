@@ -102,7 +102,7 @@ def test_columns_show_the_status(kubectl: Kubectl, api: Api) -> None:
     )
     assert patched["kind"] == "ModelDeployment", patched
     head, row = kubectl("get", "mdep", "-n", NAMESPACE).splitlines()
-    assert head.split() == ["NAME", "READY", "REASON", "STABLE", "CANDIDATE", "WEIGHT", "REPLICAS", "AGE"]
+    assert head.split() == ["NAME", "READY", "REASON", "STABLE", "CANDIDATE", "WEIGHT", "REPLICAS", "AGE", "MESSAGE"]
     assert row.split()[:7] == ["digits", "False", "LoadFailed", "7", "8", "5", "2"]
     assert "http://digits.crds-test.svc" in kubectl("get", "mdep", "-n", NAMESPACE, "-o", "wide")
     assert "digits" in kubectl("get", "sundog", "-n", NAMESPACE)

@@ -199,7 +199,7 @@ def test_names(documented: Any, kind: str, plural: str, short: str) -> None:
 def test_columns_of_kubectl_get(documented: Any) -> None:
     columns = documented["ModelDeployment"].version["additionalPrinterColumns"]
     assert [column["name"].upper() for column in columns] == [
-        "READY", "REASON", "STABLE", "CANDIDATE", "WEIGHT", "REPLICAS", "URL", "AGE",
+        "READY", "REASON", "STABLE", "CANDIDATE", "WEIGHT", "REPLICAS", "URL", "AGE", "MESSAGE",
     ]  # fmt: skip
     assert [column["name"] for column in columns if column.get("priority")] == ["URL"]
 
@@ -209,7 +209,7 @@ def test_paths_lead_to_fields(documented: Any, kind: str) -> None:
     version, schema = documented[kind].version, documented[kind].schema
     for column in version["additionalPrinterColumns"]:
         path = re.sub(r"\.conditions\[\?\(@\.type==\"Ready\"\)\]", "", column["jsonPath"])
-        if path in (".status.status", ".status.reason"):
+        if path in (".status.status", ".status.reason", ".status.message"):
             assert (
                 path.rpartition(".")[2]
                 in schema["properties"]["status"]["properties"]["conditions"]["items"]["properties"]

@@ -222,8 +222,10 @@ async def test_a_broken_revision_never_gets_traffic_and_says_why(cluster: Cluste
     assert await cluster.condition("Ready") == ("True", "Serving")
     assert await cluster.condition("RevisionReady") == ("False", "LoadFailed")
     assert await cluster.condition("Stalled") == ("True", "Aborted")
-    message = next(c["message"] for c in (await cluster.status())["conditions"] if c["type"] == "RevisionReady")
-    assert message == "revision 2: size mismatch for fc.weight"
+    messages = {c["type"]: c["message"] for c in (await cluster.status())["conditions"]}
+    assert messages["RevisionReady"] == "revision 2: size mismatch for fc.weight"
+    # What `kubectl get` shows.
+    assert messages["Ready"] == "revision 1 serves; LoadFailed: revision 2: size mismatch for fc.weight"
     await cluster.apply("file:///models/v3")
     await cluster.until(functools.partial(cluster.at_weight, 3, 25))
 

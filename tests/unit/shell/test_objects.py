@@ -79,7 +79,7 @@ def test_get_shows_the_columns_of_the_crd(on_server: Any, server: Any, manifest:
     on_server("apply", "-f", str(manifest()))
     server.serve_revision(1)
     head, line = on_server("get").out.splitlines()
-    assert head.split() == ["NAME", "READY", "REASON", "STABLE", "CANDIDATE", "WEIGHT", "REPLICAS", "AGE"]
+    assert head.split() == ["NAME", "READY", "REASON", "STABLE", "CANDIDATE", "WEIGHT", "REPLICAS", "AGE", "MESSAGE"]
     assert line.split()[:4] == ["digits", "True", "Serving", "1"]
     assert "URL" in on_server("get", "mdep", "digits", "-o", "wide").out.splitlines()[0]
     head, line = on_server("get", "-A").out.splitlines()

@@ -82,6 +82,7 @@ DEFINITIONS = (
             Column("Replicas", "integer", ".status.replicas"),
             Column("URL", "string", ".status.url", wide=True),
             _AGE,
+            Column("Message", "string", _ready("message")),
         ),
         selectable=(".spec.model.uri", ".spec.paused"),
         scale=True,

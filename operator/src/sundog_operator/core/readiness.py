@@ -13,6 +13,9 @@ RETRYABLE: Final = frozenset(
 )
 """Reasons that can pass without an edit: a file appears, a right is granted, a disk is cleared, a machine recovers."""
 
+DEPLOYING: Final = "Deploying"
+"""The reason of a start that goes on: no failure."""
+
 _SAYS_NOTHING: Final = "Failed to update the deployments"
 _TOLD: Final = re.compile(r"sundog: ([A-Z][A-Za-z]+): ([^\n]{1,600})")
 
@@ -47,7 +50,7 @@ def of_revision(service: str, revision: Revision, serve: ServeState) -> Readines
         return Readiness(0, False, False, False, "RayUnknown", "Serve could not be asked")
     app = serve.applications.get(names.application(service, revision.number))
     if app is None or _hash(app) != revision.hash:
-        return Readiness(0, False, False, True, "Deploying", "the application is not deployed yet")
+        return Readiness(0, False, False, True, DEPLOYING, "the application is not deployed yet")
     running = sum(deployment.running for deployment in app.deployments)
     told = _told(app)
     if app.status == "DEPLOY_FAILED" or any(d.status == "DEPLOY_FAILED" for d in app.deployments):
@@ -58,7 +61,7 @@ def of_revision(service: str, revision: Revision, serve: ServeState) -> Readines
         return Readiness(running, False, False, True, reason, message)
     if app.status == "RUNNING" and running and _settled(app):
         return Readiness(running, True, False, True, "Ready", f"{_target(app)} running")
-    reason, message = told or ("Deploying", f"{running} of {_target(app)} running; Serve says {app.status}")
+    reason, message = told or (DEPLOYING, f"{running} of {_target(app)} running; Serve says {app.status}")
     return Readiness(running, False, False, True, reason, message)
 
 

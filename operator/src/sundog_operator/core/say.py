@@ -27,6 +27,7 @@ from sundog_operator.core import (
 )
 from sundog_operator.core.draft import Draft
 from sundog_operator.core.events import Event
+from sundog_operator.core.readiness import DEPLOYING
 from sundog_operator.core.rollout import freeze, machine
 
 POLL_S: Final = 0.2
@@ -115,8 +116,8 @@ def conclude(draft: Draft) -> None:
     said["Promoted"] = _promoted(draft, said["TrafficSynced"])
     if (problem := _secret_problem(draft)) is not None:
         said["TrafficSynced"] = problem
-    said["Ready"] = _ready(draft, said)
     said["Stalled"] = _stalled(draft, said)
+    said["Ready"] = _ready(draft, said)
     settled = said["Ready"][0] == "True" or said["Stalled"][0] == "True"
     said["Reconciling"] = ("False", "", "") if settled else ("True", said["Ready"][1], said["Ready"][2])
     conditions = model_deployment_conditions(draft.before.conditions, generation=generation, at=draft.now)
@@ -322,12 +323,21 @@ def _ready(draft: Draft, said: dict[str, Said]) -> Said:
         return synced
     healthy = traffic.healthy_replicas(draft.service, stable.revision, draft.seen.edges)
     if healthy:
-        return "True", "Serving", f"revision {stable.revision} serves"
+        return "True", "Serving", "; ".join([f"revision {stable.revision} serves", *_what_fails(said)])
     return (
         "False",
         "NoHealthyReplica",
         f"no edge sees a healthy replica of revision {stable.revision}: {said['TrafficSynced'][2]}",
     )
+
+
+def _what_fails(said: dict[str, Said]) -> list[str]:
+    """Why what the spec asks for is not what serves, for `kubectl get` shows the message of Ready. A start that goes on is no failure."""
+    for type_, bad in (("SpecAccepted", "False"), ("RevisionReady", "False"), ("Stalled", "True")):
+        status, reason, message = said[type_]
+        if status == bad and reason != DEPLOYING:
+            return [f"{reason}: {message}"]
+    return []
 
 
 def _stalled(draft: Draft, said: dict[str, Said]) -> Said:
