@@ -77,12 +77,17 @@ def test_a_folder_has_one_cluster(api_server: Cluster, directory: Path) -> None:
 def test_nodes_live_side_by_side_and_one_that_was_killed_leaves_nothing(cluster: Cluster, directory: Path) -> None:
     if cluster.instance is None:
         pytest.skip("the cluster is somebody else's")
-    instance = Instance(directory)
+    instance, first = Instance(directory), cluster.instance.directory
     with nothing_left(directory):
         directory.mkdir(parents=True)
         slot = machine.start(instance)
         assert slot.number != int((cluster.instance.directory / "slot").read_text())
         assert f" {slot.inside}/30" in str(machine.run(*machine.entered(instance, ("ip", "-br", "address"))))
+        # The kubelet of the first has changed what the second would find.
+        remembered = [
+            {path.name: path.read_text() for path in (each / "settings").glob("*")} for each in (first, directory)
+        ]
+        assert remembered[0] == remembered[1] != {}
         # Whatever runs inside goes with its first process, and so do mounts, links and rules.
         machine.run(*machine.entered(instance, ("mount", "-t", "tmpfs", "tmpfs", "/opt")))
         machine.run(*machine.entered(instance, ("iptables", "-N", "KUBE-LEFT")))

@@ -11,14 +11,11 @@ from typing import Any
 
 import pytest
 
-from real_kubernetes import kuberay
 from real_kubernetes.cluster import Cluster
 from standing_in.memory_api import MemoryApi
 from standing_in.operator_process import OperatorProcess, running_operator
 from sundog_operator.adapters.kubernetes_client import KubernetesClient
 from sundog_operator.ports import LEASE, MODEL_DEPLOYMENT, Object, Ref
-
-CRDS = Path(__file__).parents[3] / "crds"
 
 
 @dataclass
@@ -79,7 +76,7 @@ def api(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Api]:
     if request.param == "memory":
         yield from _memory(tmp_path)
     else:
-        yield from _real(request.getfixturevalue("api_server"), tmp_path)
+        yield from _real(request.getfixturevalue("api_for_operators"), tmp_path)
 
 
 @pytest.fixture
@@ -97,8 +94,6 @@ def _memory(folder: Path) -> Iterator[Api]:
 
 
 def _real(cluster: Cluster, folder: Path) -> Iterator[Api]:
-    cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(CRDS))
-    kuberay.apply_crds(cluster.kubectl)
     namespace = f"process-{time.monotonic_ns() % 10**9}"
     cluster.kubectl("create", "namespace", namespace)
 

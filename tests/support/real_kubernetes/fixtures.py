@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from real_kubernetes import machine
+from real_kubernetes import kuberay, machine
 from real_kubernetes.binaries import BUILD_S, ROOT, Build
 from real_kubernetes.cluster import BINARIES, CLUSTER_BUILDS, CONTROL_PLANE_BUILDS, Cluster, directory_of, temporary
 from real_kubernetes.kubectl import Kubectl
@@ -41,6 +41,13 @@ def api_with_crds(api_server: Cluster) -> Cluster:
             partial(api_server.kubectl.succeeds, "get", path.stem, "--all-namespaces"), f"{path.stem} are served"
         )
     return api_server
+
+
+@pytest.fixture(scope="session")
+def api_for_operators(api_with_crds: Cluster) -> Cluster:
+    """The same control plane, with KubeRay's CRDs as well: all that an operator watches."""
+    kuberay.apply_crds(api_with_crds.kubectl)
+    return api_with_crds
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ the first process in them. Only cgroups are the machine's own, and some of its s
 """
 
 import contextlib
+import json
 import os
 import shutil
 import subprocess
@@ -208,13 +209,26 @@ def _remove_cgroup(folder: Path) -> None:
             time.sleep(0.05)
 
 
+def others(directory: Path) -> dict[str, Path]:
+    """The nodes of other clusters on this machine: each link names the folder that it belongs to."""
+    described = json.loads(run("ip", "-json", "link", "show", "type", "veth", check=False) or "[]")
+    found = {each["ifname"]: Path(each["ifalias"]) for each in described if each.get("ifalias", "").startswith("/")}
+    return {link: folder for link, folder in found.items() if folder != directory}
+
+
 def _remember_settings(instance: Instance) -> None:
-    kept = {str(path): path.read_text() for path in SETTINGS if path.exists()}
-    for path, value in kept.items():
-        (instance.folder("settings") / path.strip("/").replace("/", "+")).write_text(value)
+    """As they were before the first node that runs here now."""
+    earlier = [folder for folder in others(instance.directory).values() if (folder / "settings").exists()]
+    for path in filter(Path.exists, SETTINGS):
+        name = str(path).strip("/").replace("/", "+")
+        source = earlier[0] / "settings" / name if earlier else path
+        (instance.folder("settings") / name).write_text(source.read_text())
 
 
 def _restore_settings(instance: Instance) -> None:
+    """The last node puts them back."""
+    if others(instance.directory):
+        return
     for kept in sorted((instance.directory / "settings").glob("*")):
         path = Path("/" + kept.name.replace("+", "/"))
         if path.read_text() != kept.read_text():

@@ -1,12 +1,11 @@
 """What a cluster could leave behind on a machine, so that tests can compare before and after."""
 
-import json
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from real_kubernetes.machine import CGROUPS, SETTINGS
+from real_kubernetes.machine import CGROUPS, SETTINGS, others
 from real_local import processes_of
 
 PLACES = (
@@ -40,14 +39,9 @@ def nothing_left(directory: Path) -> Iterator[None]:
     yield
     assert processes_of(directory) == []
     assert not directory.exists()
-    others = _links_of_others(directory)
-    assert {line for line in traces() - before if not any(other in line for other in others)} == set()
-
-
-def _links_of_others(directory: Path) -> list[str]:
-    """The links of clusters side by side, which may come while ours goes: each names its folder."""
-    described = json.loads("".join(_lines("ip", "-json", "link", "show", "type", "veth")) or "[]")
-    return [each["ifname"] for each in described if each.get("ifalias") not in (None, str(directory))]
+    # Clusters side by side come and go meanwhile, and the last of them puts the machine's settings back.
+    names = [*others(directory), "setting"] if others(directory) else []
+    assert {line for line in traces() - before if not any(name in line for name in names)} == set()
 
 
 def _lines(*command: str) -> list[str]:
