@@ -92,6 +92,10 @@ class Binaries:
         built = all(self.path(program).exists() for program in build.programs)
         return built and stamp.exists() and stamp.read_text() == _digest(build)
 
+    def stamp(self, build: Build) -> None:
+        """Notes of which module the programs that lie here are."""
+        self._stamp(build).write_text(_digest(build))
+
     def _stamp(self, build: Build) -> Path:
         return self.folder / f".{build.programs[0]}.built"
 
@@ -124,7 +128,7 @@ class Binaries:
                 (scratch / _built_as(package)).replace(self.path(program))
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-        self._stamp(build).write_text(_digest(build))
+        self.stamp(build)
 
 
 def module_directory(module: str, path: str) -> Path:

@@ -26,7 +26,7 @@ def api_server() -> Iterator[Cluster]:
     if other := _elsewhere():
         yield other
         return
-    _skip(_cannot_build(CONTROL_PLANE_BUILDS))
+    _skip(cannot_build(CONTROL_PLANE_BUILDS))
     with nothing_left(directory_of("api")), temporary("api", with_node=False) as cluster:
         yield cluster
 
@@ -56,7 +56,7 @@ def cluster() -> Iterator[Cluster]:
     if other := _elsewhere():
         yield other
         return
-    _skip(machine.refusal() or _cannot_build(CLUSTER_BUILDS))
+    _skip(machine.refusal() or cannot_build(CLUSTER_BUILDS))
     with nothing_left(directory_of("cluster")), temporary("cluster", with_node=True) as cluster:
         yield cluster
 
@@ -66,7 +66,8 @@ def _elsewhere() -> Cluster | None:
     return Cluster(Path(path), Kubectl(Path(path))) if path else None
 
 
-def _cannot_build(builds: tuple[Build, ...]) -> str:
+def cannot_build(builds: tuple[Build, ...]) -> str:
+    """Why not; empty where all is built, or can be."""
     missing = BINARIES.missing(builds)
     if missing and shutil.which("go") is None:
         programs = ", ".join(program for build in missing for program in build.programs)

@@ -1,0 +1,76 @@
+"""What the support for real clusters says and does where there is none."""
+
+import json
+import os
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from real_kubernetes import fixtures, machine
+from real_kubernetes.binaries import ALL, CONTROL_PLANE, Binaries
+from real_kubernetes.checkout import mounted, pod_template
+from real_kubernetes.images import write_image
+from real_kubernetes.instance import ClusterError, Instance
+
+
+def test_a_node_without_root_is_refused_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert machine.refusal() == "a node needs root"
+
+
+def test_missing_tools_are_named_with_their_packages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert machine.refusal().startswith("not installed: conntrack containerd iproute2 iptables runc util-linux")
+
+
+def test_without_go_the_tests_are_skipped_and_say_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(fixtures, "BINARIES", Binaries(tmp_path / "bin"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    reason = fixtures.cannot_build((CONTROL_PLANE,))
+    assert reason == "etcd, kube-apiserver, kube-controller-manager, kubectl are built by Go, which is not installed"
+    with pytest.raises(ClusterError, match="etcd is built by Go, which is not installed"):
+        fixtures.BINARIES.build(ALL)
+
+
+def test_what_is_built_is_not_built_again_until_its_module_changes(tmp_path: Path) -> None:
+    binaries = Binaries(tmp_path)
+    for program in CONTROL_PLANE.programs:
+        binaries.path(program).touch()
+    assert binaries.missing((CONTROL_PLANE,)) == [CONTROL_PLANE]
+    binaries.stamp(CONTROL_PLANE)
+    assert binaries.missing((CONTROL_PLANE,)) == []
+    binaries.path("etcd").unlink()
+    assert binaries.missing((CONTROL_PLANE,)) == [CONTROL_PLANE]
+
+
+def test_a_pid_that_another_process_has_by_now_is_not_ours(tmp_path: Path) -> None:
+    instance = Instance(tmp_path)
+    ours = instance.record("ours", os.getpid())
+    assert instance.processes() == {"ours": ours}
+    line = json.loads(instance.records.read_text())
+    instance.records.write_text(json.dumps(line | {"started": line["started"] - 1}) + "\n")
+    assert instance.processes() == {}
+    instance.stop("ours")
+
+
+def test_an_image_is_what_docker_would_save(tmp_path: Path) -> None:
+    archive = write_image(
+        tmp_path / "x.tar", "docker.io/local/x:1", {"a": b"b"}, links={"bin": "usr/bin"}, folders=("tmp",)
+    )
+    with tarfile.open(archive) as tar:
+        manifest, config = (json.load(tar.extractfile(name)) for name in ("manifest.json", tar.getnames()[0]))
+        with tarfile.open(fileobj=tar.extractfile(manifest[0]["Layers"][0])) as layer:
+            assert {entry.name: entry.linkname for entry in layer} == {"tmp": "", "bin": "usr/bin", "a": ""}
+    assert manifest[0]["RepoTags"] == ["docker.io/local/x:1"]
+    assert config["rootfs"]["diff_ids"] == [f"sha256:{manifest[0]['Layers'][0].removesuffix('.tar')}"]
+
+
+def test_pods_see_each_folder_once_and_read_only(tmp_path: Path) -> None:
+    folders = list(mounted(tmp_path).values())
+    assert tmp_path in folders
+    assert not any(a != b and a.is_relative_to(b) for a in folders for b in folders)
+    assert all(mount["readOnly"] for mount in pod_template(tmp_path)["volumeMounts"])
