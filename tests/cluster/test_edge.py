@@ -53,7 +53,10 @@ class StandInServe:
         async with self._session.get(self._url) as response:
             return parse_state(await response.json())
 
-    async def put(self, applications: list[Json]) -> None:
+    async def phases(self, *_: Any) -> Mapping[str, float]:
+        return {}
+
+    async def play(self, applications: list[Json]) -> None:
         async with self._session.put(self._url, json={"applications": applications}) as response:
             assert response.status == 200
 
@@ -109,7 +112,7 @@ class Namespace:
             for cluster in live.clusters(ModelDeploymentStatus.parse(obj.get("status"))):
                 await self._cluster(cluster)
                 applications += applications_of(obj, stored, serve, cluster, self.world.settings.installation)
-        await self.serve.put(applications)
+        await self.serve.play(applications)
 
     async def _cluster(self, name: str) -> None:
         """What KubeRay would have made, which leaves alone what another controller manages."""
