@@ -112,7 +112,7 @@ def running_operator(
         "127.0.0.1",
     ]
     path = os.pathsep.join([str(SUPPORT), os.environ.get("PYTHONPATH", "")])
-    with log.open("ab") as output:
+    with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-c", _MAIN, *arguments, "--port", "0", *options],
             stdout=output,
