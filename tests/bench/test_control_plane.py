@@ -24,6 +24,7 @@ pytestmark = [pytest.mark.bench, pytest.mark.timeout(900)]
 
 NAMESPACES = 20
 IDLE_S = 30.0
+INSTALLATION = "workers: 16\n"
 AT_ONCE = 16
 
 
@@ -139,7 +140,9 @@ def leading(operator: OperatorProcess) -> None:
 
 def measure(cluster: Cluster, folder: Path, count: int) -> Found:
     with standing_in(cluster.kubeconfig, folder / "stand-in.log"):
-        with running_operator(folder, cluster.kubeconfig, "--namespace", "default") as operator:
+        with running_operator(
+            folder, cluster.kubeconfig, "--namespace", "default", installation=INSTALLATION
+        ) as operator:
             leading(operator)
             took = asyncio.run(apply_all(cluster.kubeconfig, count))
             cpu, requests = operator.cpu_s(), operator.requests()
@@ -150,7 +153,9 @@ def measure(cluster: Cluster, folder: Path, count: int) -> Found:
             idle, idle_cpu = difference(operator.requests(), before), operator.cpu_s() - cpu_before
             peak = operator.peak_mib()
         began = time.monotonic()
-        with running_operator(folder, cluster.kubeconfig, "--namespace", "default", identity="b") as operator:
+        with running_operator(
+            folder, cluster.kubeconfig, "--namespace", "default", identity="b", installation=INSTALLATION
+        ) as operator:
             name = "controller_runtime_reconcile_total"
             wait_until(
                 lambda: operator.metric(name, controller="modeldeployment") >= count, "a pass of each", 120, every=1

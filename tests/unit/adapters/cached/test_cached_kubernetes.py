@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from doubles.clock import FakeClock
-from sundog_operator.adapters.cached.kubernetes import SECRET_S, CachedKubernetes
+from sundog_operator.adapters.cached.kubernetes import ABSENT_S, SECRET_S, CachedKubernetes
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
 from sundog_operator.errors import AlreadyExists, Conflict, DependencyError
 from sundog_operator.ports import CONFIG_MAP, CONTROLLER_REVISION, MODEL_DEPLOYMENT, SECRET, Kind, Object, Ref
@@ -184,6 +184,22 @@ async def test_a_foreign_object_that_stands_in_the_way_is_seen(world: World) -> 
     with pytest.raises(AlreadyExists):
         await world.cached.create(thing(CONTROLLER_REVISION, "digits-r1", labels=OURS, revision=1))
     assert await world.cached.list(CONTROLLER_REVISION, "vision") == [taken]
+
+
+async def test_a_name_that_nobody_had_is_asked_for_again_after_a_second(world: World) -> None:
+    ref = Ref(CONFIG_MAP, "vision", "sundog-edge")
+    for _ in range(3):
+        assert await world.cached.get(ref) is None
+    assert world.asked == ["get sundog-edge"]
+    await world.server.create(thing(CONFIG_MAP, "sundog-edge"))
+    with pytest.raises(AlreadyExists):
+        await world.cached.create(thing(CONFIG_MAP, "sundog-edge"))
+    assert await world.cached.get(ref) is not None, "what was in the way is seen at once"
+    other = Ref(CONFIG_MAP, "vision", "other")
+    assert await world.cached.get(other) is None
+    await world.server.create(thing(CONFIG_MAP, "other"))
+    world.clock.advance(ABSENT_S)
+    assert await world.cached.get(other) is not None
 
 
 async def test_a_foreign_object_of_a_name_of_ours_is_found(world: World) -> None:

@@ -54,6 +54,9 @@ SCOPES: Final[Mapping[Kind, Mapping[str, str]]] = {
 }
 """The kinds that are kept, and the labels that an object must have. Secrets are not: nobody may list them all."""
 
+ABSENT_S: Final = 1.0
+"""For how long an object of a name of ours that nobody had is not asked for again."""
+
 SECRET_S: Final = 10.0
 """For how long a Secret that was asked for by name is not asked for again."""
 
@@ -95,6 +98,7 @@ class CachedKubernetes:
         self._scopes = scopes
         self._clock = clock
         self._secrets: dict[Ref, tuple[float, bytes]] = {}
+        self._absent: dict[Ref, float] = {}
         self._synced: set[Kind] = set()
         self._doubtful: dict[Kind, set[Ref]] = {kind: set() for kind in self._scopes}
         self.objects = Objects()
@@ -136,7 +140,7 @@ class CachedKubernetes:
         entry = self.objects.get(ref)
         if entry is None and self._scopes[ref.kind]:
             # It may be there without our labels.
-            return await self._ask(ref)
+            return await self._look(ref)
         return entry.load() if entry else None
 
     async def labels(self, ref: Ref) -> Mapping[str, str] | None:
@@ -180,6 +184,15 @@ class CachedKubernetes:
         """See the port."""
         return self._source.watch(kind, namespace)
 
+    async def _look(self, ref: Ref) -> Object | None:
+        now = self._clock.monotonic()
+        if now - self._absent.get(ref, now - ABSENT_S) < ABSENT_S:
+            return None
+        obj = await self._ask(ref)
+        if obj is None:
+            self._absent = {each: at for each, at in self._absent.items() if now - at < ABSENT_S} | {ref: now}
+        return obj
+
     def forget_secret(self, ref: Ref) -> None:
         """A Secret changed: ask for it next time."""
         self._secrets.pop(ref, None)
@@ -216,6 +229,7 @@ class CachedKubernetes:
             self._doubt(ref)
             raise
         self._secrets.pop(ref, None)
+        self._absent.pop(ref, None)
         if ref.kind in self._scopes:
             self._doubtful[ref.kind].discard(ref)
             self._learn(obj)
@@ -223,6 +237,7 @@ class CachedKubernetes:
 
     def _doubt(self, ref: Ref) -> None:
         self._secrets.pop(ref, None)
+        self._absent.pop(ref, None)
         if ref.kind in self._scopes:
             self._doubtful[ref.kind].add(ref)
 
