@@ -23,6 +23,8 @@ from sundog_operator.shell.cli import root
 ROOT = Path(__file__).parents[3]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")])
 EXAMPLES = sorted(ROOT.glob("examples/**/*.yaml"))
+IN_A_CLUSTER = "# in a cluster\n"
+"""How a manifest begins that local mode refuses."""
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
@@ -60,7 +62,8 @@ def test_links_lead_somewhere(page: str, target: str) -> None:
     assert not anchor or anchor in anchors(found)
 
 
-def documents() -> Iterator[tuple[str, Any]]:
+def documents() -> Iterator[tuple[str, Any, bool]]:
+    """(page, document, whether it is meant for a cluster alone)."""
     shown = [*blocks("yaml")]
     shown += [
         (page, text) for page, block in blocks("sh") for text in re.findall(r"<<'YAML'\n(.*?)\nYAML", block, re.DOTALL)
@@ -70,29 +73,31 @@ def documents() -> Iterator[tuple[str, Any]]:
         # As `sundog` reads them: the folder of the manifest, without a way up.
         absolute = text.replace("${MANIFEST_DIR}/..", "").replace("${MANIFEST_DIR}", "/manifests")
         for document in yaml.safe_load_all(absolute):
-            yield page, document
+            yield page, document, page.endswith("/cluster.yaml") or text.startswith(IN_A_CLUSTER)
 
 
-def manifests() -> Iterator[tuple[str, dict[str, Any]]]:
-    for page, document in documents():
+def manifests() -> Iterator[tuple[str, dict[str, Any], bool]]:
+    for page, document, in_pods in documents():
         if document.get("kind") == "ModelDeployment":
-            yield page, document
+            yield page, document, in_pods
         elif set(document) <= set(ModelDeploymentSpec.model_fields):
-            spec = {"model": {"uri": "file:///models/v1", "entrypoint": "net:Net"}, **document}
+            spec = {"model": {"uri": "file:///models/v1"}, "rollout": {"strategy": "recreate"}, **document}
             head = {"apiVersion": "serving.sundog.dev/v1alpha1", "kind": "ModelDeployment"}
-            yield page, {**head, "metadata": {"name": "shown", "namespace": "default"}, "spec": spec}
+            yield page, {**head, "metadata": {"name": "shown", "namespace": "default"}, "spec": spec}, in_pods
 
 
-@pytest.mark.parametrize(("page", "manifest"), list(manifests()))
-def test_manifests_that_are_shown_are_accepted_and_supported(page: str, manifest: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("page", "manifest", "in_pods"), list(manifests()))
+def test_manifests_that_are_shown_are_accepted_and_supported(
+    page: str, manifest: dict[str, Any], in_pods: bool
+) -> None:
     assert violations(manifest) == [], page
     spec = ModelDeployment.parse(manifest).spec
-    in_pods = page.endswith("/cluster.yaml")
     assert [*not_yet_supported(spec, in_pods=in_pods), *rollout_not_yet_supported(spec)] == [], page
 
 
 def test_manifests_were_found() -> None:
-    assert {"README.md", "docs/quickstart.md", "docs/concepts.md"} <= {page for page, _ in manifests()}
+    assert {"README.md", "docs/quickstart.md", "docs/concepts.md"} <= {page for page, *_ in manifests()}
+    assert ("docs/operations.md", True) in {(page, in_pods) for page, _, in_pods in manifests()}
 
 
 def commands() -> Iterator[tuple[str, str, bool]]:
