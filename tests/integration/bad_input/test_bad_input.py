@@ -96,8 +96,11 @@ def test_kubectl_is_told_the_same(bed: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spec", "told"),
     [
-        ({"autoscaling": {}}, "spec.autoscaling: is not supported yet; leave it out"),
-        ({"resources": {"gpu": {"count": 1}}}, "spec.resources.gpu.count: 1 is not supported yet; leave it at 0"),
+        ({"autoscaling": {}}, "spec.autoscaling: needs pods, which local mode has not; leave it out"),
+        (
+            {"resources": {"gpu": {"count": 1}}},
+            "spec.resources.gpu.count: 1 needs pods, which local mode has not; leave it at 0",
+        ),
         (
             {"model": {"uri": "pvc://models/x"}},
             "spec.model.uri: pvc:// needs pods to mount the claim, which local mode has not",
