@@ -44,6 +44,13 @@ class Warmup(_Contract):
     timeout_seconds: Annotated[float, Field(alias="timeoutSeconds", gt=0)] = 300.0
 
 
+class Gpu(_Contract):
+    """Devices that the replica was given, and whose they are."""
+
+    count: Annotated[int, Field(ge=0)] = 0
+    vendor: Annotated[str, Field(max_length=63)] = "nvidia"
+
+
 class Arguments(_Contract):
     """`args` of the Serve application. `cpu` is in cores."""
 
@@ -56,6 +63,7 @@ class Arguments(_Contract):
     batching: Batching = Batching()
     warmup: Warmup = Warmup()
     cpu: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    gpu: Gpu = Gpu()
 
 
 class Settings(_Contract):

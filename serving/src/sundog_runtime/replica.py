@@ -110,13 +110,15 @@ class Replica:
         self.app.max_request_bytes = self.grpc.max_request_bytes = settings.max_request_bytes
 
     async def check_health(self) -> None:
-        """Raises RuntimeError when a call has been running for so long that nothing behind it will be answered.
+        """Raises RuntimeError when a call has been running for so long that nothing behind it will be answered, or the device is lost.
 
         Serve asks before the replica is ready. Where it had no `user_config` to hand over, the start ends here; raises a
         StartError then.
         """
         if self._settings is None:
             await self.reconfigure(None)
+        if lost := self._model.lost():
+            raise RuntimeError(f"the device is lost: {lost}")
         if self._scheduler.stuck:
             raise RuntimeError(f"the model has been busy with one call for {self._thread.busy_seconds:.0f} s")
 
@@ -170,10 +172,14 @@ async def _in_time(loading: Awaitable[LoadedModel], seconds: float) -> LoadedMod
 def _load(files: ModelFiles, arguments: Arguments) -> LoadedModel:
     """The model, with the inputs of its example where it declares none."""
     # torch takes seconds to import: a model that is not there, or is not what was promised, is told without it.
+    from sundog_runtime.formats.device import device_for, watch_for
     from sundog_runtime.formats.load import load_model
 
     _use_cores(arguments.cpu)
-    model = load_model(files, arguments.model, arguments.namespace)
+    gpu = arguments.gpu
+    model = load_model(files, arguments.model, arguments.namespace, lambda: device_for(gpu.count, gpu.vendor))
+    if (watch := watch_for(gpu.count, gpu.vendor)) is not None:
+        model = replace(model, predict=watch.over(model.predict), lost=lambda: watch.lost)
     if model.example is None or model.signature.inputs:
         return model
     try:

@@ -49,7 +49,15 @@ specs = st.fixed_dictionaries(
                 "userConfig": st.dictionaries(st.text(max_size=8), st.integers(), max_size=3),
             },
         ),
-        "resources": st.fixed_dictionaries({}, optional={"cpu": st.sampled_from(("250m", "1", "2.5", "64"))}),
+        "resources": st.fixed_dictionaries(
+            {},
+            optional={
+                "cpu": st.sampled_from(("250m", "1", "2.5", "64")),
+                "gpu": st.fixed_dictionaries(
+                    {}, optional={"count": st.sampled_from((0, 1, 8)), "vendor": st.sampled_from(("nvidia", "amd"))}
+                ),
+            },
+        ),
         "endpoint": st.fixed_dictionaries(
             {},
             optional={
@@ -112,6 +120,11 @@ def test_the_model_server_reads_what_the_operator_deploys(spec_json: dict[str, A
     assert arguments.batching.max_size == spec.runtime.batching.max_size
     assert arguments.batching.max_delay_seconds == spec.runtime.batching.max_delay.total_seconds()
     assert arguments.warmup.timeout_seconds == spec.runtime.warmup.timeout.total_seconds()
+    assert (arguments.gpu.count > 0) == ("gpu" in app["args"])
+    assert not arguments.gpu.count or (arguments.gpu.count, arguments.gpu.vendor) == (
+        spec.resources.gpu.count,
+        spec.resources.gpu.vendor,
+    )
     assert settings.user_config == spec.runtime.user_config
     assert app["deployments"][0]["num_replicas"] == replicas
 

@@ -76,7 +76,7 @@ def make_application(
 
 
 def _args(namespace: str, service: str, revision: Revision, fixed: ModelDeploymentSpec) -> Json:
-    model, runtime = fixed.model, fixed.runtime
+    model, runtime, gpu = fixed.model, fixed.runtime, fixed.resources.gpu
     return {
         "version": ARGS_VERSION,
         "namespace": namespace,
@@ -97,6 +97,8 @@ def _args(namespace: str, service: str, revision: Revision, fixed: ModelDeployme
         },
         "warmup": {"requests": runtime.warmup.requests, "timeoutSeconds": runtime.warmup.timeout.total_seconds()},
         "cpu": cpu_cores(fixed.resources.cpu),
+        # Left out without devices: revisions of before it was there must find their `args` unchanged.
+        **({"gpu": {"count": gpu.count, "vendor": str(gpu.vendor)}} if gpu.count else {}),
     }
 
 

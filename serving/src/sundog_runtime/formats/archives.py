@@ -11,13 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.export.passes import move_to_device_pass
 
 from sundog_runtime.description import FILE_NAME, Description
 from sundog_runtime.errors import CodeNotTrusted, LoadFailed
-from sundog_runtime.formats.compiling import may_compile_later
 from sundog_runtime.formats.detect import Found
+from sundog_runtime.formats.device import CPU, Device
 from sundog_runtime.formats.model import LoadedModel, may_batch
-from sundog_runtime.formats.module import caller, failed, is_half, natural_types, network_caller, use_channels_last
+from sundog_runtime.formats.module import (
+    caller,
+    compiles,
+    failed,
+    is_half,
+    natural_types,
+    network_caller,
+    use_channels_last,
+)
 from sundog_runtime.signature import Signature
 from sundog_runtime.tensors import OIP_TYPES, TensorSpec, to_numpy
 
@@ -31,24 +40,27 @@ def require_trust(found: Found, trusted: bool) -> None:
         )
 
 
-def load_exported(path: Path, archive: Found, description: Description) -> LoadedModel:
+def load_exported(path: Path, archive: Found, description: Description, device: Device = CPU) -> LoadedModel:
     """Read a program that was saved with `torch.export.save`. Raises a StartError."""
     try:
         # By descriptor: given a path, torch complains of a name that does not end in .pt2.
         with path.open("rb") as file:
             program = torch.export.load(file)
-        module = program.module()
+        signature = _under(description.signature, Signature(_program_inputs(program), _program_outputs(program)))
+        names = [spec.name for spec in signature.inputs]
+        example = _example(program, names)
+        # A program remembers devices in its steps as well, which `to` of a module would not change.
+        module = (program if device.is_cpu else move_to_device_pass(program, device.where)).module()
     except Exception as error:
         raise failed(f"reading {archive.name}", error) from error
-    signature = _under(description.signature, Signature(_program_inputs(program), _program_outputs(program)))
     numbers, whole_numbers = natural_types(module)
-    names = [spec.name for spec in signature.inputs]
-    example, batches = _example(program, names), may_batch(description.batchable, signature)
+    batches = may_batch(description.batchable, signature)
     predict = network_caller(
         module,
         description,
         signature,
         example,
+        device,
         batches=batches,
         channels_last=_channels_last(module, description),
         order=names,
@@ -62,19 +74,20 @@ def load_exported(path: Path, archive: Found, description: Description) -> Loade
         numbers=numbers,
         whole_numbers=whole_numbers,
         batches=batches,
-        compiles=description.compile.enabled and may_compile_later(signature, batches=batches),
+        compiles=compiles(description, signature, device, batches=batches),
         module=module,
+        device=device.name,
     )
 
 
-def load_torchscript(path: Path, archive: Found, description: Description) -> LoadedModel:
+def load_torchscript(path: Path, archive: Found, description: Description, device: Device = CPU) -> LoadedModel:
     """Read a module that was saved with `torch.jit.save`. Raises a StartError."""
     try:
         with warnings.catch_warnings():
             # Deprecated since torch 2.10 and still there: the archives that people have are to be served.
             warnings.filterwarnings("ignore", message=r"`torch\.jit\.", category=FutureWarning)
             warnings.filterwarnings("ignore", message=r"`torch\.jit\.", category=DeprecationWarning)
-            module = torch.jit.load(path, map_location="cpu")
+            module = torch.jit.load(path, map_location=device.where)
         module.eval()
         for parameter in module.parameters():
             parameter.requires_grad_(False)
@@ -88,12 +101,13 @@ def load_torchscript(path: Path, archive: Found, description: Description) -> Lo
     return LoadedModel(
         platform="pytorch",
         found=f"{archive.name}, which is {archive.content}",
-        predict=caller(module, description.signature, channels_last=channels_last, half=is_half(module)),
+        predict=caller(module, description.signature, device, channels_last=channels_last, half=is_half(module)),
         signature=description.signature,
         parameters=parameters,
         numbers=numbers,
         whole_numbers=whole_numbers,
         batches=may_batch(description.batchable, description.signature),
+        device=device.name,
     )
 
 

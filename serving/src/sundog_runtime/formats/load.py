@@ -1,6 +1,7 @@
 """From verified files to a model in memory."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 from sundog_runtime.arguments import Model
@@ -10,6 +11,7 @@ from sundog_runtime.formats.archives import load_exported, load_torchscript, req
 from sundog_runtime.formats.code import ModelCode
 from sundog_runtime.formats.compiling import keep_code
 from sundog_runtime.formats.detect import INSTEAD, WEIGHTS, Content, Found, sniff, transformers_config
+from sundog_runtime.formats.device import CPU, Device
 from sundog_runtime.formats.model import LoadedModel
 from sundog_runtime.formats.python_class import is_predictor, load_python
 from sundog_runtime.formats.torch_state import load_torch
@@ -26,53 +28,56 @@ _NO_WEIGHTS = frozenset({".py", ".pyc", ".yaml", ".md"})
 _logger = logging.getLogger("ray.serve.sundog")
 
 
-def load_model(files: ModelFiles, model: Model, namespace: str = "") -> LoadedModel:
+def load_model(
+    files: ModelFiles, model: Model, namespace: str = "", device: Callable[[], Device] = lambda: CPU
+) -> LoadedModel:
     """Load in the format that is asked for, or for `auto` the one found, and compile where model.yaml says so.
 
-    Compiled code is kept for the namespace, where one is given. Raises a StartError.
+    Compiled code is kept for the namespace, where one is given. `device` is asked where there is a network to place.
+    Raises a StartError.
     """
     try:
         description = under(model, _description(files))
         if description.compile.enabled:
             keep_code(namespace)
-        loaded = _load(files, description, trusted=model.trust_code)
+        loaded = _load(files, description, device, trusted=model.trust_code)
     except OSError as error:
         raise from_os_error(error, error.filename or files.path) from error
     files.still_verified()
     if description.compile.enabled and loaded.platform != "pytorch":
         raise LoadFailed(f"{FILE_NAME}: compile is for networks of format torch or exported; found {loaded.found}")
-    _logger.info("format %s: found %s in %s", description.format, loaded.found, files.path)
+    _logger.info("format %s: found %s in %s, on %s", description.format, loaded.found, files.path, loaded.device)
     return loaded
 
 
-def _load(files: ModelFiles, description: Description, *, trusted: bool) -> LoadedModel:
+def _load(files: ModelFiles, description: Description, device: Callable[[], Device], *, trusted: bool) -> LoadedModel:
     candidates = [Found(path.name, sniff(path)) for path in _weight_files(files)]
     match _choose(files, description, candidates):
         case "transformers":
             # Its own library takes seconds to import.
             from sundog_runtime.formats.transformers_directory import load_transformers
 
-            return load_transformers(files, description)
+            return load_transformers(files, description, device())
         case "exported":
             archive = _one(files, candidates, {Content.EXPORTED})
             require_trust(archive, trusted)
-            return load_exported(files.root / archive.name, archive, description)
+            return load_exported(files.root / archive.name, archive, description, device())
         case "torchscript":
             archive = _one(files, candidates, {Content.TORCHSCRIPT})
             require_trust(archive, trusted)
-            return load_torchscript(files.root / archive.name, archive, description)
+            return load_torchscript(files.root / archive.name, archive, description, device())
         case "python":
             return load_python(files.path, _target(files, description), description)
         case "torch":
             weights = _one(files, candidates, WEIGHTS)
-            return load_torch(files.root / weights.name, weights, _target(files, description), description)
+            return load_torch(files.root / weights.name, weights, _target(files, description), description, device())
         case _:
             # An entrypoint that is no predictor builds a network.
             target = _target(files, description)
             if is_predictor(target):
                 return load_python(files.path, target, description)
             weights = _one(files, candidates, WEIGHTS)
-            return load_torch(files.root / weights.name, weights, target, description)
+            return load_torch(files.root / weights.name, weights, target, description, device())
 
 
 def _choose(files: ModelFiles, description: Description, candidates: list[Found]) -> str:

@@ -42,6 +42,7 @@ class LoadedModel:
     `batches`: arrays of several requests may be joined along their first dimension, and the answer split there.
     `compiles`: a request may be the first of its sizes, and wait for the compiler.
     `module` is the network where there is one, for those who count its parameters.
+    `device` is where it computes, as people are told. `lost` says why it can compute no more; empty while it can.
     """
 
     platform: str
@@ -57,6 +58,8 @@ class LoadedModel:
     batches: bool = True
     compiles: bool = False
     module: Any = None
+    device: str = "cpu"
+    lost: Callable[[], str] = lambda: ""
 
 
 def may_batch(batchable: bool | None, signature: Signature) -> bool:

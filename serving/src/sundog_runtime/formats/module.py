@@ -7,7 +7,8 @@ import torch
 
 from sundog_runtime.description import Description
 from sundog_runtime.errors import LoadFailed, ModelTooLarge, StartError
-from sundog_runtime.formats.compiling import Compiled, compile_now, shapes
+from sundog_runtime.formats.compiling import Compiled, compile_now, may_compile_later, shapes
+from sundog_runtime.formats.device import CPU, Device
 from sundog_runtime.formats.tensors_in import tensors
 from sundog_runtime.signature import Signature
 
@@ -21,6 +22,20 @@ def failed(doing: str, error: Exception) -> StartError:
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):
         return ModelTooLarge(f"{doing}: not enough memory: {error}")
     return LoadFailed(f"{doing} raised {type(error).__name__}: {error}")
+
+
+def place(module: torch.nn.Module, device: Device, name: str) -> torch.nn.Module:
+    """The module on the device. Raises a StartError that names what was loaded."""
+    try:
+        return device.place(module)
+    except Exception as error:
+        raise failed(f"placing {name} on {device.name}", error) from error
+
+
+def compiles(description: Description, signature: Signature, device: Device, *, batches: bool) -> bool:
+    """Whether a request may meet the compiler, or code that only one thread may run, as the graphs that CUDA replays."""
+    enabled = description.compile.enabled
+    return enabled and (not device.is_cpu or may_compile_later(signature, batches=batches))
 
 
 def natural_types(module: torch.nn.Module) -> tuple[str, str]:
@@ -64,6 +79,7 @@ def network_caller(
     description: Description,
     signature: Signature,
     example: Callable[[], Any] | None,
+    device: Device = CPU,
     *,
     batches: bool,
     channels_last: bool,
@@ -71,9 +87,9 @@ def network_caller(
 ) -> Callable[[Any], Any]:
     """`predict` of a network, compiled by now where model.yaml asks for it; `order` as of `in_order`."""
     if not description.compile.enabled:
-        return caller(in_order(module, order), signature, channels_last=channels_last, half=is_half(module))
+        return caller(in_order(module, order), signature, device, channels_last=channels_last, half=is_half(module))
     network = Compiled(module, description.compile.mode)
-    predict = caller(in_order(network, order), signature, channels_last=channels_last, half=is_half(module))
+    predict = caller(in_order(network, order), signature, device, channels_last=channels_last, half=is_half(module))
     compile_now(network, predict, shapes(example, signature, batches=batches))
     return predict
 
@@ -93,7 +109,12 @@ def in_order(call: Callable[..., Any], names: Sequence[str]) -> Callable[..., An
 
 
 def caller(
-    module: Callable[..., Any], signature: Signature, *, channels_last: bool, half: bool = False
+    module: Callable[..., Any],
+    signature: Signature,
+    device: Device = CPU,
+    *,
+    channels_last: bool,
+    half: bool = False,
 ) -> Callable[[Any], Any]:
     """`predict` of a module: one positional tensor for one input, keyword arguments for several, no gradients.
 
@@ -103,10 +124,13 @@ def caller(
     names = [spec.name for spec in signature.outputs]
     halved = {spec.name for spec in signature.inputs if spec.dtype == "bfloat16"}
     every = bool(halved) if len(signature.inputs) == 1 else half and not signature.inputs
+    moves = not device.is_cpu
 
     def predict(batch: Any) -> Any:
         with torch.inference_mode():
             given = tensors(batch)
+            if moves:
+                given = device.give(given)
             if every or halved:
                 given = _halved(given, halved, every=every)
             if channels_last:

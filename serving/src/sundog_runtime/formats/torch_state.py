@@ -12,10 +12,17 @@ import torch
 from sundog_runtime.cores import threads_of
 from sundog_runtime.description import Description
 from sundog_runtime.errors import EntrypointMissing, FormatNotRecognised, LoadFailed
-from sundog_runtime.formats.compiling import may_compile_later
 from sundog_runtime.formats.detect import Content, Found
+from sundog_runtime.formats.device import CPU, Device
 from sundog_runtime.formats.model import LoadedModel, may_batch
-from sundog_runtime.formats.module import failed, natural_types, network_caller, use_channels_last
+from sundog_runtime.formats.module import (
+    compiles,
+    failed,
+    natural_types,
+    network_caller,
+    place,
+    use_channels_last,
+)
 
 
 def use_cores(cpu: float) -> None:
@@ -30,8 +37,8 @@ def use_cores(cpu: float) -> None:
             torch.set_num_interop_threads(1)
 
 
-def load_torch(path: Path, weights: Found, factory: Any, description: Description) -> LoadedModel:
-    """Build the module, give it the weights of `path`. Raises a StartError."""
+def load_torch(path: Path, weights: Found, factory: Any, description: Description, device: Device = CPU) -> LoadedModel:
+    """Build the module, give it the weights of `path`, place it. Raises a StartError."""
     if not callable(factory):
         raise EntrypointMissing(
             f"the entrypoint is a {type(factory).__name__}; expected a torch.nn.Module class or a function"
@@ -45,7 +52,7 @@ def load_torch(path: Path, weights: Found, factory: Any, description: Descriptio
         if isinstance(error, RuntimeError):
             raise LoadFailed(f"{weights.name} does not fit the entrypoint's module: {_one_line(error)}") from error
         raise failed(f"loading {weights.name}", error) from error
-    module.eval().requires_grad_(False)
+    module = place(module.eval().requires_grad_(False), device, weights.name)
     channels_last = use_channels_last(module, description)
     if channels_last:
         module.to(memory_format=torch.channels_last)
@@ -55,7 +62,13 @@ def load_torch(path: Path, weights: Found, factory: Any, description: Descriptio
         platform="pytorch",
         found=f"{weights.name}, which is {weights.content}",
         predict=network_caller(
-            module, description, description.signature, example, batches=batches, channels_last=channels_last
+            module,
+            description,
+            description.signature,
+            example,
+            device,
+            batches=batches,
+            channels_last=channels_last,
         ),
         signature=description.signature,
         example=example,
@@ -64,8 +77,9 @@ def load_torch(path: Path, weights: Found, factory: Any, description: Descriptio
         numbers=numbers,
         whole_numbers=whole_numbers,
         batches=batches,
-        compiles=description.compile.enabled and may_compile_later(description.signature, batches=batches),
+        compiles=compiles(description, description.signature, device, batches=batches),
         module=module,
+        device=device.name,
     )
 
 

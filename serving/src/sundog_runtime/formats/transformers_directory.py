@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sundog_runtime.description import Description
 from sundog_runtime.errors import FormatNotRecognised, LoadFailed, bad_input
 from sundog_runtime.formats.detect import transformers_config
+from sundog_runtime.formats.device import CPU, Device
 from sundog_runtime.formats.model import LoadedModel, may_batch
 from sundog_runtime.formats.module import failed
 from sundog_runtime.formats.stepping import without_gradients
@@ -64,6 +65,7 @@ class _Model:
     """A model of the library with what is needed to call it. `max_length` is in tokens, 0 where nothing limits it."""
 
     network: Any
+    device: Device
     tokenizer: Any
     task: Task
     settings: Settings
@@ -71,19 +73,19 @@ class _Model:
     max_length: int
 
 
-def load_transformers(files: ModelFiles, description: Description) -> LoadedModel:
-    """Build the class that `config.json` names and give it its weights. Raises a StartError."""
+def load_transformers(files: ModelFiles, description: Description, device: Device = CPU) -> LoadedModel:
+    """Build the class that `config.json` names, give it its weights and place it. Raises a StartError."""
     root = files.root
     document = None if files.only else transformers_config(root)
     if document is None:
         raise FormatNotRecognised(f"{files.path} has no config.json with a model_type, as save_pretrained writes it")
     settings = _settings(description.config)
     try:
-        network = _network(root, document)
+        network = device.place(_network(root, document))
         tokenizer = _tokenizer(root)
     except Exception as error:
         raise failed(f"loading {root}", error) from error
-    model = _assemble(network, tokenizer, settings)
+    model = _assemble(network, device, tokenizer, settings)
     signature = _signature(model, description.signature)
     _check_inputs(model, signature)
     streams = model.task == "generation"
@@ -96,6 +98,7 @@ def load_transformers(files: ModelFiles, description: Description) -> LoadedMode
         streams=streams,
         batches=not streams and may_batch(description.batchable, signature),
         module=network,
+        device=device.name,
     )
 
 
@@ -170,7 +173,7 @@ def _tokenizer(root: Path) -> Any:
     return tokenizer
 
 
-def _assemble(network: Any, tokenizer: Any, settings: Settings) -> _Model:
+def _assemble(network: Any, device: Device, tokenizer: Any, settings: Settings) -> _Model:
     name = type(network).__name__
     natural: Task = next((task for end, task in _TASKS.items() if name.endswith(end)), "tensors")
     task = settings.task or natural
@@ -185,7 +188,9 @@ def _assemble(network: Any, tokenizer: Any, settings: Settings) -> _Model:
         if network.config.pad_token_id is None:
             network.config.pad_token_id = tokenizer.pad_token_id
     known = [limit for limit in limits if isinstance(limit, int) and 0 < limit <= _MAX_TOKENS]
-    return _Model(network, tokenizer, task, settings, getattr(text, "vocab_size", None) or 0, min(known, default=0))
+    return _Model(
+        network, device, tokenizer, task, settings, getattr(text, "vocab_size", None) or 0, min(known, default=0)
+    )
 
 
 def _signature(model: _Model, declared: Signature) -> Signature:
@@ -270,9 +275,9 @@ def _predictor(model: _Model, signature: Signature) -> Callable[[Any], Any]:
 
 
 def _given(model: _Model, batch: Any, names: list[str]) -> dict[str, Any]:
-    """The network's keyword arguments. Raises Problem 400."""
+    """The network's keyword arguments, looked at before they go where it is. Raises Problem 400."""
     if names == ["text"] and model.tokenizer is not None:
-        return _tokens(model, batch)
+        return dict(model.device.give(_tokens(model, batch)))
     given = tensors(batch if isinstance(batch, dict) else {names[0]: batch})
     ids = given.get("input_ids")
     if isinstance(ids, torch.Tensor):
@@ -281,7 +286,7 @@ def _given(model: _Model, batch: Any, names: list[str]) -> dict[str, Any]:
         if model.max_length and ids.shape[-1] > model.max_length:
             found = f"input 'input_ids' has {ids.shape[-1]} tokens"
             raise bad_input("WrongShape", f"{found}; the model takes at most {model.max_length}")
-    return {name: _of_weights(model, value) for name, value in given.items()}
+    return {name: _of_weights(model, value) for name, value in model.device.give(given).items()}
 
 
 def _of_weights(model: _Model, value: Any) -> Any:
@@ -362,7 +367,7 @@ def _continuation(model: _Model, ids: torch.Tensor, stop: set[int]) -> Iterator[
         if token in stop:
             return
         yield token
-        past, ids = output[cache], torch.tensor([[token]])
+        past, ids = output[cache], torch.tensor([[token]], device=ids.device)
 
 
 class _Pieces:

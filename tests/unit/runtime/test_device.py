@@ -1,0 +1,210 @@
+"""Networks on an accelerator. Torch's `meta` device stands in: it refuses the CPU's tensors as CUDA does, and computes shapes alone."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sundog_runtime.arguments import Model, parse_arguments
+from sundog_runtime.errors import LoadFailed
+from sundog_runtime.formats import transformers_directory
+from sundog_runtime.formats.device import CPU, Device, Watch, device_for
+from sundog_runtime.formats.load import load_model
+from sundog_runtime.formats.model import LoadedModel
+from sundog_runtime.sources.files import open_model
+
+X = np.ones((2, 4), np.float32)
+ON_DEVICE = """
+import torch
+
+class Net(torch.nn.Module):
+    def forward(self, x):
+        return x + torch.arange(4, device=x.device)
+"""
+
+
+class Pinned:
+    """Stands for pinned memory: counts what is copied there."""
+
+    def __init__(self) -> None:
+        self.copied: list[tuple[int, ...]] = []
+
+    def __call__(self, value: torch.Tensor) -> torch.Tensor:
+        self.copied.append(tuple(value.shape))
+        return value
+
+
+@pytest.fixture
+def pinned() -> Pinned:
+    return Pinned()
+
+
+@pytest.fixture
+def device(pinned: Pinned) -> Device:
+    return Device(torch.device("meta"), "a stand-in", pinned)
+
+
+def load(path: Path, device: Device, entrypoint: str = "net:Net", **model: Any) -> LoadedModel:
+    spec = Model.model_validate({"uri": f"file://{path}", "entrypoint": entrypoint, **model})
+    return load_model(open_model(spec.uri, ""), spec, device=lambda: device)
+
+
+def test_weights_and_requests_of_a_state_dict_are_on_the_device(
+    torch_model: Path, device: Device, pinned: Pinned
+) -> None:
+    model = load(torch_model, device)
+    assert {each.device.type for each in model.module.parameters()} == {"meta"}
+    output = model.predict(X)
+    assert (output.device.type, output.shape) == ("meta", (2, 3))
+    assert (model.device, pinned.copied) == ("a stand-in", [(2, 4)])
+
+
+def test_the_stand_in_refuses_what_was_left_on_the_cpu(torch_model: Path, device: Device) -> None:
+    model = load(torch_model, device)
+    with pytest.raises(RuntimeError, match="device"):
+        model.module(torch.from_numpy(X))
+
+
+def test_a_program_moves_with_the_devices_in_its_steps(tmp_path: Path, device: Device) -> None:
+    (tmp_path / "net.py").write_text(ON_DEVICE)
+    namespace: dict[str, Any] = {}
+    exec(ON_DEVICE, namespace)
+    program = torch.export.export(namespace["Net"]().eval(), (torch.zeros(2, 4),))
+    torch.export.save(program, tmp_path / "net.pt2")
+    model = load(tmp_path, device, "", trustCode=True)
+    assert model.predict(X).device.type == "meta"
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning", "ignore:`torch.jit:DeprecationWarning")
+def test_a_torchscript_archive_is_on_the_device(
+    torch_model: Path, network: torch.nn.Module, tmp_path: Path, device: Device
+) -> None:
+    archive = tmp_path / "script" / "net.pt"
+    archive.parent.mkdir()
+    torch.jit.save(torch.jit.trace(network, torch.zeros(1, 4)), archive)
+    model = load(archive.parent, device, "", trustCode=True)
+    assert model.predict(X).device.type == "meta"
+
+
+def test_a_hugging_face_network_is_on_the_device(tmp_path: Path, device: Device, pinned: Pinned) -> None:
+    transformers = pytest.importorskip("transformers")
+    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = transformers.BertConfig(vocab_size=100, **size)
+    transformers.BertModel(config).save_pretrained(tmp_path / "bert")
+    model = load(tmp_path / "bert", device, "")
+    assert {each.device.type for each in model.module.parameters()} == {"meta"}
+    output = model.predict({"input_ids": np.ones((2, 3), np.int64)})
+    assert (output["embeddings"].device.type, output["embeddings"].shape) == ("meta", (2, 16))
+    assert pinned.copied == [(2, 3)]
+
+
+def test_generated_tokens_go_where_the_first_ones_were() -> None:
+    seen: list[str] = []
+
+    class Network:
+        def forward(self, input_ids: Any, cache: Any, use_cache: bool) -> None: ...
+
+        def __call__(self, input_ids: torch.Tensor, **_: Any) -> Any:
+            seen.append(input_ids.device.type)
+            return type("Output", (dict,), {"logits": torch.tensor([[[0.0, 1.0]]])})({"cache": None})
+
+    settings = transformers_directory.Settings.model_validate({"maxNewTokens": 3})
+    model = transformers_directory._Model(Network(), CPU, None, "generation", settings, 2, 0)
+    assert list(transformers_directory._continuation(model, torch.zeros(1, 1, device="meta"), set())) == [1, 1, 1]
+    assert seen == ["meta", "meta", "meta"]
+
+
+def test_a_compiled_network_stays_on_one_thread(torch_model: Path, device: Device) -> None:
+    (torch_model / "model.yaml").write_text(
+        "inputs: [{name: x, dtype: float32, shape: [-1, 4]}]\ncompile: {enabled: true}\n"
+    )
+    assert load(torch_model, device).compiles
+
+
+def test_predictors_place_themselves(python_model: Callable[[str], Path]) -> None:
+    path = python_model("class Predictor:\n    def load(self, path, config): ...\n    def predict(self, x): return x\n")
+
+    def never() -> Device:
+        raise AssertionError("asked for a device")
+
+    spec = Model.model_validate({"uri": f"file://{path}", "entrypoint": "predictor:Predictor"})
+    assert load_model(open_model(spec.uri, ""), spec, device=never).platform == "python"
+
+
+class Cuda:
+    """What is asked of torch.cuda."""
+
+    def __init__(self, available: bool) -> None:
+        self._available = available
+
+    def is_available(self) -> bool:
+        return self._available
+
+    def get_device_name(self, index: int) -> str:
+        return f"GPU {index}"
+
+
+@pytest.mark.parametrize("vendor", ["nvidia", "amd"])
+def test_the_first_of_the_replica_s_own_devices_is_taken(vendor: str) -> None:
+    device = device_for(2, vendor, Cuda(available=True))
+    assert (device.where, device.name) == (torch.device("cuda:0"), "cuda:0, GPU 0")
+
+
+@pytest.mark.parametrize(("count", "vendor"), [(0, "nvidia"), (1, "gaudi"), (1, "neuron"), (1, "intel")])
+def test_without_devices_of_cuda_the_cpu_computes(count: int, vendor: str) -> None:
+    assert device_for(count, vendor, Cuda(available=True)).is_cpu
+
+
+def test_a_device_that_torch_does_not_see_is_told_and_not_replaced_by_the_cpu() -> None:
+    with pytest.raises(
+        LoadFailed, match=r"resources\.gpu\.count is 1 \(nvidia\) and torch .* sees no device: the image"
+    ):
+        device_for(1, "nvidia", Cuda(available=False))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a device here")
+async def test_a_replica_that_was_promised_a_device_does_not_start_without(
+    torch_model: Path, args: Callable[..., dict[str, Any]], serve: Callable[..., Any]
+) -> None:
+    with pytest.raises(LoadFailed, match="sees no device"):
+        await serve({**args(torch_model), "gpu": {"count": 1, "vendor": "nvidia"}})
+
+
+def test_a_batch_is_given_with_what_is_no_tensor_as_it_is(device: Device, pinned: Pinned) -> None:
+    given = device.give({"x": torch.zeros(2), "texts": ["a"], "there": torch.zeros(3, device="meta")})
+    assert given["texts"] == ["a"]
+    assert (given["x"].device.type, given["there"].shape) == ("meta", (3,))
+    assert pinned.copied == [(2,)]
+
+
+def test_a_device_is_lost_when_it_refuses_everything_after_an_error() -> None:
+    def fails(_: Any) -> Any:
+        raise torch.AcceleratorError("CUDA error: device-side assert triggered\nmore")
+
+    def refuses() -> None:
+        raise torch.AcceleratorError("CUDA error: device-side assert triggered")
+
+    once, lost = Watch(lambda: None), Watch(refuses)
+    for watch in (once, lost):
+        with pytest.raises(torch.AcceleratorError):
+            watch.over(fails)(None)
+    assert once.lost == ""
+    assert lost.lost.startswith("CUDA error: device-side assert triggered")
+    assert Watch(refuses).over(lambda batch: batch)(1) == 1
+
+
+async def test_a_replica_whose_device_is_lost_is_unhealthy(
+    torch_model: Path, args: Callable[..., dict[str, Any]], serve: Callable[..., Any]
+) -> None:
+    replica = (await serve(args(torch_model))).replica
+    await replica.check_health()
+    object.__setattr__(replica._model, "lost", lambda: "device-side assert")
+    with pytest.raises(RuntimeError, match="the device is lost: device-side assert"):
+        await replica.check_health()
+
+
+def test_arguments_without_devices_mean_none(args: Callable[..., dict[str, Any]]) -> None:
+    assert parse_arguments(args(Path("/x"))).gpu.count == 0
