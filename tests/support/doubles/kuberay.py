@@ -6,7 +6,15 @@ from typing import Any
 from doubles.serve import FakeServe
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
 from sundog_operator.core import ray_groups
-from sundog_operator.ports import POD, RAY_CLUSTER, Clock, Object, Ref
+from sundog_operator.ports import POD, RAY_CLUSTER, Clock, Kind, Object, Ref
+
+
+async def create_with_status(kube: MemoryKubernetes, kind: Kind, obj: Object, status: Object) -> None:
+    """Create an object, and say what its controller would."""
+    stored = await kube.create(obj)
+    meta = stored["metadata"]
+    ref = Ref(kind, meta.get("namespace", ""), meta["name"])
+    await kube.patch_status(ref, status, resource_version=meta["resourceVersion"])
 
 
 class FakeServes:
@@ -40,11 +48,16 @@ class FakeServes:
 
 
 class FakeKubeRay:
-    """Follows RayClusters. `stuck` are groups whose pods stay, whatever is asked; `heads_down` clusters whose head is not ready."""
+    """Follows RayClusters.
+
+    `stuck` are groups whose pods stay, whatever is asked; `unplaced` those whose pods find no node, and so are never idle;
+    `heads_down` clusters whose head is not ready.
+    """
 
     def __init__(self, kube: MemoryKubernetes, serves: FakeServes, namespace: str) -> None:
         self._kube, self._serves, self._namespace = kube, serves, namespace
         self.stuck: set[str] = set()
+        self.unplaced: set[str] = set()
         self.heads_down: set[str] = set()
 
     async def act(self) -> None:
@@ -82,20 +95,22 @@ class FakeKubeRay:
         present = await self._kube.list(POD, self._namespace, labels)
         for number in range(len(present), wanted):
             template = group["template"]
-            await self._kube.create(
-                {
-                    "apiVersion": "v1",
-                    "kind": "Pod",
-                    "metadata": {
-                        "name": f"{cluster}-{group['groupName']}-worker-{number}",
-                        "namespace": self._namespace,
-                        "labels": {**template["metadata"]["labels"], **labels, ray_groups.LABEL_NODE_TYPE: "worker"},
-                    },
-                    "spec": template["spec"],
-                }
-            )
+            made = {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {
+                    "name": f"{cluster}-{group['groupName']}-worker-{number}",
+                    "namespace": self._namespace,
+                    "labels": {**template["metadata"]["labels"], **labels, ray_groups.LABEL_NODE_TYPE: "worker"},
+                },
+                "spec": template["spec"],
+            }
+            phase = "Pending" if group["groupName"] in self.unplaced else "Running"
+            await create_with_status(self._kube, POD, made, {"phase": phase})
+        named = set((group.get("scaleStrategy") or {}).get("workersToDelete") or ())
+        idle = present[wanted:] if group["groupName"] not in self.unplaced else []
         if group["groupName"] not in self.stuck:
-            await self._delete(present[wanted:])
+            await self._delete([pod for pod in present if pod in idle or pod["metadata"]["name"] in named])
 
     async def _delete(self, pods: Iterable[Object]) -> None:
         for pod in pods:

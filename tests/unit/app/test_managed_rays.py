@@ -6,15 +6,18 @@ from typing import Any
 import pytest
 
 from doubles.cluster import NAME, NAMESPACE, Cluster, model_deployment
+from doubles.kuberay import create_with_status
 from sundog_operator.api.installation import parse_installation
 from sundog_operator.app.keys import Key
 from sundog_operator.app.reconcile_ray_cluster import reconcile_ray_cluster
-from sundog_operator.core import names
+from sundog_operator.core import names, ray_cluster
 from sundog_operator.errors import Conflict
 from sundog_operator.ports import (
     MODEL_DEPLOYMENT,
+    NODE,
     POD,
     RAY_CLUSTER,
+    RESOURCE_QUOTA,
     SECRET,
     SERVICE,
     STATEFUL_SET,
@@ -94,6 +97,18 @@ async def test_a_canary_gets_a_group_of_its_own_and_the_old_one_goes_at_zero_pod
     cluster.kuberay.stuck = set()  # type: ignore[union-attr]
     await cluster.settle(5)
     assert await groups(cluster) == {"digits-r2": (4, 4, 4)}
+
+
+async def test_pods_of_an_aborted_canary_that_found_no_node_go_at_once(cluster: Cluster) -> None:
+    await served(cluster)
+    cluster.kuberay.unplaced = {"digits-r2"}  # type: ignore[union-attr]
+    await cluster.apply("file:///models/v2")
+    await cluster.settle(2)
+    assert set(await groups(cluster)) == {"digits-r1", "digits-r2"}
+    await cluster.command("abort revision=2 id=a")
+    await cluster.settle(20)
+    assert await groups(cluster) == {"digits-r1": (1, 1, 1)}
+    assert await cluster.kube.list(POD, NAMESPACE, {names.LABEL_REVISION: "2"}) == []
 
 
 async def test_a_pass_that_changes_nothing_writes_nothing(cluster: Cluster) -> None:
@@ -297,3 +312,129 @@ async def test_autoscaling_bounds_group_and_application(cluster: Cluster) -> Non
     await cluster.apply("file:///models/v2", autoscaling={"minReplicas": 2, "maxReplicas": 5})
     await cluster.until(functools.partial(cluster.at_weight, 2, 25))
     assert await groups(cluster) == {"digits-r1": (2, 5, 2), "digits-r2": (1, 5, 1)}
+
+
+GPU = "nvidia.com/gpu"
+
+
+async def offer(cluster: Cluster, devices: int) -> None:
+    """A node with so many devices."""
+    status = {"allocatable": {GPU: str(devices)}, "conditions": [{"type": "Ready", "status": "True"}]}
+    node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node"}, "spec": {}}
+    await create_with_status(cluster.kube, NODE, node, status)
+
+
+async def said(cluster: Cluster, type_: str) -> tuple[str, str, str]:
+    conditions = {each["type"]: each for each in (await cluster.status())["conditions"]}
+    found = conditions.get(type_, {})
+    return found.get("status", ""), found.get("reason", ""), found.get("message", "")
+
+
+async def place(cluster: Cluster) -> None:
+    """What the scheduler does with every pod, whatever it asks for."""
+    for pod in await cluster.kube.list(POD, NAMESPACE, {names.LABEL_MODEL_DEPLOYMENT: NAME}):
+        if "nodeName" not in pod["spec"]:
+            pod["spec"] = {**pod["spec"], "nodeName": "node"}
+            await cluster.kube.replace(pod)
+
+
+async def with_gpus(cluster: Cluster, devices: int, count: int = 1) -> None:
+    await offer(cluster, devices)
+    await served(cluster, replicas=2, resources={"gpu": {"count": count}})
+    await place(cluster)
+    await cluster.settle(20)
+
+
+async def test_a_canary_that_finds_no_gpus_moves_nothing_and_says_how_many_are_missing(cluster: Cluster) -> None:
+    await with_gpus(cluster, 3)
+    assert await said(cluster, "CapacityAvailable") == ("True", "Fits", f"1 {GPU} for each replica")
+    assert (await cluster.status())["capacity"] == {"gpusRequested": 2, "gpusAllocated": 2, "mode": "surge"}
+    await cluster.apply("file:///models/v2", replicas=2, resources={"gpu": {"count": 1}})
+    await cluster.settle(5)
+    told = f"2 {GPU} needed (2 × 1), 1 of 3 free on 1 node"
+    assert await said(cluster, "CapacityAvailable") == ("False", "InsufficientCapacity", f"revision 2: {told}")
+    assert await said(cluster, "Stalled") == ("True", "InsufficientCapacity", told)
+    assert (await said(cluster, "Ready"))[0] == "True"
+    assert set(await groups(cluster)) == {"digits-r1"}
+    assert await cluster.weights() == {1: 100}
+    await cluster.kube.delete(Ref(NODE, "", "node"))
+    await offer(cluster, 4)
+    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+
+
+async def test_where_pods_bring_nodes_quotas_alone_hold_a_canary_back() -> None:
+    cluster = Cluster(installation=parse_installation("gpu: {nodesCome: true}", "test"))
+    await offer(cluster, 2)
+    await served(cluster, resources={"gpu": {"count": 2}})
+    await place(cluster)
+    await cluster.settle(20)
+    hard = {"hard": {f"requests.{GPU}": "3"}, "used": {f"requests.{GPU}": "2"}}
+    meta = {"name": "gpus", "namespace": NAMESPACE}
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": meta}
+    await create_with_status(cluster.kube, RESOURCE_QUOTA, quota, hard)
+    await cluster.apply("file:///models/v2", resources={"gpu": {"count": 2}})
+    await cluster.settle(5)
+    told = f"2 {GPU} needed (1 × 2), 0 of 2 free on 1 node, 1 left by the namespace's quota"
+    assert await said(cluster, "Stalled") == ("True", "InsufficientQuota", told)
+    await cluster.kube.delete(Ref(RESOURCE_QUOTA, NAMESPACE, "gpus"))
+    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+
+
+async def test_a_first_revision_is_started_although_its_gpus_are_not_there_yet(cluster: Cluster) -> None:
+    await offer(cluster, 1)
+    cluster.kuberay.unplaced = {"digits-r1"}  # type: ignore[union-attr]
+    await cluster.apply(resources={"gpu": {"count": 2}})
+    await cluster.settle(3)
+    told = f"revision 1: 2 {GPU} needed (1 × 2), 1 of 1 free on 1 node, not 2 of them on one node"
+    assert await said(cluster, "CapacityAvailable") == ("False", "InsufficientCapacity", told.partition(", not")[0])
+    assert set(await groups(cluster)) == {"digits-r1"}
+
+
+async def test_a_secret_that_pods_need_is_waited_for(cluster: Cluster) -> None:
+    env = [{"name": "KEY", "valueFrom": {"secretKeyRef": {"name": "keys", "key": "k"}}}]
+    await cluster.apply(runtime={"env": env})
+    serve = cluster.serve_apis
+    await cluster.settle(1)
+    for dashboard in list(serve.by_dashboard):
+        serve.of(dashboard).start_s = 1000
+    await cluster.settle(2)
+    told = f"revision 1: spec.runtime.env[0].valueFrom.secretKeyRef: Secret {NAMESPACE}/keys does not exist"
+    assert await said(cluster, "RevisionReady") == ("False", "SecretNotFound", told)
+    assert (await said(cluster, "Ready"))[1] == "SecretNotFound"
+    meta = {"name": "keys", "namespace": NAMESPACE}
+    await cluster.kube.create({"apiVersion": "v1", "kind": "Secret", "metadata": meta, "data": {"other": ""}})
+    await cluster.settle(2)
+    assert (await said(cluster, "RevisionReady"))[1] == "SecretIncomplete"
+
+
+async def test_a_store_that_finds_no_volume_is_told(cluster: Cluster) -> None:
+    await cluster.apply()
+    await cluster.settle(1)
+    cluster.kuberay.heads_down = {RAY}  # type: ignore[union-attr]
+    condition = {
+        "type": "PodScheduled",
+        "status": "False",
+        "reason": "Unschedulable",
+        "message": "0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims.",
+    }
+    labels = {names.LABEL_NAME: names.VALKEY, names.LABEL_INSTANCE: RAY}
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": f"{RAY}-valkey-0", "namespace": NAMESPACE, "labels": labels},
+        "spec": {"containers": [{"name": "valkey"}]},
+    }
+    await create_with_status(cluster.kube, POD, pod, {"phase": "Pending", "conditions": [condition]})
+    await cluster.settle(2)
+    told = f"the store of Ray: pod {RAY}-valkey-0: {condition['message']}"
+    assert await said(cluster, "RevisionReady") == ("False", "Unschedulable", told)
+
+
+def test_a_hundred_share_a_cluster_and_the_next_one_goes_to_another() -> None:
+    image = "example.com/runtime:1"
+    first, second = names.ray_cluster(0, image), names.ray_cluster(1, image)
+    assert ray_cluster.assign([first] * 99, image) == first
+    assert ray_cluster.assign([first] * 100, image) == second
+    assert ray_cluster.assign([first] * 100 + [second] * 100, image) == names.ray_cluster(2, image)
+    assert ray_cluster.assign([second] * 100, image) == first
+    assert ray_cluster.assign([names.ray_cluster(0, "example.com/other:1")] * 100, image) == first

@@ -19,8 +19,12 @@ def stored(name: str, replicas: int = 1, fewest: int = 1, most: int = 1, **more:
     return {**group(name, fewest, most), "replicas": replicas, "numOfHosts": 1, "scaleStrategy": {}, **more}
 
 
-def seen(pods: dict[str, int] | None = None, deployed: tuple[str, ...] | None = ()) -> Presence:
-    return Presence(pods or {}, None if deployed is None else frozenset(deployed))
+def seen(
+    pods: dict[str, int] | None = None, deployed: tuple[str, ...] | None = (), running: dict[str, int] | None = None
+) -> Presence:
+    named = {group: [f"{group}-{number}" for number in range(count)] for group, count in (pods or {}).items()}
+    told = running if running is not None else pods or {}
+    return Presence(named, told, None if deployed is None else frozenset(deployed))
 
 
 def test_a_new_group_is_appended_with_its_fewest_pods() -> None:
@@ -56,16 +60,27 @@ def test_the_ceiling_comes_down_behind_the_pods() -> None:
     assert (later["maxReplicas"], later["replicas"]) == (2, 2)
 
 
+def test_pods_that_never_ran_do_not_hold_the_ceiling_up() -> None:
+    unplaced = seen({"digits-r7": 5}, running={"digits-r7": 1})
+    (after,) = merge([stored("digits-r7", 5, 5, 5)], [group("digits-r7", 2, 2)], unplaced)
+    assert (after["maxReplicas"], after["replicas"]) == (2, 5)
+
+
 def test_a_group_goes_in_steps() -> None:
-    before = [stored("digits-r7", 1)]
+    before = [stored("digits-r7", 1, scaleStrategy={"workersToDelete": ["digits-r7-9"]})]
     assert merge(before, [], seen({"digits-r7": 1}, deployed=None)) == before
     assert merge(before, [], seen({"digits-r7": 1}, deployed=("digits-r7",))) == before
-    (idle,) = merge(before, [], seen({"digits-r7": 1}))
-    assert (idle["minReplicas"], idle["replicas"]) == (0, 1)
-    (empty,) = merge([idle], [], seen())
+    (leaving,) = merge(before, [], seen({"digits-r7": 1}))
+    assert (leaving["minReplicas"], leaving["replicas"]) == (0, 0)
+    assert leaving["scaleStrategy"] == {"workersToDelete": ["digits-r7-9", "digits-r7-0"]}
+    assert merge([leaving], [], seen({"digits-r7": 1})) == [leaving]
+    assert merge([leaving], [], seen()) == []
+
+
+def test_a_group_without_pods_goes_a_pass_after_it_was_scaled_to_zero() -> None:
+    (empty,) = merge([stored("digits-r7", 1)], [], seen())
     assert (empty["minReplicas"], empty["replicas"]) == (0, 0)
     assert merge([empty], [], seen()) == []
-    assert merge([empty], [], seen({"digits-r7": 1})) == [empty]
 
 
 NAMES = [f"digits-r{number}" for number in range(1, 7)]
@@ -84,7 +99,8 @@ def worlds(draw: st.DrawFn) -> tuple[list[dict[str, Any]], list[dict[str, Any]],
     after = [group(name, *draw(bounds)) for name in wanted]
     pods = draw(st.dictionaries(st.sampled_from(NAMES), st.integers(0, 6)))
     deployed = draw(st.none() | st.frozensets(st.sampled_from(NAMES)))
-    return before, after, Presence(pods, deployed)
+    named = {group: [f"{group}-{number}" for number in range(count)] for group, count in pods.items()}
+    return before, after, Presence(named, pods, deployed)
 
 
 @given(worlds())
@@ -99,7 +115,7 @@ def test_nothing_is_lost(world: tuple[list[dict[str, Any]], list[dict[str, Any]]
     assert [each["groupName"] for each in merged[: len(kept)]] == kept
     for old in before:
         name = old["groupName"]
-        pods = there.pods.get(name, 0)
+        pods = len(there.pods.get(name, ()))
         if name not in by_name:
             assert name not in names
             assert pods == 0
@@ -108,8 +124,10 @@ def test_nothing_is_lost(world: tuple[list[dict[str, Any]], list[dict[str, Any]]
             assert name not in there.deployed
             continue
         new = by_name[name]
-        assert new["scaleStrategy"] == old["scaleStrategy"]
-        assert new["replicas"] == old["replicas"] or (name not in names and pods == 0)
+        goes = name not in names and there.deployed is not None and name not in there.deployed
+        assert new["scaleStrategy"] == old["scaleStrategy"] or (goes and pods)
+        assert set(old["scaleStrategy"]["workersToDelete"]) <= set(new["scaleStrategy"]["workersToDelete"])
+        assert new["replicas"] == (0 if goes else old["replicas"])
         if name in names:
             assert new["maxReplicas"] >= min(pods, old["maxReplicas"])
     # A pass over its own result changes nothing but what goes a step further.

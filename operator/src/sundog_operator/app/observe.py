@@ -9,7 +9,18 @@ from sundog_operator.api import ExperimentStatus, ModelDeploymentStatus
 from sundog_operator.app.edge_in_cluster import foreign_to
 from sundog_operator.app.ray_clusters import view_of
 from sundog_operator.app.world import World
-from sundog_operator.core import capacity, hosts, live, names, ray_groups, references, revisions, secrets, traffic
+from sundog_operator.core import (
+    capacity,
+    hosts,
+    live,
+    names,
+    ray_groups,
+    references,
+    revisions,
+    secrets,
+    traffic,
+    valkey,
+)
 from sundog_operator.core.capacity import Room
 from sundog_operator.core.draft import Observed, Rollout
 from sundog_operator.core.edge_objects import is_gone
@@ -126,7 +137,7 @@ def _is_ready(deployment: Object) -> bool:
 
 
 async def _pods(world: World, namespace: str, service: str, clusters: Sequence[str]) -> tuple[Object, ...]:
-    """The pods of a service's revisions, and the heads of its RayClusters."""
+    """The pods of a service's revisions, and the heads and stores of its RayClusters."""
     if world.settings.installation is None:
         return ()
     found = await world.kube.list(POD, namespace, {names.LABEL_MODEL_DEPLOYMENT: service})
@@ -134,6 +145,7 @@ async def _pods(world: World, namespace: str, service: str, clusters: Sequence[s
         found += await world.kube.list(
             POD, namespace, {ray_groups.LABEL_CLUSTER: cluster, ray_groups.LABEL_NODE_TYPE: "head"}
         )
+        found += await world.kube.list(POD, namespace, valkey.selector(cluster))
     return tuple(found)
 
 
@@ -153,7 +165,7 @@ async def _room(world: World, deployment: Object, status: ModelDeploymentStatus)
     except DependencyError as err:
         log.debug("free accelerators cannot be looked at: %s", err)
         return None
-    return capacity.look(spec, nodes, pods, quotas, installation.gpu.aliases)
+    return capacity.look(spec, nodes, pods, quotas, installation)
 
 
 def _is_settled(deployment: Object, status: ModelDeploymentStatus) -> bool:

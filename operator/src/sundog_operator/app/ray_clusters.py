@@ -47,7 +47,7 @@ async def ensure_managed(
         started = [{**group, "replicas": group["minReplicas"]} for group in groups]
         stored = await world.kube.create({**wanted, "spec": {**wanted["spec"], "workerGroupSpecs": started}})
     else:
-        seen = Presence(await _pods_by_group(world, meta["namespace"], meta["name"]), deployed)
+        seen = await _presence(world, meta["namespace"], meta["name"], deployed)
         changed = ray_pods.renew(stored, wanted, groups, seen)
         if changed is not None:
             await _ensure_token(world, meta["namespace"], meta["ownerReferences"])
@@ -70,9 +70,14 @@ async def let_go(world: World, stored: Object) -> None:
     await world.kube.replace({**stored, "metadata": {**stored["metadata"], "finalizers": kept}})
 
 
-async def _pods_by_group(world: World, namespace: str, cluster: str) -> Counter[str]:
-    pods = await world.kube.list(POD, namespace, {ray_groups.LABEL_CLUSTER: cluster})
-    return Counter(str(pod["metadata"]["labels"].get(ray_groups.LABEL_GROUP, "")) for pod in pods)
+async def _presence(world: World, namespace: str, cluster: str, deployed: frozenset[str] | None) -> Presence:
+    pods: dict[str, list[str]] = {}
+    running: Counter[str] = Counter()
+    for pod in await world.kube.list(POD, namespace, {ray_groups.LABEL_CLUSTER: cluster}):
+        group = str(pod["metadata"]["labels"].get(ray_groups.LABEL_GROUP, ""))
+        pods.setdefault(group, []).append(pod["metadata"]["name"])
+        running[group] += (pod.get("status") or {}).get("phase") == "Running"
+    return Presence(pods, running, deployed)
 
 
 async def _ensure_token(world: World, namespace: str, owners: Sequence[Object]) -> None:

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from sundog_operator.api import ModelDeploymentSpec
+from sundog_operator.api.installation import Installation
 from sundog_operator.api.quantities import parse_quantity
-from sundog_operator.core import accelerators
-from sundog_operator.core.accelerators import Aliases, Devices
+from sundog_operator.core import accelerators, pods
+from sundog_operator.core.accelerators import Devices
 from sundog_operator.core.pod_problems import is_scheduled
 
 INSUFFICIENT: Final = "InsufficientCapacity"
@@ -23,7 +24,7 @@ class Room:
 
     Attributes:
         resource: what pods ask for.
-        nodes: nodes that have such devices, of the types asked for, ready and open to new pods.
+        nodes: nodes that have such devices, of the types asked for, ready and open to these pods.
         total: devices on them; `free` of them no pod has.
         replicas: replicas that find all of their devices on one node.
         quota: devices that the namespace's quotas leave; None without a quota.
@@ -38,17 +39,21 @@ class Room:
 
 
 def look(
-    spec: ModelDeploymentSpec, nodes: Iterable[Json], pods: Iterable[Json], quotas: Iterable[Json], aliases: Aliases
+    spec: ModelDeploymentSpec,
+    nodes: Iterable[Json],
+    running: Iterable[Json],
+    quotas: Iterable[Json],
+    installation: Installation,
 ) -> Room | None:
-    """What is free for a spec; None where it asks for no accelerator. `pods` are those of all namespaces, `quotas` of its own."""
+    """What is free for a spec; None where it asks for no accelerator. `running` are pods of all namespaces, `quotas` of its own."""
     devices = accelerators.devices_of(spec.resources.gpu)
     if devices is None:
         return None
     taken: Counter[str] = Counter()
-    for pod in pods:
+    for pod in running:
         if is_scheduled(pod):
             taken[pod["spec"]["nodeName"]] += requested(pod, devices.resource)
-    fitting = [node for node in nodes if _takes(node, spec, devices, aliases)]
+    fitting = [node for node in nodes if _takes(node, spec, devices, installation)]
     total = {node["metadata"]["name"]: _allocatable(node, devices.resource) for node in fitting}
     free = {name: max(count - taken[name], 0) for name, count in total.items()}
     return Room(
@@ -73,7 +78,8 @@ def shortage(devices: Devices, replicas: int, room: Room, types: Sequence[str]) 
     )
     if room.quota is not None:
         told += f", {room.quota} left by the namespace's quota"
-    if replicas <= room.replicas:
+    # Nodes may come; a quota does not grow by itself. So it counts first where both fall short.
+    if room.quota is not None and needed > room.quota:
         return QUOTA, told
     scattered = needed <= room.free
     return INSUFFICIENT, told + (f", not {devices.count} of them on one node" if scattered else "")
@@ -85,14 +91,19 @@ def requested(pod: Json, resource: str) -> int:
     return sum(_count((container.get("resources") or {}).get("requests"), resource) for container in containers)
 
 
-def _takes(node: Json, spec: ModelDeploymentSpec, devices: Devices, aliases: Aliases) -> bool:
+def _takes(node: Json, spec: ModelDeploymentSpec, devices: Devices, installation: Installation) -> bool:
+    template = installation.ray.pods
     labels = node["metadata"].get("labels") or {}
     if not _allocatable(node, devices.resource) or (node.get("spec") or {}).get("unschedulable"):
         return False
     conditions = (node.get("status") or {}).get("conditions") or ()
     ready = any(each.get("type") == "Ready" and each.get("status") == "True" for each in conditions)
-    selected = all(labels.get(key) == value for key, value in spec.scheduling.node_selector.items())
-    return ready and selected and accelerators.matches(labels, spec.resources.gpu.type, aliases)
+    wanted = pods.node_selector(template, spec.scheduling)
+    selected = all(labels.get(key) == value for key, value in wanted.items())
+    tolerations = pods.tolerations(template, spec.scheduling, accelerators.tolerations(devices))
+    tolerated = all(pods.tolerates(tolerations, taint) for taint in (node.get("spec") or {}).get("taints") or ())
+    typed = accelerators.matches(labels, spec.resources.gpu.type, installation.gpu.aliases)
+    return ready and selected and tolerated and typed
 
 
 def _allocatable(node: Json, resource: str) -> int:

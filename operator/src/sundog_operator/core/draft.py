@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from sundog_operator.api import Condition, ExperimentStatus, ModelDeploymentSpec, ModelDeploymentStatus
 from sundog_operator.api.installation import Installation
-from sundog_operator.core import live, names, ray_groups, revisions, traffic
+from sundog_operator.core import live, names, ray_groups, revisions, traffic, valkey
 from sundog_operator.core.capacity import Room
 from sundog_operator.core.events import Event
 from sundog_operator.core.observed import EdgeReport, ServeState
@@ -56,7 +56,7 @@ class Observed:
         secrets: the keys of each Secret that its endpoint names; None for one that does not exist.
         installation: of a Kubernetes cluster; None in local mode.
         references: what its pods need beside it, as far as it was looked for.
-        pods: pods of its revisions and heads of its RayClusters; none in local mode.
+        pods: pods of its revisions, heads and stores of its RayClusters; none in local mode.
         room: what is free of the accelerators that the spec asks for; None where it asks for none, or was not looked at.
         phases: seconds by phase of the newest revision's start, as one of its replicas tells; none where none was asked.
     """
@@ -157,14 +157,21 @@ class Draft:
 
     def pods_of(self, number: int) -> list[Json]:
         """The pods of a revision."""
-        wanted = {names.LABEL_MODEL_DEPLOYMENT: self.service, names.LABEL_REVISION: str(number)}
-        return [pod for pod in self.seen.pods if wanted.items() <= (pod["metadata"].get("labels") or {}).items()]
+        return self._pods_with({names.LABEL_MODEL_DEPLOYMENT: self.service, names.LABEL_REVISION: str(number)})
 
     def heads_of(self, number: int) -> list[Json]:
         """The pods of the head of a revision's RayCluster."""
-        cluster = live.places(self.status).get(number, self.status.cluster)
-        wanted = {ray_groups.LABEL_CLUSTER: cluster, ray_groups.LABEL_NODE_TYPE: "head"}
-        return [pod for pod in self.seen.pods if wanted.items() <= (pod["metadata"].get("labels") or {}).items()]
+        return self._pods_with({ray_groups.LABEL_CLUSTER: self._place(number), ray_groups.LABEL_NODE_TYPE: "head"})
+
+    def stores_of(self, number: int) -> list[Json]:
+        """The pods of the store of a revision's RayCluster."""
+        return self._pods_with(valkey.selector(self._place(number)))
+
+    def _place(self, number: int) -> str:
+        return live.places(self.status).get(number, self.status.cluster)
+
+    def _pods_with(self, labels: Mapping[str, str]) -> list[Json]:
+        return [pod for pod in self.seen.pods if labels.items() <= (pod["metadata"].get("labels") or {}).items()]
 
     def available(self, number: int) -> int:
         """Replicas that Serve runs and every ready edge sees healthy."""

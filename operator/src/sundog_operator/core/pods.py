@@ -46,12 +46,8 @@ def make_pod(template: PodTemplate, demand: Demand, containers: Sequence[Json]) 
         "volumes": [*demand.volumes, *map(dict, template.volumes)],
         "serviceAccountName": demand.service_account or template.service_account_name,
         "imagePullSecrets": [{"name": secret.name} for secret in template.image_pull_secrets],
-        "nodeSelector": {**scheduling.node_selector, **template.node_selector},
-        "tolerations": [
-            *map(dict, template.tolerations),
-            *(_toleration(each) for each in scheduling.tolerations),
-            *demand.tolerations,
-        ],
+        "nodeSelector": node_selector(template, scheduling),
+        "tolerations": tolerations(template, scheduling, demand.tolerations),
         "affinity": demand.affinity,
         "priorityClassName": scheduling.priority_class_name or template.priority_class_name,
         "runtimeClassName": scheduling.runtime_class_name or template.runtime_class_name,
@@ -68,12 +64,40 @@ def make_pod(template: PodTemplate, demand: Demand, containers: Sequence[Json]) 
     }
 
 
+def node_selector(template: PodTemplate, scheduling: Scheduling) -> dict[str, str]:
+    """Labels of nodes; an administrator's outrank a user's."""
+    return {**scheduling.node_selector, **template.node_selector}
+
+
+def tolerations(template: PodTemplate, scheduling: Scheduling, own: Iterable[Json]) -> list[Json]:
+    """The administrator's, the user's, and those that a pod needs by itself."""
+    return [*map(dict, template.tolerations), *(_toleration(each) for each in scheduling.tolerations), *own]
+
+
+def tolerates(tolerations: Iterable[Mapping[str, Any]], taint: Mapping[str, Any]) -> bool:
+    """Whether pods with these tolerations may come to a node with this taint. One that only prefers other pods keeps nobody off."""
+    return taint.get("effect") not in ("NoSchedule", "NoExecute") or any(
+        each.get("effect") in (None, "", taint["effect"])
+        and (
+            each.get("key") in (None, "", taint["key"])
+            if each.get("operator") == "Exists"
+            else (each.get("key"), each.get("value") or "") == (taint["key"], taint.get("value") or "")
+        )
+        for each in tolerations
+    )
+
+
 def make_container(template: PodTemplate, own: Mapping[str, Any]) -> Json:
-    """A container with the administrator's environment, mounts, pull policy and security context."""
+    """A container with the administrator's environment, mounts, pull policy and security context.
+
+    What an administrator mounts where we would have mounted something of ours takes its place.
+    """
+    taken = {mount["mountPath"] for mount in template.volume_mounts}
+    mounts = [mount for mount in own.get("volumeMounts", ()) if mount["mountPath"] not in taken]
     made = {
         **own,
         "env": merge_env(own.get("env", ()), template.env),
-        "volumeMounts": [*own.get("volumeMounts", ()), *map(dict, template.volume_mounts)],
+        "volumeMounts": [*mounts, *map(dict, template.volume_mounts)],
         "imagePullPolicy": template.image_pull_policy,
     }
     kept = {key: value for key, value in made.items() if value}

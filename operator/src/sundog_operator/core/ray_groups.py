@@ -2,7 +2,8 @@
 
 `workerGroupSpecs` is an atomic list, KubeRay forgets the pods of a group that left it, and `replicas` and `scaleStrategy` are the
 autoscaler's. So the list is changed as a whole under its resourceVersion: groups are appended, scaled to zero, and removed once no pod of
-theirs is left; what the autoscaler wrote is carried over.
+theirs is left; what the autoscaler wrote is carried over. The pods of a group that nobody needs any more are named for deletion here: the
+autoscaler would wait until each was idle for a while, and one that never found a node is not idle.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,11 +27,13 @@ class Presence:
     """What there is of groups beside the list.
 
     Attributes:
-        pods: pods that exist by group, those that end included.
+        pods: names of the pods that exist by group, those that end included.
+        running: how many of them may hold a replica; a pod without a node, or whose image is pulled, cannot.
         deployed: applications that Serve has; None while it cannot be asked.
     """
 
-    pods: Mapping[str, int]
+    pods: Mapping[str, Sequence[str]]
+    running: Mapping[str, int]
     deployed: frozenset[str] | None
 
 
@@ -41,15 +44,18 @@ def merge(stored: Sequence[Mapping[str, Any]], wanted: Sequence[Json], seen: Pre
     for group in stored:
         name = group["groupName"]
         if name in by_name:
-            merged.append(_updated(group, by_name.pop(name), seen.pods.get(name, 0)))
+            merged.append(_updated(group, by_name.pop(name), seen.running.get(name, 0)))
         elif (left := _leaving(group, seen)) is not None:
             merged.append(left)
     return [*merged, *({**group, "replicas": group["minReplicas"]} for group in by_name.values())]
 
 
-def _updated(stored: Mapping[str, Any], wanted: Json, pods: int) -> Json:
-    """KubeRay must never have to choose which pod is too many: the ceiling comes down behind Serve and the autoscaler."""
-    ceiling = max(wanted["maxReplicas"], min(pods, int(stored.get("maxReplicas", 0))))
+def _updated(stored: Mapping[str, Any], wanted: Json, running: int) -> Json:
+    """Nobody must have to choose which pod is too many: the ceiling comes down behind Serve and the autoscaler.
+
+    Pods that cannot hold a replica are above it, and the autoscaler takes them away first.
+    """
+    ceiling = max(wanted["maxReplicas"], min(running, int(stored.get("maxReplicas", 0))))
     bounded = {**wanted, "maxReplicas": ceiling}
     if contains(stored, bounded):
         return dict(stored)
@@ -61,12 +67,19 @@ def _leaving(stored: Mapping[str, Any], seen: Presence) -> Json | None:
     name = stored["groupName"]
     if seen.deployed is None or name in seen.deployed:
         return dict(stored)
-    if seen.pods.get(name, 0):
-        return {**stored, "minReplicas": 0}
+    pods = seen.pods.get(name, ())
     # Removing it in the pass that scales it to zero could miss a pod that is being made right now.
-    if stored.get("replicas", 0) == 0 and stored.get("minReplicas", 0) == 0:
+    if not pods and stored.get("replicas", 0) == 0 and stored.get("minReplicas", 0) == 0:
         return None
-    return {**stored, "minReplicas": 0, "replicas": 0}
+    return {**stored, "minReplicas": 0, "replicas": 0, **_without(stored, pods)}
+
+
+def _without(stored: Mapping[str, Any], pods: Sequence[str]) -> Json:
+    """The strategy that has these pods deleted; nothing where it says so already."""
+    strategy = stored.get("scaleStrategy") or {}
+    named = strategy.get("workersToDelete") or []
+    more = [pod for pod in pods if pod not in named]
+    return {"scaleStrategy": {**strategy, "workersToDelete": [*named, *more]}} if more else {}
 
 
 def make_group(application: str, bounds: tuple[int, int], resources: Mapping[str, str], template: Json) -> Json:

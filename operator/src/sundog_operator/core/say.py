@@ -234,7 +234,7 @@ def _revision_ready(draft: Draft) -> Said:
 
 
 def _hindered(draft: Draft, number: int) -> tuple[str, str] | None:
-    """(reason, message) of what keeps the pods of a revision, or the head of their cluster, from running."""
+    """(reason, message) of what keeps the pods of a revision, or the head or store of their cluster, from running."""
     if draft.spec is not None and draft.wanted is not None and draft.wanted.number == number:
         namespace = draft.seen.deployment["metadata"]["namespace"]
         missing = references.problem(references.needs(draft.spec), draft.seen.references, namespace)
@@ -242,8 +242,11 @@ def _hindered(draft: Draft, number: int) -> tuple[str, str] | None:
             return missing[0], f"revision {number}: {missing[1]}"
     if (own := pod_problems.problem(draft.pods_of(number))) is not None:
         return own[0], f"revision {number}: {own[1]}"
-    head = pod_problems.problem(draft.heads_of(number))
-    return None if head is None else (head[0], f"the head of Ray: {head[1]}")
+    # A head without its store does not start: what keeps the store from running is nearer to the cause.
+    for what, found in (("the store of Ray", draft.stores_of(number)), ("the head of Ray", draft.heads_of(number))):
+        if (other := pod_problems.problem(found)) is not None:
+            return other[0], f"{what}: {other[1]}"
+    return None
 
 
 def _is_refused_revision(draft: Draft) -> bool:

@@ -39,7 +39,7 @@ def make_service(cluster: Json) -> Json:
     """The Service under whose name the head finds it."""
     name = cluster["metadata"]["name"]
     spec = {
-        "selector": _selector(name),
+        "selector": selector(name),
         "ports": [{"name": "redis", "port": PORT, "targetPort": PORT, "protocol": "TCP"}],
     }
     return _object(cluster, "v1", "Service") | {"spec": spec}
@@ -55,14 +55,14 @@ def make_stateful_set(
         claims = stored["spec"].get("volumeClaimTemplates") or []
     claimed = {"volumeClaimTemplates": claims} if claims else {}
     demand = Demand(
-        labels={**names.labels(names.VALKEY), **_selector(name)},
+        labels={**names.labels(names.VALKEY), **selector(name)},
         volumes=[] if claims else [{"name": _DATA, "emptyDir": {}}],
     )
     pod = pods.make_pod(_with_user(template), demand, [_container(name, wanted, template)])
     spec = {
         "replicas": 1,
         "serviceName": names.valkey(name),
-        "selector": {"matchLabels": _selector(name)},
+        "selector": {"matchLabels": selector(name)},
         "persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Delete", "whenScaled": "Delete"},
         "template": pod,
         **claimed,
@@ -114,7 +114,8 @@ def _claim(wanted: FaultTolerance) -> Json:
     }
 
 
-def _selector(cluster: str) -> dict[str, str]:
+def selector(cluster: str) -> dict[str, str]:
+    """The labels of the pod of a RayCluster's store."""
     return {names.LABEL_NAME: names.VALKEY, names.LABEL_INSTANCE: cluster}
 
 
