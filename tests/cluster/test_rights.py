@@ -7,7 +7,7 @@ import pytest
 
 from charting import account, values
 from charting.life import CANARY, KEYS, MDEP, RECREATE, TEAM, TIMED, Life, beginning, model_deployment
-from real_kubernetes import audit
+from real_kubernetes import audit, gateway_api
 from real_kubernetes.audit import Right
 from real_kubernetes.cluster import Cluster
 from real_kubernetes.kubectl import Kubectl
@@ -49,6 +49,7 @@ def used(api_server: Cluster, tmp_path_factory: pytest.TempPathFactory) -> tuple
     """What the account did in a whole life, and what it was refused."""
     if api_server.instance is None:
         pytest.skip("only the API server of these tests writes down what accounts do")
+    gateway_api.apply_crds(api_server.kubectl)
     with beginning(api_server, tmp_path_factory.mktemp("rights")) as life:
         live(api_server.kubectl, life)
     log, name = audit.log(api_server.instance), account.ACCOUNT
@@ -67,6 +68,7 @@ def live(kubectl: Kubectl, life: Life) -> None:
     more_rollouts_than_are_kept(life)
     another_image(kubectl, life)
     a_neighbour(kubectl, life)
+    a_gateway(kubectl, life)
     kubectl("-n", TEAM, "delete", MDEP, "--all")
     life.until(lambda: not kubectl.get("-n", TEAM, "controllerrevisions")["items"], "nothing of it left")
 
@@ -96,6 +98,14 @@ def a_neighbour(kubectl: Kubectl, life: Life) -> None:
     uid = kubectl.get("-n", TEAM, MDEP, "letters")["metadata"]["uid"]
     for kind in ("secret", "configmap", "role", "deployment", "service"):
         life.until(lambda kind=kind: uid in owners(kubectl, kind), f"{kind} sundog-edge owned by both")
+
+
+def a_gateway(kubectl: Kubectl, life: Life) -> None:
+    """A route that comes, and goes with the field."""
+    life.apply(1, **RECREATE, endpoint={"gateway": {"name": "public"}})
+    life.until(lambda: kubectl.succeeds("-n", TEAM, "get", gateway_api.HTTP_ROUTES, "digits"), "a route")
+    life.apply(1, **RECREATE)
+    life.until(lambda: not kubectl.get("-n", TEAM, gateway_api.HTTP_ROUTES)["items"], "no route")
 
 
 def owners(kubectl: Kubectl, kind: str) -> set[str]:

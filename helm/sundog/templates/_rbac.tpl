@@ -42,7 +42,10 @@ includes what each edge gets, so the operator needs neither `escalate` nor `bind
 - apiGroups: [""]
   resources: [resourcequotas]
   verbs: [list]
-# A Service per ModelDeployment, and what else its edge consists of.
+# Per ModelDeployment a Service and, where it names a Gateway, an HTTPRoute; and what else its edge consists of.
+- apiGroups: [gateway.networking.k8s.io]
+  resources: [httproutes]
+  verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [""]
   resources: [services]
   verbs: [get, list, watch, create, patch]

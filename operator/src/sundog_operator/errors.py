@@ -7,6 +7,7 @@ SundogError
     ├── Conflict           re-read and retry soon
     │   └── AlreadyExists
     ├── NotFound           the object is gone
+    ├── NotServed          the API server has no such kind
     ├── RayUnavailable     no answer from Serve's REST API: unknown, not "no applications"
     └── ServeRefused       Serve answered 4xx to our document
 
@@ -44,6 +45,10 @@ class AlreadyExists(Conflict):
 
 class NotFound(DependencyError):
     """The object does not exist."""
+
+
+class NotServed(DependencyError):
+    """The API server does not know the kind of the object."""
 
 
 class RayUnavailable(DependencyError):

@@ -113,7 +113,8 @@ class Snapshot:
 class Kubernetes(Protocol):
     """The API server: dictionaries in, dictionaries out.
 
-    Every method raises `errors.DependencyError` when the server cannot be reached, and the named subclasses below.
+    Every method raises `errors.DependencyError` when the server cannot be reached, NotServed for a kind that the server does not know, and
+    the named subclasses below.
     """
 
     async def get(self, ref: Ref) -> Object | None:

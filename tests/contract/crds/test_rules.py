@@ -235,6 +235,10 @@ RULES: list[tuple[dict[str, Any], str]] = [
         "spec.endpoint.gateway.namespace: infra is given without the name of a Gateway",
     ),
     (
+        deployment({"endpoint": {"gateway": {"sectionName": "https"}}}),
+        "spec.endpoint.gateway.sectionName: https is given without the name of a Gateway",
+    ),
+    (
         deployment({"endpoint": {"auth": {"jwt": {"issuer": "https://id"}}}}),
         "spec.endpoint.auth.jwt.jwksSecretName: issuer and audience need the Secret with the keys",
     ),
@@ -486,7 +490,7 @@ GOOD: list[dict[str, Any]] = [
             "endpoint": {
                 "host": "digits.example.com",
                 "rateLimit": {"total": "100/s"},
-                "gateway": {"name": "g", "namespace": "infra"},
+                "gateway": {"name": "g", "namespace": "infra", "sectionName": "https"},
             }
         }
     ),

@@ -67,6 +67,7 @@ NO_REASONS = {
     *("CreateContainerConfigError", "RunContainerError", "PodScheduled", "PodReadyToStartContainers"),
     *("ActorDiedError", "HeadOnly", "HeadPodReady", "Model", "Settings"),
     *("Manual", "Shifting", "Rejected", "Superseded"),
+    *("Gateway", "PathPrefix", "ResolvedRefs"),
 }
 """CamelCase words in the code that are values of other fields: of `paused.reason`, `step.reason` and the like."""
 
@@ -162,13 +163,14 @@ async def test_what_is_said_in_a_busy_life_is_in_the_reference() -> None:
         known = [each.truth for each in reference.EVENTS if each.reason == event["reason"]]
         assert event["type"] in (known or ["Warning"])
     reasons = {reason for *_, reason in listener.heard}
-    # Those that this life does not come by: what needs a damaged machine, foreign objects, Secrets, another ModelDeployment, or pods.
+    # Those that this life does not come by: what needs damage, foreign objects, Secrets, another ModelDeployment, a Gateway, or pods.
     unheard = {
         *pod_problems.ORDER,
         *("ConfigMapNotFound", "ConfigMapIncomplete", "ServiceAccountNotFound", "ClaimNotFound"),
         *("DigestRequired", "Fits", "InsufficientCapacity", "InsufficientQuota"),
         "NotOwned",
         "HostTaken",
+        *("GatewayAPIMissing", "NotWritten", "NotAnswered", "NotAccepted"),
         "Unhealthy",
         "RevisionMissing",
         "SecretNotFound",

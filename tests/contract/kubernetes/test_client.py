@@ -14,7 +14,7 @@ from sundog_operator.adapters.kubernetes_client import KubernetesClient
 from sundog_operator.adapters.memory_kubernetes import Invalid, MemoryKubernetes
 from sundog_operator.adapters.memory_kubernetes.facade import serve
 from sundog_operator.adapters.memory_kubernetes.kubeconfig import write_kubeconfig
-from sundog_operator.errors import AlreadyExists, Conflict, DependencyError, NotFound
+from sundog_operator.errors import AlreadyExists, Conflict, DependencyError, NotServed
 from sundog_operator.ports import CONFIG_MAP, DEPLOYMENT, Object, Ref, WatchEvent
 
 A = Ref(CONFIG_MAP, "vision", "a")
@@ -196,7 +196,7 @@ class TestErrors:
             return web.json_response({"kind": "Status", "reason": "NotFound", "message": "no such path"}, status=404)
 
         async with answering(respond, tmp_path) as client:
-            with pytest.raises(NotFound, match="no such path"):
+            with pytest.raises(NotServed, match="no such path"):
                 await client.get(A)
 
     @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sundog_operator.adapters.memory_kubernetes import Invalid
-from sundog_operator.errors import AlreadyExists, Conflict, NotFound
+from sundog_operator.errors import AlreadyExists, Conflict, NotFound, NotServed
 from sundog_operator.ports import (
     CONTROLLER_REVISION,
     MODEL_DEPLOYMENT,
@@ -402,6 +402,15 @@ class TestList:
         await kube.apply(secret("a", x="1"))
         await kube.apply(secret("b", x="2"))
         assert await kube.list(SECRET, "vision") == [await kube.get(Ref(SECRET, "vision", name)) for name in ("a", "b")]
+
+
+class TestAKindThatIsNotServed:
+    @pytest.mark.parametrize("api_version", ["nobody.example.com/v1", MODEL_DEPLOYMENT.api_version, "v1"])
+    async def test_is_told_from_an_object_that_is_not_there(self, kube: Kubernetes, api_version: str) -> None:
+        ref = Ref(Kind(api_version, "Unheard", "unheards"), "vision", "digits")
+        for read in (kube.get(ref), kube.labels(ref), kube.list(ref.kind, "vision"), kube.list(ref.kind)):
+            with pytest.raises(NotServed, match=r"(?i)unheard"):
+                await read
 
 
 class TestWatch:

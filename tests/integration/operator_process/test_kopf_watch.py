@@ -68,7 +68,7 @@ async def served(store: MemoryKubernetes, folder: Path, middleware: Any = None) 
 async def watching(
     watched: list[Watched], told: Told, client: KubernetesClient, *namespaces: str
 ) -> AsyncIterator[KopfWatch]:
-    watch = KopfWatch(watched, told, client.login, namespaces)
+    watch = KopfWatch(lambda: watched, told, client.login, namespaces)
     running = asyncio.ensure_future(watch.run())
     try:
         yield watch

@@ -87,6 +87,18 @@ def test_abnormal_conditions_are_there_only_while_they_are_true() -> None:
     assert "Stalled" not in named(again.conditions())
 
 
+def test_an_optional_condition_is_there_from_its_first_mark_until_it_is_dropped() -> None:
+    conditions = fresh()
+    assert conditions.get("RouteAccepted") is None
+    conditions.mark_false("RouteAccepted", "NotOwned", at=START)
+    stored = conditions.conditions()
+    kept = fresh(stored, at=LATER)
+    assert named(kept.conditions())["RouteAccepted"] == named(stored)["RouteAccepted"], "not marked, it stays"
+    kept.drop("RouteAccepted")
+    kept.drop("RouteAccepted")
+    assert "RouteAccepted" not in named(kept.conditions())
+
+
 def test_conditions_of_others_are_dropped() -> None:
     foreign = Condition(type="Foreign", status="True", reason="Other", last_transition_time=START)
     assert "Foreign" not in named(fresh((foreign,)).conditions())

@@ -13,7 +13,7 @@ from sundog_operator.api import (
     rollout_not_yet_supported,
 )
 from sundog_operator.api.structure import leaves, structure
-from sundog_operator.api.support import ACTED_ON, IN_PODS, LATER, NEEDS_PODS
+from sundog_operator.api.support import ACTED_ON, IN_CLUSTER, LATER, NOT_LOCAL
 
 
 def spec(**fields: Any) -> ModelDeploymentSpec:
@@ -46,13 +46,13 @@ def test_every_field_is_either_acted_on_or_refused() -> None:
     """A new field fails here until somebody says which of both it is."""
     paths = set(leaves(structure(ModelDeploymentSpec), "spec"))
     acted = {path for path in paths if path in ACTED_ON}
-    in_pods = {path for path in paths if path in IN_PODS}
+    in_cluster = {path for path in paths if path in IN_CLUSTER}
     later = {path for path in paths if below(path, LATER)}
-    assert paths - acted - in_pods - later == set()
-    assert acted & later == in_pods & later == acted & in_pods == set()
-    assert in_pods == IN_PODS, "a path that is no field any more"
-    assert {path for path in paths if below(path, NEEDS_PODS)} - in_pods - later == set()
-    assert in_pods - {path for path in paths if below(path, NEEDS_PODS)} == set()
+    assert paths - acted - in_cluster - later == set()
+    assert acted & later == in_cluster & later == acted & in_cluster == set()
+    assert in_cluster == IN_CLUSTER, "a path that is no field any more"
+    assert {path for path in paths if below(path, frozenset(NOT_LOCAL))} - in_cluster - later == set()
+    assert in_cluster - {path for path in paths if below(path, frozenset(NOT_LOCAL))} == set()
     assert acted == ACTED_ON, "a path that is no field any more"
     assert all(any(below(path, frozenset({prefix})) for path in paths) for prefix in LATER), (
         "a path that is no field any more"
@@ -133,7 +133,7 @@ REFUSED = [
     (steps({"scale": {"replicas": 2}}), "spec.rollout.steps[0].scale: is not supported yet; leave it out"),
     (spec(scheduling={"spot": "prefer"}), "spec.scheduling.spot: prefer needs pods, which local mode has not; leave it at never"),
     (spec(scheduling={"nodeSelector": {"a": "b"}}), "spec.scheduling.nodeSelector: needs pods, which local mode has not; leave it out"),
-    (spec(endpoint={"gateway": {"name": "g"}}), "spec.endpoint.gateway.name: is not supported yet; leave it out"),
+    (spec(endpoint={"gateway": {"name": "g"}}), "spec.endpoint.gateway.name: needs a Gateway, which local mode has not; leave it out"),
     (spec(baseline={"uri": "file:///a"}), "spec.baseline.uri: is not supported yet; leave it out"),
 ]  # fmt: skip
 
@@ -151,6 +151,7 @@ ACCEPTED_IN_PODS = [
     spec(runtime={"env": [{"name": "A", "value": "b"}, {"name": "B", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]}),
     spec(resources={"gpu": {"count": 2, "vendor": "amd", "type": ["mi300x"]}}),
     spec(autoscaling={"minReplicas": 2, "maxReplicas": 8, "upscaleDelay": "1s"}),
+    spec(endpoint={"gateway": {"name": "g", "namespace": "infra", "sectionName": "https"}}),
     spec(scheduling={"nodeSelector": {"a": "b"}, "priorityClassName": "p", "runtimeClassName": "kata", "tolerations": [{"key": "k"}]}),
 ]  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 import base64
 import json
+from typing import Any
 
 import pytest
 
@@ -12,9 +13,11 @@ from sundog_operator.app.loop import Operator
 from sundog_operator.app.reconcile_edge import WAITING_S, reconcile_edge
 from sundog_operator.app.world import Settings, World
 from sundog_operator.core import names
+from sundog_operator.errors import DependencyError, NotServed
 from sundog_operator.ports import (
     CONFIG_MAP,
     DEPLOYMENT,
+    HTTP_ROUTE,
     KINDS,
     MODEL_DEPLOYMENT,
     NETWORK_POLICY,
@@ -26,6 +29,7 @@ from sundog_operator.ports import (
     SERVICE,
     SERVICE_ACCOUNT,
     Kind,
+    Object,
     Ref,
 )
 
@@ -214,3 +218,134 @@ async def test_the_edge_answers_for_the_full_names_of_its_own_cluster(cluster: C
         name: [f"{name}.{NAMESPACE}.svc", f"{name}.{NAMESPACE}.svc.k8s.example", f"{name}.{NAMESPACE}"]
         for name in (NAME, "other")
     }, "a name of another's is not to be had"
+
+
+GATEWAY = {"gateway": {"name": "public", "namespace": "infra"}}
+ROUTE = Ref(HTTP_ROUTE, NAMESPACE, NAME)
+
+
+async def routed(cluster: Cluster, **endpoint: Any) -> Object:
+    """Its route, after one pass with that endpoint."""
+    await cluster.apply(endpoint={**GATEWAY, **endpoint})
+    await reconcile(cluster)
+    stored = await cluster.kube.get(ROUTE)
+    assert stored is not None
+    return stored
+
+
+async def answered(cluster: Cluster, status: str, reason: str = "Fine") -> None:
+    """What a Gateway's controller would write."""
+    stored = await cluster.kube.get(ROUTE)
+    assert stored is not None
+    meta = stored["metadata"]
+    said = {"status": status, "reason": reason, "message": "", "observedGeneration": meta["generation"]}
+    conditions = [{"type": type_, **said} for type_ in ("Accepted", "ResolvedRefs")]
+    told = {"parentRef": GATEWAY["gateway"], "controllerName": "example.com/gateway", "conditions": conditions}
+    await cluster.kube.patch_status(ROUTE, {"parents": [told]}, resource_version=meta["resourceVersion"])
+
+
+async def test_a_route_is_made_once_and_follows_the_endpoint(cluster: Cluster) -> None:
+    await put_secret(cluster, names.RAY, token="t")
+    route = await routed(cluster, host="digits.example.com", gateway={**GATEWAY["gateway"], "sectionName": "https"})
+    assert route["spec"]["hostnames"] == ["digits.example.com"]
+    writes = len(cluster.kube.writes)
+    await reconcile(cluster)
+    assert list(cluster.kube.writes)[writes:] == []
+    assert not await exists(cluster, HTTP_ROUTE, "other")
+    route = await routed(cluster, requestTimeout="1m")
+    assert "sectionName" not in route["spec"]["parentRefs"][0]
+    assert route["spec"]["rules"][0]["timeouts"] == {"request": "1m5s"}
+    assert f"{NAME}.{NAMESPACE}.svc" in route["spec"]["hostnames"]
+
+
+async def test_a_route_goes_with_the_field_and_with_its_modeldeployment(cluster: Cluster) -> None:
+    await put_secret(cluster, names.RAY, token="t")
+    await routed(cluster)
+    await cluster.apply()
+    await reconcile(cluster)
+    assert await cluster.kube.get(ROUTE) is None
+    await routed(cluster)
+    await cluster.kube.delete(Ref(MODEL_DEPLOYMENT, NAMESPACE, NAME))
+    assert await cluster.kube.get(ROUTE) is None
+
+
+async def test_a_route_stays_as_it_is_while_the_spec_is_refused(cluster: Cluster) -> None:
+    await put_secret(cluster, names.RAY, token="t")
+    route = await routed(cluster)
+    await cluster.round()
+    told = await cluster.condition("RouteAccepted")
+    await cluster.apply(replicas=0)
+    await reconcile(cluster)
+    await cluster.round()
+    assert await cluster.condition("SpecAccepted") == ("False", "NotYetSupported")
+    assert await cluster.kube.get(ROUTE) == route
+    assert await cluster.condition("RouteAccepted") == told
+
+
+async def test_a_route_of_somebody_else_is_told_and_left_alone(cluster: Cluster) -> None:
+    await put_secret(cluster, names.RAY, token="t")
+    head = {"apiVersion": HTTP_ROUTE.api_version, "kind": HTTP_ROUTE.kind}
+    theirs = await cluster.kube.create({**head, "metadata": {"name": NAME, "namespace": NAMESPACE}, "spec": {}})
+    assert await routed(cluster) == theirs
+    await cluster.round()
+    assert await cluster.condition("RouteAccepted") == ("False", "NotOwned")
+    assert await cluster.condition("SpecAccepted") == ("True", "Accepted")
+    await cluster.apply()
+    await reconcile(cluster)
+    await cluster.round()
+    assert await cluster.kube.get(ROUTE) == theirs
+    assert await cluster.condition("RouteAccepted") == ("Absent", "")
+
+
+async def test_the_answer_of_the_gateway_is_told_and_takes_nothing_away(cluster: Cluster) -> None:
+    await put_secret(cluster, names.RAY, token="t")
+    await routed(cluster)
+    await cluster.until(lambda: cluster.serves(1))
+    assert await cluster.condition("RouteAccepted") == ("Unknown", "NotAnswered")
+    await answered(cluster, "False", "NotAllowedByListeners")
+    await cluster.round()
+    assert await cluster.condition("RouteAccepted") == ("False", "NotAllowedByListeners")
+    assert await cluster.condition("Ready") == ("True", "Serving")
+    (told,) = [c["message"] for c in (await cluster.status())["conditions"] if c["type"] == "Ready"]
+    assert (
+        told
+        == "revision 1 serves; NotAllowedByListeners: Gateway infra/public: NotAllowedByListeners (example.com/gateway)"
+    )
+    await answered(cluster, "True")
+    await cluster.round()
+    assert await cluster.condition("RouteAccepted") == ("True", "Accepted")
+
+
+async def test_without_the_gateway_api_everything_else_is_made_and_the_reason_told(cluster: Cluster) -> None:
+    await put_secret(cluster, names.RAY, token="t")
+    cluster.kube.faults = lambda _, ref: NotServed("no httproutes") if ref.kind == HTTP_ROUTE else None
+    await cluster.apply(endpoint=GATEWAY)
+    await reconcile(cluster)
+    assert await exists(cluster, DEPLOYMENT)
+    assert await exists(cluster, SERVICE, NAME)
+    await cluster.until(lambda: cluster.serves(1))
+    assert await cluster.condition("RouteAccepted") == ("False", "GatewayAPIMissing")
+    cluster.kube.faults = lambda *_: None
+    await reconcile(cluster)
+    await answered(cluster, "True")
+    await cluster.round()
+    assert await cluster.condition("RouteAccepted") == ("True", "Accepted")
+
+
+async def test_a_route_that_is_refused_keeps_no_other_from_being_written(cluster: Cluster) -> None:
+    await put_secret(cluster, names.RAY, token="t")
+    cluster.kube.faults = lambda verb, ref: DependencyError("no") if (verb, ref) == ("apply", ROUTE) else None
+    await cluster.apply(endpoint=GATEWAY)
+    await cluster.kube.apply(model_deployment(name="other", endpoint=GATEWAY))
+    with pytest.raises(DependencyError, match="no"):
+        await reconcile(cluster)
+    assert await exists(cluster, HTTP_ROUTE, "other")
+    assert await exists(cluster, DEPLOYMENT)
+    await cluster.round()
+    assert await cluster.condition("RouteAccepted") == ("Unknown", "NotWritten")
+
+
+async def test_a_route_waits_for_the_pods_of_the_edge(cluster: Cluster) -> None:
+    await cluster.apply(endpoint=GATEWAY)
+    assert await reconcile(cluster) == WAITING_S
+    assert not await exists(cluster, HTTP_ROUTE, NAME)

@@ -64,12 +64,15 @@ class KopfWatch:
 
     def __init__(
         self,
-        watched: Sequence[Watched],
+        watched: Callable[[], Sequence[Watched]],
         deliver: Deliver,
         login: Callable[[], Awaitable[Login]],
         namespaces: Sequence[str] = (),
     ) -> None:
-        """`deliver` is called in the event loop that calls `run`; `login` in another thread's."""
+        """`watched` says at each beginning what to watch.
+
+        `deliver` is called in the event loop that calls `run`; `login` and `watched` in another thread's.
+        """
         self._watched = watched
         self._deliver = deliver
         self._login = login
@@ -106,9 +109,10 @@ class KopfWatch:
             self._round.clear()
             self.starts += 1
             try:
+                watched = self._watched()
                 await kopf.operator(
-                    registry=self._registry(target),
-                    settings=make_settings(self._watched),
+                    registry=self._registry(target, watched),
+                    settings=make_settings(watched),
                     clusterwide=not self._namespaces,
                     namespaces=self._namespaces,
                     # Without one kopf asks for the name of the user, and that of a pod is in nobody's list of users.
@@ -125,14 +129,14 @@ class KopfWatch:
             self.beat = time.monotonic()
             await asyncio.sleep(_BEAT_S)
 
-    def _registry(self, target: asyncio.AbstractEventLoop) -> kopf.OperatorRegistry:
+    def _registry(self, target: asyncio.AbstractEventLoop, kinds: Sequence[Watched]) -> kopf.OperatorRegistry:
         registry = kopf.OperatorRegistry()
 
         async def login(**_: Any) -> kopf.ConnectionInfo:
             return _connection(await self._login())
 
         kopf.on.login(id="login", registry=registry)(login)
-        for watched in self._watched:
+        for watched in kinds:
             _listen(registry, watched.kind, self._deliver, target)
         return registry
 

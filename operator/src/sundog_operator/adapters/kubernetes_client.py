@@ -16,7 +16,7 @@ from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
 
 from sundog_operator.adapters.memory_kubernetes.invalid import Invalid
-from sundog_operator.errors import AlreadyExists, Conflict, DependencyError, NotFound
+from sundog_operator.errors import AlreadyExists, Conflict, DependencyError, NotFound, NotServed
 from sundog_operator.ports import Kind, Object, Ref, Snapshot, WatchEvent, ref_of
 
 FIELD_MANAGER = "sundog"
@@ -316,7 +316,8 @@ async def _failure(subject: str, response: aiohttp.ClientResponse) -> Exception:
         status = {}
     if not isinstance(status, dict) or status.get("kind") != "Status":
         # A proxy, or a path that the server does not have: this says nothing about the object.
-        return DependencyError(f"{subject}: the API server answered {response.status} {response.reason}")
+        message = f"{subject}: the API server answered {response.status} {response.reason}"
+        return NotServed(message) if response.status == 404 else DependencyError(message)
     return _error(subject, response.status, status)
 
 
@@ -324,7 +325,7 @@ def _error(subject: str, code: int, status: Object) -> Exception:
     details = status.get("details") or {}
     message = f"{subject}: {status.get('message') or status.get('reason') or code}"
     if code == 404:
-        return _Absent(message) if details.get("name") else NotFound(message)
+        return _Absent(message) if details.get("name") else NotServed(message)
     if code == 409:
         return AlreadyExists(message) if status.get("reason") == "AlreadyExists" else Conflict(message)
     if code == 410:

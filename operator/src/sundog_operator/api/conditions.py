@@ -38,8 +38,9 @@ def clip(message: str, limit: int = MAX_MESSAGE_LENGTH) -> str:
 class ConditionSet:
     """The conditions of one object during one pass.
 
-    Callers mark what they found. `abnormal` conditions are present only while they are True. What is not marked stays as it was; at first
-    it is Unknown, reason Pending. An earlier time than the stored one never moves `last_transition_time` back.
+    Callers mark what they found. `abnormal` conditions are present only while they are True, `optional` ones from when they are marked
+    until they are dropped. What is not marked stays as it was; at first it is Unknown, reason Pending. An earlier time than the stored
+    one never moves `last_transition_time` back.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class ConditionSet:
         types: Sequence[str],
         *,
         abnormal: Sequence[str] = (),
+        optional: Sequence[str] = (),
         previous: Sequence[Condition] = (),
         generation: int = 0,
         at: datetime,
@@ -58,7 +60,7 @@ class ConditionSet:
         self._conditions = {
             type_: self._stored.get(type_) or self._condition(type_, "Unknown", "Pending", "", at)
             for type_ in self._order
-            if type_ not in self._abnormal or type_ in self._stored
+            if type_ not in (*abnormal, *optional) or type_ in self._stored
         }
 
     def mark_true(self, type_: str, reason: str, message: str = "", *, at: datetime) -> None:
@@ -72,6 +74,10 @@ class ConditionSet:
     def mark_unknown(self, type_: str, reason: str, message: str = "", *, at: datetime) -> None:
         """An abnormal condition disappears. Raises ValueError for an unknown type."""
         self._mark(type_, "Unknown", reason, message, at)
+
+    def drop(self, type_: str) -> None:
+        """What an optional condition is about is not asked for any more."""
+        self._conditions.pop(type_, None)
 
     def get(self, type_: str) -> Condition | None:
         """The condition as it stands now; None where it is absent."""
@@ -111,8 +117,12 @@ def model_deployment_conditions(previous: Sequence[Condition], *, generation: in
     is refused, takes nothing away from what serves.
     """
     return ConditionSet(
-        ("Ready", "SpecAccepted", "CapacityAvailable", "RevisionReady", "TrafficSynced", "Progressing", "Promoted"),
+        (
+            *("Ready", "SpecAccepted", "CapacityAvailable", "RevisionReady", "TrafficSynced", "RouteAccepted"),
+            *("Progressing", "Promoted"),
+        ),
         abnormal=("Reconciling", "Stalled"),
+        optional=("RouteAccepted",),
         previous=previous,
         generation=generation,
         at=at,

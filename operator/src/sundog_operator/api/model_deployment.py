@@ -29,6 +29,7 @@ from sundog_operator.api.scalars import (
     Message,
     MinimumBytes,
     Name,
+    Namespace,
     ObjectName,
     QualifiedName,
     Text,
@@ -345,7 +346,8 @@ class Gateway(Part):
     """The Gateway that an HTTPRoute to the edge hangs on."""
 
     name: ObjectName = Field("", description="The Gateway; empty means no HTTPRoute.")
-    namespace: ObjectName = Field("", description="Where it is; empty means the own namespace.")
+    namespace: Namespace = Field("", description="Where it is; empty means the own namespace.")
+    section_name: ObjectName = Field("", description="Its listener; empty means all that take the route.")
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -353,6 +355,12 @@ class Gateway(Part):
             holds=lambda gateway: not gateway.namespace or gateway.name != "",
             message="{namespace} is given without the name of a Gateway",
             field="namespace",
+        ),
+        Rule(
+            cel="self.sectionName == '' || self.name != ''",
+            holds=lambda gateway: not gateway.section_name or gateway.name != "",
+            message="{sectionName} is given without the name of a Gateway",
+            field="sectionName",
         ),
     )
 

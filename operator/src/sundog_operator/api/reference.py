@@ -15,7 +15,7 @@ from sundog_operator.api.model_deployment import ModelDeployment, ModelDeploymen
 from sundog_operator.api.resource import Resource
 from sundog_operator.api.scalars import MODEL_SCHEMES
 from sundog_operator.api.structure import FieldNode, Limits, Node, structure
-from sundog_operator.api.support import ACTED_ON, IN_PODS, not_yet_supported
+from sundog_operator.api.support import ACTED_ON, IN_CLUSTER, not_yet_supported
 
 REVISION_PARTS: Final = ("spec.model", "spec.runtime", "spec.resources", "spec.scheduling")
 IN_PLACE: Final = ("spec.runtime.userConfig",)
@@ -197,6 +197,19 @@ MODEL_DEPLOYMENT_CONDITIONS: Final = (
         ),
     ),
     ConditionText(
+        "RouteAccepted",
+        "The Gateway's controller takes the HTTPRoute. Present while `spec.endpoint.gateway` names a Gateway; nothing else depends on it.",
+        (
+            Reason("True", "Accepted", "It told `Accepted` and `ResolvedRefs` of the route as it is now."),
+            Reason("Unknown", "NotWritten", "There is no route yet; the edge comes first."),
+            Reason("Unknown", "NotAnswered", "No controller told both: the Gateway is not there, or has none."),
+            Reason("False", "GatewayAPIMissing", "The API server knows no HTTPRoutes; they are looked for every 20 s."),
+            Reason("False", "NotOwned", "An HTTPRoute of that name exists and is not ours; it is left alone."),
+            Reason("False", "NotAccepted", "The controller refuses it, for a reason that is no single word."),
+        ),
+        "The reason for which the controller refuses the route, such as `NotAllowedByListeners`; the message has its words.",
+    ),
+    ConditionText(
         "Progressing",
         "A revision is on its way to all traffic.",
         (
@@ -375,7 +388,7 @@ def _default(child: FieldNode) -> str:
 
 def _change(path: str) -> str:
     everywhere = _is_among(path, ACTED_ON)
-    if not everywhere and not _is_among(path, IN_PODS):
+    if not everywhere and not _is_among(path, IN_CLUSTER):
         return "*later*"
     revises = any(_covers(part, path) for part in REVISION_PARTS) and path not in IN_PLACE
     return ("**revision**" if revises else "in place") + ("" if everywhere else ", *cluster*")
@@ -396,7 +409,7 @@ def _later_values(path: str, node: Node) -> str:
         values = [f"{scheme}://" for scheme in MODEL_SCHEMES]
     elif path in ("spec.replicas", "spec.autoscaling.minReplicas"):
         values = [0]
-    acted = path in ACTED_ON or path in IN_PODS
+    acted = path in ACTED_ON or path in IN_CLUSTER
     refused = [f"`{value}`" for value in values if acted and _is_refused(path, value, in_pods=True)]
     local = [f"`{value}`" for value in values if path in ACTED_ON and _is_refused(path, value, in_pods=False)]
     only = [value for value in local if value not in refused]

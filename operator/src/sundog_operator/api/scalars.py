@@ -88,6 +88,12 @@ ObjectName = Annotated[
     Noun("a name of lower-case letters, digits, inner dashes and dots"),
 ]
 """Names an object of the own namespace; empty means none."""
+Namespace = Annotated[
+    str,
+    Field(max_length=63, pattern=f"^({_LABEL})?$"),
+    Noun("a name of lower-case letters, digits and inner dashes"),
+]
+"""Names a namespace; empty means the own one."""
 Host = Annotated[
     str,
     Field(max_length=253, pattern=rf"^({_LABEL}(\.{_LABEL})*)?$"),

@@ -61,7 +61,7 @@ ACTED_ON = frozenset(
 )
 """Paths of single values, as `structure.leaves` names them."""
 
-IN_PODS = frozenset(
+IN_CLUSTER = frozenset(
     {
         "spec.model.credentials.secretName",
         "spec.model.credentials.serviceAccountName",
@@ -91,22 +91,25 @@ IN_PODS = frozenset(
         "spec.scheduling.tolerations[].effect",
         "spec.scheduling.tolerations[].tolerationSeconds",
         "spec.scheduling.runtimeClassName",
+        "spec.endpoint.gateway.name",
+        "spec.endpoint.gateway.namespace",
+        "spec.endpoint.gateway.sectionName",
     }
 )
-"""Paths of single values that are acted on in a Kubernetes cluster; local mode has no pods and takes their defaults only."""
+"""Paths of single values that are acted on in a Kubernetes cluster; local mode takes their defaults only."""
 
-NEEDS_PODS = frozenset(
-    {
-        "spec.model.credentials",
-        "spec.runtime.image",
-        "spec.runtime.env",
-        "spec.runtime.podLabels",
-        "spec.resources.gpu",
-        "spec.autoscaling",
-        "spec.scheduling",
-    }
-)
-"""The parts that are all made of IN_PODS and LATER."""
+_NEEDS_PODS = "needs pods, which local mode has not"
+NOT_LOCAL: Mapping[str, str] = {
+    "spec.model.credentials": _NEEDS_PODS,
+    "spec.runtime.image": _NEEDS_PODS,
+    "spec.runtime.env": _NEEDS_PODS,
+    "spec.runtime.podLabels": _NEEDS_PODS,
+    "spec.resources.gpu": _NEEDS_PODS,
+    "spec.autoscaling": _NEEDS_PODS,
+    "spec.scheduling": _NEEDS_PODS,
+    "spec.endpoint.gateway": "needs a Gateway, which local mode has not",
+}
+"""The parts that are all made of IN_CLUSTER and LATER, and what local mode lacks for them."""
 
 LATER = frozenset(
     {
@@ -142,7 +145,6 @@ LATER = frozenset(
         "spec.rollout.notify",
         "spec.scheduling.queue",
         "spec.scheduling.spot",
-        "spec.endpoint.gateway",
         "spec.baseline",
     }
 )
@@ -216,7 +218,7 @@ _CONDITIONS: Mapping[str, Callable[[Any], str]] = {
     "spec.rollout.strategy": _one_of(_SUPPORTED_STRATEGIES),
     f"{_STEP}.gate": _evidence_refused,
 }
-"""Paths of ACTED_ON and IN_PODS of which some values are refused: the message, or empty."""
+"""Paths of ACTED_ON and IN_CLUSTER of which some values are refused: the message, or empty."""
 
 _LOCAL_CONDITIONS: Mapping[str, Callable[[Any], str]] = {**_CONDITIONS, "spec.model.uri": _scheme_refused}
 
@@ -226,7 +228,7 @@ class _Refusal:
 
     def __init__(self, in_pods: bool) -> None:
         self._conditions = _CONDITIONS if in_pods else _LOCAL_CONDITIONS
-        self._local = frozenset[str]() if in_pods else NEEDS_PODS
+        self._local: Mapping[str, str] = {} if in_pods else NOT_LOCAL
 
     def below(self, value: Any, node: Node, path: str, place: str) -> Iterator[Violation]:
         if isinstance(value, Step):
@@ -238,7 +240,7 @@ class _Refusal:
         if path in LATER:
             yield from _unless_default(inner, child, at, "is not supported yet")
         elif path in self._local:
-            yield from _unless_default(inner, child, at, "needs pods, which local mode has not")
+            yield from _unless_default(inner, child, at, self._local[path])
         elif path in self._conditions and (message := self._conditions[path](inner)):
             yield Violation(at, message)
         elif child.node.kind == "object" and inner is not None:

@@ -1,4 +1,4 @@
-"""Makes a namespace's edge in a cluster: its pods and what they need, and a Service per ModelDeployment."""
+"""Makes a namespace's edge in a cluster: its pods, what they need, and what leads to them for each ModelDeployment."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -7,9 +7,11 @@ from typing import Any
 from sundog_operator.api.installation import Installation
 from sundog_operator.app.children import ensure
 from sundog_operator.app.world import World
-from sundog_operator.core import edge_objects, edge_pods, names, network_policies, secrets, traffic
+from sundog_operator.core import edge_objects, edge_pods, http_route, names, network_policies, secrets, traffic
 from sundog_operator.core.ray_cluster import is_ours, is_ours_by
-from sundog_operator.ports import NETWORK_POLICY, SECRET, SERVICE, Object, Ref, ref_of
+from sundog_operator.core.spec import accept
+from sundog_operator.errors import DependencyError, NotServed
+from sundog_operator.ports import HTTP_ROUTE, NETWORK_POLICY, SECRET, SERVICE, Object, Ref, ref_of
 
 log = logging.getLogger("sundog.operator")
 
@@ -101,3 +103,38 @@ async def put_services(world: World, members: Sequence[Object], document: Mappin
             continue
         entry = traffic.entry_of(document, meta["name"]) or {}
         await ensure(world, edge_objects.make_service(member, tls=bool(entry.get("tls"))), stored)
+
+
+async def put_routes(world: World, namespace: str, members: Sequence[Object], document: Mapping[str, Any]) -> None:
+    """Give each ModelDeployment that names a Gateway its HTTPRoute, and take that of the others away.
+
+    A spec that is refused leaves its route as it is; one route that cannot be written keeps no other from being so. Without the Gateway
+    API nothing is done. Raises DependencyError.
+    """
+    try:
+        routes = await world.kube.list(HTTP_ROUTE, namespace, edge_objects.SELECTOR)
+    except NotServed:
+        return
+    ours = {route["metadata"]["name"]: route for route in routes}
+    failed: list[DependencyError] = []
+    for member in members:
+        try:
+            await _put_route(world, member, document, ours.get(member["metadata"]["name"]))
+        except DependencyError as err:
+            failed.append(err)
+    if failed:
+        raise failed[0]
+
+
+async def _put_route(world: World, member: Object, document: Mapping[str, Any], ours: Object | None) -> None:
+    meta, spec = member["metadata"], accept(member, world.settings.installation).spec
+    entry = traffic.entry_of(document, meta["name"])
+    if spec is None or entry is None or "deletionTimestamp" in meta:
+        return
+    if not spec.endpoint.gateway.name:
+        if ours is not None and edge_objects.is_of(ours, member):
+            await world.kube.delete(ref_of(ours), uid=ours["metadata"]["uid"])
+        return
+    stored = ours or await world.kube.get(Ref(HTTP_ROUTE, meta["namespace"], meta["name"]))
+    if stored is None or edge_objects.is_of(stored, member):
+        await ensure(world, http_route.make_route(member, spec.endpoint, entry["hosts"]), stored)

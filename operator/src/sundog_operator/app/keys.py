@@ -60,6 +60,8 @@ def keys_for(obj: Object) -> list[Key]:
             | "NetworkPolicy"
         ):
             return _of_edge(meta)
+        case "HTTPRoute":
+            return [*_of_edge(meta), *([Key("modeldeployment", namespace, owner)] if owner else [])]
         case "Pod":
             cluster = (meta.get("labels") or {}).get(ray_groups.LABEL_CLUSTER)
             return [

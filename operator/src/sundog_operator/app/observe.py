@@ -27,12 +27,13 @@ from sundog_operator.core.edge_objects import is_gone
 from sundog_operator.core.observed import EdgeReport, ServeState
 from sundog_operator.core.ray_cluster import ClusterView, is_ours
 from sundog_operator.core.spec import accept
-from sundog_operator.errors import DependencyError, RayUnavailable
+from sundog_operator.errors import DependencyError, NotServed, RayUnavailable
 from sundog_operator.ports import (
     CONFIG_MAP,
     CONTROLLER_REVISION,
     DEPLOYMENT,
     EXPERIMENT,
+    HTTP_ROUTE,
     MODEL_DEPLOYMENT,
     NODE,
     PERSISTENT_VOLUME_CLAIM,
@@ -65,6 +66,7 @@ async def observe(world: World, deployment: Object) -> Observed:
     split = traffic.entry_of(traffic.read_document(config_map), name)
     pods = await edge_pods(world, namespace)
     edge_deployment = await world.kube.get(Ref(DEPLOYMENT, namespace, names.EDGE))
+    route, routes_served = await _route(world, deployment)
     return Observed(
         deployment=deployment,
         revisions=tuple(revisions.read_owned(stored, uid)),
@@ -88,7 +90,20 @@ async def observe(world: World, deployment: Object) -> Observed:
         pods=await _pods(world, namespace, name, tuple(rays)),
         room=await _room(world, deployment, stored_status),
         phases=await _phases(world, namespace, name, stored_status, views),
+        route=route,
+        routes_served=routes_served,
     )
+
+
+async def _route(world: World, deployment: Object) -> tuple[Object | None, bool]:
+    """The HTTPRoute of the name of a ModelDeployment that asks for one, and whether the API server knows such objects."""
+    spec, meta = accept(deployment, world.settings.installation).spec, deployment["metadata"]
+    if spec is None or not spec.endpoint.gateway.name:
+        return None, True
+    try:
+        return await world.kube.get(Ref(HTTP_ROUTE, meta["namespace"], meta["name"])), True
+    except NotServed:
+        return None, False
 
 
 async def _secrets(world: World, deployment: Object) -> secrets.Keys:

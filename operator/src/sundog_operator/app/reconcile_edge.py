@@ -59,6 +59,8 @@ async def reconcile_edge(world: World, key: Key) -> float | None:
     await edge_in_cluster.put_shared(world, key.namespace, members, installation)
     there = await edge_in_cluster.put_pods(world, key.namespace, members, installation, deployment)
     await edge_in_cluster.put_services(world, members, document)
+    if there:
+        await edge_in_cluster.put_routes(world, key.namespace, members, document)
     return RESYNC_S if there else WAITING_S
 
 

@@ -59,6 +59,8 @@ class Observed:
         pods: pods of its revisions, heads and stores of its RayClusters; none in local mode.
         room: what is free of the accelerators that the spec asks for; None where it asks for none, or was not looked at.
         phases: seconds by phase of the newest revision's start, as one of its replicas tells; none where none was asked.
+        route: the HTTPRoute of its name, where its endpoint names a Gateway.
+        routes_served: whether the API server knows HTTPRoutes, as far as that was looked at.
     """
 
     deployment: Json
@@ -81,6 +83,8 @@ class Observed:
     pods: tuple[Json, ...] = ()
     room: Room | None = None
     phases: Mapping[str, float] = field(default_factory=dict)
+    route: Json | None = None
+    routes_served: bool = True
 
     @property
     def in_cluster(self) -> bool:

@@ -111,7 +111,7 @@ def make_service(member: Json, *, tls: bool) -> Json:
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": _own(member),
+        "metadata": own_metadata(member),
         "spec": {"selector": SELECTOR, "ports": ports},
     }
 
@@ -130,7 +130,8 @@ def is_gone(pod: Mapping[str, Any], now: datetime) -> bool:
     return leaves is not None and now - parse_instant(leaves) > LOST_AFTER
 
 
-def _own(member: Json) -> Json:
+def own_metadata(member: Json) -> Json:
+    """Of an object that is one ModelDeployment's alone, has its name, and goes with it."""
     meta = member["metadata"]
     return {
         "name": meta["name"],

@@ -17,6 +17,7 @@ from sundog_operator.core import (
     capacity,
     choose,
     events,
+    http_route,
     live,
     names,
     pod_problems,
@@ -116,6 +117,8 @@ def conclude(draft: Draft) -> None:
     said["Promoted"] = _promoted(draft, said["TrafficSynced"])
     if (problem := _secret_problem(draft)) is not None:
         said["TrafficSynced"] = problem
+    if (route := _route_accepted(draft)) is not None:
+        said[http_route.CONDITION] = route
     said["Stalled"] = _stalled(draft, said)
     said["Ready"] = _ready(draft, said)
     settled = said["Ready"][0] == "True" or said["Stalled"][0] == "True"
@@ -124,6 +127,8 @@ def conclude(draft: Draft) -> None:
     mark = {"True": conditions.mark_true, "False": conditions.mark_false, "Unknown": conditions.mark_unknown}
     for type_, (status, reason, message) in said.items():
         mark[status](type_, reason, message, at=draft.now)
+    if draft.spec is not None and not draft.spec.endpoint.gateway.name:
+        conditions.drop(http_route.CONDITION)
     draft.set(conditions=conditions.conditions(), observed_generation=generation)
     _tell_refusal(draft, said["SpecAccepted"], generation)
 
@@ -282,6 +287,14 @@ def _secret_problem(draft: Draft) -> Said | None:
     return ("False", secrets.INVALID, "; ".join(f"{pod}: {what}" for pod, what in told)) if told else None
 
 
+def _route_accepted(draft: Draft) -> Said | None:
+    """What became of the HTTPRoute; None where none is asked for. A spec that is refused leaves it as it was."""
+    if draft.spec is None or not draft.spec.endpoint.gateway.name:
+        return None
+    seen = draft.seen
+    return http_route.answer(seen.deployment, draft.spec.endpoint, seen.route, served=seen.routes_served)
+
+
 def _progressing(draft: Draft) -> Said:
     progress, candidate, last = draft.progress, draft.status.candidate, draft.status.last_rollout
     if candidate is not None and candidate.retry_at is not None:
@@ -336,8 +349,14 @@ def _ready(draft: Draft, said: dict[str, Said]) -> Said:
 
 def _what_fails(said: dict[str, Said]) -> list[str]:
     """Why what the spec asks for is not what serves, for `kubectl get` shows the message of Ready. A start that goes on is no failure."""
-    for type_, bad in (("SpecAccepted", "False"), ("RevisionReady", "False"), ("Stalled", "True")):
-        status, reason, message = said[type_]
+    shown = (
+        ("SpecAccepted", "False"),
+        ("RevisionReady", "False"),
+        ("Stalled", "True"),
+        (http_route.CONDITION, "False"),
+    )
+    for type_, bad in shown:
+        status, reason, message = said.get(type_, ("", "", ""))
         if status == bad and reason != DEPLOYING:
             return [f"{reason}: {message}"]
     return []

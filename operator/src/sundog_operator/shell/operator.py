@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +17,7 @@ from typing import Any, Final
 import aiohttp
 import click
 
-from sundog_operator.adapters.cached.kubernetes import SCOPES, CachedKubernetes
+from sundog_operator.adapters.cached.kubernetes import OPTIONAL, SCOPES, CachedKubernetes
 from sundog_operator.adapters.cached.shared import SharedEdges, SharedServe
 from sundog_operator.adapters.clock import SystemClock
 from sundog_operator.adapters.edges import HttpEdges
@@ -30,7 +30,7 @@ from sundog_operator.app.elector import Elector
 from sundog_operator.app.fence import FencedKubernetes, FencedServe
 from sundog_operator.app.loop import Operator
 from sundog_operator.app.world import Settings, Told, World
-from sundog_operator.errors import DependencyError, NotFound, SundogError
+from sundog_operator.errors import DependencyError, NotServed, SundogError
 from sundog_operator.ports import LEASE, MODEL_DEPLOYMENT, SECRET, Kind, Object, Ref
 from sundog_operator.shell import probes
 from sundog_operator.shell.exits import Exit, one_line
@@ -41,6 +41,8 @@ log = logging.getLogger("sundog.operator")
 LEASE_NAME: Final = "sundog-operator"
 RESYNC_S: Final = 120.0
 """How often everything is listed: a watch that lost its place never tells of what was deleted meanwhile."""
+LOOK_S: Final = 20.0
+"""How often an optional kind that the API server does not serve is looked for."""
 _RETRY_S: Final = 2.0
 _SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 # Of a large cluster's Secrets the largest and the most numerous are none that an endpoint could name.
@@ -71,10 +73,14 @@ class Watching:
         self._operator: Operator | None = None
         namespaces = tuple(options.installation.watch_namespaces)
         self.kube = CachedKubernetes(client, self._changed, SystemClock(), namespaces)
-        watched = [Watched(kind, labels) for kind, labels in SCOPES.items()]
-        if options.installation.watch_secrets:
-            watched.append(Watched(SECRET, fields=_SECRETS))
-        self.kopf = KopfWatch(watched, self._told, client.login, namespaces)
+        self._secrets = options.installation.watch_secrets
+        self.kopf = KopfWatch(self.watched, self._told, client.login, namespaces)
+
+    def watched(self) -> list[Watched]:
+        """What kopf is told to watch. It would warn of an optional kind that is not served."""
+        lacking = self._absent & OPTIONAL
+        watched = [Watched(kind, labels) for kind, labels in SCOPES.items() if kind not in lacking]
+        return [*watched, Watched(SECRET, fields=_SECRETS)] if self._secrets else watched
 
     def wakes(self, operator: Operator) -> None:
         """Whom to tell of changes from now on."""
@@ -83,8 +89,17 @@ class Watching:
     async def run(self) -> None:
         """Watch and list until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self.kopf.run())
             group.create_task(self._resync())
+            await self._look_for(OPTIONAL)
+            group.create_task(self.kopf.run())
+            while True:
+                await asyncio.sleep(LOOK_S)
+                await self._look_for(OPTIONAL & self._absent)
+
+    async def _look_for(self, kinds: Iterable[Kind]) -> None:
+        for kind in kinds:
+            with contextlib.suppress(DependencyError):
+                await self._list(kind)
 
     async def list_all(self) -> None:
         """List every kind once. Raises DependencyError."""
@@ -103,9 +118,10 @@ class Watching:
         first = not self.kube.synced(kind)
         try:
             missed = await self.kube.resync(kind)
-        except NotFound:
+        except NotServed:
             if kind not in self._absent:
-                log.warning("the API server serves no %s of %s: is it installed?", kind.plural, kind.api_version)
+                level = logging.INFO if kind in OPTIONAL else logging.WARNING
+                log.log(level, "the API server serves no %s of %s: is it installed?", kind.plural, kind.api_version)
             self._absent.add(kind)
             return
         except DependencyError:

@@ -1,6 +1,7 @@
 """Reads from memory: never older than our own writes, whatever the watch tells, loses or tells late."""
 
 import asyncio
+import contextlib
 from typing import Any
 
 import pytest
@@ -8,10 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from doubles.clock import FakeClock
-from sundog_operator.adapters.cached.kubernetes import ABSENT_S, SECRET_S, CachedKubernetes
+from sundog_operator.adapters.cached.kubernetes import ABSENT_S, SCOPES, SECRET_S, CachedKubernetes
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
-from sundog_operator.errors import AlreadyExists, Conflict, DependencyError
-from sundog_operator.ports import CONFIG_MAP, CONTROLLER_REVISION, MODEL_DEPLOYMENT, SECRET, Kind, Object, Ref
+from sundog_operator.errors import AlreadyExists, Conflict, DependencyError, NotServed
+from sundog_operator.ports import (
+    CONFIG_MAP,
+    CONTROLLER_REVISION,
+    HTTP_ROUTE,
+    MODEL_DEPLOYMENT,
+    SECRET,
+    Kind,
+    Object,
+    Ref,
+)
 
 DIGITS = Ref(MODEL_DEPLOYMENT, "vision", "digits")
 OURS = {"app.kubernetes.io/part-of": "sundog"}
@@ -265,6 +275,48 @@ async def test_a_label_finds_the_same_as_a_look_at_all(world: World) -> None:
         labels = {"serving.sundog.dev/model-deployment": owner}
         listed = await world.cached.list(CONTROLLER_REVISION, "vision", labels)
         assert listed == await world.server.list(CONTROLLER_REVISION, "vision", labels)
+
+
+async def test_a_kind_that_the_cluster_lacks_is_asked_for_by_lists_alone(world: World) -> None:
+    digits, lacking = Ref(HTTP_ROUTE, "vision", "digits"), True
+
+    def fault(verb: str, ref: Ref) -> Exception | None:
+        world.asked.append(verb)
+        return NotServed("no httproutes") if lacking and ref.kind == HTTP_ROUTE else None
+
+    world.server.faults = fault
+    with pytest.raises(NotServed):
+        await world.cached.resync(HTTP_ROUTE)
+    world.forget()
+    for read in (world.cached.get(digits), world.cached.labels(digits), world.cached.list(HTTP_ROUTE, "vision")):
+        with pytest.raises(NotServed, match="httproutes"):
+            await read
+    assert world.asked == []
+    lacking = False
+    await world.cached.resync(HTTP_ROUTE)
+    assert await world.cached.list(HTTP_ROUTE, "vision") == []
+    made = await world.cached.create(thing(HTTP_ROUTE, "digits", labels=OURS))
+    world.forget()
+    assert await world.cached.get(digits) == made
+    assert world.asked == []
+    lacking = True
+    with pytest.raises(NotServed):
+        await world.cached.resync(HTTP_ROUTE)
+    assert world.news == ["digits"], "with the kind its objects went"
+    assert world.cached.objects.count(HTTP_ROUTE) == 0
+
+
+async def test_only_an_optional_kind_may_be_lacking() -> None:
+    world = World()
+    refused = {HTTP_ROUTE, CONFIG_MAP}
+    world.server.faults = lambda _, ref: NotServed("no such kind") if ref.kind in refused else None
+    for kind in SCOPES:
+        with contextlib.suppress(NotServed):
+            await world.cached.resync(kind)
+    assert not world.cached.ready
+    refused.discard(CONFIG_MAP)
+    await world.cached.resync(CONFIG_MAP)
+    assert world.cached.ready
 
 
 @given(st.data())

@@ -7,11 +7,13 @@ import orjson
 
 from sundog_operator.adapters.cached.objects import Objects
 from sundog_operator.core import names
+from sundog_operator.errors import NotServed
 from sundog_operator.ports import (
     CONFIG_MAP,
     CONTROLLER_REVISION,
     DEPLOYMENT,
     EXPERIMENT,
+    HTTP_ROUTE,
     MODEL_DEPLOYMENT,
     NETWORK_POLICY,
     POD,
@@ -51,14 +53,20 @@ SCOPES: Final[Mapping[Kind, Mapping[str, str]]] = {
     POD_DISRUPTION_BUDGET: OURS,
     NETWORK_POLICY: OURS,
     STATEFUL_SET: OURS,
+    HTTP_ROUTE: OURS,
 }
 """The kinds that are kept, and the labels that an object must have. Secrets are not: nobody may list them all."""
+
+OPTIONAL: Final = frozenset({HTTP_ROUTE})
+"""The kinds that a cluster may lack."""
 
 ABSENT_S: Final = 1.0
 """For how long an object of a name of ours that nobody had is not asked for again."""
 
 SECRET_S: Final = 10.0
 """For how long a Secret that was asked for by name is not asked for again."""
+_LAST: Final = 2**63 - 1
+"""After every resourceVersion."""
 
 
 class Source(Kubernetes, Protocol):
@@ -78,7 +86,8 @@ class CachedKubernetes:
     write that failed, or a deletion, the object is asked for again. An object that misses the labels of its kind is in no list, but `get`
     finds it, and once found it is listed until the next `resync`.
 
-    A Secret that exists is asked for by name, at most once in `SECRET_S`.
+    A Secret that exists is asked for by name, at most once in `SECRET_S`. An optional kind that the server does not serve is not asked for
+    until a `resync` finds it: reads of it raise NotServed.
 
     `on_change` is called with every object that is news, also with the last state of one that is gone.
     """
@@ -100,6 +109,7 @@ class CachedKubernetes:
         self._secrets: dict[Ref, tuple[float, bytes]] = {}
         self._absent: dict[Ref, float] = {}
         self._synced: set[Kind] = set()
+        self._lacking: set[Kind] = set()
         self._doubtful: dict[Kind, set[Ref]] = {kind: set() for kind in self._scopes}
         self.objects = Objects()
 
@@ -109,8 +119,8 @@ class CachedKubernetes:
 
     @property
     def ready(self) -> bool:
-        """Whether every kind is."""
-        return self._synced == self._scopes.keys()
+        """Whether every kind is, that the server serves."""
+        return self._synced | self._lacking == self._scopes.keys()
 
     def feed(self, change: str | None, obj: Object) -> None:
         """Take in what a watch told: DELETED, or any other word for a state."""
@@ -123,16 +133,36 @@ class CachedKubernetes:
         """List a kind and take in what the watch missed, deletions first of all; how many objects that was. Raises DependencyError."""
         missed = 0
         for namespace in self._namespaces:
-            snapshot = await self._source.snapshot(kind, namespace, self._scopes[kind])
-            news = self.objects.merge(kind, namespace, snapshot.objects, int(snapshot.version))
-            missed += len(news)
-            for obj in news:
-                self._on_change(obj)
+            try:
+                snapshot = await self._source.snapshot(kind, namespace, self._scopes[kind])
+            except NotServed:
+                self._lack(kind)
+                raise
+            missed += self._merge(kind, namespace, snapshot)
         self._synced.add(kind)
+        self._lacking.discard(kind)
         return missed
+
+    def _merge(self, kind: Kind, namespace: str | None, snapshot: Snapshot) -> int:
+        news = self.objects.merge(kind, namespace, snapshot.objects, int(snapshot.version))
+        for obj in news:
+            self._on_change(obj)
+        return len(news)
+
+    def _lack(self, kind: Kind) -> None:
+        """With a kind all objects of it went."""
+        if kind in OPTIONAL:
+            self._synced.discard(kind)
+            self._lacking.add(kind)
+            self._merge(kind, None, Snapshot([], str(_LAST)))
+
+    def _expect(self, kind: Kind) -> None:
+        if kind in self._lacking:
+            raise NotServed(f"{kind.plural}: the API server does not serve {kind.api_version}")
 
     async def get(self, ref: Ref) -> Object | None:
         """See the port."""
+        self._expect(ref.kind)
         if ref.kind == SECRET:
             return await self._secret(ref)
         if ref.kind not in self._synced or ref in self._doubtful[ref.kind]:
@@ -250,6 +280,7 @@ class CachedKubernetes:
         self, kind: Kind, namespace: str | None = None, labels: Mapping[str, str] | None = None
     ) -> list[Object]:
         """See the port."""
+        self._expect(kind)
         if kind not in self._synced or not (namespace in self._namespaces or self._namespaces == (None,)):
             return await self._source.list(kind, namespace, labels)
         for ref in [ref for ref in self._doubtful[kind] if namespace in {None, ref.namespace}]:

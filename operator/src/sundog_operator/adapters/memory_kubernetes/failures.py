@@ -3,7 +3,7 @@
 from sundog_operator.adapters.memory_kubernetes.history import Expired
 from sundog_operator.adapters.memory_kubernetes.invalid import Invalid
 from sundog_operator.adapters.memory_kubernetes.patches import BadPatch
-from sundog_operator.errors import AlreadyExists, Conflict, DependencyError, NotFound
+from sundog_operator.errors import AlreadyExists, Conflict, DependencyError, NotFound, NotServed
 from sundog_operator.ports import Kind, Object
 
 
@@ -18,6 +18,7 @@ class Unsupported(ValueError):
 # The first that fits counts, so the special comes before the general.
 _ANSWERS: tuple[tuple[type[Exception], int, str], ...] = (
     (NotFound, 404, "NotFound"),
+    (NotServed, 404, "NotFound"),
     (AlreadyExists, 409, "AlreadyExists"),
     (Conflict, 409, "Conflict"),
     (Expired, 410, "Expired"),
@@ -35,7 +36,7 @@ def failure(error: Exception, kind: Kind, name: str) -> tuple[int, Object]:
         ((code, reason) for fits, code, reason in _ANSWERS if isinstance(error, fits)), (500, "InternalError")
     )
     details: Object = {"group": kind.group, "kind": kind.plural}
-    if name:
+    if name and not isinstance(error, NotServed):
         details["name"] = name
     if isinstance(error, Invalid):
         details["causes"] = [_cause(line) for line in error.causes]

@@ -10,8 +10,8 @@ from sundog_operator.adapters.memory_kubernetes.history import Subscription
 from sundog_operator.adapters.memory_kubernetes.journal import Journal
 from sundog_operator.adapters.memory_kubernetes.schemas import Schema
 from sundog_operator.adapters.memory_kubernetes.store import Admit, Outcome, Store, Subresource
-from sundog_operator.errors import DependencyError, NotFound
-from sundog_operator.ports import Clock, Kind, Object, Ref, Snapshot, WatchEvent, ref_of
+from sundog_operator.errors import DependencyError, NotFound, NotServed
+from sundog_operator.ports import KINDS, Clock, Kind, Object, Ref, Snapshot, WatchEvent, ref_of
 
 FIELD_MANAGER = "sundog"
 
@@ -208,6 +208,8 @@ class MemoryKubernetes:
         await asyncio.sleep(0)
         if self.store.history.closed:
             raise DependencyError("the API server is closed")
+        if ref.kind not in KINDS:
+            raise NotServed(f"{ref.kind.plural}: {ref.kind.api_version} is not served")
         fault = self.faults(verb, ref)
         if fault is not None:
             raise fault

@@ -1,0 +1,43 @@
+"""The Gateway API beside a cluster: its CRDs, and the words of a Gateway's controller."""
+
+import json
+from functools import partial
+
+from real_kubernetes.binaries import module_directory
+from real_kubernetes.kubectl import Kubectl
+from real_local import eventually
+
+MODULE = "sigs.k8s.io/gateway-api"
+CRDS = ("gatewayclasses", "gateways", "httproutes")
+HTTP_ROUTES = "httproutes.gateway.networking.k8s.io"
+CONTROLLER = "example.com/gateway"
+
+
+def apply_crds(kubectl: Kubectl) -> None:
+    """What a route needs of the standard channel, from its module. Raises ClusterError."""
+    folder = module_directory("gateway-api", MODULE) / "config" / "crd" / "standard"
+    for name in CRDS:
+        kubectl("apply", "--server-side", "-f", str(folder / f"gateway.networking.k8s.io_{name}.yaml"))
+    eventually(partial(kubectl.succeeds, "get", HTTP_ROUTES, "--all-namespaces"), f"{HTTP_ROUTES} are served")
+
+
+def remove_crds(kubectl: Kubectl) -> None:
+    """With them all objects of theirs."""
+    names = [f"{name}.gateway.networking.k8s.io" for name in CRDS]
+    kubectl("delete", "crd", "--ignore-not-found", *names)
+
+
+def answer(kubectl: Kubectl, namespace: str, name: str, *, accepted: bool, reason: str, message: str = "") -> None:
+    """What the controller of the first Gateway that a route names would write into its status."""
+    route = kubectl.get("-n", namespace, HTTP_ROUTES, name)
+    said = {
+        "status": str(accepted),
+        "reason": reason,
+        "message": message,
+        "lastTransitionTime": "2026-01-01T00:00:00Z",
+        "observedGeneration": route["metadata"]["generation"],
+    }
+    conditions = [{"type": type_, **said} for type_ in ("Accepted", "ResolvedRefs")]
+    told = {"parentRef": route["spec"]["parentRefs"][0], "controllerName": CONTROLLER, "conditions": conditions}
+    patch = json.dumps({"status": {"parents": [told]}})
+    kubectl("-n", namespace, "patch", HTTP_ROUTES, name, "--subresource=status", "--type=merge", "-p", patch)
