@@ -78,8 +78,7 @@ class Watching:
 
     def watched(self) -> list[Watched]:
         """What kopf is told to watch. It would warn of an optional kind that is not served."""
-        lacking = self._absent & OPTIONAL
-        watched = [Watched(kind, labels) for kind, labels in SCOPES.items() if kind not in lacking]
+        watched = [Watched(kind, labels) for kind, labels in SCOPES.items() if not self.kube.lacks(kind)]
         return [*watched, Watched(SECRET, fields=_SECRETS)] if self._secrets else watched
 
     def wakes(self, operator: Operator) -> None:
@@ -94,7 +93,7 @@ class Watching:
             group.create_task(self.kopf.run())
             while True:
                 await asyncio.sleep(LOOK_S)
-                await self._look_for(OPTIONAL & self._absent)
+                await self._look_for(filter(self.kube.lacks, OPTIONAL))
 
     async def _look_for(self, kinds: Iterable[Kind]) -> None:
         for kind in kinds:
@@ -115,7 +114,7 @@ class Watching:
             await asyncio.sleep(_RETRY_S if first and not self.kube.ready else RESYNC_S)
 
     async def _list(self, kind: Kind) -> None:
-        first = not self.kube.synced(kind)
+        first, lacked = not self.kube.synced(kind), self.kube.lacks(kind)
         try:
             missed = await self.kube.resync(kind)
         except NotServed:
@@ -127,7 +126,7 @@ class Watching:
         except DependencyError:
             self._absent.add(kind)
             raise
-        if kind in self._absent:
+        if lacked or kind in self._absent:
             # kopf looks once which kinds there are: one that could not be listed is perhaps not among them.
             self._absent.discard(kind)
             self.kopf.renew()

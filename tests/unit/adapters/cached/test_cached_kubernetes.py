@@ -301,7 +301,8 @@ async def test_a_kind_that_the_cluster_lacks_is_asked_for_by_lists_alone(world: 
     assert world.asked == []
     lacking = True
     with pytest.raises(NotServed):
-        await world.cached.resync(HTTP_ROUTE)
+        await world.cached.get(Ref(HTTP_ROUTE, "vision", "another"))
+    assert world.cached.lacks(HTTP_ROUTE)
     assert world.news == ["digits"], "with the kind its objects went"
     assert world.cached.objects.count(HTTP_ROUTE) == 0
 

@@ -122,6 +122,10 @@ class CachedKubernetes:
         """Whether every kind is, that the server serves."""
         return self._synced | self._lacking == self._scopes.keys()
 
+    def lacks(self, kind: Kind) -> bool:
+        """Whether the server was found not to serve an optional kind."""
+        return kind in self._lacking
+
     def feed(self, change: str | None, obj: Object) -> None:
         """Take in what a watch told: DELETED, or any other word for a state."""
         if change != "DELETED":
@@ -240,7 +244,11 @@ class CachedKubernetes:
         return obj
 
     async def _ask(self, ref: Ref) -> Object | None:
-        obj = await self._source.get(ref)
+        try:
+            obj = await self._source.get(ref)
+        except NotServed:
+            self._lack(ref.kind)
+            raise
         if ref.kind not in self._scopes:
             return obj
         self._doubtful[ref.kind].discard(ref)
