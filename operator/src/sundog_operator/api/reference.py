@@ -163,7 +163,7 @@ MODEL_DEPLOYMENT_CONDITIONS: Final = (
             Reason(
                 "False",
                 "Unschedulable",
-                "No node takes a pod of it, or of Ray's head; the message has the scheduler's.",
+                "No node takes a pod of it, or of Ray's head or store; the message has the scheduler's.",
             ),
             Reason("False", "ImagePullBackOff", "An image cannot be had."),
             Reason("False", "CreateContainerError", "A container cannot be made."),
