@@ -230,9 +230,15 @@ async def test_a_foreign_token_is_left_alone(cluster: Cluster) -> None:
     assert await rays(cluster) == []
 
 
-async def test_a_cluster_on_its_way_out_is_let_go_without_the_clean_up_of_its_store(cluster: Cluster) -> None:
+@pytest.mark.parametrize(("address", "kept"), [("", ["other"]), ("redis.example.com:6379", None)])
+async def test_a_cluster_on_its_way_out_is_let_go_without_the_clean_up_of_its_own_store(
+    cluster: Cluster, address: str, kept: list[str] | None
+) -> None:
     await served(cluster)
     stored = await ray(cluster)
+    if address:
+        # Made with a Redis of somebody else, which nobody else cleans up, whatever the installation says by now.
+        stored["spec"]["gcsFaultToleranceOptions"]["redisAddress"] = address
     stored["metadata"]["finalizers"] = ["ray.io/gcs-ft-redis-cleanup-finalizer", "other"]
     stored["metadata"]["deletionTimestamp"] = "2026-11-25T13:00:00Z"
     calls: list[Object] = []
@@ -247,7 +253,7 @@ async def test_a_cluster_on_its_way_out_is_let_go_without_the_clean_up_of_its_st
 
     cluster.kube.get, cluster.kube.replace = get, replace  # type: ignore[method-assign]
     await reconcile_ray_cluster(cluster.world, Key("raycluster", NAMESPACE, RAY))
-    assert [call["metadata"]["finalizers"] for call in calls] == [["other"]]
+    assert [call["metadata"]["finalizers"] for call in calls] == ([kept] if kept else [])
 
 
 async def test_pods_are_asked_for_although_serve_does_not_answer(cluster: Cluster) -> None:

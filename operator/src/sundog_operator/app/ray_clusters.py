@@ -62,9 +62,8 @@ async def let_go(world: World, stored: Object) -> None:
 
     That clean-up is a Job: where the namespace is being deleted, none can be made, and the namespace would stay for ever.
     """
-    installation = world.settings.installation
     finalizers = stored["metadata"].get("finalizers") or []
-    if installation is None or not _has_own_store(installation) or REDIS_CLEANUP not in finalizers:
+    if world.settings.installation is None or not valkey.is_of(stored) or REDIS_CLEANUP not in finalizers:
         return
     kept = [each for each in finalizers if each != REDIS_CLEANUP]
     await world.kube.replace({**stored, "metadata": {**stored["metadata"], "finalizers": kept}})

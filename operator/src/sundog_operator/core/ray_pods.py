@@ -138,7 +138,7 @@ def _fault_tolerance(cluster: str, installation: Installation) -> Json:
     if not wanted.enabled:
         return {}
     secret = wanted.external.password_secret_name
-    address = wanted.external.address or f"{names.valkey(cluster)}:{valkey.PORT}"
+    address = wanted.external.address or valkey.address(cluster)
     if not wanted.external.address:
         secret = names.valkey(cluster)
     key = {"name": secret, "key": names.PASSWORD_KEY}

@@ -114,6 +114,17 @@ def _claim(wanted: FaultTolerance) -> Json:
     }
 
 
+def address(cluster: str) -> str:
+    """Where a RayCluster's own store answers."""
+    return f"{names.valkey(cluster)}:{PORT}"
+
+
+def is_of(cluster: Mapping[str, Any]) -> bool:
+    """Whether a stored RayCluster uses its own store, whatever the installation says today, and not a Redis of somebody else."""
+    options = cluster["spec"].get("gcsFaultToleranceOptions") or {}
+    return bool(options.get("redisAddress") == address(cluster["metadata"]["name"]))
+
+
 def selector(cluster: str) -> dict[str, str]:
     """The labels of the pod of a RayCluster's store."""
     return {names.LABEL_NAME: names.VALKEY, names.LABEL_INSTANCE: cluster}
