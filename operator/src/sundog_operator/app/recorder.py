@@ -1,13 +1,15 @@
-"""Writes events. Telling one again is no error and writes nothing."""
+"""Writes events. Telling one again is no error and writes nothing, and one that cannot be written holds nothing up."""
 
-import contextlib
+import logging
 from collections.abc import Iterable
 
 from sundog_operator.api import format_micro_instant
 from sundog_operator.app.world import World
 from sundog_operator.core.events import Event, make_event
-from sundog_operator.errors import AlreadyExists
+from sundog_operator.errors import AlreadyExists, DependencyError
 from sundog_operator.ports import Object
+
+log = logging.getLogger("sundog.operator")
 
 
 async def record(world: World, regarding: Object, told: Iterable[Event]) -> None:
@@ -18,7 +20,12 @@ async def record(world: World, regarding: Object, told: Iterable[Event]) -> None
         key = f"{made['metadata']['namespace']}/{made['metadata']['name']}"
         if world.told.lately(key, world.clock.monotonic()):
             continue
-        with contextlib.suppress(AlreadyExists):
+        try:
             await world.kube.create(made)
             world.told.heard(event)
+        except AlreadyExists:
+            pass
+        except DependencyError as err:
+            log.warning("event %s of %s is lost: %s", event.reason, key, err)
+            continue
         world.told.note(key, world.clock.monotonic())

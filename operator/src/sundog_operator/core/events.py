@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 NOTE_LIMIT = 1024
+"""Bytes of UTF-8: an event with more is refused whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,7 @@ def make_event(event: Event, regarding: dict[str, Any], instance: str, at: str) 
         "type": event.type,
         "reason": event.reason,
         "action": event.action,
-        "note": event.note[:NOTE_LIMIT],
+        "note": event.note.encode()[:NOTE_LIMIT].decode(errors="ignore"),
         "regarding": {
             "apiVersion": regarding["apiVersion"],
             "kind": regarding["kind"],
