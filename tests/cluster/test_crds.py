@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from real_kubernetes.api import Api
 from real_kubernetes.binaries import ROOT
 from real_kubernetes.cluster import Cluster
 from real_kubernetes.kubectl import Kubectl, Object
+from sundog_operator.api import format_micro_instant
+from sundog_operator.core import events
 
 NAMESPACE = "crds-test"
 KINDS = {"ModelDeployment": "modeldeployments", "Experiment": "experiments"}
@@ -155,3 +158,13 @@ def test_an_applied_crd_is_stored_as_the_file_has_it(kubectl: Kubectl, plural: s
     ours = CRDS[plural]["spec"]["versions"][0]
     assert stored["schema"] == ours["schema"]
     assert stored["subresources"] == ours["subresources"]
+
+
+def test_the_longest_note_of_an_event_is_taken(kubectl: Kubectl) -> None:
+    regarding = {**digits(), "metadata": {**digits()["metadata"], "uid": "u"}}
+    at = format_micro_instant(datetime.now(UTC))
+    told = [events.revision_failed(number, "LoadFailed", letter * 2000, 1) for number, letter in enumerate("xé模")]
+    for event in told:
+        kubectl("create", "-f", "-", stdin=json.dumps(events.make_event(event, regarding, "test", at)))
+    found = kubectl.get("-n", NAMESPACE, "events.events.k8s.io")["items"]
+    assert len([event for event in found if event["reason"] == "LoadFailed"]) == len(told)

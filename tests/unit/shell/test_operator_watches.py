@@ -10,7 +10,7 @@ from sundog_operator.adapters.kubernetes_client import KubernetesClient
 from sundog_operator.adapters.metrics import Metrics
 from sundog_operator.api.installation import Installation
 from sundog_operator.errors import NotServed
-from sundog_operator.ports import HTTP_ROUTE, RAY_CLUSTER, SECRET, Kind, Snapshot
+from sundog_operator.ports import CONFIG_MAP, HTTP_ROUTE, RAY_CLUSTER, SECRET, Kind, Snapshot
 from sundog_operator.shell.operator import Options, Watching
 
 
@@ -18,6 +18,7 @@ class Client:
     """An API server without objects, and without HTTPRoutes while `lacks`."""
 
     lacks = True
+    changes = 0
 
     async def login(self) -> Any:
         raise AssertionError("nobody runs the watches here")
@@ -25,6 +26,9 @@ class Client:
     async def snapshot(self, kind: Kind, *_: Any) -> Snapshot:
         if kind == HTTP_ROUTE and self.lacks:
             raise NotServed("no httproutes")
+        if kind == CONFIG_MAP and self.changes:
+            meta = {"name": "a", "namespace": "vision", "uid": "u", "resourceVersion": str(self.changes)}
+            return Snapshot([{"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta}], str(self.changes))
         return Snapshot([], "1")
 
 
@@ -74,3 +78,50 @@ async def test_any_other_kind_is_waited_for(caplog: pytest.LogCaptureFixture) ->
     assert not watching.kube.ready
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert warnings == ["the API server serves no rayclusters of ray.io/v1: is it installed?"]
+
+
+async def test_a_watch_that_tells_nothing_of_changes_begins_anew_and_then_the_process_does() -> None:
+    client = Client()
+    watching = watching_of(client, Installation())
+    await watching.list_all()
+
+    async def listed_after_a_change() -> tuple[bool, str]:
+        """Whether the watches begin anew, and what /healthz says."""
+        client.changes += 10
+        watching.kopf._round.clear()
+        await watching.list_all()
+        return watching.kopf._round.is_set(), watching.deafness.problem()
+
+    assert await listed_after_a_change() == (False, ""), "a list may be a moment ahead"
+    assert await listed_after_a_change() == (True, "")
+    assert await listed_after_a_change() == (False, "")
+    broken = "lists find changes that the watch does not tell: configmaps"
+    assert await listed_after_a_change() == (False, broken)
+    assert await listed_after_a_change() == (False, broken)
+    meta = {"name": "a", "namespace": "vision", "uid": "u", "resourceVersion": str(client.changes + 1)}
+    watching._told(CONFIG_MAP, "MODIFIED", {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta})
+    assert watching.deafness.problem() == "", "it tells again"
+
+
+async def test_a_watch_of_what_does_not_change_may_be_silent() -> None:
+    client = Client()
+    watching = watching_of(client, Installation())
+    await watching.list_all()
+    for _ in range(6):
+        client.changes += 10
+        await watching.list_all()
+        await watching.list_all()
+    assert not watching.kopf._round.is_set()
+    assert watching.deafness.problem() == ""
+
+
+async def test_a_list_of_a_watch_that_begins_is_no_word_of_a_change() -> None:
+    client = Client()
+    watching = watching_of(client, Installation())
+    await watching.list_all()
+    for _ in range(4):
+        client.changes += 10
+        await watching.list_all()
+        meta = {"name": "a", "namespace": "vision", "uid": "u", "resourceVersion": str(client.changes)}
+        watching._told(CONFIG_MAP, None, {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta})
+    assert watching.deafness.problem() != ""

@@ -20,6 +20,7 @@ import click
 from sundog_operator.adapters.cached.kubernetes import OPTIONAL, SCOPES, CachedKubernetes
 from sundog_operator.adapters.cached.shared import SharedEdges, SharedServe
 from sundog_operator.adapters.clock import SystemClock
+from sundog_operator.adapters.deafness import Deafness
 from sundog_operator.adapters.edges import HttpEdges
 from sundog_operator.adapters.kopf_watch import KopfWatch, Watched, quiet_kopf
 from sundog_operator.adapters.kubernetes_client import KubernetesClient
@@ -71,6 +72,7 @@ class Watching:
         self._waking: set[asyncio.Task[None]] = set()
         self._absent: set[Kind] = set()
         self._operator: Operator | None = None
+        self.deafness = Deafness()
         namespaces = tuple(options.installation.watch_namespaces)
         self.kube = CachedKubernetes(client, self._changed, SystemClock(), namespaces)
         self._secrets = options.installation.watch_secrets
@@ -130,11 +132,16 @@ class Watching:
             # kopf looks once which kinds there are: one that could not be listed is perhaps not among them.
             self._absent.discard(kind)
             self.kopf.renew()
-        elif missed and not first:
+        elif not first:
             self._metrics.missed(kind.kind, missed)
+            if self.deafness.listed(kind, missed):
+                log.warning("the watch of %s tells nothing of changes: the watches begin anew", kind.plural)
+                self.kopf.renew()
 
     def _told(self, kind: Kind, change: str | None, obj: Object) -> None:
         """What a watch says."""
+        if change is not None:
+            self.deafness.heard(kind)
         if kind != SECRET:
             self.kube.feed(change, obj)
         elif change is not None and self._operator is not None:
@@ -208,6 +215,7 @@ async def _endpoints(options: Options, metrics: Metrics, watching: Watching, ope
     health = {
         "loop": probes.beats(lambda: heart.beat, "the event loop"),
         "watches": probes.beats(lambda: watching.kopf.beat, "the watches' event loop"),
+        "changes": watching.deafness.problem,
     }
     readiness = {"objects": lambda: "" if watching.kube.ready else "not every kind was listed yet"}
     async with probes.serve(
