@@ -61,6 +61,11 @@ def test_a_running_instance_comes_before_the_cluster_and_says_so(tmp_path: Path,
         assert found.namespace == "local"
         assert found.note == f"using the local instance in {where}; --kubeconfig chooses a cluster"
         assert resolve(Selection(context="here"), environment).kubeconfig == cluster
+        assert resolve(Selection(plugin=True), environment).kubeconfig == cluster
+        assert resolve(Selection(plugin=True), environment).note == ""
+        assert resolve(Selection(plugin=True, state_dir=where), environment).kubeconfig == state.path / "kubeconfig"
+        without = {"XDG_STATE_HOME": str(state_dir)}
+        assert resolve(Selection(plugin=True), without).kubeconfig == state.path / "kubeconfig"
         assert resolve(Selection(), {"XDG_STATE_HOME": str(state_dir)}).note == ""
     assert resolve(Selection(), environment).kubeconfig == cluster
 

@@ -12,6 +12,8 @@ from sundog_operator.errors import SundogError
 from sundog_operator.shell.exits import MEANINGS, CommandFailed, Exit, exit_of, one_line
 
 DEBUG: Final = "SUNDOG_DEBUG"
+PLUGIN: Final = "kubectl sundog"
+"""What the command calls itself as kubectl's plugin."""
 _PACKAGE: Final = "sundog_operator.shell"
 
 
@@ -151,8 +153,7 @@ def _fail(error: Exception, message: str, code: Exit) -> int:
 
 def main() -> None:
     """Entry point of `sundog`, and of `kubectl sundog`."""
-    program = "kubectl sundog" if sys.argv[0].endswith("kubectl-sundog") else "sundog"
-    sys.exit(run(sys.argv[1:], program))
+    sys.exit(run(sys.argv[1:], PLUGIN if sys.argv[0].endswith("kubectl-sundog") else "sundog"))
 
 
 if __name__ == "__main__":

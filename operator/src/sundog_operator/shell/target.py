@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from sundog_operator.shell.cli import PLUGIN
 from sundog_operator.shell.exits import CommandFailed, Exit
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ _KUBECONFIG: Final = "KUBECONFIG"
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What the command line says about the API server."""
+    """What the command line says about the API server. `plugin`: it is kubectl's, whose cluster is meant unless an instance is named."""
 
     kubeconfig: Path | None = None
     context: str | None = None
@@ -32,6 +33,7 @@ class Selection:
     instance: str | None = None
     namespace: str | None = None
     verbose: bool = False
+    plugin: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +62,9 @@ def resolve(selection: Selection, environment: Mapping[str, str]) -> Target:
     named = selection.state_dir is not None or selection.instance is not None
     # Who names an instance by the variable must not reach a cluster because that instance has ended.
     named = named or (selection.context is None and bool(environment.get(place.STATE_DIR)))
-    local = None if selection.context is not None and not named else _local_kubeconfig(selection, environment)
     cluster = None if named else _cluster_kubeconfig(environment)
+    elsewhere = selection.context is not None or (selection.plugin and cluster is not None)
+    local = None if elsewhere and not named else _local_kubeconfig(selection, environment)
     if local is not None:
         path, where = local
         note = f"using the local instance in {where}; --kubeconfig chooses a cluster" if cluster else ""
@@ -140,7 +143,8 @@ def talks_to_server(command: Callable[..., Awaitable[T]]) -> Callable[..., T]:
     @functools.wraps(command)
     def wrapped(**options: Any) -> T:
         names = ("kubeconfig", "context", "state_dir", "instance", "namespace", "verbose")
-        selection = Selection(**{name: options.pop(name) for name in names})
+        plugin = click.get_current_context().find_root().info_name == PLUGIN
+        selection = Selection(**{name: options.pop(name) for name in names}, plugin=plugin)
         target = resolve(selection, os.environ)
         if selection.verbose or target.note:
             click.echo(target.note or f"using {target.description}, namespace {target.namespace}", err=True)

@@ -1,0 +1,89 @@
+"""`kubectl sundog` as kubectl finds it, and the verbs of the command on a real API server with an operator of the chart's making."""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from charting.life import CANARY, MDEP, TEAM, Life, beginning, model_deployment
+from real_kubernetes.cluster import Cluster
+from real_kubernetes.kubectl import Kubectl
+from sundog_operator.shell.exits import Exit
+
+INSTALLED = Path(sys.executable).parent
+"""Where the package puts its commands."""
+
+
+@pytest.fixture(scope="module")
+def life(api_server: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
+    if api_server.instance is None:
+        pytest.skip("what runs in pods is stood in for, and the cluster given has pods")
+    with beginning(api_server, tmp_path_factory.mktemp("plugin")) as begun:
+        yield begun
+
+
+@pytest.fixture
+def kubectl(api_server: Cluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Kubectl:
+    """kubectl with the package's commands on its PATH, of a user without a local instance."""
+    monkeypatch.setenv("PATH", f"{INSTALLED}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    return api_server.kubectl
+
+
+def manifest(folder: Path, version: int) -> str:
+    path = folder / f"v{version}.yaml"
+    path.write_text(json.dumps(model_deployment(version, **CANARY)))
+    return str(path)
+
+
+def test_kubectl_finds_the_plugin(kubectl: Kubectl) -> None:
+    assert str(INSTALLED / "kubectl-sundog") in kubectl("plugin", "list").splitlines()
+    usage = kubectl("sundog", "promote", "--help").splitlines()[0]
+    assert usage.startswith("Usage: kubectl sundog promote")
+
+
+def test_a_rollout_by_the_verbs_alone(kubectl: Kubectl, life: Life, tmp_path: Path) -> None:
+    def sundog(*arguments: str) -> str:
+        return kubectl("sundog", *arguments, "-n", TEAM)
+
+    assert "digits" in sundog("apply", "-f", manifest(tmp_path, 1))
+    life.until_serves(1)
+    assert "digits" in sundog("get")
+    assert "revision 2" in sundog("plan", "-f", manifest(tmp_path, 2))
+    assert life.status()["stable"]["revision"] == 1, "a plan changes nothing"
+    sundog("apply", "-f", manifest(tmp_path, 2))
+    life.until_weight(25)
+    sundog("pause", "digits")
+    assert life.condition("Progressing") == ("True", "Paused")
+    assert "Paused" in sundog("describe", "digits")
+    sundog("resume", "digits", "--revision", "2")
+    sundog("abort", "digits")
+    life.until(lambda: life.condition("Stalled") == ("True", "Aborted"), "an abort")
+    sundog("retry", "digits")
+    life.until_weight(25)
+    sundog("promote", "digits")
+    life.until_serves(2)
+    sundog("rollback", "digits")
+    life.until(lambda: life.condition("Stalled") == ("True", "RolledBack"), "a rollback")
+    assert life.status()["stable"]["revision"] == 1
+    assert [line.split()[0] for line in sundog("get", "mexp").splitlines()[1:]] != []
+    sundog("delete", "digits")
+    life.until(lambda: not kubectl.get("-n", TEAM, MDEP)["items"], "nothing of it")
+
+
+def test_errors_are_one_line_and_a_code_of_its_own(kubectl: Kubectl, life: Life) -> None:
+    del life
+    absent = kubectl.run("sundog", "describe", "nobody", "-n", TEAM)
+    assert (absent.returncode, absent.stderr) == (
+        Exit.NOT_FOUND,
+        f"error: ModelDeployment {TEAM}/nobody does not exist\n",
+    )
+    wrong = kubectl.run("sundog", "promote", "nobody", "--sideways")
+    assert wrong.returncode == Exit.USAGE
+    assert "see `kubectl sundog promote --help`" in wrong.stderr
+    lacking = kubectl.run("sundog", "get", "--context", "nowhere")
+    assert lacking.returncode == Exit.UNREACHABLE
+    assert len(lacking.stderr.splitlines()) == 1
