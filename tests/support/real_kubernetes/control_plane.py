@@ -1,13 +1,14 @@
 """etcd, the API server and the controllers: real admission, RBAC, server-side apply and garbage collection. No pod runs."""
 
 import base64
+import contextlib
 import secrets
 import socket
 import ssl
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import yaml
@@ -16,10 +17,12 @@ from certificates import self_signed, signing_key
 from real_kubernetes import audit
 from real_kubernetes.binaries import Binaries
 from real_kubernetes.instance import ClusterError, Instance
+from real_kubernetes.kubectl import Kubectl
 
 READY_S = 90.0
 
-PROCESSES = ("kube-controller-manager", "kube-apiserver", "etcd")
+API_SERVER = "kube-apiserver"
+PROCESSES = ("kube-controller-manager", API_SERVER, "etcd")
 """In the order in which they are stopped."""
 
 
@@ -64,12 +67,27 @@ def start(instance: Instance, binaries: Binaries, addresses: Addresses | None = 
     _start_etcd_and_api(instance, binaries, addresses, port)
     instance.kubeconfig.write_text(kubeconfig(server, certificate.certificate, token))
     instance.kubeconfig.chmod(0o600)
-    await_answer(instance, "kube-apiserver", lambda: _ready(server, certificate.certificate, token))
+    await_answer(instance, API_SERVER, lambda: _ready(server, certificate.certificate, token))
     _start_controllers(instance, binaries, addresses)
 
 
 def stop(instance: Instance) -> None:
     instance.stop(*PROCESSES)
+
+
+@contextlib.contextmanager
+def api_server_away(instance: Instance) -> Iterator[None]:
+    """The API server of a cluster is killed, and is back after the block. Raises ClusterError where it does not come back."""
+    process = instance.processes()[API_SERVER]
+    command = process.cmdline()
+    process.kill()
+    process.wait(10)
+    try:
+        yield
+    finally:
+        instance.start(API_SERVER, command)
+        kubectl = Kubectl(instance.kubeconfig)
+        await_answer(instance, API_SERVER, lambda: kubectl.succeeds("get", "--raw", "/readyz"))
 
 
 def _start_etcd_and_api(instance: Instance, binaries: Binaries, addresses: Addresses, port: int) -> None:
@@ -91,7 +109,7 @@ def _start_etcd_and_api(instance: Instance, binaries: Binaries, addresses: Addre
     )
     local = addresses.host == "127.0.0.1"
     instance.start(
-        "kube-apiserver",
+        API_SERVER,
         (
             str(binaries.path("kube-apiserver")),
             f"--etcd-servers={etcd}",

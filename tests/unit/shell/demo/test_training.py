@@ -45,6 +45,12 @@ def test_the_broken_model_does_not_load(trained: tuple[Path, dict[str, float]]) 
         training.network("conv").load_state_dict(load_file(folder / "v3" / "model.safetensors"))
 
 
+def test_whoever_serves_a_model_may_read_it(trained: tuple[Path, dict[str, float]]) -> None:
+    folder, _ = trained
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert {path.name for path in files if not path.stat().st_mode & 0o004} == set()
+
+
 def test_no_held_out_image_was_trained_on() -> None:
     data = training.read_digits()
     assert (len(data.images), len(data.held_out_images)) == (1257, 540)

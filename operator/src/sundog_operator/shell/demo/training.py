@@ -103,7 +103,10 @@ def write_model(directory: Path, code: str, net: torch.nn.Module) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     for name in ("net.py", "model.yaml"):
         shutil.copyfile(_MODELS / code / name, directory / name)
-    save_file(net.state_dict(), directory / "model.safetensors")
+    weights = directory / "model.safetensors"
+    save_file(net.state_dict(), weights)
+    # It is written for its owner alone, and copied to where others serve it.
+    weights.chmod(0o644)
 
 
 def make(directory: Path, progress: Progress) -> dict[str, float]:

@@ -1,0 +1,28 @@
+"""The whole of Sundog, installed once for all tests that serve with real Ray."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from real_kubernetes.binaries import HELM
+from real_kubernetes.cluster import BINARIES, Cluster
+from real_kubernetes.helm import Helm
+from real_serving import Serving, Team
+
+
+@pytest.fixture(scope="session")
+def serving(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    """The chart installed, for every namespace; `serving.team(NAME)` is one with models."""
+    BINARIES.build((HELM,))
+    folder = tmp_path_factory.mktemp("serving")
+    made = Serving(cluster, Helm(cluster.kubeconfig, BINARIES.path("helm"), folder / "helm"), folder)
+    made.install()
+    yield made
+    made.uninstall()
+
+
+@pytest.fixture(scope="session")
+def vision(serving: Serving) -> Iterator[Team]:
+    """The namespace `vision`. What the tests serve in it stays from one to the next."""
+    with serving.team("vision") as team:
+        yield team

@@ -1,0 +1,386 @@
+"""The whole of Sundog on a cluster with pods: the chart installed by helm, and a team's namespace in which digits are served by real Ray.
+
+Nothing is stood in for. Images alone are those of the tests: empty ones, into which the checkout and the machine's programs are mounted.
+"""
+
+import contextlib
+import copy
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import psutil
+import yaml
+
+import digit_traffic
+from charting import NAMESPACE, RELEASE, ROOT
+from real_kubernetes.checkout import pod_spec
+from real_kubernetes.cluster import Cluster
+from real_kubernetes.helm import CHART, Helm, checkout_values
+from real_kubernetes.images import BASE
+from real_kubernetes.instance import ClusterError
+from real_kubernetes.kubectl import Kubectl
+from real_local import condition, eventually
+from sundog_operator.core import names
+
+EXAMPLE = ROOT / "examples" / "digits"
+MODELS = ("v1", "v2", "v3")
+CLAIM = "digits-models"
+LOADER = "digits-loader"
+MDEP = "modeldeployments.serving.sundog.dev"
+OPERATOR = f"{names.LABEL_NAME}=sundog-operator"
+READY_S = 300.0
+
+T = TypeVar("T")
+Json = dict[str, Any]
+
+USER = {"runAsNonRoot": True, "runAsUser": 65532, "runAsGroup": 65532, "seccompProfile": {"type": "RuntimeDefault"}}
+"""That of the real images; the image of the tests names none."""
+
+
+def has_store() -> bool:
+    """Whether the machine has a server for what Ray's control plane must not lose."""
+    return any(shutil.which(program) for program in ("valkey-server", "redis-server"))
+
+
+def example() -> str:
+    """The text of the example, with less CPU: the tests' node has two cores for all."""
+    return (EXAMPLE / "cluster.yaml").read_text().replace("cpu: 500m", "cpu: 200m")
+
+
+def values() -> Json:
+    """The chart's values for a node of two cores: all that is asked for leaves room for four replicas."""
+    made = checkout_values()
+    little = {"requests": {"cpu": "50m", "memory": "256Mi"}}
+    pods = {"securityContext": USER}
+    made["resources"] = {"requests": {"cpu": "10m", "memory": "128Mi"}}
+    installation = made["installation"]
+    installation["edge"] |= {"resources": {"requests": {"cpu": "20m", "memory": "64Mi"}}}
+    installation["edge"]["pods"] = {**installation["edge"]["pods"], **pods}
+    installation["ray"] |= {
+        "pods": {**installation["ray"]["pods"], **pods},
+        "head": {"resources": {**little, "limits": {"memory": "4Gi"}}},
+        "autoscaler": {"resources": {**little, "limits": {"memory": "1Gi"}}},
+        "idleTimeout": "10s",
+        # No claim: the tests' node makes no volumes.
+        "gcsFaultTolerance": {"enabled": has_store(), "image": BASE, "storage": {"size": ""}},
+    }
+    return made
+
+
+@dataclass
+class Serving:
+    """The installation."""
+
+    cluster: Cluster
+    helm: Helm
+    folder: Path
+    values: Json = field(default_factory=values)
+
+    @property
+    def kubectl(self) -> Kubectl:
+        return self.cluster.kubectl
+
+    def install(self) -> str:
+        """What `helm install` printed. Raises ClusterError with the operator's words."""
+        try:
+            return self.helm(
+                *("install", RELEASE, str(CHART), "--namespace", NAMESPACE, "--create-namespace", "--wait"),
+                # Others may have applied the CRDs by other means.
+                *("--take-ownership", "--force-conflicts"),
+                values=self.values,
+            )
+        except ClusterError as error:
+            raise ClusterError(f"{error}\n{self.operator_log(20)}") from None
+
+    def upgrade(self, changed: Mapping[str, Any]) -> str:
+        """What `helm upgrade` printed."""
+        return self.helm("upgrade", RELEASE, str(CHART), "--namespace", NAMESPACE, "--wait", values=changed)
+
+    def uninstall(self) -> None:
+        self.helm("uninstall", RELEASE, "--namespace", NAMESPACE, "--wait")
+        self.kubectl("delete", "namespace", NAMESPACE, "--wait=false")
+
+    def operators(self) -> list[Json]:
+        """The operator's pods that are not on their way out."""
+        found = self.kubectl.get("-n", NAMESPACE, "pods", "-l", OPERATOR)["items"]
+        return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
+
+    def leader(self) -> str:
+        """The name of the pod that holds the Lease."""
+        lease = self.kubectl.get("-n", NAMESPACE, "lease", "sundog-operator")
+        return str(lease["spec"].get("holderIdentity") or "")
+
+    def operator_log(self, lines: int = 200) -> str:
+        pods = self.kubectl.run("-n", NAMESPACE, "get", "pods", "-o", "wide").stdout
+        log = self.kubectl.run("-n", NAMESPACE, "logs", "-l", OPERATOR, f"--tail={lines}", "--prefix")
+        return f"{pods}\n{log.stdout}{log.stderr}"
+
+    @cached_property
+    def trained(self) -> Path:
+        """The folder with the trained models and the held-out images."""
+        folder = self.folder / "models"
+        command = (sys.executable, "-m", "sundog_operator.shell.demo.training", str(folder))
+        subprocess.run(command, check=True, capture_output=True, timeout=300)
+        return folder
+
+    def accuracy(self, model: str) -> float:
+        """The share of the held-out images that a model read right after its training."""
+        return float(json.loads((self.trained / "trained.json").read_text())["accuracy"][model])
+
+    @contextlib.contextmanager
+    def team(self, name: str) -> Iterator["Team"]:
+        """A namespace with the trained models in a claim and the held-out images at hand; it goes at the end, after what is in it."""
+        team = Team(self, name)
+        self.kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+        try:
+            team.load_models()
+            yield team
+        finally:
+            self.kubectl("-n", name, "delete", MDEP, "--all", "--wait=false")
+            if self.cluster.instance is None:
+                eventually(lambda: not team.list("rayclusters"), f"no RayCluster in {name}", READY_S)
+            self.kubectl("delete", "namespace", name, "--wait=false")
+
+
+@dataclass(frozen=True)
+class Team:
+    """A namespace, and what its people do in it."""
+
+    serving: Serving
+    namespace: str
+
+    def kubectl(self, *arguments: str, stdin: str = "", timeout: float = 120) -> str:
+        return self.serving.kubectl("-n", self.namespace, *arguments, stdin=stdin, timeout=timeout)
+
+    def load_models(self) -> None:
+        """The steps of the example's README."""
+        self._make_volume()
+        claim, pod = yaml.safe_load_all((EXAMPLE / "claim.yaml").read_text())
+        loader = pod_spec(*pod["spec"]["containers"][0]["command"])
+        spec = copy.deepcopy(pod["spec"])
+        spec["containers"][0] |= {"image": BASE, "imagePullPolicy": "Never"}
+        spec["containers"][0]["volumeMounts"] += loader["containers"][0]["volumeMounts"]
+        spec["volumes"] += loader["volumes"]
+        self.apply(claim, {**pod, "spec": spec})
+        held_out = (self.serving.trained / "held-out.json").read_text()
+        self.apply(
+            {
+                "apiVersion": "v1",
+                "kind": "ConfigMap",
+                "metadata": {"name": "held-out"},
+                "data": {"held-out.json": held_out},
+            }
+        )
+        self.kubectl("wait", f"pod/{LOADER}", "--for=condition=Ready", "--timeout=2m", timeout=150)
+        for model in MODELS:
+            self.kubectl("cp", str(self.serving.trained / model), f"{LOADER}:/models/{model}")
+        self.kubectl("delete", "pod", LOADER, "--grace-period=1")
+
+    def _make_volume(self) -> None:
+        """What a provisioner would make of the claim. The tests' node has none, and keeps it in the folder of its cluster."""
+        instance = self.serving.cluster.instance
+        if instance is None:
+            return
+        folder = instance.folder(f"volumes/{self.namespace}")
+        folder.chmod(0o777)
+        self.serving.kubectl.apply(
+            {
+                "apiVersion": "v1",
+                "kind": "PersistentVolume",
+                "metadata": {"name": f"{self.namespace}-{CLAIM}"},
+                "spec": {
+                    "capacity": {"storage": "1Gi"},
+                    "accessModes": ["ReadWriteOnce"],
+                    "hostPath": {"path": str(folder)},
+                    "claimRef": {"namespace": self.namespace, "name": CLAIM},
+                },
+            }
+        )
+
+    def digits(self, model: str = "v1", name: str = "digits", **spec: Any) -> Json:
+        """The manifest of the example, with another model, name, or fields of its spec."""
+        manifest: Json = yaml.safe_load(example())
+        manifest["metadata"]["name"] = name
+        manifest["spec"]["model"]["uri"] = f"pvc://{CLAIM}/{model}"
+        for key, value in spec.items():
+            old = manifest["spec"].get(key)
+            manifest["spec"][key] = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
+        return manifest
+
+    def apply(self, *objects: Json) -> None:
+        self.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=_as_list(objects))
+
+    def get(self, name: str = "digits", kind: str = MDEP) -> Json:
+        """A stored object. Raises ClusterError where there is none."""
+        found: Json = self.serving.kubectl.get("-n", self.namespace, kind, name)
+        return found
+
+    def list(self, kinds: str, selector: str = "") -> list[Json]:
+        wanted = ("-l", selector) if selector else ()
+        found: list[Json] = self.serving.kubectl.get("-n", self.namespace, kinds, *wanted)["items"]
+        return found
+
+    def line(self, name: str = "digits") -> str:
+        """What `kubectl get` shows of a ModelDeployment."""
+        return self.kubectl("get", "mdep", name, "--no-headers").strip()
+
+    def status(self, name: str = "digits") -> Json:
+        found: Json = self.get(name).get("status", {})
+        return found
+
+    def says(self, type_: str, name: str = "digits") -> tuple[str, str]:
+        """Status and reason of a condition."""
+        found = condition(self.get(name), type_)
+        return str(found.get("status", "")), str(found.get("reason", ""))
+
+    def sundog(self, *arguments: str) -> str:
+        """What `kubectl sundog` prints. Raises ClusterError with its words where it fails."""
+        command = (f"{sys.prefix}/bin/kubectl-sundog", *arguments, "--namespace", self.namespace)
+        environment = {**os.environ, "KUBECONFIG": str(self.serving.cluster.kubeconfig)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        if done.returncode:
+            raise ClusterError(f"kubectl sundog {' '.join(arguments)}: {done.stdout}{done.stderr}")
+        return done.stdout
+
+    def until(self, probe: Callable[[], T], what: str, seconds: float = READY_S) -> T:
+        """The first true value of `probe`. Raises AssertionError with all that is known of the namespace."""
+        try:
+            return eventually(probe, what, seconds)
+        except TimeoutError as error:
+            raise AssertionError(f"{error}\n{self.diagnosis()}") from None
+
+    def until_stable(self, revision: int, name: str = "digits") -> None:
+        """A revision has all traffic, and nothing else runs for this ModelDeployment."""
+
+        def settled() -> bool:
+            status = self.status(name)
+            alone = not status.get("candidate") and not status.get("retiring")
+            return alone and (status.get("stable") or {}).get("revision") == revision and _is_ready(self.get(name))
+
+        self.until(settled, f"{name} is Ready with revision {revision} alone")
+
+    def until_canary(self, weight: int, name: str = "digits") -> None:
+        self.until(
+            lambda: (self.status(name).get("candidate") or {}).get("weight") == weight,
+            f"the candidate of {name} has {weight} %",
+        )
+
+    def until_told(self, *words: str, name: str = "digits") -> str:
+        """The line of `kubectl get` once it has all of these words."""
+        self.until(lambda: all(word in self.line(name) for word in words), f"`kubectl get mdep {name}` says {words}")
+        return self.line(name)
+
+    def pods(self, selector: str) -> "list[Json]":
+        """Pods that are not on their way out."""
+        return [pod for pod in self.list("pods", selector) if "deletionTimestamp" not in pod["metadata"]]
+
+    def workers(self, revision: int = 0, name: str = "digits") -> "list[Json]":
+        which = f",{names.LABEL_REVISION}={revision}" if revision else ""
+        return self.pods(f"ray.io/node-type=worker,{names.LABEL_MODEL_DEPLOYMENT}={name}{which}")
+
+    def heads(self) -> "list[Json]":
+        return self.pods("ray.io/node-type=head")
+
+    def edges(self) -> "list[Json]":
+        return self.pods(f"{names.LABEL_NAME}={names.EDGE}")
+
+    @contextlib.contextmanager
+    def traffic(self, name: str = "digits", clients: int = 4, pause_s: float = 0.05) -> Iterator["Traffic"]:
+        """Clients in a pod that ask by the name of the Service as long as the block runs. No request of theirs may fail."""
+        pod = f"{name}-clients"
+        url = f"http://{name}.{self.namespace}.svc/"
+        spec = pod_spec("python", digit_traffic.__file__, url, str(clients), str(pause_s))
+        folder = {"name": "held-out", "mountPath": str(digit_traffic.IMAGES.parent)}
+        spec["containers"][0]["volumeMounts"].append(folder)
+        spec["containers"][0]["readinessProbe"] = {"tcpSocket": {"port": digit_traffic.PORT}, "periodSeconds": 1}
+        spec["volumes"].append({"name": "held-out", "configMap": {"name": "held-out"}})
+        self.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": pod}, "spec": spec})
+        self.kubectl("wait", f"pod/{pod}", "--for=condition=Ready", "--timeout=60s")
+        traffic = Traffic(self, pod, self.get(pod, "pod")["status"]["podIP"])
+        try:
+            yield traffic
+            traffic.more(50)
+            traffic.lost_nothing()
+        finally:
+            self.kubectl("delete", "pod", pod, "--grace-period=0", "--force", "--wait=true")
+
+    def diagnosis(self) -> str:
+        shown = (
+            ("get", "mdep,pods,rayclusters,sts", "-o", "wide"),
+            ("get", "mdep", "-o", "jsonpath={range .items[*]}{.metadata.name}: {.status}{'\\n'}{end}"),
+            ("get", "events", "--sort-by=.lastTimestamp"),
+        )
+        run = self.serving.kubectl.run
+        told = [run("-n", self.namespace, *command).stdout[-6000:] for command in shown]
+        return "\n".join([*told, self.serving.operator_log(60)[-6000:]])
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """The clients in one pod."""
+
+    team: Team
+    pod: str
+    address: str
+
+    def told(self) -> Json:
+        """What they tell. On the tests' own node they are asked directly, also while the API server is away."""
+        cluster = self.team.serving.cluster
+        if cluster.instance is None:
+            path = f"/api/v1/namespaces/{self.team.namespace}/pods/{self.pod}:{digit_traffic.PORT}/proxy/"
+            found: Json = json.loads(cluster.kubectl("get", "--raw", path))
+        else:
+            url = f"http://{self.address}:{digit_traffic.PORT}/"
+            found = httpx.get(url, timeout=20, trust_env=False).json()
+        return found
+
+    def until(self, reached: Callable[[Json], Any], what: str, seconds: float = READY_S) -> Json:
+        def probe() -> Json | None:
+            told = self.told()
+            return told if reached(told) else None
+
+        found = self.team.until(probe, what, seconds)
+        assert found is not None
+        return found
+
+    def more(self, requests: int) -> None:
+        """So many requests more have ended."""
+        before = self.told()["sent"]
+        self.until(lambda told: told["sent"] >= before + requests, f"{requests} requests more")
+
+    def answered(self, revision: int) -> int:
+        return int(self.told()["answered"].get(str(revision), 0))
+
+    def lost_nothing(self) -> None:
+        told = self.told()
+        assert told["failed"] == 0, json.dumps(told["failures"], indent=1)
+        assert told["fickle"] == []
+
+
+def processes_of(pod: Json) -> list[psutil.Process]:
+    """The processes of a pod, where its node is on this machine."""
+    uid, found = str(pod["metadata"]["uid"]), []
+    for process in psutil.process_iter():
+        with contextlib.suppress(OSError, psutil.Error):
+            cgroups = Path(f"/proc/{process.pid}/cgroup").read_text()
+            if uid in cgroups or uid.replace("-", "_") in cgroups:
+                found.append(process)
+    return found
+
+
+def _is_ready(obj: Json) -> bool:
+    current = obj["metadata"]["generation"] == obj["status"].get("observedGeneration")
+    return current and condition(obj, "Ready").get("status") == "True"
+
+
+def _as_list(objects: tuple[Json, ...]) -> str:
+    return json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)})
