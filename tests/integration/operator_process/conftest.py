@@ -11,28 +11,33 @@ from typing import Any
 
 import pytest
 
+from charting import NAMESPACE, account, values
 from real_kubernetes.cluster import Cluster
 from standing_in.memory_api import MemoryApi
 from standing_in.operator_process import OperatorProcess, running_operator
 from sundog_operator.adapters.kubernetes_client import KubernetesClient
 from sundog_operator.ports import LEASE, MODEL_DEPLOYMENT, Object, Ref
 
+ACCOUNT = "process"
+
 
 @dataclass
 class Api:
-    """An API server with a namespace of the test's own."""
+    """An API server with a namespace of the test's own. The test is its administrator, the operators are the account of `theirs`."""
 
     kubeconfig: Path
     namespace: str
     folder: Path
     away: Callable[[], AbstractContextManager[None]]
+    theirs: Path
+    lease_namespace: str
     memory: MemoryApi | None = None
 
     def operator(self, identity: str) -> AbstractContextManager[OperatorProcess]:
         """An operator of that namespace."""
         text = f"watchNamespaces: [{self.namespace}]\n"
         return running_operator(
-            self.folder, self.kubeconfig, "--namespace", self.namespace, identity=identity, installation=text
+            self.folder, self.theirs, "--namespace", self.lease_namespace, identity=identity, installation=text
         )
 
     def ask(self, question: Callable[[KubernetesClient], Awaitable[Any]]) -> Any:
@@ -67,7 +72,7 @@ class Api:
         return bool((obj.get("status") or {}).get("observedGeneration") == obj["metadata"]["generation"])
 
     def holder(self) -> str:
-        lease = self.ask(lambda client: client.get(Ref(LEASE, self.namespace, "sundog-operator")))
+        lease = self.ask(lambda client: client.get(Ref(LEASE, self.lease_namespace, "sundog-operator")))
         return str(lease["spec"]["holderIdentity"]) if lease else ""
 
 
@@ -88,7 +93,7 @@ def _memory(folder: Path) -> Iterator[Api]:
     server = MemoryApi(folder)
     server.start()
     try:
-        yield Api(server.kubeconfig, "vision", folder, server.away, server)
+        yield Api(server.kubeconfig, "vision", folder, server.away, server.kubeconfig, "vision", server)
     finally:
         server.stop()
 
@@ -96,6 +101,11 @@ def _memory(folder: Path) -> Iterator[Api]:
 def _real(cluster: Cluster, folder: Path) -> Iterator[Api]:
     namespace = f"process-{time.monotonic_ns() % 10**9}"
     cluster.kubectl("create", "namespace", namespace)
+    # Of a name of its own: what the other one does is counted elsewhere.
+    account.install(
+        cluster.kubectl, {**values("smallest"), "watchNamespaces": [namespace], "fullnameOverride": ACCOUNT}
+    )
+    theirs = account.kubeconfig(cluster.kubectl, folder / "theirs", ACCOUNT)
 
     @contextmanager
     def away() -> Iterator[None]:
@@ -109,6 +119,6 @@ def _real(cluster: Cluster, folder: Path) -> Iterator[Api]:
             process.send_signal(signal.SIGCONT)
 
     try:
-        yield Api(cluster.kubeconfig, namespace, folder, away)
+        yield Api(cluster.kubeconfig, namespace, folder, away, theirs, NAMESPACE)
     finally:
         cluster.kubectl("delete", "namespace", namespace, "--wait=false")

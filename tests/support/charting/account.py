@@ -29,9 +29,9 @@ def installation(values: Values) -> str:
     return text
 
 
-def kubeconfig(kubectl: Kubectl, path: Path) -> Path:
-    """A kubeconfig with which one is that account and nobody else."""
-    token = kubectl("-n", NAMESPACE, "create", "token", RELEASE).strip()
+def kubeconfig(kubectl: Kubectl, path: Path, name: str = RELEASE) -> Path:
+    """A kubeconfig with which one is that account and nobody else; `name` is the release's full name."""
+    token = kubectl("-n", NAMESPACE, "create", "token", name).strip()
     document: dict[str, Any] = yaml.safe_load(kubectl.kubeconfig.read_text())
     document["users"] = [{"name": user["name"], "user": {"token": token}} for user in document["users"]]
     path.write_text(yaml.safe_dump(document))
