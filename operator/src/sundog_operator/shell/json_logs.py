@@ -2,11 +2,14 @@
 
 import logging
 import sys
+import threading
 import traceback
 from datetime import UTC, datetime
 from typing import Final
 
 import orjson
+
+log = logging.getLogger("sundog.operator")
 
 _FIELDS: Final = ("key", "reason", "duration")
 _TRACE_LINES: Final = 12
@@ -37,9 +40,19 @@ def _where(trace: object) -> list[str]:
 
 
 def log_json(level: str) -> None:
-    """Let this process log so, to standard error."""
+    """Let this process log so, to standard error: warnings and errors that nobody caught as well."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    logging.captureWarnings(capture=True)
+    sys.excepthook = lambda _type, error, _trace: _tell(error)
+    threading.excepthook = lambda args: _tell(args.exc_value, args.thread)
+
+
+def _tell(error: BaseException | None, thread: threading.Thread | None = None) -> None:
+    """What nobody caught is a line like all others."""
+    who = f"thread {thread.name}" if thread else "the process"
+    if error is not None and not isinstance(error, KeyboardInterrupt):
+        log.critical("an error ends %s", who, exc_info=error, extra={"reason": type(error).__name__})
