@@ -163,14 +163,14 @@ class Team:
 
     def load_models(self) -> None:
         """The steps of the example's README."""
-        self._make_volume()
-        claim, pod = yaml.safe_load_all((EXAMPLE / "claim.yaml").read_text())
+        self.claim(CLAIM)
+        _, pod = yaml.safe_load_all((EXAMPLE / "claim.yaml").read_text())
         loader = pod_spec(*pod["spec"]["containers"][0]["command"])
         spec = copy.deepcopy(pod["spec"])
         spec["containers"][0] |= {"image": BASE, "imagePullPolicy": "Never"}
         spec["containers"][0]["volumeMounts"] += loader["containers"][0]["volumeMounts"]
         spec["volumes"] += loader["volumes"]
-        self.apply(claim, {**pod, "spec": spec})
+        self.apply({**pod, "spec": spec})
         held_out = (self.serving.trained / "held-out.json").read_text()
         self.apply(
             {
@@ -185,8 +185,13 @@ class Team:
             self.kubectl("cp", str(self.serving.trained / model), f"{LOADER}:/models/{model}")
         self.kubectl("delete", "pod", LOADER, "--grace-period=1")
 
-    def _make_volume(self) -> None:
-        """What a provisioner would make of the claim. The tests' node has none, and keeps it in the folder of its cluster."""
+    def claim(self, name: str) -> None:
+        """The claim of the example under a name, with what a provisioner would make of it.
+
+        The tests' node has none, and keeps it in the folder `volumes/<namespace>` of its cluster.
+        """
+        claim = next(yaml.safe_load_all((EXAMPLE / "claim.yaml").read_text()))
+        self.apply({**claim, "metadata": {"name": name}})
         instance = self.serving.cluster.instance
         if instance is None:
             return
@@ -196,12 +201,12 @@ class Team:
             {
                 "apiVersion": "v1",
                 "kind": "PersistentVolume",
-                "metadata": {"name": f"{self.namespace}-{CLAIM}"},
+                "metadata": {"name": f"{self.namespace}-{name}"},
                 "spec": {
                     "capacity": {"storage": "1Gi"},
                     "accessModes": ["ReadWriteOnce"],
                     "hostPath": {"path": str(folder)},
-                    "claimRef": {"namespace": self.namespace, "name": CLAIM},
+                    "claimRef": {"namespace": self.namespace, "name": name},
                 },
             }
         )

@@ -1,0 +1,212 @@
+"""RayClusters on a real node: devices that are placed and refused, pods as a spec asks for them, pods by load, a Redis of somebody else.
+
+KubeRay, Ray, its autoscaler and the scheduler are real. Devices are advertised by the node, and there are none.
+"""
+
+import json
+import secrets
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+import safetensors.torch
+import torch
+
+from real_kubernetes import node
+from real_kubernetes.checkout import pod_spec, pod_template
+from real_kubernetes.cluster import BINARIES, Cluster
+from real_kubernetes.images import BASE
+from real_local import NET
+from real_serving import USER, Json, Serving, Team, has_store
+from sundog_operator.api.installation import parse_installation
+from sundog_operator.core import ray_pods, ray_token
+
+pytestmark = pytest.mark.timeout(600)
+
+GPU = "nvidia.com/gpu"
+PRODUCT = "nvidia.com/gpu.product"
+CLAIM = "models"
+
+PREDICTOR = """
+import os
+import time
+
+
+class Predictor:
+    def load(self, path, config):
+        self.seconds = config.get("seconds", 0)
+
+    def predict(self, batch):
+        time.sleep(self.seconds)
+        return {name: os.environ.get(name, "") for name in ("CUDA_VISIBLE_DEVICES", "KEY", "LEVEL", "READ_KEY")}
+"""
+
+
+@pytest.fixture(scope="module")
+def team(serving: Serving) -> Iterator[Team]:
+    """A namespace with a predictor and a network in a claim."""
+    instance = serving.cluster.instance
+    if instance is None:
+        pytest.skip("the cluster is somebody else's")
+    made = Team(serving, "rays")
+    folder = instance.folder("volumes/rays")
+    for name, code in (("predictor", PREDICTOR), ("net", NET)):
+        (folder / name).mkdir()
+        (folder / name / f"{name}.py").write_text(code)
+    layers = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    weights = {f"layers.{name}": value for name, value in layers.state_dict().items()}
+    (folder / "net" / "weights.safetensors").write_bytes(safetensors.torch.save(weights))
+    serving.kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "rays"}})
+    try:
+        made.claim(CLAIM)
+        yield made
+    finally:
+        serving.kubectl("delete", "namespace", "rays", "--wait=false")
+
+
+@pytest.fixture(scope="module")
+def offer(team: Team) -> Iterator[Callable[[int], None]]:
+    """Has the node offer so many L4."""
+    cluster = team.serving.cluster
+    assert cluster.instance is not None
+    instance = cluster.instance
+    cluster.kubectl("label", "node", node.NAME, f"{PRODUCT}=NVIDIA-L4", "--overwrite")
+    yield lambda count: node.advertise(instance, BINARIES, GPU, count)
+    node.advertise(instance, BINARIES, GPU, 0)
+    cluster.kubectl("label", "node", node.NAME, f"{PRODUCT}-")
+
+
+def manifest(name: str, folder: str = "predictor", entrypoint: str = "predictor:Predictor", **spec: Any) -> Json:
+    resources = {"cpu": "100m", "memory": "1Gi", **spec.pop("resources", {})}
+    return {
+        "apiVersion": "serving.sundog.dev/v1alpha1",
+        "kind": "ModelDeployment",
+        "metadata": {"name": name},
+        "spec": {
+            "model": {"uri": f"pvc://{CLAIM}/{folder}", "entrypoint": entrypoint, **spec.pop("model", {})},
+            "resources": resources,
+            "rollout": {"steps": [{"weight": 50, "gate": "manual"}]},
+            **spec,
+        },
+    }
+
+
+def ask(team: Team, name: str) -> httpx.Response:
+    """An answer of a model, by way of an edge."""
+    address = team.edges()[0]["status"]["podIP"]
+    return httpx.post(f"http://{address}:8080/{name}/", json={"inputs": [[1.0]]}, timeout=30, trust_env=False)
+
+
+def answer(team: Team, name: str) -> Json:
+    response = ask(team, name)
+    assert response.status_code == 200, response.text
+    found: Json = response.json()["outputs"]
+    return found
+
+
+def condition(team: Team, type_: str, name: str) -> tuple[str, str, str]:
+    found = {each["type"]: each for each in team.status(name).get("conditions", ())}.get(type_, {})
+    return found.get("status", ""), found.get("reason", ""), found.get("message", "")
+
+
+def is_placed(pod: Json) -> bool:
+    return "nodeName" in pod["spec"]
+
+
+def test_devices_are_placed_by_the_scheduler_and_refused_with_numbers(team: Team, offer: Callable[[int], None]) -> None:
+    offer(2)
+    team.apply(manifest("seer", resources={"gpu": {"count": 1, "type": ["h100", "l4"]}}))
+    team.until_stable(1, "seer")
+    (pod,) = team.workers(1, "seer")
+    assert pod["spec"]["containers"][0]["resources"]["limits"][GPU] == "1"
+    assert {"key": GPU, "operator": "Exists"} in pod["spec"]["tolerations"]
+    (cluster,) = team.list("rayclusters")
+    (group,) = cluster["spec"]["workerGroupSpecs"]
+    assert (group["groupName"], group["resources"]["GPU"]) == ("seer-r1", "1")
+    # What Ray shows a replica that has `num_gpus: 1`.
+    assert answer(team, "seer")["CUDA_VISIBLE_DEVICES"] == "0"
+    assert condition(team, "CapacityAvailable", "seer") == ("True", "Fits", f"1 {GPU} for each replica")
+    assert team.status("seer")["capacity"] == {"gpusRequested": 1, "gpusAllocated": 1, "mode": "surge"}
+
+    two = manifest("seer", "net", "net:Net", resources={"gpu": {"count": 2, "type": ["l4"]}})
+    team.apply(two)
+    told = f"2 {GPU} of type l4 needed (1 × 2), 1 of 2 free on 1 node"
+    team.until_told("True", "InsufficientCapacity", told, name="seer")
+    team.apply(manifest("seer", resources={"gpu": {"count": 1, "type": ["h100"]}}))
+    team.until_told("True", f"1 {GPU} of type h100 needed (1 × 1), 0 of 0 free on 0 nodes", name="seer")
+    assert [each["metadata"]["name"] for each in team.workers(name="seer")] == [pod["metadata"]["name"]]
+
+    team.apply(two)
+    offer(3)
+    # Its pod gets them; the network then looks for them, and nothing is lost by what it finds.
+    team.until(lambda: [each for each in team.workers(2, "seer") if is_placed(each)], "a pod with two devices")
+    team.until_told("True", "LoadFailed", "resources.gpu.count is 2 (nvidia)", "sees no device", name="seer")
+    team.until(lambda: not team.workers(2, "seer"), "the pod of the failed revision is gone")
+    assert answer(team, "seer")["CUDA_VISIBLE_DEVICES"] == "0"
+
+
+def test_a_first_revision_waits_for_devices_and_its_pod_goes_with_it(team: Team, offer: Callable[[int], None]) -> None:
+    offer(3)
+    team.apply(manifest("big", resources={"gpu": {"count": 8}}))
+    team.until_told("False", "Unschedulable", f"1 Insufficient {GPU}", name="big")
+    said = condition(team, "CapacityAvailable", "big")
+    assert said[:2] == ("False", "InsufficientCapacity")
+    assert f"8 {GPU} needed (1 × 8)" in said[2]
+    team.kubectl("delete", "mdep", "big", "--wait=false")
+    # It was never idle, for it never ran.
+    team.until(lambda: not team.workers(name="big"), "the pod without a node is gone")
+
+
+REDIS = ("redis-server", "--requirepass", "its-password", "--save", "", "--appendonly", "no")
+
+
+@pytest.fixture
+def redis(cluster: Cluster) -> Iterator[tuple[str, str]]:
+    """(namespace, address) of a Redis that somebody runs."""
+    if not has_store():
+        pytest.skip("redis-server is not installed (apt-get install redis-server)")
+    namespace = f"redis-{secrets.token_hex(3)}"
+    run = cluster.kubectl
+    run("create", "namespace", namespace)
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "redis", "namespace": namespace}}
+    run.apply({**pod, "spec": pod_spec(*REDIS, "--dir", "/tmp", "--bind", "0.0.0.0")})
+    run("-n", namespace, "wait", "--for=condition=Ready", "pod/redis", "--timeout=60s")
+    yield namespace, f"{run.get('-n', namespace, 'pod', 'redis')['status']['podIP']}:6379"
+    run("delete", "namespace", namespace, "--wait=false")
+
+
+def test_a_redis_of_somebody_else_keeps_what_a_head_needs_and_is_left_clean(
+    cluster: Cluster, redis: tuple[str, str]
+) -> None:
+    namespace, address = redis
+    little = {"requests": {"cpu": "50m", "memory": "256Mi"}}
+    written = {
+        "runtimeImage": BASE,
+        "ray": {
+            "pods": {**pod_template(), "securityContext": USER},
+            "head": {"resources": little},
+            "autoscaler": {"resources": little},
+            "gcsFaultTolerance": {"external": {"address": address, "passwordSecretName": "redis"}},
+        },
+    }
+    installation = parse_installation(json.dumps(written), "test")
+    run = cluster.kubectl
+    password = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "redis", "namespace": namespace}}
+    run.apply(
+        ray_token.make_secret(namespace, [], secrets.token_hex(16)),
+        {**password, "stringData": {"password": "its-password"}},
+        ray_pods.make_ray_cluster(namespace, "own-redis", [], BASE, installation),
+    )
+    run("-n", namespace, "wait", "raycluster/own-redis", "--for=condition=HeadPodReady", "--timeout=120s", timeout=130)
+    assert keys(cluster, namespace) > 0
+    run("-n", namespace, "delete", "raycluster", "own-redis", "--timeout=120s", timeout=130)
+    assert keys(cluster, namespace) == 0
+
+
+def keys(cluster: Cluster, namespace: str) -> int:
+    """How many there are in the Redis."""
+    told = cluster.kubectl(
+        *("-n", namespace, "exec", "redis", "--", "env", "REDISCLI_AUTH=its-password", "redis-cli", "dbsize")
+    )
+    return int(told.strip())
