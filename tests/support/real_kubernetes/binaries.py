@@ -60,7 +60,8 @@ NODE = Build(
 KUBERAY = Build("kuberay", {"github.com/ray-project/kuberay/ray-operator": "kuberay-operator"})
 COREDNS = Build("coredns", {"sundog.dev/tests/cluster/coredns": "coredns"})
 HELM = Build("helm", {"helm.sh/helm/v4/cmd/helm": "helm"})
-ALL = (CONTROL_PLANE, NODE, KUBERAY, COREDNS, HELM)
+KUBECONFORM = Build("kubeconform", {"github.com/yannh/kubeconform/cmd/kubeconform": "kubeconform"})
+ALL = (CONTROL_PLANE, NODE, KUBERAY, COREDNS, HELM, KUBECONFORM)
 
 
 @dataclass(frozen=True)

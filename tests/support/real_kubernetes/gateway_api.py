@@ -3,8 +3,10 @@
 import json
 from functools import partial
 
+import yaml
+
 from real_kubernetes.binaries import module_directory
-from real_kubernetes.kubectl import Kubectl
+from real_kubernetes.kubectl import Kubectl, Object
 from real_local import eventually
 
 MODULE = "sigs.k8s.io/gateway-api"
@@ -13,11 +15,15 @@ HTTP_ROUTES = "httproutes.gateway.networking.k8s.io"
 CONTROLLER = "example.com/gateway"
 
 
-def apply_crds(kubectl: Kubectl) -> None:
+def crds() -> list[Object]:
     """What a route needs of the standard channel, from its module. Raises ClusterError."""
     folder = module_directory("gateway-api", MODULE) / "config" / "crd" / "standard"
-    for name in CRDS:
-        kubectl("apply", "--server-side", "-f", str(folder / f"gateway.networking.k8s.io_{name}.yaml"))
+    return [yaml.safe_load((folder / f"gateway.networking.k8s.io_{name}.yaml").read_text()) for name in CRDS]
+
+
+def apply_crds(kubectl: Kubectl) -> None:
+    """Puts them there. Raises ClusterError."""
+    kubectl.apply(*crds())
     eventually(partial(kubectl.succeeds, "get", HTTP_ROUTES, "--all-namespaces"), f"{HTTP_ROUTES} are served")
 
 
