@@ -1,31 +1,28 @@
 """The operator and many ModelDeployments: a real API server, and stand-ins for KubeRay, Ray Serve and the edges."""
 
 import asyncio
-import contextlib
 import os
-import shutil
-import subprocess
-import sys
 import time
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import asdict, dataclass
+from collections import Counter
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import pytest
 
-from measuring.record import ROOT, Record
-from real_kubernetes import kuberay
-from real_kubernetes.cluster import BINARIES, CONTROL_PLANE_BUILDS, Cluster, temporary
-from standing_in.operator_process import SUPPORT, OperatorProcess, running_operator, wait_until
-from sundog_operator.adapters.kubernetes_client import KubernetesClient
-from sundog_operator.ports import MODEL_DEPLOYMENT, NAMESPACE, Object, Ref
+from measuring import fleet
+from measuring.record import Record
+from standing_in.operator_process import wait_until
 
-pytestmark = [pytest.mark.bench, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]
 
 NAMESPACES = 20
-IDLE_S = 30.0
-INSTALLATION = "workers: 16\n"
-AT_ONCE = 16
+COUNTS = [int(each) for each in os.environ.get("SUNDOG_BENCH_COUNTS", "100,1000").split(",")]
+WITHIN_S = 600.0
+SETTLE_S = 30.0
+REST_S = 60.0
+WORKERS = 16
+PASSES = "controller_runtime_reconcile_total"
+LEASE = "leases.coordination.k8s.io"
 
 
 @dataclass
@@ -35,161 +32,86 @@ class Found:
     count: int
     all_ready_s: float
     cpu_s: float
-    peak_mib: float
-    requests: dict[str, float]
+    others_cpu_s: dict[str, float]
+    requests: dict[str, int]
     passes: float
-    idle_requests: dict[str, float]
-    idle_cpu_s: float
-    restart_s: float
-    restart_writes: float
+    at_rest: dict[str, int]
+    at_rest_cpu_s: float
+    peak_mib: float
+    restart_s: float = 0.0
+    restart: dict[str, int] = field(default_factory=dict)
 
 
-@contextlib.contextmanager
-def standing_in(kubeconfig: Path, log: Path) -> Iterator[None]:
-    path = os.pathsep.join([str(SUPPORT), os.environ.get("PYTHONPATH", "")])
-    with log.open("ab") as output:
-        command = [sys.executable, "-m", "standing_in.process", str(kubeconfig)]
-        process = subprocess.Popen(command, stdout=output, stderr=output, env=os.environ | {"PYTHONPATH": path})
-    try:
-        yield
-    finally:
-        process.terminate()
-        process.wait()
+def but_the_lease(requests: dict[str, int]) -> dict[str, int]:
+    return {what: number for what, number in requests.items() if not what.endswith(LEASE)}
 
 
-@contextlib.asynccontextmanager
-async def client_of(kubeconfig: Path) -> AsyncIterator[KubernetesClient]:
-    client = await KubernetesClient.connect(kubeconfig, manager="bench")
-    try:
-        yield client
-    finally:
-        await client.close()
+def writes(requests: dict[str, int]) -> int:
+    kept = but_the_lease(requests)
+    return sum(number for what, number in kept.items() if what.split()[0] not in {"get", "list", "watch"})
 
 
-def deployment(index: int) -> Object:
-    return {
-        "apiVersion": MODEL_DEPLOYMENT.api_version,
-        "kind": MODEL_DEPLOYMENT.kind,
-        "metadata": {"name": f"model-{index // NAMESPACES}", "namespace": f"team-{index % NAMESPACES}"},
-        "spec": {"model": {"uri": f"https://models.example.com/{index}", "entrypoint": "net:Net"}},
-    }
+def measure(here: fleet.Fleet, count: int) -> Found:
+    with here.operator(workers=WORKERS) as operator:
+        began = here.requests()
+        others = here.cpu_s()
+        took = asyncio.run(fleet.apply_all(here.cluster.kubeconfig, count, NAMESPACES, WITHIN_S))
+        cpu, passes = operator.cpu_s(), operator.metric(PASSES)
+        others = {name: spent - others[name] for name, spent in here.cpu_s().items()}
+        asked = here.requests() - began
+        time.sleep(SETTLE_S)
+        before, cpu_before = here.requests(), operator.cpu_s()
+        time.sleep(REST_S)
+        rest, rest_cpu = here.requests() - before, operator.cpu_s() - cpu_before
+        found = Found(count, took, cpu, others, dict(asked), passes, dict(rest), rest_cpu, operator.peak_mib())
+    before, began_s = here.requests(), time.monotonic()
+    with here.operator("b", WORKERS) as operator:
+        wait_until(
+            lambda: operator.metric(PASSES, controller="modeldeployment") >= count, "a pass of each", 300, every=1
+        )
+        found.restart_s = time.monotonic() - began_s
+        found.restart = dict(here.requests() - before)
+    return found
 
 
-def token(namespace: str) -> Object:
-    """The Secret that an edge's pods wait for, whoever makes it."""
-    labels = {"app.kubernetes.io/part-of": "sundog", "app.kubernetes.io/managed-by": "sundog"}
-    meta = {"name": "sundog-ray", "namespace": namespace, "labels": labels}
-    return {"apiVersion": "v1", "kind": "Secret", "metadata": meta, "stringData": {"token": "t"}}
-
-
-async def each(count: int, make) -> None:  # type: ignore[no-untyped-def]
-    gate = asyncio.Semaphore(AT_ONCE)
-
-    async def one(index: int) -> None:
-        async with gate:
-            await make(index)
-
-    await asyncio.gather(*(one(index) for index in range(count)))
-
-
-async def all_ready(client: KubernetesClient, count: int, within_s: float) -> None:
-    ready: set[str] = set()
-    async with asyncio.timeout(within_s):
-        async with contextlib.aclosing(client.watch(MODEL_DEPLOYMENT)) as events:
-            async for event in events:
-                if event.type in {"ADDED", "MODIFIED"} and is_ready(event.object):
-                    ready.add(event.object["metadata"]["uid"])
-                if len(ready) == count:
-                    return
-
-
-def is_ready(obj: Object) -> bool:
-    conditions = (obj.get("status") or {}).get("conditions") or ()
-    return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
-
-
-async def apply_all(kubeconfig: Path, count: int) -> float:
-    """Create the ModelDeployments and wait until all are ready; how long that took."""
-    async with client_of(kubeconfig) as client:
-
-        async def namespace(index: int) -> None:
-            if await client.get(Ref(NAMESPACE, "", f"team-{index}")) is None:
-                meta = {"name": f"team-{index}"}
-                await client.create({"apiVersion": "v1", "kind": "Namespace", "metadata": meta})
-                await client.create(token(f"team-{index}"))
-
-        await each(NAMESPACES, namespace)
-        began = time.monotonic()
-        waiting = asyncio.ensure_future(all_ready(client, count, 600))
-        await each(count, lambda index: client.create(deployment(index)))
-        await waiting
-        return time.monotonic() - began
-
-
-def writes(requests: dict[str, float]) -> float:
-    return sum(number for method, number in requests.items() if method != "GET")
-
-
-def difference(after: dict[str, float], before: dict[str, float]) -> dict[str, float]:
-    return {method: after[method] - before[method] for method in after}
-
-
-def leading(operator: OperatorProcess) -> None:
-    wait_until(operator.leads, "an operator that leads", alive=operator)
-
-
-def measure(cluster: Cluster, folder: Path, count: int) -> Found:
-    with standing_in(cluster.kubeconfig, folder / "stand-in.log"):
-        with running_operator(
-            folder, cluster.kubeconfig, "--namespace", "default", installation=INSTALLATION
-        ) as operator:
-            leading(operator)
-            took = asyncio.run(apply_all(cluster.kubeconfig, count))
-            cpu, requests = operator.cpu_s(), operator.requests()
-            passes = operator.metric("controller_runtime_reconcile_total")
-            time.sleep(5)
-            before, cpu_before = operator.requests(), operator.cpu_s()
-            time.sleep(IDLE_S)
-            idle, idle_cpu = difference(operator.requests(), before), operator.cpu_s() - cpu_before
-            peak = operator.peak_mib()
-        began = time.monotonic()
-        with running_operator(
-            folder, cluster.kubeconfig, "--namespace", "default", identity="b", installation=INSTALLATION
-        ) as operator:
-            name = "controller_runtime_reconcile_total"
-            wait_until(
-                lambda: operator.metric(name, controller="modeldeployment") >= count, "a pass of each", 120, every=1
-            )
-            restart, restart_writes = time.monotonic() - began, writes(operator.requests())
-    return Found(count, took, cpu, peak, requests, passes, idle, idle_cpu, restart, restart_writes)
-
-
-@pytest.fixture
-def control_plane() -> Iterator[Cluster]:
-    """One of its own for each count: what an earlier one left in the API server would be counted too."""
-    if BINARIES.missing(CONTROL_PLANE_BUILDS) and shutil.which("go") is None:
-        pytest.skip("the API server is built by Go, which is not installed")
-    with temporary("bench", with_node=False) as cluster:
-        yield cluster
-
-
-@pytest.mark.parametrize("count", [int(each) for each in os.environ.get("SUNDOG_BENCH_COUNTS", "100,1000").split(",")])
-def test_many_model_deployments(control_plane: Cluster, tmp_path: Path, count: int) -> None:
-    control_plane.kubectl("apply", "--server-side", "-f", str(ROOT / "crds"))
-    kuberay.apply_crds(control_plane.kubectl)
-    # An API server that has a CRD is not yet one that serves it.
-    wait_until(lambda: control_plane.kubectl.succeeds("get", "modeldeployments,experiments,rayclusters", "-A"), "CRDs")
-    found = measure(control_plane, tmp_path, count)
-    per = {method: number / count for method, number in found.requests.items()}
-    record = Record(f"control_plane_{count}", f"{count} ModelDeployments in {NAMESPACES} namespaces", ("what", "found"))
-    record.add("apply to all Ready", f"{found.all_ready_s:.1f} s, {count / found.all_ready_s:.1f} per second")
-    record.add("operator's CPU", f"{found.cpu_s:.1f} s, {found.cpu_s / count * 1000:.1f} ms each")
-    record.add("operator's memory, peak", f"{found.peak_mib:.0f} MiB")
-    record.add("requests each", ", ".join(f"{number:.1f} {method}" for method, number in per.items()))
-    record.add("passes each", f"{found.passes / count:.1f}")
-    idle = sum(found.idle_requests.values()) / IDLE_S
-    record.add("at rest", f"{idle:.2f} requests per second, {found.idle_cpu_s / IDLE_S * 100:.0f} % of a core")
-    record.add("writes at rest but the Lease's", f"{writes(found.idle_requests) - found.idle_requests['PUT']:.0f}")
-    record.add("restart until each was looked at", f"{found.restart_s:.1f} s, {found.restart_writes:.0f} writes")
-    record.raw = asdict(found)
+def test_many_model_deployments(tmp_path: Path) -> None:
+    columns = ("", *(f"{count}" for count in COUNTS))
+    record = Record("control_plane", f"ModelDeployments in {NAMESPACES} namespaces", columns)
+    rounds = []
+    for count in COUNTS:
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        # One of its own for each count: what an earlier one left in the API server would be counted too.
+        with fleet.fleet("bench", folder) as here:
+            rounds.append(measure(here, count))
+    for name, told in ROWS.items():
+        record.add(name, *map(told, rounds))
+    record.raw = {str(found.count): asdict(found) for found in rounds}
+    record.notes.append(f"Of the requests of {COUNTS[-1]}, each: {most(rounds[-1])}.")
     record.finish()
+    assert [writes(found.at_rest) for found in rounds] == [0] * len(rounds)
+
+
+def most(found: Found) -> str:
+    """The most frequent requests, per ModelDeployment."""
+    listed = Counter(but_the_lease(found.requests)).most_common(10)
+    return ", ".join(f"{number / found.count:.1f} {what}" for what, number in listed)
+
+
+ROWS = {
+    "from the first create until all are Ready": lambda found: f"{found.all_ready_s:.1f} s",
+    "each": lambda found: f"{found.all_ready_s / found.count * 1000:.0f} ms",
+    "CPU of the operator, each": lambda found: f"{found.cpu_s / found.count * 1000:.0f} ms",
+    "CPU of API server, etcd and controllers, each": (
+        lambda found: f"{sum(found.others_cpu_s.values()) / found.count * 1000:.0f} ms"
+    ),
+    "requests, each": lambda found: f"{sum(found.requests.values()) / found.count:.1f}",
+    "of them writes": lambda found: f"{writes(found.requests) / found.count:.1f}",
+    "passes, each": lambda found: f"{found.passes / found.count:.1f}",
+    "memory of the operator, peak": lambda found: f"{found.peak_mib:.0f} MiB",
+    "at rest, requests per second": lambda found: f"{sum(found.at_rest.values()) / REST_S:.2f}",
+    "at rest, writes but the Lease's": lambda found: f"{writes(found.at_rest)}",
+    "at rest, of a core": lambda found: f"{found.at_rest_cpu_s / REST_S * 100:.0f} %",
+    "a new operator has looked at each after": lambda found: f"{found.restart_s:.1f} s",
+    "its writes": lambda found: f"{writes(found.restart)}",
+}

@@ -60,6 +60,12 @@ def uses(path: Path, account: str) -> set[Use]:
     return {use for line in path.read_text().splitlines() for use in _uses(json.loads(line), account)}
 
 
+def requests(path: Path, account: str) -> list[Use]:
+    """Every request of the account `namespace:name`, in the order of the log, whatever became of it."""
+    entries = (json.loads(line) for line in path.read_text().splitlines())
+    return [_use(entry) for entry in entries if _of(entry, account)]
+
+
 def refusals(path: Path, account: str) -> set[Use]:
     """What it asked for and was refused for want of a right, by the roles or by admission."""
     entries = (json.loads(line) for line in path.read_text().splitlines())

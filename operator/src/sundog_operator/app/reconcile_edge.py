@@ -39,8 +39,11 @@ async def reconcile_edge(world: World, key: Key) -> float | None:
         return None
     clusters = traffic.make_clusters(await _clusters(world, key.namespace, members), previous)
     experiments = {obj["metadata"]["name"]: obj for obj in await world.kube.list(EXPERIMENT, key.namespace)}
-    stored_revisions = await world.kube.list(CONTROLLER_REVISION, key.namespace)
-    entries = (_entry(world, member, members, experiments, stored_revisions, previous) for member in members)
+    owned = revisions.by_owner(await world.kube.list(CONTROLLER_REVISION, key.namespace))
+    entries = (
+        _entry(world, member, members, experiments, owned.get(member["metadata"]["uid"], []), previous)
+        for member in members
+    )
     services = [entry for entry in entries if entry is not None]
     document = traffic.make_document(key.namespace, services, clusters, previous, world.settings.cluster_domain)
     wanted = edge_objects.make_config_map(key.namespace, members, document)

@@ -1,6 +1,6 @@
 """Reconciles one RayCluster: its members own it, and its Serve document is the union of their live revisions."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from sundog_operator.api import ModelDeploymentStatus
 from sundog_operator.api.installation import Installation
@@ -61,11 +61,11 @@ async def _ensure(
     if installation is None:
         image = world.settings.runtime_image
         return await ensure(world, ray_cluster.make_ray_cluster(key.namespace, key.name, members, image), stored)
-    stored_revisions = await world.kube.list(CONTROLLER_REVISION, key.namespace)
+    owned = revisions.by_owner(await world.kube.list(CONTROLLER_REVISION, key.namespace))
     placed = [
         (member, revision, image)
         for member in members
-        for revision, image in _placed(member, stored_revisions, key.name, world.settings.runtime_image)
+        for revision, image in _placed(member, _of(member, owned), key.name, world.settings.runtime_image)
     ]
     images = [image for _, _, image in placed if names.is_ray_cluster_of(key.name, image)]
     image = images[0] if images else world.settings.runtime_image
@@ -121,12 +121,12 @@ async def _without_members(world: World, key: Key, stored: Object | None, deploy
 async def _deploy(world: World, key: Key, view: ClusterView, serve: ServeState) -> float:
     # Serve may have taken its time: what is live is read after its answer, right before the PUT that deletes all that is not.
     deployments = await world.kube.list(MODEL_DEPLOYMENT, key.namespace)
-    stored_revisions = await world.kube.list(CONTROLLER_REVISION, key.namespace)
+    owned = revisions.by_owner(await world.kube.list(CONTROLLER_REVISION, key.namespace))
     split = traffic.read_document(await world.kube.get(Ref(CONFIG_MAP, key.namespace, names.EDGE)))
     applications = [
         app
         for member in _members(deployments, key.name)
-        for app in applications_of(member, stored_revisions, serve, key.name, world.settings.installation)
+        for app in applications_of(member, _of(member, owned), serve, key.name, world.settings.installation)
     ]
     carrying = traffic.carrying(split, key.name, {obj["metadata"]["name"] for obj in deployments})
     applications += _kept(carrying - {app["name"] for app in applications}, serve)
@@ -135,6 +135,10 @@ async def _deploy(world: World, key: Key, view: ClusterView, serve: ServeState) 
         return RESYNC_S
     await world.serve.put(view.dashboard, key.namespace, serve_config.make_document(applications, view))
     return READ_BACK_S
+
+
+def _of(member: Object, owned: Mapping[str, list[Object]]) -> list[Object]:
+    return owned.get(member["metadata"]["uid"], [])
 
 
 def _members(deployments: list[Object], cluster: str) -> list[Object]:

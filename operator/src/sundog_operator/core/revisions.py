@@ -137,6 +137,15 @@ def read_owned(stored: Iterable[Json], uid: str) -> list[Revision]:
     return [revision for revision in found if revision is not None]
 
 
+def by_owner(stored: Iterable[Json]) -> dict[str, list[Json]]:
+    """ControllerRevisions by the uid of each of their owners: who looks at many owners does not go through all for each."""
+    found: dict[str, list[Json]] = {}
+    for obj in stored:
+        for ref in obj["metadata"].get("ownerReferences") or ():
+            found.setdefault(str(ref.get("uid")), []).append(obj)
+    return found
+
+
 def owner_reference(owner: Json, *, controller: bool) -> Json:
     """An owner reference to a stored object; only the controller's own one blocks the owner's deletion."""
     meta = owner["metadata"]

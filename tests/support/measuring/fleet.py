@@ -1,0 +1,165 @@
+"""Many ModelDeployments on a control plane of their own, an operator with the chart's account, and how long they take."""
+
+import asyncio
+import contextlib
+import shutil
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from charting import NAMESPACE, account, values
+from charting.life import standing_in
+from measuring.record import ROOT
+from real_kubernetes import audit, kuberay
+from real_kubernetes.cluster import BINARIES, CONTROL_PLANE_BUILDS, Cluster, temporary
+from standing_in.operator_process import OperatorProcess, running_operator, wait_until
+from sundog_operator.adapters.kubernetes_client import KubernetesClient
+from sundog_operator.ports import MODEL_DEPLOYMENT, Kind, Object, Ref
+from sundog_operator.ports import NAMESPACE as NAMESPACES
+
+AT_ONCE = 16
+"""Requests at the same time of who creates the objects."""
+
+
+@contextlib.contextmanager
+def control_plane(name: str) -> Iterator[Cluster]:
+    """One that nothing was in before, with the CRDs; skips where it cannot be had."""
+    if BINARIES.missing(CONTROL_PLANE_BUILDS) and shutil.which("go") is None:
+        pytest.skip("the API server is built by Go, which is not installed")
+    with temporary(name, with_node=False) as cluster:
+        cluster.kubectl("apply", "--server-side", "-f", str(ROOT / "crds"))
+        kuberay.apply_crds(cluster.kubectl)
+        # An API server that has a CRD is not yet one that serves it.
+        wait_until(
+            lambda: cluster.kubectl.succeeds("get", "modeldeployments,experiments,rayclusters,rayservices", "-A"),
+            "CRDs",
+        )
+        yield cluster
+
+
+@dataclass
+class Fleet:
+    """A control plane with stand-ins for what runs in pods, and the operator's account."""
+
+    cluster: Cluster
+    folder: Path
+
+    @contextlib.contextmanager
+    def operator(self, identity: str = "a", workers: int | None = None) -> Iterator[OperatorProcess]:
+        """An operator with the chart's installation that leads."""
+        given = values("smallest")
+        file = account.installation(given) + (f"\nworkers: {workers}\n" if workers else "")
+        kubeconfig = account.kubeconfig(self.cluster.kubectl, self.folder / "kubeconfig")
+        with running_operator(
+            self.folder, kubeconfig, "--namespace", NAMESPACE, identity=identity, installation=file
+        ) as process:
+            wait_until(process.leads, "an operator that leads", alive=process, within=120)
+            yield process
+
+    def requests(self) -> Counter[str]:
+        """What the operator's account asked the API server for until now, by verb and resource."""
+        assert self.cluster.instance is not None
+        return Counter(str(use.right) for use in audit.requests(audit.log(self.cluster.instance), account.ACCOUNT))
+
+    def cpu_s(self) -> dict[str, float]:
+        """CPU seconds of the control plane's processes."""
+        assert self.cluster.instance is not None
+        return {name: cpu_of(process.pid) for name, process in self.cluster.instance.processes().items()}
+
+
+def cpu_of(pid: int) -> float:
+    """CPU seconds of a process."""
+    import psutil
+
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)
+
+
+@contextlib.contextmanager
+def fleet(name: str, folder: Path) -> Iterator[Fleet]:
+    """All of it but the operator."""
+    with control_plane(name) as cluster:
+        account.install(cluster.kubectl, values("smallest"))
+        with standing_in(cluster.kubeconfig, folder / "stand-in.log"):
+            yield Fleet(cluster, folder)
+
+
+@contextlib.asynccontextmanager
+async def client_of(kubeconfig: Path) -> AsyncIterator[KubernetesClient]:
+    """A client as an administrator."""
+    client = await KubernetesClient.connect(kubeconfig, manager="bench")
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+def model_deployment(index: int, namespaces: int) -> Object:
+    """One of many, in one of so many namespaces."""
+    return {
+        "apiVersion": MODEL_DEPLOYMENT.api_version,
+        "kind": MODEL_DEPLOYMENT.kind,
+        "metadata": {"name": f"model-{index // namespaces}", "namespace": f"team-{index % namespaces}"},
+        "spec": {"model": {"uri": f"https://models.example.com/{index}", "entrypoint": "net:Net"}},
+    }
+
+
+async def each(count: int, make: Callable[[int], Awaitable[object]]) -> None:
+    """Make so many, some of them at the same time."""
+    gate = asyncio.Semaphore(AT_ONCE)
+
+    async def one(index: int) -> None:
+        async with gate:
+            await make(index)
+
+    await asyncio.gather(*(one(index) for index in range(count)))
+
+
+async def make_namespaces(client: KubernetesClient, count: int) -> None:
+    """Namespaces `team-0` and so on, where they are missing."""
+
+    async def namespace(index: int) -> None:
+        name = f"team-{index}"
+        if await client.get(Ref(NAMESPACES, "", name)) is None:
+            await client.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+
+    await each(count, namespace)
+
+
+async def wait_for(
+    client: KubernetesClient, kind: Kind, count: int, reached: Callable[[Object], bool], within_s: float
+) -> int:
+    """Wait until so many objects of a kind have come to a state; how many have when the time is over."""
+    seen: set[str] = set()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(within_s):
+            while len(seen) < count:
+                async with contextlib.aclosing(client.watch(kind)) as events:
+                    async for event in events:
+                        if event.type in {"ADDED", "MODIFIED"} and reached(event.object):
+                            seen.add(event.object["metadata"]["uid"])
+                        if len(seen) == count:
+                            break
+    return len(seen)
+
+
+def is_ready(obj: Object) -> bool:
+    """Whether it says Ready."""
+    conditions = (obj.get("status") or {}).get("conditions") or ()
+    return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
+
+
+async def apply_all(kubeconfig: Path, count: int, namespaces: int, within_s: float) -> float:
+    """Create so many ModelDeployments and wait until all are ready; how long that took, in seconds."""
+    async with client_of(kubeconfig) as client:
+        await make_namespaces(client, namespaces)
+        began = time.monotonic()
+        waiting = asyncio.ensure_future(wait_for(client, MODEL_DEPLOYMENT, count, is_ready, within_s))
+        await each(count, lambda index: client.create(model_deployment(index, namespaces)))
+        found = await waiting
+        assert found == count, f"{found} of {count} ModelDeployments are Ready after {within_s:g} s"
+        return time.monotonic() - began
