@@ -31,7 +31,7 @@ from sundog_operator.app.keys import Key, edge_key
 from sundog_operator.app.loop import RECONCILERS
 from sundog_operator.app.reconcile_ray_cluster import applications_of
 from sundog_operator.app.world import Settings, World
-from sundog_operator.core import live, names
+from sundog_operator.core import live, names, revisions
 from sundog_operator.errors import Conflict, DependencyError
 from sundog_operator.ports import CONTROLLER_REVISION, MODEL_DEPLOYMENT, POD, RAY_CLUSTER, SECRET, SERVICE, Ref
 
@@ -105,13 +105,14 @@ class Namespace:
         await self._play_ray(await self.world.kube.list(MODEL_DEPLOYMENT, self.name))
 
     async def _play_ray(self, deployments: list[Json]) -> None:
-        stored = await self.world.kube.list(CONTROLLER_REVISION, self.name)
+        owned = revisions.by_owner(await self.world.kube.views(CONTROLLER_REVISION, self.name, revisions.read))
         serve = await self.serve.read()
         applications: list[Json] = []
         for obj in deployments:
             for cluster in live.clusters(ModelDeploymentStatus.parse(obj.get("status"))):
                 await self._cluster(cluster)
-                applications += applications_of(obj, stored, serve, cluster, self.world.settings.installation)
+                known = owned.get(obj["metadata"]["uid"], ())
+                applications += applications_of(obj, known, serve, cluster, self.world.settings.installation)
         await self.serve.play(applications)
 
     async def _cluster(self, name: str) -> None:

@@ -1,14 +1,16 @@
 """What the application needs of the world, as Protocols; contract tests hold every adapter to the same behaviour."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 from sundog_operator.core.observed import EdgeReport, ServeState
 
 Object = dict[str, Any]
 """A Kubernetes object as plain JSON."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -127,6 +129,18 @@ class Kubernetes(Protocol):
         self, kind: Kind, namespace: str | None = None, labels: Mapping[str, str] | None = None
     ) -> list[Object]:
         """All objects of a kind, by namespace (None: all) and equality of labels, ordered by namespace and name."""
+
+    async def view(self, ref: Ref, of: Callable[[Object], T]) -> T | None:
+        """What a pure function makes of the stored object, or None where there is none.
+
+        Where objects are kept in memory it is computed once for each state of the object, and all who ask get the same: nobody may change
+        it. `of` is a function of its module, by which what it made is found again.
+        """
+
+    async def views(
+        self, kind: Kind, namespace: str, of: Callable[[Object], T], labels: Mapping[str, str] | None = None
+    ) -> Sequence[T]:
+        """Likewise of all objects of a kind in a namespace, as `list` gives them."""
 
     async def create(self, obj: Object) -> Object:
         """Create. Raises AlreadyExists."""

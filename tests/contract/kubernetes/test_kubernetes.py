@@ -373,6 +373,11 @@ class TestDelete:
         assert await kube.get(DIGITS) is None
 
 
+def name_of(obj: Object) -> str:
+    name: str = obj["metadata"]["name"]
+    return name
+
+
 class TestList:
     async def test_orders_by_namespace_and_name(self, kube: Kubernetes) -> None:
         for namespace, name in (("vision-b", "a"), ("vision", "b"), ("vision", "a"), ("vision", "a-b")):
@@ -397,6 +402,14 @@ class TestList:
         assert await kube.labels(Ref(MODEL_DEPLOYMENT, "vision", "plain")) == {}
         await kube.delete(DIGITS)
         assert await kube.labels(DIGITS) is None
+
+    async def test_a_view_is_of_what_get_gives(self, kube: Kubernetes) -> None:
+        await kube.apply(mdep("b", metadata={"labels": {"team": "a"}}))
+        await kube.apply(mdep("a"))
+        assert await kube.view(Ref(MODEL_DEPLOYMENT, "vision", "b"), name_of) == "b"
+        assert await kube.view(Ref(MODEL_DEPLOYMENT, "vision", "c"), name_of) is None
+        assert list(await kube.views(MODEL_DEPLOYMENT, "vision", name_of)) == ["a", "b"]
+        assert list(await kube.views(MODEL_DEPLOYMENT, "vision", name_of, {"team": "a"})) == ["b"]
 
     async def test_gives_what_get_gives(self, kube: Kubernetes) -> None:
         await kube.apply(secret("a", x="1"))

@@ -1,12 +1,12 @@
 """A real API server as the port `ports.Kubernetes`: generic paths and plain JSON, no models of the client library."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from urllib.parse import quote, urlsplit
 
 import aiohttp
@@ -18,6 +18,8 @@ from kubernetes.aio.config import ConfigException, load_incluster_config, load_k
 from sundog_operator.adapters.memory_kubernetes.invalid import Invalid
 from sundog_operator.errors import AlreadyExists, Conflict, DependencyError, NotFound, NotServed
 from sundog_operator.ports import Kind, Object, Ref, Snapshot, WatchEvent, ref_of
+
+T = TypeVar("T")
 
 FIELD_MANAGER = "sundog"
 
@@ -120,6 +122,17 @@ class KubernetesClient:
         """See the port."""
         obj = await self.get(ref)
         return None if obj is None else obj["metadata"].get("labels") or {}
+
+    async def view(self, ref: Ref, of: Callable[[Object], T]) -> T | None:
+        """See the port."""
+        obj = await self.get(ref)
+        return None if obj is None else of(obj)
+
+    async def views(
+        self, kind: Kind, namespace: str, of: Callable[[Object], T], labels: Mapping[str, str] | None = None
+    ) -> Sequence[T]:
+        """See the port."""
+        return [of(obj) for obj in await self.list(kind, namespace, labels)]
 
     async def create(self, obj: Object) -> Object:
         """See the port."""

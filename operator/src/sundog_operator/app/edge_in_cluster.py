@@ -1,10 +1,11 @@
 """Makes a namespace's edge in a cluster: its pods, what they need, and what leads to them for each ModelDeployment."""
 
 import logging
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
 
 from sundog_operator.api.installation import Installation
+from sundog_operator.api.remembered import Remembered
 from sundog_operator.app.children import ensure
 from sundog_operator.app.world import World
 from sundog_operator.core import edge_objects, edge_pods, http_route, names, network_policies, secrets, traffic
@@ -29,8 +30,17 @@ def shared(namespace: str, members: Sequence[Object], installation: Installation
 
 async def foreign(world: World, namespace: str, installation: Installation) -> list[str]:
     """What stands where the shared objects should and was not made by us."""
-    refs = [ref_of(obj) for obj in shared(namespace, (), installation)]
     # All of them name every member as an owner: to read them whole in each member's pass would take the square of their number.
+    return await foreign_among(world, _SHARED(namespace, installation))
+
+
+_SHARED: Final[Remembered[tuple[Ref, ...]]] = Remembered(
+    lambda namespace, installation: tuple(ref_of(obj) for obj in shared(namespace, (), installation))
+)
+
+
+async def foreign_among(world: World, refs: Iterable[Ref]) -> list[str]:
+    """Those of the objects that exist and were not made by us, for messages."""
     found = [(ref, await world.kube.labels(ref)) for ref in refs]
     return [f"{ref.kind.kind} {ref.name}" for ref, labels in found if labels is not None and not is_ours_by(labels)]
 
@@ -40,8 +50,8 @@ async def foreign_to(world: World, member: Object) -> list[str]:
     installation, meta = world.settings.installation, member["metadata"]
     if installation is None:
         return []
-    service = await world.kube.get(Ref(SERVICE, meta["namespace"], meta["name"]))
-    mine = [f"Service {meta['name']}"] if service is not None and not edge_objects.is_of(service, member) else []
+    labels = await world.kube.labels(Ref(SERVICE, meta["namespace"], meta["name"]))
+    mine = [f"Service {meta['name']}"] if labels is not None and not edge_objects.is_of_by(labels, member) else []
     return [*mine, *await foreign(world, meta["namespace"], installation)]
 
 

@@ -1,11 +1,13 @@
 """Ports that write only while this process leads. Two operators may overlap for a moment; only one of them believes that it may write."""
 
-from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from sundog_operator.app.elector import LeadershipLost
 from sundog_operator.core.observed import ServeState
 from sundog_operator.ports import Kind, Kubernetes, Object, Ref, Serve, WatchEvent, ref_of
+
+T = TypeVar("T")
 
 
 class FencedKubernetes:
@@ -22,6 +24,16 @@ class FencedKubernetes:
     async def labels(self, ref: Ref) -> Mapping[str, str] | None:
         """See the port."""
         return await self._kube.labels(ref)
+
+    async def view(self, ref: Ref, of: Callable[[Object], T]) -> T | None:
+        """See the port."""
+        return await self._kube.view(ref, of)
+
+    async def views(
+        self, kind: Kind, namespace: str, of: Callable[[Object], T], labels: Mapping[str, str] | None = None
+    ) -> Sequence[T]:
+        """See the port."""
+        return await self._kube.views(kind, namespace, of, labels)
 
     async def create(self, obj: Object) -> Object:
         """See the port."""

@@ -3,10 +3,11 @@
 import logging
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from sundog_operator.api import ExperimentStatus, ModelDeploymentStatus
-from sundog_operator.app.edge_in_cluster import foreign_to
+from sundog_operator.app.edge_in_cluster import foreign_among, foreign_to
 from sundog_operator.app.ray_clusters import view_of
 from sundog_operator.app.world import World
 from sundog_operator.core import (
@@ -25,7 +26,7 @@ from sundog_operator.core.capacity import Room
 from sundog_operator.core.draft import Observed, Rollout
 from sundog_operator.core.edge_objects import is_gone
 from sundog_operator.core.observed import EdgeReport, ServeState
-from sundog_operator.core.ray_cluster import ClusterView, is_ours
+from sundog_operator.core.ray_cluster import ClusterView
 from sundog_operator.core.spec import accept
 from sundog_operator.errors import DependencyError, NotServed, RayUnavailable
 from sundog_operator.ports import (
@@ -54,40 +55,39 @@ async def observe(world: World, deployment: Object) -> Observed:
     """Everything that bears on one ModelDeployment. Raises DependencyError when the API server does not answer."""
     meta = deployment["metadata"]
     namespace, name, uid = meta["namespace"], meta["name"], meta["uid"]
-    stored = await world.kube.list(CONTROLLER_REVISION, namespace)
-    experiments = await world.kube.list(EXPERIMENT, namespace)
-    others = [obj for obj in await world.kube.list(MODEL_DEPLOYMENT, namespace) if obj["metadata"]["uid"] != uid]
+    stored = await world.kube.views(CONTROLLER_REVISION, namespace, revisions.read)
+    experiments = await world.kube.views(EXPERIMENT, namespace, _read_experiment)
+    deployments = await world.kube.views(MODEL_DEPLOYMENT, namespace, _read_neighbour)
+    others = [each for each in deployments if each.object["metadata"]["uid"] != uid]
     stored_status = ModelDeploymentStatus.parse(deployment.get("status"))
-    rays = {
-        name: await world.kube.get(Ref(RAY_CLUSTER, namespace, name)) for name in sorted(live.clusters(stored_status))
-    }
-    views = {name: view_of(world, namespace, name, obj) for name, obj in rays.items()}
-    config_map = await world.kube.get(Ref(CONFIG_MAP, namespace, names.EDGE))
-    split = traffic.entry_of(traffic.read_document(config_map), name)
+    rays = [Ref(RAY_CLUSTER, namespace, name) for name in sorted(live.clusters(stored_status))]
+    views = {ref.name: view_of(world, namespace, ref.name, await world.kube.view(ref, _without_spec)) for ref in rays}
+    config_map, edge_deployment = (Ref(kind, namespace, names.EDGE) for kind in (CONFIG_MAP, DEPLOYMENT))
+    split = traffic.entry_of(await world.kube.view(config_map, traffic.read_document), name)
     pods = await edge_pods(world, namespace)
-    edge_deployment = await world.kube.get(Ref(DEPLOYMENT, namespace, names.EDGE))
     route, routes_served = await _route(world, deployment)
     return Observed(
         deployment=deployment,
-        revisions=tuple(revisions.read_owned(stored, uid)),
+        revisions=tuple(revisions.owned(stored, uid)),
         taken=_numbers_taken(name, stored),
-        rollouts=tuple(rollout for obj in experiments if (rollout := _rollout(obj, name, uid)) is not None),
-        experiment_names=frozenset(obj["metadata"]["name"] for obj in experiments),
+        rollouts=tuple(each.rollout for each in experiments if each.rollout is not None and each.is_of(name, uid)),
+        experiment_names=frozenset(each.name for each in experiments),
         clusters=views,
         serves={name: await read_serve(world, namespace, view) for name, view in views.items()},
-        clusters_taken=tuple(
-            taken for obj in others for taken in live.clusters(ModelDeploymentStatus.parse(obj.get("status")))
-        ),
+        clusters_taken=tuple(taken for each in others for taken in each.clusters),
         edges=tuple(await world.edges.read(pods)),
-        foreign=(*_foreign(*rays.values(), config_map, edge_deployment), *await foreign_to(world, deployment)),
+        foreign=(
+            *await foreign_among(world, (*rays, config_map, edge_deployment)),
+            *await foreign_to(world, deployment),
+        ),
         url=_url(pods, namespace, name, tls=_has_tls(world, deployment, split)),
         split=split,
-        host_taken_by=hosts.taken_by(deployment, others, world.settings.cluster_domain),
+        host_taken_by=hosts.taken_by(deployment, (each.object for each in others), world.settings.cluster_domain),
         image=world.settings.runtime_image,
         secrets=await _secrets(world, deployment),
         installation=world.settings.installation,
         references=await _references(world, deployment),
-        pods=await _pods(world, namespace, name, tuple(rays)),
+        pods=await _pods(world, namespace, name, tuple(views)),
         room=await _room(world, deployment, stored_status),
         phases=await _phases(world, namespace, name, stored_status, views),
         route=route,
@@ -249,28 +249,59 @@ def _has_tls(world: World, deployment: Object, split: Mapping[str, Any] | None) 
     return bool(spec.endpoint.tls.secret_name if spec is not None else (split or {}).get("tls"))
 
 
-def _foreign(*objects: Object | None) -> tuple[str, ...]:
-    return tuple(f"{obj['kind']} {obj['metadata']['name']}" for obj in objects if obj is not None and not is_ours(obj))
-
-
-def _numbers_taken(name: str, stored: Sequence[Object]) -> tuple[int, ...]:
+def _numbers_taken(name: str, stored: Sequence[revisions.Stored]) -> tuple[int, ...]:
     pattern = re.compile(re.escape(name) + r"-r([0-9]+)")
-    matches = (pattern.fullmatch(obj["metadata"]["name"]) for obj in stored)
+    matches = (pattern.fullmatch(each.name) for each in stored)
     return tuple(int(match[1]) for match in matches if match)
 
 
-def _rollout(obj: Object, service: str, uid: str) -> Rollout | None:
-    """A rollout's Experiment; None for one that only looks like it, such as a copy under another name."""
+@dataclass(frozen=True, slots=True)
+class _Neighbour:
+    """A ModelDeployment as far as others of its namespace are concerned: its name, age and host, and its RayClusters."""
+
+    object: Object
+    clusters: frozenset[str]
+
+
+def _read_neighbour(obj: Object) -> _Neighbour:
+    meta, endpoint = obj["metadata"], (obj.get("spec") or {}).get("endpoint")
+    kept = {key: meta[key] for key in ("name", "namespace", "uid", "creationTimestamp") if key in meta}
+    clusters = live.clusters(ModelDeploymentStatus.parse(obj.get("status")))
+    return _Neighbour({"metadata": kept, "spec": {"endpoint": endpoint}}, clusters)
+
+
+def _without_spec(obj: Object) -> Object:
+    """A RayCluster's spec has the pods of all its members."""
+    return {key: value for key, value in obj.items() if key != "spec"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Experiment:
+    """A stored Experiment; `rollout` is None for one that can be none of ours."""
+
+    name: str
+    owners: tuple[str, ...]
+    rollout: Rollout | None
+
+    def is_of(self, service: str, uid: str) -> bool:
+        """Whether it is a rollout of that ModelDeployment; a copy under another name only looks like it."""
+        return (
+            uid in self.owners
+            and self.rollout is not None
+            and names.is_rollout(self.name, service, self.rollout.revision)
+        )
+
+
+def _read_experiment(obj: Object) -> _Experiment:
     meta = obj["metadata"]
     number = (meta.get("labels") or {}).get(names.LABEL_REVISION, "")
-    if not revisions.owned_by(obj, uid) or not re.fullmatch(r"[1-9][0-9]{0,8}", number):
-        return None
-    if not names.is_rollout(meta["name"], service, int(number)):
-        return None
-    return Rollout(
+    if not re.fullmatch(r"[1-9][0-9]{0,8}", number):
+        return _Experiment(meta["name"], (), None)
+    rollout = Rollout(
         name=meta["name"],
         uid=meta["uid"],
         generation=int(meta.get("generation", 0)),
         revision=int(number),
         status=ExperimentStatus.parse(obj.get("status")),
     )
+    return _Experiment(meta["name"], revisions.owners_of(obj), rollout)

@@ -1,5 +1,6 @@
 """Reconciles the edge of one namespace: one split document for all its services, and the pods that follow it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from sundog_operator.api import ModelDeploymentStatus
@@ -10,6 +11,7 @@ from sundog_operator.app.ray_clusters import view_of
 from sundog_operator.app.world import World
 from sundog_operator.core import edge_objects, hosts, live, names, revisions, traffic
 from sundog_operator.core.ray_cluster import ClusterView, is_ours
+from sundog_operator.core.revisions import Revision
 from sundog_operator.core.spec import accept
 from sundog_operator.ports import (
     CONFIG_MAP,
@@ -39,7 +41,7 @@ async def reconcile_edge(world: World, key: Key) -> float | None:
         return None
     clusters = traffic.make_clusters(await _clusters(world, key.namespace, members), previous)
     experiments = {obj["metadata"]["name"]: obj for obj in await world.kube.list(EXPERIMENT, key.namespace)}
-    owned = revisions.by_owner(await world.kube.list(CONTROLLER_REVISION, key.namespace))
+    owned = revisions.by_owner(await world.kube.views(CONTROLLER_REVISION, key.namespace, revisions.read))
     entries = (
         _entry(world, member, members, experiments, owned.get(member["metadata"]["uid"], []), previous)
         for member in members
@@ -76,7 +78,7 @@ def _entry(
     member: Object,
     members: list[Object],
     experiments: dict[str, Object],
-    stored_revisions: list[Object],
+    owned: Sequence[Revision],
     previous: dict[str, Any] | None,
 ) -> dict[str, Any] | None:
     """The entry of one ModelDeployment.
@@ -94,7 +96,6 @@ def _entry(
         return known
     uid, rollout = live.rollout_of(status, experiments)
     split = live.split_of(name, status, uid, rollout)
-    owned = revisions.read_owned(stored_revisions, meta["uid"])
     limits = {revision.number: revisions.spec_of(revision).runtime.max_ongoing_requests for revision in owned}
     spec = accept(member, world.settings.installation).spec
     if spec is None and known is not None:

@@ -1,6 +1,6 @@
 """Reconciles one RayCluster: its members own it, and its Serve document is the union of their live revisions."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from sundog_operator.api import ModelDeploymentStatus
 from sundog_operator.api.installation import Installation
@@ -12,6 +12,7 @@ from sundog_operator.core import live, names, ray_cluster, ray_pods, revisions, 
 from sundog_operator.core.live import live_revisions
 from sundog_operator.core.observed import ServeState
 from sundog_operator.core.ray_cluster import ClusterView
+from sundog_operator.core.revisions import Revision
 from sundog_operator.core.spec import accept
 from sundog_operator.errors import RayUnavailable
 from sundog_operator.ports import CONFIG_MAP, CONTROLLER_REVISION, MODEL_DEPLOYMENT, RAY_CLUSTER, Object, Ref
@@ -61,7 +62,7 @@ async def _ensure(
     if installation is None:
         image = world.settings.runtime_image
         return await ensure(world, ray_cluster.make_ray_cluster(key.namespace, key.name, members, image), stored)
-    owned = revisions.by_owner(await world.kube.list(CONTROLLER_REVISION, key.namespace))
+    owned = revisions.by_owner(await world.kube.views(CONTROLLER_REVISION, key.namespace, revisions.read))
     placed = [
         (member, revision, image)
         for member in members
@@ -78,11 +79,8 @@ async def _ensure(
     return await ray_clusters.ensure_managed(world, installation, wanted, groups, stored, deployed)
 
 
-def _placed(
-    member: Object, stored_revisions: list[Object], cluster: str, default: str
-) -> Iterable[tuple[revisions.Revision, str]]:
+def _placed(member: Object, known: Sequence[Revision], cluster: str, default: str) -> Iterable[tuple[Revision, str]]:
     """The revisions of a ModelDeployment that are to have pods on a cluster, each with its image."""
-    known = revisions.read_owned(stored_revisions, member["metadata"]["uid"])
     status = ModelDeploymentStatus.parse(member.get("status"))
     for number, place in sorted(live.places(status).items()):
         revision = revisions.by_number(known, number)
@@ -90,7 +88,7 @@ def _placed(
             yield revision, revision.image or default
 
 
-def _group(member: Object, revision: revisions.Revision, image: str, installation: Installation) -> Object:
+def _group(member: Object, revision: Revision, image: str, installation: Installation) -> Object:
     status = ModelDeploymentStatus.parse(member.get("status"))
     current = accept(member, installation).spec or revisions.spec_of(revision)
     replicas = next(max(each.replicas, 1) for each in live.told(status) if each.revision == revision.number)
@@ -121,7 +119,7 @@ async def _without_members(world: World, key: Key, stored: Object | None, deploy
 async def _deploy(world: World, key: Key, view: ClusterView, serve: ServeState) -> float:
     # Serve may have taken its time: what is live is read after its answer, right before the PUT that deletes all that is not.
     deployments = await world.kube.list(MODEL_DEPLOYMENT, key.namespace)
-    owned = revisions.by_owner(await world.kube.list(CONTROLLER_REVISION, key.namespace))
+    owned = revisions.by_owner(await world.kube.views(CONTROLLER_REVISION, key.namespace, revisions.read))
     split = traffic.read_document(await world.kube.get(Ref(CONFIG_MAP, key.namespace, names.EDGE)))
     applications = [
         app
@@ -137,8 +135,8 @@ async def _deploy(world: World, key: Key, view: ClusterView, serve: ServeState) 
     return READ_BACK_S
 
 
-def _of(member: Object, owned: Mapping[str, list[Object]]) -> list[Object]:
-    return owned.get(member["metadata"]["uid"], [])
+def _of(member: Object, owned: Mapping[str, Sequence[Revision]]) -> Sequence[Revision]:
+    return owned.get(member["metadata"]["uid"], ())
 
 
 def _members(deployments: list[Object], cluster: str) -> list[Object]:
@@ -152,17 +150,16 @@ def _kept(applications: set[str], serve: ServeState) -> list[serve_config.Json]:
 
 def applications_of(
     member: Object,
-    stored_revisions: list[Object],
+    known: Sequence[Revision],
     serve: ServeState,
     cluster: str,
     installation: Installation | None = None,
 ) -> list[serve_config.Json]:
-    """The Serve applications of one ModelDeployment's live revisions on a cluster.
+    """The Serve applications of one ModelDeployment's live revisions on a cluster, out of all that are `known` of it.
 
     A spec that is refused changes nothing, nor does a revision that is gone: what Serve has deployed for it stays as it is.
     """
     meta = member["metadata"]
-    known = revisions.read_owned(stored_revisions, meta["uid"])
     current = accept(member, installation).spec
     status = ModelDeploymentStatus.parse(member.get("status"))
     places = live.places(status)

@@ -7,7 +7,7 @@ from typing import Any
 
 from sundog_operator.api import parse_instant
 from sundog_operator.core import names
-from sundog_operator.core.ray_cluster import is_ours
+from sundog_operator.core.ray_cluster import is_ours_by
 from sundog_operator.core.revisions import owner_reference
 
 RBAC = "rbac.authorization.k8s.io"
@@ -118,8 +118,12 @@ def make_service(member: Json, *, tls: bool) -> Json:
 
 def is_of(obj: Mapping[str, Any], member: Mapping[str, Any]) -> bool:
     """Whether an object was made for just that ModelDeployment; another of its name is somebody else's."""
-    labels = obj["metadata"].get("labels") or {}
-    return is_ours(obj) and labels.get(names.LABEL_MODEL_DEPLOYMENT) == member["metadata"]["name"]
+    return is_of_by(obj["metadata"].get("labels") or {}, member)
+
+
+def is_of_by(labels: Mapping[str, str], member: Mapping[str, Any]) -> bool:
+    """The same, by its labels."""
+    return is_ours_by(labels) and labels.get(names.LABEL_MODEL_DEPLOYMENT) == member["metadata"]["name"]
 
 
 def is_gone(pod: Mapping[str, Any], now: datetime) -> bool:

@@ -131,19 +131,38 @@ def read_controller_revision(obj: Json) -> Revision | None:
     return revision
 
 
-def read_owned(stored: Iterable[Json], uid: str) -> list[Revision]:
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A ControllerRevision as far as it matters: `revision` is None where this release cannot read it, `owners` are uids."""
+
+    name: str
+    owners: tuple[str, ...]
+    revision: Revision | None
+
+
+def read(obj: Json) -> Stored:
+    """A stored ControllerRevision."""
+    return Stored(obj["metadata"]["name"], owners_of(obj), read_controller_revision(obj))
+
+
+def owned(stored: Iterable[Stored], uid: str) -> list[Revision]:
     """The revisions in the ControllerRevisions that an owner has, out of all that are stored."""
-    found = (read_controller_revision(obj) for obj in stored if owned_by(obj, uid))
-    return [revision for revision in found if revision is not None]
+    return [each.revision for each in stored if uid in each.owners and each.revision is not None]
 
 
-def by_owner(stored: Iterable[Json]) -> dict[str, list[Json]]:
-    """ControllerRevisions by the uid of each of their owners: who looks at many owners does not go through all for each."""
-    found: dict[str, list[Json]] = {}
-    for obj in stored:
-        for ref in obj["metadata"].get("ownerReferences") or ():
-            found.setdefault(str(ref.get("uid")), []).append(obj)
+def by_owner(stored: Iterable[Stored]) -> dict[str, list[Revision]]:
+    """The revisions of all owners, by uid: who looks at many owners does not go through all for each."""
+    found: dict[str, list[Revision]] = {}
+    for each in stored:
+        if each.revision is not None:
+            for uid in each.owners:
+                found.setdefault(uid, []).append(each.revision)
     return found
+
+
+def owners_of(obj: Json) -> tuple[str, ...]:
+    """The uids of an object's owners."""
+    return tuple(str(ref.get("uid")) for ref in obj["metadata"].get("ownerReferences") or ())
 
 
 def owner_reference(owner: Json, *, controller: bool) -> Json:

@@ -1,9 +1,10 @@
 """What the edges of a namespace should do, and whether they do it."""
 
-import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import orjson
 
 from sundog_operator.api import Endpoint, Jwt, ModelDeploymentSpec, PlanUnit, memory_bytes, parse_rate
 from sundog_operator.core import names, units
@@ -135,7 +136,7 @@ def _arm(service: str, arm: Arm, limits: Mapping[int, int]) -> Json:
 def read_document(config_map: Mapping[str, Any] | None) -> Json | None:
     """The split document as it is stored; None where there is none or it cannot be read."""
     try:
-        document = json.loads(((config_map or {}).get("data") or {}).get(names.SPLIT_KEY, ""))
+        document = orjson.loads(((config_map or {}).get("data") or {}).get(names.SPLIT_KEY, ""))
     except ValueError:
         return None
     return document if isinstance(document, dict) else None

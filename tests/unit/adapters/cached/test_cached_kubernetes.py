@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from doubles.clock import FakeClock
-from sundog_operator.adapters.cached.kubernetes import ABSENT_S, SCOPES, SECRET_S, CachedKubernetes
+from sundog_operator.adapters.cached.kubernetes import ABSENT_S, ABSENT_TO_LOOKERS_S, SCOPES, SECRET_S, CachedKubernetes
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
 from sundog_operator.errors import AlreadyExists, Conflict, DependencyError, NotServed
 from sundog_operator.ports import (
@@ -210,6 +210,48 @@ async def test_a_name_that_nobody_had_is_asked_for_again_after_a_second(world: W
     await world.server.create(thing(CONFIG_MAP, "other"))
     world.clock.advance(ABSENT_S)
     assert await world.cached.get(other) is not None
+
+
+async def test_who_only_looks_asks_less_often_for_a_name_that_nobody_had(world: World) -> None:
+    ref = Ref(CONFIG_MAP, "vision", "sundog-edge")
+    assert await world.cached.labels(ref) is None
+    await world.server.create(thing(CONFIG_MAP, "sundog-edge"))
+    world.clock.advance(ABSENT_TO_LOOKERS_S - 0.1)
+    assert await world.cached.labels(ref) is None
+    assert await world.cached.view(ref, name_of) is None
+    assert world.asked.count("get sundog-edge") == 1
+    world.clock.advance(0.1)
+    assert await world.cached.labels(ref) == {}
+    assert await world.cached.view(ref, name_of) == "sundog-edge"
+
+
+async def test_what_was_seen_absent_by_who_looks_is_asked_for_before_a_write(world: World) -> None:
+    ref = Ref(CONFIG_MAP, "vision", "sundog-edge")
+    assert await world.cached.labels(ref) is None
+    await world.server.create(thing(CONFIG_MAP, "sundog-edge"))
+    world.clock.advance(ABSENT_S)
+    assert await world.cached.get(ref) is not None
+
+
+def name_of(obj: Object) -> str:
+    name: str = obj["metadata"]["name"]
+    return name
+
+
+async def test_a_view_is_made_once_for_each_state(world: World) -> None:
+    made = []
+
+    def replicas(obj: Object) -> int:
+        made.append(obj["metadata"]["resourceVersion"])
+        return int(obj["spec"].get("replicas", 0))
+
+    assert [await world.cached.view(DIGITS, replicas) for _ in range(3)] == [1, 1, 1]
+    assert list(await world.cached.views(MODEL_DEPLOYMENT, "vision", replicas)) == [1]
+    assert len(made) == 1
+    await world.cached.apply(mdep("digits", replicas=2))
+    assert await world.cached.view(DIGITS, replicas) == 2
+    assert list(await world.cached.views(MODEL_DEPLOYMENT, "vision", name_of)) == ["digits"]
+    assert len(made) == 2
 
 
 async def test_a_foreign_object_of_a_name_of_ours_is_found(world: World) -> None:

@@ -1,11 +1,12 @@
 """The port `ports.Kubernetes` with reads from memory. Watches and lists fill the memory; so does every answer to a write of our own."""
 
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 import orjson
 
-from sundog_operator.adapters.cached.objects import Objects
+from sundog_operator.adapters.cached.objects import Entry, Objects
 from sundog_operator.core import names
 from sundog_operator.errors import NotServed
 from sundog_operator.ports import (
@@ -61,12 +62,17 @@ OPTIONAL: Final = frozenset({HTTP_ROUTE})
 """The kinds that a cluster may lack."""
 
 ABSENT_S: Final = 1.0
-"""For how long an object of a name of ours that nobody had is not asked for again."""
+"""For how long an object of a name of ours that nobody had is not asked for again by `get`, upon which objects are written."""
+
+ABSENT_TO_LOOKERS_S: Final = 10.0
+"""Likewise by `labels` and `view`, by which is only looked at what others made."""
 
 SECRET_S: Final = 10.0
 """For how long a Secret that was asked for by name is not asked for again."""
 _LAST: Final = 2**63 - 1
 """After every resourceVersion."""
+
+T = TypeVar("T")
 
 
 class Source(Kubernetes, Protocol):
@@ -166,6 +172,9 @@ class CachedKubernetes:
 
     async def get(self, ref: Ref) -> Object | None:
         """See the port."""
+        return await self._get(ref, ABSENT_S)
+
+    async def _get(self, ref: Ref, absent_s: float) -> Object | None:
         self._expect(ref.kind)
         if ref.kind == SECRET:
             return await self._secret(ref)
@@ -174,7 +183,7 @@ class CachedKubernetes:
         entry = self.objects.get(ref)
         if entry is None and self._scopes[ref.kind]:
             # It may be there without our labels.
-            return await self._look(ref)
+            return await self._look(ref, absent_s)
         return entry.load() if entry else None
 
     async def labels(self, ref: Ref) -> Mapping[str, str] | None:
@@ -183,8 +192,25 @@ class CachedKubernetes:
             entry = self.objects.get(ref)
             if entry is not None:
                 return entry.labels
-        obj = await self.get(ref)
+        obj = await self._get(ref, ABSENT_TO_LOOKERS_S)
         return None if obj is None else obj["metadata"].get("labels") or {}
+
+    async def view(self, ref: Ref, of: Callable[[Object], T]) -> T | None:
+        """See the port."""
+        if ref.kind in self._synced and ref not in self._doubtful[ref.kind]:
+            entry = self.objects.get(ref)
+            if entry is not None:
+                return entry.view(of)
+        obj = await self._get(ref, ABSENT_TO_LOOKERS_S)
+        return None if obj is None else of(obj)
+
+    async def views(
+        self, kind: Kind, namespace: str, of: Callable[[Object], T], labels: Mapping[str, str] | None = None
+    ) -> Sequence[T]:
+        """See the port."""
+        if not self._keeps(kind, namespace):
+            return [of(obj) for obj in await self.list(kind, namespace, labels)]
+        return [entry.view(of) for entry in await self._known(kind, namespace, labels)]
 
     async def create(self, obj: Object) -> Object:
         """See the port."""
@@ -218,13 +244,24 @@ class CachedKubernetes:
         """See the port."""
         return self._source.watch(kind, namespace)
 
-    async def _look(self, ref: Ref) -> Object | None:
+    def _keeps(self, kind: Kind, namespace: str | None) -> bool:
+        return kind in self._synced and (namespace in self._namespaces or self._namespaces == (None,))
+
+    async def _known(self, kind: Kind, namespace: str | None, labels: Mapping[str, str] | None) -> Sequence[Entry]:
+        for ref in [ref for ref in self._doubtful[kind] if namespace in {None, ref.namespace}]:
+            await self._ask(ref)
+        return self.objects.find(kind, namespace, labels or {})
+
+    async def _look(self, ref: Ref, absent_s: float) -> Object | None:
         now = self._clock.monotonic()
-        if now - self._absent.get(ref, now - ABSENT_S) < ABSENT_S:
+        if now - self._absent.get(ref, -math.inf) < absent_s:
             return None
         obj = await self._ask(ref)
         if obj is None:
-            self._absent = {each: at for each, at in self._absent.items() if now - at < ABSENT_S} | {ref: now}
+            self._absent.pop(ref, None)
+            self._absent[ref] = now
+            while now - next(iter(self._absent.values())) >= ABSENT_TO_LOOKERS_S:
+                del self._absent[next(iter(self._absent))]
         return obj
 
     def forget_secret(self, ref: Ref) -> None:
@@ -289,8 +326,6 @@ class CachedKubernetes:
     ) -> list[Object]:
         """See the port."""
         self._expect(kind)
-        if kind not in self._synced or not (namespace in self._namespaces or self._namespaces == (None,)):
+        if not self._keeps(kind, namespace):
             return await self._source.list(kind, namespace, labels)
-        for ref in [ref for ref in self._doubtful[kind] if namespace in {None, ref.namespace}]:
-            await self._ask(ref)
-        return [entry.load() for entry in self.objects.find(kind, namespace, labels or {})]
+        return [entry.load() for entry in await self._known(kind, namespace, labels)]

@@ -5,19 +5,20 @@ That holds because resource versions are numbers that grow over all objects, whi
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar
 
 import orjson
 
-from sundog_operator.core import names
+from sundog_operator.core import names, ray_groups
 from sundog_operator.ports import Kind, Object, Ref, ref_of
 
 _GONE_KEPT: Final = 20_000
-_INDEXED: Final = (names.LABEL_MODEL_DEPLOYMENT, names.LABEL_NAME)
+_INDEXED: Final = (names.LABEL_MODEL_DEPLOYMENT, names.LABEL_NAME, ray_groups.LABEL_CLUSTER)
 
 Place = tuple[str, str]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +29,20 @@ class Entry:
     version: int
     labels: Mapping[str, str]
     body: bytes
+    made: dict[Callable[[Object], Any], Any] = field(default_factory=dict, compare=False, repr=False)
+    """What was made of it, by the function."""
 
     def load(self) -> Object:
         """A copy, the caller's own."""
         obj: Object = orjson.loads(self.body)
         return obj
+
+    def view(self, of: Callable[[Object], T]) -> T:
+        """What a pure function makes of it, made once; nobody may change it."""
+        if of not in self.made:
+            self.made[of] = of(self.load())
+        found: T = self.made[of]
+        return found
 
 
 class Objects:

@@ -1,9 +1,9 @@
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 from sundog_operator.adapters.memory_kubernetes import validation
 from sundog_operator.adapters.memory_kubernetes.history import Subscription
@@ -17,6 +17,9 @@ FIELD_MANAGER = "sundog"
 
 Verb = Literal["get", "list", "watch", "create", "apply", "status", "annotate", "replace", "patch", "delete"]
 _WRITES_KEPT = 4096
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +92,17 @@ class MemoryKubernetes:
         """See the port."""
         obj = await self.get(ref)
         return None if obj is None else obj["metadata"].get("labels") or {}
+
+    async def view(self, ref: Ref, of: Callable[[Object], T]) -> T | None:
+        """See the port."""
+        obj = await self.get(ref)
+        return None if obj is None else of(obj)
+
+    async def views(
+        self, kind: Kind, namespace: str, of: Callable[[Object], T], labels: Mapping[str, str] | None = None
+    ) -> Sequence[T]:
+        """See the port."""
+        return [of(obj) for obj in await self.list(kind, namespace, labels)]
 
     async def create(self, obj: Object, *, manager: str | None = None, strict: bool = False) -> Object:
         """See the port. Raises Invalid besides; `strict` makes a field that the schema lacks invalid."""
