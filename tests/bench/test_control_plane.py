@@ -22,7 +22,6 @@ SETTLE_S = 30.0
 REST_S = 60.0
 WORKERS = 16
 PASSES = "controller_runtime_reconcile_total"
-LEASE = "leases.coordination.k8s.io"
 
 
 @dataclass
@@ -42,13 +41,8 @@ class Found:
     restart: dict[str, int] = field(default_factory=dict)
 
 
-def but_the_lease(requests: dict[str, int]) -> dict[str, int]:
-    return {what: number for what, number in requests.items() if not what.endswith(LEASE)}
-
-
 def writes(requests: dict[str, int]) -> int:
-    kept = but_the_lease(requests)
-    return sum(number for what, number in kept.items() if what.split()[0] not in {"get", "list", "watch"})
+    return sum(fleet.writes(Counter(requests)).values())
 
 
 def measure(here: fleet.Fleet, count: int) -> Found:
@@ -94,7 +88,7 @@ def test_many_model_deployments(tmp_path: Path) -> None:
 
 def most(found: Found) -> str:
     """The most frequent requests, per ModelDeployment."""
-    listed = Counter(but_the_lease(found.requests)).most_common(10)
+    listed = Counter(found.requests).most_common(10)
     return ", ".join(f"{number / found.count:.1f} {what}" for what, number in listed)
 
 

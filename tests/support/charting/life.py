@@ -49,7 +49,7 @@ class Life:
     """A ModelDeployment, and what its user does with it."""
 
     def __init__(self, kubectl: Kubectl, operator: OperatorProcess) -> None:
-        self._kubectl, self._operator = kubectl, operator
+        self._kubectl, self.operator = kubectl, operator
 
     def apply(self, version: int, **spec: Any) -> None:
         self._kubectl.apply(model_deployment(version, **spec))
@@ -65,8 +65,8 @@ class Life:
         found = [(c["status"], c["reason"]) for c in self.status(name).get("conditions", ()) if c["type"] == type_]
         return found[0] if found else ("Absent", "")
 
-    def until(self, reached: Callable[[], bool], what: str) -> None:
-        wait_until(reached, what, within=90, alive=self._operator)
+    def until(self, reached: Callable[[], bool], what: str, within: float = 90.0) -> None:
+        wait_until(reached, what, within, alive=self.operator)
 
     def until_serves(self, version: int) -> None:
         uri = model_deployment(version)["spec"]["model"]["uri"]
@@ -80,8 +80,8 @@ class Life:
 
 
 @contextlib.contextmanager
-def beginning(api_server: Cluster, folder: Path, case: str = "smallest") -> Iterator[Life]:
-    """An operator of the chart's making and an empty namespace; the namespace goes at the end."""
+def beginning(api_server: Cluster, folder: Path, *options: str, case: str = "smallest") -> Iterator[Life]:
+    """An operator of the chart's making and an empty namespace; the namespace goes at the end. `options` go to the operator."""
     kubectl, given = api_server.kubectl, values(case)
     kuberay.apply_crds(kubectl)
     kubectl("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))
@@ -91,7 +91,7 @@ def beginning(api_server: Cluster, folder: Path, case: str = "smallest") -> Iter
     try:
         with (
             standing_in(api_server.kubeconfig, folder / "standing-in.log"),
-            running_operator(folder, own, "--namespace", NAMESPACE, installation=file) as operator,
+            running_operator(folder, own, "--namespace", NAMESPACE, *options, installation=file) as operator,
         ):
             yield Life(kubectl, operator)
             operator.end()

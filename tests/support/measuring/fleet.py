@@ -71,6 +71,15 @@ class Fleet:
         return {name: cpu_of(process.pid) for name, process in self.cluster.instance.processes().items()}
 
 
+LEASE = "leases.coordination.k8s.io"
+
+
+def writes(requests: Counter[str]) -> Counter[str]:
+    """Those of the requests that change something, but for the operator's Lease."""
+    reads = ("get ", "list ", "watch ")
+    return Counter({each: n for each, n in requests.items() if not each.startswith(reads) and not each.endswith(LEASE)})
+
+
 def cpu_of(pid: int) -> float:
     """CPU seconds of a process."""
     import psutil

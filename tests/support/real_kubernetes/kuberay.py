@@ -1,6 +1,6 @@
 """KubeRay beside a cluster: its CRDs, and its operator as a process."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from real_kubernetes.binaries import Binaries, module_directory
@@ -21,7 +21,15 @@ def apply_crds(kubectl: Kubectl) -> None:
     kubectl("wait", "--for=condition=Established", "crd/rayclusters.ray.io", "--timeout=60s")
 
 
-def start(instance: Instance, binaries: Binaries, prefix: Sequence[str] = (), kubeconfig: Path | None = None) -> None:
+def start(
+    instance: Instance,
+    binaries: Binaries,
+    prefix: Sequence[str] = (),
+    kubeconfig: Path | None = None,
+    *,
+    options: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+) -> None:
     """Starts the operator; `prefix` says where: inside of the node's machine it knows the names of services."""
     config = kubeconfig or instance.kubeconfig
     command = (
@@ -30,8 +38,9 @@ def start(instance: Instance, binaries: Binaries, prefix: Sequence[str] = (), ku
         "--enable-leader-election=false",
         f"--metrics-addr=127.0.0.1:{free_port()}",
         f"--health-probe-bind-address=127.0.0.1:{free_port()}",
+        *options,
     )
-    instance.start(PROCESS, command, {"KUBECONFIG": str(config)})
+    instance.start(PROCESS, command, {"KUBECONFIG": str(config), **(environment or {})})
     await_answer(instance, PROCESS, lambda: "Starting workers" in _text(instance))
 
 

@@ -54,8 +54,8 @@ class StandIn:
             obj,
             {
                 "conditions": [
-                    _true("HeadPodReady", "HeadPodRunningAndReady"),
-                    _true("RayClusterProvisioned", "AllPodRunningAndReadyFirstTime"),
+                    condition("HeadPodReady", "HeadPodRunningAndReady"),
+                    condition("RayClusterProvisioned", "AllPodRunningAndReadyFirstTime"),
                 ],
                 "state": "ready",
                 "head": {
@@ -76,7 +76,7 @@ class StandIn:
         ports = [p for c in obj["spec"]["containers"] for p in c.get("ports", ()) if p.get("name") == "agent"]
         await self._listen(address, int(ports[0]["containerPort"]), self._edge(meta["namespace"]))
         now = meta["creationTimestamp"]
-        conditions = [_true(kind, "") for kind in ("PodScheduled", "Initialized", "ContainersReady", "Ready")]
+        conditions = [condition(kind, "") for kind in ("PodScheduled", "Initialized", "ContainersReady", "Ready")]
         await self._status(
             obj,
             {
@@ -106,7 +106,7 @@ class StandIn:
         async def get(_: web.Request) -> web.Response:
             documents = self._documents.get(host)
             info = {"controller_info": {"actor_id": "a"} if documents is not None else {}}
-            return web.json_response(info | {"applications": {app["name"]: _running(app) for app in documents or ()}})
+            return web.json_response(info | {"applications": {app["name"]: running(app) for app in documents or ()}})
 
         async def put(request: web.Request) -> web.Response:
             self._documents[host] = (await request.json())["applications"]
@@ -129,12 +129,12 @@ class StandIn:
         return app
 
 
-def _true(kind: str, reason: str) -> Json:
-    condition = {"type": kind, "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z", "message": ""}
-    return condition | ({"reason": reason} if reason else {})
+def condition(kind: str, reason: str) -> Json:
+    made = {"type": kind, "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z", "message": ""}
+    return made | ({"reason": reason} if reason else {})
 
 
-def _running(app: Json) -> Json:
+def running(app: Json) -> Json:
     deployments = {}
     for deployment in app["deployments"]:
         count = deployment.get("num_replicas")

@@ -62,6 +62,7 @@ class Options:
     identity: str
     host: str
     port: int
+    resync_s: float = RESYNC_S
 
 
 class Watching:
@@ -69,6 +70,7 @@ class Watching:
 
     def __init__(self, client: KubernetesClient, options: Options, metrics: Metrics) -> None:
         self._metrics = metrics
+        self._resync_s = options.resync_s
         self._waking: set[asyncio.Task[None]] = set()
         self._absent: set[Kind] = set()
         self._operator: Operator | None = None
@@ -113,7 +115,7 @@ class Watching:
                 await self.list_all()
             except DependencyError as err:
                 log.warning("objects cannot be listed: %s", one_line(err), extra={"reason": type(err).__name__})
-            await asyncio.sleep(_RETRY_S if first and not self.kube.ready else RESYNC_S)
+            await asyncio.sleep(_RETRY_S if first and not self.kube.ready else self._resync_s)
 
     async def _list(self, kind: Kind) -> None:
         first, lacked = not self.kube.synced(kind), self.kube.lacks(kind)
@@ -308,6 +310,12 @@ def _own_name() -> str:
 @click.option("--identity", help="Names this process in the Lease and in events; without it the pod's name.")
 @click.option("--host", default="0.0.0.0", help="Where probes and metrics are answered.")  # noqa: S104 - of a pod
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, help="Likewise; 0 takes a free one.")
+@click.option(
+    "--resync-seconds",
+    type=click.FloatRange(min=1),
+    default=RESYNC_S,
+    help="How often all objects are listed, for what a watch missed.",
+)
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
 @click.version_option(package_name="sundog", prog_name="sundog-operator")
 def main(
@@ -317,6 +325,7 @@ def main(
     identity: str | None,
     host: str,
     port: int,
+    resync_seconds: float,
     log_level: str,
 ) -> None:
     """Reconcile the ModelDeployments of a cluster.
@@ -333,6 +342,7 @@ def main(
             identity=identity or _own_name(),
             host=host,
             port=port,
+            resync_s=resync_seconds,
         )
         sys.exit(asyncio.run(run(options)))
     except SundogError as err:
