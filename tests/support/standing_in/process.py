@@ -106,7 +106,12 @@ class StandIn:
         async def get(_: web.Request) -> web.Response:
             documents = self._documents.get(host)
             info = {"controller_info": {"actor_id": "a"} if documents is not None else {}}
-            return web.json_response(info | {"applications": {app["name"]: running(app) for app in documents or ()}})
+            applications = {app["name"]: running(app) for app in documents or ()}
+            targets = [_target(app, address_of(host)) for app in documents or ()]
+            return web.json_response(info | {"applications": applications, "target_groups": targets})
+
+        async def startup(_: web.Request) -> web.Response:
+            return web.json_response({"phases": {"download": 0.0, "load": 0.0, "warmup": 0.0}})
 
         async def put(request: web.Request) -> web.Response:
             self._documents[host] = (await request.json())["applications"]
@@ -116,6 +121,7 @@ class StandIn:
         app = web.Application(client_max_size=2**26)
         app.router.add_get("/api/serve/applications/", get)
         app.router.add_put("/api/serve/applications/", put)
+        app.router.add_get("/{application}/-/startup", startup)
         return app
 
     def _edge(self, namespace: str) -> web.Application:
@@ -151,6 +157,12 @@ def running(app: Json) -> Json:
         "deployed_app_config": app,
         "deployments": deployments,
     }
+
+
+def _target(app: Json, address: str) -> Json:
+    """Where the only replica of an application is said to listen."""
+    targets = [{"ip": address, "port": 8265, "instance_id": "", "name": f"{app['name']}#0"}]
+    return {"app_name": app["name"], "protocol": "HTTP", "route_prefix": app["route_prefix"], "targets": targets}
 
 
 def _in_force(service: Json) -> Json:
