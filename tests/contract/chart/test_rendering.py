@@ -9,8 +9,23 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from charting import CHART, CRDS, GOLDEN, NAMESPACE, ROOT, Object, cases, golden, objects, one, templates, values
+from charting import (
+    CHART,
+    CRDS,
+    GOLDEN,
+    NAMESPACE,
+    ROOT,
+    Object,
+    account,
+    cases,
+    golden,
+    objects,
+    one,
+    templates,
+    values,
+)
 from charting.generate import MADE
+from real_kubernetes.audit import Right
 from sundog_operator.api.installation import Installation, NetworkPolicies, parse_installation
 
 SMALLEST = values("smallest")
@@ -233,3 +248,14 @@ def test_no_pod_of_the_operator_reaches_the_metadata_service() -> None:
     assert [block["except"] for block in blocks] == [["169.254.169.254/32"], ["fd00:ec2::254/128"]]
     open_rules = [rule for rule in policy["egress"] if "to" not in rule]
     assert [port["port"] for rule in open_rules for port in rule["ports"]] == [53, 53]
+
+
+def test_an_operator_of_some_namespaces_holds_the_same_there_and_nothing_of_the_cluster() -> None:
+    """The rights of the cluster's mode were compared with their use on a real API server."""
+    given = values("namespaced")
+    assert not [obj for obj in objects(given) if obj["kind"] == "ClusterRoleBinding"]
+    everywhere = account.granted(SMALLEST)
+    assert account.granted(given) == everywhere - {Right("list", "nodes")}
+    assert Right("list", "nodes") in everywhere
+    places = {obj["metadata"]["namespace"] for obj in objects(given) if obj["kind"] == "RoleBinding"}
+    assert places == {*given["watchNamespaces"], NAMESPACE}
