@@ -34,8 +34,9 @@ class MemoryApi:
         assert self._present.wait(10)
 
     def stop(self) -> None:
+        """Also of one that a test has left away."""
         self._ended = True
-        self.call(self._set, False)
+        self.call(self._set, True)
         self._thread.join()
 
     @contextmanager
@@ -71,18 +72,18 @@ class MemoryApi:
     async def _serve(self) -> None:
         clock = SystemClock()
         self.store = MemoryKubernetes(clock, schemas=schemas(), admit=admit)
-        while not self._ended:
+        while True:
             await self._wanted.wait()
+            if self._ended:
+                break
             async with serve(self.store, clock, token=self._token, port=self._port) as url:
                 self._port = int(url.rpartition(":")[2])
                 write_kubeconfig(self.kubeconfig, url, self._token)
                 self._present.set()
-                while self._wanted.is_set():
+                while self._wanted.is_set() and not self._ended:
                     self._changed.clear()
                     await self._changed.wait()
             self._away.set()
-            if self._ended:
-                break
         self.store.close()
 
     @property
