@@ -29,7 +29,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-async def until(condition: Callable[[], Awaitable[Any]], what: str, seconds: float = 15.0) -> Any:
+async def until(condition: Callable[[], Awaitable[Any]], what: str, seconds: float = 60.0) -> Any:
     """The first true answer of `condition`; fails naming `what` and the last answer."""
     deadline = time.monotonic() + seconds
     last: Any = None

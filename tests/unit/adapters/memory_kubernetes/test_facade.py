@@ -11,9 +11,10 @@ import aiohttp
 import orjson
 import pytest
 import yaml
+from aiohttp.test_utils import TestClient, TestServer
 
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
-from sundog_operator.adapters.memory_kubernetes.facade import serve
+from sundog_operator.adapters.memory_kubernetes.facade import application, serve
 from sundog_operator.adapters.memory_kubernetes.kubeconfig import write_kubeconfig
 from sundog_operator.errors import DependencyError
 from sundog_operator.ports import CONFIG_MAP, MODEL_DEPLOYMENT, Object, Ref
@@ -349,3 +350,13 @@ class TestKubectl:
         assert (code, said) == (0, 'modeldeployment.serving.sundog.dev "digits" deleted\n')
         assert await kube.get(DIGITS) is None
         assert await kube.list(CONFIG_MAP) == []
+
+
+async def test_a_watch_that_begins_while_the_server_ends_holds_up_nothing(kube: MemoryKubernetes, clock: Any) -> None:
+    app = application(kube, clock, token=TOKEN)
+    async with TestClient(TestServer(app)) as client:
+        await app.shutdown()
+        query = {"watch": "true", "timeoutSeconds": "300"}
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        async with asyncio.timeout(30), client.get(MDEPS, params=query, headers=headers) as response:
+            assert await response.read() == b""

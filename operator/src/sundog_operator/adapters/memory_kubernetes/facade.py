@@ -126,9 +126,11 @@ class _Facade:
         self._clock = clock
         self._columns = columns
         self._watching: set[asyncio.Task[Any]] = set()
+        self._leaving = False
 
     async def hang_up(self, _app: web.Application) -> None:
-        """End the watches, which would hold up a shutdown."""
+        """End the watches, which would hold up a shutdown; those that begin later, on connections that are still open, end themselves."""
+        self._leaving = True
         for task in self._watching:
             task.cancel()
 
@@ -244,7 +246,7 @@ class _Facade:
             if watch.bookmarks and loop.time() >= bookmark:
                 await watch.bookmark(changes.revision)
                 bookmark = loop.time() + _BOOKMARK_S
-            ended = changes.closed or loop.time() >= end or request.transport is None
+            ended = self._leaving or changes.closed or loop.time() >= end or request.transport is None
         if watch.bookmarks:
             await watch.bookmark(changes.revision)
 
