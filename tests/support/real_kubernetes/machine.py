@@ -22,6 +22,8 @@ from real_kubernetes.instance import ClusterError, Instance
 INIT = "machine"
 MACHINES = 8
 CGROUPS = Path("/sys/fs/cgroup")
+PROCESSES = 16
+"""As how many processes a node counts where CPU is short."""
 SETTINGS = tuple(
     Path("/proc/sys") / name
     for name in (
@@ -109,6 +111,7 @@ def start(instance: Instance) -> Slot:
     (instance.directory / "slot").write_text(str(slot.number))
     for folder in _cgroups(slot):
         folder.mkdir(exist_ok=True)
+        _give_weight(folder)
     return slot
 
 
@@ -188,6 +191,13 @@ def _cgroups(slot: Slot) -> list[Path]:
     if (CGROUPS / "cgroup.controllers").exists():
         return [CGROUPS / slot.cgroup]
     return [each / slot.cgroup for each in sorted(CGROUPS.iterdir()) if each.is_dir() and not each.is_symlink()]
+
+
+def _give_weight(folder: Path) -> None:
+    """All pods together are otherwise given as much CPU as a single process beside them."""
+    for name, weight in (("cpu.shares", 1024), ("cpu.weight", 100)):
+        if (folder / name).exists():
+            (folder / name).write_text(str(weight * PROCESSES))
 
 
 def _remove_cgroups(slot: Slot) -> None:
