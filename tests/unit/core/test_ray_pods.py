@@ -201,6 +201,8 @@ def test_the_head_runs_no_model_and_its_token_comes_from_a_secret() -> None:
     for container in containers:
         assert env_of(container)["RAY_AUTH_TOKEN"] == token
         assert env_of(container)["RAY_AUTH_MODE"] == "token"
+        # Else what Serve remembers of an application keeps the node that built it from being idle.
+        assert int(env_of(container)["RAY_max_direct_call_object_size"]) > 200_000
     assert spec["autoscalerOptions"]["version"] == "v2"
     assert spec["enableInTreeAutoscaling"] is True
 

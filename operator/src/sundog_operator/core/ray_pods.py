@@ -31,6 +31,13 @@ OVERHEAD_BYTES: Final = 512 * 2**20
 """What Ray's own processes and its object store take beside a model, in each worker pod."""
 
 MAX_GRPC_BYTES: Final = 2**30
+MAX_INLINE_BYTES: Final = 1_000_000
+"""Results of tasks up to this size travel in messages.
+
+What Serve keeps of building an application has 116 kB. In the object store of the node that built it, it would keep that node's pod from
+ever being idle.
+"""
+
 DRAIN_S: Final = 5
 CACHE_DIRECTORY: Final = "/var/cache/sundog"
 _CACHE: Final = "sundog-cache"
@@ -47,6 +54,7 @@ def environment() -> list[Json]:
         "RAY_SERVE_ENABLE_HA_PROXY": "0",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": str(DRAIN_S),
+        "RAY_max_direct_call_object_size": str(MAX_INLINE_BYTES),
         # A gRPC server holds a whole message before anybody can refuse it.
         "RAY_SERVE_GRPC_MAX_MESSAGE_SIZE": str(MAX_GRPC_BYTES),
     }
