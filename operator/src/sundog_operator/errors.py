@@ -8,6 +8,7 @@ SundogError
     │   └── AlreadyExists
     ├── NotFound           the object is gone
     ├── NotServed          the API server has no such kind
+    ├── Forbidden          the API server does not let us
     ├── RayUnavailable     no answer from Serve's REST API: unknown, not "no applications"
     └── ServeRefused       Serve answered 4xx to our document
 
@@ -49,6 +50,10 @@ class NotFound(DependencyError):
 
 class NotServed(DependencyError):
     """The API server does not know the kind of the object."""
+
+
+class Forbidden(DependencyError):
+    """The API server refuses the request: for want of a right, or by admission."""
 
 
 class RayUnavailable(DependencyError):

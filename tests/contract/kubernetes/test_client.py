@@ -14,7 +14,7 @@ from sundog_operator.adapters.kubernetes_client import KubernetesClient
 from sundog_operator.adapters.memory_kubernetes import Invalid, MemoryKubernetes
 from sundog_operator.adapters.memory_kubernetes.facade import serve
 from sundog_operator.adapters.memory_kubernetes.kubeconfig import write_kubeconfig
-from sundog_operator.errors import AlreadyExists, Conflict, DependencyError, NotServed
+from sundog_operator.errors import AlreadyExists, Conflict, DependencyError, Forbidden, NotServed
 from sundog_operator.ports import CONFIG_MAP, DEPLOYMENT, Object, Ref, WatchEvent
 
 A = Ref(CONFIG_MAP, "vision", "a")
@@ -203,7 +203,7 @@ class TestErrors:
         ("code", "status", "error"),
         [
             (401, {"reason": "Unauthorized"}, DependencyError),
-            (403, {"reason": "Forbidden"}, DependencyError),
+            (403, {"reason": "Forbidden"}, Forbidden),
             (409, {"reason": "AlreadyExists"}, AlreadyExists),
             (409, {"reason": "Conflict"}, Conflict),
             (422, {"reason": "Invalid"}, Invalid),

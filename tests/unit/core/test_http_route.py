@@ -182,4 +182,4 @@ def test_what_is_not_there_yet_and_what_is_not_ours() -> None:
 def test_without_the_gateway_api() -> None:
     status, reason, message = answer(MEMBER, endpoint(), None, served=False)
     assert (status, reason) == ("False", "GatewayAPIMissing")
-    assert message == "spec.endpoint.gateway: the API server has no HTTPRoutes of gateway.networking.k8s.io/v1"
+    assert message == "spec.endpoint.gateway: no HTTPRoutes of gateway.networking.k8s.io/v1 are served to Sundog"

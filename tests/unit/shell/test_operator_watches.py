@@ -9,23 +9,25 @@ import pytest
 from sundog_operator.adapters.kubernetes_client import KubernetesClient
 from sundog_operator.adapters.metrics import Metrics
 from sundog_operator.api.installation import Installation
-from sundog_operator.errors import NotServed
+from sundog_operator.errors import DependencyError, Forbidden, NotServed
 from sundog_operator.ports import CONFIG_MAP, HTTP_ROUTE, RAY_CLUSTER, SECRET, Kind, Snapshot
 from sundog_operator.shell.operator import Options, Watching
 
 
 class Client:
-    """An API server without objects, and without HTTPRoutes while `lacks`."""
+    """An API server without objects, and which refuses HTTPRoutes with `lacks`."""
 
-    lacks = True
     changes = 0
+
+    def __init__(self, lacks: DependencyError | None = None) -> None:
+        self.lacks = lacks
 
     async def login(self) -> Any:
         raise AssertionError("nobody runs the watches here")
 
     async def snapshot(self, kind: Kind, *_: Any) -> Snapshot:
         if kind == HTTP_ROUTE and self.lacks:
-            raise NotServed("no httproutes")
+            raise self.lacks
         if kind == CONFIG_MAP and self.changes:
             meta = {"name": "a", "namespace": "vision", "uid": "u", "resourceVersion": str(self.changes)}
             return Snapshot([{"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta}], str(self.changes))
@@ -45,11 +47,12 @@ def test_secrets_are_watched_only_where_the_installation_says_so(watch_secrets: 
     assert len(kinds) == len(set(kinds)) >= 7
 
 
+@pytest.mark.parametrize("lacks", [NotServed("no httproutes"), Forbidden("may not list httproutes")])
 async def test_a_kind_that_the_cluster_lacks_is_not_watched_and_not_waited_for(
-    caplog: pytest.LogCaptureFixture,
+    lacks: DependencyError, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "sundog.operator")
-    client = Client()
+    client = Client(lacks)
     watching = watching_of(client, Installation())
     for _ in range(3):
         await watching.list_all()
@@ -58,7 +61,7 @@ async def test_a_kind_that_the_cluster_lacks_is_not_watched_and_not_waited_for(
     assert [record.levelname for record in caplog.records] == ["INFO"], "told once, and no warning"
     assert not watching.kopf._round.is_set()
 
-    client.lacks = False
+    client.lacks = None
     await watching.list_all()
     assert watching.kube.synced(HTTP_ROUTE)
     assert HTTP_ROUTE in {each.kind for each in watching.watched()}
@@ -77,7 +80,18 @@ async def test_any_other_kind_is_waited_for(caplog: pytest.LogCaptureFixture) ->
         await watching.list_all()
     assert not watching.kube.ready
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert warnings == ["the API server serves no rayclusters of ray.io/v1: is it installed?"]
+    assert warnings == ["rayclusters of ray.io/v1 are not served: is it installed? no rayclusters"]
+
+
+async def test_a_kind_that_may_not_be_listed_is_waited_for() -> None:
+    class Forbidding(Client):
+        async def snapshot(self, kind: Kind, *_: Any) -> Snapshot:
+            raise Forbidden(f"may not list {kind.plural}")
+
+    watching = watching_of(Forbidding(), Installation())
+    with pytest.raises(Forbidden):
+        await watching.list_all()
+    assert not watching.kube.ready
 
 
 async def test_a_watch_that_tells_nothing_of_changes_begins_anew_and_then_the_process_does() -> None:

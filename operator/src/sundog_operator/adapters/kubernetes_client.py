@@ -16,7 +16,7 @@ from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
 
 from sundog_operator.adapters.memory_kubernetes.invalid import Invalid
-from sundog_operator.errors import AlreadyExists, Conflict, DependencyError, NotFound, NotServed
+from sundog_operator.errors import AlreadyExists, Conflict, DependencyError, Forbidden, NotFound, NotServed
 from sundog_operator.ports import Kind, Object, Ref, Snapshot, WatchEvent, ref_of
 
 T = TypeVar("T")
@@ -339,6 +339,8 @@ def _error(subject: str, code: int, status: Object) -> Exception:
     message = f"{subject}: {status.get('message') or status.get('reason') or code}"
     if code == 404:
         return _Absent(message) if details.get("name") else NotServed(message)
+    if code == 403:
+        return Forbidden(f"{message} ({code})")
     if code == 409:
         return AlreadyExists(message) if status.get("reason") == "AlreadyExists" else Conflict(message)
     if code == 410:

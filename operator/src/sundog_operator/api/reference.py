@@ -203,7 +203,11 @@ MODEL_DEPLOYMENT_CONDITIONS: Final = (
             Reason("True", "Accepted", "It told `Accepted` and `ResolvedRefs` of the route as it is now."),
             Reason("Unknown", "NotWritten", "There is no route yet; the edge comes first."),
             Reason("Unknown", "NotAnswered", "No controller told both: the Gateway is not there, or has none."),
-            Reason("False", "GatewayAPIMissing", "The API server knows no HTTPRoutes; they are looked for every 20 s."),
+            Reason(
+                "False",
+                "GatewayAPIMissing",
+                "HTTPRoutes are not installed, or Sundog may not list them; they are looked for every 20 s.",
+            ),
             Reason("False", "NotOwned", "An HTTPRoute of that name exists and is not ours; it is left alone."),
             Reason("False", "NotAccepted", "The controller refuses it, for a reason that is no single word."),
         ),

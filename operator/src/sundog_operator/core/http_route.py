@@ -57,7 +57,11 @@ def answer(deployment: Json, endpoint: Endpoint, route: Json | None, *, served: 
     meta = deployment["metadata"]
     wanted = parent(endpoint, meta["namespace"])
     if not served:
-        return "False", "GatewayAPIMissing", f"spec.endpoint.gateway: the API server has no HTTPRoutes of {API_VERSION}"
+        return (
+            "False",
+            "GatewayAPIMissing",
+            f"spec.endpoint.gateway: no HTTPRoutes of {API_VERSION} are served to Sundog",
+        )
     if route is None:
         return "Unknown", "NotWritten", "the HTTPRoute is not there yet; if that lasts, the operator's log says why"
     if not is_of(route, deployment):

@@ -121,10 +121,12 @@ class Watching:
         first, lacked = not self.kube.synced(kind), self.kube.lacks(kind)
         try:
             missed = await self.kube.resync(kind)
-        except NotServed:
+        except NotServed as err:
             if kind not in self._absent:
                 level = logging.INFO if kind in OPTIONAL else logging.WARNING
-                log.log(level, "the API server serves no %s of %s: is it installed?", kind.plural, kind.api_version)
+                log.log(
+                    level, "%s of %s are not served: is it installed? %s", kind.plural, kind.api_version, one_line(err)
+                )
             self._absent.add(kind)
             return
         except DependencyError:

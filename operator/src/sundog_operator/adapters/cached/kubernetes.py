@@ -8,7 +8,7 @@ import orjson
 
 from sundog_operator.adapters.cached.objects import Entry, Objects
 from sundog_operator.core import names
-from sundog_operator.errors import NotServed
+from sundog_operator.errors import Forbidden, NotServed
 from sundog_operator.ports import (
     CONFIG_MAP,
     CONTROLLER_REVISION,
@@ -92,8 +92,8 @@ class CachedKubernetes:
     write that failed, or a deletion, the object is asked for again. An object that misses the labels of its kind is in no list, but `get`
     finds it, and once found it is listed until the next `resync`.
 
-    A Secret that exists is asked for by name, at most once in `SECRET_S`. An optional kind that the server does not serve is not asked for
-    until a `resync` finds it: reads of it raise NotServed.
+    A Secret that exists is asked for by name, at most once in `SECRET_S`. An optional kind that the server does not serve, or may not be
+    listed, is not asked for until a `resync` finds it: reads of it raise NotServed.
 
     `on_change` is called with every object that is news, also with the last state of one that is gone.
     """
@@ -129,7 +129,7 @@ class CachedKubernetes:
         return self._synced | self._lacking == self._scopes.keys()
 
     def lacks(self, kind: Kind) -> bool:
-        """Whether the server was found not to serve an optional kind."""
+        """Whether the server was found not to serve an optional kind, to us at least."""
         return kind in self._lacking
 
     def feed(self, change: str | None, obj: Object) -> None:
@@ -148,6 +148,12 @@ class CachedKubernetes:
             except NotServed:
                 self._lack(kind)
                 raise
+            except Forbidden as err:
+                if kind not in OPTIONAL:
+                    raise
+                # Roles that an administrator wrote may be older than the kind.
+                self._lack(kind)
+                raise NotServed(str(err)) from err
             missed += self._merge(kind, namespace, snapshot)
         self._synced.add(kind)
         self._lacking.discard(kind)
