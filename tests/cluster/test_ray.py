@@ -3,8 +3,11 @@
 KubeRay, Ray, its autoscaler and the scheduler are real. Devices are advertised by the node, and there are none.
 """
 
+import contextlib
 import json
 import secrets
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,13 +23,14 @@ from real_kubernetes.images import BASE
 from real_local import NET
 from real_serving import USER, Json, Serving, Team, has_store
 from sundog_operator.api.installation import parse_installation
-from sundog_operator.core import ray_pods, ray_token
+from sundog_operator.core import names, ray_pods, ray_token
 
 pytestmark = pytest.mark.timeout(600)
 
 GPU = "nvidia.com/gpu"
 PRODUCT = "nvidia.com/gpu.product"
 CLAIM = "models"
+PRIORITY = "sundog-test"
 
 PREDICTOR = """
 import os
@@ -156,6 +160,93 @@ def test_a_first_revision_waits_for_devices_and_its_pod_goes_with_it(team: Team,
     team.kubectl("delete", "mdep", "big", "--wait=false")
     # It was never idle, for it never ran.
     team.until(lambda: not team.workers(name="big"), "the pod without a node is gone")
+
+
+@pytest.fixture(scope="module")
+def slow(team: Team) -> Iterator[Json]:
+    """A model of half a second with everything that a spec may ask of a pod, and one to three replicas by load."""
+    run = team.serving.kubectl
+    run.apply(
+        {"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": PRIORITY}, "value": 7}
+    )
+    for name, data in (("keys", {"k": "of-the-secret"}), ("read", {"READ_KEY": "of-the-source"})):
+        team.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": data})
+    team.apply(
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "settings"}, "data": {"level": "of-the-map"}}
+    )
+    env = [
+        {"name": "KEY", "valueFrom": {"secretKeyRef": {"name": "keys", "key": "k"}}},
+        {"name": "LEVEL", "valueFrom": {"configMapKeyRef": {"name": "settings", "key": "level"}}},
+    ]
+    toleration = {"key": "spot", "operator": "Exists", "effect": "NoSchedule"}
+    scaling = {"minReplicas": 1, "maxReplicas": 2, "targetOngoingRequests": 1}
+    made = manifest(
+        "slow",
+        model={"config": {"seconds": 0.5}, "credentials": {"secretName": "read"}},
+        runtime={"env": env, "podLabels": {"team": "vision"}},
+        scheduling={
+            "priorityClassName": PRIORITY,
+            "nodeSelector": {"kubernetes.io/hostname": node.NAME},
+            "tolerations": [toleration],
+        },
+        autoscaling={**scaling, "upscaleDelay": "1s", "downscaleDelay": "1s"},
+    )
+    team.apply(made)
+    team.until_stable(1, "slow")
+    yield made
+    run("delete", "priorityclass", PRIORITY)
+
+
+def test_pods_are_as_the_spec_asks_and_secrets_reach_the_model(team: Team, slow: Json) -> None:
+    (pod,) = team.workers(1, "slow")
+    spec, asked = pod["spec"], slow["spec"]["scheduling"]
+    assert (spec["priorityClassName"], spec["priority"]) == (PRIORITY, 7)
+    assert spec["nodeSelector"] == asked["nodeSelector"]
+    assert asked["tolerations"][0] in spec["tolerations"]
+    assert pod["metadata"]["labels"]["team"] == "vision"
+    assert pod["metadata"]["labels"]["ray.io/group"] == "slow-r1"
+    assert spec["automountServiceAccountToken"] is False
+    found = answer(team, "slow")
+    assert (found["KEY"], found["LEVEL"], found["READ_KEY"]) == ("of-the-secret", "of-the-map", "of-the-source")
+    # A pod that asked for no device sees none.
+    assert found["CUDA_VISIBLE_DEVICES"] == ""
+    assert team.kubectl("get", "pods", "-l", team.status("slow")["selector"], "-o", "name").split() == [
+        f"pod/{pod['metadata']['name']}"
+    ]
+
+
+@contextlib.contextmanager
+def load(team: Team, name: str, clients: int) -> Iterator[Counter[int]]:
+    """Clients that ask one after the other as long as the block runs; the answers by status."""
+    answers: Counter[int] = Counter()
+    stop = threading.Event()
+
+    def ask_on() -> None:
+        while not stop.is_set():
+            answers[ask(team, name).status_code] += 1
+
+    threads = [threading.Thread(target=ask_on) for _ in range(clients)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield answers
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def test_load_adds_a_pod_and_its_end_takes_it_away(team: Team, slow: Json) -> None:
+    before = team.workers(1, "slow")
+    with load(team, "slow", clients=4) as answers:
+        team.until(lambda: len(team.workers(1, "slow")) == 2, "a second pod")
+        team.until(lambda: team.status("slow")["readyReplicas"] == 2, "a second replica answers")
+    team.until(lambda: len(team.workers(1, "slow")) == 1, "one pod again")
+    team.until(lambda: team.status("slow")["replicas"] == team.status("slow")["readyReplicas"] == 1, "one replica")
+    assert answers.keys() == {200}
+    assert len(before) == 1
+    (revision,) = {pod["metadata"]["labels"][names.LABEL_REVISION] for pod in team.workers(name="slow")}
+    assert revision == "1"
 
 
 REDIS = ("redis-server", "--requirepass", "its-password", "--save", "", "--appendonly", "no")
