@@ -1,12 +1,21 @@
-"""Digits served on a cluster from end to end: by the chart, real Ray Serve, real edges, and clients in pods."""
+"""Digits served on a cluster from end to end: by the chart, real Ray Serve, real edges, and clients in pods.
+
+One ModelDeployment goes through all of it, in the order of the tests; each begins with what it finds.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator
 
 import pytest
 
-from real_serving import Team, example
+from real_serving import CLAIM, ROOT, Json, Team, Traffic, example, readme_commands
 
 pytestmark = pytest.mark.timeout(900)
 
 HELD_OUT = 540
+STEPS = [{"weight": 25, "gate": "time", "minDuration": "3s"}, {"weight": 50, "gate": "manual"}]
+ROLLOUT = {"rollout": {"steps": STEPS}}
 
 
 def test_the_example_is_served_by_the_name_of_its_service(vision: Team) -> None:
@@ -16,3 +25,116 @@ def test_the_example_is_served_by_the_name_of_its_service(vision: Team) -> None:
     with vision.traffic() as traffic:
         told = traffic.until(lambda told: told["images"].get("1") == HELD_OUT, "every held-out image was read")
     assert told["right"] == {"1": round(vision.serving.accuracy("v1") * HELD_OUT)}
+
+
+@pytest.fixture(scope="module")
+def served(vision: Team) -> Team:
+    """`digits` serves, whatever model."""
+    if not vision.list("mdep"):
+        vision.apply(vision.digits())
+    vision.until(lambda: vision.says("Ready")[0] == "True", "digits is Ready")
+    return vision
+
+
+@pytest.fixture(scope="module")
+def clients(served: Team) -> Iterator[Traffic]:
+    """Clients of `digits` all the time."""
+    with served.traffic() as traffic:
+        yield traffic
+
+
+@pytest.fixture
+def traffic(clients: Traffic) -> Iterator[Traffic]:
+    """The same, and no request was lost in a test."""
+    yield clients
+    clients.lost_nothing()
+
+
+def test_the_command_of_the_readme_asks_it(served: Team, traffic: Traffic) -> None:
+    if shutil.which("curl") is None:
+        pytest.skip("pods have the machine's programs, and it has no curl")
+    _, _, command = readme_commands(ROOT / "README.md", "On a cluster")[-1].partition(" -- ")
+    answer = json.loads(served.kubectl("exec", traffic.pod, "--", "sh", "-c", command))
+    [scores] = answer["outputs"]
+    assert scores.index(max(scores)) == 0
+
+
+def stable(team: Team, name: str = "digits") -> int:
+    return int(team.status(name)["stable"]["revision"])
+
+
+def candidate(team: Team, name: str = "digits") -> int:
+    return int((team.status(name).get("candidate") or {}).get("revision", 0))
+
+
+MISTAKES: dict[str, tuple[Json, tuple[str, ...]]] = {
+    "a missing model": ({"model": {"uri": f"pvc://{CLAIM}/v9"}}, ("ModelNotFound", f"{CLAIM}/v9")),
+    "a broken image": ({"runtime": {"image": "registry.example.com/no/such:1"}}, ("ImagePullBackOff", "no/such:1")),
+    "a wrong digest": ({"model": {"digest": f"sha256:{'0' * 64}"}}, ("DigestMismatch", "0" * 64)),
+    "a model that cannot be loaded": ({"model": {"uri": f"pvc://{CLAIM}/v3"}}, ("LoadFailed",)),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_what_cannot_start_is_told_in_one_line_and_stable_serves_on(
+    served: Team, traffic: Traffic, mistake: str
+) -> None:
+    """Each is an edit while the rollout of the one before may still be under way."""
+    before, (wrong, words) = stable(served), MISTAKES[mistake]
+    served.apply(served.digits(**ROLLOUT, **wrong))
+    line = served.until_told(*words)
+    assert "\n" not in line
+    assert stable(served) == before
+    assert traffic.told()["answered"].keys() == {str(before)}
+    traffic.more(50)
+
+
+def test_an_edit_walks_its_steps_is_edited_again_and_is_promoted(served: Team, traffic: Traffic) -> None:
+    before = stable(served)
+    served.apply(served.digits("v2", **ROLLOUT, resources={"memory": "1100Mi"}))
+    served.until_canary(25)
+    first = candidate(served)
+    traffic.until(lambda told: told["answered"].get(str(first), 0) > 20, "the canary answers")
+
+    served.apply(served.digits("v2", **ROLLOUT))
+    served.until(lambda: candidate(served) not in (0, first), "another candidate")
+    second = candidate(served)
+    served.until_canary(50)
+    traffic.until(lambda told: told["answered"].get(str(second), 0) > 50, "the canary answers")
+    assert stable(served) == before
+
+    served.sundog("promote", "digits")
+    served.until_stable(second)
+    told = traffic.until(lambda told: told["images"].get(str(second)) == HELD_OUT, "every held-out image was read")
+    assert told["right"][str(second)] == round(served.serving.accuracy("v2") * HELD_OUT)
+
+
+def test_kubectl_scale_adds_and_takes_replicas(served: Team, traffic: Traffic) -> None:
+    for replicas in (3, 1):
+        served.kubectl("scale", "mdep/digits", f"--replicas={replicas}")
+        served.until(
+            lambda replicas=replicas: served.status()["readyReplicas"] == replicas == len(served.workers()),
+            f"{replicas} replicas",
+        )
+        traffic.more(100)
+
+
+def test_a_neighbour_deleted_in_its_rollout_goes_alone(served: Team, traffic: Traffic) -> None:
+    served.apply(served.digits(name="letters", **ROLLOUT))
+    served.until_stable(1, "letters")
+    assert served.status("letters")["cluster"] == served.status()["cluster"]
+    assert len(served.heads()) == 1
+    with served.traffic("letters", clients=1) as letters:
+        letters.more(20)
+    served.apply(served.digits("v2", "letters", **ROLLOUT))
+    served.until(lambda: served.workers(2, "letters"), "a pod of the second revision")
+
+    served.kubectl("delete", "mdep", "letters")
+    kinds = "services,controllerrevisions,experiments,pods"
+
+    def left() -> list[str]:
+        return [obj["metadata"]["name"] for obj in served.list(kinds) if "letters" in obj["metadata"]["name"]]
+
+    served.until(lambda: not left(), "nothing of letters is left")
+    traffic.more(100)
+    assert served.says("Ready")[0] == "True"

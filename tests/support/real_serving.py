@@ -4,7 +4,6 @@ Nothing is stood in for. Images alone are those of the tests: empty ones, into w
 """
 
 import contextlib
-import copy
 import json
 import os
 import shutil
@@ -32,9 +31,7 @@ from real_local import condition, eventually
 from sundog_operator.core import names
 
 EXAMPLE = ROOT / "examples" / "digits"
-MODELS = ("v1", "v2", "v3")
 CLAIM = "digits-models"
-LOADER = "digits-loader"
 MDEP = "modeldeployments.serving.sundog.dev"
 OPERATOR = f"{names.LABEL_NAME}=sundog-operator"
 READY_S = 300.0
@@ -44,6 +41,22 @@ Json = dict[str, Any]
 
 USER = {"runAsNonRoot": True, "runAsUser": 65532, "runAsGroup": 65532, "seccompProfile": {"type": "RuntimeDefault"}}
 """That of the real images; the image of the tests names none."""
+
+
+_LOADING = (
+    "kubectl create",
+    "kubectl -n vision apply -f examples/digits/claim.yaml",
+    "kubectl -n vision wait pod",
+    "for v in",
+)
+_LOADING += ("kubectl -n vision delete",)
+
+
+def readme_commands(page: Path, heading: str) -> list[str]:
+    """The lines of the first block of commands below a heading; one that goes on in the next line is one line."""
+    _, _, below = page.read_text().partition(f"## {heading}\n")
+    block = below.split("```bash\n")[1].split("```")[0].replace("\\\n", "")
+    return [line for line in block.splitlines() if line and not line.startswith("#")]
 
 
 def has_store() -> bool:
@@ -140,7 +153,6 @@ class Serving:
     def team(self, name: str) -> Iterator["Team"]:
         """A namespace with the trained models in a claim and the held-out images at hand; it goes at the end, after what is in it."""
         team = Team(self, name)
-        self.kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
         try:
             team.load_models()
             yield team
@@ -162,36 +174,32 @@ class Team:
         return self.serving.kubectl("-n", self.namespace, *arguments, stdin=stdin, timeout=timeout)
 
     def load_models(self) -> None:
-        """The steps of the example's README."""
-        self.claim(CLAIM)
-        _, pod = yaml.safe_load_all((EXAMPLE / "claim.yaml").read_text())
-        loader = pod_spec(*pod["spec"]["containers"][0]["command"])
-        spec = copy.deepcopy(pod["spec"])
-        spec["containers"][0] |= {"image": BASE, "imagePullPolicy": "Never"}
-        spec["containers"][0]["volumeMounts"] += loader["containers"][0]["volumeMounts"]
-        spec["volumes"] += loader["volumes"]
-        self.apply({**pod, "spec": spec})
-        held_out = (self.serving.trained / "held-out.json").read_text()
-        self.apply(
-            {
-                "apiVersion": "v1",
-                "kind": "ConfigMap",
-                "metadata": {"name": "held-out"},
-                "data": {"held-out.json": held_out},
-            }
+        """The lines of the example's README, one by one; only the image of the loader is another."""
+        self._make_volume(CLAIM)
+        folder = self.serving.folder / self.namespace
+        example = folder / "examples" / "digits"
+        example.mkdir(parents=True)
+        (example / "models").symlink_to(self.serving.trained)
+        (example / "claim.yaml").write_text(json.dumps(_as_list(*_claim_and_loader())))
+        lines = [line for line in readme_commands(EXAMPLE / "README.md", "In a cluster") if line.startswith(_LOADING)]
+        script = "\n".join(["set -euo pipefail", *lines]).replace("vision", self.namespace)
+        environment = {**os.environ, "KUBECONFIG": str(self.serving.cluster.kubeconfig)}
+        done = subprocess.run(
+            ["bash", "-c", script], cwd=folder, env=environment, capture_output=True, text=True, timeout=180
         )
-        self.kubectl("wait", f"pod/{LOADER}", "--for=condition=Ready", "--timeout=2m", timeout=150)
-        for model in MODELS:
-            self.kubectl("cp", str(self.serving.trained / model), f"{LOADER}:/models/{model}")
-        self.kubectl("delete", "pod", LOADER, "--grace-period=1")
+        if done.returncode:
+            raise ClusterError(f"{script}\n{done.stdout}{done.stderr}")
+        held_out = {"held-out.json": (self.serving.trained / "held-out.json").read_text()}
+        self.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "held-out"}, "data": held_out})
 
     def claim(self, name: str) -> None:
-        """The claim of the example under a name, with what a provisioner would make of it.
-
-        The tests' node has none, and keeps it in the folder `volumes/<namespace>` of its cluster.
-        """
-        claim = next(yaml.safe_load_all((EXAMPLE / "claim.yaml").read_text()))
+        """The claim of the example under a name, with what a provisioner would make of it."""
+        claim, _ = _claim_and_loader()
         self.apply({**claim, "metadata": {"name": name}})
+        self._make_volume(name)
+
+    def _make_volume(self, name: str) -> None:
+        """What a provisioner would make of a claim, in the folder `volumes/<namespace>` of the cluster: the tests' node has none."""
         instance = self.serving.cluster.instance
         if instance is None:
             return
@@ -211,18 +219,18 @@ class Team:
             }
         )
 
-    def digits(self, model: str = "v1", name: str = "digits", **spec: Any) -> Json:
-        """The manifest of the example, with another model, name, or fields of its spec."""
+    def digits(self, version: str = "v1", name: str = "digits", **spec: Any) -> Json:
+        """The manifest of the example, with another version, name, or fields of its spec."""
         manifest: Json = yaml.safe_load(example())
         manifest["metadata"]["name"] = name
-        manifest["spec"]["model"]["uri"] = f"pvc://{CLAIM}/{model}"
+        manifest["spec"]["model"]["uri"] = f"pvc://{CLAIM}/{version}"
         for key, value in spec.items():
             old = manifest["spec"].get(key)
             manifest["spec"][key] = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
         return manifest
 
     def apply(self, *objects: Json) -> None:
-        self.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=_as_list(objects))
+        self.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=json.dumps(_as_list(*objects)))
 
     def get(self, name: str = "digits", kind: str = MDEP) -> Json:
         """A stored object. Raises ClusterError where there is none."""
@@ -382,10 +390,19 @@ def processes_of(pod: Json) -> list[psutil.Process]:
     return found
 
 
+def _claim_and_loader() -> tuple[Json, Json]:
+    claim, pod = yaml.safe_load_all((EXAMPLE / "claim.yaml").read_text())
+    spec, machine = pod["spec"], pod_spec()
+    spec["containers"][0] |= {"image": BASE, "imagePullPolicy": "Never"}
+    spec["containers"][0]["volumeMounts"] += machine["containers"][0]["volumeMounts"]
+    spec["volumes"] += machine["volumes"]
+    return claim, pod
+
+
 def _is_ready(obj: Json) -> bool:
     current = obj["metadata"]["generation"] == obj["status"].get("observedGeneration")
     return current and condition(obj, "Ready").get("status") == "True"
 
 
-def _as_list(objects: tuple[Json, ...]) -> str:
-    return json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)})
+def _as_list(*objects: Json) -> Json:
+    return {"apiVersion": "v1", "kind": "List", "items": list(objects)}
