@@ -96,14 +96,13 @@ def manifest(name: str, folder: str = "predictor", entrypoint: str = "predictor:
     }
 
 
-def ask(team: Team, name: str) -> httpx.Response:
-    """An answer of a model, by way of an edge."""
-    address = team.edges()[0]["status"]["podIP"]
-    return httpx.post(f"http://{address}:8080/{name}/", json={"inputs": [[1.0]]}, timeout=30, trust_env=False)
+def post(url: str) -> httpx.Response:
+    return httpx.post(url, json={"inputs": [[1.0]]}, timeout=30, trust_env=False)
 
 
 def answer(team: Team, name: str) -> Json:
-    response = ask(team, name)
+    """What a model says, by way of an edge."""
+    response = post(f"http://{team.edges()[0]['status']['podIP']}:8080/{name}/")
     assert response.status_code == 200, response.text
     found: Json = response.json()["outputs"]
     return found
@@ -216,14 +215,18 @@ def test_pods_are_as_the_spec_asks_and_secrets_reach_the_model(team: Team, slow:
 
 
 @contextlib.contextmanager
-def load(team: Team, name: str, clients: int) -> Iterator[Counter[int]]:
-    """Clients that ask one after the other as long as the block runs; the answers by status."""
-    answers: Counter[int] = Counter()
+def load(team: Team, name: str, clients: int) -> Iterator[Counter[str]]:
+    """Clients that ask one after the other as long as the block runs; the answers by status, or by error."""
+    answers: Counter[str] = Counter()
     stop = threading.Event()
+    url = f"http://{team.edges()[0]['status']['podIP']}:8080/{name}/"
 
     def ask_on() -> None:
         while not stop.is_set():
-            answers[ask(team, name).status_code] += 1
+            try:
+                answers[str(post(url).status_code)] += 1
+            except httpx.HTTPError as error:
+                answers[f"{type(error).__name__}: {error}"] += 1
 
     threads = [threading.Thread(target=ask_on) for _ in range(clients)]
     for thread in threads:
@@ -243,10 +246,29 @@ def test_load_adds_a_pod_and_its_end_takes_it_away(team: Team, slow: Json) -> No
         team.until(lambda: team.status("slow")["readyReplicas"] == 2, "a second replica answers")
     team.until(lambda: len(team.workers(1, "slow")) == 1, "one pod again")
     team.until(lambda: team.status("slow")["replicas"] == team.status("slow")["readyReplicas"] == 1, "one replica")
-    assert answers.keys() == {200}
+    assert answers.keys() == {"200"}
     assert len(before) == 1
     (revision,) = {pod["metadata"]["labels"][names.LABEL_REVISION] for pod in team.workers(name="slow")}
     assert revision == "1"
+
+
+@pytest.mark.skipif(not has_store(), reason="neither valkey-server nor redis-server is installed")
+def test_a_head_that_is_lost_comes_back_from_its_store_while_replicas_answer(team: Team, slow: Json) -> None:
+    (head,), workers = team.heads(), {pod["metadata"]["uid"] for pod in team.workers(name="slow")}
+
+    def is_replaced() -> bool:
+        found = [pod for pod in team.heads() if pod["metadata"]["uid"] != head["metadata"]["uid"]]
+        conditions = [each for pod in found for each in pod["status"].get("conditions", ())]
+        return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
+
+    with load(team, "slow", clients=1) as answers:
+        team.kubectl("delete", "pod", head["metadata"]["name"], "--force", "--grace-period=0")
+        team.until(is_replaced, "another head")
+        # Its control plane goes on where the other one was: it takes a setting, and nothing is loaded anew for it.
+        team.apply({**slow, "spec": {**slow["spec"], "autoscaling": {"minReplicas": 2, "maxReplicas": 2}}})
+        team.until(lambda: team.status("slow")["readyReplicas"] == 2, "a second replica")
+    assert answers.keys() == {"200"}
+    assert workers <= {pod["metadata"]["uid"] for pod in team.workers(name="slow")}
 
 
 REDIS = ("redis-server", "--requirepass", "its-password", "--save", "", "--appendonly", "no")
