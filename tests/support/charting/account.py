@@ -23,9 +23,9 @@ def install(kubectl: Kubectl, values: Values) -> None:
     kubectl.apply(*parts)
 
 
-def installation(values: Values) -> str:
-    """The file that the operator would read."""
-    text: str = one(values, "ConfigMap")["data"]["installation.yaml"]
+def installation(values: Values, name: str = RELEASE) -> str:
+    """The file that the operator would read; `name` is the release's full name."""
+    text: str = one(values, "ConfigMap", name)["data"]["installation.yaml"]
     return text
 
 

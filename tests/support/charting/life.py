@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from charting import NAMESPACE, ROOT, account, values
+from charting import NAMESPACE, RELEASE, ROOT, account, values
 from real_kubernetes import kuberay
 from real_kubernetes.cluster import Cluster
 from real_kubernetes.kubectl import Kubectl
@@ -80,14 +80,17 @@ class Life:
 
 
 @contextlib.contextmanager
-def beginning(api_server: Cluster, folder: Path, *options: str, case: str = "smallest") -> Iterator[Life]:
-    """An operator of the chart's making and an empty namespace; the namespace goes at the end. `options` go to the operator."""
-    kubectl, given = api_server.kubectl, values(case)
+def beginning(api_server: Cluster, folder: Path, *options: str, name: str = RELEASE) -> Iterator[Life]:
+    """An operator of the chart's making and an empty namespace; the namespace goes at the end. `options` go to the operator.
+
+    `name` is the release's full name, and that of its account: what another one does is not counted as the chart's own.
+    """
+    kubectl, given = api_server.kubectl, {**values("smallest"), "fullnameOverride": name}
     kuberay.apply_crds(kubectl)
     kubectl("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))
     account.install(kubectl, given)
     kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": TEAM}})
-    own, file = account.kubeconfig(kubectl, folder / "kubeconfig"), account.installation(given)
+    own, file = account.kubeconfig(kubectl, folder / "kubeconfig", name), account.installation(given, name)
     try:
         with (
             standing_in(api_server.kubeconfig, folder / "standing-in.log"),
