@@ -87,7 +87,8 @@ def api_server_away(instance: Instance) -> Iterator[None]:
     finally:
         instance.start(API_SERVER, command)
         kubectl = Kubectl(instance.kubeconfig)
-        await_answer(instance, API_SERVER, lambda: kubectl.succeeds("get", "--raw", "/readyz"))
+        # On a busy machine it competes with all that runs in pods.
+        await_answer(instance, API_SERVER, lambda: kubectl.succeeds("get", "--raw", "/readyz"), 3 * READY_S)
 
 
 def _start_etcd_and_api(instance: Instance, binaries: Binaries, addresses: Addresses, port: int) -> None:
