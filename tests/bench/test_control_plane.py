@@ -18,8 +18,8 @@ pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]
 NAMESPACES = 20
 COUNTS = [int(each) for each in os.environ.get("SUNDOG_BENCH_COUNTS", "100,1000").split(",")]
 WITHIN_S = 600.0
-SETTLE_S = 30.0
-REST_S = 60.0
+SETTLE_S = 20.0
+REST_S = 40.0
 WORKERS = 16
 PASSES = "controller_runtime_reconcile_total"
 

@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]
 RAY_SERVICE = Kind("ray.io/v1", "RayService", "rayservices")
 NAMESPACES = 20
 COUNT = int(os.environ.get("SUNDOG_BENCH_RAYSERVICES", "1000"))
-WITHIN_S = 120.0
+WITHIN_S = float(os.environ.get("SUNDOG_BENCH_WITHIN_S", "120"))
 BATCH = 100
 IMAGE = "registry.example.com/ray:2.60.0"
 SIDES = {
@@ -90,6 +90,12 @@ def ray_service(index: int) -> Object:
     }
 
 
+def runs(obj: Object) -> bool:
+    """Whether KubeRay has seen its application run; that is before its condition Ready, which waits for the Service's endpoints."""
+    told = ((obj.get("status") or {}).get("activeServiceStatus") or {}).get("applicationStatuses") or {}
+    return bool(told) and all(each.get("status") == "RUNNING" for each in told.values())
+
+
 async def create_all(cluster: Cluster) -> tuple[int, float]:
     """Create the RayServices; how many are ready when the time is over or all are, and how long that took."""
     async with fleet.client_of(cluster.kubeconfig) as client:
@@ -97,7 +103,7 @@ async def create_all(cluster: Cluster) -> tuple[int, float]:
         began = time.monotonic()
         batches = [map(ray_service, range(start, min(start + BATCH, COUNT))) for start in range(0, COUNT, BATCH)]
         making = asyncio.gather(*(asyncio.to_thread(cluster.kubectl.apply, *batch) for batch in batches))
-        ready = await fleet.wait_for(client, RAY_SERVICE, COUNT, fleet.is_ready, WITHIN_S)
+        ready = await fleet.wait_for(client, RAY_SERVICE, COUNT, runs, WITHIN_S)
         took = time.monotonic() - began
         await making
         return ready, took
@@ -118,13 +124,13 @@ def measure(folder: Path, options: tuple[str, ...]) -> Found:
 def test_ray_services(tmp_path: Path) -> None:
     if missing := BINARIES.missing((KUBERAY,)):
         BINARIES.build(missing)
-    columns = ("KubeRay v1.5.0", "Ready", "in", "per second", "CPU of KubeRay, each", "CPU of the rest, each", "memory")
+    columns = ("KubeRay v1.5.0", "RUNNING", "in", "per second", "CPU of KubeRay, each", "CPU of the rest, each", "memory")
     record = Record("rayservices", f"{COUNT} RayServices in {NAMESPACES} namespaces, {WITHIN_S:.0f} s", columns)
     for index, (name, options) in enumerate(SIDES.items()):
         folder = tmp_path / str(index)
         folder.mkdir()
         found = measure(folder, options)
-        assert found.ready, "no RayService became Ready"
+        assert found.ready, "no RayService runs"
         record.add(
             name,
             f"{found.ready}",

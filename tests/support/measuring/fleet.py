@@ -105,6 +105,8 @@ async def client_of(kubeconfig: Path) -> AsyncIterator[KubernetesClient]:
         yield client
     finally:
         await client.close()
+        # aiohttp takes a moment to shut TLS connections down.
+        await asyncio.sleep(0.25)
 
 
 def model_deployment(index: int, namespaces: int) -> Object:
