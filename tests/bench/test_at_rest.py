@@ -30,7 +30,7 @@ class Found:
 
 def measure(here: fleet.Fleet) -> Found:
     with here.operator() as operator:
-        asyncio.run(fleet.apply_all(here.cluster.kubeconfig, COUNT, NAMESPACES, 300))
+        asyncio.run(fleet.apply_all(here.cluster.kubeconfig, operator, COUNT, NAMESPACES, 300))
         time.sleep(SETTLE_S)
         before, cpu = here.requests(), operator.cpu_s()
         time.sleep(REST_S)

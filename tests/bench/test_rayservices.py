@@ -124,7 +124,15 @@ def measure(folder: Path, options: tuple[str, ...]) -> Found:
 def test_ray_services(tmp_path: Path) -> None:
     if missing := BINARIES.missing((KUBERAY,)):
         BINARIES.build(missing)
-    columns = ("KubeRay v1.5.0", "RUNNING", "in", "per second", "CPU of KubeRay, each", "CPU of the rest, each", "memory")
+    columns = (
+        "KubeRay v1.5.0",
+        "RUNNING",
+        "in",
+        "per second",
+        "CPU of KubeRay, each",
+        "CPU of the rest, each",
+        "memory",
+    )
     record = Record("rayservices", f"{COUNT} RayServices in {NAMESPACES} namespaces, {WITHIN_S:.0f} s", columns)
     for index, (name, options) in enumerate(SIDES.items()):
         folder = tmp_path / str(index)

@@ -164,13 +164,16 @@ def is_ready(obj: Object) -> bool:
     return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
 
 
-async def apply_all(kubeconfig: Path, count: int, namespaces: int, within_s: float) -> float:
+async def apply_all(kubeconfig: Path, operator: OperatorProcess, count: int, namespaces: int, within_s: float) -> float:
     """Create so many ModelDeployments and wait until all are ready; how long that took, in seconds."""
     async with client_of(kubeconfig) as client:
         await make_namespaces(client, namespaces)
         began = time.monotonic()
         waiting = asyncio.ensure_future(wait_for(client, MODEL_DEPLOYMENT, count, is_ready, within_s))
         await each(count, lambda index: client.create(model_deployment(index, namespaces)))
-        found = await waiting
+        while not waiting.done():
+            assert operator.process.poll() is None, f"the operator ended: {operator.log.read_text()[-600:]}"
+            await asyncio.wait((waiting,), timeout=1)
+        found = waiting.result()
         assert found == count, f"{found} of {count} ModelDeployments are Ready after {within_s:g} s"
         return time.monotonic() - began
