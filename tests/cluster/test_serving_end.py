@@ -1,0 +1,64 @@
+"""How serving digits ends: an upgrade changes none of it, and the last ModelDeployment takes all that was made for it along."""
+
+from typing import Any
+
+import pytest
+
+from charting import NAMESPACE
+from real_serving import MDEP, Json, Team
+
+pytestmark = pytest.mark.timeout(900)
+
+KINDS = (
+    "pods,services,configmaps,secrets,serviceaccounts,roles,rolebindings,deployments,statefulsets,poddisruptionbudgets"
+)
+KINDS += ",networkpolicies,persistentvolumeclaims,jobs,rayclusters,controllerrevisions,experiments.serving.sundog.dev"
+
+
+@pytest.fixture
+def digits(vision: Team) -> Team:
+    if not vision.list("mdep"):
+        vision.apply(vision.digits())
+    vision.until(lambda: vision.says("Ready")[0] == "True", "digits is Ready")
+    return vision
+
+
+def facts(team: Team) -> Json:
+    """What an upgrade must not change."""
+    revisions = {obj["metadata"]["name"]: obj["metadata"]["uid"] for obj in team.list("controllerrevisions")}
+    pods = {pod["metadata"]["uid"] for pod in (*team.workers(), *team.heads(), *team.edges())}
+    status = team.status()
+    return {"revisions": revisions, "pods": pods, "stable": status["stable"]["revision"], "cluster": status["cluster"]}
+
+
+def test_an_upgrade_of_the_chart_rolls_no_model(digits: Team) -> None:
+    serving = digits.serving
+    before, operators = facts(digits), {pod["metadata"]["uid"] for pod in serving.operators()}
+    changed: dict[str, Any] = {**serving.values, "installation": {**serving.values["installation"], "workers": 8}}
+    with digits.traffic() as traffic:
+        serving.upgrade(changed)
+        assert not operators & {pod["metadata"]["uid"] for pod in serving.operators()}
+        led = serving.leader()
+        # The new operator has looked at it: it says so of a generation that it has not seen.
+        digits.kubectl("patch", MDEP, "digits", "--type=merge", "-p", '{"spec":{"endpoint":{"requestTimeout":"59s"}}}')
+        wanted = digits.get()["metadata"]["generation"]
+        digits.until(lambda: digits.status()["observedGeneration"] == wanted, f"{led} has seen generation {wanted}")
+        digits.until(lambda: digits.says("Ready")[0] == "True", "digits is Ready")
+        traffic.more(100)
+    assert facts(digits) == before
+    assert digits.status().get("candidate") is None
+
+
+def test_the_last_one_takes_all_that_was_made_for_it_and_nothing_else(digits: Team) -> None:
+    theirs = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "theirs"}, "data": {"a": "b"}}
+    digits.apply(theirs)
+    digits.kubectl("delete", MDEP, "--all")
+
+    def left() -> set[str]:
+        return {f"{obj['kind']} {obj['metadata']['name']}" for obj in digits.list(KINDS)}
+
+    own = {"ConfigMap theirs", "ConfigMap held-out", "ConfigMap kube-root-ca.crt", "ServiceAccount default"}
+    own |= {"PersistentVolumeClaim digits-models"}
+    digits.until(lambda: left() <= own, "nothing that Sundog made is left")
+    assert left() == own
+    assert digits.serving.kubectl.get("-n", NAMESPACE, "deployment", "sundog")["status"]["readyReplicas"] == 2
