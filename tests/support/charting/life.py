@@ -89,6 +89,8 @@ def beginning(api_server: Cluster, folder: Path, *options: str, name: str = RELE
     kuberay.apply_crds(kubectl)
     kubectl("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))
     account.install(kubectl, given)
+    # One that another account left would be taken over, where the first operator of a cluster makes it.
+    kubectl("-n", NAMESPACE, "delete", "lease", "--all")
     kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": TEAM}})
     own, file = account.kubeconfig(kubectl, folder / "kubeconfig", name), account.installation(given, name)
     try:
