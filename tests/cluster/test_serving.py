@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from charting import account
+from real_kubernetes import audit
 from real_serving import CLAIM, ROOT, Json, Team, Traffic, example, readme_commands
 
 pytestmark = pytest.mark.timeout(900)
@@ -138,3 +140,13 @@ def test_a_neighbour_deleted_in_its_rollout_goes_alone(served: Team, traffic: Tr
     served.until(lambda: not left(), "nothing of letters is left")
     traffic.more(100)
     assert served.says("Ready")[0] == "True"
+
+
+def test_the_operator_was_refused_nothing_in_all_of_it(served: Team) -> None:
+    """Before the API server is away in other tests: one that starts refuses for a moment what it will allow."""
+    instance = served.serving.cluster.instance
+    if instance is None:
+        pytest.skip("only the API server of these tests writes down what accounts do")
+    log = audit.log(instance)
+    assert served.namespace in {use.namespace for use in audit.uses(log, account.ACCOUNT)}
+    assert {use for use in audit.refusals(log, account.ACCOUNT) if use.namespace == served.namespace} == set()

@@ -4,8 +4,7 @@ from typing import Any
 
 import pytest
 
-from charting import NAMESPACE, account
-from real_kubernetes import audit
+from charting import NAMESPACE
 from real_serving import MDEP, Json, Team
 
 pytestmark = pytest.mark.timeout(900)
@@ -63,13 +62,3 @@ def test_the_last_one_takes_all_that_was_made_for_it_and_nothing_else(digits: Te
     digits.until(lambda: left() <= own, "nothing that Sundog made is left")
     assert left() == own
     assert digits.serving.kubectl.get("-n", NAMESPACE, "deployment", "sundog")["status"]["readyReplicas"] == 2
-
-
-def test_the_operator_was_refused_nothing_in_all_of_it(vision: Team) -> None:
-    instance = vision.serving.cluster.instance
-    if instance is None:
-        pytest.skip("only the API server of these tests writes down what accounts do")
-    log = audit.log(instance)
-    assert vision.namespace in {use.namespace for use in audit.uses(log, account.ACCOUNT)}
-    refused = {use for use in audit.refusals(log, account.ACCOUNT) if use.namespace == vision.namespace}
-    assert refused == set()
