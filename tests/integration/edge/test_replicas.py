@@ -93,7 +93,7 @@ async def test_a_replica_that_refuses_is_checked_at_once_however_rarely_it_is_ch
             states = await haproxy.servers((await haproxy.processes())[0].pid)
         except HaproxyUnavailable:
             return None
-        return {state.name for state in states if state.running and state.since_s}
+        return {state.name for state in states if state.slot == "slot0" and state.running and state.since_s}
 
     async def both() -> bool:
         return await up() == {first.address, second.address}
