@@ -83,6 +83,22 @@ async def test_a_first_revision_gets_a_cluster_with_a_store_a_token_and_a_group(
     assert deployment["ray_actor_options"]["label_selector"] == {names.RAY_LABEL_APPLICATION: "digits-r1"}
 
 
+async def test_how_long_the_phases_of_a_start_took_is_told_of_the_newest_revision(cluster: Cluster) -> None:
+    dashboard = f"http://{RAY}-head-svc.{NAMESPACE}.svc.cluster.local:8265"
+    started_in = cluster.serve_apis.of(dashboard).started_in
+    started_in.update(download=0.75, load=0.5, warmup=0.25)
+    await served(cluster, rollout=RECREATE)
+    told = (await cluster.status())["startup"]
+    assert told.items() >= {"revision": 1, "download": "750ms", "load": "500ms", "warmup": "250ms"}.items()
+
+    started_in["load"] = 3.0
+    await cluster.settle(60)
+    assert (await cluster.status())["startup"] == told, "of each revision once"
+    await served(cluster, "file:///models/v2", 2, rollout=RECREATE)
+    told = (await cluster.status())["startup"]
+    assert (told["revision"], told["load"]) == (2, "3s")
+
+
 async def test_a_canary_gets_a_group_of_its_own_and_the_old_one_goes_at_zero_pods(cluster: Cluster) -> None:
     await served(cluster, replicas=4)
     cluster.kuberay.stuck = {"digits-r1"}  # type: ignore[union-attr]

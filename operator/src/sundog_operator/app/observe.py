@@ -25,7 +25,7 @@ from sundog_operator.core import (
 from sundog_operator.core.capacity import Room
 from sundog_operator.core.draft import Observed, Rollout
 from sundog_operator.core.edge_objects import is_gone
-from sundog_operator.core.observed import EdgeReport, ServeState
+from sundog_operator.core.observed import ServeState
 from sundog_operator.core.ray_cluster import ClusterView
 from sundog_operator.core.spec import accept
 from sundog_operator.errors import DependencyError, NotServed, RayUnavailable
@@ -210,11 +210,6 @@ async def read_serve(world: World, namespace: str, cluster: ClusterView) -> Serv
         return await world.serve.read(cluster.dashboard, namespace)
     except RayUnavailable:
         return ServeState(known=False)
-
-
-async def read_edges(world: World, namespace: str) -> Sequence[EdgeReport]:
-    """The reports of a namespace's edges."""
-    return await world.edges.read(await edge_pods(world, namespace))
 
 
 async def edge_pods(world: World, namespace: str) -> list[Object]:

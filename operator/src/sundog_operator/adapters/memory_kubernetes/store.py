@@ -408,10 +408,5 @@ def _check(ref: Ref, before: Object, *, uid: str | None, revision: str | None) -
         raise Conflict(f"{ref}: resourceVersion is {metadata.get('resourceVersion', 'absent')}, expected {revision}")
 
 
-def _is_released(obj: Object) -> bool:
-    """Whether the last finalizer of an object that was deleted is gone."""
-    return bool(obj["metadata"].get("deletionTimestamp")) and not obj["metadata"].get("finalizers")
-
-
 def _timestamp(instant: datetime) -> str:
     return instant.strftime("%Y-%m-%dT%H:%M:%SZ")
