@@ -5,6 +5,7 @@ One ModelDeployment goes through all of it, in the order of the tests; each begi
 
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -27,6 +28,11 @@ def test_the_example_is_served_by_the_name_of_its_service(vision: Team) -> None:
     with vision.traffic() as traffic:
         told = traffic.until(lambda told: told["images"].get("1") == HELD_OUT, "every held-out image was read")
     assert told["right"] == {"1": round(vision.serving.accuracy("v1") * HELD_OUT)}
+    vision.until(lambda: vision.status().get("startup"), "how long the phases of the start took")
+    startup = vision.status()["startup"]
+    assert startup["revision"] == 1
+    assert {"scheduled", "image", "load", "warmup"} <= startup.keys()
+    sys.stdout.write(f"{startup}\n")
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +65,8 @@ def test_the_command_of_the_readme_asks_it(served: Team, traffic: Traffic) -> No
     answer = json.loads(served.kubectl("exec", traffic.pod, "--", "sh", "-c", command))
     [scores] = answer["outputs"]
     assert scores.index(max(scores)) == 0
+    answer = json.loads(served.sundog("predict", "digits", "--data", json.dumps({"inputs": [[[0] * 8] * 8]})))
+    assert len(answer["outputs"][0]) == len(scores)
 
 
 def stable(team: Team, name: str = "digits") -> int:
@@ -92,14 +100,20 @@ def test_what_cannot_start_is_told_in_one_line_and_stable_serves_on(
 
 
 def test_an_edit_walks_its_steps_is_edited_again_and_is_promoted(served: Team, traffic: Traffic) -> None:
+    """Three edits while one rollout is under way: before it serves, and while it does."""
     before = stable(served)
+    served.apply(served.digits("v2", **ROLLOUT, resources={"memory": "1200Mi"}))
+    served.until(lambda: candidate(served) > before, "a candidate")
     served.apply(served.digits("v2", **ROLLOUT, resources={"memory": "1100Mi"}))
     served.until_canary(25)
     first = candidate(served)
     traffic.until(lambda told: told["answered"].get(str(first), 0) > 20, "the canary answers")
 
-    served.apply(served.digits("v2", **ROLLOUT))
+    served.apply(served.digits("v2", **ROLLOUT, resources={"memory": "1300Mi"}))
     served.until(lambda: candidate(served) not in (0, first), "another candidate")
+    third = candidate(served)
+    served.apply(served.digits("v2", **ROLLOUT))
+    served.until(lambda: candidate(served) not in (0, first, third), "another candidate")
     second = candidate(served)
     served.until_canary(50)
     traffic.until(lambda told: told["answered"].get(str(second), 0) > 50, "the canary answers")

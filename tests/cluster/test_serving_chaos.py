@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+import sys
 import time
 from collections.abc import Iterator
 
@@ -15,7 +16,8 @@ from real_serving import Json, Serving, Team, Traffic, has_store, processes_of
 pytestmark = pytest.mark.timeout(900)
 
 AWAY_S = 30.0
-STEPS = [{"weight": weight, "gate": "time", "minDuration": "3s"} for weight in (25, 50)]
+# Long enough to be seen, and to be hit by a kill.
+STEPS = [{"weight": weight, "gate": "time", "minDuration": "10s"} for weight in (25, 50)]
 SEED = random.randrange(2**32)
 
 
@@ -93,14 +95,18 @@ def test_a_rollout_reaches_its_end_whatever_becomes_of_its_operators(digits: Tea
     serving, points = digits.serving, random.Random(SEED)
     if serving.cluster.instance is None:
         pytest.skip("the operator's processes are not on this machine")
+    sys.stdout.write(f"seed {SEED}\n")
     revision = roll_out(digits)
-    for _ in range(3):
-        traffic.more(points.randrange(10, 300))
-        digits.until(lambda: kill_leader(serving), f"a leader to kill (seed {SEED})")
-    traffic.more(points.randrange(10, 300))
+    traffic.more(points.randrange(10, 200))
+    digits.until(lambda: kill_leader(serving), "a leader to kill")
+    for weight in (25, 50):
+        digits.until_canary(weight)
+        traffic.more(points.randrange(1, 100))
+        assert digits.status()["candidate"]["weight"] == weight
+        digits.until(lambda: kill_leader(serving), "a leader to kill")
     before = serving.leader()
     serving.kubectl("-n", NAMESPACE, "delete", "pod", before, "--wait=false")
-    digits.until(lambda: serving.leader() not in ("", before), f"another leader (seed {SEED})")
+    digits.until(lambda: serving.leader() not in ("", before), "another leader")
     digits.until_stable(revision)
     digits.until(lambda: len(digits.workers()) == len(digits.workers(revision)) == 2, "the pods of this revision alone")
 
