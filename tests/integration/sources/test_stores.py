@@ -18,7 +18,7 @@ from obstore.store import S3Store
 from yarl import URL
 
 from model_stores import Handler, Server, answer
-from store_processes import FAKE_GCS, VERSITYGW, free_port, go_tool, program, running
+from store_processes import BUILD_S, FAKE_GCS, VERSITYGW, free_port, go_tool, program, running
 from sundog_runtime.errors import (
     AccessDenied,
     DigestMismatch,
@@ -30,6 +30,9 @@ from sundog_runtime.errors import (
     StartError,
 )
 from sundog_runtime.sources.files import open_model
+
+# The first test of a store waits until its server is built.
+pytestmark = pytest.mark.timeout(BUILD_S + 120)
 
 BIG = os.urandom(300_000)
 MODEL = {"model.safetensors": BIG, "model.yaml": b"format: torch\n", "code/net.py": b"class Net: ...\n"}
