@@ -10,7 +10,7 @@ from doubles.kuberay import create_with_status
 from sundog_operator.api.installation import parse_installation
 from sundog_operator.app.keys import Key
 from sundog_operator.app.reconcile_ray_cluster import reconcile_ray_cluster
-from sundog_operator.core import names, ray_cluster
+from sundog_operator.core import names, ray_cluster, ray_groups
 from sundog_operator.errors import Conflict
 from sundog_operator.ports import (
     MODEL_DEPLOYMENT,
@@ -113,6 +113,17 @@ async def test_a_canary_gets_a_group_of_its_own_and_the_old_one_goes_at_zero_pod
     cluster.kuberay.stuck = set()  # type: ignore[union-attr]
     await cluster.settle(5)
     assert await groups(cluster) == {"digits-r2": (4, 4, 4)}
+
+
+async def test_a_pod_that_kuberay_makes_of_a_group_that_was_removed_meanwhile_is_deleted(cluster: Cluster) -> None:
+    await served(cluster)
+    mine = await cluster.kube.list(POD, NAMESPACE, {ray_groups.LABEL_CLUSTER: RAY})
+    (worker,) = (pod for pod in mine if pod["metadata"]["labels"].get(ray_groups.LABEL_NODE_TYPE) == "worker")
+    labels = {**worker["metadata"]["labels"], ray_groups.LABEL_GROUP: "digits-r0"}
+    late = {**worker, "metadata": {"name": "late", "namespace": NAMESPACE, "labels": labels}}
+    await create_with_status(cluster.kube, POD, late, worker.get("status", {}))
+    await cluster.settle(15)
+    assert await cluster.kube.list(POD, NAMESPACE, {ray_groups.LABEL_CLUSTER: RAY}) == mine
 
 
 async def test_pods_of_an_aborted_canary_that_found_no_node_go_at_once(cluster: Cluster) -> None:

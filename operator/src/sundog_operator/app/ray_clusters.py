@@ -13,7 +13,7 @@ from sundog_operator.core import names, ray_cluster, ray_groups, ray_pods, ray_t
 from sundog_operator.core.ray_cluster import ClusterView, is_ours
 from sundog_operator.core.ray_groups import Presence
 from sundog_operator.errors import Conflict
-from sundog_operator.ports import POD, RAY_CLUSTER, SECRET, SERVICE, STATEFUL_SET, Object, Ref
+from sundog_operator.ports import POD, RAY_CLUSTER, SECRET, SERVICE, STATEFUL_SET, Object, Ref, ref_of
 
 TOKEN_BYTES: Final = 32
 REDIS_CLEANUP: Final = "ray.io/gcs-ft-redis-cleanup-finalizer"
@@ -47,11 +47,13 @@ async def ensure_managed(
         started = [{**group, "replicas": group["minReplicas"]} for group in groups]
         stored = await world.kube.create({**wanted, "spec": {**wanted["spec"], "workerGroupSpecs": started}})
     else:
-        seen = await _presence(world, meta["namespace"], meta["name"], deployed)
-        changed = ray_pods.renew(stored, wanted, groups, seen)
+        pods = await world.kube.list(POD, meta["namespace"], {ray_groups.LABEL_CLUSTER: meta["name"]})
+        changed = ray_pods.renew(stored, wanted, groups, _presence(pods, deployed))
         if changed is not None:
             await _ensure_token(world, meta["namespace"], meta["ownerReferences"])
             stored = await world.kube.replace(changed)
+        for pod in ray_groups.forgotten(pods, [*stored["spec"].get("workerGroupSpecs", ()), *groups]):
+            await world.kube.delete(ref_of(pod), uid=pod["metadata"]["uid"])
     if _has_own_store(installation):
         await _ensure_store(world, installation, stored)
     return stored
@@ -69,10 +71,10 @@ async def let_go(world: World, stored: Object) -> None:
     await world.kube.replace({**stored, "metadata": {**stored["metadata"], "finalizers": kept}})
 
 
-async def _presence(world: World, namespace: str, cluster: str, deployed: frozenset[str] | None) -> Presence:
+def _presence(found: Sequence[Object], deployed: frozenset[str] | None) -> Presence:
     pods: dict[str, list[str]] = {}
     running: Counter[str] = Counter()
-    for pod in await world.kube.list(POD, namespace, {ray_groups.LABEL_CLUSTER: cluster}):
+    for pod in found:
         group = str(pod["metadata"]["labels"].get(ray_groups.LABEL_GROUP, ""))
         pods.setdefault(group, []).append(pod["metadata"]["name"])
         running[group] += (pod.get("status") or {}).get("phase") == "Running"

@@ -6,7 +6,7 @@ theirs is left; what the autoscaler wrote is carried over. The pods of a group t
 autoscaler would wait until each was idle for a while, and one that never found a node is not idle.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -48,6 +48,22 @@ def merge(stored: Sequence[Mapping[str, Any]], wanted: Sequence[Json], seen: Pre
         elif (left := _leaving(group, seen)) is not None:
             merged.append(left)
     return [*merged, *({**group, "replicas": group["minReplicas"]} for group in by_name.values())]
+
+
+def forgotten(pods: Iterable[Json], groups: Iterable[Mapping[str, Any]]) -> list[Json]:
+    """Workers of none of these groups, those that end excepted.
+
+    KubeRay may make a pod from what it read of a group before the group was removed, and never looks at it again; Ray's
+    autoscaler stumbles over a node of a kind that it does not know, and scales nothing any more.
+    """
+    known = {group["groupName"] for group in groups}
+    return [
+        pod
+        for pod in pods
+        if pod["metadata"]["labels"].get(LABEL_NODE_TYPE) == "worker"
+        and pod["metadata"]["labels"].get(LABEL_GROUP) not in known
+        and "deletionTimestamp" not in pod["metadata"]
+    ]
 
 
 def _updated(stored: Mapping[str, Any], wanted: Json, running: int) -> Json:
