@@ -37,7 +37,7 @@ integration: $(VENV)/.ready
 
 # A real Kubernetes that the tests start themselves, or the one of SUNDOG_TEST_KUBECONFIG. Needs Go once, and root for a node.
 cluster: $(VENV)/.ready
-	$(BIN)/pytest tests/contract tests/integration tests/cluster -m cluster
+	$(BIN)/pytest tests/contract tests/integration tests/cluster -m 'cluster and not campaign'
 
 # The same Kubernetes to work with, until it is taken down; `make cluster-up NODE=--no-node` without pods, in seconds.
 cluster-up: $(VENV)/.ready
@@ -53,8 +53,9 @@ bench: $(VENV)/.ready
 	$(BIN)/pytest tests/bench -s --only '$(ONLY)'; measured=$$?; \
 	PYTHONPATH=tests/support $(BIN)/python -m measuring.record && exit $$measured
 
-# Long campaigns: the fuzzer for a quarter of an hour, then the measurements.
+# Long campaigns: what dies on a cluster while it serves, the fuzzer for a quarter of an hour, then the measurements.
 prove: $(VENV)/.ready
+	$(BIN)/pytest tests/cluster -m campaign
 	SUNDOG_FUZZ_RUNS=1000000 $(BIN)/pytest tests/fuzz/test_fuzz.py
 	SUNDOG_FUZZ_RUNS=40000 $(BIN)/pytest tests/fuzz/test_openapi.py
 	$(MAKE) bench

@@ -68,7 +68,7 @@ def test_a_rollout_by_the_verbs_alone(kubectl: Kubectl, life: Life, tmp_path: Pa
     life.until_serves(2)
     sundog("rollback", "digits")
     life.until(lambda: life.condition("Stalled") == ("True", "RolledBack"), "a rollback")
-    assert life.status()["stable"]["revision"] == 1
+    life.until(lambda: life.status()["stable"]["revision"] == 1, "revision 1 serves again")
     assert [line.split()[0] for line in sundog("get", "mexp").splitlines()[1:]] != []
     sundog("delete", "digits")
     life.until(lambda: not kubectl.get("-n", TEAM, MDEP)["items"], "nothing of it")

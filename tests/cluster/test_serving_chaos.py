@@ -13,7 +13,7 @@ from charting import NAMESPACE
 from real_kubernetes import control_plane
 from real_serving import Json, Serving, Team, Traffic, has_store, processes_of
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.campaign, pytest.mark.timeout(900)]
 
 AWAY_S = 30.0
 # Long enough to be seen, and to be hit by a kill.
