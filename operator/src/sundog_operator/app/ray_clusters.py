@@ -52,7 +52,7 @@ async def ensure_managed(
         if changed is not None:
             await _ensure_token(world, meta["namespace"], meta["ownerReferences"])
             stored = await world.kube.replace(changed)
-        for pod in ray_groups.forgotten(pods, [*stored["spec"].get("workerGroupSpecs", ()), *groups]):
+        for pod in ray_groups.forgotten(pods, [*(stored["spec"].get("workerGroupSpecs") or ()), *groups]):
             await world.kube.delete(ref_of(pod), uid=pod["metadata"]["uid"])
     if _has_own_store(installation):
         await _ensure_store(world, installation, stored)
