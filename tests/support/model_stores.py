@@ -64,6 +64,7 @@ class Server:
     def __exit__(self, *_: object) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(20)
+        assert not self._thread.is_alive(), "the server does not end"
 
     @property
     def authority(self) -> str:
@@ -76,11 +77,20 @@ class Server:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        runner = web.AppRunner(self._app(), access_log=None, shutdown_timeout=0)
+        runner = web.AppRunner(self._app(), access_log=None, shutdown_timeout=0, handler_cancellation=True)
         self._loop.run_until_complete(self._start(runner))
         self._loop.run_forever()
-        self._loop.run_until_complete(runner.cleanup())
+        self._loop.run_until_complete(self._end(runner))
         self._loop.close()
+
+    async def _end(self, runner: web.AppRunner) -> None:
+        # A connection that is still being closed when the loop ends is closed by the garbage collector, with a warning.
+        for request in self.requests:
+            if request.transport is not None:
+                request.transport.abort()
+        await runner.cleanup()
+        for _ in range(3):
+            await asyncio.sleep(0)
 
     def _app(self) -> web.Application:
         async def handle(request: web.Request) -> web.StreamResponse:
