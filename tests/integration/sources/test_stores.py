@@ -314,6 +314,8 @@ def hub(serve_plainly: Callable[[Handler], Server], monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("HF_ENDPOINT", f"http://localhost:{server.port}")
     monkeypatch.setenv("SUNDOG_SOURCE_ALLOW_HOSTS", "localhost,127.0.0.1")
     monkeypatch.delenv("HF_TOKEN", raising=False)
+    # The library's pauses before it tries again are fixed, and seconds long.
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)
     return found
 
 
@@ -352,6 +354,12 @@ def test_a_hub_that_stumbles_once(hub: Hub) -> None:
     hub.fail = 1000
     with pytest.raises(SourceUnavailable, match="answered 500"):
         open_model(f"hf://owner/name@{COMMIT}/code", "")
+
+
+def test_a_hub_that_cannot_be_reached(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", f"http://localhost:{free_port()}")
+    with pytest.raises(SourceUnavailable, match=r"the hub cannot be reached \(ConnectError\)"):
+        open_model(f"hf://owner/name@{COMMIT}", "")
 
 
 def test_a_hub_whose_storage_has_other_bytes(hub: Hub) -> None:

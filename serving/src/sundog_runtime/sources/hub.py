@@ -1,7 +1,8 @@
 """`hf://`: a repository of a Hugging Face hub, at one commit.
 
-huggingface_hub lists the files; their bytes are read by `web`, which has limits, resumes and is guarded. The hub's
-address is the administrator's (HF_ENDPOINT). It sends readers on to its storage, on other hosts.
+huggingface_hub lists the files, and tries again for half a minute where the hub stumbles; their bytes are read by
+`web`, which has limits, resumes and is guarded. The hub's address is the administrator's (HF_ENDPOINT). It sends readers
+on to its storage, on other hosts.
 """
 
 import asyncio
@@ -13,10 +14,9 @@ from typing import Any
 
 from yarl import URL
 
-from sundog_runtime.errors import AccessDenied, LoadFailed, ModelNotFound, ModelTooLarge, StartError
+from sundog_runtime.errors import AccessDenied, LoadFailed, ModelNotFound, ModelTooLarge, SourceUnavailable, StartError
 from sundog_runtime.sources.archive import plain_name
-from sundog_runtime.sources.limits import Limits
-from sundog_runtime.sources.remote import Listing, Remote, Transient, retrying
+from sundog_runtime.sources.remote import Listing, Remote
 from sundog_runtime.sources.tree import MAX_FILES
 from sundog_runtime.sources.uri import HubUri
 from sundog_runtime.sources.web import Web
@@ -26,14 +26,12 @@ _PUBLIC = "https://huggingface.co"
 _MAIN = "main"
 
 
-async def list_repository(uri: HubUri, web: Web, limits: Limits) -> Listing:
+async def list_repository(uri: HubUri, web: Web) -> Listing:
     """Raises a StartError. Of what the hub keeps as large files, it tells the sha256, which is checked."""
     endpoint = os.environ.get(ENDPOINT, "").rstrip("/") or _PUBLIC
     token = os.environ.get("HF_TOKEN", "")
     shown = f"hf://{uri.repository}@{uri.revision or _MAIN}"
-    async for attempt in retrying(limits):
-        with attempt:
-            files = await asyncio.to_thread(_list, uri, endpoint, token, shown)
+    files = await asyncio.to_thread(_list, uri, endpoint, token, shown)
     below = [file for file in files if not uri.path or file.path == uri.path or file.path.startswith(f"{uri.path}/")]
     if not below:
         raise ModelNotFound(f"{shown} has nothing at {uri.path!r}" if uri.path else f"{shown} is empty")
@@ -53,7 +51,7 @@ async def list_repository(uri: HubUri, web: Web, limits: Limits) -> Listing:
 
 def _list(uri: HubUri, endpoint: str, token: str, shown: str) -> Sequence[Any]:
     try:
-        import httpx
+        import httpx2
         from huggingface_hub import HfApi
         from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
         from huggingface_hub.hf_api import RepoFile
@@ -68,8 +66,8 @@ def _list(uri: HubUri, endpoint: str, token: str, shown: str) -> Sequence[Any]:
         raise AccessDenied(f"{shown}: the repository is gated, and this token is not let in") from None
     except HfHubHTTPError as error:
         raise _told(error.response.status_code if error.response is not None else 0, shown) from None
-    except (httpx.HTTPError, OSError) as error:
-        raise Transient(f"{shown}: the hub cannot be reached ({type(error).__name__})") from None
+    except (httpx2.HTTPError, OSError) as error:
+        raise SourceUnavailable(f"{shown}: the hub cannot be reached ({type(error).__name__})") from None
     if len(files) > MAX_FILES:
         raise ModelTooLarge(f"{shown} holds more than {MAX_FILES} files")
     return files
@@ -80,4 +78,4 @@ def _told(status: int, shown: str) -> StartError:
         return ModelNotFound(f"{shown}: the hub has no such repository or commit")
     if status in (401, 403):
         return AccessDenied(f"{shown}: the hub answered {status}: it does not exist, or HF_TOKEN is not let in")
-    return Transient(f"{shown}: the hub answered {status}")
+    return SourceUnavailable(f"{shown}: the hub answered {status}")
