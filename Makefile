@@ -13,11 +13,13 @@ comma := ,
 run: $(VENV)/.ready
 	$(BIN)/sundog demo
 
-# Everything that gates a change. Kubernetes is compiled meanwhile, out of the way of the tests that need none.
+# Everything that gates a change. Stores and Kubernetes are compiled meanwhile, out of the way of the tests that need none.
 test: check
-	@mkdir -p .cluster
-	@PYTHONPATH=tests/support nice -n 19 $(BIN)/python -m real_kubernetes build >.cluster/build.log 2>&1 & \
-	builder=$$!; trap 'kill $$builder 2>/dev/null' EXIT; \
+	@mkdir -p .cluster .tools
+	@export PYTHONPATH=tests/support; \
+	nice -n 19 $(BIN)/python -m store_processes >.tools/build.log 2>&1 & builders=$$!; \
+	nice -n 19 $(BIN)/python -m real_kubernetes build >.cluster/build.log 2>&1 & builders="$$builders $$!"; \
+	trap 'kill $$builders 2>/dev/null' EXIT; unset PYTHONPATH; \
 	$(MAKE) --no-print-directory unit integration cluster
 
 # Style, types and layers; under a minute.
@@ -81,4 +83,4 @@ $(VENV)/.ready: $(SOURCES)
 
 clean:
 	[ ! -d .cluster ] || $(MAKE) --no-print-directory cluster-down
-	rm -rf .cluster $(VENV) .venv-peers out .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .cluster .tools $(VENV) .venv-peers out .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,10 +1,15 @@
-"""Real stores as processes: an S3 server, a GCS emulator, an OCI registry. What cannot be had here skips with the reason."""
+"""Real stores as processes: an S3 server, a GCS emulator, an OCI registry.
+
+`python -m store_processes` builds ahead what Go builds. Where Go or a Debian package is missing, tests are skipped.
+"""
 
 import fcntl
 import os
 import shutil
+import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,7 +25,7 @@ FAKE_GCS = ("fake-gcs-server", "github.com/fsouza/fake-gcs-server", "v1.56.1")
 
 
 def go_tool(name: str, package: str, version: str) -> Path:
-    """The program, built once per checkout. Skips without Go, or where the module cannot be had."""
+    """The program, built once per checkout. Skips without Go. Raises RuntimeError where it cannot be built."""
     target = TOOLS / f"{name}-{version}"
     go = shutil.which("go")
     if not target.exists() and go is None:
@@ -34,13 +39,13 @@ def go_tool(name: str, package: str, version: str) -> Path:
 
 
 def _build(go: str, name: str, module: str, target: Path) -> None:
-    scratch = TOOLS / "build"
+    scratch = TOOLS / f"build-{name}"
     environment = {**os.environ, "GOBIN": str(scratch), "GOFLAGS": "-buildvcs=false"}
     command = (go, "install", module)
     # Outside the checkout: a module file of somebody else's must not decide.
     built = subprocess.run(command, env=environment, cwd="/", capture_output=True, check=False, timeout=BUILD_S)
     if built.returncode:
-        pytest.skip(f"{name} cannot be built: {built.stderr.decode().strip().splitlines()[-1][:200]}")
+        raise RuntimeError(f"{name} cannot be built: {built.stderr.decode().strip().splitlines()[-1][:200]}")
     (scratch / name).rename(target)
 
 
@@ -87,3 +92,10 @@ def _wait(process: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
                 return
         time.sleep(0.05)
     raise AssertionError(f"{process.args!r} does not answer on port {port}: {log.read_text()[-2000:]}")
+
+
+if __name__ == "__main__":
+    # An end by signal is one for Go's compiler as well.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for tool in (VERSITYGW, FAKE_GCS):
+        go_tool(*tool)

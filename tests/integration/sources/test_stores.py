@@ -8,6 +8,7 @@ import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -315,7 +316,7 @@ def hub(serve_plainly: Callable[[Handler], Server], monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("SUNDOG_SOURCE_ALLOW_HOSTS", "localhost,127.0.0.1")
     monkeypatch.delenv("HF_TOKEN", raising=False)
     # The library's pauses before it tries again are fixed, and seconds long.
-    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)
+    monkeypatch.setattr("huggingface_hub.utils._http.time", SimpleNamespace(sleep=lambda _: None))
     return found
 
 
