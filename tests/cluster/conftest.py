@@ -1,9 +1,10 @@
-"""The whole of Sundog, installed once for all tests that serve with real Ray."""
+"""Sundog as it is installed: once for all tests that serve with real Ray, and by itself where pods are stood in for."""
 
 from collections.abc import Iterator
 
 import pytest
 
+from charting.life import Life, beginning
 from real_kubernetes.binaries import HELM
 from real_kubernetes.cluster import BINARIES, Cluster
 from real_kubernetes.helm import Helm
@@ -26,3 +27,12 @@ def vision(serving: Serving) -> Iterator[Team]:
     """The namespace `vision`. What the tests serve in it stays from one to the next."""
     with serving.team("vision") as team:
         yield team
+
+
+@pytest.fixture(scope="module")
+def life(api_server: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
+    """The operator at work on the real API server, without pods."""
+    if api_server.instance is None:
+        pytest.skip("what runs in pods is stood in for, and the cluster given has pods")
+    with beginning(api_server, tmp_path_factory.mktemp("life")) as begun:
+        yield begun

@@ -78,7 +78,10 @@ def test_a_route_and_the_gateway_that_is_shown_for_it(kubeconform: Kubeconform) 
 
 @pytest.mark.parametrize(
     ("place", "kind"),
-    [(GOLDEN / "smallest.yaml", "Deployment"), (ROOT / "examples" / "digits" / "cluster.yaml", "ModelDeployment")],
+    [
+        (GOLDEN / "smallest.yaml", "Deployment"),
+        (ROOT / "examples" / "digits" / "modeldeployment.yaml", "ModelDeployment"),
+    ],
 )
 def test_a_misspelled_field_is_found(kubeconform: Kubeconform, place: Path, kind: str) -> None:
     (obj,) = [document for document in documents(place) if document["kind"] == kind]

@@ -20,6 +20,7 @@ from sundog_operator.core import events
 NAMESPACE = "crds-test"
 KINDS = {"ModelDeployment": "modeldeployments", "Experiment": "experiments"}
 CRDS = {path.stem: yaml.safe_load(path.read_text()) for path in sorted((ROOT / "crds").glob("*.yaml"))}
+DIGITS = ROOT / "examples" / "digits"
 MANIFESTS = [
     (path, document)
     for path in sorted((ROOT / "examples").rglob("*.yaml"))
@@ -66,6 +67,16 @@ def test_each_example_is_taken_strictly(kubectl: Kubectl, path: Path, document: 
     placed = document | {"metadata": document["metadata"] | {"namespace": NAMESPACE}}
     placed = json.loads(re.sub(r"file://\$\{MANIFEST_DIR\}(/\.\.)*", "file:///models", json.dumps(placed)))
     kubectl("apply", "--validate=strict", "--dry-run=server", "-f", "-", stdin=json.dumps(placed))
+
+
+def test_the_first_example_can_be_applied_as_a_folder(kubectl: Kubectl) -> None:
+    kubectl("-n", NAMESPACE, "wait", "--for=create", "serviceaccount/default", "--timeout=60s")
+    made = kubectl("-n", NAMESPACE, "apply", "--validate=strict", "--dry-run=server", "-f", str(DIGITS))
+    assert sorted(line.partition(" ")[0] for line in made.splitlines()) == [
+        "modeldeployment.serving.sundog.dev/digits",
+        "persistentvolumeclaim/digits-models",
+        "pod/digits-loader",
+    ]
 
 
 def test_an_unknown_field_is_refused_by_name(kubectl: Kubectl) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from charting.life import CANARY, MDEP, TEAM, Life, beginning, model_deployment
+from charting.life import CANARY, MDEP, TEAM, Life, model_deployment
 from real_kubernetes.cluster import Cluster
 from real_kubernetes.kubectl import Kubectl
 
@@ -73,14 +73,6 @@ def rolled_out(life: Life, syncs: Syncs) -> None:
     life.command("resume revision=2 id=r")
     life.command("promote revision=2 id=o")
     some_more(lambda: life.condition("Promoted")[0] == "True", "all traffic at the new revision")
-
-
-@pytest.fixture(scope="module")
-def life(api_server: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
-    if api_server.instance is None:
-        pytest.skip("what runs in pods is stood in for, and the cluster given has pods")
-    with beginning(api_server, tmp_path_factory.mktemp("gitops")) as begun:
-        yield begun
 
 
 @pytest.mark.parametrize("tool", APPLIES)

@@ -3,26 +3,17 @@
 import json
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from charting.life import CANARY, MDEP, TEAM, Life, beginning, model_deployment
+from charting.life import CANARY, MDEP, TEAM, Life, model_deployment
 from real_kubernetes.cluster import Cluster
 from real_kubernetes.kubectl import Kubectl
 from sundog_operator.shell.exits import Exit
 
 INSTALLED = Path(sys.executable).parent
 """Where the package puts its commands."""
-
-
-@pytest.fixture(scope="module")
-def life(api_server: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
-    if api_server.instance is None:
-        pytest.skip("what runs in pods is stood in for, and the cluster given has pods")
-    with beginning(api_server, tmp_path_factory.mktemp("plugin")) as begun:
-        yield begun
 
 
 @pytest.fixture

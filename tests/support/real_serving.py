@@ -66,7 +66,7 @@ def has_store() -> bool:
 
 def example() -> str:
     """The text of the example, with less CPU: the tests' node has two cores for all."""
-    return (EXAMPLE / "cluster.yaml").read_text().replace("cpu: 500m", "cpu: 200m")
+    return (EXAMPLE / "modeldeployment.yaml").read_text().replace("cpu: 500m", "cpu: 200m")
 
 
 def values() -> Json:

@@ -73,7 +73,11 @@ def documents() -> Iterator[tuple[str, Any, bool]]:
         # As `sundog` reads them: the folder of the manifest, without a way up.
         absolute = text.replace("${MANIFEST_DIR}/..", "").replace("${MANIFEST_DIR}", "/manifests")
         for document in yaml.safe_load_all(absolute):
-            yield page, document, page.endswith(("/cluster.yaml", "/gateway.yaml")) or text.startswith(IN_A_CLUSTER)
+            yield (
+                page,
+                document,
+                page.endswith(("digits/modeldeployment.yaml", "/gateway.yaml")) or text.startswith(IN_A_CLUSTER),
+            )
 
 
 def manifests() -> Iterator[tuple[str, dict[str, Any], bool]]:

@@ -88,24 +88,26 @@ def assign(taken: Iterable[str], image: str = "") -> str:
 
 def make_ray_cluster(namespace: str, name: str, members: Iterable[Json], image: str) -> Json:
     """The RayCluster as we apply it. The head runs no model code; one owner reference per member lets it go after the last."""
-    container = {"name": "ray-head", "image": image}
+    head = {
+        "rayStartParams": {"num-cpus": "0", "num-gpus": "0"},
+        "template": {"spec": {"containers": [{"name": "ray-head", "image": image}]}},
+    }
+    return as_object(namespace, name, members, {"headGroupSpec": head})
+
+
+def as_object(namespace: str, name: str, members: Iterable[Json], spec: Json) -> Json:
+    """The RayCluster of that spec, ours, and owned by each of its members."""
+    owners = [owner_reference(member, controller=False) for member in members]
     return {
         "apiVersion": "ray.io/v1",
         "kind": "RayCluster",
         "metadata": {
             "name": name,
             "namespace": namespace,
-            "labels": names.labels("sundog-ray"),
-            "ownerReferences": sorted(
-                (owner_reference(member, controller=False) for member in members), key=lambda ref: str(ref["uid"])
-            ),
+            "labels": names.labels(names.RAY),
+            "ownerReferences": sorted(owners, key=lambda owner: str(owner["uid"])),
         },
-        "spec": {
-            "headGroupSpec": {
-                "rayStartParams": {"num-cpus": "0", "num-gpus": "0"},
-                "template": {"spec": {"containers": [container]}},
-            },
-        },
+        "spec": spec,
     }
 
 

@@ -13,8 +13,9 @@ from sundog_operator.api.installation import Installation, PodTemplate
 from sundog_operator.core import accelerators, names, pods, references, valkey
 from sundog_operator.core.contains import contains
 from sundog_operator.core.pods import Demand
+from sundog_operator.core.ray_cluster import as_object
 from sundog_operator.core.ray_groups import OBJECT_STORE_BYTES, Presence, make_group, merge
-from sundog_operator.core.revisions import Revision, owner_reference, spec_of
+from sundog_operator.core.revisions import Revision, spec_of
 
 AGENT_PORT: Final = 52365
 GCS_PORT: Final = 6379
@@ -88,20 +89,9 @@ def make_ray_cluster(
             "template": _head(installation, image),
         },
     }
-    return {
-        "apiVersion": "ray.io/v1",
-        "kind": "RayCluster",
-        "metadata": {
-            "name": name,
-            "namespace": namespace,
-            "labels": names.labels(names.RAY),
-            "annotations": {names.ANNOTATION_MADE_AS: pods.fingerprint(spec)},
-            "ownerReferences": sorted(
-                (owner_reference(member, controller=False) for member in members), key=lambda ref: str(ref["uid"])
-            ),
-        },
-        "spec": spec,
-    }
+    made = as_object(namespace, name, members, spec)
+    made["metadata"]["annotations"] = {names.ANNOTATION_MADE_AS: pods.fingerprint(spec)}
+    return made
 
 
 def _head(installation: Installation, image: str) -> Json:

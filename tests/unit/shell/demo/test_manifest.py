@@ -10,7 +10,7 @@ from sundog_operator.shell import manifests
 from sundog_operator.shell.demo import manifest
 from sundog_operator.shell.demo.digits import BROKEN, GOOD, WEAK
 
-EXAMPLE = Path(__file__).parents[4] / "examples" / "digits" / "modeldeployment.yaml"
+EXAMPLE = Path(__file__).parents[4] / "examples" / "digits" / "local" / "modeldeployment.yaml"
 
 
 def read(path: Path) -> Object:
@@ -46,4 +46,4 @@ def test_the_example_is_valid_and_acted_on_in_full() -> None:
     spec = ModelDeployment.parse(read(EXAMPLE)).spec
     assert not_yet_supported(spec) == []
     assert rollout_not_yet_supported(spec) == []
-    assert spec.model.uri == f"file://{EXAMPLE.parent}/models/v1"
+    assert spec.model.uri == f"file://{EXAMPLE.parents[1]}/models/v1"
