@@ -170,12 +170,12 @@ async def run(options: Options) -> Exit:
     """Run until SIGTERM or until another process leads. Raises DependencyError where there is no configuration."""
     clock, metrics = SystemClock(), Metrics(options.installation.workers, options.identity)
     async with contextlib.AsyncExitStack() as stack:
-        client = await KubernetesClient.connect(options.kubeconfig)
-        stack.push_async_callback(client.close)
-        client.on_answer = metrics.asked
+        client = await _connected(options, metrics, stack)
         session = await stack.enter_async_context(aiohttp.ClientSession())
+        lease = Ref(LEASE, options.namespace, LEASE_NAME)
+        # Connections of its own: a thousand objects that are new at once must not stand before the Lease's renewal.
         elector = Elector(
-            client, Ref(LEASE, options.namespace, LEASE_NAME), options.identity, clock, random.SystemRandom().random
+            await _connected(options, metrics, stack), lease, options.identity, clock, random.SystemRandom().random
         )
         watching = Watching(client, options, metrics)
         world = World(
@@ -191,6 +191,13 @@ async def run(options: Options) -> Exit:
         watching.wakes(operator)
         await stack.enter_async_context(_endpoints(options, metrics, watching, operator))
         return await _until_asked(_work(watching, elector, operator, metrics), watching.run(), release=elector.release)
+
+
+async def _connected(options: Options, metrics: Metrics, stack: contextlib.AsyncExitStack) -> KubernetesClient:
+    client = await KubernetesClient.connect(options.kubeconfig)
+    stack.push_async_callback(client.close)
+    client.on_answer = metrics.asked
+    return client
 
 
 async def _work(watching: Watching, elector: Elector, operator: Operator, metrics: Metrics) -> None:
