@@ -9,7 +9,7 @@ from sundog_operator.shell.local.views import LineView, TableView
 OBJECT: dict[str, Any] = {
     "metadata": {"namespace": "default", "name": "digits"},
     "status": {
-        "conditions": [{"type": "Ready", "status": "True", "reason": "Serving"}],
+        "conditions": [{"type": "Ready", "status": "True", "reason": "Serving", "message": "revision 7 serves"}],
         "stable": {"revision": 7, "weight": 75},
         "candidate": {"revision": 8, "weight": 25},
         "replicas": 3,
@@ -25,7 +25,7 @@ EVENT = {
 }
 LINE = (
     "default/digits: Ready=True reason=Serving stable=r7 candidate=r8 weight=25% replicas=2/3"
-    " url=http://127.0.0.1:8080/digits"
+    " url=http://127.0.0.1:8080/digits (revision 7 serves)"
 )
 
 
@@ -71,5 +71,8 @@ def test_the_table_shows_rows_and_the_last_events() -> None:
     view.problem("a.yaml: line 1: nonsense")
     view.close()
     shown = screen.getvalue()
-    for text in ("NAME", "default/digits", "Serving", "r7", "r8", "25 %", "2/3", "RolloutAborted", "line 1: nonsense"):
+    for text in (
+        *("NAME", "default/digits", "Serving", "r7", "r8", "25 %", "2/3"),
+        *("default/digits: revision 7 serves", "RolloutAborted", "line 1: nonsense"),
+    ):
         assert text in shown

@@ -15,6 +15,7 @@ from rich.text import Text
 from sundog_operator.ports import Object
 
 _SHOWN_EVENTS: Final = 8
+_COLUMNS: Final = ("NAME", "READY", "REASON", "STABLE", "CANDIDATE", "WEIGHT", "REPLICAS", "URL")
 _STYLES: Final = {"True": "green", "False": "red", "Unknown": "yellow"}
 
 
@@ -51,6 +52,7 @@ def row_of(obj: Object) -> dict[str, str]:
         "WEIGHT": f"{candidate['weight']} %" if candidate else "-",
         "REPLICAS": f"{status.get('readyReplicas', 0)}/{status.get('replicas', 0)}",
         "URL": status.get("url") or "-",
+        "MESSAGE": ready.get("message", ""),
     }
 
 
@@ -102,7 +104,8 @@ def _sentence(row: dict[str, str]) -> str:
     )
     url = f" url={row['URL']}" if row["URL"] != "-" else ""
     ready = f"Ready={row['READY']} reason={row['REASON']}"
-    return f"{row['NAME']}: {ready} stable={row['STABLE']}{candidate} replicas={row['REPLICAS']}{url}"
+    message = f" ({row['MESSAGE']})" if row["MESSAGE"] else ""
+    return f"{row['NAME']}: {ready} stable={row['STABLE']}{candidate} replicas={row['REPLICAS']}{url}{message}"
 
 
 class TableView:
@@ -127,8 +130,12 @@ class TableView:
         """See View."""
         rows = [row_of(obj) for obj in objects]
         if rows != self._rows:
+            known = {row["NAME"]: row["MESSAGE"] for row in self._rows}
             self._rows = rows
             self._draw()
+            for row in rows:
+                if row["MESSAGE"] != known.get(row["NAME"], ""):
+                    self._line(Text(f"{row['NAME']}: {row['MESSAGE']}"))
 
     def event(self, event: Object) -> None:
         """See View."""
@@ -145,11 +152,11 @@ class TableView:
 
     def _draw(self) -> None:
         table = Table(title=self._title, title_justify="left", box=None, pad_edge=False, title_style="bold")
-        for column in ("NAME", "READY", "REASON", "STABLE", "CANDIDATE", "WEIGHT", "REPLICAS", "URL"):
+        for column in _COLUMNS:
             table.add_column(column, overflow="fold")
         for row in self._rows:
             style = _STYLES.get(row["READY"], "")
-            table.add_row(*(Text(value, style=style if name == "READY" else "") for name, value in row.items()))
+            table.add_row(*(Text(row[name], style=style if name == "READY" else "") for name in _COLUMNS))
         body = table if self._rows else Text(f"{self._title}\nno ModelDeployment yet")
         with contextlib.suppress(OSError):
             self._live.update(Group(body, Text(), *self._lines), refresh=True)
