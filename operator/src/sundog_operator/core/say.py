@@ -339,7 +339,8 @@ def _ready(draft: Draft, said: dict[str, Said]) -> Said:
         return synced
     healthy = traffic.healthy_replicas(draft.service, stable.revision, draft.seen.edges)
     if healthy:
-        return "True", "Serving", "; ".join([f"revision {stable.revision} serves", *_what_fails(said)])
+        more = [*_what_fails(said), *_what_is_asked(draft)]
+        return "True", "Serving", "; ".join([f"revision {stable.revision} serves", *more])
     return (
         "False",
         "NoHealthyReplica",
@@ -360,6 +361,13 @@ def _what_fails(said: dict[str, Said]) -> list[str]:
         if status == bad and reason != DEPLOYING:
             return [f"{reason}: {message}"]
     return []
+
+
+def _what_is_asked(draft: Draft) -> list[str]:
+    """What a person is waited for, by name: somebody who looks would else wait too."""
+    candidate, progress = draft.status.candidate, draft.progress
+    asked = progress is not None and progress.step is not None and progress.step.reason == machine.WAITS_FOR_PROMOTE
+    return [f"revision {candidate.revision} {machine.WAITS_FOR_PROMOTE}"] if candidate and asked else []
 
 
 def _stalled(draft: Draft, said: dict[str, Said]) -> Said:

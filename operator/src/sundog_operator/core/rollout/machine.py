@@ -19,6 +19,8 @@ from sundog_operator.core.commands import Command
 from sundog_operator.core.rollout.freeze import arms_at
 
 PENDING: Final = "Pending"
+WAITS_FOR_PROMOTE: Final = "waits for promote"
+"""The reason of a step that goes on when somebody says so."""
 RUNNING: Final = "Running"
 CONCLUDED: Final = "Concluded"
 STOPPED: Final = "Stopped"
@@ -237,7 +239,7 @@ def _waiting_for(status: ExperimentStatus, seen: Inputs) -> str:
         (status.paused is not None, lambda: "paused by command"),
         (not status.epoch.confirmed, lambda: "waits for the edges to confirm the split"),
         (seen.available < needed, lambda: f"waits for replicas: {seen.available} of {needed} are available"),
-        (_gate(status) == "manual", lambda: "waits for promote"),
+        (_gate(status) == "manual", lambda: WAITS_FOR_PROMOTE),
         (_gate(status) == "time", lambda: f"collects for {step.min_duration.total_seconds():g} s"),
     )
     return next((text() for holds, text in explanations if holds), "shifts traffic")
