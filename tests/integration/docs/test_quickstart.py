@@ -75,7 +75,8 @@ class Reader:
                 # An instance that does not answer looks the same.
                 return not found and self.up.api("GET", f"{GROUP}/modeldeployments")[0] == 200
             case "at":
-                return weight(found) == int(wanted) and condition(found, "TrafficSynced").get("status") == "True"
+                waits = condition(found, "Ready").get("message", "").endswith("waits for promote")
+                return weight(found) == int(wanted) and waits
             case "promoted":
                 return condition(found, "Promoted").get("status") == "True"
             case "serves":
