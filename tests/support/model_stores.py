@@ -84,13 +84,18 @@ class Server:
         self._loop.close()
 
     async def _end(self, runner: web.AppRunner) -> None:
-        # A connection that is still being closed when the loop ends is closed by the garbage collector, with a warning.
-        for request in self.requests:
-            if request.transport is not None:
-                request.transport.abort()
+        # What is still open when the loop ends is closed by the garbage collector, with a warning in some other test:
+        # connections that would wait for their client's farewell, and those that are still shaking hands.
+        assert runner.server is not None
+        for connection in runner.server.connections:
+            if connection.transport is not None:
+                connection.transport.abort()
         await runner.cleanup()
-        for _ in range(3):
-            await asyncio.sleep(0)
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await asyncio.sleep(0)
 
     def _app(self) -> web.Application:
         async def handle(request: web.Request) -> web.StreamResponse:
