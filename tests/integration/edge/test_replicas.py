@@ -201,6 +201,12 @@ async def test_a_limit_change_reaches_replicas_that_are_already_there(edge, serv
 
 
 async def test_an_application_that_left_gives_its_slot_back(edge, serve, replicas):
+    def layout() -> dict:
+        return json.loads((edge.root / "s" / "layout.json").read_text())
+
+    async def nothing_is_left() -> bool:
+        return layout()["leaving"] == []
+
     for revision in range(4):
         application = f"digits-r{revision}"
         replica = await replicas(application)
@@ -209,5 +215,6 @@ async def test_an_application_that_left_gives_its_slot_back(edge, serve, replica
         await edge.apply(edge.service("digits", [edge.arm("stable", application, [[0, 10_000]]), *others]))
         await edge.up("digits", stable=1)
         assert (await edge.get("/digits/")).status == 200
-    layout = (edge.root / "s" / "layout.json").read_text()
-    assert '"slots":16' in layout
+        await edge.until(nothing_is_left, "the slots of the application before are free")
+    # 24 arms were there, one after the other.
+    assert layout()["slots"] == 16
