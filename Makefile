@@ -35,7 +35,7 @@ unit: $(VENV)/.ready
 
 # Real Ray, real HAProxy, one after the other.
 integration: $(VENV)/.ready
-	$(BIN)/pytest tests/integration -m 'not cluster'
+	$(BIN)/pytest tests/integration -m 'not cluster and not campaign'
 
 # A real Kubernetes that the tests start themselves, or the one of SUNDOG_TEST_KUBECONFIG. Needs Go once, and root for a node.
 cluster: $(VENV)/.ready
@@ -55,9 +55,9 @@ bench: $(VENV)/.ready
 	$(BIN)/pytest tests/bench -s --only '$(ONLY)'; measured=$$?; \
 	PYTHONPATH=tests/support $(BIN)/python -m measuring.record && exit $$measured
 
-# Long campaigns: what dies on a cluster while it serves, the fuzzer for a quarter of an hour, then the measurements.
+# Long campaigns: what dies on a cluster while it serves, a demo that stays up, the fuzzer for a quarter of an hour, then the measurements.
 prove: $(VENV)/.ready
-	$(BIN)/pytest tests/cluster -m campaign
+	$(BIN)/pytest tests/cluster tests/integration -m campaign
 	SUNDOG_FUZZ_RUNS=1000000 $(BIN)/pytest tests/fuzz/test_fuzz.py
 	SUNDOG_FUZZ_RUNS=40000 $(BIN)/pytest tests/fuzz/test_openapi.py
 	$(MAKE) bench

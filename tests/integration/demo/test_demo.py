@@ -117,6 +117,7 @@ def test_ctrl_c_while_ray_starts_leaves_nothing(tmp_path: Path, environment: dic
     assert not (out / "results.json").exists()
 
 
+@pytest.mark.campaign
 def test_keep_leaves_it_up_and_says_how_to_go_on(tmp_path: Path, environment: dict[str, str]) -> None:
     out = tmp_path / "out"
     done = subprocess.run(
