@@ -31,7 +31,7 @@ class MemoryApi:
     def start(self) -> None:
         self._thread.start()
         self.call(self._set, True)
-        assert self._present.wait(10)
+        assert self._present.wait(60)
 
     def stop(self) -> None:
         """Also of one that a test has left away."""
@@ -44,13 +44,13 @@ class MemoryApi:
         """Nobody listens meanwhile."""
         self._present.clear()
         self.call(self._set, False)
-        assert self._away.wait(30)
+        assert self._away.wait(90)
         try:
             yield
         finally:
             self._away.clear()
             self.call(self._set, True)
-            assert self._present.wait(10)
+            assert self._present.wait(60)
 
     def call(self, act, *arguments):  # type: ignore[no-untyped-def]
         """Call a function in the server's thread; what it gives."""
@@ -58,7 +58,7 @@ class MemoryApi:
         async def run():  # type: ignore[no-untyped-def]
             return act(*arguments)
 
-        return asyncio.run_coroutine_threadsafe(run(), self._loop).result(30)
+        return asyncio.run_coroutine_threadsafe(run(), self._loop).result(60)
 
     def _set(self, wanted: bool) -> None:
         (self._wanted.set if wanted else self._wanted.clear)()
