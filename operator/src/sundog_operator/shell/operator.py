@@ -173,7 +173,7 @@ async def run(options: Options) -> Exit:
         client = await _connected(options, metrics, stack)
         session = await stack.enter_async_context(aiohttp.ClientSession())
         lease = Ref(LEASE, options.namespace, LEASE_NAME)
-        # Connections of its own: a thousand objects that are new at once must not stand before the Lease's renewal.
+        # Connections of its own, as client-go has them: no other request stands before the Lease's renewal.
         elector = Elector(
             await _connected(options, metrics, stack), lease, options.identity, clock, random.SystemRandom().random
         )
