@@ -13,14 +13,15 @@ comma := ,
 run: $(VENV)/.ready
 	$(BIN)/sundog demo
 
-# Everything that gates a change. Stores and Kubernetes are compiled meanwhile, out of the way of the tests that need none.
+# Everything that gates a change; a part that fails does not hide what the next would say.
+# Stores and Kubernetes are compiled meanwhile, out of the way of the tests that need none.
 test: check
 	@mkdir -p .cluster .tools
 	@export PYTHONPATH=tests/support; \
 	nice -n 19 $(BIN)/python -m store_processes >.tools/build.log 2>&1 & builders=$$!; \
 	nice -n 19 $(BIN)/python -m real_kubernetes build >.cluster/build.log 2>&1 & builders="$$builders $$!"; \
 	trap 'kill $$builders 2>/dev/null' EXIT; unset PYTHONPATH; \
-	$(MAKE) --no-print-directory unit integration cluster
+	$(MAKE) --no-print-directory --keep-going unit integration cluster
 
 # Style, types and layers; under a minute.
 check: $(VENV)/.ready

@@ -71,6 +71,13 @@ def test_an_end_is_told_once_with_its_code_whoever_asks(table: MachineTable, tmp
     assert last_line(tmp_path / "log") == "last words"
 
 
+def test_an_end_is_told_to_who_asks_for_its_code_alone(table: MachineTable, tmp_path: Path) -> None:
+    """A look that came an instant before the end has not reaped it, and none comes after."""
+    seen = table.spawn(command(tmp_path, (sys.executable, "-S", "-c", "raise SystemExit(7)")))
+    os.waitid(os.P_PID, seen.pid, os.WEXITED | os.WNOWAIT)
+    assert table.exit_code(seen.pid) == 7
+
+
 def test_a_signal_reaches_exactly_the_process_that_was_seen(
     table: MachineTable, tmp_path: Path, started: list[Seen]
 ) -> None:

@@ -103,7 +103,8 @@ class MachineTable:
             raise OSError(f"pid {pid} cannot be looked at: {err}") from err
 
     def exit_code(self, pid: int) -> int | None:
-        """How a child of ours ended."""
+        """How a child of ours ended, reaped on the way: a look that came just before its end has not done so."""
+        self._reap(pid)
         return self._codes.get(pid)
 
     def everything(self) -> list[Seen]:

@@ -18,7 +18,7 @@ from sundog_operator.ports import Clock
 
 _SEPARATOR: Final = "|"
 _POLL_S: Final = 0.1
-_LAST_BREATH_S: Final = 0.5
+_LAST_BREATH_S: Final = 1.0
 _KILL_DEADLINE_S: Final = 10.0
 
 
