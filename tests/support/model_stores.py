@@ -1,8 +1,12 @@
 """Stores for tests: HTTPS servers that behave as badly as they are told to, and real ones as processes."""
 
 import asyncio
+import contextlib
 import datetime as dt
 import ipaddress
+import os
+import select
+import socket
 import ssl
 import threading
 from collections.abc import Awaitable, Callable
@@ -117,6 +121,56 @@ class Server:
         addresses = runner.addresses
         self.port = addresses[0][1]
         self._ready.set()
+
+
+class MuteStore:
+    """Takes TLS connections and what is sent over them, and never says a word. Use as a context manager."""
+
+    def __init__(self, certificate: Path) -> None:
+        self._context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        self._context.load_cert_chain(certificate)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._open: list[ssl.SSLSocket] = []
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # Without this, a thread that waits in accept keeps the socket after its end.
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join(20)
+        self._listener.close()
+        for connection in self._open:
+            connection.close()
+
+    @property
+    def authority(self) -> str:
+        return f"127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def ends(self, timeout_s: float) -> list[bool]:
+        """Of each connection, in order, whether its client ended it within that time."""
+        return [_ended(connection, timeout_s) for connection in self._open]
+
+    def _run(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                taken, _ = self._listener.accept()
+                self._open.append(self._context.wrap_socket(taken, server_side=True))
+
+
+def _ended(connection: ssl.SSLSocket, timeout_s: float) -> bool:
+    """Whether TCP itself ends: a farewell of TLS alone is bytes like others."""
+    poll = select.poll()
+    poll.register(connection, select.POLLIN)
+    try:
+        while poll.poll(timeout_s * 1000):
+            if not os.read(connection.fileno(), 65536):
+                return True
+    except ConnectionResetError:
+        return True
+    return False
 
 
 def well_behaved(files: dict[str, bytes], etag: str = '"v1"') -> Handler:

@@ -16,16 +16,6 @@ FAST = Limits(part_bytes=64 * 1024, pause=0.001, longest_pause=0.01, attempts=3,
 
 Serve = Callable[[Handler], Server]
 
-# A download that is given up while a store keeps silent can leave a connection to the garbage collector, which tells of
-# it in whatever test is next. TODO: end it with the download; it is open for as long as the collector waits.
-LEFT_OPEN = pytest.mark.filterwarnings("ignore:unclosed (transport|<socket):ResourceWarning")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if item.path.is_relative_to(Path(__file__).parent):
-            item.add_marker(LEFT_OPEN)
-
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:

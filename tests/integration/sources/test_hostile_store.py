@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from model_stores import Handler, Server, answer, well_behaved
+from model_stores import Handler, MuteStore, Server, answer, well_behaved
 from sundog_runtime.errors import (
     AccessDenied,
     DigestMismatch,
@@ -209,6 +209,16 @@ def test_a_hostile_store(
     assert not list(cache.glob("models/*/entries/*"))
     if not case.stays:
         assert not list(cache.glob("models/*/partial/*"))
+
+
+def test_a_mute_store_is_left_without_its_farewell(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = fetch.limits_of()
+    monkeypatch.setattr(fetch, "limits_of", lambda: replace(usual, idle=0.2))
+    monkeypatch.setenv("SUNDOG_SOURCE_ALLOW_HOSTS", "127.0.0.1")
+    with MuteStore(certificate) as store:
+        with pytest.raises(SourceUnavailable, match="silent for too long"):
+            open_model(f"https://{store.authority}/m.pt2", "")
+        assert store.ends(5) == [True] * usual.attempts
 
 
 def test_a_listing_that_drips(serve: Callable[[Handler], Server], monkeypatch: pytest.MonkeyPatch) -> None:

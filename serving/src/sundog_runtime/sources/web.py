@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Self
 
 import aiohttp
+from aiohttp.connector import Connection
 from yarl import URL
 
 from sundog_runtime.errors import AccessDenied, LoadFailed, ModelNotFound, SourceRefused, StartError
@@ -31,6 +32,7 @@ class Web:
         self._guard = guard
         self._limits = limits
         self._session: aiohttp.ClientSession | None = None
+        self._transports: set[asyncio.Transport] = set()
 
     async def __aenter__(self) -> Self:
         connector = aiohttp.TCPConnector(
@@ -42,6 +44,7 @@ class Web:
         )
         self._session = aiohttp.ClientSession(
             connector=connector,
+            response_class=_remembering(self._transports),
             trust_env=False,
             # What is sent is what is stored and hashed.
             auto_decompress=False,
@@ -56,6 +59,10 @@ class Web:
     ) -> None:
         assert self._session is not None
         await self._session.close()
+        # The session forgets a connection that was given up, which then waits for the store's farewell: a silent one
+        # would keep it open for as long as it likes.
+        for transport in self._transports:
+            transport.abort()
 
     @asynccontextmanager
     async def get(
@@ -154,6 +161,18 @@ class Web:
         if not same and not roam and not self._guard.lists(following.host or ""):
             raise SourceRefused(f"{what}: redirected to another host, {following.host}, which is not followed")
         return following
+
+
+def _remembering(transports: set[asyncio.Transport]) -> type[aiohttp.ClientResponse]:
+    """Answers that note over which connections they come, before their first byte."""
+
+    class Answer(aiohttp.ClientResponse):
+        async def start(self, connection: Connection) -> aiohttp.ClientResponse:
+            if connection.transport is not None:
+                transports.add(connection.transport)
+            return await super().start(connection)
+
+    return Answer
 
 
 def check_status(response: aiohttp.ClientResponse, what: str) -> None:

@@ -114,6 +114,22 @@ async def test_what_was_applied_by_command_stays_until_the_file_changes(world: W
     assert await world.uris() == {"a": "other", "b": "v1"}
 
 
+async def test_what_was_deleted_by_command_stays_away_until_the_file_changes(world: World) -> None:
+    world.write("a.yaml", text("a"))
+    await world.files.sync()
+    world.view.notices.clear()
+    await world.kube.delete(Ref(MODEL_DEPLOYMENT, "default", "a"))
+    for _ in range(3):
+        await world.files.sync()
+    assert await world.uris() == {}
+    (told,) = world.view.notices
+    assert told.startswith("ModelDeployment default/a was deleted; ")
+    assert "a.yaml still describes it, so an edit or the next start makes it again" in told
+    world.write("a.yaml", text("a", "v2"))
+    await world.files.sync()
+    assert await world.uris() == {"a": "v2"}
+
+
 @pytest.mark.parametrize(
     ("bad", "told"),
     [

@@ -41,6 +41,7 @@ class ManifestFiles:
         self._view = view
         self._namespace = namespace
         self._digests: dict[Ref, str] = {}
+        self._applied: set[Ref] = set()
         self._told: set[str] = set()
 
     async def run(self) -> None:
@@ -87,6 +88,12 @@ class ManifestFiles:
             if self._digests.get(document.ref) != digest:
                 self._digests[document.ref] = digest
                 await self._apply(document)
+            elif document.ref in self._applied and await self._kube.get(document.ref) is None:
+                self._applied.discard(document.ref)
+                self._view.notice(
+                    f"{document.ref} was deleted; {document.source} still describes it, so an edit or the next start"
+                    " makes it again"
+                )
         return reading
 
     async def _apply(self, document: Document) -> None:
@@ -102,6 +109,7 @@ class ManifestFiles:
             return
         path = "" if document.path is None else str(document.path.absolute())
         self._origins.remember(ref, Origin(path, stored["metadata"]["uid"]))
+        self._applied.add(ref)
         if not manifests.is_same(before, stored):
             self._view.notice(f"{ref} {'changed' if before else 'created'} from {document.source}")
 
@@ -131,6 +139,7 @@ class ManifestFiles:
         for ref in sorted(refs):
             origin = self._origins.all()[ref]
             self._digests.pop(ref, None)
+            self._applied.discard(ref)
             self._origins.forget(ref)
             # Where somebody deleted it and made another one, that is not ours to delete.
             with contextlib.suppress(Conflict):
