@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,9 @@ import pytest
 
 from real_kubernetes import kuberay, machine
 from real_kubernetes.binaries import BUILD_S, ROOT, Build
+from real_kubernetes.checkout import mounted, pod_spec
 from real_kubernetes.cluster import BINARIES, CLUSTER_BUILDS, CONTROL_PLANE_BUILDS, Cluster, directory_of, temporary
+from real_kubernetes.images import BASE
 from real_kubernetes.kubectl import Kubectl
 from real_kubernetes.traces import nothing_left
 from real_local import eventually
@@ -18,6 +21,7 @@ from real_local import eventually
 ELSEWHERE = "SUNDOG_TEST_KUBECONFIG"
 
 START_S = 300
+TRIAL_S = 60
 
 
 @pytest.fixture(scope="session")
@@ -54,6 +58,7 @@ def api_for_operators(api_with_crds: Cluster) -> Cluster:
 def cluster() -> Iterator[Cluster]:
     """A cluster with a node on which pods run, and KubeRay. Skips with the reason where it cannot be had."""
     if other := _elsewhere():
+        _skip(_cannot_run_the_checkout(other.kubectl))
         yield other
         return
     _skip(machine.refusal() or cannot_build(CLUSTER_BUILDS))
@@ -64,6 +69,19 @@ def cluster() -> Iterator[Cluster]:
 def _elsewhere() -> Cluster | None:
     path = os.environ.get(ELSEWHERE)
     return Cluster(Path(path), Kubectl(Path(path))) if path else None
+
+
+def _cannot_run_the_checkout(kubectl: Kubectl) -> str:
+    """Why the pods of these tests cannot run on somebody else's nodes; empty where one of them did."""
+    name = f"sundog-trial-{os.getpid()}"
+    spec = pod_spec(sys.executable, "-c", "") | {"restartPolicy": "Never"}
+    kubectl.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "default"}, "spec": spec})
+    ended = "--for=jsonpath={.status.phase}=Succeeded"
+    ran = kubectl.succeeds("wait", "-n", "default", ended, f"pod/{name}", f"--timeout={TRIAL_S}s")
+    kubectl("delete", "-n", "default", "pod", name, "--wait=false")
+    if ran:
+        return ""
+    return f"its nodes need the image {BASE} and, at the same paths, {', '.join(map(str, mounted().values()))}"
 
 
 def cannot_build(builds: tuple[Build, ...]) -> str:
