@@ -1,10 +1,11 @@
-"""How serving digits ends: an upgrade changes none of it, and the last ModelDeployment takes all that was made for it along."""
+"""How serving digits ends: neither an upgrade nor an operator that goes changes it, and the last ModelDeployment takes all along."""
 
+import json
 from typing import Any
 
 import pytest
 
-from charting import NAMESPACE
+from charting import NAMESPACE, RELEASE
 from real_serving import MDEP, Json, Team
 
 pytestmark = pytest.mark.timeout(900)
@@ -31,6 +32,15 @@ def facts(team: Team) -> Json:
     return {"revisions": revisions, "pods": pods, "stable": status["stable"]["revision"], "cluster": status["cluster"]}
 
 
+def looked_at(team: Team, timeout: str) -> None:
+    """A new operator has looked at digits: it says so of a generation that it has not seen."""
+    edit = {"spec": {"endpoint": {"requestTimeout": timeout}}}
+    team.kubectl("patch", MDEP, "digits", "--type=merge", "-p", json.dumps(edit))
+    wanted = team.get()["metadata"]["generation"]
+    team.until(lambda: team.status()["observedGeneration"] == wanted, f"an operator has seen generation {wanted}")
+    team.until(lambda: team.says("Ready")[0] == "True", "digits is Ready")
+
+
 def test_an_upgrade_of_the_chart_rolls_no_model(digits: Team) -> None:
     serving = digits.serving
     before, operators = facts(digits), {pod["metadata"]["uid"] for pod in serving.operators()}
@@ -38,12 +48,21 @@ def test_an_upgrade_of_the_chart_rolls_no_model(digits: Team) -> None:
     with digits.traffic() as traffic:
         serving.upgrade(changed)
         assert not operators & {pod["metadata"]["uid"] for pod in serving.operators()}
-        led = serving.leader()
-        # The new operator has looked at it: it says so of a generation that it has not seen.
-        digits.kubectl("patch", MDEP, "digits", "--type=merge", "-p", '{"spec":{"endpoint":{"requestTimeout":"59s"}}}')
-        wanted = digits.get()["metadata"]["generation"]
-        digits.until(lambda: digits.status()["observedGeneration"] == wanted, f"{led} has seen generation {wanted}")
-        digits.until(lambda: digits.says("Ready")[0] == "True", "digits is Ready")
+        looked_at(digits, "59s")
+        traffic.more(100)
+    assert facts(digits) == before
+    assert digits.status().get("candidate") is None
+
+
+def test_what_serves_goes_on_without_its_operator_and_is_taken_up_by_the_next(digits: Team) -> None:
+    serving, before = digits.serving, facts(digits)
+    with digits.traffic() as traffic:
+        serving.helm("uninstall", RELEASE, "--namespace", NAMESPACE, "--wait")
+        assert not serving.operators()
+        traffic.more(200)
+        assert facts(digits) == before
+        serving.install()
+        looked_at(digits, "58s")
         traffic.more(100)
     assert facts(digits) == before
     assert digits.status().get("candidate") is None
