@@ -29,7 +29,6 @@ RAY_SERVICE = Kind("ray.io/v1", "RayService", "rayservices")
 NAMESPACES = 20
 COUNT = int(os.environ.get("SUNDOG_BENCH_RAYSERVICES", "1000"))
 WITHIN_S = float(os.environ.get("SUNDOG_BENCH_WITHIN_S", "120"))
-BATCH = 100
 IMAGE = "registry.example.com/ray:2.60.0"
 SIDES = {
     "as shipped": (),
@@ -101,8 +100,7 @@ async def create_all(cluster: Cluster) -> tuple[int, float]:
     async with fleet.client_of(cluster.kubeconfig) as client:
         await fleet.make_namespaces(client, NAMESPACES)
         began = time.monotonic()
-        batches = [map(ray_service, range(start, min(start + BATCH, COUNT))) for start in range(0, COUNT, BATCH)]
-        making = asyncio.gather(*(asyncio.to_thread(cluster.kubectl.apply, *batch) for batch in batches))
+        making = asyncio.ensure_future(fleet.each(COUNT, lambda index: client.create(ray_service(index))))
         ready = await fleet.wait_for(client, RAY_SERVICE, COUNT, runs, WITHIN_S)
         took = time.monotonic() - began
         await making

@@ -335,6 +335,8 @@ async def ask(pod: Json, namespace: Namespace, headers: Mapping[str, str]) -> in
 
 
 async def test_edges_serve_on_while_the_api_server_refuses_them_and_their_agents_die(namespace: Namespace) -> None:
+    if namespace.cluster.instance is None:
+        pytest.skip("the cluster is somebody else's, and its processes may be on other machines")
     await namespace.apply(replicas=2)
     await namespace.serves(1)
     edges = await namespace.ready_edges()
@@ -368,7 +370,7 @@ async def _kill_agent(namespace: Namespace, pod: Json) -> None:
             process.kill()
             break
     else:
-        pytest.skip("the node's processes are not on this machine")
+        raise AssertionError(f"no process on this machine has {mine}")
 
     async def restarted() -> bool:
         found = await namespace.world.kube.get(Ref(POD, namespace.name, name))

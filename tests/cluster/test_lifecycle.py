@@ -12,7 +12,6 @@ from real_kubernetes import control_plane, machine
 from real_kubernetes.binaries import CONTROL_PLANE, Binaries
 from real_kubernetes.cluster import BINARIES, Cluster, directory_of, down, up
 from real_kubernetes.instance import ClusterError, Instance
-from real_kubernetes.kubectl import Kubectl
 from real_kubernetes.traces import nothing_left
 from real_local import eventually
 
@@ -96,4 +95,4 @@ def test_nodes_live_side_by_side_and_one_that_was_killed_leaves_nothing(cluster:
             process.kill()
         sleeper.wait(10)
         down(directory)
-    assert Kubectl(cluster.kubeconfig).succeeds("get", "nodes")
+    assert cluster.kubectl.succeeds("get", "nodes")

@@ -117,7 +117,7 @@ def test_an_api_server_that_is_away_stops_a_rollout_and_no_traffic(digits: Team,
         pytest.skip("the API server is somebody else's")
     revision = roll_out(digits)
     digits.until_canary(25)
-    with control_plane.api_server_away(instance):
+    with control_plane.api_server_away(instance, digits.serving.kubectl):
         left = time.monotonic()
         answered = traffic.told()["sent"]
         traffic.until(lambda _: time.monotonic() - left > AWAY_S, f"{AWAY_S:g} s without an API server")

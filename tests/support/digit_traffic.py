@@ -47,7 +47,6 @@ class Traffic:
         self.answered: Counter[int] = Counter()
         self.read: dict[int, dict[int, int]] = {}
         self.fickle: list[Json] = []
-        self.last_answer = self.longest_silence = 0.0
 
     async def client(self, *, keeps: bool) -> None:
         connector = aiohttp.TCPConnector(limit=1, force_close=not keeps)
@@ -80,10 +79,6 @@ class Traffic:
         self.answered[revision] += 1
         if self.read.setdefault(revision, {}).setdefault(image, digit) != digit:
             self.fickle.append({"revision": revision, "image": image, "digit": digit})
-        now = time.monotonic()
-        if self.last_answer:
-            self.longest_silence = max(self.longest_silence, now - self.last_answer)
-        self.last_answer = now
 
     def _fail(self, failure: Json) -> None:
         self.failed += 1
@@ -99,7 +94,7 @@ class Traffic:
         }
         counts = {"sent": self.sent, "failed": self.failed, "failures": self.failures, "fickle": self.fickle[:5]}
         by_revision = {"answered": self.answered, "images": images, "right": right}
-        return {**counts, **by_revision, "longestSilence": round(self.longest_silence, 2)}
+        return {**counts, **by_revision}
 
 
 async def main(url: str, clients: int, pause_s: float) -> None:

@@ -183,14 +183,19 @@ class Team:
         (example / "claim.yaml").write_text(json.dumps(_as_list(*_claim_and_loader())))
         lines = [line for line in readme_commands(EXAMPLE / "README.md", "In a cluster") if line.startswith(_LOADING)]
         script = "\n".join(["set -euo pipefail", *lines]).replace("vision", self.namespace)
-        environment = {**os.environ, "KUBECONFIG": str(self.serving.cluster.kubeconfig)}
         done = subprocess.run(
-            ["bash", "-c", script], cwd=folder, env=environment, capture_output=True, text=True, timeout=180
+            ["bash", "-c", script], cwd=folder, env=self.environment(), capture_output=True, text=True, timeout=180
         )
         if done.returncode:
             raise ClusterError(f"{script}\n{done.stdout}{done.stderr}")
         held_out = {"held-out.json": (self.serving.trained / "held-out.json").read_text()}
         self.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "held-out"}, "data": held_out})
+
+    def environment(self) -> dict[str, str]:
+        """Of a user's shell: the cluster is the current one, and `kubectl` is the tests' own."""
+        programs = Path(self.serving.kubectl.program).parent
+        path = f"{programs}{os.pathsep}{os.environ['PATH']}" if programs.is_absolute() else os.environ["PATH"]
+        return {**os.environ, "KUBECONFIG": str(self.serving.cluster.kubeconfig), "PATH": path}
 
     def claim(self, name: str) -> None:
         """The claim of the example under a name, with what a provisioner would make of it."""
@@ -258,8 +263,7 @@ class Team:
     def sundog(self, *arguments: str) -> str:
         """What `kubectl sundog` prints. Raises ClusterError with its words where it fails."""
         command = (f"{sys.prefix}/bin/kubectl-sundog", *arguments, "--namespace", self.namespace)
-        environment = {**os.environ, "KUBECONFIG": str(self.serving.cluster.kubeconfig)}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, env=self.environment(), capture_output=True, text=True, timeout=120)
         if done.returncode:
             raise ClusterError(f"kubectl sundog {' '.join(arguments)}: {done.stdout}{done.stderr}")
         return done.stdout

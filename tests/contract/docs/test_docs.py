@@ -21,7 +21,11 @@ from sundog_operator.api import (
 from sundog_operator.shell.cli import root
 
 ROOT = Path(__file__).parents[3]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")])
+PAGES = sorted(
+    page
+    for pattern in ("*.md", "docs/**/*.md", "examples/**/*.md", "helm/sundog/README.md", "images/README.md")
+    for page in ROOT.glob(pattern)
+)
 EXAMPLES = sorted(ROOT.glob("examples/**/*.yaml"))
 IN_A_CLUSTER = "# in a cluster\n"
 """How a manifest begins that local mode refuses."""

@@ -76,7 +76,7 @@ def stop(instance: Instance) -> None:
 
 
 @contextlib.contextmanager
-def api_server_away(instance: Instance) -> Iterator[None]:
+def api_server_away(instance: Instance, kubectl: Kubectl) -> Iterator[None]:
     """The API server of a cluster is killed, and is back after the block. Raises ClusterError where it does not come back."""
     process = instance.processes()[API_SERVER]
     command = process.cmdline()
@@ -86,7 +86,6 @@ def api_server_away(instance: Instance) -> Iterator[None]:
         yield
     finally:
         instance.start(API_SERVER, command)
-        kubectl = Kubectl(instance.kubeconfig)
         # On a busy machine it competes with all that runs in pods.
         await_answer(instance, API_SERVER, lambda: kubectl.succeeds("get", "--raw", "/readyz"), 3 * READY_S)
 

@@ -85,6 +85,8 @@ def _plain(model: LoadedModel) -> Json:
     body: Json = _object({"inputs": value})
     if len(inputs) == 1:
         body = {"anyOf": [body, _nested(inputs[0])]}
+    elif not inputs:
+        body = {"anyOf": [body, {"type": "array", "minItems": 1}]}
     answers = _object({spec.name: _nested(spec) for spec in outputs})
     answer: Json = {} if not outputs else {"anyOf": [_nested(outputs[0]), answers]} if len(outputs) == 1 else answers
     example = {"inputs": _example(inputs)} if _has_example(inputs) else None
