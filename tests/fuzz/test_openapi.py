@@ -12,6 +12,7 @@ import psutil
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
+from hypothesis.strategies import sampled_from
 from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
@@ -32,6 +33,15 @@ class Echo:
     def predict(self, batch):
         return batch
 """
+STREAM = """
+class Stream:
+    def load(self, path, config):
+        pass
+
+    def predict(self, batch):
+        yield batch
+        yield batch
+"""
 DECLARED = """
 inputs: [{name: x, dtype: float32, shape: [-1, 4]}]
 outputs: [{name: y, dtype: float32, shape: [-1, 2]}]
@@ -44,17 +54,17 @@ class Server:
     process: psutil.Process
 
 
-@pytest.fixture(scope="module", params=["declared", "undeclared"])
+@pytest.fixture(scope="module", params=["declared", "undeclared", "streaming"])
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A network with a description, and a predictor that declares nothing and gives back what it gets."""
+    """A network with a description, and predictors that declare nothing and give back what they get, one of them twice."""
     folder = tmp_path_factory.mktemp(request.param)
     if request.param == "declared":
         save_network(folder / "model", 1, [])
         (folder / "model" / "model.yaml").write_text(DECLARED)
     else:
         (folder / "model").mkdir()
-        (folder / "model" / "net.py").write_text(ECHO)
-    entrypoint = "net:Net" if request.param == "declared" else "net:Echo"
+        (folder / "model" / "net.py").write_text(ECHO + STREAM)
+    entrypoint = {"declared": "net:Net", "undeclared": "net:Echo", "streaming": "net:Stream"}[request.param]
     (port,) = free_ports(1)
     command = [sys.executable, str(Path(__file__).with_name("serve.py")), str(folder / "model"), entrypoint, str(port)]
     url = f"http://127.0.0.1:{port}"
@@ -83,9 +93,12 @@ def test_no_request_gets_a_500_or_what_the_document_does_not_say(server: Server)
     for operation in operations:
 
         @settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-        @given(case=operation.as_strategy() | operation.as_strategy(generation_mode=GenerationMode.NEGATIVE))
-        def attempt(case: schemathesis.Case) -> None:
-            response = case.call(base_url=server.url)
+        @given(
+            case=operation.as_strategy() | operation.as_strategy(generation_mode=GenerationMode.NEGATIVE),
+            accept=sampled_from(["*/*", "text/event-stream"]),
+        )
+        def attempt(case: schemathesis.Case, accept: str) -> None:
+            response = case.call(base_url=server.url, headers={"accept": accept})
             assert response.status_code != 500, response.text
             # That as many values are sent as a shape counts is a rule that a schema cannot say.
             case.validate_response(response, excluded_checks=[positive_data_acceptance])

@@ -13,7 +13,6 @@ largest such value ever seen never blames a line that is only late, and it reach
 between table and pipe.
 """
 
-from bisect import bisect_right
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -213,16 +212,11 @@ class Boot:
             found = self.rows[key] = Row()
         return found
 
-    def observe(self, table: Table, whole: str) -> None:
-        """Take over HAProxy's counts; `whole` is the entry that counts every request."""
-        for key, seen in table.items():
-            if key == whole:
-                self.requests = max(self.requests, seen.assigned)
-            else:
-                self.row(key).highest = max(self.row(key).highest, seen.assigned)
-
     def settle(self, table: Table, whole: str, now: float = 0.0) -> None:
-        """Find lost lines: `table` was read before lines that have all been counted by now."""
+        """Find lost lines: `table` was read before lines that have all been counted by now.
+
+        `whole` is the entry that counts every request.
+        """
         for key, seen in table.items():
             if key == whole:
                 self.requests = max(self.requests, seen.assigned)
@@ -486,8 +480,8 @@ def _time(cell: _Cell, total: list[int], total_us: int, ttfb_us: int) -> None:
     cell.us += total_us
     if total_us > cell.slow_us:
         cell.slow += 1
-    histogram.add(total, bisect_right(histogram.EDGES_US, total_us))
-    histogram.add(cell.ttfb, bisect_right(histogram.EDGES_US, ttfb_us))
+    histogram.add(total, histogram.bucket_of(total_us))
+    histogram.add(cell.ttfb, histogram.bucket_of(ttfb_us))
 
 
 def _count_unit(cell: _Cell, total_us: int, size: int, unit: int, group: int, received: int) -> None:

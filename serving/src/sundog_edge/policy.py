@@ -40,11 +40,6 @@ class Auth(_Part):
     apiKeys: SecretName | Literal[""] = ""  # noqa: N815 - the document's own name
     jwt: Jwt | None = None
 
-    @property
-    def required(self) -> bool:
-        """Whether a caller must say who it is."""
-        return bool(self.apiKeys) or self.jwt is not None
-
 
 class Queue(_Part):
     """How many requests may wait for a replica, and for how long each."""

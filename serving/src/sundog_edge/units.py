@@ -23,7 +23,6 @@ EVENT_OF_END = {
     "abortBefore": "abort",
     "abortDuring": "abort",
 }
-EVENTS = ("error", "client4xx", "throttled", "abort", "slow")
 assert {*EVENT_OF_END} == {*ENDS} - {"ok"}
 
 Moment = tuple[int, int, str]

@@ -255,7 +255,8 @@ def test_an_operator_of_some_namespaces_holds_the_same_there_and_nothing_of_the_
     given = values("namespaced")
     assert not [obj for obj in objects(given) if obj["kind"] == "ClusterRoleBinding"]
     everywhere = account.granted(SMALLEST)
-    assert account.granted(given) == everywhere - {Right("list", "nodes")}
-    assert Right("list", "nodes") in everywhere
+    nodes = account.Grant(Right("list", "nodes"))
+    assert account.granted(given) == everywhere - {nodes}
+    assert nodes in everywhere
     places = {obj["metadata"]["namespace"] for obj in objects(given) if obj["kind"] == "RoleBinding"}
     assert places == {*given["watchNamespaces"], NAMESPACE}

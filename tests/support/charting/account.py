@@ -1,18 +1,30 @@
 """The operator's own account, as the chart makes it, on an API server without the chart's pods."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from charting import NAMESPACE, RELEASE, Values, objects, one
-from real_kubernetes.audit import Right, right
+from real_kubernetes.audit import Right, Use, right
 from real_kubernetes.kubectl import Kubectl
 
 ACCOUNT = f"{NAMESPACE}:{RELEASE}"
 ROLES = {"Role", "ClusterRole"}
 _PARTS = {"ServiceAccount", "RoleBinding", "ClusterRoleBinding", *ROLES}
+
+
+@dataclass(frozen=True, order=True)
+class Grant:
+    """A right as a role grants it: on the object of one name, or on all where there is none."""
+
+    right: Right
+    name: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.right} {self.name}".rstrip()
 
 
 def install(kubectl: Kubectl, values: Values) -> None:
@@ -39,17 +51,34 @@ def kubeconfig(kubectl: Kubectl, path: Path, name: str = RELEASE) -> Path:
     return path
 
 
-def granted(values: Values) -> set[Right]:
-    """What the account holds by the chart's roles."""
+def granted(values: Values) -> set[Grant]:
+    """What the account holds by the chart's roles; each of a rule's `resourceNames` is a grant of its own."""
     bound = {obj["roleRef"]["name"] for obj in objects(values) if obj["kind"] in {"RoleBinding", "ClusterRoleBinding"}}
     roles = [obj for obj in objects(values) if obj["kind"] in ROLES and obj["metadata"]["name"] in bound]
-    return {held for role in roles for rule in role["rules"] for held in _rights(rule)}
+    return {held for role in roles for rule in role["rules"] for held in _grants(rule)}
 
 
-def _rights(rule: dict[str, list[str]]) -> Iterable[Right]:
+def unused(held: Collection[Grant], uses: Iterable[Use], fixed: Collection[str]) -> set[Grant]:
+    """The grants that no use needed.
+
+    One without a name is needed by a use of an object that no named one covers and whose name is not `fixed`, which a role could have
+    named; a collection has no name.
+    """
+    needed: set[Grant] = set()
+    for use in uses:
+        named = Grant(use.right, use.name)
+        needed.add(named)
+        if named not in held and use.name not in fixed:
+            needed.add(Grant(use.right))
+    return set(held) - needed
+
+
+def _grants(rule: dict[str, list[str]]) -> Iterable[Grant]:
     return (
-        right(verb, group, resource)
+        Grant(right(verb, group, resource), name)
         for group in rule["apiGroups"]
         for resource in rule["resources"]
         for verb in rule["verbs"]
+        # To the API server an empty list is none.
+        for name in rule.get("resourceNames") or [""]
     )

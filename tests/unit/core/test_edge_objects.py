@@ -1,6 +1,7 @@
 """The objects of a namespace's edge, compared with files that were read by people, and what must never be in them."""
 
 import os
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -164,12 +165,58 @@ def test_agents_and_ray_answer_only_whom_they_must() -> None:
     assert allowed(policies, "sundog-valkey", 6379) == [ray]
 
 
-def test_models_reach_everything_but_the_credentials_of_their_node() -> None:
+def asked(policies: list[dict[str, Any]], name: str) -> list[dict[str, Any]] | None:
+    """The rules by which the pods of a policy reach others; None where they reach everything."""
+    (spec,) = [policy["spec"] for policy in policies if policy["metadata"]["name"] == name]
+    assert ("Egress" in spec["policyTypes"]) is ("egress" in spec)
+    rules: list[dict[str, Any]] | None = spec.get("egress")
+    return rules
+
+
+def reached(rules: list[dict[str, Any]], address: str, port: int) -> bool:
+    """Whether any of the rules leads there, by a plugin that counts nodes and pods among addresses."""
+    found = ip_address(address)
+    return any(
+        not ("ports" in rule and port not in {each["port"] for each in rule["ports"]})
+        and ("to" not in rule or any(within(found, peer["ipBlock"]) for peer in rule["to"] if "ipBlock" in peer))
+        for rule in rules
+    )
+
+
+def within(address: IPv4Address | IPv6Address, block: dict[str, Any]) -> bool:
+    return address in ip_network(block["cidr"]) and not any(address in ip_network(each) for each in block["except"])
+
+
+@pytest.mark.parametrize("name", ["sundog-edge", "sundog-valkey", "sundog-ray-workers"])
+def test_pods_reach_everything_but_the_credentials_of_their_node(name: str) -> None:
     policies = network_policies.make_policies(
         "vision", MEMBERS, parse_installation(ADMINISTRATOR, "test").network_policies
     )
-    (policy,) = [policy for policy in policies if policy["spec"]["policyTypes"] == ["Egress"]]
-    assert policy["spec"]["podSelector"]["matchLabels"]["ray.io/node-type"] == "worker"
-    (rule,) = policy["spec"]["egress"]
-    blocked = [block["ipBlock"]["except"] for block in rule["to"] if "ipBlock" in block]
-    assert blocked == [["169.254.169.254/32"], ["fd00:ec2::254/128"]]
+    rules = asked(policies, name)
+    assert rules is not None
+    for address in ("169.254.169.254", "fd00:ec2::254"):
+        assert not reached(rules, address, 80), address
+    for address in ("10.0.0.7", "8.8.8.8", "169.254.20.10", "fd00::7"):
+        for port in (53, 80, 443, 6443, 8265, 30000):
+            assert reached(rules, address, port), (address, port)
+    assert {"namespaceSelector": {}} in rules[0]["to"]
+
+
+def test_agents_reach_an_api_server_on_a_node_and_nobody_needs_to_name_it() -> None:
+    """Some plugins count neither pods nor nodes among addresses."""
+    policies = network_policies.make_policies(
+        "vision", MEMBERS, parse_installation(ADMINISTRATOR, "test").network_policies
+    )
+    by_port = [rule["ports"] for rule in asked(policies, "sundog-edge") or () if "to" not in rule]
+    assert by_port == [[{"protocol": "TCP", "port": 443}, {"protocol": "TCP", "port": 6443}]]
+    for name in ("sundog-valkey", "sundog-ray-workers"):
+        assert all("to" in rule for rule in asked(policies, name) or ()), name
+
+
+def test_the_policy_of_workers_is_not_that_of_heads_whose_autoscaler_asks_the_api_server() -> None:
+    policies = network_policies.make_policies(
+        "vision", MEMBERS, parse_installation(ADMINISTRATOR, "test").network_policies
+    )
+    assert asked(policies, "sundog-ray") is None
+    (workers,) = [policy for policy in policies if policy["metadata"]["name"] == "sundog-ray-workers"]
+    assert workers["spec"]["podSelector"]["matchLabels"]["ray.io/node-type"] == "worker"

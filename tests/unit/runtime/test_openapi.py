@@ -1,7 +1,12 @@
 """The OpenAPI document of a model: valid, and its examples are answered."""
 
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import httpx
 import jsonschema
 import orjson
 import pytest
@@ -25,13 +30,18 @@ TWO = model_of(TensorSpec("a", "int8", (2, -1)), TensorSpec("b", "string", (1,))
 ALL = model_of(*(TensorSpec(dtype, dtype, (-1,)) for dtype in OIP_TYPES if dtype != "bfloat16"))
 NOTHING = LoadedModel("python", "", lambda batch: batch, Signature())
 LARGE = model_of(TensorSpec("x", "float32", (-1, 3, 224, 224)))
+STREAM = replace(ONE, streams=True)
 
 
 def document_of(model: LoadedModel) -> Any:
     return orjson.loads(openapi("m", "1.0", model))
 
 
-@pytest.mark.parametrize("model", [ONE, TWO, ALL, NOTHING, LARGE], ids=["one", "two", "all", "nothing", "large"])
+@pytest.mark.parametrize(
+    "model",
+    [ONE, TWO, ALL, NOTHING, LARGE, STREAM],
+    ids=["one", "two", "all", "nothing", "large", "stream"],
+)
 def test_the_document_is_valid(model: LoadedModel) -> None:
     schema = schemathesis.openapi.from_dict(document_of(model))
     schema.validate()
@@ -82,3 +92,113 @@ def test_large_inputs_and_unknown_ones_have_no_example() -> None:
     for model in (LARGE, NOTHING):
         content = document_of(model)["paths"]["/"]["post"]["requestBody"]["content"]
         assert "example" not in content["application/json"]
+
+
+@pytest.mark.parametrize("path", ["/", "/v2/models/m/infer"])
+def test_only_streams_are_said_to_stream(path: str) -> None:
+    whole, pieces = (document_of(model)["paths"][path]["post"]["responses"] for model in (ONE, STREAM))
+    binary = {"application/octet-stream"} if path != "/" else set()
+    assert set(whole["200"]["content"]) == {"application/json"} | binary
+    assert set(pieces["200"]["content"]) == {"application/x-ndjson", "text/event-stream"}
+    assert "text/event-stream" in pieces["200"]["description"]
+    # Binary outputs cannot be asked for in plain JSON.
+    assert set(pieces) - set(whole) == ({"406"} if path != "/" else set())
+
+
+def test_406_is_explained_where_it_can_come() -> None:
+    whole, pieces = (document_of(model)["components"]["responses"]["Problem"] for model in (ONE, STREAM))
+    assert "406" not in whole["description"]
+    assert "406: Binary outputs" in pieces["description"]
+    assert "405" in pieces["description"]
+
+
+BREAKS = """
+class Predictor:
+    def load(self, path, config):
+        pass
+
+    def predict(self, batch):
+        yield batch
+        yield batch
+        raise ValueError("out of order")
+"""
+DECLARED = """
+inputs: [{name: x, dtype: float32, shape: [-1, 4]}]
+outputs: [{name: y, dtype: float32, shape: [-1, 4]}]
+"""
+
+
+@pytest.fixture
+async def stream(python_model: Callable[[str], Path], args: Any, serve: Any) -> httpx.AsyncClient:
+    """A replica whose streams break after two answers."""
+    root = python_model(BREAKS)
+    (root / "model.yaml").write_text(DECLARED)
+    client: httpx.AsyncClient = await serve(args(root, "predictor:Predictor", warmup={"requests": 0}))
+    return client
+
+
+async def ask(client: Any, path: str, body: Any, accept: str = "*/*") -> tuple[int, str, list[str]]:
+    """Status, content type and pieces of an answer that may be cut."""
+    messages = iter([{"type": "http.request", "body": orjson.dumps(body)}])
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return next(messages, None) or await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": path, "headers": [(b"accept", accept.encode())]}
+    await client.replica.app(scope, receive, send)
+    start, *pieces = sent
+    return start["status"], dict(start["headers"])[b"content-type"].decode(), [each["body"].decode() for each in pieces]
+
+
+@pytest.mark.parametrize("path", ["/", "/v2/models/digits/infer"])
+@pytest.mark.parametrize("accept", ["*/*", "text/event-stream"])
+async def test_every_piece_of_a_stream_is_as_the_document_says(
+    stream: httpx.AsyncClient, path: str, accept: str
+) -> None:
+    document = (await stream.get("/openapi.json")).json()
+    components = {"components": document["components"]}
+    operation = document["paths"][path]["post"]
+    example = operation["requestBody"]["content"]["application/json"]["example"]
+    status, content_type, pieces = await ask(stream, path, example, accept)
+    schema = operation["responses"][str(status)]["content"][content_type]["schema"]
+    events = content_type == "text/event-stream"
+    assert (len(pieces), events) == (3, accept == "text/event-stream")
+    for piece in pieces:
+        found = dict(line.split(": ", 1) for line in piece.split("\n") if line) if events else orjson.loads(piece)
+        jsonschema.Draft202012Validator(schema | components).validate(found)
+        if events:
+            # A validator does not look into strings.
+            data = jsonschema.Draft202012Validator(schema["properties"]["data"]["contentSchema"] | components)
+            data.validate(orjson.loads(found["data"]))
+            assert not data.is_valid({"error": "none of these"})
+    assert not jsonschema.Draft202012Validator(schema | components).is_valid({"answers": []})
+    assert "ModelError" in pieces[-1]
+
+
+async def test_binary_outputs_of_a_stream_are_refused_as_the_document_says(stream: httpx.AsyncClient) -> None:
+    document = (await stream.get("/openapi.json")).json()
+    operation = document["paths"]["/v2/models/digits/infer"]["post"]
+    body = operation["requestBody"]["content"]["application/json"]["example"]
+    status, content_type, _ = await ask(
+        stream, "/v2/models/digits/infer", body | {"parameters": {"binary_data_output": True}}
+    )
+    assert (status, content_type) == (406, "application/problem+json")
+    assert operation["responses"]["406"] == {"$ref": "#/components/responses/Problem"}
+
+
+def test_without_declared_inputs_a_list_is_a_body_as_well() -> None:
+    """As the server takes it; an empty one it refuses."""
+    document = document_of(NOTHING)
+    schema = document["paths"]["/"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    validator = jsonschema.Draft202012Validator(schema)
+    for body in ([{"c": 1.15}, {}], [[1.0], [2.0]], {"inputs": "text"}):
+        assert decode_plain(NOTHING, orjson.dumps(body)).batch is not None
+        assert validator.is_valid(body)
+    for body in ([], {"rows": [1]}, 3):
+        with pytest.raises(Problem):
+            decode_plain(NOTHING, orjson.dumps(body))
+        assert not validator.is_valid(body)

@@ -1,5 +1,6 @@
 """Requests: every good one is answered, every bad one gets problem details that name what is wrong."""
 
+import asyncio
 import json
 import logging
 import math
@@ -232,6 +233,72 @@ async def test_a_client_that_goes_away_gets_no_answer(client: httpx.AsyncClient)
     scope = {"type": "http", "method": "POST", "path": "/", "headers": []}
     await client.replica.app(scope, receive, send)  # type: ignore[attr-defined]
     assert sent == []
+
+
+class Pieces:
+    """One request as a server makes it, whose body comes byte by byte, one at each turn of the loop or when `go` is set."""
+
+    def __init__(self, body: bytes, timeout: str = "") -> None:
+        headers = [(b"x-sundog-timeout-seconds", timeout.encode())] if timeout else []
+        self.scope = {"type": "http", "method": "POST", "path": "/", "headers": headers}
+        self.go = asyncio.Event()
+        self.go.set()
+        self.taken = 0
+        self.sent: list[Any] = []
+        self._body = body
+
+    async def receive(self) -> Any:
+        await asyncio.sleep(0)
+        await self.go.wait()
+        self.taken += 1
+        piece = self._body[self.taken - 1 : self.taken]
+        return {"type": "http.request", "body": piece, "more_body": self.taken < len(self._body)}
+
+    async def send(self, message: Any) -> None:
+        self.sent.append(message)
+
+
+@pytest.mark.parametrize("silent", [False, True], ids=["drop by drop", "silent"])
+async def test_a_body_that_does_not_arrive_in_time_is_given_up(client: httpx.AsyncClient, silent: bool) -> None:
+    replica = client.replica  # type: ignore[attr-defined]
+    request = Pieces(b" " * 10_000_000, timeout="0.05")
+    if silent:
+        request.go.clear()
+    async with asyncio.timeout(30):
+        await replica.app(request.scope, request.receive, request.send)
+    start, body = request.sent
+    headers = dict(start["headers"])
+    assert (start["status"], headers[b"content-type"]) == (504, b"application/problem+json")
+    assert headers[b"connection"] == b"close", "what still comes holds a place at the edge"
+    told = json.loads(body["body"])
+    assert (told["code"], told["detail"]) == (
+        "DeadlineExceeded",
+        "the request's time was over before its body had arrived",
+    )
+    assert replica.metrics.answers == {"DeadlineExceeded": 1}
+    assert replica._scheduler._coming == 0, "others are held for company that never comes"
+    assert (await client.post("/", json={"inputs": [ROW]})).status_code == 200
+
+
+@pytest.mark.parametrize("timeout", ["", "30"], ids=["no deadline", "in time"])
+async def test_a_slow_body_that_arrives_in_time_is_answered(client: httpx.AsyncClient, timeout: str) -> None:
+    request = Pieces(json.dumps({"inputs": [ROW]}).encode(), timeout)
+    await client.replica.app(request.scope, request.receive, request.send)  # type: ignore[attr-defined]
+    assert request.sent[0]["status"] == 200
+    assert b"connection" not in dict(request.sent[0]["headers"])
+
+
+async def test_who_is_cancelled_while_its_body_comes_is_not_answered(client: httpx.AsyncClient) -> None:
+    replica = client.replica  # type: ignore[attr-defined]
+    request = Pieces(b" " * 100, timeout="30")
+    request.go.clear()
+    task = asyncio.create_task(replica.app(request.scope, request.receive, request.send))
+    while not replica._scheduler._coming:  # noqa: ASYNC110 (it is the loop's turns that are waited for)
+        await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+    assert (request.sent, replica.metrics.answers) == ([], {"ClientGone": 1})
 
 
 async def test_lifespan_and_websockets(client: httpx.AsyncClient) -> None:

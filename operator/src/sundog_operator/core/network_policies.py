@@ -1,4 +1,4 @@
-"""Who may talk to the pods of a namespace with an edge: a policy for the edges, one for Ray, one for Ray's stores.
+"""Whom the pods of a namespace with an edge answer and ask: a policy for the edges, one for Ray, one for Ray's stores, one for workers.
 
 Only a network plugin that enforces them makes them true. Probes of kubelets pass whatever is written here.
 """
@@ -19,12 +19,16 @@ SERVE_PORTS: Final = ((8000, 8000), (9000, 9000), (30000, 31000), (40000, 41000)
 METADATA: Final = (("0.0.0.0/0", "169.254.169.254/32"), ("::/0", "fd00:ec2::254/128"))
 """All addresses but those that hand out a node's credentials."""
 
+API_SERVER_PORTS: Final = (443, 6443)
+"""Behind its Service, and as pods see it. Nothing hands out credentials there: metadata services are asked at port 80."""
+
 _OURS: Final = {names.LABEL_PART_OF: "sundog"}
 _OF_RAY: Final = [{"key": "ray.io/cluster", "operator": "Exists"}]
 _RAY_PODS: Final = {"matchLabels": _OURS, "matchExpressions": _OF_RAY}
 """Of our RayClusters; somebody else's in the same namespace are none of our business."""
 
 _WORKERS: Final = {"matchLabels": {**_OURS, "ray.io/node-type": "worker"}, "matchExpressions": _OF_RAY}
+_STORES: Final = {"matchLabels": {names.LABEL_NAME: names.VALKEY}}
 _EDGES: Final = {"podSelector": {"matchLabels": edge_objects.SELECTOR}}
 
 Json = dict[str, Any]
@@ -39,6 +43,7 @@ def make_policies(namespace: str, members: Sequence[Json], wanted: NetworkPolici
         {"ports": [_port(edge_pods.HTTP_PORT), _port(edge_pods.HTTPS_PORT)]},
         {"ports": [_port(edge_pods.AGENT_PORT)], "from": [operator, *scrapers]},
     ]
+    asked = [*_egress(), _api_server()]
     workers = [
         {"from": [ray]},
         {"ports": [_port(DASHBOARD_PORT)], "from": [operator, _EDGES]},
@@ -47,18 +52,23 @@ def make_policies(namespace: str, members: Sequence[Json], wanted: NetworkPolici
     ]
     store = [{"ports": [_port(STORE_PORT)], "from": [ray]}]
     return [
-        _policy(namespace, members, names.EDGE, {"matchLabels": edge_objects.SELECTOR}, ingress=edge),
+        _policy(namespace, members, names.EDGE, _EDGES["podSelector"], ingress=edge, egress=asked),
         _policy(namespace, members, names.RAY, _RAY_PODS, ingress=workers),
-        _policy(namespace, members, names.VALKEY, {"matchLabels": {names.LABEL_NAME: names.VALKEY}}, ingress=store),
+        _policy(namespace, members, names.VALKEY, _STORES, ingress=store, egress=_egress()),
         _policy(namespace, members, f"{names.RAY}-workers", _WORKERS, egress=_egress()),
     ]
 
 
 def _egress() -> list[Json]:
-    """Where models run, which are somebody's code. The head's autoscaler talks to the API server, whose address no policy can name."""
+    """Of all but the heads, whose autoscaler talks to the API server, whose address no policy can name."""
     blocks = [{"ipBlock": {"cidr": cidr, "except": [metadata]}} for cidr, metadata in METADATA]
     # Some plugins do not count pods among addresses.
     return [{"to": [*blocks, {"namespaceSelector": {}}]}]
+
+
+def _api_server() -> Json:
+    """For the agents of the edges. Those plugins do not count nodes among addresses either, so that only its ports can be named."""
+    return {"ports": [_port(port) for port in API_SERVER_PORTS]}
 
 
 def _pods_of(namespace: str, name: str) -> Json:
@@ -81,11 +91,11 @@ def _policy(
     ingress: list[Json] | None = None,
     egress: list[Json] | None = None,
 ) -> Json:
-    rules = {"ingress": ingress} if ingress is not None else {"egress": egress}
-    kinds = ["Ingress"] if ingress is not None else ["Egress"]
+    both = {"ingress": ingress, "egress": egress}
+    rules = {way: given for way, given in both.items() if given is not None}
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
         "metadata": {**edge_objects.metadata(namespace, members), "name": name},
-        "spec": {"podSelector": selector, "policyTypes": kinds, **rules},
+        "spec": {"podSelector": selector, "policyTypes": [way.capitalize() for way in rules], **rules},
     }

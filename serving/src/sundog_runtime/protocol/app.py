@@ -4,9 +4,11 @@ Raw ASGI, because a framework's share of the time of a small model's request is 
 the model looks for itself whether its client is gone: Serve would start two tasks for every request to do it.
 """
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from functools import partial
+from math import inf
 from typing import Any
 
 from sundog_runtime.context import RequestContext, deadline_of
@@ -111,7 +113,8 @@ class App:
         scheduler = self._inference.scheduler
         scheduler.expect()
         try:
-            body = await read_body(headers, receive, self.max_request_bytes)
+            reading = read_body(headers, receive, self.max_request_bytes)
+            body = await _in_time(reading, context.deadline)
             query = await self._inference.read(route.decode, headers, body)
         finally:
             scheduler.expected()
@@ -168,6 +171,26 @@ async def read_body(headers: Mapping[bytes, bytes], receive: Receive, limit: int
         whole += part
         if not more:
             return memoryview(whole)[padding:] if padding else whole
+
+
+async def _in_time(reading: Awaitable[Buffer], deadline: float) -> Buffer:
+    """The body. Raises Problem 504 where the deadline passes first: whoever sends drop by drop is never silent.
+
+    It is not 408, the client's fault: a replica that is too busy to read looks the same from here.
+    """
+    if deadline == inf:
+        return await reading
+    limit = asyncio.timeout(max(0.0, deadline - time.monotonic()))
+    try:
+        async with limit:
+            return await reading
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        # What still comes would hold the connection, and with it a place at the edge, for as long as it comes.
+        close = ((b"connection", b"close"),)
+        detail = "the request's time was over before its body had arrived"
+        raise Problem(504, "DeadlineExceeded", detail, close) from None
 
 
 def as_problem(error: Exception, path: str, context: RequestContext) -> tuple[Problem, bytes]:

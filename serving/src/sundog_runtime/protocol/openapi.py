@@ -11,6 +11,8 @@ import numpy as np
 from sundog_runtime.formats.model import LoadedModel
 from sundog_runtime.protocol.exchange import MODEL_VERSION
 from sundog_runtime.protocol.plain import encode
+from sundog_runtime.protocol.query import JSON_TYPE
+from sundog_runtime.protocol.streams import LINES_TYPE, SSE_TYPE
 from sundog_runtime.tensors import OIP_TYPES, TensorSpec, numpy_type
 
 Json = dict[str, Any]
@@ -26,6 +28,7 @@ _PROBLEM_CODES = {
     "503": "Too many requests at once.",
     "504": "The time for the answer is over.",
 }
+_STREAM_CODES = dict(sorted({**_PROBLEM_CODES, "406": "Binary outputs, which no stream has."}.items()))
 
 
 def openapi(name: str, version: str, model: LoadedModel) -> bytes:
@@ -48,7 +51,7 @@ def openapi(name: str, version: str, model: LoadedModel) -> bytes:
             "info": {"title": name, "version": version, "description": "A model served by Sundog."},
             "servers": [{"url": "."}],
             "paths": {"/": {"post": _plain(model)}, **about},
-            "components": {"schemas": _schemas(), "responses": {"Problem": _problem_response()}},
+            "components": {"schemas": _schemas(), "responses": {"Problem": _problem_response(model)}},
         }
     )
 
@@ -94,7 +97,7 @@ def _plain(model: LoadedModel) -> Json:
         "operationId": "predict",
         "summary": "Predict, in plain JSON",
         "requestBody": {"required": True, "content": {"application/json": _media(body, example)}},
-        "responses": _responses(_object({"outputs": answer})),
+        "responses": _answers(model, _object({"outputs": answer})),
     }
 
 
@@ -122,11 +125,12 @@ def _infer(model: LoadedModel) -> Json:
         optional={"id": {"type": "string"}},
     )
     example = {"inputs": [_sent(spec) for spec in inputs]} if _has_example(inputs) else None
+    ways = "come beside JSON, and outputs are JSON alone" if model.streams else "go both ways beside JSON"
     return {
         "summary": "Predict, by the Open Inference Protocol",
-        "description": "Binary tensors go both ways beside JSON: header Inference-Header-Content-Length.",
+        "description": f"Binary tensors {ways}: header Inference-Header-Content-Length.",
         "requestBody": {"required": True, "content": {"application/json": _media(request, example)}},
-        "responses": _responses(answer, binary=True),
+        "responses": _answers(model, answer, binary=True),
     }
 
 
@@ -202,19 +206,46 @@ def _shape(spec: TensorSpec) -> list[int]:
 
 
 def _get(summary: str, schema: str) -> Json:
-    return {"get": {"summary": summary, "responses": _responses({"$ref": f"#/components/schemas/{schema}"})}}
+    content = _json({"$ref": f"#/components/schemas/{schema}"})
+    return {"get": {"summary": summary, "responses": _responses("The answer.", content, _PROBLEM_CODES)}}
 
 
-def _responses(answer: Json, *, binary: bool = False) -> Json:
-    content: Json = {"application/json": {"schema": answer}}
+def _answers(model: LoadedModel, answer: Json, *, binary: bool = False) -> Json:
+    """What the model's answers look like; `binary`: outputs may be asked for as bytes."""
+    if model.streams:
+        told = f"Answers in pieces: events where Accept names {SSE_TYPE.decode()}, else one JSON document a line."
+        return _responses(told, _stream(answer), _STREAM_CODES if binary else _PROBLEM_CODES)
+    content = _json(answer)
     if binary:
         content["application/octet-stream"] = {}
+    return _responses("The answer.", content, _PROBLEM_CODES)
+
+
+def _stream(answer: Json) -> Json:
+    """OpenAPI 3.1 has no word for the items of a stream: as is the custom, the schema is that of each."""
+    problem = {"$ref": "#/components/schemas/Problem"}
+    line = {"anyOf": [answer, _object({"error": problem})], "description": "One line. An error is the last."}
+    data = {"anyOf": [answer, problem]}
+    event = _object(
+        {"data": {"type": "string", "contentMediaType": JSON_TYPE.decode(), "contentSchema": data}},
+        optional={"event": {"enum": ["message", "error"]}},
+    )
+    event["description"] = "One event. An error is the last, and its data the problem."
+    return {LINES_TYPE.decode(): {"schema": line}, SSE_TYPE.decode(): {"schema": event}}
+
+
+def _json(schema: Json) -> Json:
+    return {JSON_TYPE.decode(): {"schema": schema}}
+
+
+def _responses(told: str, content: Json, codes: Json) -> Json:
     problem = {"$ref": "#/components/responses/Problem"}
-    return {"200": {"description": "The answer.", "content": content}, **dict.fromkeys(_PROBLEM_CODES, problem)}
+    return {"200": {"description": told, "content": content}, **dict.fromkeys(codes, problem)}
 
 
-def _problem_response() -> Json:
-    described = " ".join(f"{status}: {text}" for status, text in _PROBLEM_CODES.items())
+def _problem_response(model: LoadedModel) -> Json:
+    codes = _STREAM_CODES if model.streams else _PROBLEM_CODES
+    described = " ".join(f"{status}: {text}" for status, text in codes.items())
     schema = {"$ref": "#/components/schemas/Problem"}
     return {"description": described, "content": {"application/problem+json": {"schema": schema}}}
 
