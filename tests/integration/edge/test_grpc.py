@@ -1,7 +1,10 @@
 """gRPC through the edge: the same services, splits and counts, with a server of the protocol's own stubs behind it."""
 
 import asyncio
+import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from typing import Self
 
 import grpc
 import numpy as np
@@ -61,6 +64,69 @@ class Model:
         output = answer.outputs.add(name="y", datatype="FP32", shape=[1, 2])
         output.contents.fp32_contents.extend([1.0, 2.0])
         return answer.SerializeToString()
+
+
+REPLICA_PROCESS = """
+import asyncio
+import sys
+
+import grpc
+from aiohttp import web
+from tritonclient.grpc import service_pb2 as protocol
+from tritonclient.grpc import service_pb2_grpc as service
+
+application = sys.argv[1]
+
+
+class Model(service.GRPCInferenceServiceServicer):
+    async def ModelInfer(self, request, context):
+        if request.id == "hold":
+            print("held", flush=True)
+            await asyncio.Event().wait()
+        return protocol.ModelInferResponse(model_name=application, id=request.id)
+
+
+async def routes(_):
+    return web.json_response({f"/{application}.app": f"{application}.app"})
+
+
+async def main():
+    server = grpc.aio.server()
+    service.add_GRPCInferenceServiceServicer_to_server(Model(), server)
+    calls = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    app = web.Application()
+    app.router.add_get("/-/routes", routes)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    print(runner.addresses[0][1], calls, flush=True)
+    await asyncio.Event().wait()
+
+
+asyncio.run(main())
+"""
+"""A replica with both ports. It holds calls of id `hold` for good, and says so."""
+
+
+@pytest.fixture
+async def model_process() -> AsyncIterator[Callable]:
+    """Starts a replica as a process of its own, to be killed; gives it, its HTTP address and its gRPC port."""
+    started: list[asyncio.subprocess.Process] = []
+
+    async def start(application: str) -> tuple[asyncio.subprocess.Process, str, int]:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", REPLICA_PROCESS, application), stdout=asyncio.subprocess.PIPE
+        )
+        started.append(process)
+        http, calls = (await process.stdout.readline()).split()
+        return process, f"127.0.0.1:{int(http)}", int(calls)
+
+    yield start
+    for process in started:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
 
 
 @pytest.fixture
@@ -163,6 +229,42 @@ async def test_a_unit_has_the_same_arm_by_grpc_and_by_http(edge, called):
             assert by_grpc == {"stable": "digits-r7", "canary": "digits-r8"}[by_http]
 
 
+class Calls:
+    """Closed-loop callers on one channel. Every call is counted by its status."""
+
+    def __init__(self, edge, opened: grpc.aio.Channel, callers: int = 4) -> None:
+        self.ended: Counter[str] = Counter()
+        self._edge, self._opened, self._callers = edge, opened, callers
+        self._stop = False
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Self:
+        self._tasks = [asyncio.create_task(self._caller()) for _ in range(self._callers)]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._stop = True
+        await asyncio.gather(*self._tasks)
+
+    async def one(self, kind: str = "") -> str:
+        found = await code(self._opened, kind, 60.0)
+        self.ended[found] += 1
+        return found
+
+    async def more(self, count: int) -> None:
+        """Wait until so many more calls have ended."""
+        target = self.ended.total() + count
+
+        async def reached() -> bool:
+            return self.ended.total() >= target
+
+        await self._edge.until(reached, f"{count} more calls", seconds=20)
+
+    async def _caller(self) -> None:
+        while not self._stop:
+            await self.one()
+
+
 ENDS = (
     ("", "OK", "ok"),
     ("status=INVALID_ARGUMENT", "INVALID_ARGUMENT", "client4xx"),
@@ -184,14 +286,17 @@ async def test_every_end_of_a_call_counts_as_what_it_is(edge, called):
             assert await code(opened, kind) == wanted, kind
 
     async def counted() -> bool:
-        rows = [row for row in (await edge.evidence())["counters"] if row["attempt"] == "ends"]
-        seen = {name: count for row in rows for name, count in row["ends"].items() if count}
+        seen = {name: count for row in await rows(edge, "ends") for name, count in row["ends"].items() if count}
         wanted: dict[str, int] = {}
         for _, _, end in ENDS:
             wanted[end] = wanted.get(end, 0) + 1
         return seen == wanted
 
     await edge.until(counted, "the ends of calls")
+
+
+async def rows(edge, attempt: str) -> list[dict]:
+    return [row for row in (await edge.evidence())["counters"] if row["attempt"] == attempt]
 
 
 async def test_the_deadline_is_the_clients_or_the_services_whichever_is_earlier(edge, called):
@@ -224,7 +329,40 @@ async def test_the_edges_own_answers_are_statuses_that_clients_understand(edge, 
         assert await code(opened) == "UNAVAILABLE"
 
 
-async def test_a_killed_replica_costs_no_call_and_its_http_port_tells(edge, called, serve, replicas, models):
+async def test_a_killed_replica_costs_no_call_not_even_those_it_had(edge, called, serve, model_process):
+    """Both of its ports go at once, with a call in flight that has no answer yet: another replica answers that."""
+    victim, http, port = await model_process("digits-r7")
+    serve.targets["digits-r7"].append(http)
+    serve.grpc["digits-r7"][http] = port
+    await edge.apply(split(edge, attempt="killed", requestTimeoutSeconds=60.0))
+    await edge.up("digits", stable=2)
+    async with channel(edge) as opened, Calls(edge, opened) as load:
+        said = asyncio.create_task(victim.stdout.readline())
+
+        async def held() -> asyncio.Task | None:
+            # The other replica answers such a call at once.
+            asked = asyncio.create_task(load.one("hold"))
+            await asyncio.wait({asked, said}, return_when=asyncio.FIRST_COMPLETED)
+            return None if asked.done() else asked
+
+        asked = await edge.until(held, "a call in flight at the victim")
+        await load.more(50)
+        victim.kill()
+        await victim.wait()
+        await load.more(50)
+        await edge.up("digits", stable=1)
+        await load.more(50)
+        assert await asked == "OK"
+    assert load.ended == {"OK": load.ended.total()}
+
+    async def counted() -> bool:
+        return sum(row["ends"]["ok"] for row in await rows(edge, "killed")) == load.ended.total()
+
+    await edge.until(counted, "every call counted as a good one")
+    assert sum(row["retries"]["rescued"] for row in await rows(edge, "killed")) >= 1
+
+
+async def test_a_replica_without_its_http_port_gets_no_call(edge, called, serve, replicas, models):
     """The gRPC port has no check of its own: its replica is down once the HTTP port is."""
     second = await replicas("digits-r7")
     model = await models("digits-r7")

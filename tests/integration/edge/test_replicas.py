@@ -1,6 +1,7 @@
 """Following replicas: nothing is lost when they come, go, die, or when Serve forgets them."""
 
 import asyncio
+import csv
 import json
 
 import pytest
@@ -187,15 +188,27 @@ async def test_a_limit_change_reaches_replicas_that_are_already_there(edge, serv
     await edge.up("digits", stable=1)
     await one_arm(edge, maxOngoingRequests=1)
 
+    haproxy = Haproxy(edge.root / "s" / "master.sock")
+
+    async def queued() -> int:
+        answer = await haproxy.command("show stat -1 2 -1", (await haproxy.processes())[0].pid)
+        return sum(int(row["qcur"]) for row in csv.DictReader(answer.removeprefix("# ").splitlines()))
+
     async def one_at_a_time() -> bool:
-        first = asyncio.create_task(edge.get("/digits/?sleep=0.3"))
+        replica.seen.clear()
+        replica.entered.clear()
+        first = asyncio.create_task(edge.get("/digits/?events=1"))
         await replica.entered.wait()
-        seen = len(replica.seen)
         second = asyncio.create_task(edge.get("/digits/"))
-        done, _ = await asyncio.wait({first, second}, return_when=asyncio.FIRST_COMPLETED)
-        waited = first in done and len(replica.seen) >= seen
-        await asyncio.gather(first, second)
-        return waited
+
+        async def known() -> bool:
+            return second.done() or await queued() == 1
+
+        await edge.until(known, "the second request answered or waiting")
+        waits = not second.done() and len(replica.seen) == 1
+        replica.go_on.release()
+        assert [(await first).status, (await second).status] == [200, 200]
+        return waits and len(replica.seen) == 2
 
     await edge.until(one_at_a_time, "the second request waits for the first")
 

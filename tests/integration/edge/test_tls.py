@@ -4,11 +4,17 @@ import asyncio
 import datetime as dt
 import hashlib
 import ssl
+from types import SimpleNamespace
 
+import grpc
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from tritonclient.grpc import service_pb2 as protocol
+from tritonclient.grpc import service_pb2_grpc as service
+
+from sundog_runtime.protocol.grpc_service import METHODS, add_to_server
 
 pytestmark = pytest.mark.haproxy
 
@@ -92,6 +98,64 @@ async def test_each_host_has_its_certificate_and_the_client_can_check_it(edge, d
         ) as response:
             assert response.status == 200
     assert digits["stable"].seen[-1]["path"] == "/digits-r7.app/other/x"
+
+
+async def test_a_request_by_http_2_over_tls_is_served(edge, digits, tmp_path):
+    files = certificate("digits.vision.svc")
+    edge.secret("digits-tls", **files)
+    await edge.apply(*services(edge))
+    await is_shown(edge, "digits.vision.svc", print_of(files))
+    trusted = tmp_path / "trusted.pem"
+    trusted.write_bytes(files["tls__crt"])
+    process = await asyncio.create_subprocess_exec(
+        *("curl", "-sS", "--http2", "--cacert", str(trusted), "-w", "%{http_version} %{http_code}", "-d", "{}"),
+        *("--resolve", f"digits.vision.svc:{edge.https_port}:127.0.0.1"),
+        f"https://digits.vision.svc:{edge.https_port}/x",
+        stdout=asyncio.subprocess.PIPE,
+    )
+    out, _ = await process.communicate()
+    assert out.endswith(b"}2 200")
+    assert [seen["path"] for seen in digits["stable"].seen] == ["/digits-r7.app/x"]
+
+
+@pytest.fixture
+async def called(serve, digits):
+    """The stable replica of `digits` has a gRPC port."""
+
+    async def infer(body, context):
+        given = protocol.ModelInferRequest.FromString(body)
+        return protocol.ModelInferResponse(model_name="digits-r7", id=given.id).SerializeToString()
+
+    server = grpc.aio.server()
+    add_to_server(SimpleNamespace(**dict.fromkeys(METHODS, infer)), server)
+    serve.grpc["digits-r7"] = {digits["stable"].address: server.add_insecure_port("127.0.0.1:0")}
+    await server.start()
+    yield
+    await server.stop(None)
+
+
+async def test_a_call_over_tls_is_served(edge, digits, called):
+    files = certificate("digits.vision.svc")
+    edge.secret("digits-tls", **files)
+    await edge.apply(*services(edge))
+    await is_shown(edge, "digits.vision.svc", print_of(files))
+    credentials = grpc.ssl_channel_credentials(files["tls__crt"])
+    options = [("grpc.ssl_target_name_override", "digits.vision.svc")]
+    async with grpc.aio.secure_channel(f"127.0.0.1:{edge.https_port}", credentials, options) as channel:
+        stub = service.GRPCInferenceServiceStub(channel)
+        asked = protocol.ModelInferRequest(model_name="digits", id="a")
+
+        async def answered():
+            try:
+                return await stub.ModelInfer(asked, timeout=10)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                    raise
+                return None
+
+        answer = await edge.until(answered, "an answer, once the replica's port is known")
+    assert (answer.model_name, answer.id) == ("digits-r7", "a")
+    assert digits["stable"].seen == []
 
 
 async def test_a_broken_secret_is_told_and_harms_nobody_else(edge, digits):

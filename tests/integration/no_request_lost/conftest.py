@@ -15,6 +15,13 @@ CLIENTS = 6
 SLOW_CLIENTS = 2
 BATCHES = [*([[0.5, -1.0, 2.0, float(number)]] for number in range(16)), SLOW]
 CANARY = {"steps": [{"weight": 25, "gate": "time", "minDuration": "2s"}, {"weight": 50, "gate": "manual"}]}
+SLOW_PASS = "            time.sleep(1)\n"
+TOLD_PASS = """            busy = Path(__file__).parents[1] / f"busy-{os.getpid()}"
+            busy.touch()
+            time.sleep(1)
+            busy.unlink()
+"""
+"""A slow pass that can be seen from outside while it runs."""
 
 
 @dataclass
@@ -36,9 +43,16 @@ class Service:
         number = len(self.answers) + 1
         folder = self.models / f"v{number}"
         self.answers[number] = save_network(folder, number, BATCHES)
+        code = (folder / "net.py").read_text()
+        assert SLOW_PASS in code
+        (folder / "net.py").write_text("import os\nfrom pathlib import Path\n" + code.replace(SLOW_PASS, TOLD_PASS))
         self.load.expect(number, self.answers[number])
         self.save(model={"uri": f"file://{folder}", "entrypoint": "net:Net"}, rollout=rollout)
         return number
+
+    def is_busy(self, pid: int) -> bool:
+        """Whether that process is in the middle of a slow pass, or died in one."""
+        return (self.models / f"busy-{pid}").exists()
 
     def save(self, **spec: Any) -> None:
         """Change fields of the spec in the manifest."""

@@ -67,13 +67,32 @@ def test_more_and_fewer_replicas_with_one_killed_between(service: Any) -> None:
     service.save(replicas=2)
     eventually(lambda: service.status().get("readyReplicas") == 2, "two replicas", 90)
     eventually(lambda: servers(service) == 2, "both behind the edge")
-    victim = replica_processes(service)[0]
+    before = rescued(service)
+    victim = eventually(lambda: stopped_in_a_slow_pass(service), "a replica with a slow request")
     victim.kill()
     service.more(200)
+    eventually(lambda: rescued(service) > before, "its request, made good by the other replica")
     eventually(lambda: len(replica_processes(service)) == 2 and servers(service) == 2, "a new one in its place", 90)
     service.save(replicas=1)
     eventually(lambda: len(replica_processes(service)) == 1, "one replica", 90)
     eventually(lambda: service.status()["readyReplicas"] == 1, "its being told")
+
+
+def stopped_in_a_slow_pass(service: Any) -> psutil.Process | None:
+    """A replica that is stopped, so that it still has its slow request when it is killed."""
+    for process in replica_processes(service):
+        if service.is_busy(process.pid):
+            process.suspend()
+            if service.is_busy(process.pid):
+                return process
+            process.resume()
+    return None
+
+
+def rescued(service: Any) -> int:
+    """Requests that a further attempt of the edge made good."""
+    rows = [row for row in service.up.evidence()["counters"] if row["service"] == service.name]
+    return sum(row["retries"]["rescued"] for row in rows)
 
 
 def servers(service: Any) -> int:

@@ -21,39 +21,47 @@ import ctypes
 import math
 import os
 import resource
+import signal
 import time
 
 
 class Predictor:
     def load(self, path, config):
+        (path / "begun").touch()
         {load}
 
     def predict(self, batch):
         {predict}
 """
+DIED = "the process of the replica died while it started"
 AT_LOAD = {
-    "segfault": ("ctypes.string_at(0)", "DeployFailed"),
-    "exits": ("os._exit(1)", "DeployFailed"),
+    "segfault": ("ctypes.string_at(0)", "DeployFailed", DIED),
+    "exits": ("os._exit(1)", "DeployFailed", DIED),
+    # As the kernel does it where memory runs out.
+    "killed": ("os.kill(os.getpid(), signal.SIGKILL)", "DeployFailed", DIED),
     "no-memory": (
         "resource.setrlimit(resource.RLIMIT_AS, (1 << 34, 1 << 34)); bytearray(1 << 35)",
         "ModelTooLarge",
+        "not enough memory",
     ),
-    "endless": ("while True: time.sleep(0.01)", "Deploying"),
+    "endless": ("while True: time.sleep(0.01)", "Deploying", "0 of 1 replica running"),
 }
-"""What `load` does, and the reason that its revision is told under."""
+"""What `load` does, the reason that its revision is told under, and what the message says."""
 
 AT_PREDICT = {
     "nan": ("return [[math.nan]]", 500, "OutputNotFinite"),
     "object": ("return object()", 500, "OutputUnusable"),
     "raises": ("raise KeyError('secret')", 500, "ModelError"),
     "leaves": ("raise SystemExit(3)", 500, "ModelError"),
+    "reshaped": ("return [[1.0, 2.0, 3.0]]", 500, "OutputNotAsDeclared"),
 }
 """What `predict` does, the status and the code of the answer."""
 
 
-def write(folder: Path, load: str = "pass", predict: str = "return batch") -> dict[str, Any]:
+def write(folder: Path, load: str = "pass", predict: str = "return batch", outputs: str = "[]") -> dict[str, Any]:
     """A model directory; its `spec.model`."""
     folder.mkdir(parents=True)
+    (folder / "model.yaml").write_text(f"outputs: {outputs}")
     (folder / "net.py").write_text(PREDICTOR.format(load=load, predict=predict))
     return {"uri": f"file://{folder}", "entrypoint": "net:Predictor"}
 
@@ -119,18 +127,19 @@ def poison(bed: Bed) -> Iterator[Callable[[dict[str, Any]], None]]:
 def test_a_model_that_ruins_its_process_at_load(
     bed: Bed, neighbour: Clients, poison: Any, tmp_path: Path, name: str
 ) -> None:
-    load, reason = AT_LOAD[name]
+    load, reason, says = AT_LOAD[name]
     poison(write(tmp_path / "model", load=load))
-    found = eventually(lambda: told(bed, reason), f"the reason {reason}", 120)
+    eventually((tmp_path / "model" / "begun").exists, "the start of its load", 120)
+    found = eventually(lambda: told(bed, reason, says), f"the reason {reason}", 120)
     assert "Traceback" not in found["message"]
     sent = neighbour.sent
     eventually(lambda: neighbour.sent > sent + 200, "answers of the neighbour")
     assert not is_ready(bed.read())
 
 
-def told(bed: Bed, reason: str) -> dict[str, Any] | None:
+def told(bed: Bed, reason: str, says: str) -> dict[str, Any] | None:
     found = condition(bed.read(), "RevisionReady")
-    return found if found.get("reason") == reason else None
+    return found if found.get("reason") == reason and says in found["message"] else None
 
 
 def test_a_second_revision_that_never_ends_its_load_is_given_up(bed: Bed, neighbour: Clients, tmp_path: Path) -> None:
@@ -155,16 +164,17 @@ def given_up(bed: Bed) -> dict[str, Any] | None:
 
 
 def test_a_model_that_answers_nonsense(bed: Bed, neighbour: Clients, poison: Any, tmp_path: Path) -> None:
-    """One service for all of them: its config says what it does."""
+    """One service for all of them: the request says what it does."""
     folder = tmp_path / "model"
     branches = "\n        ".join(f"if batch == {name!r}: {predict}" for name, (predict, _, _) in AT_PREDICT.items())
-    poison(write(folder, predict=f"{branches}\n        return {{'said': batch}}"))
+    declared = "[{name: scores, dtype: float64, shape: [-1, 2]}]"
+    poison(write(folder, predict=f"{branches}\n        return [[1.0, 2.0]]", outputs=declared))
     url = bed.url()
     for name, (_, status, code) in AT_PREDICT.items():
         found, answer = post(url, {"inputs": name})
         assert (found, answer["code"]) == (status, code), (name, answer)
         assert "secret" not in json.dumps(answer)
-        assert post(url, {"inputs": "well"}) == (200, {"outputs": {"said": "well"}})
+        assert post(url, {"inputs": "well"}) == (200, {"outputs": [[1.0, 2.0]]})
 
 
 def test_a_process_that_dies_under_a_request_takes_only_that_request(
