@@ -501,7 +501,8 @@ class ModelDeploymentSpec(Part):
     replicas: Replicas = Field(1, description="Ignored while autoscaling is set.")
     autoscaling: Autoscaling | None = Field(None, description="Replicas by load; left out means a fixed number.")
     rollout: Rollout = Field(
-        Rollout(), description="How a new revision takes over; {} is a canary decided on evidence, which is not yet supported."
+        Rollout(),
+        description="How a new revision takes over; {} is a canary decided on evidence, which is not yet supported.",
     )
     scheduling: Scheduling = Field(Scheduling(), description="Where the replicas' pods run. A change makes a revision.")
     endpoint: Endpoint = Field(Endpoint(), description="The edge's part. A change makes no revision.")
