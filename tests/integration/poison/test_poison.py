@@ -36,7 +36,6 @@ class Predictor:
 DIED = "the process of the replica died while it started"
 AT_LOAD = {
     "segfault": ("ctypes.string_at(0)", "DeployFailed", DIED),
-    "exits": ("os._exit(1)", "DeployFailed", DIED),
     # As the kernel does it where memory runs out.
     "killed": ("os.kill(os.getpid(), signal.SIGKILL)", "DeployFailed", DIED),
     "no-memory": (
