@@ -41,6 +41,20 @@ async def until(condition: Callable[[], Awaitable[Any]], what: str, seconds: flo
     raise AssertionError(f"not within {seconds} s: {what}; last seen: {last!r}")
 
 
+async def end(runner: web.AppRunner) -> None:
+    """Ends a server with all its connections.
+
+    One that has something left to send to whoever does not read would outlive the loop, and the garbage collector would
+    tell of it in a later test.
+    """
+    assert runner.server is not None
+    transports = [each.transport for each in runner.server.connections if each.transport is not None]
+    await runner.cleanup()
+    for transport in transports:
+        transport.abort()
+    await asyncio.sleep(0)
+
+
 class Replica:
     """A replica of one application. A request's query says how it behaves."""
 
@@ -69,7 +83,7 @@ class Replica:
 
     async def stop(self) -> None:
         if self._runner is not None:
-            await self._runner.cleanup()
+            await end(self._runner)
             self._runner = None
 
     async def _routes(self, _: web.Request) -> web.Response:
@@ -161,7 +175,7 @@ class FakeServe:
 
     async def stop(self) -> None:
         assert self._runner is not None
-        await self._runner.cleanup()
+        await end(self._runner)
 
     async def _applications(self, request: web.Request) -> web.Response:
         self.tokens.add(request.headers.get("authorization", ""))
