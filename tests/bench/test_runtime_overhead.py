@@ -12,7 +12,7 @@ import pstats
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -95,11 +95,21 @@ def scope() -> dict[str, Any]:
     }
 
 
-async def receiver(message: dict[str, Any], wait: bool) -> Any:
-    if wait:
-        # As with Serve, whose application call waits for the body to be handed over.
-        await asyncio.sleep(0)
-    return message
+def receiver(message: dict[str, Any], wait: bool) -> Callable[[], Awaitable[Any]]:
+    """Of one request, whose client stays: after the body nothing comes."""
+    given = False
+
+    async def receive() -> Any:
+        nonlocal given
+        if given:
+            await asyncio.Event().wait()
+        given = True
+        if wait:
+            # As with Serve, whose application call waits for the body to be handed over.
+            await asyncio.sleep(0)
+        return message
+
+    return receive
 
 
 async def requests(replica: Replica, body: bytes, connections: int, count: int = REQUESTS) -> float:
@@ -112,7 +122,7 @@ async def requests(replica: Replica, body: bytes, connections: int, count: int =
 
     async def connection() -> None:
         for _ in range(count // connections):
-            await app(scope(), lambda: receiver(message, connections > 1), send)
+            await app(scope(), receiver(message, connections > 1), send)
 
     begun = time.perf_counter()
     await asyncio.gather(*(connection() for _ in range(connections)))

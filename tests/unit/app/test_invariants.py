@@ -189,7 +189,8 @@ class History:
     async def pass_retry(self) -> None:
         """Let an attempt that is due soon go by: a revision that may come up by itself is tried on for ever."""
         while (retry_at := await self._retry_at()) and retry_at - self.cluster.clock.now() < timedelta(seconds=10):
-            await self._rounds(1)
+            # The attempt itself takes some rounds to fail again.
+            await self._rounds(5)
 
     async def _retry_at(self) -> datetime | None:
         candidate = (await self.cluster.status()).get("candidate") or {}
