@@ -517,23 +517,34 @@ async def replicas() -> AsyncIterator[Callable[..., Awaitable[Replica]]]:
 
 
 @pytest.fixture
-async def replica_process() -> AsyncIterator[Callable[..., Awaitable[tuple[asyncio.subprocess.Process, str]]]]:
-    """Starts a replica as a process of its own, to be killed; gives it and its address."""
+async def python_process() -> AsyncIterator[Callable[..., Awaitable[asyncio.subprocess.Process]]]:
+    """Runs code as a process of its own, which ends with the test at the latest."""
     started: list[asyncio.subprocess.Process] = []
 
-    async def start(application: str) -> tuple[asyncio.subprocess.Process, str]:
-        port = free_port()
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", REPLICA_PROCESS, f"/{application}.app", str(port)
-        )
+    async def start(code: str, *arguments: str, **options: Any) -> asyncio.subprocess.Process:
+        process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, *arguments, **options)
         started.append(process)
-        return process, f"127.0.0.1:{port}"
+        return process
 
     yield start
     for process in started:
         if process.returncode is None:
             process.kill()
-            await process.wait()
+        await process.communicate()
+
+
+@pytest.fixture
+def replica_process(
+    python_process: Callable[..., Awaitable[asyncio.subprocess.Process]],
+) -> Callable[[str], Awaitable[tuple[asyncio.subprocess.Process, str]]]:
+    """Starts a replica as a process of its own, to be killed; gives it and its address."""
+
+    async def start(application: str) -> tuple[asyncio.subprocess.Process, str]:
+        port = free_port()
+        process = await python_process(REPLICA_PROCESS, f"/{application}.app", str(port))
+        return process, f"127.0.0.1:{port}"
+
+    return start
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """gRPC through the edge: the same services, splits and counts, with a server of the protocol's own stubs behind it."""
 
 import asyncio
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from typing import Self
@@ -110,23 +109,15 @@ asyncio.run(main())
 
 
 @pytest.fixture
-async def model_process() -> AsyncIterator[Callable]:
+def model_process(python_process) -> Callable:
     """Starts a replica as a process of its own, to be killed; gives it, its HTTP address and its gRPC port."""
-    started: list[asyncio.subprocess.Process] = []
 
     async def start(application: str) -> tuple[asyncio.subprocess.Process, str, int]:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", REPLICA_PROCESS, application), stdout=asyncio.subprocess.PIPE
-        )
-        started.append(process)
+        process = await python_process(REPLICA_PROCESS, application, stdout=asyncio.subprocess.PIPE)
         http, calls = (await process.stdout.readline()).split()
         return process, f"127.0.0.1:{int(http)}", int(calls)
 
-    yield start
-    for process in started:
-        if process.returncode is None:
-            process.kill()
-        await process.communicate()
+    return start
 
 
 @pytest.fixture
