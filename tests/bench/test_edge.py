@@ -12,7 +12,8 @@ from measuring.edge import Edge, arm, service
 from measuring.load import Request, Side, compare, ratio
 from measuring.networks import body_of, features
 from measuring.record import Record, throughput
-from real_ray import RayServe, free_ports, running_ray, wait_until
+from ports import free_ports
+from real_ray import RayServe, running_ray, wait_until
 
 pytestmark = [pytest.mark.bench, pytest.mark.ray, pytest.mark.haproxy, pytest.mark.timeout(900)]
 

@@ -15,10 +15,10 @@ import yaml
 
 from measuring import fleet
 from measuring.record import Record
+from ports import free_port
 from real_kubernetes import kuberay
 from real_kubernetes.binaries import KUBERAY
 from real_kubernetes.cluster import BINARIES, Cluster
-from real_kubernetes.control_plane import free_port
 from standing_in.operator_process import SUPPORT
 from standing_in.ray_pods import serve_config
 from sundog_operator.ports import Kind, Object

@@ -16,8 +16,8 @@ from hypothesis.strategies import sampled_from
 from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
+from ports import free_port
 from real_local import eventually, save_network
-from real_ray import free_ports
 
 EXAMPLES = int(os.environ.get("SUNDOG_FUZZ_RUNS", "4000")) // 40
 """Requests for each operation and model."""
@@ -65,7 +65,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         (folder / "model").mkdir()
         (folder / "model" / "net.py").write_text(ECHO + STREAM)
     entrypoint = {"declared": "net:Net", "undeclared": "net:Echo", "streaming": "net:Stream"}[request.param]
-    (port,) = free_ports(1)
+    port = free_port()
     command = [sys.executable, str(Path(__file__).with_name("serve.py")), str(folder / "model"), entrypoint, str(port)]
     url = f"http://127.0.0.1:{port}"
     with subprocess.Popen(command) as process:

@@ -5,7 +5,6 @@ import json
 import os
 import random
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,20 +19,13 @@ from typing import Any, TypeVar
 
 import psutil
 
+from ports import free_ports
+
 T = TypeVar("T")
 
 _MARK = "SUNDOG_TEST_RAY"
 _LOOPBACK = "127.0.0.1"
 _REPLICA_PORTS = 100
-
-
-def free_ports(count: int) -> list[int]:
-    """That many ports that nothing listens on now."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind((_LOOPBACK, 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 def wait_until(condition: Callable[[], T], timeout: float = 60.0, what: str = "") -> T:

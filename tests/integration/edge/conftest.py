@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -20,13 +19,9 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from ports import free_port
+
 EDGE = (sys.executable, "-c", "from sundog_edge.cli import main; main()")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def until(condition: Callable[[], Awaitable[Any]], what: str, seconds: float = 60.0) -> Any:
@@ -274,6 +269,24 @@ class Edge:
     def split(self) -> Path:
         return self.root / "split.json"
 
+    async def start(self) -> None:
+        """Both processes, until the agent says that they are healthy. Fails with what they logged."""
+        await self.start_haproxy()
+        await self.start_agent()
+
+        async def healthy() -> bool:
+            for process in (self.haproxy, self.agent):
+                assert process is not None
+                assert process.returncode is None, f"ended with {process.returncode}"
+            return await self.status("/healthz") == 200
+
+        try:
+            await until(healthy, "agent healthy")
+        except AssertionError as error:
+            for log in ("haproxy.log", "agent.log"):
+                error.add_note(f"{log}:\n{(self.root / log).read_text()[-2000:]}")
+            raise
+
     async def start_haproxy(self) -> None:
         self.haproxy = await self._spawn(
             "haproxy.log",
@@ -485,13 +498,7 @@ async def edge(serve: FakeServe) -> AsyncIterator[Edge]:
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=200)) as session:
         made = Edge(root, serve, session)
         try:
-            await made.start_haproxy()
-            await made.start_agent()
-
-            async def healthy() -> bool:
-                return await made.status("/healthz") == 200
-
-            await until(healthy, "agent healthy")
+            await made.start()
             yield made
         finally:
             await made.close()

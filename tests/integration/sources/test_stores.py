@@ -19,7 +19,8 @@ from obstore.store import S3Store
 from yarl import URL
 
 from model_stores import Handler, Server, answer
-from store_processes import BUILD_S, FAKE_GCS, VERSITYGW, free_port, go_tool, program, running
+from ports import free_port
+from store_processes import BUILD_S, FAKE_GCS, VERSITYGW, go_tool, program, running
 from sundog_runtime.errors import (
     AccessDenied,
     DigestMismatch,

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from measuring.processes import Cost, cost_of, running
-from real_ray import free_ports, wait_until
+from ports import free_ports
+from real_ray import wait_until
 
 Json = dict[str, Any]
 

@@ -23,7 +23,8 @@ from measuring.load import Request
 from measuring.networks import body_of, features
 from measuring.processes import running
 from measuring.record import ROOT
-from real_ray import free_ports, wait_until
+from ports import free_ports
+from real_ray import wait_until
 
 FOLDER = ROOT / ".venv-peers"
 _APPS = ROOT / "tests" / "bench" / "peers"

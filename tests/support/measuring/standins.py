@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from measuring.processes import running
-from real_ray import free_ports
+from ports import free_ports
 from sundog_edge import binary
 
 _CONFIG = """

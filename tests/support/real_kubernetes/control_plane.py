@@ -3,7 +3,6 @@
 import base64
 import contextlib
 import secrets
-import socket
 import ssl
 import time
 import urllib.error
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 import yaml
 
 from certificates import self_signed, signing_key
+from ports import free_port
 from real_kubernetes import audit
 from real_kubernetes.binaries import Binaries
 from real_kubernetes.instance import ClusterError, Instance
@@ -192,10 +192,3 @@ def _ready(server: str, authority: str, token: str) -> bool:
             return bool(answer.status == 200)
     except OSError:
         return False
-
-
-def free_port(host: str = "127.0.0.1") -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])

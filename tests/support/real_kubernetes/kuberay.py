@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ports import free_port
 from real_kubernetes.binaries import Binaries, module_directory
-from real_kubernetes.control_plane import await_answer, free_port
+from real_kubernetes.control_plane import await_answer
 from real_kubernetes.instance import Instance
 from real_kubernetes.kubectl import Kubectl
 

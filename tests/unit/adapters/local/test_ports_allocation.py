@@ -9,12 +9,13 @@ import pytest
 from sundog_operator.adapters.local.ports_allocation import (
     BASES,
     BLOCK,
+    SINGLES,
     RayPorts,
     allocate,
     claim_block,
-    ephemeral,
     holder_of,
     is_free,
+    single,
 )
 from sundog_operator.errors import DependencyError
 
@@ -78,5 +79,16 @@ def test_the_holder_of_a_port_is_named() -> None:
     assert holder_of(port) == "another process"
 
 
-def test_an_ephemeral_port_is_free() -> None:
-    assert is_free(ephemeral())
+def test_a_single_port_is_free_and_no_outgoing_connection_takes_it() -> None:
+    port = single()
+    assert is_free(port)
+    assert BASES[-1] + BLOCK <= port < 32_768
+    assert set(SINGLES).isdisjoint(range(BASES[0], BASES[-1] + BLOCK))
+
+
+def test_single_ports_that_are_taken_or_held_are_passed_over() -> None:
+    first, second, third = SINGLES[-3:]
+    with socket.create_server(("127.0.0.1", second)):
+        assert single({first}, (first, second, third)) == third
+        with pytest.raises(DependencyError, match=f"no port between {first} and {third} is free"):
+            single({first, third}, (first, second, third))

@@ -222,14 +222,16 @@ class LocalEdge:
         missing = [part for part in (HAPROXY, HTTPS, AGENT) if not edge.port(part)]
         if not missing:
             return
-        others = {port for unit in self._units.all() for port in _Edge(unit).ports(HAPROXY)}
-        facts = {_port_fact(part): self._port_for(part, others) for part in missing}
+        taken = {port for unit in self._units.all() for part in (HAPROXY, AGENT) for port in _Edge(unit).ports(part)}
+        facts: dict[str, int] = {}
+        for part in missing:
+            facts[_port_fact(part)] = self._port_for(part, taken.union(facts.values()))
         edge.unit = self._units.remember(edge.unit, facts)
 
     def _port_for(self, part: str, taken: Collection[int]) -> int:
         """The preferred port where nobody has it, else any."""
         port = self._preferred.get(part, 0)
-        return port if port and port not in taken and ports_allocation.is_free(port) else ports_allocation.ephemeral()
+        return port if port and port not in taken and ports_allocation.is_free(port) else ports_allocation.single(taken)
 
     async def _ensure_pod(self, edge: _Edge, deployment: Object) -> None:
         """See to it that the Deployment has its pod. Who deleted one asked for both processes to be started anew."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import random
 import socket
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ LOOPBACK: Final = "127.0.0.1"
 BLOCK: Final = 1000
 # Below the ephemeral range of Linux (from 32768) and macOS (from 49152), whose ports any outgoing connection may take.
 BASES: Final = tuple(range(10_000, 32_000, BLOCK))
+SINGLES: Final = range(32_000, 32_768)
 _FREE_SHARE: Final = 0.9
 
 
@@ -128,11 +130,16 @@ def is_free(port: int) -> bool:
     return True
 
 
-def ephemeral() -> int:
-    """A free port of the loopback interface, chosen by the kernel."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])
+def single(taken: Collection[int] = (), singles: Collection[int] = SINGLES) -> int:
+    """A free port of the loopback interface that is none of `taken`. Raises DependencyError when there is none."""
+    candidates = [port for port in singles if port not in taken]
+    random.shuffle(candidates)
+    found = next(filter(is_free, candidates), None)
+    if found is None:
+        raise DependencyError(
+            f"no port between {min(singles)} and {max(singles)} is free, of which an edge needs three"
+        )
+    return found
 
 
 def holder_of(port: int) -> str:
