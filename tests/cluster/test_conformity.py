@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from charting import GOLDEN, ROOT, cases, objects, values
-from real_kubernetes import gateway_api
+from real_kubernetes import gateway_api, prometheus_operator
 from real_kubernetes.cluster import BINARIES
 from real_kubernetes.fixtures import cannot_build
 from real_kubernetes.kubeconform import KUBECONFORM, Kubeconform, prepare
@@ -17,8 +17,6 @@ from sundog_operator.api import ModelDeployment
 from sundog_operator.core.http_route import make_route
 
 VERSIONS = ("1.32.0", "1.36.0")
-# Of Prometheus' operator, whose CRDs are nowhere here.
-FOREIGN = {"ServiceMonitor", "PodMonitor", "PrometheusRule"}
 CRDS = [yaml.safe_load(path.read_text()) for path in sorted((ROOT / "crds").glob("*.yaml"))]
 OURS = {crd["spec"]["names"]["kind"] for crd in CRDS}
 EDGE = sorted((ROOT / "tests" / "unit" / "core" / "golden").glob("edge*.yaml"))
@@ -28,7 +26,7 @@ EDGE = sorted((ROOT / "tests" / "unit" / "core" / "golden").glob("edge*.yaml"))
 def kubeconform(tmp_path_factory: pytest.TempPathFactory) -> Kubeconform:
     if reason := cannot_build((KUBECONFORM,)):
         pytest.skip(reason)
-    crds = [*CRDS, *gateway_api.crds()]
+    crds = [*CRDS, *gateway_api.crds(), *prometheus_operator.crds()]
     return prepare(BINARIES, tmp_path_factory.mktemp("schemas"), VERSIONS, crds)
 
 
@@ -39,9 +37,14 @@ def documents(path: Path) -> Iterator[Any]:
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("case", cases())
 def test_the_chart(kubeconform: Kubeconform, case: str, version: str) -> None:
-    known = [obj for obj in objects(values(case)) if obj["kind"] not in FOREIGN]
-    assert len(known) > 3
-    assert kubeconform.problems(version, known) == []
+    rendered = objects(values(case))
+    assert len(rendered) > 3
+    assert kubeconform.problems(version, rendered) == []
+
+
+def test_the_monitors_and_alerts_are_among_what_is_checked() -> None:
+    kinds = {obj["kind"] for obj in objects(values("everything"))}
+    assert kinds >= {crd["spec"]["names"]["kind"] for crd in prometheus_operator.crds()}
 
 
 @pytest.mark.parametrize("version", VERSIONS)
