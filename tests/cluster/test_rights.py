@@ -5,7 +5,7 @@ The API server is real and writes down every request; KubeRay, Serve and the edg
 
 import pytest
 
-from charting import account, values
+from charting import NAMESPACE, account, values
 from charting.account import Grant
 from charting.life import CANARY, KEYS, MDEP, RECREATE, TEAM, TIMED, Life, beginning, model_deployment
 from real_kubernetes import audit, gateway_api
@@ -135,3 +135,22 @@ def test_no_exception_is_out_of_date(used: tuple[set[audit.Use], set[audit.Use]]
     held = account.granted(values("smallest"))
     assert sorted(map(str, NOT_ASKED_FOR.keys() - account.unused(held, used[0], FIXED))) == []
     assert sorted(map(str, BY_CHANCE.keys() - held)) == []
+
+
+def test_secrets_are_listed_and_watched_where_the_installation_says_so(
+    api_server: Cluster, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    if api_server.instance is None:
+        pytest.skip("only the API server of these tests writes down what accounts do")
+    name, kubectl = "watching", api_server.kubectl
+    folder = tmp_path_factory.mktemp("watching")
+    with beginning(api_server, folder, name=name, installation={"watchSecrets": True}) as life:
+        life.apply(1, **RECREATE, **KEYS)
+        life.until(lambda: life.condition("TrafficSynced") == ("False", "SecretNotFound"), "no Secret")
+        kubectl("-n", TEAM, "create", "secret", "generic", "keys", "--from-literal=ann=0123456789abcdef0123456789abcdef")
+        life.until_serves(1)
+        life.until(lambda: life.condition("TrafficSynced")[0] == "True", "the Secret in the edge")
+    log, who = audit.log(api_server.instance), f"{NAMESPACE}:{name}"
+    of_secrets = {use.right.verb for use in audit.uses(log, who) if use.right.resource == "secrets" and not use.name}
+    assert of_secrets >= {"list", "watch"}
+    assert audit.refusals(log, who) == set()

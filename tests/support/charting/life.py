@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from charting import NAMESPACE, RELEASE, ROOT, account, values
+from charting import NAMESPACE, RELEASE, ROOT, Values, account, values
 from real_kubernetes import kuberay
 from real_kubernetes.cluster import Cluster
 from real_kubernetes.kubectl import Kubectl
@@ -80,12 +80,16 @@ class Life:
 
 
 @contextlib.contextmanager
-def beginning(api_server: Cluster, folder: Path, *options: str, name: str = RELEASE) -> Iterator[Life]:
+def beginning(
+    api_server: Cluster, folder: Path, *options: str, name: str = RELEASE, installation: Values | None = None
+) -> Iterator[Life]:
     """An operator of the chart's making and an empty namespace; the namespace goes at the end. `options` go to the operator.
 
     `name` is the release's full name, and that of its account: what another one does is not counted as the chart's own.
+    `installation` are values of the chart below that key.
     """
     kubectl, given = api_server.kubectl, {**values("smallest"), "fullnameOverride": name}
+    given["installation"] = {**given["installation"], **(installation or {})}
     kuberay.apply_crds(kubectl)
     kubectl("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))
     account.install(kubectl, given)
