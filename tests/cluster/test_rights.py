@@ -147,7 +147,9 @@ def test_secrets_are_listed_and_watched_where_the_installation_says_so(
     with beginning(api_server, folder, name=name, installation={"watchSecrets": True}) as life:
         life.apply(1, **RECREATE, **KEYS)
         life.until(lambda: life.condition("TrafficSynced") == ("False", "SecretNotFound"), "no Secret")
-        kubectl("-n", TEAM, "create", "secret", "generic", "keys", "--from-literal=ann=0123456789abcdef0123456789abcdef")
+        kubectl(
+            "-n", TEAM, "create", "secret", "generic", "keys", "--from-literal=ann=0123456789abcdef0123456789abcdef"
+        )
         life.until_serves(1)
         life.until(lambda: life.condition("TrafficSynced")[0] == "True", "the Secret in the edge")
     log, who = audit.log(api_server.instance), f"{NAMESPACE}:{name}"
