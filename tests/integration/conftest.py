@@ -9,7 +9,6 @@ import pytest
 from real_local import Up, eventually, instance, processes_of, without_privilege
 from real_ray import RayServe, running_ray
 
-
 _HERE = Path(__file__).parent
 
 
