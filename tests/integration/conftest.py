@@ -2,24 +2,11 @@
 
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from real_local import Up, eventually, instance, processes_of, without_privilege
 from real_ray import RayServe, running_ray
-
-_HERE = Path(__file__).parent
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests run in several processes, those with Ray stay in one, which has it once; others go file by file."""
-    for item in items:
-        if item.path.is_relative_to(_HERE) and not item.get_closest_marker("cluster"):
-            group = "ray" if item.get_closest_marker("ray") else str(item.path)
-            item.add_marker(pytest.mark.xdist_group(group))
-            item.add_marker(pytest.mark.integration)
 
 
 @pytest.fixture(scope="session")

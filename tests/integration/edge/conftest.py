@@ -59,6 +59,8 @@ class Replica:
         self.seen: list[dict[str, Any]] = []
         self.entered = asyncio.Event()
         self.go_on = asyncio.Semaphore(0)
+        self.checked = 0
+        self.late_checks = 0
         self._runner: web.AppRunner | None = None
 
     @property
@@ -82,6 +84,11 @@ class Replica:
             self._runner = None
 
     async def _routes(self, _: web.Request) -> web.Response:
+        if self.late_checks:
+            self.late_checks -= 1
+            # Longer than a check is waited for.
+            await asyncio.sleep(10)
+        self.checked += 1
         return web.json_response({self.prefix: self.prefix[1:]})
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:

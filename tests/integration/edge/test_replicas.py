@@ -42,6 +42,25 @@ async def test_a_replica_killed_under_load_fails_no_request(edge, serve, replica
     await edge.until(removed, "the dead replica forgotten")
 
 
+async def test_one_late_check_does_not_take_the_only_replica_out_and_two_do(edge, serve, replicas):
+    only = await replicas("digits-r7")
+    serve.targets = {"digits-r7": [only.address]}
+    await one_arm(edge)
+    await edge.up("digits", stable=1)
+
+    async def checked_again() -> bool:
+        return only.late_checks == 0 and only.checked > before
+
+    before, only.late_checks = only.checked, 1
+    async with edge.load() as load:
+        await edge.until(checked_again, "a check after the late one")
+    assert load.sent > 100
+    assert load.failed == {}
+    only.late_checks = 2
+    await edge.up("digits", stable=0)
+    await edge.up("digits", stable=1)
+
+
 async def test_a_removed_replica_finishes_what_it_has(edge, serve, replicas):
     old, new = await replicas("digits-r7"), await replicas("digits-r7")
     serve.targets = {"digits-r7": [old.address]}

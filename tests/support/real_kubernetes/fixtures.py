@@ -100,16 +100,10 @@ def _skip(reason: str) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks whatever is in tests/cluster; where tests run in several processes, all that need a cluster stay in one.
-
-    The first of them may have to build it, and others to wait for its start.
-    """
+    """Marks whatever is in tests/cluster. The first test that needs a cluster may have to build it, and others to wait for its start."""
     limit = BUILD_S if BINARIES.missing(CLUSTER_BUILDS) else START_S
     for item in items:
         if item.path.is_relative_to(ROOT / "tests" / "cluster"):
             item.add_marker(pytest.mark.cluster)
-        if not item.get_closest_marker("cluster"):
-            continue
-        item.add_marker(pytest.mark.xdist_group("cluster"))
-        if not item.get_closest_marker("timeout"):
+        if item.get_closest_marker("cluster") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(limit))

@@ -141,7 +141,7 @@ def test_the_configuration_has_every_slot_its_servers_and_every_header():
     assert "backend slot17" not in text
     assert (
         "backend slot3 from arm\n    timeout queue 5000ms\n    server 10.0.0.1:1 10.0.0.1:1 check inter 500 "
-        "fastinter 100 downinter 500 observe layer4 error-limit 1 fall 1 rise 1 maxconn 6\n" in text
+        "fastinter 100 downinter 500 observe layer4 error-limit 1 on-error mark-down fall 2 rise 1 maxconn 6\n" in text
     )
     assert "    bind 0.0.0.0:80\n" in text
     assert "req.fhdr(x-a,1)" in text

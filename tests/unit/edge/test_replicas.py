@@ -111,7 +111,7 @@ def test_a_new_server_gets_no_request_before_its_check_has_passed():
     commands = plan("slot0", wanted(wish("a:1"), []), [], {}, {})
     assert commands == [
         "add server slot0/a:1 a:1 check inter 500 fastinter 100 downinter 500 observe layer4 error-limit 1 "
-        "fall 1 rise 1 maxconn 8 weight 0",
+        "on-error mark-down fall 2 rise 1 maxconn 8 weight 0",
         "enable health slot0/a:1",
         "enable server slot0/a:1",
         "set server slot0/a:1 health down",

@@ -16,10 +16,11 @@ def server_options(server: Server) -> str:
     call = f" port {server.check_port} check-proto h1 proto h2" if server.check_port else ""
     if server.backup:
         return f"{server.address} check inter {server.check_ms} fall 1 rise 1{call}{limit} backup"
-    # However long until its next check, a replica that refuses a connection is checked at once, and one that is down often.
+    # One that refuses a request's connection is out at once. One whose check fails is asked again at once, and is out when that fails
+    # too: a busy machine makes a check late now and then, and where the replica is the only one nobody else could answer.
     return (
         f"{server.address} check inter {server.check_ms} fastinter {CHECK_AT_ONCE_MS} downinter {CHECK_MS} "
-        f"observe layer4 error-limit 1 fall 1 rise 1{call}{limit}"
+        f"observe layer4 error-limit 1 on-error mark-down fall 2 rise 1{call}{limit}"
     )
 
 
