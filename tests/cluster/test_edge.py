@@ -9,7 +9,8 @@ import contextlib
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -18,6 +19,7 @@ import pytest
 
 import pod_traffic
 import stand_in_ray
+from charting import account, values
 from real_kubernetes.checkout import pod_spec, pod_template
 from real_kubernetes.cluster import Cluster
 from real_kubernetes.images import BASE
@@ -62,12 +64,15 @@ class StandInServe:
 
 
 class Namespace:
-    """A namespace with a stand-in for Ray, and the operator's reconcilers run by hand."""
+    """A namespace with a stand-in for Ray, and the operator's reconcilers run by hand: `operator` acts as the chart's account, `kube` as everybody else."""
 
-    def __init__(self, cluster: Cluster, name: str, world: World, serve: StandInServe) -> None:
+    def __init__(
+        self, cluster: Cluster, name: str, kube: KubernetesClient, operator: World, serve: StandInServe
+    ) -> None:
         self.cluster = cluster
         self.name = name
-        self.world = world
+        self.kube = kube
+        self.operator = operator
         self.serve = serve
         self.operator_away = False
 
@@ -76,7 +81,7 @@ class Namespace:
 
     async def apply(self, uri: str = "file:///models/v1", name: str = NAME, **spec: Any) -> None:
         steps = [{"weight": 25, "gate": "manual"}, {"weight": 50, "gate": "manual"}]
-        await self.world.kube.apply(
+        await self.kube.apply(
             {
                 "apiVersion": "serving.sundog.dev/v1alpha1",
                 "kind": "ModelDeployment",
@@ -86,7 +91,7 @@ class Namespace:
         )
 
     async def status(self, name: str = NAME) -> ModelDeploymentStatus:
-        stored = await self.world.kube.get(Ref(MODEL_DEPLOYMENT, self.name, name))
+        stored = await self.kube.get(Ref(MODEL_DEPLOYMENT, self.name, name))
         return ModelDeploymentStatus.parse((stored or {}).get("status"))
 
     async def condition(self, type_: str, name: str = NAME) -> tuple[str, str, str]:
@@ -97,34 +102,34 @@ class Namespace:
         """One pass of every key, unless the operator is away; what Serve should run follows from the statuses."""
         if self.operator_away:
             return
-        deployments = await self.world.kube.list(MODEL_DEPLOYMENT, self.name)
+        deployments = await self.kube.list(MODEL_DEPLOYMENT, self.name)
         keys = [Key("modeldeployment", self.name, obj["metadata"]["name"]) for obj in deployments]
         for key in (*keys, edge_key(self.name)):
             with contextlib.suppress(Conflict, DependencyError):
-                await RECONCILERS[key.kind](self.world, key)
-        await self._play_ray(await self.world.kube.list(MODEL_DEPLOYMENT, self.name))
+                await RECONCILERS[key.kind](self.operator, key)
+        await self._play_ray(await self.kube.list(MODEL_DEPLOYMENT, self.name))
 
     async def _play_ray(self, deployments: list[Json]) -> None:
-        owned = revisions.by_owner(await self.world.kube.views(CONTROLLER_REVISION, self.name, revisions.read))
+        owned = revisions.by_owner(await self.kube.views(CONTROLLER_REVISION, self.name, revisions.read))
         serve = await self.serve.read()
         applications: list[Json] = []
         for obj in deployments:
             for cluster in live.clusters(ModelDeploymentStatus.parse(obj.get("status"))):
                 await self._cluster(cluster)
                 known = owned.get(obj["metadata"]["uid"], ())
-                applications += applications_of(obj, known, serve, cluster, self.world.settings.installation)
+                applications += applications_of(obj, known, serve, cluster, self.operator.settings.installation)
         await self.serve.play(applications)
 
     async def _cluster(self, name: str) -> None:
         """What KubeRay would have made, which leaves alone what another controller manages."""
         ref = Ref(RAY_CLUSTER, self.name, name)
-        if await self.world.kube.get(ref) is not None:
+        if await self.kube.get(ref) is not None:
             return
-        head = await self.world.kube.get(Ref(POD, self.name, HEAD))
+        head = await self.kube.get(Ref(POD, self.name, HEAD))
         assert head is not None
         template = {"spec": {"containers": [{"name": "ray-head", "image": BASE}]}}
         group = {"rayStartParams": {}, "template": template}
-        stored = await self.world.kube.apply(
+        stored = await self.kube.apply(
             {
                 "apiVersion": "ray.io/v1",
                 "kind": "RayCluster",
@@ -133,7 +138,7 @@ class Namespace:
             }
         )
         ports = [{"name": str(port), "port": port} for port in (stand_in_ray.DASHBOARD_PORT, stand_in_ray.SERVE_PORT)]
-        await self.world.kube.apply(
+        await self.kube.apply(
             {
                 "apiVersion": "v1",
                 "kind": "Service",
@@ -145,7 +150,7 @@ class Namespace:
         condition = {**ready, "lastTransitionTime": "2026-01-01T00:00:00Z", "message": ""}
         address = head["status"]["podIP"]
         status = {"conditions": [condition], "head": {"podIP": address, "serviceIP": address}}
-        await self.world.kube.patch_status(ref, status, resource_version=stored["metadata"]["resourceVersion"])
+        await self.kube.patch_status(ref, status, resource_version=stored["metadata"]["resourceVersion"])
 
     async def until(self, condition: Callable[[], Awaitable[Any]], what: str, seconds: float = 120) -> Any:
         """Rounds until a condition holds."""
@@ -167,7 +172,7 @@ class Namespace:
         await self.until(settled, f"revision {revision} of {name} serves")
 
     async def edges(self) -> list[Json]:
-        found = await self.world.kube.list(POD, self.name, {names.LABEL_NAME: names.EDGE})
+        found = await self.kube.list(POD, self.name, {names.LABEL_NAME: names.EDGE})
         return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
 
     async def ready_edges(self, count: int = 2) -> list[Json]:
@@ -184,7 +189,7 @@ class Namespace:
         spec = pod_spec("python", pod_traffic.__file__, url, str(clients))
         spec |= {"restartPolicy": "Never", "terminationGracePeriodSeconds": 40}
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": self.name}, "spec": spec}
-        await self.world.kube.create(pod)
+        await self.kube.create(pod)
         made = PodTraffic(self, name)
         await made.more(50)
         try:
@@ -239,8 +244,17 @@ def installation() -> str:
     return json.dumps({"runtimeImage": "local/runtime", "edgeImage": BASE, "edge": edge})
 
 
+@pytest.fixture(scope="module")
+def operators_kubeconfig(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """With it one is the chart's own account, under a name of these tests."""
+    given = {**values("smallest"), "fullnameOverride": "edge-tests"}
+    account.install(cluster.kubectl, given)
+    yield account.kubeconfig(cluster.kubectl, tmp_path_factory.mktemp("account") / "kubeconfig", "edge-tests")
+    account.remove(cluster.kubectl, given)
+
+
 @pytest.fixture
-async def namespace(cluster: Cluster) -> AsyncIterator[Namespace]:
+async def namespace(cluster: Cluster, operators_kubeconfig: Path) -> AsyncIterator[Namespace]:
     name = f"edge-{secrets.token_hex(3)}"
     cluster.kubectl("create", "namespace", name)
     token = {"token": base64.b64encode(b"no one asks for it").decode()}
@@ -257,13 +271,15 @@ async def namespace(cluster: Cluster) -> AsyncIterator[Namespace]:
     cluster.kubectl("-n", name, "wait", "--for=condition=Ready", f"pod/{HEAD}", "--timeout=120s")
     address = cluster.kubectl("-n", name, "get", "pod", HEAD, "-o", "jsonpath={.status.podIP}")
     kube = await KubernetesClient.connect(cluster.kubeconfig)
+    operators = await KubernetesClient.connect(operators_kubeconfig)
     settings = Settings.of(parse_installation(installation(), "test"), "test")
     try:
         async with aiohttp.ClientSession() as session:
             serve = StandInServe(session, address)
-            world = World(kube, serve, HttpEdges(session), SystemClock(), settings)
-            yield Namespace(cluster, name, world, serve)
+            operator = World(operators, serve, HttpEdges(session), SystemClock(), settings)
+            yield Namespace(cluster, name, kube, operator, serve)
     finally:
+        await operators.close()
         await kube.close()
         cluster.kubectl("delete", "namespace", name, "--wait=false")
         # Draining edges have nobody left to wait for.
@@ -296,7 +312,7 @@ async def test_a_rollout_moves_the_traffic_of_all_edges_and_loses_nothing(namesp
 
         await namespace.until(shifted, "a quarter for the canary")
         await traffic.more(200)
-        await namespace.world.kube.annotate(
+        await namespace.kube.annotate(
             Ref(MODEL_DEPLOYMENT, namespace.name, NAME),
             {names.ANNOTATION_COMMAND: "promote revision=2 id=full full=true"},
         )
@@ -309,7 +325,7 @@ async def test_a_rollout_moves_the_traffic_of_all_edges_and_loses_nothing(namesp
 
 async def test_a_secret_that_changes_is_in_force_without_a_pod_of_ours_changing(namespace: Namespace) -> None:
     secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "keys", "namespace": namespace.name}}
-    await namespace.world.kube.apply({**secret, "stringData": {"ann": "the-first-key-of-ann"}})
+    await namespace.kube.apply({**secret, "stringData": {"ann": "the-first-key-of-ann"}})
     await namespace.apply(endpoint={"auth": {"apiKeys": {"secretName": "keys"}}})
     await namespace.serves(1)
     edges = [pod["metadata"]["uid"] for pod in await namespace.ready_edges()]
@@ -322,7 +338,7 @@ async def test_a_secret_that_changes_is_in_force_without_a_pod_of_ours_changing(
 
     await namespace.until(lambda: is_in_force("the-first-key-of-ann"), "the first key")
     assert await admitted("no-key-of-anybody-here") == {401}
-    await namespace.world.kube.apply({**secret, "stringData": {"ann": "the-second-key-of-ann"}})
+    await namespace.kube.apply({**secret, "stringData": {"ann": "the-second-key-of-ann"}})
     await namespace.until(lambda: is_in_force("the-second-key-of-ann"), "the second key")
     assert await admitted("the-first-key-of-ann") == {401}
     assert [pod["metadata"]["uid"] for pod in await namespace.ready_edges()] == edges
@@ -346,14 +362,14 @@ async def test_edges_serve_on_while_the_api_server_refuses_them_and_their_agents
         for pod in edges:
             await _kill_agent(namespace, pod)
             await traffic.more(100)
-        reports = await namespace.world.edges.read(edges)
+        reports = await namespace.operator.edges.read(edges)
         assert [report.evidence["document"]["generation"] > 0 for report in reports if report.evidence] == [True, True]
         namespace.operator_away = False
         await namespace.apply(replicas=2, endpoint={"requestTimeout": "17s"})
 
         async def followed() -> bool:
             wanted = namespace.cluster.kubectl.get("-n", namespace.name, "cm", names.EDGE)["data"]["split.json"]
-            found = await namespace.world.edges.read(edges)
+            found = await namespace.operator.edges.read(edges)
             generations = {(report.evidence or {}).get("document", {}).get("generation") for report in found}
             return '"requestTimeoutSeconds": 17.0' in wanted and generations == {json.loads(wanted)["generation"]}
 
@@ -373,7 +389,7 @@ async def _kill_agent(namespace: Namespace, pod: Json) -> None:
         raise AssertionError(f"no process on this machine has {mine}")
 
     async def restarted() -> bool:
-        found = await namespace.world.kube.get(Ref(POD, namespace.name, name))
+        found = await namespace.kube.get(Ref(POD, namespace.name, name))
         assert found is not None
         counts = {each["name"]: each["restartCount"] for each in found["status"]["containerStatuses"]}
         return counts == {"haproxy": 0, "agent": 1} and _is_ready(found)
@@ -384,7 +400,7 @@ async def _kill_agent(namespace: Namespace, pod: Json) -> None:
 async def test_a_service_of_somebody_else_is_left_alone_and_told(namespace: Namespace) -> None:
     spec = {"selector": {"app": "theirs"}, "ports": [{"port": 1234}]}
     meta = {"name": NAME, "namespace": namespace.name}
-    theirs = await namespace.world.kube.create({"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": spec})
+    theirs = await namespace.kube.create({"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": spec})
     await namespace.apply()
 
     async def told() -> bool:
@@ -392,7 +408,7 @@ async def test_a_service_of_somebody_else_is_left_alone_and_told(namespace: Name
 
     await namespace.until(told, "NotOwned")
     assert f"Service {NAME}" in (await namespace.condition("SpecAccepted"))[2]
-    found = await namespace.world.kube.get(Ref(SERVICE, namespace.name, NAME))
+    found = await namespace.kube.get(Ref(SERVICE, namespace.name, NAME))
     assert found is not None
     assert found["metadata"]["resourceVersion"] == theirs["metadata"]["resourceVersion"]
 
@@ -426,7 +442,7 @@ async def test_nothing_is_written_when_nothing_changes_and_nothing_is_left_after
         return "Service other" not in versions()
 
     await namespace.until(gone, "the other's Service is gone")
-    assert await namespace.world.kube.get(Ref(SECRET, namespace.name, names.EDGE)) is not None
+    assert await namespace.kube.get(Ref(SECRET, namespace.name, names.EDGE)) is not None
     namespace.kubectl("delete", "mdep", NAME)
 
     async def empty() -> bool:

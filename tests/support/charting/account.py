@@ -9,7 +9,7 @@ import yaml
 
 from charting import NAMESPACE, RELEASE, Values, objects, one
 from real_kubernetes.audit import Right, Use, right
-from real_kubernetes.kubectl import Kubectl
+from real_kubernetes.kubectl import Kubectl, Object
 
 ACCOUNT = f"{NAMESPACE}:{RELEASE}"
 ROLES = {"Role", "ClusterRole"}
@@ -29,10 +29,17 @@ class Grant:
 
 def install(kubectl: Kubectl, values: Values) -> None:
     """Put the account and its roles there; namespaces too."""
-    parts = [obj for obj in objects(values) if obj["kind"] in _PARTS]
+    parts = _parts(values)
     namespaces = {obj["metadata"].get("namespace") for obj in parts} - {None}
     kubectl.apply(*({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}} for name in namespaces))
     kubectl.apply(*parts)
+
+
+def remove(kubectl: Kubectl, values: Values) -> None:
+    """Take the account and its roles away again; the namespaces stay."""
+    for obj in _parts(values):
+        where = ("-n", obj["metadata"]["namespace"]) if "namespace" in obj["metadata"] else ()
+        kubectl(*where, "delete", obj["kind"], obj["metadata"]["name"], "--ignore-not-found")
 
 
 def installation(values: Values, name: str = RELEASE) -> str:
@@ -71,6 +78,10 @@ def unused(held: Collection[Grant], uses: Iterable[Use], fixed: Collection[str])
         if named not in held and use.name not in fixed:
             needed.add(Grant(use.right))
     return set(held) - needed
+
+
+def _parts(values: Values) -> list[Object]:
+    return [obj for obj in objects(values) if obj["kind"] in _PARTS]
 
 
 def _grants(rule: dict[str, list[str]]) -> Iterable[Grant]:
