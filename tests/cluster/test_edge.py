@@ -64,7 +64,10 @@ class StandInServe:
 
 
 class Namespace:
-    """A namespace with a stand-in for Ray, and the operator's reconcilers run by hand: `operator` acts as the chart's account, `kube` as everybody else."""
+    """A namespace with a stand-in for Ray, and the operator's reconcilers run by hand.
+
+    `operator` acts as the chart's account, `kube` as everybody else.
+    """
 
     def __init__(
         self, cluster: Cluster, name: str, kube: KubernetesClient, operator: World, serve: StandInServe
