@@ -144,7 +144,7 @@ def test_secrets_are_listed_and_watched_where_the_installation_says_so(
         pytest.skip("only the API server of these tests writes down what accounts do")
     name, kubectl = "watching", api_server.kubectl
     folder = tmp_path_factory.mktemp("watching")
-    with beginning(api_server, folder, name=name, installation={"watchSecrets": True}) as life:
+    with beginning(api_server, folder, name=name, changes={"installation": {"watchSecrets": True}}) as life:
         life.apply(1, **RECREATE, **KEYS)
         life.until(lambda: life.condition("TrafficSynced") == ("False", "SecretNotFound"), "no Secret")
         kubectl(
@@ -156,3 +156,29 @@ def test_secrets_are_listed_and_watched_where_the_installation_says_so(
     of_secrets = {use.right.verb for use in audit.uses(log, who) if use.right.resource == "secrets" and not use.name}
     assert of_secrets >= {"list", "watch"}
     assert audit.refusals(log, who) == set()
+
+
+def test_roles_in_the_watched_namespaces_alone_are_enough_to_serve(
+    api_server: Cluster, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    if api_server.instance is None:
+        pytest.skip("only the API server of these tests writes down what accounts do")
+    name, kubectl = "namespaced", api_server.kubectl
+    gateway_api.apply_crds(kubectl)
+    folder = tmp_path_factory.mktemp("namespaced")
+    with beginning(api_server, folder, name=name, changes={"watchNamespaces": [TEAM]}) as life:
+        life.apply(1, **CANARY)
+        life.until_serves(1)
+        life.apply(2, **CANARY)
+        life.until_weight(25)
+        life.command("promote revision=2 id=p full=true")
+        life.until_serves(2)
+        another_image(kubectl, life)
+        a_neighbour(kubectl, life)
+        a_gateway(kubectl, life)
+        kubectl("-n", TEAM, "delete", MDEP, "--all")
+        life.until(lambda: not kubectl.get("-n", TEAM, "controllerrevisions")["items"], "nothing of it left")
+    log, who = audit.log(api_server.instance), f"{NAMESPACE}:{name}"
+    assert audit.refusals(log, who) == set()
+    everywhere = {use.right.resource for use in audit.uses(log, who) if not use.namespace}
+    assert "modeldeployments.serving.sundog.dev" not in everywhere

@@ -81,15 +81,16 @@ class Life:
 
 @contextlib.contextmanager
 def beginning(
-    api_server: Cluster, folder: Path, *options: str, name: str = RELEASE, installation: Values | None = None
+    api_server: Cluster, folder: Path, *options: str, name: str = RELEASE, changes: Values | None = None
 ) -> Iterator[Life]:
     """An operator of the chart's making and an empty namespace; the namespace goes at the end. `options` go to the operator.
 
     `name` is the release's full name, and that of its account: what another one does is not counted as the chart's own.
-    `installation` are values of the chart below that key.
+    `changes` are more of the chart's values.
     """
     kubectl, given = api_server.kubectl, {**values("smallest"), "fullnameOverride": name}
-    given["installation"] = {**given["installation"], **(installation or {})}
+    for key, value in (changes or {}).items():
+        given[key] = {**given.get(key, {}), **value} if isinstance(value, dict) else value
     kuberay.apply_crds(kubectl)
     kubectl("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))
     account.install(kubectl, given)
