@@ -5,6 +5,7 @@ EdgeError
 ├── SecretError            one Secret is missing or broken; what it is for is off
 ├── SettingsError          a command line or state directory that cannot work
 ├── HaproxyUnavailable     HAProxy does not answer on its master socket
+│   └── HaproxySilent      it took the connection and said nothing in time
 ├── HaproxyRefused         HAProxy answered a command with an error
 ├── ApiUnavailable         the Kubernetes API server gave no usable answer; what is known stays in force
 └── ServeUnavailable       Serve's REST API gave no usable answer: unknown, not "no replicas"
@@ -31,6 +32,10 @@ class SettingsError(EdgeError):
 
 class HaproxyUnavailable(EdgeError):
     """Nothing answers on HAProxy's master socket."""
+
+
+class HaproxySilent(HaproxyUnavailable):
+    """HAProxy's master socket takes a connection, and no answer comes in time."""
 
 
 class HaproxyRefused(EdgeError):

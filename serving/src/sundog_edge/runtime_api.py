@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sundog_edge.counters import Seen
-from sundog_edge.errors import HaproxyRefused, HaproxyUnavailable
+from sundog_edge.errors import HaproxyRefused, HaproxySilent, HaproxyUnavailable
 from sundog_edge.haproxy.names import BLOCKS_TABLE, BOOT_VARIABLE, ROWS_TABLE
 from sundog_edge.haproxy.relay import KNOWN
 
 TIMEOUT_S = 5.0
+# HAProxy opens its socket before it parts into master and worker, and nobody ever answers who connected in between: he has to come again.
+_FIRST_PATIENCE_S = 0.5
 # A command line and a payload each have to fit one 16 kB buffer.
 _PAYLOAD_BYTES = 12_000
 _BATCH = 40
@@ -69,14 +71,16 @@ class Haproxy:
     def __init__(self, socket: Path) -> None:
         self._socket = socket
 
-    async def command(self, text: str, pid: int | None = None) -> str:
+    async def command(self, text: str, pid: int | None = None, *, patience_s: float = TIMEOUT_S) -> str:
         """The answer to one command of the master, or of the worker `pid`."""
         line = text if pid is None else f"@!{pid} {text}"
         try:
-            async with asyncio.timeout(TIMEOUT_S):
+            async with asyncio.timeout(patience_s):
                 return await self._exchange(line)
-        except (OSError, TimeoutError) as error:
-            raise HaproxyUnavailable(f"HAProxy does not answer on {self._socket}: {error or 'timeout'}") from None
+        except TimeoutError:
+            raise HaproxySilent(f"HAProxy does not answer on {self._socket} within {patience_s:g} s") from None
+        except OSError as error:
+            raise HaproxyUnavailable(f"HAProxy does not answer on {self._socket}: {error}") from None
 
     async def _exchange(self, line: str) -> str:
         reader, writer = await asyncio.open_unix_connection(str(self._socket))
@@ -97,7 +101,10 @@ class Haproxy:
 
     async def processes(self) -> list[Process]:
         """The workers, the current one first."""
-        answer = await self.command("show proc")
+        try:
+            answer = await self.command("show proc", patience_s=_FIRST_PATIENCE_S)
+        except HaproxySilent:
+            answer = await self.command("show proc")
         found: list[Process] = []
         old = False
         for line in answer.splitlines():
