@@ -19,7 +19,7 @@ import pytest
 
 import pod_traffic
 import stand_in_ray
-from charting import account, values
+from charting import ROOT, account, values
 from real_kubernetes.checkout import pod_spec, pod_template
 from real_kubernetes.cluster import Cluster
 from real_kubernetes.images import BASE
@@ -250,6 +250,7 @@ def installation() -> str:
 @pytest.fixture(scope="module")
 def operators_kubeconfig(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """With it one is the chart's own account, under a name of these tests."""
+    cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))
     given = {**values("smallest"), "fullnameOverride": "edge-tests"}
     account.install(cluster.kubectl, given)
     yield account.kubeconfig(cluster.kubectl, tmp_path_factory.mktemp("account") / "kubeconfig", "edge-tests")
