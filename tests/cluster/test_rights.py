@@ -89,10 +89,15 @@ def more_rollouts_than_are_kept(life: Life) -> None:
 
 
 def another_image(kubectl: Kubectl, life: Life) -> None:
-    """A RayCluster for the image; that of the old one goes with its last revision."""
+    """A RayCluster for the image; that of the old one goes with its last revision, and its store after it.
+
+    The next of the old name may not take the store's Service over, which takes the right to delete it: it waits for the garbage collector.
+    """
     life.apply(1, **RECREATE, runtime={"image": "registry.example.com/another:1"})
     life.until_serves(1)
     life.until(lambda: len(kubectl.get("-n", TEAM, "rayclusters")["items"]) == 1, "one RayCluster")
+    stores = ("services", "-l", f"{names.LABEL_NAME}={names.VALKEY}")
+    life.until(lambda: len(kubectl.get("-n", TEAM, *stores)["items"]) == 1, "one store")
 
 
 def a_neighbour(kubectl: Kubectl, life: Life) -> None:
