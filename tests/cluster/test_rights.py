@@ -3,9 +3,11 @@
 The API server is real and writes down every request; KubeRay, Serve and the edges are stood in for, so that no pod has to run.
 """
 
+from pathlib import Path
+
 import pytest
 
-from charting import NAMESPACE, account, values
+from charting import NAMESPACE, RELEASE, account, values
 from charting.account import Grant
 from charting.life import CANARY, KEYS, MDEP, RECREATE, TEAM, TIMED, Life, beginning, model_deployment
 from real_kubernetes import audit, gateway_api
@@ -54,20 +56,37 @@ HISTORY = 13
 
 
 @pytest.fixture(scope="module")
-def used(api_server: Cluster, tmp_path_factory: pytest.TempPathFactory) -> tuple[set[audit.Use], set[audit.Use]]:
-    """What the account did in a whole life, and what it was refused."""
+def audited(api_server: Cluster) -> Cluster:
+    """An API server that writes down what accounts do. Skips where it is somebody else's."""
     if api_server.instance is None:
         pytest.skip("only the API server of these tests writes down what accounts do")
-    gateway_api.apply_crds(api_server.kubectl)
-    with beginning(api_server, tmp_path_factory.mktemp("rights")) as life:
-        live(api_server.kubectl, life)
-    log, name = audit.log(api_server.instance), account.ACCOUNT
-    return audit.uses(log, name), audit.refusals(log, name)
+    return api_server
+
+
+def record(audited: Cluster, name: str) -> tuple[set[audit.Use], set[audit.Use]]:
+    """What the account of the release of that name did, and what it was refused."""
+    assert audited.instance is not None
+    log, who = audit.log(audited.instance), f"{NAMESPACE}:{name}"
+    return audit.uses(log, who), audit.refusals(log, who)
+
+
+@pytest.fixture(scope="module")
+def used(audited: Cluster, tmp_path_factory: pytest.TempPathFactory) -> tuple[set[audit.Use], set[audit.Use]]:
+    """What the account did in a whole life, and what it was refused."""
+    gateway_api.apply_crds(audited.kubectl)
+    with beginning(audited, tmp_path_factory.mktemp("rights")) as life:
+        live(audited.kubectl, life)
+    return record(audited, RELEASE)
+
+
+def make_keys(kubectl: Kubectl) -> None:
+    """The Secret that `KEYS` names."""
+    kubectl("-n", TEAM, "create", "secret", "generic", "keys", "--from-literal=ann=0123456789abcdef0123456789abcdef")
 
 
 def live(kubectl: Kubectl, life: Life) -> None:
     """From the first version to the last."""
-    kubectl("-n", TEAM, "create", "secret", "generic", "keys", "--from-literal=ann=0123456789abcdef0123456789abcdef")
+    make_keys(kubectl)
     life.apply(1, **CANARY, **KEYS)
     life.until_serves(1)
     life.apply(2, **CANARY, **KEYS)
@@ -142,36 +161,23 @@ def test_no_exception_is_out_of_date(used: tuple[set[audit.Use], set[audit.Use]]
     assert sorted(map(str, BY_CHANCE.keys() - held)) == []
 
 
-def test_secrets_are_listed_and_watched_where_the_installation_says_so(
-    api_server: Cluster, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    if api_server.instance is None:
-        pytest.skip("only the API server of these tests writes down what accounts do")
-    name, kubectl = "watching", api_server.kubectl
-    folder = tmp_path_factory.mktemp("watching")
-    with beginning(api_server, folder, name=name, changes={"installation": {"watchSecrets": True}}) as life:
+def test_secrets_are_listed_and_watched_where_the_installation_says_so(audited: Cluster, tmp_path: Path) -> None:
+    with beginning(audited, tmp_path, name="watching", changes={"installation": {"watchSecrets": True}}) as life:
         life.apply(1, **RECREATE, **KEYS)
         life.until(lambda: life.condition("TrafficSynced") == ("False", "SecretNotFound"), "no Secret")
-        kubectl(
-            "-n", TEAM, "create", "secret", "generic", "keys", "--from-literal=ann=0123456789abcdef0123456789abcdef"
-        )
+        make_keys(audited.kubectl)
         life.until_serves(1)
         life.until(lambda: life.condition("TrafficSynced")[0] == "True", "the Secret in the edge")
-    log, who = audit.log(api_server.instance), f"{NAMESPACE}:{name}"
-    of_secrets = {use.right.verb for use in audit.uses(log, who) if use.right.resource == "secrets" and not use.name}
+    uses, refusals = record(audited, "watching")
+    of_secrets = {use.right.verb for use in uses if use.right.resource == "secrets" and not use.name}
     assert of_secrets >= {"list", "watch"}
-    assert audit.refusals(log, who) == set()
+    assert refusals == set()
 
 
-def test_roles_in_the_watched_namespaces_alone_are_enough_to_serve(
-    api_server: Cluster, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    if api_server.instance is None:
-        pytest.skip("only the API server of these tests writes down what accounts do")
-    name, kubectl = "namespaced", api_server.kubectl
+def test_roles_in_the_watched_namespaces_alone_are_enough_to_serve(audited: Cluster, tmp_path: Path) -> None:
+    kubectl = audited.kubectl
     gateway_api.apply_crds(kubectl)
-    folder = tmp_path_factory.mktemp("namespaced")
-    with beginning(api_server, folder, name=name, changes={"watchNamespaces": [TEAM]}) as life:
+    with beginning(audited, tmp_path, name="namespaced", changes={"watchNamespaces": [TEAM]}) as life:
         life.apply(1, **CANARY)
         life.until_serves(1)
         life.apply(2, **CANARY)
@@ -184,7 +190,7 @@ def test_roles_in_the_watched_namespaces_alone_are_enough_to_serve(
         a_gateway(kubectl, life)
         kubectl("-n", TEAM, "delete", MDEP, "--all")
         life.until(lambda: not kubectl.get("-n", TEAM, "controllerrevisions")["items"], "nothing of it left")
-    log, who = audit.log(api_server.instance), f"{NAMESPACE}:{name}"
-    assert audit.refusals(log, who) == set()
-    everywhere = {use.right.resource for use in audit.uses(log, who) if not use.namespace}
+    uses, refusals = record(audited, "namespaced")
+    assert refusals == set()
+    everywhere = {use.right.resource for use in uses if not use.namespace}
     assert "modeldeployments.serving.sundog.dev" not in everywhere

@@ -252,7 +252,6 @@ class Edge:
     haproxy_options: tuple[str, ...] = ()
 
     # Test modules cannot import from here, so what they share comes with the fixture.
-    free_port = staticmethod(free_port)
     until = staticmethod(until)
     arm = staticmethod(arm)
     service = staticmethod(service)

@@ -5,6 +5,8 @@ import asyncio
 import aiohttp
 import pytest
 
+from ports import free_port
+
 pytestmark = pytest.mark.haproxy
 
 
@@ -139,7 +141,7 @@ async def test_a_hanging_request_is_assigned_and_in_flight_before_it_ends(edge, 
 
 
 async def test_an_unknown_port_is_no_replica(edge, serve):
-    serve.targets = {"digits-r7": [f"127.0.0.1:{edge.free_port()}"]}
+    serve.targets = {"digits-r7": [f"127.0.0.1:{free_port()}"]}
     await edge.apply(edge.service("digits", [edge.arm("stable", "digits-r7", [[0, 10_000]])]))
 
     async def down() -> bool:
