@@ -17,11 +17,12 @@ from urllib.parse import urlsplit
 import pytest
 
 from measuring.record import Record
-from real_local import Up, eventually, instance, is_ready, save_network
-from real_ray import RayServe, wait_until
+from real_local import Up, instance, is_ready, save_network
+from real_ray import RayServe
 from sundog_operator.api import ModelDeploymentSpec
 from sundog_operator.core import revisions, serve_config
 from sundog_operator.core.revisions import Revision
+from waiting import eventually
 
 pytestmark = [pytest.mark.bench, pytest.mark.ray, pytest.mark.haproxy, pytest.mark.timeout(900)]
 
@@ -110,7 +111,7 @@ def sundog(tmp_path: Path) -> Iterator[Sundog]:
     with instance(tmp_path) as up:
         (up.manifests / "bench.yaml").write_text(json.dumps(manifest(tmp_path / "v1")))
         up.start()
-        eventually(lambda: is_ready(up.read("bench")), "the first revision ready", 120)
+        eventually(lambda: is_ready(up.read("bench")), "the first revision ready")
         yield Sundog(up, up.read("bench")["status"]["url"])
 
 
@@ -123,9 +124,9 @@ def test_apply_to_first_prediction_against_a_bare_put(sundog: Sundog, ray_serve:
         save_network(model, number, [BATCH])
         theirs.append(bare.roll(number, tmp_path / f"v{number - 1}", model))
         ray_serve.put({"applications": [bare.application(number, model)]})
-        wait_until(lambda: len(ray_serve.get()["applications"]) == 1, 60, "the previous application gone")
+        eventually(lambda: len(ray_serve.get()["applications"]) == 1, "the previous application gone")
         ours.append(sundog.roll(number, model))
-        eventually(lambda: sundog.settled(number), "the previous revision gone", 120)  # noqa: B023 called at once
+        eventually(lambda: sundog.settled(number), "the previous revision gone")  # noqa: B023 called at once
     record = Record(
         "apply_to_prediction",
         f"Manifest to first prediction, {PAIRS} interleaved pairs",

@@ -13,7 +13,8 @@ from measuring.load import Request, Side, compare, ratio
 from measuring.networks import body_of, features
 from measuring.record import Record, throughput
 from ports import free_ports
-from real_ray import RayServe, running_ray, wait_until
+from real_ray import RayServe, running_ray
+from waiting import eventually
 
 pytestmark = [pytest.mark.bench, pytest.mark.ray, pytest.mark.haproxy, pytest.mark.timeout(900)]
 
@@ -56,7 +57,7 @@ def plain_serve(environment: dict[str, str]) -> Iterator[str]:
         ray.put({"applications": [application("plain")]})
         ray.wait_running("plain")
         url = f"http://{ray.fallback}/plain.app/"
-        wait_until(lambda: answers(url), 60, "plain Ray Serve answers")
+        eventually(lambda: answers(url), "plain Ray Serve answers")
         yield url
 
 

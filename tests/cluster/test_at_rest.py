@@ -21,7 +21,6 @@ RESYNC_S = 20
 ROUNDS = 2
 PASSES = "controller_runtime_reconcile_total"
 # The edge looks in least often, every 30 s; it is waited for twice, and the machine may be slow.
-pytestmark = pytest.mark.timeout(400)
 
 
 @pytest.fixture

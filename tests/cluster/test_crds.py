@@ -70,7 +70,7 @@ def test_each_example_is_taken_strictly(kubectl: Kubectl, path: Path, document: 
 
 
 def test_the_first_example_can_be_applied_as_a_folder(kubectl: Kubectl) -> None:
-    kubectl("-n", NAMESPACE, "wait", "--for=create", "serviceaccount/default", "--timeout=60s")
+    kubectl.wait("-n", NAMESPACE, "--for=create", "serviceaccount/default")
     made = kubectl("-n", NAMESPACE, "apply", "--validate=strict", "--dry-run=server", "-f", str(DIGITS))
     assert sorted(line.partition(" ")[0] for line in made.splitlines()) == [
         "modeldeployment.serving.sundog.dev/digits",

@@ -37,7 +37,7 @@ from sundog_operator.core import live, names, revisions
 from sundog_operator.errors import Conflict, DependencyError
 from sundog_operator.ports import CONTROLLER_REVISION, MODEL_DEPLOYMENT, POD, RAY_CLUSTER, SECRET, SERVICE, Ref
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster]
 
 NAME = "digits"
 HEAD = "stand-in"
@@ -155,7 +155,7 @@ class Namespace:
         status = {"conditions": [condition], "head": {"podIP": address, "serviceIP": address}}
         await self.kube.patch_status(ref, status, resource_version=stored["metadata"]["resourceVersion"])
 
-    async def until(self, condition: Callable[[], Awaitable[Any]], what: str, seconds: float = 120) -> Any:
+    async def until(self, condition: Callable[[], Awaitable[Any]], what: str, seconds: float = 300) -> Any:
         """Rounds until a condition holds."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
@@ -272,7 +272,7 @@ async def namespace(cluster: Cluster, operators_kubeconfig: Path) -> AsyncIterat
         {"apiVersion": "v1", "kind": "Secret", "metadata": meta, "data": token},
         {"apiVersion": "v1", "kind": "Pod", "metadata": head, "spec": spec},
     )
-    cluster.kubectl("-n", name, "wait", "--for=condition=Ready", f"pod/{HEAD}", "--timeout=120s")
+    cluster.kubectl.wait("-n", name, "--for=condition=Ready", f"pod/{HEAD}")
     address = cluster.kubectl("-n", name, "get", "pod", HEAD, "-o", "jsonpath={.status.podIP}")
     kube = await KubernetesClient.connect(cluster.kubeconfig)
     operators = await KubernetesClient.connect(operators_kubeconfig)

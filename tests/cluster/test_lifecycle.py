@@ -13,7 +13,7 @@ from real_kubernetes.binaries import CONTROL_PLANE, Binaries
 from real_kubernetes.cluster import BINARIES, Cluster, directory_of, down, up
 from real_kubernetes.instance import ClusterError, Instance
 from real_kubernetes.traces import nothing_left
-from real_local import eventually
+from waiting import eventually
 
 
 @pytest.fixture

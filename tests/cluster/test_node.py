@@ -42,11 +42,11 @@ def test_pods_run_the_checkout_and_reach_services_by_name(cluster: Cluster, name
         "spec": {"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": 8080}]},
     }
     cluster.kubectl.apply(service, pod("web", pod_spec(sys.executable, "-c", SERVER), app="web"))
-    cluster.kubectl("wait", "-n", namespace, "--for=condition=Ready", "pod/web", "--timeout=60s")
+    cluster.kubectl.wait("-n", namespace, "--for=condition=Ready", "pod/web")
     client = pod_spec(sys.executable, "-c", CLIENT) | {"restartPolicy": "Never"}
     cluster.kubectl.apply(pod("client", client))
     done = "--for=jsonpath={.status.phase}=Succeeded"
-    cluster.kubectl("wait", "-n", namespace, done, "pod/client", "--timeout=60s")
+    cluster.kubectl.wait("-n", namespace, done, "pod/client")
     path, *statuses = cluster.kubectl("logs", "-n", namespace, "client").split()
     assert path.endswith("operator/src/sundog_operator")
     assert statuses == ["200", "200"]
@@ -64,7 +64,7 @@ def test_an_image_is_loaded_without_a_registry(cluster: Cluster, namespace: str,
     spec["containers"][0]["image"] = name
     cluster.kubectl.apply(pod("own", spec))
     done = "--for=jsonpath={.status.phase}=Succeeded"
-    cluster.kubectl("wait", "-n", namespace, done, "pod/own", "--timeout=60s")
+    cluster.kubectl.wait("-n", namespace, done, "pod/own")
     assert cluster.kubectl("logs", "-n", namespace, "own") == "by us"
 
 
@@ -78,9 +78,9 @@ def test_devices_are_placed_by_the_real_scheduler(cluster: Cluster, namespace: s
         spec["containers"][0]["resources"] = {"limits": {resource: "3"}}
         cluster.kubectl.apply(pod(name, spec))
         if name == "first":
-            cluster.kubectl("wait", "-n", namespace, "--for=condition=Ready", "pod/first", "--timeout=60s")
+            cluster.kubectl.wait("-n", namespace, "--for=condition=Ready", "pod/first")
     unplaced = "--for=condition=PodScheduled=false"
-    cluster.kubectl("wait", "-n", namespace, unplaced, "pod/second", "--timeout=30s")
+    cluster.kubectl.wait("-n", namespace, unplaced, "pod/second")
     [condition] = cluster.kubectl.get("-n", namespace, "pod/second")["status"]["conditions"]
     assert f"Insufficient {resource}" in condition["message"]
 
@@ -92,5 +92,5 @@ def test_kuberay_makes_the_head_of_a_cluster(cluster: Cluster, namespace: str) -
     cluster.kubectl.apply(
         {"apiVersion": "ray.io/v1", "kind": "RayCluster", "metadata": metadata, "spec": {"headGroupSpec": head}}
     )
-    cluster.kubectl("wait", "-n", namespace, "--for=create", "service/tiny-head-svc", "--timeout=60s")
+    cluster.kubectl.wait("-n", namespace, "--for=create", "service/tiny-head-svc")
     cluster.kubectl("delete", "-n", namespace, "raycluster", "tiny", "--timeout=60s")

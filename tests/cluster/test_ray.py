@@ -20,12 +20,11 @@ from real_kubernetes import node
 from real_kubernetes.checkout import pod_spec, pod_template
 from real_kubernetes.cluster import BINARIES, Cluster
 from real_kubernetes.images import BASE
+from real_kubernetes.kubectl import WAIT_S
 from real_local import NET
 from real_serving import USER, Json, Serving, Team, has_store
 from sundog_operator.api.installation import parse_installation
-from sundog_operator.core import names, ray_pods, ray_token
-
-pytestmark = pytest.mark.timeout(600)
+from sundog_operator.core import names, ray_groups, ray_pods, ray_token
 
 GPU = "nvidia.com/gpu"
 PRODUCT = "nvidia.com/gpu.product"
@@ -252,8 +251,20 @@ def test_load_adds_a_pod_and_its_end_takes_it_away(team: Team, slow: Json) -> No
     assert revision == "1"
 
 
+def delete(team: Team, head: str) -> None:
+    team.kubectl("delete", "pod", head, "--force", "--grace-period=0")
+
+
+def end_autoscaler(team: Team, head: str) -> None:
+    """As it ends by itself where it cannot read its RayCluster at its start. Neither the kubelet nor KubeRay does anything about it."""
+    team.kubectl("exec", head, "-c", "autoscaler", "--", "bash", "-c", "kill -INT 1")
+
+
 @pytest.mark.skipif(not has_store(), reason="neither valkey-server nor redis-server is installed")
-def test_a_head_that_is_lost_comes_back_from_its_store_while_replicas_answer(team: Team, slow: Json) -> None:
+@pytest.mark.parametrize(("lose", "replicas"), [(delete, 2), (end_autoscaler, 1)], ids=("deleted", "autoscaler ended"))
+def test_a_head_that_is_lost_comes_back_from_its_store_while_replicas_answer(
+    team: Team, slow: Json, lose: Callable[[Team, str], None], replicas: int
+) -> None:
     (head,), workers = team.heads(), {pod["metadata"]["uid"] for pod in team.workers(name="slow")}
 
     def is_replaced() -> bool:
@@ -262,13 +273,18 @@ def test_a_head_that_is_lost_comes_back_from_its_store_while_replicas_answer(tea
         return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
 
     with load(team, "slow", clients=1) as answers:
-        team.kubectl("delete", "pod", head["metadata"]["name"], "--force", "--grace-period=0")
+        lose(team, head["metadata"]["name"])
         team.until(is_replaced, "another head")
         # Its control plane goes on where the other one was: it takes a setting, and nothing is loaded anew for it.
-        team.apply({**slow, "spec": {**slow["spec"], "autoscaling": {"minReplicas": 2, "maxReplicas": 2}}})
-        team.until(lambda: team.status("slow")["readyReplicas"] == 2, "a second replica")
+        bounds = {"minReplicas": replicas, "maxReplicas": replicas}
+        team.apply({**slow, "spec": {**slow["spec"], "autoscaling": bounds}})
+        team.until(
+            lambda: team.status("slow")["replicas"] == team.status("slow")["readyReplicas"] == replicas,
+            f"{replicas} replicas",
+        )
     assert answers.keys() == {"200"}
-    assert workers <= {pod["metadata"]["uid"] for pod in team.workers(name="slow")}
+    left = {pod["metadata"]["uid"] for pod in team.workers(name="slow")}
+    assert workers <= left or left <= workers, "nothing was loaded anew"
 
 
 REDIS = ("redis-server", "--requirepass", "its-password", "--save", "", "--appendonly", "no")
@@ -284,7 +300,7 @@ def redis(cluster: Cluster) -> Iterator[tuple[str, str]]:
     run("create", "namespace", namespace)
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "redis", "namespace": namespace}}
     run.apply({**pod, "spec": pod_spec(*REDIS, "--dir", "/tmp", "--bind", "0.0.0.0")})
-    run("-n", namespace, "wait", "--for=condition=Ready", "pod/redis", "--timeout=60s")
+    run.wait("-n", namespace, "--for=condition=Ready", "pod/redis")
     yield namespace, f"{run.get('-n', namespace, 'pod', 'redis')['status']['podIP']}:6379"
     run("delete", "namespace", namespace, "--wait=false")
 
@@ -304,16 +320,20 @@ def test_a_redis_of_somebody_else_keeps_what_a_head_needs_and_is_left_clean(
         },
     }
     installation = parse_installation(json.dumps(written), "test")
+    made = ray_pods.make_ray_cluster(namespace, "own-redis", [], BASE, installation)
+    # Ray's autoscaler ends where there is no group at all.
+    group = ray_groups.make_group("none-r1", (0, 1), {"CPU": "1"}, {"metadata": {}, "spec": pod_spec("true")})
+    made["spec"]["workerGroupSpecs"] = [{**group, "replicas": 0}]
     run = cluster.kubectl
     password = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "redis", "namespace": namespace}}
     run.apply(
         ray_token.make_secret(namespace, [], secrets.token_hex(16)),
         {**password, "stringData": {"password": "its-password"}},
-        ray_pods.make_ray_cluster(namespace, "own-redis", [], BASE, installation),
+        made,
     )
-    run("-n", namespace, "wait", "raycluster/own-redis", "--for=condition=HeadPodReady", "--timeout=120s", timeout=130)
+    run.wait("-n", namespace, "raycluster/own-redis", "--for=condition=HeadPodReady")
     assert keys(cluster, namespace) > 0
-    run("-n", namespace, "delete", "raycluster", "own-redis", "--timeout=120s", timeout=130)
+    run("-n", namespace, "delete", "raycluster", "own-redis", f"--timeout={WAIT_S}s", timeout=WAIT_S + 10)
     assert keys(cluster, namespace) == 0
 
 

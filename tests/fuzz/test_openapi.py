@@ -17,7 +17,8 @@ from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from ports import free_port
-from real_local import eventually, save_network
+from real_local import save_network
+from waiting import eventually
 
 EXAMPLES = int(os.environ.get("SUNDOG_FUZZ_RUNS", "4000")) // 40
 """Requests for each operation and model."""

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from real_local import Up, eventually, instance, processes_of, without_privilege
+from real_local import Up, instance, processes_of, without_privilege
 from real_ray import RayServe, running_ray
+from waiting import eventually
 
 
 @pytest.fixture(scope="session")

@@ -16,16 +16,17 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import urlsplit
 
 import psutil
 import yaml
 
-T = TypeVar("T")
+from waiting import eventually
+
 Json = dict[str, Any]
 
 GROUP = "/apis/serving.sundog.dev/v1alpha1"
@@ -54,16 +55,6 @@ class Net(torch.nn.Module):
 """
 SLOW = [[0.5, -1.0, 2.0, -1.0]]
 """A batch that takes such a network a second."""
-
-
-def eventually(probe: Callable[[], T], what: str, timeout: float = 60.0) -> T:
-    """The first true value of `probe`. Raises TimeoutError with the last value."""
-    deadline = time.monotonic() + timeout
-    while not (value := probe()):
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{what} did not come true within {timeout:g} s; last value: {value!r}")
-        time.sleep(0.1)
-    return value
 
 
 def processes_of(directory: Path) -> list[psutil.Process]:

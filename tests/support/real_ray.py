@@ -12,32 +12,19 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import psutil
 
 from ports import free_ports
-
-T = TypeVar("T")
+from waiting import eventually
 
 _MARK = "SUNDOG_TEST_RAY"
 _LOOPBACK = "127.0.0.1"
 _REPLICA_PORTS = 100
-
-
-def wait_until(condition: Callable[[], T], timeout: float = 60.0, what: str = "") -> T:
-    """The first true value of `condition`. Raises TimeoutError with the last value."""
-    deadline = time.monotonic() + timeout
-    while not (value := condition()):
-        if time.monotonic() > deadline:
-            raise TimeoutError(
-                f"{what or 'the condition'} did not become true within {timeout:g} s; last value: {value!r}"
-            )
-        time.sleep(0.05)
-    return value
 
 
 @dataclass
@@ -79,7 +66,7 @@ class RayServe:
         found: dict[str, Any] = self.get()["applications"].get(name, {})
         return found
 
-    def wait_running(self, name: str, timeout: float = 90.0) -> dict[str, Any]:
+    def wait_running(self, name: str) -> dict[str, Any]:
         """Until the application is RUNNING. Raises AssertionError with its messages when it fails."""
 
         def running() -> dict[str, Any] | None:
@@ -88,7 +75,7 @@ class RayServe:
             assert state.get("status") != "DEPLOY_FAILED", (state["message"], messages)
             return state if state.get("status") == "RUNNING" else None
 
-        return wait_until(running, timeout, f"application {name} RUNNING")
+        return eventually(running, f"application {name} RUNNING")
 
     def replicas(self, name: str, protocol: str = "HTTP") -> list[str]:
         """`host:port` of the application's own replicas, for HTTP or gRPC; the fallback proxies are none."""
@@ -100,10 +87,6 @@ class RayServe:
             for target in group["targets"]
             if target["port"] not in proxies
         ]
-
-    def wait_until(self, condition: Callable[[], T], timeout: float = 60.0, what: str = "") -> T:
-        """See the function of that name."""
-        return wait_until(condition, timeout, what)
 
 
 @contextlib.contextmanager
@@ -189,7 +172,7 @@ def _start(directory: Path, mark: str, more: Mapping[str, str]) -> RayServe:
             "enable_reflection": False,
         },
     )
-    wait_until(lambda: _answers(started), 60, "Serve's REST API")
+    eventually(lambda: _answers(started), "Serve's REST API")
     return started
 
 

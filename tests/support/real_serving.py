@@ -27,14 +27,14 @@ from real_kubernetes.helm import CHART, Helm, checkout_values
 from real_kubernetes.images import BASE
 from real_kubernetes.instance import ClusterError
 from real_kubernetes.kubectl import Kubectl
-from real_local import condition, eventually
+from real_local import condition
 from sundog_operator.core import names
+from waiting import PATIENCE_S, eventually
 
 EXAMPLE = ROOT / "examples" / "digits"
 CLAIM = "digits-models"
 MDEP = "modeldeployments.serving.sundog.dev"
 OPERATOR = f"{names.LABEL_NAME}=sundog-operator"
-READY_S = 300.0
 
 T = TypeVar("T")
 Json = dict[str, Any]
@@ -159,7 +159,7 @@ class Serving:
         finally:
             self.kubectl("-n", name, "delete", MDEP, "--all", "--wait=false")
             if self.cluster.instance is None:
-                eventually(lambda: not team.list("rayclusters"), f"no RayCluster in {name}", READY_S)
+                eventually(lambda: not team.list("rayclusters"), f"no RayCluster in {name}")
             self.kubectl("delete", "namespace", name, "--wait=false")
 
 
@@ -268,7 +268,7 @@ class Team:
             raise ClusterError(f"kubectl sundog {' '.join(arguments)}: {done.stdout}{done.stderr}")
         return done.stdout
 
-    def until(self, probe: Callable[[], T], what: str, seconds: float = READY_S) -> T:
+    def until(self, probe: Callable[[], T], what: str, seconds: float = PATIENCE_S) -> T:
         """The first true value of `probe`. Raises AssertionError with all that is known of the namespace."""
         try:
             return eventually(probe, what, seconds)
@@ -321,7 +321,7 @@ class Team:
         spec["containers"][0]["readinessProbe"] = {"tcpSocket": {"port": digit_traffic.PORT}, "periodSeconds": 1}
         spec["volumes"].append({"name": "held-out", "configMap": {"name": "held-out"}})
         self.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": pod}, "spec": spec})
-        self.kubectl("wait", f"pod/{pod}", "--for=condition=Ready", "--timeout=60s")
+        self.serving.kubectl.wait("-n", self.namespace, f"pod/{pod}", "--for=condition=Ready")
         traffic = Traffic(self, pod, self.get(pod, "pod")["status"]["podIP"])
         try:
             yield traffic
@@ -360,7 +360,7 @@ class Traffic:
             found = httpx.get(url, timeout=20, trust_env=False).json()
         return found
 
-    def until(self, reached: Callable[[Json], Any], what: str, seconds: float = READY_S) -> Json:
+    def until(self, reached: Callable[[Json], Any], what: str, seconds: float = PATIENCE_S) -> Json:
         def probe() -> Json | None:
             told = self.told()
             return told if reached(told) else None

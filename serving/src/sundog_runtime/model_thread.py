@@ -45,6 +45,8 @@ class ModelThread:
                     result = call()
                 except BaseException as raised:  # noqa: BLE001 (it is the caller's, whatever it is; the thread must live on)
                     error = raised
+            # Before anybody is told: who has the result finds the thread free.
+            self._started = None
             try:
                 loop.call_soon_threadsafe(self._settle, future, result, error)
             except RuntimeError:

@@ -56,6 +56,7 @@ NO_REASONS = {
         "Failed",
         "Ingress",
         "Memory",
+        "Never",
         "Opaque",
         "RollingUpdate",
         "RuntimeDefault",

@@ -75,7 +75,7 @@ async def client(store: MemoryKubernetes, tmp_path: Path) -> AsyncIterator[Kuber
 
 
 async def take(events: AsyncIterator[WatchEvent], count: int) -> list[tuple[str, str]]:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         taken = [await anext(events) for _ in range(count)]
     return [(event.type, event.object["metadata"]["name"] if event.object else "") for event in taken]
 
@@ -116,7 +116,7 @@ class TestWatch:
             await take(events, 2)
             store.store.delete(A)
             store.compact()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 event = await anext(events)
         assert event.type == "DELETED"
         assert event.object == {key: stored[key] for key in ("apiVersion", "kind", "metadata")}
@@ -138,7 +138,7 @@ class TestWatch:
         async with aclosing(client.watch(CONFIG_MAP)) as events:
             await take(events, 1)
             waiting = asyncio.ensure_future(take(events, 1))
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 await third_stream.wait()
             await store.apply(config_map("a"))
             assert await waiting == [("ADDED", "a")]

@@ -13,9 +13,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from real_local import GROUP, condition, eventually, is_ready, save_network, weight
+from real_local import GROUP, condition, is_ready, save_network, weight
+from waiting import eventually
 
-pytestmark = [pytest.mark.ray, pytest.mark.haproxy, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.ray, pytest.mark.haproxy]
 
 MODEL = {"uri": "file:///models/x", "entrypoint": "net:Net"}
 MANUAL = {"gate": "manual"}
@@ -156,7 +157,7 @@ def test_a_model_that_cannot_be_served_says_why(bed: Any, name: str) -> None:
         found = condition(bed.up.read(name), "RevisionReady")
         return found if found.get("reason") not in (None, "RayUnknown", "Deploying") else None
 
-    ready = eventually(failed, f"the reason of {name}", 120)
+    ready = eventually(failed, f"the reason of {name}")
     assert (ready["status"], ready["reason"]) == ("False", bad.reason)
     assert ready["message"].startswith("revision 1: ")
     assert bad.told in ready["message"]
@@ -167,7 +168,7 @@ def test_a_model_that_cannot_be_served_says_why(bed: Any, name: str) -> None:
 
 
 def test_the_good_one_among_them_serves(bed: Any) -> None:
-    eventually(lambda: is_ready(bed.up.read("good")), "the good one serving", 120)
+    eventually(lambda: is_ready(bed.up.read("good")), "the good one serving")
     status, answer, headers = ask(bed, good(bed))
     assert status == 200
     assert answer["outputs"][0] == pytest.approx(bed.answers[0][0], abs=1e-4)
@@ -175,14 +176,14 @@ def test_the_good_one_among_them_serves(bed: Any) -> None:
 
 
 def test_what_cannot_help_is_not_tried_again_and_what_can_is(bed: Any) -> None:
-    stalled = eventually(lambda: condition(bed.up.read("digest"), "Stalled"), "the end of the attempts", 90)
+    stalled = eventually(lambda: condition(bed.up.read("digest"), "Stalled"), "the end of the attempts")
     assert stalled["reason"] == "DigestMismatch"
 
     def retrying() -> bool:
         progressing = condition(bed.up.read("gone"), "Progressing")
         return progressing.get("reason") == "Retrying"
 
-    eventually(retrying, "the next attempt announced", 90)
+    eventually(retrying, "the next attempt announced")
     assert not condition(bed.up.read("gone"), "Stalled")
 
 
@@ -191,7 +192,7 @@ def test_a_model_that_appears_later_is_served_by_itself(bed: Any) -> None:
     done = bed.up.sundog("delete", *(name for name in bed.bad if name != "gone"))
     assert done.returncode == 0, done.stderr
     save_network(bed.models / "late", 5, [])
-    eventually(lambda: is_ready(bed.up.read("gone")), "the model that was not there", 120)
+    eventually(lambda: is_ready(bed.up.read("gone")), "the model that was not there")
     assert bed.up.read("gone")["status"]["stable"]["revision"] == 1
     assert bed.up.sundog("delete", "gone").returncode == 0
 
@@ -334,7 +335,7 @@ class counted:  # noqa: N801 it reads as a clause
 
     def __exit__(self, error: object, *_: object) -> None:
         if error is None:
-            eventually(lambda: self._more() == 1, f"one more under {' or '.join(self._kinds)}", 15)
+            eventually(lambda: self._more() == 1, f"one more under {' or '.join(self._kinds)}")
             assert self._counts()["errors"] == self._before["errors"]
 
     def _more(self) -> int:
@@ -395,7 +396,7 @@ def test_a_second_revision_that_cannot_start_takes_nothing_from_the_first(bed: A
     try:
         bad = bed.bad["load"]
         bed.apply(bed.manifest("good", bed.spec(**bad.model)))
-        last = eventually(lambda: given_up(bed), "the end of the attempt", 120)
+        last = eventually(lambda: given_up(bed), "the end of the attempt")
         obj = bed.up.read("good")
         assert last["outcome"] == "Aborted"
         assert last["reason"] == f"{bad.reason}: {bad.told}"

@@ -19,7 +19,7 @@ pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("sklearn", reason="scikit-learn is not installed")
 pytest.importorskip("matplotlib", reason="matplotlib is not installed")
 
-pytestmark = [pytest.mark.ray, pytest.mark.haproxy, pytest.mark.timeout(480)]
+pytestmark = [pytest.mark.ray, pytest.mark.haproxy]
 
 SUNDOG = Path(sysconfig.get_path("scripts"), "sundog")
 MARK = "SUNDOG_TEST_DEMO"

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from real_local import GROUP, Up, condition, eventually, instance, processes_of, stable, weight
+from real_local import GROUP, Up, condition, instance, processes_of, stable, weight
+from waiting import eventually
 
-pytestmark = [pytest.mark.ray, pytest.mark.haproxy, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.ray, pytest.mark.haproxy]
 
 PAGE = Path(__file__).parents[3] / "docs" / "quickstart.md"
 PART = re.compile(

@@ -8,7 +8,6 @@ import shutil
 import signal
 import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -20,20 +19,9 @@ import pytest
 from aiohttp import web
 
 from ports import free_port
+from waiting import comes_true
 
 EDGE = (sys.executable, "-c", "from sundog_edge.cli import main; main()")
-
-
-async def until(condition: Callable[[], Awaitable[Any]], what: str, seconds: float = 60.0) -> Any:
-    """The first true answer of `condition`; fails naming `what` and the last answer."""
-    deadline = time.monotonic() + seconds
-    last: Any = None
-    while time.monotonic() < deadline:
-        last = await condition()
-        if last:
-            return last
-        await asyncio.sleep(0.05)
-    raise AssertionError(f"not within {seconds} s: {what}; last seen: {last!r}")
 
 
 async def end(runner: web.AppRunner) -> None:
@@ -118,7 +106,7 @@ class Replica:
             for number in range(int(query["events"])):
                 await response.write(f"data: {number}\n\n".encode())
                 # The next event only once the test has had this one.
-                await asyncio.wait_for(self.go_on.acquire(), 10)
+                await asyncio.wait_for(self.go_on.acquire(), 60)
             return response
         if "plain" in query:
             return web.Response(
@@ -252,7 +240,7 @@ class Edge:
     haproxy_options: tuple[str, ...] = ()
 
     # Test modules cannot import from here, so what they share comes with the fixture.
-    until = staticmethod(until)
+    comes_true = staticmethod(comes_true)
     arm = staticmethod(arm)
     service = staticmethod(service)
 
@@ -287,8 +275,8 @@ class Edge:
             return await self.status("/healthz") == 200
 
         try:
-            await until(healthy, "agent healthy")
-        except AssertionError as error:
+            await comes_true(healthy, "agent healthy")
+        except (TimeoutError, AssertionError) as error:
             for log in ("haproxy.log", "agent.log"):
                 error.add_note(f"{log}:\n{(self.root / log).read_text()[-2000:]}")
             raise
@@ -389,7 +377,7 @@ class Edge:
             seen = (await self.evidence())["document"]
             return seen["generation"] == document["generation"] and not seen["error"]
 
-        await until(in_force, f"generation {document['generation']} in force")
+        await comes_true(in_force, f"generation {document['generation']} in force")
 
     async def evidence(self, query: str = "") -> dict[str, Any]:
         with contextlib.suppress(aiohttp.ClientError):
@@ -414,7 +402,7 @@ class Edge:
             arms = (await self.evidence())["services"].get(service_name, {}).get("arms", {})
             return all(arms.get(name, {}).get("servers", {}).get("up") == count for name, count in counts.items())
 
-        await until(enough, f"replicas up: {counts}")
+        await comes_true(enough, f"replicas up: {counts}")
 
     async def settled(self, requests: int) -> dict[str, Any]:
         """The evidence once every one of `requests` has ended or is known to be lost."""
@@ -425,7 +413,7 @@ class Edge:
             done = sum(row["assigned"] for row in rows) == requests and not any(row["inFlight"] for row in rows)
             return seen if done else None
 
-        return await until(quiet, f"{requests} requests accounted for")
+        return await comes_true(quiet, f"{requests} requests accounted for")
 
     async def get(self, path: str, **options: Any) -> aiohttp.ClientResponse:
         async with self.session.get(self.url + path, **options) as response:
@@ -470,7 +458,7 @@ class Load:
         async def reached() -> bool:
             return self.sent >= target
 
-        await until(reached, f"{requests} more requests", seconds=20)
+        await comes_true(reached, f"{requests} more requests")
 
     async def _client(self, unit: str) -> None:
         headers = {"x-user-id": unit} if unit else {}

@@ -30,7 +30,7 @@ async def answers(edge, wanted: int, **headers: str) -> None:
     async def as_wanted() -> bool:
         return await status(edge, **headers) == wanted
 
-    await edge.until(as_wanted, f"{wanted} for {headers}")
+    await edge.comes_true(as_wanted, f"{wanted} for {headers}")
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ async def test_only_who_has_a_key_is_let_in_and_no_replica_sees_it(edge, keyed):
     async def counted() -> bool:
         return await edge.refused("digits") == {"auth": 8}
 
-    await edge.until(counted, "eight refused for who they are")
+    await edge.comes_true(counted, "eight refused for who they are")
 
 
 async def test_without_authentication_credentials_are_the_models_business(edge, digits):
@@ -91,7 +91,7 @@ async def test_keys_are_rotated_without_a_reload(edge, keyed):
     async def told() -> bool:
         return (await edge.evidence())["services"]["digits"]["problems"] == ["Secret clients is missing or empty"]
 
-    await edge.until(told, "the missing Secret is told")
+    await edge.comes_true(told, "the missing Secret is told")
     assert await current(edge) == pid
 
 
@@ -101,7 +101,7 @@ async def test_a_broken_key_harms_nobody_else(edge, keyed):
     async def told() -> list[str]:
         return (await edge.evidence())["services"]["digits"]["problems"]
 
-    assert await edge.until(told, "problems") == [
+    assert await edge.comes_true(told, "problems") == [
         "Secret clients ada is no API key: at least 16 printable ASCII characters are expected",
         "Secret clients carl has the API key of bob",
     ]
@@ -123,7 +123,7 @@ async def test_keys_survive_a_restart_of_the_agent_and_of_haproxy(edge, keyed):
         except OSError:
             return False
 
-    await edge.until(up, "HAProxy knows the key")
+    await edge.comes_true(up, "HAProxy knows the key")
     assert await status(edge) == 401
     await edge.start_agent()
     await edge.up("digits", stable=1)
@@ -161,7 +161,7 @@ async def test_a_client_that_calls_too_often_is_slowed_and_the_others_are_not(ed
     async def counted() -> bool:
         return await edge.refused("digits") == {"rate": 4, "auth": 1}
 
-    await edge.until(counted, "four for their rate")
+    await edge.comes_true(counted, "four for their rate")
 
 
 async def test_rates_change_and_go_without_a_reload_and_a_source_is_a_client(edge, digits):

@@ -96,7 +96,7 @@ async def test_a_client_that_leaves_within_its_body_is_accounted_for(edge, digit
         unfinished = sum(boot["refused"]["unfinished"] for boot in evidence["boots"])
         return unfinished + edge.ends(evidence)["abortBefore"] == 1
 
-    await edge.until(counted, "one unfinished or aborted")
+    await edge.comes_true(counted, "one unfinished or aborted")
     assert digits["stable"].seen == []
 
 
@@ -147,7 +147,7 @@ async def test_an_unknown_port_is_no_replica(edge, serve):
     async def down() -> bool:
         return (await edge.evidence())["services"]["digits"]["arms"]["stable"]["servers"]["down"] == 1
 
-    await edge.until(down, "the replica down")
+    await edge.comes_true(down, "the replica down")
     assert await ask(edge, "/digits/") == 503
 
 
@@ -174,7 +174,7 @@ async def test_what_serves_own_proxy_says_of_itself_is_the_edges_to_say(edge, se
         asked += 1
         return (await edge.get("/digits/")).status == 200
 
-    await edge.until(there, "an answer through Serve's own proxy")
+    await edge.comes_true(there, "an answer through Serve's own proxy")
     before = edge.ends(await edge.settled(asked))
     response = await edge.get(f"/digits/?{query}")
     own = status in {503, 504}

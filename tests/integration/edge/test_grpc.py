@@ -153,7 +153,7 @@ async def called(edge, serve, replicas, models):
                 return False
             return True
 
-        await edge.until(reached, "the first call")
+        await edge.comes_true(reached, "the first call")
     for model in found.values():
         model.seen.clear()
         model.remaining.clear()
@@ -249,7 +249,7 @@ class Calls:
         async def reached() -> bool:
             return self.ended.total() >= target
 
-        await self._edge.until(reached, f"{count} more calls", seconds=20)
+        await self._edge.comes_true(reached, f"{count} more calls")
 
     async def _caller(self) -> None:
         while not self._stop:
@@ -283,7 +283,7 @@ async def test_every_end_of_a_call_counts_as_what_it_is(edge, called):
             wanted[end] = wanted.get(end, 0) + 1
         return seen == wanted
 
-    await edge.until(counted, "the ends of calls")
+    await edge.comes_true(counted, "the ends of calls")
 
 
 async def rows(edge, attempt: str) -> list[dict]:
@@ -312,7 +312,7 @@ async def test_the_edges_own_answers_are_statuses_that_clients_understand(edge, 
         async def let_in() -> bool:
             return await code(opened, x_api_key="ada-key-0123456789") in {"OK", "RESOURCE_EXHAUSTED"}
 
-        await edge.until(let_in, "the key is known")
+        await edge.comes_true(let_in, "the key is known")
         assert await code(opened, x_api_key="ada-key-0123456789") == "RESOURCE_EXHAUSTED"
         await edge.apply(split(edge, maxRequestBytes=10))
         assert await code(opened, "x" * 100) == "RESOURCE_EXHAUSTED"
@@ -336,7 +336,7 @@ async def test_a_killed_replica_costs_no_call_not_even_those_it_had(edge, called
             await asyncio.wait({asked, said}, return_when=asyncio.FIRST_COMPLETED)
             return None if asked.done() else asked
 
-        asked = await edge.until(held, "a call in flight at the victim")
+        asked = await edge.comes_true(held, "a call in flight at the victim")
         await load.more(50)
         victim.kill()
         await victim.wait()
@@ -349,7 +349,7 @@ async def test_a_killed_replica_costs_no_call_not_even_those_it_had(edge, called
     async def counted() -> bool:
         return sum(row["ends"]["ok"] for row in await rows(edge, "killed")) == load.ended.total()
 
-    await edge.until(counted, "every call counted as a good one")
+    await edge.comes_true(counted, "every call counted as a good one")
     assert sum(row["retries"]["rescued"] for row in await rows(edge, "killed")) >= 1
 
 
@@ -366,7 +366,7 @@ async def test_a_replica_without_its_http_port_gets_no_call(edge, called, serve,
             await call(opened)
             return bool(model.seen)
 
-        await edge.until(both, "calls to the second replica")
+        await edge.comes_true(both, "calls to the second replica")
         await second.stop()
         await edge.up("digits", stable=1)
         await asyncio.gather(*(call(opened) for _ in range(5)))
@@ -376,7 +376,7 @@ async def test_a_replica_without_its_http_port_gets_no_call(edge, called, serve,
             await asyncio.gather(*(call(opened) for _ in range(6)))
             return len(model.seen) == before
 
-        await edge.until(gone, "no call to the second replica")
+        await edge.comes_true(gone, "no call to the second replica")
 
 
 async def test_a_reload_and_a_restart_keep_the_grpc_ports(edge, called):
@@ -391,7 +391,7 @@ async def test_a_reload_and_a_restart_keep_the_grpc_ports(edge, called):
         async with channel(edge) as opened:
             return await code(opened) == "OK"
 
-    await edge.until(back, "gRPC without an agent")
+    await edge.comes_true(back, "gRPC without an agent")
 
 
 async def test_a_channel_that_idles_across_a_reload_reaches_what_is_newer_than_it(
@@ -407,7 +407,7 @@ async def test_a_channel_that_idles_across_a_reload_reaches_what_is_newer_than_i
         await edge.apply(edge.service("digits", arms, unit=unit))
         await edge.up("digits", stable=1)
         async with channel(edge) as other:
-            await edge.until(lambda: answered(other), "a call at the new revision")
+            await edge.comes_true(lambda: answered(other), "a call at the new revision")
         newest.seen.clear()
         assert (await call(opened, x_new="u1")).model_name == "digits-r9"
         assert [seen["x-new"] for seen in newest.seen] == ["u1"]

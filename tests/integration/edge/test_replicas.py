@@ -39,7 +39,7 @@ async def test_a_replica_killed_under_load_fails_no_request(edge, serve, replica
     async def removed() -> bool:
         return await servers(edge) == {"up": 1, "down": 0, "draining": 0}
 
-    await edge.until(removed, "the dead replica forgotten")
+    await edge.comes_true(removed, "the dead replica forgotten")
 
 
 async def test_one_late_check_does_not_take_the_only_replica_out_and_two_do(edge, serve, replicas):
@@ -53,7 +53,7 @@ async def test_one_late_check_does_not_take_the_only_replica_out_and_two_do(edge
 
     before, only.late_checks = only.checked, 1
     async with edge.load() as load:
-        await edge.until(checked_again, "a check after the late one")
+        await edge.comes_true(checked_again, "a check after the late one")
     assert load.sent > 100
     assert load.failed == {}
     only.late_checks = 2
@@ -76,7 +76,7 @@ async def test_a_removed_replica_finishes_what_it_has(edge, serve, replicas):
             counts = await servers(edge)
             return counts["up"] == 1 and counts["draining"] == 1
 
-        await edge.until(moved, "the old replica drains, the new one is up")
+        await edge.comes_true(moved, "the old replica drains, the new one is up")
         served = len(old.seen)
         await load.more(50)
         assert len(old.seen) == served
@@ -86,7 +86,7 @@ async def test_a_removed_replica_finishes_what_it_has(edge, serve, replicas):
     async def removed() -> bool:
         return await servers(edge) == {"up": 1, "down": 0, "draining": 0}
 
-    await edge.until(removed, "the old replica gone")
+    await edge.comes_true(removed, "the old replica gone")
 
 
 async def test_a_replica_that_refuses_is_checked_at_once_however_rarely_it_is_checked(edge, serve, replicas):
@@ -99,7 +99,7 @@ async def test_a_replica_that_refuses_is_checked_at_once_however_rarely_it_is_ch
     async def remembered() -> bool:
         return len(json.loads(layout.read_text())["servers"]) == 2
 
-    await edge.until(remembered, "the servers in the layout")
+    await edge.comes_true(remembered, "the servers in the layout")
     await edge.kill_agent()
     await edge.stop_haproxy()
     stored = json.loads(layout.read_text())
@@ -119,14 +119,14 @@ async def test_a_replica_that_refuses_is_checked_at_once_however_rarely_it_is_ch
         return await up() == {first.address, second.address}
 
     # The first checks have passed once a second has gone by, the next ones are minutes away.
-    await edge.until(both, "HAProxy back with both")
+    await edge.comes_true(both, "HAProxy back with both")
     await first.stop()
 
     async def noticed() -> bool:
         assert (await edge.get("/digits/")).status == 200
         return await up() == {second.address}
 
-    await edge.until(noticed, "the dead replica is down")
+    await edge.comes_true(noticed, "the dead replica is down")
 
 
 async def test_replicas_come_and_go_under_load(edge, serve, replicas):
@@ -142,7 +142,7 @@ async def test_replicas_come_and_go_under_load(edge, serve, replicas):
             async def there(count: int = len(chosen)) -> bool:
                 return await servers(edge) == {"up": count, "down": 0, "draining": 0}
 
-            await edge.until(there, f"{len(chosen)} replicas")
+            await edge.comes_true(there, f"{len(chosen)} replicas")
             await load.more(50)
     assert load.failed == {}
     assert edge.ends(await edge.settled(load.sent)) == {"ok": load.sent}
@@ -160,7 +160,7 @@ async def test_an_address_with_another_application_never_gets_a_request(edge, se
     async with edge.load() as load:
         await load.more(50)
         serve.targets = {"digits-r7": [mine.address, other.address]}
-        await edge.until(known, "one up, one refused")
+        await edge.comes_true(known, "one up, one refused")
         await load.more(300)
     assert load.failed == {}
     assert other.seen == []
@@ -171,7 +171,7 @@ async def test_an_address_with_another_application_never_gets_a_request(edge, se
     async def nothing_up() -> bool:
         return (await servers(edge))["up"] == 0
 
-    await edge.until(nothing_up, "down")
+    await edge.comes_true(nothing_up, "down")
     stranger = await replicas("digits-r71", port=port)
 
     async def checked() -> bool:
@@ -223,13 +223,13 @@ async def test_a_limit_change_reaches_replicas_that_are_already_there(edge, serv
         async def known() -> bool:
             return second.done() or await queued() == 1
 
-        await edge.until(known, "the second request answered or waiting")
+        await edge.comes_true(known, "the second request answered or waiting")
         waits = not second.done() and len(replica.seen) == 1
         replica.go_on.release()
         assert [(await first).status, (await second).status] == [200, 200]
         return waits and len(replica.seen) == 2
 
-    await edge.until(one_at_a_time, "the second request waits for the first")
+    await edge.comes_true(one_at_a_time, "the second request waits for the first")
 
 
 async def test_an_application_that_left_gives_its_slot_back(edge, serve, replicas):
@@ -247,6 +247,6 @@ async def test_an_application_that_left_gives_its_slot_back(edge, serve, replica
         await edge.apply(edge.service("digits", [edge.arm("stable", application, [[0, 10_000]]), *others]))
         await edge.up("digits", stable=1)
         assert (await edge.get("/digits/")).status == 200
-        await edge.until(nothing_is_left, "the slots of the application before are free")
+        await edge.comes_true(nothing_is_left, "the slots of the application before are free")
     # 24 arms were there, one after the other.
     assert layout()["slots"] == 16

@@ -10,7 +10,7 @@ pytestmark = pytest.mark.haproxy
 async def raw(edge, request: bytes) -> bytes:
     reader, writer = await asyncio.open_connection("127.0.0.1", edge.http_port)
     writer.write(request)
-    answer = await asyncio.wait_for(reader.read(), 5)
+    answer = await asyncio.wait_for(reader.read(), 60)
     writer.close()
     return answer
 
@@ -43,7 +43,7 @@ async def test_an_unknown_host_and_path_is_404_and_the_count_says_so(edge, digit
         boots = (await edge.evidence())["boots"]
         return sum(boot["refused"]["unknown"] for boot in boots) == 2
 
-    await edge.until(counted, "two unknown")
+    await edge.comes_true(counted, "two unknown")
     assert (await edge.evidence())["counters"] == []
 
 
@@ -79,7 +79,7 @@ async def test_a_body_above_the_services_limit_is_413_and_reaches_no_replica(edg
         refused = (await edge.evidence())["services"]["digits"]["refused"]
         return sum(boot["size"] for boot in refused) == 1
 
-    await edge.until(counted, "one refused for its size")
+    await edge.comes_true(counted, "one refused for its size")
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ async def test_malformed_requests_are_400_and_counted(edge, digits, request_byte
         boots = (await edge.evidence())["boots"]
         return sum(boot["refused"]["malformed"] for boot in boots) == 1
 
-    await edge.until(counted, "one malformed")
+    await edge.comes_true(counted, "one malformed")
     assert digits["stable"].seen == []
 
 
@@ -140,7 +140,7 @@ async def test_serves_own_proxy_is_used_only_while_there_is_no_replica(edge, ser
     async def answered() -> bool:
         return (await edge.get("/digits/")).status == 200
 
-    await edge.until(answered, "an answer through Serve's own proxy")
+    await edge.comes_true(answered, "an answer through Serve's own proxy")
     replica = await replicas("digits-r7")
     serve.targets, serve.fallback_for = {"digits-r7": [replica.address]}, set()
     await edge.up("digits", stable=1)
@@ -163,9 +163,9 @@ async def test_the_ray_token_is_sent_and_a_rotated_one_is_taken_up(edge, serve):
     async def sent(wanted: str) -> bool:
         return f"Bearer {wanted}" in serve.tokens
 
-    await edge.until(lambda: sent("first"), "the token")
+    await edge.comes_true(lambda: sent("first"), "the token")
     token.write_text("second\n")
-    await edge.until(lambda: sent("second"), "the rotated token")
+    await edge.comes_true(lambda: sent("second"), "the rotated token")
 
 
 @pytest.mark.parametrize(

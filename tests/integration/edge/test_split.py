@@ -62,7 +62,7 @@ async def arms_of(edge, units, path="/digits/") -> list[str]:
         reader, writer = await asyncio.open_connection("127.0.0.1", edge.http_port)
         for place, unit in mine:
             writer.write(b"GET %s HTTP/1.1\r\nhost: a\r\nx-user-id: %s\r\n\r\n" % (path.encode(), unit))
-            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 60)
             fields = dict(line.split(b": ", 1) for line in head.lower().split(b"\r\n")[1:] if b": " in line)
             await reader.readexactly(int(fields[b"content-length"]))
             into[place] = fields[b"x-sundog-arm"].decode()
@@ -218,5 +218,5 @@ async def test_a_large_document_fits_through_the_command_line(edge, serve, repli
     async def answered() -> bool:
         return (await edge.get("/last/")).status == 200
 
-    await edge.until(answered, "an answer of the last service")
+    await edge.comes_true(answered, "an answer of the last service")
     assert (await edge.get("/x", headers={"host": f"s299.{'x' * 150}.svc"})).status == 503

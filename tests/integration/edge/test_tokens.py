@@ -114,7 +114,7 @@ async def becomes(edge, token: str, wanted: int) -> None:
     async def same() -> bool:
         return await status(edge, token) == wanted
 
-    await edge.until(same, f"{wanted}")
+    await edge.comes_true(same, f"{wanted}")
 
 
 async def test_only_tokens_of_the_issuer_for_this_service_are_believed(edge, digits):

@@ -217,13 +217,13 @@ async def test_blocks_groups_and_slow_answers_are_told_on_request(edge, digits):
 
 async def test_a_hanging_request_shows_in_flight_with_its_block(edge, digits):
     task = asyncio.create_task(edge.get("/digits/?sleep=3"))
-    await asyncio.wait_for(digits["stable"].entered.wait(), 10)
+    await asyncio.wait_for(digits["stable"].entered.wait(), 60)
 
     async def running():
         rows = (await edge.evidence("detail=blocks"))["counters"]
         return [row for row in rows if row["inFlightSince"]]
 
-    (row,) = await edge.until(running, "a request in flight")
+    (row,) = await edge.comes_true(running, "a request in flight")
     ((start, count),) = row["inFlightSince"]
     assert count == row["inFlight"] == 1
     assert row["blocks"] == [[start, *[0] * 11, 1]]

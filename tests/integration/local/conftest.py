@@ -5,17 +5,16 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import psutil
 import pytest
 
 from sundog_operator.adapters.clock import SystemClock
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
-
-T = TypeVar("T")
+from waiting import comes_true
 
 
 class Controller(Protocol):
@@ -62,10 +61,7 @@ class Local:
         """See the function of that name."""
         return running(controller)
 
-    @staticmethod
-    async def eventually(probe: Callable[[], Awaitable[T | None]], what: str, timeout: float = 60.0) -> T:
-        """See the function of that name."""
-        return await eventually(probe, what, timeout)
+    comes_true = staticmethod(comes_true)
 
 
 @pytest.fixture
@@ -86,18 +82,6 @@ def running_in(directory: Path) -> list[psutil.Process]:
             if any(needle in trace for trace in traces) and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
     return found
-
-
-async def eventually(probe: Callable[[], Awaitable[T | None]], what: str, timeout: float = 60.0) -> T:
-    """The first true value of `probe`. Raises TimeoutError with the last value."""
-    value: T | None = None
-    try:
-        async with asyncio.timeout(timeout):
-            while not (value := await probe()):  # noqa: ASYNC110 what is waited for happens in other processes
-                await asyncio.sleep(0.05)
-    except TimeoutError:
-        raise TimeoutError(f"{what} did not come true within {timeout:g} s; last value: {value!r}") from None
-    return value
 
 
 @contextlib.asynccontextmanager

@@ -124,9 +124,9 @@ async def test_an_edge_becomes_ready_follows_its_document_and_goes_with_its_depl
             found = await cluster.kube.get(cluster.deployment) or {}
             return any(c["reason"] == "NoConfig" for c in found.get("status", {}).get("conditions", ()))
 
-        await local.eventually(waits_for_config, "NoConfig")
+        await local.comes_true(waits_for_config, "NoConfig")
         await cluster.kube.create(config_map(cluster.namespace, 1))
-        pod = await local.eventually(cluster.ready, "readiness")
+        pod = await local.comes_true(cluster.ready, "readiness")
         assert (await cluster.ports())["http"] == port
         assert pod["metadata"]["labels"] == {"app.kubernetes.io/name": NAME}
         assert pod["status"]["podIP"] == "127.0.0.1"
@@ -137,13 +137,13 @@ async def test_an_edge_becomes_ready_follows_its_document_and_goes_with_its_depl
         async def second_document() -> bool:
             return bool(orjson.loads(await cluster.answer("agent", "/split"))["generation"] == 2)
 
-        await local.eventually(second_document, "the second document in the file")
+        await local.comes_true(second_document, "the second document in the file")
         await cluster.kube.delete(cluster.deployment)
 
         async def gone() -> bool:
             return not await asyncio.to_thread(lambda: [*(state_dir / "edge").iterdir()])
 
-        await local.eventually(gone, "the end of the edge")
+        await local.comes_true(gone, "the end of the edge")
     assert local.running_in(state_dir) == []
     assert await cluster.kube.get(cluster.pod_ref) is None
     assert [*(state_dir / "processes").iterdir()] == []
@@ -157,7 +157,7 @@ async def test_either_process_is_restarted_alone_on_its_port(
     edge = make_edge()
     try:
         async with local.running(edge):
-            await local.eventually(cluster.ready, "readiness")
+            await local.comes_true(cluster.ready, "readiness")
             ports, before = await cluster.ports(), await cluster.pids()
             index = ["http", "agent"].index(victim)
             os.kill(before[index], signal.SIGKILL)
@@ -165,8 +165,8 @@ async def test_either_process_is_restarted_alone_on_its_port(
             async def restarted() -> bool:
                 return await cluster.answer(victim) not in {"", str(before[index])}
 
-            await local.eventually(restarted, "a new process")
-            await local.eventually(cluster.ready, "readiness")
+            await local.comes_true(restarted, "a new process")
+            await local.comes_true(cluster.ready, "readiness")
             after = await cluster.pids()
             assert after[1 - index] == before[1 - index]
             assert await cluster.ports() == ports
@@ -181,7 +181,7 @@ async def test_a_process_that_keeps_ending_is_told_with_its_last_words(
     edge = make_edge()
     try:
         async with local.running(edge):
-            await local.eventually(cluster.ready, "readiness")
+            await local.comes_true(cluster.ready, "readiness")
             haproxy, agent = await cluster.pids()
             (state_dir / "edge/0/state/fail-agent").touch()
             os.kill(agent, signal.SIGKILL)
@@ -190,13 +190,13 @@ async def test_a_process_that_keeps_ending_is_told_with_its_last_words(
                 condition = await cluster.condition()
                 return condition if "status 3" in condition.get("message", "") else None
 
-            condition = await local.eventually(said, "the agent's end")
+            condition = await local.comes_true(said, "the agent's end")
             log = state_dir / "logs/edge-0-agent.log"
             assert condition["reason"] == "ProcessExited"
             assert condition["message"] == f"the agent ended with status 3; {log} ends with: left on device"
             assert await cluster.answer("http") == str(haproxy)
             (state_dir / "edge/0/state/fail-agent").unlink()
-            await local.eventually(cluster.ready, "readiness")
+            await local.comes_true(cluster.ready, "readiness")
     finally:
         await edge.stop_all()
 
@@ -209,9 +209,9 @@ async def test_two_namespaces_have_an_edge_each_and_only_the_first_gets_the_pref
     edge = make_edge(wanted := single())
     try:
         async with local.running(edge):
-            await local.eventually(one.ready, "readiness of one")
+            await local.comes_true(one.ready, "readiness of one")
             await two.create()
-            await local.eventually(two.ready, "readiness of two")
+            await local.comes_true(two.ready, "readiness of two")
             assert (await one.ports())["http"] == wanted
             assert len({*(await one.ports()).values(), *(await two.ports()).values()}) == 6
             assert len({*await one.pids(), *await two.pids()}) == 4
@@ -243,15 +243,15 @@ async def test_secrets_that_the_document_names_are_files_as_long_as_it_does(
     edge = make_edge()
     try:
         async with local.running(edge):
-            await local.eventually(cluster.ready, "readiness, whatever is missing")
+            await local.comes_true(cluster.ready, "readiness, whatever is missing")
             await put("keys", ann="one", bob="two")
             await put("other", ann="one")
-            await local.eventually(hold({"keys/ann": "one", "keys/bob": "two"}), "the files of the Secret")
+            await local.comes_true(hold({"keys/ann": "one", "keys/bob": "two"}), "the files of the Secret")
             await put("keys", ann="three")
-            await local.eventually(hold({"keys/ann": "three"}), "the new key alone")
+            await local.comes_true(hold({"keys/ann": "three"}), "the new key alone")
             pids = await cluster.pids()
             await cluster.kube.apply(config_map(cluster.namespace, 2))
-            await local.eventually(hold({}), "no files of a Secret that nobody names")
+            await local.comes_true(hold({}), "no files of a Secret that nobody names")
             assert await cluster.pids() == pids
     finally:
         await edge.stop_all()
@@ -265,7 +265,7 @@ async def test_a_pod_of_an_earlier_version_is_replaced(
     edge = make_edge()
     try:
         async with local.running(edge):
-            await local.eventually(cluster.ready, "readiness")
+            await local.comes_true(cluster.ready, "readiness")
             before, pids = await cluster.pod(), await cluster.pids()
             ports = [{"name": "http", "containerPort": (await cluster.ports())["http"]}]
             await cluster.kube.update(
@@ -276,7 +276,7 @@ async def test_a_pod_of_an_earlier_version_is_replaced(
                 pod = await cluster.ready()
                 return pod is not None and pod["metadata"]["uid"] != before["metadata"]["uid"]
 
-            await local.eventually(replaced, "another pod")
+            await local.comes_true(replaced, "another pod")
             assert set(pids).isdisjoint(await cluster.pids())
             assert (await cluster.pod())["spec"] == before["spec"]
     finally:
@@ -290,7 +290,7 @@ async def test_a_pod_that_was_deleted_is_started_anew(
     edge = make_edge()
     try:
         async with local.running(edge):
-            old = await local.eventually(cluster.ready, "readiness")
+            old = await local.comes_true(cluster.ready, "readiness")
             before = await cluster.pids()
             await cluster.kube.delete(cluster.pod_ref)
 
@@ -298,7 +298,7 @@ async def test_a_pod_that_was_deleted_is_started_anew(
                 pod = await cluster.ready()
                 return pod is not None and pod["metadata"]["uid"] != old["metadata"]["uid"]
 
-            await local.eventually(renewed, "a new pod")
+            await local.comes_true(renewed, "a new pod")
             assert not {*before} & {*await cluster.pids()}
     finally:
         await edge.stop_all()
@@ -309,7 +309,7 @@ async def test_a_port_that_somebody_took_is_told_with_its_holder_and_used_once_i
 ) -> None:
     await cluster.create()
     async with local.running(edge := make_edge()):
-        await local.eventually(cluster.ready, "readiness")
+        await local.comes_true(cluster.ready, "readiness")
     await edge.stop_all()
     port = (await cluster.ports())["http"]
     edge = make_edge()
@@ -321,11 +321,11 @@ async def test_a_port_that_somebody_took_is_told_with_its_holder_and_used_once_i
                     condition = await cluster.condition()
                     return condition["message"] if condition["reason"] == "PortTaken" else ""
 
-                message = await local.eventually(taken, "PortTaken")
+                message = await local.comes_true(taken, "PortTaken")
                 assert f"port {port}, on which the haproxy of this edge listens, is held by" in message
                 assert f"(pid {os.getpid()})" in message
         async with local.running(edge):
-            await local.eventually(cluster.ready, "readiness")
+            await local.comes_true(cluster.ready, "readiness")
             assert (await cluster.ports())["http"] == port
     finally:
         await edge.stop_all()
@@ -357,7 +357,7 @@ async def test_processes_outlive_a_killed_controller_and_the_next_one_adopts_the
             urls = [f"http://127.0.0.1:{facts.get(part, 0)}/" for part in ("haproxyPort", "agentPort")]
             return facts if all([await asyncio.to_thread(_get, url) for url in urls]) else None
 
-        await local.eventually(answers, "both processes")
+        await local.comes_true(answers, "both processes")
     finally:
         first.kill()
         await first.wait()
@@ -367,7 +367,7 @@ async def test_processes_outlive_a_killed_controller_and_the_next_one_adopts_the
     edge = LocalEdge(kube, state_dir, clock, http_port=0, https_port=0, cli=STANDIN)
     try:
         async with local.running(edge):
-            await local.eventually(cluster.ready, "readiness")
+            await local.comes_true(cluster.ready, "readiness")
             assert await cluster.pids() == before
     finally:
         await edge.stop_all()

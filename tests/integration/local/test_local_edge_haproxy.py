@@ -72,7 +72,7 @@ async def test_the_real_edge_is_ready_serves_and_heals(
 
     try:
         async with local.running(edge), aiohttp.ClientSession() as http:
-            pod = await local.eventually(ready, "readiness of the edge", 30)
+            pod = await local.comes_true(ready, "readiness of the edge")
             (report,) = await HttpEdges(http).read([pod])
             assert (report.ready, report.error) == (True, "")
             assert report.evidence["document"]["generation"] == 7
@@ -82,8 +82,8 @@ async def test_the_real_edge_is_ready_serves_and_heals(
             for words, status in (("main() agent", 404), ("haproxy -W", 404)):
                 old = find(state_dir, words)
                 os.kill(old, signal.SIGKILL)
-                await local.eventually(not_ready, f"the end of {words}", 30)
-                await local.eventually(ready, f"a new {words}", 30)
+                await local.comes_true(not_ready, f"the end of {words}")
+                await local.comes_true(ready, f"a new {words}")
                 assert find(state_dir, words) != old
                 async with http.get(f"http://127.0.0.1:{port}/nobody/") as answer:
                     assert answer.status == status

@@ -92,7 +92,7 @@ async def test_two_clusters_live_side_by_side_heal_are_adopted_and_leave_nothing
     first, second = await _instance(state_dir, clock), await _instance(second_state_dir, clock)
     try:
         async with local.running(first.ray), local.running(second.ray), aiohttp.ClientSession() as http:
-            views = [await local.eventually(each.ready, "HeadPodReady", 100) for each in (first, second)]
+            views = [await local.comes_true(each.ready, "HeadPodReady") for each in (first, second)]
             await _check_apart(first, second, *views)
             await _check_token(http, views[0], first, second)
             await _check_serving(local, http, views[0], first)
@@ -102,14 +102,14 @@ async def test_two_clusters_live_side_by_side_heal_are_adopted_and_leave_nothing
         pids = [each.head().pid for each in (first, second)]
         first.ray, second.ray = (LocalRay(each.kube, each.state, clock) for each in (first, second))
         async with local.running(first.ray):
-            await local.eventually(first.ready, "readiness of the adopted cluster", 20)
+            await local.comes_true(first.ready, "readiness of the adopted cluster")
             assert [each.head().pid for each in (first, second)] == pids
             await first.kube.delete(REF)
 
             async def forgotten() -> bool:
                 return not any((state_dir / "ray").iterdir())
 
-            await local.eventually(forgotten, "the end of a deleted cluster", 30)
+            await local.comes_true(forgotten, "the end of a deleted cluster")
         assert local.running_in(state_dir) == []
         assert second.head().pid == pids[1]
     finally:
@@ -173,7 +173,7 @@ async def _check_serving(local: Any, http: aiohttp.ClientSession, cluster: Clust
         ports = {int(target["port"]) for target in targets if target["ip"] == "127.0.0.1"}
         return next(iter(ports - {int(cluster.serve_port)}), None)
 
-    replica = await local.eventually(replica_port, "a replica of its own", 60)
+    replica = await local.comes_true(replica_port, "a replica of its own")
     base = int(cluster.dashboard_port) // BLOCK * BLOCK
     assert base + 340 <= replica < base + 670
     for port in (replica, int(cluster.serve_port)):
@@ -198,10 +198,10 @@ async def _check_healed(local: Any, instance: Instance, before: ClusterView) -> 
     """A killed head is seen, and started again on the same ports; its orphans do not stand in the way."""
     old = instance.head().pid
     os.kill(old, signal.SIGKILL)
-    await local.eventually(instance.not_ready, "HeadPodReady=False", 20)
+    await local.comes_true(instance.not_ready, "HeadPodReady=False")
     problem = view(REF.name, await instance.kube.get(REF)).problem
     assert "Ray ended with signal 9" in problem
-    assert await local.eventually(instance.ready, "the healed cluster", 100) == before
+    assert await local.comes_true(instance.ready, "the healed cluster") == before
     assert instance.head().pid != old
     with socket.create_connection(("127.0.0.1", int(before.dashboard_port)), timeout=5):
         pass

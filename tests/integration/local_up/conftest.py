@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from real_local import Clients, Up, eventually, instance, save_network
+from real_local import Clients, Up, instance, save_network
+from waiting import eventually
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ import yaml
 from certificates import self_signed
 from real_local import condition, is_ready, stable, weight
 
-pytestmark = [pytest.mark.ray, pytest.mark.haproxy, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.ray, pytest.mark.haproxy]
 
 EXAMPLES = Path(__file__).parents[3] / "examples" / "features"
 VISITORS = 60

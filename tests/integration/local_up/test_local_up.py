@@ -8,7 +8,7 @@ from typing import Any
 import psutil
 import pytest
 
-pytestmark = [pytest.mark.ray, pytest.mark.haproxy, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.ray, pytest.mark.haproxy]
 
 
 def ready(obj: dict[str, Any]) -> bool:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from real_local import SLOW, Clients, Rows, Up, eventually, is_ready, save_network, stable
+from real_local import SLOW, Clients, Rows, Up, is_ready, save_network, stable
+from waiting import eventually
 
 NAME = "steady"
 CLIENTS = 6
@@ -85,7 +86,7 @@ class Service:
         assert done.returncode == 0, done.stderr
 
     def becomes_stable(self, number: int) -> None:
-        eventually(lambda: self.stable() == number and is_ready(self.read()), f"revision {number} as stable", 90)
+        eventually(lambda: self.stable() == number and is_ready(self.read()), f"revision {number} as stable")
         self.only_answered_by(number)
 
     def only_answered_by(self, number: int) -> None:
@@ -106,7 +107,7 @@ def loaded(shared_up: Up, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     pytest.importorskip("torch")
     service = Service(shared_up, tmp_path_factory.mktemp("networks"))
     service.release(CANARY)
-    eventually(lambda: is_ready(service.read()), "the first revision serving", 120)
+    eventually(lambda: is_ready(service.read()), "the first revision serving")
     service.load.url = service.status()["url"]
     service.load.start(CLIENTS, SLOW_CLIENTS)
     yield service

@@ -10,9 +10,10 @@ import pytest
 
 from measuring.edge import Edge, arm, running_edge, service
 from real_local import SLOW, Clients, save_network
-from real_ray import RayServe, running_ray, wait_until
+from real_ray import RayServe, running_ray
+from waiting import eventually
 
-pytestmark = [pytest.mark.ray, pytest.mark.haproxy, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.ray, pytest.mark.haproxy]
 
 BATCHES = [*([[0.5, -1.0, 2.0, float(number)]] for number in range(8)), SLOW]
 APPLICATION = "steady-r1"
@@ -49,7 +50,7 @@ def test_the_gcs_is_killed_and_stays_away(tmp_path: Path) -> None:
             answered(load, 200)
             gcs_of(ray).kill()
             ends = time.monotonic() + SECONDS
-            wait_until(lambda: time.monotonic() > ends and answered(load, 200), SECONDS + 60, "answers without Ray")
+            eventually(lambda: time.monotonic() > ends and answered(load, 200), "answers without Ray", SECONDS + 60)
             assert edge.evidence()["services"]["steady"]["arms"]["stable"]["servers"]["up"] == 2
         finally:
             load.stop()
@@ -59,7 +60,7 @@ def test_the_gcs_is_killed_and_stays_away(tmp_path: Path) -> None:
 
 def answered(load: Clients, count: int) -> bool:
     load.fresh()
-    return wait_until(lambda: load.total() >= count, 60, f"{count} more answers")
+    return eventually(lambda: load.total() >= count, f"{count} more answers")
 
 
 def gcs_of(ray: RayServe) -> psutil.Process:
@@ -80,7 +81,7 @@ def assert_whole(edge: Edge, sent: int) -> None:
     def rows() -> list[dict[str, Any]]:
         return [row for row in edge.evidence()["counters"] if row["service"] == "steady"]
 
-    wait_until(lambda: sum(row["assigned"] for row in rows()) >= sent, 30, f"{sent} assigned requests")
-    wait_until(lambda: not sum(row["inFlight"] for row in rows()), 30, "no request in flight")
+    eventually(lambda: sum(row["assigned"] for row in rows()) >= sent, f"{sent} assigned requests")
+    eventually(lambda: not sum(row["inFlight"] for row in rows()), "no request in flight")
     found = rows()
     assert sum(row["ends"]["ok"] for row in found) == sum(row["assigned"] for row in found) == sent, found

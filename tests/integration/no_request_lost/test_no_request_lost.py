@@ -11,9 +11,10 @@ from typing import Any
 import psutil
 import pytest
 
-from real_local import eventually, is_ready, weight
+from real_local import is_ready, weight
+from waiting import eventually
 
-pytestmark = [pytest.mark.ray, pytest.mark.haproxy, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.ray, pytest.mark.haproxy]
 
 CANARY = {"steps": [{"weight": 25, "gate": "time", "minDuration": "2s"}, {"weight": 50, "gate": "manual"}]}
 RECREATE = {"strategy": "recreate"}
@@ -23,7 +24,7 @@ ERRORS = ("server5xx", "edge5xx", "timeout", "truncated", "invalid", "abortBefor
 def test_a_canary_by_time_and_by_hand_with_the_reconciler_killed_in_its_middle(service: Any) -> None:
     before, up = service.stable(), service.up
     number = service.release(CANARY)
-    eventually(lambda: weight(service.read()) == 25, "the canary at 25 %", 90)
+    eventually(lambda: weight(service.read()) == 25, "the canary at 25 %")
     eventually(lambda: service.load.revisions[str(number)], "an answer of the canary")
     eventually(lambda: weight(service.read()) == 50, "50 %, after the time of the first step")
 
@@ -41,7 +42,7 @@ def test_a_canary_by_time_and_by_hand_with_the_reconciler_killed_in_its_middle(s
 def test_an_aborted_canary_takes_its_share_back_and_stable_gets_it(service: Any) -> None:
     before = service.stable()
     number = service.release(CANARY)
-    eventually(lambda: weight(service.read()) > 0, "the canary with traffic", 90)
+    eventually(lambda: weight(service.read()) > 0, "the canary with traffic")
     eventually(lambda: service.load.revisions[str(number)], "an answer of the canary")
     service.steer("abort")
     eventually(lambda: "candidate" not in service.status(), "the end of the rollout")
@@ -54,7 +55,7 @@ def test_a_rollback_to_the_revision_before(service: Any) -> None:
         before = service.release(RECREATE)
         service.becomes_stable(before)
     service.steer("rollback")
-    eventually(lambda: service.stable() != before, "another revision as stable", 90)
+    eventually(lambda: service.stable() != before, "another revision as stable")
     assert service.stable() < before
     service.becomes_stable(service.stable())
 
@@ -65,16 +66,16 @@ def test_recreate_switches_at_once(service: Any) -> None:
 
 def test_more_and_fewer_replicas_with_one_killed_between(service: Any) -> None:
     service.save(replicas=2)
-    eventually(lambda: service.status().get("readyReplicas") == 2, "two replicas", 90)
+    eventually(lambda: service.status().get("readyReplicas") == 2, "two replicas")
     eventually(lambda: servers(service) == 2, "both behind the edge")
     before = rescued(service)
     victim = eventually(lambda: stopped_in_a_slow_pass(service), "a replica with a slow request")
     victim.kill()
     service.more(200)
     eventually(lambda: rescued(service) > before, "its request, made good by the other replica")
-    eventually(lambda: len(replica_processes(service)) == 2 and servers(service) == 2, "a new one in its place", 90)
+    eventually(lambda: len(replica_processes(service)) == 2 and servers(service) == 2, "a new one in its place")
     service.save(replicas=1)
-    eventually(lambda: len(replica_processes(service)) == 1, "one replica", 90)
+    eventually(lambda: len(replica_processes(service)) == 1, "one replica")
     eventually(lambda: service.status()["readyReplicas"] == 1, "its being told")
 
 
@@ -142,7 +143,7 @@ def test_a_killed_serve_controller(service: Any) -> None:
     (controller,) = ray_processes(service, "ray::ServeController")
     controller.kill()
     service.more(200)
-    eventually(lambda: ray_processes(service, "ray::ServeController"), "the next controller", 90)
+    eventually(lambda: ray_processes(service, "ray::ServeController"), "the next controller")
     # It is in charge again: it starts what is wanted from now on.
     service.becomes_stable(service.release(RECREATE))
 
@@ -164,7 +165,7 @@ def test_a_neighbour_that_comes_and_goes(service: Any) -> None:
     manifest = service.manifest("neighbour")
     spec = {"model": service.spec["model"], "rollout": RECREATE}
     manifest.write_text(json.dumps(service.document("neighbour", spec)))
-    eventually(lambda: is_ready(service.up.read("neighbour")), "the neighbour serving", 90)
+    eventually(lambda: is_ready(service.up.read("neighbour")), "the neighbour serving")
     service.more(200)
     manifest.unlink()
     eventually(lambda: service.up.read("neighbour") == {}, "its deletion")

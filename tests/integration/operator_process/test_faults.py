@@ -2,12 +2,8 @@
 
 from typing import Any
 
-import pytest
-
 from standing_in.operator_process import wait_until
 from sundog_operator.errors import DependencyError
-
-pytestmark = pytest.mark.timeout(240)
 
 
 def test_watches_that_break_and_histories_that_are_forgotten(memory_api: Any) -> None:
@@ -55,12 +51,12 @@ def test_away_for_longer_than_a_lease(api: Any) -> None:
         with api.operator("b") as second:
             wait_until(lambda: second.get("/readyz")[0] == 200, "a follower that is ready", alive=second)
             with api.away():
-                wait_until(lambda: first.process.poll() is not None, "the end of the one that led", 40)
+                wait_until(lambda: first.process.poll() is not None, "the end of the one that led")
                 assert first.process.returncode == 4
                 assert second.get("/healthz")[0] == 200, "liveness is not about the API server"
-            wait_until(second.leads, "the follower that leads", 60, alive=second)
+            wait_until(second.leads, "the follower that leads", alive=second)
             api.apply(1)
-            wait_until(api.reconciled, "a reconciled ModelDeployment", 60, alive=second)
+            wait_until(api.reconciled, "a reconciled ModelDeployment", alive=second)
 
 
 def test_started_before_the_api_server(memory_api: Any) -> None:

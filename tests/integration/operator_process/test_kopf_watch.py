@@ -37,7 +37,7 @@ class Told:
         self._came.set()
 
     async def until(self, reached: Callable[["Told"], bool]) -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not reached(self):
                 self._came.clear()
                 await self._came.wait()
@@ -138,7 +138,7 @@ async def test_an_error_that_kopf_does_not_know_costs_a_new_start(store: MemoryK
         return await handler(request)
 
     async with served(store, tmp_path, fail_once) as client, watching([Watched(CONFIG_MAP)], told, client) as watch:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while watch.starts < 2:  # noqa: ASYNC110 - counted in another thread
                 await asyncio.sleep(0.05)
         await store.create(config_map("after"))
@@ -156,7 +156,7 @@ async def test_a_kind_that_is_served_only_later(store: MemoryKubernetes, tmp_pat
 
     await store.create(config_map("a"))
     async with served(store, tmp_path, hide) as client, watching([Watched(CONFIG_MAP)], told, client) as watch:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while watch.starts < 1:  # noqa: ASYNC110 - counted in another thread
                 await asyncio.sleep(0.05)
         hidden = False

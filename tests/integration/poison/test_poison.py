@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from real_local import Clients, Rows, Up, condition, eventually, is_ready, save_network, weight
+from real_local import Clients, Rows, Up, condition, is_ready, save_network, weight
+from waiting import eventually
 
-pytestmark = [pytest.mark.ray, pytest.mark.haproxy, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.ray, pytest.mark.haproxy]
 
 NEIGHBOUR = "neighbour"
 BATCHES: list[Rows] = [[[0.5, -1.0, 2.0, float(number)]] for number in range(4)]
@@ -89,7 +90,7 @@ class Bed:
         return self.up.read(name)
 
     def url(self, name: str = "poison") -> str:
-        eventually(lambda: is_ready(self.read(name)), f"{name} serving", 120)
+        eventually(lambda: is_ready(self.read(name)), f"{name} serving")
         return str(self.read(name)["status"]["url"])
 
 
@@ -119,7 +120,7 @@ def poison(bed: Bed) -> Iterator[Callable[[dict[str, Any]], None]]:
     """Applies a ModelDeployment `poison`, which is gone afterwards."""
     yield lambda model: bed.apply("poison", {"model": model, "rollout": {"strategy": "recreate"}})
     assert bed.up.sundog("delete", "poison").returncode == 0
-    eventually(lambda: bed.read() == {}, "its deletion", 120)
+    eventually(lambda: bed.read() == {}, "its deletion")
 
 
 @pytest.mark.parametrize("name", AT_LOAD)
@@ -128,8 +129,8 @@ def test_a_model_that_ruins_its_process_at_load(
 ) -> None:
     load, reason, says = AT_LOAD[name]
     poison(write(tmp_path / "model", load=load))
-    eventually((tmp_path / "model" / "begun").exists, "the start of its load", 120)
-    found = eventually(lambda: told(bed, reason, says), f"the reason {reason}", 120)
+    eventually((tmp_path / "model" / "begun").exists, "the start of its load")
+    found = eventually(lambda: told(bed, reason, says), f"the reason {reason}")
     assert "Traceback" not in found["message"]
     sent = neighbour.sent
     eventually(lambda: neighbour.sent > sent + 200, "answers of the neighbour")
@@ -145,7 +146,7 @@ def test_a_second_revision_that_never_ends_its_load_is_given_up(bed: Bed, neighb
     endless = write(tmp_path / "model", load=AT_LOAD["endless"][0])
     bed.apply(NEIGHBOUR, bed.good() | {"model": endless})
     try:
-        last = eventually(lambda: given_up(bed), "the end of the attempt", 120)
+        last = eventually(lambda: given_up(bed), "the end of the attempt")
         obj = bed.read(NEIGHBOUR)
         assert (last["outcome"], weight(obj)) == ("Aborted", 0)
         assert last["reason"].startswith("ProgressDeadlineExceeded")
@@ -183,7 +184,7 @@ def test_a_process_that_dies_under_a_request_takes_only_that_request(
     poison(write(tmp_path / "model", predict=predict))
     url = bed.url()
     assert post(url, {"inputs": "die"})[0] in (500, 502, 503, 504)
-    eventually(lambda: post(url, {"inputs": "well"})[0] == 200, "the replica that takes its place", 120)
+    eventually(lambda: post(url, {"inputs": "well"})[0] == 200, "the replica that takes its place")
 
 
 def post(url: str, document: Any) -> tuple[int, Any]:

@@ -6,12 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 PAGE = Path(__file__).parents[3] / "docs" / "models.md"
 
 
-@pytest.mark.timeout(400)
 def test_the_commands_of_the_page_work(tmp_path: Path) -> None:
     blocks = re.findall(r"^```sh\n(.*?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE)
     # As after `. .venv/bin/activate`: `sundog` and `python` are those that run this test.

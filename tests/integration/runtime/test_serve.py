@@ -17,7 +17,9 @@ import tritonclient.http
 from prometheus_client.parser import text_string_to_metric_families
 from tritonclient.utils import InferenceServerException
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
+from waiting import eventually
+
+pytestmark = [pytest.mark.ray]
 
 ROW = [0.5, -1.0, 2.0, 0.25]
 
@@ -27,12 +29,12 @@ def nothing_is_left_behind(ray_serve: Any) -> Iterator[None]:
     """Every test begins with an empty application list."""
     yield
     ray_serve.put({"applications": []})
-    ray_serve.wait_until(lambda: not ray_serve.get()["applications"], what="no applications")
+    eventually(lambda: not ray_serve.get()["applications"], "no applications")
 
 
 def replica_of(ray: Any, name: str) -> str:
     """The one replica's `host:port`."""
-    [address] = ray.wait_until(lambda: ray.replicas(name), what=f"a replica of {name}")
+    [address] = eventually(lambda: ray.replicas(name), f"a replica of {name}")
     return str(address)
 
 
@@ -44,7 +46,7 @@ def log_of(ray: Any, name: str) -> str:
 
 def failure(ray: Any, name: str) -> tuple[str, list[str]]:
     """The application's own message and the `sundog:` lines of its deployment, once Serve has given up."""
-    ray.wait_until(lambda: ray.application(name).get("status") == "DEPLOY_FAILED", 120, f"{name} DEPLOY_FAILED")
+    eventually(lambda: ray.application(name).get("status") == "DEPLOY_FAILED", f"{name} DEPLOY_FAILED")
     state = ray.application(name)
     text = "\n".join([state["message"], *(each["message"] for each in state["deployments"].values())])
     return state["message"], [line for line in text.splitlines() if line.startswith("sundog: ")]
@@ -106,7 +108,7 @@ def test_a_replica_tells_of_itself(ray_serve: Any, model: Path, application: Any
         found = exported()
         return found.get(("requests_total", "ok"), 0) >= 3 and ("startup_seconds", "load") in found
 
-    ray_serve.wait_until(all_there, 90, what="exported metrics")
+    eventually(all_there, "exported metrics")
     found = exported()
     # Three predictions; what asks about the server, such as /-/startup, is none.
     assert found["request_seconds_count_total", ""] == found["request_seconds_bucket_total", "+Inf"] == 3
@@ -147,7 +149,7 @@ def test_small_requests_are_answered_at_once_and_serve_counts_them(
                     assert other.makefile("rb").readline() == b"HTTP/1.1 400 Bad Request\r\n"
             return samples_of(ray_serve).get(("sundog_runtime_requests_at_once_total", "digits"), 0) >= 20
 
-        ray_serve.wait_until(some_at_once, 90, what="20 requests answered at once")
+        eventually(some_at_once, "20 requests answered at once")
     assert "small requests are answered at once" in log_of(ray_serve, "digits-r8")
 
     def counted() -> bool:
@@ -155,7 +157,7 @@ def test_small_requests_are_answered_at_once_and_serve_counts_them(
         names = ("serve_num_http_requests_total", "serve_http_request_latency_ms_count")
         return all(found.get((name, "digits-r8"), 0) >= asked for name in names)
 
-    ray_serve.wait_until(counted, 90, what=f"{asked} requests counted by Serve")
+    eventually(counted, f"{asked} requests counted by Serve")
 
 
 LATE_IF_LARGE = """
@@ -189,21 +191,21 @@ async def test_serves_limit_holds_for_requests_that_could_be_answered_at_once(
         for _ in range(40):
             assert (await client.post("/late-r1.app", json={"inputs": [ROW]})).json() == {"outputs": [1.75]}
         large = asyncio.create_task(client.post("/late-r1.app", json={"inputs": [ROW] * 20_000}))
-        await asyncio.to_thread(ray_serve.wait_until, (tmp_path / "large").exists)
+        await asyncio.to_thread(eventually, (tmp_path / "large").exists, "the large request at work")
         small = asyncio.create_task(client.post("/late-r1.app", json={"inputs": [ROW]}))
         for _ in range(20):
             assert (await client.get("/-/healthz")).text == "success"
         assert not large.done()
         assert not small.done()
         await asyncio.to_thread(
-            ray_serve.wait_until,
+            eventually,
             lambda: samples_of(ray_serve).get(("serve_replica_processing_queries", "late-r1")) == 1,
+            "one request at work",
         )
         ray_serve.put({"applications": []})
-        draining = asyncio.to_thread(
-            ray_serve.wait_until, lambda: httpx.get(f"http://{replica}/-/healthz").status_code == 503
+        await asyncio.to_thread(
+            eventually, lambda: httpx.get(f"http://{replica}/-/healthz").status_code == 503, "a replica that drains"
         )
-        await draining
         (tmp_path / "gate").touch()
         assert (await large).json() == (await small).json() == {"outputs": [1.75]}
 
@@ -242,7 +244,7 @@ def test_streams_through_serve(ray_serve: Any, tmp_path: Path, application: Any)
         with client.stream("POST", "", json={"inputs": [10**9]}) as answer:
             assert next(answer.iter_lines()) == '{"outputs":0}'
             assert not (tmp_path / "closed").exists()
-        ray_serve.wait_until((tmp_path / "closed").exists, what="the generator of a client that left to be closed")
+        eventually((tmp_path / "closed").exists, "the generator of a client that left to be closed")
 
 
 def test_a_body_over_the_limit_gets_its_answer_and_the_connection_lives(
@@ -342,7 +344,7 @@ async def test_user_config_changes_in_place_without_losing_a_request(
     answers: list[list[Any]] = [[] for _ in range(8)]
     async with httpx.AsyncClient(timeout=60) as client, asyncio.timeout(60):
         loops = [asyncio.create_task(ask_until(client, url, "new", each)) for each in answers]
-        await asyncio.to_thread(ray_serve.wait_until, lambda: all(answers))
+        await asyncio.to_thread(eventually, lambda: all(answers), "an answer to each client")
         await asyncio.to_thread(ray_serve.put, {"applications": [document("new")]})
         await asyncio.gather(*loops)
     for each in answers:
@@ -354,9 +356,7 @@ async def test_user_config_changes_in_place_without_losing_a_request(
     wrong = document("new")
     wrong["deployments"][0]["user_config"] = {"maxRequestBytes": -1}
     ray_serve.put({"applications": [wrong]})
-    ray_serve.wait_until(
-        lambda: "the new user_config is not applied" in log_of(ray_serve, "set-r1"), what="the log line"
-    )
+    eventually(lambda: "the new user_config is not applied" in log_of(ray_serve, "set-r1"), "the log line")
     async with httpx.AsyncClient(timeout=60) as client:
         assert (await client.post(url, json={"inputs": [1]})).json() == {"outputs": "new"}
 
@@ -404,7 +404,7 @@ def test_clients_of_the_protocol_through_serve(ray_serve: Any, model: Path, appl
     """REST with binary tensors, and gRPC, on a replica's own ports and through Serve's proxies."""
     ray_serve.put({"applications": [application("digits-r8", model)]})
     ray_serve.wait_running("digits-r8")
-    [rpc] = ray_serve.wait_until(lambda: ray_serve.replicas("digits-r8", "gRPC"), what="a gRPC port")
+    [rpc] = eventually(lambda: ray_serve.replicas("digits-r8", "gRPC"), "a gRPC port")
     rows = np.array([ROW, ROW], np.float32)
     found = []
     for address in (replica_of(ray_serve, "digits-r8"), ray_serve.fallback):

@@ -9,14 +9,16 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
+from waiting import eventually
+
+pytestmark = [pytest.mark.ray]
 
 
 @pytest.fixture(autouse=True)
 def nothing_is_left_behind(ray_serve: Any) -> Iterator[None]:
     yield
     ray_serve.put({"applications": []})
-    ray_serve.wait_until(lambda: not ray_serve.get()["applications"], what="no applications")
+    eventually(lambda: not ray_serve.get()["applications"], "no applications")
 
 
 def test_formats_beside_each_other(ray_serve: Any, tmp_path: Path, application: Any) -> None:
@@ -45,6 +47,6 @@ def test_formats_beside_each_other(ray_serve: Any, tmp_path: Path, application: 
     streamed = httpx.post(f"http://{address}/words-r1.app", json={"inputs": [[4, 6]]})
     assert streamed.status_code == 200
     assert streamed.text.count("token") == 3
-    ray_serve.wait_until(lambda: ray_serve.application("doubted-r1").get("status") == "DEPLOY_FAILED", 120, "refused")
+    eventually(lambda: ray_serve.application("doubted-r1").get("status") == "DEPLOY_FAILED", "refused")
     told = str(ray_serve.application("doubted-r1")["deployments"])
     assert "sundog: CodeNotTrusted: net.pt2 is a torch.export archive" in told

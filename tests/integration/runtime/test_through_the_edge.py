@@ -11,8 +11,9 @@ import tritonclient.http
 from tritonclient.utils import InferenceServerException
 
 from measuring.edge import Edge, arm, running_edge, service
+from waiting import eventually
 
-pytestmark = [pytest.mark.ray, pytest.mark.haproxy, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.ray, pytest.mark.haproxy]
 
 APPLICATION = "digits-r8"
 ROWS = np.array([[0.5, -1.0, 2.0, 0.25], [1.0, 0.0, -0.5, 3.0]], np.float32)
@@ -28,7 +29,7 @@ def edge(ray_serve: Any, model: Path, application: Any) -> Iterator[Edge]:
         made.apply([service("digits", [arm("stable", APPLICATION, f"/{APPLICATION}.app", [(0, 10_000)])])])
         yield made
     ray_serve.put({"applications": []})
-    ray_serve.wait_until(lambda: not ray_serve.get()["applications"], what="no applications")
+    eventually(lambda: not ray_serve.get()["applications"], "no applications")
 
 
 def test_grpc_and_rest_give_the_same_answers_and_are_counted_alike(ray_serve: Any, edge: Edge) -> None:
@@ -38,7 +39,7 @@ def test_grpc_and_rest_give_the_same_answers_and_are_counted_alike(ray_serve: An
         tensor.set_data_from_numpy(ROWS)
         by_rest = client.infer("digits", [tensor]).as_numpy("outputs")
     with tritonclient.grpc.InferenceServerClient(address) as client:
-        ray_serve.wait_until(lambda: _ready(client), what="gRPC through the edge")
+        eventually(lambda: _ready(client), "gRPC through the edge")
         tensor = tritonclient.grpc.InferInput("x", ROWS.shape, "FP32")
         tensor.set_data_from_numpy(ROWS)
         answer = client.infer("digits", [tensor], headers=BY_NAME)
@@ -48,7 +49,7 @@ def test_grpc_and_rest_give_the_same_answers_and_are_counted_alike(ray_serve: An
                 client.infer(name, [_of_wrong_shape()], headers=BY_NAME)
             assert status in str(caught.value.status())
     np.testing.assert_allclose(answer.as_numpy("outputs"), by_rest, rtol=1e-5)
-    ray_serve.wait_until(lambda: _ends(edge)["client4xx"] == before["client4xx"] + 2, what="two errors of the client")
+    eventually(lambda: _ends(edge)["client4xx"] == before["client4xx"] + 2, "two errors of the client")
     assert _ends(edge)["ok"] >= 2
     assert sum(_ends(edge)[end] for end in ("server5xx", "timeout", "truncated", "invalid")) == 0
 

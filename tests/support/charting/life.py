@@ -16,6 +16,7 @@ from real_kubernetes import kuberay
 from real_kubernetes.cluster import Cluster
 from real_kubernetes.kubectl import Kubectl
 from standing_in.operator_process import SUPPORT, OperatorProcess, running_operator, wait_until
+from waiting import PATIENCE_S
 
 TEAM = "vision"
 MDEP = "modeldeployments.serving.sundog.dev"
@@ -65,7 +66,7 @@ class Life:
         found = [(c["status"], c["reason"]) for c in self.status(name).get("conditions", ()) if c["type"] == type_]
         return found[0] if found else ("Absent", "")
 
-    def until(self, reached: Callable[[], bool], what: str, within: float = 90.0) -> None:
+    def until(self, reached: Callable[[], bool], what: str, within: float = PATIENCE_S) -> None:
         wait_until(reached, what, within, alive=self.operator)
 
     def until_serves(self, version: int) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from measuring.processes import Cost, cost_of, running
 from ports import free_ports
-from real_ray import wait_until
+from waiting import eventually
 
 Json = dict[str, Any]
 
@@ -100,7 +100,7 @@ class Edge:
             in_force = seen["document"]["generation"] == self._generation
             return in_force and all(each["servers"]["up"] >= up for each in arms)
 
-        wait_until(ready, timeout, f"{len(services)} services in force with {up} replicas")
+        eventually(ready, f"{len(services)} services in force with {up} replicas", timeout)
 
     def costs(self) -> tuple[Cost, Cost]:
         """Of HAProxy and of the agent."""

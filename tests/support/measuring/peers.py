@@ -24,7 +24,7 @@ from measuring.networks import body_of, features
 from measuring.processes import running
 from measuring.record import ROOT
 from ports import free_ports
-from real_ray import wait_until
+from waiting import eventually
 
 FOLDER = ROOT / ".venv-peers"
 _APPS = ROOT / "tests" / "bench" / "peers"
@@ -129,7 +129,7 @@ def serving(peer: Peer, folder: Path) -> Iterator[str]:
             except OSError:
                 return False
 
-        wait_until(answers, 90, f"{peer.title} answers")
+        eventually(answers, f"{peer.title} answers")
         yield url
 
 

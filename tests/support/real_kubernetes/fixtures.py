@@ -3,24 +3,23 @@
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from real_kubernetes import kuberay, machine
+from real_kubernetes import kuberay, machine, telling
 from real_kubernetes.binaries import BUILD_S, ROOT, Build
 from real_kubernetes.checkout import mounted, pod_spec
 from real_kubernetes.cluster import BINARIES, CLUSTER_BUILDS, CONTROL_PLANE_BUILDS, Cluster, directory_of, temporary
 from real_kubernetes.images import BASE
 from real_kubernetes.kubectl import Kubectl
 from real_kubernetes.traces import nothing_left
-from real_local import eventually
+from waiting import eventually
 
 ELSEWHERE = "SUNDOG_TEST_KUBECONFIG"
 
-START_S = 300
 TRIAL_S = 60
 
 
@@ -100,10 +99,20 @@ def _skip(reason: str) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks whatever is in tests/cluster. The first test that needs a cluster may have to build it, and others to wait for its start."""
-    limit = BUILD_S if BINARIES.missing(CLUSTER_BUILDS) else START_S
+    """Marks whatever is in tests/cluster. The first test that needs a cluster may have to build it."""
+    is_built = not BINARIES.missing(CLUSTER_BUILDS)
     for item in items:
         if item.path.is_relative_to(ROOT / "tests" / "cluster"):
             item.add_marker(pytest.mark.cluster)
-        if item.get_closest_marker("cluster") and not item.get_closest_marker("timeout"):
-            item.add_marker(pytest.mark.timeout(limit))
+        if item.get_closest_marker("cluster") and not is_built:
+            item.add_marker(pytest.mark.timeout(BUILD_S))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failure on a cluster comes with what the cluster was at."""
+    report = yield
+    found = getattr(item, "funcargs", {}).get("cluster") or getattr(item, "funcargs", {}).get("api_server")
+    if report.failed and isinstance(found, Cluster):
+        report.sections.append(("Pods and events of the cluster", telling.state(found.kubectl)))
+    return report

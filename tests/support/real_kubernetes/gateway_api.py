@@ -7,7 +7,7 @@ import yaml
 
 from real_kubernetes.binaries import module_directory
 from real_kubernetes.kubectl import Kubectl, Object
-from real_local import eventually
+from waiting import eventually
 
 MODULE = "sigs.k8s.io/gateway-api"
 CRDS = ("gatewayclasses", "gateways", "httproutes")

@@ -11,6 +11,9 @@ from real_kubernetes.instance import ClusterError
 
 Object = dict[str, Any]
 
+WAIT_S = 300
+"""What passes on a busy machine must pass; a deadline that is never reached costs nothing."""
+
 
 @dataclass(frozen=True)
 class Kubectl:
@@ -40,6 +43,10 @@ class Kubectl:
 
     def succeeds(self, *arguments: str) -> bool:
         return self.run(*arguments).returncode == 0
+
+    def wait(self, *arguments: str) -> None:
+        """`kubectl wait`. Raises ClusterError where it did not come about."""
+        self("wait", *arguments, f"--timeout={WAIT_S}s", timeout=WAIT_S + 10)
 
     def apply(self, *objects: Object) -> str:
         """Server-side apply: KubeRay's CRDs are too long for the annotation of the other kind."""

@@ -19,7 +19,7 @@ def apply_crds(kubectl: Kubectl) -> None:
     for path in sorted(folder.glob("*.yaml")):
         # They exceed what a client-side apply can remember.
         kubectl("apply", "--server-side", "-f", str(path))
-    kubectl("wait", "--for=condition=Established", "crd/rayclusters.ray.io", "--timeout=60s")
+    kubectl.wait("--for=condition=Established", "crd/rayclusters.ray.io")
 
 
 def start(

@@ -53,7 +53,7 @@ def start(instance: Instance, binaries: Binaries, slot: Slot) -> None:
     _start_dns(instance, binaries, slot)
     kubectl = Kubectl(instance.kubeconfig, binaries.path("kubectl"))
     await_answer(instance, "kubelet", lambda: kubectl.succeeds("get", "node", NAME))
-    kubectl("wait", "--for=condition=Ready", f"node/{NAME}", "--timeout=90s")
+    kubectl.wait("--for=condition=Ready", f"node/{NAME}")
 
 
 def stop(instance: Instance) -> None:

@@ -18,6 +18,8 @@ from typing import Any
 
 import psutil
 
+from waiting import PATIENCE_S
+
 SUPPORT = Path(__file__).parents[1]
 # Names of Services are found on loopback; the rest is what the installed script does.
 _MAIN = """
@@ -135,7 +137,7 @@ def running_operator(
 def wait_until(
     reached: Callable[[], bool],
     what: str,
-    within: float = 60.0,
+    within: float = PATIENCE_S,
     alive: OperatorProcess | None = None,
     every: float = 0.05,
 ) -> float:

@@ -126,6 +126,48 @@ async def test_a_pod_that_kuberay_makes_of_a_group_that_was_removed_meanwhile_is
     assert await cluster.kube.list(POD, NAMESPACE, {ray_groups.LABEL_CLUSTER: RAY}) == mine
 
 
+async def head(cluster: Cluster, **autoscaler: Any) -> Object:
+    """One that runs, with an autoscaler in this state; KubeRay's stand-in makes none."""
+    labels = {ray_groups.LABEL_CLUSTER: RAY, ray_groups.LABEL_NODE_TYPE: "head", **names.labels(names.RAY)}
+    meta = {"name": f"{RAY}-head-x", "namespace": NAMESPACE, "labels": labels}
+    made = {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": {"restartPolicy": "Never"}}
+    containers = [{"name": "ray-head", "state": {"running": {}}}, {"name": "autoscaler", "state": autoscaler}]
+    await create_with_status(cluster.kube, POD, made, {"phase": "Running", "containerStatuses": containers})
+    return made
+
+
+async def heads(cluster: Cluster) -> int:
+    return len(await cluster.kube.list(POD, NAMESPACE, {ray_groups.LABEL_NODE_TYPE: "head"}))
+
+
+ENDED = {"terminated": {"exitCode": 1}}
+
+
+async def test_a_head_whose_autoscaler_has_ended_is_replaced(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    await served(cluster)
+    await head(cluster, running={})
+    await cluster.settle(30)
+    assert await heads(cluster) == 1
+    await cluster.kube.delete(Ref(POD, NAMESPACE, f"{RAY}-head-x"))
+    await head(cluster, **ENDED)
+    await cluster.settle(30)
+    assert await heads(cluster) == 0
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        f"Pod {NAMESPACE}/{RAY}-head-x is deleted, for another to come: its container autoscaler has ended"
+    ]
+
+
+async def test_a_head_without_a_store_is_left_to_the_workers_that_would_go_with_it() -> None:
+    text = "{runtimeImage: 'example.com/runtime:1', ray: {gcsFaultTolerance: {enabled: false}}}"
+    cluster = Cluster(installation=parse_installation(text, "test"))
+    await served(cluster)
+    await head(cluster, **ENDED)
+    await cluster.settle(30)
+    assert await heads(cluster) == 1
+
+
 async def test_pods_of_an_aborted_canary_that_found_no_node_go_at_once(cluster: Cluster) -> None:
     await served(cluster)
     cluster.kuberay.unplaced = {"digits-r2"}  # type: ignore[union-attr]

@@ -84,7 +84,7 @@ async def test_a_change_of_a_secret_wakes_those_that_name_it(cluster: Cluster) -
     watching = asyncio.ensure_future(operator._watch(SECRET))
     try:
         await put(cluster, ann="one")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             assert await operator.queue.take() == Key("modeldeployment", NAMESPACE, NAME)
         assert len(operator.queue) == 0
     finally:

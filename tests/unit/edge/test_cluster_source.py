@@ -108,7 +108,7 @@ def encode(text: str) -> str:
 
 
 async def until(condition: Callable[[], Any]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 - the condition is about files and another task
             await asyncio.sleep(0.005)
 

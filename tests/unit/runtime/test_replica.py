@@ -242,6 +242,23 @@ async def test_a_stuck_model_is_unhealthy(torch_model: Path, args: Any, serve: A
     await replica.check_health()
 
 
+async def test_who_has_the_result_of_a_call_finds_the_thread_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, looked_at = asyncio.get_running_loop(), threading.Event()
+    tell = loop.call_soon_threadsafe
+
+    def tell_and_be_slow(*told: Any) -> Any:
+        handle = tell(*told)
+        looked_at.wait()
+        return handle
+
+    monkeypatch.setattr(loop, "call_soon_threadsafe", tell_and_be_slow)
+    thread = ModelThread()
+    await thread.run(lambda: None)
+    assert thread.busy_seconds == 0.0
+    looked_at.set()
+    thread.close()
+
+
 def test_pace_trusts_after_probation_and_forgets_slowly() -> None:
     pace = Pace()
     for _ in range(PROBATION_CALLS):

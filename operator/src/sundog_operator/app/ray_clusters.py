@@ -1,5 +1,6 @@
 """RayClusters in a Kubernetes cluster, with what belongs to each: the namespace's token, its store, its worker groups."""
 
+import logging
 import secrets as randomness
 from collections import Counter
 from collections.abc import Sequence
@@ -9,11 +10,13 @@ from sundog_operator.api.installation import Installation
 from sundog_operator.app.children import ensure
 from sundog_operator.app.keys import Key
 from sundog_operator.app.world import World
-from sundog_operator.core import names, ray_cluster, ray_groups, ray_pods, ray_token, valkey
+from sundog_operator.core import names, ray_cluster, ray_groups, ray_heads, ray_pods, ray_token, valkey
 from sundog_operator.core.ray_cluster import ClusterView, is_ours
 from sundog_operator.core.ray_groups import Presence
 from sundog_operator.errors import Conflict
 from sundog_operator.ports import POD, RAY_CLUSTER, SECRET, SERVICE, STATEFUL_SET, Object, Ref, ref_of
+
+log = logging.getLogger("sundog.operator")
 
 TOKEN_BYTES: Final = 32
 REDIS_CLEANUP: Final = "ray.io/gcs-ft-redis-cleanup-finalizer"
@@ -54,6 +57,7 @@ async def ensure_managed(
             stored = await world.kube.replace(changed)
         for pod in ray_groups.forgotten(pods, [*(stored["spec"].get("workerGroupSpecs") or ()), *groups]):
             await world.kube.delete(ref_of(pod), uid=pod["metadata"]["uid"])
+        await _replace_heads(world, stored, pods)
     if _has_own_store(installation):
         await _ensure_store(world, installation, stored)
     return stored
@@ -69,6 +73,15 @@ async def let_go(world: World, stored: Object) -> None:
         return
     kept = [each for each in finalizers if each != REDIS_CLEANUP]
     await world.kube.replace({**stored, "metadata": {**stored["metadata"], "finalizers": kept}})
+
+
+async def _replace_heads(world: World, cluster: Object, pods: Sequence[Object]) -> None:
+    keeps_state = "gcsFaultToleranceOptions" in cluster["spec"]
+    for head in ray_heads.without_autoscaler(pods, keeps_state=keeps_state):
+        log.warning(
+            "%s is deleted, for another to come: its container %s has ended", ref_of(head), ray_heads.AUTOSCALER
+        )
+        await world.kube.delete(ref_of(head), uid=head["metadata"]["uid"])
 
 
 def _presence(found: Sequence[Object], deployed: frozenset[str] | None) -> Presence:

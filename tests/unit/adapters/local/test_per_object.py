@@ -38,7 +38,7 @@ class Steps:
         return 0.0 if obj is None else 3600.0
 
     async def wait(self, *expected: tuple[Ref, Any]) -> None:
-        async with asyncio.timeout(5), self.called:
+        async with asyncio.timeout(60), self.called:
             await self.called.wait_for(lambda: self.seen[-len(expected) :] == list(expected))
 
 

@@ -47,7 +47,7 @@ async def running(ray: LocalRay) -> AsyncIterator[None]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 the pretended world has no events
             await asyncio.sleep(0)
 
@@ -61,7 +61,7 @@ async def condition(kube: MemoryKubernetes) -> tuple[str, str, str]:
 
 
 async def until_condition(kube: MemoryKubernetes, status: str, reason: str) -> str:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while (found := await condition(kube))[:2] != (status, reason):  # noqa: ASYNC110
             await asyncio.sleep(0)
     return found[2]
@@ -177,7 +177,7 @@ async def test_a_head_that_lost_a_port_gets_others_and_says_so(
 
             after = port(table.commands[1])
             assert after != before
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 while await endpoint() != str(after):  # noqa: ASYNC110
                     await asyncio.sleep(0)
     assert re.search(rf"port {before} is held by .+ \(pid \d+\); Ray gets other ports", caplog.text)

@@ -66,7 +66,7 @@ async def ask(
 
 
 async def watch_lines(response: aiohttp.ClientResponse, count: int) -> list[Any]:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         return [orjson.loads(await response.content.readline()) for _ in range(count)]
 
 
@@ -260,7 +260,7 @@ class TestWatch:
     async def test_does_not_hold_up_a_shutdown(self, kube: MemoryKubernetes, clock: Any, mdep: Any) -> None:
         await kube.apply(mdep())
         headers = {"Authorization": "Bearer t"}
-        async with aiohttp.ClientSession() as session, asyncio.timeout(10):
+        async with aiohttp.ClientSession() as session, asyncio.timeout(60):
             async with serve(kube, clock, token="t") as base:
                 response = await session.get(base + MDEPS, params={"watch": "true"}, headers=headers)
                 await watch_lines(response, 1)
@@ -308,7 +308,7 @@ def kubectl(url: str, tmp_path: Path) -> Callable[..., Any]:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             output, _ = await process.communicate(orjson.dumps(stdin) if stdin else None)
         assert process.returncode is not None
         return process.returncode, output.decode()
@@ -358,5 +358,5 @@ async def test_a_watch_that_begins_while_the_server_ends_holds_up_nothing(kube: 
         await app.shutdown()
         query = {"watch": "true", "timeoutSeconds": "300"}
         headers = {"Authorization": f"Bearer {TOKEN}"}
-        async with asyncio.timeout(30), client.get(MDEPS, params=query, headers=headers) as response:
+        async with asyncio.timeout(60), client.get(MDEPS, params=query, headers=headers) as response:
             assert await response.read() == b""

@@ -49,5 +49,5 @@ async def test_wakes_everyone_who_waits() -> None:
     waiting = [asyncio.ensure_future(history.subscribe(0).next()) for _ in range(3)]
     await asyncio.sleep(0)
     history.append(change(1))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         assert [[entry.revision for entry in await task] for task in waiting] == [[1], [1], [1]]

@@ -45,7 +45,7 @@ def start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, state_dir: Path) -> I
 
 
 async def told(found: Instance, text: str) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             if text in found.log.read_text():
                 return

@@ -41,7 +41,7 @@ async def echo(request: web.Request) -> web.Response:
 
 async def samples(url: str, at_least: int, **options: int) -> list[Sample]:
     load = Load(url, BODIES, pause_s=0.0, **options)  # type: ignore[arg-type]
-    async with load.running(), asyncio.timeout(20):
+    async with load.running(), asyncio.timeout(60):
         while True:
             if len(load.samples) >= at_least:
                 break
@@ -81,7 +81,7 @@ async def test_the_end_waits_for_the_answers_that_are_due(serve: Serve) -> None:
 
     load = Load(await serve(answer), BODIES, clients=1)
     async with load.running():
-        await asyncio.wait_for(waiting.wait(), 10)
+        await asyncio.wait_for(waiting.wait(), 60)
         asyncio.get_running_loop().call_later(0.05, released.set)
     assert [sample.problem for sample in load.samples] == [""]
 
