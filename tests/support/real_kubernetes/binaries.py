@@ -61,7 +61,8 @@ KUBERAY = Build("kuberay", {"github.com/ray-project/kuberay/ray-operator": "kube
 COREDNS = Build("coredns", {"sundog.dev/tests/cluster/coredns": "coredns"})
 HELM = Build("helm", {"helm.sh/helm/v4/cmd/helm": "helm"})
 KUBECONFORM = Build("kubeconform", {"github.com/yannh/kubeconform/cmd/kubeconform": "kubeconform"})
-ALL = (CONTROL_PLANE, NODE, KUBERAY, COREDNS, HELM, KUBECONFORM)
+POLICIES = Build("network-policies", {"sundog.dev/tests/cluster/network-policies": "network-policies"})
+ALL = (CONTROL_PLANE, NODE, KUBERAY, COREDNS, HELM, KUBECONFORM, POLICIES)
 
 
 @dataclass(frozen=True)
@@ -155,8 +156,8 @@ def _built_as(package: str) -> str:
 
 def _digest(build: Build) -> str:
     found = hashlib.sha256(f"{build}".encode())
-    for name in ("go.mod", "go.sum"):
-        found.update((MODULES / build.module / name).read_bytes())
+    for path in sorted((MODULES / build.module).iterdir()):
+        found.update(path.read_bytes())
     return found.hexdigest()
 
 

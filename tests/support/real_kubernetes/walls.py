@@ -1,0 +1,81 @@
+"""What a cloud's cluster has around its pods: network policies that are enforced, and an address that hands out credentials."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from real_kubernetes import machine, node
+from real_kubernetes.binaries import POLICIES, Binaries
+from real_kubernetes.control_plane import await_answer
+from real_kubernetes.instance import Instance
+from waiting import eventually
+
+METADATA: Final = "169.254.169.254"
+
+_ENFORCER: Final = "network-policies"
+_QUEUE: Final = "100"
+"""The enforcer's. It leads packets there by a part of nftables that some kernels lack: iptables does, which Services need anyway."""
+
+_RULES: Final = (
+    # Kubelets reach their pods whatever policies say.
+    ("-m", "owner", "--uid-owner", "0", "-j", "RETURN"),
+    ("-m", "conntrack", "--ctstate", "ESTABLISHED,RELATED", "-j", "RETURN"),
+    ("-j", "NFQUEUE", "--queue-num", _QUEUE),
+)
+_NEAR, _FAR = "169.254.1.1", "169.254.1.2"
+
+
+@contextmanager
+def enforced(instance: Instance, binaries: Binaries) -> Iterator[None]:
+    """Network policies count while the block runs: what begins a connection waits for the verdict of a process that knows them."""
+    binaries.build((POLICIES,))
+    here = machine.init_pid(instance)
+    command = (str(binaries.path(_ENFORCER)), f"--kubeconfig={node.HERE / 'kubeconfig'}", f"--node={node.NAME}")
+    instance.start(_ENFORCER, (*_beside(here, "--mount"), *command))
+    try:
+        await_answer(instance, _ENFORCER, lambda: _QUEUE in _waiting_for(here))
+        for rule in _RULES:
+            machine.run(*_beside(here), "iptables", "-t", "mangle", "-A", "POSTROUTING", *rule)
+        yield
+    finally:
+        machine.run(*_beside(here), "iptables", "-t", "mangle", "-F", "POSTROUTING")
+        instance.stop(_ENFORCER)
+
+
+@contextmanager
+def metadata_service(instance: Instance) -> Iterator[None]:
+    """Something listens at port 80 of the address at which clouds tell a node's credentials, and pods find the way."""
+    here = machine.init_pid(instance)
+    nothing = str(instance.folder("metadata"))
+    serve = (sys.executable, "-m", "http.server", "--directory", nothing, "80")
+    server = instance.start("metadata", (*_beside(here), "unshare", "--net", *serve)).pid
+    try:
+        eventually(lambda: _network(server) != _network(here), "a network of its own")
+        near, far = (*_beside(here), "ip"), (*_beside(server), "ip")
+        machine.run(*near, "link", "add", "metadata", "type", "veth", "peer", "name", "eth0", "netns", str(server))
+        machine.run(*near, "address", "add", f"{_NEAR}/30", "dev", "metadata")
+        machine.run(*near, "link", "set", "metadata", "up")
+        machine.run(*far, "address", "add", f"{_FAR}/30", "dev", "eth0")
+        machine.run(*far, "address", "add", f"{METADATA}/32", "dev", "eth0")
+        machine.run(*far, "link", "set", "eth0", "up")
+        machine.run(*far, "route", "add", "default", "via", _NEAR)
+        machine.run(*near, "route", "add", f"{METADATA}/32", "via", _FAR)
+        yield
+    finally:
+        instance.stop("metadata")
+
+
+def _beside(pid: int, *more: str) -> tuple[str, ...]:
+    return ("nsenter", "--target", str(pid), "--net", *more)
+
+
+def _waiting_for(pid: int) -> list[str]:
+    """The queues of packets for which a process waits in another's network."""
+    lines = Path(f"/proc/{pid}/net/netfilter/nfnetlink_queue").read_text().splitlines()
+    return [line.split()[0] for line in lines]
+
+
+def _network(pid: int) -> str:
+    return str(Path(f"/proc/{pid}/ns/net").readlink())
