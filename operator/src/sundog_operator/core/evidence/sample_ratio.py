@@ -1,0 +1,29 @@
+"""Whether units fell to the arms as the weights say. Source: Lindon and Malek (arXiv 2011.03567), the Dirichlet mixture."""
+
+from typing import Final
+
+from scipy.special import gammaln, xlogy
+
+from sundog_operator.core.evidence.binary import Numbers
+
+CONCENTRATION: Final = 1000.0
+"""Of the mixture: tightest after some 16 000 units at a level of 0.001."""
+
+
+def log_e(units: Numbers, shares: Numbers, prior: Numbers | None = None) -> Numbers:
+    """Log E against the shares.
+
+    Args:
+        units: units of each arm, each counted once, shape (..., epochs, arms).
+        shares: the share of each that was meant, above 0 and of sum 1, shape (..., epochs, arms).
+        prior: parameters of the mixture, same shape; `CONCENTRATION` times the shares where none are given.
+
+    Returns:
+        Shape (...): epochs are multiplied.
+    """
+    prior = CONCENTRATION * shares if prior is None else prior
+    total, mass = units.sum(-1), prior.sum(-1)
+    per_epoch = gammaln(mass) - gammaln(mass + total)
+    per_epoch = per_epoch + (gammaln(prior + units) - gammaln(prior) - xlogy(units, shares)).sum(-1)
+    told: Numbers = per_epoch.sum(-1)
+    return told

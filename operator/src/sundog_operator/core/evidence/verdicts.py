@@ -1,0 +1,294 @@
+"""What counts of events decide for candidates: harm, leave to go on, or what is still missing. Many metrics and arms at once."""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sundog_operator.core.evidence import dispersion, many, planning, proportions, rates
+from sundog_operator.core.evidence.binary import Numbers, Side
+from sundog_operator.core.evidence.dispersion import Blocks
+
+_EVENTS_OF_NONE: Final = 3.0
+_OF_THE_BOUND: Final = 0.1
+_LEAST_RATE: Final = 1e-12
+
+
+class Verdict(StrEnum):
+    """Of one metric of one arm. Only `PASSED` lets anything go on."""
+
+    NO_DATA = "NoData"
+    INVALID = "Invalid"
+    UNDECIDED = "Undecided"
+    HETEROGENEOUS = "Heterogeneous"
+    PASSED = "Passed"
+    HARM = "Harm"
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Of metrics that less is better of, for arms beside control.
+
+    Attributes:
+        control: control's events, shape (..., epochs); any axes of metrics and arms before that of epochs.
+        candidate: the candidate's events, same shape.
+        control_units: control's requests, or units where those stay with an arm, same shape.
+        candidate_units: the candidate's, same shape.
+        weight: the candidate's share of the assignments to both, in (0, 1), same shape.
+        blocks: how the events vary with time, for blocks of each length, the shortest first; their arrays have the same shape.
+    """
+
+    control: Numbers
+    candidate: Numbers
+    control_units: Numbers
+    candidate_units: Numbers
+    weight: Numbers
+    blocks: Sequence[Blocks]
+
+    @property
+    def valid(self) -> NDArray[np.bool_]:
+        """Whether every number is one, and none is below 0; shape (...)."""
+        counts = np.stack([self.control, self.candidate, self.control_units, self.candidate_units])
+        whole = (np.isfinite(counts) & (counts >= 0)).all((0, -1))
+        share = ((self.weight > 0) & (self.weight < 1)).all(-1)
+        told = [np.isfinite(part).all(-1) for each in self.blocks for part in each]
+        found: NDArray[np.bool_] = np.logical_and.reduce([whole, share, *told])
+        return found
+
+    @property
+    def closed(self) -> Numbers:
+        """How many of the shortest blocks are closed, shape (...)."""
+        return self.blocks[0].closed.sum(-1) if self.blocks else np.zeros(self.control.shape[:-1])
+
+    def only(self, valid: NDArray[np.bool_]) -> "Counts":
+        """The same with nothing counted where it is not valid."""
+
+        def kept(part: Numbers, otherwise: float = 0.0) -> Numbers:
+            return np.where(valid[..., None], part, otherwise)
+
+        return Counts(
+            kept(self.control),
+            kept(self.candidate),
+            kept(self.control_units),
+            kept(self.candidate_units),
+            kept(self.weight, 0.5),
+            [Blocks(*map(kept, each)) for each in self.blocks],
+        )
+
+    def last(self) -> "Counts":
+        """The newest epoch alone."""
+        return Counts(
+            self.control[..., -1:],
+            self.candidate[..., -1:],
+            self.control_units[..., -1:],
+            self.candidate_units[..., -1:],
+            self.weight[..., -1:],
+            [Blocks(*(part[..., -1:] for part in each)) for each in self.blocks],
+        )
+
+    def log_e(self, ratio: Numbers, side: Side) -> tuple[Numbers, Numbers]:
+        """Log E against a ratio, shape (...), and the dispersion by which it is divided already."""
+        phi = dispersion.factor(self.blocks, rates.share(ratio, self.weight))
+        return rates.log_e(self.control, self.candidate, self.weight, ratio, side) / phi, phi
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What metrics may cost; each number or array of a shape that fits the metrics and arms.
+
+    Attributes:
+        margin: by which share the candidate may be worse, such as 0.25.
+        floor: by how much its rate may be worse, in the rate's unit; 0 for none.
+        next_weight: the share of traffic that is asked for, in (0, 1].
+        alpha: the error of each direction.
+        tests: metrics times arms, among which the error of harm is shared.
+    """
+
+    margin: float | Numbers
+    floor: float | Numbers
+    next_weight: float | Numbers
+    alpha: float
+    tests: int = 1
+
+    @property
+    def allowed(self) -> Numbers:
+        """The ratio up to which the next weight is given."""
+        return np.asarray(many.allowed_ratio(self.margin, self.next_weight))
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What is known of one metric of one arm.
+
+    Attributes:
+        ratio: of the rates, the candidate's to control's; NaN where there were no events.
+        lower: end of the interval that holds at every look; NaN with `upper` where no ratio fits all epochs.
+        upper: the other end.
+        harm: log E against "within the margin", divided by the dispersion.
+        passing: log E against "worse than allowed", divided by it.
+        allowed: the ratio up to which the next weight is given.
+        needed: events of both arms, in all, that typically decide if the ratio is what it seems; infinite where none do.
+        eta_s: seconds until there are so many, at the pace of the epochs that are looked at; infinite where that is never.
+        verdict: what follows.
+    """
+
+    ratio: float
+    lower: float
+    upper: float
+    harm: float
+    passing: float
+    allowed: float
+    needed: float
+    eta_s: float
+    verdict: Verdict
+
+    def sentence(self, metric: str) -> str:
+        """For a person."""
+        match self.verdict:
+            case Verdict.NO_DATA:
+                return f"{metric}: nothing was counted yet"
+            case Verdict.INVALID:
+                return f"{metric}: the counters are no counts"
+            case Verdict.HETEROGENEOUS:
+                return f"{metric}: no one ratio fits all epochs, so none is promoted on"
+        if math.isnan(self.ratio):
+            seen = f"{metric} happened in neither arm"
+        else:
+            seen = f"{metric} is {self.ratio:.3g} times control's ({self.lower:.3g} to {self.upper:.3g} at every look)"
+        match self.verdict:
+            case Verdict.HARM:
+                return f"{seen}: worse than its margin"
+            case Verdict.PASSED:
+                return f"{seen}: no worse than the {self.allowed:.3g} times that are allowed"
+        wanted = (
+            f"about {self.needed:.0f} events decide"
+            if math.isfinite(self.needed)
+            else "no number of events will decide"
+        )
+        if math.isfinite(self.eta_s):
+            wanted += f", in some {_told(self.eta_s)}"
+        return f"{seen}, and {self.allowed:.3g} times are allowed: {wanted}"
+
+
+def _told(seconds: float) -> str:
+    """A time for people, who read it as a guess."""
+    units = (("days", 86_400.0), ("hours", 3600.0), ("minutes", 60.0))
+    name, length = next((each for each in units if seconds >= 2 * each[1]), ("seconds", 1.0))
+    return f"{seconds / length:.0f} {name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """`Finding`s as arrays of the shape of the metrics and arms."""
+
+    ratio: Numbers
+    lower: Numbers
+    upper: Numbers
+    harm: Numbers
+    passing: Numbers
+    allowed: Numbers
+    needed: Numbers
+    eta_s: Numbers
+    verdict: NDArray[np.object_]
+
+    def at(self, *index: int) -> Finding:
+        """One of them."""
+        return Finding(**{each.name: getattr(self, each.name)[index] for each in fields(self)})
+
+
+def judge(counts: Counts, limits: Limits, *, promotes: bool) -> Findings:
+    """Findings for any counts. Harm is looked for in all epochs; where the step promotes, leave is given by the newest alone.
+
+    A ratio that changes over epochs within the null breaks neither test, but a bad newest epoch can hide behind good older ones: so the
+    last step does not look at those.
+    """
+    valid = counts.valid
+    sane = counts.only(valid)
+    gate = sane.last() if promotes else sane
+    allowed = np.broadcast_to(limits.allowed, valid.shape)
+    harm, harm_phi = sane.log_e(np.broadcast_to(1 + np.asarray(limits.margin), valid.shape), "above")
+    passing, gate_phi = gate.log_e(allowed, "below")
+    phi = np.maximum(harm_phi, gate_phi)
+    lower, upper = rates.ratio_interval(sane.control, sane.candidate, sane.weight, phi * many.bar(limits.alpha))
+    ratio = rates.most_likely(sane.control, sane.candidate, sane.weight)
+    below = functools.partial(_is_below_floor, gate, limits, gate_phi)
+    verdict = _verdicts(valid, gate, limits, harm, passing, below, closed=sane.closed, empty=np.isnan(lower))
+    needed = _needed(gate, allowed, gate_phi * many.bar(limits.alpha / 2), verdict == Verdict.UNDECIDED)
+    ratio, lower, upper = (np.where(valid, part, np.nan) for part in (ratio, lower, upper))
+    return Findings(ratio, lower, upper, harm, passing, allowed, needed, _eta_s(gate, needed), verdict)
+
+
+def _verdicts(
+    valid: NDArray[np.bool_],
+    gate: Counts,
+    limits: Limits,
+    harm: Numbers,
+    passing: Numbers,
+    is_below_floor: Callable[[], NDArray[np.bool_]],
+    *,
+    closed: Numbers,
+    empty: NDArray[np.bool_],
+) -> NDArray[np.object_]:
+    """Of each; what comes first in the list goes before the others."""
+    silent = (gate.control_units.sum(-1) == 0) | (gate.candidate_units.sum(-1) == 0)
+    early = closed < dispersion.LEAST_BLOCKS
+    passes = passing >= many.bar(limits.alpha / 2)
+    open_ = valid & ~silent & ~passes & ~early
+    if np.any(limits.floor) and open_.any():
+        passes = passes | (open_ & is_below_floor())
+    cases = [
+        (~valid, Verdict.INVALID),
+        (silent, Verdict.NO_DATA),
+        (early, Verdict.UNDECIDED),
+        (harm >= many.bar(limits.alpha / limits.tests), Verdict.HARM),
+        (empty, Verdict.HETEROGENEOUS),
+        (passes, Verdict.PASSED),
+    ]
+    found = np.full(valid.shape, Verdict.UNDECIDED, object)
+    for where, verdict in reversed(cases):
+        found[where] = verdict
+    return found
+
+
+def _is_below_floor(gate: Counts, limits: Limits, phi: Numbers) -> NDArray[np.bool_]:
+    """Whether the candidate's rate is at most the floor above control's: without it a service that has no errors never passes.
+
+    Control's rate is bounded from below, and what is that and the floor is tested against the candidate's counts. Where there are few
+    events the first bound is 0 or nearly, whatever its level: most of the error is left to the second.
+    """
+    room = np.broadcast_to(np.asarray(limits.floor) / limits.next_weight, phi.shape)
+    # Without any event log E against a rate is 3 after about 3/rate units: there the mixtures are to be tightest.
+    optimum = _EVENTS_OF_NONE / np.where(room > 0, room, 1.0)
+    bounding, testing = limits.alpha / 2 * _OF_THE_BOUND, limits.alpha / 2 * (1 - _OF_THE_BOUND)
+    events, units = gate.control.sum(-1), gate.control_units.sum(-1)
+    least, _ = proportions.interval(events, units, phi * many.bar(bounding), optimum, bounding)
+    rate = np.clip(least + room, _LEAST_RATE, 1 - _LEAST_RATE)
+    events, units = gate.candidate.sum(-1), gate.candidate_units.sum(-1)
+    evidence = proportions.log_e(events, units, rate, optimum, 2 * testing, "below") / phi
+    found: NDArray[np.bool_] = (room > 0) & (evidence >= many.bar(testing))
+    return found
+
+
+def _eta_s(gate: Counts, needed: Numbers) -> Numbers:
+    events, seconds = (gate.control + gate.candidate).sum(-1), gate.closed * dispersion.LENGTHS_S[0]
+    with np.errstate(all="ignore"):
+        left = np.maximum(needed - events, 0.0) * seconds / events
+    return np.where(events > 0, left, np.where(np.isnan(needed), np.nan, np.inf))
+
+
+def _needed(gate: Counts, allowed: Numbers, bar: Numbers, wanted: NDArray[np.bool_]) -> Numbers:
+    """Of those that are wanted, the events of both arms that typically decide; NaN of the others."""
+    found = np.full(wanted.shape, np.nan)
+    if not wanted.any():
+        return found
+    ratio = rates.most_likely(gate.control, gate.candidate, gate.weight)
+    # What has not happened yet may still: half an event keeps the guess above 0.
+    ratio = np.where(np.isfinite(ratio), np.maximum(ratio, 0.5 / (gate.control.sum(-1) + 1)), 1.0)
+    parts = (ratio[wanted], allowed[wanted], gate.weight[..., -1][wanted], bar[wanted])
+    found[wanted] = planning.events_needed(*parts, "below")
+    return found

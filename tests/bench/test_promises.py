@@ -1,0 +1,89 @@
+"""What evidence promises, in thousands of simulated rollouts: how often it errs, and how long it takes.
+
+Seeds are fixed, and nothing is measured on the machine.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from measuring.record import Record
+from simulated_rollouts import Outcomes, Plan, Stalling, Steady, World, roll_out
+
+pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]
+
+AN_HOUR = 360
+TWO_STEPS = Plan(weights=(0.25, 0.5), floor=0.01, metrics=2)
+THREE_STEPS = Plan(floor=0.005, metrics=2)
+COLUMNS = ("world", "runs", "promoted", "rolled back", "median", "80 %")
+
+Row = tuple[str, Plan, World, int, int]
+
+
+def told(minutes: float) -> str:
+    if not np.isfinite(minutes):
+        return "–"
+    return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+
+
+def played(part: str, title: str, rows: Sequence[Row]) -> list[Outcomes]:
+    record, found = Record(part, title, COLUMNS), []
+    for seed, (name, plan, world, runs, ticks) in enumerate(rows):
+        ends = roll_out(plan, world, runs=runs, ticks=ticks, seed=seed)
+        found.append(ends)
+        times = (np.median(ends.minutes), np.quantile(ends.minutes, 0.8, method="higher"))
+        shares = (f"{share.mean():.1%}" for share in (ends.promoted, ends.rolled_back))
+        record.add(name, str(runs), *shares, *map(told, times))
+    record.finish()
+    return found
+
+
+def drifting(ratio: float | Sequence[float]) -> Steady:
+    """100 requests a second, of which 0.1 % fail at first and 5 % at last."""
+    return Steady(100, 0.001, ratio, to=0.05, drift=AN_HOUR)
+
+
+def test_how_often_it_errs() -> None:
+    plan, bad_last = Plan(), (0.8, 0.8, 1.26)
+    errs = played(
+        "promises_errors",
+        "At the boundary: 100 requests a second, α = 5 %, margin 25 %, an hour",
+        [
+            ("1.25 times the errors at every step, 0.1 % rising to 5 %", plan, drifting(1.25), 2000, AN_HOUR),
+            ("at every step the most that it allows, rising so too", plan, drifting((2.0, 1.5, 1.25)), 2000, AN_HOUR),
+            ("0.8, 0.8 and then 1.26 times the errors, 1 %", plan, Steady(100, 0.01, bad_last), 2000, AN_HOUR),
+        ],
+    )
+    assert all(found.promoted.mean() <= 0.065 for found in errs)
+    assert errs[0].rolled_back.mean() <= 0.065
+
+
+def test_stalls_of_replicas() -> None:
+    rows: list[Row] = []
+    for seconds, failing in ((2.0, 0.3), (3.0, 0.5), (20.0, 0.2)):
+        for stable in (1, 4):
+            for rps in (10, 100):
+                stalls: dict[str, Any] = {"seconds": seconds, "failing": failing, "replicas": (stable, 1)}
+                name = f"{seconds:.0f} s of {failing:.0%} failures, {stable} of stable, {rps} requests a second"
+                rows.append((name, TWO_STEPS, Stalling(1000, rps=rps, **stalls), 1000, AN_HOUR))
+    found = played("promises_stalls", "Replicas of both arms stall six times an hour each, at random; an hour", rows)
+    assert all(each.rolled_back.mean() <= 0.05 for each in found)
+
+
+def test_how_long_it_takes() -> None:
+    rows: list[Row] = [
+        ("1 request a second, no errors", TWO_STEPS, Steady(1, 0.0), 200, 2 * AN_HOUR),
+        ("1, 0.1 %", TWO_STEPS, Steady(1, 0.001), 200, 4 * AN_HOUR),
+        ("1, 1 %", TWO_STEPS, Steady(1, 0.01), 200, 12 * AN_HOUR),
+        ("0.1, 0.1 %", TWO_STEPS, Steady(0.1, 0.001), 200, 24 * AN_HOUR),
+        ("5000, 0.01 %", THREE_STEPS, Steady(5000, 0.0001), 200, 2 * AN_HOUR),
+        ("5000, 0.1 %", THREE_STEPS, Steady(5000, 0.001), 200, 2 * AN_HOUR),
+        ("5, 1 %, 5 times worse, 5 % of traffic", THREE_STEPS, Steady(5, 0.01, 5.0), 200, 2 * AN_HOUR),
+        ("100, 1 %, 3 times worse, 25 % of traffic", TWO_STEPS, Steady(100, 0.01, 3.0), 1000, AN_HOUR),
+        ("50, 1 %, twice as bad, 5 % of traffic", THREE_STEPS, Steady(50, 0.01, 2.0), 200, 4 * AN_HOUR),
+    ]
+    found = played("promises_times", "How long it takes: requests a second, and how many fail", rows)
+    assert all(each.promoted.all() for each in found[:6])
+    assert all(each.rolled_back.all() for each in found[6:])

@@ -1,0 +1,167 @@
+"""Rollouts in simulated worlds, many at once: what the counters would say after each ten seconds, and what evidence makes of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import numpy as np
+
+from sundog_operator.core.evidence import dispersion, verdicts
+from sundog_operator.core.evidence.binary import Numbers
+from sundog_operator.core.evidence.dispersion import Blocks
+from sundog_operator.core.evidence.verdicts import Counts, Limits, Verdict
+
+TICK_S: Final = 10.0
+LENGTHS: Final = tuple(round(length / TICK_S) for length in dispersion.LENGTHS_S)
+"""Of blocks, in ticks."""
+
+Generator = np.random.Generator
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Steps with one metric, and what lets them go on."""
+
+    weights: Sequence[float] = (0.05, 0.25, 0.5)
+    margin: float = 0.25
+    floor: float = 0.0
+    alpha: float = 0.05
+    metrics: int = 1
+    least_ticks: int = 30
+
+    def limits(self, step: int) -> Limits:
+        following = (*self.weights[1:], 1.0)[step]
+        return Limits(self.margin, self.floor, following, self.alpha, self.metrics)
+
+
+class World(Protocol):
+    """What happens in ten seconds of each run."""
+
+    def tick(
+        self, draw: Generator, tick: int, step: Numbers, weight: Numbers
+    ) -> tuple[Numbers, Numbers, Numbers, Numbers]:
+        """Requests of control and candidate, and the events among them; of each run."""
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """Of each run: how it ended, and in which tick; 0 where it did not."""
+
+    promoted: Numbers
+    rolled_back: Numbers
+    ended: Numbers
+
+    @property
+    def minutes(self) -> Numbers:
+        """Of each run to its end; infinite where it has none."""
+        return np.where(self.ended > 0, self.ended * TICK_S / 60, np.inf)
+
+
+class _Sums:
+    """Counts and blocks of each run and step."""
+
+    def __init__(self, runs: int, steps: int) -> None:
+        self._counts = np.zeros((4, runs, steps))
+        self._blocks = {length: np.zeros((6, runs, steps)) for length in LENGTHS}
+        self._open = {length: np.zeros((2, runs)) for length in LENGTHS}
+
+    def add(self, tick: int, rows: Numbers, step: Numbers, seen: Numbers) -> None:
+        """`seen` are control's and the candidate's requests, then their events."""
+        self._counts[:, rows, step[rows]] += seen[:, rows]
+        for length, sums in self._blocks.items():
+            open_ = self._open[length]
+            open_[:, rows] += np.stack([seen[3], seen[2] + seen[3]])[:, rows]
+            if (tick + 1) % length == 0:
+                x, s = open_[:, rows]
+                sums[:, rows, step[rows]] += np.stack([np.ones(x.shape), x, s, x**2, x * s, s**2])
+                open_[:] = 0
+
+    def counts(self, rows: Numbers, weights: Numbers) -> Counts:
+        """Of these runs, and of as many steps as there are weights."""
+        control_units, candidate_units, control, candidate = self._counts[:, rows, : len(weights)]
+        blocks = [Blocks(*sums[:, rows, : len(weights)]) for sums in self._blocks.values()]
+        weight = np.broadcast_to(weights, control.shape)
+        return Counts(control, candidate, control_units, candidate_units, weight, blocks)
+
+
+def roll_out(plan: Plan, world: World, *, runs: int, ticks: int, seed: int) -> Outcomes:
+    """Lets every run go on until it is promoted or rolled back, or the ticks are over."""
+    draw, rows = np.random.default_rng(seed), np.arange(runs)
+    step, stayed, ended = np.zeros(runs, int), np.zeros(runs, int), np.zeros(runs, int)
+    promoted, rolled_back = np.zeros(runs, bool), np.zeros(runs, bool)
+    weights, sums = np.asarray(plan.weights), _Sums(runs, len(plan.weights))
+    for tick in range(ticks):
+        live = rows[ended == 0]
+        if not live.size:
+            break
+        sums.add(tick, live, step, np.stack(world.tick(draw, tick, step, weights[step])))
+        stayed += 1
+        for number in np.unique(step[live]):
+            at, last = live[step[live] == number], number == len(weights) - 1
+            counts = sums.counts(at, weights[: number + 1])
+            verdict = verdicts.judge(counts, plan.limits(number), promotes=last).verdict
+            rolled_back[at] = verdict == Verdict.HARM
+            passed = at[(verdict == Verdict.PASSED) & (stayed[at] >= plan.least_ticks)]
+            promoted[passed] = last
+            step[passed], stayed[passed] = number + (not last), 0
+        ended[(promoted | rolled_back) & (ended == 0)] = tick + 1
+    return Outcomes(promoted, rolled_back, ended)
+
+
+@dataclass(frozen=True)
+class Steady:
+    """So many requests a second, with a base rate of failures and how many times that the candidate has, by step.
+
+    The base may go from one rate to another over the ticks of `drift`.
+    """
+
+    rps: float
+    base: float
+    ratio: Sequence[float] | float = 1.0
+    to: float | None = None
+    drift: int = 1
+
+    def tick(
+        self, draw: Generator, tick: int, step: Numbers, weight: Numbers
+    ) -> tuple[Numbers, Numbers, Numbers, Numbers]:
+        """See World."""
+        base = self.base + ((self.base if self.to is None else self.to) - self.base) * min(tick / self.drift, 1.0)
+        ratio = np.broadcast_to(np.asarray(self.ratio, float), (len(np.atleast_1d(self.ratio)),))
+        worse = np.minimum(base * (ratio[step] if ratio.size > 1 else ratio[0]), 1.0)
+        total = draw.poisson(self.rps * TICK_S, step.shape)
+        candidate = draw.binomial(total, weight)
+        control = total - candidate
+        return control, candidate, draw.binomial(control, base), draw.binomial(candidate, worse)
+
+
+class Stalling:
+    """Both arms are the same; replicas stall now and then, and then fail a share of what they get."""
+
+    def __init__(
+        self, runs: int, *, rps: float, replicas: tuple[int, int], seconds: float, failing: float, per_hour: float = 6.0
+    ) -> None:
+        self._rps, self._failing, self._seconds = rps, failing, seconds
+        self._chance = per_hour * TICK_S / 3600
+        self._left = [np.zeros((runs, count)) for count in replicas]
+
+    def tick(
+        self, draw: Generator, tick: int, step: Numbers, weight: Numbers
+    ) -> tuple[Numbers, Numbers, Numbers, Numbers]:
+        """See World."""
+        del tick
+        total = draw.poisson(self._rps * TICK_S, step.shape)
+        candidate = draw.binomial(total, weight)
+        control = total - candidate
+        failed = [
+            draw.binomial(requests, 0.001 + self._stalled(draw, left) * self._failing)
+            for requests, left in zip((control, candidate), self._left, strict=True)
+        ]
+        return control, candidate, *failed
+
+    def _stalled(self, draw: Generator, left: Numbers) -> Numbers:
+        """The share of the ten seconds and of an arm's replicas that are stalled."""
+        begins = (draw.random(left.shape) < self._chance) & (left == 0)
+        left[begins] = self._seconds
+        now = np.minimum(left, TICK_S)
+        left -= now
+        return now.mean(-1) / TICK_S

@@ -1,0 +1,45 @@
+"""What evidence promises, in few and short runs; the long ones are in tests/bench."""
+
+import numpy as np
+import pytest
+
+from simulated_rollouts import Plan, Stalling, Steady, roll_out
+
+RUNS = 100
+AN_HOUR = 360
+DEFAULT = Plan(weights=(0.25, 0.5), floor=0.01, metrics=2)
+
+
+def test_at_the_margin_hardly_any_is_promoted_and_hardly_any_rolled_back() -> None:
+    drifting = Steady(100, 0.001, 1.25, to=0.05, drift=120)
+    found = roll_out(Plan(), drifting, runs=RUNS, ticks=120, seed=1)
+    assert found.promoted.sum() <= 6
+    assert found.rolled_back.sum() <= 6
+
+
+def test_good_epochs_do_not_carry_a_bad_last_one() -> None:
+    found = roll_out(Plan(), Steady(100, 0.02, (0.8, 0.8, 1.26)), runs=RUNS, ticks=AN_HOUR // 2, seed=2)
+    assert found.promoted.sum() <= 6
+
+
+def test_three_times_the_errors_are_found_within_three_minutes() -> None:
+    found = roll_out(DEFAULT, Steady(100, 0.01, 3.0), runs=RUNS, ticks=18, seed=3)
+    assert found.rolled_back.mean() >= 0.8
+
+
+def test_a_candidate_like_control_is_promoted() -> None:
+    found = roll_out(DEFAULT, Steady(200, 0.01), runs=RUNS, ticks=AN_HOUR // 2, seed=4)
+    assert found.promoted.all()
+    assert np.median(found.minutes) <= 15
+
+
+@pytest.mark.parametrize(("seconds", "failing"), [(3.0, 0.5), (20.0, 0.2)])
+def test_replicas_that_stall_in_both_arms_roll_nothing_back(seconds: float, failing: float) -> None:
+    world = Stalling(RUNS, rps=100, replicas=(1, 1), seconds=seconds, failing=failing)
+    found = roll_out(DEFAULT, world, runs=RUNS, ticks=AN_HOUR // 2, seed=5)
+    assert found.rolled_back.sum() <= 5
+
+
+def test_without_requests_nothing_is_decided() -> None:
+    found = roll_out(DEFAULT, Steady(0, 0.01), runs=5, ticks=100, seed=6)
+    assert not found.ended.any()

@@ -1,0 +1,66 @@
+"""One rate: the published intervals, and coverage."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sundog_operator.core.evidence import binary, proportions
+
+BAR = math.log(1 / 0.05)
+
+
+def test_the_precision_of_the_tightest_mixture() -> None:
+    assert binary.tightest(100, 0.05) == pytest.approx(12.60056, abs=5e-6)
+
+
+@pytest.mark.parametrize(
+    ("hits", "trials", "optimum", "lower", "upper"),
+    [
+        (700, 1000, 100, 0.651629, 0.745949),
+        (15, 50, 50, 0.129556, 0.511896),
+        (5, 50, 50, 0.013021, 0.269264),
+        (1, 50, 50, 0, 0.13489),
+    ],
+)
+def test_the_published_intervals(hits: int, trials: int, optimum: float, lower: float, upper: float) -> None:
+    found = proportions.interval(np.array(hits), np.array(trials), BAR, optimum, 0.05)
+    assert [float(end) for end in found] == pytest.approx([lower, upper], abs=2e-6)
+
+
+@pytest.mark.parametrize(("limit", "trials"), [(0.02, 193), (0.01, 389), (0.005, 780)])
+def test_without_a_hit_a_rate_falls_below_a_limit_first_after_so_many_trials(limit: float, trials: int) -> None:
+    """α = 0.05, tightest at 3/limit trials."""
+
+    def upper(count: int) -> float:
+        return float(proportions.interval(np.array(0), np.array(count), BAR, 3 / limit, 0.05)[1])
+
+    assert upper(trials) < limit <= upper(trials - 1)
+
+
+@given(st.integers(0, 2000), st.integers(0, 2000), st.sampled_from([0.01, 0.05, 0.2]))
+def test_the_interval_is_where_the_evidence_reaches_the_bar(hits: int, misses: int, alpha: float) -> None:
+    bar, trials = math.log(1 / alpha), hits + misses
+    lower, upper = (float(end) for end in proportions.interval(np.array(hits), np.array(trials), bar, 500, alpha))
+    assert 0 <= lower <= upper <= 1
+    for end in (lower, upper):
+        if 0 < end < 1:
+            assert float(
+                proportions.log_e(np.array(hits), np.array(trials), np.array(end), 500, alpha)
+            ) == pytest.approx(bar, abs=1e-4)
+
+
+def test_a_rate_is_seldom_outside_at_any_look() -> None:
+    random = np.random.default_rng(4)
+    hits = random.binomial(20, 0.03, (400, 100)).cumsum(1)
+    log_e = proportions.log_e(hits, np.arange(1, 101) * 20.0, np.array(0.03), 1000, 0.05)
+    assert (log_e.max(1) >= BAR).mean() <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 400)
+
+
+def test_what_is_no_count_has_no_interval() -> None:
+    lower, upper = proportions.interval(np.array([0, math.nan, 5]), np.array([0, 10, 5]), BAR, 100, 0.05)
+    assert (lower[0], upper[0]) == (0, 1)
+    assert math.isnan(lower[1])
+    assert upper[2] == 1
