@@ -28,8 +28,8 @@ def told(minutes: float) -> str:
     return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
 
 
-def played(part: str, title: str, rows: Sequence[Row]) -> list[Outcomes]:
-    record, found = Record(part, title, COLUMNS), []
+def played(record: Record, rows: Sequence[Row]) -> list[Outcomes]:
+    found = []
     for seed, (name, plan, world, runs, ticks) in enumerate(rows):
         ends = roll_out(plan, world, runs=runs, ticks=ticks, seed=seed)
         found.append(ends)
@@ -47,9 +47,9 @@ def drifting(ratio: float | Sequence[float]) -> Steady:
 
 def test_how_often_it_errs() -> None:
     plan, bad_last = Plan(), (0.8, 0.8, 1.26)
+    title = "At the boundary: 100 requests a second, α = 5 %, margin 25 %, an hour"
     errs = played(
-        "promises_errors",
-        "At the boundary: 100 requests a second, α = 5 %, margin 25 %, an hour",
+        Record("promises_errors", title, COLUMNS),
         [
             ("1.25 times the errors at every step, 0.1 % rising to 5 %", plan, drifting(1.25), 2000, AN_HOUR),
             ("at every step the most that it allows, rising so too", plan, drifting((2.0, 1.5, 1.25)), 2000, AN_HOUR),
@@ -68,7 +68,8 @@ def test_stalls_of_replicas() -> None:
                 stalls: dict[str, Any] = {"seconds": seconds, "failing": failing, "replicas": (stable, 1)}
                 name = f"{seconds:.0f} s of {failing:.0%} failures, {stable} of stable, {rps} requests a second"
                 rows.append((name, TWO_STEPS, Stalling(1000, rps=rps, **stalls), 1000, AN_HOUR))
-    found = played("promises_stalls", "Replicas of both arms stall six times an hour each, at random; an hour", rows)
+    title = "Replicas of both arms stall six times an hour each, at random; an hour"
+    found = played(Record("promises_stalls", title, COLUMNS), rows)
     assert all(each.rolled_back.mean() <= 0.05 for each in found)
 
 
@@ -84,6 +85,7 @@ def test_how_long_it_takes() -> None:
         ("100, 1 %, 3 times worse, 25 % of traffic", TWO_STEPS, Steady(100, 0.01, 3.0), 1000, AN_HOUR),
         ("50, 1 %, twice as bad, 5 % of traffic", THREE_STEPS, Steady(50, 0.01, 2.0), 200, 4 * AN_HOUR),
     ]
-    found = played("promises_times", "How long it takes: requests a second, and how many fail", rows)
+    title = "How long it takes: requests a second, and how many fail"
+    found = played(Record("promises_times", title, COLUMNS), rows)
     assert all(each.promoted.all() for each in found[:6])
     assert all(each.rolled_back.all() for each in found[6:])

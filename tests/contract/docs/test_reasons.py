@@ -69,6 +69,7 @@ NO_REASONS = {
     *("ActorDiedError", "HeadOnly", "HeadPodReady", "Model", "Settings"),
     *("Manual", "Shifting", "Rejected", "Superseded"),
     *("Gateway", "PathPrefix", "ResolvedRefs"),
+    *("NoData", "Invalid", "Undecided", "Heterogeneous", "Passed", "Harm"),
 }
 """CamelCase words in the code that are values of other fields: of `paused.reason`, `step.reason` and the like."""
 

@@ -3,9 +3,9 @@
 import functools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
-from typing import Final
+from typing import Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,30 +65,32 @@ class Counts:
         """How many of the shortest blocks are closed, shape (...)."""
         return self.blocks[0].closed.sum(-1) if self.blocks else np.zeros(self.control.shape[:-1])
 
-    def only(self, valid: NDArray[np.bool_]) -> "Counts":
+    def only(self, valid: NDArray[np.bool_]) -> Self:
         """The same with nothing counted where it is not valid."""
 
         def kept(part: Numbers, otherwise: float = 0.0) -> Numbers:
             return np.where(valid[..., None], part, otherwise)
 
-        return Counts(
-            kept(self.control),
-            kept(self.candidate),
-            kept(self.control_units),
-            kept(self.candidate_units),
-            kept(self.weight, 0.5),
-            [Blocks(*map(kept, each)) for each in self.blocks],
+        return replace(
+            self,
+            control=kept(self.control),
+            candidate=kept(self.candidate),
+            control_units=kept(self.control_units),
+            candidate_units=kept(self.candidate_units),
+            weight=kept(self.weight, 0.5),
+            blocks=[Blocks(*map(kept, each)) for each in self.blocks],
         )
 
-    def last(self) -> "Counts":
+    def last(self) -> Self:
         """The newest epoch alone."""
-        return Counts(
-            self.control[..., -1:],
-            self.candidate[..., -1:],
-            self.control_units[..., -1:],
-            self.candidate_units[..., -1:],
-            self.weight[..., -1:],
-            [Blocks(*(part[..., -1:] for part in each)) for each in self.blocks],
+        return replace(
+            self,
+            control=self.control[..., -1:],
+            candidate=self.candidate[..., -1:],
+            control_units=self.control_units[..., -1:],
+            candidate_units=self.candidate_units[..., -1:],
+            weight=self.weight[..., -1:],
+            blocks=[Blocks(*(part[..., -1:] for part in each)) for each in self.blocks],
         )
 
     def log_e(self, ratio: Numbers, side: Side) -> tuple[Numbers, Numbers]:
