@@ -20,7 +20,6 @@ COUNT = 50
 RESYNC_S = 20
 ROUNDS = 2
 PASSES = "controller_runtime_reconcile_total"
-# The edge looks in least often, every 30 s; it is waited for twice, and the machine may be slow.
 
 
 @pytest.fixture

@@ -36,6 +36,7 @@ from sundog_operator.app.world import Settings, World
 from sundog_operator.core import live, names, revisions
 from sundog_operator.errors import Conflict, DependencyError
 from sundog_operator.ports import CONTROLLER_REVISION, MODEL_DEPLOYMENT, POD, RAY_CLUSTER, SECRET, SERVICE, Ref
+from waiting import PATIENCE_S
 
 pytestmark = [pytest.mark.cluster]
 
@@ -155,7 +156,7 @@ class Namespace:
         status = {"conditions": [condition], "head": {"podIP": address, "serviceIP": address}}
         await self.kube.patch_status(ref, status, resource_version=stored["metadata"]["resourceVersion"])
 
-    async def until(self, condition: Callable[[], Awaitable[Any]], what: str, seconds: float = 300) -> Any:
+    async def until(self, condition: Callable[[], Awaitable[Any]], what: str, seconds: float = PATIENCE_S) -> Any:
         """Rounds until a condition holds."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:

@@ -256,7 +256,7 @@ def delete(team: Team, head: str) -> None:
 
 
 def end_autoscaler(team: Team, head: str) -> None:
-    """As it ends by itself where it cannot read its RayCluster at its start. Neither the kubelet nor KubeRay does anything about it."""
+    """As it ends by itself where there is no worker group at its start. Neither the kubelet nor KubeRay does anything about it."""
     team.kubectl("exec", head, "-c", "autoscaler", "--", "bash", "-c", "kill -INT 1")
 
 

@@ -110,7 +110,7 @@ def roll_out(plan: Plan, world: World, *, runs: int, ticks: int, seed: int) -> O
 
 @dataclass(frozen=True)
 class Steady:
-    """So many requests a second, with a base rate of failures and how many times that the candidate has, by step.
+    """So many requests a second, with a base rate of failures and how many times that the candidate has, by step or always.
 
     The base may go from one rate to another over the ticks of `drift`.
     """
@@ -126,8 +126,8 @@ class Steady:
     ) -> tuple[Numbers, Numbers, Numbers, Numbers]:
         """See World."""
         base = self.base + ((self.base if self.to is None else self.to) - self.base) * min(tick / self.drift, 1.0)
-        ratio = np.broadcast_to(np.asarray(self.ratio, float), (len(np.atleast_1d(self.ratio)),))
-        worse = np.minimum(base * (ratio[step] if ratio.size > 1 else ratio[0]), 1.0)
+        ratios = np.atleast_1d(self.ratio)
+        worse = np.minimum(base * ratios[np.minimum(step, ratios.size - 1)], 1.0)
         total = draw.poisson(self.rps * TICK_S, step.shape)
         candidate = draw.binomial(total, weight)
         control = total - candidate

@@ -30,6 +30,7 @@ from sundog_operator.ports import (
     Ref,
     ref_of,
 )
+from waiting import comes_true
 
 KINDS = (MODEL_DEPLOYMENT, SECRET, CONTROLLER_REVISION)
 NAMESPACES = ("vision", "vision-b", "audio")
@@ -219,8 +220,6 @@ def eventually() -> Callable[[Callable[[], Awaitable[Any]]], Awaitable[None]]:
     """Waits until an awaited condition is true: garbage collection has its own time on a real server."""
 
     async def wait(condition: Callable[[], Awaitable[Any]]) -> None:
-        async with asyncio.timeout(60):
-            while not await condition():  # noqa: ASYNC110 - what is awaited is in a server
-                await asyncio.sleep(0.02)
+        await comes_true(condition, "what a server does in its own time")
 
     return wait

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from real_kubernetes.instance import ClusterError
+from waiting import PATIENCE_S
 
 Object = dict[str, Any]
 
-WAIT_S = 300
-"""What passes on a busy machine must pass; a deadline that is never reached costs nothing."""
+WAIT_S = round(PATIENCE_S)
 
 
 @dataclass(frozen=True)

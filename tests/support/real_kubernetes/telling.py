@@ -1,7 +1,9 @@
 """What a cluster is at when a test fails: without it, a failure that happens once in many runs says nothing."""
 
+import subprocess
 from collections.abc import Iterator
 
+from real_kubernetes.instance import ClusterError
 from real_kubernetes.kubectl import Kubectl, Object
 
 EVENTS = 60
@@ -9,7 +11,14 @@ LINES = 25
 
 
 def state(kubectl: Kubectl) -> str:
-    """Pods, what containers say that are not ready, and the latest events; an error where it does not answer."""
+    """Pods, what containers say that are not ready, and the latest events; why not, where the cluster does not answer."""
+    try:
+        return _state(kubectl)
+    except (ClusterError, subprocess.TimeoutExpired) as error:
+        return str(error)
+
+
+def _state(kubectl: Kubectl) -> str:
     parts = [
         _told(kubectl, "get", "pods", "-A", "-o", "wide"),
         *_unready(kubectl),

@@ -15,7 +15,7 @@ def without_autoscaler(pods: Sequence[Json], *, keeps_state: bool) -> list[Json]
     """Heads of a RayCluster to delete, so that KubeRay makes another: those whose autoscaler has ended while Ray's container runs on.
 
     With autoscaler v2 KubeRay has the kubelet restart nothing, and looks at Ray's container alone: such a head is never ready again.
-    The autoscaler ends when it cannot read its RayCluster at its start, as while the API server is away, or needs more memory than it has.
+    The autoscaler ends, for one, when its RayCluster has no worker group at its start; by its code also when it cannot read it then.
 
     Args:
         pods: all of the RayCluster, workers too.

@@ -15,7 +15,7 @@ LENGTHS_S: Final = (10, 30, 60)
 """Of blocks. The shortest sees a stall as it is, the longer ones what would be several in a row of it."""
 
 LEAST_BLOCKS: Final = 12
-"""Of the shortest, closed and with requests, before anything is decided."""
+"""Of the shortest, closed, before anything is decided."""
 
 _LEAST_CLOSED: Final = 4
 """Before blocks of a length say anything of how they vary."""
