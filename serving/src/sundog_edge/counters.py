@@ -36,7 +36,12 @@ MAX_REPLICAS = 64
 """Replicas of a row that have blocks of their own; more than these share one entry."""
 
 OTHER_REPLICAS = "others"
+
+ROW_COLUMNS = (*ENDS, "slow", "firstAttemptFailed")
+"""What the blocks of a row count."""
+
 REPLICA_COLUMNS = ("ended", "errors", "slow")
+_SLOW, _FIRST_ATTEMPT_FAILED = range(len(ENDS), len(ROW_COLUMNS))
 _MAX_CELLS = 10_000
 _NEVER = 1 << 62
 _UNSIGNED = (1 << 64) - 1
@@ -78,7 +83,7 @@ class Row:
     ttfb: dict[str, list[int]] = field(default_factory=_by_kind)
     total: dict[str, list[int]] = field(default_factory=_by_kind)
     changed: float = 0.0
-    blocks: Blocks = field(default_factory=lambda: Blocks(len(ENDS) + 1))
+    blocks: Blocks = field(default_factory=lambda: Blocks(len(ROW_COLUMNS)))
     replicas: dict[str, Blocks] = field(default_factory=dict)
     groups: Groups = field(default_factory=dict)
 
@@ -418,7 +423,7 @@ class Ledger:
 
     def _keep_sums(self, key: str, row: Row) -> None:
         parts = RowKey.of(key)
-        row.blocks, row.replicas, row.groups = Blocks(len(ENDS) + 1), {}, {}
+        row.blocks, row.replicas, row.groups = Blocks(len(ROW_COLUMNS)), {}, {}
         name = f"{parts.service}/{self.revision(parts)}/{parts.arm}"
         self.past.setdefault(name, Row()).merge(row)
 
@@ -535,13 +540,14 @@ def _flush_ends(cell: _Cell, row: Row, head: EndHead, n: int) -> None:
         row.retries += n * head.retries
         row.redispatched += n if head.redispatched else 0
         row.rescued += n if head.end == "ok" else 0
+        row.blocks.add(head.block, _FIRST_ATTEMPT_FAILED, n)
     if cell.total is None:
         row.served_elsewhere += n
     row.slow += cell.slow
     row.duration_us += cell.us
     row.blocks.add(head.block, cell.column, n)
     if cell.slow:
-        row.blocks.add(head.block, grouping.SLOW, cell.slow)
+        row.blocks.add(head.block, _SLOW, cell.slow)
     if cell.key.arm == STABLE:
         replica = row.replica(head.server)
         for column, count in enumerate((n, n if head.end in ERRORS else 0, cell.slow)):

@@ -20,7 +20,7 @@ KEEP_ENDED_S = 3600.0
 _GONE_AFTER_S = 1.0
 _DETAILS_EVERY_S = 10.0
 _COST_FACTOR = 50
-_FORMAT = 3
+_FORMAT = 4
 
 
 class Counting:

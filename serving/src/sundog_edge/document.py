@@ -133,7 +133,9 @@ class Override(_Part):
 
 
 class Arm(_Part):
-    """One arm of a service and the Serve application behind it. `ranges` are half-open intervals of buckets."""
+    """One arm of a service and the Serve application behind it. `ranges` are half-open intervals of buckets; an answer whose total time is
+    above `slowMicroseconds` counts as slow, none where it is left out.
+    """
 
     name: Name
     application: Token
@@ -141,6 +143,7 @@ class Arm(_Part):
     revision: Count
     weight: Annotated[float, Field(ge=0, le=100, strict=False)]
     maxOngoingRequests: Annotated[int, Field(gt=0, le=1_000_000)] | None = None  # noqa: N815
+    slowMicroseconds: Annotated[int, Field(gt=0, le=86_400_000_000)] | None = None  # noqa: N815
     ranges: tuple[tuple[Bucket, Bucket], ...]
 
     @field_validator("ranges", mode="before")
@@ -174,7 +177,6 @@ class Service(_Part):
     requestTimeoutSeconds: Annotated[float, Field(gt=0, le=86_400, strict=False)]  # noqa: N815
     maxRequestBytes: Annotated[int, Field(gt=0, le=MAX_INTEGER)]  # noqa: N815
     maxOngoingRequests: Annotated[int, Field(gt=0, le=1_000_000)]  # noqa: N815
-    slowMicroseconds: Annotated[int, Field(gt=0, le=86_400_000_000)] | None = None  # noqa: N815
     reveal: bool = True
     overrides: tuple[Override, ...] = ()
     auth: Auth = Auth()

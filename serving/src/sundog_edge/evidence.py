@@ -7,9 +7,9 @@ from typing import Any
 from sundog_edge import blocks as blocking
 from sundog_edge import groups as grouping
 from sundog_edge import histogram
-from sundog_edge.counters import REPLICA_COLUMNS, Boot, Ledger, Row, RowKey
+from sundog_edge.counters import REPLICA_COLUMNS, ROW_COLUMNS, Boot, Ledger, Row, RowKey
 from sundog_edge.document import Arm, Document, Service
-from sundog_edge.loglines import ENDS, OF_SERVICE
+from sundog_edge.loglines import OF_SERVICE
 
 VERSION = 1
 
@@ -64,7 +64,7 @@ class Question:
 
 DETAILS = frozenset({"blocks", "groups", "units"})
 EVERYTHING = Question()
-BLOCK_COLUMNS = ("start", *ENDS, "slow", "inFlight")
+BLOCK_COLUMNS = ("start", *ROW_COLUMNS, "inFlight")
 
 
 def build(

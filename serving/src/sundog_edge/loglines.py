@@ -2,7 +2,7 @@
 
 A line is a head, which many requests have alike, and a tail of numbers, parted by one blank, `-` where there is nothing:
 `boot row service refused status termination retries server outcome slow block` and
-`count ttfb total bytes unit group received`. `slow` is the service's threshold and `block` the number of the 10 s block of
+`count ttfb total bytes unit group received`. `slow` is the arm's threshold and `block` the number of the 10 s block of
 arrival; times are microseconds, `ttfb` and `total` from the request fully received. `unit` is the unsalted hash as a signed integer.
 HAProxy composes every field from fixed words, its own maps and its own numbers, so no client or replica can put a blank or a line
 end into one.

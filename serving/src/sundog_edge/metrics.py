@@ -86,7 +86,7 @@ def _traffic(ledger: Ledger) -> Iterator[Metric]:
     running = GaugeMetricFamily("sundog_edge_in_flight", "Requests running.", labels=_ARM)
     retries = CounterMetricFamily("sundog_edge_retries", "Further attempts at another replica.", labels=_ARM)
     rescued = CounterMetricFamily("sundog_edge_rescued", "Requests that a further attempt made good.", labels=_ARM)
-    slow = CounterMetricFamily("sundog_edge_slow", "Answers above the service's threshold.", labels=_ARM)
+    slow = CounterMetricFamily("sundog_edge_slow", "Answers above their arm's threshold.", labels=_ARM)
     duration = HistogramMetricFamily(
         "sundog_edge_request_duration_seconds", "From the request received to its last byte answered.", labels=_ARM
     )

@@ -121,9 +121,13 @@ async def test_a_retry_that_helps_is_charged_to_the_arm(edge, serve, replicas):
     await first.stop()
     answers = [await ask(edge, "/digits/") for _ in range(4)]
     assert answers == [200] * 4
-    row = (await edge.settled(4))["counters"][0]
+    await edge.settled(4)
+    seen = await edge.evidence("detail=blocks")
+    row = seen["counters"][0]
     assert row["ends"]["ok"] == 4
     assert row["retries"]["firstAttemptFailed"] >= 1
+    column = seen["blocks"]["columns"].index("firstAttemptFailed")
+    assert sum(block[column] for block in row["blocks"]) == row["retries"]["firstAttemptFailed"]
     assert row["retries"]["rescued"] == row["retries"]["firstAttemptFailed"] <= row["retries"]["retries"]
     assert row["retries"]["redispatched"] >= 1
 

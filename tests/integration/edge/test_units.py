@@ -180,16 +180,34 @@ async def test_a_blinded_service_tells_no_client_its_arm(edge):
     assert not [name for name in response.headers if name.lower().startswith("x-sundog")]
 
 
+async def two_thresholds(edge, **slow):
+    """Stable and canary with half the buckets each, and what counts as slow of each in microseconds."""
+    arms = [edge.arm("stable", "digits-r7", HALVES[0]), edge.arm("canary", "digits-r8", HALVES[1], revision=8)]
+    await edge.apply(edge.service("digits", [{**arm, "slowMicroseconds": slow[arm["name"]]} for arm in arms]))
+    await edge.up("digits", stable=1, canary=1)
+
+
+def units_by_arm() -> list[list[bytes]]:
+    """Units of the first half of the buckets, and of the second."""
+    units = [b"u%d" % number for number in range(50)]
+    return [[unit for unit in units if arm_of(unit) == arm] for arm in ("a0", "a1")]
+
+
+async def ask_as(edge, unit: bytes, query: str = "", **options):
+    await edge.get(f"/digits/{query}", headers={"x-user-id": unit.decode()}, **options)
+
+
 async def test_blocks_groups_and_slow_answers_are_told_on_request(edge, digits):
-    await edge.apply(edge.service("digits", [edge.arm("stable", "digits-r7", [[0, 10_000]])], slowMicroseconds=150_000))
-    await edge.up("digits", stable=1)
-    for unit in ("u1", "u2", "u2"):
-        await edge.get("/digits/", headers={"x-user-id": unit}, data=b"x" * 10)
-    await edge.get("/digits/?sleep=0.2", headers={"x-user-id": "u3"})
-    await edge.get("/digits/?status=500&sleep=0.2", headers={"x-user-id": "u3"})
-    await edge.settled(5)
+    await two_thresholds(edge, stable=150_000, canary=1)
+    (u1, u2, u3, *_), (other, *_) = units_by_arm()
+    for unit in (u1, u2, u2, other, other):
+        await ask_as(edge, unit, data=b"x" * 10)
+    await ask_as(edge, u3, "?sleep=0.2")
+    await ask_as(edge, u3, "?status=500&sleep=0.2")
+    await edge.settled(7)
     seen = await edge.evidence("detail=blocks,groups&detail=units&service=digits")
-    (row,) = seen["counters"]
+    row, canary = sorted(seen["counters"], key=lambda row: row["arm"], reverse=True)
+    assert (row["slow"], canary["slow"], canary["ends"]["ok"]) == (1, 2, 2)
     columns = seen["blocks"]["columns"]
     sums = dict(zip(columns, (sum(column) for column in zip(*row["blocks"], strict=True)), strict=True))
     assert (sums["ok"], sums["server5xx"], sums["slow"], sums["inFlight"]) == (4, 1, 1, 0)
@@ -199,20 +217,31 @@ async def test_blocks_groups_and_slow_answers_are_told_on_request(edge, digits):
     assert [sum(column) for column in zip(*replica, strict=True)][1:] == [5, 1, 1]
     names = seen["groups"]["columns"]
     groups = {counts[0]: dict(zip(names, counts, strict=True)) for counts in row["groups"]}
-    assert set(groups) == {group("digits-salt", unit) for unit in (b"u1", b"u2", b"u3")}
-    assert groups[group("digits-salt", b"u2")]["sumX"] == 20
+    assert set(groups) == {group("digits-salt", unit) for unit in (u1, u2, u3)}
+    assert groups[group("digits-salt", u2)]["sumX"] == 20
     (sample,) = seen["units"]
     found = {number: (n, sorted(events)) for number, _, n, events in sample["units"]}
     assert found == {
-        f"{unit_hash(b'u1'):016x}": (1, []),
-        f"{unit_hash(b'u2'):016x}": (2, []),
-        f"{unit_hash(b'u3'):016x}": (2, ["error", "slow"]),
+        f"{unit_hash(u1):016x}": (1, []),
+        f"{unit_hash(u2):016x}": (2, []),
+        f"{unit_hash(u3):016x}": (2, ["error", "slow"]),
+        f"{unit_hash(other):016x}": (2, ["slow"]),
     }
     assert (await edge.evidence("service=other"))["counters"] == []
     assert (await edge.evidence(f"since={seen['clock'] + 1}"))["counters"] == []
     for bad in ("detail=x", "since=x"):
         async with edge.session.get(f"http://127.0.0.1:{edge.agent_port}/evidence?{bad}") as response:
             assert response.status == 400
+    # What began under a threshold is judged by it, whatever has come into force since.
+    digits["canary"].entered.clear()
+    running = asyncio.create_task(ask_as(edge, other, "?events=1"))
+    await asyncio.wait_for(digits["canary"].entered.wait(), 60)
+    await two_thresholds(edge, stable=1, canary=None)
+    digits["canary"].go_on.release()
+    await running
+    await ask_as(edge, other)
+    rows = (await edge.settled(9))["counters"]
+    assert {row["arm"]: row["slow"] for row in rows} == {"stable": 1, "canary": 3}
 
 
 async def test_a_hanging_request_shows_in_flight_with_its_block(edge, digits):
@@ -226,7 +255,7 @@ async def test_a_hanging_request_shows_in_flight_with_its_block(edge, digits):
     (row,) = await edge.comes_true(running, "a request in flight")
     ((start, count),) = row["inFlightSince"]
     assert count == row["inFlight"] == 1
-    assert row["blocks"] == [[start, *[0] * 11, 1]]
+    assert row["blocks"] == [[start, *[0] * 12, 1]]
     await task
     (row,) = (await edge.settled(1))["counters"]
     assert row["inFlightSince"] == []

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sundog_edge import histogram
-from sundog_edge.counters import Boot, Ledger, Row, Seen
-from sundog_edge.evidence import Surroundings, build
+from sundog_edge.counters import ROW_COLUMNS, Boot, Ledger, Row, RowKey, Seen
+from sundog_edge.evidence import Question, Surroundings, build
+from sundog_edge.groups import SLOW
 from sundog_edge.metrics import coarse, text
 
 KEY = "digits/att/0/{}/assigned/sticky"
@@ -205,6 +206,45 @@ def test_retries_are_charged_and_rescues_counted():
     ledger.consume([line("a-1", key, 3, retries="+2"), line("a-1", key, 4, 500, retries="1")], 0)
     row = ledger.boots["a-1"].rows[KEY.format("stable")]
     assert (row.first_attempt_failed, row.retries, row.redispatched, row.rescued) == (2, 3, 1, 1)
+
+
+def test_a_block_has_the_requests_that_arrived_in_it_and_whose_first_attempt_failed():
+    ledger = Ledger()
+    key = KEY.format("canary")
+    tries = ((100, "+2", 200), (100, "1", 503), (100, "0", 200), (101, "1", 200))
+    ledger.consume(
+        [line("a-1", key, n, status, retries=own, block=block) for n, (block, own, status) in enumerate(tries)], 0
+    )
+    ledger.boots["a-1"].running = {key: {101: 5}}
+    seen = build(Surroundings("e", "n"), None, ledger, 0.0, Question(details=frozenset({"blocks"})))
+    (row,) = seen["counters"]
+    blocks = [dict(zip(seen["blocks"]["columns"], counts, strict=True)) for counts in row["blocks"]]
+    assert [(own["start"], own["firstAttemptFailed"], own["slow"], own["inFlight"]) for own in blocks] == [
+        (1000, 2, 0, 0),
+        (1010, 1, 0, 5),
+    ]
+
+
+def test_an_answer_is_slow_by_the_threshold_that_its_arm_had_when_it_began():
+    ledger = Ledger()
+    totals = ((1000, 200), (1001, 200), (1200, 404), (1201, 429), (9000, 500))
+    for arm, slow in (("stable", "1000"), ("canary", "1200"), ("other", "-")):
+        ledger.consume(
+            [
+                line("a-1", KEY.format(arm), n, status, total=total, slow=slow)
+                for n, (total, status) in enumerate(totals)
+            ],
+            0,
+        )
+    slow = {"stable": 3, "canary": 1, "other": 0}
+    rows = {RowKey.of(key).arm: row for key, row in ledger.boots["a-1"].rows.items()}
+    assert {arm: row.slow for arm, row in rows.items()} == slow
+    column = 1 + ROW_COLUMNS.index("slow")
+    assert {arm: sum(own[column] for own in row.blocks.rows()) for arm, row in rows.items()} == slow
+    assert {arm: sum(own[SLOW] for own in row.groups.values()) for arm, row in rows.items()} == slow
+    # A request that began under another threshold.
+    ledger.consume([line("a-1", KEY.format("canary"), 9, total=1150, slow=str(own)) for own in (1100, 1200)], 0)
+    assert rows["canary"].slow == 2
 
 
 def test_unparsable_lines_are_counted_where_they_come_from():

@@ -1,5 +1,7 @@
 """The books of workers that leave the list, for good or for a while."""
 
+import orjson
+
 from sundog_edge.counters import Seen
 from sundog_edge.counting import Counting
 from sundog_edge.state_dir import StateDir
@@ -49,3 +51,19 @@ async def test_a_worker_that_is_listed_again_has_lost_nothing(tmp_path, monkeypa
         assert counting.ledger.boots["old-6"].ended_at == 0
     finally:
         counting.stop()
+
+
+def test_a_snapshot_whose_blocks_have_other_columns_is_left_alone(tmp_path):
+    state = StateDir.at(tmp_path / "s")
+    first = Counting(Haproxy(), Workers(), state)
+    first.ledger.boot("old-6", 1.0).row(KEY).blocks.add(1000, 11, 1)
+    first.ledger.dirty = True
+    first.stop()
+    again = Counting(Haproxy(), Workers(), state)
+    again.stop()
+    assert again.ledger.boots["old-6"].rows[KEY].blocks.rows() == [[1000, *[0] * 11, 1]]
+    for file in (state.counters, state.details):
+        file.write_bytes(orjson.dumps({**orjson.loads(file.read_bytes()), "format": 3}))
+    anew = Counting(Haproxy(), Workers(), state)
+    anew.stop()
+    assert anew.ledger.boots == {}

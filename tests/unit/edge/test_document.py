@@ -83,6 +83,11 @@ def test_the_contracts_example_is_read():
     ]
 
 
+def test_what_counts_as_slow_is_each_arms_own_and_may_be_left_out():
+    document = parse(json.dumps(changed((*CANARY, "slowMicroseconds"), 275_000)).encode(), "vision")
+    assert [arm.slowMicroseconds for arm in document.services[0].arms] == [None, 275_000]
+
+
 def test_unknown_fields_are_ignored():
     assert parse(json.dumps(changed(("later",), 1)).encode(), "vision").generation == 17
 
@@ -120,7 +125,9 @@ def test_unknown_fields_are_ignored():
         ((*SERVICE, "overrides"), [override(networks=["10.0.0.1/8"])], ["10.0.0.1/8", "host bits"]),
         ((*SERVICE, "overrides"), [override(keys=["a"] * 65)], ["65 callers", "64"]),
         ((*SERVICE, "overrides"), [override(value=f"v{n}") for n in range(17)], ["17 overrides", "16"]),
-        ((*SERVICE, "slowMicroseconds"), 0, ["slowMicroseconds", "0"]),
+        ((*CANARY, "slowMicroseconds"), 0, ["arms[1].slowMicroseconds", "0"]),
+        ((*CANARY, "slowMicroseconds"), 86_400_000_001, ["arms[1].slowMicroseconds", "86400000001"]),
+        ((*CANARY, "slowMicroseconds"), 0.25, ["arms[1].slowMicroseconds", "0.25"]),
         ((*SERVICE, "requestTimeoutSeconds"), 0, ["services[0].requestTimeoutSeconds", "0"]),
         # What is demanded of callers and not understood would else let everybody in.
         ((*SERVICE, "auth"), {"oidc": {}}, ["services[0].auth.oidc"]),

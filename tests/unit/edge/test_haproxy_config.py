@@ -58,10 +58,10 @@ def test_one_value_says_which_table_assigns_and_the_table_has_the_arms():
     maps = maps_of(wanted, fit(Layout(), wanted))
     table = maps["splits"]["digits"].split("|")[5]
     assert maps["splits"] == {
-        "digits": f"salt|header:x-user|2500|3.5|99|{table}|-|r",
-        "empty1": "salt|header:x-user|2500|3.5|99|-|-|r",
+        "digits": f"salt|header:x-user|2500|3.5|99|{table}|r",
+        "empty1": "salt|header:x-user|2500|3.5|99|-|r",
     }
-    assert maps["ranges"] == {f"{table}/1": "slot0!digits/att/3/a0/assigned!/digits-r7.app!0!a0"}
+    assert maps["ranges"] == {f"{table}/1": "slot0!digits/att/3/a0/assigned!/digits-r7.app!0!a0!-"}
     assert maps["hosts"] == {"digits.vision.svc": "digits"}
     assert maps["prefixes"] == {"slot0": "/digits-r7.app", "slot1": "/digits-r8.app"}
 
@@ -77,6 +77,31 @@ def test_another_content_is_another_table_and_the_same_content_the_same(changes)
     assert not tables() & tables(**changes)
 
 
+def with_thresholds(*us: int | None) -> Document:
+    """Two arms that share the buckets, each with its own threshold, and a way to choose the second."""
+    service = document("digits-r7", "digits-r8").model_dump(mode="json")["services"][0]
+    for arm, ranges, own in zip(service["arms"], ([[0, 4000]], [[4000, 10_000]]), us, strict=True):
+        arm |= {"ranges": ranges, "slowMicroseconds": own}
+    callers = {"keys": [], "networks": ["10.0.0.0/8"]}
+    return document(arms=service["arms"], overrides=[{"header": "x-a", "value": "b", "arm": "a1", "callers": callers}])
+
+
+def test_an_arms_value_says_what_counts_as_slow_and_another_threshold_is_another_table():
+    def thresholds(*us: int | None) -> tuple[str, dict[str, str], dict[str, str]]:
+        wanted = with_thresholds(*us)
+        maps = maps_of(wanted, fit(Layout(), wanted))
+        values = [value.split("!") for value in maps["ranges"].values()]
+        (override,) = (value.split("!") for value in maps["overrides"].values())
+        table = maps["splits"]["digits"].split("|")[5]
+        return table, {name: slow for *_, name, slow in values}, {override[4]: override[5]}
+
+    first, *found = thresholds(100_000, 120_000)
+    assert found == [{"a0": "100000", "a1": "120000"}, {"a1": "120000"}]
+    second, *found = thresholds(100_000, None)
+    assert found == [{"a0": "100000", "a1": "-"}, {"a1": "-"}]
+    assert first != second
+
+
 def test_an_override_holds_for_every_network_inside_an_allowed_one():
     callers = {"keys": ["ops"], "networks": ["10.0.0.0/8"]}
     wanted = document(
@@ -87,9 +112,9 @@ def test_an_override_holds_for_every_network_inside_an_allowed_one():
         ],
     )
     maps = maps_of(wanted, fit(Layout(), wanted))
-    *_, table, _, flags = maps["splits"]["digits"].split("|")
+    *_, table, flags = maps["splits"]["digits"].split("|")
     assert flags == "ro"
-    value = "slot0!digits/att/3/a0/override!/digits-r7.app!0!a0"
+    value = "slot0!digits/att/3/a0/override!/digits-r7.app!0!a0!-"
     yes = ("kops", "n10.0.0.0/8", "n10.1.0.0/16")
     no = ("n10.1.0.0/16", "nfd00::/8")
     assert maps["overrides"] == {

@@ -85,8 +85,8 @@ async def test_a_value_that_is_no_word_of_a_command_goes_by_payload(value):
 
 async def test_what_maps_hold_as_a_rule_is_set_in_place():
     for value in (
-        "salt|jsonPath:$.a[0]|5000|6|100000|0f|250|ro",
-        "slot1!digits/a/0/stable/assigned!/digits-r7.app!7!stable",
+        "salt|jsonPath:$.a[0]|5000|6|100000|0f|ro",
+        "slot1!digits/a/0/stable/assigned!/digits-r7.app!7!stable!250000",
     ):
         haproxy = Recorder({"a": "1"})
         await haproxy.change_map(1, MAP, {"a": "1"}, {"a": value})

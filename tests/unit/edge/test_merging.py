@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from sundog_edge import groups as grouping
 from sundog_edge.blocks import KEPT, Blocks
-from sundog_edge.counters import Ledger, Row
+from sundog_edge.counters import ROW_COLUMNS, Ledger, Row
+from sundog_edge.loglines import ENDS
 from sundog_edge.units import LIMIT, MIN_LIMIT, WHOLE, Sample, limit_for
 
 BLOCKS = st.lists(st.tuples(st.integers(1000, 1000 + 3 * KEPT), st.integers(0, 2), st.integers(1, 9)), max_size=60)
@@ -141,8 +142,14 @@ def test_blocks_and_groups_have_every_end_and_survive_a_snapshot(entries):
     for boot in ledger.boots.values():
         for key, row in boot.rows.items():
             newest = row.blocks.newest
-            kept = sum(1 for _, arm, _, block in entries if f"/{arm}/" in key and block > newest - KEPT)
-            assert sum(sum(counts[:10]) for _, *counts in row.blocks.rows()) == kept
+            kept = [
+                number
+                for number, (_, arm, _, block) in enumerate(entries, start=1)
+                if f"/{arm}/" in key and block > newest - KEPT
+            ]
+            columns = dict(zip(ROW_COLUMNS, map(sum, list(zip(*row.blocks.rows(), strict=True))[1:]), strict=True))
+            assert sum(columns[end] for end in ENDS) == len(kept)
+            assert columns["firstAttemptFailed"] == sum(number % 2 for number in kept)
             sums = [sum(column) for column in zip(*row.groups.values(), strict=True)]
             assert dict(zip(grouping.COLUMNS, sums, strict=True)) | row.ends == dict(
                 zip(grouping.COLUMNS, sums, strict=True)

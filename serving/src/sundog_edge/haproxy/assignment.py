@@ -15,7 +15,7 @@ def unit(layout: Layout, state: StateDir) -> str:
     A unit is the whole value as bytes: a header's first line without outer blanks, a cookie, a JSON string, or the whole part of a
     JSON number in decimal. Units hash as HAProxy sees them; `sundog_edge.assignment` is the reference.
     """
-    return f"""    http-request set-var(txn.flags) var(txn.split),field(8,|)
+    return f"""    http-request set-var(txn.flags) var(txn.split),field(7,|)
     http-request set-var(txn.salt) var(txn.split),field(1,|)
     http-request set-var(txn.source) var(txn.split),field(2,|)
     http-request set-var(txn.size) req.body_size

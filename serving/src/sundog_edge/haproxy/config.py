@@ -1,8 +1,8 @@
 """HAProxy's configuration, rendered. Pure: settings and layout in, text out.
 
 One request, in this order: its service by host, else by the first path segment; one lookup in `splits` gives everything else (salt,
-unit, limits, and the range table), another in that table the arm, so that arm, epoch, attempt and application always belong together;
-the slot's backend then counts the choice, rewrites the path and picks a replica.
+unit, limits, and the range table), another in that table the arm, so that arm, epoch, attempt, application and what counts as slow
+always belong together; the slot's backend then counts the choice, rewrites the path and picks a replica.
 """
 
 from sundog_edge.haproxy import admission, backends, relay

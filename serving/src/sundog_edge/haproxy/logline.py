@@ -13,7 +13,7 @@ _ALIKE = (
     "%rc",
     "%s",
     "%[var(txn.outcome)]",
-    "%[var(txn.split),field(7,|)]",
+    "%[var(txn.arm),field(6,!)]",
     "%[var(txn.received),div(10000000)]",
 )
 _OWN = (

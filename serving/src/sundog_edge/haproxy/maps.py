@@ -1,10 +1,10 @@
 """The maps: what changes from document to document without a reload. Pure: document and layout in, text out.
 
 - `hosts`: host → service.
-- `splits`: service → `salt|unit source|timeout ms|timeout s|max bytes|table|slow us|flags`. One value, so one look-up decides by which
+- `splits`: service → `salt|unit source|timeout ms|timeout s|max bytes|table|flags`. One value, so one look-up decides by which
   table a request is assigned. Flags: `r` reveals the arm to clients, `o` has overrides, `-` neither.
-- `ranges`: `table/prefix` → arm, the prefixes of `assignment.prefixes`. An arm is `slot!row!route prefix!revision!name`, its row
-  `service/attempt/epoch/arm/origin`.
+- `ranges`: `table/prefix` → arm, the prefixes of `assignment.prefixes`. An arm is `slot!row!route prefix!revision!name!slow us`, its
+  row `service/attempt/epoch/arm/origin`.
 - `overrides`: `table|header|value|caller` → arm, a caller being `n<network>` or `k<API key>`.
 - `networks`: network → itself, to find a client's narrowest one that any override names.
 - `prefixes`: slot → route prefix, for health checks; `applications`: gRPC slot → application.
@@ -84,7 +84,6 @@ def split_value(service: Service, table: str) -> str:
         f"{service.requestTimeoutSeconds + 1:g}",
         str(service.maxRequestBytes),
         table,
-        str(service.slowMicroseconds or NONE),
         flags or NONE,
     )
     return "|".join(fields)
@@ -133,7 +132,15 @@ def _within(network: str, allowed: tuple[str, ...]) -> bool:
 
 def _arm(service: Service, arm: Arm, origin: str, slots: Mapping[str, str]) -> str:
     row = f"{service.name}/{service.attempt}/{service.epoch}/{arm.name}/{origin}"
-    return f"{slots[arm.application]}!{row}!{arm.routePrefix.rstrip('/')}!{arm.revision}!{arm.name}"
+    fields = (
+        slots[arm.application],
+        row,
+        arm.routePrefix.rstrip("/"),
+        str(arm.revision),
+        arm.name,
+        str(arm.slowMicroseconds or NONE),
+    )
+    return "!".join(fields)
 
 
 def map_text(entries: Mapping[str, str]) -> str:
