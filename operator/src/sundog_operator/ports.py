@@ -191,6 +191,9 @@ class Edges(Protocol):
     async def read(self, pods: Sequence[Object]) -> list[EdgeReport]:
         """One report per edge pod, in the order given. Never raises: an edge that is silent is a fact to report."""
 
+    async def count(self, pods: Sequence[Object], service: str) -> list[EdgeReport]:
+        """The same of one service alone, with what was counted in each block of time."""
+
 
 class Clock(Protocol):
     """Time, so that tests can be hours ahead."""

@@ -84,6 +84,9 @@ ACCEPTED = [
     model(format="transformers"),
     model(trustCode=True),
     rollout(paused=True, progressDeadline="1h"),
+    steps({"weight": 5}, {"weight": 50, "gate": "evidence", "minDuration": "0s", "maxDuration": "1h"}),
+    rollout(onNoData="pause", onInconclusive="rollback", alpha=0.1, warmup={"requests": 0, "duration": "0s"}),
+    rollout(guardrails=[{"metric": "errorRate", "margin": "10%", "floor": "1%"}, {"metric": "latencyP99"}]),
     spec(replicas=3, paused=True, resources={"cpu": "500m", "memory": "1Gi"}),
     spec(runtime={"maxOngoingRequests": 8, "warmup": {"requests": 0, "timeout": "1s"}, "userConfig": {"a": 1}}),
     spec(endpoint={"host": "digits.example.com", "requestTimeout": "5s", "maxRequestBytes": "1Mi"}),
@@ -113,19 +116,23 @@ REFUSED = [
     (rollout(strategy="blueGreen"), "spec.rollout.strategy: blueGreen is not supported yet; canary and recreate are"),
     (rollout(strategy="shadow"), "spec.rollout.strategy: shadow is not supported yet; canary and recreate are"),
     (rollout(unit={"jwtClaim": "sub"}), "spec.rollout.unit.jwtClaim: is not supported yet; leave it out"),
-    (rollout(onNoData="pause"), "spec.rollout.onNoData: pause is not supported yet; leave it at hold"),
-    (rollout(alpha=0.1), "spec.rollout.alpha: 0.1 is not supported yet; leave it at 0.05"),
     (rollout(bake={}), "spec.rollout.bake: is not supported yet; leave it out"),
-    (rollout(guardrails=[{"metric": "errorRate"}]), "spec.rollout.guardrails: is not supported yet; leave it out"),
     (
-        steps({"weight": 5}),
-        "spec.rollout.steps[0].gate: evidence, the default, is not supported yet; write gate: time or gate: manual",
+        rollout(guardrails=[{"metric": "errorRate", "max": "2%"}]),
+        "spec.rollout.guardrails[0].max: is not supported yet; leave it out",
     ),
     (
-        steps({"weight": 5, "gate": "manual"}, {"weight": 9, "gate": "evidence"}),
-        "spec.rollout.steps[1].gate: evidence, the default, is not supported yet; write gate: time or gate: manual",
+        rollout(guardrails=[{"metric": "latencyP50"}, {"metric": "latencyP99"}]),
+        "spec.rollout.guardrails[1].metric: is not supported yet beside another latency; one can be given",
     ),
-    (steps({"weight": 5, "gate": "time", "maxDuration": "1h"}), "spec.rollout.steps[0].maxDuration: is not supported yet; leave it out"),
+    (
+        rollout(guardrails=[{"metric": "latencyP50", "floor": "1%"}]),
+        "spec.rollout.guardrails[0].floor: is not supported yet for a latency; leave it out",
+    ),
+    (
+        steps({"weight": 5, "gate": "time", "maxDuration": "1h"}),
+        "spec.rollout.steps[0].maxDuration: is not supported yet beside gate: time; leave it out",
+    ),
     (
         steps({"weight": 5, "gate": "manual", "minDuration": "1h"}),
         "spec.rollout.steps[0].minDuration: is not supported yet beside gate: manual; leave it out",
@@ -193,14 +200,15 @@ def test_what_is_refused_in_pods(refused: ModelDeploymentSpec, message: str) -> 
     assert [str(violation) for violation in not_yet_supported(refused, in_pods=True)] == [message]
 
 
-def test_a_rollout_without_steps_cannot_start() -> None:
-    for unsupported in (spec(), rollout(unit={"header": "x"})):
+def test_units_that_return_are_no_evidence_yet() -> None:
+    unit = {"header": "x-user"}
+    for unsupported in (rollout(unit=unit), rollout(unit=unit, steps=[{"weight": 5}])):
         (violation,) = rollout_not_yet_supported(unsupported)
-        assert violation.path == "spec.rollout.steps"
+        assert violation.path == "spec.rollout.unit.header"
         assert "write weight steps with gate: time or gate: manual" in violation.message
-        assert "strategy: recreate" in violation.message
-    assert rollout_not_yet_supported(rollout(strategy="recreate")) == []
-    assert rollout_not_yet_supported(steps({"weight": 5, "gate": "manual"})) == []
+    assert rollout_not_yet_supported(rollout(unit=unit, strategy="recreate")) == []
+    assert rollout_not_yet_supported(rollout(unit=unit, steps=[{"weight": 5, "gate": "manual"}])) == []
+    assert rollout_not_yet_supported(rollout(unit={"request": {}})) == []
 
 
 def test_experiments_of_users_are_refused() -> None:

@@ -106,7 +106,10 @@ def test_no_change_is_said(served: Any, manifest: Any) -> None:
             {"rollout": {"steps": [{"weight": 250, "gate": "manual"}]}},
             "spec.rollout.steps[0].weight: 250 is not between 1 and 100",
         ),
-        ({"rollout": {}, "model": {"uri": "file:///other"}}, "spec.rollout.steps: none means steps gated by evidence"),
+        (
+            {"rollout": {"unit": {"header": "x-user"}}, "model": {"uri": "file:///other"}},
+            "spec.rollout.unit.header: requests of one unit are no evidence of their own",
+        ),
         ({"replica": 2}, "spec.replica: unknown field"),
         ({"scheduling": {"queue": "q"}}, "NotYetSupported: spec.scheduling.queue: is not supported yet"),
     ],

@@ -1,7 +1,7 @@
 """Reads the evidence documents of edge pods over HTTP."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import aiohttp
@@ -23,10 +23,17 @@ class HttpEdges:
 
     async def read(self, pods: Sequence[Object]) -> list[EdgeReport]:
         """One report per pod, in the order given."""
-        return list(await asyncio.gather(*(self._report(pod) for pod in pods)))
+        return await self._ask(pods, {})
 
-    async def _report(self, pod: Object) -> EdgeReport:
-        evidence, error = await self._evidence(pod)
+    async def count(self, pods: Sequence[Object], service: str) -> list[EdgeReport]:
+        """The same of one service alone, with its blocks."""
+        return await self._ask(pods, {"service": service, "detail": "blocks"})
+
+    async def _ask(self, pods: Sequence[Object], question: Mapping[str, str]) -> list[EdgeReport]:
+        return list(await asyncio.gather(*(self._report(pod, question) for pod in pods)))
+
+    async def _report(self, pod: Object, question: Mapping[str, str]) -> EdgeReport:
+        evidence, error = await self._evidence(pod, question)
         return EdgeReport(
             pod=pod["metadata"]["name"],
             ready=_is_ready(pod),
@@ -36,13 +43,13 @@ class HttpEdges:
             uid=str(pod["metadata"].get("uid", "")),
         )
 
-    async def _evidence(self, pod: Object) -> tuple[dict[str, Any] | None, str]:
+    async def _evidence(self, pod: Object, question: Mapping[str, str]) -> tuple[dict[str, Any] | None, str]:
         address, port = (pod.get("status") or {}).get("podIP"), agent_port(pod)
         if not address or not port:
             return None, "the pod has no address yet"
         url = f"http://{address}:{port}/evidence"
         try:
-            async with self._session.get(url, timeout=_TIMEOUT, allow_redirects=False) as response:
+            async with self._session.get(url, params=question, timeout=_TIMEOUT, allow_redirects=False) as response:
                 body = await response.content.read(MAX_EVIDENCE_BYTES + 1)
                 if response.status != 200 or len(body) > MAX_EVIDENCE_BYTES:
                     return None, f"GET {url}: status {response.status}, {len(body)} bytes"

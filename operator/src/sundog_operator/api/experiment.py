@@ -262,7 +262,36 @@ class PlanStep(Part):
 
     weight: Percentage = Field(description="The candidate's percent of the traffic.")
     gate: Literal["evidence", "time", "manual", "none"] = Field(description="What lets the rollout pass it.")
-    min_duration: Duration = Field(timedelta(), description="With gate time, how long it lasts.")
+    min_duration: Duration = Field(
+        timedelta(), description="With gate time, how long it lasts; with evidence, how long at least."
+    )
+    max_duration: Duration | None = Field(
+        None, description="With gate evidence, after how long undecided onInconclusive or onNoData follows."
+    )
+
+
+class PlanGuardrail(Part):
+    """What the candidate is judged by, as frozen. Of a latency it is known how often stable takes longer than `thresholdMicroseconds`;
+    the candidate may take longer than `candidateThresholdMicroseconds` no more often.
+    """
+
+    metric: Literal[MetricName, "rejections"] = Field(
+        description="A metric that the edge measures; rejections are 4xx answers and requests that clients gave up."
+    )
+    role: Literal["guardrail", "harm"] = Field(
+        "guardrail", description="A guardrail must pass at every gate; harm is only looked for."
+    )
+    margin: Annotated[float, Field(ge=0)] = Field(description="How much worse, as a share of stable: 0.25 is 25 %.")
+    floor: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0, description="An absolute difference of the rates that gates accept: 0.005 is 0.5 %."
+    )
+    threshold_microseconds: Annotated[Integer, Field(ge=1)] | None = Field(
+        None,
+        description="Of a latency: that quantile of stable's when the plan was frozen, or when there was traffic first.",
+    )
+    candidate_threshold_microseconds: Annotated[Integer, Field(ge=1)] | None = Field(
+        None, description="The same, with the margin."
+    )
 
 
 class PlanUnit(Part):
@@ -277,7 +306,7 @@ class PlanUnit(Part):
 class FrozenPlan(Part):
     """What was resolved when the experiment started, and is not changed by later edits."""
 
-    hash: Text = Field("", description="Of steps and alpha.")
+    hash: Text = Field("", description="Of steps, guardrails, policies and alpha.")
     strategy: Strategy | None = Field(None, description="As spec.rollout.strategy was.")
     unit: PlanUnit | None = Field(None, description="What is assigned to an arm.")
     unit_header: Annotated[str, Field(max_length=63)] = Field(
@@ -288,6 +317,18 @@ class FrozenPlan(Part):
     )
     steps: Annotated[Items[PlanStep], Field(max_length=20)] = Field((), description="The steps, the last one at 100 %.")
     alpha: Alpha | None = Field(None, description="As spec.rollout.alpha was.")
+    guardrails: Annotated[Items[PlanGuardrail], Field(max_length=12)] = Field(
+        (), description="What evidence is weighed by; none in a rollout without gates of evidence."
+    )
+    warmup_requests: Count = Field(0, description="As spec.rollout.warmup.requests was.")
+    warmup_duration: Duration = Field(timedelta(), description="As spec.rollout.warmup.duration was.")
+    on_inconclusive: Literal["pause", "rollback", "promote"] = Field(
+        "pause", description="As spec.rollout.onInconclusive was."
+    )
+    on_no_data: Literal["hold", "pause", "promote"] = Field("hold", description="As spec.rollout.onNoData was.")
+    requests_per_second: Annotated[float, Field(ge=0)] | None = Field(
+        None, description="Stable's traffic when the plan was frozen; absent where it was not known."
+    )
     frozen_at: Instant | None = Field(None, description="When the plan was frozen.")
 
 
@@ -299,12 +340,15 @@ class StepStatus(Part):
     since: Instant | None = Field(None, description="When all edges had its weight in force.")
     gate: Text = Field("", description="The step's gate, or none once a command opened it.")
     reason: Message = Field("", description="What it waits for.")
+    warm: bool = Field(False, description="Whether its warm-up is over; with gate evidence.")
 
 
 class Paused(Part):
     """Why nothing moves."""
 
-    reason: Text = Field(description="Manual: by command.")
+    reason: Text = Field(
+        description="Manual: by command. Inconclusive, NoData: the evidence. SampleRatio: the split is not as it should be."
+    )
     since: Instant = Field(description="Since when.")
 
 
@@ -314,6 +358,13 @@ class Epoch(Part):
     number: Count = Field(0, description="Rises with every change of weights; 0 has no traffic on the candidate.")
     since: Instant | None = Field(None, description="When it was committed, then when it was confirmed.")
     confirmed: bool = Field(False, description="Whether every edge has it in force.")
+
+
+class EvidenceEpoch(Part):
+    """An epoch whose counts are evidence. Warm-ups are none."""
+
+    number: Count = Field(description="As in status.epoch.")
+    weight: Percentage = Field(description="The candidate's percent of the traffic in it.")
 
 
 Bucket = Annotated[Integer, Field(ge=0, le=10_000)]
@@ -338,19 +389,27 @@ class MetricStatus(Part):
     """What is known of one metric of one arm."""
 
     name: Text
-    role: Text = ""
+    role: Text = Field("", description="guardrail must pass at each gate; harm is only looked for.")
     arm: Text = ""
-    ratio: float | None = None
-    interval: Annotated[Items[float], Field(max_length=2)] = ()
-    verdict: Text = ""
-    eta: Duration | None = None
+    events: Annotated[Items[Count], Field(max_length=2)] = Field((), description="Of stable and of the candidate.")
+    ratio: float | None = Field(None, description="Of the rates of events, the candidate's to stable's.")
+    interval: Annotated[Items[float], Field(max_length=2)] = Field(
+        (), description="Around the ratio, right at every look; an upper end that is not known yet is left out."
+    )
+    allowed: float | None = Field(None, description="The ratio up to which the next weight is given.")
+    verdict: Text = Field("", description="NoData, Undecided, Heterogeneous, Passed, Harm, Invalid or Suspended.")
+    needed: float | None = Field(
+        None, description="Events of both arms that typically decide, if the ratio is what it seems."
+    )
+    eta: Duration | None = Field(None, description="How long that typically takes from now.")
+    message: Message = Field("", description="All of that in a sentence.")
 
 
 class Verdict(Part):
     """What the evidence says."""
 
-    decision: Text = Field("Undecided", description="Always Undecided yet.")
-    winner: Text = Field("", description="Always empty yet.")
+    decision: Text = Field("Undecided", description="Promoted or RolledBack where evidence has decided.")
+    winner: Text = Field("", description="The arm that has all traffic since; of a rollout stable or canary.")
     reason: Message = Field("", description="Of one that ended: how, and why.")
 
 
@@ -370,8 +429,13 @@ class ExperimentStatus(Status):
     arms: Annotated[Items[ArmStatus], Field(max_length=10), ListType("map", "name")] = Field(
         (), description="Who gets what, and what was counted."
     )
-    metrics: Annotated[Items[MetricStatus], Field(max_length=400)] = Field((), description="Not filled in yet.")
-    verdict: Verdict = Field(Verdict(), description="How it ended; no evidence is weighed yet.")
+    evidence_epochs: Annotated[Items[EvidenceEpoch], Field(max_length=40)] = Field(
+        (), description="The epochs whose counts are evidence."
+    )
+    metrics: Annotated[Items[MetricStatus], Field(max_length=400)] = Field(
+        (), description="What is known, at most a minute old."
+    )
+    verdict: Verdict = Field(Verdict(), description="How it ended.")
     last_command: Annotated[str, Field(max_length=64)] = Field(
         "", description="Id of the last command that acted on it."
     )

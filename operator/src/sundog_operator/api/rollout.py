@@ -267,11 +267,21 @@ CEILING_FITS = Rule(
 )
 
 
+Margin = Annotated[
+    Percent,
+    Rule(
+        cel="self.matches('[1-9]')",
+        holds=lambda margin: any(digit in margin for digit in "123456789"),
+        message="0% would let no candidate pass that is just as good as stable",
+    ),
+]
+
+
 class MetricGuardrail(Part):
     """How much worse than stable a metric may be."""
 
     metric: MetricName | None = Field(None, description="A metric that the edge measures.")
-    margin: Percent | None = Field(
+    margin: Margin | None = Field(
         None, description="How much worse, in percent of stable; default 25% for errorRate, 10% for latencies."
     )
     floor: Share | None = Field(
@@ -313,10 +323,12 @@ class RolloutGuardrail(MetricGuardrail):
 
 
 class RolloutWarmup(Part):
-    """The first part of each weight, left out of the evidence."""
+    """The first part of each weight, left out of the evidence: it ends with whichever comes first. 0 of either means none."""
 
-    requests: Annotated[Integer, Field(ge=0, le=1_000_000)] = Field(200, description="At least so many.")
-    duration: Duration = Field(timedelta(seconds=60), description="At least so long.")
+    requests: Annotated[Integer, Field(ge=0, le=1_000_000)] = Field(
+        200, description="After so many requests of the candidate."
+    )
+    duration: Duration = Field(timedelta(seconds=60), description="After so long.")
 
 
 class Bake(Part):

@@ -1,13 +1,13 @@
 """Which accepted fields are acted on. Nothing is silently ignored: what is not acted on is refused where it is set."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
 from sundog_operator.api.experiment import Experiment
 from sundog_operator.api.model_deployment import ModelDeploymentSpec
 from sundog_operator.api.quantities import format_duration
-from sundog_operator.api.rollout import DEFAULT_MAX_DURATION, DEFAULT_MIN_DURATION, Step
+from sundog_operator.api.rollout import DEFAULT_MAX_DURATION, DEFAULT_MIN_DURATION, Rollout, RolloutGuardrail, Step
 from sundog_operator.api.structure import FieldNode, Node, structure
 from sundog_operator.api.validation import Violation, found
 
@@ -43,7 +43,17 @@ ACTED_ON = frozenset(
         "spec.rollout.steps[].weight",
         "spec.rollout.steps[].gate",
         "spec.rollout.steps[].minDuration",
+        "spec.rollout.steps[].maxDuration",
         "spec.rollout.steps[].pause.duration",
+        "spec.rollout.guardrails[].metric",
+        "spec.rollout.guardrails[].margin",
+        "spec.rollout.guardrails[].floor",
+        "spec.rollout.warmup.requests",
+        "spec.rollout.warmup.duration",
+        "spec.rollout.onHarm",
+        "spec.rollout.onInconclusive",
+        "spec.rollout.onNoData",
+        "spec.rollout.alpha",
         "spec.endpoint.host",
         "spec.endpoint.requestTimeout",
         "spec.endpoint.maxRequestBytes",
@@ -121,25 +131,22 @@ LATER = frozenset(
         "spec.autoscaling.scaleToZeroDelay",
         "spec.autoscaling.coldStartTimeout",
         "spec.rollout.unit.jwtClaim",
-        "spec.rollout.steps[].maxDuration",
         "spec.rollout.steps[].headers",
         "spec.rollout.steps[].scale",
         "spec.rollout.steps[].analysis",
         "spec.rollout.steps[].webhook",
         "spec.rollout.steps[].shadow",
-        "spec.rollout.guardrails",
-        "spec.rollout.warmup",
+        "spec.rollout.guardrails[].max",
+        "spec.rollout.guardrails[].name",
+        "spec.rollout.guardrails[].prometheus",
+        "spec.rollout.guardrails[].threshold",
         "spec.rollout.capacity",
-        "spec.rollout.onHarm",
-        "spec.rollout.onInconclusive",
-        "spec.rollout.onNoData",
         "spec.rollout.onNewRevision",
         "spec.rollout.duringExperiment",
         "spec.rollout.progressDeadlineAction",
         "spec.rollout.bake",
         "spec.rollout.keepPrevious",
         "spec.rollout.rollbackWindow",
-        "spec.rollout.alpha",
         "spec.rollout.dryRun",
         "spec.rollout.windows",
         "spec.rollout.notify",
@@ -164,13 +171,16 @@ def not_yet_supported(spec: ModelDeploymentSpec, *, in_pods: bool = False) -> li
 
 def rollout_not_yet_supported(spec: ModelDeploymentSpec) -> list[Violation]:
     """What keeps a rollout from starting: steps that are left out stand for evidence-gated ones."""
-    if spec.rollout.strategy != "canary" or spec.rollout.steps:
+    rollout = spec.rollout
+    weighed = not rollout.steps or any(step.gate == "evidence" for step in rollout.steps)
+    if rollout.strategy != "canary" or not weighed or rollout.unit.kind == "request":
         return []
-    advice = (
-        "write weight steps with gate: time or gate: manual, such as {weight: 25, gate: manual}, or strategy: recreate"
-    )
+    advice = "leave unit out, or write weight steps with gate: time or gate: manual, such as {weight: 25, gate: manual}"
     return [
-        Violation("spec.rollout.steps", f"none means steps gated by evidence, which are not supported yet; {advice}")
+        Violation(
+            f"spec.rollout.unit.{rollout.unit.kind}",
+            f"requests of one unit are no evidence of their own, and steps gated by evidence do not count units yet; {advice}",
+        )
     ]
 
 
@@ -207,16 +217,11 @@ def _zero_refused(replicas: int) -> str:
     return "0 is not supported yet; 1 or more is" if replicas == 0 else ""
 
 
-def _evidence_refused(gate: str | None) -> str:
-    return "evidence, the default, is not supported yet; write gate: time or gate: manual" if gate == "evidence" else ""
-
-
 _CONDITIONS: Mapping[str, Callable[[Any], str]] = {
     "spec.replicas": _zero_refused,
     "spec.autoscaling.minReplicas": _zero_refused,
     "spec.resources.gpu.vendor": _vendor_refused,
     "spec.rollout.strategy": _one_of(_SUPPORTED_STRATEGIES),
-    f"{_STEP}.gate": _evidence_refused,
 }
 """Paths of ACTED_ON and IN_CLUSTER of which some values are refused: the message, or empty."""
 
@@ -232,7 +237,9 @@ class _Refusal:
 
     def below(self, value: Any, node: Node, path: str, place: str) -> Iterator[Violation]:
         if isinstance(value, Step):
-            yield from _manual_gate_with_time(value, place)
+            yield from _gate_with_times(value, place)
+        elif isinstance(value, Rollout):
+            yield from _guardrails_refused(value.guardrails, f"{place}.guardrails")
         for name, child in node.fields.items():
             yield from self._field(getattr(value, child.attribute), child, f"{path}.{name}", f"{place}.{name}")
 
@@ -250,13 +257,24 @@ class _Refusal:
                 yield from self.below(item, child.node.items, f"{path}[]", f"{at}[{index}]")
 
 
-def _manual_gate_with_time(step: Step, place: str) -> Iterator[Violation]:
+def _gate_with_times(step: Step, place: str) -> Iterator[Violation]:
+    if step.gate not in (None, "evidence") and step.max_duration != DEFAULT_MAX_DURATION:
+        yield Violation(f"{place}.maxDuration", f"is not supported yet beside gate: {step.gate}; leave it out")
     if step.gate == "manual" and step.min_duration != DEFAULT_MIN_DURATION:
         yield Violation(f"{place}.minDuration", "is not supported yet beside gate: manual; leave it out")
 
 
+def _guardrails_refused(guardrails: Sequence[RolloutGuardrail], place: str) -> Iterator[Violation]:
+    latencies = [index for index, each in enumerate(guardrails) if (each.metric or "").startswith("latency")]
+    for index in latencies[1:]:
+        yield Violation(f"{place}[{index}].metric", "is not supported yet beside another latency; one can be given")
+    for index in latencies:
+        if guardrails[index].floor is not None:
+            yield Violation(f"{place}[{index}].floor", "is not supported yet for a latency; leave it out")
+
+
 def _unless_default(value: Any, child: FieldNode, place: str, why: str) -> Iterator[Violation]:
-    if value == child.initial or (child.attribute == "max_duration" and value == DEFAULT_MAX_DURATION):
+    if value == child.initial:
         return
     if child.node.kind == "object" and child.initial is not None:
         for name, inner in child.node.fields.items():

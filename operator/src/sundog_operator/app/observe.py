@@ -21,11 +21,12 @@ from sundog_operator.core import (
     secrets,
     traffic,
     valkey,
+    weigh,
 )
 from sundog_operator.core.capacity import Room
 from sundog_operator.core.draft import Observed, Rollout
 from sundog_operator.core.edge_objects import is_gone
-from sundog_operator.core.observed import ServeState
+from sundog_operator.core.observed import EdgeReport, ServeState
 from sundog_operator.core.ray_cluster import ClusterView
 from sundog_operator.core.spec import accept
 from sundog_operator.errors import DependencyError, NotServed, RayUnavailable
@@ -65,19 +66,23 @@ async def observe(world: World, deployment: Object) -> Observed:
     config_map, edge_deployment = (Ref(kind, namespace, names.EDGE) for kind in (CONFIG_MAP, DEPLOYMENT))
     split = traffic.entry_of(await world.kube.view(config_map, traffic.read_document), name)
     pods = await edge_pods(world, namespace)
+    rollouts = tuple(each.rollout for each in experiments if each.rollout is not None and each.is_of(name, uid))
+    evidence = [
+        Ref(CONFIG_MAP, namespace, names.evidence(attempt)) for attempt in (stored_status.experiment,) if attempt
+    ]
     route, routes_served = await _route(world, deployment)
     return Observed(
         deployment=deployment,
         revisions=tuple(revisions.owned(stored, uid)),
         taken=_numbers_taken(name, stored),
-        rollouts=tuple(each.rollout for each in experiments if each.rollout is not None and each.is_of(name, uid)),
+        rollouts=rollouts,
         experiment_names=frozenset(each.name for each in experiments),
         clusters=views,
         serves={name: await read_serve(world, namespace, view) for name, view in views.items()},
         clusters_taken=tuple(taken for each in others for taken in each.clusters),
-        edges=tuple(await world.edges.read(pods)),
+        edges=tuple(await _edges(world, pods, name, stored_status, rollouts)),
         foreign=(
-            *await foreign_among(world, (*rays, config_map, edge_deployment)),
+            *await foreign_among(world, (*rays, config_map, edge_deployment, *evidence)),
             *await foreign_to(world, deployment),
         ),
         url=_url(pods, namespace, name, tls=_has_tls(world, deployment, split)),
@@ -92,7 +97,22 @@ async def observe(world: World, deployment: Object) -> Observed:
         phases=await _phases(world, namespace, name, stored_status, views),
         route=route,
         routes_served=routes_served,
+        evidence=await world.kube.view(evidence[0], weigh.read) if evidence else None,
     )
+
+
+async def _edges(
+    world: World, pods: Sequence[Object], service: str, status: ModelDeploymentStatus, rollouts: Sequence[Rollout]
+) -> list[EdgeReport]:
+    """What the edges say; in detail where evidence is weighed, or a plan is about to be made of what was counted."""
+    attempt = next((each.status for each in rollouts if each.name == status.experiment), None)
+    if (
+        status.candidate is None
+        or status.stable is None
+        or (attempt and attempt.plan.steps and not attempt.plan.guardrails)
+    ):
+        return await world.edges.read(pods)
+    return await world.edges.count(pods, service)
 
 
 async def _route(world: World, deployment: Object) -> tuple[Object | None, bool]:

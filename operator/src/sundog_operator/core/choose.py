@@ -8,7 +8,7 @@ from sundog_operator.core import accelerators, capacity, events, live, names, ra
 from sundog_operator.core.draft import HELD_OUTCOMES, Draft, Json, Rollout
 from sundog_operator.core.live import live_revisions
 from sundog_operator.core.revisions import Revision
-from sundog_operator.core.rollout import freeze, machine
+from sundog_operator.core.rollout import freeze, machine, stable_traffic
 
 DRAIN_GRACE: Final = timedelta(seconds=5)
 CANDIDATE_GRACE: Final = timedelta(seconds=30)
@@ -262,7 +262,7 @@ def shortage_for(draft: Draft, spec: ModelDeploymentSpec, replicas: int) -> tupl
 def _first_replicas(draft: Draft, spec: ModelDeploymentSpec) -> int:
     if spec.rollout.strategy != "canary":
         return draft.replicas
-    return machine.canary_replicas(draft.replicas, freeze.plan_steps(spec.rollout)[0].weight)
+    return machine.step_replicas(freeze.plan_steps(spec.rollout)[0], draft.replicas)
 
 
 def find_rollout(draft: Draft) -> None:
@@ -279,7 +279,10 @@ def find_rollout(draft: Draft) -> None:
     if draft.rollout is None:
         draft.rollout = _attempt(draft, wanted)
     if draft.rollout is not None and draft.progress is None:
-        draft.commit_rollout(freeze.freeze(spec.rollout, stable, candidate.revision, draft.now))
+        traffic_seen = stable_traffic.of_attempts(
+            [names.application(draft.service, stable)], draft.seen.edges, draft.now.timestamp()
+        )
+        draft.commit_rollout(freeze.freeze(spec.rollout, stable, candidate.revision, draft.now, traffic_seen))
 
 
 def _attempt(draft: Draft, wanted: Revision) -> Rollout | None:

@@ -16,6 +16,7 @@ from sundog_operator.core.readiness import Readiness, of_revision
 from sundog_operator.core.references import Found
 from sundog_operator.core.revisions import Revision
 from sundog_operator.core.rollout import machine
+from sundog_operator.core.rollout.judgement import Judgement
 from sundog_operator.core.secrets import Keys
 from sundog_operator.core.spec import Acceptance
 
@@ -61,6 +62,7 @@ class Observed:
         phases: seconds by phase of the newest revision's start, as one of its replicas tells; none where none was asked.
         route: the HTTPRoute of its name, where its endpoint names a Gateway.
         routes_served: whether the API server knows HTTPRoutes, as far as that was looked at.
+        evidence: what was counted for the active rollout, as it is stored; None where nothing is.
     """
 
     deployment: Json
@@ -85,6 +87,7 @@ class Observed:
     phases: Mapping[str, float] = field(default_factory=dict)
     route: Json | None = None
     routes_served: bool = True
+    evidence: Mapping[str, Any] | None = None
 
     @property
     def in_cluster(self) -> bool:
@@ -103,6 +106,8 @@ class Draft:
         commit: (Experiment name, status) to write before anything else moves.
         refusal: why a rollout that the spec asks for cannot start.
         no_room: (reason, message) of why its pods would find no place.
+        judgement: what the evidence says of the active attempt; None where none is weighed.
+        evidence: the ConfigMap with what was counted, to write before anything that follows from it.
     """
 
     seen: Observed
@@ -117,6 +122,8 @@ class Draft:
     commit: tuple[str, ExperimentStatus] | None = None
     refusal: str = ""
     no_room: tuple[str, str] | None = None
+    judgement: Judgement | None = None
+    evidence: Json | None = None
     creates: list[Json] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from sundog_operator.api import ExperimentStatus, ModelDeploymentStatus, Retiring, RevisionStatus
-from sundog_operator.core import traffic, units
+from sundog_operator.core import names, traffic, units
 from sundog_operator.core.rollout import machine
 from sundog_operator.core.traffic import Arm, Split
 
@@ -52,12 +52,31 @@ def split_of(service: str, status: ModelDeploymentStatus, uid: str, rollout: Exp
     if rollout is None or not machine.is_frozen(rollout):
         followed = status.candidate.revision if status.candidate else None
         return _placed(traffic.whole(service, status.stable.revision, followed), status)
+    slow = _slow_us(rollout)
     arms = tuple(
-        Arm(arm.name, arm.revision or 0, arm.weight, tuple((a, b) for a, b in arm.ranges)) for arm in rollout.arms
+        Arm(
+            name=arm.name,
+            revision=arm.revision or 0,
+            weight=arm.weight,
+            ranges=tuple((a, b) for a, b in arm.ranges),
+            slow_us=slow.get(arm.name),
+        )
+        for arm in rollout.arms
     )
     plan = rollout.plan
     split = Split(attempt=uid, salt=plan.salt or uid, epoch=rollout.epoch.number, arms=arms, unit=units.frozen_in(plan))
     return _placed(split, status)
+
+
+def _slow_us(rollout: ExperimentStatus) -> dict[str, int | None]:
+    """From how long on an answer of each arm is a slow one, where a latency is compared."""
+    for guardrail in rollout.plan.guardrails:
+        if guardrail.threshold_microseconds is not None:
+            return {
+                names.STABLE: guardrail.threshold_microseconds,
+                names.CANARY: guardrail.candidate_threshold_microseconds,
+            }
+    return {}
 
 
 def _placed(split: Split, status: ModelDeploymentStatus) -> Split:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from sundog_operator.api import ExperimentStatus, ModelDeploymentStatus
-from sundog_operator.core import choose, live, names, revisions, say, traffic
+from sundog_operator.core import choose, live, names, revisions, say, traffic, weigh
 from sundog_operator.core.draft import Draft, Json, Observed
 from sundog_operator.core.events import Event
 from sundog_operator.core.late_edges import replace_late
@@ -22,9 +22,12 @@ from sundog_operator.core.spec import accept
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to write, in this order: creates, the rollout's status, the status; then what is surplus goes. Nothing is written twice.
+    """What to write, in this order: creates, the evidence, the rollout's status, the status; then what is surplus goes.
+
+    Nothing is written twice.
 
     Attributes:
+        evidence: the ConfigMap with what was counted for the rollout, or None.
         rollout: (Experiment name, status) to commit, or None.
         surplus_revisions: names of ControllerRevisions beyond the history limit.
         surplus_experiments: names of rollout Experiments beyond it.
@@ -33,6 +36,7 @@ class Plan:
     """
 
     creates: tuple[Json, ...]
+    evidence: Json | None
     rollout: tuple[str, ExperimentStatus] | None
     status: ModelDeploymentStatus
     surplus_revisions: tuple[str, ...]
@@ -69,6 +73,7 @@ def plan(seen: Observed, now: datetime) -> Plan:
     late = replace_late(draft)
     return Plan(
         creates=tuple(draft.creates),
+        evidence=draft.evidence,
         rollout=draft.commit,
         status=draft.status,
         surplus_revisions=_surplus_revisions(draft),
@@ -99,6 +104,7 @@ def _walk(draft: Draft) -> None:
     if progress is None or candidate is None or draft.commit is not None:
         return
     attempt = draft.rollout
+    weighed = weigh.weigh(draft)
     split = live.split_of(draft.service, draft.status, attempt.uid if attempt else "", progress)
     seen = machine.Inputs(
         now=draft.now,
@@ -107,11 +113,16 @@ def _walk(draft: Draft) -> None:
         confirmed=split is not None and traffic.confirm(draft.service, split, draft.seen.edges).confirmed,
         held=draft.held,
         failure=choose.failure_of(draft, candidate),
+        evidence=draft.judgement,
     )
-    after = say.count(draft, machine.tick(progress, seen), moved=False)
+    after = say.count(draft, machine.tick(say.tell(draft, progress), seen), progress, moved=False)
     if after != progress:
-        draft.commit_rollout(say.count(draft, after, moved=True))
+        draft.commit_rollout(say.count(draft, after, progress, moved=True))
+        draft.evidence = weighed
         draft.events.extend(say.shift_events(draft, progress, after))
+    elif any(edge.terminating for edge in draft.seen.edges):
+        # What an edge that leaves has counted is not there to be read again.
+        draft.evidence = weighed
 
 
 def _surplus_revisions(draft: Draft) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from typing import Final
 from sundog_operator.api import (
     Capacity,
     Condition,
+    ConditionSet,
     ExperimentStatus,
     RevisionStatus,
     Startup,
@@ -33,6 +34,9 @@ from sundog_operator.core.rollout import freeze, machine
 
 POLL_S: Final = 0.2
 WAITING_S: Final = 1.0
+EVIDENCE_S: Final = 5.0
+"""Between two looks at what the edges count: half of the shortest blocks."""
+
 RESYNC_S: Final = 15.0
 CONFIRM_GRACE: Final = timedelta(seconds=30)
 COUNTS_PERIOD: Final = timedelta(seconds=60)
@@ -42,10 +46,20 @@ Said = tuple[str, str, str]
 """(status, reason, message) of a condition."""
 
 
-def count(draft: Draft, status: ExperimentStatus, *, moved: bool) -> ExperimentStatus:
+def tell(draft: Draft, status: ExperimentStatus) -> ExperimentStatus:
+    """Project what the evidence says, once a minute and where nothing was said yet."""
+    if draft.judgement is None or not (_is_due(draft, status) or not status.metrics):
+        return status
+    return status.model_copy(update={"metrics": draft.judgement.metrics})
+
+
+def _is_due(draft: Draft, status: ExperimentStatus) -> bool:
+    return status.counted_at is None or draft.now - status.counted_at >= COUNTS_PERIOD
+
+
+def count(draft: Draft, status: ExperimentStatus, before: ExperimentStatus, *, moved: bool) -> ExperimentStatus:
     """Project the edges' counters into the arms: at every transition, else once a minute; a status must not change with each request."""
-    due = status.counted_at is None or draft.now - status.counted_at >= COUNTS_PERIOD
-    if draft.rollout is None or not (moved or due):
+    if draft.rollout is None or not (moved or _is_due(draft, status)):
         return status
     counted = {arm.name: traffic.counts_of(draft.rollout.uid, arm.name, draft.seen.edges) for arm in status.arms}
     # Edges that do not answer must not take back what was counted before.
@@ -58,7 +72,9 @@ def count(draft: Draft, status: ExperimentStatus, *, moved: bool) -> ExperimentS
         )
         for arm in status.arms
     )
-    return status if arms == status.arms else status.model_copy(update={"arms": arms, "counted_at": draft.now})
+    if arms == status.arms and status.metrics == before.metrics:
+        return status
+    return status.model_copy(update={"arms": arms, "counted_at": draft.now})
 
 
 def shift_events(draft: Draft, before: ExperimentStatus, after: ExperimentStatus) -> list[Event]:
@@ -402,10 +418,26 @@ def conclude_rollout(draft: Draft) -> None:
     reason = status.verdict.reason.partition(":")[0] if machine.is_over(status) else status.phase
     mark_running("Running", reason, status.verdict.reason if machine.is_over(status) else "", at=draft.now)
     conditions.mark_true("Ready", status.phase, "", at=draft.now)
-    conditions.mark_unknown("DataQuality", "NotEvaluated", NOT_EVALUATED, at=draft.now)
-    conditions.mark_false("Conclusive", freeze.UNDECIDED, freeze.NO_EVIDENCE, at=draft.now)
+    _mark_evidence(draft, status, conditions)
     update = {"observed_generation": attempt.generation, "conditions": conditions.conditions()}
     draft.commit = (name, status.model_copy(update=update))
+
+
+def _mark_evidence(draft: Draft, status: ExperimentStatus, conditions: ConditionSet) -> None:
+    if not status.plan.guardrails:
+        conditions.mark_unknown("DataQuality", "NotEvaluated", NOT_EVALUATED, at=draft.now)
+        conditions.mark_false("Conclusive", freeze.UNDECIDED, freeze.NO_EVIDENCE, at=draft.now)
+        return
+    broken = draft.judgement.broken if draft.judgement else ""
+    if broken:
+        conditions.mark_false("DataQuality", "SampleRatioMismatch", broken, at=draft.now)
+    elif draft.judgement is not None:
+        conditions.mark_true("DataQuality", "Consistent", "", at=draft.now)
+    if status.verdict.decision == freeze.UNDECIDED:
+        waits = "" if machine.is_over(status) else machine.waiting_for_evidence(status)
+        conditions.mark_false("Conclusive", freeze.UNDECIDED, waits, at=draft.now)
+    else:
+        conditions.mark_true("Conclusive", status.verdict.decision, status.verdict.reason, at=draft.now)
 
 
 def requeue_after_s(draft: Draft) -> float:
@@ -434,4 +466,6 @@ def requeue_after_s(draft: Draft) -> float:
         and progress.step.since is not None
         and progress.epoch.confirmed
     )
+    if collecting and draft.judgement is not None and truths["TrafficSynced"] == "True":
+        return EVIDENCE_S
     return WAITING_S if collecting and truths["TrafficSynced"] == "True" else POLL_S

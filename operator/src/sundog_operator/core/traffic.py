@@ -21,13 +21,17 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """One arm of a service: a revision and its share. `cluster` is empty where it is the service's."""
+    """One arm of a service: a revision and its share.
+
+    `cluster` is empty where it is the service's. Answers that take longer than `slow_us` microseconds are counted; None counts none.
+    """
 
     name: str
     revision: int
     weight: int
     ranges: tuple[Range, ...]
     cluster: str = ""
+    slow_us: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +134,8 @@ def _arm(service: str, arm: Arm, limits: Mapping[int, int]) -> Json:
     }
     placed = {"cluster": arm.cluster} if arm.cluster else {}
     limited = {"maxOngoingRequests": limits[arm.revision]} if arm.revision in limits else {}
-    return {**made, **placed, **limited}
+    timed = {} if arm.slow_us is None else {"slowMicroseconds": arm.slow_us}
+    return {**made, **placed, **limited, **timed}
 
 
 def read_document(config_map: Mapping[str, Any] | None) -> Json | None:

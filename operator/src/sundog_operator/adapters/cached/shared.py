@@ -86,6 +86,10 @@ class SharedEdges:
         """See the port. What a pod says is shared among those who saw it in the same state."""
         return list(await asyncio.gather(*(self._report(pod) for pod in pods)))
 
+    async def count(self, pods: Sequence[Object], service: str) -> list[EdgeReport]:
+        """See the port. Nobody else asks for the same service."""
+        return await self._edges.count(pods, service)
+
     async def _report(self, pod: Object) -> EdgeReport:
         meta = pod["metadata"]
 

@@ -149,8 +149,8 @@ class Finding:
     eta_s: float
     verdict: Verdict
 
-    def sentence(self, metric: str) -> str:
-        """For a person."""
+    def sentence(self, metric: str, control: str = "control") -> str:
+        """For a person; `control` is what that arm is called."""
         match self.verdict:
             case Verdict.NO_DATA:
                 return f"{metric}: nothing was counted yet"
@@ -161,7 +161,9 @@ class Finding:
         if math.isnan(self.ratio):
             seen = f"{metric} happened in neither arm"
         else:
-            seen = f"{metric} is {self.ratio:.3g} times control's ({self.lower:.3g} to {self.upper:.3g} at every look)"
+            seen = (
+                f"{metric} is {self.ratio:.3g} times {control}'s ({self.lower:.3g} to {self.upper:.3g} at every look)"
+            )
         match self.verdict:
             case Verdict.HARM:
                 return f"{seen}: worse than its margin"

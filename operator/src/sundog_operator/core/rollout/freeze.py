@@ -2,70 +2,90 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final, Literal
 
 from sundog_operator.api import ArmStatus, Epoch, ExperimentStatus, FrozenPlan, PlanStep, Rollout, Step, Verdict
 from sundog_operator.core import names, units
 from sundog_operator.core.buckets import two_arms
 from sundog_operator.core.revisions import Revision, owner_reference
+from sundog_operator.core.rollout.resolve import Traffic, default_steps, guardrails
 
 DEFAULT_MIN_DURATION = timedelta(minutes=5)
+UNKNOWN: Final = Traffic()
 UNDECIDED = "Undecided"
+WEIGHED = "evidence is weighed"
 NO_EVIDENCE = "the steps of this rollout are gated by time or by hand; no evidence is weighed"
 
 Json = dict[str, Any]
 
 
-def plan_steps(rollout: Rollout) -> tuple[PlanStep, ...]:
-    """The steps of a rollout as they are walked, the last one always at 100 %.
+def plan_steps(rollout: Rollout, stable: Traffic = UNKNOWN) -> tuple[PlanStep, ...]:
+    """The steps of a rollout as they are walked, the last one always at 100 %; resolved from stable's traffic where the spec has none.
 
     A pause becomes a step at the weight before it: gated by time if it has a duration, else by hand. The 100 % step that a list leaves
-    implied has no gate.
+    implied has no gate, and one that is given none by evidence: no arm is left to compare with.
     """
-    steps: list[PlanStep] = []
-    weight = 0
-    for step in rollout.steps or ():
-        if step.pause is not None:
-            duration = step.pause.duration
-            steps.append(
-                PlanStep(
-                    weight=weight, gate="manual" if duration is None else "time", min_duration=duration or timedelta(0)
-                )
-            )
-        elif step.weight is not None:
-            weight = step.weight
-            steps.append(PlanStep(weight=weight, gate=step.gate or "evidence", min_duration=_least(step)))
-    if weight < 100:
+    steps = list(_given_steps(rollout)) if rollout.steps else list(default_steps(stable))
+    if not steps or steps[-1].weight < 100:
         steps.append(PlanStep(weight=100, gate="none", min_duration=timedelta(0)))
     return tuple(steps)
 
 
-def _least(step: Step) -> timedelta:
-    return DEFAULT_MIN_DURATION if step.min_duration is None else step.min_duration
+def _given_steps(rollout: Rollout) -> Iterator[PlanStep]:
+    weight = 0
+    for step in rollout.steps:
+        if step.pause is not None:
+            duration = step.pause.duration
+            gate: Literal["manual", "time"] = "manual" if duration is None else "time"
+            yield PlanStep(weight=weight, gate=gate, min_duration=duration or timedelta(0))
+        elif step.weight is not None:
+            weight = step.weight
+            yield _weight_step(step, weight)
 
 
-def freeze(rollout: Rollout, stable: int, candidate: int, now: datetime) -> ExperimentStatus:
+def _weight_step(step: Step, weight: int) -> PlanStep:
+    least = DEFAULT_MIN_DURATION if step.min_duration is None else step.min_duration
+    gate = step.gate or "evidence"
+    if gate != "evidence":
+        return PlanStep(weight=weight, gate=gate, min_duration=least)
+    if weight == 100:
+        return PlanStep(weight=weight, gate="none", min_duration=timedelta(0))
+    return PlanStep(weight=weight, gate=gate, min_duration=least, max_duration=step.max_duration)
+
+
+def freeze(
+    rollout: Rollout, stable: int, candidate: int, now: datetime, traffic: Traffic = UNKNOWN
+) -> ExperimentStatus:
     """The first status of a rollout's Experiment: its plan, and no traffic on the candidate."""
-    steps = plan_steps(rollout)
-    body = [step.model_dump(mode="json", by_alias=True) for step in steps]
-    digest = hashlib.sha256(json.dumps([body, rollout.alpha], separators=(",", ":")).encode()).hexdigest()[:16]
+    steps = plan_steps(rollout, traffic)
+    weighed = any(step.gate == "evidence" for step in steps)
+    plan = FrozenPlan(
+        strategy="canary",
+        unit=units.unit_of(rollout.unit),
+        salt=rollout.unit.salt,
+        steps=steps,
+        alpha=rollout.alpha,
+        guardrails=guardrails(rollout, traffic) if weighed else (),
+        warmup_requests=rollout.warmup.requests if weighed else 0,
+        warmup_duration=rollout.warmup.duration if weighed else timedelta(0),
+        on_inconclusive=rollout.on_inconclusive,
+        on_no_data=rollout.on_no_data,
+        requests_per_second=traffic.requests_per_second and round(traffic.requests_per_second, 3),
+    )
     return ExperimentStatus(
         phase="Pending",
-        plan=FrozenPlan(
-            hash=digest,
-            strategy="canary",
-            unit=units.unit_of(rollout.unit),
-            salt=rollout.unit.salt,
-            steps=steps,
-            alpha=rollout.alpha,
-            frozen_at=now,
-        ),
+        plan=plan.model_copy(update={"hash": _hash(plan), "frozen_at": now}),
         epoch=Epoch(number=0, since=now, confirmed=False),
         arms=arms_at(0, stable, candidate),
-        verdict=Verdict(decision=UNDECIDED, winner="", reason=NO_EVIDENCE),
+        verdict=Verdict(decision=UNDECIDED, winner="", reason=WEIGHED if weighed else NO_EVIDENCE),
     )
+
+
+def _hash(plan: FrozenPlan) -> str:
+    body = json.dumps(plan.model_dump(mode="json", by_alias=True), separators=(",", ":"), sort_keys=True)
+    return hashlib.sha256(body.encode()).hexdigest()[:16]
 
 
 def arms_at(weight: int, stable: int, candidate: int) -> tuple[ArmStatus, ...]:

@@ -1,22 +1,25 @@
 """The rollout state machine: one transition per tick, each a commit before any traffic moves.
 
-    Pending ──candidate ready──► Running: shift ► collect ► gate ► next step ──last step──► Concluded
-       └──────────abort, failure, superseded──────────┴──────────────────────────────────► Stopped
+    Pending ──candidate ready──► Running: shift ► warm up ► collect ► gate ► next step ──last step──► Concluded
+       └──────abort, failure, harm, superseded──────┴────────────────────────────────────────► Stopped
 
 A step is entered by raising `step.index`; its weight follows once the candidate has the replicas for it, as a new epoch; the epoch counts
-from the moment all edges confirm it. Nothing here reads a clock or the world.
+from the moment all edges confirm it. Before a gate of evidence the first epoch of a step is its warm-up, which is no evidence, and the
+second has the same weights. Nothing here reads a clock or the world.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
-from sundog_operator.api import Epoch, ExperimentStatus, Paused, PlanStep, StepStatus
+from sundog_operator.api import Epoch, EvidenceEpoch, ExperimentStatus, Paused, PlanStep, StepStatus, Verdict
 from sundog_operator.core import names
 from sundog_operator.core.commands import Command
-from sundog_operator.core.rollout.freeze import arms_at
+from sundog_operator.core.rollout.freeze import UNDECIDED, arms_at
+from sundog_operator.core.rollout.judgement import Judgement
+from sundog_operator.core.rollout.resolve import lacks_threshold
 
 PENDING: Final = "Pending"
 WAITS_FOR_PROMOTE: Final = "waits for promote"
@@ -24,6 +27,14 @@ WAITS_FOR_PROMOTE: Final = "waits for promote"
 RUNNING: Final = "Running"
 CONCLUDED: Final = "Concluded"
 STOPPED: Final = "Stopped"
+PROMOTED: Final = "Promoted"
+ROLLED_BACK: Final = "RolledBack"
+MANUAL: Final = "Manual"
+INCONCLUSIVE: Final = "Inconclusive"
+NO_DATA: Final = "NoData"
+SAMPLE_RATIO: Final = "SampleRatio"
+MISMATCH_GRACE: Final = timedelta(minutes=5)
+"""How long a split that is not as it should be is looked into before stable gets all traffic."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +47,7 @@ class Inputs:
         confirmed: every edge has the current epoch in force.
         held: the spec pauses rollouts, or cannot be acted on.
         failure: why the attempt must stop now, as (reason, message).
+        evidence: what is known of the candidate; None where the plan weighs none.
     """
 
     now: datetime
@@ -44,6 +56,7 @@ class Inputs:
     confirmed: bool
     held: bool = False
     failure: tuple[str, str] | None = None
+    evidence: Judgement | None = None
 
 
 def is_frozen(status: ExperimentStatus) -> bool:
@@ -82,15 +95,26 @@ def current_step(status: ExperimentStatus) -> PlanStep:
 
 
 def wanted_replicas(status: ExperimentStatus, replicas: int) -> int:
-    """Replicas that the candidate needs now: enough for the larger of the step's weight and the weight in force."""
-    return canary_replicas(replicas, max(current_step(status).weight, canary_weight(status)))
+    """Replicas that the candidate needs now: enough for the step, and for the weight in force."""
+    return max(step_replicas(current_step(status), replicas), canary_replicas(replicas, canary_weight(status)))
+
+
+def step_replicas(step: PlanStep, replicas: int) -> int:
+    """Replicas that a step needs of the candidate, where all traffic needs so many.
+
+    Before a gate of evidence a replica of the candidate gets no more than one of stable: else it would look slow for that alone.
+    """
+    least = canary_replicas(replicas, step.weight)
+    if step.gate != "evidence":
+        return least
+    return min(replicas, max(least, math.ceil(replicas * step.weight / (100 - step.weight))))
 
 
 def tick(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus:
     """The next status; equal to the given one when nothing is due. Total: any status and inputs give a status."""
     if is_over(status):
         return status
-    for rule in (_stop, _begin, _shift, _confirm, _pass_gate):
+    for rule in (_stop, _roll_back, _doubt, _begin, _shift, _confirm, _warm_up, _pass_gate, _time_out):
         if (after := rule(status, seen)) is not None:
             return after
     return _explain(status, seen)
@@ -106,9 +130,9 @@ def obey(status: ExperimentStatus, command: Command, now: datetime) -> Experimen
     marked = status.model_copy(update={"last_command": command.id})
     match command.verb:
         case "pause":
-            return marked.model_copy(update={"paused": Paused(reason="Manual", since=now)})
+            return marked.model_copy(update={"paused": Paused(reason=MANUAL, since=now)})
         case "resume":
-            return marked.model_copy(update={"paused": None})
+            return _resume(marked, now)
         case "abort":
             return stop(marked, "Aborted", f"by command {command.id}", now)
         case "promote":
@@ -117,12 +141,34 @@ def obey(status: ExperimentStatus, command: Command, now: datetime) -> Experimen
             return marked
 
 
+def _resume(status: ExperimentStatus, now: datetime) -> ExperimentStatus:
+    """Go on. A step that took too long gets its time anew, or it would be paused again at once."""
+    late = status.paused is not None and status.paused.reason in (INCONCLUSIVE, NO_DATA)
+    step = status.step.model_copy(update={"since": now}) if late and status.step else status.step
+    return status.model_copy(update={"paused": None, "step": step})
+
+
 def _end(
     status: ExperimentStatus, phase: str, weight: int, reason: str, message: str, now: datetime
 ) -> ExperimentStatus:
-    verdict = status.verdict.model_copy(update={"reason": f"{reason}: {message}"})
+    verdict = _verdict(status, phase, f"{reason}: {message}")
     ended = _at_weight(status, weight, now) if canary_weight(status) != weight else status
     return ended.model_copy(update={"phase": phase, "verdict": verdict, "paused": None, "step": _reason(ended, reason)})
+
+
+def _verdict(status: ExperimentStatus, phase: str, told: str) -> Verdict:
+    """How it ended: decided by evidence as far as `_conclusive` says so."""
+    conclusive = status.verdict.decision == (PROMOTED if phase == CONCLUDED else ROLLED_BACK)
+    decision = status.verdict.decision if conclusive else UNDECIDED
+    winner = "" if not conclusive else names.CANARY if phase == CONCLUDED else names.STABLE
+    return Verdict(decision=decision, winner=winner, reason=told)
+
+
+def _conclusive(status: ExperimentStatus, decision: str, seen: Inputs) -> ExperimentStatus:
+    """Evidence has decided: it stays beside the decision."""
+    metrics = seen.evidence.metrics if seen.evidence else status.metrics
+    verdict = status.verdict.model_copy(update={"decision": decision})
+    return status.model_copy(update={"verdict": verdict, "metrics": metrics})
 
 
 def _at_weight(status: ExperimentStatus, weight: int, now: datetime) -> ExperimentStatus:
@@ -137,6 +183,25 @@ def _at_weight(status: ExperimentStatus, weight: int, now: datetime) -> Experime
 
 def _stop(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
     return stop(status, *seen.failure, seen.now) if seen.failure else None
+
+
+def _roll_back(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
+    """Harm ends the attempt whatever else holds it: paused or not, it goes on doing harm."""
+    if seen.evidence is None or not seen.evidence.harm or canary_weight(status) in (0, 100):
+        return None
+    return stop(_conclusive(status, ROLLED_BACK, seen), ROLLED_BACK, seen.evidence.harm, seen.now)
+
+
+def _doubt(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
+    """Conclude nothing from a split that is not as it should be; where it stays so, stable gets all traffic."""
+    if seen.evidence is None or not seen.evidence.broken or status.phase != RUNNING:
+        return None
+    paused = status.paused
+    if paused is None or paused.reason != SAMPLE_RATIO:
+        return status.model_copy(update={"paused": Paused(reason=SAMPLE_RATIO, since=seen.now)})
+    if seen.now - paused.since < MISMATCH_GRACE:
+        return None
+    return stop(status, "SampleRatioMismatch", seen.evidence.broken, seen.now)
 
 
 def _promote(status: ExperimentStatus, *, full: bool) -> ExperimentStatus:
@@ -172,11 +237,12 @@ def _shift(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
     step = current_step(status)
     if status.phase != RUNNING or step.weight == canary_weight(status) or _stands_still(status, seen):
         return None
-    if seen.available < canary_replicas(seen.replicas, step.weight):
+    if seen.available < step_replicas(step, seen.replicas):
         return None
     if step.weight == 100 and _gate(status) == "none":
         return _conclude(status, seen)
-    return _at_weight(status, step.weight, seen.now)
+    shifted = _at_weight(status, step.weight, seen.now)
+    return _as_evidence(shifted, seen) if _is_warm(shifted, seen, warmed=_needs_no_warmup(status)) else shifted
 
 
 def _conclude(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
@@ -193,6 +259,48 @@ def _confirm(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
     return status.model_copy(update={"epoch": epoch})
 
 
+def _needs_no_warmup(status: ExperimentStatus) -> bool:
+    return not status.plan.warmup_requests or not status.plan.warmup_duration
+
+
+def _is_warm(status: ExperimentStatus, seen: Inputs, *, warmed: bool) -> bool:
+    """Whether what comes is evidence: the candidate has warmed up, and it is known what a long answer is."""
+    return (
+        warmed
+        and _gate(status) == "evidence"
+        and seen.evidence is not None
+        and not lacks_threshold(seen.evidence.guardrails)
+    )
+
+
+def _warm_up(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
+    """End a step's warm-up: from the next epoch on counts are evidence."""
+    step, evidence = current_step(status), seen.evidence
+    if status.phase != RUNNING or status.step is None or status.step.warm or evidence is None:
+        return None
+    if not status.epoch.confirmed or step.weight != canary_weight(status) or status.step.since is None:
+        return None
+    waited = status.epoch.since is not None and seen.now - status.epoch.since >= status.plan.warmup_duration
+    warmed = waited or evidence.requests >= status.plan.warmup_requests
+    if not _is_warm(status, seen, warmed=warmed):
+        return None
+    return _as_evidence(_at_weight(status, step.weight, seen.now), seen)
+
+
+def _as_evidence(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus:
+    """Let the epoch that begins count as evidence, against latencies that stay what they are from here on."""
+    guardrails = seen.evidence.guardrails if seen.evidence else status.plan.guardrails
+    epoch = EvidenceEpoch(number=status.epoch.number, weight=canary_weight(status))
+    return status.model_copy(
+        update={
+            "plan": status.plan.model_copy(update={"guardrails": guardrails}),
+            "step": status.step.model_copy(update={"warm": True}) if status.step else None,
+            "evidence_epochs": (*status.evidence_epochs, epoch),
+            "metrics": (),
+        }
+    )
+
+
 def _pass_gate(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
     step = current_step(status)
     if (
@@ -204,14 +312,63 @@ def _pass_gate(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | Non
         return None
     if status.step.since is None:
         return status.model_copy(update={"step": status.step.model_copy(update={"since": seen.now})})
-    waited = seen.now - status.step.since >= step.min_duration
-    if _stands_still(status, seen) or _gate(status) == "manual" or (_gate(status) == "time" and not waited):
+    if _stands_still(status, seen) or not _is_open(status, step, seen, seen.now - status.step.since):
         return None
-    return (
-        _conclude(status, seen)
-        if status.step.index == len(status.plan.steps)
-        else _enter(status, status.step.index + 1)
+    if _gate(status) == "evidence" and status.step.index == len(status.plan.steps) - 1:
+        status = _conclusive(status, PROMOTED, seen)
+    return _go_on(status, seen)
+
+
+def _is_open(status: ExperimentStatus, step: PlanStep, seen: Inputs, waited: timedelta) -> bool:
+    match _gate(status):
+        case "evidence":
+            return waited >= step.min_duration and seen.evidence is not None and seen.evidence.passed
+        case "time":
+            return waited >= step.min_duration
+        case gate:
+            return gate != "manual"
+
+
+def _go_on(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
+    index = status.step.index if status.step else 0
+    return _conclude(status, seen) if index == len(status.plan.steps) else _enter(status, index + 1)
+
+
+def _time_out(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
+    """What follows on a step that evidence does not decide. Nothing does by default but a pause: no data is never success."""
+    step, evidence = current_step(status), seen.evidence
+    if status.phase != RUNNING or status.step is None or status.step.since is None or _stands_still(status, seen):
+        return None
+    if evidence is None or _gate(status) != "evidence" or step.max_duration is None:
+        return None
+    waited = seen.now - status.step.since
+    if evidence.silent and status.plan.on_no_data != "hold" and waited >= step.min_duration:
+        return _give_up(status, seen, status.plan.on_no_data, NO_DATA)
+    if waited < step.max_duration:
+        return None
+    return _give_up(
+        status,
+        seen,
+        "pause" if evidence.silent else status.plan.on_inconclusive,
+        NO_DATA if evidence.silent else INCONCLUSIVE,
     )
+
+
+def _give_up(status: ExperimentStatus, seen: Inputs, policy: str, reason: str) -> ExperimentStatus | None:
+    told = status.model_copy(update={"metrics": seen.evidence.metrics}) if seen.evidence else status
+    match policy:
+        case "rollback":
+            return stop(told, reason, waiting_for_evidence(told), seen.now)
+        case "promote":
+            return _go_on(told, seen)
+        case _:
+            return told.model_copy(update={"paused": Paused(reason=reason, since=seen.now)})
+
+
+def waiting_for_evidence(status: ExperimentStatus) -> str:
+    """What a gate of evidence waits for, by what the status says is known."""
+    open_ = [each.message for each in status.metrics if each.role == "guardrail" and each.verdict != "Passed"]
+    return open_[0] if open_ else "collects evidence"
 
 
 def _gate(status: ExperimentStatus) -> str:
@@ -236,10 +393,31 @@ def _waiting_for(status: ExperimentStatus, seen: Inputs) -> str:
     step, needed = current_step(status), wanted_replicas(status, seen.replicas)
     explanations: tuple[tuple[bool, Callable[[], str]], ...] = (
         (seen.held, lambda: "held by the spec"),
-        (status.paused is not None, lambda: "paused by command"),
+        (status.paused is not None, lambda: _paused_for(status)),
         (not status.epoch.confirmed, lambda: "waits for the edges to confirm the split"),
         (seen.available < needed, lambda: f"waits for replicas: {seen.available} of {needed} are available"),
         (_gate(status) == "manual", lambda: WAITS_FOR_PROMOTE),
         (_gate(status) == "time", lambda: f"collects for {step.min_duration.total_seconds():g} s"),
+        (_gate(status) == "evidence", lambda: _collecting(status)),
     )
     return next((text() for holds, text in explanations if holds), "shifts traffic")
+
+
+def _paused_for(status: ExperimentStatus) -> str:
+    match status.paused.reason if status.paused else MANUAL:
+        case "Inconclusive":
+            return f"paused, for it took too long: {waiting_for_evidence(status)}"
+        case "NoData":
+            return "paused, for there is no traffic to judge by"
+        case "SampleRatio":
+            return "paused, for requests do not fall to the arms by their weights"
+        case _:
+            return "paused by command"
+
+
+def _collecting(status: ExperimentStatus) -> str:
+    if status.step is None or status.step.warm:
+        return waiting_for_evidence(status)
+    if lacks_threshold(status.plan.guardrails) and not status.evidence_epochs:
+        return "warms up, until stable has answered enough to compare its latency"
+    return "warms up; what is counted is no evidence yet"

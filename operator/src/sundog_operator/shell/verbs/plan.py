@@ -49,6 +49,11 @@ class _UnaskedEdges:
         """Nothing is known."""
         return [EdgeReport(pod["metadata"]["name"], ready=False, terminating=False, evidence=None) for pod in pods]
 
+    async def count(self, pods: Sequence[Object], service: str) -> list[EdgeReport]:
+        """Nothing is known."""
+        del service
+        return await self.read(pods)
+
 
 @click.command()
 @FILES

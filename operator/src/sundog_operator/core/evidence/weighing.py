@@ -1,0 +1,93 @@
+"""Evidence of one candidate out of plain counts, by metric and epoch: for those who decide and have no arrays."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sundog_operator.core.evidence import sample_ratio, verdicts
+from sundog_operator.core.evidence.dispersion import Blocks
+from sundog_operator.core.evidence.verdicts import Counts, Finding, Limits
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """What one kind of event may cost.
+
+    Attributes:
+        margin: by which share the candidate may have more, such as 0.25.
+        floor: by how much its rate may be higher at a gate; 0 for none.
+        next_weight: the share of traffic that is asked for, in (0, 1].
+        newest_alone: whether a gate looks at the newest epoch only.
+    """
+
+    margin: float
+    floor: float
+    next_weight: float
+    newest_alone: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """What was counted while the weights stood still.
+
+    Attributes:
+        weight: the candidate's share of the assignments, in (0, 1).
+        units: requests of control and of the candidate.
+        events: of each metric, those of control and of the candidate.
+        blocks: of each metric, for each length of blocks the shortest first, the six numbers of `dispersion.Blocks`.
+    """
+
+    weight: float
+    units: tuple[int, int]
+    events: Sequence[tuple[int, int]]
+    blocks: Sequence[Sequence[tuple[int, ...]]]
+
+
+def weigh(metrics: Sequence[Metric], epochs: Sequence[Epoch], alpha: float) -> list[Finding]:
+    """What is found of each metric; with no epoch nothing was counted.
+
+    `alpha` is the error of each direction, that of harm being shared among the metrics.
+    """
+    if not epochs:
+        epochs = [Epoch(0.5, (0, 0), [(0, 0)] * len(metrics), [[(0,) * 6]] * len(metrics))]
+    found: dict[int, Finding] = {}
+    for alone in (False, True):
+        chosen = [index for index, metric in enumerate(metrics) if metric.newest_alone is alone]
+        if chosen:
+            limits = _limits([metrics[index] for index in chosen], alpha, len(metrics))
+            findings = verdicts.judge(_counts(chosen, epochs), limits, promotes=alone)
+            found.update((index, findings.at(place)) for place, index in enumerate(chosen))
+    return [found[index] for index in range(len(metrics))]
+
+
+def mismatch(epochs: Sequence[Epoch]) -> float:
+    """Log E against "requests fall to the arms by their weights"; 0 without epochs."""
+    if not epochs:
+        return 0.0
+    units = np.array([epoch.units for epoch in epochs], float)
+    shares = np.array([(1 - epoch.weight, epoch.weight) for epoch in epochs])
+    return float(sample_ratio.log_e(units, shares))
+
+
+def _limits(metrics: Sequence[Metric], alpha: float, tests: int) -> Limits:
+    margin, floor, weight = (
+        np.array([getattr(metric, name) for metric in metrics]) for name in ("margin", "floor", "next_weight")
+    )
+    return Limits(margin, floor, weight, alpha, tests)
+
+
+def _counts(chosen: Sequence[int], epochs: Sequence[Epoch]) -> Counts:
+    """Arrays of shape (metrics, epochs)."""
+    events = np.array([[epoch.events[index] for epoch in epochs] for index in chosen], float)
+    units = np.array([[epoch.units for epoch in epochs]] * len(chosen), float)
+    weight = np.array([[epoch.weight for epoch in epochs]] * len(chosen))
+    blocks = np.array([[epoch.blocks[index] for epoch in epochs] for index in chosen], float)
+    return Counts(
+        control=events[..., 0],
+        candidate=events[..., 1],
+        control_units=units[..., 0],
+        candidate_units=units[..., 1],
+        weight=weight,
+        blocks=[Blocks(*np.moveaxis(blocks[:, :, length], -1, 0)) for length in range(blocks.shape[2])],
+    )

@@ -1,0 +1,28 @@
+"""What a tick is told of the evidence."""
+
+from dataclasses import dataclass
+
+from sundog_operator.api import MetricStatus, PlanGuardrail
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """The evidence of an attempt as it is now.
+
+    Attributes:
+        metrics: what is known of each metric, for the status.
+        harm: what the candidate does worse than it may, or that it is dead; empty for nothing.
+        passed: whether every guardrail lets the next step begin.
+        silent: whether an arm has had no request since the step's warm-up.
+        broken: why nothing can be concluded from what was counted; empty where something can.
+        requests: the candidate's in the epoch in force.
+        guardrails: those of the plan, with the times that latencies are compared by, as far as those are known.
+    """
+
+    metrics: tuple[MetricStatus, ...] = ()
+    harm: str = ""
+    passed: bool = False
+    silent: bool = True
+    broken: str = ""
+    requests: int = 0
+    guardrails: tuple[PlanGuardrail, ...] = ()

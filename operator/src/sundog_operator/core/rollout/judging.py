@@ -1,0 +1,260 @@
+"""Judges an attempt: counts of the edges in, what its state machine has to know out. Pure."""
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Final
+
+from sundog_operator.api import EvidenceEpoch, ExperimentStatus, MetricStatus, PlanGuardrail
+from sundog_operator.core import names
+from sundog_operator.core.evidence import dispersion, weighing
+from sundog_operator.core.evidence.verdicts import Finding, Verdict
+from sundog_operator.core.evidence.weighing import Epoch, Metric
+from sundog_operator.core.observed import EdgeReport
+from sundog_operator.core.rollout import machine, tallies
+from sundog_operator.core.rollout.judgement import Judgement
+from sundog_operator.core.rollout.resolve import (
+    ERROR_RATE,
+    REJECTIONS,
+    Traffic,
+    is_latency,
+    with_thresholds,
+)
+from sundog_operator.core.rollout.tallies import Block, Tallies, Tally
+
+SUSPENDED: Final = "Suspended"
+MISMATCH_LOG_E: Final = math.log(1000)
+"""At an error of 0.001: a split that is off by chance alone is paused for once in a thousand rollouts."""
+
+DEFAULT_ALPHA: Final = 0.05
+EQUAL_LOAD: Final = 1.2
+"""How many times the load of one arm's replicas may be that of the other's, for their latencies to be compared."""
+
+_DEAD_BLOCKS: Final = 3
+_DEAD_FAILURES: Final = 20
+_DEAD_SHARE: Final = 0.5
+_FINE_SHARE: Final = 0.1
+_LONGEST_ETA_S: Final = 365 * 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What an attempt is judged by.
+
+    Attributes:
+        tallies: what the edges have counted of it.
+        reports: what they report now.
+        traffic: stable's, by which latencies that are not known yet are.
+        replicas: healthy replicas of stable and of the candidate.
+        now_s: Unix seconds.
+        timeout_s: of a request.
+    """
+
+    tallies: Tallies
+    reports: Sequence[EdgeReport]
+    traffic: Traffic
+    replicas: tuple[int, int]
+    now_s: float
+    timeout_s: float
+
+
+def judge(status: ExperimentStatus, seen: Seen) -> Judgement:
+    """What the evidence says of an attempt whose plan has guardrails."""
+    present = {source for source, _ in tallies.rows_of(seen.tallies.attempt, seen.reports)}
+    counted = [_counted(status, each, seen, present) for each in status.evidence_epochs]
+    gates = [each.gate for each in counted]
+    told = _tell_all(status, counted, _load(status, seen))
+    warm = status.step is not None and status.step.warm and bool(counted)
+    return Judgement(
+        metrics=told,
+        harm=_dead(seen) or next((each.message for each in told if each.verdict == Verdict.HARM), ""),
+        passed=warm and _is_long(status, seen) and all(_passes(each, last=_next_weight(status) == 1) for each in told),
+        silent=not warm or min(gates[-1].units) == 0,
+        broken=_mismatch(gates),
+        requests=seen.tallies.of(status.epoch.number, names.CANARY, present).assigned,
+        guardrails=tuple(with_thresholds(each, seen.traffic) for each in status.plan.guardrails),
+    )
+
+
+def _is_long(status: ExperimentStatus, seen: Seen) -> bool:
+    """Whether the newest epoch tells how its events vary: a last gate looks at nothing else."""
+    folded = seen.tallies.folded.get(status.evidence_epochs[-1].number)
+    return folded is not None and folded.lengths[0].closed >= dispersion.LEAST_BLOCKS
+
+
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    """An epoch as gates see it, and as the test of harm does: what became of a request that nobody knows of is taken for the worse."""
+
+    gate: Epoch
+    harm: Epoch
+
+
+def _counted(status: ExperimentStatus, epoch: EvidenceEpoch, seen: Seen, present: Collection[str]) -> _Counted:
+    late = tallies.overdue(seen.tallies.attempt, seen.reports, seen.now_s, seen.timeout_s)
+    stable, canary = (
+        _with_late(seen.tallies.of(epoch.number, arm, present), late.get((epoch.number, arm), 0))
+        for arm in (names.STABLE, names.CANARY)
+    )
+    folded = seen.tallies.folded.get(epoch.number, tallies.Folded(0))
+    kinds = [_kind(guardrail) for guardrail in status.plan.guardrails]
+    blocks = [[(each.closed, *each.sums[tallies.EVENTS.index(kind)]) for each in folded.lengths] for kind in kinds]
+
+    def made(stable: Tally, canary: Tally) -> Epoch:
+        events = [(int(getattr(stable, kind)), int(getattr(canary, kind))) for kind in kinds]
+        return Epoch(epoch.weight / 100, (stable.assigned, canary.assigned), events, blocks)
+
+    return _Counted(gate=made(stable, _failed(canary)), harm=made(_failed(stable), canary))
+
+
+def _kind(guardrail: PlanGuardrail) -> str:
+    """Which of the events that are told apart a metric is about."""
+    return {ERROR_RATE: "errors", REJECTIONS: "rejections"}.get(guardrail.metric, "slow")
+
+
+def _with_late(tally: Tally, late: int) -> Tally:
+    return tally._replace(errors=tally.errors + late, slow=tally.slow + late)
+
+
+def _failed(tally: Tally) -> Tally:
+    """With what was lost as failures."""
+    return tally._replace(errors=tally.errors + tally.lost, slow=tally.slow + tally.lost)
+
+
+def _next_weight(status: ExperimentStatus) -> float:
+    """The share of traffic that passing the current step leads to."""
+    index = status.step.index if status.step else 0
+    return max(status.plan.steps[min(index, len(status.plan.steps) - 1)].weight, 1) / 100
+
+
+def _load(status: ExperimentStatus, seen: Seen) -> float:
+    """Load of a replica of the candidate, by that of one of stable; NaN where an arm has no replica."""
+    weight, (stable, canary) = machine.canary_weight(status), seen.replicas
+    if not stable or not canary or weight in (0, 100):
+        return math.nan
+    return (weight / canary) / ((100 - weight) / stable)
+
+
+def _tell_all(status: ExperimentStatus, counted: Sequence[_Counted], load: float) -> tuple[MetricStatus, ...]:
+    gates, harms = [each.gate for each in counted], [each.harm for each in counted]
+    findings = _weigh(status, gates)
+    harmful = findings if gates == harms else _weigh(status, harms)
+    events = [
+        tuple(map(sum, zip(*(epoch.events[index] for epoch in gates), strict=True))) for index in range(len(findings))
+    ]
+    return tuple(
+        _tell(guardrail, finding, harm, happened, load)
+        for guardrail, finding, harm, happened in zip(status.plan.guardrails, findings, harmful, events, strict=True)
+    )
+
+
+def _weigh(status: ExperimentStatus, epochs: Sequence[Epoch]) -> list[Finding]:
+    following = _next_weight(status)
+    metrics = [
+        # What takes long is compared with a time that has the margin in it already.
+        Metric(0.0, 0.0, following, newest_alone=True)
+        if is_latency(each)
+        else Metric(each.margin, each.floor, following, newest_alone=following == 1)
+        for each in status.plan.guardrails
+    ]
+    return weighing.weigh(metrics, epochs, status.plan.alpha or DEFAULT_ALPHA)
+
+
+def _tell(
+    guardrail: PlanGuardrail, finding: Finding, harm: Finding, events: tuple[int, ...], load: float
+) -> MetricStatus:
+    if harm.verdict == Verdict.HARM:
+        finding = harm
+    elif finding.verdict == Verdict.HARM:
+        finding = replace(finding, verdict=Verdict.UNDECIDED)
+    verdict, message = str(finding.verdict), finding.sentence(_name(guardrail), names.STABLE)
+    if is_latency(guardrail):
+        verdict, message = _by_load(finding.verdict, message, load)
+    return MetricStatus(
+        name=guardrail.metric,
+        role=guardrail.role,
+        arm=names.CANARY,
+        events=events,
+        ratio=_number(finding.ratio),
+        interval=tuple(end for end in map(_number, (finding.lower, finding.upper)) if end is not None),
+        allowed=_number(finding.allowed),
+        verdict=verdict,
+        needed=_number(finding.needed),
+        eta=_eta(finding.eta_s),
+        message=message,
+    )
+
+
+def _name(guardrail: PlanGuardrail) -> str:
+    stable, canary = guardrail.threshold_microseconds, guardrail.candidate_threshold_microseconds
+    if stable is None or canary is None:
+        return guardrail.metric
+    return f"{guardrail.metric} (answers above {stable / 1000:.3g} ms, the candidate's above {canary / 1000:.3g} ms)"
+
+
+def _by_load(verdict: Verdict, message: str, load: float) -> tuple[str, str]:
+    """Latencies are compared only as far as the replicas' unequal loads do not explain them."""
+    if math.isnan(load):
+        return SUSPENDED, f"{message}; not judged while an arm has no healthy replica"
+    if verdict == Verdict.HARM and load > EQUAL_LOAD:
+        return (
+            Verdict.UNDECIDED,
+            f"{message}; but each replica of the candidate has {load:.3g} times the load of one of stable",
+        )
+    if verdict != Verdict.HARM and load < 1 / EQUAL_LOAD:
+        return (
+            SUSPENDED,
+            f"{message}; not judged while each replica of the candidate has {load:.3g} times the load of one of stable",
+        )
+    return str(verdict), message
+
+
+def _passes(told: MetricStatus, *, last: bool) -> bool:
+    if told.role == "harm":
+        return told.verdict != Verdict.HARM
+    return told.verdict == Verdict.PASSED or (told.verdict == SUSPENDED and not last)
+
+
+def _mismatch(epochs: Sequence[Epoch]) -> str:
+    log_e = weighing.mismatch(epochs)
+    if log_e < MISMATCH_LOG_E:
+        return ""
+    canary, total = sum(epoch.units[1] for epoch in epochs), sum(sum(epoch.units) for epoch in epochs)
+    expected = sum(epoch.weight * sum(epoch.units) for epoch in epochs)
+    return f"the candidate got {canary} of {total} requests where {expected:.0f} were expected: the split is not as it should be"
+
+
+def _dead(seen: Seen) -> str:
+    """Whether the candidate fails most of what it gets while stable does not: no statistics, and no wait for them."""
+    newest = int(seen.now_s - tallies.GRACE_S) // tallies.BLOCK_S
+    blocks: dict[int, list[Block]] = {}
+    for own in tallies.blocks_of(seen.tallies.attempt, seen.reports).values():
+        for number in range(newest - _DEAD_BLOCKS, newest):
+            blocks.setdefault(number, []).append(own.get(number, Block()))
+    if len(blocks) < _DEAD_BLOCKS or not all(map(_is_dead, blocks.values())):
+        return ""
+    failed, ended = (sum(each.of(names.CANARY)[at] for own in blocks.values() for each in own) for at in (0, 3))
+    return f"the candidate failed {failed} of {ended} requests in {_DEAD_BLOCKS * tallies.BLOCK_S} s, while {names.STABLE} did not"
+
+
+def _is_dead(own: Sequence[Block]) -> bool:
+    (canary_failed, canary_ended), (stable_failed, stable_ended) = (
+        tuple(sum(each.of(arm)[at] for each in own) for at in (0, 3)) for arm in (names.CANARY, names.STABLE)
+    )
+    return (
+        canary_failed >= _DEAD_FAILURES
+        and canary_failed > _DEAD_SHARE * canary_ended
+        and stable_failed < _FINE_SHARE * stable_ended
+    )
+
+
+def _number(value: float) -> float | None:
+    """For a status: four digits, and nothing for what is no number."""
+    return float(f"{value:.4g}") if math.isfinite(value) else None
+
+
+def _eta(seconds: float) -> timedelta | None:
+    if not math.isfinite(seconds) or seconds > _LONGEST_ETA_S:
+        return None
+    return timedelta(seconds=math.ceil(seconds))

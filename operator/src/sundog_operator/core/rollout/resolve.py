@@ -1,0 +1,112 @@
+"""What a spec leaves to the service's own traffic: steps, guardrails, and the latency that a candidate is compared with."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+
+from sundog_operator.api import PlanGuardrail, PlanStep, Rollout, RolloutGuardrail
+
+BUSY_RPS: Final = 50.0
+"""Requests per second from which small weights and high quantiles can be judged in minutes."""
+
+VERY_BUSY_RPS: Final = 1000.0
+LEAST_TIMED: Final = 100
+"""Answers of stable that it takes to know a quantile. Which one exactly is found decides nothing: both arms are held to it."""
+
+ERROR_RATE: Final = "errorRate"
+REJECTIONS: Final = "rejections"
+ERROR_MARGIN: Final = 0.25
+_MIN_DURATION: Final = timedelta(minutes=5)
+_MAX_DURATION: Final = timedelta(hours=24)
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Stable's traffic, as the edges have counted it.
+
+    Attributes:
+        requests_per_second: of the last hour at most; None where too little was seen.
+        latencies: how many answers took how long, by bucket.
+        edges_us: upper edges of the buckets but the last, in microseconds.
+    """
+
+    requests_per_second: float | None = None
+    latencies: Sequence[int] = ()
+    edges_us: Sequence[int] = ()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether there is so much that small differences show soon."""
+        return self.requests_per_second is not None and self.requests_per_second >= BUSY_RPS
+
+    def quantile_us(self, share: float) -> int | None:
+        """The upper edge of the bucket that has a quantile of the latency, in microseconds; None while too few answers were timed."""
+        total, reached = sum(self.latencies), 0
+        if total < LEAST_TIMED:
+            return None
+        for count, edge in zip(self.latencies, self.edges_us, strict=False):
+            reached += count
+            if reached >= share * total:
+                return edge
+        return None
+
+
+def default_steps(traffic: Traffic) -> tuple[PlanStep, ...]:
+    """The steps before 100 % of a rollout that names none."""
+    first = (1,) if (traffic.requests_per_second or 0) >= VERY_BUSY_RPS else ()
+    weights = (*first, 5, 25, 50) if traffic.is_busy else (25, 50)
+    return tuple(
+        PlanStep(weight=weight, gate="evidence", min_duration=_MIN_DURATION, max_duration=_MAX_DURATION)
+        for weight in weights
+    )
+
+
+def guardrails(rollout: Rollout, traffic: Traffic) -> tuple[PlanGuardrail, ...]:
+    """What a candidate is judged by. Rejections are always looked at, for no harm may hide in them."""
+    given = rollout.guardrails or _defaults(traffic)
+    judged = tuple(_frozen(each, traffic) for each in given)
+    return (*judged, PlanGuardrail(metric=REJECTIONS, role="harm", margin=ERROR_MARGIN))
+
+
+def _defaults(traffic: Traffic) -> tuple[RolloutGuardrail, ...]:
+    if traffic.is_busy:
+        return RolloutGuardrail(metric=ERROR_RATE), RolloutGuardrail(metric="latencyP99", margin="10%")
+    return RolloutGuardrail(metric=ERROR_RATE), RolloutGuardrail(metric="latencyP95", margin="25%")
+
+
+def _frozen(guardrail: RolloutGuardrail, traffic: Traffic) -> PlanGuardrail:
+    if guardrail.metric is None:
+        raise ValueError("a guardrail without a metric of the edge is refused where specs are read")
+    is_rate = guardrail.metric == ERROR_RATE
+    margin = _share(guardrail.margin or ("25%" if is_rate else "10%"))
+    floor = _share(guardrail.floor or ("0.5%" if traffic.is_busy else "1%")) if is_rate else 0.0
+    return with_thresholds(PlanGuardrail(metric=guardrail.metric, margin=margin, floor=floor), traffic)
+
+
+def with_thresholds(guardrail: PlanGuardrail, traffic: Traffic) -> PlanGuardrail:
+    """A latency with the time that stable takes no longer than, as its name says how often; others, and known ones, as they are."""
+    if not is_latency(guardrail) or guardrail.threshold_microseconds is not None:
+        return guardrail
+    found = traffic.quantile_us(int(guardrail.metric.removeprefix("latencyP")) / 100)
+    if found is None:
+        return guardrail
+    update = {
+        "threshold_microseconds": found,
+        "candidate_threshold_microseconds": round(found * (1 + guardrail.margin)),
+    }
+    return guardrail.model_copy(update=update)
+
+
+def is_latency(guardrail: PlanGuardrail) -> bool:
+    """Whether it compares how often answers take long."""
+    return guardrail.metric.startswith("latency")
+
+
+def lacks_threshold(guardrails: Sequence[PlanGuardrail]) -> bool:
+    """Whether it is not known yet what a long answer is."""
+    return any(is_latency(each) and each.threshold_microseconds is None for each in guardrails)
+
+
+def _share(percent: str) -> float:
+    return float(percent.removesuffix("%")) / 100
