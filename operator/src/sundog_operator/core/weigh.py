@@ -36,7 +36,8 @@ def weigh(draft: Draft) -> Json | None:
     now_s, timeout_s = draft.now.timestamp(), _timeout(draft).total_seconds()
     before = Tallies.from_json(draft.seen.evidence, attempt.uid)
     epochs = [epoch.number for epoch in progress.evidence_epochs]
-    counted = tallies.take(before, draft.seen.edges, epochs, now_s, timeout_s)
+    look = tallies.Look(epochs, progress.epoch.number, now_s, timeout_s)
+    counted = tallies.take(before, draft.seen.edges, look)
     seen = judging.Seen(
         tallies=counted,
         reports=draft.seen.edges,
