@@ -315,7 +315,7 @@ class FrozenPlan(Part):
     salt: Annotated[str, Field(max_length=63)] = Field(
         "", description="As spec.rollout.unit.salt was; empty means that of this Experiment."
     )
-    steps: Annotated[Items[PlanStep], Field(max_length=20)] = Field((), description="The steps, the last one at 100 %.")
+    steps: Annotated[Items[PlanStep], Field(max_length=21)] = Field((), description="The steps, the last one at 100 %.")
     alpha: Alpha | None = Field(None, description="As spec.rollout.alpha was.")
     guardrails: Annotated[Items[PlanGuardrail], Field(max_length=12)] = Field(
         (), description="What evidence is weighed by; none in a rollout without gates of evidence."
