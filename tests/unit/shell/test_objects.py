@@ -143,6 +143,10 @@ def test_describe_says_what_a_canary_waits_for(on_server: Any, server: Any, mani
     assert any(line.startswith("TrafficSynced ") for line in lines)
     experiment = on_server("describe", "mexp", "digits-r2").out
     assert "canary" in experiment
+    head, line = on_server("get", "mexp", "digits-r2", "-o", "wide").out.splitlines()
+    assert head.split()[:6] == ["NAME", "READY", "PHASE", "MODEL", "STEP", "PAUSED"]
+    assert line.split()[:5] == ["digits-r2", "True", "Running", "digits", "1"]
+    assert "waits for promote" in line
     assert "Rollout digits-r2: Running" in experiment
 
 
