@@ -158,7 +158,8 @@ def test_a_rollout_that_evidence_does_not_decide_is_seen_at_once(on_server: Any,
 
     async def asks(cluster: Any) -> bool:
         conditions = (await cluster.status())["conditions"]
-        return any(each["type"] == "Ready" and "paused" in each["message"] for each in conditions)
+        ready = next(each for each in conditions if each["type"] == "Ready")
+        return "paused" in str(ready["message"])
 
     server.until(asks, "the pause")
     assert "revision 1 serves; revision 2 is paused (NoData)" in on_server("get", "digits").out
