@@ -14,12 +14,21 @@ from charting import account
 from measuring.record import Record
 from real_kubernetes import audit
 from real_serving import CLAIM, ROOT, Json, Team, Traffic, example, readme_commands
+from sundog_operator.core.rollout.tallies import Tallies
 
 pytestmark = pytest.mark.timeout(900)
 
 HELD_OUT = 540
 STEPS = [{"weight": 25, "gate": "time", "minDuration": "3s"}, {"weight": 50, "gate": "manual"}]
 ROLLOUT = {"rollout": {"steps": STEPS}}
+EVIDENCE = {
+    "rollout": {
+        # What is to be seen is that evidence decides, and not how little of it: a wide floor needs some hundred requests.
+        "steps": [{"weight": 50, "minDuration": "10s"}],
+        "guardrails": [{"metric": "errorRate", "floor": "5%"}],
+        "warmup": {"requests": 50, "duration": "10s"},
+    }
+}
 
 
 def test_the_example_is_served_by_the_name_of_its_service(vision: Team) -> None:
@@ -80,6 +89,32 @@ def test_the_command_of_the_readme_asks_it(served: Team, traffic: Traffic) -> No
     assert scores.index(max(scores)) == 0
     answer = json.loads(served.sundog("predict", "digits", "--data", json.dumps({"inputs": [[[0] * 8] * 8]})))
     assert len(answer["outputs"][0]) == len(scores)
+
+
+@pytest.fixture(scope="module")
+def weighed(served: Team) -> Iterator[Traffic]:
+    """A neighbour whose rollout is decided by evidence while the other tests go on: that takes minutes."""
+    served.apply(served.digits(name="numerals", **EVIDENCE))
+    served.until_stable(1, "numerals")
+    with served.traffic("numerals", clients=2) as traffic:
+        traffic.more(20)
+        served.apply(served.digits("v2", "numerals", **EVIDENCE))
+        yield traffic
+    served.kubectl("delete", "mdep", "numerals")
+
+
+def test_a_plan_of_evidence_is_frozen_and_kept_with_its_counts(served: Team, weighed: Traffic) -> None:
+    served.until_canary(50, "numerals")
+    status = served.get("numerals-r2", "mexp")["status"]
+    plan = status["plan"]
+    assert [(step["weight"], step["gate"]) for step in plan["steps"]] == [(50, "evidence"), (100, "none")]
+    assert [(each["metric"], each["role"]) for each in plan["guardrails"]] == [
+        ("errorRate", "guardrail"),
+        ("rejections", "harm"),
+    ]
+    counted = Tallies.unpack(status["tallies"], served.get("numerals-r2", "mexp")["metadata"]["uid"])
+    assert len(counted.sources) == 2, "each edge is one"
+    weighed.more(20)
 
 
 def stable(team: Team, name: str = "digits") -> int:
@@ -146,6 +181,16 @@ def test_kubectl_scale_adds_and_takes_replicas(served: Team, traffic: Traffic) -
             f"{replicas} replicas",
         )
         traffic.more(100)
+
+
+def test_evidence_alone_has_promoted_the_neighbour(served: Team, weighed: Traffic) -> None:
+    served.until_stable(2, "numerals")
+    status = served.get("numerals-r2", "mexp")["status"]
+    assert (status["verdict"]["decision"], status["verdict"]["winner"]) == ("Promoted", "canary")
+    assert {each["name"]: each["verdict"] for each in status["metrics"]}["errorRate"] == "Passed"
+    requests = {arm["name"]: arm["requests"] for arm in status["arms"]}
+    assert min(requests.values()) > 100
+    weighed.more(20)
 
 
 def test_a_neighbour_deleted_in_its_rollout_goes_alone(served: Team, traffic: Traffic) -> None:

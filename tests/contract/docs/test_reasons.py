@@ -43,6 +43,7 @@ NO_REASONS = {
         "AcceptSpec",
         "Command",
         "CreateRevision",
+        "Pause",
         "Promote",
         "ReplaceEdge",
         "RollBack",
@@ -67,7 +68,8 @@ NO_REASONS = {
     *("ErrImagePull", "ErrImageNeverPull", "ImageInspectError", "InvalidImageName"),
     *("CreateContainerConfigError", "RunContainerError", "PodScheduled", "PodReadyToStartContainers"),
     *("ActorDiedError", "HeadOnly", "HeadPodReady", "Model", "Settings"),
-    *("Manual", "Shifting", "Rejected", "Superseded"),
+    *("Manual", "SampleRatio", "Shifting", "Rejected", "Superseded", "Suspended"),
+    *("Dispersed", "Tally", "Tallies"),
     *("Gateway", "PathPrefix", "ResolvedRefs"),
     *("NoData", "Invalid", "Undecided", "Heterogeneous", "Passed", "Harm"),
 }

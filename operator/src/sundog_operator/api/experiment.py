@@ -432,6 +432,10 @@ class ExperimentStatus(Status):
     evidence_epochs: Annotated[Items[EvidenceEpoch], Field(max_length=40)] = Field(
         (), description="The epochs whose counts are evidence."
     )
+    tallies: Annotated[str, Field(max_length=524_288)] = Field(
+        "",
+        description="What the edges have counted, as of the last decision or a minute ago: JSON by zlib and base64.",
+    )
     metrics: Annotated[Items[MetricStatus], Field(max_length=400)] = Field(
         (), description="What is known, at most a minute old."
     )

@@ -21,7 +21,6 @@ from sundog_operator.core import (
     secrets,
     traffic,
     valkey,
-    weigh,
 )
 from sundog_operator.core.capacity import Room
 from sundog_operator.core.draft import Observed, Rollout
@@ -67,9 +66,6 @@ async def observe(world: World, deployment: Object) -> Observed:
     split = traffic.entry_of(await world.kube.view(config_map, traffic.read_document), name)
     pods = await edge_pods(world, namespace)
     rollouts = tuple(each.rollout for each in experiments if each.rollout is not None and each.is_of(name, uid))
-    evidence = [
-        Ref(CONFIG_MAP, namespace, names.evidence(attempt)) for attempt in (stored_status.experiment,) if attempt
-    ]
     route, routes_served = await _route(world, deployment)
     return Observed(
         deployment=deployment,
@@ -82,7 +78,7 @@ async def observe(world: World, deployment: Object) -> Observed:
         clusters_taken=tuple(taken for each in others for taken in each.clusters),
         edges=tuple(await _edges(world, pods, name, stored_status, rollouts)),
         foreign=(
-            *await foreign_among(world, (*rays, config_map, edge_deployment, *evidence)),
+            *await foreign_among(world, (*rays, config_map, edge_deployment)),
             *await foreign_to(world, deployment),
         ),
         url=_url(pods, namespace, name, tls=_has_tls(world, deployment, split)),
@@ -97,7 +93,6 @@ async def observe(world: World, deployment: Object) -> Observed:
         phases=await _phases(world, namespace, name, stored_status, views),
         route=route,
         routes_served=routes_served,
-        evidence=await world.kube.view(evidence[0], weigh.read) if evidence else None,
     )
 
 

@@ -27,13 +27,11 @@ async def reconcile_model_deployment(world: World, key: Key) -> float | None:
 async def _act(world: World, stored: Object, decided: Plan) -> None:
     """Write in the order that lets the process die at any line.
 
-    That is: children, the evidence, the rollout's commit point, the status, what is surplus.
+    That is: children, the rollout's commit point, the status, what is surplus.
     """
     namespace = stored["metadata"]["namespace"]
     for child in decided.creates:
         await _create(world, child)
-    if decided.evidence is not None:
-        await world.kube.apply(decided.evidence)
     if decided.rollout is not None:
         name, status = decided.rollout
         await _commit(world, Ref(EXPERIMENT, namespace, name), status.to_json())

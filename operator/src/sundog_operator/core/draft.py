@@ -62,7 +62,6 @@ class Observed:
         phases: seconds by phase of the newest revision's start, as one of its replicas tells; none where none was asked.
         route: the HTTPRoute of its name, where its endpoint names a Gateway.
         routes_served: whether the API server knows HTTPRoutes, as far as that was looked at.
-        evidence: what was counted for the active rollout, as it is stored; None where nothing is.
     """
 
     deployment: Json
@@ -87,7 +86,6 @@ class Observed:
     phases: Mapping[str, float] = field(default_factory=dict)
     route: Json | None = None
     routes_served: bool = True
-    evidence: Mapping[str, Any] | None = None
 
     @property
     def in_cluster(self) -> bool:
@@ -107,7 +105,6 @@ class Draft:
         refusal: why a rollout that the spec asks for cannot start.
         no_room: (reason, message) of why its pods would find no place.
         judgement: what the evidence says of the active attempt; None where none is weighed.
-        evidence: the ConfigMap with what was counted, to write before anything that follows from it.
     """
 
     seen: Observed
@@ -123,7 +120,6 @@ class Draft:
     refusal: str = ""
     no_room: tuple[str, str] | None = None
     judgement: Judgement | None = None
-    evidence: Json | None = None
     creates: list[Json] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
 

@@ -36,6 +36,13 @@ def traffic_shifted(experiment: str, epoch: int, weight: int, revision: int) -> 
     return Event("Normal", "TrafficShifted", "Shift", note, f"{experiment}/{epoch}")
 
 
+def rollout_paused(experiment: str, epoch: int, reason: str, message: str) -> Event:
+    """A rollout stands still until somebody looks."""
+    return Event(
+        "Warning", "RolloutPaused", "Pause", f"rollout {experiment}: {message}", f"{experiment}/{epoch}/{reason}"
+    )
+
+
 def promoted(revision: int, previous: int | None) -> Event:
     """A revision became stable."""
     note = f"revision {revision} is stable" + (f"; it was revision {previous}" if previous else "")

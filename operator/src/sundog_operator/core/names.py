@@ -27,7 +27,6 @@ RAY_TOKEN_KEY = "token"  # noqa: S105 the name of a key
 VALKEY = "sundog-valkey"
 PASSWORD_KEY = "password"  # noqa: S105 the name of a key
 SPLIT_KEY = "split.json"
-EVIDENCE_KEY = "evidence.json"
 CLUSTER_DOMAIN = "cluster.local"
 SERVE_DEPLOYMENT = "Model"
 
@@ -52,11 +51,6 @@ def experiment(service: str, revision: int, attempt: int) -> str:
     """Experiment of a rollout attempt, counted from 1: `digits-r8`, then `digits-r8-a2`."""
     name = application(service, revision)
     return name if attempt == 1 else f"{name}-a{attempt}"
-
-
-def evidence(experiment: str) -> str:
-    """ConfigMap with what was counted for an Experiment."""
-    return f"{experiment}-evidence"
 
 
 def is_rollout(name: str, service: str, revision: int) -> bool:

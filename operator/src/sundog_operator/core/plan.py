@@ -22,12 +22,9 @@ from sundog_operator.core.spec import accept
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to write, in this order: creates, the evidence, the rollout's status, the status; then what is surplus goes.
-
-    Nothing is written twice.
+    """What to write, in this order: creates, the rollout's status, the status; then what is surplus goes. Nothing is written twice.
 
     Attributes:
-        evidence: the ConfigMap with what was counted for the rollout, or None.
         rollout: (Experiment name, status) to commit, or None.
         surplus_revisions: names of ControllerRevisions beyond the history limit.
         surplus_experiments: names of rollout Experiments beyond it.
@@ -36,7 +33,6 @@ class Plan:
     """
 
     creates: tuple[Json, ...]
-    evidence: Json | None
     rollout: tuple[str, ExperimentStatus] | None
     status: ModelDeploymentStatus
     surplus_revisions: tuple[str, ...]
@@ -73,7 +69,6 @@ def plan(seen: Observed, now: datetime) -> Plan:
     late = replace_late(draft)
     return Plan(
         creates=tuple(draft.creates),
-        evidence=draft.evidence,
         rollout=draft.commit,
         status=draft.status,
         surplus_revisions=_surplus_revisions(draft),
@@ -104,7 +99,7 @@ def _walk(draft: Draft) -> None:
     if progress is None or candidate is None or draft.commit is not None:
         return
     attempt = draft.rollout
-    weighed = weigh.weigh(draft)
+    counted = weigh.weigh(draft)
     split = live.split_of(draft.service, draft.status, attempt.uid if attempt else "", progress)
     seen = machine.Inputs(
         now=draft.now,
@@ -116,13 +111,17 @@ def _walk(draft: Draft) -> None:
         evidence=draft.judgement,
     )
     after = say.count(draft, machine.tick(say.tell(draft, progress), seen), progress, moved=False)
-    if after != progress:
-        draft.commit_rollout(say.count(draft, after, progress, moved=True))
-        draft.evidence = weighed
-        draft.events.extend(say.shift_events(draft, progress, after))
-    elif any(edge.terminating for edge in draft.seen.edges):
-        # What an edge that leaves has counted is not there to be read again.
-        draft.evidence = weighed
+    if after != progress or _leave(draft):
+        # What was counted is written with what follows from it.
+        told = say.count(draft, after, progress, moved=True).model_copy(update={"tallies": counted})
+        if told != progress:
+            draft.commit_rollout(told)
+            draft.events.extend(say.shift_events(draft, progress, after))
+
+
+def _leave(draft: Draft) -> bool:
+    """Whether an edge leaves: what it has counted will not be there to be read again."""
+    return draft.judgement is not None and any(edge.terminating for edge in draft.seen.edges)
 
 
 def _surplus_revisions(draft: Draft) -> tuple[str, ...]:

@@ -89,6 +89,10 @@ def count(draft: Draft, status: ExperimentStatus, before: ExperimentStatus, *, m
 
 def shift_events(draft: Draft, before: ExperimentStatus, after: ExperimentStatus) -> list[Event]:
     """The events of one transition."""
+    paused = after.paused
+    if draft.rollout is not None and paused is not None and paused != before.paused and paused.reason != machine.MANUAL:
+        told = machine.paused_for(after)
+        return [events.rollout_paused(draft.rollout.name, after.epoch.number, paused.reason, told)]
     if draft.rollout is None or machine.is_over(after) or machine.canary_weight(before) == machine.canary_weight(after):
         return []
     return [

@@ -4,8 +4,8 @@
        └──────abort, failure, harm, superseded──────┴────────────────────────────────────────► Stopped
 
 A step is entered by raising `step.index`; its weight follows once the candidate has the replicas for it, as a new epoch; the epoch counts
-from the moment all edges confirm it. Before a gate of evidence the first epoch of a step is its warm-up, which is no evidence, and the
-second has the same weights. Nothing here reads a clock or the world.
+from the moment all edges confirm it. Where evidence is weighed the first epoch of a step is its warm-up, which is none, and the second
+has the same weights. Nothing here reads a clock or the world.
 """
 
 import math
@@ -228,8 +228,10 @@ def _begin(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
 
 
 def _enter(status: ExperimentStatus, index: int) -> ExperimentStatus:
-    gate = status.plan.steps[index - 1].gate
-    step = StepStatus(index=index, of=len(status.plan.steps), gate=gate, reason="Shifting")
+    planned = status.plan.steps[index - 1]
+    # A pause goes on with what was collected at the weight before it.
+    warm = status.step is not None and status.step.warm and planned.weight == canary_weight(status)
+    step = StepStatus(index=index, of=len(status.plan.steps), gate=planned.gate, reason="Shifting", warm=warm)
     return status.model_copy(update={"step": step})
 
 
@@ -242,7 +244,7 @@ def _shift(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
     if step.weight == 100 and _gate(status) == "none":
         return _conclude(status, seen)
     shifted = _at_weight(status, step.weight, seen.now)
-    return _as_evidence(shifted, seen) if _is_warm(shifted, seen, warmed=_needs_no_warmup(status)) else shifted
+    return _as_evidence(shifted, seen) if _is_warm(seen, warmed=_needs_no_warmup(status)) else shifted
 
 
 def _conclude(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
@@ -263,14 +265,9 @@ def _needs_no_warmup(status: ExperimentStatus) -> bool:
     return not status.plan.warmup_requests or not status.plan.warmup_duration
 
 
-def _is_warm(status: ExperimentStatus, seen: Inputs, *, warmed: bool) -> bool:
+def _is_warm(seen: Inputs, *, warmed: bool) -> bool:
     """Whether what comes is evidence: the candidate has warmed up, and it is known what a long answer is."""
-    return (
-        warmed
-        and _gate(status) == "evidence"
-        and seen.evidence is not None
-        and not lacks_threshold(seen.evidence.guardrails)
-    )
+    return warmed and seen.evidence is not None and not lacks_threshold(seen.evidence.guardrails)
 
 
 def _warm_up(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
@@ -282,7 +279,7 @@ def _warm_up(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
         return None
     waited = status.epoch.since is not None and seen.now - status.epoch.since >= status.plan.warmup_duration
     warmed = waited or evidence.requests >= status.plan.warmup_requests
-    if not _is_warm(status, seen, warmed=warmed):
+    if not _is_warm(seen, warmed=warmed):
         return None
     return _as_evidence(_at_weight(status, step.weight, seen.now), seen)
 
@@ -393,7 +390,7 @@ def _waiting_for(status: ExperimentStatus, seen: Inputs) -> str:
     step, needed = current_step(status), wanted_replicas(status, seen.replicas)
     explanations: tuple[tuple[bool, Callable[[], str]], ...] = (
         (seen.held, lambda: "held by the spec"),
-        (status.paused is not None, lambda: _paused_for(status)),
+        (status.paused is not None, lambda: paused_for(status)),
         (not status.epoch.confirmed, lambda: "waits for the edges to confirm the split"),
         (seen.available < needed, lambda: f"waits for replicas: {seen.available} of {needed} are available"),
         (_gate(status) == "manual", lambda: WAITS_FOR_PROMOTE),
@@ -403,7 +400,8 @@ def _waiting_for(status: ExperimentStatus, seen: Inputs) -> str:
     return next((text() for holds, text in explanations if holds), "shifts traffic")
 
 
-def _paused_for(status: ExperimentStatus) -> str:
+def paused_for(status: ExperimentStatus) -> str:
+    """Why a paused rollout stands still."""
     match status.paused.reason if status.paused else MANUAL:
         case "Inconclusive":
             return f"paused, for it took too long: {waiting_for_evidence(status)}"

@@ -5,6 +5,9 @@ events vary with time comes in blocks of ten seconds of arrival, which are added
 sums once its requests have ended, and not looked at again.
 """
 
+import base64
+import json
+import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple
@@ -29,6 +32,7 @@ GRACE_S: Final = 5
 _KEPT_BLOCKS: Final = 350
 _MOST_SOURCES: Final = 64
 _GONE: Final = "gone"
+_MOST_BYTES: Final = 4 << 20
 
 Json = dict[str, Any]
 
@@ -106,8 +110,23 @@ class Tallies:
             total = total.plus(own if source in present else own.written_off())
         return total
 
+    def pack(self) -> str:
+        """For a status: `as_json` in short; empty where nothing was counted."""
+        if not self.sources:
+            return ""
+        return base64.b64encode(zlib.compress(json.dumps(self.as_json(), separators=(",", ":")).encode(), 9)).decode()
+
+    @classmethod
+    def unpack(cls, text: str, attempt: str) -> "Tallies":
+        """What `pack` gave; nothing counted yet where that is damaged, too large, or of another attempt."""
+        try:
+            plain = zlib.decompressobj().decompress(base64.b64decode(text, validate=True), _MOST_BYTES)
+            return cls.from_json(json.loads(plain), attempt)
+        except (ValueError, zlib.error, RecursionError):
+            return cls(attempt)
+
     def as_json(self) -> Json:
-        """For the ConfigMap."""
+        """What is known, as plain JSON."""
         return {
             "version": VERSION,
             "attempt": self.attempt,
