@@ -9,7 +9,6 @@ import json
 import logging
 import os
 import signal
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -40,7 +39,7 @@ def rollout(*guardrails: Json) -> Json:
 
 
 @pytest.fixture(scope="module")
-def fleet(bench: Any) -> Iterator[dict[str, Any]]:
+def fleet(bench: Any) -> dict[str, Any]:
     """Each service by its name, with its second revision released and its clients asking since before."""
     # Stable's own latency on a busy machine is far from steady: the good candidate may be three times as slow, the slow one a quarter.
     latency = {"metric": "latencyP95", "margin": "200%"}
@@ -55,7 +54,7 @@ def fleet(bench: Any) -> Iterator[dict[str, Any]]:
     bench.begin(CLIENTS)
     for name, behaviour in SECOND.items():
         services[name].release(2, behaviour)
-    yield services
+    return services
 
 
 SLEEPS = {"slow": "        time.sleep(0.02)\n"}
@@ -90,10 +89,10 @@ def test_a_running_rollout_says_what_it_waits_for(fleet: Any) -> None:
     def told() -> str:
         return str((good.progress().get("step") or {}).get("reason", ""))
 
-    eventually(lambda: "blocks" in told() or good.progress().get("phase") != "Running", "a reason with numbers")
+    eventually(lambda: "so far" in told() or good.progress().get("phase") != "Running", "a reason with numbers")
     shown = good.up.sundog("describe", "good").stdout
     log.info("%s", shown)
-    assert "evidence" in shown
+    assert "no gate opens before 120 s were counted" in " ".join(shown.split())
 
 
 def test_a_candidate_that_fails_for_some_inputs_is_rolled_back(fleet: Any) -> None:

@@ -156,7 +156,7 @@ def _weigh(status: ExperimentStatus, epochs: Sequence[Epoch]) -> list[Finding]:
     following = _next_weight(status)
     metrics = [
         # What takes long is compared with a time that has the margin in it already.
-        Metric(0.0, 0.0, following, newest_alone=True)
+        Metric(0.0, each.floor, following, newest_alone=True)
         if is_latency(each)
         else Metric(each.margin, each.floor, following, newest_alone=following == 1)
         for each in status.plan.guardrails

@@ -282,7 +282,7 @@ def _fold(
     before: Tallies, reports: Sequence[EdgeReport], epochs: Sequence[int], now_s: float, timeout_s: float
 ) -> Mapping[int, Folded]:
     folded = dict(before.folded)
-    if any(report.ready and report.evidence is None for report in reports):
+    if any(report.evidence is None and _has_counted(before, report) for report in reports):
         # What a silent edge has counted belongs into the same blocks as what the others have.
         return folded
     blocks = blocks_of(before.attempt, reports)
@@ -294,6 +294,12 @@ def _fold(
         last = int(now_s) // BLOCK_S if epoch == epochs[-1] else max(own, default=known.following - 1) + 1
         folded[epoch] = _fold_epoch(known, own, last, now_s, timeout_s)
     return folded
+
+
+def _has_counted(before: Tallies, report: EdgeReport) -> bool:
+    """Whether an edge that tells nothing now has something to tell. One whose agent starts anew is not ready, but told before."""
+    known = any(source.partition("/")[0] == report.pod for source in before.sources)
+    return report.ready or (known and not report.terminating)
 
 
 def _fold_epoch(known: Folded, blocks: Mapping[int, Block], end: int, now_s: float, timeout_s: float) -> Folded:
