@@ -1,5 +1,7 @@
 """What a plan says: measured fields of the status, conditions, events of a rollout, and when to look again."""
 
+import math
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final
 
@@ -8,6 +10,7 @@ from sundog_operator.api import (
     Condition,
     ConditionSet,
     ExperimentStatus,
+    MetricStatus,
     RevisionStatus,
     Startup,
     experiment_conditions,
@@ -29,6 +32,7 @@ from sundog_operator.core import (
 )
 from sundog_operator.core.draft import Draft
 from sundog_operator.core.events import Event
+from sundog_operator.core.evidence.verdicts import Verdict
 from sundog_operator.core.readiness import DEPLOYING
 from sundog_operator.core.rollout import freeze, machine
 
@@ -47,10 +51,16 @@ Said = tuple[str, str, str]
 
 
 def tell(draft: Draft, status: ExperimentStatus) -> ExperimentStatus:
-    """Project what the evidence says, once a minute and where nothing was said yet."""
-    if draft.judgement is None or not (_is_due(draft, status) or not status.metrics):
+    """Project what the evidence says: once a minute, where nothing was said yet, and as soon as there is anything."""
+    judged = draft.judgement
+    if judged is None or not (_is_due(draft, status) or _nothing(status.metrics) > _nothing(judged.metrics)):
         return status
-    return status.model_copy(update={"metrics": draft.judgement.metrics})
+    return status.model_copy(update={"metrics": judged.metrics})
+
+
+def _nothing(metrics: Sequence[MetricStatus]) -> float:
+    """Of how many metrics nothing is known; of more than any where none is named."""
+    return sum(each.verdict == Verdict.NO_DATA for each in metrics) if metrics else math.inf
 
 
 def _is_due(draft: Draft, status: ExperimentStatus) -> bool:

@@ -23,7 +23,8 @@ def weigh(draft: Draft) -> str:
     epochs = [epoch.number for epoch in progress.evidence_epochs]
     look = tallies.Look(epochs, progress.epoch.number, now_s, timeout_s)
     counted = tallies.take(Tallies.unpack(progress.tallies, attempt.uid), edges, look)
-    traffic_seen = stable_traffic.of_attempts([names.application(draft.service, stable), attempt.uid], edges, now_s)
+    attempts = [names.application(draft.service, stable), attempt.uid]
+    traffic_seen = stable_traffic.of_attempts(attempts, edges, now_s, progress.epoch.number)
     healthy = [traffic.healthy_replicas(draft.service, number, edges) for number in (stable, candidate)]
     draft.judgement = judging.judge(
         progress, judging.Seen(counted, edges, traffic_seen, (healthy[0], healthy[1]), now_s, timeout_s)

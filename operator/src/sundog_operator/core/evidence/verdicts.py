@@ -160,6 +160,8 @@ class Finding:
                 return f"{metric}: no one ratio fits all epochs, so none is promoted on"
         if math.isnan(self.ratio):
             seen = f"{metric} happened in neither arm"
+        elif math.isinf(self.ratio):
+            seen = f"{metric} never happened in {control} (more than {self.lower:.3g} times as often as there at every look)"
         else:
             seen = (
                 f"{metric} is {self.ratio:.3g} times {control}'s ({self.lower:.3g} to {self.upper:.3g} at every look)"
@@ -282,7 +284,7 @@ def _eta_s(gate: Counts, needed: Numbers) -> Numbers:
     events, seconds = (gate.control + gate.candidate).sum(-1), gate.closed * dispersion.LENGTHS_S[0]
     with np.errstate(all="ignore"):
         left = np.maximum(needed - events, 0.0) * seconds / events
-    return np.where(events > 0, left, np.where(np.isnan(needed), np.nan, np.inf))
+    return np.where((events > 0) & (seconds > 0), left, np.where(np.isnan(needed), np.nan, np.inf))
 
 
 def _needed(gate: Counts, allowed: Numbers, bar: Numbers, wanted: NDArray[np.bool_]) -> Numbers:
@@ -292,7 +294,7 @@ def _needed(gate: Counts, allowed: Numbers, bar: Numbers, wanted: NDArray[np.boo
         return found
     ratio = rates.most_likely(gate.control, gate.candidate, gate.weight)
     # What has not happened yet may still: half an event keeps the guess above 0.
-    ratio = np.where(np.isfinite(ratio), np.maximum(ratio, 0.5 / (gate.control.sum(-1) + 1)), 1.0)
+    ratio = np.where(np.isnan(ratio), 1.0, np.maximum(ratio, 0.5 / (gate.control.sum(-1) + 1)))
     parts = (ratio[wanted], allowed[wanted], gate.weight[..., -1][wanted], bar[wanted])
     found[wanted] = planning.events_needed(*parts, "below")
     return found

@@ -142,17 +142,19 @@ def _tell_all(status: ExperimentStatus, counted: Sequence[_Counted], load: float
     events = [
         tuple(map(sum, zip(*(epoch.events[index] for epoch in gates), strict=True))) for index in range(len(findings))
     ]
-    return tuple(
+    closed = int(gates[-1].blocks[0][0][0]) if gates and gates[-1].blocks else 0
+    told = tuple(
         _tell(guardrail, finding, harm, happened, load)
         for guardrail, finding, harm, happened in zip(status.plan.guardrails, findings, harmful, events, strict=True)
     )
+    return tuple(_tell_earliest(each, closed) for each in told)
 
 
 def _weigh(status: ExperimentStatus, epochs: Sequence[Epoch]) -> list[Finding]:
     following = machine.next_weight(status) / 100
     metrics = [
         # What takes long is compared with a time that has the margin in it already.
-        Metric(0.0, 0.0, following, newest_alone=True)
+        Metric(0.0, each.floor, following, newest_alone=True)
         if is_latency(each)
         else Metric(each.margin, each.floor, following, newest_alone=following == 1)
         for each in status.plan.guardrails
@@ -185,6 +187,21 @@ def _tell(
         needed=_number(finding.needed),
         eta=_eta(finding.eta_s),
         message=message,
+    )
+
+
+def _tell_earliest(told: MetricStatus, closed: int) -> MetricStatus:
+    """Say so where it is too early for anything but events, however many of those there are."""
+    missing = dispersion.LEAST_BLOCKS - closed
+    if missing <= 0 or told.verdict != Verdict.UNDECIDED:
+        return told
+    least, counted = dispersion.LEAST_BLOCKS * tallies.BLOCK_S, closed * tallies.BLOCK_S
+    soonest = timedelta(seconds=missing * tallies.BLOCK_S)
+    return told.model_copy(
+        update={
+            "message": f"{told.message}; no gate opens before {least} s were counted, so far {counted} s",
+            "eta": max(told.eta, soonest) if told.eta is not None else None,
+        }
     )
 
 

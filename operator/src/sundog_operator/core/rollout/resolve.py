@@ -80,15 +80,28 @@ def _frozen(guardrail: RolloutGuardrail, traffic: Traffic) -> PlanGuardrail:
         raise ValueError("a guardrail without a metric of the edge is refused where specs are read")
     is_rate = guardrail.metric == ERROR_RATE
     margin = _share(guardrail.margin or ("25%" if is_rate else "10%"))
-    floor = _share(guardrail.floor or ("0.5%" if traffic.is_busy else "1%")) if is_rate else 0.0
+    floor = (
+        _share(guardrail.floor or ("0.5%" if traffic.is_busy else "1%"))
+        if is_rate
+        else _latency_floor(guardrail.metric)
+    )
     return with_thresholds(PlanGuardrail(metric=guardrail.metric, margin=margin, floor=floor), traffic)
+
+
+def _latency_floor(metric: str) -> float:
+    """A tenth of the answers that are long by definition. Where nothing is long any more, as at night, no ratio could pass."""
+    return round((1 - _quantile(metric)) / 10, 6)
+
+
+def _quantile(metric: str) -> float:
+    return int(metric.removeprefix("latencyP")) / 100
 
 
 def with_thresholds(guardrail: PlanGuardrail, traffic: Traffic) -> PlanGuardrail:
     """A latency with the time that stable takes no longer than, as its name says how often; others, and known ones, as they are."""
     if not is_latency(guardrail) or guardrail.threshold_microseconds is not None:
         return guardrail
-    found = traffic.quantile_us(int(guardrail.metric.removeprefix("latencyP")) / 100)
+    found = traffic.quantile_us(_quantile(guardrail.metric))
     if found is None:
         return guardrail
     update = {

@@ -12,14 +12,23 @@ _HOUR_S: Final = 3600
 _LEAST_S: Final = 60
 """Of traffic, before it is known how much there is."""
 
-
-def of_attempts(attempts: Sequence[str], reports: Sequence[EdgeReport], now_s: float) -> Traffic:
-    """Stable's traffic under these attempts: that of its own time as the only arm, and that of a rollout that goes on."""
-    return Traffic(_rate(attempts, reports, now_s), *_latencies(attempts, reports))
+_REPRESENTATIVE_S: Final = 600
+"""Of traffic, before it is known how long stable takes: in its first minutes caches are cold, and candidates may be starting beside it."""
 
 
-def _rate(attempts: Sequence[str], reports: Sequence[EdgeReport], now_s: float) -> float | None:
-    """Requests per second that ended, over the blocks of the last hour."""
+def of_attempts(attempts: Sequence[str], reports: Sequence[EdgeReport], now_s: float, epoch: int = 0) -> Traffic:
+    """Stable's traffic under these attempts: that of its own time as the only arm, and that of a rollout that goes on.
+
+    Latencies are those of an epoch if one is given, for that is what both arms have in common: the same load, on the same machines. Else
+    they are of all the time, if that was long enough to stand for what comes.
+    """
+    rate, seconds = _rate(attempts, reports, now_s)
+    known = epoch or seconds >= _REPRESENTATIVE_S
+    return Traffic(rate, *(_latencies(attempts, reports, epoch) if known else ()))
+
+
+def _rate(attempts: Sequence[str], reports: Sequence[EdgeReport], now_s: float) -> tuple[float | None, float]:
+    """Requests per second that ended, over the blocks of the last hour, and how many seconds that is."""
     since = int(now_s - _HOUR_S) // BLOCK_S
     ended = [
         (number, sum(counts[3] for counts in block.arms.values()))
@@ -29,13 +38,13 @@ def _rate(attempts: Sequence[str], reports: Sequence[EdgeReport], now_s: float) 
         if number >= since
     ]
     if not ended:
-        return None
+        return None, 0.0
     seconds = now_s - min(number for number, _ in ended) * BLOCK_S
-    return sum(count for _, count in ended) / seconds if seconds >= _LEAST_S else None
+    return (sum(count for _, count in ended) / seconds if seconds >= _LEAST_S else None), seconds
 
 
-def _latencies(attempts: Sequence[str], reports: Sequence[EdgeReport]) -> tuple[list[int], tuple[int, ...]]:
-    """How long stable's answers took, by bucket, and the edges of the buckets."""
+def _latencies(attempts: Sequence[str], reports: Sequence[EdgeReport], epoch: int) -> tuple[list[int], tuple[int, ...]]:
+    """How long stable's answers took, by bucket, and the edges of the buckets; of all epochs for 0."""
     edges = next(filter(None, map(_edges, reports)), ())
     total = [0] * (len(edges) + 1) if edges else []
     for report in reports:
@@ -43,7 +52,7 @@ def _latencies(attempts: Sequence[str], reports: Sequence[EdgeReport]) -> tuple[
             continue
         for attempt in attempts:
             for _, row in rows_of(attempt, (report,)):
-                if row.get("arm") == names.STABLE:
+                if row.get("arm") == names.STABLE and epoch in (0, row.get("epoch")):
                     total = [before + more for before, more in zip(total, _answers(row, len(total)), strict=True)]
     return total, edges
 

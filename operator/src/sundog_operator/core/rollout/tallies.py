@@ -359,7 +359,7 @@ def _block_counts(counts: Sequence[Any], at: Mapping[str, int]) -> tuple[int, in
 
 def _fold(before: Tallies, reports: Sequence[EdgeReport], look: Look) -> Mapping[int, Folded]:
     folded = dict(before.folded)
-    if any(report.ready and not report.terminating and not _block_columns(report) for report in reports):
+    if any(not _block_columns(report) and _has_counted(before, report) for report in reports):
         # What an edge has counted and does not tell belongs into the same blocks as what the others have. One that leaves may never tell.
         return folded
     blocks = blocks_of(before.attempt, reports)
@@ -371,6 +371,12 @@ def _fold(before: Tallies, reports: Sequence[EdgeReport], look: Look) -> Mapping
         last = int(look.now_s) // BLOCK_S if epoch == look.in_force else max(own, default=known.following - 1) + 1
         folded[epoch] = _fold_epoch(known, own, last, look)
     return folded
+
+
+def _has_counted(before: Tallies, report: EdgeReport) -> bool:
+    """Whether an edge that tells nothing now will have something to tell. One whose agent starts anew is not ready, but told before."""
+    known = any(source.partition("/")[0] == report.pod for source in before.sources)
+    return (report.ready or known) and not report.terminating
 
 
 def _fold_epoch(known: Folded, blocks: Mapping[int, Block], end: int, look: Look) -> Folded:

@@ -1,0 +1,161 @@
+"""Services that are rolled out side by side in one `sundog local up`, each under load of its own."""
+
+import base64
+import json
+import time
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from real_local import GROUP, Clients, Up, is_ready, save_network
+from waiting import eventually
+
+Json = dict[str, Any]
+
+BATCHES: Final = [[[0.5, -1.0, 2.0, float(number)]] for number in range(10)]
+PASS: Final = "        return self.layers(x) + self.offset\n"
+OVER: Final = ("Concluded", "Stopped")
+KNOWN: Final = 150
+"""Answers of stable, of which a hundred tell how long it takes."""
+
+
+@dataclass
+class Service:
+    """A ModelDeployment with two releases, and what asks it. The n-th release is revision n."""
+
+    up: Up
+    folder: Path
+    name: str
+    rollout: Json
+    pause_s: float = 0.1
+    load: Clients = field(init=False)
+    released: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.load = Clients("", BATCHES, {}, pause_s=self.pause_s)
+
+    def release(self, number: int, behaviour: str = "") -> None:
+        """Save the manifest with a network of its own, and with what that does before it answers."""
+        folder = self.folder / self.name / f"v{number}"
+        self.load.expect(number, save_network(folder, number, BATCHES))
+        code = (folder / "net.py").read_text()
+        assert PASS in code
+        (folder / "net.py").write_text(code.replace(PASS, behaviour + PASS))
+        self.write(f"file://{folder}", "net:Net")
+        self.released = time.time()
+
+    def write(self, uri: str, entrypoint: str) -> None:
+        """Save the manifest."""
+        document = {
+            "apiVersion": "serving.sundog.dev/v1alpha1",
+            "kind": "ModelDeployment",
+            "metadata": {"name": self.name},
+            "spec": {"model": {"uri": uri, "entrypoint": entrypoint}, "rollout": self.rollout},
+        }
+        self.manifest.write_text(json.dumps(document))
+
+    @property
+    def manifest(self) -> Path:
+        return self.up.manifests / f"{self.name}.yaml"
+
+    def begin(self, clients: int) -> None:
+        """Ask from now on."""
+        self.load.url = self.read()["status"]["url"]
+        self.load.start(clients)
+
+    def read(self) -> Json:
+        return self.up.read(self.name)
+
+    def attempt(self) -> Json:
+        """The Experiment of revision 2; empty while there is none or nobody answers."""
+        return self._get(f"{GROUP}/namespaces/default/experiments/{self.name}-r2")
+
+    def progress(self) -> Json:
+        """The status of that."""
+        return dict(self.attempt().get("status") or {})
+
+    def counted(self) -> Json:
+        """What is stored of what the edges counted, as of the last decision or a minute ago."""
+        packed = base64.b64decode(self.progress()["tallies"], validate=True)
+        return dict(json.loads(zlib.decompress(packed)))
+
+    def sums(self, arm: str) -> Json:
+        """Of that an arm's, over all epochs and processes of the edge."""
+        stored = self.counted()
+        rows = [
+            dict(zip(stored["columns"], counts, strict=True))
+            for source in stored["sources"].values()
+            for key, counts in source.items()
+            if key.partition("/")[2] == arm
+        ]
+        return {column: sum(row[column] for row in rows) for column in stored["columns"]}
+
+    def rows(self) -> list[Json]:
+        """The edge's own counters of the attempt."""
+        attempt = self.attempt()["metadata"]["uid"]
+        return [row for row in self.up.evidence().get("counters", ()) if row["attempt"] == attempt]
+
+    def is_warm(self) -> bool:
+        """Whether what is counted is evidence."""
+        return bool((self.progress().get("step") or {}).get("warm"))
+
+    def ends(self) -> Json:
+        """The attempt's status once it is over."""
+        eventually(lambda: self.progress().get("phase") in OVER, f"the end of the rollout of {self.name}")
+        eventually(lambda: "candidate" not in self.read().get("status", {"candidate": ""}), "its being taken over")
+        return self.progress()
+
+    def settles(self, revision: int) -> None:
+        """Wait until nothing but one revision answers."""
+
+        def settled() -> bool:
+            before = Counter(self.load.revisions)
+            eventually(lambda: self.load.total() >= before.total() + 20, "more answers")
+            return set(self.load.revisions - before) == {str(revision)}
+
+        eventually(settled, f"answers of revision {revision} only")
+
+    def _get(self, path: str) -> Json:
+        try:
+            status, found = self.up.api("GET", path)
+        except OSError:
+            return {}
+        return found if status == 200 else {}
+
+
+@dataclass
+class Bench:
+    """Services side by side."""
+
+    up: Up
+    folder: Path
+    services: list[Service] = field(default_factory=list)
+
+    def add(self, name: str, rollout: Json, pause_s: float = 0.1) -> Service:
+        """One more, which is not released yet."""
+        self.services.append(Service(self.up, self.folder, name, rollout, pause_s))
+        return self.services[-1]
+
+    def begin(self, clients: int) -> None:
+        """Ask each from now on, once its first revision serves; until all have had answers enough to know stable by."""
+        eventually(lambda: all(is_ready(each.read()) for each in self.services), "the first revisions serving")
+        for each in self.services:
+            each.begin(clients)
+        eventually(lambda: all(each.load.total() >= KNOWN for each in self.services), f"{KNOWN} answers of each")
+
+
+@pytest.fixture(scope="module")
+def bench(shared_up: Up, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    """What a module adds to it is asked no more, and deleted, with the module's end."""
+    pytest.importorskip("torch")
+    made = Bench(shared_up, tmp_path_factory.mktemp("networks"))
+    yield made
+    for service in made.services:
+        service.load.stop()
+        service.manifest.unlink(missing_ok=True)
+    eventually(lambda: not any(each.read() for each in made.services), "the deletion")

@@ -1,0 +1,124 @@
+"""What is told of evidence while it is too little."""
+
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+
+from sundog_operator.api import EvidenceEpoch, ExperimentStatus, Rollout
+from sundog_operator.core.evidence import rates
+from sundog_operator.core.observed import EdgeReport
+from sundog_operator.core.rollout import freeze, judging, resolve, stable_traffic, tallies
+from sundog_operator.core.rollout.judgement import Judgement
+from sundog_operator.core.rollout.resolve import Traffic
+
+T0 = datetime(2026, 11, 26, 12, tzinfo=UTC)
+START = int(T0.timestamp())
+ATTEMPT = "uid-1"
+COLUMNS = ["start", *tallies.ERRORS, *tallies.REJECTIONS, "ok", "slow", "inFlight"]
+ROLLOUT = Rollout.from_json({"steps": [{"weight": 50}], "guardrails": [{"metric": "errorRate"}]})
+
+
+def status(epoch: int = 2) -> ExperimentStatus:
+    """In the first step, and its counts are evidence."""
+    frozen = freeze.freeze(ROLLOUT, stable=1, candidate=2, now=T0)
+    return frozen.model_copy(
+        update={
+            "phase": "Running",
+            "arms": freeze.arms_at(50, 1, 2),
+            "epoch": frozen.epoch.model_copy(update={"number": epoch, "confirmed": True}),
+            "evidence_epochs": (EvidenceEpoch(number=epoch, weight=50),),
+        }
+    )
+
+
+def report(arm: str, blocks: int, failed: int) -> dict[str, object]:
+    """An arm's row: so many blocks with a hundred requests each, of which some failed."""
+    counts = {"ok": 100 - failed, "server5xx": failed}
+    return {
+        "attempt": ATTEMPT,
+        "origin": "assigned",
+        "boot": "b",
+        "epoch": 2,
+        "arm": arm,
+        "assigned": 100 * blocks,
+        "ends": {name: count * blocks for name, count in counts.items()},
+        "blocks": [[START + 10 * block, *(counts.get(column, 0) for column in COLUMNS[1:])] for block in range(blocks)],
+    }
+
+
+def judge(blocks: int, stable: int, canary: int) -> Judgement:
+    """After so many blocks, with so many failures of an arm in each."""
+    rows = [report("stable", blocks, stable), report("canary", blocks, canary)]
+    edges = [EdgeReport("edge-0", True, False, {"blocks": {"columns": COLUMNS}, "counters": rows})]
+    now_s = START + 10.0 * blocks + tallies.GRACE_S
+    counted = tallies.take(tallies.Tallies(ATTEMPT), edges, [2], now_s, 30.0)
+    return judging.judge(status(), judging.Seen(counted, edges, Traffic(), (1, 1), now_s, 30.0))
+
+
+def test_too_early_is_told_with_what_is_there_of_it() -> None:
+    (errors, _) = judge(blocks=4, stable=2, canary=2).metrics
+    assert errors.verdict == "Undecided"
+    assert errors.message.startswith("errorRate is 1 times stable's")
+    assert errors.message.endswith("no gate opens before 120 s were counted, so far 40 s")
+    assert errors.eta is not None
+    assert errors.eta >= timedelta(seconds=80)
+
+
+def test_nothing_is_early_about_what_takes_long_for_want_of_events() -> None:
+    (errors, _) = judge(blocks=13, stable=2, canary=2).metrics
+    assert errors.verdict == "Undecided"
+    assert "no gate opens" not in errors.message
+
+
+def test_an_edge_that_is_not_ready_and_silent_is_waited_for() -> None:
+    rows = [report("stable", 2, 0), report("canary", 2, 5)]
+    told = EdgeReport("edge-0", True, False, {"blocks": {"columns": COLUMNS}, "counters": rows})
+    known = tallies.take(tallies.Tallies(ATTEMPT), [told], [2], START + 25.0, 30.0)
+    # Its agent starts anew.
+    silent = EdgeReport("edge-0", False, False, None)
+    assert tallies.take(known, [silent], [2], START + 65.0, 30.0).folded == known.folded
+    # An edge that never told anything is none that serves, and one that leaves may never tell again.
+    new, leaving = EdgeReport("edge-1", False, False, None), EdgeReport("edge-0", False, True, None)
+    for others in ([told, new], [leaving]):
+        folded = tallies.take(known, others, [2], START + 65.0, 30.0).folded
+        assert folded[2].lengths[0].closed == 6
+
+
+def test_no_ratio_above_all_that_are_told_apart_is_an_upper_end() -> None:
+    lower, upper = rates.ratio_interval(np.array([[4.0]]), np.array([[1300.0]]), np.array([[0.5]]), 1500.0)
+    assert 0 < lower[0] < 326
+    assert upper[0] == np.inf
+
+
+def timed(attempt: str, epoch: int, bucket: int, blocks: int) -> dict[str, object]:
+    """Stable's row, all of whose answers are in one bucket of the histogram."""
+    row = {**report("stable", blocks, 0), "attempt": attempt, "epoch": epoch}
+    return {**row, "total": {"ok": [100 * blocks if number == bucket else 0 for number in range(3)]}}
+
+
+def latency_of(rows: list[dict[str, object]], now_s: float, epoch: int) -> int | None:
+    document = {"blocks": {"columns": COLUMNS}, "histogram": {"edgesUs": [10, 20]}, "counters": rows}
+    edges = [EdgeReport("edge-0", True, False, document)]
+    return stable_traffic.of_attempts(["m-r1", ATTEMPT], edges, now_s, epoch).quantile_us(0.95)
+
+
+def test_latency_is_that_of_a_warm_up_unless_stable_was_looked_at_for_long() -> None:
+    alone, beside = timed("m-r1", 0, bucket=1, blocks=5), timed(ATTEMPT, 1, bucket=0, blocks=2)
+    assert latency_of([alone, beside], START + 70.0, epoch=0) is None
+    assert latency_of([alone, beside], START + 70.0, epoch=1) == 10
+    assert latency_of([alone], START + 600.0, epoch=0) == 20
+
+
+def test_where_nothing_is_long_any_more_a_latency_passes_by_its_floor() -> None:
+    rollout = Rollout.from_json({"steps": [{"weight": 50}], "guardrails": [{"metric": "latencyP95", "margin": "25%"}]})
+    (frozen, _) = resolve.guardrails(rollout, Traffic(5.0, [1000, 0], [10]))
+    assert (frozen.threshold_microseconds, frozen.candidate_threshold_microseconds) == (10, 12)
+    assert frozen.floor == 0.005
+    plan = status().plan.model_copy(update={"guardrails": (frozen,)})
+    rows = [report("stable", 13, 0), report("canary", 13, 0)]
+    edges = [EdgeReport("edge-0", True, False, {"blocks": {"columns": COLUMNS}, "counters": rows})]
+    now_s = START + 10.0 * 13 + tallies.GRACE_S
+    counted = tallies.take(tallies.Tallies(ATTEMPT), edges, [2], now_s, 30.0)
+    running = status().model_copy(update={"plan": plan})
+    (told,) = judging.judge(running, judging.Seen(counted, edges, Traffic(), (1, 1), now_s, 30.0)).metrics
+    assert told.verdict == "Passed"
