@@ -16,7 +16,7 @@ LENGTHS = (60, 20, 10)
 
 def even(control: int, candidate: int) -> list[tuple[int, ...]]:
     """Blocks of each length, over which events are spread evenly: so many in each of the shortest."""
-    found = []
+    found: list[tuple[int, ...]] = []
     for closed in LENGTHS:
         x, s = candidate * 60 // closed, (control + candidate) * 60 // closed
         found.append((closed, closed * x, closed * s, closed * x * x, closed * x * s, closed * s * s))
@@ -37,16 +37,17 @@ def test_without_an_epoch_nothing_was_counted() -> None:
 
 def test_metrics_keep_their_order_and_their_own_limits() -> None:
     epochs = [epoch(0.25, (3, 1), (9, 1), (3, 1))]
-    found = weighing.weigh([ERRORS, SLOW, replace(ERRORS, margin=0.5)], epochs, 0.05)
-    assert [each.allowed for each in found] == [1.5, 1.0, 2.0]
+    found = weighing.weigh([replace(ERRORS, margin=0.1, floor=0.0), SLOW, replace(ERRORS, margin=0.5)], epochs, 0.05)
+    assert [each.allowed for each in found] == [1.2, 1.0, 2.0]
     assert [each.ratio for each in found] == [pytest.approx(1), pytest.approx(1 / 3), pytest.approx(1)]
     assert [each.verdict for each in found] == [Verdict.UNDECIDED, Verdict.PASSED, Verdict.PASSED]
 
 
 def test_a_metric_that_looks_at_the_newest_epoch_is_not_let_pass_by_those_before() -> None:
-    epochs = [epoch(0.1, (90, 5)), epoch(0.25, (3, 1), requests=30)]
-    assert weighing.weigh([ERRORS], epochs, 0.05)[0].verdict == Verdict.PASSED
-    assert weighing.weigh([replace(ERRORS, newest_alone=True)], epochs, 0.05)[0].verdict == Verdict.UNDECIDED
+    epochs = [epoch(0.1, (30, 2)), epoch(0.25, (3, 1))]
+    last = replace(ERRORS, floor=0.0, next_weight=1.0)
+    assert weighing.weigh([last], epochs, 0.05)[0].verdict == Verdict.PASSED
+    assert weighing.weigh([replace(last, newest_alone=True)], epochs, 0.05)[0].verdict == Verdict.UNDECIDED
 
 
 def test_harm_in_any_epoch_is_harm_to_both_kinds() -> None:
