@@ -108,6 +108,7 @@ class Cluster:
                 continue
             await self._check()
         await self.outside(self._controllers)
+        await self.edges.pass_time(seconds)
         self.clock.advance(seconds)
 
     async def outside(self, write: Callable[[], Any]) -> None:
