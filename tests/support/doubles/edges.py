@@ -60,7 +60,10 @@ class FakeEdges:
     def counting(self, pod: Object) -> CountingEdge:
         """What counts in a pod; a pod of the same name that takes its place begins from nothing."""
         meta = pod["metadata"]
-        return self._counting.setdefault(meta.get("uid", meta["name"]), CountingEdge(meta["name"]))
+        key = meta.get("uid", meta["name"])
+        if key not in self._counting:
+            self._counting[key] = CountingEdge(meta["name"])
+        return self._counting[key]
 
     def in_force(self) -> list[dict[str, Any]]:
         """The documents that edges act on now."""
