@@ -209,30 +209,44 @@ async def test_an_operator_that_dies_after_every_write_decides_the_same() -> Non
     assert stored[1, "stable"] == sent[1, "stable"]
 
 
-async def replace_edge(cluster: Cluster, old: str, new: str, before_it_goes_s: float) -> None:
+async def replace_edge(cluster: Cluster, old: str, new: str) -> None:
     """As a Deployment does: the new pod comes, the old one gets no more requests, is asked once more, and goes."""
     ref = Ref(POD, NAMESPACE, old)
-    stored = await cluster.kube.get(ref)
-    assert stored is not None
-    kept = {**stored, "metadata": {**stored["metadata"], "finalizers": ["sundog.dev/test"]}}
-    await cluster.kube.apply({key: kept[key] for key in ("apiVersion", "kind", "metadata", "spec")})
+    held = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": old, "namespace": NAMESPACE}}
+    await cluster.kube.apply({**held, "metadata": {**held["metadata"], "finalizers": ["sundog.dev/test"]}})
     await cluster.add_edge(new)
     await cluster.kube.delete(ref)
-    await cluster.go_on(before_it_goes_s / 60)
-    await cluster.kube.apply({key: stored[key] for key in ("apiVersion", "kind", "metadata", "spec")})
+    await cluster.go_on(0.5)
+    await cluster.kube.apply(held)
+    assert await cluster.kube.get(ref) is None
 
 
 async def test_counts_outlive_the_edges_that_counted_them() -> None:
     cluster = await served(100, SHORT)
     await cluster.add_edge("sundog-edge-1")
     await cluster.go_on(2)
+    await replace_edge(cluster, "sundog-edge-0", "sundog-edge-2")
+    await cluster.go_on(1)
     for pod in await cluster.kube.list(POD, NAMESPACE):
-        cluster.edges.counting(pod).restart(cluster.clock.now().timestamp(), forgetting=pod["metadata"]["name"].endswith("1"))
+        cluster.edges.counting(pod).restart(cluster.clock.now().timestamp())
     await cluster.go_on(1)
     cluster.edges.traffic.rps[NAME] = 0
     await cluster.go_on(1.5)
     assert await counted(cluster) == await came(cluster)
-    assert sum((await counted(cluster)).values()) > 10_000
+    assert (await came(cluster)).total() > 10_000
+    assert not await decided(cluster)
+
+
+async def test_an_edge_that_is_killed_takes_a_minute_of_counts_with_it_at_most() -> None:
+    cluster = await served(100, SHORT)
+    await cluster.add_edge("sundog-edge-1")
+    await cluster.go_on(2)
+    await cluster.kube.delete(Ref(POD, NAMESPACE, "sundog-edge-1"))
+    cluster.edges.traffic.rps[NAME] = 0
+    await cluster.go_on(1.5)
+    stored, sent = await counted(cluster), await came(cluster)
+    assert sent.total() - 3500 < stored.total() <= sent.total()
+    assert not await decided(cluster)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ REJECTIONS: Final = ("client4xx", "throttled", "abortBefore", "abortDuring")
 EVENTS: Final = ("errors", "slow", "rejections")
 """What is told apart. Errors are slow too: who fails at once has not answered in time."""
 
-_NONE: Final = (0, 0, 0, 0)
+_NONE: Final = (0, 0, 0, 0, 0)
 GRACE_S: Final = 5
 """Until a block is looked at after its end: for that long lines and reports are under way."""
 
@@ -213,22 +213,28 @@ def _tally(row: Mapping[str, Any]) -> Tally:
     )
 
 
+BlockCounts = tuple[int, int, int, int, int]
+
+
 @dataclass(slots=True)
 class Block:
-    """Ten seconds of one epoch over all edges: (errors, slow, rejections, ended) by arm, and how many requests of it still run."""
+    """Ten seconds of one epoch over all edges: (errors, slow, rejections, ended, still running) by arm."""
 
-    arms: dict[str, tuple[int, int, int, int]] = field(default_factory=dict)
-    running: int = 0
+    arms: dict[str, BlockCounts] = field(default_factory=dict)
 
-    def add(self, arm: str, counts: tuple[int, int, int, int], running: int) -> None:
+    def add(self, arm: str, counts: BlockCounts) -> None:
         """Add one row's."""
-        errors, slow, rejections, ended = map(sum, zip(self.of(arm), counts, strict=True))
-        self.arms[arm] = (errors, slow, rejections, ended)
-        self.running += running
+        errors, slow, rejections, ended, running = map(sum, zip(self.of(arm), counts, strict=True))
+        self.arms[arm] = (errors, slow, rejections, ended, running)
 
-    def of(self, arm: str) -> tuple[int, int, int, int]:
+    def of(self, arm: str) -> BlockCounts:
         """One arm's."""
         return self.arms.get(arm, _NONE)
+
+    @property
+    def running(self) -> int:
+        """How many of its requests still run."""
+        return sum(counts[-1] for counts in self.arms.values())
 
     @property
     def events(self) -> list[tuple[int, int]]:
@@ -249,14 +255,14 @@ def blocks_of(attempt: str, reports: Sequence[EdgeReport]) -> dict[int, dict[int
             own = found.setdefault(int(row["epoch"]), {})
             for counts in row.get("blocks", ()):
                 block = own.setdefault(int(counts[0]) // BLOCK_S, Block())
-                block.add(str(row["arm"]), _block_counts(counts, at), int(counts[at["inFlight"]]))
+                block.add(str(row["arm"]), _block_counts(counts, at))
     return found
 
 
-def _block_counts(counts: Sequence[int], at: Mapping[str, int]) -> tuple[int, int, int, int]:
+def _block_counts(counts: Sequence[int], at: Mapping[str, int]) -> BlockCounts:
     errors = sum(counts[at[end]] for end in ERRORS)
     rejections = sum(counts[at[end]] for end in REJECTIONS)
-    return errors, errors + counts[at["slow"]], rejections, errors + rejections + counts[at["ok"]]
+    return errors, errors + counts[at["slow"]], rejections, errors + rejections + counts[at["ok"]], counts[at["inFlight"]]
 
 
 def _fold(
