@@ -140,7 +140,7 @@ class Cluster:
         raise AssertionError(f"not reached in {rounds} rounds: {await self.status()}")
 
     async def go_on(self, minutes: float, until: Callable[[], Any] | None = None, seconds: float = 10.0) -> bool:
-        """Let time pass until a condition holds: in rounds of so many seconds, and of one while the operator wants to look again at once."""
+        """Let time pass until a condition holds: in rounds of so many seconds, of one while the operator wants to look again at once."""
         end = self.clock.now() + timedelta(minutes=minutes)
         while self.clock.now() < end:
             await self.round(seconds if self._look_again_s >= EVIDENCE_S else 1.0)

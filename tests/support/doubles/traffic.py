@@ -167,10 +167,14 @@ class Traffic:
         self._draw = np.random.default_rng(seed)
         self._stalled_s: dict[tuple[str, int], float] = {}
 
-    def flow(self, begin_s: float, seconds: float, edges: Sequence[tuple[CountingEdge, Json]], replicas: Replicas) -> None:
+    def flow(
+        self, begin_s: float, seconds: float, edges: Sequence[tuple[CountingEdge, Json]], replicas: Replicas
+    ) -> None:
         """Let so much time pass, for edges and the documents that they have in force."""
         for at_s, length in _within_blocks(begin_s, seconds):
-            applications = {arm["application"] for _, told in edges for each in told["services"] for arm in each["arms"]}
+            applications = {
+                arm["application"] for _, told in edges for each in told["services"] for arm in each["arms"]
+            }
             stalled = {name: self._stalled(name, length, replicas) for name in sorted(applications)}
             for edge, document in edges:
                 for service in document["services"]:

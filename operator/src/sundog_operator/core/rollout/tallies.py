@@ -262,7 +262,13 @@ def blocks_of(attempt: str, reports: Sequence[EdgeReport]) -> dict[int, dict[int
 def _block_counts(counts: Sequence[int], at: Mapping[str, int]) -> BlockCounts:
     errors = sum(counts[at[end]] for end in ERRORS)
     rejections = sum(counts[at[end]] for end in REJECTIONS)
-    return errors, errors + counts[at["slow"]], rejections, errors + rejections + counts[at["ok"]], counts[at["inFlight"]]
+    return (
+        errors,
+        errors + counts[at["slow"]],
+        rejections,
+        errors + rejections + counts[at["ok"]],
+        counts[at["inFlight"]],
+    )
 
 
 def _fold(
