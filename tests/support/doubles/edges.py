@@ -6,6 +6,8 @@ from datetime import datetime
 from typing import Any
 
 from doubles.traffic import CountingEdge, Replicas, Traffic
+from sundog_edge import document as edge_document
+from sundog_edge.evidence import InForce, ServerCounts, Surroundings
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.ports import CONFIG_MAP, POD, Clock, Object, Ref
@@ -35,6 +37,7 @@ class FakeEdges:
         self.traffic = Traffic()
         self.weights_seen: list[dict[str, int]] = []
         self._in_force: dict[str, dict[str, Any]] = {}
+        self._parsed: dict[str, InForce] = {}
         self._first_seen: dict[int, datetime] = {}
         self._counting: dict[str, CountingEdge] = {}
 
@@ -62,7 +65,7 @@ class FakeEdges:
         meta = pod["metadata"]
         key = meta.get("uid", meta["name"])
         if key not in self._counting:
-            self._counting[key] = CountingEdge(meta["name"])
+            self._counting[key] = CountingEdge(key)
         return self._counting[key]
 
     def in_force(self) -> list[dict[str, Any]]:
@@ -81,39 +84,32 @@ class FakeEdges:
         ready, terminating = _is_ready(pod), "deletionTimestamp" in pod["metadata"]
         if name in self.silent:
             return EdgeReport(name, ready, terminating, None, "GET http://…/evidence: TimeoutError")
-        told = self.counting(pod).told(self._clock.now().timestamp(), service)
-        evidence = {**told, "services": self._services(self._in_force.get(name), service)}
-        return EdgeReport(name, ready, terminating, evidence, uid=pod["metadata"].get("uid", ""))
+        told = self.counting(pod).told(
+            self._clock.now().timestamp(), self._around(name), self._parsed.get(name), service
+        )
+        return EdgeReport(name, ready, terminating, told, uid=pod["metadata"].get("uid", ""))
 
     def _apply(self, name: str, document: dict[str, Any]) -> None:
         now = self._clock.now()
         seen = self._first_seen.setdefault(document["generation"], now)
         if (now - seen).total_seconds() >= self.lag_s and self._in_force.get(name) != document:
             self._in_force[name] = document
+            # The edge's own reader: what it would refuse is an error here.
+            parsed = edge_document.parse(json.dumps(document).encode(), self._namespace)
+            self._parsed[name] = InForce(parsed, now.timestamp(), {})
             for service in document["services"]:
                 self.weights_seen.append({arm["application"]: arm["weight"] for arm in service["arms"]})
 
-    def _services(self, document: dict[str, Any] | None, asked: str) -> dict[str, Any]:
-        known = (document or {}).get("services", ())
-        return {service["name"]: self._service(service) for service in known if asked in ("", service["name"])}
-
-    def _service(self, service: dict[str, Any]) -> dict[str, Any]:
-        arms = {arm["name"]: self._arm(arm) for arm in service["arms"]}
-        return {
-            "attempt": service["attempt"],
-            "epoch": service["epoch"],
-            "arms": arms,
-            "inFlight": dict(self.in_flight),
-            "problems": list(self.problems),
-        }
-
-    def _arm(self, arm: dict[str, Any]) -> dict[str, Any]:
-        up = self._serve.running(arm["application"])
-        return {
-            "application": arm["application"],
-            "weight": arm["weight"],
-            "servers": {"up": up, "down": 0, "draining": 0},
-        }
+    def _around(self, name: str) -> Surroundings:
+        services = self._in_force.get(name, {}).get("services", ())
+        applications = {arm["application"] for service in services for arm in service["arms"]}
+        return Surroundings(
+            edge=name,
+            namespace=self._namespace,
+            servers={each: ServerCounts(up=self._serve.running(each)) for each in applications},
+            running={service["name"]: self.in_flight for service in services},
+            problems={service["name"]: self.problems for service in services},
+        )
 
 
 def _is_ready(pod: Object) -> bool:

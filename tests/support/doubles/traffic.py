@@ -14,6 +14,7 @@ import orjson
 
 from sundog_edge import blocks, evidence
 from sundog_edge.counters import Ledger, Seen
+from sundog_edge.evidence import InForce, Question, Surroundings
 
 _ENDINGS: Final = {
     "ok": "200 -- 0 r1 ok",
@@ -89,10 +90,10 @@ class _Worker:
 class CountingEdge:
     """The agent of one edge pod: its ledger, and the worker whose requests it counts."""
 
-    def __init__(self, pod: str) -> None:
+    def __init__(self, uid: str) -> None:
         self.ledger = Ledger()
-        self._pod, self._workers = pod, 1
-        self._worker = _Worker(f"{pod}-1")
+        self._uid, self._workers = uid, 1
+        self._worker = _Worker(f"{uid}-1")
 
     def restart(self, now_s: float, *, forgetting: bool = False) -> None:
         """Another worker takes over, and what ran is lost; with `forgetting` the agent has lost its ledger as well."""
@@ -101,7 +102,7 @@ class CountingEdge:
         else:
             self.ledger.boot(self._worker.boot, now_s).finish(now_s)
         self._workers += 1
-        self._worker = _Worker(f"{self._pod}-{self._workers}")
+        self._worker = _Worker(f"{self._uid}-{self._workers}")
 
     def answered(self, now_s: float, place: Place, end: str, times_us: Sequence[int], slow_us: int = 0) -> None:
         """Requests that arrive now and end at once, after so long."""
@@ -136,13 +137,10 @@ class CountingEdge:
         boot.settle(table, "", now_s)
         boot.running = running
 
-    def told(self, now_s: float, service: str = "") -> Json:
-        """What the agent reports beside its services; of one service, with its blocks."""
-        question = evidence.EVERYTHING
-        if service:
-            question = evidence.Question(frozenset({service}), details=frozenset({"blocks"}))
-        document = evidence.build(evidence.Surroundings(self._pod, ""), None, self.ledger, now_s, question)
-        found: Json = orjson.loads(orjson.dumps(document))
+    def told(self, now_s: float, around: Surroundings, in_force: InForce | None, service: str = "") -> Json:
+        """What the agent reports; of one service, with its blocks."""
+        question = Question(frozenset({service}), details=frozenset({"blocks"})) if service else evidence.EVERYTHING
+        found: Json = orjson.loads(orjson.dumps(evidence.build(around, in_force, self.ledger, now_s, question)))
         return found
 
 

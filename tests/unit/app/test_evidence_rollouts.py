@@ -161,6 +161,25 @@ async def test_without_any_traffic_nothing_is_promoted() -> None:
     assert shares(cluster) == [25]
 
 
+async def test_little_traffic_is_not_called_none() -> None:
+    """Too few answers to know a quantile by: nothing is weighed yet, but `onNoData` has no say in it."""
+    cluster = await served(0.05, {**SHORT, "onNoData": "promote"})
+    assert await cluster.go_on(8, lambda: decided(cluster))
+    status = await experiment(cluster)
+    assert (status["phase"], status["paused"]["reason"]) == ("Running", "Inconclusive")
+    assert min((await came(cluster)).values()) > 0
+
+
+async def test_the_rate_of_a_service_is_known_although_a_rollout_took_some_of_the_hour() -> None:
+    cluster = await served(60, {"steps": [{"weight": 5, "gate": "manual"}]})
+    await cluster.go_on(15, seconds=60)
+    await cluster.apply("file:///models/v3", rollout={})
+    await cluster.go_on(1)
+    plan = (await experiment(cluster, "digits-r3"))["plan"]
+    assert plan["steps"][0]["weight"] == 5
+    assert abs(plan["requestsPerSecond"] / 60 - 1) < 0.1
+
+
 async def test_traffic_that_ends_promotes_nothing() -> None:
     cluster = await served(100, {"steps": [{"weight": 25, "maxDuration": "20m"}]})
     await cluster.go_on(3)

@@ -6,11 +6,12 @@ from typing import Any, Final
 
 import orjson
 
-from sundog_operator.api import API_VERSION
+from sundog_operator.api import API_VERSION, ExperimentStatus
 from sundog_operator.core import names, traffic
 from sundog_operator.core.draft import Draft, Json, Rollout
 from sundog_operator.core.revisions import owner_reference
 from sundog_operator.core.rollout import judging, machine, stable_traffic, tallies
+from sundog_operator.core.rollout.resolve import Traffic, lacks_threshold
 from sundog_operator.core.rollout.tallies import Tallies
 
 DEFAULT_TIMEOUT: Final = timedelta(seconds=30)
@@ -40,9 +41,7 @@ def weigh(draft: Draft) -> Json | None:
     seen = judging.Seen(
         tallies=counted,
         reports=draft.seen.edges,
-        traffic=stable_traffic.of_attempts(
-            [names.application(draft.service, stable), attempt.uid], draft.seen.edges, now_s
-        ),
+        traffic=_traffic(draft, progress, stable, attempt.uid),
         replicas=(
             traffic.healthy_replicas(draft.service, stable, draft.seen.edges),
             traffic.healthy_replicas(draft.service, candidate, draft.seen.edges),
@@ -52,6 +51,14 @@ def weigh(draft: Draft) -> Json | None:
     )
     draft.judgement = judging.judge(progress, seen)
     return None if counted == before else make_config_map(draft, attempt, counted)
+
+
+def _traffic(draft: Draft, progress: ExperimentStatus, stable: int, attempt: str) -> Traffic:
+    """Stable's, as long as a latency is not known that the candidate's is to be compared with."""
+    if not lacks_threshold(progress.plan.guardrails):
+        return Traffic()
+    attempts = [names.application(draft.service, stable), attempt]
+    return stable_traffic.of_attempts(draft.service, attempts, draft.seen.edges, draft.now.timestamp())
 
 
 def _timeout(draft: Draft) -> timedelta:

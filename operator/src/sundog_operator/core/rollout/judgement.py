@@ -13,7 +13,7 @@ class Judgement:
         metrics: what is known of each metric, for the status.
         harm: what the candidate does worse than it may, or that it is dead; empty for nothing.
         passed: whether every guardrail lets the next step begin.
-        silent: whether an arm has had no request since the step's warm-up.
+        silent: whether an arm has had no request in the epoch in force.
         broken: why nothing can be concluded from what was counted; empty where something can.
         requests: the candidate's in the epoch in force.
         guardrails: those of the plan, with the times that latencies are compared by, as far as those are known.

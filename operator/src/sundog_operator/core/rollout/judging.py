@@ -66,13 +66,14 @@ def judge(status: ExperimentStatus, seen: Seen) -> Judgement:
     gates = [each.gate for each in counted]
     told = _tell_all(status, counted, _load(status, seen))
     warm = status.step is not None and status.step.warm and bool(counted)
+    requests = [seen.tallies.of(status.epoch.number, arm, present).assigned for arm in (names.STABLE, names.CANARY)]
     return Judgement(
         metrics=told,
         harm=_dead(seen) or next((each.message for each in told if each.verdict == Verdict.HARM), ""),
         passed=warm and _is_long(status, seen) and all(_passes(each, last=_next_weight(status) == 1) for each in told),
-        silent=not warm or min(gates[-1].units) == 0,
+        silent=min(requests) == 0,
         broken=_mismatch(gates),
-        requests=seen.tallies.of(status.epoch.number, names.CANARY, present).assigned,
+        requests=requests[1],
         guardrails=tuple(with_thresholds(each, seen.traffic) for each in status.plan.guardrails),
     )
 

@@ -13,17 +13,19 @@ _LEAST_S: Final = 60
 """Of traffic, before it is known how much there is."""
 
 
-def of_attempts(attempts: Sequence[str], reports: Sequence[EdgeReport], now_s: float) -> Traffic:
-    """Stable's traffic under these attempts: that of its own time as the only arm, and that of a rollout that goes on."""
-    return Traffic(_rate(attempts, reports, now_s), *_latencies(attempts, reports))
+def of_attempts(service: str, attempts: Sequence[str], reports: Sequence[EdgeReport], now_s: float) -> Traffic:
+    """A service's traffic, with how long stable takes under these attempts: as the only arm, say, and in a rollout that goes on."""
+    return Traffic(_rate(service, reports, now_s), *_latencies(attempts, reports))
 
 
-def _rate(attempts: Sequence[str], reports: Sequence[EdgeReport], now_s: float) -> float | None:
-    """Requests per second that ended, over the blocks of the last hour."""
+def _rate(service: str, reports: Sequence[EdgeReport], now_s: float) -> float | None:
+    """Requests per second that ended, over the blocks of the last hour: of rollouts that have ended as well, or there would be a gap."""
+    rows = (row for report in reports for row in (report.evidence or {}).get("counters", ()))
+    attempts = {str(row.get("attempt")) for row in rows if row.get("service") == service}
     since = int(now_s - _HOUR_S) // BLOCK_S
     ended = [
         (number, sum(counts[3] for counts in block.arms.values()))
-        for attempt in attempts
+        for attempt in sorted(attempts)
         for blocks in blocks_of(attempt, reports).values()
         for number, block in blocks.items()
         if number >= since
