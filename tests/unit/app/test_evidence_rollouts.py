@@ -172,7 +172,7 @@ async def test_little_traffic_is_not_called_none() -> None:
 
 async def test_the_rate_of_a_service_is_known_although_a_rollout_took_some_of_the_hour() -> None:
     cluster = await served(60, {"steps": [{"weight": 5, "gate": "manual"}]})
-    await cluster.go_on(15, seconds=60)
+    await cluster.settle(15, seconds=60)
     await cluster.apply("file:///models/v3", rollout={})
     await cluster.go_on(1)
     plan = (await experiment(cluster, "digits-r3"))["plan"]
