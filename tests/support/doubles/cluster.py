@@ -1,6 +1,7 @@
 """A whole world in memory: API server, Ray, edges and the reconciler, under a clock that the test moves."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 from doubles.clock import FakeClock
@@ -12,6 +13,7 @@ from sundog_operator.api.installation import Installation
 from sundog_operator.app.keys import Key, edge_key
 from sundog_operator.app.loop import RECONCILERS
 from sundog_operator.app.world import Settings, World
+from sundog_operator.core.say import EVIDENCE_S
 from sundog_operator.errors import Conflict, DependencyError
 from sundog_operator.ports import (
     CONFIG_MAP,
@@ -54,6 +56,7 @@ class Cluster:
         settings = Settings.of(installation, "sundog") if installation else Settings()
         self.world = World(self.kube, serve, self.edges, self.clock, settings)
         self.after_step: Callable[[], Any] = lambda: None
+        self._look_again_s = 0.0
 
     async def apply(self, uri: str = "file:///models/v1", **spec: Any) -> None:
         await self.kube.apply(model_deployment(uri, **spec))
@@ -101,13 +104,18 @@ class Cluster:
 
     async def round(self, seconds: float = 1.0) -> None:
         """Reconcile every key once, let the stand-ins for KubeRay and kubelet act, and move the clock."""
+        asked = []
         for key in await self.keys():
             try:
-                await RECONCILERS[key.kind](self.world, key)
+                after_s = await RECONCILERS[key.kind](self.world, key)
             except (Conflict, DependencyError):
                 continue
+            if key.kind == "modeldeployment" and after_s is not None:
+                asked.append(after_s)
             await self._check()
+        self._look_again_s = min(asked, default=0.0)
         await self.outside(self._controllers)
+        await self.edges.pass_time(seconds)
         self.clock.advance(seconds)
 
     async def outside(self, write: Callable[[], Any]) -> None:
@@ -130,6 +138,15 @@ class Cluster:
                 return
             await self.round()
         raise AssertionError(f"not reached in {rounds} rounds: {await self.status()}")
+
+    async def go_on(self, minutes: float, until: Callable[[], Any] | None = None, seconds: float = 10.0) -> bool:
+        """Let time pass until a condition holds: in rounds of so many seconds, of one while the operator wants to look again at once."""
+        end = self.clock.now() + timedelta(minutes=minutes)
+        while self.clock.now() < end:
+            await self.round(seconds if self._look_again_s >= EVIDENCE_S else 1.0)
+            if until is not None and await until():
+                return True
+        return until is None
 
     async def settle(self, rounds: int = 40, seconds: float = 1.0) -> None:
         """A fixed number of rounds, each of so many seconds."""

@@ -3,17 +3,14 @@
 import json
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 
+from doubles.traffic import CountingEdge, Replicas, Traffic
+from sundog_edge import document as edge_document
+from sundog_edge.evidence import InForce, ServerCounts, Surroundings
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
 from sundog_operator.core.observed import EdgeReport
-from sundog_operator.ports import CONFIG_MAP, Clock, Object, Ref
-
-
-class Replicas(Protocol):
-    """Who knows how many replicas of an application answer."""
-
-    def running(self, name: str) -> int: ...
+from sundog_operator.ports import CONFIG_MAP, POD, Clock, Object, Ref
 
 
 class FakeEdges:
@@ -25,6 +22,7 @@ class FakeEdges:
         silent: pods whose agent does not answer.
         in_flight: application → requests that do not end.
         problems: what edges lack for every service.
+        traffic: the requests that come; none unless a test asks for some.
     """
 
     def __init__(
@@ -36,17 +34,39 @@ class FakeEdges:
         self.silent: set[str] = set()
         self.in_flight: dict[str, int] = {}
         self.problems: list[str] = []
+        self.traffic = Traffic()
         self.weights_seen: list[dict[str, int]] = []
         self._in_force: dict[str, dict[str, Any]] = {}
+        self._parsed: dict[str, InForce] = {}
         self._first_seen: dict[int, datetime] = {}
+        self._counting: dict[str, CountingEdge] = {}
 
     async def read(self, pods: Sequence[Object]) -> list[EdgeReport]:
-        document = await self._document()
-        return [self._report(pod, document) for pod in pods]
+        return await self.count(pods, "")
 
     async def count(self, pods: Sequence[Object], service: str) -> list[EdgeReport]:
-        del service
-        return await self.read(pods)
+        document = await self._document()
+        return [self._report(pod, document, service) for pod in pods]
+
+    async def pass_time(self, seconds: float) -> None:
+        """Let requests come while the clock is about to move so far: to ready edges, until they leave."""
+        now_s, asked = self._clock.now().timestamp(), []
+        pods = await self._kube.list(POD, self._namespace, {"app.kubernetes.io/name": "sundog-edge"})
+        for pod in pods:
+            document = self._in_force.get(pod["metadata"]["name"])
+            if document is not None and _is_ready(pod) and "deletionTimestamp" not in pod["metadata"]:
+                asked.append((self.counting(pod), document))
+        self.traffic.flow(now_s, seconds, asked, self._serve)
+        for pod in pods:
+            self.counting(pod).settle(now_s + seconds, self.traffic.timeout_s)
+
+    def counting(self, pod: Object) -> CountingEdge:
+        """What counts in a pod; a pod of the same name that takes its place begins from nothing."""
+        meta = pod["metadata"]
+        key = meta.get("uid", meta["name"])
+        if key not in self._counting:
+            self._counting[key] = CountingEdge(key)
+        return self._counting[key]
 
     def in_force(self) -> list[dict[str, Any]]:
         """The documents that edges act on now."""
@@ -57,43 +77,40 @@ class FakeEdges:
         text = (stored or {}).get("data", {}).get("split.json")
         return json.loads(text) if text else None
 
-    def _report(self, pod: Object, document: dict[str, Any] | None) -> EdgeReport:
+    def _report(self, pod: Object, document: dict[str, Any] | None, service: str) -> EdgeReport:
         name = pod["metadata"]["name"]
         if document is not None and name not in self.deaf:
             self._apply(name, document)
-        conditions = pod["status"].get("conditions", ())
-        ready = any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+        ready, terminating = _is_ready(pod), "deletionTimestamp" in pod["metadata"]
         if name in self.silent:
-            return EdgeReport(name, ready, False, None, "GET http://…/evidence: TimeoutError")
-        uid = pod["metadata"].get("uid", "")
-        return EdgeReport(name, ready, False, self._evidence(self._in_force.get(name)), uid=uid)
+            return EdgeReport(name, ready, terminating, None, "GET http://…/evidence: TimeoutError")
+        told = self.counting(pod).told(
+            self._clock.now().timestamp(), self._around(name), self._parsed.get(name), service
+        )
+        return EdgeReport(name, ready, terminating, told, uid=pod["metadata"].get("uid", ""))
 
     def _apply(self, name: str, document: dict[str, Any]) -> None:
         now = self._clock.now()
         seen = self._first_seen.setdefault(document["generation"], now)
         if (now - seen).total_seconds() >= self.lag_s and self._in_force.get(name) != document:
             self._in_force[name] = document
+            # The edge's own reader: what it would refuse is an error here.
+            parsed = edge_document.parse(json.dumps(document).encode(), self._namespace)
+            self._parsed[name] = InForce(parsed, now.timestamp(), {})
             for service in document["services"]:
                 self.weights_seen.append({arm["application"]: arm["weight"] for arm in service["arms"]})
 
-    def _evidence(self, document: dict[str, Any] | None) -> dict[str, Any]:
-        services = {service["name"]: self._service(service) for service in (document or {}).get("services", ())}
-        return {"version": 1, "services": services, "counters": []}
+    def _around(self, name: str) -> Surroundings:
+        services = self._in_force.get(name, {}).get("services", ())
+        applications = {arm["application"] for service in services for arm in service["arms"]}
+        return Surroundings(
+            edge=name,
+            namespace=self._namespace,
+            servers={each: ServerCounts(up=self._serve.running(each)) for each in applications},
+            running={service["name"]: self.in_flight for service in services},
+            problems={service["name"]: self.problems for service in services},
+        )
 
-    def _service(self, service: dict[str, Any]) -> dict[str, Any]:
-        arms = {arm["name"]: self._arm(arm) for arm in service["arms"]}
-        return {
-            "attempt": service["attempt"],
-            "epoch": service["epoch"],
-            "arms": arms,
-            "inFlight": dict(self.in_flight),
-            "problems": list(self.problems),
-        }
 
-    def _arm(self, arm: dict[str, Any]) -> dict[str, Any]:
-        up = self._serve.running(arm["application"])
-        return {
-            "application": arm["application"],
-            "weight": arm["weight"],
-            "servers": {"up": up, "down": 0, "draining": 0},
-        }
+def _is_ready(pod: Object) -> bool:
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions", ()))

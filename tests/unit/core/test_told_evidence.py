@@ -35,6 +35,7 @@ def report(arm: str, blocks: int, failed: int) -> dict[str, object]:
     """An arm's row: so many blocks with a hundred requests each, of which some failed."""
     counts = {"ok": 100 - failed, "server5xx": failed}
     return {
+        "service": "m",
         "attempt": ATTEMPT,
         "origin": "assigned",
         "boot": "b",
@@ -46,12 +47,16 @@ def report(arm: str, blocks: int, failed: int) -> dict[str, object]:
     }
 
 
+def look(after_s: float) -> tallies.Look:
+    return tallies.Look([2], 2, START + after_s, 30.0)
+
+
 def judge(blocks: int, stable: int, canary: int) -> Judgement:
     """After so many blocks, with so many failures of an arm in each."""
     rows = [report("stable", blocks, stable), report("canary", blocks, canary)]
     edges = [EdgeReport("edge-0", True, False, {"blocks": {"columns": COLUMNS}, "counters": rows})]
     now_s = START + 10.0 * blocks + tallies.GRACE_S
-    counted = tallies.take(tallies.Tallies(ATTEMPT), edges, [2], now_s, 30.0)
+    counted = tallies.take(tallies.Tallies(ATTEMPT), edges, tallies.Look([2], 2, now_s, 30.0))
     return judging.judge(status(), judging.Seen(counted, edges, Traffic(), (1, 1), now_s, 30.0))
 
 
@@ -73,14 +78,14 @@ def test_nothing_is_early_about_what_takes_long_for_want_of_events() -> None:
 def test_an_edge_that_is_not_ready_and_silent_is_waited_for() -> None:
     rows = [report("stable", 2, 0), report("canary", 2, 5)]
     told = EdgeReport("edge-0", True, False, {"blocks": {"columns": COLUMNS}, "counters": rows})
-    known = tallies.take(tallies.Tallies(ATTEMPT), [told], [2], START + 25.0, 30.0)
+    known = tallies.take(tallies.Tallies(ATTEMPT), [told], look(25.0))
     # Its agent starts anew.
     silent = EdgeReport("edge-0", False, False, None)
-    assert tallies.take(known, [silent], [2], START + 65.0, 30.0).folded == known.folded
+    assert tallies.take(known, [silent], look(65.0)).folded == known.folded
     # An edge that never told anything is none that serves, and one that leaves may never tell again.
     new, leaving = EdgeReport("edge-1", False, False, None), EdgeReport("edge-0", False, True, None)
     for others in ([told, new], [leaving]):
-        folded = tallies.take(known, others, [2], START + 65.0, 30.0).folded
+        folded = tallies.take(known, others, look(65.0)).folded
         assert folded[2].lengths[0].closed == 6
 
 
@@ -99,7 +104,7 @@ def timed(attempt: str, epoch: int, bucket: int, blocks: int) -> dict[str, objec
 def latency_of(rows: list[dict[str, object]], now_s: float, epoch: int) -> int | None:
     document = {"blocks": {"columns": COLUMNS}, "histogram": {"edgesUs": [10, 20]}, "counters": rows}
     edges = [EdgeReport("edge-0", True, False, document)]
-    return stable_traffic.of_attempts(["m-r1", ATTEMPT], edges, now_s, epoch).quantile_us(0.95)
+    return stable_traffic.of_attempts("m", ["m-r1", ATTEMPT], edges, now_s, epoch).quantile_us(0.95)
 
 
 def test_latency_is_that_of_a_warm_up_unless_stable_was_looked_at_for_long() -> None:
@@ -111,14 +116,14 @@ def test_latency_is_that_of_a_warm_up_unless_stable_was_looked_at_for_long() -> 
 
 def test_where_nothing_is_long_any_more_a_latency_passes_by_its_floor() -> None:
     rollout = Rollout.from_json({"steps": [{"weight": 50}], "guardrails": [{"metric": "latencyP95", "margin": "25%"}]})
-    (frozen, _) = resolve.guardrails(rollout, Traffic(5.0, [1000, 0], [10]))
+    frozen, *_ = resolve.guardrails(rollout, Traffic(5.0, [1000, 0], [10]))
     assert (frozen.threshold_microseconds, frozen.candidate_threshold_microseconds) == (10, 12)
     assert frozen.floor == 0.005
     plan = status().plan.model_copy(update={"guardrails": (frozen,)})
     rows = [report("stable", 13, 0), report("canary", 13, 0)]
     edges = [EdgeReport("edge-0", True, False, {"blocks": {"columns": COLUMNS}, "counters": rows})]
     now_s = START + 10.0 * 13 + tallies.GRACE_S
-    counted = tallies.take(tallies.Tallies(ATTEMPT), edges, [2], now_s, 30.0)
+    counted = tallies.take(tallies.Tallies(ATTEMPT), edges, tallies.Look([2], 2, now_s, 30.0))
     running = status().model_copy(update={"plan": plan})
     (told,) = judging.judge(running, judging.Seen(counted, edges, Traffic(), (1, 1), now_s, 30.0)).metrics
     assert told.verdict == "Passed"

@@ -280,7 +280,7 @@ def find_rollout(draft: Draft) -> None:
         draft.rollout = _attempt(draft, wanted)
     if draft.rollout is not None and draft.progress is None:
         traffic_seen = stable_traffic.of_attempts(
-            [names.application(draft.service, stable)], draft.seen.edges, draft.now.timestamp()
+            draft.service, [names.application(draft.service, stable)], draft.seen.edges, draft.now.timestamp()
         )
         draft.commit_rollout(freeze.freeze(spec.rollout, stable, candidate.revision, draft.now, traffic_seen))
 

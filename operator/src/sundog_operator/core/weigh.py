@@ -3,9 +3,11 @@
 from datetime import timedelta
 from typing import Final
 
+from sundog_operator.api import ExperimentStatus
 from sundog_operator.core import names, traffic
 from sundog_operator.core.draft import Draft
 from sundog_operator.core.rollout import judging, machine, stable_traffic, tallies
+from sundog_operator.core.rollout.resolve import Traffic, lacks_threshold
 from sundog_operator.core.rollout.tallies import Tallies
 
 DEFAULT_TIMEOUT: Final = timedelta(seconds=30)
@@ -23,13 +25,27 @@ def weigh(draft: Draft) -> str:
     epochs = [epoch.number for epoch in progress.evidence_epochs]
     look = tallies.Look(epochs, progress.epoch.number, now_s, timeout_s)
     counted = tallies.take(Tallies.unpack(progress.tallies, attempt.uid), edges, look)
-    attempts = [names.application(draft.service, stable), attempt.uid]
-    traffic_seen = stable_traffic.of_attempts(attempts, edges, now_s, progress.epoch.number)
     healthy = [traffic.healthy_replicas(draft.service, number, edges) for number in (stable, candidate)]
-    draft.judgement = judging.judge(
-        progress, judging.Seen(counted, edges, traffic_seen, (healthy[0], healthy[1]), now_s, timeout_s)
+    seen = judging.Seen(
+        tallies=counted,
+        reports=edges,
+        traffic=_traffic(draft, progress, stable, attempt.uid),
+        replicas=(healthy[0], healthy[1]),
+        now_s=now_s,
+        timeout_s=timeout_s,
     )
+    draft.judgement = judging.judge(progress, seen)
     return counted.pack()
+
+
+def _traffic(draft: Draft, progress: ExperimentStatus, stable: int, attempt: str) -> Traffic:
+    """Stable's, as long as a latency is not known that the candidate's is to be compared with."""
+    if not lacks_threshold(progress.plan.guardrails):
+        return Traffic()
+    attempts = [names.application(draft.service, stable), attempt]
+    return stable_traffic.of_attempts(
+        draft.service, attempts, draft.seen.edges, draft.now.timestamp(), progress.epoch.number
+    )
 
 
 def _timeout(draft: Draft) -> timedelta:

@@ -132,7 +132,7 @@ def test_harm_is_looked_for_in_all_epochs() -> None:
 def test_rejections_do_harm_and_let_pass_else() -> None:
     told = judge(at_step(1), report(*arms(2, {"ok": 300, "slow": 15}, {"ok": 80, "client4xx": 20, "slow": 1})))
     assert metric(told, "rejections").verdict == "Harm"
-    assert told.harm.startswith("rejections happened to the candidate alone, at least ")
+    assert told.harm.startswith("rejections never happened in stable (more than ")
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,6 @@ def test_a_candidate_that_fails_most_of_three_blocks_is_dead_even_while_it_warms
     [
         ([DYING] * 2, [HEALTHY] * 3),
         ([DYING, DYING, {"ok": 39}], [HEALTHY] * 3),
-        ([DYING, DYING, DYING, {}], [HEALTHY] * 4),
         ([{"server5xx": 19}] * 3, [HEALTHY] * 3),
         ([{"server5xx": 20, "ok": 20}] * 3, [HEALTHY] * 3),
         ([DYING] * 3, [HEALTHY, HEALTHY, {"ok": 90, "server5xx": 10}]),

@@ -20,8 +20,8 @@ def told(traffic: Traffic, *given: dict[str, str]) -> list[tuple[str, str, float
 
 
 REJECTIONS = ("rejections", "harm", 0.25, 0.0)
-BUSY = [("errorRate", "guardrail", 0.25, 0.005), ("latencyP99", "guardrail", 0.1, 0.0), REJECTIONS]
-QUIET = [("errorRate", "guardrail", 0.25, 0.01), ("latencyP95", "guardrail", 0.25, 0.0), REJECTIONS]
+BUSY = [("errorRate", "guardrail", 0.25, 0.005), ("latencyP99", "guardrail", 0.1, 0.001), REJECTIONS]
+QUIET = [("errorRate", "guardrail", 0.25, 0.01), ("latencyP95", "guardrail", 0.25, 0.005), REJECTIONS]
 
 
 @pytest.mark.parametrize(
@@ -54,8 +54,12 @@ def test_steps_that_are_resolved_collect_for_five_minutes_at_least_and_a_day_at_
         assert step.max_duration.total_seconds() == 86_400
 
 
-def test_guardrails_of_the_spec_take_the_place_of_all_that_are_resolved_but_rejections() -> None:
-    assert told(Traffic(), {"metric": "latencyP50"}) == [("latencyP50", "guardrail", 0.1, 0.0), REJECTIONS]
+def test_guardrails_of_the_spec_take_the_place_of_those_that_are_resolved_and_no_harm_may_hide_beside_them() -> None:
+    assert told(Traffic(), {"metric": "latencyP50"}) == [
+        ("latencyP50", "guardrail", 0.1, 0.05),
+        ("errorRate", "harm", 0.25, 0.0),
+        REJECTIONS,
+    ]
     assert told(Traffic(60), {"metric": "errorRate", "margin": "50%"}) == [
         ("errorRate", "guardrail", 0.5, 0.005),
         REJECTIONS,

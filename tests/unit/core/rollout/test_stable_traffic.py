@@ -17,7 +17,7 @@ def row(
     attempt: str = ALONE, arm: str = "stable", *, ended: dict[int, int] | None = None, ok: Any = ()
 ) -> dict[str, Any]:
     blocks = [edge_counts.block(NOW - ago, ok=count) for ago, count in (ended or {}).items()]
-    return {**edge_counts.row(arm, 0, blocks=blocks, total={"ok": ok}), "attempt": attempt}
+    return {**edge_counts.row(arm, 0, blocks=blocks, total={"ok": ok}), "service": "digits", "attempt": attempt}
 
 
 def report(*rows: dict[str, Any], edges: Any = EDGES_US) -> EdgeReport:
@@ -26,7 +26,7 @@ def report(*rows: dict[str, Any], edges: Any = EDGES_US) -> EdgeReport:
 
 
 def rate(*reports: EdgeReport) -> float | None:
-    return stable_traffic.of_attempts([ALONE, ROLLOUT], reports, NOW).requests_per_second
+    return stable_traffic.of_attempts("digits", [ALONE, ROLLOUT], reports, NOW).requests_per_second
 
 
 def test_the_rate_is_that_of_all_edges_and_arms_since_the_first_request_of_the_last_hour() -> None:
@@ -43,7 +43,8 @@ def test_of_less_than_a_minute_no_rate_is_known() -> None:
 
 
 def latencies(*reports: EdgeReport) -> tuple[list[int], tuple[int, ...]]:
-    found = stable_traffic.of_attempts([ALONE, ROLLOUT], reports, NOW)
+    long = report(row("2f41", ended={3000: 1}), edges=None)
+    found = stable_traffic.of_attempts("digits", [ALONE, ROLLOUT], [*reports, long], NOW)
     return list(found.latencies), tuple(found.edges_us)
 
 
@@ -69,5 +70,5 @@ def test_a_row_that_does_not_fit_the_buckets_is_left_out(ok: Any) -> None:
 
 def test_an_edge_that_is_silent_tells_nothing() -> None:
     nobody = EdgeReport(pod="edge", ready=True, terminating=False, evidence=None)
-    assert stable_traffic.of_attempts([ALONE], [nobody], NOW).requests_per_second is None
+    assert stable_traffic.of_attempts("digits", [ALONE], [nobody], NOW).requests_per_second is None
     assert latencies(nobody) == ([], ())

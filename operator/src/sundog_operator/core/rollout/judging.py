@@ -249,25 +249,32 @@ def _mismatch(epochs: Sequence[Epoch]) -> str:
 
 
 def _dead(seen: Seen) -> str:
-    """Whether the candidate fails most of what it gets while stable does not: no statistics, and no wait for them."""
+    """Whether the candidate fails most of what it gets while stable does not: no statistics, and no wait for them.
+
+    Requests that hang fail when their time is over, and count for when they came: so blocks are looked at that are as old as that.
+    """
     newest = int(seen.now_s - tallies.GRACE_S) // tallies.BLOCK_S
-    blocks: dict[int, list[Block]] = {}
-    for own in tallies.blocks_of(seen.tallies.attempt, seen.reports).values():
-        for number in range(newest - _DEAD_BLOCKS, newest):
-            blocks.setdefault(number, []).append(own.get(number, Block()))
-    if len(blocks) < _DEAD_BLOCKS or not all(map(_is_dead, blocks.values())):
-        return ""
-    failed, ended = (sum(each.of(names.CANARY)[at] for own in blocks.values() for each in own) for at in (0, 3))
-    return f"the candidate failed {failed} of {ended} requests in {_DEAD_BLOCKS * tallies.BLOCK_S} s, while {names.STABLE} did not"
+    oldest = newest - _DEAD_BLOCKS - math.ceil(seen.timeout_s / tallies.BLOCK_S) - 1
+    epochs = tallies.blocks_of(seen.tallies.attempt, seen.reports).values()
+    run: list[Sequence[Block]] = []
+    for number in range(oldest, newest):
+        own = [blocks[number] for blocks in epochs if number in blocks]
+        run = [*run, own] if _is_dead(own) else []
+        if len(run) == _DEAD_BLOCKS:
+            failed, ended = (sum(each.of(names.CANARY)[at] for own in run for each in own) for at in (0, 3))
+            seconds = _DEAD_BLOCKS * tallies.BLOCK_S
+            return f"the candidate failed {failed} of {ended} requests in {seconds} s, while {names.STABLE} did not"
+    return ""
 
 
 def _is_dead(own: Sequence[Block]) -> bool:
-    (canary_failed, canary_ended), (stable_failed, stable_ended) = (
-        tuple(sum(each.of(arm)[at] for each in own) for at in (0, 3)) for arm in (names.CANARY, names.STABLE)
+    (canary_failed, canary_ended, canary_running), (stable_failed, stable_ended, _) = (
+        tuple(sum(each.of(arm)[at] for each in own) for at in (0, 3, 4)) for arm in (names.CANARY, names.STABLE)
     )
     return (
         canary_failed >= _DEAD_FAILURES
-        and canary_failed > _DEAD_SHARE * canary_ended
+        # What still runs may yet be answered: failures are often quicker than answers.
+        and canary_failed > _DEAD_SHARE * (canary_ended + canary_running)
         and stable_failed < _FINE_SHARE * stable_ended
     )
 

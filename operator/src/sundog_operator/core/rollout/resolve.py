@@ -63,10 +63,15 @@ def default_steps(traffic: Traffic) -> tuple[PlanStep, ...]:
 
 
 def guardrails(rollout: Rollout, traffic: Traffic) -> tuple[PlanGuardrail, ...]:
-    """What a candidate is judged by. Rejections are always looked at, for no harm may hide in them."""
+    """What a candidate is judged by. Errors and rejections are always looked at, for no harm may hide in them."""
     given = rollout.guardrails or _defaults(traffic)
     judged = tuple(_frozen(each, traffic) for each in given)
-    return (*judged, PlanGuardrail(metric=REJECTIONS, role="harm", margin=ERROR_MARGIN))
+    errors, rejections = (
+        PlanGuardrail(metric=ERROR_RATE, role="harm", margin=ERROR_MARGIN),
+        PlanGuardrail(metric=REJECTIONS, role="harm", margin=ERROR_MARGIN),
+    )
+    hidden = all(each.metric != ERROR_RATE for each in judged)
+    return (*judged, *((errors, rejections) if hidden else (rejections,)))
 
 
 def _defaults(traffic: Traffic) -> tuple[RolloutGuardrail, ...]:

@@ -6,7 +6,7 @@ from typing import Any, Final
 from sundog_operator.core import names
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.rollout.resolve import Traffic
-from sundog_operator.core.rollout.tallies import BLOCK_S, blocks_of, rows_of
+from sundog_operator.core.rollout.tallies import BLOCK_S, attempts_of, blocks_of, rows_of
 
 _HOUR_S: Final = 3600
 _LEAST_S: Final = 60
@@ -16,23 +16,29 @@ _REPRESENTATIVE_S: Final = 600
 """Of traffic, before it is known how long stable takes: in its first minutes caches are cold, and candidates may be starting beside it."""
 
 
-def of_attempts(attempts: Sequence[str], reports: Sequence[EdgeReport], now_s: float, epoch: int = 0) -> Traffic:
-    """Stable's traffic under these attempts: that of its own time as the only arm, and that of a rollout that goes on.
+def of_attempts(
+    service: str, attempts: Sequence[str], reports: Sequence[EdgeReport], now_s: float, epoch: int = 0
+) -> Traffic:
+    """A service's traffic, with how long stable takes under these attempts: as the only arm, say, and in a rollout that goes on.
 
     Latencies are those of an epoch if one is given, for that is what both arms have in common: the same load, on the same machines. Else
     they are of all the time, if that was long enough to stand for what comes.
     """
-    rate, seconds = _rate(attempts, reports, now_s)
+    rate, seconds = _rate(service, reports, now_s)
     known = epoch or seconds >= _REPRESENTATIVE_S
     return Traffic(rate, *(_latencies(attempts, reports, epoch) if known else ()))
 
 
-def _rate(attempts: Sequence[str], reports: Sequence[EdgeReport], now_s: float) -> tuple[float | None, float]:
-    """Requests per second that ended, over the blocks of the last hour, and how many seconds that is."""
+def _rate(service: str, reports: Sequence[EdgeReport], now_s: float) -> tuple[float | None, float]:
+    """Requests per second that ended, over the blocks of the last hour, and how many seconds that is.
+
+    Those of rollouts that have ended count as well, or there would be a gap.
+    """
+    attempts = attempts_of(service, reports)
     since = int(now_s - _HOUR_S) // BLOCK_S
     ended = [
         (number, sum(counts[3] for counts in block.arms.values()))
-        for attempt in attempts
+        for attempt in sorted(attempts)
         for blocks in blocks_of(attempt, reports).values()
         for number, block in blocks.items()
         if number >= since

@@ -25,7 +25,7 @@ REJECTIONS: Final = ("client4xx", "throttled", "abortBefore", "abortDuring")
 EVENTS: Final = ("errors", "slow", "rejections")
 """What is told apart. Errors are slow too: who fails at once has not answered in time."""
 
-_NONE: Final = (0, 0, 0, 0)
+_NONE: Final = (0, 0, 0, 0, 0)
 GRACE_S: Final = 5
 """Until a block is looked at after its end: for that long lines and reports are under way."""
 
@@ -216,6 +216,12 @@ def _open(stored: Sequence[Sequence[int]]) -> tuple[tuple[int, int], ...]:
     return tuple((_count(x), _count(s)) for _, (x, s) in zip(EVENTS, stored, strict=True))
 
 
+def attempts_of(service: str, reports: Iterable[EdgeReport]) -> set[str]:
+    """The attempts of a service that edges report anything of."""
+    rows = (row for report in reports for row in _list((report.evidence or {}).get("counters")))
+    return {str(row.get("attempt")) for row in rows if isinstance(row, Mapping) and row.get("service") == service}
+
+
 def rows_of(attempt: str, reports: Iterable[EdgeReport]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """(source, row) of each row of assigned requests that edges report of an attempt; what is no row is left out."""
     for report in reports:
@@ -302,22 +308,28 @@ def _tally(row: Mapping[str, Any]) -> Tally:
     )
 
 
+BlockCounts = tuple[int, int, int, int, int]
+
+
 @dataclass(slots=True)
 class Block:
-    """Ten seconds of one epoch over all edges: (errors, slow, rejections, ended) by arm, and how many requests of it still run."""
+    """Ten seconds of one epoch over all edges: (errors, slow, rejections, ended, still running) by arm."""
 
-    arms: dict[str, tuple[int, int, int, int]] = field(default_factory=dict)
-    running: int = 0
+    arms: dict[str, BlockCounts] = field(default_factory=dict)
 
-    def add(self, arm: str, counts: tuple[int, int, int, int], running: int) -> None:
+    def add(self, arm: str, counts: BlockCounts) -> None:
         """Add one row's."""
-        errors, slow, rejections, ended = map(sum, zip(self.of(arm), counts, strict=True))
-        self.arms[arm] = (errors, slow, rejections, ended)
-        self.running += running
+        errors, slow, rejections, ended, running = map(sum, zip(self.of(arm), counts, strict=True))
+        self.arms[arm] = (errors, slow, rejections, ended, running)
 
-    def of(self, arm: str) -> tuple[int, int, int, int]:
+    def of(self, arm: str) -> BlockCounts:
         """One arm's."""
         return self.arms.get(arm, _NONE)
+
+    @property
+    def running(self) -> int:
+        """How many of its requests still run."""
+        return sum(counts[-1] for counts in self.arms.values())
 
     @property
     def events(self) -> list[tuple[int, int]]:
@@ -335,10 +347,10 @@ def blocks_of(attempt: str, reports: Sequence[EdgeReport]) -> dict[int, dict[int
             for counts in _list(row.get("blocks")):
                 try:
                     (epoch, arm), start = _key(row), _count(counts[at["start"]])
-                    told, running = _block_counts(counts, at), _count(counts[at["inFlight"]], _MOST_IN_A_BLOCK)
+                    told = _block_counts(counts, at)
                 except _DAMAGED:
                     continue
-                found.setdefault(epoch, {}).setdefault(start // BLOCK_S, Block()).add(arm, told, running)
+                found.setdefault(epoch, {}).setdefault(start // BLOCK_S, Block()).add(arm, told)
     return found
 
 
@@ -349,12 +361,12 @@ def _block_columns(report: EdgeReport) -> Mapping[str, int]:
         return {}
 
 
-def _block_counts(counts: Sequence[Any], at: Mapping[str, int]) -> tuple[int, int, int, int]:
+def _block_counts(counts: Sequence[Any], at: Mapping[str, int]) -> BlockCounts:
     def of(*columns: str) -> int:
         return sum(_count(counts[at[name]], _MOST_IN_A_BLOCK) for name in columns)
 
     errors, rejections = of(*ERRORS), of(*REJECTIONS)
-    return errors, errors + of("slow"), rejections, errors + rejections + of("ok")
+    return errors, errors + of("slow"), rejections, errors + rejections + of("ok"), of("inFlight")
 
 
 def _fold(before: Tallies, reports: Sequence[EdgeReport], look: Look) -> Mapping[int, Folded]:

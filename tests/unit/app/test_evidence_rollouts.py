@@ -1,0 +1,361 @@
+"""Whole rollouts that are decided by what edges count: through planner, statuses, split document and traffic, in a world in memory."""
+
+import functools
+import itertools
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from doubles.cluster import NAME, NAMESPACE, Cluster
+from doubles.traffic import Answers, Traffic
+from sundog_operator.core.rollout.tallies import Tallies
+from sundog_operator.ports import POD, Object, Ref
+
+FINE = Answers(errors=0.01)
+STABLE, CANARY = "digits-r1", "digits-r2"
+V2 = "file:///models/v2"
+SHORT = {"steps": [{"weight": 25, "maxDuration": "6m"}]}
+
+
+async def served(rps: float, rollout: Object, candidate: Answers = FINE, seed: int = 1) -> Cluster:
+    """Revision 1 has served for some minutes, and revision 2 has just been asked for."""
+    cluster = Cluster()
+    cluster.edges.traffic = Traffic(seed)
+    cluster.edges.traffic.rps = {NAME: rps}
+    cluster.edges.traffic.answers = {STABLE: FINE, CANARY: candidate}
+    await cluster.apply(rollout=rollout)
+    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.settle(30, seconds=10)
+    await cluster.apply(V2, rollout=rollout)
+    await cluster.go_on(3, lambda: cluster.at_weight(2, first_weight(rps, rollout)))
+    return cluster
+
+
+def first_weight(rps: float, rollout: Object) -> int:
+    steps = rollout.get("steps")
+    return int(steps[0]["weight"]) if steps else 5 if rps >= 50 else 25
+
+
+async def experiment(cluster: Cluster, name: str = CANARY) -> dict[str, Any]:
+    status: dict[str, Any] = (await cluster.experiment(name)).get("status", {})
+    return status
+
+
+async def ended(cluster: Cluster) -> bool:
+    return (await experiment(cluster))["phase"] in ("Concluded", "Stopped")
+
+
+async def paused(cluster: Cluster) -> bool:
+    return "paused" in await experiment(cluster)
+
+
+async def decided(cluster: Cluster) -> bool:
+    return await ended(cluster) or await paused(cluster)
+
+
+def condition(status: dict[str, Any], type_: str) -> tuple[str, str]:
+    return next((each["status"], each["reason"]) for each in status["conditions"] if each["type"] == type_)
+
+
+def shares(cluster: Cluster) -> list[int]:
+    """The candidate's weights at the edges, in order."""
+    seen = [weights.get(CANARY, 0) for weights in cluster.edges.weights_seen]
+    return [weight for weight, before in zip(seen, [0, *seen], strict=False) if weight != before]
+
+
+def writes(cluster: Cluster) -> Counter[str]:
+    return Counter(write.ref.kind.kind for write in cluster.kube.writes if write.changed)
+
+
+async def counted(cluster: Cluster, name: str = CANARY) -> Counter[tuple[int, str]]:
+    """What is stored of a rollout's requests, by epoch and arm."""
+    stored = await cluster.experiment(name)
+    tallies, found = Tallies.unpack(stored["status"]["tallies"], stored["metadata"]["uid"]), Counter[tuple[int, str]]()
+    for rows in tallies.sources.values():
+        for key, tally in rows.items():
+            found[key] += tally.assigned
+    return found
+
+
+async def came(cluster: Cluster, name: str = CANARY) -> Counter[tuple[int, str]]:
+    """What came of a rollout's requests, by epoch and arm."""
+    uid = (await cluster.experiment(name))["metadata"]["uid"]
+    assigned = cluster.edges.traffic.assigned
+    return Counter({(at.epoch, at.arm): n for at, n in assigned.items() if at.attempt == uid and n})
+
+
+@pytest.mark.parametrize(("rps", "weights"), [(100, [5, 25, 50, 100]), (5, [25, 50, 100])])
+async def test_a_good_revision_is_promoted_through_the_steps_of_its_traffic(rps: float, weights: list[int]) -> None:
+    cluster = await served(rps, {})
+    began, before = cluster.clock.now(), writes(cluster)
+    assert await cluster.go_on(120, lambda: ended(cluster), seconds=15 if rps >= 50 else 30)
+    minutes = (cluster.clock.now() - began).total_seconds() / 60
+    assert minutes >= 5 * (len(weights) - 1)
+    status = await experiment(cluster)
+    await cluster.go_on(1)
+    assert await cluster.weights() == {2: 100}
+    assert shares(cluster) == weights
+    assert [step["weight"] for step in status["plan"]["steps"]] == weights
+    rate, latency, rejections = status["plan"]["guardrails"]
+    assert (rate["metric"], rate["margin"], rate["floor"]) == ("errorRate", 0.25, 0.005 if rps >= 50 else 0.01)
+    assert (latency["metric"], latency["margin"]) == (("latencyP99", 0.1) if rps >= 50 else ("latencyP95", 0.25))
+    assert latency["candidateThresholdMicroseconds"] == round(
+        latency["thresholdMicroseconds"] * (1 + latency["margin"])
+    )
+    assert (rejections["metric"], rejections["role"]) == ("rejections", "harm")
+    assert abs(status["plan"]["requestsPerSecond"] / rps - 1) < 0.2
+    assert [epoch["weight"] for epoch in status["evidenceEpochs"]] == weights[:-1]
+    assert (status["verdict"]["decision"], status["verdict"]["winner"]) == ("Promoted", "canary")
+    assert {each["verdict"] for each in status["metrics"] if each["role"] == "guardrail"} == {"Passed"}
+    assert condition(status, "DataQuality") == ("True", "Consistent")
+    assert condition(status, "Conclusive") == ("True", "Promoted")
+    # About one write a minute for what is told, and some for each step.
+    after = writes(cluster)
+    for kind in ("Experiment", "ModelDeployment"):
+        assert after[kind] - before[kind] <= minutes + 12 * len(weights), kind
+    assert after["Event"] - before["Event"] <= 2 * len(weights)
+
+
+@pytest.mark.parametrize(
+    ("candidate", "metric", "within_s"),
+    [
+        (Answers(errors=0.05), "errorRate is ", 600),
+        (replace(FINE, median_ms=40), "latencyP99 (answers above ", 600),
+        (Answers(rejections=1.0), "rejections is ", 240),
+        (Answers(errors=1.0, median_ms=1), "the candidate failed ", 60),
+        (Answers(hanging=1.0), "the candidate failed ", 150),
+    ],
+)
+async def test_a_bad_revision_is_rolled_back_by_name(candidate: Answers, metric: str, within_s: float) -> None:
+    cluster = await served(100, {}, candidate)
+    began = cluster.clock.now()
+    assert await cluster.go_on(within_s / 60, lambda: ended(cluster)), await experiment(cluster)
+    assert (cluster.clock.now() - began).total_seconds() <= within_s
+    await cluster.go_on(1)
+    assert await cluster.weights() == {1: 100}
+    status, model = await experiment(cluster), await cluster.status()
+    assert max(shares(cluster)) == 5
+    assert (status["phase"], status["verdict"]["decision"]) == ("Stopped", "RolledBack")
+    assert condition(status, "Conclusive") == ("True", "RolledBack")
+    assert model["lastRollout"]["outcome"] == "RolledBack"
+    assert metric in model["lastRollout"]["reason"]
+    assert any(letter.isdigit() for letter in model["lastRollout"]["reason"].partition(metric)[2])
+    assert await cluster.condition("Stalled") == ("True", "RolledBack")
+    assert await cluster.condition("Ready") == ("True", "Serving")
+    assert (await cluster.events()).count("RolloutRolledBack") == 1
+
+
+async def test_without_any_traffic_nothing_is_promoted() -> None:
+    cluster = await served(0, {})
+    await cluster.go_on(23 * 60, seconds=1800)
+    assert not await decided(cluster)
+    assert await cluster.go_on(2 * 60, lambda: paused(cluster), seconds=900)
+    assert (await experiment(cluster))["paused"]["reason"] == "NoData"
+    await cluster.go_on(24 * 60, seconds=1800)
+    assert await cluster.weights() == {1: 75, 2: 25}
+    assert shares(cluster) == [25]
+
+
+async def test_little_traffic_is_not_called_none() -> None:
+    """Too few answers to know a quantile by: nothing is weighed yet, but `onNoData` has no say in it."""
+    cluster = await served(0.05, {**SHORT, "onNoData": "promote"})
+    assert await cluster.go_on(8, lambda: decided(cluster))
+    status = await experiment(cluster)
+    assert (status["phase"], status["paused"]["reason"]) == ("Running", "Inconclusive")
+    assert min((await came(cluster)).values()) > 0
+
+
+async def test_the_rate_of_a_service_is_known_although_a_rollout_took_some_of_the_hour() -> None:
+    cluster = await served(60, {"steps": [{"weight": 5, "gate": "manual"}]})
+    await cluster.settle(15, seconds=60)
+    await cluster.apply("file:///models/v3", rollout={})
+    await cluster.go_on(1)
+    plan = (await experiment(cluster, "digits-r3"))["plan"]
+    assert plan["steps"][0]["weight"] == 5
+    assert abs(plan["requestsPerSecond"] / 60 - 1) < 0.1
+
+
+async def test_traffic_that_ends_promotes_nothing() -> None:
+    cluster = await served(100, {"steps": [{"weight": 25, "maxDuration": "20m"}]})
+    await cluster.go_on(3)
+    cluster.edges.traffic.rps[NAME] = 0
+    assert await cluster.go_on(30, lambda: decided(cluster), seconds=30)
+    status = await experiment(cluster)
+    assert status["paused"]["reason"] in ("NoData", "Inconclusive")
+    assert await cluster.weights() == {1: 75, 2: 25}
+
+
+async def test_an_outage_of_both_arms_is_not_held_against_the_candidate() -> None:
+    cluster = await served(100, {})
+    await cluster.go_on(3)
+    cluster.edges.traffic.answers = {STABLE: Answers(errors=0.5), CANARY: Answers(errors=0.5)}
+    await cluster.go_on(5)
+    cluster.edges.traffic.answers = {STABLE: FINE, CANARY: FINE}
+    await cluster.go_on(5)
+    assert (await experiment(cluster))["phase"] == "Running"
+    assert "lastRollout" not in await cluster.status()
+
+
+class Died(Exception):
+    """The operator did."""
+
+
+@pytest.mark.parametrize("lives", [2, 3])
+async def test_an_operator_that_dies_again_and_again_decides_the_same(lives: int) -> None:
+    cluster = await served(100, SHORT, Answers(errors=0.05))
+    deaths = itertools.count(1)
+
+    def die(moment: str, *_: object) -> None:
+        if moment == "after" and not next(deaths) % lives:
+            raise Died
+
+    cluster.kube.on_write = die
+    for _ in range(120):
+        try:
+            await cluster.round(5)
+        except Died:
+            await cluster.edges.pass_time(1)
+            cluster.clock.advance(1)
+        if await ended(cluster):
+            break
+    status = await experiment(cluster)
+    assert status["verdict"]["decision"] == "RolledBack"
+    assert next(deaths) > 10
+    assert "errorRate is " in status["verdict"]["reason"]
+    stored, sent = await counted(cluster), await came(cluster)
+    assert max(stored) == max(sent)
+    assert all(stored[key] <= sent[key] for key in sent)
+    assert stored[1, "stable"] == sent[1, "stable"]
+
+
+async def replace_edge(cluster: Cluster, old: str, new: str) -> None:
+    """As a Deployment does: the new pod comes, the old one gets no more requests, is asked once more, and goes."""
+    ref = Ref(POD, NAMESPACE, old)
+    held = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": old, "namespace": NAMESPACE}}
+    await cluster.kube.apply({**held, "metadata": {**held["metadata"], "finalizers": ["sundog.dev/test"]}})
+    await cluster.add_edge(new)
+    await cluster.kube.delete(ref)
+    await cluster.go_on(0.5)
+    await cluster.kube.apply(held)
+    assert await cluster.kube.get(ref) is None
+
+
+async def test_counts_outlive_the_edges_that_counted_them() -> None:
+    cluster = await served(100, SHORT)
+    await cluster.add_edge("sundog-edge-1")
+    await cluster.go_on(2)
+    await replace_edge(cluster, "sundog-edge-0", "sundog-edge-2")
+    await cluster.go_on(1)
+    for pod in await cluster.kube.list(POD, NAMESPACE):
+        cluster.edges.counting(pod).restart(cluster.clock.now().timestamp())
+    await cluster.go_on(1)
+    cluster.edges.traffic.rps[NAME] = 0
+    await cluster.go_on(1.5)
+    assert await counted(cluster) == await came(cluster)
+    assert (await came(cluster)).total() > 10_000
+    assert not await decided(cluster)
+
+
+async def test_an_edge_that_is_killed_takes_a_minute_of_counts_with_it_at_most() -> None:
+    cluster = await served(100, SHORT)
+    await cluster.add_edge("sundog-edge-1")
+    await cluster.go_on(2)
+    await cluster.kube.delete(Ref(POD, NAMESPACE, "sundog-edge-1"))
+    cluster.edges.traffic.rps[NAME] = 0
+    await cluster.go_on(1.5)
+    stored, sent = await counted(cluster), await came(cluster)
+    assert sent.total() - 3500 < stored.total() <= sent.total()
+    assert not await decided(cluster)
+
+
+@pytest.mark.parametrize(
+    ("policies", "rps", "phase", "reason"),
+    [
+        ({"onInconclusive": "pause"}, 1, "Running", "Inconclusive"),
+        ({"onInconclusive": "rollback"}, 1, "Stopped", "Inconclusive: "),
+        ({"onInconclusive": "promote"}, 1, "Concluded", "Promoted: "),
+        ({"onNoData": "hold"}, 0, "Running", "NoData"),
+        ({"onNoData": "pause"}, 0, "Running", "NoData"),
+        ({"onNoData": "promote"}, 0, "Concluded", "Promoted: "),
+    ],
+)
+async def test_what_follows_on_a_step_that_evidence_does_not_decide(
+    policies: Object, rps: float, phase: str, reason: str
+) -> None:
+    # Rejections need no quantile of stable's, which a few requests do not give.
+    rollout = {**SHORT, **policies, "guardrails": [{"metric": "errorRate", "floor": "0.1%"}], "warmup": {"requests": 0}}
+    cluster = await served(rps, rollout)
+    began = cluster.clock.now()
+    assert await cluster.go_on(8, lambda: decided(cluster))
+    minutes = (cluster.clock.now() - began).total_seconds() / 60
+    at_once = policies.get("onNoData") in ("pause", "promote")
+    assert (5 if at_once else 6) - 0.5 <= minutes <= (5 if at_once else 6) + 0.5
+    status = await experiment(cluster)
+    assert status["phase"] == phase
+    assert status["verdict"]["decision"] == "Undecided"
+    assert (status.get("paused") or status["verdict"])["reason"].startswith(reason)
+
+
+async def test_without_warmup_the_first_epoch_of_a_step_is_evidence() -> None:
+    cluster = await served(100, {**SHORT, "warmup": {"requests": 0}})
+    await cluster.go_on(0.5)
+    assert [each["number"] for each in (await experiment(cluster))["evidenceEpochs"]] == [1]
+
+
+async def test_another_revision_replaces_a_candidate_that_is_being_weighed() -> None:
+    cluster = await served(100, SHORT)
+    await cluster.go_on(2)
+    await cluster.apply("file:///models/v3", rollout=SHORT)
+    await cluster.go_on(3)
+    first, second = await experiment(cluster), await experiment(cluster, "digits-r3")
+    assert (first["phase"], first["verdict"]["decision"]) == ("Stopped", "Undecided")
+    assert await cluster.weights() == {1: 75, 3: 25}
+    assert second["plan"]["guardrails"][1]["thresholdMicroseconds"] > 0
+    assert (await counted(cluster, "digits-r3"))[1, "canary"] == (await came(cluster, "digits-r3"))[1, "canary"]
+
+
+async def test_a_pause_by_hand_holds_what_has_passed_but_no_harm() -> None:
+    cluster = await served(100, {"steps": [{"weight": 50}]}, Answers(errors=0.001))
+    await cluster.command("pause revision=2 id=p")
+    await cluster.go_on(8)
+    assert await cluster.weights() == {1: 50, 2: 50}
+    await cluster.command("resume revision=2 id=r")
+    assert await cluster.go_on(8, lambda: ended(cluster))
+    assert (await experiment(cluster))["verdict"]["decision"] == "Promoted"
+
+    cluster = await served(100, {"steps": [{"weight": 50}]}, Answers(errors=0.1))
+    await cluster.command("pause revision=2 id=p")
+    assert await cluster.go_on(8, lambda: ended(cluster))
+    assert (await experiment(cluster))["verdict"]["decision"] == "RolledBack"
+
+
+@pytest.mark.parametrize(
+    ("command", "weights", "phase"),
+    [("promote revision=2 id=a full=true", {2: 100}, "Concluded"), ("abort revision=2 id=a", {1: 100}, "Stopped")],
+)
+async def test_a_command_ends_what_evidence_has_not_decided(command: str, weights: dict[int, int], phase: str) -> None:
+    cluster = await served(100, {})
+    await cluster.go_on(2)
+    await cluster.command(command)
+    assert await cluster.go_on(1, lambda: ended(cluster))
+    await cluster.go_on(0.5)
+    status = await experiment(cluster)
+    assert await cluster.weights() == weights
+    assert (status["phase"], status["verdict"]["decision"]) == (phase, "Undecided")
+    assert condition(status, "Conclusive")[0] == "False"
+
+
+async def test_two_services_keep_their_counts_apart() -> None:
+    cluster = await served(100, SHORT)
+    cluster.edges.traffic.rps["words"] = 60
+    await cluster.apply("file:///models/w1", name="words", rollout=SHORT)
+    await cluster.go_on(1)
+    await cluster.apply("file:///models/w2", name="words", rollout=SHORT)
+    await cluster.go_on(2.5)
+    cluster.edges.traffic.rps = {}
+    await cluster.go_on(1.5)
+    for name in (CANARY, "words-r2"):
+        assert await counted(cluster, name) == await came(cluster, name)
+        assert (await came(cluster, name))[2, "canary"] > 500
