@@ -143,7 +143,33 @@ def test_describe_says_what_a_canary_waits_for(on_server: Any, server: Any, mani
     assert any(line.startswith("TrafficSynced ") for line in lines)
     experiment = on_server("describe", "mexp", "digits-r2").out
     assert "canary" in experiment
+    head, line = on_server("get", "mexp", "digits-r2", "-o", "wide").out.splitlines()
+    assert head.split()[:6] == ["NAME", "READY", "PHASE", "MODEL", "STEP", "PAUSED"]
+    assert line.split()[:5] == ["digits-r2", "True", "Running", "digits", "1"]
+    assert "waits for promote" in line
     assert "Rollout digits-r2: Running" in experiment
+
+
+def test_a_rollout_that_evidence_does_not_decide_is_seen_at_once(on_server: Any, server: Any, manifest: Any) -> None:
+    rollout = {"steps": [{"weight": 25, "minDuration": "0s", "maxDuration": "5s"}]}
+    on_server("apply", "-f", str(manifest(rollout=rollout)))
+    server.serve_revision(1)
+    on_server("apply", "-f", str(manifest("file:///models/v2", rollout=rollout)))
+
+    async def asks(cluster: Any) -> bool:
+        conditions = (await cluster.status())["conditions"]
+        ready = next(each for each in conditions if each["type"] == "Ready")
+        return "paused" in str(ready["message"])
+
+    server.until(asks, "the pause")
+    assert "revision 1 serves; revision 2 is paused (NoData)" in on_server("get", "digits").out
+    lines = [" ".join(line.split()) for line in on_server("describe", "digits").out.splitlines()]
+    assert "Rollout digits-r2: Running, paused (NoData)" in lines
+    assert "1 25 % evidence, 0s to 5s now: paused, for there is no traffic to judge by" in lines
+    assert "errorRate up to 25 % more than stable, or 1 % of all requests" in lines
+    assert "latencyP95 up to 25 % longer than stable, whose own is not known yet" in lines
+    head, line = on_server("get", "mexp", "digits-r2").out.splitlines()
+    assert dict(zip(head.split(), line.split(), strict=False))["PAUSED"] == "NoData"
 
 
 def test_describe_shows_why_a_spec_is_refused(on_server: Any, server: Any, manifest: Any) -> None:

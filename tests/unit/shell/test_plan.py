@@ -85,6 +85,30 @@ def test_how_a_revision_gets_its_traffic(served: Any, manifest: Any, spec: dict[
     assert plan(served, manifest("file:///models/v2", **spec))["lines"][-1] == line
 
 
+def test_steps_that_a_spec_leaves_out_are_resolved_from_traffic(served: Any, manifest: Any) -> None:
+    evidence = ["25 % (evidence)", "50 % (evidence)", "100 %"]
+    assert plan(served, manifest("file:///models/v2", rollout={}))["lines"][-1] == (
+        "canary beside revision 1: steps by stable's traffic when the rollout starts:"
+        f" {' → '.join(evidence)} below 50 requests a second, or where that is not known;"
+        f" {' → '.join(['5 % (evidence)', *evidence])} from 50 on;"
+        f" {' → '.join(['1 % (evidence)', '5 % (evidence)', *evidence])} from 1000 on"
+    )
+
+
+def test_a_gate_of_evidence_is_called_so(served: Any, manifest: Any) -> None:
+    preview = plan(served, manifest("file:///models/v2", rollout={"steps": [{"weight": 10}, {"weight": 50}]}))
+    assert preview["lines"][-1] == "canary beside revision 1: 10 % (evidence) → 50 % (evidence) → 100 %"
+
+
+@pytest.mark.parametrize("policy", ["onInconclusive", "onNoData"])
+def test_a_policy_that_promotes_without_evidence_is_told(served: Any, manifest: Any, policy: str) -> None:
+    by_hand = {"steps": [{"weight": 10, "gate": "manual"}], policy: "promote"}
+    assert plan(served, manifest("file:///models/v2", rollout=by_hand))["lines"][-1].startswith("canary beside")
+    told = plan(served, manifest("file:///models/v2", rollout={policy: "promote"}))["lines"][-1]
+    assert told.startswith(f"spec.rollout.{policy}: promote passes a step")
+    assert told.endswith("of what is promoted")
+
+
 def test_a_secret_that_is_missing_is_told_unless_it_comes_along(served: Any, manifest: Any) -> None:
     path = manifest(endpoint={"auth": {"apiKeys": {"secretName": "keys"}}})
     told = f"spec.endpoint.auth.apiKeys.secretName: Secret {NAMESPACE}/keys does not exist; until then every request is refused"

@@ -263,34 +263,40 @@ class PlanStep(Part):
     weight: Percentage = Field(description="The candidate's percent of the traffic.")
     gate: Literal["evidence", "time", "manual", "none"] = Field(description="What lets the rollout pass it.")
     min_duration: Duration = Field(
-        timedelta(), description="With gate time, how long it lasts; with evidence, how long at least."
+        timedelta(),
+        description="With gate time, how long it lasts; with evidence, how long at least, warm-up included.",
     )
     max_duration: Duration | None = Field(
-        None, description="With gate evidence, after how long undecided onInconclusive or onNoData follows."
+        None,
+        description="With gate evidence, how long it may take; then onInconclusive follows, or without traffic a pause.",
     )
 
 
 class PlanGuardrail(Part):
-    """What the candidate is judged by, as frozen. Of a latency it is known how often stable takes longer than `thresholdMicroseconds`;
-    the candidate may take longer than `candidateThresholdMicroseconds` no more often.
-    """
+    """What the candidate is judged by, as frozen."""
 
     metric: Literal[MetricName, "rejections"] = Field(
-        description="A metric that the edge measures; rejections are 4xx answers and requests that clients gave up."
+        description="A metric that the edge measures; rejections are 4xx answers, 429 included, and requests that clients gave up."
     )
     role: Literal["guardrail", "harm"] = Field(
-        "guardrail", description="A guardrail must pass at every gate; harm is only looked for."
+        "guardrail",
+        description="guardrail: must pass at every gate of evidence. harm: rolls back, and no gate waits for it.",
     )
-    margin: Annotated[float, Field(ge=0)] = Field(description="How much worse, as a share of stable: 0.25 is 25 %.")
+    margin: Annotated[float, Field(ge=0)] = Field(
+        description="How much worse than stable the candidate may be, as a share: 0.25 is 25 %."
+    )
     floor: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.0, description="An absolute difference of the rates that gates accept: 0.005 is 0.5 %."
+        0.0,
+        description="A gate also passes a rate that is higher by no more than this share of requests: 0.005 is 0.5 %; 0 is none.",
     )
     threshold_microseconds: Annotated[Integer, Field(ge=1)] | None = Field(
         None,
-        description="Of a latency: that quantile of stable's when the plan was frozen, or when there was traffic first.",
+        description="Of a latency: the time that stable's answers exceed as seldom as the metric says, such as one in a hundred for"
+        " latencyP99. Absent until stable has given 100 answers.",
     )
     candidate_threshold_microseconds: Annotated[Integer, Field(ge=1)] | None = Field(
-        None, description="The same, with the margin."
+        None,
+        description="Of a latency: that time and the margin, which the candidate may exceed no more often than stable exceeds its own.",
     )
 
 
@@ -306,7 +312,9 @@ class PlanUnit(Part):
 class FrozenPlan(Part):
     """What was resolved when the experiment started, and is not changed by later edits."""
 
-    hash: Text = Field("", description="Of steps, guardrails, policies and alpha.")
+    hash: Text = Field(
+        "", description="Of all of this as it was first frozen; a latency's time that is found later is not in it."
+    )
     strategy: Strategy | None = Field(None, description="As spec.rollout.strategy was.")
     unit: PlanUnit | None = Field(None, description="What is assigned to an arm.")
     unit_header: Annotated[str, Field(max_length=63)] = Field(
@@ -315,10 +323,11 @@ class FrozenPlan(Part):
     salt: Annotated[str, Field(max_length=63)] = Field(
         "", description="As spec.rollout.unit.salt was; empty means that of this Experiment."
     )
-    steps: Annotated[Items[PlanStep], Field(max_length=20)] = Field((), description="The steps, the last one at 100 %.")
+    steps: Annotated[Items[PlanStep], Field(max_length=21)] = Field((), description="The steps, the last one at 100 %.")
     alpha: Alpha | None = Field(None, description="As spec.rollout.alpha was.")
     guardrails: Annotated[Items[PlanGuardrail], Field(max_length=12)] = Field(
-        (), description="What evidence is weighed by; none in a rollout without gates of evidence."
+        (),
+        description="What the candidate is judged by; empty where no step has a gate of evidence, and no evidence is weighed.",
     )
     warmup_requests: Count = Field(0, description="As spec.rollout.warmup.requests was.")
     warmup_duration: Duration = Field(timedelta(), description="As spec.rollout.warmup.duration was.")
@@ -327,7 +336,8 @@ class FrozenPlan(Part):
     )
     on_no_data: Literal["hold", "pause", "promote"] = Field("hold", description="As spec.rollout.onNoData was.")
     requests_per_second: Annotated[float, Field(ge=0)] | None = Field(
-        None, description="Stable's traffic when the plan was frozen; absent where it was not known."
+        None,
+        description="Stable's traffic when the plan was frozen, of the last hour at most; absent where less than a minute was seen.",
     )
     frozen_at: Instant | None = Field(None, description="When the plan was frozen.")
 
@@ -337,17 +347,20 @@ class StepStatus(Part):
 
     index: Count = Field(1, description="Counted from 1.")
     of: Count = Field(0, description="How many there are, the one at 100 % included.")
-    since: Instant | None = Field(None, description="When all edges had its weight in force.")
+    since: Instant | None = Field(
+        None, description="When all edges had its weight in force, or when a pause for too long a step was ended."
+    )
     gate: Text = Field("", description="The step's gate, or none once a command opened it.")
     reason: Message = Field("", description="What it waits for.")
-    warm: bool = Field(False, description="Whether its warm-up is over; with gate evidence.")
+    warm: bool = Field(False, description="Whether its warm-up is over, and what is counted is evidence.")
 
 
 class Paused(Part):
     """Why nothing moves."""
 
     reason: Text = Field(
-        description="Manual: by command. Inconclusive, NoData: the evidence. SampleRatio: the split is not as it should be."
+        description="Manual: by command. Inconclusive: a step took longer than maxDuration. NoData: an arm had no requests."
+        " SampleRatio: requests do not fall to the arms by their weights."
     )
     since: Instant = Field(description="Since when.")
 
@@ -361,7 +374,7 @@ class Epoch(Part):
 
 
 class EvidenceEpoch(Part):
-    """An epoch whose counts are evidence. Warm-ups are none."""
+    """An epoch whose counts are evidence; those of a warm-up are not."""
 
     number: Count = Field(description="As in status.epoch.")
     weight: Percentage = Field(description="The candidate's percent of the traffic in it.")
@@ -386,30 +399,56 @@ class ArmStatus(Part):
 
 
 class MetricStatus(Part):
-    """What is known of one metric of one arm."""
+    """What is known of one metric of one arm, beside stable."""
 
-    name: Text
-    role: Text = Field("", description="guardrail must pass at each gate; harm is only looked for.")
-    arm: Text = ""
-    events: Annotated[Items[Count], Field(max_length=2)] = Field((), description="Of stable and of the candidate.")
-    ratio: float | None = Field(None, description="Of the rates of events, the candidate's to stable's.")
+    name: Text = Field(description="As in the plan's guardrails.")
+    role: Text = Field("", description="As in the plan: guardrail or harm.")
+    arm: Text = Field("", description="The arm that is judged; of a rollout canary.")
+    events: Annotated[Items[Count], Field(max_length=2)] = Field(
+        (),
+        description="Of stable and of that arm, over all epochs of evidence: failures, answers that took too long or failed, or"
+        " rejections. Requests of that arm whose end nobody knows are counted as failures.",
+    )
+    ratio: float | None = Field(
+        None, description="Of the rates of events, that arm's to stable's, as it seems; absent without any event."
+    )
     interval: Annotated[Items[float], Field(max_length=2)] = Field(
-        (), description="Around the ratio, right at every look; an upper end that is not known yet is left out."
+        (),
+        description="Lower and upper end around the ratio, right at every look; an upper end that is not known yet is left out, and"
+        " both where no one ratio fits all epochs.",
     )
-    allowed: float | None = Field(None, description="The ratio up to which the next weight is given.")
-    verdict: Text = Field("", description="NoData, Undecided, Heterogeneous, Passed, Harm, Invalid or Suspended.")
+    allowed: float | None = Field(
+        None,
+        description="The ratio up to which the gate passes: the margin at the next weight, so 1.5 before 50 % and 1.25 before 100 %"
+        " for 25 %. Of a latency 1, for its margin is in the times.",
+    )
+    verdict: Text = Field(
+        "",
+        description="Undecided: more is needed. Passed: the gate may. Harm: worse than the margin. NoData: an arm had no requests."
+        " Heterogeneous: no one ratio fits all epochs. Suspended: a latency that unequal load could explain, which holds up the last"
+        " gate alone. Invalid: the counters are no counts.",
+    )
     needed: float | None = Field(
-        None, description="Events of both arms that typically decide, if the ratio is what it seems."
+        None,
+        description="Events of both arms that typically decide, if the ratio is what it seems; absent where none would. A floor may"
+        " decide earlier.",
     )
-    eta: Duration | None = Field(None, description="How long that typically takes from now.")
+    eta: Duration | None = Field(
+        None, description="How long that typically takes from countedAt on; absent where nobody can tell."
+    )
     message: Message = Field("", description="All of that in a sentence.")
 
 
 class Verdict(Part):
-    """What the evidence says."""
+    """What was decided, and whether by evidence."""
 
-    decision: Text = Field("Undecided", description="Promoted or RolledBack where evidence has decided.")
-    winner: Text = Field("", description="The arm that has all traffic since; of a rollout stable or canary.")
+    decision: Text = Field(
+        "Undecided",
+        description="Promoted or RolledBack where evidence has decided; else Undecided, also of one that ended.",
+    )
+    winner: Text = Field(
+        "", description="Where evidence has decided: the arm that has all traffic since, of a rollout stable or canary."
+    )
     reason: Message = Field("", description="Of one that ended: how, and why.")
 
 
@@ -437,20 +476,20 @@ class ExperimentStatus(Status):
         description="What the edges have counted, as of the last decision or a minute ago: JSON by zlib and base64.",
     )
     metrics: Annotated[Items[MetricStatus], Field(max_length=400)] = Field(
-        (), description="What is known, at most a minute old."
+        (), description="What is known of each guardrail, written once a minute and at each decision."
     )
-    verdict: Verdict = Field(Verdict(), description="How it ended.")
+    verdict: Verdict = Field(Verdict(), description="How it ended, and whether evidence decided that.")
     last_command: Annotated[str, Field(max_length=64)] = Field(
         "", description="Id of the last command that acted on it."
     )
-    counted_at: Instant | None = Field(None, description="When the arms' counts were read.")
+    counted_at: Instant | None = Field(None, description="When the counts of arms and metrics were read.")
     conditions: Annotated[Items[Condition], Field(max_length=16), ListType("map", "type")] = Field(
         (), description="See the conditions below."
     )
 
 
 class Experiment(Resource):
-    """Models side by side, with statistics that stay right however often they are looked at."""
+    """Models side by side on one ModelDeployment's traffic, with statistics that stay right however often they are looked at."""
 
     kind: Literal["Experiment"] = "Experiment"
     metadata: Metadata

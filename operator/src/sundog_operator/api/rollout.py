@@ -168,11 +168,15 @@ class Step(Part):
 
     weight: Weight | None = Field(None, description="The candidate's share of traffic in percent.")
     gate: Gate | None = Field(
-        None, description="What lets a weight step end: evidence (default), time (minDuration) or manual."
+        None,
+        description="What lets a weight step end: evidence (default; at weight 100 none), time (minDuration) or manual (promote).",
     )
-    min_duration: Duration | None = Field(None, description="How long a weight step lasts at least; default 5m.")
+    min_duration: Duration | None = Field(
+        None, description="How long a weight step lasts with gate time, and at least with evidence; default 5m."
+    )
     max_duration: PositiveDuration | None = Field(
-        None, description="After how long a weight step is inconclusive; default 24h."
+        None,
+        description="With gate evidence: how long a weight step may take before onInconclusive follows; default 24h.",
     )
     pause: Pause | None = Field(None, description="Wait for a command or for a duration.")
     headers: (
@@ -282,10 +286,14 @@ class MetricGuardrail(Part):
 
     metric: MetricName | None = Field(None, description="A metric that the edge measures.")
     margin: Margin | None = Field(
-        None, description="How much worse, in percent of stable; default 25% for errorRate, 10% for latencies."
+        None,
+        description="How much worse than stable the candidate may be, in percent of stable; default 25% for errorRate, 10% for"
+        " latencies.",
     )
     floor: Share | None = Field(
-        None, description="An absolute difference that is always accepted at the gates, such as 0.5%."
+        None,
+        description="Of errorRate: a gate also passes if the candidate fails no more than this share of requests above stable's;"
+        " default 0.5%, below 50 requests a second 1%. It never excuses harm.",
     )
     max: Ceiling | None = Field(None, description="An absolute ceiling: 2% for errorRate, 500ms for a latency.")
 
@@ -323,12 +331,12 @@ class RolloutGuardrail(MetricGuardrail):
 
 
 class RolloutWarmup(Part):
-    """The first part of each weight, left out of the evidence: it ends with whichever comes first. 0 of either means none."""
+    """The first part of each weight, which is no evidence: it ends with whichever comes first. 0 of either means no warm-up."""
 
     requests: Annotated[Integer, Field(ge=0, le=1_000_000)] = Field(
-        200, description="After so many requests of the candidate."
+        200, description="It ends after so many requests of the candidate."
     )
-    duration: Duration = Field(timedelta(seconds=60), description="After so long.")
+    duration: Duration = Field(timedelta(seconds=60), description="It ends after so long.")
 
 
 class Bake(Part):
@@ -417,22 +425,34 @@ class Rollout(Part):
     steps: Annotated[
         Items[Annotated[Step, Noun("a step such as {weight: 5}")]], Field(max_length=20), RISING_WEIGHTS
     ] = Field(
-        (), description="Steps up to 100 %, which is implied; none means steps resolved from the service's own traffic."
+        (),
+        description="Steps up to 100 %, which is implied; none means gates of evidence at 25 and 50 %, from 50 requests a second on"
+        " at 5, 25 and 50 %, from 1000 on at 1 % before them.",
     )
     guardrails: Annotated[Items[RolloutGuardrail], Field(max_length=10), ONE_GUARDRAIL_PER_METRIC] = Field(
-        (), description="What may not get worse; none means error rate and latency."
+        (),
+        description="What may not get worse; none means errorRate by 25% and latencyP95 by 25%, from 50 requests a second on"
+        " latencyP99 by 10%. Those that are given replace these. At most one latency.",
     )
-    warmup: RolloutWarmup = Field(RolloutWarmup(), description="Left out of the evidence.")
+    warmup: RolloutWarmup = Field(
+        RolloutWarmup(), description="The first part of each weight, which is no evidence; the shorter of both."
+    )
     capacity: Literal["auto", "surge", "inPlace"] = Field(
         "auto",
         description="surge adds the candidate's replicas, inPlace takes them from stable, auto looks at free GPUs.",
     )
-    on_harm: Literal["rollback"] = Field("rollback", description="What follows when the candidate does harm.")
+    on_harm: Literal["rollback"] = Field(
+        "rollback", description="What follows when the candidate does harm, also while paused: stable gets all traffic."
+    )
     on_inconclusive: Literal["pause", "rollback", "promote"] = Field(
-        "pause", description="What follows when a step takes longer than maxDuration."
+        "pause",
+        description="What follows when evidence has not decided within maxDuration; promote passes the step without it, and voids"
+        " what evidence promises.",
     )
     on_no_data: Literal["hold", "pause", "promote"] = Field(
-        "hold", description="What follows when there is no traffic."
+        "hold",
+        description="What follows when an arm has no requests: hold waits until maxDuration and then pauses, pause does so after"
+        " minDuration; promote passes the step then, without evidence, and voids what evidence promises.",
     )
     on_new_revision: Literal["replaceCanary", "queue", "restart"] = Field(
         "replaceCanary", description="What follows when the spec changes during a rollout."
@@ -454,7 +474,9 @@ class Rollout(Part):
         None, description="Which revisions may return without steps; left out means none."
     )
     alpha: Alpha = Field(
-        0.05, description="The error of each direction: a bad revision promoted, a good one rolled back."
+        0.05,
+        description="The most that the probability of an error may be, per rollout and direction: that gates of evidence promote a"
+        " revision worse than a margin, and that harm is seen in one within its margins.",
     )
     dry_run: bool = Field(False, description="Decide and report, move nothing.")
     windows: Annotated[Items[Window], Field(max_length=16)] = Field(

@@ -396,8 +396,12 @@ def _what_fails(said: dict[str, Said]) -> list[str]:
 def _what_is_asked(draft: Draft) -> list[str]:
     """What a person is waited for, by name: somebody who looks would else wait too."""
     candidate, progress = draft.status.candidate, draft.progress
-    asked = progress is not None and progress.step is not None and progress.step.reason == machine.WAITS_FOR_PROMOTE
-    return [f"revision {candidate.revision} {machine.WAITS_FOR_PROMOTE}"] if candidate and asked else []
+    if candidate is None or progress is None:
+        return []
+    if progress.paused is not None and progress.paused.reason != machine.MANUAL:
+        return [f"revision {candidate.revision} is paused ({progress.paused.reason})"]
+    asked = progress.step is not None and progress.step.reason == machine.WAITS_FOR_PROMOTE
+    return [f"revision {candidate.revision} {machine.WAITS_FOR_PROMOTE}"] if asked else []
 
 
 def _stalled(draft: Draft, said: dict[str, Said]) -> Said:

@@ -21,7 +21,8 @@ def weigh(draft: Draft) -> str:
     stable, candidate = machine.revisions(progress)
     edges, now_s, timeout_s = draft.seen.edges, draft.now.timestamp(), _timeout(draft).total_seconds()
     epochs = [epoch.number for epoch in progress.evidence_epochs]
-    counted = tallies.take(Tallies.unpack(progress.tallies, attempt.uid), edges, epochs, now_s, timeout_s)
+    look = tallies.Look(epochs, progress.epoch.number, now_s, timeout_s)
+    counted = tallies.take(Tallies.unpack(progress.tallies, attempt.uid), edges, look)
     attempts = [names.application(draft.service, stable), attempt.uid]
     traffic_seen = stable_traffic.of_attempts(attempts, edges, now_s, progress.epoch.number)
     healthy = [traffic.healthy_replicas(draft.service, number, edges) for number in (stable, candidate)]

@@ -1,9 +1,9 @@
 """All about one object, for people: what it is, what it waits for, and what happened."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, Final
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -12,13 +12,23 @@ from rich.text import Text
 from sundog_operator.api import (
     Condition,
     ExperimentStatus,
+    MetricStatus,
     ModelDeploymentStatus,
+    PlanGuardrail,
+    PlanStep,
     RevisionStatus,
     format_duration,
 )
 from sundog_operator.core.revisions import Revision
 from sundog_operator.core.rollout import machine
 from sundog_operator.ports import Object
+
+_UNDECIDED: Final = {
+    "pause": "it is paused",
+    "rollback": "stable gets all traffic",
+    "promote": "it is passed without evidence",
+}
+"""What follows on a step that takes too long, by `onInconclusive`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +51,7 @@ def describe_model_deployment(subject: Subject, now: datetime) -> RenderableType
     ]
     parts += _section("Revisions", _revisions(subject, status, now))
     if subject.experiment is not None:
-        parts += _rollout(subject.experiment)
+        parts += _rollout(subject.experiment, now)
     parts += _section("Commands", _last(status))
     parts += _section("Conditions", _conditions(status.conditions, now))
     parts += _section("Events", _events(subject.events, now))
@@ -55,7 +65,7 @@ def describe_experiment(obj: Object, events: Sequence[Object], now: datetime) ->
     return Group(
         _title(f"Experiment {meta['namespace']}/{meta['name']}"),
         _facts([("Model", str((obj.get("spec") or {}).get("modelDeployment", "")))]),
-        *_rollout(obj),
+        *_rollout(obj, now),
         *_section("Conditions", _conditions(status.conditions, now)),
         *_section("Events", _events(events, now)),
     )
@@ -138,7 +148,7 @@ def _revision(role: str, revision: RevisionStatus, now: datetime) -> tuple[str, 
     )
 
 
-def _rollout(experiment: Object) -> list[RenderableType]:
+def _rollout(experiment: Object, now: datetime) -> list[RenderableType]:
     status = ExperimentStatus.parse(experiment.get("status"))
     heading = f"Rollout {experiment['metadata']['name']}: {status.phase}"
     if status.paused is not None:
@@ -150,6 +160,11 @@ def _rollout(experiment: Object) -> list[RenderableType]:
         parts.append(_arms(status))
     if machine.is_over(status) and status.verdict.reason:
         parts.append(Text(status.verdict.reason))
+    if status.plan.guardrails:
+        parts += _section("Plan", _facts(_plan(status, now)))
+    if status.metrics:
+        parts += _section(_age_of_evidence(status, now), _metrics(status))
+        parts += [Text(told) for told in _told_beside(status)]
     return parts
 
 
@@ -158,15 +173,122 @@ def _steps(status: ExperimentStatus) -> RenderableType:
     current = status.step.index if status.step else 0
     concluded = status.phase == machine.CONCLUDED
     for index, step in enumerate(status.plan.steps, start=1):
-        gate = f"for {format_duration(step.min_duration)}" if step.gate == "time" else step.gate
         if concluded or index < current:
             told = "passed"
         elif index == current and status.step is not None:
             told = f"now: {status.step.reason}"
         else:
             told = ""
-        table.add_row(*map(Text, (str(index), f"{step.weight} %", gate, told)))
+        table.add_row(*map(Text, (str(index), f"{step.weight} %", _gate(step), told)))
     return table
+
+
+def _gate(step: PlanStep) -> str:
+    match step.gate:
+        case "time":
+            return f"for {format_duration(step.min_duration)}"
+        case "evidence":
+            longest = f" to {format_duration(step.max_duration)}" if step.max_duration is not None else ""
+            return f"evidence, {format_duration(step.min_duration)}{longest}"
+        case gate:
+            return gate
+
+
+def _plan(status: ExperimentStatus, now: datetime) -> Iterator[tuple[str, str]]:
+    """What an evidence-gated rollout is held to, and where the current step is in its time."""
+    plan = status.plan
+    traffic = plan.requests_per_second
+    yield "traffic", "not known when it began" if traffic is None else f"{traffic:.3g} requests a second when it began"
+    for guardrail in plan.guardrails:
+        yield guardrail.metric, _limit(guardrail)
+    if plan.alpha is not None:
+        yield "alpha", f"{plan.alpha:g}, the error of each direction"
+    if not machine.is_over(status) and (told := "; ".join(_timing(status, now))):
+        yield "this step", told
+
+
+def _limit(guardrail: PlanGuardrail) -> str:
+    """How much worse the candidate may be."""
+    if guardrail.role == "harm":
+        return f"harm is looked for from {_percent(guardrail.margin)} more than stable on; no gate waits for it"
+    if not guardrail.metric.startswith("latency"):
+        floor = f", or {_percent(guardrail.floor)} of all requests" if guardrail.floor else ""
+        return f"up to {_percent(guardrail.margin)} more than stable{floor}"
+    stable, candidate = guardrail.threshold_microseconds, guardrail.candidate_threshold_microseconds
+    if stable is None or candidate is None:
+        return f"up to {_percent(guardrail.margin)} longer than stable, whose own is not known yet"
+    return f"no more answers above {_milliseconds(candidate)} than stable has above {_milliseconds(stable)}"
+
+
+def _percent(share: float) -> str:
+    return f"{share * 100:g} %"
+
+
+def _milliseconds(microseconds: int) -> str:
+    return f"{microseconds / 1000:.4g} ms"
+
+
+def _timing(status: ExperimentStatus, now: datetime) -> Iterator[str]:
+    """What of a step's time is to come."""
+    step, planned = status.step, machine.current_step(status)
+    if step is None or step.since is None or step.gate != "evidence":
+        return
+    if not step.warm:
+        ends = (
+            f"{status.plan.warmup_requests} requests of the candidate or {format_duration(status.plan.warmup_duration)}"
+        )
+        yield f"warms up, until {ends}"
+    if (left := step.since + planned.min_duration - now) > timedelta(0):
+        yield f"takes at least {_span(left)} more"
+    if planned.max_duration is not None and status.paused is None:
+        left = max(step.since + planned.max_duration - now, timedelta(0))
+        yield f"undecided in {_span(left)}, {_UNDECIDED[status.plan.on_inconclusive]}"
+
+
+def _age_of_evidence(status: ExperimentStatus, now: datetime) -> str:
+    age = f", {_ago(status.counted_at, now)} old" if status.counted_at is not None else ""
+    return f"Evidence{' at its end' if machine.is_over(status) else age} (events of stable/candidate)"
+
+
+def _metrics(status: ExperimentStatus) -> RenderableType:
+    table = _grid("METRIC", "ROLE", "EVENTS", "RATIO", "INTERVAL", "ALLOWED", "VERDICT", "ETA", header=True)
+    for metric in status.metrics:
+        table.add_row(*map(Text, _metric(metric, over=machine.is_over(status))))
+    return table
+
+
+def _metric(metric: MetricStatus, *, over: bool) -> tuple[str, ...]:
+    judged = metric.role != "harm"
+    waits = judged and not over and metric.verdict == "Undecided"
+    return (
+        metric.name,
+        metric.role,
+        "/".join(map(str, metric.events)),
+        "" if metric.ratio is None else f"{metric.ratio:.3g}",
+        _interval(metric),
+        f"{metric.allowed:.3g}" if judged and metric.allowed is not None else "",
+        metric.verdict,
+        ("unknown" if metric.eta is None else _span(metric.eta)) if waits else "",
+    )
+
+
+def _interval(metric: MetricStatus) -> str:
+    match metric.interval:
+        case (lower, upper):
+            return f"{lower:.3g}–{upper:.3g}"
+        case (lower,):
+            return f"{lower:.3g}–"
+        case _:
+            return ""
+
+
+def _told_beside(status: ExperimentStatus) -> Iterator[str]:
+    """Sentences about metrics that stand in the way, or are not judged, and that are not told as the step's reason or the outcome."""
+    told = (status.step.reason if status.step else "") + status.verdict.reason
+    for metric in status.metrics:
+        stands = metric.role == "guardrail" and metric.verdict not in ("Passed", "NoData")
+        if (stands or metric.verdict == "Harm") and metric.message and metric.message not in told:
+            yield metric.message
 
 
 def _arms(status: ExperimentStatus) -> RenderableType:
@@ -219,9 +341,12 @@ def _instant(text: str) -> datetime | None:
 
 def _ago(since: Any, now: datetime) -> str:
     """How long ago, in one unit."""
-    if not isinstance(since, datetime):
-        return ""
-    seconds = max(0, int((now - since).total_seconds()))
+    return _span(max(now - since, timedelta(0))) if isinstance(since, datetime) else ""
+
+
+def _span(time: timedelta) -> str:
+    """A time for people, in one unit."""
+    seconds = int(time.total_seconds())
     for unit, name in ((86400, "d"), (3600, "h"), (60, "m")):
         if seconds >= 2 * unit:
             return f"{seconds // unit}{name}"

@@ -9,6 +9,7 @@ from sundog_operator.api import (
     ModelDeployment,
     ModelDeploymentSpec,
     ModelDeploymentStatus,
+    PlanStep,
     format_duration,
     refused_changes,
     rollout_not_yet_supported,
@@ -19,6 +20,7 @@ from sundog_operator.core import revisions, secrets
 from sundog_operator.core.draft import HELD_OUTCOMES, Observed
 from sundog_operator.core.plan import Plan, plan
 from sundog_operator.core.rollout.freeze import plan_steps
+from sundog_operator.core.rollout.resolve import BUSY_RPS, VERY_BUSY_RPS, Traffic, default_steps
 from sundog_operator.core.spec import accept
 from sundog_operator.errors import SpecError
 from sundog_operator.ports import CONTROLLER_REVISION, Object
@@ -28,7 +30,7 @@ Outcome = Literal["create", "change", "unchanged", "refused"]
 _REVISION_PARTS: Final = ("model", "runtime", "resources", "scheduling")
 _IN_PLACE: Final = "runtime.userConfig"
 _SHOWN: Final = 6
-_GATES: Final = {"manual": "manual gate", "evidence": "evidence gate", "none": "no gate"}
+_GATES: Final = {"manual": "manual gate", "evidence": "evidence", "none": "no gate"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +216,7 @@ def _way(spec: ModelDeploymentSpec, before: ModelDeploymentStatus, decided: Plan
         yield f"revision {number} waits while the spec is paused; revision {stable.revision} keeps serving"
     elif spec.rollout.strategy == "canary":
         yield f"canary beside revision {stable.revision}: {steps(spec)}"
+        yield from _passed_without_evidence(spec)
     else:
         yield f"revision {number} gets all traffic from revision {stable.revision} at once, when all its replicas are ready"
 
@@ -233,11 +236,38 @@ def _words(outcome: str) -> str:
 
 
 def steps(spec: ModelDeploymentSpec) -> str:
-    """The steps of a rollout in one line, such as `25 % (manual gate) → 100 %`."""
+    """The steps of a rollout in one line, such as `25 % (manual gate) → 100 %`; where the spec has none, what they are resolved to."""
+    if spec.rollout.steps:
+        return _arrows(plan_steps(spec.rollout))
+    quiet, busy, very_busy = map(_resolved, (0.0, BUSY_RPS, VERY_BUSY_RPS))
+    return (
+        "steps by stable's traffic when the rollout starts:"
+        f" {quiet} below {BUSY_RPS:g} requests a second, or where that is not known;"
+        f" {busy} from {BUSY_RPS:g} on; {very_busy} from {VERY_BUSY_RPS:g} on"
+    )
+
+
+def _resolved(requests_per_second: float) -> str:
+    resolved = default_steps(Traffic(requests_per_second))
+    return _arrows((*resolved, PlanStep(weight=100, gate="none")))
+
+
+def _arrows(planned: Sequence[PlanStep]) -> str:
     return " → ".join(
         f"{step.weight} %" + ("" if step.gate == "none" else f" ({_gate(step.gate, step.min_duration)})")
-        for step in plan_steps(spec.rollout)
+        for step in planned
     )
+
+
+def _passed_without_evidence(spec: ModelDeploymentSpec) -> Iterator[str]:
+    """Policies that void what evidence promises of a promotion."""
+    rollout = spec.rollout
+    if not any(step.gate == "evidence" for step in plan_steps(rollout)):
+        return
+    if rollout.on_inconclusive == "promote":
+        yield "spec.rollout.onInconclusive: promote passes a step that evidence does not decide, so it promises nothing of what is promoted"
+    if rollout.on_no_data == "promote":
+        yield "spec.rollout.onNoData: promote passes a step that has no traffic, so evidence promises nothing of what is promoted"
 
 
 def _gate(gate: str, duration: Any) -> str:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
@@ -65,15 +65,19 @@ def judge(status: ExperimentStatus, seen: Seen) -> Judgement:
     counted = [_counted(status, each, seen, present) for each in status.evidence_epochs]
     gates = [each.gate for each in counted]
     told = _tell_all(status, counted, _load(status, seen))
-    assigned = [seen.tallies.of(status.epoch.number, arm, present).assigned for arm in (names.STABLE, names.CANARY)]
     warm = status.step is not None and status.step.warm and bool(counted)
+    stable, canary = (
+        seen.tallies.of(status.epoch.number, arm, present).assigned for arm in (names.STABLE, names.CANARY)
+    )
     return Judgement(
         metrics=told,
         harm=_dead(seen) or next((each.message for each in told if each.verdict == Verdict.HARM), ""),
-        passed=warm and _is_long(status, seen) and all(_passes(each, last=_next_weight(status) == 1) for each in told),
-        silent=min(assigned) == 0,
+        passed=warm
+        and _is_long(status, seen)
+        and all(_passes(each, last=machine.next_weight(status) == 100) for each in told),
+        silent=min(stable, canary) == 0,
         broken=_mismatch(gates),
-        requests=assigned[1],
+        requests=canary,
         guardrails=tuple(with_thresholds(each, seen.traffic) for each in status.plan.guardrails),
     )
 
@@ -123,12 +127,6 @@ def _failed(tally: Tally) -> Tally:
     return tally._replace(errors=tally.errors + tally.lost, slow=tally.slow + tally.lost)
 
 
-def _next_weight(status: ExperimentStatus) -> float:
-    """The share of traffic that passing the current step leads to."""
-    index = status.step.index if status.step else 0
-    return max(status.plan.steps[min(index, len(status.plan.steps) - 1)].weight, 1) / 100
-
-
 def _load(status: ExperimentStatus, seen: Seen) -> float:
     """Load of a replica of the candidate, by that of one of stable; NaN where an arm has no replica."""
     weight, (stable, canary) = machine.canary_weight(status), seen.replicas
@@ -153,7 +151,7 @@ def _tell_all(status: ExperimentStatus, counted: Sequence[_Counted], load: float
 
 
 def _weigh(status: ExperimentStatus, epochs: Sequence[Epoch]) -> list[Finding]:
-    following = _next_weight(status)
+    following = machine.next_weight(status) / 100
     metrics = [
         # What takes long is compared with a time that has the margin in it already.
         Metric(0.0, each.floor, following, newest_alone=True)
@@ -167,13 +165,16 @@ def _weigh(status: ExperimentStatus, epochs: Sequence[Epoch]) -> list[Finding]:
 def _tell(
     guardrail: PlanGuardrail, finding: Finding, harm: Finding, events: tuple[int, ...], load: float
 ) -> MetricStatus:
-    if harm.verdict == Verdict.HARM:
-        finding = harm
-    elif finding.verdict == Verdict.HARM:
-        finding = replace(finding, verdict=Verdict.UNDECIDED)
-    verdict, message = str(finding.verdict), finding.sentence(_name(guardrail), names.STABLE)
+    finding = harm if harm.verdict == Verdict.HARM else finding
+    verdict, message = finding.verdict, finding.sentence(_name(guardrail), names.STABLE)
+    if verdict != harm.verdict and verdict == Verdict.HARM:
+        verdict, message = (
+            Verdict.UNDECIDED,
+            f"{message} if all requests that were lost failed",
+        )
+    told = str(verdict)
     if is_latency(guardrail):
-        verdict, message = _by_load(finding.verdict, message, load)
+        told, message = _by_load(verdict, message, load)
     return MetricStatus(
         name=guardrail.metric,
         role=guardrail.role,
@@ -182,7 +183,7 @@ def _tell(
         ratio=_number(finding.ratio),
         interval=tuple(end for end in map(_number, (finding.lower, finding.upper)) if end is not None),
         allowed=_number(finding.allowed),
-        verdict=verdict,
+        verdict=told,
         needed=_number(finding.needed),
         eta=_eta(finding.eta_s),
         message=message,
@@ -208,7 +209,11 @@ def _name(guardrail: PlanGuardrail) -> str:
     stable, canary = guardrail.threshold_microseconds, guardrail.candidate_threshold_microseconds
     if stable is None or canary is None:
         return guardrail.metric
-    return f"{guardrail.metric} (answers above {stable / 1000:.3g} ms, the candidate's above {canary / 1000:.3g} ms)"
+    return f"{guardrail.metric} (answers above {_time(stable)}, the candidate's above {_time(canary)})"
+
+
+def _time(microseconds: int) -> str:
+    return f"{microseconds / 1000:.3g} ms" if microseconds < 999_500 else f"{microseconds / 1e6:.3g} s"
 
 
 def _by_load(verdict: Verdict, message: str, load: float) -> tuple[str, str]:

@@ -36,6 +36,9 @@ SAMPLE_RATIO: Final = "SampleRatio"
 MISMATCH_GRACE: Final = timedelta(minutes=5)
 """How long a split that is not as it should be is looked into before stable gets all traffic."""
 
+LEAST_SILENCE: Final = timedelta(minutes=1)
+"""Of an epoch in force without any request of an arm, before that is called no data."""
+
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
@@ -94,6 +97,13 @@ def current_step(status: ExperimentStatus) -> PlanStep:
     return status.plan.steps[index - 1]
 
 
+def next_weight(status: ExperimentStatus) -> int:
+    """The candidate's percent of the traffic that passing the current step leads to, pauses at the same weight left aside."""
+    index = min(status.step.index, len(status.plan.steps)) if status.step else 0
+    weight = status.plan.steps[index - 1].weight if index else 0
+    return next((step.weight for step in status.plan.steps[index:] if step.weight > weight), 100)
+
+
 def wanted_replicas(status: ExperimentStatus, replicas: int) -> int:
     """Replicas that the candidate needs now: enough for the step, and for the weight in force."""
     return max(step_replicas(current_step(status), replicas), canary_replicas(replicas, canary_weight(status)))
@@ -105,7 +115,7 @@ def step_replicas(step: PlanStep, replicas: int) -> int:
     Before a gate of evidence a replica of the candidate gets no more than one of stable: else it would look slow for that alone.
     """
     least = canary_replicas(replicas, step.weight)
-    if step.gate != "evidence":
+    if step.gate != "evidence" or step.weight >= 100:
         return least
     return min(replicas, max(least, math.ceil(replicas * step.weight / (100 - step.weight))))
 
@@ -209,7 +219,7 @@ def _promote(status: ExperimentStatus, *, full: bool) -> ExperimentStatus:
     last = len(status.plan.steps)
     running = status.model_copy(update={"phase": RUNNING, "paused": None})
     index = status.step.index if status.step else 0
-    if full or index == last:
+    if full or index >= last:
         return _ungated(_enter(running, last))
     return _enter(running, index + 1)
 
@@ -311,7 +321,7 @@ def _pass_gate(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | Non
         return status.model_copy(update={"step": status.step.model_copy(update={"since": seen.now})})
     if _stands_still(status, seen) or not _is_open(status, step, seen, seen.now - status.step.since):
         return None
-    if _gate(status) == "evidence" and status.step.index == len(status.plan.steps) - 1:
+    if _gate(status) == "evidence" and next_weight(status) == 100:
         status = _conclusive(status, PROMOTED, seen)
     return _go_on(status, seen)
 
@@ -328,7 +338,7 @@ def _is_open(status: ExperimentStatus, step: PlanStep, seen: Inputs, waited: tim
 
 def _go_on(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
     index = status.step.index if status.step else 0
-    return _conclude(status, seen) if index == len(status.plan.steps) else _enter(status, index + 1)
+    return _conclude(status, seen) if index >= len(status.plan.steps) else _enter(status, index + 1)
 
 
 def _time_out(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
@@ -339,7 +349,8 @@ def _time_out(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None
     if evidence is None or _gate(status) != "evidence" or step.max_duration is None:
         return None
     waited = seen.now - status.step.since
-    if evidence.silent and status.plan.on_no_data != "hold" and waited >= step.min_duration:
+    quiet = min(waited, seen.now - (status.epoch.since or seen.now)) if status.epoch.confirmed else timedelta(0)
+    if evidence.silent and status.plan.on_no_data != "hold" and quiet >= max(step.min_duration, LEAST_SILENCE):
         return _give_up(status, seen, status.plan.on_no_data, NO_DATA)
     if waited < step.max_duration:
         return None

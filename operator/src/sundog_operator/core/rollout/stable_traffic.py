@@ -1,6 +1,6 @@
 """Stable's traffic out of what the edges report, for a plan that is about to be frozen."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from sundog_operator.core import names
@@ -45,18 +45,32 @@ def _rate(attempts: Sequence[str], reports: Sequence[EdgeReport], now_s: float) 
 
 def _latencies(attempts: Sequence[str], reports: Sequence[EdgeReport], epoch: int) -> tuple[list[int], tuple[int, ...]]:
     """How long stable's answers took, by bucket, and the edges of the buckets; of all epochs for 0."""
-    edges = next((tuple(told["edgesUs"]) for report in reports if (told := _histogram(report))), ())
-    total = [0] * (len(edges) + 1)
+    edges = next(filter(None, map(_edges, reports)), ())
+    total = [0] * (len(edges) + 1) if edges else []
     for report in reports:
-        if tuple(_histogram(report).get("edgesUs", ())) != edges:
+        if not edges or _edges(report) != edges:
             continue
         for attempt in attempts:
             for _, row in rows_of(attempt, (report,)):
                 if row.get("arm") == names.STABLE and epoch in (0, row.get("epoch")):
-                    for bucket, count in enumerate((row.get("total") or {}).get("ok", ())):
-                        total[bucket] += int(count)
+                    total = [before + more for before, more in zip(total, _answers(row, len(total)), strict=True)]
     return total, edges
 
 
-def _histogram(report: EdgeReport) -> dict[str, Any]:
-    return (report.evidence or {}).get("histogram") or {}
+def _edges(report: EdgeReport) -> tuple[int, ...]:
+    try:
+        found = tuple((report.evidence or {})["histogram"]["edgesUs"])
+    except (KeyError, TypeError):
+        return ()
+    return found if all(type(edge) is int and edge > 0 for edge in found) else ()
+
+
+def _answers(row: Mapping[str, Any], buckets: int) -> list[int]:
+    """How many answers took how long; none where a row does not fit the buckets."""
+    try:
+        told = list(row["total"]["ok"])
+    except (KeyError, TypeError):
+        told = []
+    if len(told) > buckets or not all(type(count) is int and count >= 0 for count in told):
+        told = []
+    return told + [0] * (buckets - len(told))

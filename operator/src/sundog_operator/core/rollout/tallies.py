@@ -33,12 +33,27 @@ _KEPT_BLOCKS: Final = 350
 _MOST_SOURCES: Final = 64
 _GONE: Final = "gone"
 _MOST_BYTES: Final = 4 << 20
+_MOST: Final = 2**53
+_MOST_IN_A_BLOCK: Final = 10**8
+"""So that sums of squares stay within 64 bits for any rollout."""
+
+_DAMAGED: Final = (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError)
+"""What comes of reading something that has another shape."""
 
 Json = dict[str, Any]
 
 
 class Tally(NamedTuple):
-    """Of one arm in one epoch: requests assigned, events among them, those whose end is not known, and those that run."""
+    """Requests of one arm in one epoch, cumulative.
+
+    Attributes:
+        assigned: all of them.
+        errors: those that failed, as `ERRORS` has it.
+        slow: those that took long, and those that failed.
+        rejections: those that were refused or given up, as `REJECTIONS` has it.
+        lost: those that have ended, nobody knows how.
+        running: those that have not ended, when that was last told.
+    """
 
     assigned: int = 0
     errors: int = 0
@@ -52,8 +67,12 @@ class Tally(NamedTuple):
         return Tally(*map(sum, zip(self, other, strict=True)))
 
     def seen_again(self, newer: "Tally") -> "Tally":
-        """The higher of each count; of what runs the newer."""
-        return Tally(*map(max, self, newer))._replace(running=newer.running)
+        """The higher of each count; of what runs the newer, and of what is lost too: a request may turn out to run still, or to have ended.
+
+        Who has forgotten assignments may have forgotten losses as well: of those the higher then.
+        """
+        lost = newer.lost if newer.assigned >= self.assigned else max(self.lost, newer.lost)
+        return Tally(*map(max, self, newer))._replace(running=newer.running, lost=lost)
 
     def written_off(self) -> "Tally":
         """What runs is lost."""
@@ -152,63 +171,111 @@ class Tallies:
         try:
             if not stored or stored["version"] != VERSION or stored["attempt"] != attempt:
                 return cls(attempt)
-            sources = {source: dict(map(_row, rows.items())) for source, rows in stored["sources"].items()}
+            at = _places(stored["columns"])
+            sources = {
+                source: dict(_row(key, counts, at) for key, counts in rows.items())
+                for source, rows in stored["sources"].items()
+            }
             folded = {int(epoch): _folded(each) for epoch, each in stored["epochs"].items()}
-        except (KeyError, TypeError, ValueError, AttributeError):
+        except _DAMAGED:
             return cls(attempt)
         return cls(attempt, sources, folded)
 
 
-def _row(item: tuple[str, Sequence[int]]) -> tuple[tuple[int, str], Tally]:
-    epoch, _, arm = item[0].partition("/")
-    return (int(epoch), arm), Tally(*map(int, item[1]))
+def _count(value: Any, most: int = 2**64) -> int:
+    """What is a count; ValueError for anything else."""
+    if type(value) is not int or not 0 <= value < most:
+        raise ValueError(f"{value!r} is no count")
+    return value
+
+
+def _places(columns: Sequence[str]) -> dict[str, int]:
+    return {name: index for index, name in enumerate(columns)}
+
+
+def _row(key: str, counts: Sequence[int], at: Mapping[str, int]) -> tuple[tuple[int, str], Tally]:
+    epoch, _, arm = key.partition("/")
+    return (int(epoch), arm), Tally(*(_count(counts[at[name]]) for name in Tally._fields))
 
 
 def _folded(stored: Mapping[str, Any]) -> Folded:
-    lengths = tuple(
-        Dispersed(int(closed), tuple((a, b, c, d, e) for a, b, c, d, e in sums), tuple((x, s) for x, s in open_))
-        for closed, sums, open_ in stored["lengths"]
+    lengths = tuple(Dispersed(_count(closed), _sums(sums), _open(open_)) for closed, sums, open_ in stored["lengths"])
+    if len(lengths) != len(LENGTHS):
+        raise ValueError(f"{len(lengths)} lengths of blocks instead of {len(LENGTHS)}")
+    return Folded(_count(stored["following"]), lengths)
+
+
+def _sums(stored: Sequence[Sequence[int]]) -> tuple[Sums, ...]:
+    return tuple(
+        (_count(a), _count(b), _count(c), _count(d), _count(e))
+        for _, (a, b, c, d, e) in zip(EVENTS, stored, strict=True)
     )
-    if [len(each.sums) for each in lengths] != [len(EVENTS)] * len(LENGTHS):
-        raise ValueError("of another shape")
-    return Folded(int(stored["following"]), lengths)
+
+
+def _open(stored: Sequence[Sequence[int]]) -> tuple[tuple[int, int], ...]:
+    return tuple((_count(x), _count(s)) for _, (x, s) in zip(EVENTS, stored, strict=True))
 
 
 def rows_of(attempt: str, reports: Iterable[EdgeReport]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """(source, row) of each row of assigned requests that edges report of an attempt."""
+    """(source, row) of each row of assigned requests that edges report of an attempt; what is no row is left out."""
     for report in reports:
-        for row in (report.evidence or {}).get("counters", ()):
-            if row.get("attempt") == attempt and row.get("origin") == "assigned":
+        for row in _list((report.evidence or {}).get("counters")):
+            if isinstance(row, Mapping) and row.get("attempt") == attempt and row.get("origin") == "assigned":
                 yield f"{report.pod}/{row.get('boot')}", row
 
 
-def take(
-    before: Tallies, reports: Sequence[EdgeReport], epochs: Sequence[int], now_s: float, timeout_s: float
-) -> Tallies:
-    """What is known with these reports.
+def _list(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list | tuple) else ()
 
-    Args:
-        before: what was known.
-        reports: of every edge, with blocks.
-        epochs: those whose blocks are wanted, the newest last; it is the one in force.
+
+def _key(row: Mapping[str, Any]) -> tuple[int, str]:
+    """(epoch, arm) of a row; what it raises is `_DAMAGED`."""
+    arm = row["arm"]
+    if not isinstance(arm, str):
+        raise TypeError(f"{arm!r} is no arm")
+    return _count(row["epoch"]), arm
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """When and at what is looked.
+
+    Attributes:
+        epochs: those whose blocks are wanted.
+        in_force: the epoch that requests are assigned to now.
         now_s: Unix seconds.
         timeout_s: after which a request that has not ended is not waited for.
     """
+
+    epochs: Sequence[int]
+    in_force: int
+    now_s: float
+    timeout_s: float
+
+
+def take(before: Tallies, reports: Sequence[EdgeReport], look: Look) -> Tallies:
+    """What is known with the reports of every edge, blocks included. What an edge reports and is no count is left out."""
     told: dict[str, dict[tuple[int, str], Tally]] = {}
     for source, row in rows_of(before.attempt, reports):
-        own, key = told.setdefault(source, {}), (int(row["epoch"]), str(row["arm"]))
-        own[key] = own.get(key, Tally()).plus(_tally(row))
+        own = told.setdefault(source, {})
+        try:
+            key, tally = _key(row), _tally(row)
+        except _DAMAGED:
+            continue
+        own[key] = own.get(key, Tally()).plus(tally)
     sources = {name: dict(rows) for name, rows in before.sources.items()}
     for source, rows in told.items():
         known = sources.setdefault(source, {})
         known.update({key: known.get(key, Tally()).seen_again(tally) for key, tally in rows.items()})
-    return Tallies(before.attempt, _bounded(sources, told), _fold(before, reports, epochs, now_s, timeout_s))
+    silent = {report.pod for report in reports if report.evidence is None}
+    present = {source for source in sources if source in told or source.partition("/")[0] in silent}
+    return Tallies(before.attempt, _bounded(sources, present), _fold(before, reports, look))
 
 
 def _bounded(
     sources: dict[str, dict[tuple[int, str], Tally]], present: Collection[str]
 ) -> dict[str, dict[tuple[int, str], Tally]]:
-    """Many processes that are gone are kept as one."""
+    """Many processes that are gone are kept as one. None that may be heard of again: it would count twice."""
     absent = sorted(source for source in sources if source not in present and source != _GONE)
     if len(sources) <= _MOST_SOURCES or not absent:
         return sources
@@ -220,15 +287,18 @@ def _bounded(
 
 
 def _tally(row: Mapping[str, Any]) -> Tally:
+    def of(counts: Mapping[str, Any], name: str) -> int:
+        return _count(counts.get(name, 0), _MOST)
+
     ends = row.get("ends", {})
-    errors = sum(int(ends.get(end, 0)) for end in ERRORS)
+    errors = sum(of(ends, end) for end in ERRORS)
     return Tally(
-        assigned=int(row.get("assigned", 0)),
+        assigned=of(row, "assigned"),
         errors=errors,
-        slow=errors + int(row.get("slow", 0)),
-        rejections=sum(int(ends.get(end, 0)) for end in REJECTIONS),
-        lost=int(row.get("lost", 0)),
-        running=int(row.get("inFlight", 0)),
+        slow=errors + of(row, "slow"),
+        rejections=sum(of(ends, end) for end in REJECTIONS),
+        lost=of(row, "lost"),
+        running=of(row, "inFlight"),
     )
 
 
@@ -257,57 +327,68 @@ class Block:
 
 
 def blocks_of(attempt: str, reports: Sequence[EdgeReport]) -> dict[int, dict[int, Block]]:
-    """Blocks by epoch and number, added over edges."""
+    """Blocks by epoch and number, added over edges. What is no block is left out."""
     found: dict[int, dict[int, Block]] = {}
     for report in reports:
-        columns = ((report.evidence or {}).get("blocks") or {}).get("columns")
-        if not columns:
-            continue
-        at = {name: index for index, name in enumerate(columns)}
+        at = _block_columns(report)
         for _, row in rows_of(attempt, (report,)):
-            own = found.setdefault(int(row["epoch"]), {})
-            for counts in row.get("blocks", ()):
-                block = own.setdefault(int(counts[0]) // BLOCK_S, Block())
-                block.add(str(row["arm"]), _block_counts(counts, at), int(counts[at["inFlight"]]))
+            for counts in _list(row.get("blocks")):
+                try:
+                    (epoch, arm), start = _key(row), _count(counts[at["start"]])
+                    told, running = _block_counts(counts, at), _count(counts[at["inFlight"]], _MOST_IN_A_BLOCK)
+                except _DAMAGED:
+                    continue
+                found.setdefault(epoch, {}).setdefault(start // BLOCK_S, Block()).add(arm, told, running)
     return found
 
 
-def _block_counts(counts: Sequence[int], at: Mapping[str, int]) -> tuple[int, int, int, int]:
-    errors = sum(counts[at[end]] for end in ERRORS)
-    rejections = sum(counts[at[end]] for end in REJECTIONS)
-    return errors, errors + counts[at["slow"]], rejections, errors + rejections + counts[at["ok"]]
+def _block_columns(report: EdgeReport) -> Mapping[str, int]:
+    try:
+        return _places((report.evidence or {})["blocks"]["columns"])
+    except _DAMAGED:
+        return {}
 
 
-def _fold(
-    before: Tallies, reports: Sequence[EdgeReport], epochs: Sequence[int], now_s: float, timeout_s: float
-) -> Mapping[int, Folded]:
+def _block_counts(counts: Sequence[Any], at: Mapping[str, int]) -> tuple[int, int, int, int]:
+    def of(*columns: str) -> int:
+        return sum(_count(counts[at[name]], _MOST_IN_A_BLOCK) for name in columns)
+
+    errors, rejections = of(*ERRORS), of(*REJECTIONS)
+    return errors, errors + of("slow"), rejections, errors + rejections + of("ok")
+
+
+def _fold(before: Tallies, reports: Sequence[EdgeReport], look: Look) -> Mapping[int, Folded]:
     folded = dict(before.folded)
-    if any(report.evidence is None and _has_counted(before, report) for report in reports):
-        # What a silent edge has counted belongs into the same blocks as what the others have.
+    if any(not _block_columns(report) and _has_counted(before, report) for report in reports):
+        # What an edge has counted and does not tell belongs into the same blocks as what the others have. One that leaves may never tell.
         return folded
     blocks = blocks_of(before.attempt, reports)
-    for epoch in epochs:
+    for epoch in look.epochs:
         own = blocks.get(epoch, {})
         if epoch not in folded and not own:
             continue
         known = folded.get(epoch) or Folded(min(own))
-        last = int(now_s) // BLOCK_S if epoch == epochs[-1] else max(own, default=known.following - 1) + 1
-        folded[epoch] = _fold_epoch(known, own, last, now_s, timeout_s)
+        last = int(look.now_s) // BLOCK_S if epoch == look.in_force else max(own, default=known.following - 1) + 1
+        folded[epoch] = _fold_epoch(known, own, last, look)
     return folded
 
 
 def _has_counted(before: Tallies, report: EdgeReport) -> bool:
-    """Whether an edge that tells nothing now has something to tell. One whose agent starts anew is not ready, but told before."""
+    """Whether an edge that tells nothing now will have something to tell. One whose agent starts anew is not ready, but told before."""
     known = any(source.partition("/")[0] == report.pod for source in before.sources)
-    return report.ready or (known and not report.terminating)
+    return (report.ready or known) and not report.terminating
 
 
-def _fold_epoch(known: Folded, blocks: Mapping[int, Block], end: int, now_s: float, timeout_s: float) -> Folded:
+def _fold_epoch(known: Folded, blocks: Mapping[int, Block], end: int, look: Look) -> Folded:
     """Take in the blocks before `end` that are over, in order."""
-    following, lengths = max(known.following, end - _KEPT_BLOCKS), known.lengths
+    following, lengths = known.following, known.lengths
+    if following < end - _KEPT_BLOCKS:
+        # Edges have forgotten the blocks between: what is open would be closed with others than its own.
+        following = end - _KEPT_BLOCKS
+        lengths = tuple(Dispersed(own.closed, own.sums) for own in lengths)
     while following < end:
         block, over_s = blocks.get(following, Block()), (following + 1) * BLOCK_S + GRACE_S
-        if now_s < over_s or (block.running and now_s < over_s + timeout_s):
+        if look.now_s < over_s or (block.running and look.now_s < over_s + look.timeout_s):
             break
         following += 1
         lengths = tuple(
@@ -320,10 +401,15 @@ def overdue(attempt: str, reports: Iterable[EdgeReport], now_s: float, timeout_s
     """Requests by epoch and arm that run although their time is over."""
     found: dict[tuple[int, str], int] = {}
     for _, row in rows_of(attempt, reports):
-        late = sum(
-            int(count) for start, count in row.get("inFlightSince", ()) if start + BLOCK_S + GRACE_S + timeout_s < now_s
-        )
+        try:
+            key, late = _key(row), _late(row, now_s - BLOCK_S - GRACE_S - timeout_s)
+        except _DAMAGED:
+            continue
         if late:
-            key = int(row["epoch"]), str(row["arm"])
             found[key] = found.get(key, 0) + late
     return found
+
+
+def _late(row: Mapping[str, Any], before_s: float) -> int:
+    told = [(_count(start), _count(count, _MOST)) for start, count in _list(row.get("inFlightSince"))]
+    return sum(count for start, count in told if start < before_s)

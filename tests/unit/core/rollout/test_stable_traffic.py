@@ -1,0 +1,75 @@
+"""Stable's traffic out of what edges report."""
+
+from typing import Any
+
+import pytest
+
+from sundog_operator.core.observed import EdgeReport
+from sundog_operator.core.rollout import stable_traffic
+
+COLUMNS = ("start", "ok", *("client4xx", "throttled", "server5xx", "edge5xx", "timeout", "truncated", "invalid"))
+COLUMNS = (*COLUMNS, "abortBefore", "abortDuring", "slow", "firstAttemptFailed", "inFlight")
+ALONE, ROLLOUT = "digits-r7", "3b9f"
+EDGES_US = [100, 200]
+NOW = 1_764_034_200
+
+
+def row(
+    attempt: str = ALONE, arm: str = "stable", *, ended: dict[int, int] | None = None, ok: Any = ()
+) -> dict[str, Any]:
+    blocks = [[NOW - ago, count, *[0] * (len(COLUMNS) - 2)] for ago, count in (ended or {}).items()]
+    told = {"boot": "b", "attempt": attempt, "epoch": 0, "arm": arm, "origin": "assigned", "unit": "anonymous"}
+    return {**told, "blocks": blocks, "total": {"ok": ok}}
+
+
+def report(*rows: dict[str, Any], edges: Any = EDGES_US) -> EdgeReport:
+    evidence = {"blocks": {"columns": COLUMNS}, "histogram": {"edgesUs": edges}, "counters": list(rows)}
+    return EdgeReport(pod="edge", ready=True, terminating=False, evidence=evidence)
+
+
+def rate(*reports: EdgeReport) -> float | None:
+    return stable_traffic.of_attempts([ALONE, ROLLOUT], reports, NOW).requests_per_second
+
+
+def test_the_rate_is_that_of_all_edges_and_arms_since_the_first_request_of_the_last_hour() -> None:
+    told = [report(row(ended={100: 300, 10: 100})), report(row(ROLLOUT, "canary", ended={50: 100}), row("other"))]
+    assert rate(*told) == pytest.approx(5)
+    assert rate(report(row(ended={3700: 10_000, 3590: 359}))) == pytest.approx(0.1)
+
+
+def test_of_less_than_a_minute_no_rate_is_known() -> None:
+    assert rate() is None
+    assert rate(report(row(ended={50: 1000}))) is None
+    assert rate(report(row(ended={-500: 1000}))) is None
+    assert rate(report(row(ended={60: 60}))) == pytest.approx(1)
+
+
+def latencies(*reports: EdgeReport) -> tuple[list[int], tuple[int, ...]]:
+    found = stable_traffic.of_attempts([ALONE, ROLLOUT], reports, NOW)
+    return list(found.latencies), tuple(found.edges_us)
+
+
+def test_answers_of_stable_are_added_up_over_edges_whatever_the_attempt() -> None:
+    told = [report(row(ok=[1, 2]), row(ROLLOUT, ok=[0, 0, 3])), report(row(ok=[10]), row(ROLLOUT, "canary", ok=[99]))]
+    assert latencies(*told) == ([11, 2, 3], (100, 200))
+
+
+def test_buckets_of_another_kind_are_left_out() -> None:
+    assert latencies(report(row(ok=[1])), report(row(ok=[50]), edges=[7, 9])) == ([1, 0, 0], (100, 200))
+
+
+@pytest.mark.parametrize("edges", [(), None, 5, "ab", [None], [1.5], [-1]])
+def test_answers_without_buckets_tell_nothing(edges: Any) -> None:
+    assert latencies(report(row(ok=[1, 2, 3]), edges=edges)) == ([], ())
+    assert latencies(report(row(ok=[1, 2, 3]), edges=edges), report(row(ok=[4]))) == ([4, 0, 0], (100, 200))
+
+
+@pytest.mark.parametrize("ok", [None, 5, "ab", [None], [-1], [1, 2, 3, 4]])
+def test_a_row_that_does_not_fit_the_buckets_is_left_out(ok: Any) -> None:
+    assert latencies(report(row(ok=ok), row(ok=[1]), {**row(), "total": None})) == ([1, 0, 0], (100, 200))
+
+
+def test_an_edge_that_is_silent_tells_nothing() -> None:
+    nobody = EdgeReport(pod="edge", ready=True, terminating=False, evidence=None)
+    assert stable_traffic.of_attempts([ALONE], [nobody], NOW).requests_per_second is None
+    assert latencies(nobody) == ([], ())

@@ -1,0 +1,208 @@
+"""What `sundog describe` says of a rollout that is decided on evidence."""
+
+import io
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from sundog_operator.api import (
+    Epoch,
+    EvidenceEpoch,
+    ExperimentStatus,
+    FrozenPlan,
+    MetricStatus,
+    Paused,
+    PlanGuardrail,
+    PlanStep,
+    StepStatus,
+    Verdict,
+)
+from sundog_operator.core.rollout import freeze
+from sundog_operator.shell.describing import describe_experiment
+
+NOW = datetime(2026, 11, 26, 12, 0, tzinfo=UTC)
+FIVE_MINUTES, DAY = timedelta(minutes=5), timedelta(days=1)
+ERRORS = MetricStatus(
+    name="errorRate",
+    role="guardrail",
+    arm="canary",
+    events=(212, 74),
+    ratio=1.047,
+    interval=(0.7, 1.53),
+    allowed=1.5,
+    verdict="Undecided",
+    needed=310,
+    eta=timedelta(minutes=11, seconds=7),
+    message="errorRate is 1.05 times stable's (0.7 to 1.53 at every look)",
+)
+LATENCY = MetricStatus(
+    name="latencyP99",
+    role="guardrail",
+    arm="canary",
+    events=(400, 130),
+    ratio=0.975,
+    interval=(0.8, 1.2),
+    allowed=1.0,
+    verdict="Suspended",
+    message="latencyP99 is 0.975 times stable's; not judged while each replica of the candidate has 0.5 times the load",
+)
+REJECTIONS = MetricStatus(
+    name="rejections",
+    role="harm",
+    arm="canary",
+    events=(0, 0),
+    interval=(0.0,),
+    allowed=1.5,
+    verdict="Passed",
+    message="rejections happened in neither arm",
+)
+PLAN = FrozenPlan(
+    strategy="canary",
+    steps=(
+        PlanStep(weight=25, gate="evidence", min_duration=FIVE_MINUTES, max_duration=DAY),
+        PlanStep(weight=50, gate="evidence", min_duration=FIVE_MINUTES, max_duration=DAY),
+        PlanStep(weight=100, gate="none"),
+    ),
+    alpha=0.05,
+    guardrails=(
+        PlanGuardrail(metric="errorRate", margin=0.25, floor=0.005),
+        PlanGuardrail(
+            metric="latencyP99", margin=0.1, threshold_microseconds=100_000, candidate_threshold_microseconds=110_000
+        ),
+        PlanGuardrail(metric="rejections", role="harm", margin=0.25),
+    ),
+    warmup_requests=200,
+    warmup_duration=timedelta(minutes=1),
+    requests_per_second=12.345,
+    frozen_at=NOW,
+)
+
+
+def collecting(**changes: Any) -> ExperimentStatus:
+    """Revision 8 at 25 % for three minutes, beside revision 7."""
+    status = ExperimentStatus(
+        phase="Running",
+        plan=PLAN,
+        step=StepStatus(
+            index=1, of=3, since=NOW - timedelta(minutes=3), gate="evidence", reason=ERRORS.message, warm=True
+        ),
+        epoch=Epoch(number=2, since=NOW, confirmed=True),
+        arms=freeze.arms_at(25, 7, 8),
+        evidence_epochs=(EvidenceEpoch(number=2, weight=25),),
+        metrics=(ERRORS, LATENCY, REJECTIONS),
+        counted_at=NOW - timedelta(seconds=40),
+    )
+    return status.model_copy(update=changes)
+
+
+def told(status: ExperimentStatus, width: int = 10_000) -> list[str]:
+    """The lines, with one space for many."""
+    obj = {
+        "metadata": {"namespace": "vision", "name": "digits-r8"},
+        "spec": {"modelDeployment": "digits"},
+        "status": status.to_json(),
+    }
+    out = io.StringIO()
+    Console(file=out, width=width).print(describe_experiment(obj, (), NOW))
+    return [" ".join(line.split()) for line in out.getvalue().splitlines()]
+
+
+def test_metrics_are_told_with_their_numbers_and_when_they_are_expected_to_decide() -> None:
+    lines = told(collecting())
+    head = lines.index("Evidence, 40s old (events of stable/candidate)")
+    assert lines[head + 1 : head + 6] == [
+        "METRIC ROLE EVENTS RATIO INTERVAL ALLOWED VERDICT ETA",
+        "errorRate guardrail 212/74 1.05 0.7–1.53 1.5 Undecided 11m",
+        "latencyP99 guardrail 400/130 0.975 0.8–1.2 1 Suspended",
+        "rejections harm 0/0 0– Passed",
+        LATENCY.message,
+    ]
+
+
+def test_a_step_says_what_it_waits_for_and_a_sentence_is_told_once() -> None:
+    lines = told(collecting())
+    assert f"1 25 % evidence, 5m to 1d now: {ERRORS.message}" in lines
+    assert "2 50 % evidence, 5m to 1d" in lines
+    assert "3 100 % none" in lines
+    assert sum(ERRORS.message in line for line in lines) == 1
+
+
+def test_the_plan_says_what_the_candidate_is_held_to() -> None:
+    lines = told(collecting())
+    head = lines.index("Plan")
+    assert lines[head + 1 : head + 7] == [
+        "traffic 12.3 requests a second when it began",
+        "errorRate up to 25 % more than stable, or 0.5 % of all requests",
+        "latencyP99 no more answers above 110 ms than stable has above 100 ms",
+        "rejections harm is looked for from 25 % more than stable on; no gate waits for it",
+        "alpha 0.05, the error of each direction",
+        "this step takes at least 2m more; undecided in 23h, it is paused",
+    ]
+
+
+def test_what_is_not_known_yet_is_said() -> None:
+    latency = PlanGuardrail(metric="latencyP95", margin=0.25)
+    plan = PLAN.model_copy(update={"guardrails": (latency,), "requests_per_second": None})
+    undecided = ERRORS.model_copy(update={"ratio": None, "interval": (), "eta": None, "events": (0, 0)})
+    lines = told(collecting(plan=plan, metrics=(undecided,), counted_at=None))
+    assert "traffic not known when it began" in lines
+    assert "latencyP95 up to 25 % longer than stable, whose own is not known yet" in lines
+    assert "Evidence (events of stable/candidate)" in lines
+    assert "errorRate guardrail 0/0 1.5 Undecided unknown" in lines
+
+
+def test_a_warm_up_says_when_it_ends() -> None:
+    step = StepStatus(index=1, of=3, since=NOW - timedelta(hours=30), gate="evidence", reason="warms up")
+    lines = told(collecting(step=step, metrics=(), evidence_epochs=()))
+    assert "this step warms up, until 200 requests of the candidate or 1m; undecided in 0s, it is paused" in lines
+    assert not any(line.startswith("Evidence") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("policy", "follows"), [("rollback", "stable gets all traffic"), ("promote", "it is passed without evidence")]
+)
+def test_what_follows_on_a_step_that_takes_too_long_is_the_plans(policy: str, follows: str) -> None:
+    status = collecting(plan=PLAN.model_copy(update={"on_inconclusive": policy}))
+    assert f"this step takes at least 2m more; undecided in 23h, {follows}" in told(status)
+
+
+def test_a_paused_rollout_has_its_reason_and_no_deadline() -> None:
+    lines = told(collecting(paused=Paused(reason="Inconclusive", since=NOW)))
+    assert "Rollout digits-r8: Running, paused (Inconclusive)" in lines
+    assert not any("undecided in" in line for line in lines)
+
+
+def test_a_gate_that_a_command_opened_waits_for_no_evidence() -> None:
+    step = StepStatus(index=1, of=3, since=NOW, gate="none", reason="shifts traffic", warm=True)
+    assert not any(line.startswith("this step") for line in told(collecting(step=step)))
+
+
+def test_an_ended_rollout_shows_the_evidence_that_it_ended_with() -> None:
+    harm = ERRORS.model_copy(
+        update={"verdict": "Harm", "ratio": 3.0, "interval": (2.1, 4.4), "eta": None, "message": "worse than allowed"}
+    )
+    status = collecting(
+        phase="Stopped",
+        metrics=(harm,),
+        verdict=Verdict(decision="RolledBack", winner="stable", reason="RolledBack: worse than allowed"),
+    )
+    lines = told(status)
+    assert "Evidence at its end (events of stable/candidate)" in lines
+    assert "errorRate guardrail 212/74 3 2.1–4.4 1.5 Harm" in lines
+    assert sum("worse than allowed" in line for line in lines) == 1
+    assert not any(line.startswith("this step") for line in lines)
+
+
+def test_a_rollout_without_evidence_is_told_as_ever() -> None:
+    steps = (PlanStep(weight=25, gate="manual"), PlanStep(weight=100, gate="none"))
+    status = collecting(plan=FrozenPlan(strategy="canary", steps=steps), metrics=())
+    lines = told(status)
+    assert "Plan" not in lines
+    assert not any(line.startswith("Evidence") for line in lines)
+
+
+def test_the_table_fits_an_ordinary_terminal() -> None:
+    lines = told(collecting(metrics=(ERRORS, LATENCY, REJECTIONS)), width=100)
+    assert "errorRate guardrail 212/74 1.05 0.7–1.53 1.5 Undecided 11m" in lines
