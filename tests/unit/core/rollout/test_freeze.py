@@ -10,7 +10,7 @@ from sundog_operator.core.rollout import freeze
 from sundog_operator.core.rollout.resolve import Traffic
 
 T0 = datetime(2026, 11, 25, 12, tzinfo=UTC)
-BUSY = Traffic(60.12345, [0, 100], (500,))
+BUSY = Traffic(60.12345, [0, 100], (400, 500))
 
 
 def frozen(spec: dict[str, Any], traffic: Traffic = BUSY) -> ExperimentStatus:
@@ -90,6 +90,6 @@ def test_the_hash_tells_plans_apart(change: dict[str, Any]) -> None:
 
 
 def test_the_hash_tells_resolved_plans_apart_and_is_that_of_the_same_plan_later() -> None:
-    assert frozen({}, Traffic(60.12345, [100, 0], (400,))).plan.hash != frozen({}).plan.hash
+    assert frozen({}, Traffic(60.12345, [100, 0], (400, 500))).plan.hash != frozen({}).plan.hash
     assert frozen({}, Traffic()).plan.hash != frozen({}).plan.hash
     assert freeze.freeze(Rollout(), 9, 10, T0 + timedelta(days=1), BUSY).plan.hash == frozen({}).plan.hash

@@ -4,11 +4,10 @@ from typing import Any
 
 import pytest
 
+import edge_counts
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.rollout import stable_traffic
 
-COLUMNS = ("start", "ok", *("client4xx", "throttled", "server5xx", "edge5xx", "timeout", "truncated", "invalid"))
-COLUMNS = (*COLUMNS, "abortBefore", "abortDuring", "slow", "firstAttemptFailed", "inFlight")
 ALONE, ROLLOUT = "digits-r7", "3b9f"
 EDGES_US = [100, 200]
 NOW = 1_764_034_200
@@ -17,13 +16,12 @@ NOW = 1_764_034_200
 def row(
     attempt: str = ALONE, arm: str = "stable", *, ended: dict[int, int] | None = None, ok: Any = ()
 ) -> dict[str, Any]:
-    blocks = [[NOW - ago, count, *[0] * (len(COLUMNS) - 2)] for ago, count in (ended or {}).items()]
-    told = {"boot": "b", "attempt": attempt, "epoch": 0, "arm": arm, "origin": "assigned", "unit": "anonymous"}
-    return {**told, "blocks": blocks, "total": {"ok": ok}}
+    blocks = [edge_counts.block(NOW - ago, ok=count) for ago, count in (ended or {}).items()]
+    return {**edge_counts.row(arm, 0, blocks=blocks, total={"ok": ok}), "attempt": attempt}
 
 
 def report(*rows: dict[str, Any], edges: Any = EDGES_US) -> EdgeReport:
-    evidence = {"blocks": {"columns": COLUMNS}, "histogram": {"edgesUs": edges}, "counters": list(rows)}
+    evidence = {"blocks": {"columns": edge_counts.COLUMNS}, "histogram": {"edgesUs": edges}, "counters": list(rows)}
     return EdgeReport(pod="edge", ready=True, terminating=False, evidence=evidence)
 
 

@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -11,47 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edge_counts import ATTEMPT, COLUMNS, ENDS, block, evenly, report, row, rows_in, silent
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.rollout import tallies
 from sundog_operator.core.rollout.tallies import Look, Tallies, Tally
 
-ENDS = (
-    *("ok", "client4xx", "throttled", "server5xx", "edge5xx"),
-    *("timeout", "truncated", "invalid", "abortBefore", "abortDuring"),
-)
-COLUMNS = ("start", *ENDS, "slow", "firstAttemptFailed", "inFlight")
-ATTEMPT = "3b9f"
 T0 = 1_764_034_200
 """A full minute."""
-
-
-def row(arm: str = "canary", epoch: int = 2, boot: str = "b1", **counts: Any) -> dict[str, Any]:
-    """A row of an edge; ends by their names."""
-    ends = {end: counts.pop(end, 0) for end in ENDS}
-    told = {"assigned": sum(ends.values()) + counts.get("lost", 0) + counts.get("inFlight", 0), **counts}
-    return {
-        "boot": boot,
-        "attempt": ATTEMPT,
-        "epoch": epoch,
-        "arm": arm,
-        "origin": "assigned",
-        "unit": "anonymous",
-        "ends": ends,
-        **told,
-    }
-
-
-def block(start: int, **counts: int) -> list[int]:
-    return [start, *(counts.get(name, 0) for name in COLUMNS[1:])]
-
-
-def report(*rows: dict[str, Any], pod: str = "edge-0", columns: Sequence[str] = COLUMNS, **changes: Any) -> EdgeReport:
-    evidence = {"version": 1, "blocks": {"seconds": 10, "columns": columns}, "counters": list(rows)}
-    return replace(EdgeReport(pod=pod, ready=True, terminating=False, evidence=evidence), **changes)
-
-
-def silent(pod: str = "edge-0", **changes: Any) -> EdgeReport:
-    return replace(EdgeReport(pod=pod, ready=True, terminating=False, evidence=None, error="TimeoutError"), **changes)
 
 
 def take(before: Tallies, *reports: EdgeReport, now: float = T0 + 600, epochs: Sequence[int] = (2,)) -> Tallies:
@@ -71,10 +36,6 @@ rows = st.builds(
 reports = st.lists(st.lists(rows, max_size=3), max_size=3).map(
     lambda edges: [report(*own, pod=f"edge-{number}") for number, own in enumerate(edges)]
 )
-
-
-def rows_in(told: Sequence[EdgeReport]) -> list[Any]:
-    return [each for one in told for each in (one.evidence or {})["counters"]]
 
 
 @given(reports)
@@ -155,8 +116,8 @@ def closed(counted: Tallies, epoch: int = 2) -> list[int]:
     return [each.closed for each in counted.folded[epoch].lengths]
 
 
-def two_minutes(**counts: int) -> dict[str, Any]:
-    return {**row(), "blocks": [block(T0 + at, **counts) for at in range(0, 120, 10)]}
+def two_minutes(**counts: int) -> Any:
+    return evenly("canary", 2, T0, 12, **counts)
 
 
 def test_blocks_are_added_over_edges_before_they_are_squared() -> None:

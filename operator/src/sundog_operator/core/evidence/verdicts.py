@@ -165,6 +165,8 @@ class Finding:
                 return f"{metric}: no one ratio fits all epochs, so none is promoted on"
         if math.isnan(self.ratio):
             seen = f"{metric} happened in neither arm"
+        elif math.isnan(self.lower) or math.isnan(self.upper):
+            seen = f"{metric} is {self.ratio:.3g} times {control}'s"
         elif math.isinf(self.ratio):
             seen = f"{metric} never happened in {control} (more than {self.lower:.3g} times as often as there at every look)"
         else:

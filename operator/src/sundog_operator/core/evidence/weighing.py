@@ -75,7 +75,8 @@ def _with_floor(finding: Finding, units: float, seconds: float) -> Finding:
 
 
 def mismatch(epochs: Sequence[Epoch]) -> float:
-    """Log E against "requests fall to the arms by their weights"; 0 without epochs."""
+    """Log E against "requests fall to the arms by their weights"; 0 without epochs that have two arms."""
+    epochs = [epoch for epoch in epochs if 0 < epoch.weight < 1]
     if not epochs:
         return 0.0
     units = np.array([epoch.units for epoch in epochs], float)

@@ -1,0 +1,50 @@
+"""What edges report of one rollout, as the operator reads it: rows, blocks, documents."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from sundog_operator.core.observed import EdgeReport
+
+ENDS = (
+    *("ok", "client4xx", "throttled", "server5xx", "edge5xx"),
+    *("timeout", "truncated", "invalid", "abortBefore", "abortDuring"),
+)
+COLUMNS = ("start", *ENDS, "slow", "firstAttemptFailed", "inFlight")
+ATTEMPT = "3b9f"
+
+
+def row(arm: str = "canary", epoch: int = 2, boot: str = "b1", **counts: Any) -> dict[str, Any]:
+    """A row of an edge; ends by their names."""
+    ends = {end: counts.pop(end, 0) for end in ENDS}
+    told = {"assigned": sum(ends.values()) + counts.get("lost", 0) + counts.get("inFlight", 0), **counts}
+    where = {"boot": boot, "attempt": ATTEMPT, "epoch": epoch, "arm": arm, "origin": "assigned", "unit": "anonymous"}
+    return {**where, "ends": ends, **told}
+
+
+def block(start: int, **counts: int) -> list[int]:
+    """Ten seconds of a row."""
+    return [start, *(counts.get(name, 0) for name in COLUMNS[1:])]
+
+
+def evenly(arm: str, epoch: int, start: int, blocks: int, /, **counts: int) -> dict[str, Any]:
+    """A row that has the same counts in each of so many blocks."""
+    told = [block(start + 10 * number, **counts) for number in range(blocks)]
+    whole: dict[str, Any] = {name: count * blocks for name, count in counts.items()}
+    return row(arm, epoch, blocks=told, **whole)
+
+
+def report(*rows: dict[str, Any], pod: str = "edge-0", columns: Any = COLUMNS, **changes: Any) -> EdgeReport:
+    """What a ready edge tells."""
+    evidence = {"version": 1, "blocks": {"seconds": 10, "columns": columns}, "counters": list(rows)}
+    return replace(EdgeReport(pod=pod, ready=True, terminating=False, evidence=evidence), **changes)
+
+
+def silent(pod: str = "edge-0", **changes: Any) -> EdgeReport:
+    """A ready edge that tells nothing."""
+    return replace(EdgeReport(pod=pod, ready=True, terminating=False, evidence=None, error="TimeoutError"), **changes)
+
+
+def rows_in(reports: Sequence[EdgeReport]) -> list[Any]:
+    """All rows of some documents."""
+    return [each for one in reports for each in (one.evidence or {})["counters"]]

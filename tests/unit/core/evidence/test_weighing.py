@@ -1,0 +1,88 @@
+"""Plain counts of many metrics are weighed as each by itself."""
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from sundog_operator.core.evidence import weighing
+from sundog_operator.core.evidence.verdicts import Verdict
+from sundog_operator.core.evidence.weighing import Epoch, Metric
+
+ERRORS = Metric(margin=0.25, floor=0.01, next_weight=0.5, newest_alone=False)
+SLOW = Metric(margin=0.0, floor=0.0, next_weight=0.5, newest_alone=True)
+LENGTHS = (60, 20, 10)
+
+
+def even(control: int, candidate: int) -> list[tuple[int, ...]]:
+    """Blocks of each length, over which events are spread evenly: so many in each of the shortest."""
+    found: list[tuple[int, ...]] = []
+    for closed in LENGTHS:
+        x, s = candidate * 60 // closed, (control + candidate) * 60 // closed
+        found.append((closed, closed * x, closed * s, closed * x * x, closed * x * s, closed * s * s))
+    return found
+
+
+def epoch(weight: float, *per_block: tuple[int, int], requests: int = 300) -> Epoch:
+    """Ten minutes, with so many events of control and of the candidate of each metric in each ten seconds."""
+    units = round(60 * requests * (1 - weight)), round(60 * requests * weight)
+    return Epoch(weight, units, [(60 * a, 60 * b) for a, b in per_block], [even(*each) for each in per_block])
+
+
+def test_without_an_epoch_nothing_was_counted() -> None:
+    found = weighing.weigh([ERRORS, SLOW], [], 0.05)
+    assert [each.verdict for each in found] == [Verdict.NO_DATA] * 2
+    assert weighing.weigh([], [], 0.05) == []
+
+
+def test_metrics_keep_their_order_and_their_own_limits() -> None:
+    epochs = [epoch(0.25, (3, 1), (9, 1), (3, 1))]
+    found = weighing.weigh([replace(ERRORS, margin=0.1, floor=0.0), SLOW, replace(ERRORS, margin=0.5)], epochs, 0.05)
+    assert [each.allowed for each in found] == [1.2, 1.0, 2.0]
+    assert [each.ratio for each in found] == [pytest.approx(1), pytest.approx(1 / 3), pytest.approx(1)]
+    assert [each.verdict for each in found] == [Verdict.UNDECIDED, Verdict.PASSED, Verdict.PASSED]
+
+
+def test_a_metric_that_looks_at_the_newest_epoch_is_not_let_pass_by_those_before() -> None:
+    epochs = [epoch(0.1, (30, 2)), epoch(0.25, (3, 1))]
+    last = replace(ERRORS, floor=0.0, next_weight=1.0)
+    assert weighing.weigh([last], epochs, 0.05)[0].verdict == Verdict.PASSED
+    assert weighing.weigh([replace(last, newest_alone=True)], epochs, 0.05)[0].verdict == Verdict.UNDECIDED
+
+
+def test_harm_in_any_epoch_is_harm_to_both_kinds() -> None:
+    epochs = [epoch(0.25, (0, 3)), epoch(0.5, (0, 0))]
+    for metric in (ERRORS, replace(ERRORS, newest_alone=True)):
+        assert weighing.weigh([metric], epochs, 0.05)[0].verdict == Verdict.HARM
+
+
+def test_the_error_of_harm_is_shared_among_metrics() -> None:
+    blocks = [even(0, 0)[0]]
+    rare = Epoch(0.05, (9500, 500), [(0, 3)] * 2, [blocks] * 2)
+    alone = weighing.weigh([ERRORS], [rare], 0.1)[0]
+    assert alone.verdict == Verdict.HARM
+    assert weighing.weigh([ERRORS] * 2, [rare], 0.1)[0].verdict == Verdict.HARM
+    few = replace(rare, events=[(0, 2)] * 12, blocks=[blocks] * 12)
+    bars = [math.log(tests / 0.1) for tests in (1, 12)]
+    assert bars[0] < weighing.weigh([ERRORS], [few], 0.1)[0].harm < bars[1]
+    assert weighing.weigh([ERRORS], [few], 0.1)[0].verdict == Verdict.HARM
+    assert weighing.weigh([ERRORS] * 12, [few], 0.1)[0].verdict != Verdict.HARM
+
+
+def test_events_that_come_together_weigh_less() -> None:
+    apart = epoch(0.25, (3, 3))
+    closed, x, s, *_ = even(3, 3)[0]
+    stall = (closed, x, s, x * x, x * s, s * s)
+    together = replace(apart, blocks=[[stall, *even(3, 3)[1:]]])
+    assert weighing.weigh([ERRORS], [apart], 0.05)[0].verdict == Verdict.HARM
+    assert weighing.weigh([ERRORS], [together], 0.05)[0].verdict != Verdict.HARM
+    longest = replace(apart, blocks=[[*even(3, 3)[:2], (10, *stall[1:])]])
+    assert weighing.weigh([ERRORS], [longest], 0.05)[0].verdict != Verdict.HARM
+
+
+def test_a_split_by_weights_is_no_mismatch_and_another_is() -> None:
+    assert weighing.mismatch([]) == 0
+    assert weighing.mismatch([epoch(0.05), epoch(0.5)]) < 0
+    off = replace(epoch(0.05), units=(17_000, 1000 + 300))
+    assert weighing.mismatch([off, epoch(0.5)]) > math.log(1000)
+    assert weighing.mismatch([replace(epoch(0.5), weight=1.0), replace(epoch(0.5), weight=0.0)]) == 0

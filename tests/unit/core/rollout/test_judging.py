@@ -1,0 +1,303 @@
+"""What follows from counts: leave to go on, harm, doubt, and a status that says so."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge_counts import ATTEMPT, block, evenly, report, row
+from sundog_operator.api import Epoch, EvidenceEpoch, ExperimentStatus, MetricStatus, Rollout, StepStatus
+from sundog_operator.core.observed import EdgeReport
+from sundog_operator.core.rollout import freeze, judging, tallies
+from sundog_operator.core.rollout.judgement import Judgement
+from sundog_operator.core.rollout.resolve import Traffic
+from sundog_operator.core.rollout.tallies import Look, Tallies
+
+T0 = 1_764_034_200
+NOW = T0 + 610
+KNOWN = Traffic(10, [100, 0], (500_000, 10_000_000))
+THREE = {"steps": [{"weight": 10}, {"weight": 25}, {"weight": 50}]}
+ONE_PERCENT = {"ok": 285, "server5xx": 3, "slow": 12}
+"""Of 300 requests; of those some 5 % take long."""
+
+
+def at_step(
+    index: int, spec: dict[str, Any] | None = None, traffic: Traffic = KNOWN, *, warm: bool = True
+) -> ExperimentStatus:
+    """An attempt that collects at a step: each step before has had its epoch, of twice the step's number."""
+    status = freeze.freeze(Rollout.from_json(spec or {}), 7, 8, datetime.fromtimestamp(T0, UTC), traffic)
+    steps = status.plan.steps
+    epochs = [
+        EvidenceEpoch(number=2 * each, weight=steps[each - 1].weight)
+        for each in range(1, min(index + warm, len(steps)))
+    ]
+    return status.model_copy(
+        update={
+            "phase": "Running",
+            "step": StepStatus(index=index, of=len(steps), gate=steps[index - 1].gate, warm=warm),
+            "epoch": Epoch(number=2 * index - (not warm), confirmed=True),
+            "arms": freeze.arms_at(steps[index - 1].weight, 7, 8),
+            "evidence_epochs": tuple(epochs),
+        }
+    )
+
+
+def judge(
+    status: ExperimentStatus, *reports: EdgeReport, replicas: tuple[int, int] = (3, 1), traffic: Traffic = KNOWN
+) -> Judgement:
+    look = Look([each.number for each in status.evidence_epochs], status.epoch.number, NOW, 30)
+    counted = tallies.take(Tallies(ATTEMPT), reports, look)
+    return judging.judge(status, judging.Seen(counted, reports, traffic, replicas, NOW, 30))
+
+
+def arms(epoch: int, stable: dict[str, int], canary: dict[str, int], blocks: int = 60) -> list[dict[str, Any]]:
+    return [evenly("stable", epoch, T0, blocks, **stable), evenly("canary", epoch, T0, blocks, **canary)]
+
+
+def metric(told: Judgement, name: str = "errorRate") -> MetricStatus:
+    return next(each for each in told.metrics if each.name == name)
+
+
+FINE = {"ok": 100, "slow": 1}
+GOOD = arms(2, {"ok": 300, "slow": 15}, FINE)
+
+
+def test_a_candidate_that_is_like_stable_passes() -> None:
+    told = judge(at_step(1), report(*GOOD))
+    assert [each.verdict for each in told.metrics] == ["Passed", "Passed", "Undecided"]
+    assert (told.passed, told.harm, told.silent, told.broken, told.requests) == (True, "", False, "", 6000)
+    assert [each.role for each in told.metrics] == ["guardrail", "guardrail", "harm"]
+    assert metric(told).message == "errorRate happened in neither arm: no worse than the 1.5 times that are allowed"
+
+
+def test_nothing_passes_before_twelve_blocks_of_the_newest_epoch() -> None:
+    for blocks, passes in ((11, False), (12, True)):
+        start = NOW - 10 - 10 * blocks
+        told = judge(
+            at_step(1),
+            report(
+                evenly("stable", 2, start, blocks, ok=3000, slow=150),
+                evenly("canary", 2, start, blocks, ok=1000, slow=10),
+            ),
+        )
+        assert told.passed is passes
+    young = [evenly(arm, 4, NOW - 110, 10, ok=3000, slow=slow) for arm, slow in (("stable", 150), ("canary", 30))]
+    assert not judge(at_step(2), report(*GOOD, *young), replicas=(3, 3)).passed
+
+
+def test_nothing_passes_while_the_step_warms_up() -> None:
+    warming = at_step(2, THREE, warm=False)
+    told = judge(warming, report(*GOOD, row("canary", 3, ok=7), row("stable", 3, ok=7)))
+    assert metric(told).verdict == "Passed"
+    assert (told.passed, told.requests, told.silent) == (False, 7, False)
+
+
+@pytest.mark.parametrize("warm", [True, False])
+def test_an_arm_without_requests_in_the_epoch_in_force_is_silence(warm: bool) -> None:
+    status = at_step(2, THREE, warm=warm)
+    assert judge(status, report(*GOOD)).silent
+    assert judge(status, report(*GOOD, row("stable", status.epoch.number, ok=9))).silent
+    both = [row(arm, status.epoch.number, ok=9) for arm in ("stable", "canary")]
+    assert not judge(status, report(*GOOD, *both)).silent
+
+
+BETTER = arms(2, {"ok": 870, "server5xx": 30}, {"ok": 98, "server5xx": 2})
+FEW = arms(4, {"ok": 87, "server5xx": 3}, {"ok": 29, "server5xx": 1})
+
+
+def test_the_last_gate_looks_at_the_newest_epoch_alone_and_others_at_all() -> None:
+    last = {"steps": [{"weight": 10}, {"weight": 25}]}
+    assert metric(judge(at_step(2, THREE), report(*BETTER, *FEW))).verdict == "Passed"
+    assert metric(judge(at_step(2, last), report(*BETTER, *FEW))).verdict == "Undecided"
+
+
+def test_a_pause_before_all_traffic_makes_the_gate_before_it_no_lesser_one() -> None:
+    paused = {"steps": [{"weight": 10}, {"weight": 25}, {"pause": {"duration": "1m"}}]}
+    told = metric(judge(at_step(2, paused), report(*BETTER, *FEW)))
+    assert (told.verdict, told.allowed) == ("Undecided", 1.25)
+    paused_between = {"steps": [{"weight": 10}, {"pause": {}}, {"weight": 50}]}
+    assert metric(judge(at_step(1, paused_between), report(*BETTER))).allowed == 1.5
+
+
+def test_harm_is_looked_for_in_all_epochs() -> None:
+    harmful = arms(2, {"ok": 900}, {"ok": 90, "server5xx": 10})
+    told = judge(at_step(3, THREE), report(*harmful, *arms(4, {"ok": 3}, {"ok": 1}), *arms(6, {"ok": 5}, {"ok": 5})))
+    assert metric(told).verdict == "Harm"
+    assert told.harm == metric(told).message
+    assert not told.passed
+
+
+def test_rejections_do_harm_and_let_pass_else() -> None:
+    told = judge(at_step(1), report(*arms(2, {"ok": 300, "slow": 15}, {"ok": 80, "client4xx": 20, "slow": 1})))
+    assert metric(told, "rejections").verdict == "Harm"
+    assert told.harm.startswith("rejections happened to the candidate alone, at least ")
+
+
+@pytest.mark.parametrize(
+    ("replicas", "canary", "verdict"),
+    [
+        ((3, 1), FINE, "Passed"),
+        ((3, 2), FINE, "Suspended"),
+        ((1, 1), FINE, "Suspended"),
+        ((9, 1), FINE, "Passed"),
+        ((3, 1), {"ok": 100, "slow": 50}, "Harm"),
+        ((1, 1), {"ok": 100, "slow": 50}, "Harm"),
+        ((9, 1), {"ok": 100, "slow": 50}, "Undecided"),
+        ((3, 0), FINE, "Suspended"),
+        ((0, 1), {"ok": 100, "slow": 50}, "Suspended"),
+    ],
+)
+def test_latencies_are_judged_as_far_as_unequal_loads_do_not_explain_them(
+    replicas: tuple[int, int], canary: dict[str, int], verdict: str
+) -> None:
+    told = judge(at_step(1), report(*arms(2, {"ok": 300, "slow": 15}, canary)), replicas=replicas)
+    assert metric(told, "latencyP95").verdict == verdict
+    assert told.passed is (verdict in ("Passed", "Suspended"))
+    assert bool(told.harm) is (verdict == "Harm")
+
+
+def test_a_latency_that_is_not_judged_lets_a_weight_follow_but_not_all_traffic() -> None:
+    rows = [*GOOD, *arms(4, {"ok": 300, "slow": 15}, {"ok": 300, "slow": 3})]
+    assert judge(at_step(2), report(*rows), replicas=(3, 3)).passed
+    assert not judge(at_step(2), report(*rows), replicas=(1, 3)).passed
+    assert judge(
+        at_step(2, {"steps": [{"weight": 25}, {"weight": 50}, {"weight": 60}]}), report(*rows), replicas=(1, 3)
+    ).passed
+
+
+def test_requests_that_were_lost_are_failures_of_the_candidate_at_gates_and_no_harm() -> None:
+    lost = [GOOD[0], {**GOOD[1], "lost": 500, "assigned": GOOD[1]["assigned"] + 500}]
+    told = judge(at_step(1), report(*lost))
+    assert (told.passed, told.harm) == (False, "")
+    assert metric(told).events == (0, 500)
+    assert metric(told).verdict == "Undecided"
+    assert metric(told).message.endswith("worse than its margin if all requests that were lost failed")
+
+
+def test_requests_that_stable_lost_may_have_failed_as_those_of_the_candidate_did() -> None:
+    stable, canary = arms(2, {"ok": 300}, {"ok": 98, "server5xx": 2})
+    assert judge(at_step(1), report(stable, canary)).harm
+    lost = {**stable, "lost": 360, "assigned": stable["assigned"] + 360}
+    told = judge(at_step(1), report(lost, canary))
+    assert (told.harm, told.passed) == ("", False)
+
+
+def test_requests_at_an_edge_that_is_gone_are_lost() -> None:
+    running = report(GOOD[0], {**GOOD[1], "inFlight": 300, "assigned": GOOD[1]["assigned"] + 300})
+    assert judge(at_step(1), running).passed
+    status = at_step(1)
+    counted = tallies.take(Tallies(ATTEMPT), [running], Look([2], 2, NOW, 30))
+    told = judging.judge(status, judging.Seen(counted, [], KNOWN, (3, 1), NOW, 30))
+    assert metric(told).events == (0, 300)
+
+
+def test_requests_that_run_longer_than_they_may_have_failed() -> None:
+    hanging = {**GOOD[1], "inFlight": 300, "assigned": GOOD[1]["assigned"] + 300, "inFlightSince": [[NOW - 60, 300]]}
+    told = judge(at_step(1), report(GOOD[0], hanging))
+    assert metric(told).verdict == "Harm"
+    assert metric(told).events == (0, 300)
+    assert metric(told, "latencyP95").events == (900, 360)
+    in_time = {**hanging, "inFlightSince": [[NOW - 40, 300]]}
+    assert judge(at_step(1), report(GOOD[0], in_time)).passed
+
+
+def test_a_split_that_is_not_as_it_should_be_is_told() -> None:
+    told = judge(at_step(1), report(*arms(2, {"ok": 300}, {"ok": 90})))
+    assert (
+        told.broken
+        == "the candidate got 5400 of 23400 requests where 5850 were expected: the split is not as it should be"
+    )
+    assert judge(at_step(1), report(*arms(2, {"ok": 300}, {"ok": 99}))).broken == ""
+
+
+def lately(arm: str, *blocks: dict[str, int], epoch: int = 1) -> Any:
+    """The last blocks that are over, the newest last."""
+    first = NOW - 10 - 10 * len(blocks)
+    return row(arm, epoch, blocks=[block(first + 10 * at, **own) for at, own in enumerate(blocks)])
+
+
+DYING = {"server5xx": 20, "ok": 19}
+HEALTHY = {"ok": 91, "server5xx": 9}
+
+
+def test_a_candidate_that_fails_most_of_three_blocks_is_dead_even_while_it_warms_up() -> None:
+    told = judge(at_step(1, warm=False), report(lately("canary", *[DYING] * 3), lately("stable", *[HEALTHY] * 3)))
+    assert told.harm == "the candidate failed 60 of 117 requests in 30 s, while stable did not"
+
+
+@pytest.mark.parametrize(
+    ("canary", "stable"),
+    [
+        ([DYING] * 2, [HEALTHY] * 3),
+        ([DYING, DYING, {"ok": 39}], [HEALTHY] * 3),
+        ([DYING, DYING, DYING, {}], [HEALTHY] * 4),
+        ([{"server5xx": 19}] * 3, [HEALTHY] * 3),
+        ([{"server5xx": 20, "ok": 20}] * 3, [HEALTHY] * 3),
+        ([DYING] * 3, [HEALTHY, HEALTHY, {"ok": 90, "server5xx": 10}]),
+        ([DYING] * 3, [{}] * 3),
+        ([], []),
+    ],
+)
+def test_a_candidate_that_fails_less_or_as_stable_does_is_not_dead(
+    canary: list[dict[str, int]], stable: list[dict[str, int]]
+) -> None:
+    assert judge(at_step(1, warm=False), report(lately("canary", *canary), lately("stable", *stable))).harm == ""
+
+
+def test_failures_of_all_edges_and_epochs_are_one_death() -> None:
+    half = {"server5xx": 10, "ok": 9}
+    rows = [lately(arm, *[own] * 3) for arm, own in (("canary", half), ("stable", HEALTHY))]
+    assert judge(at_step(1, warm=False), report(*rows)).harm == ""
+    assert judge(at_step(1, warm=False), report(*rows), report(*rows, pod="edge-1")).harm
+    before = lately("canary", *[half] * 3, epoch=2)
+    assert judge(at_step(2, warm=False), report(*rows, before)).harm
+
+
+def test_without_any_counts_nothing_follows() -> None:
+    for status in (at_step(1), at_step(1, warm=False), at_step(3)):
+        told = judge(status)
+        assert (told.passed, told.harm, told.silent, told.broken, told.requests) == (False, "", True, "", 0)
+        assert {each.verdict for each in told.metrics} <= {"NoData", "Suspended"}
+
+
+def test_times_that_are_not_known_yet_are_found_in_the_traffic_of_now() -> None:
+    unknown = at_step(1, traffic=Traffic())
+    assert [each.threshold_microseconds for each in judge(unknown, traffic=KNOWN).guardrails] == [None, 500_000, None]
+    assert judge(unknown, traffic=Traffic()).guardrails == unknown.plan.guardrails
+    later = Traffic(10, [0, 100], (500_000, 10_000_000))
+    assert judge(at_step(1), traffic=later).guardrails == at_step(1).plan.guardrails
+
+
+def test_what_a_long_answer_is_is_said() -> None:
+    told = metric(judge(at_step(1), report(*GOOD)), "latencyP95")
+    assert told.message.startswith("latencyP95 (answers above 500 ms, the candidate's above 625 ms) is 0.2")
+    slow = at_step(1, traffic=Traffic(10, [0, 100], (500_000, 10_000_000)))
+    assert "above 10 s, the candidate's above 12.5 s" in metric(judge(slow, report(*GOOD)), "latencyP95").message
+
+
+few = st.sampled_from([0, 1, 7, 1000, 10**12])
+sides = st.fixed_dictionaries(
+    {}, optional=dict.fromkeys(("ok", "timeout", "throttled", "slow", "lost", "inFlight"), few)
+)
+some = st.lists(
+    st.tuples(st.sampled_from(["stable", "canary"]), st.integers(1, 6), sides, st.integers(0, 40)), max_size=5
+)
+
+
+@settings(max_examples=60)
+@given(some, st.integers(1, 4), st.booleans(), st.tuples(st.integers(0, 3), st.integers(0, 3)))
+def test_whatever_is_counted_can_be_told(
+    counted: list[tuple[str, int, dict[str, int], int]], index: int, warm: bool, replicas: tuple[int, int]
+) -> None:
+    rows = [
+        row(arm, epoch, blocks=[block(T0 + 10 * at, ok=at, timeout=7 * at) for at in range(blocks)], **told)
+        for arm, epoch, told, blocks in counted
+    ]
+    status = at_step(index, THREE, warm=warm)
+    told = judge(status, report(*rows), replicas=replicas)
+    written = status.model_copy(update={"metrics": told.metrics}).to_json()
+    assert ExperimentStatus.parse(written).metrics == told.metrics
+    assert "nan" not in str(written)
+    assert not (told.passed and told.harm and told.harm in [each.message for each in told.metrics])

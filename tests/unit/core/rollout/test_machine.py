@@ -1,0 +1,324 @@
+"""Gates of evidence: what passes them, what ends them, and what no input may bring about."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sundog_operator.api import ExperimentStatus, MetricStatus, PlanGuardrail, PlanStep, Rollout, StepStatus
+from sundog_operator.core.commands import Command
+from sundog_operator.core.rollout import freeze, machine
+from sundog_operator.core.rollout.judgement import Judgement
+from sundog_operator.core.rollout.machine import Inputs
+from sundog_operator.core.rollout.resolve import Traffic
+
+T0 = datetime(2026, 11, 25, 12, tzinfo=UTC)
+KNOWN = Traffic(10, [100, 0], (500, 1000))
+TWO = {"steps": [{"weight": 25, "maxDuration": "1h"}, {"weight": 50, "maxDuration": "1h"}]}
+OPEN = MetricStatus(name="errorRate", role="guardrail", verdict="Undecided", message="about 60 events decide")
+
+
+def frozen(traffic: Traffic = KNOWN, **spec: Any) -> ExperimentStatus:
+    return freeze.freeze(Rollout.from_json({**TWO, **spec}), 7, 8, T0, traffic)
+
+
+PLAN = frozen().plan
+
+
+def judged(**changes: Any) -> Judgement:
+    values: dict[str, Any] = {"silent": False, "metrics": (OPEN,), "guardrails": PLAN.guardrails, **changes}
+    return Judgement(**values)
+
+
+def seen(at: timedelta, evidence: Judgement | None, **changes: Any) -> Inputs:
+    values: dict[str, Any] = {"replicas": 3, "available": 3, "confirmed": True, **changes}
+    return Inputs(now=T0 + at, evidence=evidence, **values)
+
+
+def settle(status: ExperimentStatus, at: timedelta, evidence: Judgement | None, **changes: Any) -> ExperimentStatus:
+    """Tick at one instant until nothing is due."""
+    for _ in range(20):
+        after = machine.tick(status, seen(at, evidence, **changes))
+        if after == status:
+            return status
+        status = after
+    raise AssertionError(f"never settles: {status}")
+
+
+def index(status: ExperimentStatus) -> int:
+    return status.step.index if status.step else 0
+
+
+def epochs(status: ExperimentStatus) -> list[tuple[int, int]]:
+    return [(each.number, each.weight) for each in status.evidence_epochs]
+
+
+def collecting(**spec: Any) -> ExperimentStatus:
+    """At the first step, its warm-up of a minute just over."""
+    started = settle(frozen(**spec), timedelta(0), judged(silent=True))
+    return settle(started, timedelta(minutes=1), judged())
+
+
+LATER = timedelta(minutes=5)
+
+
+def test_a_warm_up_ends_with_its_time_or_its_requests() -> None:
+    started = settle(frozen(), timedelta(0), judged())
+    assert (started.epoch.number, epochs(started)) == (1, [])
+    assert started.step is not None
+    assert started.step.reason == "warms up; what is counted is no evidence yet"
+    early = settle(started, timedelta(seconds=59), judged(requests=199))
+    assert epochs(early) == []
+    for at, requests in ((60, 0), (1, 200)):
+        warm = settle(started, timedelta(seconds=at), judged(requests=requests))
+        assert (warm.epoch.number, epochs(warm), machine.canary_weight(warm)) == (2, [(2, 25)], 25)
+
+
+def test_a_warm_up_counts_from_when_all_edges_have_the_weight() -> None:
+    started = settle(frozen(), timedelta(0), judged(), confirmed=True)
+    unconfirmed = started.model_copy(update={"epoch": started.epoch.model_copy(update={"confirmed": False})})
+    late = settle(unconfirmed, timedelta(hours=1), judged(requests=1000), confirmed=False)
+    assert epochs(late) == []
+    assert epochs(settle(late, timedelta(hours=2), judged())) == []
+
+
+@pytest.mark.parametrize("warmup", [{"requests": 0}, {"duration": "0s"}])
+def test_without_a_warm_up_the_first_epoch_is_evidence(warmup: dict[str, Any]) -> None:
+    assert epochs(settle(frozen(warmup=warmup), timedelta(0), judged())) == [(1, 25)]
+
+
+@pytest.mark.parametrize("warmup", [{"requests": 0}, {}])
+def test_a_warm_up_waits_until_it_is_known_what_a_long_answer_is(warmup: dict[str, Any]) -> None:
+    unknown = frozen(Traffic(), warmup=warmup)
+    nothing = judged(guardrails=unknown.plan.guardrails)
+    waiting = settle(settle(unknown, timedelta(0), nothing), LATER, nothing)
+    assert epochs(waiting) == []
+    assert waiting.step is not None
+    assert waiting.step.reason == "warms up, until stable has answered enough to compare its latency"
+    known = settle(waiting, LATER, judged())
+    assert len(epochs(known)) == 1
+    assert known.plan.guardrails == PLAN.guardrails
+    slower = tuple(each.model_copy(update={"margin": 9.0}) for each in PLAN.guardrails)
+    assert settle(known, LATER + LATER, judged(guardrails=slower)).plan.guardrails == PLAN.guardrails
+
+
+def test_gates_pass_with_evidence_after_their_least_time_and_the_last_decides() -> None:
+    status = collecting()
+    assert index(settle(status, timedelta(minutes=4), judged(passed=True))) == 1
+    assert index(settle(status, LATER, judged())) == 1
+    second = settle(status, LATER, judged(passed=True))
+    assert (index(second), machine.canary_weight(second), second.phase) == (2, 50, "Running")
+    warm = settle(second, timedelta(minutes=6), judged())
+    assert epochs(warm) == [(2, 25), (4, 50)]
+    done = settle(warm, timedelta(minutes=10), judged(passed=True))
+    assert (done.phase, done.verdict.decision, done.verdict.winner) == ("Concluded", "Promoted", "canary")
+
+
+def test_a_gate_that_a_command_opened_is_no_evidence() -> None:
+    done = machine.obey(collecting(), Command("p", "promote", 8, full=True), T0)
+    done = settle(done, LATER, judged())
+    assert (done.phase, done.verdict.decision, done.verdict.winner) == ("Concluded", "Undecided", "")
+
+
+def test_a_pause_behind_the_last_gate_leaves_it_the_one_that_decides() -> None:
+    status = collecting(steps=[{"weight": 25}, {"pause": {"duration": "1m"}}])
+    paused = settle(status, LATER, judged(passed=True))
+    assert (index(paused), machine.next_weight(paused)) == (2, 100)
+    done = settle(paused, timedelta(minutes=7), judged())
+    assert (done.phase, done.verdict.decision) == ("Concluded", "Promoted")
+
+
+def test_the_next_weight_is_that_of_the_next_step_with_more_traffic() -> None:
+    steps = [{"pause": {}}, {"weight": 10}, {"pause": {}}, {"weight": 30}, {"pause": {}}]
+    status = frozen(steps=steps)
+    found = [machine.next_weight(status)]
+    found += [machine.next_weight(status.model_copy(update={"step": StepStatus(index=each)})) for each in range(1, 8)]
+    assert found == [10, 10, 30, 30, 100, 100, 100, 100]
+
+
+@pytest.mark.parametrize("held", [True, False], ids=["held", "paused"])
+def test_harm_takes_all_traffic_back_whatever_holds_the_rollout(held: bool) -> None:
+    status = collecting()
+    if not held:
+        status = machine.obey(status, Command("p", "pause", 8), T0)
+    after = machine.tick(status, seen(LATER, judged(harm="five times the errors", passed=True), held=held))
+    assert (after.phase, machine.canary_weight(after), after.paused) == ("Stopped", 0, None)
+    assert (after.verdict.decision, after.verdict.winner) == ("RolledBack", "stable")
+    assert after.verdict.reason == "RolledBack: five times the errors"
+    assert after.metrics == (OPEN,)
+
+
+def test_a_step_that_takes_too_long_pauses_and_gets_its_time_anew_when_it_is_resumed() -> None:
+    late = settle(collecting(), timedelta(hours=1), judged())
+    assert late.paused is not None
+    assert (late.paused.reason, late.metrics) == ("Inconclusive", (OPEN,))
+    assert late.step is not None
+    assert late.step.reason == "paused, for it took too long: about 60 events decide"
+    assert settle(late, timedelta(hours=9), judged(passed=True)) == late
+    resumed = machine.obey(late, Command("r", "resume", 8), T0 + timedelta(hours=9))
+    assert settle(resumed, timedelta(hours=9, minutes=59), judged()).paused is None
+    again = settle(resumed, timedelta(hours=10), judged())
+    assert again.paused is not None
+    passed = settle(resumed, timedelta(hours=9, minutes=5), judged(passed=True))
+    assert index(passed) == 2
+
+
+def test_a_step_that_takes_too_long_can_end_the_rollout_or_go_on() -> None:
+    back = settle(collecting(onInconclusive="rollback"), timedelta(hours=1), judged())
+    assert (back.phase, machine.canary_weight(back)) == ("Stopped", 0)
+    assert (back.verdict.decision, back.verdict.reason) == ("Undecided", "Inconclusive: about 60 events decide")
+    on = settle(collecting(onInconclusive="promote"), timedelta(hours=1), judged())
+    assert index(on) == 2
+
+
+@pytest.mark.parametrize("policy", ["hold", "pause", "promote"])
+def test_no_traffic_for_long_is_no_success_unless_somebody_says_so(policy: str) -> None:
+    status = collecting(onNoData=policy, onInconclusive="rollback")
+    quiet = settle(status, timedelta(minutes=6), judged(silent=True))
+    late = settle(quiet, timedelta(hours=1), judged(silent=True))
+    if policy == "promote":
+        assert index(quiet) == 2
+    elif policy == "pause":
+        assert quiet.paused is not None
+        assert quiet.paused.reason == "NoData"
+    else:
+        assert quiet.paused is None
+        assert late.paused is not None
+        assert late.paused.reason == "NoData"
+
+
+@pytest.mark.parametrize("policy", ["pause", "promote"])
+def test_an_epoch_that_has_just_begun_is_not_silent_yet(policy: str) -> None:
+    steps = [{"weight": 25, "minDuration": "0s"}, {"weight": 50}]
+    started = settle(frozen(steps=steps, onNoData=policy), timedelta(0), judged(silent=True))
+    warm = settle(started, timedelta(seconds=59), judged(silent=True, requests=200))
+    young = settle(warm, timedelta(seconds=118), judged(silent=True))
+    assert (index(young), young.paused, len(epochs(young))) == (1, None, 1)
+    old = settle(warm, timedelta(seconds=119), judged(silent=True))
+    assert index(old) == 2 if policy == "promote" else old.paused is not None
+
+
+def test_resuming_without_traffic_waits_for_it_anew() -> None:
+    paused = settle(collecting(onNoData="pause"), timedelta(minutes=6), judged(silent=True))
+    resumed = machine.obey(paused, Command("r", "resume", 8), T0 + timedelta(hours=9))
+    assert settle(resumed, timedelta(hours=9, minutes=4), judged(silent=True)).paused is None
+
+
+def test_a_split_that_stays_wrong_pauses_and_then_stops() -> None:
+    broken = judged(broken="600 of 1000", passed=True)
+    paused = settle(collecting(), LATER, broken)
+    assert paused.paused is not None
+    assert (paused.paused.reason, paused.phase) == ("SampleRatio", "Running")
+    assert settle(paused, LATER + timedelta(seconds=299), broken) == paused
+    stopped = settle(paused, LATER + timedelta(seconds=300), broken)
+    assert (stopped.phase, machine.canary_weight(stopped)) == ("Stopped", 0)
+    assert (stopped.verdict.decision, stopped.verdict.reason) == ("Undecided", "SampleRatioMismatch: 600 of 1000")
+
+
+def test_a_split_that_is_right_again_waits_for_a_person() -> None:
+    paused = settle(collecting(), LATER, judged(broken="600 of 1000"))
+    assert settle(paused, timedelta(hours=5), judged(passed=True)).paused == paused.paused
+    resumed = machine.obey(paused, Command("r", "resume", 8), T0 + LATER)
+    assert index(settle(resumed, LATER, judged(passed=True))) == 2
+
+
+@pytest.mark.parametrize(
+    ("replicas", "weight", "gate", "needed"),
+    [
+        (3, 25, "evidence", 1),
+        (4, 25, "evidence", 2),
+        (4, 25, "time", 1),
+        (4, 50, "evidence", 4),
+        (4, 50, "manual", 2),
+        (10, 90, "evidence", 10),
+        (1, 5, "evidence", 1),
+        (5, 100, "none", 5),
+        (5, 100, "evidence", 5),
+        (5, 0, "manual", 1),
+    ],
+)
+def test_before_a_gate_of_evidence_no_replica_of_the_candidate_has_more_load_than_one_of_stable(
+    replicas: int, weight: int, gate: Any, needed: int
+) -> None:
+    assert machine.step_replicas(PlanStep(weight=weight, gate=gate), replicas) == needed
+
+
+minutes = st.sampled_from([0, 1, 2, 6, 70])
+evidences = st.none() | st.builds(
+    Judgement,
+    metrics=st.just((OPEN,)),
+    harm=st.sampled_from(["", "", "", "", "harm"]),
+    passed=st.booleans(),
+    silent=st.booleans(),
+    broken=st.sampled_from(["", "", "", "broken"]),
+    requests=st.sampled_from([0, 200]),
+    guardrails=st.sampled_from([PLAN.guardrails, (PlanGuardrail(metric="latencyP95", margin=0.1),)]),
+)
+flags = st.tuples(st.booleans(), st.sampled_from([False, False, False, True]))
+verbs = st.sampled_from(["", "", "", "", "", "", "pause", "resume"])
+walks = st.lists(st.tuples(minutes, evidences, st.sampled_from([0, 3]), flags, verbs), max_size=30)
+Walk = list[tuple[int, Judgement | None, int, tuple[bool, bool], str]]
+
+
+def walked(status: ExperimentStatus, ticks: Walk) -> Iterator[tuple[ExperimentStatus, Inputs | None, ExperimentStatus]]:
+    """(before, inputs, after) of each tick, and of each command without inputs."""
+    at = timedelta(0)
+    for number, (wait, evidence, available, (confirmed, held), verb) in enumerate(ticks):
+        at += timedelta(minutes=wait)
+        if verb and not machine.is_over(status):
+            after = machine.obey(status, Command(f"c{number}", verb, 8), T0 + at)
+            yield status, None, after
+        else:
+            inputs = seen(at, evidence, available=available, confirmed=confirmed, held=held)
+            after = machine.tick(status, inputs)
+            yield status, inputs, after
+        status = after
+
+
+@settings(max_examples=150)
+@given(walks)
+def test_whatever_comes_only_evidence_passes_a_gate_and_harm_ends_it(ticks: Walk) -> None:
+    for before, inputs, after in walked(frozen(), ticks):
+        assert ExperimentStatus.parse(after.to_json()) == after
+        numbers = [each.number for each in after.evidence_epochs]
+        assert numbers == sorted(set(numbers))
+        assert all(number <= after.epoch.number for number in numbers)
+        if after.evidence_epochs != before.evidence_epochs:
+            assert after.epoch.number == before.epoch.number + 1
+            assert numbers[-1] == after.epoch.number
+        evidence = inputs.evidence if inputs else None
+        if index(after) > max(index(before), 1):
+            assert evidence is not None
+            assert evidence.passed
+            assert not evidence.harm
+            assert not evidence.broken
+            assert before.paused is None
+        if after.phase == "Concluded":
+            assert index(after) == 3
+            assert after.verdict.decision == "Promoted"
+        if evidence and evidence.harm and not machine.is_over(before) and machine.canary_weight(before):
+            assert (after.phase, machine.canary_weight(after)) == ("Stopped", 0)
+
+
+@given(walks.filter(bool))
+def test_without_evidence_that_passes_nothing_is_promoted(ticks: Walk) -> None:
+    blind: Walk = [
+        (wait, evidence and judged(silent=evidence.silent, requests=evidence.requests), available, flag, verb)
+        for wait, evidence, available, flag, verb in ticks
+    ]
+    for _, _, after in walked(frozen(), blind):
+        assert index(after) <= 1
+        assert machine.canary_weight(after) <= 25
+
+
+def test_a_status_that_somebody_damaged_is_ticked_all_the_same() -> None:
+    status = collecting(onInconclusive="promote")
+    assert status.step is not None
+    for given_index in (0, 3, 99):
+        step = status.step.model_copy(update={"index": given_index})
+        damaged = status.model_copy(update={"step": step})
+        settle(damaged, timedelta(hours=2), judged(passed=True))
+        settle(machine.obey(damaged, Command("p", "promote", 8), T0), timedelta(hours=2), judged(passed=True))
