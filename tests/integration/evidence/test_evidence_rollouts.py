@@ -57,8 +57,8 @@ def fleet(bench: Any) -> dict[str, Any]:
     return services
 
 
-SLEEPS = {"slow": "        time.sleep(0.02)\n"}
-SECOND = {"dead": DEAD, "flawed": FLAWED, "slow": "        time.sleep(0.06)\n", "good": ""}
+SLEEPS = {"slow": "        time.sleep(0.05)\n"}
+SECOND = {"dead": DEAD, "flawed": FLAWED, "slow": "        time.sleep(0.1)\n", "good": ""}
 
 
 def test_a_dead_candidate_is_taken_back_before_there_is_any_statistics_of_it(fleet: Any) -> None:

@@ -47,8 +47,8 @@ def report(arm: str, blocks: int, failed: int) -> dict[str, object]:
     }
 
 
-def look(after_s: float) -> tallies.Look:
-    return tallies.Look([2], 2, START + after_s, 30.0)
+def look(now_s: float) -> tallies.Look:
+    return tallies.Look([2], 2, now_s, 30.0)
 
 
 def judge(blocks: int, stable: int, canary: int) -> Judgement:
@@ -56,7 +56,7 @@ def judge(blocks: int, stable: int, canary: int) -> Judgement:
     rows = [report("stable", blocks, stable), report("canary", blocks, canary)]
     edges = [EdgeReport("edge-0", True, False, {"blocks": {"columns": COLUMNS}, "counters": rows})]
     now_s = START + 10.0 * blocks + tallies.GRACE_S
-    counted = tallies.take(tallies.Tallies(ATTEMPT), edges, tallies.Look([2], 2, now_s, 30.0))
+    counted = tallies.take(tallies.Tallies(ATTEMPT), edges, look(now_s))
     return judging.judge(status(), judging.Seen(counted, edges, Traffic(), (1, 1), now_s, 30.0))
 
 
@@ -78,14 +78,14 @@ def test_nothing_is_early_about_what_takes_long_for_want_of_events() -> None:
 def test_an_edge_that_is_not_ready_and_silent_is_waited_for() -> None:
     rows = [report("stable", 2, 0), report("canary", 2, 5)]
     told = EdgeReport("edge-0", True, False, {"blocks": {"columns": COLUMNS}, "counters": rows})
-    known = tallies.take(tallies.Tallies(ATTEMPT), [told], look(25.0))
+    known = tallies.take(tallies.Tallies(ATTEMPT), [told], look(START + 25.0))
     # Its agent starts anew.
     silent = EdgeReport("edge-0", False, False, None)
-    assert tallies.take(known, [silent], look(65.0)).folded == known.folded
+    assert tallies.take(known, [silent], look(START + 65.0)).folded == known.folded
     # An edge that never told anything is none that serves, and one that leaves may never tell again.
     new, leaving = EdgeReport("edge-1", False, False, None), EdgeReport("edge-0", False, True, None)
     for others in ([told, new], [leaving]):
-        folded = tallies.take(known, others, look(65.0)).folded
+        folded = tallies.take(known, others, look(START + 65.0)).folded
         assert folded[2].lengths[0].closed == 6
 
 
@@ -123,7 +123,17 @@ def test_where_nothing_is_long_any_more_a_latency_passes_by_its_floor() -> None:
     rows = [report("stable", 13, 0), report("canary", 13, 0)]
     edges = [EdgeReport("edge-0", True, False, {"blocks": {"columns": COLUMNS}, "counters": rows})]
     now_s = START + 10.0 * 13 + tallies.GRACE_S
-    counted = tallies.take(tallies.Tallies(ATTEMPT), edges, tallies.Look([2], 2, now_s, 30.0))
+    counted = tallies.take(tallies.Tallies(ATTEMPT), edges, look(now_s))
     running = status().model_copy(update={"plan": plan})
     (told,) = judging.judge(running, judging.Seen(counted, edges, Traffic(), (1, 1), now_s, 30.0)).metrics
     assert told.verdict == "Passed"
+
+
+def test_without_events_it_is_told_how_many_requests_decide_and_when() -> None:
+    (errors, _) = judge(blocks=1, stable=0, canary=0).metrics
+    assert "happened in neither arm, and 1.5 times are allowed: about " in errors.message
+    needed = int(errors.message.split("about ")[1].split()[0])
+    assert f"{needed} requests of the candidate decide, in some" in errors.message
+    assert judge(blocks=needed // 100 - 1, stable=0, canary=0).metrics[0].verdict == "Undecided"
+    (errors, _) = judge(blocks=13, stable=0, canary=0).metrics
+    assert errors.message == "errorRate happened in neither arm: no more above stable's rate than its floor allows"

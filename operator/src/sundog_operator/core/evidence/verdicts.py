@@ -17,6 +17,8 @@ from sundog_operator.core.evidence.dispersion import Blocks
 _EVENTS_OF_NONE: Final = 3.0
 _OF_THE_BOUND: Final = 0.1
 _LEAST_RATE: Final = 1e-12
+_FACTORS: Final = np.geomspace(1.0, 1e4, 93)
+"""By which what was counted may have grown: each a tenth above the one before."""
 
 
 class Verdict(StrEnum):
@@ -137,6 +139,8 @@ class Finding:
         needed: events of both arms, in all, that typically decide if the ratio is what it seems; infinite where none do.
         eta_s: seconds until there are so many, at the pace of the epochs that are looked at; infinite where that is never.
         verdict: what follows.
+        units: the candidate's requests, in all, at which the floor is known to be kept if the rates stay; infinite where that is never,
+            NaN where it was not asked for.
     """
 
     ratio: float
@@ -148,6 +152,7 @@ class Finding:
     needed: float
     eta_s: float
     verdict: Verdict
+    units: float = math.nan
 
     def sentence(self, metric: str, control: str = "control") -> str:
         """For a person; `control` is what that arm is called."""
@@ -171,16 +176,24 @@ class Finding:
         match self.verdict:
             case Verdict.HARM:
                 return f"{seen}: worse than its margin"
+            case Verdict.PASSED if math.isnan(self.ratio) or self.upper > self.allowed:
+                return f"{seen}: no more above {control}'s rate than its floor allows"
             case Verdict.PASSED:
                 return f"{seen}: no worse than the {self.allowed:.3g} times that are allowed"
-        wanted = (
-            f"about {self.needed:.0f} events decide"
-            if math.isfinite(self.needed)
-            else "no number of events will decide"
-        )
-        if math.isfinite(self.eta_s):
-            wanted += f", in some {_told(self.eta_s)}"
-        return f"{seen}, and {self.allowed:.3g} times are allowed: {wanted}"
+        return f"{seen}, and {self.allowed:.3g} times are allowed: {self._wanted()}"
+
+    def _wanted(self) -> str:
+        """What will decide."""
+        by_floor = f"about {self.units:.0f} requests of the candidate decide" if math.isfinite(self.units) else ""
+        if math.isnan(self.ratio) and by_floor:
+            wanted = by_floor
+        elif math.isfinite(self.needed):
+            wanted = f"about {self.needed:.0f} events decide" + (
+                f", or {by_floor.removesuffix(' decide')}" if by_floor else ""
+            )
+        else:
+            wanted = by_floor or "no number of events will decide"
+        return f"{wanted}, in some {_told(self.eta_s)}" if math.isfinite(self.eta_s) else wanted
 
 
 def _told(seconds: float) -> str:
@@ -280,6 +293,26 @@ def _is_below_floor(gate: Counts, limits: Limits, phi: Numbers) -> NDArray[np.bo
     evidence = proportions.log_e(events, units, rate, optimum, 2 * testing, "below") / phi
     found: NDArray[np.bool_] = (room > 0) & (evidence >= many.bar(testing))
     return found
+
+
+def units_for_floor(counts: Counts, limits: Limits, *, promotes: bool) -> tuple[Numbers, Numbers]:
+    """The candidate's requests at which its floor is known to be kept if the rates stay, and in how many seconds; infinite for never."""
+    sane = counts.only(counts.valid)
+    gate = sane.last() if promotes else sane
+    _, phi = gate.log_e(np.broadcast_to(limits.allowed, counts.valid.shape), "below")
+    factors = _FACTORS.reshape(-1, *(1,) * gate.control.ndim)
+    scaled = replace(
+        gate,
+        control=gate.control * factors,
+        candidate=gate.candidate * factors,
+        control_units=gate.control_units * factors,
+        candidate_units=gate.candidate_units * factors,
+    )
+    kept = _is_below_floor(scaled, limits, np.broadcast_to(phi, scaled.control.shape[:-1]))
+    times = np.where(kept.any(0), _FACTORS[kept.argmax(0)], np.inf)
+    units, seconds = gate.candidate_units.sum(-1), gate.closed * dispersion.LENGTHS_S[0]
+    with np.errstate(all="ignore"):
+        return np.where(units > 0, units * times, np.inf), np.where(seconds > 0, seconds * (times - 1), np.inf)
 
 
 def _eta_s(gate: Counts, needed: Numbers) -> Numbers:

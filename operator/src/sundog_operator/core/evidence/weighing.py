@@ -1,13 +1,14 @@
 """Evidence of one candidate out of plain counts, by metric and epoch: for those who decide and have no arrays."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from sundog_operator.core.evidence import sample_ratio, verdicts
 from sundog_operator.core.evidence.dispersion import Blocks
-from sundog_operator.core.evidence.verdicts import Counts, Finding, Limits
+from sundog_operator.core.evidence.verdicts import Counts, Finding, Limits, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +57,21 @@ def weigh(metrics: Sequence[Metric], epochs: Sequence[Epoch], alpha: float) -> l
         chosen = [index for index, metric in enumerate(metrics) if metric.newest_alone is alone]
         if chosen:
             limits = _limits([metrics[index] for index in chosen], alpha, len(metrics))
-            findings = verdicts.judge(_counts(chosen, epochs), limits, promotes=alone)
-            found.update((index, findings.at(place)) for place, index in enumerate(chosen))
+            counts = _counts(chosen, epochs)
+            findings = verdicts.judge(counts, limits, promotes=alone)
+            units, seconds = verdicts.units_for_floor(counts, limits, promotes=alone)
+            found.update(
+                (index, _with_floor(findings.at(place), units[place], seconds[place]))
+                for place, index in enumerate(chosen)
+            )
     return [found[index] for index in range(len(metrics))]
+
+
+def _with_floor(finding: Finding, units: float, seconds: float) -> Finding:
+    """With what decides by the floor, where anything is to be decided."""
+    if finding.verdict != Verdict.UNDECIDED or not math.isfinite(units):
+        return finding
+    return replace(finding, units=units, eta_s=min(seconds, finding.eta_s))
 
 
 def mismatch(epochs: Sequence[Epoch]) -> float:
