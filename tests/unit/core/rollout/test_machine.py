@@ -144,7 +144,8 @@ def test_harm_takes_all_traffic_back_whatever_holds_the_rollout(held: bool) -> N
     status = collecting()
     if not held:
         status = machine.obey(status, Command("p", "pause", 8), T0)
-    after = machine.tick(status, seen(LATER, judged(harm="five times the errors", passed=True), held=held))
+    harmful = judged(harm="five times the errors", passed=True, broken="600 of 1000")
+    after = machine.tick(status, seen(LATER, harmful, held=held))
     assert (after.phase, machine.canary_weight(after), after.paused) == ("Stopped", 0, None)
     assert (after.verdict.decision, after.verdict.winner) == ("RolledBack", "stable")
     assert after.verdict.reason == "RolledBack: five times the errors"

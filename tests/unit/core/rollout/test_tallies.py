@@ -90,6 +90,11 @@ def test_what_was_taken_for_lost_and_ends_after_all_is_lost_no_more() -> None:
     assert back.of(2, "canary", back.sources) == Tally(10, running=1)
 
 
+def test_what_has_ended_runs_no_longer() -> None:
+    counted = take(take(NOTHING, report(row(ok=8, inFlight=3))), report(row(ok=11)))
+    assert counted.of(2, "canary", counted.sources) == Tally(11)
+
+
 def test_processes_of_one_edge_add_up() -> None:
     counted = take(NOTHING, report(row(boot="b1", ok=3), row(boot="b2", ok=4), {**row(ok=5), "unit": "sticky"}))
     assert counted.of(2, "canary").assigned == 12
