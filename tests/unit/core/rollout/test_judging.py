@@ -69,7 +69,9 @@ def test_a_candidate_that_is_like_stable_passes() -> None:
     assert [each.verdict for each in told.metrics] == ["Passed", "Passed", "Undecided"]
     assert (told.passed, told.harm, told.silent, told.broken, told.requests) == (True, "", False, "", 6000)
     assert [each.role for each in told.metrics] == ["guardrail", "guardrail", "harm"]
-    assert metric(told).message == "errorRate happened in neither arm: no worse than the 1.5 times that are allowed"
+    assert (
+        metric(told).message == "errorRate happened in neither arm: no more above stable's rate than its floor allows"
+    )
 
 
 def test_nothing_passes_before_twelve_blocks_of_the_newest_epoch() -> None:

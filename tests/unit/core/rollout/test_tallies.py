@@ -1,7 +1,9 @@
 """What is kept of what edges count: nothing twice, nothing lost, and nothing of what is no count."""
 
+import base64
 import json
 import math
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -46,6 +48,7 @@ def test_every_request_is_counted_once_however_often_and_in_which_order_edges_ar
     assigned = sum(each["assigned"] for each in rows_in(told))
     assert sum(once.of(epoch, arm).assigned for epoch in (1, 2) for arm in ("stable", "canary")) == assigned
     assert Tallies.from_json(json.loads(json.dumps(once.as_json())), ATTEMPT) == once
+    assert Tallies.unpack(once.pack(), ATTEMPT) == once
 
 
 @given(reports)
@@ -268,6 +271,33 @@ def test_what_is_stored_and_was_damaged_can_be_read() -> None:
 )
 def test_nothing_is_counted_of_what_is_damaged_or_of_another_attempt(stored: Any) -> None:
     assert Tallies.from_json(stored, ATTEMPT) == NOTHING
+
+
+def packed(plain: bytes) -> str:
+    return base64.b64encode(zlib.compress(plain)).decode()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "no base64!",
+        base64.b64encode(b"not compressed").decode(),
+        packed(b"{"),
+        packed(b"[1]"),
+        packed(b"[" * 100_000),
+        packed(orjson.dumps({**STORED, "filling": " " * (5 << 20)})),
+    ],
+    ids=["empty", "text", "plain", "cut", "list", "deep", "large"],
+)
+def test_nothing_is_counted_of_a_text_that_is_none_of_ours(text: str) -> None:
+    assert Tallies.unpack(text, ATTEMPT) == NOTHING
+
+
+def test_the_text_is_small_and_empty_while_nothing_is_counted() -> None:
+    assert NOTHING.pack() == ""
+    known = take(NOTHING, *(report(two_minutes(ok=7), pod=f"sundog-edge-5c9f-{number}") for number in range(40)))
+    assert len(known.pack()) < len(json.dumps(known.as_json())) / 4
 
 
 def test_stored_columns_are_found_by_their_names() -> None:
