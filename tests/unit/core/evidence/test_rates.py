@@ -62,6 +62,22 @@ def test_within_the_null_the_expectation_is_below_one(side: Side, within: float)
     assert (binom.pmf(candidate[:, 0], 60, share) * np.exp(values)).sum() < 0.5
 
 
+@pytest.mark.parametrize(
+    ("control", "candidate", "side", "log_e"),
+    [
+        (20_000, 5000, "above", -8.11681969),
+        (200, 2e4, "below", -9.20909951),
+        (1e9, 0.5e9, "above", -18.64855666),
+    ],
+)
+def test_evidence_for_the_null_is_a_number_however_strong_it_is(
+    control: float, candidate: float, side: Side, log_e: float
+) -> None:
+    """By mpmath. Beyond 1.25 lies less of the mixture than the least float."""
+    found = rates.log_e(numbers(control), numbers(candidate), numbers(0.5), 1.25, side)
+    assert found == pytest.approx(log_e, abs=1e-5)
+
+
 counts = st.lists(
     st.tuples(st.integers(0, 300), st.integers(0, 300), st.sampled_from([0.05, 0.25, 0.5])), min_size=1, max_size=6
 )

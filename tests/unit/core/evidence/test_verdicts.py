@@ -81,6 +81,12 @@ def test_good_epochs_do_not_promote_a_bad_last_one() -> None:
     assert finding(epochs, last, promotes=True).verdict != Verdict.PASSED
 
 
+def test_a_good_first_epoch_excuses_no_harm_in_the_next() -> None:
+    """However good: of what it says against harm, next to nothing is left for a float."""
+    for much in (1, 10, 100):
+        assert finding(counts([2000 * much, 300], [500 * much, 900], 0.5, 1e6)).verdict == Verdict.HARM
+
+
 def test_epochs_that_no_ratio_fits_are_heterogeneous_and_promote_nothing() -> None:
     found = finding(counts([22_500, 2800], [7500, 4200], [0.25, 0.5], 1e6), Limits(0.75, 0, 1, 0.05), promotes=True)
     assert found.verdict == Verdict.HETEROGENEOUS

@@ -7,7 +7,7 @@ Lindon and Malek (arXiv 2011.03567).
 
 import math
 from collections.abc import Callable
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,9 @@ from scipy.special import betainc, betaincc, betaln, xlog1py, xlogy
 
 Numbers: TypeAlias = NDArray[np.float64]
 Side = Literal["both", "above", "below"]
+
+_LEVELS: Final = 8
+"""Of a continued fraction, each of which gives several digits where it is used."""
 
 
 def log_e(
@@ -42,11 +45,29 @@ def log_e(
     whole: Numbers = betaln(a + hits, b + misses) - betaln(a, b) - log_likelihood
     if side == "both":
         return whole
-    mass = betaincc if side == "above" else betainc
-    with np.errstate(divide="ignore", invalid="ignore"):
-        after, before = np.log(mass(a + hits, b + misses, null)), np.log(_once(mass, a, b, null))
-        # A mixture whose mass beyond the null is too small for a float has nothing to say.
-        return np.where(np.isfinite(before), whole + after - before, -np.inf)
+    after, before = _log_mass(a + hits, b + misses, null, side), _once(_log_mass, a, b, null, side)
+    # Where nothing at all is beyond the null, the mixture has nothing to say.
+    return np.where(np.isfinite(before), whole + after - before, -np.inf)
+
+
+def _log_mass(a: float | Numbers, b: float | Numbers, null: float | Numbers, side: Side) -> Numbers:
+    """Log of the share of Beta(a, b) on a side of the null, also where that is too small for a float."""
+    mass = betaincc(a, b, null) if side == "above" else betainc(a, b, null)
+    a, b, end = (b, a, 1 - null) if side == "above" else (a, b, null)
+    with np.errstate(all="ignore"):
+        found: Numbers = np.log(mass)
+        return found if np.all(mass) else np.where(mass == 0, _log_tail(a, b, end), found)
+
+
+def _log_tail(a: float | Numbers, b: float | Numbers, end: float | Numbers) -> Numbers:
+    """Log of the share of Beta(a, b) below an end that nearly all of it is far above, by its continued fraction (DLMF 8.17.22)."""
+    fraction: float | Numbers = 1.0
+    for m in reversed(range(_LEVELS)):
+        odd = -(a + m) * (a + b + m) / ((a + 2 * m) * (a + 2 * m + 1))
+        even = (m + 1) * (b - m - 1) / ((a + 2 * m + 1) * (a + 2 * m + 2))
+        fraction = 1 + odd * end / (1 + even * end / fraction)
+    found: Numbers = xlogy(a, end) + xlog1py(b, -end) - np.log(a * fraction) - betaln(a, b)
+    return found
 
 
 def tightest(optimum: float | Numbers, alpha: float) -> Numbers:
@@ -58,11 +79,13 @@ def tightest(optimum: float | Numbers, alpha: float) -> Numbers:
     return np.asarray(optimum / (bar + math.log1p(bar)))
 
 
-def _once(mass: Callable[..., Numbers], a: float | Numbers, b: float | Numbers, null: float | Numbers) -> Numbers:
+def _once(
+    mass: Callable[..., Numbers], a: float | Numbers, b: float | Numbers, null: float | Numbers, side: Side
+) -> Numbers:
     """The same, worked out once for what is the same: epochs and metrics share their weights and margins, and this is the dearest part."""
     a, b, null = np.broadcast_arrays(a, b, null)
     seen: dict[tuple[float, float, float], int] = {}
     which = [seen.setdefault(each, len(seen)) for each in zip(a.flat, b.flat, null.flat, strict=True)]
     distinct = np.array(list(seen), float).reshape(-1, 3)
-    found: Numbers = mass(*distinct.T)[which].reshape(a.shape)
+    found: Numbers = mass(*distinct.T, side)[which].reshape(a.shape)
     return found
