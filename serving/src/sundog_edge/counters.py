@@ -31,7 +31,9 @@ KIND_OF_END = {name: "ok" if name == "ok" else "aborted" if name in ABORTS else 
 STABLE = "stable"
 STICKY = "sticky"
 ASSIGNED = "assigned"
-_ANSWERED = frozenset({"ok", "client4xx", "throttled"})
+_TIMED_ENDS = frozenset({"ok", "client4xx", "throttled", *ABORTS})
+"""Ends that can be slow. Who gives up has waited for so long at least; failures are counted as what they are."""
+
 MAX_REPLICAS = 64
 """Replicas of a row that have blocks of their own; more than these share one entry."""
 
@@ -311,7 +313,7 @@ class _Cell:
             self.ttfb = row.ttfb[KIND_OF_END[head.end]]
         if self.key.unit == STICKY:
             self.groups = row.groups
-        if head.slow_us and self.total is not None and head.end in _ANSWERED:
+        if head.slow_us and self.total is not None and head.end in _TIMED_ENDS:
             self.slow_us = head.slow_us
 
 

@@ -107,11 +107,11 @@ def test_kubectl_is_told_the_same(bed: Any, tmp_path: Path) -> None:
             "spec.model.uri: pvc:// needs pods to mount the claim, which local mode has not",
         ),
         (
-            {"rollout": {"steps": [{"weight": 5}]}},
-            "spec.rollout.steps[0].gate: evidence, the default, is not supported",
+            {"rollout": {"guardrails": [{"metric": "errorRate", "max": "2%"}]}},
+            "spec.rollout.guardrails[0].max: is not supported yet; leave it out",
         ),
     ],
-    ids=["autoscaling", "gpu", "scheme", "evidence"],
+    ids=["autoscaling", "gpu", "scheme", "ceiling"],
 )
 def test_a_field_that_nobody_acts_on_yet_is_named(bed: Any, spec: dict[str, Any], told: str) -> None:
     status, answer = bed.up.api(
@@ -364,9 +364,9 @@ class counted:  # noqa: N801 it reads as a clause
     ("change", "told"),
     [
         ({"autoscaling": {"maxReplicas": 3}}, "spec.autoscaling"),
-        ({"model": MODEL, "rollout": {}}, "spec.rollout.steps: none means steps gated by evidence"),
+        ({"model": MODEL, "rollout": {"unit": {"header": "x-user"}}}, "spec.rollout.unit.header: requests of one unit"),
     ],
-    ids=["autoscaling", "evidence"],
+    ids=["autoscaling", "unit"],
 )
 def test_an_edit_that_nobody_acts_on_yet_leaves_what_serves(bed: Any, change: dict[str, Any], told: str) -> None:
     bed.apply(bed.manifest("good", {**bed.spec(), **change}))

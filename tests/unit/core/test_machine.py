@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sundog_operator.api import ExperimentStatus, Rollout
 from sundog_operator.core.commands import Command
-from sundog_operator.core.rollout import freeze, machine
+from sundog_operator.core.rollout import freeze, load, machine
 from sundog_operator.core.rollout.machine import Inputs
 
 T0 = datetime(2026, 11, 25, 12, tzinfo=UTC)
@@ -204,9 +204,7 @@ def test_weights_rise_step_by_step_with_capacity_and_fall_only_to_zero(ticks: li
         rose = machine.canary_weight(status) - machine.canary_weight(before)
         assert sum(arm.weight for arm in status.arms) == 100
         if rose > 0:
-            assert given_inputs.available >= machine.canary_replicas(
-                given_inputs.replicas, machine.canary_weight(status)
-            )
+            assert given_inputs.available >= load.canary_replicas(given_inputs.replicas, machine.canary_weight(status))
             assert not given_inputs.held
         if rose < 0:
             assert machine.canary_weight(status) == 0

@@ -323,7 +323,7 @@ class FrozenPlan(Part):
     salt: Annotated[str, Field(max_length=63)] = Field(
         "", description="As spec.rollout.unit.salt was; empty means that of this Experiment."
     )
-    steps: Annotated[Items[PlanStep], Field(max_length=21)] = Field((), description="The steps, the last one at 100 %.")
+    steps: Annotated[Items[PlanStep], Field(max_length=22)] = Field((), description="The steps, the last one at 100 %.")
     alpha: Alpha | None = Field(None, description="As spec.rollout.alpha was.")
     guardrails: Annotated[Items[PlanGuardrail], Field(max_length=12)] = Field(
         (),
@@ -352,6 +352,7 @@ class StepStatus(Part):
     )
     gate: Text = Field("", description="The step's gate, or none once a command opened it.")
     reason: Message = Field("", description="What it waits for.")
+    held_since: Instant | None = Field(None, description="Since when the spec holds it; with gate evidence.")
     warm: bool = Field(False, description="Whether its warm-up is over, and what is counted is evidence.")
 
 

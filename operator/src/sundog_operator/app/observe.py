@@ -27,6 +27,7 @@ from sundog_operator.core.draft import Observed, Rollout
 from sundog_operator.core.edge_objects import is_gone
 from sundog_operator.core.observed import EdgeReport, ServeState
 from sundog_operator.core.ray_cluster import ClusterView
+from sundog_operator.core.rollout import machine
 from sundog_operator.core.spec import accept
 from sundog_operator.errors import DependencyError, NotServed, RayUnavailable
 from sundog_operator.ports import (
@@ -101,11 +102,10 @@ async def _edges(
 ) -> list[EdgeReport]:
     """What the edges say; in detail where evidence is weighed, or a plan is about to be made of what was counted."""
     attempt = next((each.status for each in rollouts if each.name == status.experiment), None)
-    if (
-        status.candidate is None
-        or status.stable is None
-        or (attempt and attempt.plan.steps and not attempt.plan.guardrails)
-    ):
+    if status.candidate is None or status.stable is None:
+        return await world.edges.read(pods)
+    frozen = attempt is not None and bool(attempt.plan.steps)
+    if frozen and attempt is not None and (not attempt.plan.guardrails or attempt.phase == machine.PENDING):
         return await world.edges.read(pods)
     return await world.edges.count(pods, service)
 

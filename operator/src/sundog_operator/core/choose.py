@@ -8,7 +8,7 @@ from sundog_operator.core import accelerators, capacity, events, live, names, ra
 from sundog_operator.core.draft import HELD_OUTCOMES, Draft, Json, Rollout
 from sundog_operator.core.live import live_revisions
 from sundog_operator.core.revisions import Revision
-from sundog_operator.core.rollout import freeze, machine, stable_traffic
+from sundog_operator.core.rollout import freeze, load, machine, stable_traffic
 
 DRAIN_GRACE: Final = timedelta(seconds=5)
 CANDIDATE_GRACE: Final = timedelta(seconds=30)
@@ -262,7 +262,7 @@ def shortage_for(draft: Draft, spec: ModelDeploymentSpec, replicas: int) -> tupl
 def _first_replicas(draft: Draft, spec: ModelDeploymentSpec) -> int:
     if spec.rollout.strategy != "canary":
         return draft.replicas
-    return machine.step_replicas(freeze.plan_steps(spec.rollout)[0], draft.replicas)
+    return load.step_replicas(freeze.plan_steps(spec.rollout)[0], draft.replicas)
 
 
 def find_rollout(draft: Draft) -> None:
@@ -282,7 +282,9 @@ def find_rollout(draft: Draft) -> None:
         traffic_seen = stable_traffic.of_attempts(
             draft.service, [names.application(draft.service, stable)], draft.seen.edges, draft.now.timestamp()
         )
-        draft.commit_rollout(freeze.freeze(spec.rollout, stable, candidate.revision, draft.now, traffic_seen))
+        draft.commit_rollout(
+            freeze.freeze(spec.rollout, stable, candidate.revision, draft.now, traffic_seen, draft.replicas)
+        )
 
 
 def _attempt(draft: Draft, wanted: Revision) -> Rollout | None:

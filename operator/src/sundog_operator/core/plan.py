@@ -7,7 +7,8 @@ statuses alone (`core.live`), so the operator can die at any line.
 """
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Final
 
 from sundog_operator.api import ExperimentStatus, ModelDeploymentStatus
 from sundog_operator.core import choose, live, names, revisions, say, traffic, weigh
@@ -18,6 +19,8 @@ from sundog_operator.core.obey import obey
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.rollout import machine
 from sundog_operator.core.spec import accept
+
+LEAVING_PERIOD: Final = timedelta(seconds=5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +114,7 @@ def _walk(draft: Draft) -> None:
         evidence=draft.judgement,
     )
     after = say.count(draft, machine.tick(say.tell(draft, progress), seen), progress, moved=False)
-    if after != progress or _leave(draft):
+    if after != progress or _leave(draft, progress):
         # What was counted is written with what follows from it.
         told = say.count(draft, after, progress, moved=True).model_copy(update={"tallies": counted})
         if told != progress:
@@ -119,9 +122,10 @@ def _walk(draft: Draft) -> None:
             draft.events.extend(say.shift_events(draft, progress, after))
 
 
-def _leave(draft: Draft) -> bool:
-    """Whether an edge leaves: what it has counted will not be there to be read again."""
-    return draft.judgement is not None and any(edge.terminating for edge in draft.seen.edges)
+def _leave(draft: Draft, progress: ExperimentStatus) -> bool:
+    """Whether an edge leaves: what it has counted will not be there to be read again, so it is written more often."""
+    due = progress.counted_at is None or draft.now - progress.counted_at >= LEAVING_PERIOD
+    return draft.judgement is not None and due and any(edge.terminating for edge in draft.seen.edges)
 
 
 def _surplus_revisions(draft: Draft) -> tuple[str, ...]:

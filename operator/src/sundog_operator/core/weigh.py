@@ -1,7 +1,7 @@
 """Weighs what the edges count for the rollout that is under way: what is stored, what they report, what follows."""
 
-from datetime import timedelta
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from sundog_operator.api import ExperimentStatus
 from sundog_operator.core import names, traffic
@@ -10,7 +10,7 @@ from sundog_operator.core.rollout import judging, machine, stable_traffic, talli
 from sundog_operator.core.rollout.resolve import Traffic, lacks_threshold
 from sundog_operator.core.rollout.tallies import Tallies
 
-DEFAULT_TIMEOUT: Final = timedelta(seconds=30)
+DEFAULT_TIMEOUT_S: Final = 30.0
 
 
 def weigh(draft: Draft) -> str:
@@ -21,7 +21,7 @@ def weigh(draft: Draft) -> str:
     if not progress.plan.guardrails or machine.is_over(progress):
         return progress.tallies
     stable, candidate = machine.revisions(progress)
-    edges, now_s, timeout_s = draft.seen.edges, draft.now.timestamp(), _timeout(draft).total_seconds()
+    edges, now_s, timeout_s = draft.seen.edges, draft.now.timestamp(), _timeout_s(draft.seen.split)
     epochs = [epoch.number for epoch in progress.evidence_epochs]
     look = tallies.Look(epochs, progress.epoch.number, now_s, timeout_s)
     counted = tallies.take(Tallies.unpack(progress.tallies, attempt.uid), edges, look)
@@ -48,5 +48,8 @@ def _traffic(draft: Draft, progress: ExperimentStatus, stable: int, attempt: str
     )
 
 
-def _timeout(draft: Draft) -> timedelta:
-    return draft.spec.endpoint.request_timeout if draft.spec is not None else DEFAULT_TIMEOUT
+def _timeout_s(split: Mapping[str, Any] | None) -> float:
+    """For how long the edges let a request wait and run, as they were told: whatever became of the spec since."""
+    told = split or {}
+    waits = (told.get("queue") or {}).get("timeoutSeconds", 0.0)
+    return float(told.get("requestTimeoutSeconds", DEFAULT_TIMEOUT_S)) + float(waits)

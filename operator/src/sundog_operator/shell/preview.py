@@ -19,7 +19,7 @@ from sundog_operator.api import (
 from sundog_operator.core import revisions, secrets
 from sundog_operator.core.draft import HELD_OUTCOMES, Observed
 from sundog_operator.core.plan import Plan, plan
-from sundog_operator.core.rollout.freeze import plan_steps
+from sundog_operator.core.rollout.freeze import plan_steps, resolved
 from sundog_operator.core.rollout.resolve import BUSY_RPS, VERY_BUSY_RPS, Traffic, default_steps
 from sundog_operator.core.spec import accept
 from sundog_operator.errors import SpecError
@@ -238,7 +238,7 @@ def _words(outcome: str) -> str:
 def steps(spec: ModelDeploymentSpec) -> str:
     """The steps of a rollout in one line, such as `25 % (manual gate) → 100 %`; where the spec has none, what they are resolved to."""
     if spec.rollout.steps:
-        return _arrows(plan_steps(spec.rollout))
+        return _arrows(resolved(spec.rollout, Traffic(), spec.replicas).steps)
     quiet, busy, very_busy = map(_resolved, (0.0, BUSY_RPS, VERY_BUSY_RPS))
     return (
         "steps by stable's traffic when the rollout starts:"

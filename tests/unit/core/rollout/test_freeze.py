@@ -38,7 +38,8 @@ def test_traffic_that_is_not_known_is_left_out() -> None:
 
 
 def test_steps_of_the_spec_are_kept() -> None:
-    spec = {"steps": [{"weight": 10, "minDuration": "1m", "maxDuration": "2h"}, {"pause": {"duration": "3m"}}]}
+    steps = [{"weight": 10, "minDuration": "1m", "maxDuration": "2h"}, {"pause": {"duration": "3m"}}]
+    spec = {"steps": steps, "guardrails": [{"metric": "errorRate"}]}
     first, pause, last = frozen(spec).plan.steps
     assert (first.weight, first.gate) == (10, "evidence")
     assert (first.min_duration, first.max_duration) == (timedelta(minutes=1), timedelta(hours=2))
@@ -47,13 +48,38 @@ def test_steps_of_the_spec_are_kept() -> None:
 
 
 def test_no_evidence_gates_the_last_weight_for_there_is_nothing_to_compare_with() -> None:
-    assert steps({"steps": [{"weight": 20}, {"weight": 100, "gate": "evidence"}]}) == [(20, "evidence"), (100, "none")]
+    assert steps({"steps": [{"weight": 60}, {"weight": 100, "gate": "evidence"}]}) == [(60, "evidence"), (100, "none")]
     assert steps({"steps": [{"weight": 100}]}) == [(100, "none")]
+
+
+@pytest.mark.parametrize(
+    ("weights", "replicas", "guardrail", "walked"),
+    [
+        ([25], 1, "latencyP99", [25, 50, 100]),
+        ([10, 25], 3, "latencyP99", [10, 25, 100]),
+        ([10], 2, "latencyP99", [10, 50, 100]),
+        ([25], 1, "errorRate", [25, 100]),
+        ([5, 50], 1, "latencyP99", [5, 50, 100]),
+        ([60], 1, "latencyP99", [60, 100]),
+    ],
+)
+def test_latencies_are_compared_once_under_the_same_load(
+    weights: list[int], replicas: int, guardrail: str, walked: list[int]
+) -> None:
+    rollout = Rollout.from_json(
+        {
+            "steps": [{"weight": weight, "maxDuration": "2h"} for weight in weights],
+            "guardrails": [{"metric": guardrail}],
+        }
+    )
+    plan = freeze.resolved(rollout, BUSY, replicas)
+    assert [step.weight for step in plan.steps] == walked
+    assert {step.max_duration for step in plan.steps[:-1]} == {timedelta(hours=2)}
 
 
 def test_twenty_steps_and_the_one_that_is_implied_fit_the_plan() -> None:
     status = frozen({"steps": [{"weight": weight} for weight in range(1, 21)]})
-    assert len(status.plan.steps) == 21
+    assert len(status.plan.steps) == 22, "one at 50 % as well"
     assert ExperimentStatus.parse(status.to_json()).plan == status.plan
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sundog_operator.api import ExperimentStatus, MetricStatus, PlanGuardrail, PlanStep, Rollout, StepStatus
 from sundog_operator.core.commands import Command
-from sundog_operator.core.rollout import freeze, machine
+from sundog_operator.core.rollout import freeze, load, machine
 from sundog_operator.core.rollout.judgement import Judgement
 from sundog_operator.core.rollout.machine import Inputs
 from sundog_operator.core.rollout.resolve import Traffic
@@ -90,19 +90,38 @@ def test_without_a_warm_up_the_first_epoch_is_evidence(warmup: dict[str, Any]) -
     assert epochs(settle(frozen(warmup=warmup), timedelta(0), judged())) == [(1, 25)]
 
 
-@pytest.mark.parametrize("warmup", [{"requests": 0}, {}])
-def test_a_warm_up_waits_until_it_is_known_what_a_long_answer_is(warmup: dict[str, Any]) -> None:
+@pytest.mark.parametrize("warmup", [{}, {"requests": 0}])
+def test_another_epoch_begins_once_it_is_known_what_a_long_answer_is(warmup: dict[str, Any]) -> None:
     unknown = frozen(Traffic(), warmup=warmup)
     nothing = judged(guardrails=unknown.plan.guardrails)
     waiting = settle(settle(unknown, timedelta(0), nothing), LATER, nothing)
-    assert epochs(waiting) == []
-    assert waiting.step is not None
-    assert waiting.step.reason == "warms up, until stable has answered enough to compare its latency"
+    assert len(epochs(waiting)) == 1
     known = settle(waiting, LATER, judged())
-    assert len(epochs(known)) == 1
+    assert (len(epochs(known)), epochs(known)[-1][0]) == (2, known.epoch.number)
     assert known.plan.guardrails == PLAN.guardrails
     slower = tuple(each.model_copy(update={"margin": 9.0}) for each in PLAN.guardrails)
     assert settle(known, LATER + LATER, judged(guardrails=slower)).plan.guardrails == PLAN.guardrails
+
+
+def test_a_pause_before_any_traffic_is_no_evidence() -> None:
+    status = settle(frozen(steps=[{"pause": {"duration": "10m"}}, {"weight": 25}]), timedelta(0), judged())
+    late = settle(status, timedelta(minutes=9), judged())
+    assert (index(late), machine.canary_weight(late), epochs(late)) == (1, 0, [])
+    begun = settle(settle(late, timedelta(minutes=10), judged()), timedelta(minutes=12), judged())
+    assert [weight for _, weight in epochs(begun)] == [25]
+
+
+@pytest.mark.parametrize("held_for", [timedelta(0), timedelta(hours=30)])
+def test_what_the_spec_holds_takes_no_time_of_a_step(held_for: timedelta) -> None:
+    held = settle(collecting(), timedelta(minutes=30), judged(), held=True)
+    back = settle(held, timedelta(minutes=30) + held_for, judged())
+    assert settle(back, timedelta(minutes=59) + held_for, judged()).paused is None
+    assert settle(back, timedelta(minutes=60) + held_for, judged()).paused is not None
+
+
+def test_a_split_that_is_wrong_leaves_a_pause_by_hand_what_it_is() -> None:
+    paused = machine.obey(collecting(), Command("p", "pause", 8), T0 + LATER)
+    assert settle(paused, LATER * 9, judged(broken="600 of 1000")).paused == paused.paused
 
 
 def test_gates_pass_with_evidence_after_their_least_time_and_the_last_decides() -> None:
@@ -124,7 +143,7 @@ def test_a_gate_that_a_command_opened_is_no_evidence() -> None:
 
 
 def test_a_pause_behind_the_last_gate_leaves_it_the_one_that_decides() -> None:
-    status = collecting(steps=[{"weight": 25}, {"pause": {"duration": "1m"}}])
+    status = collecting(steps=[{"weight": 50}, {"pause": {"duration": "1m"}}])
     paused = settle(status, LATER, judged(passed=True))
     assert (index(paused), machine.next_weight(paused)) == (2, 100)
     done = settle(paused, timedelta(minutes=7), judged())
@@ -132,11 +151,11 @@ def test_a_pause_behind_the_last_gate_leaves_it_the_one_that_decides() -> None:
 
 
 def test_the_next_weight_is_that_of_the_next_step_with_more_traffic() -> None:
-    steps = [{"pause": {}}, {"weight": 10}, {"pause": {}}, {"weight": 30}, {"pause": {}}]
+    steps = [{"pause": {}}, {"weight": 10}, {"pause": {}}, {"weight": 60}, {"pause": {}}]
     status = frozen(steps=steps)
     found = [machine.next_weight(status)]
     found += [machine.next_weight(status.model_copy(update={"step": StepStatus(index=each)})) for each in range(1, 8)]
-    assert found == [10, 10, 30, 30, 100, 100, 100, 100]
+    assert found == [10, 10, 60, 60, 100, 100, 100, 100]
 
 
 @pytest.mark.parametrize("held", [True, False], ids=["held", "paused"])
@@ -251,7 +270,7 @@ def test_a_split_that_is_right_again_waits_for_a_person() -> None:
 def test_before_a_gate_of_evidence_no_replica_of_the_candidate_has_more_load_than_one_of_stable(
     replicas: int, weight: int, gate: Any, needed: int
 ) -> None:
-    assert machine.step_replicas(PlanStep(weight=weight, gate=gate), replicas) == needed
+    assert load.step_replicas(PlanStep(weight=weight, gate=gate), replicas) == needed
 
 
 minutes = st.sampled_from([0, 1, 2, 6, 70])

@@ -64,7 +64,7 @@ def test_what_several_edges_count_is_what_one_would_have(told: list[EdgeReport])
 def test_events_are_told_apart() -> None:
     told = row(ok=90, client4xx=1, throttled=2, abortBefore=3, abortDuring=4, server5xx=5, edge5xx=6, timeout=7, slow=8)
     counted = take(NOTHING, report({**told, "ends": {**told["ends"], "truncated": 9, "invalid": 10}}))
-    assert counted.of(2, "canary") == Tally(assigned=118, errors=37, slow=45, rejections=10)
+    assert counted.of(2, "canary") == Tally(assigned=118, errors=37, slow=8, rejections=10)
 
 
 def test_only_requests_that_were_assigned_count() -> None:
@@ -74,9 +74,9 @@ def test_only_requests_that_were_assigned_count() -> None:
 
 def test_an_edge_that_is_gone_keeps_its_counts_and_what_ran_there_is_lost() -> None:
     counted = take(NOTHING, report(row(ok=8, server5xx=1, inFlight=3)))
-    assert counted.of(2, "canary", present=["edge-0/b1"]) == Tally(12, errors=1, slow=1, running=3)
+    assert counted.of(2, "canary", present=["edge-0/b1"]) == Tally(12, errors=1, running=3)
     gone = take(counted, report(row(ok=2), pod="edge-1"))
-    assert gone.of(2, "canary", present=["edge-1/b1"]) == Tally(14, errors=1, slow=1, lost=3)
+    assert gone.of(2, "canary", present=["edge-1/b1"]) == Tally(14, errors=1, lost=3)
 
 
 def test_an_agent_that_starts_anew_and_knows_less_takes_nothing_back() -> None:
@@ -84,7 +84,7 @@ def test_an_agent_that_starts_anew_and_knows_less_takes_nothing_back() -> None:
     less = take(counted, report(row(ok=8, server5xx=1)))
     assert less == counted
     more = take(less, report(row(ok=90, server5xx=11, slow=5, lost=4)))
-    assert more.of(2, "canary") == Tally(105, errors=11, slow=16, lost=4)
+    assert more.of(2, "canary") == Tally(105, errors=11, slow=5, lost=4)
 
 
 def test_what_was_taken_for_lost_and_ends_after_all_is_lost_no_more() -> None:
@@ -133,9 +133,9 @@ def test_blocks_are_added_over_edges_before_they_are_squared() -> None:
     stable = {**row("stable"), "blocks": [block(T0, timeout=1, slow=6, throttled=7)]}
     told = take(NOTHING, report(canary[0], stable), report(canary[1], pod="edge-1"), now=T0 + 15)
     shortest, *longer = told.folded[2].lengths
-    # x = 5 and s = 6 errors; slow ones are the candidate's 5, stable's 1 and 6; rejections stable's 7.
-    assert shortest.sums == ((5, 6, 25, 30, 36), (5, 12, 25, 60, 144), (0, 7, 0, 0, 49))
-    assert [each.open for each in longer] == [((5, 6), (5, 12), (0, 7))] * 2
+    # x = 5 and s = 6 errors; stable alone has slow ones and rejections.
+    assert shortest.sums == ((5, 6, 25, 30, 36), (0, 6, 0, 0, 36), (0, 7, 0, 0, 49))
+    assert [each.open for each in longer] == [((5, 6), (0, 6), (0, 7))] * 2
     assert closed(told) == [1, 0, 0]
 
 
@@ -201,7 +201,7 @@ def test_columns_are_found_by_their_names() -> None:
     turned = tuple(reversed(COLUMNS))
     own = {**row(), "blocks": [list(reversed(block(T0, ok=1, server5xx=2, slow=3, firstAttemptFailed=9)))]}
     counted = take(NOTHING, report(own, columns=turned), now=T0 + 15)
-    assert [sums[0] for sums in counted.folded[2].lengths[0].sums] == [2, 5, 0]
+    assert [sums[0] for sums in counted.folded[2].lengths[0].sums] == [2, 3, 0]
 
 
 def test_requests_are_overdue_when_the_last_of_their_block_is() -> None:

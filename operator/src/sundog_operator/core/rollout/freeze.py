@@ -10,9 +10,13 @@ from sundog_operator.api import ArmStatus, Epoch, ExperimentStatus, FrozenPlan, 
 from sundog_operator.core import names, units
 from sundog_operator.core.buckets import two_arms
 from sundog_operator.core.revisions import Revision, owner_reference
-from sundog_operator.core.rollout.resolve import Traffic, default_steps, guardrails
+from sundog_operator.core.rollout import load
+from sundog_operator.core.rollout.resolve import Traffic, default_steps, guardrails, is_latency
 
 DEFAULT_MIN_DURATION = timedelta(minutes=5)
+EQUAL_WEIGHT: Final = 50
+"""Percent at which as many replicas of the candidate as of stable have the same load."""
+
 UNKNOWN: Final = Traffic()
 UNDECIDED = "Undecided"
 WEIGHED = "evidence is weighed"
@@ -56,10 +60,10 @@ def _weight_step(step: Step, weight: int) -> PlanStep:
 
 
 def freeze(
-    rollout: Rollout, stable: int, candidate: int, now: datetime, traffic: Traffic = UNKNOWN
+    rollout: Rollout, stable: int, candidate: int, now: datetime, traffic: Traffic = UNKNOWN, replicas: int = 1
 ) -> ExperimentStatus:
     """The first status of a rollout's Experiment: its plan, and no traffic on the candidate."""
-    plan = resolved(rollout, traffic)
+    plan = resolved(rollout, traffic, replicas)
     weighed = bool(plan.guardrails)
     return ExperimentStatus(
         phase="Pending",
@@ -70,23 +74,38 @@ def freeze(
     )
 
 
-def resolved(rollout: Rollout, traffic: Traffic) -> FrozenPlan:
-    """The plan of a rollout with that traffic, before it is frozen."""
-    steps = plan_steps(rollout, traffic)
-    weighed = any(step.gate == "evidence" for step in steps)
+def resolved(rollout: Rollout, traffic: Traffic, replicas: int = 1) -> FrozenPlan:
+    """The plan of a rollout with that traffic, before it is frozen, of a service that needs so many replicas."""
+    given = plan_steps(rollout, traffic)
+    weighed = any(step.gate == "evidence" for step in given)
+    judged = guardrails(rollout, traffic) if weighed else ()
+    steps = _with_equal_load(given, replicas) if any(map(is_latency, judged)) else given
     return FrozenPlan(
         strategy="canary",
         unit=units.unit_of(rollout.unit),
         salt=rollout.unit.salt,
         steps=steps,
         alpha=rollout.alpha,
-        guardrails=guardrails(rollout, traffic) if weighed else (),
+        guardrails=judged,
         warmup_requests=rollout.warmup.requests if weighed else 0,
         warmup_duration=rollout.warmup.duration if weighed else timedelta(0),
         on_inconclusive=rollout.on_inconclusive,
         on_no_data=rollout.on_no_data,
         requests_per_second=traffic.requests_per_second and round(traffic.requests_per_second, 3),
     )
+
+
+def _with_equal_load(steps: tuple[PlanStep, ...], replicas: int) -> tuple[PlanStep, ...]:
+    """With a step at 50 % before the last one where no other compares latencies under the same load.
+
+    Replicas cannot be had in parts: with one each, one of the candidate has a third of the load of one of stable at 25 %.
+    """
+    deciding = next((step for step in reversed(steps) if step.gate == "evidence"), None)
+    if deciding is None or deciding.weight >= EQUAL_WEIGHT or any(step.weight > deciding.weight for step in steps[:-1]):
+        return steps
+    if load.ratio(deciding.weight, replicas, load.step_replicas(deciding, replicas)) >= 1 / load.EQUAL:
+        return steps
+    return (*steps[:-1], deciding.model_copy(update={"weight": EQUAL_WEIGHT}), steps[-1])
 
 
 def _hash(plan: FrozenPlan) -> str:

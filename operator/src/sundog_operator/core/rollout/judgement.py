@@ -15,6 +15,7 @@ class Judgement:
         passed: whether every guardrail lets the next step begin.
         silent: whether an arm has had no request in the epoch in force.
         broken: why nothing can be concluded from what was counted; empty where something can.
+        unheard: pods of edges that do not tell what they have counted.
         requests: the candidate's in the epoch in force.
         guardrails: those of the plan, with the times that latencies are compared by, as far as those are known.
     """
@@ -24,5 +25,6 @@ class Judgement:
     passed: bool = False
     silent: bool = True
     broken: str = ""
+    unheard: tuple[str, ...] = ()
     requests: int = 0
     guardrails: tuple[PlanGuardrail, ...] = ()

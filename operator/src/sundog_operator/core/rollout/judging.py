@@ -12,7 +12,7 @@ from sundog_operator.core.evidence import dispersion, weighing
 from sundog_operator.core.evidence.verdicts import Finding, Verdict
 from sundog_operator.core.evidence.weighing import Epoch, Metric
 from sundog_operator.core.observed import EdgeReport
-from sundog_operator.core.rollout import machine, tallies
+from sundog_operator.core.rollout import load, machine, tallies
 from sundog_operator.core.rollout.judgement import Judgement
 from sundog_operator.core.rollout.resolve import (
     ERROR_RATE,
@@ -28,9 +28,6 @@ MISMATCH_LOG_E: Final = math.log(1000)
 """At an error of 0.001: a split that is off by chance alone is paused for once in a thousand rollouts."""
 
 DEFAULT_ALPHA: Final = 0.05
-EQUAL_LOAD: Final = 1.2
-"""How many times the load of one arm's replicas may be that of the other's, for their latencies to be compared."""
-
 _DEAD_BLOCKS: Final = 3
 _DEAD_FAILURES: Final = 20
 _DEAD_SHARE: Final = 0.5
@@ -62,10 +59,13 @@ class Seen:
 def judge(status: ExperimentStatus, seen: Seen) -> Judgement:
     """What the evidence says of an attempt whose plan has guardrails."""
     present = {source for source, _ in tallies.rows_of(seen.tallies.attempt, seen.reports)}
-    counted = [_counted(status, each, seen, present) for each in status.evidence_epochs]
+    # One arm alone tells nothing of two.
+    epochs = [each for each in status.evidence_epochs if 0 < each.weight < 100]
+    counted = [_counted(status, each, seen, present) for each in epochs]
     gates = [each.gate for each in counted]
-    told = _tell_all(status, counted, _load(status, seen))
-    warm = status.step is not None and status.step.warm and bool(counted)
+    told = _tell_all(status, counted, load.ratio(machine.canary_weight(status), *seen.replicas))
+    warm = status.step is not None and status.step.warm and bool(epochs) and epochs[-1].number == status.epoch.number
+    unheard = tallies.silent(seen.tallies, seen.reports)
     stable, canary = (
         seen.tallies.of(status.epoch.number, arm, present).assigned for arm in (names.STABLE, names.CANARY)
     )
@@ -73,35 +73,39 @@ def judge(status: ExperimentStatus, seen: Seen) -> Judgement:
         metrics=told,
         harm=_dead(seen) or next((each.message for each in told if each.verdict == Verdict.HARM), ""),
         passed=warm
-        and _is_long(status, seen)
+        and not unheard
+        and min(stable, canary) > 0
+        and _is_long(epochs[-1], seen)
         and all(_passes(each, last=machine.next_weight(status) == 100) for each in told),
         silent=min(stable, canary) == 0,
+        unheard=tuple(unheard),
         broken=_mismatch(gates),
         requests=canary,
         guardrails=tuple(with_thresholds(each, seen.traffic) for each in status.plan.guardrails),
     )
 
 
-def _is_long(status: ExperimentStatus, seen: Seen) -> bool:
+def _is_long(newest: EvidenceEpoch, seen: Seen) -> bool:
     """Whether the newest epoch tells how its events vary: a last gate looks at nothing else."""
-    folded = seen.tallies.folded.get(status.evidence_epochs[-1].number)
+    folded = seen.tallies.folded.get(newest.number)
     return folded is not None and folded.lengths[0].closed >= dispersion.LEAST_BLOCKS
 
 
 @dataclass(frozen=True, slots=True)
 class _Counted:
-    """An epoch as gates see it, and as the test of harm does: what became of a request that nobody knows of is taken for the worse."""
+    """An epoch as gates see it, and as the test of harm does: what became of a request that nobody knows of is taken for the worse.
+
+    Requests that run on although their time is over fail at gates alone: they may still be answered, and harm is not taken back.
+    """
 
     gate: Epoch
     harm: Epoch
 
 
 def _counted(status: ExperimentStatus, epoch: EvidenceEpoch, seen: Seen, present: Collection[str]) -> _Counted:
+    stable, canary = (seen.tallies.of(epoch.number, arm, present) for arm in (names.STABLE, names.CANARY))
     late = tallies.overdue(seen.tallies.attempt, seen.reports, seen.now_s, seen.timeout_s)
-    stable, canary = (
-        _with_late(seen.tallies.of(epoch.number, arm, present), late.get((epoch.number, arm), 0))
-        for arm in (names.STABLE, names.CANARY)
-    )
+    overdue = late.get((epoch.number, names.CANARY), 0)
     folded = seen.tallies.folded.get(epoch.number, tallies.Folded(0))
     kinds = [_kind(guardrail) for guardrail in status.plan.guardrails]
     blocks = [[(each.closed, *each.sums[tallies.EVENTS.index(kind)]) for each in folded.lengths] for kind in kinds]
@@ -110,7 +114,7 @@ def _counted(status: ExperimentStatus, epoch: EvidenceEpoch, seen: Seen, present
         events = [(int(getattr(stable, kind)), int(getattr(canary, kind))) for kind in kinds]
         return Epoch(epoch.weight / 100, (stable.assigned, canary.assigned), events, blocks)
 
-    return _Counted(gate=made(stable, _failed(canary)), harm=made(_failed(stable), canary))
+    return _Counted(gate=made(stable, _failed(canary, overdue)), harm=made(_failed(stable), canary))
 
 
 def _kind(guardrail: PlanGuardrail) -> str:
@@ -118,32 +122,12 @@ def _kind(guardrail: PlanGuardrail) -> str:
     return {ERROR_RATE: "errors", REJECTIONS: "rejections"}.get(guardrail.metric, "slow")
 
 
-def _with_late(tally: Tally, late: int) -> Tally:
-    return tally._replace(errors=tally.errors + late, slow=tally.slow + late)
+def _failed(tally: Tally, overdue: int = 0) -> Tally:
+    """With what was lost, and what is overdue, as failures."""
+    return tally._replace(errors=tally.errors + tally.lost + overdue)
 
 
-def _failed(tally: Tally) -> Tally:
-    """With what was lost as failures."""
-    return tally._replace(errors=tally.errors + tally.lost, slow=tally.slow + tally.lost)
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """Load of a replica of the candidate, by that of one of stable, NaN where an arm has none; and whether all traffic comes next."""
-
-    ratio: float
-    last: bool
-
-
-def _load(status: ExperimentStatus, seen: Seen) -> float:
-    """Load of a replica of the candidate, by that of one of stable; NaN where an arm has no replica."""
-    weight, (stable, canary) = machine.canary_weight(status), seen.replicas
-    if not stable or not canary or weight in (0, 100):
-        return math.nan
-    return (weight / canary) / ((100 - weight) / stable)
-
-
-def _tell_all(status: ExperimentStatus, counted: Sequence[_Counted], load: float) -> tuple[MetricStatus, ...]:
+def _tell_all(status: ExperimentStatus, counted: Sequence[_Counted], times: float) -> tuple[MetricStatus, ...]:
     gates, harms = [each.gate for each in counted], [each.harm for each in counted]
     findings = _weigh(status, gates)
     harmful = findings if gates == harms else _weigh(status, harms)
@@ -152,7 +136,7 @@ def _tell_all(status: ExperimentStatus, counted: Sequence[_Counted], load: float
     ]
     closed = int(gates[-1].blocks[0][0][0]) if gates and gates[-1].blocks else 0
     told = tuple(
-        _tell(guardrail, finding, harm, happened, Load(load, last=machine.next_weight(status) == 100))
+        _tell(guardrail, finding, harm, happened, times)
         for guardrail, finding, harm, happened in zip(status.plan.guardrails, findings, harmful, events, strict=True)
     )
     return tuple(_tell_earliest(each, closed) for each in told)
@@ -171,7 +155,7 @@ def _weigh(status: ExperimentStatus, epochs: Sequence[Epoch]) -> list[Finding]:
 
 
 def _tell(
-    guardrail: PlanGuardrail, finding: Finding, harm: Finding, events: tuple[int, ...], load: Load
+    guardrail: PlanGuardrail, finding: Finding, harm: Finding, events: tuple[int, ...], times: float
 ) -> MetricStatus:
     finding = harm if harm.verdict == Verdict.HARM else finding
     verdict, message = finding.verdict, finding.sentence(_name(guardrail), names.STABLE)
@@ -181,8 +165,11 @@ def _tell(
             f"{message} if all requests that were lost failed",
         )
     told = str(verdict)
-    if is_latency(guardrail):
-        told, message = _by_load(verdict, message, load)
+    if is_latency(guardrail) and guardrail.threshold_microseconds is None:
+        told = str(Verdict.UNDECIDED)
+        message = f"{guardrail.metric}: waits until stable has answered enough to know what a long answer is"
+    elif is_latency(guardrail):
+        told, message = _by_load(verdict, message, times)
     return MetricStatus(
         name=guardrail.metric,
         role=guardrail.role,
@@ -224,28 +211,21 @@ def _time(microseconds: int) -> str:
     return f"{microseconds / 1000:.3g} ms" if microseconds < 999_500 else f"{microseconds / 1e6:.3g} s"
 
 
-def _by_load(verdict: Verdict, message: str, load: Load) -> tuple[str, str]:
-    """Latencies are compared only as far as the replicas' unequal loads do not explain them.
-
-    The last gate takes what there is to compare: replicas cannot be had in parts, and nothing that comes later would tell more.
-    """
-    if math.isnan(load.ratio):
-        return SUSPENDED, f"{message}; not judged while an arm has no healthy replica"
-    told = f"each replica of the candidate has {load.ratio:.3g} times the load of one of stable"
-    if verdict == Verdict.HARM and load.ratio > EQUAL_LOAD:
+def _by_load(verdict: Verdict, message: str, times: float) -> tuple[str, str]:
+    """Latencies are compared only as far as the replicas' unequal loads do not explain them."""
+    if math.isnan(times) and verdict in (Verdict.HARM, Verdict.PASSED, Verdict.UNDECIDED):
+        return Verdict.UNDECIDED, f"{message}; not judged while an arm has no healthy replica"
+    told = f"each replica of the candidate has {times:.3g} times the load of one of stable"
+    if verdict == Verdict.HARM and times > load.EQUAL:
         return Verdict.UNDECIDED, f"{message}; but {told}"
-    if verdict != Verdict.HARM and load.ratio < 1 / EQUAL_LOAD:
-        return (
-            (str(verdict), f"{message}, while {told}")
-            if load.last
-            else (SUSPENDED, f"{message}; not judged while {told}")
-        )
+    if verdict in (Verdict.PASSED, Verdict.UNDECIDED) and times < 1 / load.EQUAL:
+        return SUSPENDED, f"{message}; not judged while {told}"
     return str(verdict), message
 
 
 def _passes(told: MetricStatus, *, last: bool) -> bool:
     if told.role == "harm":
-        return told.verdict != Verdict.HARM
+        return told.verdict in (Verdict.UNDECIDED, Verdict.PASSED, Verdict.HETEROGENEOUS)
     return told.verdict == Verdict.PASSED or (told.verdict == SUSPENDED and not last)
 
 

@@ -8,7 +8,6 @@ from the moment all edges confirm it. Where evidence is weighed the first epoch 
 has the same weights. Nothing here reads a clock or the world.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -19,6 +18,7 @@ from sundog_operator.core import names
 from sundog_operator.core.commands import Command
 from sundog_operator.core.rollout.freeze import UNDECIDED, arms_at
 from sundog_operator.core.rollout.judgement import Judgement
+from sundog_operator.core.rollout.load import canary_replicas, step_replicas
 from sundog_operator.core.rollout.resolve import lacks_threshold
 
 PENDING: Final = "Pending"
@@ -72,14 +72,6 @@ def is_over(status: ExperimentStatus) -> bool:
     return status.phase in (CONCLUDED, STOPPED)
 
 
-def canary_replicas(replicas: int, weight: int) -> int:
-    """ceil(replicas · weight / 100), at least 1.
-
-    Rounds up: a canary short of its share would look slow for the wrong reason.
-    """
-    return max(1, math.ceil(replicas * weight / 100))
-
-
 def canary_weight(status: ExperimentStatus) -> int:
     """The candidate's committed share of traffic, in percent."""
     return next((arm.weight for arm in status.arms if arm.name == names.CANARY), 0)
@@ -109,22 +101,11 @@ def wanted_replicas(status: ExperimentStatus, replicas: int) -> int:
     return max(step_replicas(current_step(status), replicas), canary_replicas(replicas, canary_weight(status)))
 
 
-def step_replicas(step: PlanStep, replicas: int) -> int:
-    """Replicas that a step needs of the candidate, where all traffic needs so many.
-
-    Before a gate of evidence a replica of the candidate gets no more than one of stable: else it would look slow for that alone.
-    """
-    least = canary_replicas(replicas, step.weight)
-    if step.gate != "evidence" or step.weight >= 100:
-        return least
-    return min(replicas, max(least, math.ceil(replicas * step.weight / (100 - step.weight))))
-
-
 def tick(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus:
     """The next status; equal to the given one when nothing is due. Total: any status and inputs give a status."""
     if is_over(status):
         return status
-    for rule in (_stop, _roll_back, _doubt, _begin, _shift, _confirm, _warm_up, _pass_gate, _time_out):
+    for rule in (_stop, _roll_back, _hold, _doubt, _begin, _shift, _confirm, _warm_up, _pass_gate, _time_out):
         if (after := rule(status, seen)) is not None:
             return after
     return _explain(status, seen)
@@ -204,14 +185,26 @@ def _roll_back(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | Non
     return stop(_conclusive(status, ROLLED_BACK, seen), ROLLED_BACK, seen.evidence.harm, seen.now)
 
 
+def _hold(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
+    """What the spec holds takes no time of a step that evidence gates."""
+    step = status.step
+    if step is None or step.gate != "evidence" or seen.held == (step.held_since is not None):
+        return None
+    if seen.held:
+        return status.model_copy(update={"step": step.model_copy(update={"held_since": seen.now})})
+    begun = max(step.held_since or seen.now, step.since or seen.now)
+    since = step.since and step.since + (seen.now - begun)
+    return status.model_copy(update={"step": step.model_copy(update={"held_since": None, "since": since})})
+
+
 def _doubt(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
     """Conclude nothing from a split that is not as it should be; where it stays so, stable gets all traffic."""
     if seen.evidence is None or not seen.evidence.broken or status.phase != RUNNING:
         return None
     paused = status.paused
-    if paused is None or paused.reason != SAMPLE_RATIO:
+    if paused is None or paused.reason not in (SAMPLE_RATIO, MANUAL):
         return status.model_copy(update={"paused": Paused(reason=SAMPLE_RATIO, since=seen.now)})
-    if seen.now - paused.since < MISMATCH_GRACE:
+    if paused.reason == MANUAL or seen.now - paused.since < MISMATCH_GRACE:
         return None
     return stop(status, "SampleRatioMismatch", seen.evidence.broken, seen.now)
 
@@ -256,7 +249,7 @@ def _shift(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
     if step.weight == 100 and _gate(status) == "none":
         return _conclude(status, seen)
     shifted = _at_weight(status, step.weight, seen.now)
-    return _as_evidence(shifted, seen) if _is_warm(seen, warmed=_needs_no_warmup(status)) else shifted
+    return _as_evidence(shifted, seen) if seen.evidence is not None and _needs_no_warmup(status) else shifted
 
 
 def _conclude(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
@@ -277,21 +270,18 @@ def _needs_no_warmup(status: ExperimentStatus) -> bool:
     return not status.plan.warmup_requests or not status.plan.warmup_duration
 
 
-def _is_warm(seen: Inputs, *, warmed: bool) -> bool:
-    """Whether what comes is evidence: the candidate has warmed up, and it is known what a long answer is."""
-    return warmed and seen.evidence is not None and not lacks_threshold(seen.evidence.guardrails)
-
-
 def _warm_up(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
-    """End a step's warm-up: from the next epoch on counts are evidence."""
+    """End a step's warm-up: from the next epoch on counts are evidence. Likewise once it is known what a long answer is."""
     step, evidence = current_step(status), seen.evidence
-    if status.phase != RUNNING or status.step is None or status.step.warm or evidence is None:
+    if status.phase != RUNNING or status.step is None or evidence is None or status.step.since is None:
         return None
-    if not status.epoch.confirmed or step.weight != canary_weight(status) or status.step.since is None:
+    if not status.epoch.confirmed or step.weight != canary_weight(status) or step.weight in (0, 100):
         return None
+    if status.step.warm:
+        learned = lacks_threshold(status.plan.guardrails) and not lacks_threshold(evidence.guardrails)
+        return _as_evidence(_at_weight(status, step.weight, seen.now), seen) if learned else None
     waited = status.epoch.since is not None and seen.now - status.epoch.since >= status.plan.warmup_duration
-    warmed = waited or evidence.requests >= status.plan.warmup_requests
-    if not _is_warm(seen, warmed=warmed):
+    if not waited and evidence.requests < status.plan.warmup_requests:
         return None
     return _as_evidence(_at_weight(status, step.weight, seen.now), seen)
 
@@ -429,6 +419,4 @@ def paused_for(status: ExperimentStatus) -> str:
 def _collecting(status: ExperimentStatus) -> str:
     if status.step is None or status.step.warm:
         return waiting_for_evidence(status)
-    if lacks_threshold(status.plan.guardrails) and not status.evidence_epochs:
-        return "warms up, until stable has answered enough to compare its latency"
     return "warms up; what is counted is no evidence yet"

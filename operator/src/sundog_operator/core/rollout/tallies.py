@@ -23,7 +23,7 @@ LENGTHS: Final = (1, 3, 6)
 ERRORS: Final = ("server5xx", "edge5xx", "timeout", "truncated", "invalid")
 REJECTIONS: Final = ("client4xx", "throttled", "abortBefore", "abortDuring")
 EVENTS: Final = ("errors", "slow", "rejections")
-"""What is told apart. Errors are slow too: who fails at once has not answered in time."""
+"""What is told apart. No request is two of the first two: an error is no slow answer."""
 
 _NONE: Final = (0, 0, 0, 0, 0)
 GRACE_S: Final = 5
@@ -49,7 +49,7 @@ class Tally(NamedTuple):
     Attributes:
         assigned: all of them.
         errors: those that failed, as `ERRORS` has it.
-        slow: those that took long, and those that failed.
+        slow: those that took long, answered or given up by the client.
         rejections: those that were refused or given up, as `REJECTIONS` has it.
         lost: those that have ended, nobody knows how.
         running: those that have not ended, when that was last told.
@@ -301,7 +301,7 @@ def _tally(row: Mapping[str, Any]) -> Tally:
     return Tally(
         assigned=of(row, "assigned"),
         errors=errors,
-        slow=errors + of(row, "slow"),
+        slow=of(row, "slow"),
         rejections=sum(of(ends, end) for end in REJECTIONS),
         lost=of(row, "lost"),
         running=of(row, "inFlight"),
@@ -366,12 +366,12 @@ def _block_counts(counts: Sequence[Any], at: Mapping[str, int]) -> BlockCounts:
         return sum(_count(counts[at[name]], _MOST_IN_A_BLOCK) for name in columns)
 
     errors, rejections = of(*ERRORS), of(*REJECTIONS)
-    return errors, errors + of("slow"), rejections, errors + rejections + of("ok"), of("inFlight")
+    return errors, of("slow"), rejections, errors + rejections + of("ok"), of("inFlight")
 
 
 def _fold(before: Tallies, reports: Sequence[EdgeReport], look: Look) -> Mapping[int, Folded]:
     folded = dict(before.folded)
-    if any(not _block_columns(report) and _has_counted(before, report) for report in reports):
+    if silent(before, reports):
         # What an edge has counted and does not tell belongs into the same blocks as what the others have. One that leaves may never tell.
         return folded
     blocks = blocks_of(before.attempt, reports)
@@ -383,6 +383,11 @@ def _fold(before: Tallies, reports: Sequence[EdgeReport], look: Look) -> Mapping
         last = int(look.now_s) // BLOCK_S if epoch == look.in_force else max(own, default=known.following - 1) + 1
         folded[epoch] = _fold_epoch(known, own, last, look)
     return folded
+
+
+def silent(known: Tallies, reports: Iterable[EdgeReport]) -> list[str]:
+    """The pods of edges that have counted something and do not tell it."""
+    return sorted(report.pod for report in reports if not _block_columns(report) and _has_counted(known, report))
 
 
 def _has_counted(before: Tallies, report: EdgeReport) -> bool:
