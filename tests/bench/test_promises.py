@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from measuring.record import Record
-from simulated_rollouts import Outcomes, Plan, Stalling, Steady, World, roll_out
+from stalling_replicas import Stalling
+from sundog_operator.core.evidence.simulating import Outcomes, Plan, Steady, World, roll_out
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]
 

@@ -270,6 +270,21 @@ async def test_an_edge_that_is_killed_takes_a_minute_of_counts_with_it_at_most()
     assert not await decided(cluster)
 
 
+async def test_an_edge_that_tells_nothing_is_named_and_nothing_is_concluded_without_it() -> None:
+    cluster = await served(100, {"steps": [{"weight": 25}]})
+    await cluster.add_edge("sundog-edge-1")
+    await cluster.go_on(1.5)
+    cluster.edges.silent.add("sundog-edge-1")
+    await cluster.go_on(8)
+    status = await experiment(cluster)
+    assert condition(status, "DataQuality") == ("Unknown", "EdgeSilent")
+    assert not await decided(cluster)
+    cluster.edges.silent.clear()
+    assert await cluster.go_on(30, lambda: ended(cluster))
+    status = await experiment(cluster)
+    assert (status["phase"], condition(status, "DataQuality")) == ("Concluded", ("True", "Consistent"))
+
+
 @pytest.mark.parametrize(
     ("policies", "rps", "phase", "reason"),
     [

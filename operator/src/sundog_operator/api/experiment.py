@@ -425,8 +425,8 @@ class MetricStatus(Part):
     verdict: Text = Field(
         "",
         description="Undecided: more is needed. Passed: the gate may. Harm: worse than the margin. NoData: an arm had no requests."
-        " Heterogeneous: no one ratio fits all epochs. Suspended: a latency that unequal load could explain, which holds up the last"
-        " gate alone. Invalid: the counters are no counts.",
+        " Heterogeneous: no one ratio fits all epochs. Suspended: a latency that unequal load could explain, for which a gate"
+        " before the last does not wait. Invalid: the counters are no counts.",
     )
     needed: float | None = Field(
         None,

@@ -281,6 +281,9 @@ EXPERIMENT_CONDITIONS: Final = (
             Reason(
                 "False", "SampleRatioMismatch", "They do not, and nothing is concluded; the message has the numbers."
             ),
+            Reason(
+                "Unknown", "EdgeSilent", "An edge that serves does not tell what it has counted; the message names it."
+            ),
             Reason("Unknown", "NotEvaluated", "Its steps are gated by time or by hand, and no evidence is weighed."),
             Reason("Unknown", "Pending", "Nobody has looked."),
         ),

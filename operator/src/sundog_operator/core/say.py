@@ -449,6 +449,9 @@ def _mark_evidence(draft: Draft, status: ExperimentStatus, conditions: Condition
     broken = draft.judgement.broken if draft.judgement else ""
     if broken:
         conditions.mark_false("DataQuality", "SampleRatioMismatch", broken, at=draft.now)
+    elif silent := sorted(edge.pod for edge in draft.seen.edges if edge.ready and edge.evidence is None):
+        told = f"{', '.join(silent)}: does not tell what it has counted, and nothing is concluded without it"
+        conditions.mark_unknown("DataQuality", "EdgeSilent", told, at=draft.now)
     elif draft.judgement is not None:
         conditions.mark_true("DataQuality", "Consistent", "", at=draft.now)
     if status.verdict.decision == freeze.UNDECIDED:

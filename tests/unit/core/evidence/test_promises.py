@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from simulated_rollouts import Plan, Stalling, Steady, roll_out
+from stalling_replicas import Stalling
+from sundog_operator.core.evidence.simulating import Plan, Steady, roll_out
 
 RUNS = 100
 AN_HOUR = 360

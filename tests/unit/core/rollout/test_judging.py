@@ -160,13 +160,19 @@ def test_latencies_are_judged_as_far_as_unequal_loads_do_not_explain_them(
     assert bool(told.harm) is (verdict == "Harm")
 
 
-def test_a_latency_that_is_not_judged_lets_a_weight_follow_but_not_all_traffic() -> None:
+def test_a_latency_that_is_not_judged_lets_a_weight_follow_and_the_last_gate_compares_what_there_is() -> None:
     rows = [*GOOD, *arms(4, {"ok": 300, "slow": 15}, {"ok": 300, "slow": 3})]
     assert judge(at_step(2), report(*rows), replicas=(3, 3)).passed
-    assert not judge(at_step(2), report(*rows), replicas=(1, 3)).passed
-    assert judge(
-        at_step(2, {"steps": [{"weight": 25}, {"weight": 50}, {"weight": 60}]}), report(*rows), replicas=(1, 3)
-    ).passed
+    easier = judge(at_step(2), report(*rows), replicas=(1, 3))
+    assert (easier.passed, metric(easier, "latencyP95").verdict) == (True, "Passed")
+    assert metric(easier, "latencyP95").message.endswith(
+        "while each replica of the candidate has 0.333 times the load of one of stable"
+    )
+    slower = [*GOOD, *arms(4, {"ok": 300, "slow": 15}, {"ok": 300, "slow": 15})]
+    assert not judge(at_step(2), report(*slower), replicas=(1, 3)).passed
+    assert not judge(at_step(2), report(*rows), replicas=(3, 0)).passed
+    more = {"steps": [{"weight": 25}, {"weight": 50}, {"weight": 60}]}
+    assert judge(at_step(2, more), report(*slower), replicas=(1, 3)).passed
 
 
 def test_requests_that_were_lost_are_failures_of_the_candidate_at_gates_and_no_harm() -> None:

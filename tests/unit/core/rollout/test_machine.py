@@ -167,6 +167,13 @@ def test_a_step_that_takes_too_long_pauses_and_gets_its_time_anew_when_it_is_res
     assert index(passed) == 2
 
 
+def test_a_pause_by_hand_takes_nothing_of_a_steps_time() -> None:
+    paused = machine.obey(collecting(), Command("p", "pause", 8), T0 + timedelta(minutes=30))
+    resumed = machine.obey(paused, Command("r", "resume", 8), T0 + timedelta(hours=30))
+    assert settle(resumed, timedelta(hours=30, minutes=29), judged()).paused is None
+    assert settle(resumed, timedelta(hours=30, minutes=30), judged()).paused is not None
+
+
 def test_a_step_that_takes_too_long_can_end_the_rollout_or_go_on() -> None:
     back = settle(collecting(onInconclusive="rollback"), timedelta(hours=1), judged())
     assert (back.phase, machine.canary_weight(back)) == ("Stopped", 0)

@@ -59,9 +59,22 @@ def freeze(
     rollout: Rollout, stable: int, candidate: int, now: datetime, traffic: Traffic = UNKNOWN
 ) -> ExperimentStatus:
     """The first status of a rollout's Experiment: its plan, and no traffic on the candidate."""
+    plan = resolved(rollout, traffic)
+    weighed = bool(plan.guardrails)
+    return ExperimentStatus(
+        phase="Pending",
+        plan=plan.model_copy(update={"hash": _hash(plan), "frozen_at": now}),
+        epoch=Epoch(number=0, since=now, confirmed=False),
+        arms=arms_at(0, stable, candidate),
+        verdict=Verdict(decision=UNDECIDED, winner="", reason=WEIGHED if weighed else NO_EVIDENCE),
+    )
+
+
+def resolved(rollout: Rollout, traffic: Traffic) -> FrozenPlan:
+    """The plan of a rollout with that traffic, before it is frozen."""
     steps = plan_steps(rollout, traffic)
     weighed = any(step.gate == "evidence" for step in steps)
-    plan = FrozenPlan(
+    return FrozenPlan(
         strategy="canary",
         unit=units.unit_of(rollout.unit),
         salt=rollout.unit.salt,
@@ -73,13 +86,6 @@ def freeze(
         on_inconclusive=rollout.on_inconclusive,
         on_no_data=rollout.on_no_data,
         requests_per_second=traffic.requests_per_second and round(traffic.requests_per_second, 3),
-    )
-    return ExperimentStatus(
-        phase="Pending",
-        plan=plan.model_copy(update={"hash": _hash(plan), "frozen_at": now}),
-        epoch=Epoch(number=0, since=now, confirmed=False),
-        arms=arms_at(0, stable, candidate),
-        verdict=Verdict(decision=UNDECIDED, winner="", reason=WEIGHED if weighed else NO_EVIDENCE),
     )
 
 

@@ -127,6 +127,14 @@ def _failed(tally: Tally) -> Tally:
     return tally._replace(errors=tally.errors + tally.lost, slow=tally.slow + tally.lost)
 
 
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Load of a replica of the candidate, by that of one of stable, NaN where an arm has none; and whether all traffic comes next."""
+
+    ratio: float
+    last: bool
+
+
 def _load(status: ExperimentStatus, seen: Seen) -> float:
     """Load of a replica of the candidate, by that of one of stable; NaN where an arm has no replica."""
     weight, (stable, canary) = machine.canary_weight(status), seen.replicas
@@ -144,7 +152,7 @@ def _tell_all(status: ExperimentStatus, counted: Sequence[_Counted], load: float
     ]
     closed = int(gates[-1].blocks[0][0][0]) if gates and gates[-1].blocks else 0
     told = tuple(
-        _tell(guardrail, finding, harm, happened, load)
+        _tell(guardrail, finding, harm, happened, Load(load, last=machine.next_weight(status) == 100))
         for guardrail, finding, harm, happened in zip(status.plan.guardrails, findings, harmful, events, strict=True)
     )
     return tuple(_tell_earliest(each, closed) for each in told)
@@ -163,7 +171,7 @@ def _weigh(status: ExperimentStatus, epochs: Sequence[Epoch]) -> list[Finding]:
 
 
 def _tell(
-    guardrail: PlanGuardrail, finding: Finding, harm: Finding, events: tuple[int, ...], load: float
+    guardrail: PlanGuardrail, finding: Finding, harm: Finding, events: tuple[int, ...], load: Load
 ) -> MetricStatus:
     finding = harm if harm.verdict == Verdict.HARM else finding
     verdict, message = finding.verdict, finding.sentence(_name(guardrail), names.STABLE)
@@ -216,19 +224,21 @@ def _time(microseconds: int) -> str:
     return f"{microseconds / 1000:.3g} ms" if microseconds < 999_500 else f"{microseconds / 1e6:.3g} s"
 
 
-def _by_load(verdict: Verdict, message: str, load: float) -> tuple[str, str]:
-    """Latencies are compared only as far as the replicas' unequal loads do not explain them."""
-    if math.isnan(load):
+def _by_load(verdict: Verdict, message: str, load: Load) -> tuple[str, str]:
+    """Latencies are compared only as far as the replicas' unequal loads do not explain them.
+
+    The last gate takes what there is to compare: replicas cannot be had in parts, and nothing that comes later would tell more.
+    """
+    if math.isnan(load.ratio):
         return SUSPENDED, f"{message}; not judged while an arm has no healthy replica"
-    if verdict == Verdict.HARM and load > EQUAL_LOAD:
+    told = f"each replica of the candidate has {load.ratio:.3g} times the load of one of stable"
+    if verdict == Verdict.HARM and load.ratio > EQUAL_LOAD:
+        return Verdict.UNDECIDED, f"{message}; but {told}"
+    if verdict != Verdict.HARM and load.ratio < 1 / EQUAL_LOAD:
         return (
-            Verdict.UNDECIDED,
-            f"{message}; but each replica of the candidate has {load:.3g} times the load of one of stable",
-        )
-    if verdict != Verdict.HARM and load < 1 / EQUAL_LOAD:
-        return (
-            SUSPENDED,
-            f"{message}; not judged while each replica of the candidate has {load:.3g} times the load of one of stable",
+            (str(verdict), f"{message}, while {told}")
+            if load.last
+            else (SUSPENDED, f"{message}; not judged while {told}")
         )
     return str(verdict), message
 

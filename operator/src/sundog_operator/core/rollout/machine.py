@@ -152,9 +152,11 @@ def obey(status: ExperimentStatus, command: Command, now: datetime) -> Experimen
 
 
 def _resume(status: ExperimentStatus, now: datetime) -> ExperimentStatus:
-    """Go on. A step that took too long gets its time anew, or it would be paused again at once."""
-    late = status.paused is not None and status.paused.reason in (INCONCLUSIVE, NO_DATA)
-    step = status.step.model_copy(update={"since": now}) if late and status.step else status.step
+    """Go on. A step that took too long gets its time anew, or it would be paused again at once; a pause by hand took none of it."""
+    paused, step = status.paused, status.step
+    if paused is not None and step is not None and step.since is not None and step.gate == "evidence":
+        late = paused.reason in (INCONCLUSIVE, NO_DATA)
+        step = step.model_copy(update={"since": now if late else step.since + (now - max(paused.since, step.since))})
     return status.model_copy(update={"paused": None, "step": step})
 
 

@@ -1,6 +1,9 @@
-"""Rollouts in simulated worlds, many at once: what the counters would say after each ten seconds, and what evidence makes of it."""
+"""Rollouts in simulated worlds, many at once: what the counters would say after each ten seconds, and what evidence makes of it.
 
-from collections.abc import Sequence
+Draws come from a generator with a seed, so that the same question has the same answer.
+"""
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -20,7 +23,17 @@ Generator = np.random.Generator
 
 @dataclass(frozen=True)
 class Plan:
-    """Steps with one metric, and what lets them go on."""
+    """Steps with one metric, and what lets them go on.
+
+    Attributes:
+        weights: the candidate's share of the traffic, step by step.
+        margin: as of a guardrail, such as 0.25.
+        floor: as of a guardrail, such as 0.005.
+        alpha: the error of each direction.
+        metrics: among how many the error of harm is shared.
+        least_ticks: how long a step lasts at least.
+        warmup_ticks: how much of it is no evidence.
+    """
 
     weights: Sequence[float] = (0.05, 0.25, 0.5)
     margin: float = 0.25
@@ -28,8 +41,10 @@ class Plan:
     alpha: float = 0.05
     metrics: int = 1
     least_ticks: int = 30
+    warmup_ticks: int = 0
 
     def limits(self, step: int) -> Limits:
+        """What the gate of a step asks for."""
         following = (*self.weights[1:], 1.0)[step]
         return Limits(self.margin, self.floor, following, self.alpha, self.metrics)
 
@@ -45,11 +60,12 @@ class World(Protocol):
 
 @dataclass(frozen=True)
 class Outcomes:
-    """Of each run: how it ended, and in which tick; 0 where it did not."""
+    """Of each run: how it ended, and in which tick; 0 where it did not. `failed` counts the candidate's failures until then."""
 
     promoted: Numbers
     rolled_back: Numbers
     ended: Numbers
+    failed: Numbers
 
     @property
     def minutes(self) -> Numbers:
@@ -84,18 +100,42 @@ class _Sums:
         return Counts(control, candidate, control_units, candidate_units, weight, blocks)
 
 
-def roll_out(plan: Plan, world: World, *, runs: int, ticks: int, seed: int) -> Outcomes:
-    """Lets every run go on until it is promoted or rolled back, or the ticks are over."""
+def roll_out(
+    plan: Plan,
+    world: World,
+    *,
+    runs: int,
+    ticks: int,
+    seed: int,
+    every: int = 1,
+    on_tick: Callable[[int], None] = lambda _: None,
+) -> Outcomes:
+    """Let every run go on until it is promoted or rolled back, or the ticks are over.
+
+    Args:
+        plan: steps and limits.
+        world: what happens.
+        runs: how many rollouts.
+        ticks: for how long at most.
+        seed: of all draws.
+        every: ticks between two looks at the evidence.
+        on_tick: called with each tick that is over.
+    """
     draw, rows = np.random.default_rng(seed), np.arange(runs)
     step, stayed, ended = np.zeros(runs, int), np.zeros(runs, int), np.zeros(runs, int)
     promoted, rolled_back = np.zeros(runs, bool), np.zeros(runs, bool)
-    weights, sums = np.asarray(plan.weights), _Sums(runs, len(plan.weights))
+    failed, weights, sums = np.zeros(runs), np.asarray(plan.weights), _Sums(runs, len(plan.weights))
     for tick in range(ticks):
         live = rows[ended == 0]
         if not live.size:
             break
-        sums.add(tick, live, step, np.stack(world.tick(draw, tick, step, weights[step])))
+        seen = np.stack(world.tick(draw, tick, step, weights[step]))
+        sums.add(tick, live[stayed[live] >= plan.warmup_ticks], step, seen)
+        failed[live] += seen[3, live]
         stayed += 1
+        on_tick(tick)
+        if (tick + 1) % every:
+            continue
         for number in np.unique(step[live]):
             at, last = live[step[live] == number], number == len(weights) - 1
             counts = sums.counts(at, weights[: number + 1])
@@ -105,7 +145,7 @@ def roll_out(plan: Plan, world: World, *, runs: int, ticks: int, seed: int) -> O
             promoted[passed] = last
             step[passed], stayed[passed] = number + (not last), 0
         ended[(promoted | rolled_back) & (ended == 0)] = tick + 1
-    return Outcomes(promoted, rolled_back, ended)
+    return Outcomes(promoted, rolled_back, ended, failed)
 
 
 @dataclass(frozen=True)
@@ -131,37 +171,6 @@ class Steady:
         total = draw.poisson(self.rps * TICK_S, step.shape)
         candidate = draw.binomial(total, weight)
         control = total - candidate
-        return control, candidate, draw.binomial(control, base), draw.binomial(candidate, worse)
-
-
-class Stalling:
-    """Both arms are the same; replicas stall now and then, and then fail a share of what they get."""
-
-    def __init__(
-        self, runs: int, *, rps: float, replicas: tuple[int, int], seconds: float, failing: float, per_hour: float = 6.0
-    ) -> None:
-        self._rps, self._failing, self._seconds = rps, failing, seconds
-        self._chance = per_hour * TICK_S / 3600
-        self._left = [np.zeros((runs, count)) for count in replicas]
-
-    def tick(
-        self, draw: Generator, tick: int, step: Numbers, weight: Numbers
-    ) -> tuple[Numbers, Numbers, Numbers, Numbers]:
-        """See World."""
-        del tick
-        total = draw.poisson(self._rps * TICK_S, step.shape)
-        candidate = draw.binomial(total, weight)
-        control = total - candidate
-        failed = [
-            draw.binomial(requests, 0.001 + self._stalled(draw, left) * self._failing)
-            for requests, left in zip((control, candidate), self._left, strict=True)
-        ]
-        return control, candidate, *failed
-
-    def _stalled(self, draw: Generator, left: Numbers) -> Numbers:
-        """The share of the ten seconds and of an arm's replicas that are stalled."""
-        begins = (draw.random(left.shape) < self._chance) & (left == 0)
-        left[begins] = self._seconds
-        now = np.minimum(left, TICK_S)
-        left -= now
-        return now.mean(-1) / TICK_S
+        told = (control, candidate, draw.binomial(control, base), draw.binomial(candidate, worse))
+        requests, canary, errors, canary_errors = (np.asarray(each, float) for each in told)
+        return requests, canary, errors, canary_errors

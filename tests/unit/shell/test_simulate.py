@@ -1,0 +1,82 @@
+"""`sundog experiment simulate`: what evidence will have to say."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+QUICK = ("--runs", "20", "--hours", "2")
+
+
+def simulated(sundog: Any, *options: str) -> dict[float, dict[str, Any]]:
+    """Each candidate by its number of times."""
+    done = sundog("experiment", "simulate", *options, *QUICK, "-o", "json")
+    assert done.code == 0, done.err
+    return {each["times"]: each for each in json.loads(done.out)["candidates"]}
+
+
+def manifest(folder: Path, rollout: dict[str, Any]) -> str:
+    path = folder / "digits.yaml"
+    spec = {"model": {"uri": "file:///models/v1"}, "rollout": rollout}
+    head = {"apiVersion": "serving.sundog.dev/v1alpha1", "kind": "ModelDeployment", "metadata": {"name": "digits"}}
+    path.write_text(json.dumps({**head, "spec": spec}))
+    return str(path)
+
+
+def test_what_is_as_good_is_promoted_and_what_is_far_worse_is_rolled_back_soon(sundog: Any) -> None:
+    found = simulated(sundog, "--rps", "100", "--errors", "1%")
+    assert list(found) == [1.0, 1.5, 2.0, 5.0]
+    assert found[1.0]["promoted"] >= 0.9
+    assert found[1.5]["promoted"] <= 0.1
+    assert found[5.0]["rolledBack"] == 1.0
+    assert found[5.0]["medianMinutes"] < 5 <= found[1.0]["medianMinutes"]
+    assert 0 < found[5.0]["failedRequests"] < found[1.0]["failedRequests"]
+
+
+def test_of_a_service_without_errors_none_is_any_number_of_times_as_many(sundog: Any) -> None:
+    found = simulated(sundog, "--rps", "5", "--errors", "0%")
+    assert list(found) == [1.0]
+    assert (found[1.0]["promoted"], found[1.0]["failedRequests"]) == (1.0, 0.0)
+
+
+def test_too_little_traffic_decides_nothing_and_says_so(sundog: Any) -> None:
+    found = simulated(sundog, "--rps", "0.01", "--errors", "1%", "--times", "1")
+    assert (found[1.0]["undecided"], found[1.0]["medianMinutes"]) == (1.0, None)
+    table = sundog("experiment", "simulate", "--rps", "0.01", "--errors", "1%", "--times", "1", *QUICK).out
+    assert table.splitlines()[0].startswith("25 % → 50 % → 100 %, errorRate with a margin of 25%, a floor of 1.00%")
+    assert table.splitlines()[2].split()[3:] == ["0%", "0%", "100%", "░" * 20, "–", "–", "0"]
+
+
+def test_the_plan_of_a_manifest_is_played(sundog: Any, tmp_path: Path) -> None:
+    short = manifest(tmp_path, {"steps": [{"weight": 50}], "guardrails": [{"metric": "errorRate", "floor": "0%"}]})
+    found = simulated(sundog, "-f", short, "--rps", "100", "--errors", "1%", "--times", "1")
+    assert (
+        found[1.0]["medianMinutes"]
+        < simulated(sundog, "--rps", "100", "--errors", "1%", "--times", "1")[1.0]["medianMinutes"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("rollout", "problem"),
+    [
+        ({"steps": [{"weight": 50, "gate": "manual"}]}, "spec.rollout has no step that is gated by evidence"),
+        ({"guardrails": [{"metric": "latencyP99"}]}, "spec.rollout.guardrails has no errorRate"),
+        ({"steps": [{"weight": 500}]}, "spec.rollout.steps[0].weight: 500 is not between 1 and 100"),
+    ],
+)
+def test_what_cannot_be_simulated_is_told(sundog: Any, tmp_path: Path, rollout: dict[str, Any], problem: str) -> None:
+    done = sundog("experiment", "simulate", "-f", manifest(tmp_path, rollout), "--rps", "1", "--errors", "1%")
+    assert done.code == 1
+    assert problem in done.err
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--errors", "1"), ("--errors", "100%"), ("--errors", "many%"), ("--rps", "0"), ("--runs", "1")],
+)
+def test_numbers_that_make_no_sense_are_refused(sundog: Any, option: str, value: str) -> None:
+    given = {"--rps": "1", "--errors": "1%", option: value}
+    done = sundog("experiment", "simulate", *(word for pair in given.items() for word in pair))
+    assert done.code == 2
+    assert option in done.err
