@@ -28,8 +28,8 @@ def block(start: int, **counts: int) -> list[int]:
 
 
 def evenly(arm: str, epoch: int, start: int, blocks: int, /, **counts: int) -> dict[str, Any]:
-    """A row that has the same counts in each of so many blocks."""
-    told = [block(start + 10 * number, **counts) for number in range(blocks)]
+    """A row that has the same counts in each of so many blocks, which the epoch had been in force before."""
+    told = [block(start - 10), *(block(start + 10 * number, **counts) for number in range(blocks))]
     whole: dict[str, Any] = {name: count * blocks for name, count in counts.items()}
     return row(arm, epoch, blocks=told, **whole)
 

@@ -41,8 +41,8 @@ def rollout(*guardrails: Json) -> Json:
 @pytest.fixture(scope="module")
 def fleet(bench: Any) -> dict[str, Any]:
     """Each service by its name, with its second revision released and its clients asking since before."""
-    # Stable's own latency on a busy machine is far from steady: the good candidate may be three times as slow, the slow one a quarter.
-    latency = {"metric": "latencyP95", "margin": "200%"}
+    # Latencies on a busy machine come in bursts, which count little: half of stable's answers, above what a candidate may take, are enough.
+    latency = {"metric": "latencyP50", "margin": "200%"}
     services = {
         "good": bench.add("good", rollout(latency)),
         "flawed": bench.add("flawed", rollout()),
@@ -57,8 +57,8 @@ def fleet(bench: Any) -> dict[str, Any]:
     return services
 
 
-SLEEPS = {"slow": "        time.sleep(0.05)\n"}
-SECOND = {"dead": DEAD, "flawed": FLAWED, "slow": "        time.sleep(0.1)\n", "good": ""}
+SLEEPS = {"slow": "        time.sleep(0.05)\n", "good": "        time.sleep(0.02)\n"}
+SECOND = {"dead": DEAD, "flawed": FLAWED, "slow": "        time.sleep(0.1)\n", "good": SLEEPS["good"]}
 
 
 def test_a_dead_candidate_is_taken_back_before_there_is_any_statistics_of_it(fleet: Any) -> None:
@@ -76,7 +76,14 @@ def test_the_agent_and_the_operator_die_in_the_middle(fleet: Any) -> None:
     before = good.progress()["evidenceEpochs"]
     agent = up.pid("edge-0-agent")
     os.kill(agent, signal.SIGKILL)
-    eventually(lambda: up.pid("edge-0-agent") != agent and up.evidence(), "another agent in its place")
+
+    def anew() -> bool:
+        try:
+            return bool(up.pid("edge-0-agent") != agent and up.evidence())
+        except FileNotFoundError:  # its record goes with the old one
+            return False
+
+    eventually(anew, "another agent in its place")
     up.end(signal.SIGKILL)
     up.start()
     eventually(good.progress, "the API server after the restart")
@@ -125,9 +132,9 @@ def test_a_good_candidate_is_promoted_by_evidence_alone(fleet: Any) -> None:
     good.settles(2)
     assert good.load.wrong == []
     frozen = {each["metric"]: each for each in ended["plan"]["guardrails"]}
-    assert set(frozen) == {"errorRate", "latencyP95", "rejections"}
-    threshold = frozen["latencyP95"]["thresholdMicroseconds"]
-    assert frozen["latencyP95"]["candidateThresholdMicroseconds"] == pytest.approx(3 * threshold, rel=1e-3)
+    assert set(frozen) == {"errorRate", "latencyP50", "rejections"}
+    threshold = frozen["latencyP50"]["thresholdMicroseconds"]
+    assert frozen["latencyP50"]["candidateThresholdMicroseconds"] == pytest.approx(3 * threshold, rel=1e-3)
     assert all(each["verdict"] == "Passed" for each in ended["metrics"] if each["role"] == "guardrail")
     assert_counted(good)
 

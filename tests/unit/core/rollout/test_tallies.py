@@ -20,6 +20,9 @@ from sundog_operator.core.rollout.tallies import Look, Tallies, Tally
 T0 = 1_764_034_200
 """A full minute."""
 
+BEGIN = block(T0 - 10)
+"""In which an epoch begins: there is no telling which part of it is the epoch's."""
+
 
 def take(before: Tallies, *reports: EdgeReport, now: float = T0 + 600, epochs: Sequence[int] = (2,)) -> Tallies:
     return tallies.take(before, reports, Look(epochs, in_force=2, now_s=now, timeout_s=30))
@@ -129,8 +132,8 @@ def two_minutes(**counts: int) -> Any:
 
 
 def test_blocks_are_added_over_edges_before_they_are_squared() -> None:
-    canary = [{**row("canary"), "blocks": [block(T0, server5xx=count)]} for count in (2, 3)]
-    stable = {**row("stable"), "blocks": [block(T0, timeout=1, slow=6, throttled=7)]}
+    canary = [{**row("canary"), "blocks": [BEGIN, block(T0, server5xx=count)]} for count in (2, 3)]
+    stable = {**row("stable"), "blocks": [BEGIN, block(T0, timeout=1, slow=6, throttled=7)]}
     told = take(NOTHING, report(canary[0], stable), report(canary[1], pod="edge-1"), now=T0 + 15)
     shortest, *longer = told.folded[2].lengths
     # x = 5 and s = 6 errors; stable alone has slow ones and rejections.
@@ -140,10 +143,21 @@ def test_blocks_are_added_over_edges_before_they_are_squared() -> None:
 
 
 @pytest.mark.parametrize("late", range(0, 60, 10))
-def test_longer_blocks_close_on_full_half_minutes_and_minutes(late: int) -> None:
-    first = {**row(), "blocks": [block(T0 + late, ok=1)]}
+def test_blocks_close_on_full_half_minutes_and_minutes_and_the_first_is_whole(late: int) -> None:
+    first = {**row(), "blocks": [block(T0 - 10 + late, ok=1)]}
     counted = take(NOTHING, report(first), now=T0 + 125)
-    assert closed(counted) == [12 - late // 10, 4 - late // 30, 2]
+    assert closed(counted) == [12 - late // 10, 4 - (late + 20) // 30, 2 - (late + 50) // 60]
+
+
+def test_requests_that_come_evenly_vary_no_more_for_an_epoch_that_begins_and_ends_in_the_middle_of_a_block() -> None:
+    began, ended = block(T0 + 40, ok=40, server5xx=20), block(T0 + 280, ok=20, server5xx=10)
+    between = [block(T0 + 10 * number, ok=100, server5xx=50) for number in range(5, 28)]
+    told = report({**row(epoch=1), "blocks": [began, *between, ended]})
+    for look in (Look((1,), in_force=1, now_s=T0 + 285, timeout_s=30), Look((1,), 2, T0 + 900, 30)):
+        for length in tallies.take(NOTHING, [told], look).folded[1].lengths:
+            x, _, square, _, _ = length.sums[0]
+            assert length.closed >= 3
+            assert x * x == length.closed * square
 
 
 @given(st.lists(st.integers(1, 70), min_size=1, max_size=6))
@@ -162,7 +176,7 @@ def test_a_block_is_taken_in_five_seconds_after_its_end() -> None:
 
 
 def test_a_block_with_running_requests_is_waited_for_until_their_time_is_over() -> None:
-    running = {**row(), "blocks": [block(T0, ok=1), block(T0 + 10, inFlight=1), block(T0 + 20, ok=1)]}
+    running = {**row(), "blocks": [BEGIN, block(T0, ok=1), block(T0 + 10, inFlight=1), block(T0 + 20, ok=1)]}
     assert closed(take(NOTHING, report(running), now=T0 + 54.9))[0] == 1
     assert closed(take(NOTHING, report(running), now=T0 + 55))[0] == 5
 
@@ -179,18 +193,18 @@ def test_minutes_without_requests_are_blocks_too_while_an_epoch_is_in_force() ->
     assert closed(take(NOTHING, report(two_minutes(ok=1)), now=T0 + 605)) == [60, 20, 10]
 
 
-def test_an_epoch_that_is_over_has_no_blocks_after_its_last() -> None:
+def test_an_epoch_that_is_over_has_no_blocks_from_its_last_on() -> None:
     over = {**two_minutes(ok=1), "epoch": 1}
     counted = take(NOTHING, report(over), epochs=(1, 2))
-    assert closed(counted, 1) == [12, 4, 2]
+    assert closed(counted, 1) == [11, 3, 1]
     assert take(counted, report(over), now=T0 + 3000, epochs=(1, 2)).folded == counted.folded
     assert take(counted, report(), now=T0 + 9000, epochs=(1, 2)).folded == counted.folded
     newest_is_over = tallies.take(NOTHING, [report(over)], Look((1,), in_force=2, now_s=T0 + 3000, timeout_s=30))
-    assert closed(newest_is_over, 1) == [12, 4, 2]
+    assert closed(newest_is_over, 1) == [11, 3, 1]
 
 
 def test_nothing_is_known_of_the_blocks_of_an_hour_without_a_look() -> None:
-    before = take(NOTHING, report({**row(), "blocks": [block(T0, server5xx=7)]}), now=T0 + 15)
+    before = take(NOTHING, report({**row(), "blocks": [BEGIN, block(T0, server5xx=7)]}), now=T0 + 15)
     late = take(before, report(), now=T0 + 36_000)
     assert [each.open for each in before.folded[2].lengths][2] != ((0, 0),) * 3
     assert [each.sums[0][0] for each in late.folded[2].lengths] == [7, 0, 0]
@@ -199,7 +213,8 @@ def test_nothing_is_known_of_the_blocks_of_an_hour_without_a_look() -> None:
 
 def test_columns_are_found_by_their_names() -> None:
     turned = tuple(reversed(COLUMNS))
-    own = {**row(), "blocks": [list(reversed(block(T0, ok=1, server5xx=2, slow=3, firstAttemptFailed=9)))]}
+    blocks = [BEGIN, block(T0, ok=1, server5xx=2, slow=3, firstAttemptFailed=9)]
+    own = {**row(), "blocks": [list(reversed(each)) for each in blocks]}
     counted = take(NOTHING, report(own, columns=turned), now=T0 + 15)
     assert [sums[0] for sums in counted.folded[2].lengths[0].sums] == [2, 3, 0]
 
@@ -310,7 +325,7 @@ REPORTED = {**row(ok=1, blocks=[block(T0, ok=1), block(T0 + 10, ok=1)]), "inFlig
 
 
 def test_a_row_that_is_none_is_left_out_and_the_others_count() -> None:
-    other = report(row("stable", ok=5, blocks=[block(T0 + 20, timeout=1)]), pod="edge-1")
+    other = report(row("stable", ok=5, blocks=[BEGIN, block(T0 + 20, timeout=1)]), pod="edge-1")
     for own in damaged(REPORTED):
         counted = take(NOTHING, report(own), other, now=T0 + 90)
         assert counted.of(2, "stable").assigned >= 5

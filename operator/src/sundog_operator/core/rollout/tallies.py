@@ -83,18 +83,24 @@ Sums = tuple[int, int, int, int, int]
 """Σx, Σs, Σx², Σxs and Σs² over blocks, with x the candidate's events and s those of both arms."""
 
 NOTHING: Final[Sums] = (0, 0, 0, 0, 0)
+_NO_EVENTS: Final = ((0, 0),) * len(EVENTS)
 
 
 @dataclass(frozen=True, slots=True)
 class Dispersed:
-    """Blocks of one length: how many are closed, for each kind of event the sums over them, and (x, s) of the one that is open."""
+    """Blocks of one length: how many are closed, for each kind of event the sums over them, and (x, s) of the one that is open.
+
+    None is open until the first one that is seen as a whole: one whose begin is missing would vary for that alone.
+    """
 
     closed: int = 0
     sums: tuple[Sums, ...] = (NOTHING,) * len(EVENTS)
-    open: tuple[tuple[int, int], ...] = ((0, 0),) * len(EVENTS)
+    open: tuple[tuple[int, int], ...] = ()
 
     def take(self, events: Sequence[tuple[int, int]], *, closes: bool) -> "Dispersed":
         """Take in one block of ten seconds, with which a block of this length may be over."""
+        if not self.open:
+            return replace(self, open=_NO_EVENTS) if closes else self
         both = tuple((x + a, s + b) for (x, s), (a, b) in zip(self.open, events, strict=True))
         if not closes:
             return replace(self, open=both)
@@ -102,7 +108,7 @@ class Dispersed:
             (a + x, b + s, c + x * x, d + x * s, e + s * s)
             for (a, b, c, d, e), (x, s) in zip(self.sums, both, strict=True)
         )
-        return Dispersed(self.closed + 1, sums)
+        return Dispersed(self.closed + 1, sums, _NO_EVENTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +219,7 @@ def _sums(stored: Sequence[Sequence[int]]) -> tuple[Sums, ...]:
 
 
 def _open(stored: Sequence[Sequence[int]]) -> tuple[tuple[int, int], ...]:
-    return tuple((_count(x), _count(s)) for _, (x, s) in zip(EVENTS, stored, strict=True))
+    return () if not stored else tuple((_count(x), _count(s)) for _, (x, s) in zip(EVENTS, stored, strict=True))
 
 
 def attempts_of(service: str, reports: Iterable[EdgeReport]) -> set[str]:
@@ -380,7 +386,8 @@ def _fold(before: Tallies, reports: Sequence[EdgeReport], look: Look) -> Mapping
         if epoch not in folded and not own:
             continue
         known = folded.get(epoch) or Folded(min(own))
-        last = int(look.now_s) // BLOCK_S if epoch == look.in_force else max(own, default=known.following - 1) + 1
+        # Of the last block of an epoch that is over only the beginning is its own.
+        last = int(look.now_s) // BLOCK_S if epoch == look.in_force else max(own, default=known.following)
         folded[epoch] = _fold_epoch(known, own, last, look)
     return folded
 
