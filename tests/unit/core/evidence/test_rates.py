@@ -121,6 +121,12 @@ def test_nothing_counted_says_nothing() -> None:
     assert np.isnan(rates.ratio_interval(numbers(math.nan), numbers(1), numbers(0.5), BAR)).all()
 
 
+def test_the_interval_of_few_events_that_come_together_is_wide_and_not_empty() -> None:
+    lower, upper = rates.ratio_interval(numbers(2), numbers(1), numbers(0.5), 60)
+    assert 0 < lower < 1e-20
+    assert 1e10 < upper < math.inf
+
+
 def test_epochs_that_no_ratio_fits_have_no_interval() -> None:
     found = rates.ratio_interval(numbers(2250, 280), numbers(750, 420), numbers(0.25, 0.5), BAR, [50])
     assert np.isnan(found).all()

@@ -87,6 +87,10 @@ def test_a_good_first_epoch_excuses_no_harm_in_the_next() -> None:
         assert finding(counts([2000 * much, 300], [500 * much, 900], 0.5, 1e6)).verdict == Verdict.HARM
 
 
+def test_few_events_that_come_together_are_not_heterogeneous() -> None:
+    assert finding(counts([2], [1], 0.5, 1000, phi=20)).verdict == Verdict.UNDECIDED
+
+
 def test_epochs_that_no_ratio_fits_are_heterogeneous_and_promote_nothing() -> None:
     found = finding(counts([22_500, 2800], [7500, 4200], [0.25, 0.5], 1e6), Limits(0.75, 0, 1, 0.05), promotes=True)
     assert found.verdict == Verdict.HETEROGENEOUS

@@ -120,7 +120,7 @@ def _crossing(control: Numbers, candidate: Numbers, weight: Numbers, rise: Numbe
         odds = log_ratio[..., None] + offset
         slope = (events * expit(odds) - candidate).sum(-1)
         step = (rise + _unlikeliness(control, candidate, odds)) / slope
-        log_ratio = np.clip(log_ratio - step, -_FAR, _FAR)
+        log_ratio = log_ratio - step
         if not np.any(np.abs(step) > _CLOSE):
             break
     # Newton's steps that go on at an end of the range lead beyond all ratios that are told apart.
