@@ -93,10 +93,10 @@ def test_an_edge_that_is_not_ready_and_silent_is_waited_for() -> None:
         assert folded[2].lengths[0].closed == 6
 
 
-def test_no_ratio_above_all_that_are_told_apart_is_an_upper_end() -> None:
+def test_an_upper_end_that_is_far_away_is_an_end() -> None:
     lower, upper = rates.ratio_interval(np.array([[4.0]]), np.array([[1300.0]]), np.array([[0.5]]), 1500.0)
     assert 0 < lower[0] < 326
-    assert upper[0] == np.inf
+    assert upper[0] > 1e9
 
 
 def timed(attempt: str, epoch: int, bucket: int, blocks: int) -> dict[str, object]:

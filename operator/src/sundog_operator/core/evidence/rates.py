@@ -123,9 +123,7 @@ def _crossing(control: Numbers, candidate: Numbers, weight: Numbers, rise: Numbe
         log_ratio = log_ratio - step
         if not np.any(np.abs(step) > _CLOSE):
             break
-    # Newton's steps that go on at an end of the range lead beyond all ratios that are told apart.
-    outside = np.where(np.abs(log_ratio) >= _FAR, np.copysign(np.inf, log_ratio), np.nan)
-    return np.where(np.abs(step) <= _CLOSE, log_ratio, np.where(np.isfinite(step), outside, np.nan))
+    return np.where(np.abs(step) <= _CLOSE, log_ratio, np.nan)
 
 
 def _unlikeliness(control: Numbers, candidate: Numbers, odds: Numbers) -> Numbers:
