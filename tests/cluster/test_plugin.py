@@ -36,6 +36,7 @@ def test_kubectl_finds_the_plugin(kubectl: Kubectl) -> None:
     assert usage.startswith("Usage: kubectl sundog promote")
 
 
+@pytest.mark.campaign
 def test_a_rollout_by_the_verbs_alone(kubectl: Kubectl, life: Life, tmp_path: Path) -> None:
     def sundog(*arguments: str) -> str:
         return kubectl("sundog", *arguments, "-n", TEAM)
