@@ -137,7 +137,8 @@ class Bench:
     services: list[Service] = field(default_factory=list)
 
     def add(self, name: str, rollout: Json, pause_s: float = 0.1) -> Service:
-        """One more, which is not released yet."""
+        """One more, which is not released yet. Other modules leave some of theirs, whose revisions would count on."""
+        assert not self.up.read(name)
         self.services.append(Service(self.up, self.folder, name, rollout, pause_s))
         return self.services[-1]
 

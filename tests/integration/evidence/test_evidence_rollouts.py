@@ -44,7 +44,7 @@ def fleet(bench: Any) -> dict[str, Any]:
     # Latencies on a busy machine come in bursts, which count little: half of stable's answers, above what a candidate may take, are enough.
     latency = {"metric": "latencyP50", "margin": "200%"}
     services = {
-        "good": bench.add("good", rollout(latency)),
+        "sound": bench.add("sound", rollout(latency)),
         "flawed": bench.add("flawed", rollout()),
         "dead": bench.add("dead", rollout()),
         "slow": bench.add("slow", rollout({"metric": "latencyP95", "margin": "25%"})),
@@ -57,8 +57,8 @@ def fleet(bench: Any) -> dict[str, Any]:
     return services
 
 
-SLEEPS = {"slow": "        time.sleep(0.05)\n", "good": "        time.sleep(0.02)\n"}
-SECOND = {"dead": DEAD, "flawed": FLAWED, "slow": "        time.sleep(0.1)\n", "good": SLEEPS["good"]}
+SLEEPS = {"slow": "        time.sleep(0.05)\n", "sound": "        time.sleep(0.02)\n"}
+SECOND = {"dead": DEAD, "flawed": FLAWED, "slow": "        time.sleep(0.1)\n", "sound": SLEEPS["sound"]}
 
 
 def test_a_dead_candidate_is_taken_back_before_there_is_any_statistics_of_it(fleet: Any) -> None:
@@ -71,9 +71,9 @@ def test_a_dead_candidate_is_taken_back_before_there_is_any_statistics_of_it(fle
 
 
 def test_the_agent_and_the_operator_die_in_the_middle(fleet: Any) -> None:
-    up, good = fleet["good"].up, fleet["good"]
-    eventually(good.is_warm, "what is counted being evidence")
-    before = good.progress()["evidenceEpochs"]
+    up, sound = fleet["sound"].up, fleet["sound"]
+    eventually(sound.is_warm, "what is counted being evidence")
+    before = sound.progress()["evidenceEpochs"]
     agent = up.pid("edge-0-agent")
     os.kill(agent, signal.SIGKILL)
 
@@ -86,18 +86,18 @@ def test_the_agent_and_the_operator_die_in_the_middle(fleet: Any) -> None:
     eventually(anew, "another agent in its place")
     up.end(signal.SIGKILL)
     up.start()
-    eventually(good.progress, "the API server after the restart")
-    assert good.progress()["evidenceEpochs"] == before
+    eventually(sound.progress, "the API server after the restart")
+    assert sound.progress()["evidenceEpochs"] == before
 
 
 def test_a_running_rollout_says_what_it_waits_for(fleet: Any) -> None:
-    good = fleet["good"]
+    sound = fleet["sound"]
 
     def told() -> str:
-        return str((good.progress().get("step") or {}).get("reason", ""))
+        return str((sound.progress().get("step") or {}).get("reason", ""))
 
-    eventually(lambda: "so far" in told() or good.progress().get("phase") != "Running", "a reason with numbers")
-    shown = good.up.sundog("describe", "good").stdout
+    eventually(lambda: "so far" in told() or sound.progress().get("phase") != "Running", "a reason with numbers")
+    shown = sound.up.sundog("describe", "sound").stdout
     log.info("%s", shown)
     assert "no gate opens before 120 s were counted" in " ".join(shown.split())
 
@@ -124,19 +124,19 @@ def test_a_candidate_that_is_slow_is_not_promoted(fleet: Any) -> None:
 
 
 def test_a_good_candidate_is_promoted_by_evidence_alone(fleet: Any) -> None:
-    good = fleet["good"]
-    ended = good.ends()
-    tell(good, ended)
+    sound = fleet["sound"]
+    ended = sound.ends()
+    tell(sound, ended)
     assert ended["phase"] == "Concluded"
     assert (ended["verdict"]["decision"], ended["verdict"]["winner"]) == ("Promoted", "canary")
-    good.settles(2)
-    assert good.load.wrong == []
+    sound.settles(2)
+    assert sound.load.wrong == []
     frozen = {each["metric"]: each for each in ended["plan"]["guardrails"]}
     assert set(frozen) == {"errorRate", "latencyP50", "rejections"}
     threshold = frozen["latencyP50"]["thresholdMicroseconds"]
     assert frozen["latencyP50"]["candidateThresholdMicroseconds"] == pytest.approx(3 * threshold, rel=1e-3)
     assert all(each["verdict"] == "Passed" for each in ended["metrics"] if each["role"] == "guardrail")
-    assert_counted(good)
+    assert_counted(sound)
 
 
 def condition_of(service: Any, type_: str) -> Json:
