@@ -51,17 +51,21 @@ def report(arm: str, blocks: int, failed: int) -> dict[str, object]:
     }
 
 
-def look(now_s: float) -> tallies.Look:
-    return tallies.Look([2], 2, now_s, 30.0)
+def take(before: tallies.Tallies, edges: list[EdgeReport], now_s: float) -> tallies.Tallies:
+    return tallies.take(before, edges, tallies.blocks_of(ATTEMPT, edges), tallies.Look([2], 2, now_s, 30.0))
 
 
-def judge(blocks: int, stable: int, canary: int) -> Judgement:
+def seen(blocks: int, stable: int, canary: int) -> judging.Seen:
     """After so many blocks, with so many failures of an arm in each."""
     rows = [report("stable", blocks, stable), report("canary", blocks, canary)]
     edges = [EdgeReport("edge-0", True, False, {"blocks": {"columns": COLUMNS}, "counters": rows})]
     now_s = START + 10.0 * blocks + tallies.GRACE_S
-    counted = tallies.take(tallies.Tallies(ATTEMPT), edges, look(now_s))
-    return judging.judge(status(), judging.Seen(counted, edges, Traffic(), (1, 1), now_s, 30.0))
+    counted = take(tallies.Tallies(ATTEMPT), edges, now_s)
+    return judging.Seen(counted, edges, tallies.blocks_of(ATTEMPT, edges), Traffic(), (1, 1), now_s, 30.0)
+
+
+def judge(blocks: int, stable: int, canary: int) -> Judgement:
+    return judging.judge(status(), seen(blocks, stable, canary))
 
 
 def test_too_early_is_told_with_what_is_there_of_it() -> None:
@@ -82,14 +86,14 @@ def test_nothing_is_early_about_what_takes_long_for_want_of_events() -> None:
 def test_an_edge_that_is_not_ready_and_silent_is_waited_for() -> None:
     rows = [report("stable", 2, 0), report("canary", 2, 5)]
     told = EdgeReport("edge-0", True, False, {"blocks": {"columns": COLUMNS}, "counters": rows})
-    known = tallies.take(tallies.Tallies(ATTEMPT), [told], look(START + 25.0))
+    known = take(tallies.Tallies(ATTEMPT), [told], START + 25.0)
     # Its agent starts anew.
     silent = EdgeReport("edge-0", False, False, None)
-    assert tallies.take(known, [silent], look(START + 65.0)).folded == known.folded
+    assert take(known, [silent], START + 65.0).folded == known.folded
     # An edge that never told anything is none that serves, and one that leaves may never tell again.
     new, leaving = EdgeReport("edge-1", False, False, None), EdgeReport("edge-0", False, True, None)
     for others in ([told, new], [leaving]):
-        folded = tallies.take(known, others, look(START + 65.0)).folded
+        folded = take(known, others, START + 65.0).folded
         assert folded[2].lengths[0].closed == 6
 
 
@@ -124,12 +128,8 @@ def test_where_nothing_is_long_any_more_a_latency_passes_by_its_floor() -> None:
     assert (frozen.threshold_microseconds, frozen.candidate_threshold_microseconds) == (10, 12)
     assert frozen.floor == 0.005
     plan = status().plan.model_copy(update={"guardrails": (frozen,)})
-    rows = [report("stable", 13, 0), report("canary", 13, 0)]
-    edges = [EdgeReport("edge-0", True, False, {"blocks": {"columns": COLUMNS}, "counters": rows})]
-    now_s = START + 10.0 * 13 + tallies.GRACE_S
-    counted = tallies.take(tallies.Tallies(ATTEMPT), edges, look(now_s))
     running = status().model_copy(update={"plan": plan})
-    (told,) = judging.judge(running, judging.Seen(counted, edges, Traffic(), (1, 1), now_s, 30.0)).metrics
+    (told,) = judging.judge(running, seen(13, 0, 0)).metrics
     assert told.verdict == "Passed"
 
 

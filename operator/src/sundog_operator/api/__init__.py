@@ -57,7 +57,17 @@ from sundog_operator.api.quantities import (
     parse_rate,
 )
 from sundog_operator.api.resource import API_VERSION, Metadata, OwnerReference
-from sundog_operator.api.rollout import Pause, Rollout, RolloutGuardrail, Step, Unit
+from sundog_operator.api.rollout import (
+    DEFAULT_ALPHA,
+    DEFAULT_MAX_DURATION,
+    DEFAULT_MIN_DURATION,
+    Pause,
+    Rollout,
+    RolloutGuardrail,
+    Step,
+    Unit,
+    is_latency,
+)
 from sundog_operator.api.support import (
     REASON as NOT_YET_SUPPORTED,
 )
@@ -72,6 +82,9 @@ from sundog_operator.api.validation import Violation
 __all__ = [
     "API_VERSION",
     "CONTROL",
+    "DEFAULT_ALPHA",
+    "DEFAULT_MAX_DURATION",
+    "DEFAULT_MIN_DURATION",
     "NOT_YET_SUPPORTED",
     "RESOURCES",
     "ROLLOUT_LABEL",
@@ -130,6 +143,7 @@ __all__ = [
     "format_instant",
     "format_micro_instant",
     "fraction",
+    "is_latency",
     "memory_bytes",
     "model_deployment_conditions",
     "not_yet_supported",

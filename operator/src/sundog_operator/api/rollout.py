@@ -31,11 +31,17 @@ PositiveDuration = Annotated[Duration, POSITIVE]
 DEFAULT_GATE: Gate = "evidence"
 DEFAULT_MIN_DURATION = timedelta(minutes=5)
 DEFAULT_MAX_DURATION = timedelta(hours=24)
+DEFAULT_ALPHA = 0.05
 
 
 def given(part: Part, names: Sequence[str]) -> list[str]:
     """Which of these optional fields are set."""
     return [name for name in names if getattr(part, name) is not None]
+
+
+def is_latency(metric: str) -> bool:
+    """Whether a metric of the edge is how long answers take."""
+    return metric.startswith("latency")
 
 
 class PerRequest(Part):
@@ -474,7 +480,7 @@ class Rollout(Part):
         None, description="Which revisions may return without steps; left out means none."
     )
     alpha: Alpha = Field(
-        0.05,
+        DEFAULT_ALPHA,
         description="The most that the probability of an error may be, per rollout and direction: that gates of evidence promote a"
         " revision worse than a margin, and that harm is seen in one within its margins.",
     )

@@ -7,7 +7,14 @@ from typing import Any
 from sundog_operator.api.experiment import Experiment
 from sundog_operator.api.model_deployment import ModelDeploymentSpec
 from sundog_operator.api.quantities import format_duration
-from sundog_operator.api.rollout import DEFAULT_MAX_DURATION, DEFAULT_MIN_DURATION, Rollout, RolloutGuardrail, Step
+from sundog_operator.api.rollout import (
+    DEFAULT_MAX_DURATION,
+    DEFAULT_MIN_DURATION,
+    Rollout,
+    RolloutGuardrail,
+    Step,
+    is_latency,
+)
 from sundog_operator.api.structure import FieldNode, Node, structure
 from sundog_operator.api.validation import Violation, found
 
@@ -265,7 +272,7 @@ def _gate_with_times(step: Step, place: str) -> Iterator[Violation]:
 
 
 def _guardrails_refused(guardrails: Sequence[RolloutGuardrail], place: str) -> Iterator[Violation]:
-    latencies = [index for index, each in enumerate(guardrails) if (each.metric or "").startswith("latency")]
+    latencies = [index for index, each in enumerate(guardrails) if is_latency(each.metric or "")]
     for index in latencies[1:]:
         yield Violation(f"{place}[{index}].metric", "is not supported yet beside another latency; one can be given")
     for index in latencies:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
-from sundog_operator.api import FrozenPlan, PlanGuardrail, PlanStep
+from sundog_operator.api import DEFAULT_ALPHA, FrozenPlan, PlanGuardrail, PlanStep
 from sundog_operator.core.evidence import simulating
 from sundog_operator.core.evidence.simulating import Plan, Steady
 from sundog_operator.core.rollout.resolve import ERROR_RATE
@@ -117,7 +117,7 @@ def _simulated(plan: FrozenPlan, service: Service) -> Plan:
         weights=[step.weight / 100 for step in steps],
         margin=errors.margin,
         floor=errors.floor,
-        alpha=plan.alpha or 0.05,
+        alpha=plan.alpha or DEFAULT_ALPHA,
         metrics=len(plan.guardrails),
         least_ticks=math.ceil(least / simulating.TICK_S),
         warmup_ticks=math.ceil(warmup_s / simulating.TICK_S),

@@ -116,7 +116,9 @@ def _walk(draft: Draft) -> None:
     after = say.count(draft, machine.tick(say.tell(draft, progress), seen), progress, moved=False)
     if after != progress or _leave(draft, progress):
         # What was counted is written with what follows from it.
-        told = say.count(draft, after, progress, moved=True).model_copy(update={"tallies": counted})
+        told = say.count(draft, after, progress, moved=True)
+        if counted is not None:
+            told = told.model_copy(update={"tallies": counted.pack()})
         if told != progress:
             draft.commit_rollout(told)
             draft.events.extend(say.shift_events(draft, progress, after))

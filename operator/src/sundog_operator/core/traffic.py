@@ -11,6 +11,7 @@ from sundog_operator.core import names, units
 from sundog_operator.core.buckets import BUCKETS, Range
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.ray_cluster import ClusterView
+from sundog_operator.core.rollout.tallies import ERRORS
 
 DOCUMENT_VERSION = 1
 # What an edge counts with; no body is larger, and a document beyond it would be refused as a whole.
@@ -280,12 +281,12 @@ def _service(service: str, report: EdgeReport) -> Mapping[str, Any] | None:
 def counts_of(attempt: str, arm: str, reports: Iterable[EdgeReport]) -> tuple[int, int]:
     """(requests, errors) of an arm over all epochs and boots of the edges that answer.
 
-    Errors are server5xx, edge5xx, timeout, truncated and invalid ends.
+    Errors are the ends of `ERRORS`.
     """
     requests = errors = 0
     for row in (row for report in reports for row in (report.evidence or {}).get("counters", ())):
         if row.get("attempt") == attempt and row.get("arm") == arm:
             ends = row.get("ends", {})
             requests += int(row.get("assigned", 0))
-            errors += sum(int(ends.get(end, 0)) for end in ("server5xx", "edge5xx", "timeout", "truncated", "invalid"))
+            errors += sum(int(ends.get(end, 0)) for end in ERRORS)
     return requests, errors

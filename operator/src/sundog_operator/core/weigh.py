@@ -13,29 +13,29 @@ from sundog_operator.core.rollout.tallies import Tallies
 DEFAULT_TIMEOUT_S: Final = 30.0
 
 
-def weigh(draft: Draft) -> str:
-    """Judge the active attempt. Gives what was counted, for its status; as it is there where no evidence is weighed."""
+def weigh(draft: Draft) -> Tallies | None:
+    """Judge the active attempt. Gives what was counted; None where no evidence is weighed."""
     progress, attempt = draft.progress, draft.rollout
-    if progress is None or attempt is None:
-        return ""
-    if not progress.plan.guardrails or machine.is_over(progress):
-        return progress.tallies
+    if progress is None or attempt is None or not progress.plan.guardrails or machine.is_over(progress):
+        return None
     stable, candidate = machine.revisions(progress)
     edges, now_s, timeout_s = draft.seen.edges, draft.now.timestamp(), _timeout_s(draft.seen.split)
     epochs = [epoch.number for epoch in progress.evidence_epochs]
     look = tallies.Look(epochs, progress.epoch.number, now_s, timeout_s)
-    counted = tallies.take(Tallies.unpack(progress.tallies, attempt.uid), edges, look)
+    blocks = tallies.blocks_of(attempt.uid, edges)
+    counted = tallies.take(Tallies.unpack(progress.tallies, attempt.uid), edges, blocks, look)
     healthy = [traffic.healthy_replicas(draft.service, number, edges) for number in (stable, candidate)]
     seen = judging.Seen(
         tallies=counted,
         reports=edges,
+        blocks=blocks,
         traffic=_traffic(draft, progress, stable, attempt.uid),
         replicas=(healthy[0], healthy[1]),
         now_s=now_s,
         timeout_s=timeout_s,
     )
     draft.judgement = judging.judge(progress, seen)
-    return counted.pack()
+    return counted
 
 
 def _traffic(draft: Draft, progress: ExperimentStatus, stable: int, attempt: str) -> Traffic:

@@ -18,9 +18,11 @@ from sundog_operator.api import (
     PlanStep,
     RevisionStatus,
     format_duration,
+    is_latency,
 )
 from sundog_operator.core.revisions import Revision
 from sundog_operator.core.rollout import machine
+from sundog_operator.core.rollout.resolve import spoken
 from sundog_operator.ports import Object
 
 _UNDECIDED: Final = {
@@ -211,21 +213,17 @@ def _limit(guardrail: PlanGuardrail) -> str:
     """How much worse the candidate may be."""
     if guardrail.role == "harm":
         return f"harm is looked for from {_percent(guardrail.margin)} more than stable on; no gate waits for it"
-    if not guardrail.metric.startswith("latency"):
+    if not is_latency(guardrail.metric):
         floor = f", or {_percent(guardrail.floor)} of all requests" if guardrail.floor else ""
         return f"up to {_percent(guardrail.margin)} more than stable{floor}"
     stable, candidate = guardrail.threshold_microseconds, guardrail.candidate_threshold_microseconds
     if stable is None or candidate is None:
         return f"up to {_percent(guardrail.margin)} longer than stable, whose own is not known yet"
-    return f"no more answers above {_milliseconds(candidate)} than stable has above {_milliseconds(stable)}"
+    return f"no more answers above {spoken(candidate)} than stable has above {spoken(stable)}"
 
 
 def _percent(share: float) -> str:
     return f"{share * 100:g} %"
-
-
-def _milliseconds(microseconds: int) -> str:
-    return f"{microseconds / 1000:.4g} ms"
 
 
 def _timing(status: ExperimentStatus, now: datetime) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """What follows from counts: leave to go on, harm, doubt, and a status that says so."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -49,8 +50,17 @@ def judge(
     status: ExperimentStatus, *reports: EdgeReport, replicas: tuple[int, int] = (3, 1), traffic: Traffic = KNOWN
 ) -> Judgement:
     look = Look([each.number for each in status.evidence_epochs], status.epoch.number, NOW, 30)
-    counted = tallies.take(Tallies(ATTEMPT), reports, look)
-    return judging.judge(status, judging.Seen(counted, reports, traffic, replicas, NOW, 30))
+    return judging.judge(status, seen(take(reports, look), reports, replicas, traffic))
+
+
+def take(reports: Sequence[EdgeReport], look: Look) -> Tallies:
+    return tallies.take(Tallies(ATTEMPT), reports, tallies.blocks_of(ATTEMPT, reports), look)
+
+
+def seen(
+    counted: Tallies, reports: Sequence[EdgeReport], replicas: tuple[int, int] = (3, 1), traffic: Traffic = KNOWN
+) -> judging.Seen:
+    return judging.Seen(counted, reports, tallies.blocks_of(ATTEMPT, reports), traffic, replicas, NOW, 30)
 
 
 def arms(epoch: int, stable: dict[str, int], canary: dict[str, int], blocks: int = 60) -> list[dict[str, Any]]:
@@ -190,8 +200,8 @@ def test_requests_at_an_edge_that_is_gone_are_lost() -> None:
     running = report(GOOD[0], {**GOOD[1], "inFlight": 300, "assigned": GOOD[1]["assigned"] + 300})
     assert judge(at_step(1), running).passed
     status = at_step(1)
-    counted = tallies.take(Tallies(ATTEMPT), [running], Look([2], 2, NOW, 30))
-    told = judging.judge(status, judging.Seen(counted, [], KNOWN, (3, 1), NOW, 30))
+    counted = take([running], Look([2], 2, NOW, 30))
+    told = judging.judge(status, seen(counted, []))
     assert metric(told).events == (0, 300)
 
 
@@ -318,11 +328,11 @@ def test_more_errors_within_their_margin_are_no_long_answers() -> None:
 
 def test_an_edge_that_counted_and_is_silent_opens_no_gate_and_hides_no_harm() -> None:
     both = [report(*GOOD), report(*GOOD, pod="edge-1")]
-    known = tallies.take(Tallies(ATTEMPT), both, Look([2], 2, NOW, 30))
+    known = take(both, Look([2], 2, NOW, 30))
     reports = [both[0], silent("edge-1")]
-    told = judging.judge(at_step(1), judging.Seen(known, reports, KNOWN, (3, 1), NOW, 30))
+    told = judging.judge(at_step(1), seen(known, reports))
     assert (told.passed, told.unheard) == (False, ("edge-1",))
-    assert judging.judge(at_step(1), judging.Seen(known, both, KNOWN, (3, 1), NOW, 30)).passed
+    assert judging.judge(at_step(1), seen(known, both)).passed
 
 
 def test_an_epoch_with_one_arm_says_nothing_of_two() -> None:

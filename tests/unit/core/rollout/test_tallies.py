@@ -25,7 +25,11 @@ BEGIN = block(T0 - 10)
 
 
 def take(before: Tallies, *reports: EdgeReport, now: float = T0 + 600, epochs: Sequence[int] = (2,)) -> Tallies:
-    return tallies.take(before, reports, Look(epochs, in_force=2, now_s=now, timeout_s=30))
+    return look_at(before, reports, Look(epochs, in_force=2, now_s=now, timeout_s=30))
+
+
+def look_at(before: Tallies, reports: Sequence[EdgeReport], look: Look) -> Tallies:
+    return tallies.take(before, reports, tallies.blocks_of(ATTEMPT, reports), look)
 
 
 NOTHING = Tallies(ATTEMPT)
@@ -154,7 +158,7 @@ def test_requests_that_come_evenly_vary_no_more_for_an_epoch_that_begins_and_end
     between = [block(T0 + 10 * number, ok=100, server5xx=50) for number in range(5, 28)]
     told = report({**row(epoch=1), "blocks": [began, *between, ended]})
     for look in (Look((1,), in_force=1, now_s=T0 + 285, timeout_s=30), Look((1,), 2, T0 + 900, 30)):
-        for length in tallies.take(NOTHING, [told], look).folded[1].lengths:
+        for length in look_at(NOTHING, [told], look).folded[1].lengths:
             x, _, square, _, _ = length.sums[0]
             assert length.closed >= 3
             assert x * x == length.closed * square
@@ -199,7 +203,7 @@ def test_an_epoch_that_is_over_has_no_blocks_from_its_last_on() -> None:
     assert closed(counted, 1) == [11, 3, 1]
     assert take(counted, report(over), now=T0 + 3000, epochs=(1, 2)).folded == counted.folded
     assert take(counted, report(), now=T0 + 9000, epochs=(1, 2)).folded == counted.folded
-    newest_is_over = tallies.take(NOTHING, [report(over)], Look((1,), in_force=2, now_s=T0 + 3000, timeout_s=30))
+    newest_is_over = look_at(NOTHING, [report(over)], Look((1,), in_force=2, now_s=T0 + 3000, timeout_s=30))
     assert closed(newest_is_over, 1) == [11, 3, 1]
 
 

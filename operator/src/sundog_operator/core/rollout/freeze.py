@@ -6,14 +6,24 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal
 
-from sundog_operator.api import ArmStatus, Epoch, ExperimentStatus, FrozenPlan, PlanStep, Rollout, Step, Verdict
+from sundog_operator.api import (
+    DEFAULT_MIN_DURATION,
+    ArmStatus,
+    Epoch,
+    ExperimentStatus,
+    FrozenPlan,
+    PlanStep,
+    Rollout,
+    Step,
+    Verdict,
+    is_latency,
+)
 from sundog_operator.core import names, units
 from sundog_operator.core.buckets import two_arms
 from sundog_operator.core.revisions import Revision, owner_reference
 from sundog_operator.core.rollout import load
-from sundog_operator.core.rollout.resolve import Traffic, default_steps, guardrails, is_latency
+from sundog_operator.core.rollout.resolve import Traffic, default_steps, guardrails
 
-DEFAULT_MIN_DURATION = timedelta(minutes=5)
 EQUAL_WEIGHT: Final = 50
 """Percent at which as many replicas of the candidate as of stable have the same load."""
 
@@ -79,7 +89,7 @@ def resolved(rollout: Rollout, traffic: Traffic, replicas: int = 1) -> FrozenPla
     given = plan_steps(rollout, traffic)
     weighed = any(step.gate == "evidence" for step in given)
     judged = guardrails(rollout, traffic) if weighed else ()
-    steps = _with_equal_load(given, replicas) if any(map(is_latency, judged)) else given
+    steps = _with_equal_load(given, replicas) if any(is_latency(each.metric) for each in judged) else given
     return FrozenPlan(
         strategy="canary",
         unit=units.unit_of(rollout.unit),

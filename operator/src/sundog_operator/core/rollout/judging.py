@@ -1,12 +1,13 @@
 """Judges an attempt: counts of the edges in, what its state machine has to know out. Pure."""
 
+import functools
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
-from sundog_operator.api import EvidenceEpoch, ExperimentStatus, MetricStatus, PlanGuardrail
+from sundog_operator.api import DEFAULT_ALPHA, EvidenceEpoch, ExperimentStatus, MetricStatus, PlanGuardrail, is_latency
 from sundog_operator.core import names
 from sundog_operator.core.evidence import dispersion, weighing
 from sundog_operator.core.evidence.verdicts import Finding, Verdict
@@ -18,16 +19,15 @@ from sundog_operator.core.rollout.resolve import (
     ERROR_RATE,
     REJECTIONS,
     Traffic,
-    is_latency,
+    spoken,
     with_thresholds,
 )
-from sundog_operator.core.rollout.tallies import Block, Tallies, Tally
+from sundog_operator.core.rollout.tallies import Block, BlockCounts, Blocks, Tallies, Tally
 
 SUSPENDED: Final = "Suspended"
 MISMATCH_LOG_E: Final = math.log(1000)
 """At an error of 0.001: a split that is off by chance alone is paused for once in a thousand rollouts."""
 
-DEFAULT_ALPHA: Final = 0.05
 _DEAD_BLOCKS: Final = 3
 _DEAD_FAILURES: Final = 20
 _DEAD_SHARE: Final = 0.5
@@ -42,6 +42,7 @@ class Seen:
     Attributes:
         tallies: what the edges have counted of it.
         reports: what they report now.
+        blocks: those in them.
         traffic: stable's, by which latencies that are not known yet are.
         replicas: healthy replicas of stable and of the candidate.
         now_s: Unix seconds.
@@ -50,6 +51,7 @@ class Seen:
 
     tallies: Tallies
     reports: Sequence[EdgeReport]
+    blocks: Blocks
     traffic: Traffic
     replicas: tuple[int, int]
     now_s: float
@@ -61,7 +63,10 @@ def judge(status: ExperimentStatus, seen: Seen) -> Judgement:
     present = {source for source, _ in tallies.rows_of(seen.tallies.attempt, seen.reports)}
     # One arm alone tells nothing of two.
     epochs = [each for each in status.evidence_epochs if 0 < each.weight < 100]
-    counted = [_counted(status, each, seen, present) for each in epochs]
+    late = tallies.overdue(seen.tallies.attempt, seen.reports, seen.now_s, seen.timeout_s)
+    counted = [
+        _counted(status, each, seen.tallies, present, late.get((each.number, names.CANARY), 0)) for each in epochs
+    ]
     gates = [each.gate for each in counted]
     told = _tell_all(status, counted, load.ratio(machine.canary_weight(status), *seen.replicas))
     warm = status.step is not None and status.step.warm and bool(epochs) and epochs[-1].number == status.epoch.number
@@ -102,11 +107,11 @@ class _Counted:
     harm: Epoch
 
 
-def _counted(status: ExperimentStatus, epoch: EvidenceEpoch, seen: Seen, present: Collection[str]) -> _Counted:
-    stable, canary = (seen.tallies.of(epoch.number, arm, present) for arm in (names.STABLE, names.CANARY))
-    late = tallies.overdue(seen.tallies.attempt, seen.reports, seen.now_s, seen.timeout_s)
-    overdue = late.get((epoch.number, names.CANARY), 0)
-    folded = seen.tallies.folded.get(epoch.number, tallies.Folded(0))
+def _counted(
+    status: ExperimentStatus, epoch: EvidenceEpoch, known: Tallies, present: Collection[str], overdue: int
+) -> _Counted:
+    stable, canary = (known.of(epoch.number, arm, present) for arm in (names.STABLE, names.CANARY))
+    folded = known.folded.get(epoch.number, tallies.Folded(0))
     kinds = [_kind(guardrail) for guardrail in status.plan.guardrails]
     blocks = [[(each.closed, *each.sums[tallies.EVENTS.index(kind)]) for each in folded.lengths] for kind in kinds]
 
@@ -147,7 +152,7 @@ def _weigh(status: ExperimentStatus, epochs: Sequence[Epoch]) -> list[Finding]:
     metrics = [
         # What takes long is compared with a time that has the margin in it already.
         Metric(0.0, each.floor, following, newest_alone=True)
-        if is_latency(each)
+        if is_latency(each.metric)
         else Metric(each.margin, each.floor, following, newest_alone=following == 1)
         for each in status.plan.guardrails
     ]
@@ -165,10 +170,10 @@ def _tell(
             f"{message} if all requests that were lost failed",
         )
     told = str(verdict)
-    if is_latency(guardrail) and guardrail.threshold_microseconds is None:
+    if is_latency(guardrail.metric) and guardrail.threshold_microseconds is None:
         told = str(Verdict.UNDECIDED)
         message = f"{guardrail.metric}: waits until stable has answered enough to know what a long answer is"
-    elif is_latency(guardrail):
+    elif is_latency(guardrail.metric):
         told, message = _by_load(verdict, message, times)
     return MetricStatus(
         name=guardrail.metric,
@@ -204,11 +209,7 @@ def _name(guardrail: PlanGuardrail) -> str:
     stable, canary = guardrail.threshold_microseconds, guardrail.candidate_threshold_microseconds
     if stable is None or canary is None:
         return guardrail.metric
-    return f"{guardrail.metric} (answers above {_time(stable)}, the candidate's above {_time(canary)})"
-
-
-def _time(microseconds: int) -> str:
-    return f"{microseconds / 1000:.3g} ms" if microseconds < 999_500 else f"{microseconds / 1e6:.3g} s"
+    return f"{guardrail.metric} (answers above {spoken(stable)}, the candidate's above {spoken(canary)})"
 
 
 def _by_load(verdict: Verdict, message: str, times: float) -> tuple[str, str]:
@@ -245,28 +246,29 @@ def _dead(seen: Seen) -> str:
     """
     newest = int(seen.now_s - tallies.GRACE_S) // tallies.BLOCK_S
     oldest = newest - _DEAD_BLOCKS - math.ceil(seen.timeout_s / tallies.BLOCK_S) - 1
-    epochs = tallies.blocks_of(seen.tallies.attempt, seen.reports).values()
     run: list[Sequence[Block]] = []
     for number in range(oldest, newest):
-        own = [blocks[number] for blocks in epochs if number in blocks]
+        own = [blocks[number] for blocks in seen.blocks.values() if number in blocks]
         run = [*run, own] if _is_dead(own) else []
         if len(run) == _DEAD_BLOCKS:
-            failed, ended = (sum(each.of(names.CANARY)[at] for own in run for each in own) for at in (0, 3))
+            canary = _sum(names.CANARY, [block for own in run for block in own])
             seconds = _DEAD_BLOCKS * tallies.BLOCK_S
-            return f"the candidate failed {failed} of {ended} requests in {seconds} s, while {names.STABLE} did not"
+            return f"the candidate failed {canary.errors} of {canary.ended} requests in {seconds} s, while {names.STABLE} did not"
     return ""
 
 
 def _is_dead(own: Sequence[Block]) -> bool:
-    (canary_failed, canary_ended, canary_running), (stable_failed, stable_ended, _) = (
-        tuple(sum(each.of(arm)[at] for each in own) for at in (0, 3, 4)) for arm in (names.CANARY, names.STABLE)
-    )
+    canary, stable = _sum(names.CANARY, own), _sum(names.STABLE, own)
     return (
-        canary_failed >= _DEAD_FAILURES
+        canary.errors >= _DEAD_FAILURES
         # What still runs may yet be answered: failures are often quicker than answers.
-        and canary_failed > _DEAD_SHARE * (canary_ended + canary_running)
-        and stable_failed < _FINE_SHARE * stable_ended
+        and canary.errors > _DEAD_SHARE * (canary.ended + canary.running)
+        and stable.errors < _FINE_SHARE * stable.ended
     )
+
+
+def _sum(arm: str, blocks: Sequence[Block]) -> BlockCounts:
+    return functools.reduce(BlockCounts.plus, (block.of(arm) for block in blocks), BlockCounts())
 
 
 def _number(value: float) -> float | None:

@@ -2,10 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Final
 
-from sundog_operator.api import PlanGuardrail, PlanStep, Rollout, RolloutGuardrail
+from sundog_operator.api import (
+    DEFAULT_MAX_DURATION,
+    DEFAULT_MIN_DURATION,
+    PlanGuardrail,
+    PlanStep,
+    Rollout,
+    RolloutGuardrail,
+    is_latency,
+)
 
 BUSY_RPS: Final = 50.0
 """Requests per second from which small weights and high quantiles can be judged in minutes."""
@@ -17,8 +24,6 @@ LEAST_TIMED: Final = 100
 ERROR_RATE: Final = "errorRate"
 REJECTIONS: Final = "rejections"
 ERROR_MARGIN: Final = 0.25
-_MIN_DURATION: Final = timedelta(minutes=5)
-_MAX_DURATION: Final = timedelta(hours=24)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +62,7 @@ def default_steps(traffic: Traffic) -> tuple[PlanStep, ...]:
     first = (1,) if (traffic.requests_per_second or 0) >= VERY_BUSY_RPS else ()
     weights = (*first, 5, 25, 50) if traffic.is_busy else (25, 50)
     return tuple(
-        PlanStep(weight=weight, gate="evidence", min_duration=_MIN_DURATION, max_duration=_MAX_DURATION)
+        PlanStep(weight=weight, gate="evidence", min_duration=DEFAULT_MIN_DURATION, max_duration=DEFAULT_MAX_DURATION)
         for weight in weights
     )
 
@@ -104,7 +109,7 @@ def _quantile(metric: str) -> float:
 
 def with_thresholds(guardrail: PlanGuardrail, traffic: Traffic) -> PlanGuardrail:
     """A latency with the time that stable takes no longer than, as its name says how often; others, and known ones, as they are."""
-    if not is_latency(guardrail) or guardrail.threshold_microseconds is not None:
+    if not is_latency(guardrail.metric) or guardrail.threshold_microseconds is not None:
         return guardrail
     found = traffic.quantile_us(_quantile(guardrail.metric))
     if found is None:
@@ -116,14 +121,14 @@ def with_thresholds(guardrail: PlanGuardrail, traffic: Traffic) -> PlanGuardrail
     return guardrail.model_copy(update=update)
 
 
-def is_latency(guardrail: PlanGuardrail) -> bool:
-    """Whether it compares how often answers take long."""
-    return guardrail.metric.startswith("latency")
+def spoken(microseconds: int) -> str:
+    """A latency for people, in three digits."""
+    return f"{microseconds / 1000:.3g} ms" if microseconds < 999_500 else f"{microseconds / 1e6:.3g} s"
 
 
 def lacks_threshold(guardrails: Sequence[PlanGuardrail]) -> bool:
     """Whether it is not known yet what a long answer is."""
-    return any(is_latency(each) and each.threshold_microseconds is None for each in guardrails)
+    return any(is_latency(each.metric) and each.threshold_microseconds is None for each in guardrails)
 
 
 def _share(percent: str) -> float:

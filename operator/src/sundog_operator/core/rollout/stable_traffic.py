@@ -37,7 +37,7 @@ def _rate(service: str, reports: Sequence[EdgeReport], now_s: float) -> tuple[fl
     attempts = attempts_of(service, reports)
     since = int(now_s - _HOUR_S) // BLOCK_S
     ended = [
-        (number, sum(counts[3] for counts in block.arms.values()))
+        (number, sum(counts.ended for counts in block.arms.values()))
         for attempt in sorted(attempts)
         for blocks in blocks_of(attempt, reports).values()
         for number, block in blocks.items()

@@ -25,7 +25,6 @@ REJECTIONS: Final = ("client4xx", "throttled", "abortBefore", "abortDuring")
 EVENTS: Final = ("errors", "slow", "rejections")
 """What is told apart. No request is two of the first two: an error is no slow answer."""
 
-_NONE: Final = (0, 0, 0, 0, 0)
 GRACE_S: Final = 5
 """Until a block is looked at after its end: for that long lines and reports are under way."""
 
@@ -248,6 +247,50 @@ def _key(row: Mapping[str, Any]) -> tuple[int, str]:
     return _count(row["epoch"]), arm
 
 
+class BlockCounts(NamedTuple):
+    """Requests of one arm that came in ten seconds: of each of `EVENTS` how many, how many have ended, and how many still run."""
+
+    errors: int = 0
+    slow: int = 0
+    rejections: int = 0
+    ended: int = 0
+    running: int = 0
+
+    def plus(self, other: "BlockCounts") -> "BlockCounts":
+        """Both together."""
+        return BlockCounts(*map(sum, zip(self, other, strict=True)))
+
+
+@dataclass(slots=True)
+class Block:
+    """Ten seconds of one epoch over all edges, by arm."""
+
+    arms: dict[str, BlockCounts] = field(default_factory=dict)
+
+    def add(self, arm: str, counts: BlockCounts) -> None:
+        """Add one row's."""
+        self.arms[arm] = self.of(arm).plus(counts)
+
+    def of(self, arm: str) -> BlockCounts:
+        """One arm's."""
+        return self.arms.get(arm, BlockCounts())
+
+    @property
+    def running(self) -> int:
+        """How many of its requests still run."""
+        return sum(counts.running for counts in self.arms.values())
+
+    @property
+    def events(self) -> list[tuple[int, int]]:
+        """(x, s) of each kind of event."""
+        stable, canary = self.of(names.STABLE), self.of(names.CANARY)
+        return [(x, x + other) for x, other in zip(canary[: len(EVENTS)], stable, strict=False)]
+
+
+Blocks = Mapping[int, Mapping[int, Block]]
+"""By epoch and number, which is Unix seconds by `BLOCK_S`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Look:
     """When and at what is looked.
@@ -265,8 +308,8 @@ class Look:
     timeout_s: float
 
 
-def take(before: Tallies, reports: Sequence[EdgeReport], look: Look) -> Tallies:
-    """What is known with the reports of every edge, blocks included. What an edge reports and is no count is left out."""
+def take(before: Tallies, reports: Sequence[EdgeReport], blocks: Blocks, look: Look) -> Tallies:
+    """What is known with the reports of every edge, and the blocks in them. What an edge reports and is no count is left out."""
     told: dict[str, dict[tuple[int, str], Tally]] = {}
     for source, row in rows_of(before.attempt, reports):
         own = told.setdefault(source, {})
@@ -281,7 +324,7 @@ def take(before: Tallies, reports: Sequence[EdgeReport], look: Look) -> Tallies:
         known.update({key: known.get(key, Tally()).seen_again(tally) for key, tally in rows.items()})
     silent = {report.pod for report in reports if report.evidence is None}
     present = {source for source in sources if source in told or source.partition("/")[0] in silent}
-    return Tallies(before.attempt, _bounded(sources, present), _fold(before, reports, look))
+    return Tallies(before.attempt, _bounded(sources, present), _fold(before, reports, blocks, look))
 
 
 def _bounded(
@@ -314,37 +357,7 @@ def _tally(row: Mapping[str, Any]) -> Tally:
     )
 
 
-BlockCounts = tuple[int, int, int, int, int]
-
-
-@dataclass(slots=True)
-class Block:
-    """Ten seconds of one epoch over all edges: (errors, slow, rejections, ended, still running) by arm."""
-
-    arms: dict[str, BlockCounts] = field(default_factory=dict)
-
-    def add(self, arm: str, counts: BlockCounts) -> None:
-        """Add one row's."""
-        errors, slow, rejections, ended, running = map(sum, zip(self.of(arm), counts, strict=True))
-        self.arms[arm] = (errors, slow, rejections, ended, running)
-
-    def of(self, arm: str) -> BlockCounts:
-        """One arm's."""
-        return self.arms.get(arm, _NONE)
-
-    @property
-    def running(self) -> int:
-        """How many of its requests still run."""
-        return sum(counts[-1] for counts in self.arms.values())
-
-    @property
-    def events(self) -> list[tuple[int, int]]:
-        """(x, s) of each kind of event."""
-        stable, canary = self.of(names.STABLE), self.of(names.CANARY)
-        return [(x, x + other) for x, other in zip(canary[:3], stable[:3], strict=True)]
-
-
-def blocks_of(attempt: str, reports: Sequence[EdgeReport]) -> dict[int, dict[int, Block]]:
+def blocks_of(attempt: str, reports: Sequence[EdgeReport]) -> Blocks:
     """Blocks by epoch and number, added over edges. What is no block is left out."""
     found: dict[int, dict[int, Block]] = {}
     for report in reports:
@@ -372,15 +385,14 @@ def _block_counts(counts: Sequence[Any], at: Mapping[str, int]) -> BlockCounts:
         return sum(_count(counts[at[name]], _MOST_IN_A_BLOCK) for name in columns)
 
     errors, rejections = of(*ERRORS), of(*REJECTIONS)
-    return errors, of("slow"), rejections, errors + rejections + of("ok"), of("inFlight")
+    return BlockCounts(errors, of("slow"), rejections, errors + rejections + of("ok"), of("inFlight"))
 
 
-def _fold(before: Tallies, reports: Sequence[EdgeReport], look: Look) -> Mapping[int, Folded]:
+def _fold(before: Tallies, reports: Sequence[EdgeReport], blocks: Blocks, look: Look) -> Mapping[int, Folded]:
     folded = dict(before.folded)
     if silent(before, reports):
         # What an edge has counted and does not tell belongs into the same blocks as what the others have. One that leaves may never tell.
         return folded
-    blocks = blocks_of(before.attempt, reports)
     for epoch in look.epochs:
         own = blocks.get(epoch, {})
         if epoch not in folded and not own:
