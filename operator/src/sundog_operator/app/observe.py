@@ -102,12 +102,11 @@ async def _edges(
 ) -> list[EdgeReport]:
     """What the edges say; in detail where evidence is weighed, or a plan is about to be made of what was counted."""
     attempt = next((each.status for each in rollouts if each.name == status.experiment), None)
-    if status.candidate is None or status.stable is None:
-        return await world.edges.read(pods)
+    begins = status.candidate is not None and status.stable is not None
     frozen = attempt is not None and bool(attempt.plan.steps)
-    if frozen and attempt is not None and (not attempt.plan.guardrails or attempt.phase == machine.PENDING):
-        return await world.edges.read(pods)
-    return await world.edges.count(pods, service)
+    weighs = attempt is not None and bool(attempt.plan.guardrails) and attempt.phase != machine.PENDING
+    in_detail = begins and (weighs or not frozen)
+    return await (world.edges.count(pods, service) if in_detail else world.edges.read(pods))
 
 
 async def _route(world: World, deployment: Object) -> tuple[Object | None, bool]:

@@ -450,7 +450,7 @@ def _mark_evidence(draft: Draft, status: ExperimentStatus, conditions: Condition
     if broken:
         conditions.mark_false("DataQuality", "SampleRatioMismatch", broken, at=draft.now)
     elif draft.judgement is not None and draft.judgement.unheard:
-        told = f"{', '.join(draft.judgement.unheard)}: does not tell what it has counted, and nothing is concluded without it"
+        told = f"no gate opens before {', '.join(draft.judgement.unheard)} has told what was counted there"
         conditions.mark_unknown("DataQuality", "EdgeSilent", told, at=draft.now)
     elif draft.judgement is not None:
         conditions.mark_true("DataQuality", "Consistent", "", at=draft.now)

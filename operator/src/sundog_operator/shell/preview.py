@@ -10,6 +10,7 @@ from sundog_operator.api import (
     ModelDeploymentSpec,
     ModelDeploymentStatus,
     PlanStep,
+    Rollout,
     format_duration,
     refused_changes,
     rollout_not_yet_supported,
@@ -20,7 +21,7 @@ from sundog_operator.core import revisions, secrets
 from sundog_operator.core.draft import HELD_OUTCOMES, Observed
 from sundog_operator.core.plan import Plan, plan
 from sundog_operator.core.rollout.freeze import plan_steps, resolved
-from sundog_operator.core.rollout.resolve import BUSY_RPS, VERY_BUSY_RPS, Traffic, default_steps
+from sundog_operator.core.rollout.resolve import BUSY_RPS, VERY_BUSY_RPS, Traffic
 from sundog_operator.core.spec import accept
 from sundog_operator.errors import SpecError
 from sundog_operator.ports import CONTROLLER_REVISION, Object
@@ -248,8 +249,7 @@ def steps(spec: ModelDeploymentSpec) -> str:
 
 
 def _resolved(requests_per_second: float) -> str:
-    resolved = default_steps(Traffic(requests_per_second))
-    return _arrows((*resolved, PlanStep(weight=100, gate="none")))
+    return _arrows(plan_steps(Rollout(), Traffic(requests_per_second)))
 
 
 def _arrows(planned: Sequence[PlanStep]) -> str:

@@ -10,7 +10,7 @@ import json
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Self
 
 from sundog_operator.core import names
 from sundog_operator.core.observed import EdgeReport
@@ -256,9 +256,9 @@ class BlockCounts(NamedTuple):
     ended: int = 0
     running: int = 0
 
-    def plus(self, other: "BlockCounts") -> "BlockCounts":
+    def plus(self, other: Self) -> Self:
         """Both together."""
-        return BlockCounts(*map(sum, zip(self, other, strict=True)))
+        return type(self)(*map(sum, zip(self, other, strict=True)))
 
 
 @dataclass(slots=True)
