@@ -118,8 +118,8 @@ REFUSED = [
     (rollout(unit={"jwtClaim": "sub"}), "spec.rollout.unit.jwtClaim: is not supported yet; leave it out"),
     (rollout(bake={}), "spec.rollout.bake: is not supported yet; leave it out"),
     (
-        rollout(guardrails=[{"metric": "errorRate", "max": "2%"}]),
-        "spec.rollout.guardrails[0].max: is not supported yet; leave it out",
+        rollout(guardrails=[{"metric": "latencyP50", "max": "1s"}]),
+        "spec.rollout.guardrails[0].max: is not supported yet for a latency; leave it out",
     ),
     (
         rollout(guardrails=[{"metric": "latencyP50"}, {"metric": "latencyP99"}]),

@@ -192,10 +192,28 @@ async def test_an_outage_of_both_arms_is_not_held_against_the_candidate() -> Non
     await cluster.go_on(3)
     cluster.edges.traffic.answers = {STABLE: Answers(errors=0.5), CANARY: Answers(errors=0.5)}
     await cluster.go_on(5)
+    status = await experiment(cluster)
+    assert (status["phase"], status["paused"]["reason"]) == ("Running", "ControlDegraded")
+    assert "before the rollout" in status["paused"]["message"]
+    assert await cluster.weights() == {1: 95, 2: 5}
     cluster.edges.traffic.answers = {STABLE: FINE, CANARY: FINE}
-    await cluster.go_on(5)
-    assert (await experiment(cluster))["phase"] == "Running"
+    await cluster.go_on(9)
+    status = await experiment(cluster)
+    assert (status["phase"], "paused" in status) == ("Running", False)
+    assert [each.get("troubled", False) for each in status["evidenceEpochs"]][:2] == [True, False]
     assert "lastRollout" not in await cluster.status()
+    assert await cluster.go_on(120, lambda: ended(cluster), seconds=15)
+    assert (await experiment(cluster))["verdict"]["decision"] == "Promoted"
+
+
+async def test_both_arms_above_the_ceiling_pause_a_rollout_from_its_first_minute_on() -> None:
+    """Of stable nothing is known from before: it was asked for less than a minute."""
+    cluster = await served(100, {**SHORT, "guardrails": [{"metric": "errorRate", "max": "2%"}]}, Answers(errors=0.3))
+    cluster.edges.traffic.answers = {STABLE: Answers(errors=0.3), CANARY: Answers(errors=0.3)}
+    await cluster.go_on(3)
+    status = await experiment(cluster)
+    assert status["paused"]["reason"] == "ControlUnhealthy"
+    assert "RolloutPaused" in await cluster.events()
 
 
 class Died(Exception):

@@ -289,6 +289,11 @@ class PlanGuardrail(Part):
         0.0,
         description="A gate also passes a rate that is higher by no more than this share of requests: 0.005 is 0.5 %; 0 is none.",
     )
+    max: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None,
+        description="The share of the candidate's requests up to which a gate lets it pass; where both arms are above it the rollout"
+        " pauses. Absent for none.",
+    )
     threshold_microseconds: Annotated[Integer, Field(ge=1)] | None = Field(
         None,
         description="Of a latency: the time that stable's answers exceed as seldom as the metric says, such as one in a hundred for"
@@ -339,6 +344,9 @@ class FrozenPlan(Part):
         None,
         description="Stable's traffic when the plan was frozen, of the last hour at most; absent where less than a minute was seen.",
     )
+    error_rate: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        None, description="The share of stable's requests that failed in that time; absent where that is."
+    )
     frozen_at: Instant | None = Field(None, description="When the plan was frozen.")
 
 
@@ -361,8 +369,10 @@ class Paused(Part):
 
     reason: Text = Field(
         description="Manual: by command. Inconclusive: a step took longer than maxDuration. NoData: an arm had no requests."
-        " SampleRatio: requests do not fall to the arms by their weights."
+        " SampleRatio: requests do not fall to the arms by their weights. ControlUnhealthy: both arms are above max."
+        " ControlDegraded: stable is much worse than before the rollout."
     )
+    message: Message = Field("", description="The same with numbers, as far as there are some.")
     since: Instant = Field(description="Since when.")
 
 
@@ -379,6 +389,10 @@ class EvidenceEpoch(Part):
 
     number: Count = Field(description="As in status.epoch.")
     weight: Percentage = Field(description="The candidate's percent of the traffic in it.")
+    troubled: bool = Field(
+        False,
+        description="Whether stable was no measure in it: gates leave it out, and harm is looked for in it all the same.",
+    )
 
 
 Bucket = Annotated[Integer, Field(ge=0, le=10_000)]

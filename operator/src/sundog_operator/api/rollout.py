@@ -301,7 +301,10 @@ class MetricGuardrail(Part):
         description="Of errorRate: a gate also passes if the candidate fails no more than this share of requests above stable's;"
         " default 0.5%, below 50 requests a second 1%. It never excuses harm.",
     )
-    max: Ceiling | None = Field(None, description="An absolute ceiling: 2% for errorRate, 500ms for a latency.")
+    max: Ceiling | None = Field(
+        None,
+        description="An absolute ceiling: 2% for errorRate, 500ms for a latency. No gate passes what is not known to be below it.",
+    )
 
 
 class RolloutGuardrail(MetricGuardrail):

@@ -55,6 +55,7 @@ ACTED_ON = frozenset(
         "spec.rollout.guardrails[].metric",
         "spec.rollout.guardrails[].margin",
         "spec.rollout.guardrails[].floor",
+        "spec.rollout.guardrails[].max",
         "spec.rollout.warmup.requests",
         "spec.rollout.warmup.duration",
         "spec.rollout.onHarm",
@@ -143,7 +144,6 @@ LATER = frozenset(
         "spec.rollout.steps[].analysis",
         "spec.rollout.steps[].webhook",
         "spec.rollout.steps[].shadow",
-        "spec.rollout.guardrails[].max",
         "spec.rollout.guardrails[].name",
         "spec.rollout.guardrails[].prometheus",
         "spec.rollout.guardrails[].threshold",
@@ -276,8 +276,9 @@ def _guardrails_refused(guardrails: Sequence[RolloutGuardrail], place: str) -> I
     for index in latencies[1:]:
         yield Violation(f"{place}[{index}].metric", "is not supported yet beside another latency; one can be given")
     for index in latencies:
-        if guardrails[index].floor is not None:
-            yield Violation(f"{place}[{index}].floor", "is not supported yet for a latency; leave it out")
+        for name, value in (("floor", guardrails[index].floor), ("max", guardrails[index].max)):
+            if value is not None:
+                yield Violation(f"{place}[{index}].{name}", "is not supported yet for a latency; leave it out")
 
 
 def _unless_default(value: Any, child: FieldNode, place: str, why: str) -> Iterator[Violation]:

@@ -215,7 +215,8 @@ def _limit(guardrail: PlanGuardrail) -> str:
         return f"harm is looked for from {_percent(guardrail.margin)} more than stable on; no gate waits for it"
     if not is_latency(guardrail.metric):
         floor = f", or {_percent(guardrail.floor)} of all requests" if guardrail.floor else ""
-        return f"up to {_percent(guardrail.margin)} more than stable{floor}"
+        ceiling = f"; at most {_percent(guardrail.max)} of its own" if guardrail.max else ""
+        return f"up to {_percent(guardrail.margin)} more than stable{floor}{ceiling}"
     stable, candidate = guardrail.threshold_microseconds, guardrail.candidate_threshold_microseconds
     if stable is None or candidate is None:
         return f"up to {_percent(guardrail.margin)} longer than stable, whose own is not known yet"

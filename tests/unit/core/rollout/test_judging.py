@@ -100,6 +100,47 @@ def test_nothing_passes_before_twelve_blocks_of_the_newest_epoch() -> None:
     assert not judge(at_step(2), report(*GOOD, *young), replicas=(3, 3)).passed
 
 
+CAPPED = {**THREE, "guardrails": [{"metric": "errorRate", "max": "2%"}]}
+
+
+@pytest.mark.parametrize(
+    ("canary", "told"),
+    [
+        ({"ok": 99, "server5xx": 1}, "Passed"),
+        ({"ok": 97, "server5xx": 3}, "Undecided"),
+    ],
+)
+def test_a_gate_passes_only_what_is_known_to_be_below_its_ceiling(canary: dict[str, int], told: str) -> None:
+    rows = arms(2, {"ok": 873, "server5xx": 27}, canary)
+    errors = metric(judge(at_step(1, CAPPED), report(*rows)))
+    assert errors.verdict == told
+    if told == "Undecided":
+        assert errors.message == (
+            "errorRate of the candidate is not known to be below max 2 % yet: 180 of 6000 requests"
+        )
+        assert metric(judge(at_step(1, THREE), report(*rows))).verdict == "Passed"
+
+
+def test_gates_leave_out_an_epoch_in_which_stable_was_no_measure_and_harm_does_not() -> None:
+    status = at_step(2, THREE)
+    first, second = status.evidence_epochs
+    outage = arms(first.number, {"ok": 150, "server5xx": 150}, {"ok": 50, "server5xx": 50})
+    after = arms(second.number, {"ok": 300}, {"ok": 100})
+    troubled = status.model_copy(update={"evidence_epochs": (first.model_copy(update={"troubled": True}), second)})
+    assert metric(judge(status, report(*outage, *after))).events == (9000, 3000)
+    assert metric(judge(troubled, report(*outage, *after))).events == (0, 0)
+    worse = arms(first.number, {"ok": 300}, {"ok": 50, "server5xx": 50})
+    assert judge(troubled, report(*worse, *after)).harm
+
+
+def test_nothing_passes_in_an_epoch_in_which_stable_is_no_measure() -> None:
+    status = at_step(1)
+    (only,) = status.evidence_epochs
+    troubled = status.model_copy(update={"evidence_epochs": (only.model_copy(update={"troubled": True}),)})
+    told = judge(troubled, report(*GOOD))
+    assert (told.passed, metric(told).verdict) == (False, "NoData")
+
+
 def test_nothing_passes_while_the_step_warms_up() -> None:
     warming = at_step(2, THREE, warm=False)
     told = judge(warming, report(*GOOD, row("canary", 3, ok=7), row("stable", 3, ok=7)))

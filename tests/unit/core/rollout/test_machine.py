@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from sundog_operator.api import ExperimentStatus, MetricStatus, PlanGuardrail, PlanStep, Rollout, StepStatus
 from sundog_operator.core.commands import Command
 from sundog_operator.core.rollout import freeze, load, machine
+from sundog_operator.core.rollout.control import UNHEALTHY, WELL, Control
 from sundog_operator.core.rollout.judgement import Judgement
 from sundog_operator.core.rollout.machine import Inputs
 from sundog_operator.core.rollout.resolve import Traffic
@@ -122,6 +123,49 @@ def test_what_the_spec_holds_takes_no_time_of_a_step(held_for: timedelta) -> Non
 def test_a_split_that_is_wrong_leaves_a_pause_by_hand_what_it_is() -> None:
     paused = machine.obey(collecting(), Command("p", "pause", 8), T0 + LATER)
     assert settle(paused, LATER * 9, judged(broken="600 of 1000")).paused == paused.paused
+
+
+OUTAGE = Control(UNHEALTHY, "50.0% of stable's requests failed in a minute", settled=False)
+CALM = Control(settled=False)
+
+
+def test_while_stable_is_no_measure_nothing_is_collected_and_afterwards_it_goes_on_by_itself() -> None:
+    hit = settle(collecting(), timedelta(minutes=30), judged(control=OUTAGE, passed=True))
+    assert (hit.paused and hit.paused.reason, index(hit), machine.canary_weight(hit)) == (UNHEALTHY, 1, 25)
+    assert [each.troubled for each in hit.evidence_epochs] == [True]
+    assert hit.step is not None
+    assert hit.step.reason == f"paused until stable has done well for 5 minutes: {OUTAGE.message}"
+    assert settle(hit, timedelta(minutes=40), judged(control=CALM, passed=True)) == hit
+    over = settle(hit, timedelta(minutes=45), judged())
+    assert (over.paused, [(each.number, each.troubled) for each in over.evidence_epochs]) == (
+        None,
+        [(2, True), (3, False)],
+    )
+    assert (over.epoch.number, machine.canary_weight(over)) == (3, 25)
+    # The outage took nothing of the step's hour.
+    assert settle(over, timedelta(minutes=74), judged()).paused is None
+    assert settle(over, timedelta(minutes=75), judged()).paused is not None
+
+
+def test_resumed_in_an_outage_it_is_paused_again_and_counts_anew_where_it_is_none() -> None:
+    hit = settle(collecting(), timedelta(minutes=30), judged(control=OUTAGE))
+    resumed = machine.obey(hit, Command("r", "resume", 8), T0 + timedelta(minutes=31))
+    again = settle(resumed, timedelta(minutes=31), judged(control=OUTAGE))
+    assert (again.paused and again.paused.reason, epochs(again)) == (UNHEALTHY, epochs(hit))
+    assert epochs(settle(resumed, timedelta(minutes=31), judged(control=CALM))) == [(2, 25), (3, 25)]
+
+
+def test_an_outage_in_a_warm_up_only_lengthens_it() -> None:
+    started = settle(frozen(), timedelta(0), judged(silent=True))
+    hit = settle(started, timedelta(seconds=30), judged(control=OUTAGE))
+    assert (hit.paused and hit.paused.reason, epochs(hit)) == (UNHEALTHY, [])
+    assert epochs(settle(hit, timedelta(minutes=9), judged())) == [(2, 25)]
+
+
+def test_a_pause_by_hand_stays_one_in_an_outage_and_after_it() -> None:
+    paused = machine.obey(collecting(), Command("p", "pause", 8), T0 + LATER)
+    for control in (OUTAGE, WELL):
+        assert settle(paused, LATER * 9, judged(control=control)).paused == paused.paused
 
 
 def test_gates_pass_with_evidence_after_their_least_time_and_the_last_decides() -> None:

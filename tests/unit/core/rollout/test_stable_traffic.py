@@ -42,6 +42,14 @@ def test_of_less_than_a_minute_no_rate_is_known() -> None:
     assert rate(report(row(ended={60: 60}))) == pytest.approx(1)
 
 
+def test_the_share_that_failed_is_that_of_stable() -> None:
+    bad = edge_counts.row("stable", 0, blocks=[edge_counts.block(NOW - 100, ok=95, server5xx=3, timeout=2)])
+    worse = edge_counts.row("canary", 0, blocks=[edge_counts.block(NOW - 100, server5xx=50)])
+    rows = [{**each, "service": "digits", "attempt": ALONE} for each in (bad, worse)]
+    assert stable_traffic.of_attempts("digits", [ALONE], [report(*rows)], NOW).error_rate == pytest.approx(0.05)
+    assert stable_traffic.of_attempts("digits", [ALONE], [report(rows[1])], NOW).error_rate is None
+
+
 def latencies(*reports: EdgeReport) -> tuple[list[int], tuple[int, ...]]:
     long = report(row("2f41", ended={3000: 1}), edges=None)
     found = stable_traffic.of_attempts("digits", [ALONE, ROLLOUT], [*reports, long], NOW)

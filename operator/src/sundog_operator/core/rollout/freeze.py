@@ -102,6 +102,7 @@ def resolved(rollout: Rollout, traffic: Traffic, replicas: int = 1) -> FrozenPla
         on_inconclusive=rollout.on_inconclusive,
         on_no_data=rollout.on_no_data,
         requests_per_second=traffic.requests_per_second and round(traffic.requests_per_second, 3),
+        error_rate=traffic.error_rate and round(traffic.error_rate, 6),
     )
 
 

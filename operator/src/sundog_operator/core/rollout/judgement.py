@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from sundog_operator.api import MetricStatus, PlanGuardrail
+from sundog_operator.core.rollout.control import WELL, Control
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +16,7 @@ class Judgement:
         passed: whether every guardrail lets the next step begin.
         silent: whether an arm has had no request in the epoch in force.
         broken: why nothing can be concluded from what was counted; empty where something can.
+        control: whether stable is fit to be compared with.
         unheard: pods of edges that do not tell what they have counted.
         requests: the candidate's in the epoch in force.
         guardrails: those of the plan, with the times that latencies are compared by, as far as those are known.
@@ -25,6 +27,7 @@ class Judgement:
     passed: bool = False
     silent: bool = True
     broken: str = ""
+    control: Control = WELL
     unheard: tuple[str, ...] = ()
     requests: int = 0
     guardrails: tuple[PlanGuardrail, ...] = ()

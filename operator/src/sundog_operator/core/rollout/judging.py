@@ -1,6 +1,6 @@
 """Judges an attempt: counts of the edges in, what its state machine has to know out. Pure."""
 
-import functools
+import itertools
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -9,11 +9,11 @@ from typing import Final
 
 from sundog_operator.api import DEFAULT_ALPHA, EvidenceEpoch, ExperimentStatus, MetricStatus, PlanGuardrail, is_latency
 from sundog_operator.core import names
-from sundog_operator.core.evidence import dispersion, weighing
+from sundog_operator.core.evidence import ceilings, dispersion, weighing
 from sundog_operator.core.evidence.verdicts import Finding, Verdict
 from sundog_operator.core.evidence.weighing import Epoch, Metric
 from sundog_operator.core.observed import EdgeReport
-from sundog_operator.core.rollout import load, machine, tallies
+from sundog_operator.core.rollout import control, load, machine, tallies
 from sundog_operator.core.rollout.judgement import Judgement
 from sundog_operator.core.rollout.resolve import (
     ERROR_RATE,
@@ -22,7 +22,7 @@ from sundog_operator.core.rollout.resolve import (
     spoken,
     with_thresholds,
 )
-from sundog_operator.core.rollout.tallies import Block, BlockCounts, Blocks, Tallies, Tally
+from sundog_operator.core.rollout.tallies import Block, Blocks, Tallies, Tally, sum_of
 
 SUSPENDED: Final = "Suspended"
 MISMATCH_LOG_E: Final = math.log(1000)
@@ -67,8 +67,7 @@ def judge(status: ExperimentStatus, seen: Seen) -> Judgement:
     counted = [
         _counted(status, each, seen.tallies, present, late.get((each.number, names.CANARY), 0)) for each in epochs
     ]
-    gates = [each.gate for each in counted]
-    told = _tell_all(status, counted, load.ratio(machine.canary_weight(status), *seen.replicas))
+    told = _tell_all(status, epochs, counted, load.ratio(machine.canary_weight(status), *seen.replicas))
     warm = status.step is not None and status.step.warm and bool(epochs) and epochs[-1].number == status.epoch.number
     unheard = tallies.silent(seen.tallies, seen.reports)
     stable, canary = (
@@ -84,7 +83,8 @@ def judge(status: ExperimentStatus, seen: Seen) -> Judgement:
         and all(_passes(each, last=machine.next_weight(status) == 100) for each in told),
         silent=min(stable, canary) == 0,
         unheard=tuple(unheard),
-        broken=_mismatch(gates),
+        broken=_mismatch([each.gate for each in counted]),
+        control=control.watch(status.plan, seen.blocks, seen.now_s),
         requests=canary,
         guardrails=tuple(with_thresholds(each, seen.traffic) for each in status.plan.guardrails),
     )
@@ -132,19 +132,41 @@ def _failed(tally: Tally, overdue: int = 0) -> Tally:
     return tally._replace(errors=tally.errors + tally.lost + overdue)
 
 
-def _tell_all(status: ExperimentStatus, counted: Sequence[_Counted], times: float) -> tuple[MetricStatus, ...]:
-    gates, harms = [each.gate for each in counted], [each.harm for each in counted]
+def _tell_all(
+    status: ExperimentStatus, epochs: Sequence[EvidenceEpoch], counted: Sequence[_Counted], times: float
+) -> tuple[MetricStatus, ...]:
+    gates = [each.gate for each, epoch in zip(counted, epochs, strict=True) if not epoch.troubled]
+    harms = [each.harm for each in counted]
     findings = _weigh(status, gates)
     harmful = findings if gates == harms else _weigh(status, harms)
     events = [
         tuple(map(sum, zip(*(epoch.events[index] for epoch in gates), strict=True))) for index in range(len(findings))
     ]
     closed = int(gates[-1].blocks[0][0][0]) if gates and gates[-1].blocks else 0
-    told = tuple(
+    told = [
         _tell(guardrail, finding, harm, happened, times)
         for guardrail, finding, harm, happened in zip(status.plan.guardrails, findings, harmful, events, strict=True)
-    )
-    return tuple(_tell_earliest(each, closed) for each in told)
+    ]
+    newest = gates[-1] if gates else None
+    alpha = status.plan.alpha or DEFAULT_ALPHA
+    capped = [
+        _below_ceiling(each, guardrail.max, index, newest, alpha)
+        for index, (each, guardrail) in enumerate(zip(told, status.plan.guardrails, strict=True))
+    ]
+    return tuple(_tell_earliest(each, closed) for each in capped)
+
+
+def _below_ceiling(
+    told: MetricStatus, ceiling: float | None, index: int, newest: Epoch | None, alpha: float
+) -> MetricStatus:
+    """No gate passes what is not known to be below its ceiling, as the newest epoch has it."""
+    if ceiling is None or newest is None or told.verdict != Verdict.PASSED:
+        return told
+    (_, hits), (_, trials) = newest.events[index], newest.units
+    if ceilings.is_below(hits, trials, newest.blocks[index], ceiling, alpha):
+        return told
+    message = f"{told.name} of the candidate is not known to be below max {ceiling * 100:g} % yet: {hits} of {trials} requests"
+    return told.model_copy(update={"verdict": str(Verdict.UNDECIDED), "message": message})
 
 
 def _weigh(status: ExperimentStatus, epochs: Sequence[Epoch]) -> list[Finding]:
@@ -251,24 +273,20 @@ def _dead(seen: Seen) -> str:
         own = [blocks[number] for blocks in seen.blocks.values() if number in blocks]
         run = [*run, own] if _is_dead(own) else []
         if len(run) == _DEAD_BLOCKS:
-            canary = _sum(names.CANARY, [block for own in run for block in own])
+            canary = sum_of(names.CANARY, itertools.chain.from_iterable(run))
             seconds = _DEAD_BLOCKS * tallies.BLOCK_S
             return f"the candidate failed {canary.errors} of {canary.ended} requests in {seconds} s, while {names.STABLE} did not"
     return ""
 
 
 def _is_dead(own: Sequence[Block]) -> bool:
-    canary, stable = _sum(names.CANARY, own), _sum(names.STABLE, own)
+    canary, stable = sum_of(names.CANARY, own), sum_of(names.STABLE, own)
     return (
         canary.errors >= _DEAD_FAILURES
         # What still runs may yet be answered: failures are often quicker than answers.
         and canary.errors > _DEAD_SHARE * (canary.ended + canary.running)
         and stable.errors < _FINE_SHARE * stable.ended
     )
-
-
-def _sum(arm: str, blocks: Sequence[Block]) -> BlockCounts:
-    return functools.reduce(BlockCounts.plus, (block.of(arm) for block in blocks), BlockCounts())
 
 
 def _number(value: float) -> float | None:

@@ -16,6 +16,7 @@ from typing import Final
 from sundog_operator.api import Epoch, EvidenceEpoch, ExperimentStatus, Paused, PlanStep, StepStatus, Verdict
 from sundog_operator.core import names
 from sundog_operator.core.commands import Command
+from sundog_operator.core.rollout.control import DEGRADED, UNHEALTHY
 from sundog_operator.core.rollout.freeze import UNDECIDED, arms_at
 from sundog_operator.core.rollout.judgement import Judgement
 from sundog_operator.core.rollout.load import canary_replicas, step_replicas
@@ -105,7 +106,21 @@ def tick(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus:
     """The next status; equal to the given one when nothing is due. Total: any status and inputs give a status."""
     if is_over(status):
         return status
-    for rule in (_stop, _roll_back, _hold, _doubt, _begin, _shift, _confirm, _warm_up, _pass_gate, _time_out):
+    for rule in (
+        _stop,
+        _roll_back,
+        _hold,
+        _doubt,
+        _spare,
+        _recover,
+        _renew,
+        _begin,
+        _shift,
+        _confirm,
+        _warm_up,
+        _pass_gate,
+        _time_out,
+    ):
         if (after := rule(status, seen)) is not None:
             return after
     return _explain(status, seen)
@@ -207,6 +222,36 @@ def _doubt(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
     if paused.reason == MANUAL or seen.now - paused.since < MISMATCH_GRACE:
         return None
     return stop(status, "SampleRatioMismatch", seen.evidence.broken, seen.now)
+
+
+def _spare(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
+    """Collect nothing while stable is no measure of anything: what fails both arms would drown what the candidate alone does."""
+    if seen.evidence is None or not seen.evidence.control.reason or status.paused is not None:
+        return None
+    if status.phase != RUNNING or canary_weight(status) in (0, 100):
+        return None
+    epochs = tuple(
+        each.model_copy(update={"troubled": each.troubled or each.number == status.epoch.number})
+        for each in status.evidence_epochs
+    )
+    told = seen.evidence.control
+    paused = Paused(reason=told.reason, since=seen.now, message=told.message)
+    return status.model_copy(update={"paused": paused, "evidence_epochs": epochs})
+
+
+def _recover(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
+    """Go on by itself once stable has done well for a while."""
+    if status.paused is None or status.paused.reason not in (UNHEALTHY, DEGRADED):
+        return None
+    return _resume(status, seen.now) if seen.evidence is not None and seen.evidence.control.settled else None
+
+
+def _renew(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
+    """Count anew after an epoch in which stable was no measure."""
+    newest = status.evidence_epochs[-1] if status.evidence_epochs else None
+    if newest is None or not newest.troubled or newest.number != status.epoch.number or _stands_still(status, seen):
+        return None
+    return _as_evidence(_at_weight(status, canary_weight(status), seen.now), seen)
 
 
 def _promote(status: ExperimentStatus, *, full: bool) -> ExperimentStatus:
@@ -412,6 +457,8 @@ def paused_for(status: ExperimentStatus) -> str:
             return "paused, for there is no traffic to judge by"
         case "SampleRatio":
             return "paused, for requests do not fall to the arms by their weights"
+        case "ControlUnhealthy" | "ControlDegraded":
+            return f"paused until {names.STABLE} has done well for 5 minutes: {status.paused.message if status.paused else ''}"
         case _:
             return "paused by command"
 

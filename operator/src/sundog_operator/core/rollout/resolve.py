@@ -34,11 +34,13 @@ class Traffic:
         requests_per_second: of the last hour at most; None where too little was seen.
         latencies: how many answers took how long, by bucket.
         edges_us: upper edges of the buckets but the last, in microseconds.
+        error_rate: the share of stable's requests that failed, in the time of `requests_per_second`.
     """
 
     requests_per_second: float | None = None
     latencies: Sequence[int] = ()
     edges_us: Sequence[int] = ()
+    error_rate: float | None = None
 
     @property
     def is_busy(self) -> bool:
@@ -95,7 +97,8 @@ def _frozen(guardrail: RolloutGuardrail, traffic: Traffic) -> PlanGuardrail:
         if is_rate
         else _latency_floor(guardrail.metric)
     )
-    return with_thresholds(PlanGuardrail(metric=guardrail.metric, margin=margin, floor=floor), traffic)
+    ceiling = None if guardrail.max is None else _share(guardrail.max)
+    return with_thresholds(PlanGuardrail(metric=guardrail.metric, margin=margin, floor=floor, max=ceiling), traffic)
 
 
 def _latency_floor(metric: str) -> float:

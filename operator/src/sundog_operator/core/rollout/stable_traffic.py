@@ -1,12 +1,12 @@
 """Stable's traffic out of what the edges report, for a plan that is about to be frozen."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from sundog_operator.core import names
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.rollout.resolve import Traffic
-from sundog_operator.core.rollout.tallies import BLOCK_S, attempts_of, blocks_of, rows_of
+from sundog_operator.core.rollout.tallies import BLOCK_S, attempts_of, blocks_of, rows_of, sum_of
 
 _HOUR_S: Final = 3600
 _LEAST_S: Final = 60
@@ -24,29 +24,40 @@ def of_attempts(
     Latencies are those of an epoch if one is given, for that is what both arms have in common: the same load, on the same machines. Else
     they are of all the time, if that was long enough to stand for what comes.
     """
-    rate, seconds = _rate(service, reports, now_s)
-    known = epoch or seconds >= _REPRESENTATIVE_S
-    return Traffic(rate, *(_latencies(attempts, reports, epoch) if known else ()))
+    past = _past(service, reports, now_s)
+    known = epoch or past.seconds >= _REPRESENTATIVE_S
+    latencies, edges_us = _latencies(attempts, reports, epoch) if known else ([], ())
+    if past.seconds < _LEAST_S:
+        return Traffic(None, latencies, edges_us)
+    error_rate = past.failed / past.of_stable if past.of_stable else None
+    return Traffic(past.ended / past.seconds, latencies, edges_us, error_rate)
 
 
-def _rate(service: str, reports: Sequence[EdgeReport], now_s: float) -> tuple[float | None, float]:
-    """Requests per second that ended, over the blocks of the last hour, and how many seconds that is.
+class _Past(NamedTuple):
+    """Requests that ended in so many seconds, of the last hour at most: all, stable's, and those of stable's that failed."""
 
-    Those of rollouts that have ended count as well, or there would be a gap.
-    """
+    seconds: float = 0.0
+    ended: int = 0
+    of_stable: int = 0
+    failed: int = 0
+
+
+def _past(service: str, reports: Sequence[EdgeReport], now_s: float) -> _Past:
+    """Those of rollouts that have ended count as well, or there would be a gap."""
     attempts = attempts_of(service, reports)
     since = int(now_s - _HOUR_S) // BLOCK_S
-    ended = [
-        (number, sum(counts.ended for counts in block.arms.values()))
+    seen = [
+        (number, block)
         for attempt in sorted(attempts)
         for blocks in blocks_of(attempt, reports).values()
         for number, block in blocks.items()
         if number >= since
     ]
-    if not ended:
-        return None, 0.0
-    seconds = now_s - min(number for number, _ in ended) * BLOCK_S
-    return (sum(count for _, count in ended) / seconds if seconds >= _LEAST_S else None), seconds
+    if not seen:
+        return _Past()
+    of_stable = sum_of(names.STABLE, (block for _, block in seen))
+    ended = sum(counts.ended for _, block in seen for counts in block.arms.values())
+    return _Past(now_s - min(number for number, _ in seen) * BLOCK_S, ended, of_stable.ended, of_stable.errors)
 
 
 def _latencies(attempts: Sequence[str], reports: Sequence[EdgeReport], epoch: int) -> tuple[list[int], tuple[int, ...]]:

@@ -6,6 +6,7 @@ sums once its requests have ended, and not looked at again.
 """
 
 import base64
+import functools
 import json
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -289,6 +290,11 @@ class Block:
 
 Blocks = Mapping[int, Mapping[int, Block]]
 """By epoch and number, which is Unix seconds by `BLOCK_S`."""
+
+
+def sum_of(arm: str, blocks: Iterable[Block]) -> BlockCounts:
+    """An arm's requests in all of these blocks."""
+    return functools.reduce(BlockCounts.plus, (block.of(arm) for block in blocks), BlockCounts())
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,71 @@
+"""Whether stable is fit to be compared with. What fails both arms, such as a database that is away, tells nothing of a candidate. Pure."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from sundog_operator.api import FrozenPlan
+from sundog_operator.core import names
+from sundog_operator.core.rollout.resolve import ERROR_RATE
+from sundog_operator.core.rollout.tallies import BLOCK_S, GRACE_S, BlockCounts, Blocks, sum_of
+
+UNHEALTHY: Final = "ControlUnhealthy"
+DEGRADED: Final = "ControlDegraded"
+_MINUTE: Final = 60 // BLOCK_S
+_FIVE_MINUTES: Final = 5 * _MINUTE
+_FAILURES: Final = 20
+"""Of stable in a minute, before anything is said of it: fewer are no outage."""
+
+_TIMES: Final = 5.0
+_MORE: Final = 0.05
+"""Stable is much worse than before with five times the share of failures, and five percent of all requests more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """How stable does by itself.
+
+    Attributes:
+        reason: `UNHEALTHY` or `DEGRADED`; empty where it does well.
+        message: the same with numbers.
+        settled: whether it has done well for five minutes.
+    """
+
+    reason: str = ""
+    message: str = ""
+    settled: bool = True
+
+
+WELL: Final = Control()
+
+
+def watch(plan: FrozenPlan, blocks: Blocks, now_s: float) -> Control:
+    """What the last minute of blocks that are over says of stable, and the last five. It is no test: a pause costs no more than time."""
+    newest = int(now_s - GRACE_S) // BLOCK_S
+    if _sum(names.STABLE, blocks, newest - _FIVE_MINUTES - _MINUTE, newest).errors < _FAILURES:
+        return WELL
+    (reason, message), *before = (_minute(plan, blocks, newest - ago) for ago in range(_FIVE_MINUTES))
+    return Control(reason, message, settled=not reason and not any(reason for reason, _ in before))
+
+
+def _minute(plan: FrozenPlan, blocks: Blocks, end: int) -> tuple[str, str]:
+    stable, canary = (_sum(arm, blocks, end - _MINUTE, end) for arm in (names.STABLE, names.CANARY))
+    if stable.errors < _FAILURES:
+        return "", ""
+    failed, ceiling, before = stable.errors / stable.ended, _ceiling(plan), plan.error_rate
+    told = f"{failed:.1%} of {names.STABLE}'s requests failed in a minute"
+    if ceiling is not None and failed > ceiling and canary.errors > ceiling * canary.ended:
+        return (
+            UNHEALTHY,
+            f"{told} and {canary.errors / canary.ended:.1%} of the candidate's, where max is {ceiling * 100:g} %",
+        )
+    if before is not None and failed > max(_TIMES * before, before + _MORE):
+        return DEGRADED, f"{told}, and {before:.2%} before the rollout"
+    return "", ""
+
+
+def _sum(arm: str, blocks: Blocks, begin: int, end: int) -> BlockCounts:
+    return sum_of(arm, (each[number] for each in blocks.values() for number in range(begin, end) if number in each))
+
+
+def _ceiling(plan: FrozenPlan) -> float | None:
+    return next((each.max for each in plan.guardrails if each.metric == ERROR_RATE), None)
