@@ -140,6 +140,7 @@ def _arm(arm: Arm, seen: Surroundings) -> dict[str, Any]:
     return {
         "application": arm.application,
         "weight": arm.weight,
+        "slowMicroseconds": arm.slowMicroseconds,
         "servers": {"up": counts.up, "down": counts.down, "draining": counts.draining},
     }
 

@@ -170,6 +170,7 @@ def _in_force(service: Json) -> Json:
         arm["name"]: {
             "application": arm["application"],
             "weight": arm["weight"],
+            "slowMicroseconds": arm.get("slowMicroseconds"),
             "servers": {"up": 1, "down": 0, "draining": 0},
         }
         for arm in service["arms"]

@@ -8,6 +8,7 @@ import pytest
 from sundog_operator.api import ExperimentStatus, FrozenPlan, ModelDeploymentSpec, ModelDeploymentStatus, PlanUnit
 from sundog_operator.api import Rollout as RolloutSpec
 from sundog_operator.core import live, traffic
+from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.rollout import freeze
 from sundog_operator.core.units import frozen_in
 
@@ -96,3 +97,21 @@ def test_a_plan_that_an_earlier_version_froze_keeps_its_unit() -> None:
 @pytest.mark.parametrize(("quantity", "told"), [("1Ki", 1024), ("8Ei", (1 << 63) - 1), ("1e30", (1 << 63) - 1)])
 def test_a_limit_is_never_more_than_an_edge_can_count(quantity, told):
     assert service(endpoint={"maxRequestBytes": quantity})["maxRequestBytes"] == told
+
+
+def in_force(slow_us: int | None) -> EdgeReport:
+    arm: dict[str, Any] = {"application": "digits-r7", "weight": 100, "servers": {"up": 1}}
+    told = arm if slow_us is None else {**arm, "slowMicroseconds": slow_us}
+    told_of = {"attempt": "3b9f", "epoch": 2, "arms": {"stable": told}}
+    return EdgeReport("edge-0", True, False, {"services": {"digits": told_of}})
+
+
+@pytest.mark.parametrize(
+    ("wanted", "told", "confirmed"), [(None, None, True), (500, 500, True), (500, None, False), (500, 400, False)]
+)
+def test_an_edge_that_counts_other_answers_as_slow_confirms_no_split(
+    wanted: int | None, told: int | None, confirmed: bool
+) -> None:
+    arm = traffic.Arm("stable", 7, 100, ((0, 10_000),), slow_us=wanted)
+    found = traffic.confirm("digits", traffic.Split("3b9f", "3b9f", 2, (arm,)), [in_force(told)])
+    assert found.confirmed is confirmed

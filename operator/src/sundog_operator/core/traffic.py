@@ -241,8 +241,9 @@ def _not_in_force(service: str, split: Split, report: EdgeReport) -> str:
         return report.error or f"does not know service {service}"
     if (found.get("attempt"), found.get("epoch")) != (split.attempt, split.epoch):
         return f"has attempt {found.get('attempt')} epoch {found.get('epoch')}, expected {split.attempt} epoch {split.epoch}"
-    arms = {name: (arm.get("application"), arm.get("weight")) for name, arm in found.get("arms", {}).items()}
-    wanted = {arm.name: (names.application(service, arm.revision), arm.weight) for arm in split.arms}
+    told = ("application", "weight", "slowMicroseconds")
+    arms = {name: tuple(arm.get(each) for each in told) for name, arm in found.get("arms", {}).items()}
+    wanted = {arm.name: (names.application(service, arm.revision), arm.weight, arm.slow_us) for arm in split.arms}
     return "" if arms == wanted else f"has arms {arms}, expected {wanted}"
 
 

@@ -180,6 +180,14 @@ def test_gates_pass_with_evidence_after_their_least_time_and_the_last_decides() 
     assert (done.phase, done.verdict.decision, done.verdict.winner) == ("Concluded", "Promoted", "canary")
 
 
+def test_what_has_passed_waits_for_its_least_time_and_says_so() -> None:
+    passed = OPEN.model_copy(update={"verdict": "Passed"})
+    status = settle(collecting(), timedelta(minutes=4), judged(passed=True)).model_copy(update={"metrics": (passed,)})
+    waits = settle(status, timedelta(minutes=4), judged(passed=True))
+    assert waits.step is not None
+    assert waits.step.reason == "every guardrail has passed; a step takes 5m and two minutes of evidence at least"
+
+
 def test_a_gate_that_a_command_opened_is_no_evidence() -> None:
     done = machine.obey(collecting(), Command("p", "promote", 8, full=True), T0)
     done = settle(done, LATER, judged())

@@ -13,7 +13,16 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from sundog_operator.api import Epoch, EvidenceEpoch, ExperimentStatus, Paused, PlanStep, StepStatus, Verdict
+from sundog_operator.api import (
+    Epoch,
+    EvidenceEpoch,
+    ExperimentStatus,
+    Paused,
+    PlanStep,
+    StepStatus,
+    Verdict,
+    format_duration,
+)
 from sundog_operator.core import names
 from sundog_operator.core.commands import Command
 from sundog_operator.core.rollout.control import DEGRADED, UNHEALTHY
@@ -412,8 +421,11 @@ def _give_up(status: ExperimentStatus, seen: Inputs, policy: str, reason: str) -
 
 def waiting_for_evidence(status: ExperimentStatus) -> str:
     """What a gate of evidence waits for, by what the status says is known."""
-    open_ = [each.message for each in status.metrics if each.role == "guardrail" and each.verdict != "Passed"]
-    return open_[0] if open_ else "collects evidence"
+    asked = [each for each in status.metrics if each.role == "guardrail"]
+    open_ = [each.message for each in asked if each.verdict != "Passed"]
+    least = format_duration(current_step(status).min_duration)
+    passed = f"every guardrail has passed; a step takes {least} and two minutes of evidence at least"
+    return open_[0] if open_ else passed if asked else "collects evidence"
 
 
 def _gate(status: ExperimentStatus) -> str:
