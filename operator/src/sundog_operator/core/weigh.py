@@ -19,7 +19,8 @@ def weigh(draft: Draft) -> Tallies | None:
     if progress is None or attempt is None or not progress.plan.guardrails or machine.is_over(progress):
         return None
     stable, candidate = machine.revisions(progress)
-    edges, now_s, timeout_s = draft.seen.edges, draft.now.timestamp(), _timeout_s(draft.seen.split)
+    edges, timeout_s = draft.seen.edges, _timeout_s(draft.seen.split)
+    now_s = tallies.counted_until(edges, draft.now.timestamp())
     epochs = [epoch.number for epoch in progress.evidence_epochs]
     look = tallies.Look(epochs, progress.epoch.number, now_s, timeout_s)
     blocks = tallies.blocks_of(attempt.uid, edges)

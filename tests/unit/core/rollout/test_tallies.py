@@ -349,3 +349,12 @@ def test_blocks_without_their_columns_are_none(columns: Any) -> None:
 def test_a_document_that_is_none_counts_nothing(told: Any) -> None:
     strange = report(evidence=told if isinstance(told, dict) else {"counters": told, "blocks": told})
     assert take(NOTHING, strange).sources == {}
+
+
+@pytest.mark.parametrize(
+    ("clocks", "until"),
+    [([], T0), ([T0 - 3.5, T0 + 9], T0 - 3.5), ([T0 - 61.0, T0 - 2], T0 - 2), ([None, "late", math.nan], T0)],
+)
+def test_edges_have_counted_until_the_clock_that_is_behind_says(clocks: list[Any], until: float) -> None:
+    told = [EdgeReport("edge-0", True, False, {"clock": clock}) for clock in clocks]
+    assert tallies.counted_until([*told, silent()], T0) == until

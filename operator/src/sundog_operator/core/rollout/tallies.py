@@ -29,6 +29,9 @@ EVENTS: Final = ("errors", "slow", "rejections")
 GRACE_S: Final = 5
 """Until a block is looked at after its end: for that long lines and reports are under way."""
 
+_MOST_BEHIND_S: Final = 60
+"""A clock that is further behind is wrong, and would hold up everything."""
+
 _KEPT_BLOCKS: Final = 350
 _MOST_SOURCES: Final = 64
 _GONE: Final = "gone"
@@ -234,6 +237,13 @@ def rows_of(attempt: str, reports: Iterable[EdgeReport]) -> Iterator[tuple[str, 
         for row in _list((report.evidence or {}).get("counters")):
             if isinstance(row, Mapping) and row.get("attempt") == attempt and row.get("origin") == "assigned":
                 yield f"{report.pod}/{row.get('boot')}", row
+
+
+def counted_until(reports: Iterable[EdgeReport], now_s: float) -> float:
+    """Until when every edge has counted, in Unix seconds: now, or what the clock of an edge says that is behind, by a minute at most."""
+    clocks = [(report.evidence or {}).get("clock") for report in reports]
+    behind = (each for each in clocks if isinstance(each, int | float) and each >= now_s - _MOST_BEHIND_S)
+    return min((now_s, *behind))
 
 
 def _list(value: Any) -> Sequence[Any]:
