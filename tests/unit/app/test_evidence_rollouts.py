@@ -111,6 +111,17 @@ async def test_a_good_revision_is_promoted_through_the_steps_of_its_traffic(rps:
     assert {each["verdict"] for each in status["metrics"] if each["role"] == "guardrail"} == {"Passed"}
     assert condition(status, "DataQuality") == ("True", "Consistent")
     assert condition(status, "Conclusive") == ("True", "Promoted")
+    history = status["history"]
+    assert [point["weight"] for point in history if point["weight"]] == sorted(
+        point["weight"] for point in history if point["weight"]
+    )
+    assert {point["weight"] for point in history} == {0, *weights}
+    assert [history[-1]["requests"], history[-1]["errors"]] == [
+        [arm[name] for arm in status["arms"]] for name in ("requests", "errors")
+    ]
+    told = {each["name"]: each for each in history[-1]["metrics"]}
+    assert {told[each["name"]]["verdict"] for each in status["metrics"] if each["role"] == "guardrail"} == {"Passed"}
+    assert told["errorRate"]["upper"] < max(each["upper"] for point in history for each in point.get("metrics", ()))
     # About one write a minute for what is told, and some for each step.
     after = writes(cluster)
     for kind in ("Experiment", "ModelDeployment"):

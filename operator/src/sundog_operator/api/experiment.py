@@ -454,6 +454,35 @@ class MetricStatus(Part):
     message: Message = Field("", description="All of that in a sentence.")
 
 
+class HistoryMetric(Part):
+    """What was known of one metric at one look."""
+
+    name: Text = Field(description="As in the plan's guardrails.")
+    ratio: float | None = Field(
+        None, description="Of the rates of events, the candidate's to stable's; absent where stable had none."
+    )
+    lower: float | None = Field(
+        None, description="Lower end of the interval around it; absent where no one ratio fits all epochs."
+    )
+    upper: float | None = Field(None, description="Upper end; absent while it is not known.")
+    verdict: Text | None = Field(None, description="As in status.metrics; absent for Undecided.")
+
+
+class HistoryPoint(Part):
+    """What was known at one look."""
+
+    at: Instant = Field(description="When it was looked.")
+    epoch: Count = Field(description="As in status.epoch.")
+    weight: Percentage = Field(description="The candidate's percent of the traffic.")
+    requests: Annotated[Items[Count], Field(max_length=2)] = Field(
+        (), description="Of stable and of the candidate, since the rollout began."
+    )
+    errors: Annotated[Items[Count], Field(max_length=2)] = Field((), description="Of those, the ones that failed.")
+    metrics: Annotated[Items[HistoryMetric], Field(max_length=12)] | None = Field(
+        None, description="Those of which there were any events; absent where there are none."
+    )
+
+
 class Verdict(Part):
     """What was decided, and whether by evidence."""
 
@@ -492,6 +521,11 @@ class ExperimentStatus(Status):
     )
     metrics: Annotated[Items[MetricStatus], Field(max_length=400)] = Field(
         (), description="What is known of each guardrail, written once a minute and at each decision."
+    )
+    history: Annotated[Items[HistoryPoint], Field(max_length=48)] = Field(
+        (),
+        description="What was known at some of the looks, oldest first; the longer the rollout takes, the further apart. Written with what"
+        " is written anyway.",
     )
     verdict: Verdict = Field(Verdict(), description="How it ended, and whether evidence decided that.")
     last_command: Annotated[str, Field(max_length=64)] = Field(

@@ -17,7 +17,7 @@ from sundog_operator.core.events import Event
 from sundog_operator.core.late_edges import replace_late
 from sundog_operator.core.obey import obey
 from sundog_operator.core.observed import EdgeReport
-from sundog_operator.core.rollout import machine
+from sundog_operator.core.rollout import history, machine
 from sundog_operator.core.spec import accept
 
 LEAVING_PERIOD: Final = timedelta(seconds=5)
@@ -120,7 +120,8 @@ def _walk(draft: Draft) -> None:
         if counted is not None:
             told = told.model_copy(update={"tallies": counted.pack()})
         if told != progress:
-            draft.commit_rollout(told)
+            judged = draft.judgement.metrics if draft.judgement else told.metrics
+            draft.commit_rollout(history.remember(told, judged, draft.now))
             draft.events.extend(say.shift_events(draft, progress, after))
 
 

@@ -1,0 +1,80 @@
+"""What was known at the looks of an attempt: a few points, spread over all of its time, for those who look at it later. Pure."""
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from typing import Final
+
+from sundog_operator.api import ArmStatus, ExperimentStatus, HistoryMetric, HistoryPoint, MetricStatus
+from sundog_operator.core import names
+from sundog_operator.core.evidence.verdicts import Verdict
+from sundog_operator.core.rollout import machine
+
+MOST: Final = 32
+"""Points that are kept: some 7 KiB of a status."""
+
+PERIOD: Final = timedelta(minutes=1)
+"""Between two looks that differ in nothing but numbers."""
+
+
+def remember(status: ExperimentStatus, metrics: Sequence[MetricStatus], now: datetime) -> ExperimentStatus:
+    """A status that is about to be written, with what is known now where that is worth keeping.
+
+    Args:
+        status: as it will be.
+        metrics: what the evidence says, of the latest look.
+        now: when that was.
+    """
+    point = HistoryPoint(
+        at=now,
+        epoch=status.epoch.number,
+        weight=machine.canary_weight(status),
+        requests=tuple(arm.requests for arm in _arms(status)),
+        errors=tuple(arm.errors for arm in _arms(status)),
+        metrics=tuple(_metric(each) for each in metrics if each.ratio is not None or any(each.events)) or None,
+    )
+    known = status.history
+    if known and not machine.is_over(status) and not _differs(known[-1], point):
+        return status
+    return status.model_copy(update={"history": thinned((*known, point))})
+
+
+def _arms(status: ExperimentStatus) -> Iterator[ArmStatus]:
+    by_name = {arm.name: arm for arm in status.arms}
+    return (by_name[name] for name in (names.STABLE, names.CANARY) if name in by_name)
+
+
+def _metric(told: MetricStatus) -> HistoryMetric:
+    lower, upper = (*told.interval, None, None)[:2]
+    return HistoryMetric(
+        name=told.name,
+        ratio=_short(told.ratio),
+        lower=_short(lower),
+        upper=_short(upper),
+        verdict=None if told.verdict == Verdict.UNDECIDED else told.verdict,
+    )
+
+
+def _short(number: float | None) -> float | None:
+    return None if number is None else float(f"{number:.3g}")
+
+
+def _differs(last: HistoryPoint, point: HistoryPoint) -> bool:
+    """Whether anything but numbers has changed, or a while is over."""
+    return point.at - last.at >= PERIOD or point.weight != last.weight or _verdicts(point) != _verdicts(last)
+
+
+def _verdicts(point: HistoryPoint) -> dict[str, str | None]:
+    return {each.name: each.verdict for each in point.metrics or ()}
+
+
+def thinned(points: Sequence[HistoryPoint]) -> tuple[HistoryPoint, ...]:
+    """At most `MOST` of them, spread over all of the time.
+
+    The first, the newest and those at which the weight changed stay; of the others those go that are closest to both their neighbours.
+    """
+    kept = list(points)
+    while len(kept) > MOST:
+        inner = range(1, len(kept) - 1)
+        spare = [index for index in inner if kept[index].weight == kept[index - 1].weight]
+        del kept[min(spare or inner, key=lambda index: kept[index + 1].at - kept[index - 1].at)]
+    return tuple(kept)

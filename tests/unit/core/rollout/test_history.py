@@ -1,0 +1,135 @@
+"""What is remembered of an attempt: little, of all of its time, and nothing that was not known."""
+
+import itertools
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from sundog_operator.api import ExperimentStatus, HistoryMetric, HistoryPoint, MetricStatus, Rollout
+from sundog_operator.core.rollout import freeze, history
+
+T0 = datetime(2026, 11, 26, 12, tzinfo=UTC)
+SECOND, MINUTE = timedelta(seconds=1), timedelta(minutes=1)
+ERRORS = MetricStatus(
+    name="errorRate", arm="canary", events=(212, 74), ratio=1.0474, interval=(0.70321, 1.5312), verdict="Undecided"
+)
+NAMES = ("errorRate", "latencyP99", "rejections")
+
+
+def status(weight: int = 25, **changes: Any) -> ExperimentStatus:
+    frozen = freeze.freeze(Rollout(), stable=7, candidate=8, now=T0)
+    arms = tuple(
+        arm.model_copy(update={"requests": 1000 * (n + 1), "errors": 10 * (n + 1)})
+        for n, arm in enumerate(freeze.arms_at(weight, 7, 8))
+    )
+    return frozen.model_copy(update={"phase": "Running", "arms": arms, **changes})
+
+
+def after(*looks: tuple[int, int, Sequence[MetricStatus]]) -> tuple[HistoryPoint, ...]:
+    """What is remembered after looks, each at a second, with a weight and what was known."""
+    known = status()
+    for at_s, weight, metrics in looks:
+        shown = status(weight, history=known.history)
+        known = history.remember(shown, metrics, T0 + at_s * SECOND)
+    return known.history
+
+
+def test_a_point_has_what_was_known_then_in_few_digits() -> None:
+    (point,) = after((0, 25, (ERRORS,)))
+    told = HistoryMetric(name="errorRate", ratio=1.05, lower=0.703, upper=1.53)
+    assert point == HistoryPoint(at=T0, epoch=0, weight=25, requests=(1000, 2000), errors=(10, 20), metrics=(told,))
+
+
+def test_what_is_not_known_is_left_out() -> None:
+    none = ERRORS.model_copy(update={"events": (0, 0), "ratio": None, "interval": (0.0,)})
+    alone = ERRORS.model_copy(update={"events": (0, 7), "ratio": None, "interval": (3.2,), "verdict": "Harm"})
+    apart = ERRORS.model_copy(update={"interval": (), "verdict": "Heterogeneous"})
+    first, second, third = after((0, 25, (none,)), (60, 25, (alone,)), (120, 25, (apart,)))
+    assert first.metrics is None
+    assert "metrics" not in first.to_json()
+    assert second.metrics is not None
+    assert second.metrics[0].to_json() == {"name": "errorRate", "lower": 3.2, "verdict": "Harm"}
+    assert third.metrics is not None
+    assert third.metrics[0].to_json() == {"name": "errorRate", "ratio": 1.05, "verdict": "Heterogeneous"}
+
+
+def test_a_look_that_tells_nothing_new_is_not_kept() -> None:
+    passed = ERRORS.model_copy(update={"verdict": "Passed"})
+    points = after(
+        (0, 25, (ERRORS,)), (59, 25, (ERRORS,)), (60, 25, (ERRORS,)), (61, 50, (ERRORS,)), (62, 50, (passed,))
+    )
+    assert [(point.at - T0) // SECOND for point in points] == [0, 60, 61, 62]
+
+
+def test_the_end_is_always_kept() -> None:
+    known = status(history=after((0, 25, (ERRORS,))), phase="Stopped")
+    assert len(history.remember(known, (ERRORS,), T0 + SECOND).history) == 2
+
+
+def point(at_s: int, weight: int) -> HistoryPoint:
+    return HistoryPoint(at=T0 + at_s * SECOND, epoch=1, weight=weight)
+
+
+rare = st.integers(0, 19).map(lambda number: number == 0)
+looks = st.integers(1, 160).flatmap(
+    lambda size: st.lists(st.tuples(st.integers(1, 600), rare), min_size=size, max_size=size)
+)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(looks)
+@example([(60, minute in (5, 10)) for minute in range(1440)])
+def test_it_is_bounded_and_the_whole_attempt_stays_visible(told: list[tuple[int, bool]]) -> None:
+    """Each look is so many seconds after the one before, and with some of them the weight rises."""
+    kept: tuple[HistoryPoint, ...] = ()
+    seen, now, weight, rises = [], 0, 1, 20
+    for pause, rise in told:
+        now += pause
+        weight, rises = (weight + 1, rises - 1) if rise and rises else (weight, rises)
+        seen.append(point(now, weight))
+        kept = history.thinned((*kept, seen[-1]))
+        assert len(kept) <= history.MOST
+    assert (kept[0], kept[-1]) == (seen[0], seen[-1])
+    assert [each for each in seen if each in kept] == list(kept)
+    # The first point of each weight is there, and no gap is longer than what the points that may go have to bridge.
+    firsts = {each.weight: each for each in reversed(seen)}
+    assert {each.weight: each for each in reversed(kept)} == firsts
+    spare, longest = history.MOST - len(firsts) - 1, max(pause for pause, _ in told)
+    gaps = [(b.at - a.at) // SECOND for a, b in itertools.pairwise(kept)]
+    assert max(gaps, default=0) <= max(longest, 2 * (now - told[0][0]) / max(spare, 1))
+    assert history.thinned(kept) == kept
+
+
+def test_a_weight_at_every_point_breaks_nothing() -> None:
+    points = [point(n, n % 100) for n in range(100)]
+    kept = history.thinned(points)
+    assert len(kept) == history.MOST
+    assert (kept[0], kept[-1]) == (points[0], points[-1])
+
+
+def test_it_takes_a_few_kibibytes() -> None:
+    looks = [
+        (
+            60 * n,
+            25,
+            [
+                ERRORS.model_copy(update={"name": name, "ratio": 1.0474 + n / 1000, "verdict": "Suspended"})
+                for name in NAMES
+            ],
+        )
+        for n in range(200)
+    ]
+    stored = [each.to_json() for each in after(*looks)]
+    assert len(stored) == history.MOST
+    assert len(json.dumps(stored, separators=(",", ":"))) < 12 << 10
+
+
+def test_a_status_of_before_has_none() -> None:
+    stored = status().to_json()
+    del stored["history"]
+    assert ExperimentStatus.parse(stored).history == ()
+    assert history.remember(ExperimentStatus.parse({"phase": "Running"}), (), T0).history[0].requests == ()
