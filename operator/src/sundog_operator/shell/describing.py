@@ -202,14 +202,14 @@ def _plan(status: ExperimentStatus, now: datetime) -> Iterator[tuple[str, str]]:
     traffic = plan.requests_per_second
     yield "traffic", "not known when it began" if traffic is None else f"{traffic:.3g} requests a second when it began"
     for guardrail in plan.guardrails:
-        yield guardrail.metric, _limit(guardrail)
+        yield guardrail.metric, limit(guardrail)
     if plan.alpha is not None:
         yield "alpha", f"{plan.alpha:g}, the error of each direction"
     if not machine.is_over(status) and (told := "; ".join(_timing(status, now))):
         yield "this step", told
 
 
-def _limit(guardrail: PlanGuardrail) -> str:
+def limit(guardrail: PlanGuardrail) -> str:
     """How much worse the candidate may be."""
     if guardrail.role == "harm":
         return f"harm is looked for from {_percent(guardrail.margin)} more than stable on; no gate waits for it"
@@ -238,10 +238,10 @@ def _timing(status: ExperimentStatus, now: datetime) -> Iterator[str]:
         )
         yield f"warms up, until {ends}"
     if (left := step.since + planned.min_duration - now) > timedelta(0):
-        yield f"takes at least {_span(left)} more"
+        yield f"takes at least {span(left)} more"
     if planned.max_duration is not None and status.paused is None:
         left = max(step.since + planned.max_duration - now, timedelta(0))
-        yield f"undecided in {_span(left)}, {_UNDECIDED[status.plan.on_inconclusive]}"
+        yield f"undecided in {span(left)}, {_UNDECIDED[status.plan.on_inconclusive]}"
 
 
 def _age_of_evidence(status: ExperimentStatus, now: datetime) -> str:
@@ -264,14 +264,15 @@ def _metric(metric: MetricStatus, *, over: bool) -> tuple[str, ...]:
         metric.role,
         "/".join(map(str, metric.events)),
         "" if metric.ratio is None else f"{metric.ratio:.3g}",
-        _interval(metric),
+        interval(metric),
         f"{metric.allowed:.3g}" if judged and metric.allowed is not None else "",
         metric.verdict,
-        ("unknown" if metric.eta is None else _span(metric.eta)) if waits else "",
+        ("unknown" if metric.eta is None else span(metric.eta)) if waits else "",
     )
 
 
-def _interval(metric: MetricStatus) -> str:
+def interval(metric: MetricStatus) -> str:
+    """Both ends, or the lower one where the upper is not known; empty where neither is."""
     match metric.interval:
         case (lower, upper):
             return f"{lower:.3g}–{upper:.3g}"
@@ -340,10 +341,10 @@ def _instant(text: str) -> datetime | None:
 
 def _ago(since: Any, now: datetime) -> str:
     """How long ago, in one unit."""
-    return _span(max(now - since, timedelta(0))) if isinstance(since, datetime) else ""
+    return span(max(now - since, timedelta(0))) if isinstance(since, datetime) else ""
 
 
-def _span(time: timedelta) -> str:
+def span(time: timedelta) -> str:
     """A time for people, in one unit."""
     seconds = int(time.total_seconds())
     for unit, name in ((86400, "d"), (3600, "h"), (60, "m")):

@@ -1,4 +1,4 @@
-"""`sundog experiment`: what evidence will have to say, before it is collected."""
+"""`sundog experiment`: what evidence will have to say, and what it has said."""
 
 import math
 import sys
@@ -21,6 +21,7 @@ from sundog_operator.core.rollout.resolve import Traffic
 from sundog_operator.shell import manifests
 from sundog_operator.shell.exits import CommandFailed
 from sundog_operator.shell.output import NO_TERMINAL, print_document, print_rich
+from sundog_operator.shell.verbs.report import report
 
 _RUNS: Final = 200
 _BAR: Final = 20
@@ -45,7 +46,10 @@ class _Share(click.ParamType[float]):
 
 @click.group()
 def experiment() -> None:
-    """Tell what evidence will have to say, before it is collected."""
+    """Tell what evidence will have to say, and what it has said."""
+
+
+experiment.add_command(report)
 
 
 @experiment.command()

@@ -1,0 +1,82 @@
+"""`sundog experiment report`."""
+
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import click
+
+from sundog_operator.core import names
+from sundog_operator.errors import NotFound
+from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, Object, Ref
+from sundog_operator.shell.exits import CommandFailed, Exit
+from sundog_operator.shell.output import NO_TERMINAL, print_rich
+from sundog_operator.shell.reporting import terminal
+from sundog_operator.shell.reporting.content import Report, report_of
+from sundog_operator.shell.target import NAME, Server, talks_to_server
+
+_SUFFIXES: Final = (".html", ".htm")
+
+
+@click.command()
+@NAME
+@click.option(
+    "-o",
+    "--output",
+    "file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE.html",
+    help="Write a page with charts instead: one file that needs no other and no network.",
+)
+@talks_to_server
+async def report(server: Server, name: str, file: Path | None) -> None:
+    """Report a rollout: its verdict and why, samples, data quality, and traffic and intervals over time.
+
+    NAME is that of an Experiment, or of a ModelDeployment, whose rollout that is under way is taken, else its newest.
+    """
+    if file is not None and file.suffix.lower() not in _SUFFIXES:
+        raise click.BadParameter(f"{file} does not end with {_SUFFIXES[0]}", param_hint="'-o'")
+    now = datetime.now(UTC)
+    told = report_of(await _attempt(server, name), now)
+    if file is None:
+        print_rich(terminal.shown(told), None if sys.stdout.isatty() else NO_TERMINAL)
+        return
+    _write(file, told, now)
+    click.echo(f"wrote {file}")
+
+
+def _write(file: Path, told: Report, now: datetime) -> None:
+    """Raises CommandFailed."""
+    from sundog_operator.shell.reporting.page import page
+    from sundog_operator.shell.verbs.version import own_version
+
+    try:
+        file.write_text(page(told, own_version(), now), encoding="utf-8")
+    except OSError as err:
+        raise CommandFailed(f"{file}: cannot be written: {err.strerror or err}") from err
+
+
+async def _attempt(server: Server, name: str) -> Object:
+    """The Experiment that is meant. Raises NotFound, and CommandFailed for a ModelDeployment without any."""
+    found = await server.kube.get(Ref(EXPERIMENT, server.namespace, name))
+    if found is not None:
+        return found
+    deployment = await server.kube.get(Ref(MODEL_DEPLOYMENT, server.namespace, name))
+    if deployment is None:
+        raise NotFound(f"there is neither an Experiment nor a ModelDeployment {server.namespace}/{name}")
+    current = str((deployment.get("status") or {}).get("experiment") or "")
+    attempts = {
+        each["metadata"]["name"]: each
+        for each in await server.kube.list(EXPERIMENT, server.namespace, {names.LABEL_MODEL_DEPLOYMENT: name})
+    }
+    if not attempts:
+        raise CommandFailed(
+            f"ModelDeployment {server.namespace}/{name} has had no rollout: there is nothing to report", Exit.NOT_FOUND
+        )
+    return attempts.get(current) or max(attempts.values(), key=_age)
+
+
+def _age(attempt: Object) -> tuple[str, str]:
+    meta = attempt["metadata"]
+    return str(meta.get("creationTimestamp") or ""), str(meta["name"])

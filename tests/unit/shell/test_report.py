@@ -1,0 +1,87 @@
+"""`sundog experiment report`: which rollout is meant, and where it is told."""
+
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from sundog_operator.shell.exits import Exit
+
+
+@pytest.fixture
+def rolling(on_server: Any, server: Any, manifest: Any) -> Any:
+    """Revision 2 was aborted, and revision 3 is at 25 %."""
+    on_server("apply", "-f", str(manifest()))
+    server.serve_revision(1)
+    for number in (2, 3):
+        on_server("apply", "-f", str(manifest(f"file:///models/v{number}")))
+        server.until(lambda cluster, n=number: cluster.at_weight(n, 25), "25 %")
+    server.operator.clear()
+    return on_server
+
+
+def report(call: Any, *arguments: str) -> Any:
+    return call("experiment", "report", *arguments)
+
+
+def test_by_the_name_of_an_experiment_and_of_a_model_deployment(rolling: Any) -> None:
+    by_model, by_name = report(rolling, "digits"), report(rolling, "digits-r3")
+    assert (by_model.code, by_model.out.splitlines()[0]) == (0, "Rollout vision/digits-r3")
+    assert by_name.out.splitlines()[:2] == by_model.out.splitlines()[:2]
+    assert "0 % from 0:00:0" in by_model.out
+    ended = report(rolling, "digits-r2").out.splitlines()
+    assert ended[:3] == [
+        "Rollout vision/digits-r2",
+        "Ended without a verdict of evidence: Superseded",
+        "Superseded: revision 3 is wanted now",
+    ]
+
+
+def test_of_one_that_has_no_rollout_under_way_the_newest(rolling: Any, server: Any, manifest: Any) -> None:
+    rolling("abort", "digits", "--no-wait")
+    server.operator.set()
+
+    async def ended(cluster: Any) -> bool:
+        return (await cluster.status()).get("experiment", "") == ""
+
+    server.until(ended, "the end")
+    assert report(rolling, "digits").out.startswith("Rollout vision/digits-r3\nEnded without a verdict of evidence: A")
+
+
+def test_a_page_is_written_where_it_is_asked_for(rolling: Any, tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    done = report(rolling, "digits", "-o", str(path))
+    assert (done.code, done.out) == (0, f"wrote {path}\n")
+    root = ET.fromstring(path.read_text(encoding="utf-8"))
+    assert [each.text for each in root.iter("h1")] == ["vision/digits-r3"]
+
+
+@pytest.mark.parametrize(
+    ("file", "code", "problem"),
+    [
+        ("report.json", Exit.USAGE, "report.json does not end with .html"),
+        ("nowhere/report.html", Exit.REFUSED, "nowhere/report.html: cannot be written: No such file or directory"),
+    ],
+)
+def test_a_page_that_cannot_be_written_is_one_line(
+    rolling: Any, tmp_path: Path, file: str, code: int, problem: str
+) -> None:
+    done = report(rolling, "digits", "-o", str(tmp_path / file))
+    assert done.code == code
+    assert problem in done.err
+    assert len(done.err.splitlines()) == 1
+
+
+def test_what_is_not_there_is_told_by_name(on_server: Any, server: Any, manifest: Any) -> None:
+    done = report(on_server, "nothing")
+    assert (done.code, done.err) == (
+        Exit.NOT_FOUND,
+        "error: there is neither an Experiment nor a ModelDeployment vision/nothing\n",
+    )
+    on_server("apply", "-f", str(manifest()))
+    done = report(on_server, "digits")
+    assert (done.code, done.err) == (
+        Exit.NOT_FOUND,
+        "error: ModelDeployment vision/digits has had no rollout: there is nothing to report\n",
+    )
