@@ -67,6 +67,12 @@ def ticks(plan: FrozenPlan, within: timedelta) -> int:
     return math.ceil(min(longest, within).total_seconds() / simulating.TICK_S)
 
 
+def warmup_s(plan: FrozenPlan, service: Service, step: PlanStep) -> float:
+    """Seconds of a step that are no evidence yet."""
+    filling = plan.warmup_requests / (service.requests_per_second * step.weight / 100)
+    return min(plan.warmup_duration.total_seconds(), filling)
+
+
 def forecast(
     plan: FrozenPlan,
     service: Service,
@@ -111,8 +117,6 @@ def _simulated(plan: FrozenPlan, service: Service) -> Plan:
     steps, errors = weighed_steps(plan), error_guardrail(plan)
     assert errors is not None
     least = min(step.min_duration for step in steps).total_seconds()
-    weight = steps[0].weight / 100
-    warmup_s = min(plan.warmup_duration.total_seconds(), plan.warmup_requests / (service.requests_per_second * weight))
     return Plan(
         weights=[step.weight / 100 for step in steps],
         margin=errors.margin,
@@ -120,5 +124,5 @@ def _simulated(plan: FrozenPlan, service: Service) -> Plan:
         alpha=plan.alpha or DEFAULT_ALPHA,
         metrics=len(plan.guardrails),
         least_ticks=math.ceil(least / simulating.TICK_S),
-        warmup_ticks=math.ceil(warmup_s / simulating.TICK_S),
+        warmup_ticks=math.ceil(warmup_s(plan, service, steps[0]) / simulating.TICK_S),
     )

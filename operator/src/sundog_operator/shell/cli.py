@@ -34,7 +34,7 @@ COMMANDS: Final[dict[str, Entry]] = {
     "describe": Entry("verbs.describe:describe", "Tell all about one, and what it waits for."),
     "delete": Entry("verbs.delete:delete", "Delete ModelDeployments or Experiments."),
     "plan": Entry("verbs.plan:plan", "Tell what applying manifests would do, and why."),
-    "experiment": Entry("verbs.experiment:experiment", "Simulate a rollout's evidence before it begins."),
+    "experiment": Entry("verbs.experiment:experiment", "Look ahead at a rollout's evidence, or report it."),
     "predict": Entry("verbs.predict:predict", "Send a request to a model's endpoint."),
     "promote": Entry("verbs.steer:promote", "Let a rollout pass its current step."),
     "pause": Entry("verbs.steer:pause", "Let a rollout stand still."),

@@ -1,0 +1,177 @@
+"""`sundog experiment power`."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Final
+
+import click
+from rich.console import RenderableType
+from rich.table import Table
+
+from sundog_operator.api import FrozenPlan, PlanGuardrail, format_duration, parse_duration
+from sundog_operator.core import forecast as forecasting
+from sundog_operator.core import power as powers
+from sundog_operator.core.forecast import Service
+from sundog_operator.core.power import Power
+from sundog_operator.shell import looking_ahead
+from sundog_operator.shell.output import NO_TERMINAL, print_document, print_rich
+
+_BETTER: Final = (0.5, 0.8, 1.0)
+_WORSE: Final = (2.0, 3.0, 5.0)
+_UNLIKELY: Final = 0.5
+"""Below which likelihood of being decided a candidate like stable is warned of."""
+
+_DECIDED: Final = {"margin": "passes by the margin", "floor": "passes by the floor", "harm": "rolled back for harm"}
+
+
+class _Time(click.ParamType[timedelta]):
+    """A duration such as 30m, above 0."""
+
+    name = "duration"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
+        try:
+            found = parse_duration(str(value))
+        except ValueError as err:
+            self.fail(str(err), param, ctx)
+        if not found:
+            self.fail(f"{value!r} is no time at all", param, ctx)
+        return found
+
+
+@click.command()
+@looking_ahead.FILE
+@looking_ahead.RPS
+@looking_ahead.ERRORS
+@click.option(
+    "--times",
+    type=click.FloatRange(0, 1000),
+    multiple=True,
+    help="The effect: how many times as many of the candidate's fail; may be repeated. By default some from half to 5 times.",
+)
+@click.option("--weight", type=click.IntRange(1, 99), help="The candidate's percent of the traffic at the gate.")
+@click.option(
+    "--margin", type=looking_ahead.Share(10_000), help="How much worse it may be, such as 25%, instead of the plan's."
+)
+@click.option(
+    "--floor", type=looking_ahead.Share(), help="Of all requests, such as 0.5%, instead of the plan's; 0% is none."
+)
+@click.option("--alpha", type=click.FloatRange(0, 0.5, min_open=True), help="The error of each direction.")
+@click.option("--max-duration", type=_Time(), help="How long the gate may take, such as 30m or 1d.")
+@looking_ahead.RUNS
+@looking_ahead.OUTPUT
+def power(
+    file: Path | None,
+    rps: float,
+    errors: float,
+    times: Sequence[float],
+    weight: int | None,
+    margin: float | None,
+    floor: float | None,
+    alpha: float | None,
+    max_duration: timedelta | None,
+    runs: int,
+    output: str,
+) -> None:
+    """Tell how much it takes to decide: events, requests and time of the last gate, and how likely it is in its time.
+
+    The plan is that of the manifest, or `rollout: {}` resolved for that traffic, with what else is given instead of its own. Numbers are
+    typical: half of all rollouts need more. Likelihoods are simulated. It is about errors alone, of requests that are independent of each
+    other: latency and bursts take longer. Nothing is asked of a server.
+    """
+    plan = powers.last_gate(looking_ahead.plan_of(file, rps))
+    plan = _with(plan, {"weight": weight, "max_duration": max_duration}, {"margin": margin, "floor": floor}, alpha)
+    service, guardrail = Service(rps, errors), forecasting.error_guardrail(plan)
+    assert guardrail is not None
+    found = looking_ahead.played(
+        times or _effects(guardrail, service),
+        forecasting.ticks(plan, powers.deadline(plan)),
+        lambda each, on_tick: powers.power(plan, service, each, runs=runs, on_tick=on_tick),
+    )
+    if output in ("json", "yaml"):
+        print_document(_document(plan, found), "json" if output == "json" else "yaml")
+    else:
+        print_rich(_shown(plan, guardrail, found), None if sys.stdout.isatty() else NO_TERMINAL)
+    for warning in _warnings(plan, found):
+        click.echo(warning, err=True)
+
+
+def _with(plan: FrozenPlan, step: dict[str, object], guardrail: dict[str, object], alpha: float | None) -> FrozenPlan:
+    """A plan with what was given of its gate and of its guardrail on errors."""
+    changes, limits = (
+        {name: value for name, value in given.items() if value is not None} for given in (step, guardrail)
+    )
+    gate, *others = plan.steps
+    judged = forecasting.error_guardrail(plan)
+    return plan.model_copy(
+        update={
+            "steps": (gate.model_copy(update=changes), *others),
+            "guardrails": tuple(each.model_copy(update=limits) if each is judged else each for each in plan.guardrails),
+            "alpha": plan.alpha if alpha is None else alpha,
+        }
+    )
+
+
+def _effects(guardrail: PlanGuardrail, service: Service) -> list[float]:
+    """Better, alike, at the margin, and worse. Of a service without errors no number of times is more."""
+    return sorted({*_BETTER, round(1 + guardrail.margin, 3), *_WORSE}) if service.errors else [1.0]
+
+
+def _document(plan: FrozenPlan, found: Sequence[Power]) -> dict[str, object]:
+    gate, guardrail = plan.steps[0], forecasting.error_guardrail(plan)
+    assert guardrail is not None
+    return {
+        "weight": gate.weight,
+        "margin": guardrail.margin,
+        "floor": guardrail.floor,
+        "alpha": plan.alpha,
+        "maxDuration": format_duration(powers.deadline(plan)),
+        "candidates": [
+            {
+                "times": each.forecast.times,
+                "decides": each.typical.by if each.typical else None,
+                "events": round(each.typical.events, 1) if each.typical else None,
+                "requests": round(each.typical.requests) if each.typical else None,
+                "minutes": looking_ahead.finite(each.seconds / 60),
+                "passed": each.forecast.promoted,
+                "rolledBack": each.forecast.rolled_back,
+                "undecided": round(each.forecast.undecided, 6),
+            }
+            for each in found
+        ],
+    }
+
+
+def _shown(plan: FrozenPlan, guardrail: PlanGuardrail, found: Sequence[Power]) -> RenderableType:
+    title = (
+        f"The gate at {plan.steps[0].weight} %, errorRate with a margin of {guardrail.margin:.0%}, a floor of {guardrail.floor:.2%},"
+        f" alpha {plan.alpha:g}, {format_duration(powers.deadline(plan))} at most"
+    )
+    table = Table(title=title, title_style="", title_justify="left", box=None, header_style="", padding=(0, 2, 0, 0))
+    for name in ("ERRORS", "TYPICALLY", "EVENTS", "REQUESTS", "TIME", "PASSED", "ROLLED BACK", "UNDECIDED", ""):
+        table.add_column(name, no_wrap=True, justify="left" if name in ("", "ERRORS", "TYPICALLY") else "right")
+    for each in found:
+        decided = each.typical
+        table.add_row(
+            f"{each.forecast.times:g} × stable's",
+            _DECIDED[decided.by] if decided else "never decided",
+            f"{decided.events:.0f}" if decided else "–",
+            f"{decided.requests:.0f}" if decided else "–",
+            looking_ahead.told(each.seconds / 60),
+            *looking_ahead.likelihoods(each.forecast),
+            looking_ahead.bar(each.forecast),
+        )
+    return table
+
+
+def _warnings(plan: FrozenPlan, found: Sequence[Power]) -> Iterator[str]:
+    """Where a candidate that is as good as stable will hardly be promoted in time."""
+    for each in found:
+        if each.forecast.times <= 1 and each.forecast.promoted < _UNLIKELY:
+            yield (
+                f"warning: a candidate with {each.forecast.times:g} times stable's errors passes within"
+                f" {format_duration(powers.deadline(plan))} with a likelihood of {each.forecast.promoted:.0%} only; what takes longer does"
+                f" what onInconclusive says, here {plan.on_inconclusive}"
+            )

@@ -1,0 +1,104 @@
+"""`sundog experiment simulate`."""
+
+import sys
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Final
+
+import click
+from rich.console import RenderableType
+from rich.table import Table
+
+from sundog_operator.api import FrozenPlan, PlanGuardrail
+from sundog_operator.core import forecast as forecasting
+from sundog_operator.core.forecast import Forecast, Service
+from sundog_operator.shell import looking_ahead
+from sundog_operator.shell.output import NO_TERMINAL, print_document, print_rich
+
+_HOURS: Final = 24.0
+
+
+@click.command()
+@looking_ahead.FILE
+@looking_ahead.RPS
+@looking_ahead.ERRORS
+@click.option(
+    "--times",
+    type=click.FloatRange(0, 1000),
+    multiple=True,
+    help="How many times as many of the candidate's fail; may be repeated. By default once, the most that is allowed, 2 and 5 times.",
+)
+@click.option(
+    "--hours", type=click.FloatRange(0.05, 24 * 14), default=_HOURS, show_default=True, help="For how long at most."
+)
+@looking_ahead.RUNS
+@looking_ahead.OUTPUT
+def simulate(
+    file: Path | None, rps: float, errors: float, times: Sequence[float], hours: float, runs: int, output: str
+) -> None:
+    """Simulate a rollout: how long its gates of evidence take, and how likely each end is.
+
+    The plan is that of the manifest, or `rollout: {}` resolved for that traffic. Errors alone are simulated, of requests that are
+    independent of each other: latency and bursts take longer. Nothing is asked of a server.
+    """
+    plan = looking_ahead.plan_of(file, rps)
+    guardrail = forecasting.error_guardrail(plan)
+    assert guardrail is not None
+    service, within = Service(rps, errors), timedelta(hours=hours)
+    found = looking_ahead.played(
+        times or _candidates(guardrail, service),
+        forecasting.ticks(plan, within),
+        lambda each, on_tick: forecasting.forecast(plan, service, each, runs=runs, within=within, on_tick=on_tick),
+    )
+    if output in ("json", "yaml"):
+        print_document(_document(plan, found), "json" if output == "json" else "yaml")
+        return
+    print_rich(_shown(plan, found, within), None if sys.stdout.isatty() else NO_TERMINAL)
+
+
+def _candidates(guardrail: PlanGuardrail, service: Service) -> list[float]:
+    """As good as stable, as bad as gates may let pass, and worse. Of a service without errors no number of times is more."""
+    if not service.errors:
+        return [1.0]
+    return sorted({1.0, round(1 + max(guardrail.margin, guardrail.floor / service.errors), 3), 2.0, 5.0})
+
+
+def _document(plan: FrozenPlan, found: Sequence[Forecast]) -> dict[str, object]:
+    return {
+        "steps": [step.weight for step in plan.steps],
+        "candidates": [
+            {
+                "times": each.times,
+                "promoted": each.promoted,
+                "rolledBack": each.rolled_back,
+                "undecided": round(each.undecided, 6),
+                "medianMinutes": looking_ahead.finite(each.median_minutes),
+                "lateMinutes": looking_ahead.finite(each.late_minutes),
+                "failedRequests": each.failed,
+            }
+            for each in found
+        ],
+    }
+
+
+def _shown(plan: FrozenPlan, found: Sequence[Forecast], within: timedelta) -> RenderableType:
+    errors = forecasting.error_guardrail(plan)
+    assert errors is not None
+    title = (
+        f"{' → '.join(f'{step.weight} %' for step in plan.steps)}, errorRate with a margin of {errors.margin:.0%}, a floor of"
+        f" {errors.floor:.2%}, for {within.total_seconds() / 3600:g} h at most"
+    )
+    table = Table(title=title, title_style="", title_justify="left", box=None, header_style="", padding=(0, 2, 0, 0))
+    for name in ("ERRORS", "PROMOTED", "ROLLED BACK", "UNDECIDED", "", "MEDIAN", "80 %", "FAILED"):
+        table.add_column(name, no_wrap=True, justify="left" if name in ("", "ERRORS") else "right")
+    for each in found:
+        table.add_row(
+            f"{each.times:g} × stable's",
+            *looking_ahead.likelihoods(each),
+            looking_ahead.bar(each),
+            looking_ahead.told(each.median_minutes),
+            looking_ahead.told(each.late_minutes),
+            f"{each.failed:.0f}",
+        )
+    return table

@@ -1,0 +1,159 @@
+"""`sundog experiment power`: how much a gate takes, held against the simulation of the same."""
+
+import json
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from sundog_operator.api import FrozenPlan, PlanGuardrail, PlanStep
+from sundog_operator.core.forecast import Service
+from sundog_operator.core.power import power
+
+MINUTE = timedelta(minutes=1)
+
+
+def plan(weight: int = 50, floor: float = 0.0, **gate: Any) -> FrozenPlan:
+    """Without a warm-up or a time that a step lasts at least: those are no question of power."""
+    step = PlanStep(weight=weight, gate="evidence", max_duration=gate.pop("max_duration", timedelta(days=1)), **gate)
+    return FrozenPlan(
+        steps=(step, PlanStep(weight=100, gate="none")),
+        alpha=0.05,
+        guardrails=(PlanGuardrail(metric="errorRate", margin=0.25, floor=floor),),
+    )
+
+
+@pytest.mark.parametrize(
+    ("weight", "floor", "errors", "times", "by"),
+    [
+        (50, 0.0, 0.02, 1.0, "margin"),
+        (50, 0.0, 0.02, 0.5, "margin"),
+        (25, 0.0, 0.05, 0.8, "margin"),
+        (50, 0.01, 0.0, 1.0, "floor"),
+        (50, 0.005, 0.01, 1.0, "floor"),
+        (25, 0.01, 0.005, 0.5, "floor"),
+        (50, 0.0, 0.01, 2.0, "harm"),
+        (5, 0.0, 0.01, 5.0, "harm"),
+        (25, 0.01, 0.01, 3.0, "harm"),
+    ],
+)
+def test_half_of_simulated_rollouts_need_about_as_long(
+    weight: int, floor: float, errors: float, times: float, by: str
+) -> None:
+    found = power(plan(weight, floor), Service(20.0, errors), times, runs=60)
+    assert found.typical is not None
+    assert found.typical.by == by
+    assert found.forecast.promoted + found.forecast.rolled_back == 1.0
+    assert (found.forecast.rolled_back > 0.5) is (by == "harm")
+    assert found.seconds >= 120
+    ratio = 60 * found.forecast.median_minutes / found.seconds
+    assert 0.6 <= ratio <= 1.7
+
+
+def test_events_are_a_share_of_the_requests() -> None:
+    found = power(plan(25), Service(20.0, 0.01), 2.0, runs=10).typical
+    assert found is not None
+    assert found.events / found.requests == pytest.approx(0.01 * 0.75 + 0.02 * 0.25)
+
+
+def test_at_the_margin_nothing_decides_without_a_floor() -> None:
+    found = power(plan(max_duration=timedelta(hours=1)), Service(20.0, 0.01), 1.25, runs=20)
+    assert (found.typical, found.seconds) == (None, float("inf"))
+    assert found.forecast.undecided > 0.9
+    assert power(plan(floor=0.01), Service(20.0, 0.01), 1.25, runs=10).typical is not None
+
+
+def test_a_step_lasts_as_long_as_it_says_but_harm_does_not_wait_for_that() -> None:
+    long = plan(50, 0.05, min_duration=30 * MINUTE)
+    assert power(long, Service(100.0, 0.001), 1.0, runs=10).seconds == 1800
+    assert power(long, Service(100.0, 0.01), 20.0, runs=10).seconds < 300
+
+
+@pytest.mark.parametrize("times", [0.0, 1000.0])
+def test_extremes_are_numbers(times: float) -> None:
+    found = power(plan(), Service(1.0, 0.5), times, runs=10).typical
+    assert found is not None
+    assert 0 < found.events <= found.requests < 1000
+
+
+def told(sundog: Any, *options: str) -> dict[str, Any]:
+    done = sundog("experiment", "power", *options, "--runs", "10", "-o", "json")
+    assert done.code == 0, done.err
+    found: dict[str, Any] = json.loads(done.out)
+    return found
+
+
+def test_a_table_over_some_effects(sundog: Any) -> None:
+    options = ("--rps", "100", "--errors", "1%", "--runs", "10", "--max-duration", "30m")
+    lines = sundog("experiment", "power", *options).out.splitlines()
+    assert lines[0] == "The gate at 50 %, errorRate with a margin of 25%, a floor of 0.50%, alpha 0.05, 30m at most"
+    assert lines[1].split() == [
+        "ERRORS",
+        "TYPICALLY",
+        "EVENTS",
+        "REQUESTS",
+        "TIME",
+        "PASSED",
+        "ROLLED",
+        "BACK",
+        "UNDECIDED",
+    ]
+    assert [line.split()[0] for line in lines[2:]] == ["0.5", "0.8", "1", "1.25", "2", "3", "5"]
+    assert "passes by the floor" in lines[4]
+    assert lines[-1].startswith("5 × stable's     rolled back for harm")
+
+
+def test_what_is_given_is_used_instead_of_the_plans(sundog: Any) -> None:
+    options = ("--rps", "50", "--errors", "1%", "--times", "1", "--weight", "25", "--margin", "150%", "--floor", "0%")
+    found = told(sundog, *options, "--alpha", "0.2", "--max-duration", "2h")
+    assert {name: found[name] for name in ("weight", "margin", "floor", "alpha", "maxDuration")} == {
+        "weight": 25,
+        "margin": 1.5,
+        "floor": 0.0,
+        "alpha": 0.2,
+        "maxDuration": "2h",
+    }
+    (one,) = found["candidates"]
+    assert one["decides"] == "margin"
+    (strict,) = told(sundog, *options, "--max-duration", "2h")["candidates"]
+    assert strict["events"] > one["events"]
+
+
+def test_a_plan_of_a_manifest(sundog: Any, manifest: Any) -> None:
+    rollout = {
+        "steps": [{"weight": 10, "maxDuration": "3h"}, {"weight": 40, "maxDuration": "20m"}],
+        "guardrails": [{"metric": "errorRate", "margin": "50%", "floor": "0%"}],
+    }
+    path = manifest(rollout=rollout)
+    found = told(sundog, "-f", str(path), "--rps", "100", "--errors", "5%", "--times", "1")
+    assert [found[name] for name in ("weight", "margin", "maxDuration")] == [40, 0.5, "20m"]
+
+
+def test_a_gate_that_will_hardly_pass_in_time_is_warned_of(sundog: Any) -> None:
+    options = ("experiment", "power", "--rps", "1", "--errors", "0%", "--runs", "10")
+    slow = sundog(*options, "--max-duration", "5m")
+    assert "likelihood of 0% only" in slow.err
+    assert "here pause" in slow.err
+    assert sundog(*options, "--max-duration", "2h").err.strip() == ""
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "problem"),
+    [
+        ("--max-duration", "soon", "'soon' is not a duration such as 30s"),
+        ("--max-duration", "0s", "'0s' is no time at all"),
+        ("--weight", "100", "100 is not in the range 1<=x<=99"),
+        ("--floor", "1", "'1' is not a percentage from 0% to below 100%"),
+        ("--alpha", "0", "0.0 is not in the range 0<x<=0.5"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused(sundog: Any, option: str, value: str, problem: str) -> None:
+    done = sundog("experiment", "power", "--rps", "1", "--errors", "1%", option, value)
+    assert done.code == 2
+    assert problem in done.err
+
+
+def test_what_cannot_be_simulated_is_told(sundog: Any, manifest: Any) -> None:
+    path = manifest(rollout={"steps": [{"weight": 50, "gate": "manual"}]})
+    done = sundog("experiment", "power", "-f", str(path), "--rps", "1", "--errors", "1%")
+    assert (done.code, "no step that is gated by evidence" in done.err) == (1, True)
