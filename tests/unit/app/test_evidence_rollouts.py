@@ -158,6 +158,14 @@ async def test_a_bad_revision_is_rolled_back_by_name(candidate: Answers, metric:
     assert (await cluster.events()).count("RolloutRolledBack") == 1
 
 
+async def test_a_step_with_too_little_time_for_its_traffic_is_told_as_soon_as_it_is_frozen() -> None:
+    cluster = await served(1, SHORT)
+    await cluster.go_on(2)
+    status = await experiment(cluster)
+    (told,) = [each["message"] for each in status["conditions"] if each["type"] == "Conclusive"]
+    assert "; step 1 at 25 % is hardly decided in its 6m: at " in told
+
+
 async def test_without_any_traffic_nothing_is_promoted() -> None:
     cluster = await served(0, {})
     await cluster.go_on(23 * 60, seconds=1800)

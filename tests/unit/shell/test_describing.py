@@ -168,6 +168,18 @@ def test_what_follows_on_a_step_that_takes_too_long_is_the_plans(policy: str, fo
     assert f"this step takes at least 2m more; undecided in 23h, {follows}" in told(status)
 
 
+def test_a_step_that_has_too_little_time_at_its_traffic_is_warned_of() -> None:
+    gates = tuple(step.model_copy(update={"max_duration": FIVE_MINUTES}) for step in PLAN.steps[:2])
+    slow = PLAN.model_copy(update={"steps": (*gates, PLAN.steps[2]), "requests_per_second": 1.0, "error_rate": 0.01})
+    (beware,) = [line for line in told(collecting(plan=slow)) if line.startswith("beware")]
+    assert beware.startswith(
+        "beware step 1 at 25 % is hardly decided in its 5m: at 1 requests/s, of which 1.00% fail, "
+    )
+    ended = collecting(plan=slow, phase="Stopped")
+    for status in (collecting(), ended):
+        assert not any(line.startswith("beware") for line in told(status))
+
+
 def test_a_paused_rollout_has_its_reason_and_no_deadline() -> None:
     lines = told(collecting(paused=Paused(reason="Inconclusive", since=NOW)))
     assert "Rollout digits-r8: Running, paused (Inconclusive)" in lines

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from doubles.cluster import NAMESPACE
-from sundog_operator.ports import MODEL_DEPLOYMENT, Ref
+from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, Ref
 from sundog_operator.shell.exits import Exit
 
 
@@ -49,6 +49,34 @@ def test_what_was_planned_is_what_happens(served: Any, server: Any, manifest: An
     wanted = plan(served, path)["revision"]
     served("apply", "-f", str(path))
     server.until(lambda cluster: cluster.at_weight(wanted, 25), "25 % for the planned revision")
+
+
+def test_a_step_that_has_too_little_time_at_the_traffic_of_the_last_rollout_is_told(
+    served: Any, server: Any, manifest: Any
+) -> None:
+    served("apply", "-f", str(manifest("file:///models/v2")))
+    server.until(lambda cluster: cluster.at_weight(2, 25), "25 %")
+    server.operator.clear()
+
+    async def had(cluster: Any) -> None:
+        stored = await cluster.experiment("digits-r2")
+        plan = {**stored["status"]["plan"], "requestsPerSecond": 1.0, "errorRate": 0.0}
+        ref = Ref(EXPERIMENT, NAMESPACE, "digits-r2")
+        version = stored["metadata"]["resourceVersion"]
+        await cluster.kube.patch_status(ref, {**stored["status"], "plan": plan}, resource_version=version)
+
+    server.do(had)
+
+    def lines(most: str) -> list[str]:
+        rollout = {"steps": [{"weight": 50, "maxDuration": most}]}
+        found: list[str] = plan(served, manifest("file:///models/v3", rollout=rollout))["lines"]
+        return found
+
+    assert lines("6m")[-1] == (
+        "if traffic is as it was when digits-r2 began, step 1 at 50 % is hardly decided in its 6m: at 1 requests/s, of which 0.00% fail,"
+        " that takes some 16m"
+    )
+    assert lines("2h") == [line for line in lines("2h") if "hardly" not in line]
 
 
 @pytest.mark.parametrize(

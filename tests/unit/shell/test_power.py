@@ -1,14 +1,17 @@
 """`sundog experiment power`: how much a gate takes, held against the simulation of the same."""
 
 import json
+import math
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from sundog_operator.api import FrozenPlan, PlanGuardrail, PlanStep
+from sundog_operator.core.evidence.typical import typical
+from sundog_operator.core.evidence.verdicts import Limits
 from sundog_operator.core.forecast import Service
-from sundog_operator.core.power import power
+from sundog_operator.core.power import doubt, power
 
 MINUTE = timedelta(minutes=1)
 
@@ -74,6 +77,56 @@ def test_extremes_are_numbers(times: float) -> None:
     found = power(plan(), Service(1.0, 0.5), times, runs=10).typical
     assert found is not None
     assert 0 < found.events <= found.requests < 1000
+
+
+def frozen(rps: float | None, errors: float | None, floor: float = 0.01, **gates: Any) -> FrozenPlan:
+    """With two steps, frozen at that traffic."""
+    first, *others = plan(25, floor, **gates).steps
+    second = first.model_copy(update={"weight": 50})
+    return plan(25, floor).model_copy(
+        update={"steps": (first, second, *others), "requests_per_second": rps, "error_rate": errors}
+    )
+
+
+@pytest.mark.parametrize(
+    ("rps", "errors", "floor", "gates", "said"),
+    [
+        (20.0, 0.005, 0.01, {}, ""),
+        (None, None, 0.01, {}, ""),
+        (0.0, None, 0.01, {}, ""),
+        (
+            1.0,
+            0.0,
+            0.01,
+            {"max_duration": 10 * MINUTE},
+            "step 1 at 25 % is hardly decided in its 10m: at 1 requests/s, of",
+        ),
+        (
+            20.0,
+            0.01,
+            0.0,
+            {"max_duration": 60 * MINUTE},
+            "step 2 at 50 % is hardly decided in its 1h: at 20 requests/s, of",
+        ),
+        (1.0, 0.0, 0.0, {}, "nothing decides"),
+        (0.5, 0.001, 0.0, {}, "that takes some "),
+        (20.0, 0.005, 0.0, {"max_duration": None}, ""),
+    ],
+)
+def test_a_plan_with_too_little_time_for_its_traffic_is_told(
+    rps: float | None, errors: float | None, floor: float, gates: dict[str, Any], said: str
+) -> None:
+    found = doubt(frozen(rps, errors, floor, **gates))
+    assert said in found
+    assert bool(found) is bool(said)
+
+
+def test_what_is_told_of_too_little_time_is_what_a_gate_typically_takes() -> None:
+    found = doubt(frozen(2.0, 0.02, 0.0, max_duration=5 * MINUTE))
+    # The first step asks for half of the traffic.
+    needed = typical(0.02, 1.0, 0.25, Limits(0.25, 0.0, 0.5, 0.05))
+    assert needed is not None
+    assert found.endswith(f"that takes some {math.ceil(needed.requests / 2 / 3600)}h")
 
 
 def told(sundog: Any, *options: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How much it takes to decide the last gate of a plan, and how likely it is decided in its time."""
+"""How much it takes to decide the gates of a plan, and how likely that is in their time."""
 
 import math
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
-from sundog_operator.api import DEFAULT_ALPHA, FrozenPlan, PlanStep
+from sundog_operator.api import DEFAULT_ALPHA, FrozenPlan, PlanGuardrail, PlanStep, format_duration
 from sundog_operator.core import forecast as forecasting
 from sundog_operator.core.evidence import dispersion
 from sundog_operator.core.evidence.typical import Typical, typical
@@ -64,8 +64,7 @@ def power(
     """
     (step,), errors = forecasting.weighed_steps(plan), forecasting.error_guardrail(plan)
     assert errors is not None
-    limits = Limits(errors.margin, errors.floor, 1.0, plan.alpha or DEFAULT_ALPHA, len(plan.guardrails))
-    found = typical(service.errors, times, step.weight / 100, limits)
+    found = _typical(plan, errors, service, times, step, 100)
     return Power(
         typical=found,
         seconds=math.inf if found is None else _seconds(found, plan, service, step),
@@ -73,8 +72,49 @@ def power(
     )
 
 
+def _typical(
+    plan: FrozenPlan, errors: PlanGuardrail, service: Service, times: float, step: PlanStep, following: int
+) -> Typical | None:
+    alpha = plan.alpha or DEFAULT_ALPHA
+    limits = Limits(errors.margin, errors.floor, following / 100, alpha, len(plan.guardrails))
+    return typical(service.errors, times, step.weight / 100, limits)
+
+
 def _seconds(found: Typical, plan: FrozenPlan, service: Service, step: PlanStep) -> float:
     counting = max(found.requests / service.requests_per_second, _LEAST_S)
     seconds = forecasting.warmup_s(plan, service, step) + counting
     # Harm waits for no step to be over.
     return seconds if found.by == "harm" else max(seconds, step.min_duration.total_seconds())
+
+
+def doubt(plan: FrozenPlan) -> str:
+    """Which step a candidate like stable will hardly pass in its time, at the traffic with which the plan was frozen; empty for none.
+
+    Of errors alone; empty as well where that traffic is not known, or the plan asks nothing of errors.
+    """
+    errors, rps, rate = forecasting.error_guardrail(plan), plan.requests_per_second, plan.error_rate
+    if errors is None or not rps or rate is None:
+        return ""
+    service = Service(rps, rate)
+    for index, step in enumerate(plan.steps):
+        if step.gate != "evidence" or step.max_duration is None:
+            continue
+        following = next((each.weight for each in plan.steps[index + 1 :] if each.weight > step.weight), 100)
+        found = _typical(plan, errors, service, 1.0, step, following)
+        seconds = math.inf if found is None else _seconds(found, plan, service, step)
+        if seconds > step.max_duration.total_seconds():
+            return (
+                f"step {index + 1} at {step.weight} % is hardly decided in its {format_duration(step.max_duration)}: at"
+                f" {rps:.3g} requests/s, of which {rate:.2%} fail, {_told(seconds)}"
+            )
+    return ""
+
+
+def _told(seconds: float) -> str:
+    """A guess for people, who read it in one unit."""
+    if math.isinf(seconds):
+        return "nothing decides"
+    units = (("d", timedelta(days=1)), ("h", timedelta(hours=1)), ("m", timedelta(minutes=1)))
+    found = timedelta(seconds=seconds)
+    name, unit = next((each for each in units if found >= 2 * each[1]), units[-1])
+    return f"that takes some {math.ceil(found / unit)}{name}"

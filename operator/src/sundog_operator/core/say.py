@@ -25,6 +25,7 @@ from sundog_operator.core import (
     live,
     names,
     pod_problems,
+    power,
     references,
     revisions,
     secrets,
@@ -455,10 +456,15 @@ def _mark_evidence(draft: Draft, status: ExperimentStatus, conditions: Condition
     elif draft.judgement is not None:
         conditions.mark_true("DataQuality", "Consistent", "", at=draft.now)
     if status.verdict.decision == freeze.UNDECIDED:
-        waits = "" if machine.is_over(status) else machine.waiting_for_evidence(status)
+        waits = "" if machine.is_over(status) else _waits_for(status)
         conditions.mark_false("Conclusive", freeze.UNDECIDED, waits, at=draft.now)
     else:
         conditions.mark_true("Conclusive", status.verdict.decision, status.verdict.reason, at=draft.now)
+
+
+def _waits_for(status: ExperimentStatus) -> str:
+    """What evidence is missing, and whether the plan gives it too little time."""
+    return "; ".join(filter(None, (machine.waiting_for_evidence(status), power.doubt(status.plan))))
 
 
 def requeue_after_s(draft: Draft) -> float:

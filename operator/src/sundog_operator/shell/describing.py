@@ -20,6 +20,7 @@ from sundog_operator.api import (
     format_duration,
     is_latency,
 )
+from sundog_operator.core import power
 from sundog_operator.core.revisions import Revision
 from sundog_operator.core.rollout import machine
 from sundog_operator.core.rollout.resolve import spoken
@@ -205,6 +206,8 @@ def _plan(status: ExperimentStatus, now: datetime) -> Iterator[tuple[str, str]]:
         yield guardrail.metric, limit(guardrail)
     if plan.alpha is not None:
         yield "alpha", f"{plan.alpha:g}, the error of each direction"
+    if not machine.is_over(status) and (doubt := power.doubt(plan)):
+        yield "beware", doubt
     if not machine.is_over(status) and (told := "; ".join(_timing(status, now))):
         yield "this step", told
 

@@ -17,7 +17,7 @@ from sundog_operator.api import (
     unknown_fields,
     violations,
 )
-from sundog_operator.core import revisions, secrets
+from sundog_operator.core import power, revisions, secrets
 from sundog_operator.core.draft import HELD_OUTCOMES, Observed
 from sundog_operator.core.plan import Plan, plan
 from sundog_operator.core.rollout.freeze import plan_steps, resolved
@@ -183,7 +183,7 @@ def _lines(
     if in_place:
         yield f"changes in place, without a revision{_because(in_place)}"
     yield from _ended(before, number)
-    yield from _way(spec, before, decided, number)
+    yield from _way(spec, before, seen, decided, number)
     missing = secrets.problem(secrets.uses(spec.endpoint), seen.secrets, seen.deployment["metadata"]["namespace"])
     if missing is not None:
         yield missing[1]
@@ -202,7 +202,9 @@ def _ended(before: ModelDeploymentStatus, number: int) -> Iterator[str]:
         yield f"ends the rollout of revision {candidate.revision}, which has {candidate.weight} % of the traffic"
 
 
-def _way(spec: ModelDeploymentSpec, before: ModelDeploymentStatus, decided: Plan, number: int) -> Iterator[str]:
+def _way(
+    spec: ModelDeploymentSpec, before: ModelDeploymentStatus, seen: Observed, decided: Plan, number: int
+) -> Iterator[str]:
     """How the revision gets its traffic."""
     stable, last = before.stable, decided.status.last_rollout
     if stable is None:
@@ -218,8 +220,21 @@ def _way(spec: ModelDeploymentSpec, before: ModelDeploymentStatus, decided: Plan
     elif spec.rollout.strategy == "canary":
         yield f"canary beside revision {stable.revision}: {steps(spec)}"
         yield from _passed_without_evidence(spec)
+        yield from _too_slow(spec, seen)
     else:
         yield f"revision {number} gets all traffic from revision {stable.revision} at once, when all its replicas are ready"
+
+
+def _too_slow(spec: ModelDeploymentSpec, seen: Observed) -> Iterator[str]:
+    """Which step's time is too short at the traffic of the newest rollout, which is all that is known of it here."""
+    frozen = [(each.status.plan.frozen_at, each.name, each.status.plan) for each in seen.rollouts]
+    known = [(at, name, plan) for at, name, plan in frozen if at is not None and plan.requests_per_second is not None]
+    if not known:
+        return
+    _, name, before = max(known, key=lambda each: each[:2])
+    traffic = Traffic(before.requests_per_second, error_rate=before.error_rate)
+    if doubt := power.doubt(resolved(spec.rollout, traffic, spec.replicas)):
+        yield f"if traffic is as it was when {name} began, {doubt}"
 
 
 def _standing(spec: ModelDeploymentSpec, stored: Object, number: int) -> Iterator[str]:

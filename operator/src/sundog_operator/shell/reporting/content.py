@@ -16,7 +16,7 @@ from sundog_operator.api import (
     PlanGuardrail,
     is_latency,
 )
-from sundog_operator.core import names
+from sundog_operator.core import names, power
 from sundog_operator.core.evidence import weighing
 from sundog_operator.core.rollout import judging, machine
 from sundog_operator.core.rollout.tallies import Tallies, Tally
@@ -235,6 +235,8 @@ def _facts(obj: Object, status: ExperimentStatus, begun: datetime, ended: dateti
         yield guardrail.metric, limit(guardrail)
     if plan.alpha is not None and plan.guardrails:
         yield "alpha", f"{plan.alpha:g}, the error of each direction"
+    if not machine.is_over(status) and (doubt := power.doubt(plan)):
+        yield "beware", doubt
 
 
 def _quality(status: ExperimentStatus, tallies: Tallies) -> Iterator[tuple[str, str]]:
