@@ -294,7 +294,11 @@ EXPERIMENT_CONDITIONS: Final = (
         (
             Reason("True", "Promoted", "By evidence, every guardrail was kept."),
             Reason("True", "RolledBack", "By evidence, the candidate did harm; the message says which."),
-            Reason("False", "Undecided", "It has not decided, or none is weighed; the message says what it waits for."),
+            Reason(
+                "False",
+                "Undecided",
+                "It has not decided, or none is weighed; the message says what it waits for, and which step has too little time.",
+            ),
             Reason("Unknown", "Pending", "Nobody has looked."),
         ),
     ),

@@ -12,6 +12,7 @@ from rich.text import Text
 from sundog_operator.api import (
     Condition,
     ExperimentStatus,
+    FrozenPlan,
     MetricStatus,
     ModelDeploymentStatus,
     PlanGuardrail,
@@ -20,7 +21,6 @@ from sundog_operator.api import (
     format_duration,
     is_latency,
 )
-from sundog_operator.core import power
 from sundog_operator.core.revisions import Revision
 from sundog_operator.core.rollout import machine
 from sundog_operator.core.rollout.resolve import spoken
@@ -206,10 +206,17 @@ def _plan(status: ExperimentStatus, now: datetime) -> Iterator[tuple[str, str]]:
         yield guardrail.metric, limit(guardrail)
     if plan.alpha is not None:
         yield "alpha", f"{plan.alpha:g}, the error of each direction"
-    if not machine.is_over(status) and (doubt := power.doubt(plan)):
+    if not machine.is_over(status) and (doubt := _doubt(plan)):
         yield "beware", doubt
     if not machine.is_over(status) and (told := "; ".join(_timing(status, now))):
         yield "this step", told
+
+
+def _doubt(plan: FrozenPlan) -> str:
+    # Arrays take their time to load, and most of what is described needs none.
+    from sundog_operator.core.power import doubt
+
+    return doubt(plan)
 
 
 def limit(guardrail: PlanGuardrail) -> str:
