@@ -124,9 +124,16 @@ def test_one_of_before_has_no_looks_but_what_is_known_now() -> None:
     report = told(running(history=()))
     assert not report.remembered
     assert [(look.at_s, look.weight, look.requests) for look in report.looks] == [(660.0, 25, (49_500, 16_500))]
-    assert [bound.ratio for bound in report.metrics[0].bounds] == [1.047]
+    assert [bound.ratio for bound in report.metrics[0].bounds] == [1.05]
     assert ExperimentStatus.parse({}).history == ()
     assert report_of({**stored(running()), "status": {}}, NOW).heading == "Has not begun"
+
+
+def test_a_status_that_somebody_damaged_is_told_as_far_as_it_goes() -> None:
+    many = tuple(ERRORS.model_copy(update={"name": f"m{n}"}) for n in range(40))
+    report = told(running(metrics=many, history=(), arms=running().arms[:1]))
+    assert (report.looks, [arm.name for arm in report.arms]) == ((), ["stable"])
+    assert lines(running(metrics=many, history=(), arms=()))
 
 
 def test_one_that_a_command_ended_between_two_looks_ends_when_it_did() -> None:

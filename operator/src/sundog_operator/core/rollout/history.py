@@ -12,6 +12,9 @@ from sundog_operator.core.rollout import machine
 MOST: Final = 32
 """Points that are kept: some 7 KiB of a status."""
 
+_METRICS: Final = 12
+"""As many as a plan has guardrails; a status that somebody damaged may hold more."""
+
 PERIOD: Final = timedelta(minutes=1)
 """Between two looks that differ in nothing but numbers."""
 
@@ -24,18 +27,25 @@ def remember(status: ExperimentStatus, metrics: Sequence[MetricStatus], now: dat
         metrics: what the evidence says, of the latest look.
         now: when that was.
     """
-    point = HistoryPoint(
-        at=now,
-        epoch=status.epoch.number,
-        weight=machine.canary_weight(status),
-        requests=tuple(arm.requests for arm in _arms(status)),
-        errors=tuple(arm.errors for arm in _arms(status)),
-        metrics=tuple(_metric(each) for each in metrics if each.ratio is not None or any(each.events)) or None,
-    )
+    point = point_of(status, metrics, now)
     known = status.history
     if known and not machine.is_over(status) and not _differs(known[-1], point):
         return status
     return status.model_copy(update={"history": thinned((*known, point))})
+
+
+def point_of(status: ExperimentStatus, metrics: Sequence[MetricStatus], at: datetime) -> HistoryPoint:
+    """What is known at a time, in few digits; of metrics those that happened."""
+    arms = list(_arms(status))
+    happened = [_metric(each) for each in metrics if each.ratio is not None or any(each.events)]
+    return HistoryPoint(
+        at=at,
+        epoch=status.epoch.number,
+        weight=machine.canary_weight(status),
+        requests=tuple(arm.requests for arm in arms),
+        errors=tuple(arm.errors for arm in arms),
+        metrics=tuple(happened[:_METRICS]) or None,
+    )
 
 
 def _arms(status: ExperimentStatus) -> Iterator[ArmStatus]:

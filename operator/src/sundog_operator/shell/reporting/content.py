@@ -10,7 +10,6 @@ from typing import Final
 from sundog_operator.api import (
     ExperimentStatus,
     FrozenPlan,
-    HistoryMetric,
     HistoryPoint,
     MetricStatus,
     PlanGuardrail,
@@ -18,7 +17,7 @@ from sundog_operator.api import (
 )
 from sundog_operator.core import names, power
 from sundog_operator.core.evidence import weighing
-from sundog_operator.core.rollout import judging, machine
+from sundog_operator.core.rollout import history, judging, machine
 from sundog_operator.core.rollout.tallies import Tallies, Tally
 from sundog_operator.ports import Object
 from sundog_operator.shell.describing import interval, limit, span
@@ -172,25 +171,10 @@ def _ended(status: ExperimentStatus) -> datetime | None:
 
 def _points(status: ExperimentStatus, ended: datetime) -> tuple[HistoryPoint, ...]:
     """Its history, and what is known now or was at the end, where that is newer: a command ends an attempt between two looks."""
-    by_name = {arm.name: arm for arm in status.arms}
-    arms = [by_name[name] for name in _ARMS if name in by_name]
     at = ended if machine.is_over(status) else status.counted_at
-    if at is None or len(arms) != len(_ARMS) or (status.history and status.history[-1].at >= at):
+    if at is None or (status.history and status.history[-1].at >= at):
         return status.history
-    newest = HistoryPoint(
-        at=at,
-        epoch=status.epoch.number,
-        weight=machine.canary_weight(status),
-        requests=tuple(arm.requests for arm in arms),
-        errors=tuple(arm.errors for arm in arms),
-        metrics=tuple(_remembered(each) for each in status.metrics if any(each.events))[:12],
-    )
-    return (*status.history, newest)
-
-
-def _remembered(told: MetricStatus) -> HistoryMetric:
-    lower, upper = (*told.interval, None, None)[:2]
-    return HistoryMetric(name=told.name, ratio=told.ratio, lower=lower, upper=upper, verdict=told.verdict)
+    return (*status.history, history.point_of(status, status.metrics, at))
 
 
 def _heading(status: ExperimentStatus) -> tuple[str, str]:
