@@ -113,6 +113,17 @@ def test_how_a_revision_gets_its_traffic(served: Any, manifest: Any, spec: dict[
     assert plan(served, manifest("file:///models/v2", **spec))["lines"][-1] == line
 
 
+def test_a_return_within_the_window_has_no_steps(served: Any, server: Any, manifest: Any) -> None:
+    served("apply", "-f", str(manifest("file:///models/v2", rollout={"strategy": "recreate"})))
+    server.serve_revision(2)
+    server.operator.clear()
+    assert plan(served, manifest(rollout={"rollbackWindow": {}}))["lines"][-1] == (
+        "returns to revision 1, within rollbackWindow: all traffic at once, without steps, when all its replicas are ready"
+    )
+    other = plan(served, manifest("file:///models/v3", rollout={"rollbackWindow": {}}))["lines"][-1]
+    assert other.startswith("canary beside revision 2")
+
+
 def test_steps_that_a_spec_leaves_out_are_resolved_from_traffic(served: Any, manifest: Any) -> None:
     evidence = ["25 % (evidence)", "50 % (evidence)", "100 %"]
     assert plan(served, manifest("file:///models/v2", rollout={}))["lines"][-1] == (

@@ -329,6 +329,7 @@ class FrozenPlan(Part):
         "", description="As spec.rollout.unit.salt was; empty means that of this Experiment."
     )
     steps: Annotated[Items[PlanStep], Field(max_length=22)] = Field((), description="The steps, the last one at 100 %.")
+    reason: Text = Field("", description="Why the steps are not those of the spec; empty where they are.")
     alpha: Alpha | None = Field(None, description="As spec.rollout.alpha was.")
     guardrails: Annotated[Items[PlanGuardrail], Field(max_length=12)] = Field(
         (),

@@ -599,6 +599,11 @@ class ModelDeploymentStatus(Status):
     )
     stable: RevisionStatus | None = Field(None, description="The revision that serves.")
     candidate: RevisionStatus | None = Field(None, description="The revision that is to replace it.")
+    stable_before: Annotated[Items[Revision], Field(max_length=20)] = Field(
+        (),
+        description="Revisions that were stable before it, the newest first, but for those that were gone back from and those that"
+        " lost their traffic as a candidate since; spec.rollout.rollbackWindow counts these.",
+    )
     retiring: Annotated[Items[Retiring], Field(max_length=8)] = Field(
         (), description="Revisions without traffic whose last requests are still answered."
     )

@@ -284,7 +284,11 @@ EXPERIMENT_CONDITIONS: Final = (
             Reason(
                 "Unknown", "EdgeSilent", "An edge that serves does not tell what it has counted; the message names it."
             ),
-            Reason("Unknown", "NotEvaluated", "Its steps are gated by time or by hand, and no evidence is weighed."),
+            Reason(
+                "Unknown",
+                "NotEvaluated",
+                "Its steps are gated by time or by hand, or it has none, and no evidence is weighed.",
+            ),
             Reason("Unknown", "Pending", "Nobody has looked."),
         ),
     ),

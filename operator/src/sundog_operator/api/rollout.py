@@ -364,9 +364,11 @@ class KeepPrevious(Part):
 
 
 class RollbackWindow(Part):
-    """Revisions that may return without steps."""
+    """Revisions that were stable and may return without steps."""
 
-    revisions: Annotated[Integer, Field(ge=0, le=20)] = Field(3, description="How many of the last ones.")
+    revisions: Annotated[Integer, Field(ge=0, le=20)] = Field(
+        3, description="How many of status.stableBefore, the newest first."
+    )
 
 
 class Window(Part):
@@ -480,7 +482,9 @@ class Rollout(Part):
         None, description="Keep old revisions warm; left out means they go once drained."
     )
     rollback_window: RollbackWindow | None = Field(
-        None, description="Which revisions may return without steps; left out means none."
+        None,
+        description="Which revisions that were stable may return without steps, by one switch to 100 % as soon as their replicas are"
+        " ready; left out means none.",
     )
     alpha: Alpha = Field(
         DEFAULT_ALPHA,

@@ -3,8 +3,15 @@
 from datetime import timedelta
 from typing import Final, Literal
 
-from sundog_operator.api import LastRollout, ModelDeploymentSpec, Retiring, RevisionStatus, rollout_not_yet_supported
-from sundog_operator.core import accelerators, capacity, events, live, names, ray_cluster, revisions, traffic
+from sundog_operator.api import (
+    ExperimentStatus,
+    LastRollout,
+    ModelDeploymentSpec,
+    Retiring,
+    RevisionStatus,
+    rollout_not_yet_supported,
+)
+from sundog_operator.core import accelerators, capacity, events, live, names, ray_cluster, returning, revisions, traffic
 from sundog_operator.core.draft import HELD_OUTCOMES, Draft, Json, Rollout
 from sundog_operator.core.live import live_revisions
 from sundog_operator.core.revisions import Revision
@@ -97,7 +104,7 @@ def settle(draft: Draft) -> None:
     draft.rollout = None
     reason, _, message = attempt.status.verdict.reason.partition(": ")
     if attempt.status.phase == machine.CONCLUDED:
-        become_stable(draft, attempt.revision, attempt.name)
+        become_stable(draft, attempt.revision, attempt.name, attempt.status.plan.reason)
     else:
         outcome = _outcome(reason)
         end_candidate(
@@ -113,16 +120,17 @@ def _outcome(reason: str) -> Outcome:
             return "Aborted"
 
 
-def become_stable(draft: Draft, number: int, experiment: str = "") -> None:
+def become_stable(draft: Draft, number: int, experiment: str = "", reason: str = "") -> None:
     """Make a revision stable and let the previous one drain."""
     previous = draft.status.stable
+    draft.set(stable_before=returning.after_switch(draft.status.stable_before, draft.stable_number, number))
     if previous is not None and previous.revision != number:
         _retire(draft, previous)
     stable = _revision_status(draft, number, draft.replicas)
     draft.set(stable=stable.model_copy(update={"cluster": _own_cluster(draft, number)}), candidate=None, experiment="")
     draft.events.append(events.promoted(number, previous.revision if previous else None))
     if previous is not None and draft.wanted is not None and draft.wanted.number == number:
-        draft.set(last_rollout=_last(draft, number, "Promoted", "", experiment))
+        draft.set(last_rollout=_last(draft, number, "Promoted", reason, experiment))
 
 
 def end_candidate(draft: Draft, number: int, outcome: Outcome, reason: str, experiment: str = "") -> None:
@@ -130,9 +138,16 @@ def end_candidate(draft: Draft, number: int, outcome: Outcome, reason: str, expe
     if draft.status.candidate is not None and draft.status.candidate.revision == number:
         _retire(draft, draft.status.candidate)
         draft.set(candidate=None)
+    if outcome in HELD_OUTCOMES and _had_traffic(draft, experiment):
+        draft.set(stable_before=returning.without(draft.status.stable_before, number))
     draft.set(experiment="", last_rollout=_last(draft, number, outcome, reason, experiment))
     attempt = experiment or names.application(draft.service, number)
     draft.events.append(events.rollout_ended(outcome, attempt, f"revision {number}: {reason}"))
+
+
+def _had_traffic(draft: Draft, experiment: str) -> bool:
+    """Whether a candidate ever got any: an epoch begins with every change of weights."""
+    return any(each.name == experiment and each.status.epoch.number > 0 for each in draft.seen.rollouts)
 
 
 def _last(draft: Draft, number: int, outcome: Outcome, reason: str, experiment: str) -> LastRollout:
@@ -237,8 +252,15 @@ def _start(draft: Draft, wanted: Revision) -> None:
     _become_candidate(draft, wanted.number, _first_replicas(draft, spec) if stable else draft.replicas)
 
 
+def returns(draft: Draft) -> bool:
+    """Whether what the spec stands for was stable lately, and may be so again without steps."""
+    if draft.spec is None or draft.wanted is None:
+        return False
+    return draft.wanted.number in returning.window(draft.spec.rollout, draft.status.stable_before)
+
+
 def _refuses_rollout(draft: Draft, spec: ModelDeploymentSpec) -> bool:
-    unsupported = rollout_not_yet_supported(spec)
+    unsupported = [] if returns(draft) else rollout_not_yet_supported(spec)
     draft.refusal = "; ".join(f"{v.path}: {v.message}" for v in unsupported)
     return bool(unsupported)
 
@@ -260,7 +282,7 @@ def shortage_for(draft: Draft, spec: ModelDeploymentSpec, replicas: int) -> tupl
 
 
 def _first_replicas(draft: Draft, spec: ModelDeploymentSpec) -> int:
-    if spec.rollout.strategy != "canary":
+    if spec.rollout.strategy != "canary" or returns(draft):
         return draft.replicas
     return load.step_replicas(freeze.plan_steps(spec.rollout)[0], draft.replicas)
 
@@ -279,12 +301,16 @@ def find_rollout(draft: Draft) -> None:
     if draft.rollout is None:
         draft.rollout = _attempt(draft, wanted)
     if draft.rollout is not None and draft.progress is None:
-        traffic_seen = stable_traffic.of_attempts(
-            draft.service, [names.application(draft.service, stable)], draft.seen.edges, draft.now.timestamp()
-        )
-        draft.commit_rollout(
-            freeze.freeze(spec.rollout, stable, candidate.revision, draft.now, traffic_seen, draft.replicas)
-        )
+        draft.commit_rollout(_frozen(draft, spec, stable, candidate.revision))
+
+
+def _frozen(draft: Draft, spec: ModelDeploymentSpec, stable: int, candidate: int) -> ExperimentStatus:
+    if returns(draft):
+        return freeze.freeze_without_steps(spec.rollout, stable, candidate, draft.now, returning.reason(candidate))
+    traffic_seen = stable_traffic.of_attempts(
+        draft.service, [names.application(draft.service, stable)], draft.seen.edges, draft.now.timestamp()
+    )
+    return freeze.freeze(spec.rollout, stable, candidate, draft.now, traffic_seen, draft.replicas)
 
 
 def _attempt(draft: Draft, wanted: Revision) -> Rollout | None:

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from sundog_operator.api import ExperimentStatus, ModelDeploymentStatus
-from sundog_operator.core import choose, live, names, revisions, say, traffic, weigh
+from sundog_operator.core import choose, live, names, returning, revisions, say, traffic, weigh
 from sundog_operator.core.draft import Draft, Json, Observed
 from sundog_operator.core.events import Event
 from sundog_operator.core.late_edges import replace_late
@@ -135,6 +135,8 @@ def _surplus_revisions(draft: Draft) -> tuple[str, ...]:
     kept = set(live.live_revisions(draft.status)) | ({draft.wanted.number} if draft.wanted else set())
     if draft.status.candidate is not None:
         kept.add(draft.status.candidate.revision)
+    if draft.spec is not None:
+        kept.update(returning.window(draft.spec.rollout, draft.status.stable_before))
     return tuple(
         names.application(draft.service, revision.number) for revision in revisions.surplus(draft.seen.revisions, kept)
     )

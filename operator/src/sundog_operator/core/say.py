@@ -338,7 +338,8 @@ def _progressing(draft: Draft) -> Said:
         paused = progress.paused is not None or draft.held
         step = progress.step
         text = f"step {step.index} of {step.of}: {step.reason}" if step else f"waits for revision {candidate.revision}"
-        return "True", "Paused" if paused else "RollingOut", f"revision {candidate.revision}, {text}"
+        why = f"{progress.plan.reason}: " if progress.plan.reason else f"revision {candidate.revision}, "
+        return "True", "Paused" if paused else "RollingOut", f"{why}{text}"
     if candidate is not None:
         return "True", "Deploying", f"revision {candidate.revision} is being deployed"
     if draft.wanted is not None and draft.is_held_back(draft.wanted.number) and last is not None:
@@ -444,8 +445,10 @@ def conclude_rollout(draft: Draft) -> None:
 
 def _mark_evidence(draft: Draft, status: ExperimentStatus, conditions: ConditionSet) -> None:
     if not status.plan.guardrails:
-        conditions.mark_unknown("DataQuality", "NotEvaluated", NOT_EVALUATED, at=draft.now)
-        conditions.mark_false("Conclusive", freeze.UNDECIDED, freeze.NO_EVIDENCE, at=draft.now)
+        why = freeze.unweighed(status.plan)
+        told = why if status.plan.reason else NOT_EVALUATED
+        conditions.mark_unknown("DataQuality", "NotEvaluated", told, at=draft.now)
+        conditions.mark_false("Conclusive", freeze.UNDECIDED, why, at=draft.now)
         return
     broken = draft.judgement.broken if draft.judgement else ""
     if broken:

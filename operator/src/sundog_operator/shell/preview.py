@@ -17,7 +17,7 @@ from sundog_operator.api import (
     unknown_fields,
     violations,
 )
-from sundog_operator.core import power, revisions, secrets
+from sundog_operator.core import power, returning, revisions, secrets
 from sundog_operator.core.draft import HELD_OUTCOMES, Observed
 from sundog_operator.core.plan import Plan, plan
 from sundog_operator.core.rollout.freeze import plan_steps, resolved
@@ -217,6 +217,8 @@ def _way(
         yield f"the rollout of revision {number} goes on by the plan it started with"
     elif spec.paused or spec.rollout.paused:
         yield f"revision {number} waits while the spec is paused; revision {stable.revision} keeps serving"
+    elif spec.rollout.strategy == "canary" and number in returning.window(spec.rollout, before.stable_before):
+        yield f"{returning.reason(number)}: all traffic at once, without steps, when all its replicas are ready"
     elif spec.rollout.strategy == "canary":
         yield f"canary beside revision {stable.revision}: {steps(spec)}"
         yield from _passed_without_evidence(spec)

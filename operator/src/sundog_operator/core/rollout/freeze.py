@@ -43,8 +43,12 @@ def plan_steps(rollout: Rollout, stable: Traffic = UNKNOWN) -> tuple[PlanStep, .
     """
     steps = list(_given_steps(rollout)) if rollout.steps else list(default_steps(stable))
     if not steps or steps[-1].weight < 100:
-        steps.append(PlanStep(weight=100, gate="none", min_duration=timedelta(0)))
+        steps.append(_ungated())
     return tuple(steps)
+
+
+def _ungated() -> PlanStep:
+    return PlanStep(weight=100, gate="none", min_duration=timedelta(0))
 
 
 def _given_steps(rollout: Rollout) -> Iterator[PlanStep]:
@@ -65,7 +69,7 @@ def _weight_step(step: Step, weight: int) -> PlanStep:
     if gate != "evidence":
         return PlanStep(weight=weight, gate=gate, min_duration=least)
     if weight == 100:
-        return PlanStep(weight=weight, gate="none", min_duration=timedelta(0))
+        return _ungated()
     return PlanStep(weight=weight, gate=gate, min_duration=least, max_duration=step.max_duration)
 
 
@@ -73,15 +77,34 @@ def freeze(
     rollout: Rollout, stable: int, candidate: int, now: datetime, traffic: Traffic = UNKNOWN, replicas: int = 1
 ) -> ExperimentStatus:
     """The first status of a rollout's Experiment: its plan, and no traffic on the candidate."""
-    plan = resolved(rollout, traffic, replicas)
-    weighed = bool(plan.guardrails)
+    return _frozen(resolved(rollout, traffic, replicas), stable, candidate, now)
+
+
+def freeze_without_steps(rollout: Rollout, stable: int, candidate: int, now: datetime, reason: str) -> ExperimentStatus:
+    """The first status of a rollout that needs no evidence: one switch to 100 %, as soon as the candidate has its replicas."""
+    plan = FrozenPlan(
+        strategy="canary",
+        unit=units.unit_of(rollout.unit),
+        salt=rollout.unit.salt,
+        steps=(_ungated(),),
+        reason=reason,
+    )
+    return _frozen(plan, stable, candidate, now)
+
+
+def _frozen(plan: FrozenPlan, stable: int, candidate: int, now: datetime) -> ExperimentStatus:
     return ExperimentStatus(
         phase="Pending",
         plan=plan.model_copy(update={"hash": _hash(plan), "frozen_at": now}),
         epoch=Epoch(number=0, since=now, confirmed=False),
         arms=arms_at(0, stable, candidate),
-        verdict=Verdict(decision=UNDECIDED, winner="", reason=WEIGHED if weighed else NO_EVIDENCE),
+        verdict=Verdict(decision=UNDECIDED, winner="", reason=WEIGHED if plan.guardrails else unweighed(plan)),
     )
+
+
+def unweighed(plan: FrozenPlan) -> str:
+    """Why no evidence is weighed in a rollout with that plan."""
+    return f"{plan.reason}: no evidence is weighed" if plan.reason else NO_EVIDENCE
 
 
 def resolved(rollout: Rollout, traffic: Traffic, replicas: int = 1) -> FrozenPlan:

@@ -310,7 +310,8 @@ def _conclude(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None
     last = current_step(status)
     if seen.available < canary_replicas(seen.replicas, 100):
         return None
-    return _end(status, CONCLUDED, 100, "Promoted", f"after step {len(status.plan.steps)} at {last.weight} %", seen.now)
+    told = status.plan.reason or f"after step {len(status.plan.steps)} at {last.weight} %"
+    return _end(status, CONCLUDED, 100, "Promoted", told, seen.now)
 
 
 def _confirm(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:

@@ -1,0 +1,210 @@
+"""What a rollout does beside its steps: returns, windows, and edits that come while it is under way."""
+
+import functools
+
+import pytest
+
+from doubles.cluster import MANUAL, NAME, NAMESPACE, Cluster
+from doubles.traffic import Answers, Traffic
+from sundog_operator.ports import CONTROLLER_REVISION
+
+WINDOW = {"rollbackWindow": {"revisions": 2}}
+RETURNS = {**MANUAL, **WINDOW}
+
+
+def model(number: int) -> str:
+    return f"file:///models/v{number}"
+
+
+@pytest.fixture
+def cluster() -> Cluster:
+    return Cluster()
+
+
+async def promoted(cluster: Cluster, number: int, rollout: dict[str, object]) -> None:
+    """Revision `number` is stable, by its steps where there was one before."""
+    await cluster.apply(model(number), rollout=rollout)
+    if number > 1:
+        await cluster.until(functools.partial(cluster.at_weight, number, 25))
+        await cluster.command(f"promote revision={number} id=up-{number} full=true")
+    await cluster.until(functools.partial(cluster.serves, number))
+    await cluster.settle(15)
+
+
+async def history(cluster: Cluster, newest: int, rollout: dict[str, object]) -> None:
+    for number in range(1, newest + 1):
+        await promoted(cluster, number, rollout)
+
+
+async def weights_in_force(cluster: Cluster, application: str) -> set[int]:
+    return {weights[application] for weights in cluster.edges.weights_seen if application in weights}
+
+
+class TestReturns:
+    async def test_the_revision_before_returns_by_one_switch_that_is_recorded_with_its_reason(
+        self, cluster: Cluster
+    ) -> None:
+        await history(cluster, 2, RETURNS)
+        assert (await cluster.status())["stableBefore"] == [1]
+        cluster.edges.weights_seen.clear()
+        await cluster.apply(model(1), rollout=RETURNS, replicas=3)
+        await cluster.until(functools.partial(cluster.serves, 1))
+        assert cluster.serve.running("digits-r1") == 3
+        assert await weights_in_force(cluster, "digits-r1") <= {0, 100}
+        await cluster.settle(15)
+        status, experiment = await cluster.status(), (await cluster.experiment("digits-r1"))["status"]
+        assert status["stableBefore"] == []
+        assert status["lastRollout"] | {"at": ""} == {
+            "experiment": "digits-r1",
+            "revision": 1,
+            "outcome": "Promoted",
+            "reason": "returns to revision 1, within rollbackWindow",
+            "at": "",
+        }
+        assert [step["weight"] for step in experiment["plan"]["steps"]] == [100]
+        assert experiment["plan"]["reason"] == "returns to revision 1, within rollbackWindow"
+        assert experiment["phase"] == "Concluded"
+        assert experiment["verdict"]["reason"] == "Promoted: returns to revision 1, within rollbackWindow"
+        assert await cluster.condition("Promoted") == ("True", "Promoted")
+
+    async def test_nothing_moves_before_the_returning_revision_has_all_its_replicas(self, cluster: Cluster) -> None:
+        await history(cluster, 2, RETURNS)
+        cluster.serve.failures[model(1)] = ("ModelNotFound", "the store is away")
+        await cluster.apply(model(1), rollout=RETURNS)
+        await cluster.settle(30)
+        assert await cluster.weights() == {2: 100, 1: 0}
+        told = {c["type"]: c["message"] for c in (await cluster.status())["conditions"]}
+        assert told["RevisionReady"] == "revision 1: the store is away"
+        cluster.serve.failures.clear()
+        await cluster.until(functools.partial(cluster.serves, 1))
+
+    async def test_a_return_that_could_not_start_may_be_tried_again(self, cluster: Cluster) -> None:
+        await history(cluster, 2, RETURNS)
+        cluster.serve.failures[model(1)] = ("LoadFailed", "the disk is broken")
+        await cluster.apply(model(1), rollout=RETURNS)
+        await cluster.settle(30)
+        assert await cluster.condition("Stalled") == ("True", "Aborted")
+        assert (await cluster.status())["stableBefore"] == [1]
+        cluster.serve.failures.clear()
+        await cluster.command("retry revision=1 id=again")
+        await cluster.until(functools.partial(cluster.serves, 1))
+        assert (await cluster.experiment("digits-r1-a2"))["status"]["phase"] == "Concluded"
+
+    async def test_without_a_window_the_steps_are_walked(self, cluster: Cluster) -> None:
+        await history(cluster, 2, MANUAL)
+        await cluster.apply(model(1))
+        await cluster.until(functools.partial(cluster.at_weight, 1, 25))
+
+    async def test_what_lies_further_back_than_the_window_walks_its_steps(self, cluster: Cluster) -> None:
+        await history(cluster, 4, RETURNS)
+        assert (await cluster.status())["stableBefore"] == [3, 2, 1]
+        await cluster.apply(model(1), rollout=RETURNS)
+        await cluster.until(functools.partial(cluster.at_weight, 1, 25))
+        await cluster.apply(model(2), rollout=RETURNS)
+        await cluster.until(functools.partial(cluster.serves, 2))
+
+    async def test_who_goes_back_does_not_come_forward_again_without_steps(self, cluster: Cluster) -> None:
+        await history(cluster, 2, RETURNS)
+        await cluster.apply(model(1), rollout=RETURNS)
+        await cluster.until(functools.partial(cluster.serves, 1))
+        await cluster.apply(model(2), rollout=RETURNS)
+        await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+
+    async def test_a_revision_that_a_command_went_back_from_does_not_return_without_steps(
+        self, cluster: Cluster
+    ) -> None:
+        await history(cluster, 2, RETURNS)
+        await cluster.command("rollback revision=1 id=back")
+        await cluster.until(functools.partial(cluster.serves, 1))
+        await promoted(cluster, 3, RETURNS)
+        assert (await cluster.status())["stableBefore"] == [1]
+        await cluster.apply(model(2), rollout=RETURNS)
+        await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+
+    async def test_a_revision_that_was_created_and_never_stable_walks_its_steps(self, cluster: Cluster) -> None:
+        await promoted(cluster, 1, RETURNS)
+        await cluster.apply(model(2), rollout=RETURNS)
+        await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+        await promoted(cluster, 3, RETURNS)
+        await cluster.apply(model(2), rollout=RETURNS)
+        await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+        await cluster.settle(20)
+        assert await cluster.weights() == {3: 75, 2: 25}
+
+    async def test_one_that_lost_its_traffic_as_a_candidate_does_not_return_without_steps(
+        self, cluster: Cluster
+    ) -> None:
+        await history(cluster, 2, MANUAL)
+        await cluster.apply(model(1))
+        await cluster.until(functools.partial(cluster.at_weight, 1, 25))
+        await cluster.command("abort revision=1 id=bad")
+        await cluster.settle(15)
+        assert (await cluster.status())["stableBefore"] == []
+        await promoted(cluster, 3, RETURNS)
+        await cluster.apply(model(1), rollout=RETURNS)
+        await cluster.until(functools.partial(cluster.at_weight, 1, 25))
+
+    async def test_one_that_evidence_rolled_back_does_not_return_without_steps(self, cluster: Cluster) -> None:
+        cluster.edges.traffic = Traffic(1)
+        cluster.edges.traffic.rps = {NAME: 100}
+        fine = Answers(errors=0.01)
+        cluster.edges.traffic.answers = {f"{NAME}-r{number}": fine for number in (1, 2, 3)}
+        await history(cluster, 2, MANUAL)
+        cluster.edges.traffic.answers[f"{NAME}-r1"] = Answers(errors=1.0)
+        await cluster.settle(12, seconds=10)
+        await cluster.apply(model(1), rollout={"steps": [{"weight": 25}]})
+
+        async def rolled_back() -> bool:
+            return (await cluster.condition("Stalled")) == ("True", "RolledBack")
+
+        assert await cluster.go_on(10, rolled_back)
+        await promoted(cluster, 3, RETURNS)
+        assert (await cluster.status())["stableBefore"] == [2]
+        await cluster.apply(model(1), rollout=RETURNS)
+        await cluster.until(functools.partial(cluster.at_weight, 1, 25))
+
+    async def test_one_that_was_superseded_before_it_lost_anything_may_still_return(self, cluster: Cluster) -> None:
+        await history(cluster, 2, MANUAL)
+        await cluster.apply(model(1))
+        await cluster.until(functools.partial(cluster.at_weight, 1, 25))
+        await cluster.apply(model(2), rollout=RETURNS)
+        await cluster.until(functools.partial(cluster.serves, 2))
+        await cluster.settle(15)
+        await cluster.apply(model(1), rollout=RETURNS)
+        await cluster.until(functools.partial(cluster.serves, 1))
+
+    async def test_a_return_ends_the_rollout_that_is_under_way(self, cluster: Cluster) -> None:
+        await history(cluster, 2, RETURNS)
+        await cluster.apply(model(3), rollout=RETURNS)
+        await cluster.until(functools.partial(cluster.at_weight, 3, 25))
+        await cluster.apply(model(1), rollout=RETURNS)
+        await cluster.until(functools.partial(cluster.serves, 1))
+        assert (await cluster.experiment("digits-r3"))["status"]["phase"] == "Stopped"
+
+    async def test_a_return_needs_no_evidence_that_units_could_not_give(self, cluster: Cluster) -> None:
+        await history(cluster, 2, RETURNS)
+        by_user = {"unit": {"header": "x-user"}, **WINDOW}
+        await cluster.apply(model(1), rollout=by_user)
+        await cluster.until(functools.partial(cluster.serves, 1))
+        assert await cluster.condition("SpecAccepted") == ("True", "Accepted")
+
+    async def test_a_return_waits_while_the_spec_is_paused(self, cluster: Cluster) -> None:
+        await history(cluster, 2, RETURNS)
+        await cluster.apply(model(1), rollout=RETURNS, paused=True)
+        await cluster.settle(30)
+        assert await cluster.weights() == {2: 100}
+        await cluster.apply(model(1), rollout=RETURNS)
+        await cluster.until(functools.partial(cluster.serves, 1))
+
+    async def test_revisions_of_the_window_are_kept_beyond_the_history(self, cluster: Cluster) -> None:
+        await history(cluster, 2, RETURNS)
+        for number in range(3, 16):
+            await cluster.apply(model(number), rollout=RETURNS)
+            await cluster.until(functools.partial(cluster.at_weight, number, 25))
+        await cluster.apply(model(2), rollout=RETURNS)
+        await cluster.settle(15)
+        kept = {obj["metadata"]["name"] for obj in await cluster.kube.list(CONTROLLER_REVISION, NAMESPACE)}
+        assert f"{NAME}-r1" in kept
+        assert f"{NAME}-r3" not in kept
+        await cluster.apply(model(1), rollout=RETURNS)
+        await cluster.until(functools.partial(cluster.serves, 1))
