@@ -18,6 +18,7 @@ from sundog_operator.api import (
     rollout_not_yet_supported,
     violations,
 )
+from sundog_operator.core.rollout import windows
 from sundog_operator.shell.cli import root
 
 ROOT = Path(__file__).parents[3]
@@ -101,6 +102,7 @@ def test_manifests_that_are_shown_are_accepted_and_supported(
     assert violations(manifest) == [], page
     spec = ModelDeployment.parse(manifest).spec
     assert [*not_yet_supported(spec, in_pods=in_pods), *rollout_not_yet_supported(spec)] == [], page
+    assert windows.problems(spec.rollout.windows, page) == []
 
 
 def test_manifests_were_found() -> None:

@@ -1,10 +1,11 @@
 """What a rollout does beside its steps: returns, windows, and edits that come while it is under way."""
 
 import functools
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from doubles.cluster import MANUAL, NAME, NAMESPACE, Cluster
+from doubles.cluster import MANUAL, NAME, NAMESPACE, TIMED, Cluster
 from doubles.traffic import Answers, Traffic
 from sundog_operator.ports import CONTROLLER_REVISION
 
@@ -208,3 +209,147 @@ class TestReturns:
         assert f"{NAME}-r3" not in kept
         await cluster.apply(model(1), rollout=RETURNS)
         await cluster.until(functools.partial(cluster.serves, 1))
+
+
+AT_ONE = [{"cron": "0 13 * * *", "duration": "1h"}]
+"""Days of the tests begin at 12:00."""
+
+
+class TestWindows:
+    async def test_outside_a_candidate_comes_up_and_gets_no_traffic_before_the_window_opens(
+        self, cluster: Cluster
+    ) -> None:
+        windowed = {**TIMED, "windows": AT_ONE}
+        await promoted(cluster, 1, windowed)  # a first revision is no rollout
+        await cluster.apply(model(2), rollout=windowed)
+        await cluster.settle(30)
+        assert await cluster.weights() == {1: 100, 2: 0}
+        assert cluster.serve.running("digits-r2") == 1
+        told = {c["type"]: c["message"] for c in (await cluster.status())["conditions"]}
+        outside = "outside its windows; the next opens at 2026-11-25T13:00:00Z"
+        assert await cluster.condition("Progressing") == ("True", "Paused")
+        assert told["Progressing"] == f"revision 2, step 1 of 2: {outside}"
+        assert (await cluster.experiment("digits-r2"))["status"]["step"]["reason"] == outside
+        before = cluster.kube.store.revision
+        await cluster.settle(50, seconds=60)
+        assert cluster.kube.store.revision == before, "a status must not change with time alone"
+        await cluster.settle(10, seconds=60)
+        await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+        assert cluster.clock.now() >= datetime(2026, 11, 25, 13, tzinfo=UTC)
+        await cluster.until(functools.partial(cluster.serves, 2))
+
+    async def test_a_window_that_closes_leaves_the_weight_and_the_next_one_goes_on(self, cluster: Cluster) -> None:
+        await promoted(cluster, 1, TIMED)
+        until_half_past = [{"cron": "*/30 12-13 * * *", "duration": "1m"}]
+        windowed = {**TIMED, "windows": until_half_past}
+        await cluster.apply(model(2), rollout=windowed)
+        await cluster.until(functools.partial(cluster.at_weight, 2, 25), rounds=2000)
+        began = cluster.clock.now()
+        assert began.minute in (0, 30)
+        await cluster.settle(25, seconds=60)
+        assert await cluster.weights() == {1: 75, 2: 25}
+        await cluster.until(functools.partial(cluster.serves, 2), rounds=600)
+        assert (cluster.clock.now() - began) < timedelta(minutes=32)
+
+    async def test_promote_is_refused_outside_and_abort_is_not(self, cluster: Cluster) -> None:
+        await promoted(cluster, 1, MANUAL)
+        await cluster.apply(model(2), rollout=MANUAL)
+        await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+        await cluster.apply(model(2), rollout={**MANUAL, "windows": AT_ONE})
+        for command in ("promote revision=2 id=a", "promote revision=2 id=b full=true"):
+            await cluster.command(command)
+            await cluster.settle(5)
+            last = (await cluster.status())["lastCommand"]
+            assert (last["result"], last["message"]) == (
+                "Rejected",
+                "outside its windows; the next opens at 2026-11-25T13:00:00Z: take spec.rollout.windows out to go on before",
+            )
+        assert await cluster.weights() == {1: 75, 2: 25}
+        await cluster.command("abort revision=2 id=c")
+        await cluster.settle(10)
+        assert await cluster.weights() == {1: 100}
+
+    async def test_harm_rolls_back_outside(self, cluster: Cluster) -> None:
+        cluster.edges.traffic = Traffic(1)
+        cluster.edges.traffic.rps = {NAME: 100}
+        cluster.edges.traffic.answers = {f"{NAME}-r1": Answers(errors=0.01), f"{NAME}-r2": Answers(errors=1.0)}
+        judged = {"steps": [{"weight": 25}]}
+        await promoted(cluster, 1, judged)
+        await cluster.settle(12, seconds=10)
+        await cluster.apply(model(2), rollout=judged)
+        await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+        await cluster.apply(model(2), rollout={**judged, "windows": AT_ONE})
+
+        async def rolled_back() -> bool:
+            return await cluster.weights() == {1: 100}
+
+        assert await cluster.go_on(5, rolled_back)
+        assert cluster.clock.now() < datetime(2026, 11, 25, 13, tzinfo=UTC)
+
+    async def test_what_goes_back_waits_for_no_window(self, cluster: Cluster) -> None:
+        await history(cluster, 2, RETURNS)
+        windowed = {**RETURNS, "windows": AT_ONE}
+        await cluster.apply(model(1), rollout=windowed)
+        await cluster.until(functools.partial(cluster.serves, 1))
+        await cluster.apply(model(2), rollout=windowed)
+        await cluster.settle(30)
+        assert await cluster.weights() == {1: 100, 2: 0}
+        await cluster.apply(model(1), rollout=windowed)
+        await cluster.settle(30)
+        assert await cluster.condition("Promoted") == ("True", "Promoted")
+
+    async def test_a_rollback_by_command_waits_for_no_window(self, cluster: Cluster) -> None:
+        await history(cluster, 2, MANUAL)
+        await cluster.apply(model(2), rollout={**MANUAL, "windows": AT_ONE})
+        await cluster.command("rollback revision=1 id=back")
+        await cluster.until(functools.partial(cluster.serves, 1))
+
+    async def test_recreate_switches_within_a_window(self, cluster: Cluster) -> None:
+        recreate = {"strategy": "recreate", "windows": AT_ONE}
+        await promoted(cluster, 1, recreate)
+        await cluster.apply(model(2), rollout=recreate)
+        await cluster.settle(30, seconds=60)
+        assert await cluster.weights() == {1: 100, 2: 0}
+        told = {c["type"]: c["message"] for c in (await cluster.status())["conditions"]}
+        assert told["Progressing"] == (
+            "revision 2 is being deployed, outside its windows; the next opens at 2026-11-25T13:00:00Z"
+        )
+        await cluster.settle(30, seconds=60)
+        await cluster.until(functools.partial(cluster.serves, 2))
+
+    async def test_only_time_within_windows_counts_for_the_progress_deadline(self, cluster: Cluster) -> None:
+        windowed = {**MANUAL, "windows": AT_ONE}
+        await promoted(cluster, 1, windowed)
+        cluster.serve.failures[model(2)] = ("ModelNotFound", "the store is away")
+        await cluster.apply(model(2), rollout=windowed)
+        await cluster.settle(70, seconds=60)  # ten minutes into the window
+        assert await cluster.condition("Stalled") == ("Absent", "")
+        await cluster.settle(8, seconds=60)
+        assert await cluster.condition("Stalled") == ("True", "Aborted")
+        assert "ProgressDeadlineExceeded" in (await cluster.status())["lastRollout"]["reason"]
+
+    async def test_a_candidate_that_is_ready_is_not_late_however_long_it_was_held(self, cluster: Cluster) -> None:
+        await promoted(cluster, 1, MANUAL)
+        steps = {"steps": [{"pause": {}}, {"weight": 25, "gate": "manual"}]}
+        await cluster.apply(model(2), rollout=steps)
+        await cluster.settle(20)
+        await cluster.settle(30, seconds=60)
+        await cluster.apply(model(2), rollout=steps, paused=True)
+        await cluster.settle(30, seconds=60)
+        await cluster.apply(model(2), rollout=steps)
+        await cluster.settle(5)
+        assert await cluster.weights() == {1: 100, 2: 0}
+        await cluster.command("promote revision=2 id=a")
+        await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+
+    async def test_a_window_that_nobody_can_follow_is_refused_and_stable_serves(self, cluster: Cluster) -> None:
+        await promoted(cluster, 1, MANUAL)
+        wrong = {**MANUAL, "windows": [{"cron": "0 9 * * 1-5", "duration": "8h", "tz": "Europe/Pragu"}]}
+        await cluster.apply(model(2), rollout=wrong)
+        await cluster.settle(10)
+        assert await cluster.weights() == {1: 100}
+        assert await cluster.condition("SpecAccepted") == ("False", "InvalidSpec")
+        told = {c["type"]: c["message"] for c in (await cluster.status())["conditions"]}
+        assert told["SpecAccepted"] == (
+            "spec.rollout.windows[0].tz: Europe/Pragu is not a time zone such as UTC or Europe/Prague"
+        )

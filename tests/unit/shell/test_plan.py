@@ -1,5 +1,6 @@
 """`sundog plan`: what would happen, compared with what then happens."""
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -124,6 +125,20 @@ def test_a_return_within_the_window_has_no_steps(served: Any, server: Any, manif
     assert other.startswith("canary beside revision 2")
 
 
+def test_what_waits_for_a_window_is_told(served: Any, manifest: Any) -> None:
+    # The command line has the clock of whoever runs it.
+    opens = (datetime.now(UTC) + timedelta(hours=12)).replace(minute=0, second=0)
+    rollout = {
+        "steps": [{"weight": 10, "gate": "manual"}],
+        "windows": [{"cron": f"0 {opens.hour} * * *", "duration": "1h"}],
+    }
+    assert plan(served, manifest("file:///models/v2", rollout=rollout))["lines"][-2:] == [
+        "canary beside revision 1: 10 % (manual gate) → 100 %",
+        f"no traffic moves before {opens:%Y-%m-%dT%H}:00:00Z: until then it is outside its windows",
+    ]
+    assert "window" not in plan(served, manifest(rollout=rollout))["lines"][-1]
+
+
 def test_steps_that_a_spec_leaves_out_are_resolved_from_traffic(served: Any, manifest: Any) -> None:
     evidence = ["25 % (evidence)", "50 % (evidence)", "100 %"]
     assert plan(served, manifest("file:///models/v2", rollout={}))["lines"][-1] == (
@@ -174,6 +189,10 @@ def test_no_change_is_said(served: Any, manifest: Any) -> None:
             "spec.rollout.unit.header: requests of one unit are no evidence of their own",
         ),
         ({"replica": 2}, "spec.replica: unknown field"),
+        (
+            {"rollout": {"windows": [{"cron": "0 25 * * *", "duration": "1h"}]}},
+            'InvalidSpec: spec.rollout.windows[0].cron: "0 25 * * *" is not a cron line such as 0 9 * * 1-5: bad hour',
+        ),
         ({"scheduling": {"queue": "q"}}, "NotYetSupported: spec.scheduling.queue: is not supported yet"),
     ],
 )

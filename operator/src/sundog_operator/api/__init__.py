@@ -68,6 +68,7 @@ from sundog_operator.api.rollout import (
     RolloutGuardrail,
     Step,
     Unit,
+    Window,
     is_latency,
 )
 from sundog_operator.api.support import (
@@ -139,6 +140,7 @@ __all__ = [
     "Verdict",
     "Violation",
     "Warmup",
+    "Window",
     "canonical_quantity",
     "cpu_cores",
     "experiment_conditions",

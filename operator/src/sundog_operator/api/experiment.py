@@ -361,7 +361,9 @@ class StepStatus(Part):
     )
     gate: Text = Field("", description="The step's gate, or none once a command opened it.")
     reason: Message = Field("", description="What it waits for.")
-    held_since: Instant | None = Field(None, description="Since when the spec holds it; with gate evidence.")
+    held_since: Instant | None = Field(
+        None, description="Since when the spec or its windows hold it; with gate evidence."
+    )
     warm: bool = Field(False, description="Whether its warm-up is over, and what is counted is evidence.")
 
 

@@ -372,14 +372,14 @@ class RollbackWindow(Part):
 
 
 class Window(Part):
-    """When a rollout may move traffic."""
+    """When traffic may move forward."""
 
     cron: Annotated[
         str,
         Field(max_length=128, pattern=r"^[-0-9A-Za-z*/,]+( [-0-9A-Za-z*/,]+){4}$"),
         Noun("a cron line of five fields such as 0 9 * * 1-5"),
-    ] = Field(description="When it opens.")
-    duration: PositiveDuration = Field(description="How long it stays open.")
+    ] = Field(description="When it opens: minute, hour, day of the month, month and weekday.")
+    duration: PositiveDuration = Field(description="How long it stays open, in hours that pass; 1m or more.")
     tz: Annotated[
         str,
         Field(max_length=64, pattern=r"^[A-Za-z][A-Za-z0-9_+/-]*$"),
@@ -493,6 +493,8 @@ class Rollout(Part):
     )
     dry_run: bool = Field(False, description="Decide and report, move nothing.")
     windows: Annotated[Items[Window], Field(max_length=16)] = Field(
-        (), description="When traffic may move; none means always."
+        (),
+        description="When traffic may move forward: within any of them; none means always. Outside, a rollout stands still, and that"
+        " takes no time of maxDuration or progressDeadline; harm, abort, rollback and a return within rollbackWindow act at any time.",
     )
     notify: Annotated[Items[Notification], Field(max_length=8)] = Field((), description="Who is told.")

@@ -1,6 +1,6 @@
 """Which revision is stable, which one is the candidate, and which ones may go."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final, Literal
 
 from sundog_operator.api import (
@@ -15,7 +15,7 @@ from sundog_operator.core import accelerators, capacity, events, live, names, ra
 from sundog_operator.core.draft import HELD_OUTCOMES, Draft, Json, Rollout
 from sundog_operator.core.live import live_revisions
 from sundog_operator.core.revisions import Revision
-from sundog_operator.core.rollout import freeze, load, machine, stable_traffic
+from sundog_operator.core.rollout import freeze, load, machine, stable_traffic, windows
 
 DRAIN_GRACE: Final = timedelta(seconds=5)
 CANDIDATE_GRACE: Final = timedelta(seconds=30)
@@ -337,13 +337,21 @@ def switch_plainly(draft: Draft) -> None:
         end_candidate(draft, candidate.revision, "Aborted", ": ".join(failure))
         return
     # A first revision is no rollout: there is nothing to hold it back for.
-    if draft.refusal or (stable is not None and draft.held and not _is_rollback(draft, candidate)):
+    held = draft.held and not _is_rollback(draft, candidate)
+    if draft.refusal or (stable is not None and (held or opening_for(draft, candidate) is not None)):
         return
     readiness = draft.readiness(candidate.revision)
     enough = readiness.ready and readiness.running >= draft.replicas
     # Before the first revision serves there is no arm whose replicas the edges could follow.
     if enough and (stable is None or draft.available(candidate.revision) >= draft.replicas):
         become_stable(draft, candidate.revision)
+
+
+def opening_for(draft: Draft, candidate: RevisionStatus) -> datetime | None:
+    """When a candidate without steps may be switched to by the windows of the spec; None where it need not wait for one."""
+    if draft.status.stable is None or returns(draft) or _is_rollback(draft, candidate):
+        return None
+    return draft.opens_at
 
 
 def _is_rollback(draft: Draft, candidate: RevisionStatus) -> bool:
@@ -426,7 +434,9 @@ def failure_of(draft: Draft, candidate: RevisionStatus) -> tuple[str, str] | Non
             "CandidateUnavailable",
             f"no healthy replica for {CANDIDATE_GRACE.total_seconds():g} s: {failing.message}",
         )
-    if is_late(draft, candidate) and not draft.held and (draft.progress is None or draft.progress.paused is None):
+    if draft.available(candidate.revision) >= candidate.replicas or draft.held:
+        return None
+    if is_late(draft, candidate) and (draft.progress is None or draft.progress.paused is None):
         return "ProgressDeadlineExceeded", failing.message if failing else "the candidate is not ready"
     return None
 
@@ -441,9 +451,12 @@ def _lost_alone(draft: Draft, candidate: int) -> bool:
 
 
 def is_late(draft: Draft, candidate: RevisionStatus) -> bool:
-    """Whether a candidate without traffic took longer than the progress deadline to become ready."""
-    started = candidate.since or draft.now
-    return draft.spec is not None and draft.now - started >= draft.spec.rollout.progress_deadline
+    """Whether a candidate without traffic took longer than the progress deadline to become ready, outside of windows left aside."""
+    if draft.spec is None:
+        return False
+    rollout, returning_now = draft.spec.rollout, draft.progress is not None and draft.progress.plan.reason
+    counted = () if draft.status.stable is None or returning_now else rollout.windows
+    return windows.lasted(counted, candidate.since or draft.now, draft.now, rollout.progress_deadline)
 
 
 def let_go(draft: Draft) -> None:

@@ -15,7 +15,7 @@ from sundog_operator.core.ray_cluster import ClusterView
 from sundog_operator.core.readiness import Readiness, of_revision
 from sundog_operator.core.references import Found
 from sundog_operator.core.revisions import Revision
-from sundog_operator.core.rollout import machine
+from sundog_operator.core.rollout import machine, windows
 from sundog_operator.core.rollout.judgement import Judgement
 from sundog_operator.core.secrets import Keys
 from sundog_operator.core.spec import Acceptance
@@ -195,6 +195,17 @@ class Draft:
     def held(self) -> bool:
         """Whether rollouts stand still by the spec."""
         return self.spec is None or self.spec.paused or self.spec.rollout.paused
+
+    @property
+    def opens_at(self) -> datetime | None:
+        """When traffic may move forward again by the windows of the spec; None while it may.
+
+        What goes back to a revision that was stable waits for none.
+        """
+        progress = self.progress
+        if self.spec is None or (progress is not None and progress.plan.reason):
+            return None
+        return windows.next_opening(self.spec.rollout.windows, self.now)
 
     @property
     def replicas(self) -> int:

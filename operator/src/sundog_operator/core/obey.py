@@ -6,7 +6,7 @@ from sundog_operator.api import LastCommand
 from sundog_operator.core import choose, commands, events, names, revisions
 from sundog_operator.core.commands import Command
 from sundog_operator.core.draft import Draft
-from sundog_operator.core.rollout import machine
+from sundog_operator.core.rollout import machine, windows
 
 REMEMBERED: Final = 20
 """Ids that are known to have been used: a repository that writes an old annotation back must not run it again."""
@@ -77,6 +77,8 @@ def _refuse_steering(draft: Draft, command: Command) -> str:
         return f"revision {command.revision} is rolled out without steps: there is nothing to {command.verb}"
     if command.verb == "promote" and draft.held:
         return "spec.paused is true" if draft.spec else "the spec is refused: mend it first"
+    if command.verb == "promote" and draft.opens_at is not None:
+        return f"{windows.outside(draft.opens_at)}: take spec.rollout.windows out to go on before"
     return ""
 
 

@@ -110,6 +110,7 @@ def _walk(draft: Draft) -> None:
         available=draft.available(candidate.revision),
         confirmed=split is not None and traffic.confirm(draft.service, split, draft.seen.edges).confirmed,
         held=draft.held,
+        opens_at=draft.opens_at,
         failure=choose.failure_of(draft, candidate),
         evidence=draft.judgement,
     )

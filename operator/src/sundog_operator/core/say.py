@@ -35,7 +35,7 @@ from sundog_operator.core.draft import Draft
 from sundog_operator.core.events import Event
 from sundog_operator.core.evidence.verdicts import Verdict
 from sundog_operator.core.readiness import DEPLOYING
-from sundog_operator.core.rollout import freeze, machine
+from sundog_operator.core.rollout import freeze, machine, windows
 
 POLL_S: Final = 0.2
 WAITING_S: Final = 1.0
@@ -335,18 +335,24 @@ def _progressing(draft: Draft) -> Said:
             f"revision {candidate.revision} is tried again at {candidate.retry_at:%Y-%m-%dT%H:%M:%SZ}",
         )
     if progress is not None and candidate is not None:
-        paused = progress.paused is not None or draft.held
+        paused = progress.paused is not None or draft.held or draft.opens_at is not None
         step = progress.step
         text = f"step {step.index} of {step.of}: {step.reason}" if step else f"waits for revision {candidate.revision}"
         why = f"{progress.plan.reason}: " if progress.plan.reason else f"revision {candidate.revision}, "
         return "True", "Paused" if paused else "RollingOut", f"{why}{text}"
     if candidate is not None:
-        return "True", "Deploying", f"revision {candidate.revision} is being deployed"
+        return "True", "Deploying", f"revision {candidate.revision} is being deployed{_and_waits(draft, candidate)}"
     if draft.wanted is not None and draft.is_held_back(draft.wanted.number) and last is not None:
         return "False", last.outcome, f"revision {last.revision}: {last.reason}"
     if draft.no_room is not None and draft.status.stable is not None:
         return "False", *draft.no_room
     return "False", "Complete" if draft.status.stable else "NotStarted", ""
+
+
+def _and_waits(draft: Draft, candidate: RevisionStatus) -> str:
+    """What else a candidate without steps waits for."""
+    opening = choose.opening_for(draft, candidate)
+    return f", {windows.outside(opening)}" if opening is not None else ""
 
 
 def _promoted(draft: Draft, traffic_synced: Said) -> Said:
@@ -482,6 +488,8 @@ def requeue_after_s(draft: Draft) -> float:
     ):
         # No watch tells of replicas that come or go.
         return RESYNC_S if draft.status.ready_replicas == draft.status.replicas else WAITING_S
+    if _waits_for_a_window(draft) and truths["TrafficSynced"] == "True":
+        return WAITING_S
     if truths.get("Stalled") == "True" and draft.status.stable is None:
         return RESYNC_S
     candidate = draft.status.candidate
@@ -499,3 +507,11 @@ def requeue_after_s(draft: Draft) -> float:
     if collecting and draft.judgement is not None and truths["TrafficSynced"] == "True":
         return EVIDENCE_S
     return WAITING_S if collecting and truths["TrafficSynced"] == "True" else POLL_S
+
+
+def _waits_for_a_window(draft: Draft) -> bool:
+    """Whether a candidate is ready and has no traffic yet, outside of windows."""
+    candidate = draft.status.candidate
+    if candidate is None or candidate.weight or draft.status.stable is None or draft.opens_at is None:
+        return False
+    return draft.available(candidate.revision) >= candidate.replicas

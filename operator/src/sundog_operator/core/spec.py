@@ -7,6 +7,7 @@ from typing import Any, Final
 from sundog_operator.api import NOT_YET_SUPPORTED, ModelDeployment, ModelDeploymentSpec, not_yet_supported
 from sundog_operator.api.installation import Installation
 from sundog_operator.api.remembered import Remembered
+from sundog_operator.core.rollout import windows
 from sundog_operator.errors import SpecError
 
 _OF_EACH_WRITE: Final = ("resourceVersion", "managedFields", "generation")
@@ -36,6 +37,8 @@ def _judge(in_pods: bool, digest_required: bool, obj: dict[str, Any]) -> Accepta
         spec = ModelDeployment.parse(obj).spec
     except SpecError as err:
         return Acceptance(None, err.reason, str(err))
+    if unfit := windows.problems(spec.rollout.windows, "spec.rollout.windows"):
+        return Acceptance(None, "InvalidSpec", "; ".join(map(str, unfit)))
     missing = not_yet_supported(spec, in_pods=in_pods)
     if missing:
         return Acceptance(None, NOT_YET_SUPPORTED, "; ".join(f"{v.path}: {v.message}" for v in missing))

@@ -249,7 +249,7 @@ def _timing(status: ExperimentStatus, now: datetime) -> Iterator[str]:
         yield f"warms up, until {ends}"
     if (left := step.since + planned.min_duration - now) > timedelta(0):
         yield f"takes at least {span(left)} more"
-    if planned.max_duration is not None and status.paused is None:
+    if planned.max_duration is not None and status.paused is None and step.held_since is None:
         left = max(step.since + planned.max_duration - now, timedelta(0))
         yield f"undecided in {span(left)}, {_UNDECIDED[status.plan.on_inconclusive]}"
 

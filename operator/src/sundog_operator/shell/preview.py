@@ -12,6 +12,7 @@ from sundog_operator.api import (
     PlanStep,
     Rollout,
     format_duration,
+    format_instant,
     refused_changes,
     rollout_not_yet_supported,
     unknown_fields,
@@ -20,6 +21,7 @@ from sundog_operator.api import (
 from sundog_operator.core import power, returning, revisions, secrets
 from sundog_operator.core.draft import HELD_OUTCOMES, Observed
 from sundog_operator.core.plan import Plan, plan
+from sundog_operator.core.rollout import windows
 from sundog_operator.core.rollout.freeze import plan_steps, resolved
 from sundog_operator.core.rollout.resolve import BUSY_RPS, VERY_BUSY_RPS, Traffic
 from sundog_operator.core.spec import accept
@@ -77,7 +79,7 @@ def preview(manifest: Object, stored: Object | None, seen: Observed, now: dateti
         return Preview(name, "unchanged", number, ("nothing changes", *_standing(acceptance.spec, stored, number)))
     if problems := _rollout_refused(acceptance.spec, stored, decided):
         return Preview(name, "refused", problems=problems, lines=_kept(stored))
-    lines = tuple(_lines(acceptance.spec, stored, seen, decided, number, changes))
+    lines = tuple(_lines(acceptance.spec, stored, seen, decided, number, changes, now))
     return Preview(name, "create" if stored is None else "change", number, lines)
 
 
@@ -171,6 +173,7 @@ def _lines(
     decided: Plan,
     number: int,
     changes: Sequence[_Change],
+    now: datetime,
 ) -> Iterator[str]:
     before = _status(stored)
     is_new = all(revision.number != number for revision in seen.revisions)
@@ -184,6 +187,7 @@ def _lines(
         yield f"changes in place, without a revision{_because(in_place)}"
     yield from _ended(before, number)
     yield from _way(spec, before, seen, decided, number)
+    yield from _window(spec, before, number, now)
     missing = secrets.problem(secrets.uses(spec.endpoint), seen.secrets, seen.deployment["metadata"]["namespace"])
     if missing is not None:
         yield missing[1]
@@ -237,6 +241,14 @@ def _too_slow(spec: ModelDeploymentSpec, seen: Observed) -> Iterator[str]:
     traffic = Traffic(before.requests_per_second, error_rate=before.error_rate)
     if doubt := power.doubt(resolved(spec.rollout, traffic, spec.replicas)):
         yield f"if traffic is as it was when {name} began, {doubt}"
+
+
+def _window(spec: ModelDeploymentSpec, before: ModelDeploymentStatus, number: int, now: datetime) -> Iterator[str]:
+    """Whether traffic has to wait for a window."""
+    opening = windows.next_opening(spec.rollout.windows, now)
+    goes_back = number in returning.window(spec.rollout, before.stable_before)
+    if opening is not None and before.stable is not None and before.stable.revision != number and not goes_back:
+        yield f"no traffic moves before {format_instant(opening)}: until then it is outside its windows"
 
 
 def _standing(spec: ModelDeploymentSpec, stored: Object, number: int) -> Iterator[str]:

@@ -120,6 +120,65 @@ def test_what_the_spec_holds_takes_no_time_of_a_step(held_for: timedelta) -> Non
     assert settle(back, timedelta(minutes=60) + held_for, judged()).paused is not None
 
 
+OPENS = T0 + timedelta(days=2)
+
+
+def test_outside_its_windows_a_rollout_stands_still_and_says_until_when() -> None:
+    waiting = settle(frozen(), timedelta(0), judged(), opens_at=OPENS)
+    assert (index(waiting), machine.canary_weight(waiting), waiting.paused) == (1, 0, None)
+    assert waiting.step is not None
+    assert waiting.step.reason == "outside its windows; the next opens at 2026-11-27T12:00:00Z"
+    assert settle(waiting, timedelta(hours=40), judged(passed=True), opens_at=OPENS) == waiting
+    assert machine.canary_weight(settle(waiting, timedelta(days=2), judged())) == 25
+    closed = settle(collecting(), LATER, judged(passed=True), opens_at=OPENS)
+    assert (index(closed), closed.step and closed.step.reason) == (1, waiting.step.reason)
+    assert index(settle(closed, timedelta(days=2) + LATER, judged(passed=True))) == 2
+
+
+def test_the_last_switch_waits_for_a_window_too() -> None:
+    steps = [{"weight": 25, "gate": "time", "minDuration": "1m"}]
+    started = settle(frozen(steps=steps), timedelta(0), None)
+    assert settle(started, timedelta(hours=9), None, opens_at=OPENS).phase == "Running"
+    assert settle(started, timedelta(hours=9), None).phase == "Concluded"
+
+
+def test_outside_its_windows_harm_and_abort_act_at_once() -> None:
+    harmed = machine.tick(collecting(), seen(LATER, judged(harm="five times the errors"), opens_at=OPENS))
+    failed = machine.tick(collecting(), seen(LATER, judged(), opens_at=OPENS, failure=("LoadFailed", "boom")))
+    aborted = machine.obey(collecting(), Command("a", "abort", 8), T0 + LATER)
+    for ended in (harmed, failed, aborted):
+        assert (ended.phase, machine.canary_weight(ended)) == ("Stopped", 0)
+    broken = judged(broken="600 of 1000")
+    doubted = settle(collecting(), LATER, broken, opens_at=OPENS)
+    assert settle(doubted, LATER * 2, broken, opens_at=OPENS).phase == "Stopped"
+
+
+stays = st.sampled_from(["free", "held", "outside"])
+
+
+@settings(max_examples=150)
+@given(st.lists(st.tuples(st.integers(1, 50), stays, st.booleans()), min_size=1, max_size=12))
+def test_a_step_counts_the_time_in_which_it_may_move_and_no_other(stretches: list[tuple[int, str, bool]]) -> None:
+    """Of holds, windows and pauses by hand in any order, overlapping or not."""
+    status, at, free = collecting(), timedelta(minutes=1), timedelta(minutes=1)
+    for number, (length, how, is_paused) in enumerate(stretches):
+        now = T0 + at
+        if is_paused != (status.paused is not None):
+            status = machine.obey(status, Command(f"c{number}", "pause" if is_paused else "resume", 8), now)
+        holds = {"held": how == "held", "opens_at": OPENS if how == "outside" else None}
+        status = settle(status, at, judged(), **holds)
+        at += timedelta(minutes=length)
+        free += timedelta(minutes=length) if how == "free" and not is_paused else timedelta(0)
+        if free >= timedelta(hours=1):
+            return
+        status = settle(status, at, judged(), **holds)
+    if status.paused is not None:
+        status = machine.obey(status, Command("r", "resume", 8), T0 + at)
+    status = settle(status, at, judged())
+    assert status.step is not None
+    assert status.step.since == T0 + at - free
+
+
 def test_a_split_that_is_wrong_leaves_a_pause_by_hand_what_it_is() -> None:
     paused = machine.obey(collecting(), Command("p", "pause", 8), T0 + LATER)
     assert settle(paused, LATER * 9, judged(broken="600 of 1000")).paused == paused.paused

@@ -25,6 +25,7 @@ from sundog_operator.api import (
 )
 from sundog_operator.core import names
 from sundog_operator.core.commands import Command
+from sundog_operator.core.rollout import windows
 from sundog_operator.core.rollout.control import DEGRADED, UNHEALTHY
 from sundog_operator.core.rollout.freeze import UNDECIDED, arms_at
 from sundog_operator.core.rollout.judgement import Judgement
@@ -59,6 +60,7 @@ class Inputs:
         available: replicas of the candidate that Serve runs and every ready edge sees healthy.
         confirmed: every edge has the current epoch in force.
         held: the spec pauses rollouts, or cannot be acted on.
+        opens_at: when the next window opens; None within one.
         failure: why the attempt must stop now, as (reason, message).
         evidence: what is known of the candidate; None where the plan weighs none.
     """
@@ -68,6 +70,7 @@ class Inputs:
     available: int
     confirmed: bool
     held: bool = False
+    opens_at: datetime | None = None
     failure: tuple[str, str] | None = None
     evidence: Judgement | None = None
 
@@ -161,7 +164,10 @@ def _resume(status: ExperimentStatus, now: datetime) -> ExperimentStatus:
     paused, step = status.paused, status.step
     if paused is not None and step is not None and step.since is not None and step.gate == "evidence":
         late = paused.reason in (INCONCLUSIVE, NO_DATA)
-        step = step.model_copy(update={"since": now if late else step.since + (now - max(paused.since, step.since))})
+        begun = max(paused.since, step.since)
+        # What is held meanwhile gets that time back when the hold ends.
+        ended = now if step.held_since is None else max(step.held_since, begun)
+        step = step.model_copy(update={"since": now if late else step.since + (ended - begun)})
     return status.model_copy(update={"paused": None, "step": step})
 
 
@@ -210,14 +216,16 @@ def _roll_back(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | Non
 
 
 def _hold(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
-    """What the spec holds takes no time of a step that evidence gates."""
-    step = status.step
-    if step is None or step.gate != "evidence" or seen.held == (step.held_since is not None):
+    """What the spec or its windows hold takes no time of a step that evidence gates."""
+    step, held = status.step, seen.held or seen.opens_at is not None
+    if step is None or step.gate != "evidence" or held == (step.held_since is not None):
         return None
-    if seen.held:
+    if held:
         return status.model_copy(update={"step": step.model_copy(update={"held_since": seen.now})})
     begun = max(step.held_since or seen.now, step.since or seen.now)
-    since = step.since and step.since + (seen.now - begun)
+    # What is paused meanwhile gets that time back when it goes on.
+    ended = seen.now if status.paused is None else max(status.paused.since, begun)
+    since = step.since and step.since + (ended - begun)
     return status.model_copy(update={"step": step.model_copy(update={"held_since": None, "since": since})})
 
 
@@ -279,7 +287,7 @@ def _ungated(status: ExperimentStatus) -> ExperimentStatus:
 
 
 def _begin(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
-    if status.phase != PENDING or _stands_still(status, seen):
+    if status.phase != PENDING or seen.held or status.paused is not None:
         return None
     if seen.available < wanted_replicas(status, seen.replicas) or not seen.confirmed:
         return None
@@ -435,7 +443,7 @@ def _gate(status: ExperimentStatus) -> str:
 
 
 def _stands_still(status: ExperimentStatus, seen: Inputs) -> bool:
-    return seen.held or status.paused is not None
+    return seen.held or seen.opens_at is not None or status.paused is not None
 
 
 def _explain(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus:
@@ -452,6 +460,7 @@ def _waiting_for(status: ExperimentStatus, seen: Inputs) -> str:
     explanations: tuple[tuple[bool, Callable[[], str]], ...] = (
         (seen.held, lambda: "held by the spec"),
         (status.paused is not None, lambda: paused_for(status)),
+        (seen.opens_at is not None, lambda: windows.outside(seen.opens_at or seen.now)),
         (not status.epoch.confirmed, lambda: "waits for the edges to confirm the split"),
         (seen.available < needed, lambda: f"waits for replicas: {seen.available} of {needed} are available"),
         (_gate(status) == "manual", lambda: WAITS_FOR_PROMOTE),

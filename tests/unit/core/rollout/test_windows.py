@@ -1,0 +1,171 @@
+"""Windows against the clock of a town, minute by minute, also where its clocks are set."""
+
+import zoneinfo
+from collections.abc import Iterator
+from datetime import UTC, datetime, time, timedelta
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from sundog_operator.api import Window
+from sundog_operator.core.rollout import windows
+
+PRAGUE = ZoneInfo("Europe/Prague")
+FORWARD, BACK = datetime(2026, 3, 29, 1, tzinfo=UTC), datetime(2026, 10, 25, 1, tzinfo=UTC)
+"""When Prague's clocks go from 2:00 to 3:00, and from 3:00 to 2:00."""
+
+MINUTE = timedelta(minutes=1)
+AROUND = timedelta(days=3)
+
+
+def window(cron: str = "0 9 * * 1-5", duration: str = "8h", tz: str = "Europe/Prague") -> Window:
+    return Window.from_json({"cron": cron, "duration": duration, "tz": tz})
+
+
+def minutes_around(change: datetime) -> Iterator[datetime]:
+    at = change - AROUND
+    while at < change + AROUND:
+        yield at
+        at += MINUTE
+
+
+def told(at: datetime) -> datetime:
+    """What the clocks of the town show."""
+    return at.astimezone(PRAGUE).replace(tzinfo=None)
+
+
+def daily(change: datetime, hour: int, minute: int) -> list[datetime]:
+    """For each day the first minute at which clocks show that time, or a later one where they leave it out."""
+    found: dict[object, datetime] = {}
+    for at in minutes_around(change):
+        day = told(at).date()
+        if told(at) >= datetime.combine(day, time(hour, minute)):
+            found.setdefault(day, at)
+    return list(found.values())[1:]  # the first day began before
+
+
+def hourly(change: datetime, minute: int) -> list[datetime]:
+    return [at for at in minutes_around(change) if told(at).minute == minute]
+
+
+changes = st.sampled_from([FORWARD, BACK])
+seconds = st.integers(-24 * 3600, 36 * 3600)
+lengths = st.integers(1, 16 * 60)
+
+
+def agrees(each: Window, openings: list[datetime], now: datetime) -> None:
+    is_open = any(opening <= now < opening + each.duration for opening in openings)
+    expected = None if is_open else min(opening for opening in openings if opening > now)
+    assert windows.next_opening([each], now) == expected
+
+
+@settings(max_examples=60, deadline=None)
+@given(changes, st.integers(0, 23), st.integers(0, 59), lengths, seconds)
+@example(BACK, 2, 45, 20, 30 * 60)  # between two equal hours
+@example(BACK, 2, 30, 60, 29 * 60)
+@example(FORWARD, 2, 30, 60, 0)  # a time that clocks leave out
+@example(FORWARD, 2, 30, 60, -1)
+def test_a_line_with_its_hour_opens_once_a_day_for_as_long_as_it_says(
+    change: datetime, hour: int, minute: int, length: int, second: int
+) -> None:
+    each = window(f"{minute} {hour} * * *", f"{length}m")
+    agrees(each, daily(change, hour, minute), change + timedelta(seconds=second))
+
+
+@settings(max_examples=30, deadline=None)
+@given(changes, st.integers(0, 59), st.integers(1, 59), seconds)
+def test_a_line_without_an_hour_opens_in_both_of_two_equal_ones(
+    change: datetime, minute: int, length: int, second: int
+) -> None:
+    each = window(f"{minute} * * * *", f"{length}m")
+    agrees(each, hourly(change, minute), change + timedelta(seconds=second))
+
+
+@settings(max_examples=25, deadline=None)
+@given(changes, st.lists(st.tuples(st.integers(0, 23), lengths), min_size=1, max_size=3), seconds, lengths, lengths)
+def test_the_time_within_is_what_a_stopwatch_shows(
+    change: datetime, given_windows: list[tuple[int, int]], second: int, length: int, limit: int
+) -> None:
+    several = [window(f"0 {hour} * * *", f"{minutes}m") for hour, minutes in given_windows]
+    intervals = [
+        (opening, opening + timedelta(minutes=minutes))
+        for hour, minutes in given_windows
+        for opening in daily(change, hour, 0)
+    ]
+    since = (change + timedelta(seconds=second)).replace(second=0)
+    now = since + timedelta(minutes=length)
+    within = sum(any(start <= since + MINUTE * passed < end for start, end in intervals) for passed in range(length))
+    assert windows.lasted(several, since, now, timedelta(minutes=limit)) == (within >= limit)
+
+
+def test_any_of_them_lets_traffic_move() -> None:
+    noon = datetime(2026, 11, 25, 12, tzinfo=UTC)
+    morning, night = window("0 6 * * *", "1h", "UTC"), window("0 22 * * *", "2h", "UTC")
+    assert windows.next_opening([morning, night], noon) == noon.replace(hour=22)
+    assert windows.next_opening([morning, night], noon.replace(hour=23, minute=59)) is None
+    assert windows.next_opening([morning, night], noon.replace(hour=6)) is None
+    assert windows.next_opening([morning, night], noon.replace(hour=7)) == noon.replace(hour=22)
+
+
+def test_a_window_that_opens_before_it_closes_is_always_open() -> None:
+    always = window("* * * * *", "1m", "UTC")
+    at = datetime(2026, 11, 25, 12, 0, 30, tzinfo=UTC)
+    assert windows.next_opening([always], at) is None
+    assert windows.lasted([always], at, at + timedelta(hours=1), timedelta(hours=1))
+    assert not windows.lasted([always], at, at + timedelta(hours=1), timedelta(hours=1, seconds=1))
+
+
+def test_without_windows_traffic_moves_at_any_time_and_all_time_counts() -> None:
+    at = datetime(2026, 11, 25, 12, tzinfo=UTC)
+    assert windows.next_opening([], at) is None
+    assert windows.lasted([], at, at + MINUTE, MINUTE)
+    assert not windows.lasted([], at, at + MINUTE, MINUTE * 2)
+
+
+def test_the_reason_stays_the_same_until_the_window_opens() -> None:
+    saturday = datetime(2026, 11, 28, 0, tzinfo=UTC)
+    texts = set()
+    for hour in range(56):
+        opening = windows.next_opening([window()], saturday + timedelta(hours=hour))
+        assert opening is not None
+        texts.add(windows.outside(opening))
+    assert texts == {"outside its windows; the next opens at 2026-11-30T08:00:00Z"}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (window("0 25 * * *"), 'windows[0].cron: "0 25 * * *" is not a cron line such as 0 9 * * 1-5: bad hour'),
+        (window("61 * * * *"), 'windows[0].cron: "61 * * * *" is not a cron line such as 0 9 * * 1-5: bad minute'),
+        (window("0 9 31 2 *"), 'windows[0].cron: "0 9 31 2 *" is not a cron line such as 0 9 * * 1-5: bad day-of-month'),
+        (window("0 9 * * 1-9"), 'windows[0].cron: "0 9 * * 1-9" is not a cron line such as 0 9 * * 1-5: bad day-of-week'),
+        (window(tz="Mars/Base"), "windows[0].tz: Mars/Base is not a time zone such as UTC or Europe/Prague"),
+        (window(tz="Europe"), "windows[0].tz: Europe is not a time zone such as UTC or Europe/Prague"),
+        (window(duration="59s"), "windows[0].duration: 59s is not 1m or more"),
+    ],
+)  # fmt: skip
+def test_what_nobody_can_follow_is_named(wrong: Window, message: str) -> None:
+    assert [str(violation) for violation in windows.problems([wrong], "windows")] == [message]
+    (second,) = windows.problems([window(), wrong], "windows")
+    assert second.path == message.partition(":")[0].replace("[0]", "[1]")
+
+
+@pytest.mark.parametrize("cron", ["0 9 * * 1-5", "*/15 * * * *", "0 9,13 1-7 JAN-MAR mon", "0 0 29 2 *"])
+def test_cron_lines_of_every_form_are_followed(cron: str) -> None:
+    assert windows.problems([window(cron)], "windows") == []
+    assert windows.next_opening([window(cron, "1m")], datetime(2026, 11, 25, 12, 1, tzinfo=UTC)) is not None
+
+
+def test_time_zones_are_known_where_the_system_has_none() -> None:
+    before = zoneinfo.TZPATH
+    zoneinfo.reset_tzpath(to=())
+    ZoneInfo.clear_cache()
+    try:
+        assert windows.problems([window()], "windows") == []
+        assert windows.next_opening([window()], BACK) == datetime(2026, 10, 26, 8, tzinfo=UTC)
+        assert windows.problems([window(tz="Mars/Base")], "windows") != []
+    finally:
+        zoneinfo.reset_tzpath(to=before)
+        ZoneInfo.clear_cache()
