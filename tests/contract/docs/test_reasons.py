@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from doubles.cluster import NAMESPACE, TIMED, Cluster
+from doubles.cluster import MANUAL, NAMESPACE, TIMED, Cluster
 from sundog_operator.api import Condition, reference
 from sundog_operator.api.reference import ConditionText
 from sundog_operator.core import events, pod_problems, readiness
@@ -221,6 +221,9 @@ async def live(cluster: Cluster) -> None:
     await command("promote")
     await until(cluster, "Promoted", "Promoted")
     await cluster.apply("file:///v3")
+    await cluster.until(lambda: at_weight(cluster, 25))
+    await cluster.apply("file:///v3a", rollout={**MANUAL, "onNewRevision": "restart"})
+    await until(cluster, "Progressing", "Queued")
     await cluster.until(lambda: at_weight(cluster, 25))
     await command("abort")
     await cluster.settle(5)

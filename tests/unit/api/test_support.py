@@ -85,6 +85,8 @@ ACCEPTED = [
     model(trustCode=True),
     rollout(paused=True, progressDeadline="1h"),
     rollout(rollbackWindow={"revisions": 5}),
+    rollout(onNewRevision="queue"),
+    rollout(onNewRevision="restart"),
     rollout(windows=[{"cron": "0 9 * * 1-5", "duration": "8h", "tz": "Europe/Prague"}]),
     steps({"weight": 5}, {"weight": 50, "gate": "evidence", "minDuration": "0s", "maxDuration": "1h"}),
     rollout(onNoData="pause", onInconclusive="rollback", alpha=0.1, warmup={"requests": 0, "duration": "0s"}),

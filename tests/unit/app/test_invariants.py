@@ -19,6 +19,8 @@ from sundog_operator.core.names import application
 from sundog_operator.ports import CONFIG_MAP, CONTROLLER_REVISION, EXPERIMENT, MODEL_DEPLOYMENT, Ref
 
 MODELS = ("file:///models/v1", "file:///models/v2", "file:///models/bad", "file:///models/missing")
+QUEUING = {**MANUAL, "onNewRevision": "queue", "rollbackWindow": {"revisions": 1}}
+RESTARTING = {**TIMED, "onNewRevision": "restart", "windows": [{"cron": "*/2 * * * *", "duration": "1m"}]}
 VERBS = ("promote", "pause", "resume", "abort", "retry", "rollback")
 
 
@@ -80,7 +82,7 @@ actions = st.one_of(
     st.tuples(
         st.just("apply"),
         st.sampled_from(MODELS),
-        st.sampled_from((MANUAL, TIMED, {"strategy": "recreate"}, {})),
+        st.sampled_from((MANUAL, TIMED, {"strategy": "recreate"}, {}, QUEUING, RESTARTING)),
         st.integers(1, 3),
     ),
     st.tuples(

@@ -7,7 +7,7 @@ import pytest
 
 from doubles.cluster import MANUAL, NAME, NAMESPACE, TIMED, Cluster
 from doubles.traffic import Answers, Traffic
-from sundog_operator.ports import CONTROLLER_REVISION
+from sundog_operator.ports import CONTROLLER_REVISION, EXPERIMENT, Ref
 
 WINDOW = {"rollbackWindow": {"revisions": 2}}
 RETURNS = {**MANUAL, **WINDOW}
@@ -353,3 +353,132 @@ class TestWindows:
         assert told["SpecAccepted"] == (
             "spec.rollout.windows[0].tz: Europe/Pragu is not a time zone such as UTC or Europe/Prague"
         )
+
+
+def after_edits(policy: str) -> dict[str, object]:
+    return {**MANUAL, "onNewRevision": policy}
+
+
+async def rolling_out(cluster: Cluster, policy: str) -> None:
+    """Revision 2 has a quarter of the traffic, and revision 3 is asked for."""
+    await promoted(cluster, 1, after_edits(policy))
+    await cluster.apply(model(2), rollout=after_edits(policy))
+    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.apply(model(3), rollout=after_edits(policy))
+
+
+async def message(cluster: Cluster, type_: str) -> str:
+    return next(str(c["message"]) for c in (await cluster.status())["conditions"] if c["type"] == type_)
+
+
+async def phase(cluster: Cluster, experiment: str) -> str:
+    return str((await cluster.experiment(experiment))["status"]["phase"])
+
+
+class TestQueue:
+    async def test_an_edit_waits_for_the_rollout_to_end_and_is_shown_meanwhile(self, cluster: Cluster) -> None:
+        await rolling_out(cluster, "queue")
+        await cluster.settle(20)
+        assert await cluster.weights() == {1: 75, 2: 25}
+        assert (await cluster.status())["queued"] == 3
+        assert await message(cluster, "Progressing") == (
+            "revision 2, step 1 of 3: waits for promote; revision 3 waits until it has ended"
+        )
+        await cluster.command("promote revision=2 id=a full=true")
+        await cluster.until(functools.partial(cluster.at_weight, 3, 25))
+        assert await cluster.weights() == {2: 75, 3: 25}
+        assert "queued" not in await cluster.status()
+        last = (await cluster.status())["lastRollout"]
+        assert (last["revision"], last["outcome"]) == (2, "Promoted")
+        assert await phase(cluster, "digits-r2") == "Concluded"
+
+    async def test_the_newest_edit_wins(self, cluster: Cluster) -> None:
+        await rolling_out(cluster, "queue")
+        await cluster.settle(5)
+        await cluster.apply(model(4), rollout=after_edits("queue"))
+        await cluster.settle(5)
+        assert (await cluster.status())["queued"] == 4
+        await cluster.command("promote revision=2 id=a full=true")
+        await cluster.until(functools.partial(cluster.at_weight, 4, 25))
+        assert not any("digits-r3" in weights for weights in cluster.edges.weights_seen)
+
+    async def test_it_begins_too_where_the_rollout_before_ended_badly(self, cluster: Cluster) -> None:
+        await rolling_out(cluster, "queue")
+        await cluster.command("abort revision=2 id=a")
+        await cluster.until(functools.partial(cluster.at_weight, 3, 25))
+        assert await cluster.weights() == {1: 75, 3: 25}
+        assert (await cluster.status())["lastRollout"]["outcome"] == "Aborted"
+
+    async def test_an_edit_back_to_the_candidate_takes_the_waiting_one_away(self, cluster: Cluster) -> None:
+        await rolling_out(cluster, "queue")
+        await cluster.settle(5)
+        await cluster.apply(model(2), rollout=after_edits("queue"))
+        await cluster.settle(5)
+        assert "queued" not in await cluster.status()
+        assert await cluster.weights() == {1: 75, 2: 25}
+
+    async def test_an_edit_back_to_stable_waits_for_nothing(self, cluster: Cluster) -> None:
+        await rolling_out(cluster, "queue")
+        await cluster.apply(model(1), rollout=after_edits("queue"))
+        await cluster.settle(20)
+        assert await cluster.weights() == {1: 100}
+        assert await phase(cluster, "digits-r2") == "Stopped"
+
+    async def test_a_return_waits_for_nothing(self, cluster: Cluster) -> None:
+        queue = {**after_edits("queue"), **WINDOW}
+        await history(cluster, 2, queue)
+        await cluster.apply(model(3), rollout=queue)
+        await cluster.until(functools.partial(cluster.at_weight, 3, 25))
+        await cluster.apply(model(1), rollout=queue)
+        await cluster.until(functools.partial(cluster.serves, 1))
+
+    async def test_a_rollout_whose_record_is_lost_holds_up_nobody(self, cluster: Cluster) -> None:
+        await rolling_out(cluster, "queue")
+        await cluster.settle(5)
+        await cluster.kube.delete(Ref(EXPERIMENT, NAMESPACE, "digits-r2"))
+        await cluster.until(functools.partial(cluster.at_weight, 3, 25))
+
+    async def test_the_policy_of_the_newest_spec_holds(self, cluster: Cluster) -> None:
+        await rolling_out(cluster, "queue")
+        await cluster.settle(5)
+        await cluster.apply(model(3), rollout=after_edits("replaceCanary"))
+        await cluster.until(functools.partial(cluster.at_weight, 3, 25))
+        assert await phase(cluster, "digits-r2") == "Stopped"
+
+
+class TestRestart:
+    async def test_the_next_one_starts_once_the_replicas_of_the_one_before_are_gone(self, cluster: Cluster) -> None:
+        await promoted(cluster, 1, after_edits("restart"))
+        together: list[set[str]] = []
+        cluster.after_step = lambda: together.append(
+            {app["name"] for app in cluster.serve.puts[-1]["applications"]} if cluster.serve.puts else set()
+        )
+        await cluster.apply(model(2), rollout=after_edits("restart"))
+        await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+        await cluster.apply(model(3), rollout=after_edits("restart"))
+        await cluster.settle(2)
+        assert await cluster.weights() == {1: 100}
+        assert (await cluster.status())["queued"] == 3
+        assert await cluster.condition("Progressing") == ("True", "Queued")
+        assert await message(cluster, "Progressing") == "revision 3 waits until the replicas of revision 2 are gone"
+        await cluster.until(functools.partial(cluster.at_weight, 3, 25))
+        assert {frozenset(names) for names in together} == {
+            frozenset({"digits-r1"}),
+            frozenset({"digits-r1", "digits-r2"}),
+            frozenset({"digits-r1", "digits-r3"}),
+        }
+        assert await phase(cluster, "digits-r2") == "Stopped"
+        assert (await cluster.experiment("digits-r3"))["status"]["step"]["index"] == 1
+
+    async def test_replacing_starts_it_beside_the_one_before(self, cluster: Cluster) -> None:
+        await rolling_out(cluster, "replaceCanary")
+        await cluster.settle(2)
+        deployed = [{app["name"] for app in put["applications"]} for put in cluster.serve.puts]
+        assert {"digits-r1", "digits-r2", "digits-r3"} in deployed
+
+    async def test_a_first_revision_is_replaced_at_once(self, cluster: Cluster) -> None:
+        cluster.serve.failures[model(1)] = ("LoadFailed", "size mismatch")
+        await cluster.apply(model(1), rollout=after_edits("restart"))
+        await cluster.settle(10)
+        await cluster.apply(model(2), rollout=after_edits("restart"))
+        await cluster.until(functools.partial(cluster.serves, 2))

@@ -139,6 +139,27 @@ def test_what_waits_for_a_window_is_told(served: Any, manifest: Any) -> None:
     assert "window" not in plan(served, manifest(rollout=rollout))["lines"][-1]
 
 
+def test_what_becomes_of_a_rollout_that_is_under_way_is_told(served: Any, server: Any, manifest: Any) -> None:
+    manual = {"steps": [{"weight": 10, "gate": "manual"}]}
+    served("apply", "-f", str(manifest("file:///models/v2", rollout=manual)))
+    server.until(lambda cluster: cluster.at_weight(2, 10), "10 % for revision 2")
+    server.operator.clear()
+    told = "the rollout of revision 2, which has 10 % of the traffic"
+    for policy, line in (("queue", f"waits for the end of {told}"), ("restart", f"ends {told}")):
+        path = manifest("file:///models/v3", rollout={**manual, "onNewRevision": policy})
+        assert line in plan(served, path)["lines"]
+    queued = manifest("file:///models/v3", rollout={**manual, "onNewRevision": "queue"})
+    served("apply", "-f", str(queued))
+
+    async def waits(cluster: Any) -> bool:
+        return bool((await cluster.status()).get("queued") == 3)
+
+    server.until(waits, "revision 3 waits")
+    server.operator.clear()
+    assert plan(served, queued)["lines"][-1] == "revision 3 waits until the rollout of revision 2 has ended"
+    assert "waits" in next(line for line in served("describe", "digits").out.splitlines() if line.startswith("r3"))
+
+
 def test_steps_that_a_spec_leaves_out_are_resolved_from_traffic(served: Any, manifest: Any) -> None:
     evidence = ["25 % (evidence)", "50 % (evidence)", "100 %"]
     assert plan(served, manifest("file:///models/v2", rollout={}))["lines"][-1] == (

@@ -599,6 +599,9 @@ class ModelDeploymentStatus(Status):
     )
     stable: RevisionStatus | None = Field(None, description="The revision that serves.")
     candidate: RevisionStatus | None = Field(None, description="The revision that is to replace it.")
+    queued: Revision | None = Field(
+        None, description="The revision that waits, by spec.rollout.onNewRevision, for what is under way to end."
+    )
     stable_before: Annotated[Items[Revision], Field(max_length=20)] = Field(
         (),
         description="Revisions that were stable before it, the newest first, but for those that were gone back from and those that"

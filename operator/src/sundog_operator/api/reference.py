@@ -41,8 +41,8 @@ The column *change* tells what a change of a field does:
 | *cluster* | with one of these: in a Kubernetes cluster only; local mode, which has no pods, takes the default and refuses the rest |
 | *later* | is not supported yet: accepted at its default only, else `SpecAccepted=False`, `NotYetSupported` |
 
-Of `spec.rollout`, `paused`, `progressDeadline` and `windows` hold at any time; all else is frozen into the Experiment when a rollout
-starts.
+Of `spec.rollout`, `paused`, `progressDeadline`, `windows` and `onNewRevision` hold at any time; all else is frozen into the Experiment
+when a rollout starts.
 """
 _EXPERIMENT: Final = """Sundog writes one for each rollout that has steps, and keeps its status. One that you write yourself is not
 supported yet: it is accepted and answered `Ready=False`, `NotYetSupported`.
@@ -225,6 +225,7 @@ MODEL_DEPLOYMENT_CONDITIONS: Final = (
                 "Paused",
                 "It stands still, by command, by the spec, outside its windows, or for the evidence does not decide.",
             ),
+            Reason("True", "Queued", "It waits until the replicas of the candidate before are gone."),
             Reason("True", "Retrying", "It could not be started, and is tried again at the time in the message."),
             Reason("False", "Complete", "Nothing is on its way."),
             Reason("False", "NotStarted", "Nothing was ever on its way."),

@@ -466,7 +466,10 @@ class Rollout(Part):
         " minDuration; promote passes the step then, without evidence, and voids what evidence promises.",
     )
     on_new_revision: Literal["replaceCanary", "queue", "restart"] = Field(
-        "replaceCanary", description="What follows when the spec changes during a rollout."
+        "replaceCanary",
+        description="What follows when the spec makes another revision during a rollout: replaceCanary ends it and starts the new one"
+        " in the candidate's place; restart ends it and starts the new one once the candidate's replicas are gone; queue lets it end,"
+        " and then starts the newest one. Each begins at the first step with a plan of its own. What goes back waits for nothing.",
     )
     during_experiment: Literal["wait", "stop"] = Field(
         "wait", description="What a rollout does while an Experiment of a user runs."

@@ -129,7 +129,8 @@ def become_stable(draft: Draft, number: int, experiment: str = "", reason: str =
     stable = _revision_status(draft, number, draft.replicas)
     draft.set(stable=stable.model_copy(update={"cluster": _own_cluster(draft, number)}), candidate=None, experiment="")
     draft.events.append(events.promoted(number, previous.revision if previous else None))
-    if previous is not None and draft.wanted is not None and draft.wanted.number == number:
+    # A rollback by command is none of these: why it went back stays told.
+    if previous is not None and (experiment or (draft.wanted is not None and draft.wanted.number == number)):
         draft.set(last_rollout=_last(draft, number, "Promoted", reason, experiment))
 
 
@@ -172,6 +173,7 @@ def _revision_status(draft: Draft, number: int, replicas: int) -> RevisionStatus
 def choose(draft: Draft) -> None:
     """Compare what the spec wants with what serves, and start, replace or drop a candidate."""
     wanted, candidate, stable = draft.wanted, draft.status.candidate, draft.status.stable
+    draft.set(queued=None)
     if wanted is None or (candidate is not None and candidate.revision == wanted.number):
         return
     if draft.is_held_back(wanted.number):
@@ -179,9 +181,28 @@ def choose(draft: Draft) -> None:
     if stable is not None and stable.revision == wanted.number:
         _return_to_stable(draft)
         return
+    if candidate is not None and _outlasts_edits(draft):
+        draft.set(queued=wanted.number)
+        return
     if candidate is not None:
         drop_candidate(draft, "Superseded", f"revision {wanted.number} is wanted now")
+    if _waits_for_room(draft):
+        draft.set(queued=wanted.number)
+        return
     _start(draft, wanted)
+
+
+def _outlasts_edits(draft: Draft) -> bool:
+    """Whether what is under way may end before what the spec stands for begins. Without a plan nothing has begun."""
+    policy = draft.spec.rollout.on_new_revision if draft.spec else ""
+    return policy == "queue" and draft.progress is not None and not returns(draft)
+
+
+def _waits_for_room(draft: Draft) -> bool:
+    """Whether what the spec stands for begins only once the replicas of all but stable are gone."""
+    policy = draft.spec.rollout.on_new_revision if draft.spec else ""
+    drains = draft.status.stable is not None and bool(draft.status.retiring)
+    return policy == "restart" and drains and not draft.held and not returns(draft)
 
 
 def _return_to_stable(draft: Draft) -> None:

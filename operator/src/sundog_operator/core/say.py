@@ -339,9 +339,14 @@ def _progressing(draft: Draft) -> Said:
         step = progress.step
         text = f"step {step.index} of {step.of}: {step.reason}" if step else f"waits for revision {candidate.revision}"
         why = f"{progress.plan.reason}: " if progress.plan.reason else f"revision {candidate.revision}, "
-        return "True", "Paused" if paused else "RollingOut", f"{why}{text}"
+        waits = f"; revision {draft.status.queued} waits until it has ended" if draft.status.queued else ""
+        return "True", "Paused" if paused else "RollingOut", f"{why}{text}{waits}"
     if candidate is not None:
         return "True", "Deploying", f"revision {candidate.revision} is being deployed{_and_waits(draft, candidate)}"
+    if draft.status.queued is not None:
+        drains = ", ".join(str(retiring.revision) for retiring in draft.status.retiring)
+        told = f"revision {draft.status.queued} waits until the replicas of revision {drains} are gone"
+        return "True", "Queued", told if drains else f"revision {draft.status.queued} begins"
     if draft.wanted is not None and draft.is_held_back(draft.wanted.number) and last is not None:
         return "False", last.outcome, f"revision {last.revision}: {last.reason}"
     if draft.no_room is not None and draft.status.stable is not None:
@@ -483,6 +488,7 @@ def requeue_after_s(draft: Draft) -> float:
         return 0.0
     if (
         draft.status.candidate is None
+        and draft.status.queued is None
         and not draft.status.retiring
         and truths["Ready"] == truths["TrafficSynced"] == "True"
     ):

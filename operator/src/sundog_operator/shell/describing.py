@@ -136,7 +136,8 @@ def _revisions(subject: Subject, status: ModelDeploymentStatus, now: datetime) -
     }
     for old in sorted((r for r in subject.revisions if r.number not in live), key=lambda r: -r.number):
         uri = str(old.content.get("model", {}).get("uri", ""))
-        table.add_row(*map(Text, (f"r{old.number}", "earlier", "", "", "", uri)))
+        role = "waits" if old.number == status.queued else "earlier"
+        table.add_row(*map(Text, (f"r{old.number}", role, "", "", "", uri)))
     return table if table.row_count else Text("none yet")
 
 

@@ -185,7 +185,7 @@ def _lines(
     in_place = [str(change) for change in changes if not _makes_revision(change)]
     if in_place:
         yield f"changes in place, without a revision{_because(in_place)}"
-    yield from _ended(before, number)
+    yield from _ended(before, decided, number)
     yield from _way(spec, before, seen, decided, number)
     yield from _window(spec, before, number, now)
     missing = secrets.problem(secrets.uses(spec.endpoint), seen.secrets, seen.deployment["metadata"]["namespace"])
@@ -200,10 +200,13 @@ def _because(changes: Sequence[str]) -> str:
     return f" ({'; '.join(changes[:_SHOWN])}{more})"
 
 
-def _ended(before: ModelDeploymentStatus, number: int) -> Iterator[str]:
-    candidate = before.candidate
-    if candidate is not None and candidate.revision != number:
-        yield f"ends the rollout of revision {candidate.revision}, which has {candidate.weight} % of the traffic"
+def _ended(before: ModelDeploymentStatus, decided: Plan, number: int) -> Iterator[str]:
+    candidate, goes_on = before.candidate, decided.status.candidate
+    if candidate is None or candidate.revision == number:
+        return
+    told = f"the rollout of revision {candidate.revision}, which has {candidate.weight} % of the traffic"
+    stays = goes_on is not None and goes_on.revision == candidate.revision
+    yield f"waits for the end of {told}" if stays else f"ends {told}"
 
 
 def _way(
@@ -257,6 +260,8 @@ def _standing(spec: ModelDeploymentSpec, stored: Object, number: int) -> Iterato
     last = status.last_rollout
     if status.candidate is not None and status.candidate.revision == number:
         yield f"revision {number} is being rolled out: {steps(spec)}"
+    elif status.queued == number and status.candidate is not None:
+        yield f"revision {number} waits until the rollout of revision {status.candidate.revision} has ended"
     elif last is not None and last.revision == number and last.outcome in HELD_OUTCOMES:
         yield f"revision {number} is held back, because it was {_words(last.outcome)}: {last.reason}"
 
