@@ -86,6 +86,7 @@ ACCEPTED = [
     rollout(paused=True, progressDeadline="1h"),
     rollout(rollbackWindow={"revisions": 5}),
     rollout(onNewRevision="queue"),
+    rollout(dryRun=True),
     rollout(onNewRevision="restart"),
     rollout(windows=[{"cron": "0 9 * * 1-5", "duration": "8h", "tz": "Europe/Prague"}]),
     steps({"weight": 5}, {"weight": 50, "gate": "evidence", "minDuration": "0s", "maxDuration": "1h"}),

@@ -482,3 +482,98 @@ class TestRestart:
         await cluster.settle(10)
         await cluster.apply(model(2), rollout=after_edits("restart"))
         await cluster.until(functools.partial(cluster.serves, 2))
+
+
+def dry(**rollout: object) -> dict[str, object]:
+    return {**rollout, "dryRun": True}
+
+
+class TestDryRun:
+    async def test_nothing_is_started_and_what_would_begin_is_told(self, cluster: Cluster) -> None:
+        await promoted(cluster, 1, dry(**MANUAL))  # a first revision is no rollout
+        puts = len(cluster.serve.puts)
+        await cluster.apply(model(2), rollout=dry(**MANUAL))
+        await cluster.settle(20)
+        assert await cluster.condition("Progressing") == ("False", "DryRun")
+        assert await message(cluster, "Progressing") == (
+            "without dryRun: canary of revision 2 beside revision 1: 25 % (manual gate) → 50 % (manual gate) → 100 %"
+        )
+        assert await cluster.condition("Ready") == ("True", "Serving")
+        assert await cluster.condition("Stalled") == ("Absent", "")
+        assert await cluster.condition("Promoted") == ("False", "NotPromoted")
+        assert await cluster.weights() == {1: 100}
+        assert len(cluster.serve.puts) == puts
+        assert await cluster.kube.list(EXPERIMENT, NAMESPACE) == []
+        before = cluster.kube.store.revision
+        await cluster.settle(20, seconds=60)
+        assert cluster.kube.store.revision == before
+
+    async def test_without_it_what_was_told_begins(self, cluster: Cluster) -> None:
+        await promoted(cluster, 1, MANUAL)
+        await cluster.apply(model(2), rollout=dry(**MANUAL))
+        await cluster.settle(10)
+        await cluster.apply(model(2), rollout=MANUAL)
+        await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+
+    @pytest.mark.parametrize(("rps", "steps"), [(10, "25 % (evidence) → 50 %"), (100, "5 % (evidence) → 25 %")])
+    async def test_the_plan_is_resolved_from_the_traffic_of_stable(
+        self, cluster: Cluster, rps: float, steps: str
+    ) -> None:
+        cluster.edges.traffic = Traffic(1)
+        cluster.edges.traffic.rps = {NAME: rps}
+        cluster.edges.traffic.answers = {f"{NAME}-r1": Answers(errors=0.01)}
+        await promoted(cluster, 1, {})
+        await cluster.settle(12, seconds=10)
+        await cluster.apply(model(2), rollout=dry())
+        await cluster.settle(3)
+        told = await message(cluster, "Progressing")
+        assert told.startswith(f"without dryRun: canary of revision 2 beside revision 1: {steps}")
+        assert told.endswith(
+            ", by errorRate within 25 %, " + ("latencyP99 within 10 %" if rps == 100 else "latencyP95 within 25 %")
+        )
+
+    async def test_what_would_be_refused_is_refused(self, cluster: Cluster) -> None:
+        await promoted(cluster, 1, MANUAL)
+        await cluster.apply(model(2), rollout=dry(unit={"header": "x-user"}))
+        await cluster.settle(10)
+        assert await cluster.condition("SpecAccepted") == ("False", "NotYetSupported")
+
+    @pytest.mark.parametrize(
+        ("rollout", "told"),
+        [
+            ({"strategy": "recreate"}, "without dryRun: revision 1 gets all traffic from revision 2 at once"),
+            (RETURNS, "without dryRun: returns to revision 1, within rollbackWindow, without steps"),
+        ],
+    )
+    async def test_a_rollout_without_steps_is_told_as_one(
+        self, cluster: Cluster, rollout: dict[str, object], told: str
+    ) -> None:
+        await history(cluster, 2, MANUAL)
+        await cluster.apply(model(1), rollout=dry(**rollout))
+        await cluster.settle(30)
+        assert await message(cluster, "Progressing") == told
+        assert await cluster.weights() == {2: 100}
+
+    @pytest.mark.parametrize(
+        ("number", "told"),
+        [
+            (3, "canary of revision 3 beside revision 1: 25 % (for 30s) → 100 %"),
+            (1, "revision 1 keeps all traffic"),
+        ],
+    )
+    async def test_a_rollout_that_is_under_way_stands_still(self, cluster: Cluster, number: int, told: str) -> None:
+        await promoted(cluster, 1, TIMED)
+        await cluster.apply(model(2), rollout=TIMED)
+        await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+        await cluster.apply(model(number), rollout=dry(**TIMED))
+        await cluster.settle(60)
+        assert await cluster.weights() == {1: 75, 2: 25}
+        assert await message(cluster, "Progressing") == (
+            "revision 2, step 1 of 2: held by the spec; without dryRun: ends the rollout of revision 2; " + told
+        )
+        await cluster.command("promote revision=2 id=a")
+        await cluster.settle(3)
+        assert (await cluster.status())["lastCommand"]["message"] == "spec.rollout.dryRun is true"
+        await cluster.command("abort revision=2 id=b")
+        await cluster.settle(10)
+        assert await cluster.weights() == {1: 100}

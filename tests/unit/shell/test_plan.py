@@ -103,6 +103,10 @@ def test_what_changes_in_place_makes_no_revision(served: Any, manifest: Any, spe
             {"rollout": {"strategy": "recreate"}},
             "revision 2 gets all traffic from revision 1 at once, when all its replicas are ready",
         ),
+        (
+            {"rollout": {"strategy": "recreate", "dryRun": True}},
+            "without dryRun: revision 2 gets all traffic from revision 1 at once",
+        ),
         ({"paused": True}, "revision 2 waits while the spec is paused; revision 1 keeps serving"),
         (
             {"rollout": {"steps": [{"weight": 10, "gate": "time", "minDuration": "30s"}, {"pause": {}}]}},

@@ -494,7 +494,11 @@ class Rollout(Part):
         description="The most that the probability of an error may be, per rollout and direction: that gates of evidence promote a"
         " revision worse than a margin, and that harm is seen in one within its margins.",
     )
-    dry_run: bool = Field(False, description="Decide and report, move nothing.")
+    dry_run: bool = Field(
+        False,
+        description="Decide and report, move nothing: what would begin is told in the condition Progressing, no replica is started, and"
+        " a rollout that is under way stands still. Harm, abort and rollback act all the same.",
+    )
     windows: Annotated[Items[Window], Field(max_length=16)] = Field(
         (),
         description="When traffic may move forward: within any of them; none means always. Outside, a rollout stands still, and that"

@@ -77,7 +77,7 @@ async def observe(world: World, deployment: Object) -> Observed:
         clusters=views,
         serves={name: await read_serve(world, namespace, view) for name, view in views.items()},
         clusters_taken=tuple(taken for each in others for taken in each.clusters),
-        edges=tuple(await _edges(world, pods, name, stored_status, rollouts)),
+        edges=tuple(await _edges(world, pods, name, stored_status, rollouts, dry_run=_is_dry_run(world, deployment))),
         foreign=(
             *await foreign_among(world, (*rays, config_map, edge_deployment)),
             *await foreign_to(world, deployment),
@@ -97,15 +97,26 @@ async def observe(world: World, deployment: Object) -> Observed:
     )
 
 
+def _is_dry_run(world: World, deployment: Object) -> bool:
+    spec = accept(deployment, world.settings.installation).spec
+    return spec is not None and spec.rollout.dry_run
+
+
 async def _edges(
-    world: World, pods: Sequence[Object], service: str, status: ModelDeploymentStatus, rollouts: Sequence[Rollout]
+    world: World,
+    pods: Sequence[Object],
+    service: str,
+    status: ModelDeploymentStatus,
+    rollouts: Sequence[Rollout],
+    *,
+    dry_run: bool,
 ) -> list[EdgeReport]:
     """What the edges say; in detail where evidence is weighed, or a plan is about to be made of what was counted."""
     attempt = next((each.status for each in rollouts if each.name == status.experiment), None)
     begins = status.candidate is not None and status.stable is not None
     frozen = attempt is not None and bool(attempt.plan.steps)
     weighs = attempt is not None and bool(attempt.plan.guardrails) and attempt.phase != machine.PENDING
-    in_detail = begins and (weighs or not frozen)
+    in_detail = (begins and (weighs or not frozen)) or (status.stable is not None and dry_run)
     return await (world.edges.count(pods, service) if in_detail else world.edges.read(pods))
 
 

@@ -11,7 +11,18 @@ from sundog_operator.api import (
     RevisionStatus,
     rollout_not_yet_supported,
 )
-from sundog_operator.core import accelerators, capacity, events, live, names, ray_cluster, returning, revisions, traffic
+from sundog_operator.core import (
+    accelerators,
+    capacity,
+    events,
+    live,
+    names,
+    ray_cluster,
+    rehearsing,
+    returning,
+    revisions,
+    traffic,
+)
 from sundog_operator.core.draft import HELD_OUTCOMES, Draft, Json, Rollout
 from sundog_operator.core.live import live_revisions
 from sundog_operator.core.revisions import Revision
@@ -178,6 +189,8 @@ def choose(draft: Draft) -> None:
         return
     if draft.is_held_back(wanted.number):
         return
+    if _rehearses(draft, wanted):
+        return
     if stable is not None and stable.revision == wanted.number:
         _return_to_stable(draft)
         return
@@ -192,17 +205,27 @@ def choose(draft: Draft) -> None:
     _start(draft, wanted)
 
 
+def _rehearses(draft: Draft, wanted: Revision) -> bool:
+    """Tell what would begin or end, where the spec asks for no more."""
+    spec, stable, candidate = draft.spec, draft.stable_number, draft.status.candidate
+    if spec is None or not spec.rollout.dry_run or stable is None or (stable == wanted.number and candidate is None):
+        return False
+    if stable == wanted.number or not (_refuses_rollout(draft, spec) or _finds_no_room(draft, spec)):
+        draft.rehearsal = rehearsing.tell(draft, spec, stable, wanted.number)
+    return True
+
+
 def _outlasts_edits(draft: Draft) -> bool:
     """Whether what is under way may end before what the spec stands for begins. Without a plan nothing has begun."""
     policy = draft.spec.rollout.on_new_revision if draft.spec else ""
-    return policy == "queue" and draft.progress is not None and not returns(draft)
+    return policy == "queue" and draft.progress is not None and not draft.returns
 
 
 def _waits_for_room(draft: Draft) -> bool:
     """Whether what the spec stands for begins only once the replicas of all but stable are gone."""
     policy = draft.spec.rollout.on_new_revision if draft.spec else ""
     drains = draft.status.stable is not None and bool(draft.status.retiring)
-    return policy == "restart" and drains and not draft.held and not returns(draft)
+    return policy == "restart" and drains and not draft.held and not draft.returns
 
 
 def _return_to_stable(draft: Draft) -> None:
@@ -273,15 +296,8 @@ def _start(draft: Draft, wanted: Revision) -> None:
     _become_candidate(draft, wanted.number, _first_replicas(draft, spec) if stable else draft.replicas)
 
 
-def returns(draft: Draft) -> bool:
-    """Whether what the spec stands for was stable lately, and may be so again without steps."""
-    if draft.spec is None or draft.wanted is None:
-        return False
-    return draft.wanted.number in returning.window(draft.spec.rollout, draft.status.stable_before)
-
-
 def _refuses_rollout(draft: Draft, spec: ModelDeploymentSpec) -> bool:
-    unsupported = [] if returns(draft) else rollout_not_yet_supported(spec)
+    unsupported = [] if draft.returns else rollout_not_yet_supported(spec)
     draft.refusal = "; ".join(f"{v.path}: {v.message}" for v in unsupported)
     return bool(unsupported)
 
@@ -303,7 +319,7 @@ def shortage_for(draft: Draft, spec: ModelDeploymentSpec, replicas: int) -> tupl
 
 
 def _first_replicas(draft: Draft, spec: ModelDeploymentSpec) -> int:
-    if spec.rollout.strategy != "canary" or returns(draft):
+    if spec.rollout.strategy != "canary" or draft.returns:
         return draft.replicas
     return load.step_replicas(freeze.plan_steps(spec.rollout)[0], draft.replicas)
 
@@ -326,7 +342,7 @@ def find_rollout(draft: Draft) -> None:
 
 
 def _frozen(draft: Draft, spec: ModelDeploymentSpec, stable: int, candidate: int) -> ExperimentStatus:
-    if returns(draft):
+    if draft.returns:
         return freeze.freeze_without_steps(spec.rollout, stable, candidate, draft.now, returning.reason(candidate))
     traffic_seen = stable_traffic.of_attempts(
         draft.service, [names.application(draft.service, stable)], draft.seen.edges, draft.now.timestamp()
@@ -370,7 +386,7 @@ def switch_plainly(draft: Draft) -> None:
 
 def opening_for(draft: Draft, candidate: RevisionStatus) -> datetime | None:
     """When a candidate without steps may be switched to by the windows of the spec; None where it need not wait for one."""
-    if draft.status.stable is None or returns(draft) or _is_rollback(draft, candidate):
+    if draft.status.stable is None or draft.returns or _is_rollback(draft, candidate):
         return None
     return draft.opens_at
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from sundog_operator.api import Condition, ExperimentStatus, ModelDeploymentSpec, ModelDeploymentStatus
 from sundog_operator.api.installation import Installation
-from sundog_operator.core import live, names, ray_groups, revisions, traffic, valkey
+from sundog_operator.core import live, names, ray_groups, returning, revisions, traffic, valkey
 from sundog_operator.core.capacity import Room
 from sundog_operator.core.events import Event
 from sundog_operator.core.observed import EdgeReport, ServeState
@@ -103,6 +103,7 @@ class Draft:
         rollout: the active rollout attempt.
         commit: (Experiment name, status) to write before anything else moves.
         refusal: why a rollout that the spec asks for cannot start.
+        rehearsal: what would begin if the spec did not ask for a dry run.
         no_room: (reason, message) of why its pods would find no place.
         judgement: what the evidence says of the active attempt; None where none is weighed.
     """
@@ -118,6 +119,7 @@ class Draft:
     rollout: Rollout | None = None
     commit: tuple[str, ExperimentStatus] | None = None
     refusal: str = ""
+    rehearsal: str = ""
     no_room: tuple[str, str] | None = None
     judgement: Judgement | None = None
     creates: list[Json] = field(default_factory=list)
@@ -194,7 +196,14 @@ class Draft:
     @property
     def held(self) -> bool:
         """Whether rollouts stand still by the spec."""
-        return self.spec is None or self.spec.paused or self.spec.rollout.paused
+        return self.spec is None or self.spec.paused or self.spec.rollout.paused or self.spec.rollout.dry_run
+
+    @property
+    def returns(self) -> bool:
+        """Whether what the spec stands for was stable lately, and may be so again without steps."""
+        if self.spec is None or self.wanted is None:
+            return False
+        return self.wanted.number in returning.window(self.spec.rollout, self.status.stable_before)
 
     @property
     def opens_at(self) -> datetime | None:

@@ -76,10 +76,17 @@ def _refuse_steering(draft: Draft, command: Command) -> str:
     if draft.progress is None:
         return f"revision {command.revision} is rolled out without steps: there is nothing to {command.verb}"
     if command.verb == "promote" and draft.held:
-        return "spec.paused is true" if draft.spec else "the spec is refused: mend it first"
+        return _why_held(draft)
     if command.verb == "promote" and draft.opens_at is not None:
         return f"{windows.outside(draft.opens_at)}: take spec.rollout.windows out to go on before"
     return ""
+
+
+def _why_held(draft: Draft) -> str:
+    if draft.spec is None:
+        return "the spec is refused: mend it first"
+    fields = {"spec.paused": draft.spec.paused, "spec.rollout.paused": draft.spec.rollout.paused}
+    return f"{next((field for field, is_set in fields.items() if is_set), 'spec.rollout.dryRun')} is true"
 
 
 def _refuse_rollback(draft: Draft, number: int) -> str:

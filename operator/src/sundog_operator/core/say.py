@@ -340,9 +340,12 @@ def _progressing(draft: Draft) -> Said:
         text = f"step {step.index} of {step.of}: {step.reason}" if step else f"waits for revision {candidate.revision}"
         why = f"{progress.plan.reason}: " if progress.plan.reason else f"revision {candidate.revision}, "
         waits = f"; revision {draft.status.queued} waits until it has ended" if draft.status.queued else ""
+        waits += f"; {draft.rehearsal}" if draft.rehearsal else ""
         return "True", "Paused" if paused else "RollingOut", f"{why}{text}{waits}"
     if candidate is not None:
         return "True", "Deploying", f"revision {candidate.revision} is being deployed{_and_waits(draft, candidate)}"
+    if draft.rehearsal:
+        return "False", "DryRun", draft.rehearsal
     if draft.status.queued is not None:
         drains = ", ".join(str(retiring.revision) for retiring in draft.status.retiring)
         told = f"revision {draft.status.queued} waits until the replicas of revision {drains} are gone"

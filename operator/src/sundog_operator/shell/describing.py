@@ -97,8 +97,13 @@ def _summary(obj: Object, status: ModelDeploymentStatus) -> list[tuple[str, str]
         ("Waits for", waits_for(obj, status)),
         ("Endpoint", status.url or "none yet"),
         ("Replicas", f"{status.ready_replicas} of {status.replicas} ready"),
+        *([("Dry run", dry.message)] if (dry := _dry_run(status)) is not None else []),
         *([("Paused", "spec.paused is true: rollouts stand still")] if obj["spec"].get("paused") else []),
     ]
+
+
+def _dry_run(status: ModelDeploymentStatus) -> Condition | None:
+    return next((condition for condition in status.conditions if condition.reason == "DryRun"), None)
 
 
 def _title(text: str) -> RenderableType:

@@ -9,9 +9,7 @@ from sundog_operator.api import (
     ModelDeployment,
     ModelDeploymentSpec,
     ModelDeploymentStatus,
-    PlanStep,
     Rollout,
-    format_duration,
     format_instant,
     refused_changes,
     rollout_not_yet_supported,
@@ -21,7 +19,7 @@ from sundog_operator.api import (
 from sundog_operator.core import power, returning, revisions, secrets
 from sundog_operator.core.draft import HELD_OUTCOMES, Observed
 from sundog_operator.core.plan import Plan, plan
-from sundog_operator.core.rollout import windows
+from sundog_operator.core.rollout import telling, windows
 from sundog_operator.core.rollout.freeze import plan_steps, resolved
 from sundog_operator.core.rollout.resolve import BUSY_RPS, VERY_BUSY_RPS, Traffic
 from sundog_operator.core.spec import accept
@@ -33,7 +31,6 @@ Outcome = Literal["create", "change", "unchanged", "refused"]
 _REVISION_PARTS: Final = ("model", "runtime", "resources", "scheduling")
 _IN_PLACE: Final = "runtime.userConfig"
 _SHOWN: Final = 6
-_GATES: Final = {"manual": "manual gate", "evidence": "evidence", "none": "no gate"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +219,10 @@ def _way(
         yield f"revision {number} stays held back, because it was {_words(last.outcome)}: `sundog retry` tries it again"
     elif before.candidate is not None and before.candidate.revision == number:
         yield f"the rollout of revision {number} goes on by the plan it started with"
+    elif spec.rollout.dry_run:
+        yield next(
+            (c.message for c in decided.status.conditions if c.reason == "DryRun"), "nothing moves: dryRun is true"
+        )
     elif spec.paused or spec.rollout.paused:
         yield f"revision {number} waits while the spec is paused; revision {stable.revision} keeps serving"
     elif spec.rollout.strategy == "canary" and number in returning.window(spec.rollout, before.stable_before):
@@ -273,7 +274,7 @@ def _words(outcome: str) -> str:
 def steps(spec: ModelDeploymentSpec) -> str:
     """The steps of a rollout in one line, such as `25 % (manual gate) → 100 %`; where the spec has none, what they are resolved to."""
     if spec.rollout.steps:
-        return _arrows(resolved(spec.rollout, Traffic(), spec.replicas).steps)
+        return telling.arrows(resolved(spec.rollout, Traffic(), spec.replicas).steps)
     quiet, busy, very_busy = map(_resolved, (0.0, BUSY_RPS, VERY_BUSY_RPS))
     return (
         "steps by stable's traffic when the rollout starts:"
@@ -283,14 +284,7 @@ def steps(spec: ModelDeploymentSpec) -> str:
 
 
 def _resolved(requests_per_second: float) -> str:
-    return _arrows(plan_steps(Rollout(), Traffic(requests_per_second)))
-
-
-def _arrows(planned: Sequence[PlanStep]) -> str:
-    return " → ".join(
-        f"{step.weight} %" + ("" if step.gate == "none" else f" ({_gate(step.gate, step.min_duration)})")
-        for step in planned
-    )
+    return telling.arrows(plan_steps(Rollout(), Traffic(requests_per_second)))
 
 
 def _passed_without_evidence(spec: ModelDeploymentSpec) -> Iterator[str]:
@@ -302,7 +296,3 @@ def _passed_without_evidence(spec: ModelDeploymentSpec) -> Iterator[str]:
         yield "spec.rollout.onInconclusive: promote passes a step that evidence does not decide, so it promises nothing of what is promoted"
     if rollout.on_no_data == "promote":
         yield "spec.rollout.onNoData: promote passes a step that has no traffic, so evidence promises nothing of what is promoted"
-
-
-def _gate(gate: str, duration: Any) -> str:
-    return f"for {format_duration(duration)}" if gate == "time" else _GATES.get(gate, gate)

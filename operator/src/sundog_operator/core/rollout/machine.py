@@ -266,7 +266,7 @@ def _recover(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
 def _renew(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
     """Count anew after an epoch in which stable was no measure."""
     newest = status.evidence_epochs[-1] if status.evidence_epochs else None
-    if newest is None or not newest.troubled or newest.number != status.epoch.number or _stands_still(status, seen):
+    if newest is None or not newest.troubled or newest.number != status.epoch.number or _is_held(status, seen):
         return None
     return _as_evidence(_at_weight(status, canary_weight(status), seen.now), seen)
 
@@ -287,7 +287,7 @@ def _ungated(status: ExperimentStatus) -> ExperimentStatus:
 
 
 def _begin(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
-    if status.phase != PENDING or seen.held or status.paused is not None:
+    if status.phase != PENDING or _is_held(status, seen):
         return None
     if seen.available < wanted_replicas(status, seen.replicas) or not seen.confirmed:
         return None
@@ -442,8 +442,13 @@ def _gate(status: ExperimentStatus) -> str:
     return status.step.gate if status.step else "none"
 
 
+def _is_held(status: ExperimentStatus, seen: Inputs) -> bool:
+    return seen.held or status.paused is not None
+
+
 def _stands_still(status: ExperimentStatus, seen: Inputs) -> bool:
-    return seen.held or seen.opens_at is not None or status.paused is not None
+    """Whether no traffic may move forward."""
+    return seen.opens_at is not None or _is_held(status, seen)
 
 
 def _explain(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus:
