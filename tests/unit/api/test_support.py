@@ -87,6 +87,7 @@ ACCEPTED = [
     rollout(rollbackWindow={"revisions": 5}),
     rollout(onNewRevision="queue"),
     rollout(dryRun=True),
+    rollout(keepPrevious={"revisions": 2, "replicas": 3, "for": "2h"}),
     rollout(onNewRevision="restart"),
     rollout(windows=[{"cron": "0 9 * * 1-5", "duration": "8h", "tz": "Europe/Prague"}]),
     steps({"weight": 5}, {"weight": 50, "gate": "evidence", "minDuration": "0s", "maxDuration": "1h"}),

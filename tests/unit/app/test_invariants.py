@@ -19,7 +19,7 @@ from sundog_operator.core.names import application
 from sundog_operator.ports import CONFIG_MAP, CONTROLLER_REVISION, EXPERIMENT, MODEL_DEPLOYMENT, Ref
 
 MODELS = ("file:///models/v1", "file:///models/v2", "file:///models/bad", "file:///models/missing")
-QUEUING = {**MANUAL, "onNewRevision": "queue", "rollbackWindow": {"revisions": 1}}
+QUEUING = {**MANUAL, "onNewRevision": "queue", "rollbackWindow": {"revisions": 1}, "keepPrevious": {"for": "1m"}}
 RESTARTING = {**TIMED, "onNewRevision": "restart", "windows": [{"cron": "*/2 * * * *", "duration": "1m"}]}
 VERBS = ("promote", "pause", "resume", "abort", "retry", "rollback")
 

@@ -513,3 +513,34 @@ def test_a_hundred_share_a_cluster_and_the_next_one_goes_to_another() -> None:
     assert ray_cluster.assign([first] * 100 + [second] * 100, image) == names.ray_cluster(2, image)
     assert ray_cluster.assign([second] * 100, image) == first
     assert ray_cluster.assign([names.ray_cluster(0, "example.com/other:1")] * 100, image) == first
+
+
+KEEPING = {**RECREATE, "keepPrevious": {"for": "1h"}}
+
+
+async def test_a_revision_that_is_only_kept_gives_its_gpus_to_a_candidate(cluster: Cluster) -> None:
+    await offer(cluster, 4)
+    gpus: dict[str, Any] = {"replicas": 2, "rollout": KEEPING, "resources": {"gpu": {"count": 1}}}
+    await served(cluster, **gpus)
+    await place(cluster)
+    await served(cluster, "file:///models/v2", 2, **gpus)
+    await place(cluster)
+    await cluster.settle(20)
+    assert [each["revision"] for each in (await cluster.status())["kept"]] == [1]
+    assert (await cluster.status())["capacity"]["gpusRequested"] == 3
+    await served(cluster, "file:///models/v3", 3, **gpus)
+
+
+async def test_a_kept_revision_keeps_the_raycluster_of_its_image(cluster: Cluster) -> None:
+    await served(cluster, rollout=KEEPING, runtime={"image": "example.com/a:1"})
+    await served(cluster, "file:///models/v2", 2, rollout=KEEPING, runtime={"image": "example.com/b:1"})
+    await cluster.settle(20)
+    first, second = (names.ray_cluster(0, f"example.com/{each}:1") for each in "ab")
+    (kept,) = (await cluster.status())["kept"]
+    assert (kept["revision"], kept["cluster"]) == (1, first)
+    assert set(await rays(cluster)) == {first, second}
+    assert set(await groups(cluster, first)) == {"digits-r1"}
+    await cluster.settle(65, seconds=60)
+    assert (await cluster.status())["kept"] == []
+    await cluster.settle(30)
+    assert await rays(cluster) == [second]

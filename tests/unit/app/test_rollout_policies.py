@@ -577,3 +577,80 @@ class TestDryRun:
         await cluster.command("abort revision=2 id=b")
         await cluster.settle(10)
         assert await cluster.weights() == {1: 100}
+
+
+def keeping(**policy: object) -> dict[str, object]:
+    return {**RETURNS, "keepPrevious": {"for": "10m", **policy}}
+
+
+async def kept(cluster: Cluster) -> list[int]:
+    return [each["revision"] for each in (await cluster.status())["kept"]]
+
+
+def deployed(cluster: Cluster) -> set[str]:
+    return {app["name"] for app in cluster.serve.puts[-1]["applications"]}
+
+
+class TestKeepPrevious:
+    async def test_the_revision_before_stays_warm_for_as_long_as_it_says(self, cluster: Cluster) -> None:
+        await cluster.apply(model(1), rollout=keeping(), replicas=3)
+        await cluster.until(functools.partial(cluster.serves, 1))
+        await cluster.apply(model(2), rollout=keeping(), replicas=3)
+        await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+        await cluster.command("promote revision=2 id=a full=true")
+        await cluster.until(functools.partial(cluster.serves, 2))
+        await cluster.settle(20)
+        assert (await cluster.status())["retiring"] == []
+        assert await kept(cluster) == [1]
+        assert (cluster.serve.running("digits-r1"), cluster.serve.running("digits-r2")) == (1, 3)
+        assert await cluster.weights() == {2: 100}
+        await cluster.settle(9, seconds=60)
+        assert await kept(cluster) == [1]
+        await cluster.settle(2, seconds=60)
+        assert await kept(cluster) == []
+        assert deployed(cluster) == {"digits-r2"}
+
+    async def test_a_return_to_it_waits_for_no_start(self, cluster: Cluster) -> None:
+        cluster.serve.start_s = 30
+        await history(cluster, 2, keeping())
+        await cluster.apply(model(1), rollout=keeping())
+        await cluster.until(functools.partial(cluster.serves, 1), rounds=10)
+        await cluster.settle(20)
+        assert await kept(cluster) == [], "what was gone back from is none to go back to"
+        assert deployed(cluster) == {"digits-r1"}
+
+    async def test_as_many_are_kept_as_it_says_the_newest_ones(self, cluster: Cluster) -> None:
+        await history(cluster, 3, keeping())
+        assert await kept(cluster) == [2]
+        await promoted(cluster, 4, keeping(revisions=2))
+        assert await kept(cluster) == [3, 2]
+
+    @pytest.mark.parametrize("without", [RETURNS, keeping(replicas=0), keeping(revisions=0)])
+    async def test_an_edit_lets_it_go(self, cluster: Cluster, without: dict[str, object]) -> None:
+        await history(cluster, 2, keeping())
+        assert await kept(cluster) == [1]
+        await cluster.apply(model(2), rollout=without)
+        await cluster.settle(5)
+        assert await kept(cluster) == []
+        assert deployed(cluster) == {"digits-r2"}
+
+    async def test_a_spec_that_is_refused_changes_nothing(self, cluster: Cluster) -> None:
+        await history(cluster, 2, keeping())
+        await cluster.apply(model(2), replicas="three")
+        await cluster.settle(20, seconds=60)
+        assert await kept(cluster) == [1]
+
+    async def test_a_candidate_that_failed_is_not_kept(self, cluster: Cluster) -> None:
+        await history(cluster, 1, keeping())
+        await cluster.apply(model(2), rollout=keeping())
+        await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+        await cluster.command("abort revision=2 id=a")
+        await cluster.settle(20)
+        assert await kept(cluster) == []
+        assert deployed(cluster) == {"digits-r1"}
+
+    async def test_a_rollback_by_command_uses_it_too(self, cluster: Cluster) -> None:
+        cluster.serve.start_s = 30
+        await history(cluster, 2, keeping())
+        await cluster.command("rollback revision=1 id=a")
+        await cluster.until(functools.partial(cluster.serves, 1), rounds=10)

@@ -610,6 +610,9 @@ class ModelDeploymentStatus(Status):
     retiring: Annotated[Items[Retiring], Field(max_length=8)] = Field(
         (), description="Revisions without traffic whose last requests are still answered."
     )
+    kept: Annotated[Items[Retiring], Field(max_length=8)] = Field(
+        (), description="Revisions that spec.rollout.keepPrevious keeps warm, since when they lost their traffic."
+    )
     experiment: Annotated[str, Field(max_length=253)] = Field(
         "", description="The Experiment of the rollout under way."
     )

@@ -41,8 +41,8 @@ The column *change* tells what a change of a field does:
 | *cluster* | with one of these: in a Kubernetes cluster only; local mode, which has no pods, takes the default and refuses the rest |
 | *later* | is not supported yet: accepted at its default only, else `SpecAccepted=False`, `NotYetSupported` |
 
-Of `spec.rollout`, `paused`, `dryRun`, `progressDeadline`, `windows` and `onNewRevision` hold at any time; all else is frozen into the
-Experiment when a rollout starts.
+Of `spec.rollout`, `paused`, `dryRun`, `progressDeadline`, `windows`, `onNewRevision` and `keepPrevious` hold at any time; all else is
+frozen into the Experiment when a rollout starts.
 """
 _EXPERIMENT: Final = """Sundog writes one for each rollout that has steps, and keeps its status. One that you write yourself is not
 supported yet: it is accepted and answered `Ready=False`, `NotYetSupported`.

@@ -356,11 +356,13 @@ class Bake(Part):
 
 
 class KeepPrevious(Part):
-    """Old revisions that stay warm after a promotion."""
+    """Revisions that were stable and stay warm after a promotion, to go back to at once."""
 
-    revisions: Annotated[Integer, Field(ge=0, le=5)] = Field(1, description="How many.")
-    replicas: Annotated[Integer, Field(ge=0, le=1000)] = Field(1, description="Replicas of each.")
-    for_: Duration = Field(timedelta(hours=1), alias="for", description="How long.")
+    revisions: Annotated[Integer, Field(ge=0, le=5)] = Field(
+        1, description="How many of status.stableBefore, the newest first."
+    )
+    replicas: Annotated[Integer, Field(ge=0, le=1000)] = Field(1, description="Replicas of each; 0 keeps none.")
+    for_: Duration = Field(timedelta(hours=1), alias="for", description="How long after it lost its traffic.")
 
 
 class RollbackWindow(Part):
@@ -482,7 +484,9 @@ class Rollout(Part):
     )
     bake: Bake | None = Field(None, description="Compare on after the last step; left out means no bake.")
     keep_previous: KeepPrevious | None = Field(
-        None, description="Keep old revisions warm; left out means they go once drained."
+        None,
+        description="Keep revisions warm that were stable; left out means they go once drained. They give way where a candidate finds"
+        " no accelerators.",
     )
     rollback_window: RollbackWindow | None = Field(
         None,

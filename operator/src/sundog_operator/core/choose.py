@@ -15,6 +15,7 @@ from sundog_operator.core import (
     accelerators,
     capacity,
     events,
+    keeping,
     live,
     names,
     ray_cluster,
@@ -268,6 +269,7 @@ def _become_candidate(draft: Draft, number: int, replicas: int) -> None:
         cluster=place,
         candidate=_revision_status(draft, number, replicas),
         retiring=tuple(r for r in draft.status.retiring if r.revision != number),
+        kept=tuple(r for r in draft.status.kept if r.revision != number),
     )
 
 
@@ -291,7 +293,11 @@ def _start(draft: Draft, wanted: Revision) -> None:
     spec, stable = draft.spec, draft.status.stable
     if spec is None or (stable is not None and draft.held):
         return
-    if stable is not None and (_refuses_rollout(draft, spec) or _finds_no_room(draft, spec)):
+    if stable is not None and _refuses_rollout(draft, spec):
+        return
+    if stable is not None and _finds_no_room(draft, spec):
+        # What is only kept gives way: its room is found at the next looks.
+        draft.set(kept=())
         return
     _become_candidate(draft, wanted.number, _first_replicas(draft, spec) if stable else draft.replicas)
 
@@ -506,8 +512,9 @@ def let_go(draft: Draft) -> None:
         return
     if not traffic.confirm(draft.service, split, draft.seen.edges).confirmed:
         return
-    kept = tuple(retiring for retiring in draft.status.retiring if not _is_drained(draft, retiring))
-    draft.set(retiring=kept)
+    drained = tuple(retiring for retiring in draft.status.retiring if _is_drained(draft, retiring))
+    keeping.keep(draft, drained)
+    draft.set(retiring=tuple(retiring for retiring in draft.status.retiring if retiring not in drained))
     _come_home(draft)
 
 

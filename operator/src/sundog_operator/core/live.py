@@ -14,9 +14,9 @@ def live_revisions(status: ModelDeploymentStatus) -> dict[int, int]:
     """Replicas wanted of each revision that must be deployed.
 
     A candidate that waits for its next attempt is left out, which clears what Serve remembers of the failed one. Revisions without traffic
-    keep running until every edge has let go of them.
+    keep running until every edge has let go of them, and those that are kept warm for longer.
     """
-    live = {retiring.revision: max(retiring.replicas, 1) for retiring in status.retiring}
+    live = {each.revision: max(each.replicas, 1) for each in (*status.kept, *status.retiring)}
     if status.candidate is not None and status.candidate.retry_at is None:
         live[status.candidate.revision] = status.candidate.replicas
     if status.stable is not None:
@@ -26,7 +26,7 @@ def live_revisions(status: ModelDeploymentStatus) -> dict[int, int]:
 
 def told(status: ModelDeploymentStatus) -> list[RevisionStatus | Retiring]:
     """What the status tells of each of its revisions."""
-    found: list[RevisionStatus | Retiring] = list(status.retiring)
+    found: list[RevisionStatus | Retiring] = [*status.kept, *status.retiring]
     found += [each for each in (status.candidate, status.stable) if each is not None]
     return found
 

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from sundog_operator.api import ExperimentStatus, ModelDeploymentStatus
-from sundog_operator.core import choose, live, names, returning, revisions, say, traffic, weigh
+from sundog_operator.core import choose, keeping, live, names, returning, revisions, say, traffic, weigh
 from sundog_operator.core.draft import Draft, Json, Observed
 from sundog_operator.core.events import Event
 from sundog_operator.core.late_edges import replace_late
@@ -66,6 +66,7 @@ def plan(seen: Observed, now: datetime) -> Plan:
         step(draft)
     _walk(draft)
     choose.let_go(draft)
+    keeping.trim(draft)
     say.measure(draft)
     say.conclude(draft)
     say.conclude_rollout(draft)

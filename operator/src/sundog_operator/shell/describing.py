@@ -136,8 +136,11 @@ def _revisions(subject: Subject, status: ModelDeploymentStatus, now: datetime) -
         table.add_row(*map(Text, _revision(role, revision, now)))
     for retiring in status.retiring:
         table.add_row(*map(Text, (f"r{retiring.revision}", "drains", "0 %", "", _ago(retiring.since, now), "")))
+    for kept in status.kept:
+        cells = (f"r{kept.revision}", "kept", "0 %", "", _ago(kept.since, now), "")
+        table.add_row(*map(Text, cells))
     live = {revision.revision for _, revision in shown if revision} | {
-        retiring.revision for retiring in status.retiring
+        each.revision for each in (*status.retiring, *status.kept)
     }
     for old in sorted((r for r in subject.revisions if r.number not in live), key=lambda r: -r.number):
         uri = str(old.content.get("model", {}).get("uri", ""))
