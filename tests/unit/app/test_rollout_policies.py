@@ -48,8 +48,11 @@ class TestReturns:
         await history(cluster, 2, RETURNS)
         assert (await cluster.status())["stableBefore"] == [1]
         cluster.edges.weights_seen.clear()
+        puts = len(cluster.serve.puts)
         await cluster.apply(model(1), rollout=RETURNS, replicas=3)
         await cluster.until(functools.partial(cluster.serves, 1))
+        asked = [app for put in cluster.serve.puts[puts:] for app in put["applications"] if app["name"] == "digits-r1"]
+        assert {app["deployments"][0]["num_replicas"] for app in asked} == {3}, "all are asked for at once"
         assert cluster.serve.running("digits-r1") == 3
         assert await weights_in_force(cluster, "digits-r1") <= {0, 100}
         await cluster.settle(15)
