@@ -440,6 +440,16 @@ class TestQueue:
         await cluster.settle(5)
         await cluster.kube.delete(Ref(EXPERIMENT, NAMESPACE, "digits-r2"))
         await cluster.until(functools.partial(cluster.at_weight, 3, 25))
+        assert await cluster.weights() == {1: 75, 3: 25}
+
+    async def test_a_candidate_without_steps_has_not_begun_and_is_replaced(self, cluster: Cluster) -> None:
+        plainly = {"strategy": "recreate", "onNewRevision": "queue"}
+        await promoted(cluster, 1, plainly)
+        cluster.serve.failures[model(2)] = ("ModelNotFound", "the store is away")
+        await cluster.apply(model(2), rollout=plainly)
+        await cluster.settle(5)
+        await cluster.apply(model(3), rollout=plainly)
+        await cluster.until(functools.partial(cluster.serves, 3))
 
     async def test_the_policy_of_the_newest_spec_holds(self, cluster: Cluster) -> None:
         await rolling_out(cluster, "queue")
