@@ -544,3 +544,17 @@ async def test_a_kept_revision_keeps_the_raycluster_of_its_image(cluster: Cluste
     assert (await cluster.status())["kept"] == []
     await cluster.settle(30)
     assert await rays(cluster) == [second]
+
+
+async def test_a_kept_revision_stays_where_it_is_when_the_next_one_has_another_raycluster(cluster: Cluster) -> None:
+    first, second = (names.ray_cluster(0, f"example.com/{each}:1") for each in "ab")
+    for number in (1, 2):
+        image = {"image": "example.com/a:1"}
+        await served(cluster, f"file:///models/v{number}", number, rollout=KEEPING, runtime=image)
+    await cluster.settle(20)
+    canary = {"steps": [{"weight": 25, "gate": "manual"}], "keepPrevious": {"for": "1h"}}
+    await cluster.apply("file:///models/v3", rollout=canary, runtime={"image": "example.com/b:1"})
+    await cluster.until(functools.partial(cluster.at_weight, 3, 25))
+    assert [each["revision"] for each in (await cluster.status())["kept"]] == [1]
+    assert set(await groups(cluster, first)) == {"digits-r1", "digits-r2"}
+    assert set(await groups(cluster, second)) == {"digits-r3"}
