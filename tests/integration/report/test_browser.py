@@ -1,0 +1,66 @@
+"""The page of a report in a real browser: nothing beyond its sides, no label over another, in light and in dark."""
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sundog_operator.shell.reporting.content import report_of
+from sundog_operator.shell.reporting.page import page
+from told_rollouts import BEGUN, MINUTE, promoted, stored
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="chromium is not installed")
+
+NOW = BEGUN + 12 * MINUTE
+LOOK = """
+const page = document.querySelector("iframe").contentDocument, root = page.documentElement;
+const boxes = [...page.querySelectorAll("svg")].map(
+  svg => [...svg.querySelectorAll("text")].map(text => text.getBoundingClientRect()));
+const over = (a, b) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
+document.title = JSON.stringify({
+  asked: root.clientWidth, taken: root.scrollWidth,
+  over: boxes.map(all => all.filter((a, i) => all.some((b, j) => i < j && over(a, b))).length),
+  tall: Math.min(...boxes.flat().map(box => box.height)),
+  paper: getComputedStyle(page.body).backgroundColor,
+});
+"""
+"""Measures the page in a frame of a given width: a window has a least width of its own."""
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize(("scheme", "paper"), [("light", "rgb(251, 251, 252)"), ("dark", "rgb(18, 22, 28)")])
+def test_it_fits_and_can_be_read(tmp_path: Path, width: int, scheme: str, paper: str) -> None:
+    shown = html.escape(page(report_of(stored(promoted()), NOW), "0.1.0", NOW))
+    frame = f'<iframe width="{width}" height="900" style="border: 0" srcdoc="{shown}"></iframe>'
+    seen = measured(tmp_path, f'<body>{frame}<script>addEventListener("load", () => {{{LOOK}}})</script>', scheme)
+    assert seen["taken"] == seen["asked"] <= width
+    assert seen["over"] == [0, 0, 0]
+    assert seen["tall"] >= 11
+    assert seen["paper"] == paper
+
+
+def measured(folder: Path, document: str, scheme: str) -> dict[str, Any]:
+    """What a browser finds, as it wrote it into its title."""
+    path = folder / "frame.html"
+    path.write_text(f"<!DOCTYPE html><meta charset='utf-8'><title></title>{document}", encoding="utf-8")
+    assert BROWSER is not None
+    dark = {"dark": 0, "light": 1}[scheme]
+    options = ("--headless", "--no-sandbox", "--disable-gpu", f"--blink-settings=preferredColorScheme={dark}")
+    profile = f"--user-data-dir={folder / 'profile'}"
+    done = subprocess.run(
+        [BROWSER, *options, profile, "--virtual-time-budget=2000", "--dump-dom", path.as_uri()],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    found = re.search("<title>(.*?)</title>", done.stdout)
+    assert found is not None, done.stderr[-2000:]
+    seen: dict[str, Any] = json.loads(html.unescape(found[1]))
+    return seen
