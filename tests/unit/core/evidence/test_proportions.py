@@ -59,6 +59,13 @@ def test_a_rate_is_seldom_outside_at_any_look() -> None:
     assert (log_e.max(1) >= BAR).mean() <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 400)
 
 
+def test_the_lower_end_alone_is_that_of_the_interval() -> None:
+    hits, trials = np.array([0, 1, 5, 700, 999, 50]), np.array([50, 50, 50, 1000, 1000, 50])
+    both = proportions.interval(hits, trials, BAR, 100, 0.05)
+    assert proportions.lower(hits, trials, BAR, 100, 0.05) == pytest.approx(both[0])
+    assert 1 - proportions.lower(trials - hits, trials, BAR, 100, 0.05) == pytest.approx(both[1])
+
+
 def test_what_is_no_count_has_no_interval() -> None:
     lower, upper = proportions.interval(np.array([0, math.nan, 5]), np.array([0, 10, 5]), BAR, 100, 0.05)
     assert (lower[0], upper[0]) == (0, 1)

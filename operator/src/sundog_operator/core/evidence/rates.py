@@ -80,8 +80,7 @@ def ratio_interval(
         one_sided = (control.sum(-1) == 0) | (candidate.sum(-1) == 0)
         reach = np.where(one_sided, _FAR, np.sqrt(-2 * least / curvature))
         centre = np.where(one_sided, 0.0, centre)
-        lower = np.exp(_crossing(control, candidate, weight, rise, centre - reach))
-        upper = np.exp(_crossing(control, candidate, weight, rise, centre + reach))
+        lower, upper = np.exp(_crossing(control, candidate, weight, rise, np.stack([centre - reach, centre + reach])))
     return np.where(candidate.sum(-1) == 0, 0.0, lower), np.where(control.sum(-1) == 0, np.inf, upper)
 
 
@@ -109,7 +108,7 @@ def _likeliest(control: Numbers, candidate: Numbers, weight: Numbers) -> tuple[N
 
 
 def _crossing(control: Numbers, candidate: Numbers, weight: Numbers, rise: Numbers, start: Numbers) -> Numbers:
-    """The log ratio where `rise` plus the unlikeliness is 0, NaN where it is nowhere.
+    """The log ratios where `rise` plus the unlikeliness is 0, found from starts of shape (ends, ...); NaN where it is nowhere.
 
     The unlikeliness is convex in the log ratio: from any point on one side of its least, Newton's first step ends beyond the crossing of
     that side, and each further one comes nearer without passing it.
