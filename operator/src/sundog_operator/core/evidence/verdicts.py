@@ -19,6 +19,9 @@ _LEAST_RATE: Final = 1e-12
 _FACTORS: Final = np.geomspace(1.0, 1e4, 93)
 """By which what was counted may have grown: each a tenth above the one before."""
 
+_STRIDE: Final = 4
+"""From the first of the factors to the last."""
+
 
 class Verdict(StrEnum):
     """Of one metric of one arm. Only `PASSED` lets anything go on."""
@@ -332,13 +335,21 @@ def units_for_floor(
     if wanted.any():
         gate = counts.at(wanted).newest(np.broadcast_to(promotes, wanted.shape)[wanted])
         phi = dispersion.factor(gate.blocks, rates.share(_fitting(limits.allowed, wanted), gate.weight))
-        scaled = gate.sums[:, None] * _FACTORS[:, None]
-        kept = _is_below_floor(scaled, _fitting(limits.room, wanted), phi, limits.alpha)
-        times = np.where(kept.any(0), _FACTORS[kept.argmax(0)], np.inf)
+        room, sums = _fitting(limits.room, wanted), gate.sums[:, None]
+        times = _first_factor(lambda factors: _is_below_floor(sums * factors, room, phi, limits.alpha), phi.size)
         counted_s = gate.closed * dispersion.LENGTHS_S[0]
         units[wanted] = gate.sums[3] * times
         seconds[wanted] = np.where(counted_s > 0, np.maximum(counted_s, 1.0) * (times - 1), np.inf)
     return units, seconds
+
+
+def _first_factor(keeps: Callable[[Numbers], NDArray[np.bool_]], some: int) -> Numbers:
+    """Of each of some the least of the factors that keeps, as all larger ones do; infinite where none does."""
+    coarse = keeps(np.repeat(_FACTORS[::_STRIDE, None], some, 1))
+    until = _STRIDE * coarse.argmax(0)
+    before = np.maximum(until - np.arange(_STRIDE)[:, None], 0)
+    found = np.where(keeps(_FACTORS[before]), _FACTORS[before], np.inf).min(0)
+    return np.where(coarse.any(0), found, np.inf)
 
 
 def _eta_s(gate: Counts, needed: Numbers) -> Numbers:
