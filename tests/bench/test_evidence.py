@@ -35,11 +35,12 @@ def counted() -> Counts:
     """Ten minutes an epoch, in which a candidate like control has a tenth to a half of the traffic, and bursts of events."""
     draw = np.random.default_rng(1)
     shape = (METRICS, ARMS, EPOCHS, BLOCKS)
-    weight = np.broadcast_to(np.linspace(0.1, 0.5, EPOCHS), shape[:-1])
-    rate = draw.uniform(0.2, 4, (METRICS, 1, 1, 1)) * draw.gamma(5, 0.2, shape)
+    weight = np.linspace(0.1, 0.5, EPOCHS) * np.linspace(0.7, 1.0, ARMS)[:, None]
+    rate = draw.uniform(0.1, 3, (METRICS, 1, 1, 1)) * draw.gamma(5, 0.2, shape)
     x, c = (draw.poisson(rate * share[..., None]) for share in (weight, 1 - weight))
+    units = np.full(shape[:-1], 60_000.0)
     blocks = [summed(x, x + c, length) for length in LENGTHS]
-    return Counts(c.sum(-1), x.sum(-1), 60_000 * (1 - weight), 60_000 * weight, weight, blocks)
+    return Counts(c.sum(-1), x.sum(-1), units * (1 - weight), units * weight, weight, blocks)
 
 
 def summed(x: Any, s: Any, length: int) -> Blocks:
@@ -83,7 +84,7 @@ def spent(work: Callable[[], Any]) -> float:
 def test_weighing() -> None:
     counts, limits = (
         counted(),
-        Limits(0.25, np.array([[0.005], [0.0], [0.01], [0.0], [0.0]]), 0.5, 0.05, METRICS * ARMS),
+        Limits(0.25, np.array([[0.005], [0.0], [0.01], [0.0], [0.0001]]), 0.5, 0.05, METRICS * ARMS),
     )
     status, seen = attempt()
     asked = {

@@ -11,7 +11,9 @@ from sundog_operator.core.evidence.binary import Numbers, Side
 
 _FAR: Final = 35.0
 _STEPS: Final = 60
-_CLOSE: Final = 1e-9
+_CLOSE: Final = 1e-6
+"""In log odds, of the last step but one: the last is far shorter."""
+
 _LEAST_CONCENTRATION: Final = 1e-3
 
 

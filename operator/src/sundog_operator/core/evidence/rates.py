@@ -38,8 +38,8 @@ def log_e(
     Args:
         control: events of control, shape (..., epochs).
         candidate: events of the candidate, shape (..., epochs).
-        weight: the candidate's share of the two arms' assignments in each epoch, in (0, 1), shape (..., epochs).
-        ratio: what is tested, above 0, shape (...).
+        weight: the candidate's share of the two arms' assignments in each epoch, in (0, 1), of a shape that fits (..., epochs).
+        ratio: what is tested, above 0, of a shape that fits (...). What metrics and arms have in common is worked out once.
         side: where the alternatives are. For a side, the ratio may vary within the null.
         concentrations: those of the mixture's equal parts.
 
@@ -47,8 +47,7 @@ def log_e(
         Shape (...).
     """
     null = share(ratio, weight)
-    control, candidate, weight, null = np.broadcast_arrays(control, candidate, weight, null)
-    k = np.asarray(concentrations, float).reshape(-1, *(1 for _ in null.shape))
+    k = np.asarray(concentrations, float).reshape(-1, *(1,) * np.broadcast(control, candidate, null).ndim)
     parts = binary.log_e(candidate, control, null, k * weight, k * (1 - weight), side).sum(-1)
     mean: Numbers = np.logaddexp.reduce(parts, axis=0) - math.log(len(concentrations))
     return mean

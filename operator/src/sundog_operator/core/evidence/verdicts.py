@@ -43,7 +43,7 @@ class Counts:
         candidate: the candidate's events, same shape.
         control_units: control's requests, or units where those stay with an arm, same shape.
         candidate_units: the candidate's, same shape.
-        weight: the candidate's share of the assignments to both, in (0, 1), same shape.
+        weight: the candidate's share of the assignments to both, in (0, 1), of a shape that fits.
         blocks: how the events vary with time, for blocks of each length, the shortest first; their arrays have the same shape.
     """
 
@@ -83,7 +83,7 @@ class Counts:
 
     def at(self, where: NDArray[np.bool_]) -> Self:
         """Some of them, shape (some, epochs)."""
-        return self._each(lambda part: part[where])
+        return self._each(lambda part: np.broadcast_to(part, self.control.shape)[where])
 
     def newest(self, alone: bool | NDArray[np.bool_]) -> Self:
         """The same with nothing counted in older epochs, where the newest is to be looked at alone; `alone` fits the shape (...)."""
@@ -107,7 +107,7 @@ class Counts:
 
     def log_e(self, ratio: Numbers, side: Side) -> tuple[Numbers, Numbers]:
         """Log E against a ratio, shape (...), and the dispersion by which it is divided already."""
-        phi = dispersion.factor(self.blocks, rates.share(ratio, self.weight))
+        phi = np.broadcast_to(dispersion.factor(self.blocks, rates.share(ratio, self.weight)), self.control.shape[:-1])
         return rates.log_e(self.control, self.candidate, self.weight, ratio, side) / phi, phi
 
 
@@ -246,9 +246,8 @@ def judge(counts: Counts, limits: Limits, *, promotes: bool | NDArray[np.bool_])
     valid = counts.valid
     sane = counts.only(valid)
     gate = sane.newest(promotes)
-    allowed = np.broadcast_to(limits.allowed, valid.shape)
-    harm, harm_phi = sane.log_e(np.broadcast_to(1 + np.asarray(limits.margin), valid.shape), "above")
-    passing, phi = gate.log_e(allowed, "below")
+    harm, harm_phi = sane.log_e(1 + np.asarray(limits.margin), "above")
+    passing, phi = gate.log_e(limits.allowed, "below")
     bar = np.maximum(harm_phi, phi) * many.bar(limits.alpha)
     lower, upper = rates.ratio_interval(sane.control, sane.candidate, sane.weight, bar)
     ratio = rates.most_likely(sane.control, sane.candidate, sane.weight)
@@ -258,6 +257,7 @@ def judge(counts: Counts, limits: Limits, *, promotes: bool | NDArray[np.bool_])
     if open_.any():
         below = _is_below_floor(gate.sums[:, open_], _fitting(limits.room, open_), phi[open_], limits.alpha)
         verdict[open_] = np.where(below, Verdict.PASSED, Verdict.UNDECIDED)
+    allowed = np.broadcast_to(limits.allowed, valid.shape)
     needed = _needed(gate, allowed, phi * many.bar(limits.alpha / 2), verdict == Verdict.UNDECIDED)
     ratio, lower, upper = (np.where(valid, part, np.nan) for part in (ratio, lower, upper))
     return Findings(ratio, lower, upper, harm, passing, allowed, needed, _eta_s(gate, needed), verdict)
@@ -364,7 +364,9 @@ def _needed(gate: Counts, allowed: Numbers, bar: Numbers, wanted: NDArray[np.boo
     found = np.full(wanted.shape, np.nan)
     if not wanted.any():
         return found
-    control, candidate, weight = (part[wanted] for part in (gate.control, gate.candidate, gate.weight))
+    control, candidate, weight = (
+        np.broadcast_to(part, gate.control.shape)[wanted] for part in (gate.control, gate.candidate, gate.weight)
+    )
     ratio = rates.most_likely(control, candidate, weight)
     # What has not happened yet may still: half an event keeps the guess above 0.
     ratio = np.where(np.isnan(ratio), 1.0, np.maximum(ratio, 0.5 / (control.sum(-1) + 1)))

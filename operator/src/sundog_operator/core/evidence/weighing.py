@@ -90,7 +90,7 @@ def _counts(metrics: int, epochs: Sequence[Epoch]) -> Counts:
     """Arrays of shape (metrics, epochs)."""
     events = np.array([[epoch.events[index] for epoch in epochs] for index in range(metrics)], float)
     units = np.array([[epoch.units for epoch in epochs]] * metrics, float)
-    weight = np.array([[epoch.weight for epoch in epochs]] * metrics)
+    weight = np.array([epoch.weight for epoch in epochs])
     blocks = np.array([[epoch.blocks[index] for epoch in epochs] for index in range(metrics)], float)
     return Counts(
         control=events[..., 0],
