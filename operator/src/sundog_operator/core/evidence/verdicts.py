@@ -330,8 +330,8 @@ def units_for_floor(
 
     Infinite where that is never, and where it is not wanted: what is not valid cannot be.
     """
-    units, seconds = np.full((2, *wanted.shape), np.inf)
-    wanted = wanted & (limits.room > 0)
+    units, seconds = np.full(wanted.shape, np.inf), np.full(wanted.shape, np.inf)
+    wanted = np.asarray(wanted & (limits.room > 0))
     if wanted.any():
         gate = counts.at(wanted).newest(np.broadcast_to(promotes, wanted.shape)[wanted])
         phi = dispersion.factor(gate.blocks, rates.share(_fitting(limits.allowed, wanted), gate.weight))
