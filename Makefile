@@ -50,7 +50,7 @@ cluster-up: $(VENV)/.ready
 cluster-down: $(VENV)/.ready
 	@PYTHONPATH=tests/support $(BIN)/python -m real_kubernetes down
 
-# Measurements, in three quarters of an hour: raw numbers below out/bench, tables in docs/benchmarks.md, also where a part fails.
+# Measurements, in about an hour: raw numbers below out/bench, tables in docs/benchmarks.md, also where a part fails.
 # `make bench ONLY=edge,peers` runs some parts and keeps the tables of the others. Needs wrk (apt-get install wrk).
 bench: $(VENV)/.ready
 	$(BIN)/pytest tests/bench -s --only '$(ONLY)'; measured=$$?; \

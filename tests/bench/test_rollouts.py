@@ -1,52 +1,93 @@
-"""Whole rollouts of a revision that is as good as stable, through the planner on a fake clock: what `rollout: {}` makes of them.
+"""Whole rollouts through the planner on a fake clock: what `rollout: {}` makes of revisions as good as stable, and of worse ones.
 
-Seeds are fixed, and nothing is measured on the machine.
+And what tools that hold an error rate against a threshold make of the same services. Seeds are fixed, and nothing is measured on the
+machine.
 """
 
 import asyncio
 import functools
 import math
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import pytest
+from scipy.stats import binom, binomtest
 
 from doubles.cluster import NAME, Cluster
 from doubles.traffic import Answers, Stalls, Traffic
 from measuring.record import Record
+from measuring.thresholds import Argo, Fixed, Flagger, Played, Policy, play
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(7200)]
 
-RUNS = 40
-MOST_ROLLED_BACK = 5
-"""Where one in twenty is promised, so many or fewer are expected 98 times of 100."""
-
+GOOD = 200
+WORSE = 20
+ALPHA = 0.05
 LIMIT_MINUTES = 60.0
 LOOK_S = 20.0
 STALLS = (None, Stalls(2.0, 0.3), Stalls(3.0, 0.5), Stalls(20.0, 0.2))
+APPLICATIONS = ("digits-r1", "digits-r2")
+ANY = (0.001, 0.02)
+WITHIN_FLOOR = "twice the errors, 0.1 to 0.4 % before: within the floor"
+HOWS = ("Promoted", "RolledBack", "Paused", "Collecting")
+TOOLS: dict[str, Callable[[], Policy]] = {
+    "Argo Rollouts, error rate ≤ 5 %": lambda: Argo(0.05),
+    "Argo Rollouts, error rate ≤ 1 %": lambda: Argo(0.01),
+    "Flagger, success rate ≥ 99 %": lambda: Flagger(0.01),
+}
+
+
+@dataclass(frozen=True)
+class Service:
+    """A service, and a revision that is to take over."""
+
+    rps: float
+    replicas: int
+    stable: Answers
+    candidate: Answers
+
+    def traffic(self, seed: int) -> Traffic:
+        """Its requests."""
+        found = Traffic(seed)
+        found.rps = {NAME: self.rps}
+        found.answers = dict(zip(APPLICATIONS, (self.stable, self.candidate), strict=True))
+        return found
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a rollout ended, after how long, and after how many of the candidate's requests that were evidence."""
+    """How a rollout ended, after how long, after how many of the candidate's requests that were evidence, and how many that failed."""
 
     how: str
     minutes: float
     requests: int
+    failed: int
 
 
-async def roll_out(seed: int, stalls: Stalls | None) -> Ended:
-    """One rollout of a revision that answers as stable does, at 20 to 100 requests a second of which 0.1 to 2 % fail."""
+def service(
+    seed: int,
+    stalls: Stalls | None,
+    worse: Callable[[Answers], Answers] = lambda fine: fine,
+    usual: tuple[float, float] = ANY,
+) -> Service:
+    """One with 10 to 100 requests a second, of which a usual share fails, and with one or four replicas."""
     draw = np.random.default_rng(seed)
-    answers = Answers(errors=math.exp(draw.uniform(math.log(0.001), math.log(0.02))), stalls=stalls)
+    errors, rps = math.exp(draw.uniform(*np.log(usual))), float(draw.uniform(10, 100))
+    stable = Answers(errors=errors, stalls=stalls)
+    return Service(rps, int(draw.choice([1, 4])), stable, worse(stable))
+
+
+async def roll_out(asked: Service, seed: int) -> Ended:
+    """One rollout by `rollout: {}`, an hour at most."""
     cluster = Cluster()
-    cluster.edges.traffic = Traffic(seed)
-    cluster.edges.traffic.rps = {NAME: float(draw.uniform(20, 100))}
-    cluster.edges.traffic.answers = dict.fromkeys(("digits-r1", "digits-r2"), answers)
-    await cluster.apply(rollout={})
+    cluster.edges.traffic = asked.traffic(seed)
+    spec = {"rollout": {}, "replicas": asked.replicas}
+    await cluster.apply(**spec)
     await cluster.until(functools.partial(cluster.serves, 1))
     await cluster.go_on(5, seconds=LOOK_S)
-    await cluster.apply("file:///models/v2", rollout={})
+    await cluster.apply("file:///models/v2", **spec)
     began = cluster.clock.now()
 
     async def over() -> bool:
@@ -59,40 +100,114 @@ async def roll_out(seed: int, stalls: Stalls | None) -> Ended:
         (await cluster.status()).get("lastRollout", {}).get("outcome", "Paused" if "paused" in status else "Collecting")
     )
     evidence = {epoch["number"] for epoch in status["evidenceEpochs"]}
-    assigned = cluster.edges.traffic.assigned.items()
-    return Ended(how, minutes, sum(n for at, n in assigned if at.arm == "canary" and at.epoch in evidence))
+    traffic = cluster.edges.traffic
+    requests = sum(n for at, n in traffic.assigned.items() if at.arm == "canary" and at.epoch in evidence)
+    return Ended(how, minutes, requests, sum(n for at, n in traffic.failed.items() if at.arm == "canary"))
+
+
+@functools.cache
+def ended(asked: Service, seed: int) -> Ended:
+    """What one rollout came to, played once for all tables."""
+    return asyncio.run(roll_out(asked, seed))
+
+
+def rolled_out(services: Sequence[tuple[int, Service]], record: Record, key: str) -> list[Ended]:
+    found = [ended(asked, seed) for seed, asked in services]
+    record.raw[key] = [asdict(each) for each in found]
+    return found
+
+
+def named(stalls: Stalls | None) -> str:
+    return f"{stalls.seconds:g} s of {stalls.failing:.0%} failures" if stalls else "none"
+
+
+def good_ones() -> dict[str, list[tuple[int, Service]]]:
+    return {
+        named(stalls): [(seed, service(seed, stalls)) for seed in range(kind, GOOD, len(STALLS))]
+        for kind, stalls in enumerate(STALLS)
+    }
+
+
+def worse_ones() -> dict[str, list[tuple[int, Service]]]:
+    """Half of each kind with replicas of both arms that stall for 2 s."""
+
+    def kind(usual: tuple[float, float], worse: Callable[[Answers], Answers]) -> list[tuple[int, Service]]:
+        return [(seed, service(seed, STALLS[seed % 2], worse, usual)) for seed in range(WORSE)]
+
+    return {
+        "twice the errors, 1 to 2 % before": kind((0.01, 0.02), lambda fine: replace(fine, errors=2 * fine.errors)),
+        WITHIN_FLOOR: kind((0.001, 0.004), lambda fine: replace(fine, errors=2 * fine.errors)),
+        "5 % errors, 1 % before": kind((0.01, 0.01), lambda fine: replace(fine, errors=0.05)),
+        "every answer takes 40 % longer": kind(ANY, lambda fine: replace(fine, median_ms=1.4 * fine.median_ms)),
+        "dead": kind(ANY, lambda fine: replace(fine, errors=1.0)),
+    }
 
 
 def test_rollouts_of_what_is_as_good() -> None:
     title = (
-        "`rollout: {}` of a revision as good as stable: 20 to 100 requests a second, 0.1 to 2 % errors, an hour at most"
+        "`rollout: {}` of a revision as good as stable: 10 to 100 requests a second, 0.1 to 2 % errors, an hour at most"
     )
-    columns = (
-        "stalls of replicas, six an hour",
-        "runs",
-        "promoted",
-        "rolled back",
-        "paused",
-        "goes on",
-        "median",
-        "80 %",
-    )
-    record, all_ = Record("rollouts", title, columns), []
-    for kind, stalls in enumerate(STALLS):
-        name = f"{stalls.seconds:g} s of {stalls.failing:.0%} failures" if stalls else "none"
-        found = [asyncio.run(roll_out(seed, stalls)) for seed in range(kind, RUNS, len(STALLS))]
-        record.add(name, str(len(found)), *told(found))
+    columns = ("stalls of replicas, six an hour", "runs", "promoted", "rolled back", "paused", "goes on")
+    record, all_ = Record("rollouts", title, (*columns, "median", "80 %")), []
+    for name, services in good_ones().items():
+        found = rolled_out(services, record, name)
+        record.add(name, str(len(found)), *counts(found), *times(found, "Promoted"))
         all_ += found
-    record.add("all", str(len(all_)), *told(all_))
+    record.add("all", str(len(all_)), *counts(all_), *times(all_, "Promoted"))
+    rolled_back = Counter(each.how for each in all_)["RolledBack"]
+    most = binomtest(rolled_back, len(all_), alternative="less").proportion_ci(0.95).high
+    promoted = [each.requests for each in all_ if each.how == "Promoted"]
+    record.notes.append(
+        f"Rolled back: {rolled_back} of {len(all_)}, so at most {most:.1%} of such rollouts (95 %, Clopper and Pearson), where"
+        f" {ALPHA:.0%} is promised. None was promoted before the candidate had answered {min(promoted)} requests."
+    )
     record.finish()
-    assert sum(each.how == "RolledBack" for each in all_) <= MOST_ROLLED_BACK
-    assert all(each.requests > 1000 for each in all_ if each.how == "Promoted")
-    assert {each.how for each in all_} <= {"Promoted", "RolledBack", "Paused", "Collecting"}
+    assert rolled_back <= binom.ppf(0.975, len(all_), ALPHA)
+    assert min(promoted) > 1000
+    assert {each.how for each in all_} <= set(HOWS)
 
 
-def told(found: list[Ended]) -> list[str]:
-    """Counts by how they ended, and when it was promoted: of all, also of those that were not."""
-    counts = [str(sum(each.how == how for each in found)) for how in ("Promoted", "RolledBack", "Paused", "Collecting")]
-    minutes = np.array([each.minutes if each.how == "Promoted" else np.inf for each in found])
-    times = (np.quantile(minutes, share, method="higher") for share in (0.5, 0.8))
-    return [*counts, *(f"{time:.0f} min" if np.isfinite(time) else "–" for time in times)]
+def test_rollouts_of_what_is_worse() -> None:
+    title = "`rollout: {}` of a worse revision, of the same services; every second with stalls of 2 s"
+    columns = ("candidate", "runs", "promoted", "rolled back", "paused", "goes on", "median", "80 %")
+    record = Record("rollouts_worse", title, (*columns, "failed answers of the candidate until then, median"))
+    for name, services in worse_ones().items():
+        found = rolled_out(services, record, name)
+        failed = int(np.median([each.failed for each in found]))
+        record.add(name, str(len(found)), *counts(found), *times(found, "RolledBack"), str(failed))
+        promoted = Counter(each.how for each in found)["Promoted"]
+        assert name == WITHIN_FLOOR or promoted <= binom.ppf(0.975, len(found), ALPHA)
+    record.finish()
+
+
+def test_thresholds_on_the_same_services() -> None:
+    title = "The same services by a threshold of the error rate, a check a minute, beside `rollout: {}`"
+    columns = ("candidate", "decided by", "runs", "promoted", "rolled back")
+    record = Record("rollouts_thresholds", title, (*columns, "failed answers of the candidate until then, median"))
+    steady, *stalling = good_ones().values()
+    kinds = {"as good": steady, "as good, replicas stall": [each for own in stalling for each in own], **worse_ones()}
+    for kind, services in kinds.items():
+        ends: dict[str, Sequence[Ended | Played]] = {
+            tool: [
+                play(policy(), each.traffic(seed), NAME, APPLICATIONS, Fixed(each.replicas)) for seed, each in services
+            ]
+            for tool, policy in TOOLS.items()
+        }
+        ends["Sundog, `rollout: {}`"] = [ended(asked, seed) for seed, asked in services]
+        for tool, found in ends.items():
+            record.raw[f"{kind}, {tool}"] = [asdict(each) for each in found]
+            failed = int(np.median([each.failed for each in found]))
+            record.add(kind, tool, str(len(found)), *counts(found, HOWS[:2]), str(failed))
+    record.finish()
+
+
+def counts(found: Sequence[Ended | Played], hows: Sequence[str] = HOWS) -> list[str]:
+    by_how = Counter(each.how for each in found)
+    return [str(by_how[how]) for how in hows]
+
+
+def times(found: Sequence[Ended], how: str) -> list[str]:
+    """When they ended so, by a half and by four fifths of all, also of those that did not."""
+    minutes = np.array([each.minutes if each.how == how else np.inf for each in found])
+    ends = (np.quantile(minutes, share, method="higher") for share in (0.5, 0.8))
+    return [f"{end:.0f} min" if np.isfinite(end) else "–" for end in ends]

@@ -42,6 +42,14 @@ class Replicas(Protocol):
     def running(self, name: str) -> int: ...
 
 
+class Counts(Protocol):
+    """Who counts requests."""
+
+    def answered(self, now_s: float, place: Place, end: str, times_us: Sequence[int], slow_us: int = 0) -> None: ...
+
+    def hangs(self, now_s: float, place: Place, count: int, timeout_s: float) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Stalls:
     """What befalls each replica now and then: for so long it fails a share of what it gets."""
@@ -155,19 +163,19 @@ class Traffic:
         rps: requests a second, by service.
         answers: how applications answer, by name; the others without failure.
         assigned: how many requests there were.
+        failed: how many of them failed, or hang.
     """
 
     def __init__(self, seed: int = 0, timeout_s: float = 30.0) -> None:
         self.rps: dict[str, float] = {}
         self.answers: dict[str, Answers] = {}
         self.assigned: Counter[Place] = Counter()
+        self.failed: Counter[Place] = Counter()
         self.timeout_s = timeout_s
         self._draw = np.random.default_rng(seed)
         self._stalled_s: dict[tuple[str, int], float] = {}
 
-    def flow(
-        self, begin_s: float, seconds: float, edges: Sequence[tuple[CountingEdge, Json]], replicas: Replicas
-    ) -> None:
+    def flow(self, begin_s: float, seconds: float, edges: Sequence[tuple[Counts, Json]], replicas: Replicas) -> None:
         """Let so much time pass, for edges and the documents that they have in force."""
         for at_s, length in _within_blocks(begin_s, seconds):
             applications = {
@@ -192,7 +200,7 @@ class Traffic:
             self._stalled_s[key] = max(0.0, left - seconds)
         return lost / (count * seconds)
 
-    def _ask(self, at_s: float, seconds: float, edge: CountingEdge, service: Json, stalled: dict[str, float]) -> None:
+    def _ask(self, at_s: float, seconds: float, edge: Counts, service: Json, stalled: dict[str, float]) -> None:
         """One edge's requests of a service in a while."""
         total = int(self._draw.poisson(self.rps.get(service["name"], 0.0) * seconds))
         if not total or not service["arms"]:
@@ -203,11 +211,12 @@ class Traffic:
             self.assigned[place] += count
             self._answer(at_s, edge, place, arm, count, stalled[arm["application"]])
 
-    def _answer(self, at_s: float, edge: CountingEdge, place: Place, arm: Json, count: int, stalled: float) -> None:
+    def _answer(self, at_s: float, edge: Counts, place: Place, arm: Json, count: int, stalled: float) -> None:
         answers = self.answers.get(arm["application"], Answers())
         failing = answers.errors + stalled * (answers.stalls.failing if answers.stalls else 0.0)
         shares = [answers.hanging, min(failing, 1 - answers.hanging), answers.rejections]
         hanging, failed, rejected, fine = self._draw.multinomial(count, [*shares, max(0.0, 1 - sum(shares))]).tolist()
+        self.failed[place] += hanging + failed
         edge.hangs(at_s, place, hanging, self.timeout_s)
         for end, number in (("server5xx", failed), ("client4xx", rejected), ("ok", fine)):
             if number:

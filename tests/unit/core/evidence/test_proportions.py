@@ -59,6 +59,13 @@ def test_a_rate_is_seldom_outside_at_any_look() -> None:
     assert (log_e.max(1) >= BAR).mean() <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 400)
 
 
+def test_a_lower_end_is_found_beside_others_however_far_out_it_is() -> None:
+    hits, trials = np.array([3.0, 300.0, 5.0]), np.array([1000.0, 1000.0, 1e7])
+    found = proportions.lower(hits, trials, 9.0, 600, 0.01)
+    assert found == pytest.approx([3.3079e-06, 0.234985, 1.1118e-09], rel=1e-4)
+    assert proportions.log_e(hits, trials, found, 600, 0.01) == pytest.approx(np.full(3, 9.0), abs=1e-6)
+
+
 def test_what_is_no_count_has_no_interval() -> None:
     lower, upper = proportions.interval(np.array([0, math.nan, 5]), np.array([0, 10, 5]), BAR, 100, 0.05)
     assert (lower[0], upper[0]) == (0, 1)

@@ -151,10 +151,12 @@ def test_many_at_once_are_as_each_by_itself() -> None:
     control[0, 0], candidate[1, 1], control[2, 0, 1] = 0, 0, math.nan
     weight = np.array([0.05, 0.1, 0.25, 0.5])
     margin = np.array([[0.1], [0.25], [0.5]])
-    together = judge(counts(control, candidate, weight), Limits(margin, 0.01, 0.5, 0.05, 6), promotes=False)
+    promotes = np.array([[False], [True], [True]])
+    together = judge(counts(control, candidate, weight), Limits(margin, 0.01, 0.5, 0.05, 6), promotes=promotes)
     for metric, arm in itertools.product(range(3), range(2)):
         alone = Limits(float(margin[metric, 0]), 0.01, 0.5, 0.05, 6)
-        one = finding(counts(control[metric, arm], candidate[metric, arm], weight), alone)
+        own = counts(control[metric, arm], candidate[metric, arm], weight)
+        one = finding(own, alone, promotes=bool(promotes[metric, 0]))
         both = together.at(metric, arm)
         assert one.verdict == both.verdict
         for name in ("ratio", "lower", "upper", "harm", "passing", "needed"):

@@ -80,6 +80,24 @@ def test_events_that_come_together_weigh_less() -> None:
     assert weighing.weigh([ERRORS], [longest], 0.05)[0].verdict != Verdict.HARM
 
 
+def test_what_the_floor_waits_for_is_told_where_it_may_decide() -> None:
+    quiet = epoch(0.25, *[(0, 0)] * 4, requests=5)
+    found = weighing.weigh([ERRORS, replace(ERRORS, floor=0.0), replace(ERRORS, floor=0.5), ERRORS], [quiet], 0.05)
+    assert [each.verdict for each in found] == [*[Verdict.UNDECIDED] * 2, Verdict.PASSED, Verdict.UNDECIDED]
+    assert [math.isfinite(each.units) for each in found] == [True, False, False, True]
+    times = found[0].units / quiet.units[1]
+    assert found[0].eta_s == pytest.approx(600 * (times - 1))
+    for enough, verdict in ((1.01, Verdict.PASSED), (0.9, Verdict.UNDECIDED)):
+        more = replace(quiet, units=tuple(math.ceil(each * times * enough) for each in quiet.units))
+        assert weighing.weigh([ERRORS], [more], 0.05)[0].verdict == verdict
+
+
+def test_before_a_block_is_over_nobody_knows_how_long_it_takes() -> None:
+    found = weighing.weigh([ERRORS], [replace(epoch(0.25, (0, 0), requests=5), blocks=[[(0,) * 6] * 3])], 0.05)[0]
+    assert math.isfinite(found.units)
+    assert math.isinf(found.eta_s)
+
+
 def test_a_split_by_weights_is_no_mismatch_and_another_is() -> None:
     assert weighing.mismatch([]) == 0
     assert weighing.mismatch([epoch(0.05), epoch(0.5)]) < 0

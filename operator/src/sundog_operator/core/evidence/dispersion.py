@@ -59,8 +59,8 @@ def factor(lengths: Iterable[Blocks], null: Numbers) -> Numbers:
         lengths: what was counted, for each length of blocks.
         null: θ₀, the candidate's share of events that is tested, shape (..., epochs).
     """
-    found = [_of(blocks, null) for blocks in lengths]
-    return np.maximum(1.0, np.max(np.stack(found), axis=0)) if found else np.ones(null.shape[:-1])
+    sums = np.array(list(lengths))
+    return _of(Blocks(*np.moveaxis(sums, 1, 0)), null).max(0) if sums.size else np.ones(null.shape[:-1])
 
 
 def _of(blocks: Blocks, null: Numbers) -> Numbers:

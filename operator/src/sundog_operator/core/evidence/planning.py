@@ -8,8 +8,8 @@ from sundog_operator.core.evidence import rates
 from sundog_operator.core.evidence.binary import Numbers, Side
 
 _MOST_EVENTS = 1e12
-_STEPS = 5
-"""Of which each leaves a seventh of the error, or less: the second halves of bounds are nearly straight."""
+_STEPS = 4
+"""Of which each leaves a tenth of the error, or less."""
 
 
 def events_needed(ratio: Numbers, boundary: Numbers, weight: Numbers, bar: Numbers, side: Side) -> Numbers:
@@ -37,7 +37,9 @@ def events_needed(ratio: Numbers, boundary: Numbers, weight: Numbers, bar: Numbe
     for _ in range(_STEPS):
         split = events[..., None] * (1 - share[..., None]), events[..., None] * share[..., None]
         missing = bar - rates.log_e(*split, weight[..., None], boundary, side)
-        events = np.clip(events + missing / worth, 1.0, _MOST_EVENTS)
+        # An event is worth a little less as long as there are few: the mixture costs half the logarithm of their number.
+        slope = np.maximum(worth - 0.5 / events, worth / 2)
+        events = np.clip(events + missing / slope, 1.0, _MOST_EVENTS)
     return np.where(never, np.inf, events)
 
 

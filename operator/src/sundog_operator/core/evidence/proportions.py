@@ -11,7 +11,9 @@ from sundog_operator.core.evidence.binary import Numbers, Side
 
 _FAR: Final = 35.0
 _STEPS: Final = 60
-_CLOSE: Final = 1e-11
+_CLOSE: Final = 1e-6
+"""In log odds, of the last step but one: the last is far shorter."""
+
 _LEAST_CONCENTRATION: Final = 1e-3
 
 
@@ -40,37 +42,48 @@ def interval(
         optimum: trials after which it is to be tightest, a shape that fits.
         alpha: level at which it is to be tightest.
     """
-    hits, trials = np.broadcast_arrays(np.asarray(hits, float), np.asarray(trials, float))
+    return lower(hits, trials, bar, optimum, alpha), 1 - lower(trials - hits, trials, bar, optimum, alpha)
+
+
+def lower(hits: Numbers, trials: Numbers, bar: float | Numbers, optimum: float | Numbers, alpha: float) -> Numbers:
+    """The interval's lower end alone; arguments as for `interval`."""
+    hits, trials, bar, optimum = np.broadcast_arrays(
+        *(np.asarray(each, float) for each in (hits, trials, bar, optimum))
+    )
+
+    def log_e_at(odds: Numbers) -> Numbers:
+        return log_e(hits, trials, expit(odds), optimum, alpha)
+
     with np.errstate(all="ignore"):
-        # Lower and upper ends at once, in log odds: small rates are as precise as large ones.
-        inside = np.clip(np.stack([logit(hits / trials)] * 2), -_FAR, _FAR)
-        outside = np.stack([np.full(hits.shape, -_FAR), np.full(hits.shape, _FAR)])
-        least = log_e(hits, trials, expit(inside), optimum, alpha)
+        # In log odds small rates are as precise as large ones.
+        inside = np.clip(logit(hits / trials), -_FAR, _FAR)
+        least = log_e_at(inside)
 
         def excess(odds: Numbers) -> Numbers:
             # The root of a log likelihood ratio is nearly straight.
-            risen = np.maximum(log_e(hits, trials, expit(odds), optimum, alpha) - least, 0.0)
-            found: Numbers = np.sqrt(risen) - np.sqrt(bar - least)
+            found: Numbers = np.sqrt(np.maximum(log_e_at(odds) - least, 0.0)) - np.sqrt(bar - least)
             return found
 
+        # Twice as far as where a normal likelihood would have its end is mostly beyond it.
+        reach = 2 * np.sqrt(2 * (bar - least) * trials / hits / (trials - hits))
+        outside = np.fmax(inside - reach, -_FAR)
         beyond = excess(outside)
-        open_ended = ~(beyond >= 0)
-        outside = _crossing(excess, inside, outside, beyond)
-    lower, upper = expit(outside)
-    lower, upper = np.where(open_ended[0], 0.0, lower), np.where(open_ended[1], 1.0, upper)
+        if np.any(beyond < 0):
+            outside = np.where(beyond < 0, -_FAR, outside)
+            beyond = excess(outside)
+        found = np.where(beyond >= 0, expit(_crossing(excess, inside, outside, -np.sqrt(bar - least), beyond)), 0.0)
     strange = ~(np.isfinite(hits) & np.isfinite(trials))
-    return (
-        np.where(strange, np.nan, np.where(hits <= 0, 0.0, lower)),
-        np.where(strange, np.nan, np.where(hits >= trials, 1.0, upper)),
-    )
+    return np.where(strange, np.nan, np.where(hits <= 0, 0.0, found))
 
 
-def _crossing(excess: Callable[[Numbers], Numbers], inside: Numbers, outside: Numbers, beyond: Numbers) -> Numbers:
-    """Where `excess` is 0 between points inside, where it is below, and points outside, where it is `beyond`: regula falsi.
+def _crossing(
+    excess: Callable[[Numbers], Numbers], inside: Numbers, outside: Numbers, within: Numbers, beyond: Numbers
+) -> Numbers:
+    """Where `excess` is 0 between points inside, where it is `within`, and points outside, where it is `beyond`: regula falsi.
 
     Where one end stays twice, its value is halved, else it would stay for ever (Dowell and Jarratt, BIT 1971).
     """
-    within, stayed, found = excess(inside), np.zeros(inside.shape), outside
+    stayed, found = np.zeros(inside.shape), outside
     for _ in range(_STEPS):
         middle = (inside * beyond - outside * within) / (beyond - within)
         value = excess(middle)

@@ -38,8 +38,8 @@ def log_e(
     Args:
         control: events of control, shape (..., epochs).
         candidate: events of the candidate, shape (..., epochs).
-        weight: the candidate's share of the two arms' assignments in each epoch, in (0, 1), shape (..., epochs).
-        ratio: what is tested, above 0, shape (...).
+        weight: the candidate's share of the two arms' assignments in each epoch, in (0, 1), of a shape that fits (..., epochs).
+        ratio: what is tested, above 0, of a shape that fits (...). What metrics and arms have in common is worked out once.
         side: where the alternatives are. For a side, the ratio may vary within the null.
         concentrations: those of the mixture's equal parts.
 
@@ -47,8 +47,7 @@ def log_e(
         Shape (...).
     """
     null = share(ratio, weight)
-    control, candidate, weight, null = np.broadcast_arrays(control, candidate, weight, null)
-    k = np.asarray(concentrations, float).reshape(-1, *(1 for _ in null.shape))
+    k = np.asarray(concentrations, float).reshape(-1, *(1,) * np.broadcast(control, candidate, null).ndim)
     parts = binary.log_e(candidate, control, null, k * weight, k * (1 - weight), side).sum(-1)
     mean: Numbers = np.logaddexp.reduce(parts, axis=0) - math.log(len(concentrations))
     return mean
@@ -80,8 +79,7 @@ def ratio_interval(
         one_sided = (control.sum(-1) == 0) | (candidate.sum(-1) == 0)
         reach = np.where(one_sided, _FAR, np.sqrt(-2 * least / curvature))
         centre = np.where(one_sided, 0.0, centre)
-        lower = np.exp(_crossing(control, candidate, weight, rise, centre - reach))
-        upper = np.exp(_crossing(control, candidate, weight, rise, centre + reach))
+        lower, upper = np.exp(_crossing(control, candidate, weight, rise, np.stack([centre - reach, centre + reach])))
     return np.where(candidate.sum(-1) == 0, 0.0, lower), np.where(control.sum(-1) == 0, np.inf, upper)
 
 
@@ -109,7 +107,7 @@ def _likeliest(control: Numbers, candidate: Numbers, weight: Numbers) -> tuple[N
 
 
 def _crossing(control: Numbers, candidate: Numbers, weight: Numbers, rise: Numbers, start: Numbers) -> Numbers:
-    """The log ratio where `rise` plus the unlikeliness is 0, NaN where it is nowhere.
+    """The log ratios where `rise` plus the unlikeliness is 0, found from starts of shape (ends, ...); NaN where it is nowhere.
 
     The unlikeliness is convex in the log ratio: from any point on one side of its least, Newton's first step ends beyond the crossing of
     that side, and each further one comes nearer without passing it.

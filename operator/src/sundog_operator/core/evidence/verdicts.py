@@ -1,6 +1,5 @@
 """What counts of events decide for candidates: harm, leave to go on, or what is still missing. Many metrics and arms at once."""
 
-import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -19,6 +18,9 @@ _OF_THE_BOUND: Final = 0.1
 _LEAST_RATE: Final = 1e-12
 _FACTORS: Final = np.geomspace(1.0, 1e4, 93)
 """By which what was counted may have grown: each a tenth above the one before."""
+
+_STRIDE: Final = 4
+"""From the first of the factors to the last."""
 
 
 class Verdict(StrEnum):
@@ -41,7 +43,7 @@ class Counts:
         candidate: the candidate's events, same shape.
         control_units: control's requests, or units where those stay with an arm, same shape.
         candidate_units: the candidate's, same shape.
-        weight: the candidate's share of the assignments to both, in (0, 1), same shape.
+        weight: the candidate's share of the assignments to both, in (0, 1), of a shape that fits.
         blocks: how the events vary with time, for blocks of each length, the shortest first; their arrays have the same shape.
     """
 
@@ -58,46 +60,54 @@ class Counts:
         counts = np.stack([self.control, self.candidate, self.control_units, self.candidate_units])
         whole = (np.isfinite(counts) & (counts >= 0)).all((0, -1))
         share = ((self.weight > 0) & (self.weight < 1)).all(-1)
-        told = [np.isfinite(part).all(-1) for each in self.blocks for part in each]
-        found: NDArray[np.bool_] = np.logical_and.reduce([whole, share, *told])
-        return found
+        found: NDArray[np.bool_] = np.logical_and(whole, share)
+        return found & np.isfinite(np.array(self.blocks)).all((0, 1, -1)) if self.blocks else found
 
     @property
     def closed(self) -> Numbers:
         """How many of the shortest blocks are closed, shape (...)."""
         return self.blocks[0].closed.sum(-1) if self.blocks else np.zeros(self.control.shape[:-1])
 
+    @property
+    def sums(self) -> Numbers:
+        """Over epochs: events of control and of the candidate, then their units; shape (4, ...)."""
+        found: Numbers = np.stack([self.control, self.candidate, self.control_units, self.candidate_units]).sum(-1)
+        return found
+
     def only(self, valid: NDArray[np.bool_]) -> Self:
         """The same with nothing counted where it is not valid."""
+        if valid.all():
+            return self
+        sane = self._each(lambda part: np.where(valid[..., None], part, 0.0))
+        return replace(sane, weight=np.where(valid[..., None], self.weight, 0.5))
 
-        def kept(part: Numbers, otherwise: float = 0.0) -> Numbers:
-            return np.where(valid[..., None], part, otherwise)
+    def at(self, where: NDArray[np.bool_]) -> Self:
+        """Some of them, shape (some, epochs)."""
+        return self._each(lambda part: np.broadcast_to(part, self.control.shape)[where])
 
+    def newest(self, alone: bool | NDArray[np.bool_]) -> Self:
+        """The same with nothing counted in older epochs, where the newest is to be looked at alone; `alone` fits the shape (...)."""
+        if np.all(alone):
+            return self._each(lambda part: part[..., -1:])
+        if not np.any(alone):
+            return self
+        looked_at = ~np.asarray(alone)[..., None] | (np.arange(self.weight.shape[-1]) == self.weight.shape[-1] - 1)
+        return replace(self._each(lambda part: np.where(looked_at, part, 0.0)), weight=self.weight)
+
+    def _each(self, change: Callable[[Numbers], Numbers]) -> Self:
         return replace(
             self,
-            control=kept(self.control),
-            candidate=kept(self.candidate),
-            control_units=kept(self.control_units),
-            candidate_units=kept(self.candidate_units),
-            weight=kept(self.weight, 0.5),
-            blocks=[Blocks(*map(kept, each)) for each in self.blocks],
-        )
-
-    def last(self) -> Self:
-        """The newest epoch alone."""
-        return replace(
-            self,
-            control=self.control[..., -1:],
-            candidate=self.candidate[..., -1:],
-            control_units=self.control_units[..., -1:],
-            candidate_units=self.candidate_units[..., -1:],
-            weight=self.weight[..., -1:],
-            blocks=[Blocks(*(part[..., -1:] for part in each)) for each in self.blocks],
+            control=change(self.control),
+            candidate=change(self.candidate),
+            control_units=change(self.control_units),
+            candidate_units=change(self.candidate_units),
+            weight=change(self.weight),
+            blocks=[Blocks(*map(change, each)) for each in self.blocks],
         )
 
     def log_e(self, ratio: Numbers, side: Side) -> tuple[Numbers, Numbers]:
         """Log E against a ratio, shape (...), and the dispersion by which it is divided already."""
-        phi = dispersion.factor(self.blocks, rates.share(ratio, self.weight))
+        phi = np.broadcast_to(dispersion.factor(self.blocks, rates.share(ratio, self.weight)), self.control.shape[:-1])
         return rates.log_e(self.control, self.candidate, self.weight, ratio, side) / phi, phi
 
 
@@ -123,6 +133,11 @@ class Limits:
     def allowed(self) -> Numbers:
         """The ratio up to which the next weight is given."""
         return np.asarray(many.allowed_ratio(self.margin, self.next_weight))
+
+    @property
+    def room(self) -> Numbers:
+        """By how much the candidate's rate may be above control's by the floor; 0 without one."""
+        return np.asarray(self.floor) / self.next_weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,24 +237,28 @@ class Findings:
         return Finding(**{each.name: getattr(self, each.name)[index] for each in fields(self)})
 
 
-def judge(counts: Counts, limits: Limits, *, promotes: bool) -> Findings:
+def judge(counts: Counts, limits: Limits, *, promotes: bool | NDArray[np.bool_]) -> Findings:
     """Findings for any counts. Harm is looked for in all epochs; where the step promotes, leave is given by the newest alone.
 
     A ratio that changes over epochs within the null breaks neither test, but a bad newest epoch can hide behind good older ones: so the
-    last step does not look at those.
+    last step does not look at those. `promotes` is of a shape that fits the metrics and arms.
     """
     valid = counts.valid
     sane = counts.only(valid)
-    gate = sane.last() if promotes else sane
-    allowed = np.broadcast_to(limits.allowed, valid.shape)
-    harm, harm_phi = sane.log_e(np.broadcast_to(1 + np.asarray(limits.margin), valid.shape), "above")
-    passing, gate_phi = gate.log_e(allowed, "below")
-    phi = np.maximum(harm_phi, gate_phi)
-    lower, upper = rates.ratio_interval(sane.control, sane.candidate, sane.weight, phi * many.bar(limits.alpha))
+    gate = sane.newest(promotes)
+    harm, harm_phi = sane.log_e(1 + np.asarray(limits.margin), "above")
+    passing, phi = gate.log_e(limits.allowed, "below")
+    bar = np.maximum(harm_phi, phi) * many.bar(limits.alpha)
+    lower, upper = rates.ratio_interval(sane.control, sane.candidate, sane.weight, bar)
     ratio = rates.most_likely(sane.control, sane.candidate, sane.weight)
-    below = functools.partial(_is_below_floor, gate, limits, gate_phi)
-    verdict = _verdicts(valid, gate, limits, harm, passing, below, closed=sane.closed, empty=np.isnan(lower))
-    needed = _needed(gate, allowed, gate_phi * many.bar(limits.alpha / 2), verdict == Verdict.UNDECIDED)
+    early = sane.closed < dispersion.LEAST_BLOCKS
+    verdict = _verdicts(valid, gate, limits, harm, passing, early=early, empty=np.isnan(lower))
+    open_ = (verdict == Verdict.UNDECIDED) & ~early & (limits.room > 0)
+    if open_.any():
+        below = _is_below_floor(gate.sums[:, open_], _fitting(limits.room, open_), phi[open_], limits.alpha)
+        verdict[open_] = np.where(below, Verdict.PASSED, Verdict.UNDECIDED)
+    allowed = np.broadcast_to(limits.allowed, valid.shape)
+    needed = _needed(gate, allowed, phi * many.bar(limits.alpha / 2), verdict == Verdict.UNDECIDED)
     ratio, lower, upper = (np.where(valid, part, np.nan) for part in (ratio, lower, upper))
     return Findings(ratio, lower, upper, harm, passing, allowed, needed, _eta_s(gate, needed), verdict)
 
@@ -250,25 +269,18 @@ def _verdicts(
     limits: Limits,
     harm: Numbers,
     passing: Numbers,
-    is_below_floor: Callable[[], NDArray[np.bool_]],
     *,
-    closed: Numbers,
+    early: NDArray[np.bool_],
     empty: NDArray[np.bool_],
 ) -> NDArray[np.object_]:
-    """Of each; what comes first in the list goes before the others."""
-    silent = (gate.control_units.sum(-1) == 0) | (gate.candidate_units.sum(-1) == 0)
-    early = closed < dispersion.LEAST_BLOCKS
-    passes = passing >= many.bar(limits.alpha / 2)
-    open_ = valid & ~silent & ~passes & ~early
-    if np.any(limits.floor) and open_.any():
-        passes = passes | (open_ & is_below_floor())
+    """Of each, floors aside; what comes first in the list goes before the others."""
     cases = [
         (~valid, Verdict.INVALID),
-        (silent, Verdict.NO_DATA),
+        ((gate.control_units.sum(-1) == 0) | (gate.candidate_units.sum(-1) == 0), Verdict.NO_DATA),
         (early, Verdict.UNDECIDED),
         (harm >= many.bar(limits.alpha / limits.tests), Verdict.HARM),
         (empty, Verdict.HETEROGENEOUS),
-        (passes, Verdict.PASSED),
+        (passing >= many.bar(limits.alpha / 2), Verdict.PASSED),
     ]
     found = np.full(valid.shape, Verdict.UNDECIDED, object)
     for where, verdict in reversed(cases):
@@ -276,43 +288,68 @@ def _verdicts(
     return found
 
 
-def _is_below_floor(gate: Counts, limits: Limits, phi: Numbers) -> NDArray[np.bool_]:
+def _fitting(limit: Numbers, where: NDArray[np.bool_]) -> Numbers:
+    """Of some, a limit that may be the same for several."""
+    return np.broadcast_to(limit, where.shape)[where]
+
+
+def _is_below_floor(sums: Numbers, room: Numbers, phi: Numbers, alpha: float) -> NDArray[np.bool_]:
     """Whether the candidate's rate is at most the floor above control's: without it a service that has no errors never passes.
 
     Control's rate is bounded from below, and what is that and the floor is tested against the candidate's counts. Where there are few
     events the first bound is 0 or nearly, whatever its level: most of the error is left to the second.
+
+    Args:
+        sums: as of `Counts`, shape (4, ...).
+        room: by how much the rate may be above control's, above 0, shape (...).
+        phi: the dispersion, shape (...).
+        alpha: the error of each direction.
     """
-    room = np.broadcast_to(np.asarray(limits.floor) / limits.next_weight, phi.shape)
+    control, candidate, control_units, candidate_units = sums
     # Without any event log E against a rate is 3 after about 3/rate units: there the mixtures are to be tightest.
-    optimum = _EVENTS_OF_NONE / np.where(room > 0, room, 1.0)
-    bounding, testing = limits.alpha / 2 * _OF_THE_BOUND, limits.alpha / 2 * (1 - _OF_THE_BOUND)
-    events, units = gate.control.sum(-1), gate.control_units.sum(-1)
-    least, _ = proportions.interval(events, units, phi * many.bar(bounding), optimum, bounding)
-    rate = np.clip(least + room, _LEAST_RATE, 1 - _LEAST_RATE)
-    events, units = gate.candidate.sum(-1), gate.candidate_units.sum(-1)
-    evidence = proportions.log_e(events, units, rate, optimum, 2 * testing, "below") / phi
-    found: NDArray[np.bool_] = (room > 0) & (evidence >= many.bar(testing))
-    return found
+    optimum = _EVENTS_OF_NONE / room
+    bounding, testing = alpha / 2 * _OF_THE_BOUND, alpha / 2 * (1 - _OF_THE_BOUND)
+
+    def keeps(least: Numbers) -> NDArray[np.bool_]:
+        rate = np.clip(least + room, _LEAST_RATE, 1 - _LEAST_RATE)
+        evidence = proportions.log_e(candidate, candidate_units, rate, optimum, 2 * testing, "below") / phi
+        found: NDArray[np.bool_] = evidence >= many.bar(testing)
+        return found
+
+    # Where control's rate as it was seen leaves too little room, a lower one leaves less.
+    possible = keeps(control / control_units)
+    if not possible.any():
+        return possible
+    return keeps(proportions.lower(control, control_units, phi * many.bar(bounding), optimum, bounding))
 
 
-def units_for_floor(counts: Counts, limits: Limits, *, promotes: bool) -> tuple[Numbers, Numbers]:
-    """The candidate's requests at which its floor is known to be kept if the rates stay, and in how many seconds; infinite for never."""
-    sane = counts.only(counts.valid)
-    gate = sane.last() if promotes else sane
-    _, phi = gate.log_e(np.broadcast_to(limits.allowed, counts.valid.shape), "below")
-    factors = _FACTORS.reshape(-1, *(1,) * gate.control.ndim)
-    scaled = replace(
-        gate,
-        control=gate.control * factors,
-        candidate=gate.candidate * factors,
-        control_units=gate.control_units * factors,
-        candidate_units=gate.candidate_units * factors,
-    )
-    kept = _is_below_floor(scaled, limits, np.broadcast_to(phi, scaled.control.shape[:-1]))
-    times = np.where(kept.any(0), _FACTORS[kept.argmax(0)], np.inf)
-    units, seconds = gate.candidate_units.sum(-1), gate.closed * dispersion.LENGTHS_S[0]
-    with np.errstate(all="ignore"):
-        return np.where(units > 0, units * times, np.inf), np.where(seconds > 0, seconds * (times - 1), np.inf)
+def units_for_floor(
+    counts: Counts, limits: Limits, wanted: NDArray[np.bool_], *, promotes: bool | NDArray[np.bool_]
+) -> tuple[Numbers, Numbers]:
+    """The candidate's requests at which its floor is known to be kept if the rates stay, and in how many seconds.
+
+    Infinite where that is never, and where it is not wanted: what is not valid cannot be.
+    """
+    units, seconds = np.full(wanted.shape, np.inf), np.full(wanted.shape, np.inf)
+    wanted = np.asarray(wanted & (limits.room > 0))
+    if wanted.any():
+        gate = counts.at(wanted).newest(np.broadcast_to(promotes, wanted.shape)[wanted])
+        phi = dispersion.factor(gate.blocks, rates.share(_fitting(limits.allowed, wanted), gate.weight))
+        room, sums = _fitting(limits.room, wanted), gate.sums[:, None]
+        times = _first_factor(lambda factors: _is_below_floor(sums * factors, room, phi, limits.alpha), phi.size)
+        counted_s = gate.closed * dispersion.LENGTHS_S[0]
+        units[wanted] = gate.sums[3] * times
+        seconds[wanted] = np.where(counted_s > 0, np.maximum(counted_s, 1.0) * (times - 1), np.inf)
+    return units, seconds
+
+
+def _first_factor(keeps: Callable[[Numbers], NDArray[np.bool_]], some: int) -> Numbers:
+    """Of each of some the least of the factors that keeps, as all larger ones do; infinite where none does."""
+    coarse = keeps(np.repeat(_FACTORS[::_STRIDE, None], some, 1))
+    until = _STRIDE * coarse.argmax(0)
+    before = np.maximum(until - np.arange(_STRIDE)[:, None], 0)
+    found = np.where(keeps(_FACTORS[before]), _FACTORS[before], np.inf).min(0)
+    return np.where(coarse.any(0), found, np.inf)
 
 
 def _eta_s(gate: Counts, needed: Numbers) -> Numbers:
@@ -327,9 +364,11 @@ def _needed(gate: Counts, allowed: Numbers, bar: Numbers, wanted: NDArray[np.boo
     found = np.full(wanted.shape, np.nan)
     if not wanted.any():
         return found
-    ratio = rates.most_likely(gate.control, gate.candidate, gate.weight)
+    control, candidate, weight = (
+        np.broadcast_to(part, gate.control.shape)[wanted] for part in (gate.control, gate.candidate, gate.weight)
+    )
+    ratio = rates.most_likely(control, candidate, weight)
     # What has not happened yet may still: half an event keeps the guess above 0.
-    ratio = np.where(np.isnan(ratio), 1.0, np.maximum(ratio, 0.5 / (gate.control.sum(-1) + 1)))
-    parts = (ratio[wanted], allowed[wanted], gate.weight[..., -1][wanted], bar[wanted])
-    found[wanted] = planning.events_needed(*parts, "below")
+    ratio = np.where(np.isnan(ratio), 1.0, np.maximum(ratio, 0.5 / (control.sum(-1) + 1)))
+    found[wanted] = planning.events_needed(ratio, allowed[wanted], weight[:, -1], bar[wanted], "below")
     return found

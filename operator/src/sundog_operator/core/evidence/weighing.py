@@ -52,24 +52,19 @@ def weigh(metrics: Sequence[Metric], epochs: Sequence[Epoch], alpha: float) -> l
     """
     if not epochs:
         epochs = [Epoch(0.5, (0, 0), [(0, 0)] * len(metrics), [[(0,) * 6]] * len(metrics))]
-    found: dict[int, Finding] = {}
-    for alone in (False, True):
-        chosen = [index for index, metric in enumerate(metrics) if metric.newest_alone is alone]
-        if chosen:
-            limits = _limits([metrics[index] for index in chosen], alpha, len(metrics))
-            counts = _counts(chosen, epochs)
-            findings = verdicts.judge(counts, limits, promotes=alone)
-            units, seconds = verdicts.units_for_floor(counts, limits, promotes=alone)
-            found.update(
-                (index, _with_floor(findings.at(place), units[place], seconds[place]))
-                for place, index in enumerate(chosen)
-            )
-    return [found[index] for index in range(len(metrics))]
+    if not metrics:
+        return []
+    limits, counts = _limits(metrics, alpha), _counts(len(metrics), epochs)
+    alone = np.array([metric.newest_alone for metric in metrics])
+    findings = verdicts.judge(counts, limits, promotes=alone)
+    undecided = findings.verdict == Verdict.UNDECIDED
+    units, seconds = verdicts.units_for_floor(counts, limits, undecided, promotes=alone)
+    return [_with_floor(findings.at(index), units[index], seconds[index]) for index in range(len(metrics))]
 
 
 def _with_floor(finding: Finding, units: float, seconds: float) -> Finding:
     """With what decides by the floor, where anything is to be decided."""
-    if finding.verdict != Verdict.UNDECIDED or not math.isfinite(units):
+    if not math.isfinite(units):
         return finding
     return replace(finding, units=units, eta_s=min(seconds, finding.eta_s))
 
@@ -84,19 +79,19 @@ def mismatch(epochs: Sequence[Epoch]) -> float:
     return float(sample_ratio.log_e(units, shares))
 
 
-def _limits(metrics: Sequence[Metric], alpha: float, tests: int) -> Limits:
+def _limits(metrics: Sequence[Metric], alpha: float) -> Limits:
     margin, floor, weight = (
         np.array([getattr(metric, name) for metric in metrics]) for name in ("margin", "floor", "next_weight")
     )
-    return Limits(margin, floor, weight, alpha, tests)
+    return Limits(margin, floor, weight, alpha, len(metrics))
 
 
-def _counts(chosen: Sequence[int], epochs: Sequence[Epoch]) -> Counts:
+def _counts(metrics: int, epochs: Sequence[Epoch]) -> Counts:
     """Arrays of shape (metrics, epochs)."""
-    events = np.array([[epoch.events[index] for epoch in epochs] for index in chosen], float)
-    units = np.array([[epoch.units for epoch in epochs]] * len(chosen), float)
-    weight = np.array([[epoch.weight for epoch in epochs]] * len(chosen))
-    blocks = np.array([[epoch.blocks[index] for epoch in epochs] for index in chosen], float)
+    events = np.array([[epoch.events[index] for epoch in epochs] for index in range(metrics)], float)
+    units = np.array([[epoch.units for epoch in epochs]] * metrics, float)
+    weight = np.array([epoch.weight for epoch in epochs])
+    blocks = np.array([[epoch.blocks[index] for epoch in epochs] for index in range(metrics)], float)
     return Counts(
         control=events[..., 0],
         candidate=events[..., 1],
