@@ -4,12 +4,15 @@ Seeds are fixed, and nothing is measured on the machine.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
+import returning_users
 from measuring.record import Record
+from returning_users import Users, alike, by_beta, by_zipf, few_have_most, unevenly, with_a_whale
 from stalling_replicas import Stalling
 from sundog_operator.core.evidence.simulating import Outcomes, Plan, Steady, World, roll_out
 
@@ -72,6 +75,37 @@ def test_stalls_of_replicas() -> None:
     title = "Replicas of both arms stall six times an hour each, at random; an hour"
     found = played(Record("promises_stalls", title, COLUMNS), rows)
     assert all(each.rolled_back.mean() <= 0.05 for each in found)
+
+
+def test_users_who_come_back() -> None:
+    columns = ("users, their requests, their failures", "steps", "candidate", *COLUMNS[1:], "split called wrong")
+    title = "Users who come back: 40 requests a second, 3 % fail, an hour; units stay with their arm"
+    record = Record("promises_units", title, columns)
+    ramp, one = Plan(metrics=2, warmup_ticks=6), Plan(weights=(0.5,), metrics=2, warmup_ticks=6)
+    kinds = {
+        "200, alike, alike": Users(200),
+        "200, by Zipf's law, alike": Users(200, by_zipf),
+        "30, alike, by beta": Users(30, alike, by_beta),
+        "200, one has 30 %, by beta": Users(200, with_a_whale, by_beta),
+        "500, alike, 5 % have 90 %": Users(500, alike, few_have_most),
+        "1000, lognormal, by beta": Users(1000, unevenly, by_beta),
+    }
+    plans = (("5, 25, 50 %", ramp, 1.0), ("5, 25, 50 %", ramp, 1.25), ("50 %", one, 1.25), ("5, 25, 50 %", ramp, 2.0))
+    found = {}
+    for seed, (name, users) in enumerate(kinds.items()):
+        for steps, plan, ratio in plans:
+            ends = returning_users.roll_out(plan, replace(users, ratio=ratio), runs=300, ticks=AN_HOUR, seed=seed)
+            found[name, steps, ratio] = ends
+            minutes, shares = ends.outcomes.minutes, (ends.outcomes.promoted, ends.outcomes.rolled_back)
+            times = (np.median(minutes), np.quantile(minutes, 0.8, method="higher"))
+            cells = (*(f"{share.mean():.1%}" for share in shares), *map(told, times), f"{ends.mismatched.mean():.1%}")
+            record.add(name, steps, f"{ratio:g} times the errors", "300", *cells)
+    record.finish()
+    for (name, _, ratio), ends in found.items():
+        assert ends.mismatched.mean() <= 0.01, name
+        assert ratio == 2.0 or ends.outcomes.rolled_back.mean() <= 0.05, name
+        assert ratio == 1.0 or ends.outcomes.promoted.mean() <= 0.065, name
+    assert found["200, by Zipf's law, alike", "5, 25, 50 %", 2.0].outcomes.rolled_back.mean() >= 0.9
 
 
 def test_how_long_it_takes() -> None:

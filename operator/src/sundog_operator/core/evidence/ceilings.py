@@ -10,7 +10,9 @@ from sundog_operator.core.evidence.dispersion import Blocks
 _EVENTS_OF_NONE = 3.0
 
 
-def is_below(hits: int, trials: int, blocks: Sequence[Sequence[int]], ceiling: float, alpha: float) -> bool:
+def is_below(
+    hits: int, trials: int, blocks: Sequence[Sequence[int]], ceiling: float, alpha: float, clumping: float = 1.0
+) -> bool:
     """Whether it is known at every look that a rate is at most `ceiling`. Events that come together count as one.
 
     Args:
@@ -19,10 +21,11 @@ def is_below(hits: int, trials: int, blocks: Sequence[Sequence[int]], ceiling: f
         blocks: how the events of both arms vary with time, the six numbers of `dispersion.Blocks` for each length.
         ceiling: a share in (0, 1).
         alpha: the probability of being wrong about a rate above it.
+        clumping: what requests are worth less than independent ones, where those of a unit may all end alike.
     """
     lengths = [Blocks(*(np.array([part], float) for part in length)) for length in blocks]
     # Against a share of 0 what varies is the candidate's events alone.
-    phi = dispersion.factor(lengths, np.zeros(1))
+    phi = np.maximum(dispersion.factor(lengths, np.zeros(1)), clumping)
     # Without any event log E is 3 after about 3/ceiling requests: there the mixture is to be tightest.
     told = proportions.log_e(
         np.array(float(hits)), np.array(float(trials)), np.array(ceiling), _EVENTS_OF_NONE / ceiling, 2 * alpha, "below"

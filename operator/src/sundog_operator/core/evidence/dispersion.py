@@ -63,6 +63,11 @@ def factor(lengths: Iterable[Blocks], null: Numbers) -> Numbers:
     return _of(Blocks(*np.moveaxis(sums, 1, 0)), null).max(0) if sums.size else np.ones(null.shape[:-1])
 
 
+def beyond(index: Numbers, clusters: Numbers) -> Numbers:
+    """An index of dispersion that so many clusters told, for what it may be beyond that; 1 where it is less."""
+    return 1 + np.maximum(index - 1, 0.0) * (1 + _FEW / np.maximum(clusters, 1.0))
+
+
 def _of(blocks: Blocks, null: Numbers) -> Numbers:
     with np.errstate(all="ignore"):
         whole = blocks.candidate - null * blocks.both
@@ -72,6 +77,6 @@ def _of(blocks: Blocks, null: Numbers) -> Numbers:
         chance = blocks.candidate * (1 - null) ** 2 + (blocks.both - blocks.candidate) * null**2
         index = spread / (chance * (closed - 1) / closed).sum(-1)
         clusters = blocks.both.sum(-1) ** 2 / blocks.both_squares.sum(-1)
-        found = 1 + np.maximum(index - 1, 0.0) * (1 + _FEW / np.maximum(clusters, 1.0))
+        found = beyond(index, clusters)
     said = (blocks.closed.sum(-1) >= _LEAST_CLOSED) & np.isfinite(found)
     return np.where(said, found, 1.0)

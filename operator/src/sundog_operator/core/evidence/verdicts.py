@@ -9,8 +9,9 @@ from typing import Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from sundog_operator.core.evidence import dispersion, many, planning, proportions, rates
+from sundog_operator.core.evidence import clusters, dispersion, many, planning, proportions, rates
 from sundog_operator.core.evidence.binary import Numbers, Side
+from sundog_operator.core.evidence.clusters import Groups
 from sundog_operator.core.evidence.dispersion import Blocks
 
 _EVENTS_OF_NONE: Final = 3.0
@@ -45,6 +46,7 @@ class Counts:
         candidate_units: the candidate's, same shape.
         weight: the candidate's share of the assignments to both, in (0, 1), of a shape that fits.
         blocks: how the events vary with time, for blocks of each length, the shortest first; their arrays have the same shape.
+        groups: how they vary by unit, where units stay with an arm.
     """
 
     control: Numbers
@@ -53,6 +55,7 @@ class Counts:
     candidate_units: Numbers
     weight: Numbers
     blocks: Sequence[Blocks]
+    groups: Groups | None = None
 
     @property
     def valid(self) -> NDArray[np.bool_]:
@@ -61,6 +64,7 @@ class Counts:
         whole = (np.isfinite(counts) & (counts >= 0)).all((0, -1))
         share = ((self.weight > 0) & (self.weight < 1)).all(-1)
         found: NDArray[np.bool_] = np.logical_and(whole, share)
+        found = found if self.groups is None else found & self.groups.valid
         return found & np.isfinite(np.array(self.blocks)).all((0, 1, -1)) if self.blocks else found
 
     @property
@@ -103,11 +107,22 @@ class Counts:
             candidate_units=change(self.candidate_units),
             weight=change(self.weight),
             blocks=[Blocks(*map(change, each)) for each in self.blocks],
+            groups=self.groups and self.groups.each(change),
         )
+
+    def dispersion(self, ratio: Numbers) -> Numbers:
+        """What log E is divided by, shape (...). Bursts in time and units that differ are two reasons to vary, and each adds its own."""
+        null = rates.share(ratio, self.weight)
+        phi = dispersion.factor(self.blocks, null)
+        return phi if self.groups is None else phi + clusters.factor(self.groups, null, self.weight) - 1
+
+    def of_requests(self) -> Numbers:
+        """What a request is worth less than a unit where nothing tells yet that requests of a unit differ, shape (...)."""
+        return np.ones(self.control.shape[:-1]) if self.groups is None else clusters.of_requests(self.groups)
 
     def log_e(self, ratio: Numbers, side: Side) -> tuple[Numbers, Numbers]:
         """Log E against a ratio, shape (...), and the dispersion by which it is divided already."""
-        phi = np.broadcast_to(dispersion.factor(self.blocks, rates.share(ratio, self.weight)), self.control.shape[:-1])
+        phi = np.broadcast_to(self.dispersion(ratio), self.control.shape[:-1])
         return rates.log_e(self.control, self.candidate, self.weight, ratio, side) / phi, phi
 
 
@@ -255,7 +270,8 @@ def judge(counts: Counts, limits: Limits, *, promotes: bool | NDArray[np.bool_])
     verdict = _verdicts(valid, gate, limits, harm, passing, early=early, empty=np.isnan(lower))
     open_ = (verdict == Verdict.UNDECIDED) & ~early & (limits.room > 0)
     if open_.any():
-        below = _is_below_floor(gate.sums[:, open_], _fitting(limits.room, open_), phi[open_], limits.alpha)
+        clumped = np.maximum(phi, gate.of_requests())
+        below = _is_below_floor(gate.sums[:, open_], _fitting(limits.room, open_), clumped[open_], limits.alpha)
         verdict[open_] = np.where(below, Verdict.PASSED, Verdict.UNDECIDED)
     allowed = np.broadcast_to(limits.allowed, valid.shape)
     needed = _needed(gate, allowed, phi * many.bar(limits.alpha / 2), verdict == Verdict.UNDECIDED)
@@ -334,7 +350,7 @@ def units_for_floor(
     wanted = np.asarray(wanted & (limits.room > 0))
     if wanted.any():
         gate = counts.at(wanted).newest(np.broadcast_to(promotes, wanted.shape)[wanted])
-        phi = dispersion.factor(gate.blocks, rates.share(_fitting(limits.allowed, wanted), gate.weight))
+        phi = np.maximum(gate.dispersion(_fitting(limits.allowed, wanted)), gate.of_requests())
         room, sums = _fitting(limits.room, wanted), gate.sums[:, None]
         times = _first_factor(lambda factors: _is_below_floor(sums * factors, room, phi, limits.alpha), phi.size)
         counted_s = gate.closed * dispersion.LENGTHS_S[0]

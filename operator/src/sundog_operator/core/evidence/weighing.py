@@ -3,10 +3,12 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 
-from sundog_operator.core.evidence import sample_ratio, verdicts
+from sundog_operator.core.evidence import clusters, sample_ratio, verdicts
+from sundog_operator.core.evidence.clusters import Groups
 from sundog_operator.core.evidence.dispersion import Blocks
 from sundog_operator.core.evidence.verdicts import Counts, Finding, Limits, Verdict
 
@@ -28,21 +30,44 @@ class Metric:
     newest_alone: bool
 
 
+UNITS_CONCENTRATION: Final = 60.0
+"""Of the mixture by which units are looked at: tightest after some thousand, of which edges have a sample."""
+
+
+@dataclass(frozen=True, slots=True)
+class Units:
+    """The same by group of units, where units stay with an arm, those without a group in a last one.
+
+    Attributes:
+        requests: by group, those of control and those of the candidate.
+        events: of each metric, by group, those of control and those of the candidate.
+        requests_alone: how many requests had no unit.
+        events_alone: of each metric, the events among those, of control and of the candidate.
+    """
+
+    requests: tuple[Sequence[int], Sequence[int]]
+    events: Sequence[tuple[Sequence[int], Sequence[int]]]
+    requests_alone: int
+    events_alone: Sequence[tuple[int, int]]
+
+
 @dataclass(frozen=True, slots=True)
 class Epoch:
     """What was counted while the weights stood still.
 
     Attributes:
-        weight: the candidate's share of the assignments, in (0, 1).
+        weight: the candidate's share of the assignments, in (0, 1); where units stay with an arm, its share of the requests that came.
         units: requests of control and of the candidate.
         events: of each metric, those of control and of the candidate.
         blocks: of each metric, for each length of blocks the shortest first, the six numbers of `dispersion.Blocks`.
+        by_unit: the same by group of units, where units stay with an arm.
     """
 
     weight: float
     units: tuple[int, int]
     events: Sequence[tuple[int, int]]
     blocks: Sequence[Sequence[tuple[int, ...]]]
+    by_unit: Units | None = None
 
 
 def weigh(metrics: Sequence[Metric], epochs: Sequence[Epoch], alpha: float) -> list[Finding]:
@@ -69,14 +94,28 @@ def _with_floor(finding: Finding, units: float, seconds: float) -> Finding:
     return replace(finding, units=units, eta_s=min(seconds, finding.eta_s))
 
 
-def mismatch(epochs: Sequence[Epoch]) -> float:
-    """Log E against "requests fall to the arms by their weights"; 0 without epochs that have two arms."""
-    epochs = [epoch for epoch in epochs if 0 < epoch.weight < 1]
-    if not epochs:
+def clumping(epoch: Epoch) -> float:
+    """What requests are worth less than independent ones, at worst, where units stay with an arm; 1 where they do not."""
+    groups = _groups(1, [epoch])
+    return 1.0 if groups is None else float(clusters.of_requests(groups)[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """How many fell to control and to the candidate, and which share of them the candidate was to have."""
+
+    weight: float
+    units: tuple[int, int]
+
+
+def mismatch(splits: Sequence[Split], concentration: float = sample_ratio.CONCENTRATION) -> float:
+    """Log E against "they fall to the arms by their weights", each counted once; 0 without any that have two arms."""
+    splits = [split for split in splits if 0 < split.weight < 1]
+    if not splits:
         return 0.0
-    units = np.array([epoch.units for epoch in epochs], float)
-    shares = np.array([(1 - epoch.weight, epoch.weight) for epoch in epochs])
-    return float(sample_ratio.log_e(units, shares))
+    units = np.array([split.units for split in splits], float)
+    shares = np.array([(1 - split.weight, split.weight) for split in splits])
+    return float(sample_ratio.log_e(units, shares, concentration * shares))
 
 
 def _limits(metrics: Sequence[Metric], alpha: float) -> Limits:
@@ -99,4 +138,24 @@ def _counts(metrics: int, epochs: Sequence[Epoch]) -> Counts:
         candidate_units=units[..., 1],
         weight=weight,
         blocks=[Blocks(*np.moveaxis(blocks[:, :, length], -1, 0)) for length in range(blocks.shape[2])],
+        groups=_groups(metrics, epochs),
+    )
+
+
+def _groups(metrics: int, epochs: Sequence[Epoch]) -> Groups | None:
+    """Arrays of shape (metrics, epochs, groups), where every epoch tells of units."""
+    told = [epoch.by_unit for epoch in epochs if epoch.by_unit is not None]
+    if len(told) < len(epochs):
+        return None
+    events = np.array([[each.events[index] for each in told] for index in range(metrics)], float)
+    requests = np.array([[each.requests for each in told]] * metrics, float)
+    alone = np.array([[each.events_alone[index] for each in told] for index in range(metrics)], float)
+    return Groups(
+        control=events[:, :, 0],
+        candidate=events[:, :, 1],
+        control_requests=requests[:, :, 0],
+        candidate_requests=requests[:, :, 1],
+        control_alone=alone[..., 0],
+        candidate_alone=alone[..., 1],
+        requests_alone=np.array([[each.requests_alone for each in told]] * metrics, float),
     )
