@@ -11,6 +11,7 @@ ENDS = (
     *("timeout", "truncated", "invalid", "abortBefore", "abortDuring"),
 )
 COLUMNS = ("start", *ENDS, "slow", "firstAttemptFailed", "inFlight")
+GROUP_COLUMNS = ("group", *ENDS, "slow")
 ATTEMPT = "3b9f"
 
 
@@ -32,6 +33,28 @@ def evenly(arm: str, epoch: int, start: int, blocks: int, /, **counts: int) -> d
     told = [block(start - 10), *(block(start + 10 * number, **counts) for number in range(blocks))]
     whole: dict[str, Any] = {name: count * blocks for name, count in counts.items()}
     return row(arm, epoch, blocks=told, **whole)
+
+
+def sticky(told: dict[str, Any], groups: int = 100, spread: int = 1) -> dict[str, Any]:
+    """A row of units that stay with an arm, its counts spread evenly over so many groups, of which each `spread`-th has any."""
+    names = [*ENDS, "slow"]
+    counts = [told["ends"].get(name, told.get(name, 0)) for name in names]
+    own = range(0, groups, spread)
+    rows = [[group, *(_part(count, place, len(own)) for count in counts)] for place, group in enumerate(own)]
+    return {**told, "unit": "sticky", "groups": rows}
+
+
+def _part(count: int, place: int, parts: int) -> int:
+    return count // parts + (place < count % parts)
+
+
+def by_unit(*rows: dict[str, Any], units: Any = (), pod: str = "edge-0", **changes: Any) -> EdgeReport:
+    """What a ready edge tells that is asked for groups and units; `units` are (hash, Unix seconds, epoch, arm) of a sample of all."""
+    told = report(*rows, pod=pod, **changes)
+    listed = [[f"{number:016x}", [round(at_s * 1e6), epoch, arm], 1, {}] for number, at_s, epoch, arm in units]
+    sample = {"service": "digits", "attempt": ATTEMPT, "tau": f"{1 << 64:x}", "units": listed}
+    evidence = {**(told.evidence or {}), "groups": {"columns": GROUP_COLUMNS}, "units": [sample]}
+    return replace(told, evidence=evidence)
 
 
 def report(*rows: dict[str, Any], pod: str = "edge-0", columns: Any = COLUMNS, **changes: Any) -> EdgeReport:

@@ -253,6 +253,7 @@ class Clients:
 
     `expected` has, per revision, what it may answer to each batch: alternatives, for a revision can be configured
     anew while it serves. `wrong` holds every answer that was none of them, and every request without an answer.
+    With `users` each request is of the next of so many, who is named in `x-user-id`.
     """
 
     url: str
@@ -260,12 +261,14 @@ class Clients:
     expected: dict[str, list[list[Rows]]]
     pause_s: float = 0.02
     slow_pause_s: float = 3.0
+    users: int = 0
     revisions: Counter[str] = field(default_factory=Counter)
     sent: int = 0
     wrong: list[str] = field(default_factory=list)
     _stop: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _threads: list[threading.Thread] = field(default_factory=list)
+    _turns: Iterator[int] = field(default_factory=itertools.count)
 
     def start(self, count: int, slow: int = 0) -> None:
         """So many clients that send the quick batches in turn, and `slow` ones beside them for those that are SLOW."""
@@ -333,7 +336,8 @@ class Clients:
     def _one(self, connection: http.client.HTTPConnection, path: str, body: bytes, which: int) -> tuple[str, str]:
         # An answer is held to what was expected before or after it: that may change meanwhile.
         before = dict(self.expected)
-        connection.request("POST", path, body, {"content-type": "application/json"})
+        user = {"x-user-id": f"user-{next(self._turns) % self.users}"} if self.users else {}
+        connection.request("POST", path, body, {"content-type": "application/json", **user})
         response = connection.getresponse()
         text = response.read()
         revision = response.getheader("x-sundog-revision", "")

@@ -191,8 +191,8 @@ class Edges(Protocol):
     async def read(self, pods: Sequence[Object]) -> list[EdgeReport]:
         """One report per edge pod, in the order given. Never raises: an edge that is silent is a fact to report."""
 
-    async def count(self, pods: Sequence[Object], service: str) -> list[EdgeReport]:
-        """The same of one service alone, with what was counted in each block of time."""
+    async def count(self, pods: Sequence[Object], service: str, *, by_unit: bool = False) -> list[EdgeReport]:
+        """The same of one service alone, with what was counted in each block of time, and by unit if that is asked for."""
 
 
 class Clock(Protocol):

@@ -7,7 +7,7 @@ from typing import Any
 
 from doubles.traffic import CountingEdge, Replicas, Traffic
 from sundog_edge import document as edge_document
-from sundog_edge.evidence import InForce, ServerCounts, Surroundings
+from sundog_edge.evidence import EVERYTHING, InForce, Question, ServerCounts, Surroundings
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.ports import CONFIG_MAP, POD, Clock, Object, Ref
@@ -44,9 +44,11 @@ class FakeEdges:
     async def read(self, pods: Sequence[Object]) -> list[EdgeReport]:
         return await self.count(pods, "")
 
-    async def count(self, pods: Sequence[Object], service: str) -> list[EdgeReport]:
+    async def count(self, pods: Sequence[Object], service: str, *, by_unit: bool = False) -> list[EdgeReport]:
         document = await self._document()
-        return [self._report(pod, document, service) for pod in pods]
+        details = {"blocks", "groups", "units"} if by_unit else {"blocks"}
+        question = Question(frozenset({service}), details=frozenset(details)) if service else EVERYTHING
+        return [self._report(pod, document, question) for pod in pods]
 
     async def pass_time(self, seconds: float) -> None:
         """Let requests come while the clock is about to move so far: to ready edges, until they leave."""
@@ -77,7 +79,7 @@ class FakeEdges:
         text = (stored or {}).get("data", {}).get("split.json")
         return json.loads(text) if text else None
 
-    def _report(self, pod: Object, document: dict[str, Any] | None, service: str) -> EdgeReport:
+    def _report(self, pod: Object, document: dict[str, Any] | None, question: Question) -> EdgeReport:
         name = pod["metadata"]["name"]
         if document is not None and name not in self.deaf:
             self._apply(name, document)
@@ -85,7 +87,7 @@ class FakeEdges:
         if name in self.silent:
             return EdgeReport(name, ready, terminating, None, "GET http://…/evidence: TimeoutError")
         told = self.counting(pod).told(
-            self._clock.now().timestamp(), self._around(name), self._parsed.get(name), service
+            self._clock.now().timestamp(), self._around(name), self._parsed.get(name), question
         )
         return EdgeReport(name, ready, terminating, told, uid=pod["metadata"].get("uid", ""))
 

@@ -3,16 +3,18 @@
 Each becomes a line as HAProxy writes it, and the edge's own ledger counts it: what is reported cannot drift from what the agent reports.
 """
 
+import functools
+import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 import orjson
 
-from sundog_edge import blocks, evidence
+from sundog_edge import assignment, blocks, evidence
 from sundog_edge.counters import Ledger, Seen
 from sundog_edge.evidence import InForce, Question, Surroundings
 
@@ -42,12 +44,30 @@ class Replicas(Protocol):
     def running(self, name: str) -> int: ...
 
 
+class Unit(NamedTuple):
+    """Of a request: the hash that samples are drawn by, as HAProxy writes it, and the group."""
+
+    hash: int
+    group: int
+
+
+NOBODY: Final = Unit(0, 0)
+
+
 class Counts(Protocol):
     """Who counts requests."""
 
-    def answered(self, now_s: float, place: Place, end: str, times_us: Sequence[int], slow_us: int = 0) -> None: ...
+    def answered(
+        self,
+        now_s: float,
+        place: Place,
+        end: str,
+        times_us: Sequence[int],
+        slow_us: int = 0,
+        units: Sequence[Unit] = (),
+    ) -> None: ...
 
-    def hangs(self, now_s: float, place: Place, count: int, timeout_s: float) -> None: ...
+    def hangs(self, now_s: float, place: Place, count: int, timeout_s: float, units: Sequence[Unit] = ()) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +99,43 @@ class Answers:
     stalls: Stalls | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class Users:
+    """Who asks a service, and comes back.
+
+    Attributes:
+        count: how many there are.
+        zipf: how unevenly they ask: the n-th of them n**-zipf times as often as the first.
+        failing: the share of a user's requests that fails whoever answers, by his number.
+        anonymous: the share of requests that names no user.
+    """
+
+    count: int
+    zipf: float = 0.0
+    failing: Mapping[int, float] = field(default_factory=dict)
+    anonymous: float = 0.0
+
+    def name(self, number: int) -> bytes:
+        """What a request of his has as unit."""
+        return f"user-{number}".encode()
+
+    @property
+    def shares(self) -> np.ndarray[Any, Any]:
+        """Of the requests, by number."""
+        often = np.arange(1, self.count + 1) ** -self.zipf
+        return np.asarray(often / often.sum())
+
+    @property
+    def rates(self) -> np.ndarray[Any, Any]:
+        """Of their own failures, by number."""
+        return np.array([self.failing.get(number, 0.0) for number in range(self.count)])
+
+
 class _Hanging(NamedTuple):
     until_s: float
     row: str
     block: int
-    count: int
+    units: Sequence[Unit]
 
 
 @dataclass(slots=True)
@@ -112,22 +164,44 @@ class CountingEdge:
         self._workers += 1
         self._worker = _Worker(f"{self._uid}-{self._workers}")
 
-    def answered(self, now_s: float, place: Place, end: str, times_us: Sequence[int], slow_us: int = 0) -> None:
-        """Requests that arrive now and end at once, after so long."""
-        row = _row(place)
+    def answered(
+        self,
+        now_s: float,
+        place: Place,
+        end: str,
+        times_us: Sequence[int],
+        slow_us: int = 0,
+        units: Sequence[Unit] = (),
+    ) -> None:
+        """Requests that arrive now and end at once, after so long; anonymous ones, or of these units."""
+        row = _row(place, sticky=bool(units))
         self._worker.assigned[row] += len(times_us)
-        self._write(now_s, row, int(now_s) // blocks.SECONDS, end, times_us, slow_us)
+        self._write(now_s, row, int(now_s) // blocks.SECONDS, end, times_us, slow_us, units)
 
-    def hangs(self, now_s: float, place: Place, count: int, timeout_s: float) -> None:
+    def hangs(self, now_s: float, place: Place, count: int, timeout_s: float, units: Sequence[Unit] = ()) -> None:
         """Requests that arrive now and are not answered."""
         if count:
-            row = _row(place)
+            row = _row(place, sticky=bool(units))
             self._worker.assigned[row] += count
-            self._worker.hanging.append(_Hanging(now_s + timeout_s, row, int(now_s) // blocks.SECONDS, count))
+            block = int(now_s) // blocks.SECONDS
+            self._worker.hanging.append(_Hanging(now_s + timeout_s, row, block, units or [NOBODY] * count))
 
-    def _write(self, now_s: float, row: str, block: int, end: str, times_us: Sequence[int], slow_us: int = 0) -> None:
+    def _write(
+        self,
+        now_s: float,
+        row: str,
+        block: int,
+        end: str,
+        times_us: Sequence[int],
+        slow_us: int = 0,
+        units: Sequence[Unit] = (),
+    ) -> None:
         head = f"{self._worker.boot} {row} - - {_ENDINGS[end]} {slow_us or '-'} {block} {self._worker.assigned[row]}"
-        self.ledger.consume([f"{head} {time} {time} 0 0 0 0".encode() for time in times_us], now_s)
+        tails = [
+            f"0 {hash_} {group} {block * blocks.SECONDS * 10**6}" for hash_, group in units or [NOBODY] * len(times_us)
+        ]
+        told = [f"{head} {time} {time} {tail}".encode() for time, tail in zip(times_us, tails, strict=True)]
+        self.ledger.consume(told, now_s)
 
     def settle(self, now_s: float, timeout_s: float) -> None:
         """End what has hung for long enough, and take over the worker's own counts."""
@@ -135,25 +209,26 @@ class CountingEdge:
         due = [each for each in worker.hanging if each.until_s <= now_s]
         worker.hanging = [each for each in worker.hanging if each.until_s > now_s]
         for each in due:
-            self._write(now_s, each.row, each.block, "timeout", [round(timeout_s * 1e6)] * each.count)
+            self._write(
+                now_s, each.row, each.block, "timeout", [round(timeout_s * 1e6)] * len(each.units), units=each.units
+            )
         running: dict[str, dict[int, int]] = {}
         for each in worker.hanging:
             own = running.setdefault(each.row, {})
-            own[each.block] = own.get(each.block, 0) + each.count
+            own[each.block] = own.get(each.block, 0) + len(each.units)
         boot = self.ledger.boot(worker.boot, now_s)
         table = {row: Seen(count, sum(running.get(row, {}).values())) for row, count in worker.assigned.items()}
         boot.settle(table, "", now_s)
         boot.running = running
 
-    def told(self, now_s: float, around: Surroundings, in_force: InForce | None, service: str = "") -> Json:
-        """What the agent reports; of one service, with its blocks."""
-        question = Question(frozenset({service}), details=frozenset({"blocks"})) if service else evidence.EVERYTHING
+    def told(self, now_s: float, around: Surroundings, in_force: InForce | None, question: Question) -> Json:
+        """What the agent reports."""
         found: Json = orjson.loads(orjson.dumps(evidence.build(around, in_force, self.ledger, now_s, question)))
         return found
 
 
-def _row(place: Place) -> str:
-    return "/".join((*map(str, place), "assigned", "anonymous"))
+def _row(place: Place, *, sticky: bool) -> str:
+    return "/".join((*map(str, place), "assigned", "sticky" if sticky else "anonymous"))
 
 
 class Traffic:
@@ -162,6 +237,7 @@ class Traffic:
     Attributes:
         rps: requests a second, by service.
         answers: how applications answer, by name; the others without failure.
+        users: who asks, by service; where nobody is told all requests are anonymous.
         assigned: how many requests there were.
         failed: how many of them failed, or hang.
     """
@@ -169,6 +245,7 @@ class Traffic:
     def __init__(self, seed: int = 0, timeout_s: float = 30.0) -> None:
         self.rps: dict[str, float] = {}
         self.answers: dict[str, Answers] = {}
+        self.users: dict[str, Users] = {}
         self.assigned: Counter[Place] = Counter()
         self.failed: Counter[Place] = Counter()
         self.timeout_s = timeout_s
@@ -205,23 +282,80 @@ class Traffic:
         total = int(self._draw.poisson(self.rps.get(service["name"], 0.0) * seconds))
         if not total or not service["arms"]:
             return
+        users = self.users.get(service["name"])
+        if users is not None and service["unit"]["kind"] != "request":
+            named = int(self._draw.binomial(total, 1 - users.anonymous))
+            self._ask_as(users, named, at_s, edge, service, stalled)
+            total -= named
         counts = self._draw.multinomial(total, [arm["weight"] / 100 for arm in service["arms"]])
         for arm, count in zip(service["arms"], counts.tolist(), strict=True):
-            place = Place(service["name"], service["attempt"], service["epoch"], arm["name"])
+            place = _place(service, arm)
             self.assigned[place] += count
             self._answer(at_s, edge, place, arm, count, stalled[arm["application"]])
 
-    def _answer(self, at_s: float, edge: Counts, place: Place, arm: Json, count: int, stalled: float) -> None:
+    def _ask_as(
+        self, users: Users, total: int, at_s: float, edge: Counts, service: Json, stalled: dict[str, float]
+    ) -> None:
+        """Requests of users, each of which goes to the arm that has his bucket."""
+        placed = _placed(users, service["salt"], json.dumps([arm["ranges"] for arm in service["arms"]]))
+        asking = self._draw.choice(users.count, total, p=users.shares)
+        failing = self._draw.random(total) < users.rates[asking]
+        for index, arm in enumerate(service["arms"]):
+            place, own = _place(service, arm), placed.arms[asking] == index
+            self.assigned[place] += int(own.sum())
+            fails, others = ([placed.units[number] for number in asking[own & part]] for part in (failing, ~failing))
+            if fails:
+                self.failed[place] += len(fails)
+                edge.answered(at_s, place, "server5xx", [1000] * len(fails), units=fails)
+            if others:
+                self._answer(at_s, edge, place, arm, len(others), stalled[arm["application"]], others)
+
+    def _answer(
+        self,
+        at_s: float,
+        edge: Counts,
+        place: Place,
+        arm: Json,
+        count: int,
+        stalled: float,
+        units: Sequence[Unit] = (),
+    ) -> None:
+        """Answer requests, which are in no order."""
         answers = self.answers.get(arm["application"], Answers())
         failing = answers.errors + stalled * (answers.stalls.failing if answers.stalls else 0.0)
         shares = [answers.hanging, min(failing, 1 - answers.hanging), answers.rejections]
         hanging, failed, rejected, fine = self._draw.multinomial(count, [*shares, max(0.0, 1 - sum(shares))]).tolist()
         self.failed[place] += hanging + failed
-        edge.hangs(at_s, place, hanging, self.timeout_s)
+        edge.hangs(at_s, place, hanging, self.timeout_s, units[:hanging])
+        units = units[hanging:]
         for end, number in (("server5xx", failed), ("client4xx", rejected), ("ok", fine)):
             if number:
                 times = self._draw.lognormal(math.log(1000 * answers.median_ms), answers.spread, number)
-                edge.answered(at_s, place, end, times.astype(int).tolist(), arm.get("slowMicroseconds", 0))
+                slow_us = arm.get("slowMicroseconds", 0)
+                edge.answered(at_s, place, end, times.astype(int).tolist(), slow_us, units[:number])
+                units = units[number:]
+
+
+class _Placed(NamedTuple):
+    """Users by number: their units, and the number of the arm that has each."""
+
+    units: Sequence[Unit]
+    arms: np.ndarray[Any, Any]
+
+
+@functools.cache
+def _placed(users: Users, salt: str, ranges: str) -> _Placed:
+    table = assignment.segments(json.loads(ranges))
+    named = [users.name(number) for number in range(users.count)]
+    units = [
+        Unit(int.from_bytes(assignment.unit_hash(each).to_bytes(8), signed=True), assignment.group(salt, each))
+        for each in named
+    ]
+    return _Placed(units, np.array([assignment.arm_of(table, assignment.bucket(salt, each)) for each in named]))
+
+
+def _place(service: Json, arm: Json) -> Place:
+    return Place(service["name"], service["attempt"], service["epoch"], arm["name"])
 
 
 def _within_blocks(begin_s: float, seconds: float) -> Iterator[tuple[float, float]]:

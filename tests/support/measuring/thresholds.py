@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from doubles.traffic import Place, Replicas, Traffic
+from doubles.traffic import Place, Replicas, Traffic, Unit
 
 MINUTE_S: Final = 60.0
 
@@ -80,10 +80,18 @@ class Flagger:
 class Uncounted:
     """An edge whose counts nobody asks for."""
 
-    def answered(self, now_s: float, place: Place, end: str, times_us: Sequence[int], slow_us: int = 0) -> None:
+    def answered(
+        self,
+        now_s: float,
+        place: Place,
+        end: str,
+        times_us: Sequence[int],
+        slow_us: int = 0,
+        units: Sequence[Unit] = (),
+    ) -> None:
         pass
 
-    def hangs(self, now_s: float, place: Place, count: int, timeout_s: float) -> None:
+    def hangs(self, now_s: float, place: Place, count: int, timeout_s: float, units: Sequence[Unit] = ()) -> None:
         pass
 
 

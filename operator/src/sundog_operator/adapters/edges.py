@@ -25,9 +25,9 @@ class HttpEdges:
         """One report per pod, in the order given."""
         return await self._ask(pods, {})
 
-    async def count(self, pods: Sequence[Object], service: str) -> list[EdgeReport]:
-        """The same of one service alone, with its blocks."""
-        return await self._ask(pods, {"service": service, "detail": "blocks"})
+    async def count(self, pods: Sequence[Object], service: str, *, by_unit: bool = False) -> list[EdgeReport]:
+        """The same of one service alone, with its blocks, and its groups and sample of units if those are asked for."""
+        return await self._ask(pods, {"service": service, "detail": "blocks,groups,units" if by_unit else "blocks"})
 
     async def _ask(self, pods: Sequence[Object], question: Mapping[str, str]) -> list[EdgeReport]:
         return list(await asyncio.gather(*(self._report(pod, question) for pod in pods)))

@@ -20,6 +20,7 @@ from sundog_operator.core import (
     revisions,
     secrets,
     traffic,
+    units,
     valkey,
 )
 from sundog_operator.core.capacity import Room
@@ -117,7 +118,10 @@ async def _edges(
     frozen = attempt is not None and bool(attempt.plan.steps)
     weighs = attempt is not None and bool(attempt.plan.guardrails) and attempt.phase != machine.PENDING
     in_detail = (begins and (weighs or not frozen)) or (status.stable is not None and dry_run)
-    return await (world.edges.count(pods, service) if in_detail else world.edges.read(pods))
+    if not in_detail:
+        return await world.edges.read(pods)
+    by_unit = attempt is not None and frozen and units.frozen_in(attempt.plan) != units.REQUEST
+    return await world.edges.count(pods, service, by_unit=by_unit)
 
 
 async def _route(world: World, deployment: Object) -> tuple[Object | None, bool]:

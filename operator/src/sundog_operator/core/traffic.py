@@ -11,7 +11,7 @@ from sundog_operator.core import names, units
 from sundog_operator.core.buckets import BUCKETS, Range
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.ray_cluster import ClusterView
-from sundog_operator.core.rollout.tallies import ERRORS
+from sundog_operator.core.rollout.reported import ERRORS
 
 DOCUMENT_VERSION = 1
 # What an edge counts with; no body is larger, and a document beyond it would be refused as a whole.

@@ -1,6 +1,7 @@
 """What follows from counts: leave to go on, harm, doubt, and a status that says so."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_counts import ATTEMPT, block, evenly, report, row, silent
+from edge_counts import ATTEMPT, block, by_unit, evenly, report, row, silent, sticky
 from sundog_operator.api import Epoch, EvidenceEpoch, ExperimentStatus, MetricStatus, Rollout, StepStatus
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.rollout import freeze, judging, tallies
@@ -393,3 +394,122 @@ def test_a_latency_that_nothing_is_known_of_yet_holds_the_gate_and_errors_do_har
     )
     bad = judge(unknown, report(*arms(2, {"ok": 300}, {"ok": 70, "server5xx": 30})), traffic=Traffic())
     assert bad.harm.startswith("errorRate never happened in stable")
+
+
+BY_USER = {"unit": {"header": "x-user-id"}}
+
+
+def kept(rows: list[dict[str, Any]], **how: int) -> list[dict[str, Any]]:
+    """Rows of units that stay with an arm."""
+    return [sticky(each, **how) for each in rows]
+
+
+BAD = arms(2, {"ok": 290, "server5xx": 3}, {"ok": 90, "server5xx": 8})
+BOTH_FAIL = arms(2, {"ok": 285, "server5xx": 30}, {"ok": 103, "server5xx": 2})
+
+
+def test_what_many_users_get_is_judged_as_requests_are() -> None:
+    assert judge(at_step(1, BY_USER), by_unit(*kept(BOTH_FAIL))).passed
+    assert "times stable's" in judge(at_step(1, BY_USER), by_unit(*kept(BAD))).harm
+
+
+def test_what_happened_to_one_user_of_each_arm_is_neither_harm_nor_leave_to_go_on() -> None:
+    for rows in (BAD, BOTH_FAIL, GOOD):
+        few = [sticky(each, groups=1) for each in rows]
+        assert metric(judge(at_step(1, BY_USER), by_unit(*few))).verdict == "Undecided"
+
+
+def test_groups_that_are_not_known_count_as_one_user() -> None:
+    for rows in (BAD, BOTH_FAIL, GOOD):
+        unknown = [{**each, "groups": each["groups"][:20]} for each in kept(rows)]
+        told = judge(at_step(1, BY_USER), by_unit(*unknown))
+        assert (told.harm, told.passed, metric(told).verdict) == ("", False, "Undecided")
+
+
+def test_edges_that_do_not_count_groups_decide_nothing() -> None:
+    for rows in (BAD, GOOD):
+        told = judge(at_step(1, BY_USER), report(*kept(rows)))
+        assert (told.harm, told.passed) == ("", False)
+        assert metric(told).message == "errorRate: its edges do not count groups of units yet"
+    assert not judge(at_step(1, BY_USER), by_unit(*kept(GOOD)), report(*kept(GOOD), pod="edge-1")).passed
+    assert judge(at_step(1), report(*GOOD)).passed
+
+
+def test_groups_that_a_status_lost_are_waited_for() -> None:
+    reports = [by_unit(*kept(GOOD))]
+    known = take(reports, Look([2], 2, NOW, 30))
+    assert judging.judge(at_step(1, BY_USER), seen(known, reports)).passed
+    assert not judging.judge(at_step(1, BY_USER), seen(replace(known, groups={}), reports)).passed
+
+
+def test_requests_that_were_lost_may_have_been_one_users() -> None:
+    lost = [{**each, "lost": 300, "assigned": each["assigned"] + 300} for each in kept(BAD)]
+    assert judge(at_step(1, BY_USER), by_unit(lost[0], *kept(BAD)[1:])).harm == ""
+
+
+def test_who_asks_often_makes_no_split_that_is_not_as_it_should_be() -> None:
+    """A third fewer requests of the candidate than its weight has are its users' doing."""
+    few = kept(arms(2, {"ok": 300}, {"ok": 66}))
+    assert judge(at_step(1), report(*arms(2, {"ok": 300}, {"ok": 66}))).broken
+    assert judge(at_step(1, BY_USER), by_unit(*few)).broken == ""
+
+
+def test_rates_of_users_are_compared_by_the_requests_that_came() -> None:
+    rows = arms(2, {"ok": 294, "server5xx": 6}, {"ok": 49, "server5xx": 1})
+    assert metric(judge(at_step(1, BY_USER), by_unit(*kept(rows)))).ratio == pytest.approx(1.0, rel=0.01)
+    assert metric(judge(at_step(1), report(*rows))).ratio == pytest.approx(0.5, rel=0.01)
+
+
+def users(
+    stable: int, canary: int, epoch: int = 2, at_s: float = T0, begin: int = 0
+) -> list[tuple[int, float, int, str]]:
+    return [
+        (begin + number, at_s, epoch, "stable" if number < stable else "canary") for number in range(stable + canary)
+    ]
+
+
+def test_users_who_fall_to_the_arms_by_other_weights_are_told() -> None:
+    rows = kept(GOOD)
+    assert judge(at_step(1, BY_USER), by_unit(*rows, units=users(750, 250))).broken == ""
+    told = judge(at_step(1, BY_USER), by_unit(*rows, units=users(850, 150)))
+    assert told.broken.startswith(
+        "the candidate got 150 of 1000 units and requests without one where 250 were expected"
+    )
+    late = users(850, 150, at_s=NOW - 30)
+    assert judge(at_step(1, BY_USER), by_unit(*rows, units=late)).broken == ""
+
+
+def test_users_count_by_the_weight_of_the_epoch_in_which_they_came_first() -> None:
+    three = {**THREE, **BY_USER}
+    rows = kept([*GOOD, *arms(4, {"ok": 300}, FINE)])
+    by_step = [*users(450, 50, 1), *users(375, 125, 3, begin=500)]
+    assert judge(at_step(2, three), by_unit(*rows, units=by_step)).broken == ""
+    assert judge(at_step(2, three), by_unit(*rows, units=users(825, 175, 1))).broken
+    assert judge(at_step(2, three), by_unit(*rows, units=users(825, 175, 3))).broken
+
+
+def test_requests_without_a_unit_fall_to_the_arms_by_the_weights() -> None:
+    rows = [*kept(GOOD), *arms(2, {"ok": 300}, {"ok": 66})]
+    told = judge(at_step(1, BY_USER), by_unit(*rows))
+    assert told.broken.startswith("the candidate got 3960 of 21960 units and requests without one where 5490 were")
+
+
+def test_a_candidate_that_fails_for_one_user_alone_is_not_dead() -> None:
+    rows = [lately("canary", *[DYING] * 3), lately("stable", *[HEALTHY] * 3)]
+    whole = row("canary", 1, ok=57, server5xx=60)
+    one = {
+        **whole,
+        "unit": "sticky",
+        "groups": [[0, 0, 0, 0, 60, 0, 0, 0, 0, 0, 0, 0], *([group, 19, *[0] * 10] for group in (1, 2, 3))],
+    }
+    assert judge(at_step(1, BY_USER, warm=False), by_unit(one, *rows)).harm == ""
+    assert judge(at_step(1, BY_USER, warm=False), by_unit(sticky(whole), *rows)).harm.startswith(
+        "the candidate failed "
+    )
+
+
+def test_a_ceiling_is_kept_by_users_and_not_by_requests() -> None:
+    capped = {**BY_USER, "guardrails": [{"metric": "errorRate", "max": "10%"}]}
+    assert judge(at_step(1, capped), by_unit(*kept(BOTH_FAIL))).passed
+    few = metric(judge(at_step(1, capped), by_unit(*kept(BOTH_FAIL, groups=5))))
+    assert few.message.startswith("errorRate of the candidate is not known to be below max 10 % yet")

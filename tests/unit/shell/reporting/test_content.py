@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from sundog_operator.api import EvidenceEpoch, ExperimentStatus, Paused, Verdict
+from sundog_operator.api import EvidenceEpoch, ExperimentStatus, Paused, PlanUnit, Verdict
 from sundog_operator.shell.reporting import terminal
 from sundog_operator.shell.reporting.content import Report, report_of
 from told_rollouts import (
@@ -72,6 +72,12 @@ def test_data_quality_has_the_split_and_what_nobody_knows_of() -> None:
     report = told(running(conditions=(silent,), evidence_epochs=()))
     assert fact(report, "silent edges") == "edge-1: does not tell what it has counted"
     assert fact(report, "sample ratio") == "nothing was counted as evidence"
+
+
+def test_requests_of_units_that_stay_with_an_arm_are_no_split_to_be_wrong() -> None:
+    plan = running().plan.model_copy(update={"unit": PlanUnit(kind="header", name="x-user")})
+    split = fact(told(running(plan=plan, evidence_epochs=(EvidenceEpoch(number=2, weight=50),))), "sample ratio")
+    assert split.startswith("the candidate got 16333 of 65333 requests, which need not fall to the arms by the weights")
 
 
 def test_a_split_that_is_wrong_is_seen() -> None:

@@ -86,9 +86,9 @@ class SharedEdges:
         """See the port. What a pod says is shared among those who saw it in the same state."""
         return list(await asyncio.gather(*(self._report(pod) for pod in pods)))
 
-    async def count(self, pods: Sequence[Object], service: str) -> list[EdgeReport]:
+    async def count(self, pods: Sequence[Object], service: str, *, by_unit: bool = False) -> list[EdgeReport]:
         """See the port. Nobody else asks for the same service."""
-        return await self._edges.count(pods, service)
+        return await self._edges.count(pods, service, by_unit=by_unit)
 
     async def _report(self, pod: Object) -> EdgeReport:
         meta = pod["metadata"]

@@ -1,5 +1,6 @@
 """Judges an attempt: counts of the edges in, what its state machine has to know out. Pure."""
 
+import functools
 import itertools
 import math
 from collections.abc import Collection, Sequence
@@ -8,13 +9,15 @@ from datetime import timedelta
 from typing import Final
 
 from sundog_operator.api import DEFAULT_ALPHA, EvidenceEpoch, ExperimentStatus, MetricStatus, PlanGuardrail, is_latency
-from sundog_operator.core import names
+from sundog_operator.core import names, units
 from sundog_operator.core.evidence import ceilings, dispersion, weighing
 from sundog_operator.core.evidence.verdicts import Finding, Verdict
-from sundog_operator.core.evidence.weighing import Epoch, Metric
+from sundog_operator.core.evidence.weighing import Epoch, Metric, Split, Units
 from sundog_operator.core.observed import EdgeReport
-from sundog_operator.core.rollout import control, load, machine, tallies
+from sundog_operator.core.rollout import control, exposures, grouped, load, machine, tallies
+from sundog_operator.core.rollout.grouped import Grouped
 from sundog_operator.core.rollout.judgement import Judgement
+from sundog_operator.core.rollout.reported import EVENTS
 from sundog_operator.core.rollout.resolve import (
     ERROR_RATE,
     REJECTIONS,
@@ -70,12 +73,15 @@ def judge(status: ExperimentStatus, seen: Seen) -> Judgement:
     told = _tell_all(status, epochs, counted, load.ratio(machine.canary_weight(status), *seen.replicas))
     warm = status.step is not None and status.step.warm and bool(epochs) and epochs[-1].number == status.epoch.number
     unheard = tallies.silent(seen.tallies, seen.reports)
+    ungrouped = _keeps_units(status) and tallies.ungrouped(seen.tallies.attempt, seen.reports)
+    if ungrouped:
+        told = tuple(map(_without_units, told))
     stable, canary = (
         seen.tallies.of(status.epoch.number, arm, present).assigned for arm in (names.STABLE, names.CANARY)
     )
     return Judgement(
         metrics=told,
-        harm=_dead(seen) or next((each.message for each in told if each.verdict == Verdict.HARM), ""),
+        harm=_dead(status, seen) or next((each.message for each in told if each.verdict == Verdict.HARM), ""),
         passed=warm
         and not unheard
         and min(stable, canary) > 0
@@ -83,11 +89,16 @@ def judge(status: ExperimentStatus, seen: Seen) -> Judgement:
         and all(_passes(each, last=machine.next_weight(status) == 100) for each in told),
         silent=min(stable, canary) == 0,
         unheard=tuple(unheard),
-        broken=_mismatch([each.gate for each in counted]),
+        broken=_mismatch_of_units(status, epochs, seen) if _keeps_units(status) else _mismatch_of_requests(counted),
         control=control.watch(status.plan, seen.blocks, seen.now_s),
         requests=canary,
         guardrails=tuple(with_thresholds(each, seen.traffic) for each in status.plan.guardrails),
     )
+
+
+def _keeps_units(status: ExperimentStatus) -> bool:
+    """Whether what comes of one unit goes to one arm."""
+    return units.frozen_in(status.plan) != units.REQUEST
 
 
 def _is_long(newest: EvidenceEpoch, seen: Seen) -> bool:
@@ -113,13 +124,48 @@ def _counted(
     stable, canary = (known.of(epoch.number, arm, present) for arm in (names.STABLE, names.CANARY))
     folded = known.folded.get(epoch.number, tallies.Folded(0))
     kinds = [_kind(guardrail) for guardrail in status.plan.guardrails]
-    blocks = [[(each.closed, *each.sums[tallies.EVENTS.index(kind)]) for each in folded.lengths] for kind in kinds]
+    blocks = [[(each.closed, *each.sums[EVENTS.index(kind)]) for each in folded.lengths] for kind in kinds]
 
     def made(stable: Tally, canary: Tally) -> Epoch:
         events = [(int(getattr(stable, kind)), int(getattr(canary, kind))) for kind in kinds]
-        return Epoch(epoch.weight / 100, (stable.assigned, canary.assigned), events, blocks)
+        requests = stable.assigned, canary.assigned
+        if not _keeps_units(status):
+            return Epoch(epoch.weight / 100, requests, events, blocks)
+        by_arm = [grouped.of(known.groups, epoch.number, arm) for arm in (names.STABLE, names.CANARY)]
+        by_unit = _by_unit(
+            by_arm, requests, [(EVENTS.index(kind), own) for kind, own in zip(kinds, events, strict=True)]
+        )
+        # Who asks often draws a share of requests that is not the weight: rates are compared by the requests that came.
+        weight = canary.assigned / sum(requests) if min(requests) else epoch.weight / 100
+        return Epoch(weight, requests, events, blocks, by_unit)
 
     return _Counted(gate=made(stable, _failed(canary, overdue)), harm=made(_failed(stable), canary))
+
+
+def _by_unit(
+    arms: Sequence[Grouped], requests: tuple[int, int], events: Sequence[tuple[int, tuple[int, int]]]
+) -> Units:
+    """What is known by group of units, given all requests of each arm and all events of each kind, which has that place in `EVENTS`."""
+
+    def split(column: int, whole: tuple[int, int]) -> tuple[Sequence[int], Sequence[int]]:
+        stable, canary = (_with_rest(arm[column], all_) for arm, all_ in zip(arms, whole, strict=True))
+        return stable, canary
+
+    def alone(column: int) -> tuple[int, int]:
+        stable, canary = (arm[column][grouped.ALONE] for arm in arms)
+        return stable, canary
+
+    return Units(
+        requests=split(0, requests),
+        events=[split(1 + kind, whole) for kind, whole in events],
+        requests_alone=sum(alone(0)),
+        events_alone=[alone(1 + kind) for kind, _ in events],
+    )
+
+
+def _with_rest(column: Sequence[int], whole: int) -> Sequence[int]:
+    """The groups' counts and, as those of a last one, what nobody knows the group of: at worst all of it was one unit's."""
+    return (*column[: grouped.GROUPS], max(0, whole - sum(column)))
 
 
 def _kind(guardrail: PlanGuardrail) -> str:
@@ -163,7 +209,7 @@ def _below_ceiling(
     if ceiling is None or newest is None or told.verdict != Verdict.PASSED:
         return told
     (_, hits), (_, trials) = newest.events[index], newest.units
-    if ceilings.is_below(hits, trials, newest.blocks[index], ceiling, alpha):
+    if ceilings.is_below(hits, trials, newest.blocks[index], ceiling, alpha, weighing.clumping(newest)):
         return told
     message = f"{told.name} of the candidate is not known to be below max {ceiling * 100:g} % yet: {hits} of {trials} requests"
     return told.model_copy(update={"verdict": str(Verdict.UNDECIDED), "message": message})
@@ -212,6 +258,12 @@ def _tell(
     )
 
 
+def _without_units(told: MetricStatus) -> MetricStatus:
+    """Nothing follows from requests of which it is not known how they depend on each other."""
+    message = f"{told.name}: its edges do not count groups of units yet"
+    return told.model_copy(update={"verdict": str(Verdict.UNDECIDED), "message": message, "eta": None})
+
+
 def _tell_earliest(told: MetricStatus, closed: int) -> MetricStatus:
     """Say so where it is too early for anything but events, however many of those there are."""
     missing = dispersion.LEAST_BLOCKS - closed
@@ -252,16 +304,38 @@ def _passes(told: MetricStatus, *, last: bool) -> bool:
     return told.verdict == Verdict.PASSED or (told.verdict == SUSPENDED and not last)
 
 
-def _mismatch(epochs: Sequence[Epoch]) -> str:
-    log_e = weighing.mismatch(epochs)
+def _mismatch_of_requests(counted: Sequence[_Counted]) -> str:
+    splits = [Split(each.gate.weight, each.gate.units) for each in counted]
+    return _mismatch(weighing.mismatch(splits), splits, "requests")
+
+
+def _mismatch_of_units(status: ExperimentStatus, epochs: Sequence[EvidenceEpoch], seen: Seen) -> str:
+    """Units count once, at their first request, by the weight that was in force then; requests without one count as such."""
+    weights = {each.number: each.weight / 100 for each in epochs}
+    if status.plan.warmup_requests and status.plan.warmup_duration:
+        # The warm-up has the same weight; most units come first in it.
+        weights = {**{each.number - 1: each.weight / 100 for each in epochs}, **weights}
+    first = exposures.first(seen.tallies.attempt, seen.reports, seen.now_s - tallies.GRACE_S - seen.timeout_s)
+    arms = (names.STABLE, names.CANARY)
+    found, alone = [], []
+    for number, weight in weights.items():
+        stable, canary = (first.get((number, arm), 0) for arm in arms)
+        found.append(Split(weight, (stable, canary)))
+        stable, canary = (grouped.of(seen.tallies.groups, number, arm)[0][grouped.ALONE] for arm in arms)
+        alone.append(Split(weight, (stable, canary)))
+    log_e = weighing.mismatch(found, weighing.UNITS_CONCENTRATION) + weighing.mismatch(alone)
+    return _mismatch(log_e, [*found, *alone], "units and requests without one")
+
+
+def _mismatch(log_e: float, splits: Sequence[Split], what: str) -> str:
     if log_e < MISMATCH_LOG_E:
         return ""
-    canary, total = sum(epoch.units[1] for epoch in epochs), sum(sum(epoch.units) for epoch in epochs)
-    expected = sum(epoch.weight * sum(epoch.units) for epoch in epochs)
-    return f"the candidate got {canary} of {total} requests where {expected:.0f} were expected: the split is not as it should be"
+    canary, total = sum(split.units[1] for split in splits), sum(sum(split.units) for split in splits)
+    expected = sum(split.weight * sum(split.units) for split in splits)
+    return f"the candidate got {canary} of {total} {what} where {expected:.0f} were expected: the split is not as it should be"
 
 
-def _dead(seen: Seen) -> str:
+def _dead(status: ExperimentStatus, seen: Seen) -> str:
     """Whether the candidate fails most of what it gets while stable does not: no statistics, and no wait for them.
 
     Requests that hang fail when their time is over, and count for when they came: so blocks are looked at that are as old as that.
@@ -272,11 +346,21 @@ def _dead(seen: Seen) -> str:
     for number in range(oldest, newest):
         own = [blocks[number] for blocks in seen.blocks.values() if number in blocks]
         run = [*run, own] if _is_dead(own) else []
-        if len(run) == _DEAD_BLOCKS:
+        if len(run) == _DEAD_BLOCKS and (not _keeps_units(status) or _fails_for_many(seen)):
             canary = sum_of(names.CANARY, itertools.chain.from_iterable(run))
             seconds = _DEAD_BLOCKS * tallies.BLOCK_S
             return f"the candidate failed {canary.errors} of {canary.ended} requests in {seconds} s, while {names.STABLE} did not"
     return ""
+
+
+def _fails_for_many(seen: Seen) -> bool:
+    """Whether the candidate has failed in most groups of those who asked it. One user may make most of its requests, and fail anywhere."""
+    told = tallies.groups_of(seen.tallies.attempt, seen.reports).values()
+    total = functools.reduce(
+        grouped.plus, [own for rows in told for (_, arm), own in rows.items() if arm == names.CANARY], grouped.NOTHING
+    )
+    asked = [place for place, count in enumerate(total[0]) if count]
+    return not asked or 2 * sum(total[1][place] > 0 for place in asked) > len(asked)
 
 
 def _is_dead(own: Sequence[Block]) -> bool:

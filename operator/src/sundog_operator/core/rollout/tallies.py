@@ -15,16 +15,14 @@ from typing import Any, Final, NamedTuple, Self
 
 from sundog_operator.core import names
 from sundog_operator.core.observed import EdgeReport
+from sundog_operator.core.rollout import grouped
+from sundog_operator.core.rollout.grouped import Grouped
+from sundog_operator.core.rollout.reported import DAMAGED, ERRORS, EVENTS, MOST, REJECTIONS, count, listed, places
 
 VERSION: Final = 1
 BLOCK_S: Final = 10
 LENGTHS: Final = (1, 3, 6)
 """Of the blocks whose sums are kept, in blocks of the edges."""
-
-ERRORS: Final = ("server5xx", "edge5xx", "timeout", "truncated", "invalid")
-REJECTIONS: Final = ("client4xx", "throttled", "abortBefore", "abortDuring")
-EVENTS: Final = ("errors", "slow", "rejections")
-"""What is told apart. No request is two of the first two: an error is no slow answer."""
 
 GRACE_S: Final = 5
 """Until a block is looked at after its end: for that long lines and reports are under way."""
@@ -36,12 +34,8 @@ _KEPT_BLOCKS: Final = 350
 _MOST_SOURCES: Final = 64
 _GONE: Final = "gone"
 _MOST_BYTES: Final = 4 << 20
-_MOST: Final = 2**53
 _MOST_IN_A_BLOCK: Final = 10**8
 """So that sums of squares stay within 64 bits for any rollout."""
-
-_DAMAGED: Final = (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError)
-"""What comes of reading something that has another shape."""
 
 Json = dict[str, Any]
 
@@ -124,11 +118,12 @@ class Folded:
 
 @dataclass(frozen=True, slots=True)
 class Tallies:
-    """What is known of one attempt. `sources` has for each process of an edge its tallies by epoch and arm."""
+    """What is known of one attempt. `sources` has for each process of an edge its tallies by epoch and arm, `groups` those by group."""
 
     attempt: str
     sources: Mapping[str, Mapping[tuple[int, str], Tally]] = field(default_factory=dict)
     folded: Mapping[int, Folded] = field(default_factory=dict)
+    groups: grouped.Sources = field(default_factory=dict)
 
     def of(self, epoch: int, arm: str, present: Collection[str] = ()) -> Tally:
         """An arm's tally in an epoch over all sources; what runs at those that are not present is lost."""
@@ -172,6 +167,7 @@ class Tallies:
                 }
                 for epoch, each in sorted(self.folded.items())
             },
+            **({"groups": grouped.as_json(self.groups)} if self.groups else {}),
         }
 
     @classmethod
@@ -180,61 +176,49 @@ class Tallies:
         try:
             if not stored or stored["version"] != VERSION or stored["attempt"] != attempt:
                 return cls(attempt)
-            at = _places(stored["columns"])
+            at = places(stored["columns"])
             sources = {
                 source: dict(_row(key, counts, at) for key, counts in rows.items())
                 for source, rows in stored["sources"].items()
             }
             folded = {int(epoch): _folded(each) for epoch, each in stored["epochs"].items()}
-        except _DAMAGED:
+        except DAMAGED:
             return cls(attempt)
-        return cls(attempt, sources, folded)
-
-
-def _count(value: Any, most: int = 2**64) -> int:
-    """What is a count; ValueError for anything else."""
-    if type(value) is not int or not 0 <= value < most:
-        raise ValueError(f"{value!r} is no count")
-    return value
-
-
-def _places(columns: Sequence[str]) -> dict[str, int]:
-    return {name: index for index, name in enumerate(columns)}
+        return cls(attempt, sources, folded, grouped.from_json(stored.get("groups", {})))
 
 
 def _row(key: str, counts: Sequence[int], at: Mapping[str, int]) -> tuple[tuple[int, str], Tally]:
     epoch, _, arm = key.partition("/")
-    return (int(epoch), arm), Tally(*(_count(counts[at[name]]) for name in Tally._fields))
+    return (int(epoch), arm), Tally(*(count(counts[at[name]]) for name in Tally._fields))
 
 
 def _folded(stored: Mapping[str, Any]) -> Folded:
-    lengths = tuple(Dispersed(_count(closed), _sums(sums), _open(open_)) for closed, sums, open_ in stored["lengths"])
+    lengths = tuple(Dispersed(count(closed), _sums(sums), _open(open_)) for closed, sums, open_ in stored["lengths"])
     if len(lengths) != len(LENGTHS):
         raise ValueError(f"{len(lengths)} lengths of blocks instead of {len(LENGTHS)}")
-    return Folded(_count(stored["following"]), lengths)
+    return Folded(count(stored["following"]), lengths)
 
 
 def _sums(stored: Sequence[Sequence[int]]) -> tuple[Sums, ...]:
     return tuple(
-        (_count(a), _count(b), _count(c), _count(d), _count(e))
-        for _, (a, b, c, d, e) in zip(EVENTS, stored, strict=True)
+        (count(a), count(b), count(c), count(d), count(e)) for _, (a, b, c, d, e) in zip(EVENTS, stored, strict=True)
     )
 
 
 def _open(stored: Sequence[Sequence[int]]) -> tuple[tuple[int, int], ...]:
-    return () if not stored else tuple((_count(x), _count(s)) for _, (x, s) in zip(EVENTS, stored, strict=True))
+    return () if not stored else tuple((count(x), count(s)) for _, (x, s) in zip(EVENTS, stored, strict=True))
 
 
 def attempts_of(service: str, reports: Iterable[EdgeReport]) -> set[str]:
     """The attempts of a service that edges report anything of."""
-    rows = (row for report in reports for row in _list((report.evidence or {}).get("counters")))
+    rows = (row for report in reports for row in listed((report.evidence or {}).get("counters")))
     return {str(row.get("attempt")) for row in rows if isinstance(row, Mapping) and row.get("service") == service}
 
 
 def rows_of(attempt: str, reports: Iterable[EdgeReport]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """(source, row) of each row of assigned requests that edges report of an attempt; what is no row is left out."""
     for report in reports:
-        for row in _list((report.evidence or {}).get("counters")):
+        for row in listed((report.evidence or {}).get("counters")):
             if isinstance(row, Mapping) and row.get("attempt") == attempt and row.get("origin") == "assigned":
                 yield f"{report.pod}/{row.get('boot')}", row
 
@@ -246,16 +230,12 @@ def counted_until(reports: Iterable[EdgeReport], now_s: float) -> float:
     return min((now_s, *behind))
 
 
-def _list(value: Any) -> Sequence[Any]:
-    return value if isinstance(value, list | tuple) else ()
-
-
 def _key(row: Mapping[str, Any]) -> tuple[int, str]:
-    """(epoch, arm) of a row; what it raises is `_DAMAGED`."""
+    """(epoch, arm) of a row; what it raises is `DAMAGED`."""
     arm = row["arm"]
     if not isinstance(arm, str):
         raise TypeError(f"{arm!r} is no arm")
-    return _count(row["epoch"]), arm
+    return count(row["epoch"]), arm
 
 
 class BlockCounts(NamedTuple):
@@ -331,7 +311,7 @@ def take(before: Tallies, reports: Sequence[EdgeReport], blocks: Blocks, look: L
         own = told.setdefault(source, {})
         try:
             key, tally = _key(row), _tally(row)
-        except _DAMAGED:
+        except DAMAGED:
             continue
         own[key] = own.get(key, Tally()).plus(tally)
     sources = {name: dict(rows) for name, rows in before.sources.items()}
@@ -340,7 +320,39 @@ def take(before: Tallies, reports: Sequence[EdgeReport], blocks: Blocks, look: L
         known.update({key: known.get(key, Tally()).seen_again(tally) for key, tally in rows.items()})
     silent = {report.pod for report in reports if report.evidence is None}
     present = {source for source in sources if source in told or source.partition("/")[0] in silent}
-    return Tallies(before.attempt, _bounded(sources, present), _fold(before, reports, blocks, look))
+    told_groups = {
+        source: {key: own for key, own in rows.items() if key[0] in look.epochs}
+        for source, rows in groups_of(before.attempt, reports).items()
+    }
+    groups = grouped.take(before.groups, told_groups, present)
+    return Tallies(before.attempt, _bounded(sources, present), _fold(before, reports, blocks, look), groups)
+
+
+def groups_of(attempt: str, reports: Iterable[EdgeReport]) -> grouped.Sources:
+    """Counts by group as edges report them. What is none is left out."""
+    found: dict[str, dict[tuple[int, str], Grouped]] = {}
+    for report in reports:
+        at = grouped.columns_of(report.evidence)
+        for source, row in rows_of(attempt, (report,) if at else ()):
+            try:
+                key, own = _key(row), grouped.of_row(row, at)
+            except DAMAGED:
+                continue
+            rows = found.setdefault(source, {})
+            rows[key] = grouped.plus(rows.get(key, grouped.NOTHING), own)
+    return found
+
+
+def ungrouped(attempt: str, reports: Iterable[EdgeReport]) -> list[str]:
+    """The pods of edges that count requests of an attempt, and do not tell in which groups of units."""
+    return sorted(
+        {
+            source.partition("/")[0]
+            for report in reports
+            if not grouped.columns_of(report.evidence)
+            for source, _ in rows_of(attempt, (report,))
+        }
+    )
 
 
 def _bounded(
@@ -359,7 +371,7 @@ def _bounded(
 
 def _tally(row: Mapping[str, Any]) -> Tally:
     def of(counts: Mapping[str, Any], name: str) -> int:
-        return _count(counts.get(name, 0), _MOST)
+        return count(counts.get(name, 0), MOST)
 
     ends = row.get("ends", {})
     errors = sum(of(ends, end) for end in ERRORS)
@@ -379,11 +391,11 @@ def blocks_of(attempt: str, reports: Sequence[EdgeReport]) -> Blocks:
     for report in reports:
         at = _block_columns(report)
         for _, row in rows_of(attempt, (report,)):
-            for counts in _list(row.get("blocks")):
+            for counts in listed(row.get("blocks")):
                 try:
-                    (epoch, arm), start = _key(row), _count(counts[at["start"]])
+                    (epoch, arm), start = _key(row), count(counts[at["start"]])
                     told = _block_counts(counts, at)
-                except _DAMAGED:
+                except DAMAGED:
                     continue
                 found.setdefault(epoch, {}).setdefault(start // BLOCK_S, Block()).add(arm, told)
     return found
@@ -391,14 +403,14 @@ def blocks_of(attempt: str, reports: Sequence[EdgeReport]) -> Blocks:
 
 def _block_columns(report: EdgeReport) -> Mapping[str, int]:
     try:
-        return _places((report.evidence or {})["blocks"]["columns"])
-    except _DAMAGED:
+        return places((report.evidence or {})["blocks"]["columns"])
+    except DAMAGED:
         return {}
 
 
 def _block_counts(counts: Sequence[Any], at: Mapping[str, int]) -> BlockCounts:
     def of(*columns: str) -> int:
-        return sum(_count(counts[at[name]], _MOST_IN_A_BLOCK) for name in columns)
+        return sum(count(counts[at[name]], _MOST_IN_A_BLOCK) for name in columns)
 
     errors, rejections = of(*ERRORS), of(*REJECTIONS)
     return BlockCounts(errors, of("slow"), rejections, errors + rejections + of("ok"), of("inFlight"))
@@ -455,7 +467,7 @@ def overdue(attempt: str, reports: Iterable[EdgeReport], now_s: float, timeout_s
     for _, row in rows_of(attempt, reports):
         try:
             key, late = _key(row), _late(row, now_s - BLOCK_S - GRACE_S - timeout_s)
-        except _DAMAGED:
+        except DAMAGED:
             continue
         if late:
             found[key] = found.get(key, 0) + late
@@ -463,5 +475,5 @@ def overdue(attempt: str, reports: Iterable[EdgeReport], now_s: float, timeout_s
 
 
 def _late(row: Mapping[str, Any], before_s: float) -> int:
-    told = [(_count(start), _count(count, _MOST)) for start, count in _list(row.get("inFlightSince"))]
-    return sum(count for start, count in told if start < before_s)
+    told = [(count(start), count(running, MOST)) for start, running in listed(row.get("inFlightSince"))]
+    return sum(running for start, running in told if start < before_s)

@@ -15,7 +15,7 @@ from sundog_operator.api import (
     PlanGuardrail,
     is_latency,
 )
-from sundog_operator.core import names, power
+from sundog_operator.core import names, power, units
 from sundog_operator.core.evidence import weighing
 from sundog_operator.core.rollout import history, judging, machine
 from sundog_operator.core.rollout.tallies import Tallies, Tally
@@ -247,7 +247,7 @@ def _of_arm(tallies: Tallies, arm: str) -> Tally:
 def _sample_ratio(status: ExperimentStatus, tallies: Tallies) -> str:
     """How the requests that are evidence fell to the arms, and how much that speaks against the weights."""
     counted = [
-        weighing.Epoch(each.weight / 100, _assigned(tallies, each.number), (), ())
+        weighing.Split(each.weight / 100, _assigned(tallies, each.number))
         for each in status.evidence_epochs
         if 0 < each.weight < 100
     ]
@@ -255,6 +255,11 @@ def _sample_ratio(status: ExperimentStatus, tallies: Tallies) -> str:
     if not total:
         return "nothing was counted as evidence"
     canary, expected = sum(each.units[1] for each in counted), sum(each.weight * sum(each.units) for each in counted)
+    if units.frozen_in(status.plan) != units.REQUEST:
+        return (
+            f"the candidate got {canary} of {total} requests, which need not fall to the arms by the weights; units are to, and edges tell"
+            " those while the rollout goes on"
+        )
     return (
         f"the candidate got {canary} of {total} requests where {expected:.0f} were expected; log E against the split is"
         f" {weighing.mismatch(counted):.3g}, and pauses from {judging.MISMATCH_LOG_E:.3g} on"

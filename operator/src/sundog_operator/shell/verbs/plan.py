@@ -49,9 +49,9 @@ class _UnaskedEdges:
         """Nothing is known."""
         return [EdgeReport(pod["metadata"]["name"], ready=False, terminating=False, evidence=None) for pod in pods]
 
-    async def count(self, pods: Sequence[Object], service: str) -> list[EdgeReport]:
+    async def count(self, pods: Sequence[Object], service: str, *, by_unit: bool = False) -> list[EdgeReport]:
         """Nothing is known."""
-        del service
+        del service, by_unit
         return await self.read(pods)
 
 
