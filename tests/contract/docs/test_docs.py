@@ -15,7 +15,6 @@ from sundog_operator.api import (
     ModelDeploymentSpec,
     not_yet_supported,
     reference,
-    rollout_not_yet_supported,
     violations,
 )
 from sundog_operator.core.rollout import windows
@@ -101,7 +100,7 @@ def test_manifests_that_are_shown_are_accepted_and_supported(
 ) -> None:
     assert violations(manifest) == [], page
     spec = ModelDeployment.parse(manifest).spec
-    assert [*not_yet_supported(spec, in_pods=in_pods), *rollout_not_yet_supported(spec)] == [], page
+    assert not_yet_supported(spec, in_pods=in_pods) == [], page
     assert windows.problems(spec.rollout.windows, page) == []
 
 

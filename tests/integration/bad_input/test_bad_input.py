@@ -364,7 +364,7 @@ class counted:  # noqa: N801 it reads as a clause
     ("change", "told"),
     [
         ({"autoscaling": {"maxReplicas": 3}}, "spec.autoscaling"),
-        ({"model": MODEL, "rollout": {"unit": {"header": "x-user"}}}, "spec.rollout.unit.header: requests of one unit"),
+        ({"model": MODEL, "rollout": {"unit": {"jwtClaim": "sub"}}}, "spec.rollout.unit.jwtClaim"),
     ],
     ids=["autoscaling", "unit"],
 )

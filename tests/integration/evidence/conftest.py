@@ -33,11 +33,12 @@ class Service:
     name: str
     rollout: Json
     pause_s: float = 0.1
+    users: int = 0
     load: Clients = field(init=False)
     released: float = 0.0
 
     def __post_init__(self) -> None:
-        self.load = Clients("", BATCHES, {}, pause_s=self.pause_s)
+        self.load = Clients("", BATCHES, {}, pause_s=self.pause_s, users=self.users)
 
     def release(self, number: int, behaviour: str = "") -> None:
         """Save the manifest with a network of its own, and with what that does before it answers."""
@@ -83,6 +84,13 @@ class Service:
         """What is stored of what the edges counted, as of the last decision or a minute ago."""
         packed = base64.b64decode(self.progress()["tallies"], validate=True)
         return dict(json.loads(zlib.decompress(packed)))
+
+    def grouped(self, arm: str) -> int:
+        """Requests of an arm in groups of units, as stored."""
+        groups = self.counted().get("groups", {}).values()
+        return sum(
+            sum(columns[0][:-1]) for rows in groups for key, columns in rows.items() if key.partition("/")[2] == arm
+        )
 
     def sums(self, arm: str) -> Json:
         """Of that an arm's, over all epochs and processes of the edge."""
@@ -136,10 +144,10 @@ class Bench:
     folder: Path
     services: list[Service] = field(default_factory=list)
 
-    def add(self, name: str, rollout: Json, pause_s: float = 0.1) -> Service:
+    def add(self, name: str, rollout: Json, pause_s: float = 0.1, users: int = 0) -> Service:
         """One more, which is not released yet. Other modules leave some of theirs, whose revisions would count on."""
         assert not self.up.read(name)
-        self.services.append(Service(self.up, self.folder, name, rollout, pause_s))
+        self.services.append(Service(self.up, self.folder, name, rollout, pause_s, users))
         return self.services[-1]
 
     def begin(self, clients: int) -> None:

@@ -1,4 +1,4 @@
-"""Four rollouts at a time, on one Ray and behind one edge: what the edge counts of them decides each, and nobody says anything.
+"""Five rollouts at a time, on one Ray and behind one edge: what the edge counts of them decides each, and nobody says anything.
 
 One step at 50 % tells two arms apart with the fewest requests. Evidence takes twelve blocks of ten seconds whatever happens, so the warm-up
 and the step's own time are the shortest that still are some. With a floor of 5 % those twelve blocks let a candidate without errors pass at
@@ -47,6 +47,7 @@ def fleet(bench: Any) -> dict[str, Any]:
         "sound": bench.add("sound", rollout(latency)),
         "flawed": bench.add("flawed", rollout()),
         "dead": bench.add("dead", rollout()),
+        "loyal": bench.add("loyal", {**rollout(), "unit": {"header": "x-user-id"}}, pause_s=0.2, users=200),
         "slow": bench.add("slow", rollout({"metric": "latencyP95", "margin": "25%"})),
     }
     for name, service in services.items():
@@ -58,7 +59,13 @@ def fleet(bench: Any) -> dict[str, Any]:
 
 
 SLEEPS = {"slow": "        time.sleep(0.05)\n", "sound": "        time.sleep(0.02)\n"}
-SECOND = {"dead": DEAD, "flawed": FLAWED, "slow": "        time.sleep(0.1)\n", "sound": SLEEPS["sound"]}
+SECOND = {
+    "dead": DEAD,
+    "flawed": FLAWED,
+    "loyal": FLAWED,
+    "slow": "        time.sleep(0.1)\n",
+    "sound": SLEEPS["sound"],
+}
 
 
 def test_a_dead_candidate_is_taken_back_before_there_is_any_statistics_of_it(fleet: Any) -> None:
@@ -112,6 +119,18 @@ def test_a_candidate_that_fails_for_some_inputs_is_rolled_back(fleet: Any) -> No
     assert (stalled["status"], stalled["reason"]) == ("True", "RolledBack")
     assert "errorRate" in stalled["message"]
     assert any(letter.isdigit() for letter in stalled["message"].partition("errorRate")[2])
+
+
+def test_a_candidate_that_fails_users_who_come_back_is_rolled_back(fleet: Any) -> None:
+    loyal = fleet["loyal"]
+    ended = loyal.ends()
+    tell(loyal, ended)
+    assert ended["plan"]["unit"] == {"kind": "header", "name": "x-user-id"}
+    assert "errorRate" in ended["verdict"]["reason"]
+    # The agent was killed in the middle, and with it the groups of the last seconds.
+    for arm in ("stable", "canary"):
+        assert 100 < loyal.grouped(arm) <= loyal.sums(arm)["assigned"]
+    assert_rolled_back(loyal, ended)
 
 
 def test_a_candidate_that_is_slow_is_not_promoted(fleet: Any) -> None:

@@ -10,7 +10,6 @@ from sundog_operator.api import (
     ModelDeploymentSpec,
     experiment_not_yet_supported,
     not_yet_supported,
-    rollout_not_yet_supported,
 )
 from sundog_operator.api.structure import leaves, structure
 from sundog_operator.api.support import ACTED_ON, IN_CLUSTER, LATER, NOT_LOCAL
@@ -206,15 +205,10 @@ def test_what_is_refused_in_pods(refused: ModelDeploymentSpec, message: str) -> 
     assert [str(violation) for violation in not_yet_supported(refused, in_pods=True)] == [message]
 
 
-def test_units_that_return_are_no_evidence_yet() -> None:
-    unit = {"header": "x-user"}
-    for unsupported in (rollout(unit=unit), rollout(unit=unit, steps=[{"weight": 5}])):
-        (violation,) = rollout_not_yet_supported(unsupported)
-        assert violation.path == "spec.rollout.unit.header"
-        assert "write weight steps with gate: time or gate: manual" in violation.message
-    assert rollout_not_yet_supported(rollout(unit=unit, strategy="recreate")) == []
-    assert rollout_not_yet_supported(rollout(unit=unit, steps=[{"weight": 5, "gate": "manual"}])) == []
-    assert rollout_not_yet_supported(rollout(unit={"request": {}})) == []
+@pytest.mark.parametrize("unit", [{"header": "x-user"}, {"cookie": "u"}, {"jsonPath": "$.user"}, {"request": {}}])
+def test_units_of_evidence_are_supported_whether_they_stay_with_an_arm_or_not(unit: dict[str, Any]) -> None:
+    for steps in ([], [{"weight": 5}], [{"weight": 5, "gate": "manual"}]):
+        assert not_yet_supported(rollout(unit=unit, steps=steps)) == []
 
 
 def test_experiments_of_users_are_refused() -> None:

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from doubles.cluster import NAME, NAMESPACE, Cluster
-from doubles.traffic import Answers, Traffic
+from doubles.traffic import Answers, Traffic, Users
+from sundog_edge import assignment
+from sundog_operator.core.rollout import grouped
 from sundog_operator.core.rollout.tallies import Tallies
 from sundog_operator.ports import POD, Object, Ref
 
@@ -19,11 +21,14 @@ V2 = "file:///models/v2"
 SHORT = {"steps": [{"weight": 25, "maxDuration": "6m"}]}
 
 
-async def served(rps: float, rollout: Object, candidate: Answers = FINE, seed: int = 1) -> Cluster:
+async def served(
+    rps: float, rollout: Object, candidate: Answers = FINE, seed: int = 1, users: Users | None = None
+) -> Cluster:
     """Revision 1 has served for some minutes, and revision 2 has just been asked for."""
     cluster = Cluster()
     cluster.edges.traffic = Traffic(seed)
     cluster.edges.traffic.rps = {NAME: rps}
+    cluster.edges.traffic.users = {} if users is None else {NAME: users}
     cluster.edges.traffic.answers = {STABLE: FINE, CANARY: candidate}
     await cluster.apply(rollout=rollout)
     await cluster.until(functools.partial(cluster.serves, 1))
@@ -411,3 +416,76 @@ async def test_two_services_keep_their_counts_apart() -> None:
     for name in (CANARY, "words-r2"):
         assert await counted(cluster, name) == await came(cluster, name)
         assert (await came(cluster, name))[2, "canary"] > 500
+
+
+BY_USER = {"steps": [{"weight": 25}, {"weight": 50}], "unit": {"header": "x-user-id"}}
+
+
+async def asked_by(users: Users, candidate: Answers, rps: float = 60, rollout: Object = BY_USER) -> Cluster:
+    """As `served`, by users who come back."""
+    cluster = await served(rps, rollout, candidate, users=users)
+    assert (await experiment(cluster))["plan"]["unit"] == {"kind": "header", "name": "x-user-id"}
+    return cluster
+
+
+async def test_a_good_revision_is_promoted_to_users_who_come_back() -> None:
+    rollout = {**BY_USER, "guardrails": [{"metric": "errorRate"}]}
+    cluster = await asked_by(Users(1000, anonymous=0.2), Answers(errors=0.002), rollout=rollout)
+    assert await cluster.go_on(60, lambda: ended(cluster), seconds=30)
+    status = await experiment(cluster)
+    await cluster.go_on(1)
+    assert (status["verdict"]["decision"], status["verdict"]["winner"]) == ("Promoted", "canary")
+    assert condition(status, "DataQuality") == ("True", "Consistent")
+    assert shares(cluster) == [25, 50, 100]
+
+
+async def test_a_revision_that_fails_more_users_is_rolled_back() -> None:
+    cluster = await asked_by(Users(300, zipf=0.7), Answers(errors=0.06))
+    assert await cluster.go_on(30, lambda: ended(cluster), seconds=10)
+    status = await experiment(cluster)
+    assert status["verdict"]["decision"] == "RolledBack"
+    assert status["verdict"]["reason"].startswith("RolledBack: errorRate is ")
+    await cluster.go_on(1)
+    assert await cluster.weights() == {1: 100}
+
+
+@pytest.mark.parametrize("salt", ["a", "b", "c"])
+async def test_users_who_ask_or_fail_more_than_others_are_not_held_against_the_candidate(salt: str) -> None:
+    """Five of a hundred users have nearly all errors, and the first one a fifth of all requests."""
+    users = Users(100, zipf=1.0, failing=dict.fromkeys((0, 3, 9, 30, 80), 0.3))
+    cluster = await asked_by(users, FINE, rollout={**BY_USER, "unit": {"header": "x-user-id", "salt": salt}})
+    await cluster.go_on(15, lambda: ended(cluster), seconds=30)
+    status = await experiment(cluster)
+    assert status["phase"] == "Running", status["verdict"]
+    assert condition(status, "DataQuality") == ("True", "Consistent")
+
+
+async def test_one_user_whose_every_request_fails_makes_no_dead_candidate() -> None:
+    """He makes most of the candidate's requests, once he is the candidate's."""
+    users = Users(60, zipf=2.0, failing={0: 1.0})
+    salt = next(salt for salt in map(str, itertools.count()) if assignment.bucket(salt, users.name(0)) < 2500)
+    cluster = await asked_by(users, FINE, rollout={**BY_USER, "unit": {"header": "x-user-id", "salt": salt}})
+    await cluster.go_on(4)
+    status = await experiment(cluster)
+    assert status["phase"] == "Running", status["verdict"]
+    assert next(each for each in status["metrics"] if each["name"] == "errorRate")["ratio"] > 5
+
+
+async def test_groups_of_users_outlive_edges_workers_and_the_operator() -> None:
+    cluster = await asked_by(Users(100, anonymous=0.2), FINE, rollout={**BY_USER, "steps": [{"weight": 25}]})
+    await cluster.add_edge("sundog-edge-1")
+    await cluster.go_on(1.5)
+    await replace_edge(cluster, "sundog-edge-0", "sundog-edge-2")
+    for pod in await cluster.kube.list(POD, NAMESPACE):
+        cluster.edges.counting(pod).restart(cluster.clock.now().timestamp())
+    await cluster.go_on(1)
+    cluster.edges.traffic.rps[NAME] = 0
+    await cluster.go_on(1.5)
+    stored = await cluster.experiment(CANARY)
+    tallies = Tallies.unpack(stored["status"]["tallies"], stored["metadata"]["uid"])
+    (epoch,) = [each["number"] for each in stored["status"]["evidenceEpochs"]]
+    for arm in ("stable", "canary"):
+        requests = grouped.of(tallies.groups, epoch, arm)[0]
+        assert sum(requests) == (await came(cluster))[epoch, arm] > 1000
+        assert 0.15 < requests[grouped.ALONE] / sum(requests) < 0.25
+    assert len(tallies.groups) == 5

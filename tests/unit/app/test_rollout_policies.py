@@ -185,7 +185,7 @@ class TestReturns:
         await cluster.until(functools.partial(cluster.serves, 1))
         assert (await cluster.experiment("digits-r3"))["status"]["phase"] == "Stopped"
 
-    async def test_a_return_needs_no_evidence_that_units_could_not_give(self, cluster: Cluster) -> None:
+    async def test_a_return_needs_no_evidence_of_units(self, cluster: Cluster) -> None:
         await history(cluster, 2, RETURNS)
         by_user = {"unit": {"header": "x-user"}, **WINDOW}
         await cluster.apply(model(1), rollout=by_user)
@@ -547,7 +547,7 @@ class TestDryRun:
 
     async def test_what_would_be_refused_is_refused(self, cluster: Cluster) -> None:
         await promoted(cluster, 1, MANUAL)
-        await cluster.apply(model(2), rollout=dry(unit={"header": "x-user"}))
+        await cluster.apply(model(2), rollout=dry(unit={"jwtClaim": "sub"}))
         await cluster.settle(10)
         assert await cluster.condition("SpecAccepted") == ("False", "NotYetSupported")
 

@@ -302,18 +302,6 @@ async def test_recreate_switches_once_the_new_revision_can_carry_everything(clus
     }
 
 
-async def test_evidence_by_unit_is_refused_by_name_and_stable_keeps_serving(cluster: Cluster) -> None:
-    by_user = {"unit": {"header": "x-user"}}
-    await served(cluster, rollout=by_user)
-    assert await cluster.condition("Promoted") == ("True", "Promoted")
-    await cluster.apply("file:///models/v2", rollout=by_user)
-    await cluster.settle(20)
-    assert await cluster.weights() == {1: 100}
-    assert await cluster.condition("SpecAccepted") == ("False", "NotYetSupported")
-    assert await cluster.condition("Stalled") == ("True", "NotYetSupported")
-    assert await cluster.condition("Ready") == ("True", "Serving")
-
-
 @pytest.mark.parametrize(
     ("spec", "reason"),
     [

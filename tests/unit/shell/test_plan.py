@@ -209,10 +209,6 @@ def test_no_change_is_said(served: Any, manifest: Any) -> None:
             {"rollout": {"steps": [{"weight": 250, "gate": "manual"}]}},
             "spec.rollout.steps[0].weight: 250 is not between 1 and 100",
         ),
-        (
-            {"rollout": {"unit": {"header": "x-user"}}, "model": {"uri": "file:///other"}},
-            "spec.rollout.unit.header: requests of one unit are no evidence of their own",
-        ),
         ({"replica": 2}, "spec.replica: unknown field"),
         (
             {"rollout": {"windows": [{"cron": "0 25 * * *", "duration": "1h"}]}},

@@ -79,7 +79,6 @@ from sundog_operator.api.support import (
     ROLLOUT_LABEL,
     experiment_not_yet_supported,
     not_yet_supported,
-    rollout_not_yet_supported,
 )
 from sundog_operator.api.validation import Violation
 
@@ -160,7 +159,6 @@ __all__ = [
     "parse_instant",
     "parse_rate",
     "refused_changes",
-    "rollout_not_yet_supported",
     "unknown_fields",
     "violations",
 ]

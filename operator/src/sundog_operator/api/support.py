@@ -173,26 +173,11 @@ _SUPPORTED_STRATEGIES = ("canary", "recreate")
 
 
 def not_yet_supported(spec: ModelDeploymentSpec, *, in_pods: bool = False) -> list[Violation]:
-    """Fields that say something nobody acts on yet. An omitted rollout is fine: see `rollout_not_yet_supported`.
+    """Fields that say something nobody acts on yet.
 
     `in_pods`: in a Kubernetes cluster, where replicas run in pods; local mode has none.
     """
     return list(_Refusal(in_pods).below(spec, structure(ModelDeploymentSpec), "spec", "spec"))
-
-
-def rollout_not_yet_supported(spec: ModelDeploymentSpec) -> list[Violation]:
-    """What keeps a rollout from starting: steps that are left out stand for evidence-gated ones."""
-    rollout = spec.rollout
-    weighed = not rollout.steps or any(step.gate == "evidence" for step in rollout.steps)
-    if rollout.strategy != "canary" or not weighed or rollout.unit.kind == "request":
-        return []
-    advice = "leave unit out, or write weight steps with gate: time or gate: manual, such as {weight: 25, gate: manual}"
-    return [
-        Violation(
-            f"spec.rollout.unit.{rollout.unit.kind}",
-            f"requests of one unit are no evidence of their own, and steps gated by evidence do not count units yet; {advice}",
-        )
-    ]
 
 
 def experiment_not_yet_supported(experiment: Experiment) -> list[Violation]:

@@ -9,7 +9,6 @@ from sundog_operator.api import (
     ModelDeploymentSpec,
     Retiring,
     RevisionStatus,
-    rollout_not_yet_supported,
 )
 from sundog_operator.core import (
     accelerators,
@@ -211,7 +210,7 @@ def _rehearses(draft: Draft, wanted: Revision) -> bool:
     spec, stable, candidate = draft.spec, draft.stable_number, draft.status.candidate
     if spec is None or not spec.rollout.dry_run or stable is None or (stable == wanted.number and candidate is None):
         return False
-    if stable == wanted.number or not (_refuses_rollout(draft, spec) or _finds_no_room(draft, spec)):
+    if stable == wanted.number or not _finds_no_room(draft, spec):
         draft.rehearsal = rehearsing.tell(draft, spec, stable, wanted.number)
     return True
 
@@ -293,19 +292,11 @@ def _start(draft: Draft, wanted: Revision) -> None:
     spec, stable = draft.spec, draft.status.stable
     if spec is None or (stable is not None and draft.held):
         return
-    if stable is not None and _refuses_rollout(draft, spec):
-        return
     if stable is not None and _finds_no_room(draft, spec):
         # What is only kept gives way: its room is found at the next looks.
         draft.set(kept=())
         return
     _become_candidate(draft, wanted.number, _first_replicas(draft, spec) if stable else draft.replicas)
-
-
-def _refuses_rollout(draft: Draft, spec: ModelDeploymentSpec) -> bool:
-    unsupported = [] if draft.returns else rollout_not_yet_supported(spec)
-    draft.refusal = "; ".join(f"{v.path}: {v.message}" for v in unsupported)
-    return bool(unsupported)
 
 
 def _finds_no_room(draft: Draft, spec: ModelDeploymentSpec) -> bool:
@@ -337,9 +328,6 @@ def find_rollout(draft: Draft) -> None:
         return
     # A candidate that is not what the spec stands for is a rollback, which has no steps.
     if candidate.revision != wanted.number or (spec.rollout.strategy != "canary" and draft.rollout is None):
-        return
-    # What the spec says now is what would be frozen now: an edit since the candidate came up must not slip past the check.
-    if draft.progress is None and _refuses_rollout(draft, spec):
         return
     if draft.rollout is None:
         draft.rollout = _attempt(draft, wanted)
@@ -381,7 +369,7 @@ def switch_plainly(draft: Draft) -> None:
         return
     # A first revision is no rollout: there is nothing to hold it back for.
     held = draft.held and not _is_rollback(draft, candidate)
-    if draft.refusal or (stable is not None and (held or opening_for(draft, candidate) is not None)):
+    if stable is not None and (held or opening_for(draft, candidate) is not None):
         return
     readiness = draft.readiness(candidate.revision)
     enough = readiness.ready and readiness.running >= draft.replicas

@@ -102,7 +102,6 @@ class Draft:
         wanted: the revision that the spec stands for; None while the spec is refused.
         rollout: the active rollout attempt.
         commit: (Experiment name, status) to write before anything else moves.
-        refusal: why a rollout that the spec asks for cannot start.
         rehearsal: what would begin if the spec did not ask for a dry run.
         no_room: (reason, message) of why its pods would find no place.
         judgement: what the evidence says of the active attempt; None where none is weighed.
@@ -118,7 +117,6 @@ class Draft:
     wanted: Revision | None = None
     rollout: Rollout | None = None
     commit: tuple[str, ExperimentStatus] | None = None
-    refusal: str = ""
     rehearsal: str = ""
     no_room: tuple[str, str] | None = None
     judgement: Judgement | None = None

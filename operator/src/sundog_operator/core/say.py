@@ -126,7 +126,7 @@ def measure(draft: Draft) -> None:
 
 def _before_freeze(draft: Draft, candidate: RevisionStatus) -> int:
     """A canary keeps what its first step asked for until its plan is frozen; any other candidate is to carry everything."""
-    return candidate.replicas if draft.status.experiment or draft.refusal else draft.replicas
+    return candidate.replicas if draft.status.experiment else draft.replicas
 
 
 def _measured(draft: Draft, revision: RevisionStatus, weight: int, wanted: int) -> RevisionStatus:
@@ -182,8 +182,6 @@ def _spec_accepted(draft: Draft) -> Said:
         return "False", "NotOwned", f"{found}: exists and was not made by Sundog; it is left alone. Rename or delete it"
     if draft.acceptance.spec is None:
         return "False", draft.acceptance.reason, draft.acceptance.message
-    if draft.refusal:
-        return "False", "NotYetSupported", draft.refusal
     if draft.seen.host_taken_by:
         host = draft.acceptance.spec.endpoint.host
         return "False", "HostTaken", f"spec.endpoint.host: {host} belongs to ModelDeployment {draft.seen.host_taken_by}"

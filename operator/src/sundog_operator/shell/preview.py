@@ -12,7 +12,6 @@ from sundog_operator.api import (
     Rollout,
     format_instant,
     refused_changes,
-    rollout_not_yet_supported,
     unknown_fields,
     violations,
 )
@@ -74,8 +73,6 @@ def preview(manifest: Object, stored: Object | None, seen: Observed, now: dateti
     changes = _changes(stored, acceptance.spec)
     if stored is not None and not changes:
         return Preview(name, "unchanged", number, ("nothing changes", *_standing(acceptance.spec, stored, number)))
-    if problems := _rollout_refused(acceptance.spec, stored, decided):
-        return Preview(name, "refused", problems=problems, lines=_kept(stored))
     lines = tuple(_lines(acceptance.spec, stored, seen, decided, number, changes, now))
     return Preview(name, "create" if stored is None else "change", number, lines)
 
@@ -106,13 +103,6 @@ def _refused_by_server(manifest: Object, wanted: Object, stored: Object | None) 
     except SpecError:
         return tuple(unknown)
     return (*unknown, *(str(violation) for violation in refused_changes(old, ModelDeployment.parse(wanted))))
-
-
-def _rollout_refused(spec: ModelDeploymentSpec, stored: Object | None, decided: Plan) -> tuple[str, ...]:
-    if _status(stored).stable is None:
-        return ()
-    refused = any(c.type == "SpecAccepted" and c.status == "False" for c in decided.status.conditions)
-    return tuple(str(violation) for violation in rollout_not_yet_supported(spec)) if refused else ()
 
 
 def _status(stored: Object | None) -> ModelDeploymentStatus:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sundog_operator.api import ModelDeployment, not_yet_supported, rollout_not_yet_supported
+from sundog_operator.api import ModelDeployment, not_yet_supported
 from sundog_operator.ports import Object
 from sundog_operator.shell import manifests
 from sundog_operator.shell.demo import manifest
@@ -26,7 +26,6 @@ def test_the_manifest_is_valid_and_acted_on_in_full(tmp_path: Path, model: str) 
     manifest.write(path, model)
     spec = ModelDeployment.parse(read(path)).spec
     assert not_yet_supported(spec) == []
-    assert rollout_not_yet_supported(spec) == []
     assert spec.model.uri == f"file://{tmp_path}/models/{model}"
     assert [(step.weight, step.gate) for step in spec.rollout.steps] == [(25, "time"), (50, "manual")]
 
@@ -45,5 +44,4 @@ def test_an_edit_changes_the_model_and_nothing_else(tmp_path: Path) -> None:
 def test_the_example_is_valid_and_acted_on_in_full() -> None:
     spec = ModelDeployment.parse(read(EXAMPLE)).spec
     assert not_yet_supported(spec) == []
-    assert rollout_not_yet_supported(spec) == []
     assert spec.model.uri == f"file://{EXAMPLE.parents[1]}/models/v1"
