@@ -27,6 +27,7 @@ from sundog_operator.adapters.clock import SystemClock
 from sundog_operator.adapters.edges import HttpEdges
 from sundog_operator.adapters.kubernetes_client import KubernetesClient
 from sundog_operator.adapters.ray_serve import parse_state
+from sundog_operator.adapters.webhooks import HttpWebhooks, Reach
 from sundog_operator.api import ModelDeploymentStatus
 from sundog_operator.api.installation import parse_installation
 from sundog_operator.app.keys import Key, edge_key
@@ -281,7 +282,7 @@ async def namespace(cluster: Cluster, operators_kubeconfig: Path) -> AsyncIterat
     try:
         async with aiohttp.ClientSession() as session:
             serve = StandInServe(session, address)
-            operator = World(operators, serve, HttpEdges(session), SystemClock(), settings)
+            operator = World(operators, serve, HttpEdges(session), HttpWebhooks(Reach()), SystemClock(), settings)
             yield Namespace(cluster, name, kube, operator, serve)
     finally:
         await operators.close()

@@ -1,11 +1,11 @@
 """What the application needs of the world, as Protocols; contract tests hold every adapter to the same behaviour."""
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, Protocol, TypeVar
 
-from sundog_operator.core.observed import EdgeReport, ServeState
+from sundog_operator.core.observed import EdgeReport, ServeState, WebhookAnswer
 
 Object = dict[str, Any]
 """A Kubernetes object as plain JSON."""
@@ -193,6 +193,16 @@ class Edges(Protocol):
 
     async def count(self, pods: Sequence[Object], service: str, *, by_unit: bool = False) -> list[EdgeReport]:
         """The same of one service alone, with what was counted in each block of time, and by unit if that is asked for."""
+
+
+class Webhooks(Protocol):
+    """Addresses outside that manifests name."""
+
+    def post(self, url: str, document: Mapping[str, Any], timeout_s: float) -> Coroutine[Any, Any, WebhookAnswer]:
+        """POST a JSON document once, and give what came of it within so many seconds. Never raises.
+
+        No redirect is followed, the body of the answer is not read, and TLS is verified.
+        """
 
 
 class Clock(Protocol):

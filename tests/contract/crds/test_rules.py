@@ -191,6 +191,14 @@ RULES: list[tuple[dict[str, Any], str]] = [
         step(webhook={"url": "https://a", "timeout": "0s"}),
         "spec.rollout.steps[0].webhook.timeout: 0s is not more than 0s",
     ),
+    (
+        step(webhook={"url": "https://a", "timeout": "1h0m1s"}),
+        "spec.rollout.steps[0].webhook.timeout: must be at most an hour",
+    ),
+    (
+        step(webhook={"url": "https://a", "timeout": "1d"}),
+        "spec.rollout.steps[0].webhook.timeout: must be at most an hour",
+    ),
     (guardrail(), "spec.rollout.guardrails[0]: exactly one of metric and prometheus has to be given"),
     (
         guardrail(metric="errorRate", **PROMETHEUS),
@@ -457,7 +465,12 @@ GOOD: list[dict[str, Any]] = [
     deployment(
         {
             "rollout": {
-                "steps": [{"headers": {"x-canary": "true"}}, {"scale": {"replicas": 2}}, {"shadow": {"percent": 20}}]
+                "steps": [
+                    {"headers": {"x-canary": "true"}},
+                    {"scale": {"replicas": 2}},
+                    {"shadow": {"percent": 20}},
+                    {"webhook": {"url": "http://a", "timeout": "1h"}},
+                ]
             }
         }
     ),

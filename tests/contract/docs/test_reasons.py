@@ -43,6 +43,7 @@ NO_REASONS = {
         "AcceptSpec",
         "Command",
         "CreateRevision",
+        "Notify",
         "Pause",
         "Promote",
         "ReplaceEdge",
@@ -68,6 +69,7 @@ NO_REASONS = {
     *("ErrImagePull", "ErrImageNeverPull", "ImageInspectError", "InvalidImageName"),
     *("CreateContainerConfigError", "RunContainerError", "PodScheduled", "PodReadyToStartContainers"),
     *("ActorDiedError", "HeadOnly", "HeadPodReady", "Model", "Settings"),
+    *("Started", "WaitsForPromote"),
     *(
         "Manual",
         "SampleRatio",

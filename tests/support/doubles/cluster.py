@@ -8,6 +8,7 @@ from doubles.clock import FakeClock
 from doubles.edges import FakeEdges
 from doubles.kuberay import FakeKubeRay, FakeServes
 from doubles.serve import FakeServe
+from doubles.webhooks import FakeWebhooks
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
 from sundog_operator.api.installation import Installation
 from sundog_operator.app.keys import Key, edge_key
@@ -54,7 +55,8 @@ class Cluster:
         serve = self.serve_apis if installation else self.serve
         self.edges = FakeEdges(self.kube, serve, self.clock, NAMESPACE)
         settings = Settings.of(installation, "sundog") if installation else Settings()
-        self.world = World(self.kube, serve, self.edges, self.clock, settings)
+        self.webhooks = FakeWebhooks(self.clock)
+        self.world = World(self.kube, serve, self.edges, self.webhooks, self.clock, settings)
         self.after_step: Callable[[], Any] = lambda: None
         self._look_again_s = 0.0
 
@@ -114,6 +116,7 @@ class Cluster:
                 asked.append(after_s)
             await self._check()
         self._look_again_s = min(asked, default=0.0)
+        await self.webhooks.turn()
         await self.outside(self._controllers)
         await self.edges.pass_time(seconds)
         self.clock.advance(seconds)

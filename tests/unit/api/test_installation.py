@@ -42,6 +42,7 @@ ray:
 edge: {replicas: 3, resources: {limits: {memory: 2Gi}}, pods: {nodeSelector: {pool: edge}}}
 gpu: {aliases: {h100: {example.com/gpu: [H100-SXM]}}}
 networkPolicies: {enabled: true, operatorNamespace: sundog-system, metricsFrom: [{podSelector: {}}]}
+webhooks: {hosts: [gate.ci.svc]}
 requireDigest: true
 """
 

@@ -76,6 +76,7 @@ ACCEPTED = [
     ),
     steps({"weight": 5, "gate": "time", "minDuration": "30s"}, {"pause": {}}, {"weight": 50, "gate": "manual"}),
     steps({"pause": {"duration": "5m"}}),
+    steps({"weight": 5}, {"webhook": {"url": "https://gate.example/", "type": "confirm", "timeout": "1h"}}),
     model(digest="sha256:" + "a" * 64, format="torch", entrypoint="net:Net", config={"width": 3}),
     model(format="python"),
     model(format="exported", trustCode=True),
@@ -90,6 +91,7 @@ ACCEPTED = [
     rollout(onNewRevision="restart"),
     rollout(windows=[{"cron": "0 9 * * 1-5", "duration": "8h", "tz": "Europe/Prague"}]),
     steps({"weight": 5}, {"weight": 50, "gate": "evidence", "minDuration": "0s", "maxDuration": "1h"}),
+    rollout(notify=[{"webhook": "https://hooks.example/a"}, {"webhook": "http://b", "events": ["started", "aborted"]}]),
     rollout(onNoData="pause", onInconclusive="rollback", alpha=0.1, warmup={"requests": 0, "duration": "0s"}),
     rollout(guardrails=[{"metric": "errorRate", "margin": "10%", "floor": "1%"}, {"metric": "latencyP99"}]),
     spec(replicas=3, paused=True, resources={"cpu": "500m", "memory": "1Gi"}),
@@ -121,6 +123,10 @@ REFUSED = [
     (rollout(strategy="blueGreen"), "spec.rollout.strategy: blueGreen is not supported yet; canary and recreate are"),
     (rollout(strategy="shadow"), "spec.rollout.strategy: shadow is not supported yet; canary and recreate are"),
     (rollout(unit={"jwtClaim": "sub"}), "spec.rollout.unit.jwtClaim: is not supported yet; leave it out"),
+    (
+        rollout(strategy="recreate", notify=[{"webhook": "https://a"}]),
+        "spec.rollout.notify: is not supported yet beside strategy: recreate; leave it out",
+    ),
     (rollout(bake={}), "spec.rollout.bake: is not supported yet; leave it out"),
     (
         rollout(guardrails=[{"metric": "latencyP50", "max": "1s"}]),

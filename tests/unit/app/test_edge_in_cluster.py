@@ -48,7 +48,7 @@ async def cluster() -> Cluster:
     await cluster.kube.delete(Ref(CONFIG_MAP, NAMESPACE, names.EDGE))
     world = cluster.world
     settings = Settings.of(Installation(), "test")
-    cluster.world = World(world.kube, world.serve, world.edges, world.clock, settings)
+    cluster.world = World(world.kube, world.serve, world.edges, world.webhooks, world.clock, settings)
     return cluster
 
 
@@ -193,7 +193,7 @@ async def test_network_policies_come_and_go_with_the_installations_word(cluster:
     world = cluster.world
     policies = NetworkPolicies(enabled=True, operator_namespace="sundog-system")
     strict = Settings.of(Installation(network_policies=policies), "test")
-    cluster.world = World(world.kube, world.serve, world.edges, world.clock, strict)
+    cluster.world = World(world.kube, world.serve, world.edges, world.webhooks, world.clock, strict)
     await reconcile(cluster)
     made = [policy["metadata"]["name"] for policy in await cluster.kube.list(NETWORK_POLICY, NAMESPACE)]
     assert made == ["sundog-edge", "sundog-ray", "sundog-ray-workers", "sundog-valkey"]
@@ -208,7 +208,7 @@ async def test_network_policies_come_and_go_with_the_installations_word(cluster:
 async def test_the_edge_answers_for_the_full_names_of_its_own_cluster(cluster: Cluster) -> None:
     world = cluster.world
     settings = Settings.of(Installation(cluster_domain="k8s.example"), "test")
-    cluster.world = World(world.kube, world.serve, world.edges, world.clock, settings)
+    cluster.world = World(world.kube, world.serve, world.edges, world.webhooks, world.clock, settings)
     await cluster.kube.apply(model_deployment(name="other", endpoint={"host": f"{NAME}.{NAMESPACE}.svc.k8s.example"}))
     await reconcile(cluster)
     stored = await cluster.kube.get(Ref(CONFIG_MAP, NAMESPACE, names.EDGE))

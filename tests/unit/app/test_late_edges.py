@@ -1,5 +1,6 @@
 """Edges that do not take up an abort: told with their names, then replaced one by one, but never all of them."""
 
+import dataclasses
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 
 from doubles.cluster import NAMESPACE, Cluster
 from sundog_operator.api.installation import Installation
-from sundog_operator.app.world import Settings, World
+from sundog_operator.app.world import Settings
 from sundog_operator.core.edge_objects import LOST_AFTER, is_gone
 from sundog_operator.ports import POD, Ref
 
@@ -30,9 +31,7 @@ async def aborted(*late: str, in_cluster: bool = True, command: str = "abort rev
     await cluster.settle(3)
     if in_cluster:
         world = cluster.world
-        cluster.world = World(
-            world.kube, world.serve, world.edges, world.clock, Settings.of(Installation(), "test"), world.told
-        )
+        cluster.world = dataclasses.replace(world, settings=Settings.of(Installation(), "test"))
     cluster.edges.deaf = {*late}
     await cluster.command(command)
     return cluster

@@ -1,6 +1,7 @@
 """RayClusters in a Kubernetes cluster, in a world in memory with stand-ins for KubeRay and Ray."""
 
 import functools
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -254,9 +255,7 @@ async def test_an_upgrade_of_the_installation_rolls_nothing_and_new_revisions_ru
     upgraded = Cluster(cluster.kube, installation=newer)
     upgraded.clock = cluster.clock
     upgraded.serve_apis = cluster.serve_apis
-    upgraded.world = type(upgraded.world)(
-        cluster.kube, cluster.serve_apis, cluster.edges, cluster.clock, upgraded.world.settings
-    )
+    upgraded.world = replace(cluster.world, settings=upgraded.world.settings)
     upgraded.kuberay = cluster.kuberay
     await upgraded.settle(20)
     assert await rays(upgraded) == [RAY]

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from sundog_operator.api import ExperimentStatus, Rollout
 from sundog_operator.core.commands import Command
+from sundog_operator.core.observed import WebhookAnswer
 from sundog_operator.core.rollout import freeze, load, machine
 from sundog_operator.core.rollout.machine import Inputs
 
@@ -125,6 +126,64 @@ def test_one_tick(row: Row) -> None:
         assert after.step.reason == row.reason
 
 
+AT_WEBHOOK = machine.tick(
+    walk(
+        freeze.freeze(
+            Rollout.from_json({"steps": [STEPS[0], {"webhook": {"url": "https://u:p@gate/a?t=1"}}]}), 7, 8, T0
+        ),
+        until=(2, 10),
+    ),
+    seen(),
+)
+
+
+@pytest.mark.parametrize(
+    ("when", "step", "reason"),
+    [
+        ({}, 2, "asks webhook https://gate/a"),
+        ({"answer": WebhookAnswer(404)}, 2, "webhook https://gate/a answered 404; asks again"),
+        ({"answer": WebhookAnswer(problem="broke off")}, 2, "webhook https://gate/a broke off; asks again"),
+        ({"answer": WebhookAnswer(199)}, 2, "webhook https://gate/a answered 199; asks again"),
+        ({"answer": WebhookAnswer(203)}, 2, "webhook https://gate/a answered 203; asks again"),
+        ({"answer": WebhookAnswer(404), "held": True}, 2, "held by the spec"),
+        ({"answer": WebhookAnswer(200), "held": True}, 2, "held by the spec"),
+        ({"answer": WebhookAnswer(200)}, 3, "Shifting"),
+        ({"answer": WebhookAnswer(202)}, 3, "Shifting"),
+    ],
+)
+def test_a_webhook_ends_its_step_when_it_confirms(when: dict[str, object], step: int, reason: str) -> None:
+    after = machine.tick(AT_WEBHOOK, seen(**when))
+    assert after.step is not None
+    assert (after.step.index, after.step.reason) == (step, reason)
+    assert (machine.canary_weight(after), after.phase) == (10, "Running")
+
+
+def test_a_webhook_is_asked_only_while_its_step_waits() -> None:
+    webhook = machine.asked(AT_WEBHOOK)
+    assert webhook is not None
+    assert webhook.url == "https://u:p@gate/a?t=1"
+    paused = machine.obey(AT_WEBHOOK, Command("p", "pause", 8), T0)
+    opened = machine.obey(AT_WEBHOOK, Command("f", "promote", 8, full=True), T0)
+    stopped = machine.stop(AT_WEBHOOK, "Aborted", "by command x", T0)
+    for other in (frozen(), COLLECTING, AT_PAUSE, AT_HALF, paused, opened, stopped):
+        assert machine.asked(other) is None
+
+
+def test_a_webhook_waits_for_its_weight_to_be_confirmed() -> None:
+    assert AT_WEBHOOK.step is not None
+    early = AT_WEBHOOK.model_copy(update={"step": AT_WEBHOOK.step.model_copy(update={"since": None})})
+    assert machine.asked(early) is None
+    after = machine.tick(early, seen(answer=WebhookAnswer(200)))
+    assert after.step is not None
+    assert (after.step.index, after.step.since) == (2, seen().now)
+
+
+def test_promote_passes_a_webhook() -> None:
+    after = machine.obey(AT_WEBHOOK, Command("a", "promote", 8), T0)
+    assert after.step is not None
+    assert after.step.index == 3
+
+
 def test_a_timed_gate_opens_exactly_when_its_time_is_over() -> None:
     started = machine.tick(COLLECTING, seen(now=T0 + timedelta(hours=1)))
     assert started.step is not None
@@ -182,6 +241,7 @@ def test_an_implied_last_step_is_added_and_an_explicit_one_is_kept() -> None:
 
 inputs = st.builds(
     Inputs,
+    answer=st.sampled_from([None, WebhookAnswer(200), WebhookAnswer(404)]),
     now=st.integers(0, 10_000).map(lambda seconds: T0 + timedelta(seconds=seconds)),
     replicas=st.integers(1, 5),
     available=st.integers(0, 5),

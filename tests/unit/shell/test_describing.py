@@ -8,14 +8,18 @@ import pytest
 from rich.console import Console
 
 from sundog_operator.api import (
+    Delivery,
     Epoch,
     EvidenceEpoch,
     ExperimentStatus,
     FrozenPlan,
     MetricStatus,
+    Notice,
+    Notification,
     Paused,
     PlanGuardrail,
     PlanStep,
+    PlanWebhook,
     StepStatus,
     Verdict,
 )
@@ -213,6 +217,35 @@ def test_a_rollout_without_evidence_is_told_as_ever() -> None:
     lines = told(status)
     assert "Plan" not in lines
     assert not any(line.startswith("Evidence") for line in lines)
+
+
+def test_a_webhook_is_named_without_its_secrets() -> None:
+    gate = PlanWebhook(url="https://ann:secret@gate.example/confirm?token=secret")
+    steps = (PlanStep(weight=25, gate="webhook", webhook=gate), PlanStep(weight=100, gate="none"))
+    waits = StepStatus(index=1, of=2, since=NOW, gate="webhook", reason="asks webhook https://gate.example/confirm")
+    lines = told(collecting(plan=FrozenPlan(strategy="canary", steps=steps), step=waits, metrics=()))
+    place = "webhook https://gate.example/confirm"
+    assert f"1 25 % {place} now: asks {place}" in lines
+    assert not any("secret" in line for line in lines)
+
+
+def test_receivers_are_told_by_their_hosts_with_how_far_they_are() -> None:
+    receivers = [
+        Notification(webhook="https://ann:secret@a.example/secret?token=secret", events=("started",)),
+        Notification(webhook="https://b.example:8443/"),
+        Notification(webhook="https://c.example/"),
+    ]
+    notices = [Notice(event=event, reason="Manual: by hand", time=NOW) for event in ("started", "paused", "promoted")]
+    deliveries = [Delivery(receiver=0, told=1), Delivery(receiver=1, told=2, lost=1, problem="answered 500")]
+    plan = PLAN.model_copy(update={"notify": tuple(receivers)})
+    lines = told(collecting(plan=plan, notices=tuple(notices), deliveries=tuple(deliveries)))
+    at = lines.index("Told to")
+    assert lines[at + 1 : at + 4] == [
+        "https://a.example all was told",
+        "https://b.example:8443 promoted is to be told, 1 given up: answered 500",
+        "https://c.example paused is to be told",
+    ]
+    assert not any("secret" in line for line in lines)
 
 
 def test_the_table_fits_an_ordinary_terminal() -> None:

@@ -112,6 +112,10 @@ def test_what_changes_in_place_makes_no_revision(served: Any, manifest: Any, spe
             {"rollout": {"steps": [{"weight": 10, "gate": "time", "minDuration": "30s"}, {"pause": {}}]}},
             "canary beside revision 1: 10 % (for 30s) → 10 % (manual gate) → 100 %",
         ),
+        (
+            {"rollout": {"steps": [{"weight": 10, "gate": "manual"}, {"webhook": {"url": "http://u:p@gate/a?t"}}]}},
+            "canary beside revision 1: 10 % (manual gate) → 10 % (a webhook confirms) → 100 %",
+        ),
     ],
 )
 def test_how_a_revision_gets_its_traffic(served: Any, manifest: Any, spec: dict[str, Any], line: str) -> None:

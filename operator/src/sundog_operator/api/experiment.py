@@ -25,6 +25,8 @@ from sundog_operator.api.rollout import (
     ONE_GUARDRAIL_PER_METRIC,
     MetricGuardrail,
     MetricName,
+    NoticeEvent,
+    Notification,
     PositiveDuration,
     Strategy,
     Unit,
@@ -38,6 +40,7 @@ from sundog_operator.api.scalars import (
     Digest,
     Duration,
     Entrypoint,
+    HttpUrl,
     Image,
     Instant,
     Integer,
@@ -257,11 +260,19 @@ class ExperimentSpec(Part):
     )
 
 
+class PlanWebhook(Part):
+    """What a step asks, as frozen."""
+
+    url: HttpUrl = Field(description="As the step's webhook.url was, secrets included.")
+    timeout: Duration = Field(timedelta(seconds=10), description="As the step's webhook.timeout was.")
+
+
 class PlanStep(Part):
     """A weight with its gate, as frozen. The 100 % step that a list leaves implied has gate none."""
 
     weight: Percentage = Field(description="The candidate's percent of the traffic.")
-    gate: Literal["evidence", "time", "manual", "none"] = Field(description="What lets the rollout pass it.")
+    gate: Literal["evidence", "time", "manual", "webhook", "none"] = Field(description="What lets the rollout pass it.")
+    webhook: PlanWebhook | None = Field(None, description="With gate webhook, what is asked.")
     min_duration: Duration = Field(
         timedelta(),
         description="With gate time, how long it lasts; with evidence, how long at least, warm-up included.",
@@ -348,6 +359,7 @@ class FrozenPlan(Part):
     error_rate: Annotated[float, Field(ge=0, le=1)] | None = Field(
         None, description="The share of stable's requests that failed in that time; absent where that is."
     )
+    notify: Annotated[Items[Notification], Field(max_length=8)] = Field((), description="As spec.rollout.notify was.")
     frozen_at: Instant | None = Field(None, description="When the plan was frozen.")
 
 
@@ -486,6 +498,26 @@ class HistoryPoint(Part):
     )
 
 
+class Notice(Part):
+    """Something that happened, of which those in the plan's notify are told."""
+
+    event: NoticeEvent = Field(description="What: one that spec.rollout.notify[].events can name.")
+    step: Count = Field(0, description="At which step; 0 before the first.")
+    weight: Percentage = Field(0, description="The candidate's percent of the traffic then.")
+    reason: Text = Field("", description="Why: a word, a colon, and a sentence.")
+    verdict: Text = Field("", description="What evidence had decided by then, as in status.verdict.decision.")
+    time: Instant = Field(description="When.")
+
+
+class Delivery(Part):
+    """How far one receiver is. Absent until it was told something, or could not be."""
+
+    receiver: Count = Field(description="Its place in the plan's notify, from 0.")
+    told: Count = Field(0, description="The last notice that it is done with, counted from 1.")
+    lost: Count = Field(0, description="How many were given up after an hour.")
+    problem: Text = Field("", description="Why it could not be told the next one, or the last one that was given up.")
+
+
 class Verdict(Part):
     """What was decided, and whether by evidence."""
 
@@ -535,6 +567,10 @@ class ExperimentStatus(Status):
         "", description="Id of the last command that acted on it."
     )
     counted_at: Instant | None = Field(None, description="When the counts of arms and metrics were read.")
+    notices: Annotated[Items[Notice], Field(max_length=32)] = Field(
+        (), description="What happened, in order; empty where the plan has no receivers."
+    )
+    deliveries: Annotated[Items[Delivery], Field(max_length=8)] = Field((), description="How far each receiver is.")
     conditions: Annotated[Items[Condition], Field(max_length=16), ListType("map", "type")] = Field(
         (), description="See the conditions below."
     )

@@ -197,6 +197,18 @@ class NetworkPolicies(Part):
     )
 
 
+HostName = Annotated[Host, Field(min_length=1)]
+
+
+class Outside(Part):
+    """Where webhooks and notifications of rollouts may lead: to public addresses, and to what is listed here."""
+
+    hosts: Annotated[Items[HostName], Field(max_length=100), ListType("set")] = Field(
+        (),
+        description="Host names, as they are written in manifests, that may lead to private addresses, such as those of Services.",
+    )
+
+
 class Installation(Part):
     """All that is the same for every ModelDeployment of an installation."""
 
@@ -216,6 +228,7 @@ class Installation(Part):
     edge: Edge = Edge()
     gpu: Accelerators = Accelerators()
     network_policies: NetworkPolicies = NetworkPolicies()
+    webhooks: Outside = Outside()
     require_digest: bool = Field(False, description="Refuse models without spec.model.digest.")
 
 

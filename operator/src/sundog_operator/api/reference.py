@@ -4,7 +4,7 @@ Reasons of conditions and events are told in tables here, which a test holds to 
 """
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -291,11 +291,7 @@ EXPERIMENT_CONDITIONS: Final = (
             Reason(
                 "Unknown", "EdgeSilent", "An edge that serves does not tell what it has counted; the message names it."
             ),
-            Reason(
-                "Unknown",
-                "NotEvaluated",
-                "Its steps are gated by time or by hand, or it has none, and no evidence is weighed.",
-            ),
+            Reason("Unknown", "NotEvaluated", "No step of it is gated by evidence, and none is weighed."),
             Reason("Unknown", "Pending", "Nobody has looked."),
         ),
     ),
@@ -321,6 +317,11 @@ EVENTS: Final = (
     Reason("Normal", "TrafficShifted", "A new weight was committed; the edges follow."),
     Reason("Warning", "RolloutPaused", "The evidence does not decide, or cannot be trusted; the note says which."),
     Reason("Normal", "Promoted", "A revision became stable."),
+    Reason(
+        "Warning",
+        "NotificationFailed",
+        "A receiver of `spec.rollout.notify` could not be told; once for each rollout and receiver.",
+    ),
     Reason("Normal", "RolloutSuperseded", "A candidate was dropped, for the spec changed."),
     Reason("Warning", "RolloutAborted", "A rollout failed or was aborted; stable has all traffic."),
     Reason("Warning", "RolloutRolledBack", "A candidate did harm, or a rollback ended a rollout."),
@@ -448,10 +449,18 @@ def _later_values(path: str, node: Node) -> str:
     return f"{told} In a cluster only: {', '.join(only)}.".strip() if only else told
 
 
+_NEEDED: Final[Mapping[str, dict[str, str]]] = {"webhook": {"url": "https://host/"}}
+"""What a part cannot be without."""
+
+
 def _is_refused(path: str, value: Any, *, in_pods: bool) -> bool:
     content: Any = value
     for key in reversed(path.split(".")[1:]):
-        content = {key.removesuffix("[]"): [{"weight": 50, "key": "k", **content}] if key.endswith("[]") else content}
+        if key.endswith("[]"):
+            content = [{"weight": 50, "key": "k", **content}]
+        elif key in _NEEDED:
+            content = {**_NEEDED[key], **content}
+        content = {key.removesuffix("[]"): content}
     content["model"] = {"uri": "file:///model", **content.get("model", {})}
     spec = ModelDeploymentSpec.model_validate(content)
     return path in {violation.path.replace("[0]", "[]") for violation in not_yet_supported(spec, in_pods=in_pods)}

@@ -128,12 +128,26 @@ class Analysis(Part):
     inconclusive_limit: Annotated[Integer, Field(ge=0, le=1000)] = Field(0, description="How many may be neither.")
 
 
-class WebhookStep(Part):
-    """A call that has to confirm before the next step."""
+AT_MOST_AN_HOUR = Rule(
+    cel="self.contains('d') ? !self.matches('[1-9]') : duration(self) <= duration('1h')",
+    holds=lambda timeout: timeout <= timedelta(hours=1),
+    message="must be at most an hour",
+)
 
-    url: HttpUrl = Field(description="Where to ask.")
-    type: Literal["confirm"] = Field("confirm", description="confirm: the step ends once the answer is 200.")
-    timeout: PositiveDuration = Field(timedelta(seconds=10), description="How long one call may take.")
+
+class WebhookStep(Part):
+    """A service that has to confirm before the next step."""
+
+    url: HttpUrl = Field(
+        description="Where to ask, by POST. What is told of it elsewhere is without user, password and query."
+    )
+    type: Literal["confirm"] = Field(
+        "confirm",
+        description="confirm: the step ends once the answer is 200, 201 or 202; after any other it is asked again.",
+    )
+    timeout: Annotated[PositiveDuration, AT_MOST_AN_HOUR] = Field(
+        timedelta(seconds=10), description="How long one call may take, at most an hour. Nothing else waits for it."
+    )
 
 
 class Agreement(Part):
@@ -197,7 +211,9 @@ class Step(Part):
     ) = Field(None, description="Requests with all of these headers go to the candidate.")
     scale: Scale | None = Field(None, description="Fix the candidate's replicas.")
     analysis: Analysis | None = Field(None, description="Run a check.")
-    webhook: WebhookStep | None = Field(None, description="Ask a service for confirmation.")
+    webhook: WebhookStep | None = Field(
+        None, description="Ask a service, at the weight before it, until it confirms or a command passes the step."
+    )
     shadow: Shadow | None = Field(None, description="Copy requests to the candidate and compare.")
 
     rules: ClassVar[tuple[Rule, ...]] = (
@@ -389,15 +405,17 @@ class Window(Part):
     ] = Field("UTC", description="The time zone of cron.")
 
 
+NoticeEvent = Literal["started", "paused", "promoted", "aborted", "rolledBack"]
+
+
 class Notification(Part):
     """An address that is told what happened."""
 
-    webhook: HttpUrl = Field(description="Where to post.")
-    events: Annotated[
-        Items[Literal["started", "paused", "promoted", "aborted", "rolledBack"]],
-        Field(min_length=1, max_length=5),
-        ListType("set"),
-    ] = Field(("paused", "promoted", "rolledBack"), description="What is told.")
+    webhook: HttpUrl = Field(description="Where to post. What is told of it elsewhere is its scheme and host.")
+    events: Annotated[Items[NoticeEvent], Field(min_length=1, max_length=5), ListType("set")] = Field(
+        ("paused", "promoted", "rolledBack"),
+        description="What is told. paused: it stands still as `status.paused` of the Experiment says, or at a step that waits for promote.",
+    )
 
 
 def _weights_rise(steps: tuple[Step, ...]) -> bool:
@@ -508,4 +526,6 @@ class Rollout(Part):
         description="When traffic may move forward: within any of them; none means always. Outside, a rollout stands still, and that"
         " takes no time of maxDuration or progressDeadline; harm, abort, rollback and a return within rollbackWindow act at any time.",
     )
-    notify: Annotated[Items[Notification], Field(max_length=8)] = Field((), description="Who is told.")
+    notify: Annotated[Items[Notification], Field(max_length=8)] = Field(
+        (), description="Who is told what happens in a rollout, each once and in order."
+    )

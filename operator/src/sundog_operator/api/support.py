@@ -52,6 +52,9 @@ ACTED_ON = frozenset(
         "spec.rollout.steps[].minDuration",
         "spec.rollout.steps[].maxDuration",
         "spec.rollout.steps[].pause.duration",
+        "spec.rollout.steps[].webhook.url",
+        "spec.rollout.steps[].webhook.type",
+        "spec.rollout.steps[].webhook.timeout",
         "spec.rollout.guardrails[].metric",
         "spec.rollout.guardrails[].margin",
         "spec.rollout.guardrails[].floor",
@@ -71,6 +74,8 @@ ACTED_ON = frozenset(
         "spec.rollout.onNewRevision",
         "spec.rollout.onNoData",
         "spec.rollout.alpha",
+        "spec.rollout.notify[].webhook",
+        "spec.rollout.notify[].events",
         "spec.endpoint.host",
         "spec.endpoint.requestTimeout",
         "spec.endpoint.maxRequestBytes",
@@ -151,7 +156,6 @@ LATER = frozenset(
         "spec.rollout.steps[].headers",
         "spec.rollout.steps[].scale",
         "spec.rollout.steps[].analysis",
-        "spec.rollout.steps[].webhook",
         "spec.rollout.steps[].shadow",
         "spec.rollout.guardrails[].name",
         "spec.rollout.guardrails[].prometheus",
@@ -160,7 +164,6 @@ LATER = frozenset(
         "spec.rollout.duringExperiment",
         "spec.rollout.progressDeadlineAction",
         "spec.rollout.bake",
-        "spec.rollout.notify",
         "spec.scheduling.queue",
         "spec.scheduling.spot",
         "spec.baseline",
@@ -236,6 +239,8 @@ class _Refusal:
             yield from _gate_with_times(value, place)
         elif isinstance(value, Rollout):
             yield from _guardrails_refused(value.guardrails, f"{place}.guardrails")
+            if value.notify and value.strategy == "recreate":
+                yield Violation(f"{place}.notify", "is not supported yet beside strategy: recreate; leave it out")
         for name, child in node.fields.items():
             yield from self._field(getattr(value, child.attribute), child, f"{path}.{name}", f"{place}.{name}")
 

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from sundog_operator.api import ExperimentStatus, ModelDeploymentStatus
+from sundog_operator.app.confirming import answer_to
 from sundog_operator.app.edge_in_cluster import foreign_among, foreign_to
+from sundog_operator.app.keys import Key
 from sundog_operator.app.ray_clusters import view_of
 from sundog_operator.app.world import World
 from sundog_operator.core import (
@@ -26,9 +28,10 @@ from sundog_operator.core import (
 from sundog_operator.core.capacity import Room
 from sundog_operator.core.draft import Observed, Rollout
 from sundog_operator.core.edge_objects import is_gone
-from sundog_operator.core.observed import EdgeReport, ServeState
+from sundog_operator.core.observed import EdgeReport, ServeState, WebhookAnswer
 from sundog_operator.core.ray_cluster import ClusterView
 from sundog_operator.core.rollout import machine
+from sundog_operator.core.rollout.asking import question
 from sundog_operator.core.spec import accept
 from sundog_operator.errors import DependencyError, NotServed, RayUnavailable
 from sundog_operator.ports import (
@@ -69,9 +72,10 @@ async def observe(world: World, deployment: Object) -> Observed:
     pods = await edge_pods(world, namespace)
     rollouts = tuple(each.rollout for each in experiments if each.rollout is not None and each.is_of(name, uid))
     route, routes_served = await _route(world, deployment)
+    owned = tuple(revisions.owned(stored, uid))
     return Observed(
         deployment=deployment,
-        revisions=tuple(revisions.owned(stored, uid)),
+        revisions=owned,
         taken=_numbers_taken(name, stored),
         rollouts=rollouts,
         experiment_names=frozenset(each.name for each in experiments),
@@ -95,6 +99,7 @@ async def observe(world: World, deployment: Object) -> Observed:
         phases=await _phases(world, namespace, name, stored_status, views),
         route=route,
         routes_served=routes_served,
+        answer=_answer(world, deployment, _attempt(rollouts, stored_status), owned),
     )
 
 
@@ -113,7 +118,8 @@ async def _edges(
     dry_run: bool,
 ) -> list[EdgeReport]:
     """What the edges say; in detail where evidence is weighed, or a plan is about to be made of what was counted."""
-    attempt = next((each.status for each in rollouts if each.name == status.experiment), None)
+    rollout = _attempt(rollouts, status)
+    attempt = rollout.status if rollout is not None else None
     begins = status.candidate is not None and status.stable is not None
     frozen = attempt is not None and bool(attempt.plan.steps)
     weighs = attempt is not None and bool(attempt.plan.guardrails) and attempt.phase != machine.PENDING
@@ -122,6 +128,19 @@ async def _edges(
         return await world.edges.read(pods)
     by_unit = attempt is not None and frozen and units.frozen_in(attempt.plan) != units.REQUEST
     return await world.edges.count(pods, service, by_unit=by_unit)
+
+
+def _attempt(rollouts: Sequence[Rollout], status: ModelDeploymentStatus) -> Rollout | None:
+    return next((each for each in rollouts if each.name == status.experiment), None)
+
+
+def _answer(
+    world: World, deployment: Object, attempt: Rollout | None, known: Sequence[revisions.Revision]
+) -> WebhookAnswer | None:
+    """What the webhook of the current step has answered, if it has one."""
+    meta, spec = deployment["metadata"], accept(deployment, world.settings.installation).spec
+    key = Key("modeldeployment", meta["namespace"], meta["name"])
+    return answer_to(world, key, question(deployment, spec, attempt, known, world.clock.now()))
 
 
 async def _route(world: World, deployment: Object) -> tuple[Object | None, bool]:

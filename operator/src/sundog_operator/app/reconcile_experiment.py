@@ -1,4 +1,4 @@
-"""Answers Experiments that users make. Those of rollouts are walked with their ModelDeployment."""
+"""Answers Experiments that users make. Those of rollouts are walked with their ModelDeployment; here others are told of them."""
 
 from sundog_operator.api import (
     NOT_YET_SUPPORTED,
@@ -7,6 +7,7 @@ from sundog_operator.api import (
     experiment_conditions,
     experiment_not_yet_supported,
 )
+from sundog_operator.app import notifying
 from sundog_operator.app.keys import Key
 from sundog_operator.app.world import World
 from sundog_operator.errors import SpecError
@@ -14,14 +15,18 @@ from sundog_operator.ports import EXPERIMENT, Object, Ref
 
 
 async def reconcile_experiment(world: World, key: Key) -> float | None:
-    """Say that the kind is not supported yet; nothing of it is acted on. Raises DependencyError."""
+    """Say that a user's is not supported yet; tell receivers what happened in a rollout. Raises DependencyError.
+
+    Gives after how many seconds to look again; None for never.
+    """
     ref = Ref(EXPERIMENT, key.namespace, key.name)
     stored = await world.kube.get(ref)
     if stored is None:
+        notifying.forget(world, key.namespace, key.name)
         return None
     reason, message = _refusal(stored)
     if not reason:
-        return None
+        return await notifying.notify(world, stored)
     meta = stored["metadata"]
     before = ExperimentStatus.parse(stored.get("status"))
     now = world.clock.now().replace(microsecond=0)

@@ -2,11 +2,13 @@
 
 from typing import Any
 
+from sundog_operator.app.confirming import answer_to
 from sundog_operator.app.keys import Key
 from sundog_operator.app.observe import observe
 from sundog_operator.app.recorder import record
 from sundog_operator.app.world import World
 from sundog_operator.core.plan import Plan, plan
+from sundog_operator.core.rollout import notices
 from sundog_operator.errors import AlreadyExists, Conflict
 from sundog_operator.ports import CONTROLLER_REVISION, EXPERIMENT, MODEL_DEPLOYMENT, POD, Object, Ref
 
@@ -18,6 +20,7 @@ async def reconcile_model_deployment(world: World, key: Key) -> float | None:
     """
     stored = await world.kube.get(Ref(MODEL_DEPLOYMENT, key.namespace, key.name))
     if stored is None or "deletionTimestamp" in stored["metadata"]:
+        answer_to(world, key, None)
         return None
     decided = plan(await observe(world, stored), world.clock.now())
     await _act(world, stored, decided)
@@ -57,7 +60,7 @@ async def _commit(world: World, ref: Ref, status: dict[str, Any]) -> None:
     stored = await world.kube.get(ref)
     if stored is None:
         raise Conflict(f"{ref}: it vanished before its step could be written")
-    await _write_status(world, stored, status)
+    await _write_status(world, stored, notices.with_deliveries_of(status, stored.get("status")))
 
 
 async def _write_status(world: World, stored: Object, status: dict[str, Any]) -> None:

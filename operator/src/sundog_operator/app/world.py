@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from typing import Final, Self
 
 from sundog_operator.api.installation import Installation
+from sundog_operator.app.posts import Posts
 from sundog_operator.core import names
 from sundog_operator.core.events import Event
-from sundog_operator.ports import Clock, Edges, Kubernetes, Serve
+from sundog_operator.ports import Clock, Edges, Kubernetes, Serve, Webhooks
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """The ports, the settings of this installation, and the events told lately.
+    """The ports, the settings of this installation, the events told lately, and the posts that are under way.
 
     `server` is the API server itself where `kube` knows of most kinds our own objects alone; None where `kube` knows all.
     """
@@ -79,7 +80,9 @@ class World:
     kube: Kubernetes
     serve: Serve
     edges: Edges
+    webhooks: Webhooks
     clock: Clock
     settings: Settings = Settings()
     told: Told = field(default_factory=Told, compare=False)
     server: Kubernetes | None = None
+    posts: Posts = field(default_factory=Posts, compare=False)

@@ -10,7 +10,7 @@ from sundog_operator.api.installation import Installation
 from sundog_operator.core import live, names, ray_groups, returning, revisions, traffic, valkey
 from sundog_operator.core.capacity import Room
 from sundog_operator.core.events import Event
-from sundog_operator.core.observed import EdgeReport, ServeState
+from sundog_operator.core.observed import EdgeReport, ServeState, WebhookAnswer
 from sundog_operator.core.ray_cluster import ClusterView
 from sundog_operator.core.readiness import Readiness, of_revision
 from sundog_operator.core.references import Found
@@ -62,6 +62,7 @@ class Observed:
         phases: seconds by phase of the newest revision's start, as one of its replicas tells; none where none was asked.
         route: the HTTPRoute of its name, where its endpoint names a Gateway.
         routes_served: whether the API server knows HTTPRoutes, as far as that was looked at.
+        answer: the last one to the webhook of the step that the rollout is at; None where there is none yet.
     """
 
     deployment: Json
@@ -86,6 +87,7 @@ class Observed:
     phases: Mapping[str, float] = field(default_factory=dict)
     route: Json | None = None
     routes_served: bool = True
+    answer: WebhookAnswer | None = None
 
     @property
     def in_cluster(self) -> bool:

@@ -61,6 +61,12 @@ def edge_replaced(pod: str, uid: str, epoch: int) -> Event:
     return Event("Warning", "EdgeReplaced", "ReplaceEdge", note, uid)
 
 
+def notification_failed(experiment: str, receiver: int, place: str, problem: str) -> Event:
+    """A receiver could not be told what happened in a rollout."""
+    note = f"rollout {experiment}: {place} (notify[{receiver}]) {problem}; it is tried for an hour, and the rollout goes on"
+    return Event("Warning", "NotificationFailed", "Notify", note, f"{experiment}/{receiver}")
+
+
 def revision_failed(revision: int, reason: str, message: str, failures: int) -> Event:
     """A revision could not be started."""
     return Event("Warning", reason, "StartRevision", f"revision {revision}: {message}", f"{revision}/{failures}")

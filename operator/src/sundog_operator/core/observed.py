@@ -52,6 +52,32 @@ class ServeState:
 
 
 @dataclass(frozen=True, slots=True)
+class WebhookAnswer:
+    """What came of one POST: a status, or without an answer why there is none.
+
+    `problem` follows on the name of a receiver and holds nothing of its address, such as `did not answer within 10 s`.
+    """
+
+    status: int | None = None
+    problem: str = ""
+
+    @property
+    def confirms(self) -> bool:
+        """Whether it lets a rollout go on, as Flagger takes it: 200 to 202."""
+        return self.status is not None and 200 <= self.status <= 202
+
+    @property
+    def accepts(self) -> bool:
+        """Whether it says that what was posted has arrived: 200 to 299."""
+        return self.status is not None and 200 <= self.status <= 299
+
+    @property
+    def told(self) -> str:
+        """It in words."""
+        return self.problem if self.status is None else f"answered {self.status}"
+
+
+@dataclass(frozen=True, slots=True)
 class EdgeReport:
     """One edge pod and the evidence document it gave; `evidence` is None when it could not be read, and `error` says why.
 

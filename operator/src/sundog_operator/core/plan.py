@@ -114,6 +114,7 @@ def _walk(draft: Draft) -> None:
         opens_at=draft.opens_at,
         failure=choose.failure_of(draft, candidate),
         evidence=draft.judgement,
+        answer=draft.seen.answer,
     )
     after = say.count(draft, machine.tick(say.tell(draft, progress), seen), progress, moved=False)
     if after != progress or _leave(draft, progress):

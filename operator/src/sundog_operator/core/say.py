@@ -35,7 +35,7 @@ from sundog_operator.core.draft import Draft
 from sundog_operator.core.events import Event
 from sundog_operator.core.evidence.verdicts import Verdict
 from sundog_operator.core.readiness import DEPLOYING
-from sundog_operator.core.rollout import freeze, machine, windows
+from sundog_operator.core.rollout import freeze, machine, notices, windows
 
 POLL_S: Final = 0.2
 WAITING_S: Final = 1.0
@@ -45,7 +45,7 @@ EVIDENCE_S: Final = 5.0
 RESYNC_S: Final = 15.0
 CONFIRM_GRACE: Final = timedelta(seconds=30)
 COUNTS_PERIOD: Final = timedelta(seconds=60)
-NOT_EVALUATED: Final = "counters are kept, but no evidence is weighed in a rollout gated by time or by hand"
+NOT_EVALUATED: Final = "counters are kept, but no evidence is weighed in a rollout without a gate of evidence"
 
 Said = tuple[str, str, str]
 """(status, reason, message) of a condition."""
@@ -452,7 +452,7 @@ def conclude_rollout(draft: Draft) -> None:
     conditions.mark_true("Ready", status.phase, "", at=draft.now)
     _mark_evidence(draft, status, conditions)
     update = {"observed_generation": attempt.generation, "conditions": conditions.conditions()}
-    draft.commit = (name, status.model_copy(update=update))
+    draft.commit = (name, notices.noted(attempt.status, status.model_copy(update=update), draft.now))
 
 
 def _mark_evidence(draft: Draft, status: ExperimentStatus, conditions: ConditionSet) -> None:

@@ -21,8 +21,9 @@ from sundog_operator.api import (
     format_duration,
     is_latency,
 )
+from sundog_operator.core import webhooks
 from sundog_operator.core.revisions import Revision
-from sundog_operator.core.rollout import machine
+from sundog_operator.core.rollout import machine, notices
 from sundog_operator.core.rollout.resolve import spoken
 from sundog_operator.ports import Object
 
@@ -172,12 +173,28 @@ def _rollout(experiment: Object, now: datetime) -> list[RenderableType]:
         parts.append(_arms(status))
     if machine.is_over(status) and status.verdict.reason:
         parts.append(Text(status.verdict.reason))
+    if status.plan.notify:
+        parts += _section("Told to", _facts(_receivers(status)))
     if status.plan.guardrails:
         parts += _section("Plan", _facts(_plan(status, now)))
     if status.metrics:
         parts += _section(_age_of_evidence(status, now), _metrics(status))
         parts += [Text(told) for told in _told_beside(status)]
     return parts
+
+
+def _receivers(status: ExperimentStatus) -> Iterator[tuple[str, str]]:
+    """Who is told of it, and how far each of them is."""
+    waiting = {each.receiver: each.notice for each in notices.pending(status)}
+    deliveries = {each.receiver: each for each in status.deliveries}
+    for number, receiver in enumerate(status.plan.notify):
+        notice, delivery = waiting.get(number), deliveries.get(number)
+        told = f"{notice.event} is to be told" if notice is not None else "all was told"
+        if delivery is not None and delivery.lost:
+            told += f", {delivery.lost} given up"
+        if delivery is not None and delivery.problem:
+            told += f": {delivery.problem}"
+        yield webhooks.origin(receiver.webhook), told
 
 
 def _steps(status: ExperimentStatus) -> RenderableType:
@@ -202,6 +219,8 @@ def _gate(step: PlanStep) -> str:
         case "evidence":
             longest = f" to {format_duration(step.max_duration)}" if step.max_duration is not None else ""
             return f"evidence, {format_duration(step.min_duration)}{longest}"
+        case "webhook" if step.webhook is not None:
+            return f"webhook {webhooks.place(step.webhook.url)}"
         case gate:
             return gate
 

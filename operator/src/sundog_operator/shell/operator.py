@@ -26,6 +26,7 @@ from sundog_operator.adapters.kopf_watch import KopfWatch, Watched, quiet_kopf
 from sundog_operator.adapters.kubernetes_client import KubernetesClient
 from sundog_operator.adapters.metrics import Metrics
 from sundog_operator.adapters.ray_serve import RayServe, SecretTokens
+from sundog_operator.adapters.webhooks import HttpWebhooks, Reach
 from sundog_operator.api.installation import Installation, parse_installation
 from sundog_operator.app.elector import Elector
 from sundog_operator.app.fence import FencedKubernetes, FencedServe
@@ -182,6 +183,7 @@ async def run(options: Options) -> Exit:
             FencedKubernetes(watching.kube, lambda: elector.leads),
             FencedServe(SharedServe(RayServe(session, SecretTokens(client, clock)), clock), lambda: elector.leads),
             SharedEdges(HttpEdges(session), clock),
+            HttpWebhooks(Reach(frozenset(options.installation.webhooks.hosts))),
             clock,
             Settings.of(options.installation, options.identity),
             Told(metrics.told),

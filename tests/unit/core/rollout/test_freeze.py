@@ -47,6 +47,22 @@ def test_steps_of_the_spec_are_kept() -> None:
     assert (last.weight, last.gate) == (100, "none")
 
 
+def test_a_webhook_is_a_step_at_the_weight_before_it() -> None:
+    gate = {"url": "https://gate.example/", "timeout": "3s"}
+    spec = {"steps": [{"webhook": gate}, {"weight": 50}, {"webhook": gate}]}
+    before, weight, after, last = frozen(spec).plan.steps
+    assert [(each.weight, each.gate) for each in (before, weight, after, last)] == [
+        (0, "webhook"),
+        (50, "evidence"),
+        (50, "webhook"),
+        (100, "none"),
+    ]
+    assert after.webhook is not None
+    assert (after.webhook.url, after.webhook.timeout) == ("https://gate.example/", timedelta(seconds=3))
+    assert (weight.webhook, last.webhook) == (None, None)
+    assert ExperimentStatus.parse(frozen(spec).to_json()).plan == frozen(spec).plan
+
+
 def test_no_evidence_gates_the_last_weight_for_there_is_nothing_to_compare_with() -> None:
     assert steps({"steps": [{"weight": 60}, {"weight": 100, "gate": "evidence"}]}) == [(60, "evidence"), (100, "none")]
     assert steps({"steps": [{"weight": 100}]}) == [(100, "none")]
@@ -98,6 +114,7 @@ def test_steps_by_time_and_by_hand_weigh_nothing_and_say_so() -> None:
         {"steps": [{"weight": 10, "minDuration": "1m"}]},
         {"steps": [{"weight": 10, "maxDuration": "1h"}]},
         {"steps": [{"weight": 10, "gate": "manual"}]},
+        {"steps": [{"weight": 25}, {"webhook": {"url": "http://a"}}, {"weight": 50}]},
         {"guardrails": [{"metric": "errorRate"}]},
         {"guardrails": [{"metric": "errorRate", "margin": "26%"}]},
         {"guardrails": [{"metric": "errorRate", "floor": "2%"}]},

@@ -61,7 +61,7 @@ class Silent:
 
 
 def silent_world(kube: Kubernetes, _session: Any, _token: str, clock: Clock) -> World:
-    return World(kube, Silent(), Silent(), clock)  # type: ignore[arg-type]
+    return World(kube, Silent(), Silent(), Silent(), clock)  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from sundog_operator.api import (
     ExperimentStatus,
     FrozenPlan,
     PlanStep,
+    PlanWebhook,
     Rollout,
     Step,
     Verdict,
@@ -30,7 +31,7 @@ EQUAL_WEIGHT: Final = 50
 UNKNOWN: Final = Traffic()
 UNDECIDED = "Undecided"
 WEIGHED = "evidence is weighed"
-NO_EVIDENCE = "the steps of this rollout are gated by time or by hand; no evidence is weighed"
+NO_EVIDENCE = "no step of this rollout is gated by evidence, and none is weighed"
 
 Json = dict[str, Any]
 
@@ -38,8 +39,8 @@ Json = dict[str, Any]
 def plan_steps(rollout: Rollout, stable: Traffic = UNKNOWN) -> tuple[PlanStep, ...]:
     """The steps of a rollout as they are walked, the last one always at 100 %; resolved from stable's traffic where the spec has none.
 
-    A pause becomes a step at the weight before it: gated by time if it has a duration, else by hand. The 100 % step that a list leaves
-    implied has no gate, and one that is given none by evidence: no arm is left to compare with.
+    A pause becomes a step at the weight before it: gated by time if it has a duration, else by hand; likewise a webhook, gated by its
+    answer. The 100 % step that a list leaves implied has no gate, and one that is given none by evidence: no arm is left to compare with.
     """
     steps = list(_given_steps(rollout)) if rollout.steps else list(default_steps(stable))
     if not steps or steps[-1].weight < 100:
@@ -58,6 +59,10 @@ def _given_steps(rollout: Rollout) -> Iterator[PlanStep]:
             duration = step.pause.duration
             gate: Literal["manual", "time"] = "manual" if duration is None else "time"
             yield PlanStep(weight=weight, gate=gate, min_duration=duration or timedelta(0))
+        elif step.webhook is not None:
+            yield PlanStep(
+                weight=weight, gate="webhook", webhook=PlanWebhook(url=step.webhook.url, timeout=step.webhook.timeout)
+            )
         elif step.weight is not None:
             weight = step.weight
             yield _weight_step(step, weight)
@@ -87,6 +92,7 @@ def freeze_without_steps(rollout: Rollout, stable: int, candidate: int, now: dat
         unit=units.unit_of(rollout.unit),
         salt=rollout.unit.salt,
         steps=(_ungated(),),
+        notify=rollout.notify,
         reason=reason,
     )
     return _frozen(plan, stable, candidate, now)
@@ -124,6 +130,7 @@ def resolved(rollout: Rollout, traffic: Traffic, replicas: int = 1) -> FrozenPla
         warmup_duration=rollout.warmup.duration if weighed else timedelta(0),
         on_inconclusive=rollout.on_inconclusive,
         on_no_data=rollout.on_no_data,
+        notify=rollout.notify,
         requests_per_second=traffic.requests_per_second and round(traffic.requests_per_second, 3),
         error_rate=traffic.error_rate and round(traffic.error_rate, 6),
     )

@@ -19,12 +19,14 @@ from sundog_operator.api import (
     ExperimentStatus,
     Paused,
     PlanStep,
+    PlanWebhook,
     StepStatus,
     Verdict,
     format_duration,
 )
-from sundog_operator.core import names
+from sundog_operator.core import names, webhooks
 from sundog_operator.core.commands import Command
+from sundog_operator.core.observed import WebhookAnswer
 from sundog_operator.core.rollout import windows
 from sundog_operator.core.rollout.control import DEGRADED, UNHEALTHY
 from sundog_operator.core.rollout.freeze import UNDECIDED, arms_at
@@ -63,6 +65,7 @@ class Inputs:
         opens_at: when the next window opens; None within one.
         failure: why the attempt must stop now, as (reason, message).
         evidence: what is known of the candidate; None where the plan weighs none.
+        answer: the last one to the webhook of the current step; None where there is none yet.
     """
 
     now: datetime
@@ -73,6 +76,7 @@ class Inputs:
     opens_at: datetime | None = None
     failure: tuple[str, str] | None = None
     evidence: Judgement | None = None
+    answer: WebhookAnswer | None = None
 
 
 def is_frozen(status: ExperimentStatus) -> bool:
@@ -100,6 +104,14 @@ def current_step(status: ExperimentStatus) -> PlanStep:
     """The step that is walked, or the first before the walk begins."""
     index = min(max(status.step.index, 1), len(status.plan.steps)) if status.step else 1
     return status.plan.steps[index - 1]
+
+
+def asked(status: ExperimentStatus) -> PlanWebhook | None:
+    """The webhook that the current step waits for; None where it waits for none, or stands still."""
+    step = status.step
+    if status.phase != RUNNING or status.paused is not None or step is None or step.since is None:
+        return None
+    return current_step(status).webhook if step.gate == "webhook" else None
 
 
 def next_weight(status: ExperimentStatus) -> int:
@@ -387,6 +399,8 @@ def _is_open(status: ExperimentStatus, step: PlanStep, seen: Inputs, waited: tim
             return waited >= step.min_duration and seen.evidence is not None and seen.evidence.passed
         case "time":
             return waited >= step.min_duration
+        case "webhook":
+            return seen.answer is not None and seen.answer.confirms
         case gate:
             return gate != "manual"
 
@@ -471,8 +485,14 @@ def _waiting_for(status: ExperimentStatus, seen: Inputs) -> str:
         (_gate(status) == "manual", lambda: WAITS_FOR_PROMOTE),
         (_gate(status) == "time", lambda: f"collects for {step.min_duration.total_seconds():g} s"),
         (_gate(status) == "evidence", lambda: _collecting(status)),
+        (_gate(status) == "webhook", lambda: _asking(step, seen.answer)),
     )
     return next((text() for holds, text in explanations if holds), "shifts traffic")
+
+
+def _asking(step: PlanStep, answer: WebhookAnswer | None) -> str:
+    place = webhooks.place(step.webhook.url) if step.webhook else ""
+    return f"asks webhook {place}" if answer is None else f"webhook {place} {answer.told}; asks again"
 
 
 def paused_for(status: ExperimentStatus) -> str:

@@ -6,7 +6,7 @@ from typing import Final
 
 from sundog_operator.api import FrozenPlan, PlanStep, format_duration
 
-_GATES: Final = {"manual": "manual gate", "evidence": "evidence", "none": "no gate"}
+_GATES: Final = {"manual": "manual gate", "evidence": "evidence", "webhook": "a webhook confirms", "none": "no gate"}
 
 
 def arrows(steps: Sequence[PlanStep]) -> str:

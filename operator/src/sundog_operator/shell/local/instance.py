@@ -24,6 +24,7 @@ from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
 from sundog_operator.adapters.memory_kubernetes.facade import serve
 from sundog_operator.adapters.memory_kubernetes.kubeconfig import write_kubeconfig
 from sundog_operator.adapters.ray_serve import RayServe, one_token
+from sundog_operator.adapters.webhooks import HttpWebhooks, Reach
 from sundog_operator.app.loop import Operator
 from sundog_operator.app.world import Settings, World
 from sundog_operator.errors import DependencyError
@@ -64,8 +65,9 @@ def real_controllers(kube: Kubernetes, state: Path, clock: Clock) -> Sequence[Co
 
 
 def real_world(kube: Kubernetes, session: aiohttp.ClientSession, ray_token: str, clock: Clock) -> World:
-    """Ray Serve and the edges over HTTP."""
-    return World(kube, RayServe(session, one_token(ray_token)), HttpEdges(session), clock, _SETTINGS)
+    """Ray Serve, the edges and webhooks over HTTP."""
+    serve, webhooks = RayServe(session, one_token(ray_token)), HttpWebhooks(Reach(own_machine=True))
+    return World(kube, serve, HttpEdges(session), webhooks, clock, _SETTINGS)
 
 
 @dataclass(frozen=True, slots=True)

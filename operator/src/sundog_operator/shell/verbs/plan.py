@@ -11,7 +11,7 @@ from sundog_operator.adapters.clock import SystemClock
 from sundog_operator.api.installation import Installation
 from sundog_operator.app.observe import observe
 from sundog_operator.app.world import Settings, World
-from sundog_operator.core.observed import EdgeReport, ServeState
+from sundog_operator.core.observed import EdgeReport, ServeState, WebhookAnswer
 from sundog_operator.ports import MODEL_DEPLOYMENT, SECRET, Object
 from sundog_operator.shell.exits import CommandFailed, Exit
 from sundog_operator.shell.manifests import Document
@@ -55,6 +55,12 @@ class _UnaskedEdges:
         return await self.read(pods)
 
 
+class _UnaskedWebhooks:
+    async def post(self, url: str, document: Mapping[str, Any], timeout_s: float) -> WebhookAnswer:  # noqa: ARG002
+        """Nothing is asked."""
+        return WebhookAnswer(problem="is not asked by a preview")
+
+
 @click.command()
 @FILES
 @click.option("-o", "--output", type=click.Choice(("text", "json", "yaml")), default="text", show_default=True)
@@ -90,7 +96,7 @@ async def _preview(server: Server, document: Document, given: Sequence[Object]) 
     clock = SystemClock()
     # What an administrator set is not known here; what matters is whether there are pods.
     settings = Settings(installation=None if server.local else Installation())
-    world = World(server.kube, _Unasked(), _UnaskedEdges(), clock, settings)
+    world = World(server.kube, _Unasked(), _UnaskedEdges(), _UnaskedWebhooks(), clock, settings)
     wanted = {**(stored or blank(document.object)), "spec": document.object.get("spec")}
     seen = await observe(world, wanted)
     known = {

@@ -1,0 +1,164 @@
+"""What happened in a rollout that others want to hear of, who has heard it, and what they are told.
+
+A notice is written with the transition that it tells of, in one write; how far each receiver is, by who tells it. Neither writes the
+other's part.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from sundog_operator.api import Delivery, ExperimentStatus, Notice, NoticeEvent, format_instant
+from sundog_operator.core.observed import WebhookAnswer
+from sundog_operator.core.rollout import machine
+
+GIVE_UP_AFTER: Final = timedelta(hours=1)
+"""For how long a receiver is tried again from when it happened; after that once."""
+
+MOST_PAUSES: Final = 24
+"""Of one attempt; so all of its notices find room in its status."""
+
+REASON_LIMIT: Final = 1024
+"""Characters of a reason: a failure of a model may say far more."""
+
+DELIVERIES: Final = "deliveries"
+WAITS_FOR_PROMOTE: Final = "WaitsForPromote"
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """What a receiver hears next: `receiver` is its place in the plan, `number` that of the notice, from 1."""
+
+    receiver: int
+    number: int
+    url: str
+    notice: Notice
+
+
+def noted(before: ExperimentStatus, after: ExperimentStatus, now: datetime) -> ExperimentStatus:
+    """The status after a transition, with what there is to tell of it. Without receivers there is nothing."""
+    if not after.plan.notify or not machine.is_frozen(after):
+        return after
+    known = before.notices
+    new = [each for each in _happened(before, after, now) if not _is_known(each, known)]
+    return after.model_copy(update={"notices": (*known, *new)})
+
+
+def _happened(before: ExperimentStatus, after: ExperimentStatus, now: datetime) -> Iterator[Notice]:
+    if not machine.is_frozen(before):
+        yield _notice(after, "started", f"Started: revision {machine.revisions(after)[1]} is brought up", now)
+    if machine.is_over(after):
+        event = _end(after) if not machine.is_over(before) else None
+        if event is not None:
+            yield _notice(after, event, after.verdict.reason, now)
+    elif (waits := _standing(after)) and waits != _standing(before):
+        yield _notice(after, "paused", waits, now)
+
+
+def _notice(status: ExperimentStatus, event: NoticeEvent, reason: str, now: datetime) -> Notice:
+    return Notice(
+        event=event,
+        step=status.step.index if status.step else 0,
+        weight=machine.canary_weight(status),
+        reason=reason[:REASON_LIMIT],
+        verdict=status.verdict.decision,
+        time=now,
+    )
+
+
+def _end(status: ExperimentStatus) -> NoticeEvent | None:
+    if status.phase == machine.CONCLUDED:
+        return "promoted"
+    match status.verdict.reason.partition(":")[0]:
+        case "Superseded":
+            return None
+        case machine.ROLLED_BACK:
+            return "rolledBack"
+        case _:
+            return "aborted"
+
+
+def _standing(status: ExperimentStatus) -> str:
+    """Why a rollout stands still, cause first; empty where it does not, or only its spec holds it."""
+    step = status.step
+    if status.paused is not None:
+        return f"{status.paused.reason}: {machine.paused_for(status)}"
+    if step is not None and step.since is not None and step.gate == "manual":
+        return f"{WAITS_FOR_PROMOTE}: step {step.index} {machine.WAITS_FOR_PROMOTE}"
+    return ""
+
+
+def _is_known(new: Notice, known: Sequence[Notice]) -> bool:
+    """Each event is told once; a pause once for each step and cause, for what is paused again and again is not news."""
+    told = [_key(each) for each in known]
+    full = new.event == "paused" and sum(each.event == "paused" for each in known) >= MOST_PAUSES
+    return full or _key(new) in told
+
+
+def _key(notice: Notice) -> tuple[object, ...]:
+    return (notice.event, notice.step, notice.reason.partition(":")[0]) if notice.event == "paused" else (notice.event,)
+
+
+def pending(status: ExperimentStatus) -> list[Pending]:
+    """The next notice of each receiver that has not heard all that it asked for."""
+    found: list[Pending] = []
+    if not machine.is_frozen(status):
+        return found
+    for receiver, wanted in enumerate(status.plan.notify):
+        told = _delivery(status, receiver).told
+        left = ((number, each) for number, each in enumerate(status.notices, start=1) if number > told)
+        following = next(((number, each) for number, each in left if each.event in wanted.events), None)
+        if following is not None:
+            found.append(Pending(receiver, following[0], wanted.webhook, following[1]))
+    return found
+
+
+def answered(status: ExperimentStatus, what: Pending, answer: WebhookAnswer | None, now: datetime) -> ExperimentStatus:
+    """The status once a receiver has answered so. The first problem of a notice stays told until it is over."""
+    if answer is None:
+        return status
+    known = _delivery(status, what.receiver)
+    if answer.accepts:
+        changed = known.model_copy(update={"told": what.number, "problem": ""})
+    elif now - what.notice.time >= GIVE_UP_AFTER:
+        lost = {"told": what.number, "lost": known.lost + 1, "problem": answer.told}
+        changed = known.model_copy(update=lost)
+    else:
+        changed = known.model_copy(update={"problem": known.problem or answer.told})
+    others = [each for each in status.deliveries if each.receiver != what.receiver]
+    sorted_ = sorted([*others, changed], key=lambda each: each.receiver)
+    return status.model_copy(update={DELIVERIES: tuple(sorted_)})
+
+
+def _delivery(status: ExperimentStatus, receiver: int) -> Delivery:
+    return next((each for each in status.deliveries if each.receiver == receiver), Delivery(receiver=receiver))
+
+
+def document(experiment: Mapping[str, Any], status: ExperimentStatus, what: Pending) -> Json:
+    """What is posted of a notice."""
+    meta, notice = experiment["metadata"], what.notice
+    stable, candidate = machine.revisions(status)
+    return {
+        "id": f"{meta['uid']}/{what.number}",
+        "event": notice.event,
+        "name": experiment["spec"]["modelDeployment"],
+        "namespace": meta["namespace"],
+        "experiment": meta["name"],
+        "revision": candidate,
+        "stable": stable,
+        "step": notice.step,
+        "weight": notice.weight,
+        "reason": notice.reason,
+        "verdict": notice.verdict,
+        "time": format_instant(notice.time),
+    }
+
+
+def with_deliveries_of(status: Json, stored: Mapping[str, Any] | None) -> Json:
+    """A status about to be written by who writes everything else, with the deliveries that are stored."""
+    kept = {key: value for key, value in status.items() if key != DELIVERIES}
+    told = (stored or {}).get(DELIVERIES)
+    return {**kept, DELIVERIES: told} if told else kept

@@ -1,0 +1,23 @@
+"""How addresses outside are named where others read it: secrets are in users, passwords and queries, and of some receivers in paths."""
+
+from urllib.parse import urlsplit
+
+UNREADABLE = "at an address that cannot be read"
+
+
+def place(url: str) -> str:
+    """A URL without user, password, query and fragment."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return UNREADABLE
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def origin(url: str) -> str:
+    """Its scheme and host alone."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return UNREADABLE
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
