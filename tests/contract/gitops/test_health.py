@@ -148,11 +148,11 @@ async def test_what_git_says_and_is_not_served_is_never_called_healthy() -> None
 
 
 async def test_a_refused_spec_is_degraded_with_its_reason() -> None:
-    cluster, by_user = Cluster(), {"unit": {"header": "x-user"}}
-    await cluster.apply(rollout=by_user)
+    cluster = Cluster()
+    await cluster.apply()
     await cluster.until(functools.partial(cluster.serves, 1))
     await cluster.settle(15)
-    await cluster.apply("file:///models/v2", rollout=by_user)
+    await cluster.apply("file:///models/v2", rollout={"strategy": "blueGreen"})
     await cluster.settle(3)
     assert await seen(cluster) == STALLED
     assert health("ModelDeployment", await cluster.get())[1].startswith("NotYetSupported: ")
