@@ -107,8 +107,8 @@ def test_kubectl_is_told_the_same(bed: Any, tmp_path: Path) -> None:
             "spec.model.uri: pvc:// needs pods to mount the claim, which local mode has not",
         ),
         (
-            {"rollout": {"guardrails": [{"metric": "errorRate", "max": "2%"}]}},
-            "spec.rollout.guardrails[0].max: is not supported yet; leave it out",
+            {"rollout": {"guardrails": [{"metric": "latencyP99", "max": "1s"}]}},
+            "spec.rollout.guardrails[0].max: is not supported yet for a latency; leave it out",
         ),
     ],
     ids=["autoscaling", "gpu", "scheme", "ceiling"],
