@@ -120,8 +120,11 @@ class KopfWatch:
                     stop_flag=self._round,
                 )
             except Exception as err:  # noqa: BLE001 - whatever ends kopf, the watches begin anew
-                log.warning("the watches ended and begin anew: %s", str(err) or type(err).__name__)
-            await asyncio.to_thread(self._ending.wait, _RESTART_S)
+                if not self._ending.is_set():
+                    log.warning("the watches ended and begin anew: %s", str(err) or type(err).__name__)
+            # Not in another thread: where the process ends meanwhile there are none to be had, which would be its last word.
+            if not self._ending.is_set():
+                await asyncio.sleep(_RESTART_S)
         heart.cancel()
 
     async def _beats(self) -> None:
