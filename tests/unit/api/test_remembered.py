@@ -46,3 +46,15 @@ def test_what_is_no_json_is_computed_each_time() -> None:
     for _ in range(2):
         assert remembered({"a": {1, 2}}) == ({"a": {1, 2}},)
     assert len(compute.calls) == 2
+
+
+def test_large_ones_are_kept_as_far_as_all_together_are_not_too_large() -> None:
+    compute = Counting()
+    remembered = Remembered(compute, kept_bytes=250)
+    first, second, third, huge = "a" * 98, "b" * 98, "c" * 98, "d" * 300
+    for value in (first, second, first, third, first):
+        remembered(value)
+    assert compute.calls == [first, second, third]
+    assert [remembered(huge), remembered(huge)] == [(huge,), (huge,)]
+    remembered(first)
+    assert compute.calls == [first, second, third, huge, huge, first]
