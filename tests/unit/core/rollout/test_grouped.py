@@ -74,6 +74,13 @@ def test_warmups_are_not_kept_by_group() -> None:
     assert sums(of(take(NOTHING, by_unit(sticky(row("canary", 1, ok=5)))), epoch=1))[0] == 0
 
 
+def test_what_is_evidence_no_more_is_not_kept_by_group() -> None:
+    counted = take(NOTHING, by_unit(sticky(row("canary", 1, ok=5)), sticky(row("canary", 2, ok=6))), epochs=(1, 2))
+    assert sums(of(counted, epoch=1))[0] == 5
+    assert sums(of(take(counted, epochs=(2, 3)), epoch=1))[0] == 0
+    assert sums(of(take(counted, epochs=(2, 3))))[0] == 6
+
+
 def test_an_agent_that_has_forgotten_some_takes_nothing_back() -> None:
     counted = take(NOTHING, by_unit(sticky(row(ok=800, server5xx=100))))
     assert take(counted, by_unit(sticky(row(ok=100, server5xx=50)))).groups == counted.groups

@@ -227,6 +227,45 @@ def test_a_pause_by_hand_stays_one_in_an_outage_and_after_it() -> None:
         assert settle(paused, LATER * 9, judged(control=control)).paused == paused.paused
 
 
+def test_an_outage_in_a_pause_by_hand_is_no_evidence_either() -> None:
+    paused = machine.obey(collecting(), Command("p", "pause", 8), T0 + LATER)
+    hit = settle(paused, LATER * 2, judged(control=OUTAGE))
+    assert [each.troubled for each in hit.evidence_epochs] == [True]
+    resumed = machine.obey(settle(hit, LATER * 4, judged()), Command("r", "resume", 8), T0 + LATER * 4)
+    gone_on = settle(resumed, LATER * 4, judged())
+    assert [(each.number, each.troubled) for each in gone_on.evidence_epochs] == [(2, True), (3, False)]
+
+
+def test_a_warm_up_does_not_end_in_an_outage() -> None:
+    started = settle(frozen(), timedelta(0), judged(silent=True))
+    hit = settle(started, timedelta(seconds=30), judged(control=OUTAGE))
+    assert epochs(settle(hit, timedelta(minutes=2), judged(control=OUTAGE, requests=1000))) == []
+    assert epochs(settle(hit, timedelta(minutes=4), judged(control=CALM, requests=1000))) == []
+
+
+def test_who_promotes_in_full_needs_not_wait_for_the_end_of_an_outage() -> None:
+    """The candidate may be what ends it."""
+    hit = settle(collecting(), timedelta(minutes=30), judged(control=OUTAGE))
+    promoted = machine.obey(hit, Command("f", "promote", 8, full=True), T0 + timedelta(minutes=31))
+    assert settle(promoted, timedelta(minutes=31), judged(control=OUTAGE)).phase == "Concluded"
+
+
+def test_silent_edges_do_not_end_an_outage() -> None:
+    hit = settle(collecting(), timedelta(minutes=30), judged(control=OUTAGE))
+    assert settle(hit, timedelta(minutes=31), judged(unheard=("sundog-edge-0",))) == hit
+
+
+def test_outages_without_end_leave_room_for_the_epoch_that_counts() -> None:
+    status, at = collecting(steps=[{"weight": 25, "maxDuration": "99h"}]), timedelta(minutes=10)
+    for _ in range(60):
+        status = settle(status, at, judged(control=OUTAGE))
+        status = settle(status, at + timedelta(minutes=6), judged())
+        at += timedelta(minutes=10)
+    assert len(status.evidence_epochs) == machine.MOST_EPOCHS
+    assert (status.evidence_epochs[-1].number, status.evidence_epochs[-1].troubled) == (status.epoch.number, False)
+    assert ExperimentStatus.parse(status.to_json()) == status
+
+
 def test_gates_pass_with_evidence_after_their_least_time_and_the_last_decides() -> None:
     status = collecting()
     assert index(settle(status, timedelta(minutes=4), judged(passed=True))) == 1

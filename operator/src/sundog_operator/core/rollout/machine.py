@@ -8,7 +8,7 @@ from the moment all edges confirm it. Where evidence is weighed the first epoch 
 has the same weights. Nothing here reads a clock or the world.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -48,6 +48,9 @@ NO_DATA: Final = "NoData"
 SAMPLE_RATIO: Final = "SampleRatio"
 MISMATCH_GRACE: Final = timedelta(minutes=5)
 """How long a split that is not as it should be is looked into before stable gets all traffic."""
+
+MOST_EPOCHS: Final = 32
+"""Of evidence, in a status that has room for 40: one for each step, and one for what a long answer is, are 23."""
 
 LEAST_SILENCE: Final = timedelta(minutes=1)
 """Of an epoch in force without any request of an arm, before that is called no data."""
@@ -254,8 +257,11 @@ def _doubt(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
 
 
 def _spare(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
-    """Collect nothing while stable is no measure of anything: what fails both arms would drown what the candidate alone does."""
-    if seen.evidence is None or not seen.evidence.control.reason or status.paused is not None:
+    """Collect nothing while stable is no measure of anything: what fails both arms would drown what the candidate alone does.
+
+    What is paused for something else stays so, and goes on counting. A gate that a command opened waits for no measure.
+    """
+    if seen.evidence is None or not seen.evidence.control.reason or _gate(status) == "none":
         return None
     if status.phase != RUNNING or canary_weight(status) in (0, 100):
         return None
@@ -264,15 +270,20 @@ def _spare(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
         for each in status.evidence_epochs
     )
     told = seen.evidence.control
-    paused = Paused(reason=told.reason, since=seen.now, message=told.message)
-    return status.model_copy(update={"paused": paused, "evidence_epochs": epochs})
+    paused = status.paused or Paused(reason=told.reason, since=seen.now, message=told.message)
+    after = status.model_copy(update={"paused": paused, "evidence_epochs": epochs})
+    return None if after == status else after
 
 
 def _recover(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
-    """Go on by itself once stable has done well for a while."""
-    if status.paused is None or status.paused.reason not in (UNHEALTHY, DEGRADED):
+    """Go on by itself once stable has done well for a while, as all edges tell."""
+    if not _is_spared(status) or seen.evidence is None or seen.evidence.unheard:
         return None
-    return _resume(status, seen.now) if seen.evidence is not None and seen.evidence.control.settled else None
+    return _resume(status, seen.now) if seen.evidence.control.settled else None
+
+
+def _is_spared(status: ExperimentStatus) -> bool:
+    return status.paused is not None and status.paused.reason in (UNHEALTHY, DEGRADED)
 
 
 def _renew(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
@@ -350,7 +361,12 @@ def _warm_up(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
     step, evidence = current_step(status), seen.evidence
     if status.phase != RUNNING or status.step is None or evidence is None or status.step.since is None:
         return None
-    if not status.epoch.confirmed or step.weight != canary_weight(status) or step.weight in (0, 100):
+    if (
+        _is_spared(status)
+        or not status.epoch.confirmed
+        or step.weight != canary_weight(status)
+        or step.weight in (0, 100)
+    ):
         return None
     if status.step.warm:
         learned = lacks_threshold(status.plan.guardrails) and not lacks_threshold(evidence.guardrails)
@@ -369,10 +385,18 @@ def _as_evidence(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus:
         update={
             "plan": status.plan.model_copy(update={"guardrails": guardrails}),
             "step": status.step.model_copy(update={"warm": True}) if status.step else None,
-            "evidence_epochs": (*status.evidence_epochs, epoch),
+            "evidence_epochs": (*_with_room(status.evidence_epochs), epoch),
             "metrics": (),
         }
     )
+
+
+def _with_room(epochs: Sequence[EvidenceEpoch]) -> Sequence[EvidenceEpoch]:
+    """Those that are kept when another begins: of many the oldest goes that gates leave out, for there is one more with each outage."""
+    if len(epochs) < MOST_EPOCHS:
+        return epochs
+    gone = next((each for each in epochs if each.troubled), epochs[0])
+    return [each for each in epochs if each is not gone]
 
 
 def _pass_gate(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:

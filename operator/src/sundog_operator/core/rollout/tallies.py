@@ -320,11 +320,11 @@ def take(before: Tallies, reports: Sequence[EdgeReport], blocks: Blocks, look: L
         known.update({key: known.get(key, Tally()).seen_again(tally) for key, tally in rows.items()})
     silent = {report.pod for report in reports if report.evidence is None}
     present = {source for source in sources if source in told or source.partition("/")[0] in silent}
-    told_groups = {
-        source: {key: own for key, own in rows.items() if key[0] in look.epochs}
-        for source, rows in groups_of(before.attempt, reports).items()
-    }
-    groups = grouped.take(before.groups, told_groups, present)
+    known_groups, told_groups = (
+        {source: {key: own for key, own in rows.items() if key[0] in look.epochs} for source, rows in each.items()}
+        for each in (before.groups, groups_of(before.attempt, reports))
+    )
+    groups = grouped.take(known_groups, told_groups, present)
     return Tallies(before.attempt, _bounded(sources, present), _fold(before, reports, blocks, look), groups)
 
 

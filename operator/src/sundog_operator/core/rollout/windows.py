@@ -42,7 +42,7 @@ def lasted(windows: Sequence[Window], since: datetime, now: datetime, limit: tim
 
     Raises as `next_opening` does.
     """
-    if not windows:
+    if not windows or now - since < limit:
         return now - since >= limit
     passed, at = timedelta(0), since
     while passed < limit and at < now:
