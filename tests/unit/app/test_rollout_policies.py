@@ -591,6 +591,27 @@ class TestDryRun:
         await cluster.settle(10)
         assert await cluster.weights() == {1: 100}
 
+    @pytest.mark.parametrize(
+        ("number", "told"),
+        [
+            (
+                3,
+                "once the rollout of revision 2 has ended, canary of revision 3 beside revision 1: 25 % (for 30s) → 100 %",
+            ),
+            (1, "ends the rollout of revision 2; revision 1 keeps all traffic"),
+        ],
+    )
+    async def test_what_would_wait_is_not_told_to_end_anything(self, cluster: Cluster, number: int, told: str) -> None:
+        queue = {**TIMED, "onNewRevision": "queue"}
+        await promoted(cluster, 1, queue)
+        await cluster.apply(model(2), rollout=queue)
+        await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+        await cluster.apply(model(number), rollout=dry(**queue))
+        await cluster.settle(10)
+        assert await message(cluster, "Progressing") == (
+            f"revision 2, step 1 of 2: held by the spec; without dryRun: {told}"
+        )
+
 
 def keeping(**policy: object) -> dict[str, object]:
     return {**RETURNS, "keepPrevious": {"for": "10m", **policy}}

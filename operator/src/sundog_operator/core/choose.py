@@ -211,7 +211,8 @@ def _rehearses(draft: Draft, wanted: Revision) -> bool:
     if spec is None or not spec.rollout.dry_run or stable is None or (stable == wanted.number and candidate is None):
         return False
     if stable == wanted.number or not _finds_no_room(draft, spec):
-        draft.rehearsal = rehearsing.tell(draft, spec, stable, wanted.number)
+        waits = stable != wanted.number and _outlasts_edits(draft)
+        draft.rehearsal = rehearsing.tell(draft, spec, stable, wanted.number, waits=waits)
     return True
 
 

@@ -6,11 +6,17 @@ from sundog_operator.core.draft import Draft
 from sundog_operator.core.rollout import freeze, stable_traffic, telling
 
 
-def tell(draft: Draft, spec: ModelDeploymentSpec, stable: int, wanted: int) -> str:
-    """The whole of it in one sentence, which changes with stable's traffic alone."""
+def tell(draft: Draft, spec: ModelDeploymentSpec, stable: int, wanted: int, *, waits: bool) -> str:
+    """The whole of it in one sentence, which changes with stable's traffic alone. `waits`: for what is under way to end."""
+    return f"without dryRun: {_before(draft, waits=waits)}{_way(draft, spec, stable, wanted)}"
+
+
+def _before(draft: Draft, *, waits: bool) -> str:
     candidate = draft.status.candidate
-    before = f"ends the rollout of revision {candidate.revision}; " if candidate is not None else ""
-    return f"without dryRun: {before}{_way(draft, spec, stable, wanted)}"
+    if candidate is None:
+        return ""
+    rollout = f"the rollout of revision {candidate.revision}"
+    return f"once {rollout} has ended, " if waits else f"ends {rollout}; "
 
 
 def _way(draft: Draft, spec: ModelDeploymentSpec, stable: int, wanted: int) -> str:
