@@ -225,6 +225,7 @@ RULES: list[tuple[dict[str, Any], str]] = [
         guardrail(metric="errorRate", margin="0%"),
         "spec.rollout.guardrails[0].margin: 0% would let no candidate pass that is just as good as stable",
     ),
+    (guardrail(metric="errorRate", max="0.00%"), "spec.rollout.guardrails[0].max: 0 would let no candidate pass"),
     (guardrail(**PROMETHEUS | {"threshold": {}}), "spec.rollout.guardrails[0].threshold: min or max has to be given"),
     (
         guardrail(**PROMETHEUS | {"threshold": {"min": 2, "max": 1.5}}),
@@ -311,6 +312,10 @@ RULES: list[tuple[dict[str, Any], str]] = [
     (
         experiment({"metrics": {"guardrails": [{"metric": "latencyP95", "max": "1%"}]}}),
         "spec.metrics.guardrails[0].max: errorRate has a percentage for max, a latency has a duration",
+    ),
+    (
+        experiment({"metrics": {"guardrails": [{"metric": "latencyP95", "max": "0ms"}]}}),
+        "spec.metrics.guardrails[0].max: 0 would let no candidate pass",
     ),
     (
         experiment({"metrics": {"guardrails": [{"metric": "latencyP95", "margin": "0.0%"}]}}),

@@ -276,6 +276,11 @@ Ceiling = Annotated[
     str,
     Field(max_length=16, pattern=r"^([0-9]{1,2}(\.[0-9]{1,4})?%|100%|[0-9]{1,6}(us|ms|s|m))$"),
     Noun("a percentage such as 2% or a duration such as 500ms"),
+    Rule(
+        cel="self.matches('[1-9]')",
+        holds=lambda ceiling: any(digit in ceiling for digit in "123456789"),
+        message="0 would let no candidate pass",
+    ),
 ]
 
 
