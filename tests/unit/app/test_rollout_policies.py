@@ -489,6 +489,25 @@ class TestRestart:
         deployed = [{app["name"] for app in put["applications"]} for put in cluster.serve.puts]
         assert {"digits-r1", "digits-r2", "digits-r3"} in deployed
 
+    async def test_edits_that_come_faster_than_replicas_drain_wait_while_very_many_do(self, cluster: Cluster) -> None:
+        """A status that names more of them than it has room for would be refused, and nothing would move any more."""
+        await promoted(cluster, 1, MANUAL)
+        drained: list[int] = []
+        waited: set[int] = set()
+
+        async def count() -> None:
+            status = await cluster.status()
+            drained.append(len(status.get("retiring", ())))
+            waited.update({status["queued"]} if "queued" in status else ())
+
+        cluster.after_step = count
+        cluster.edges.in_flight = {f"{NAME}-r{number}": 1 for number in range(2, 16)}
+        for number in range(2, 16):
+            await cluster.apply(model(number))
+            await cluster.settle(4)
+        await cluster.until(functools.partial(cluster.at_weight, 15, 25))
+        assert (max(drained), bool(waited)) == (6, True)
+
     async def test_a_first_revision_is_replaced_at_once(self, cluster: Cluster) -> None:
         cluster.serve.failures[model(1)] = ("LoadFailed", "size mismatch")
         await cluster.apply(model(1), rollout=after_edits("restart"))

@@ -29,6 +29,9 @@ from sundog_operator.core.revisions import Revision
 from sundog_operator.core.rollout import freeze, load, machine, stable_traffic, windows
 
 DRAIN_GRACE: Final = timedelta(seconds=5)
+MOST_DRAINING: Final = 6
+"""Revisions, when another candidate begins: a status has room for 8, and the candidate and stable may have to drain beside them."""
+
 CANDIDATE_GRACE: Final = timedelta(seconds=30)
 RETRY_BASE_S: Final = 10.0
 RETRY_MAX_S: Final = 300.0
@@ -223,7 +226,9 @@ def _outlasts_edits(draft: Draft) -> bool:
 
 
 def _waits_for_room(draft: Draft) -> bool:
-    """Whether what the spec stands for begins only once the replicas of all but stable are gone."""
+    """Whether what the spec stands for begins only once the replicas of all but stable are gone, or of some of very many."""
+    if len(draft.status.retiring) >= MOST_DRAINING and not draft.returns:
+        return True
     policy = draft.spec.rollout.on_new_revision if draft.spec else ""
     drains = draft.status.stable is not None and bool(draft.status.retiring)
     return policy == "restart" and drains and not draft.held and not draft.returns
