@@ -248,6 +248,12 @@ def test_receivers_are_told_by_their_hosts_with_how_far_they_are() -> None:
     assert not any("secret" in line for line in lines)
 
 
+def test_a_plan_that_somebody_took_the_steps_from_is_told_without_them() -> None:
+    status = collecting()
+    damaged = status.model_copy(update={"plan": status.plan.model_copy(update={"steps": ()})})
+    assert any("errorRate" in line for line in told(damaged))
+
+
 def test_the_table_fits_an_ordinary_terminal() -> None:
     lines = told(collecting(metrics=(ERRORS, LATENCY, REJECTIONS)), width=100)
     assert "errorRate guardrail 212/74 1.05 0.7–1.53 1.5 Undecided 11m" in lines

@@ -122,6 +122,15 @@ def test_how_a_revision_gets_its_traffic(served: Any, manifest: Any, spec: dict[
     assert plan(served, manifest("file:///models/v2", **spec))["lines"][-1] == line
 
 
+def test_no_secret_of_an_address_is_shown(served: Any, manifest: Any) -> None:
+    hook = "https://ann:hidden@hooks.example/hidden?token=hidden"
+    steps = [{"webhook": {"url": hook}}, {"weight": 25, "gate": "manual"}]
+    preview = plan(served, manifest(rollout={"notify": [{"webhook": hook}], "steps": steps}))
+    (line,) = (each for each in preview["lines"] if each.startswith("changes in place"))
+    assert "https://hooks.example" in line
+    assert "hidden" not in str(preview)
+
+
 def test_a_return_within_the_window_has_no_steps(served: Any, server: Any, manifest: Any) -> None:
     served("apply", "-f", str(manifest("file:///models/v2", rollout={"strategy": "recreate"})))
     server.serve_revision(2)

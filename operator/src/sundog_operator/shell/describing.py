@@ -267,9 +267,10 @@ def _percent(share: float) -> str:
 
 def _timing(status: ExperimentStatus, now: datetime) -> Iterator[str]:
     """What of a step's time is to come."""
-    step, planned = status.step, machine.current_step(status)
-    if step is None or step.since is None or step.gate != "evidence":
+    step = status.step
+    if step is None or step.since is None or step.gate != "evidence" or not status.plan.steps:
         return
+    planned = machine.current_step(status)
     if not step.warm:
         ends = (
             f"{status.plan.warmup_requests} requests of the candidate or {format_duration(status.plan.warmup_duration)}"

@@ -15,7 +15,7 @@ from sundog_operator.api import (
     unknown_fields,
     violations,
 )
-from sundog_operator.core import power, returning, revisions, secrets
+from sundog_operator.core import power, returning, revisions, secrets, webhooks
 from sundog_operator.core.draft import HELD_OUTCOMES, Observed
 from sundog_operator.core.plan import Plan, plan
 from sundog_operator.core.rollout import telling, windows
@@ -56,7 +56,11 @@ class _Change:
     after: Any
 
     def __str__(self) -> str:
-        return f"spec.{self.path}: {_shown(self.before)} → {_shown(self.after)}"
+        # What is planned is often logged, and secrets are in the addresses of webhooks.
+        before, after = (
+            _spoken(each) if self.path.startswith("rollout") else each for each in (self.before, self.after)
+        )
+        return f"spec.{self.path}: {_shown(before)} → {_shown(after)}"
 
 
 def preview(manifest: Object, stored: Object | None, seen: Observed, now: datetime) -> Preview:
@@ -141,6 +145,16 @@ def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
             yield from _flat(item, f"{path}.{key}" if path else str(key))
     elif value not in ({}, []):
         yield path, value
+
+
+def _spoken(value: Any) -> Any:
+    """The same with the scheme and host alone of each address."""
+    if isinstance(value, Mapping):
+        return {key: _spoken(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_spoken(item) for item in value]
+    is_address = isinstance(value, str) and value.lower().startswith(("http://", "https://"))
+    return webhooks.origin(value) if is_address else value
 
 
 def _shown(value: Any) -> str:

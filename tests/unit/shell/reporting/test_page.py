@@ -104,6 +104,13 @@ def test_what_is_drawn(state: str, charts_: list[str], verdict: str) -> None:
     assert any(each.get("class") == verdict for each in root.iter("p"))
 
 
+@pytest.mark.parametrize("ratio", [-1.0, 1e-320, 1e308])
+def test_a_history_that_somebody_damaged_is_drawn_as_far_as_it_goes(ratio: float) -> None:
+    first, *others = running().history
+    point = others[-1].model_copy(update={"metrics": (HistoryMetric(name="errorRate", ratio=ratio, lower=ratio),)})
+    assert len(parsed(running(history=(first, *others[:-1], point))).findall(".//figure")) == 3
+
+
 def test_the_tables_have_the_numbers() -> None:
     found = tables(parsed(promoted()))
     assert found["Sample"][1:] == [

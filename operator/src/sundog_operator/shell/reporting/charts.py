@@ -24,6 +24,8 @@ _ENOUGH: Final = 20
 _BEYOND: Final = 2.5
 """How many times further than what must be seen the ends of early intervals may take an axis."""
 
+_LEAST_RATIO: Final = 1e-6
+
 _FARTHEST: Final = 8.0
 """How many times further than the ratio the end of an interval is shown."""
 
@@ -213,7 +215,8 @@ def ratio_scale(metric: Metric, start: float, end: float) -> Scale:
     uppers = [bound.upper for bound in metric.bounds if bound.upper]
     low = min(low, max(min(lowers, default=low), low / _BEYOND))
     high = max(high, min(max(uppers, default=high), high * _BEYOND))
-    return Scale(low / 1.1, high * 1.1, start, end, "log")
+    # A status that somebody damaged may hold any number.
+    return Scale(max(low / 1.1, _LEAST_RATIO), min(high * 1.1, 1 / _LEAST_RATIO), start, end, "log")
 
 
 def _bar(bound: Bound, time: Scale, up: Scale) -> Bar:
