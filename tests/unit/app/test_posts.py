@@ -2,6 +2,8 @@
 
 import asyncio
 
+import pytest
+
 from sundog_operator.app.posts import Posts
 from sundog_operator.core.observed import WebhookAnswer
 
@@ -66,6 +68,18 @@ async def test_what_is_not_enough_is_asked_again_ever_later_and_told_meanwhile()
     assert len(receiver.posts) == 3
     await receiver.answers(OK)
     assert await ask(posts, receiver, 31) == OK
+
+
+async def test_a_post_that_breaks_is_told_of_once_and_made_anew() -> None:
+    posts, receiver = Posts(), Receiver()
+    await ask(posts, receiver, 0)
+    receiver.posts[0].set_exception(RuntimeError("a bug"))
+    await turn()
+    with pytest.raises(RuntimeError, match="a bug"):
+        await ask(posts, receiver, 10)
+    assert await ask(posts, receiver, 10) is None
+    await receiver.answers(OK)
+    assert await ask(posts, receiver, 11) == OK
 
 
 async def test_another_question_is_another_answer() -> None:

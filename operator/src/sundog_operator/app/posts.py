@@ -48,7 +48,9 @@ class Posts:
             self.forget(slot)
             kept = self._slots[slot] = _Slot(about)
         if kept.task is not None and kept.task.done():
-            kept.answer, kept.task = kept.task.result(), None
+            # Whatever it raises is raised once: the next pass posts anew.
+            ended, kept.task = kept.task, None
+            kept.answer = ended.result()
         waits = kept.answer is None or not enough(kept.answer)
         if kept.task is None and waits and now >= kept.due:
             kept.times += 1
