@@ -179,6 +179,18 @@ def test_a_step_counts_the_time_in_which_it_may_move_and_no_other(stretches: lis
     assert status.step.since == T0 + at - free
 
 
+def test_a_step_of_a_later_version_is_not_left_out_of_a_walk() -> None:
+    """An operator that was rolled back reads what it wrote: the step that it cannot read may be what holds the traffic."""
+    status = collecting(steps=[{"weight": 25, "gate": "manual"}, {"weight": 50}]).to_json()
+    status["plan"]["steps"][0]["gate"] = "oracle"
+    read = ExperimentStatus.parse(status)
+    assert [step.weight for step in read.plan.steps] == [50, 100]
+    assert not machine.is_frozen(read)
+    status = collecting(steps=[{"weight": 25, "gate": "manual"}, {"weight": 50}]).to_json()
+    status["step"]["gate"] = "oracle"
+    assert index(settle(ExperimentStatus.parse(status), LATER, judged(passed=True))) == 1
+
+
 def test_a_split_that_is_wrong_leaves_a_pause_by_hand_what_it_is() -> None:
     paused = machine.obey(collecting(), Command("p", "pause", 8), T0 + LATER)
     assert settle(paused, LATER * 9, judged(broken="600 of 1000")).paused == paused.paused

@@ -83,8 +83,12 @@ class Inputs:
 
 
 def is_frozen(status: ExperimentStatus) -> bool:
-    """Whether the attempt has its plan. A status that somebody damaged counts as not frozen, and is frozen anew without traffic."""
-    return bool(status.plan.steps) and [arm.name for arm in status.arms] == [names.STABLE, names.CANARY]
+    """Whether the attempt has its plan. A status that somebody damaged counts as not frozen, and is frozen anew without traffic.
+
+    So does one of a later version, of whose steps some cannot be read here: those that are left must not be walked in their place.
+    """
+    is_whole = status.step is None or status.step.of == len(status.plan.steps)
+    return is_whole and bool(status.plan.steps) and [arm.name for arm in status.arms] == [names.STABLE, names.CANARY]
 
 
 def is_over(status: ExperimentStatus) -> bool:
@@ -426,7 +430,7 @@ def _is_open(status: ExperimentStatus, step: PlanStep, seen: Inputs, waited: tim
         case "webhook":
             return seen.answer is not None and seen.answer.confirms
         case gate:
-            return gate != "manual"
+            return gate == "none"
 
 
 def _go_on(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
