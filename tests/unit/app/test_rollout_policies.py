@@ -7,6 +7,8 @@ import pytest
 
 from doubles.cluster import MANUAL, NAME, NAMESPACE, TIMED, Cluster
 from doubles.traffic import Answers, Traffic
+from sundog_operator.app.keys import Key
+from sundog_operator.app.reconcile_model_deployment import reconcile_model_deployment
 from sundog_operator.ports import CONTROLLER_REVISION, EXPERIMENT, Ref
 
 WINDOW = {"rollbackWindow": {"revisions": 2}}
@@ -507,6 +509,21 @@ class TestRestart:
             await cluster.settle(4)
         await cluster.until(functools.partial(cluster.at_weight, 15, 25))
         assert (max(drained), bool(waited)) == (6, True)
+
+    async def test_one_that_takes_up_an_experiment_without_a_plan_ends_the_rollout_before_all_the_same(
+        self, cluster: Cluster
+    ) -> None:
+        """Else that one would be taken up where it was, with its traffic and without replicas."""
+        await promoted(cluster, 1, MANUAL)
+        await cluster.apply(model(2))
+        while not await cluster.kube.list(EXPERIMENT, NAMESPACE):
+            await reconcile_model_deployment(cluster.world, Key("modeldeployment", NAMESPACE, NAME))
+        await cluster.apply(model(3))
+        await cluster.until(functools.partial(cluster.at_weight, 3, 25))
+        await cluster.apply(model(2))
+        await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+        assert await phase(cluster, "digits-r3") == "Stopped"
+        assert await phase(cluster, "digits-r2") == "Running"
 
     async def test_a_first_revision_is_replaced_at_once(self, cluster: Cluster) -> None:
         cluster.serve.failures[model(1)] = ("LoadFailed", "size mismatch")

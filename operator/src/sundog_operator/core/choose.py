@@ -337,7 +337,8 @@ def find_rollout(draft: Draft) -> None:
         return
     if draft.rollout is None:
         draft.rollout = _attempt(draft, wanted)
-    if draft.rollout is not None and draft.progress is None:
+    # What ends the rollout before is written first: of one pass no second commit is.
+    if draft.rollout is not None and draft.progress is None and draft.commit is None:
         draft.commit_rollout(_frozen(draft, spec, stable, candidate.revision))
 
 
