@@ -200,6 +200,13 @@ class Up:
         """The process that local mode runs under a name such as `edge-0-agent`."""
         return int(json.loads((self.state / "processes" / f"{name}.json").read_bytes())["pid"])
 
+    def is_replaced(self, name: str, pid: int) -> bool:
+        """Whether another process runs in the place of that one, whose record goes before the next one comes."""
+        try:
+            return self.pid(name) != pid
+        except FileNotFoundError:
+            return False
+
 
 @contextlib.contextmanager
 def instance(folder: Path) -> Iterator[Up]:

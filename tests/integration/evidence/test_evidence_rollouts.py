@@ -84,13 +84,7 @@ def test_the_agent_and_the_operator_die_in_the_middle(fleet: Any) -> None:
     agent = up.pid("edge-0-agent")
     os.kill(agent, signal.SIGKILL)
 
-    def anew() -> bool:
-        try:
-            return bool(up.pid("edge-0-agent") != agent and up.evidence())
-        except FileNotFoundError:  # its record goes with the old one
-            return False
-
-    eventually(anew, "another agent in its place")
+    eventually(lambda: up.is_replaced("edge-0-agent", agent) and up.evidence(), "another agent in its place")
     up.end(signal.SIGKILL)
     up.start()
     eventually(sound.progress, "the API server after the restart")

@@ -135,7 +135,7 @@ def test_a_killed_agent(service: Any) -> None:
     pid = service.up.pid("edge-0-agent")
     psutil.Process(pid).kill()
     service.more(200)
-    eventually(lambda: service.up.pid("edge-0-agent") != pid, "the next agent")
+    eventually(lambda: service.up.is_replaced("edge-0-agent", pid), "the next agent")
     eventually(lambda: service.up.evidence().get("counters"), "its report")
 
 
