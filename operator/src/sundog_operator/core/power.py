@@ -13,6 +13,7 @@ from sundog_operator.core.evidence import dispersion
 from sundog_operator.core.evidence.typical import Typical, typical
 from sundog_operator.core.evidence.verdicts import Limits
 from sundog_operator.core.forecast import Forecast, Service
+from sundog_operator.core.rollout import machine
 
 LONGEST: Final = timedelta(days=1)
 """For which a gate without a deadline is looked at."""
@@ -99,15 +100,14 @@ def doubt(plan: FrozenPlan) -> str:
     if errors is None or not rps or rate is None:
         return ""
     service = Service(rps, rate)
-    for index, step in enumerate(plan.steps):
+    for index, step in enumerate(plan.steps, start=1):
         if step.gate != "evidence" or step.max_duration is None:
             continue
-        following = next((each.weight for each in plan.steps[index + 1 :] if each.weight > step.weight), 100)
-        found = _typical(plan, errors, service, 1.0, step, following)
+        found = _typical(plan, errors, service, 1.0, step, machine.weight_after(plan.steps, step.weight))
         seconds = math.inf if found is None else _seconds(found, plan, service, step)
         if seconds > step.max_duration.total_seconds():
             return (
-                f"step {index + 1} at {step.weight} % is hardly decided in its {format_duration(step.max_duration)}: at"
+                f"step {index} at {step.weight} % is hardly decided in its {format_duration(step.max_duration)}: at"
                 f" {rps:.3g} requests/s, of which {rate:.2%} fail, {_told(seconds)}"
             )
     return ""

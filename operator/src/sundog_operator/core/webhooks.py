@@ -7,17 +7,18 @@ UNREADABLE = "at an address that cannot be read"
 
 def place(url: str) -> str:
     """A URL without user, password, query and fragment."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return UNREADABLE
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    return "".join(_parts(url))
 
 
 def origin(url: str) -> str:
     """Its scheme and host alone."""
+    return _parts(url)[0]
+
+
+def _parts(url: str) -> tuple[str, str]:
+    """Origin and path."""
     try:
         parts = urlsplit(url)
     except ValueError:
-        return UNREADABLE
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+        return UNREADABLE, ""
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}", parts.path

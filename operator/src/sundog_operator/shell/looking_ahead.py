@@ -1,12 +1,13 @@
 """What verbs that look ahead have in common: what they are asked, the plan that is meant, and how they show likelihoods."""
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
 import click
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import Progress
 from rich.text import Text
 
@@ -17,6 +18,7 @@ from sundog_operator.core.rollout import freeze
 from sundog_operator.core.rollout.resolve import Traffic
 from sundog_operator.shell import manifests
 from sundog_operator.shell.exits import CommandFailed
+from sundog_operator.shell.output import NO_TERMINAL, print_document, print_rich
 
 T = TypeVar("T")
 
@@ -89,6 +91,15 @@ def played(times: Sequence[float], ticks: int, play: Callable[[float, Callable[[
             on_tick = lambda tick, task=task: progress.update(task, completed=tick + 1)  # noqa: E731
             found.append(play(each, on_tick))
     return found
+
+
+def show(output: str, document: Callable[[], dict[str, object]], shown: Callable[[], RenderableType]) -> None:
+    """Print what was found as `OUTPUT` asks."""
+    match output:
+        case "json" | "yaml":
+            print_document(document(), output)
+        case _:
+            print_rich(shown(), None if sys.stdout.isatty() else NO_TERMINAL)
 
 
 def likelihoods(each: Forecast) -> tuple[str, str, str]:

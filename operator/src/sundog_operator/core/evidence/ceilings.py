@@ -7,8 +7,6 @@ import numpy as np
 from sundog_operator.core.evidence import dispersion, many, proportions
 from sundog_operator.core.evidence.dispersion import Blocks
 
-_EVENTS_OF_NONE = 3.0
-
 
 def is_below(
     hits: int, trials: int, blocks: Sequence[Sequence[int]], ceiling: float, alpha: float, clumping: float = 1.0
@@ -26,8 +24,12 @@ def is_below(
     lengths = [Blocks(*(np.array([part], float) for part in length)) for length in blocks]
     # Against a share of 0 what varies is the candidate's events alone.
     phi = np.maximum(dispersion.factor(lengths, np.zeros(1)), clumping)
-    # Without any event log E is 3 after about 3/ceiling requests: there the mixture is to be tightest.
     told = proportions.log_e(
-        np.array(float(hits)), np.array(float(trials)), np.array(ceiling), _EVENTS_OF_NONE / ceiling, 2 * alpha, "below"
+        np.array(float(hits)),
+        np.array(float(trials)),
+        np.array(ceiling),
+        proportions.tightest_for(ceiling),
+        2 * alpha,
+        "below",
     )
     return bool(told / phi >= many.bar(alpha))

@@ -15,6 +15,12 @@ _CLOSE: Final = 1e-6
 """In log odds, of the last step but one: the last is far shorter."""
 
 _LEAST_CONCENTRATION: Final = 1e-3
+_EVENTS_OF_NONE: Final = 3.0
+
+
+def tightest_for(rate: float | Numbers) -> float | Numbers:
+    """Trials after which a mixture is to be tightest that tests a rate from below: without any event log E is 3 by then, about."""
+    return _EVENTS_OF_NONE / rate
 
 
 def concentration(optimum: float | Numbers, alpha: float) -> Numbers:

@@ -14,7 +14,6 @@ from sundog_operator.core.evidence.binary import Numbers, Side
 from sundog_operator.core.evidence.clusters import Groups
 from sundog_operator.core.evidence.dispersion import Blocks
 
-_EVENTS_OF_NONE: Final = 3.0
 _OF_THE_BOUND: Final = 0.1
 _LEAST_RATE: Final = 1e-12
 _FACTORS: Final = np.geomspace(1.0, 1e4, 93)
@@ -322,8 +321,7 @@ def _is_below_floor(sums: Numbers, room: Numbers, phi: Numbers, alpha: float) ->
         alpha: the error of each direction.
     """
     control, candidate, control_units, candidate_units = sums
-    # Without any event log E against a rate is 3 after about 3/rate units: there the mixtures are to be tightest.
-    optimum = _EVENTS_OF_NONE / room
+    optimum = proportions.tightest_for(room)
     bounding, testing = alpha / 2 * _OF_THE_BOUND, alpha / 2 * (1 - _OF_THE_BOUND)
 
     def keeps(least: Numbers) -> NDArray[np.bool_]:

@@ -7,7 +7,17 @@ is not forgotten by that: whoever weighs it takes it for requests of one unit.
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final
 
-from sundog_operator.core.rollout.reported import DAMAGED, ERRORS, EVENTS, MOST, REJECTIONS, count, listed, places
+from sundog_operator.core.rollout.reported import (
+    DAMAGED,
+    ERRORS,
+    EVENTS,
+    MOST,
+    REJECTIONS,
+    count,
+    failed_and_refused,
+    listed,
+    places,
+)
 
 GROUPS: Final = 100
 ALONE: Final = GROUPS
@@ -51,23 +61,18 @@ def columns_of(evidence: Mapping[str, Any] | None) -> Mapping[str, int]:
 def of_row(row: Mapping[str, Any], at: Mapping[str, int]) -> Grouped:
     """The counts in an edge's row; what it raises is `DAMAGED`."""
     if row["unit"] == ANONYMOUS:
-        ends = row.get("ends", {})
-        told = (count(row["assigned"], MOST), *_events(ends, count(row.get("slow", 0), MOST)))
+        errors, rejections = failed_and_refused(row.get("ends", {}))
+        told = (count(row["assigned"], MOST), errors, count(row.get("slow", 0), MOST), rejections)
         return tuple((0,) * GROUPS + (each,) for each in told)
     found = [[0] * (GROUPS + 1) for _ in COLUMNS]
     for counts in listed(row["groups"]):
         group = count(counts[at["group"]], GROUPS)
-        ends = {name: counts[at[name]] for name in (*ERRORS, *REJECTIONS)}
-        events = _events(ends, count(counts[at["slow"]], MOST))
-        requests = count(counts[at["ok"]], MOST) + events[0] + events[2]
-        for column, each in zip(found, (requests, *events), strict=True):
+        errors, rejections = failed_and_refused({name: counts[at[name]] for name in (*ERRORS, *REJECTIONS)})
+        requests = count(counts[at["ok"]], MOST) + errors + rejections
+        told = (requests, errors, count(counts[at["slow"]], MOST), rejections)
+        for column, each in zip(found, told, strict=True):
             column[group] = each
     return tuple(map(tuple, found))
-
-
-def _events(ends: Mapping[str, Any], slow: int) -> tuple[int, int, int]:
-    errors, rejections = (sum(count(ends.get(end, 0), MOST) for end in of) for of in (ERRORS, REJECTIONS))
-    return errors, slow, rejections
 
 
 def take(known: Sources, told: Sources, present: Collection[str]) -> Sources:

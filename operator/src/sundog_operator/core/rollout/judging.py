@@ -189,17 +189,14 @@ def _tell_all(
         tuple(map(sum, zip(*(epoch.events[index] for epoch in gates), strict=True))) for index in range(len(findings))
     ]
     closed = int(gates[-1].blocks[0][0][0]) if gates and gates[-1].blocks else 0
+    newest, alpha = gates[-1] if gates else None, status.plan.alpha or DEFAULT_ALPHA
     told = [
-        _tell(guardrail, finding, harm, happened, times)
-        for guardrail, finding, harm, happened in zip(status.plan.guardrails, findings, harmful, events, strict=True)
+        _below_ceiling(_tell(guardrail, finding, harm, happened, times), guardrail.max, index, newest, alpha)
+        for index, (guardrail, finding, harm, happened) in enumerate(
+            zip(status.plan.guardrails, findings, harmful, events, strict=True)
+        )
     ]
-    newest = gates[-1] if gates else None
-    alpha = status.plan.alpha or DEFAULT_ALPHA
-    capped = [
-        _below_ceiling(each, guardrail.max, index, newest, alpha)
-        for index, (each, guardrail) in enumerate(zip(told, status.plan.guardrails, strict=True))
-    ]
-    return tuple(_tell_earliest(each, closed) for each in capped)
+    return tuple(_tell_earliest(each, closed) for each in told)
 
 
 def _below_ceiling(
@@ -328,11 +325,14 @@ def _mismatch_of_units(status: ExperimentStatus, epochs: Sequence[EvidenceEpoch]
 
 
 def _mismatch(log_e: float, splits: Sequence[Split], what: str) -> str:
-    if log_e < MISMATCH_LOG_E:
-        return ""
+    return f"{as_they_fell(splits, what)}: the split is not as it should be" if log_e >= MISMATCH_LOG_E else ""
+
+
+def as_they_fell(splits: Sequence[Split], what: str) -> str:
+    """How many fell to the candidate, beside what its weights make of all of them; `what` is what fell."""
     canary, total = sum(split.units[1] for split in splits), sum(sum(split.units) for split in splits)
     expected = sum(split.weight * sum(split.units) for split in splits)
-    return f"the candidate got {canary} of {total} {what} where {expected:.0f} were expected: the split is not as it should be"
+    return f"the candidate got {canary} of {total} {what} where {expected:.0f} were expected"
 
 
 def _dead(status: ExperimentStatus, seen: Seen) -> str:

@@ -121,11 +121,15 @@ def asked(status: ExperimentStatus) -> PlanWebhook | None:
     return current_step(status).webhook if step.gate == "webhook" else None
 
 
+def weight_after(steps: Sequence[PlanStep], weight: int) -> int:
+    """The percent of traffic that follows a weight, which rise from step to step; 100 after the last."""
+    return next((step.weight for step in steps if step.weight > weight), 100)
+
+
 def next_weight(status: ExperimentStatus) -> int:
     """The candidate's percent of the traffic that passing the current step leads to, pauses at the same weight left aside."""
     index = min(status.step.index, len(status.plan.steps)) if status.step else 0
-    weight = status.plan.steps[index - 1].weight if index else 0
-    return next((step.weight for step in status.plan.steps[index:] if step.weight > weight), 100)
+    return weight_after(status.plan.steps, status.plan.steps[index - 1].weight if index else 0)
 
 
 def wanted_replicas(status: ExperimentStatus, replicas: int) -> int:
@@ -532,8 +536,8 @@ def paused_for(status: ExperimentStatus) -> str:
             return "paused, for there is no traffic to judge by"
         case "SampleRatio":
             return "paused, for requests do not fall to the arms by their weights"
-        case "ControlUnhealthy" | "ControlDegraded":
-            return f"paused until {names.STABLE} has done well for 5 minutes: {status.paused.message if status.paused else ''}"
+        case reason if status.paused is not None and reason in (UNHEALTHY, DEGRADED):
+            return f"paused until {names.STABLE} has done well for 5 minutes: {status.paused.message}"
         case _:
             return "paused by command"
 

@@ -1,6 +1,6 @@
 """What edges report is JSON that another process wrote: read as counts, or found to be none. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 ERRORS: Final = ("server5xx", "edge5xx", "timeout", "truncated", "invalid")
@@ -19,6 +19,12 @@ def count(value: Any, most: int = 2**64) -> int:
     if type(value) is not int or not 0 <= value < most:
         raise ValueError(f"{value!r} is no count")
     return value
+
+
+def failed_and_refused(ends: Mapping[str, Any]) -> tuple[int, int]:
+    """How many of these ends are `ERRORS`, and how many `REJECTIONS`; what it raises is `DAMAGED`."""
+    errors, rejections = (sum(count(ends.get(end, 0), MOST) for end in of) for of in (ERRORS, REJECTIONS))
+    return errors, rejections
 
 
 def places(columns: Sequence[str]) -> dict[str, int]:

@@ -17,7 +17,17 @@ from sundog_operator.core import names
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.rollout import grouped
 from sundog_operator.core.rollout.grouped import Grouped
-from sundog_operator.core.rollout.reported import DAMAGED, ERRORS, EVENTS, MOST, REJECTIONS, count, listed, places
+from sundog_operator.core.rollout.reported import (
+    DAMAGED,
+    ERRORS,
+    EVENTS,
+    MOST,
+    REJECTIONS,
+    count,
+    failed_and_refused,
+    listed,
+    places,
+)
 
 VERSION: Final = 1
 BLOCK_S: Final = 10
@@ -32,7 +42,6 @@ _MOST_BEHIND_S: Final = 60
 
 _KEPT_BLOCKS: Final = 350
 _MOST_SOURCES: Final = 64
-_GONE: Final = "gone"
 _MOST_BYTES: Final = 4 << 20
 _MOST_IN_A_BLOCK: Final = 10**8
 """So that sums of squares stay within 64 bits for any rollout."""
@@ -359,10 +368,10 @@ def _bounded(
     sources: dict[str, dict[tuple[int, str], Tally]], present: Collection[str]
 ) -> dict[str, dict[tuple[int, str], Tally]]:
     """Many processes that are gone are kept as one. None that may be heard of again: it would count twice."""
-    absent = sorted(source for source in sources if source not in present and source != _GONE)
+    absent = sorted(source for source in sources if source not in present and source != grouped.GONE)
     if len(sources) <= _MOST_SOURCES or not absent:
         return sources
-    gone = sources.setdefault(_GONE, {})
+    gone = sources.setdefault(grouped.GONE, {})
     for source in absent:
         for key, tally in sources.pop(source).items():
             gone[key] = gone.get(key, Tally()).plus(tally.written_off())
@@ -370,18 +379,17 @@ def _bounded(
 
 
 def _tally(row: Mapping[str, Any]) -> Tally:
-    def of(counts: Mapping[str, Any], name: str) -> int:
-        return count(counts.get(name, 0), MOST)
+    def of(name: str) -> int:
+        return count(row.get(name, 0), MOST)
 
-    ends = row.get("ends", {})
-    errors = sum(of(ends, end) for end in ERRORS)
+    errors, rejections = failed_and_refused(row.get("ends", {}))
     return Tally(
-        assigned=of(row, "assigned"),
+        assigned=of("assigned"),
         errors=errors,
-        slow=of(row, "slow"),
-        rejections=sum(of(ends, end) for end in REJECTIONS),
-        lost=of(row, "lost"),
-        running=of(row, "inFlight"),
+        slow=of("slow"),
+        rejections=rejections,
+        lost=of("lost"),
+        running=of("inFlight"),
     )
 
 

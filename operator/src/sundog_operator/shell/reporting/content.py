@@ -16,7 +16,7 @@ from sundog_operator.api import (
     is_latency,
 )
 from sundog_operator.core import names, power, units
-from sundog_operator.core.evidence import weighing
+from sundog_operator.core.evidence import many, weighing
 from sundog_operator.core.rollout import history, judging, machine
 from sundog_operator.core.rollout.tallies import Tallies, Tally
 from sundog_operator.ports import Object
@@ -251,17 +251,16 @@ def _sample_ratio(status: ExperimentStatus, tallies: Tallies) -> str:
         for each in status.evidence_epochs
         if 0 < each.weight < 100
     ]
-    total = sum(sum(each.units) for each in counted)
+    canary, total = sum(each.units[1] for each in counted), sum(sum(each.units) for each in counted)
     if not total:
         return "nothing was counted as evidence"
-    canary, expected = sum(each.units[1] for each in counted), sum(each.weight * sum(each.units) for each in counted)
     if units.frozen_in(status.plan) != units.REQUEST:
         return (
             f"the candidate got {canary} of {total} requests, which need not fall to the arms by the weights; units are to, and edges tell"
             " those while the rollout goes on"
         )
     return (
-        f"the candidate got {canary} of {total} requests where {expected:.0f} were expected; log E against the split is"
+        f"{judging.as_they_fell(counted, 'requests')}; log E against the split is"
         f" {weighing.mismatch(counted):.3g}, and pauses from {judging.MISMATCH_LOG_E:.3g} on"
     )
 
@@ -316,8 +315,7 @@ def _allowed(plan: FrozenPlan, guardrail: PlanGuardrail, weight: int) -> float:
     """The ratio up to which the gate at that weight passes."""
     if is_latency(guardrail.metric):
         return 1.0
-    following = next((step.weight for step in plan.steps if step.weight > weight), 100)
-    return 1 + guardrail.margin / (following / 100)
+    return float(many.allowed_ratio(guardrail.margin, machine.weight_after(plan.steps, weight) / 100))
 
 
 def told_interval(bound: Bound) -> str:

@@ -1,6 +1,5 @@
 """`sundog experiment power`."""
 
-import sys
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -16,7 +15,6 @@ from sundog_operator.core import power as powers
 from sundog_operator.core.forecast import Service
 from sundog_operator.core.power import Power
 from sundog_operator.shell import looking_ahead
-from sundog_operator.shell.output import NO_TERMINAL, print_document, print_rich
 
 _BETTER: Final = (0.5, 0.8, 1.0)
 _WORSE: Final = (2.0, 3.0, 5.0)
@@ -90,10 +88,7 @@ def power(
         forecasting.ticks(plan, powers.deadline(plan)),
         lambda each, on_tick: powers.power(plan, service, each, runs=runs, on_tick=on_tick),
     )
-    if output in ("json", "yaml"):
-        print_document(_document(plan, found), "json" if output == "json" else "yaml")
-    else:
-        print_rich(_shown(plan, guardrail, found), None if sys.stdout.isatty() else NO_TERMINAL)
+    looking_ahead.show(output, lambda: _document(plan, found), lambda: _shown(plan, guardrail, found))
     for warning in _warnings(plan, found):
         click.echo(warning, err=True)
 

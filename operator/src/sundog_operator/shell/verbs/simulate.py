@@ -1,6 +1,5 @@
 """`sundog experiment simulate`."""
 
-import sys
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -14,7 +13,6 @@ from sundog_operator.api import FrozenPlan, PlanGuardrail
 from sundog_operator.core import forecast as forecasting
 from sundog_operator.core.forecast import Forecast, Service
 from sundog_operator.shell import looking_ahead
-from sundog_operator.shell.output import NO_TERMINAL, print_document, print_rich
 
 _HOURS: Final = 24.0
 
@@ -51,10 +49,7 @@ def simulate(
         forecasting.ticks(plan, within),
         lambda each, on_tick: forecasting.forecast(plan, service, each, runs=runs, within=within, on_tick=on_tick),
     )
-    if output in ("json", "yaml"):
-        print_document(_document(plan, found), "json" if output == "json" else "yaml")
-        return
-    print_rich(_shown(plan, found, within), None if sys.stdout.isatty() else NO_TERMINAL)
+    looking_ahead.show(output, lambda: _document(plan, found), lambda: _shown(plan, found, within))
 
 
 def _candidates(guardrail: PlanGuardrail, service: Service) -> list[float]:
