@@ -10,8 +10,9 @@ import pytest
 from sundog_operator.api import FrozenPlan, PlanGuardrail, PlanStep
 from sundog_operator.core.evidence.typical import typical
 from sundog_operator.core.evidence.verdicts import Limits
-from sundog_operator.core.forecast import Service
+from sundog_operator.core.forecast import Forecast, Service
 from sundog_operator.core.power import doubt, power
+from sundog_operator.shell import looking_ahead
 
 MINUTE = timedelta(minutes=1)
 
@@ -210,3 +211,9 @@ def test_what_cannot_be_simulated_is_told(sundog: Any, manifest: Any) -> None:
     path = manifest(rollout={"steps": [{"weight": 50, "gate": "manual"}]})
     done = sundog("experiment", "power", "-f", str(path), "--rps", "1", "--errors", "1%")
     assert (done.code, "no step that is gated by evidence" in done.err) == (1, True)
+
+
+def test_what_is_decided_for_certain_leaves_nothing_undecided() -> None:
+    each = Forecast(times=2, promoted=0.55, rolled_back=0.45, median_minutes=1, late_minutes=2, failed=3)
+    assert 1 - each.promoted - each.rolled_back < 0
+    assert looking_ahead.likelihoods(each) == ("55%", "45%", "0%")

@@ -48,7 +48,8 @@ class Forecast:
     @property
     def undecided(self) -> float:
         """The share that was not decided in time."""
-        return 1 - self.promoted - self.rolled_back
+        # Where both make 1, floats may make a little less than nothing of the rest.
+        return max(0.0, 1 - self.promoted - self.rolled_back)
 
 
 def weighed_steps(plan: FrozenPlan) -> list[PlanStep]:
