@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,18 @@ import aiohttp
 
 from sundog_edge import evidence, metrics
 from sundog_edge.counting import Counting
-from sundog_edge.document import parse
+from sundog_edge.document import Document, parse
 from sundog_edge.errors import DocumentError, EdgeError, HaproxyRefused, HaproxyUnavailable
+from sundog_edge.feedback.intake import Intake
+from sundog_edge.feedback.signing import SigningKeyFile
+from sundog_edge.feedback.stored import Store
 from sundog_edge.following import Answers, Following
 from sundog_edge.replicas import ServeClient
 from sundog_edge.runtime_api import Haproxy
 from sundog_edge.secrets import Secrets
+from sundog_edge.shadowing import Shadowing
 from sundog_edge.state_dir import StateDir
+from sundog_edge.steps import Step
 from sundog_edge.traffic import Traffic
 from sundog_edge.workers import Workers
 
@@ -27,6 +32,8 @@ LOG = logging.getLogger(__name__)
 CONTROL_S = 0.1
 DRAIN_S = 0.05
 COUNT_S = 1.0
+FEEDBACK_S = 1.0
+MIRROR_S = 0.5
 FORGET_S = 60.0
 SECRETS_S = 1.0
 AGAIN_S = 1.0
@@ -38,7 +45,10 @@ _STUCK_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How the agent was started. `settle_s` is how long it may take to find the replicas before it calls itself ready without them."""
+    """How the agent was started. `settle_s` is how long it may take to find the replicas before it calls itself ready without them.
+
+    Without `signing_key` or `store` no feedback is taken.
+    """
 
     state: StateDir
     split: Path
@@ -47,6 +57,8 @@ class Options:
     token_file: Path | None
     secrets: Secrets
     settle_s: float = 0.0
+    signing_key: Path | None = None
+    store: Store | None = None
 
 
 class Agent:
@@ -56,33 +68,52 @@ class Agent:
         haproxy = Haproxy(options.state.master_socket)
         self._options = options
         self._workers = Workers(haproxy)
-        self._traffic = Traffic(haproxy, self._workers, options.state, options.secrets)
+        signing = SigningKeyFile(options.signing_key)
+        self._traffic = Traffic(haproxy, self._workers, options.state, options.secrets, signing)
         self._counting = Counting(haproxy, self._workers, options.state)
         self._answers = Answers(ServeClient(session, options.token_file))
         self._following = Following(haproxy, self._workers, self._traffic, self._answers)
+        self.intake = Intake(
+            options.store,
+            lambda: self._traffic.signing_keys,
+            lambda: self._traffic.in_force.document if self._traffic.in_force else None,
+            self._counting.drain_now,
+        )
+        # Before any line is counted: those that wait in the pipe show first exposures too.
+        self._watch_units()
+        self._shadowing = Shadowing(haproxy, self._workers, options.state)
         self._raw: bytes | None = None
         self._refused: bytes | None = None
         self._again_at = 0.0
         self._version: tuple[int, ...] = ()
         self._error = ""
         self._alive_at = 0.0
-        self._renewed_at = 0.0
         self._away = asyncio.Event()
         self._away.set()
         self._settle_until: float | None = None
         self._settled = options.settle_s == 0
+        self._replicas = Step(self._following.tick)
+        self._steps = (
+            Step(self._follow_document),
+            Step(self._renew_secrets, every_s=SECRETS_S, again_s=AGAIN_S),
+            Step(self._offer_grpc, again_s=AGAIN_S),
+            Step(self._check_maps),
+        )
 
     async def run(self) -> None:
         """Serve until cancelled; on the way out everything counted is written down."""
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._repeat(self._control, lambda: CONTROL_S))
-                tasks.create_task(self._repeat(self._counting.drain, lambda: DRAIN_S))
-                tasks.create_task(self._repeat(self._counting.tick, lambda: COUNT_S))
-                tasks.create_task(self._repeat(self._forget, lambda: FORGET_S))
-                tasks.create_task(self._repeat(self._poll, lambda: self._following.poll_pause_s))
+                tasks.create_task(_repeat(Step(self._control), lambda: CONTROL_S))
+                tasks.create_task(_repeat(Step(self._counting.drain), lambda: DRAIN_S))
+                tasks.create_task(_repeat(Step(self._counting.tick), lambda: COUNT_S))
+                tasks.create_task(_repeat(Step(self.intake.tick), lambda: FEEDBACK_S))
+                tasks.create_task(_repeat(Step(self._mirror), lambda: MIRROR_S))
+                tasks.create_task(_repeat(Step(self._forget), lambda: FORGET_S))
+                tasks.create_task(_repeat(Step(self._poll), lambda: self._following.poll_pause_s))
         finally:
             self._counting.stop()
+            await self._shadowing.stop()
 
     async def outlive_haproxy(self, seconds: float) -> None:
         """Return some seconds after HAProxy has ended: what it served last is still counted, and can still be read."""
@@ -110,8 +141,10 @@ class Agent:
         with contextlib.suppress(EdgeError):
             await self._counting.settle()
             running = await self._following.running()
+            await self._shadowing.settle()
         # What is told here is on disk first: no counter of a boot ever goes back, whatever is killed next.
         self._counting.save()
+        self._shadowing.save()
         seen = evidence.Surroundings(
             self._options.edge,
             self._options.namespace,
@@ -119,6 +152,9 @@ class Agent:
             self._following.servers,
             running,
             self._traffic.problems,
+            self.intake.sections(),
+            self._shadowing.rows,
+            self._shadowing.ready,
         )
         return evidence.build(seen, self._traffic.in_force, self._counting.ledger, time.time(), question)
 
@@ -128,25 +164,26 @@ class Agent:
             await self._counting.settle()
         # A counter that has been told must not go back when the agent is killed.
         self._counting.save()
-        return metrics.text(self._counting.ledger, self._traffic.in_force, self._following.servers, self._error)
-
-    async def _repeat(self, step: Callable[[], Awaitable[None]], pause_s: Callable[[], float]) -> None:
-        told = ""
-        while True:
-            try:
-                await step()
-                told = ""
-            except (EdgeError, OSError) as error:
-                # Whatever is away comes back, and a full disk is emptied; until then what serves goes on serving.
-                if str(error) != told:
-                    LOG.warning("%s", error)
-                told = str(error)
-            await asyncio.sleep(pause_s())
+        self._shadowing.save()
+        return metrics.text(
+            self._counting.ledger,
+            self._traffic.in_force,
+            self._following.servers,
+            self._error,
+            self._shadowing.by_service,
+            self.intake,
+        )
 
     async def _forget(self) -> None:
         in_force = self._traffic.in_force
         if in_force is not None:
-            await self._counting.forget({(service.name, service.attempt) for service in in_force.document.services})
+            attempts = {(service.name, service.attempt) for service in in_force.document.services}
+            await self._counting.forget(attempts)
+            self._shadowing.forget(self._counting.ledger.boots, attempts)
+
+    async def _mirror(self) -> None:
+        in_force = self._traffic.in_force
+        await self._shadowing.tick(in_force.document if in_force else None, self._following.addresses)
 
     async def _poll(self) -> None:
         in_force = self._traffic.in_force
@@ -164,15 +201,28 @@ class Agent:
             self._away.set()
         else:
             self._away.clear()
-        await self._follow_document()
-        if time.monotonic() - self._renewed_at >= SECRETS_S:
-            await self._traffic.renew(time.time())
-            self._renewed_at = time.monotonic()
-        if self._answers.calls and any(self._answers.calls.values()):
-            await self._traffic.offer_grpc(time.time())
-        await self._traffic.check(time.time())
-        await self._following.tick()
+        # Replicas first: whatever else fails, or takes long, no request is to be sent to one that is gone.
+        await self._replicas.take()
+        before = self._traffic.in_force
+        for step in self._steps:
+            await step.take()
+        if self._traffic.in_force is not before:
+            await self._replicas.take()
         self._settle()
+
+    async def _renew_secrets(self) -> None:
+        await self._traffic.renew(time.time())
+
+    async def _offer_grpc(self) -> None:
+        if any(self._answers.calls.values()):
+            await self._traffic.offer_grpc(time.time())
+
+    async def _check_maps(self) -> None:
+        await self._traffic.check(time.time())
+
+    def _watch_units(self, coming: Document | None = None) -> None:
+        if self.intake.follow(coming):
+            self._counting.ledger.watch(self.intake.first_seen)
 
     def _settle(self) -> None:
         """Note once that HAProxy knows a healthy replica of all that has traffic, or that there was time enough to find one.
@@ -180,7 +230,7 @@ class Agent:
         Without this an edge that has just been started would be sent requests that the others could have answered.
         """
         in_force = self._traffic.in_force
-        if self._settled or in_force is None:
+        if self._settled or in_force is None or self._replicas.failing:
             return
         if self._settle_until is None:
             self._settle_until = time.monotonic() + self._options.settle_s
@@ -208,9 +258,12 @@ class Agent:
             document = parse(raw, self._options.namespace)
             in_force = self._traffic.in_force
             if in_force is None or in_force.document != document:
+                # Its first requests may have ended before all workers have it.
+                self._watch_units(document)
                 await self._traffic.apply(document, time.time())
                 LOG.info("generation %d is in force", document.generation)
             self._counting.ledger.know(document)
+            self._watch_units()
         except DocumentError as error:
             LOG.warning("%s", error)
             self._error = str(error)
@@ -223,3 +276,9 @@ class Agent:
         else:
             self._error = ""
             self._raw = raw
+
+
+async def _repeat(step: Step, pause_s: Callable[[], float]) -> None:
+    while True:
+        await step.take()
+        await asyncio.sleep(pause_s())

@@ -5,12 +5,15 @@ from collections.abc import Iterable, Sequence
 
 SECONDS = 10
 KEPT = 360
+AHEAD = 6
+"""So many blocks ahead of the clock may be what HAProxy has stamped: it reads the same clock at another moment."""
 
 
 class Blocks:
     """`width` counts for each of the last KEPT blocks. A block is a UTC instant divided by SECONDS.
 
     What arrives more than KEPT blocks before the newest is left out, so in which order lines come makes no difference to any block kept.
+    A block further than AHEAD ahead of the clock is none: kept as the newest it would leave out all others until the clock is there.
     """
 
     __slots__ = ("_counts", "newest", "width")
@@ -20,24 +23,37 @@ class Blocks:
         self.newest = 0
         self._counts = array("Q")
 
-    def add(self, block: int, column: int, count: int) -> None:
-        """Add to one count of one block."""
-        if block > self.newest:
+    def add(self, block: int, column: int, count: int, present: int | None = None) -> None:
+        """Add to one count of one block.
+
+        Where `present`, the block of the clock, is given, blocks that are too far ahead of it are forgotten, and this one counts there.
+        """
+        if present is not None:
+            if self.newest > present + AHEAD:
+                self._go_back(present)
+            if block > present + AHEAD:
+                block = present
+        if block > self.newest or not self._counts:
             self._advance(block)
         elif block <= self.newest - KEPT:
             return
         self._counts[block % KEPT * self.width + column] += count
 
     def _advance(self, block: int) -> None:
-        width = self.width
-        if not self._counts or block >= self.newest + KEPT:
-            self._counts = array("Q", bytes(8 * KEPT * width))
-        else:
-            nothing = array("Q", bytes(8 * width))
-            for passed in range(self.newest + 1, block + 1):
-                start = passed % KEPT * width
-                self._counts[start : start + width] = nothing
+        if not self._counts:
+            self._counts = array("Q", bytes(8 * KEPT * self.width))
+        self._clear(self.newest, block)
         self.newest = block
+
+    def _go_back(self, block: int) -> None:
+        self._clear(block, self.newest)
+        self.newest = block
+
+    def _clear(self, after: int, last: int) -> None:
+        nothing = array("Q", bytes(8 * self.width))
+        for block in range(max(after, last - KEPT) + 1, last + 1):
+            start = block % KEPT * self.width
+            self._counts[start : start + self.width] = nothing
 
     def rows(self, oldest: int = 0) -> list[list[int]]:
         """`[block, count, …]` of every block from `oldest` on that is not all zero, ascending."""

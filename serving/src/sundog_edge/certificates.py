@@ -63,7 +63,11 @@ def pem_of(files: Mapping[str, bytes]) -> bytes:
         key = serialization.load_pem_private_key(files[KEY_FILE], password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         raise SecretError(f"{KEY_FILE} is no private key in PEM without a password") from None
-    if key.public_key() != chain[0].public_key():
+    try:
+        certified = chain[0].public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        raise SecretError(f"{CERTIFICATE_FILE} is for a key of a kind that is not supported") from None
+    if key.public_key() != certified:
         raise SecretError(f"{KEY_FILE} does not belong to {CERTIFICATE_FILE}")
     pem = b"".join(certificate.public_bytes(serialization.Encoding.PEM) for certificate in chain) + key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()

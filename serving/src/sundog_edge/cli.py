@@ -6,27 +6,17 @@ import os
 import signal
 import time
 import uuid
-from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import aiohttp
 import click
-from aiohttp import web
 
-from sundog_edge import binary, tls
-from sundog_edge.agent import Agent, Options
-from sundog_edge.api_server import Account, ApiServer
-from sundog_edge.cluster_source import ClusterSource
+from sundog_edge import binary, memory, tls
 from sundog_edge.errors import EdgeError
 from sundog_edge.haproxy.config import render
 from sundog_edge.haproxy.names import BOOT_VARIABLE, LOG_VARIABLE
 from sundog_edge.layout import Layout
 from sundog_edge.log_pipe import open_for_haproxy
-from sundog_edge.secrets import ComposedSecrets, SecretsDir
-from sundog_edge.server import application
 from sundog_edge.state_dir import Settings, StateDir, read_json, write_atomically
 from sundog_edge.traffic import check_config, ensure_map_files
 
@@ -38,7 +28,6 @@ _STATE_DIR = click.option(
 )
 
 _LOOK_S = 0.2
-_THREADS = 32
 
 
 @click.group()
@@ -50,7 +39,13 @@ def main() -> None:
 @_STATE_DIR
 @click.option("--http-bind", default="127.0.0.1:8080", show_default=True, help="Where clients connect, ADDRESS:PORT.")
 @click.option("--https-bind", default="", help="Where clients connect with TLS, ADDRESS:PORT; empty is nowhere.")
-@click.option("--threads", type=click.IntRange(1, 64), default=min(4, os.cpu_count() or 1), show_default=True)
+@click.option(
+    "--threads",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help="Of HAProxy. With more of them it drops a request's line now and then: that request is counted as lost.",
+)
 @click.option("--max-connections", type=click.IntRange(0), default=0, show_default=True, help="0: as files allow.")
 @click.option(
     "--drain-seconds", type=click.IntRange(1), default=120, show_default=True, help="Deadline of a replaced worker."
@@ -66,7 +61,7 @@ def main() -> None:
     type=click.IntRange(0),
     default=8192,
     show_default=True,
-    help="Most connections of one client address at once; 0 is no limit.",
+    help="Most connections, and most requests, of one client address at once; 0 is no limit.",
 )
 @click.option(
     "--buffer-bytes",
@@ -101,6 +96,7 @@ def haproxy(
             client_seconds=client_seconds,
             source_connections=source_connections,
             buffer_bytes=buffer_bytes,
+            memory_bytes=memory.bound(),
         )
         prepare(state, settings)
     except EdgeError as error:
@@ -175,6 +171,14 @@ def drain(pid: int, delay_seconds: float) -> None:
     default=None,
     help="On SIGTERM, go on until HAProxy has ended and this long after.",
 )
+@click.option(
+    "--signing-key",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="File with the key that exposures are signed with, in hexadecimal; of two lines the first is newer.",
+)
+@click.option("--store", default="", help="Where feedback is kept: sqlite:///PATH or redis://HOST:PORT.")
+@click.option("--store-password-file", type=click.Path(path_type=Path), default=None, help="Password of that server.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning"]), default="info", show_default=True)
 def agent(
     state_dir: Path,
@@ -187,6 +191,9 @@ def agent(
     secrets_dir: Path | None,
     settle_seconds: float,
     linger_seconds: float | None,
+    signing_key: Path | None,
+    store: str,
+    store_password_file: Path | None,
     log_level: str,
 ) -> None:
     """Run the agent until SIGTERM or SIGINT."""
@@ -197,53 +204,30 @@ def agent(
     host, _, port = listen.rpartition(":")
     if not host or not port.isdigit():
         raise click.BadParameter(f"{listen!r} is not HOST:PORT", param_hint="--listen")
+    # HAProxy is to be back at once when it was killed, and needs none of what the agent is made of.
+    from sundog_edge.running import run
+
     try:
         state = StateDir.at(state_dir)
-        secrets = SecretsDir(secrets_dir) if split is not None else ComposedSecrets(state.secrets)
-        options = Options(state, split or state.split, edge_name, namespace, ray_token_file, secrets, settle_seconds)
-        account = Account.of_pod() if config_map else None
-        source = ClusterSource(lambda: ApiServer(account, namespace), state, config_map) if account else None
-        asyncio.run(_run(options, source, host, int(port), linger_seconds))
+        run(
+            state,
+            split,
+            config_map,
+            edge_name,
+            namespace,
+            address=(host, int(port)),
+            ray_token_file=ray_token_file,
+            secrets_dir=secrets_dir,
+            settle_seconds=settle_seconds,
+            linger_seconds=linger_seconds,
+            signing_key=signing_key,
+            store=store,
+            store_password_file=store_password_file,
+        )
     except EdgeError as error:
         raise click.ClickException(str(error)) from None
     except OSError as error:
         raise click.ClickException(f"--listen {listen}: {error.strerror}") from None
-
-
-async def _run(
-    options: Options, source: ClusterSource | None, host: str, port: int, linger_seconds: float | None
-) -> None:
-    # Names are resolved in threads; a name server that hangs must not take those with which files are read.
-    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS))
-    async with (
-        aiohttp.ClientSession() as session,
-        _served(options, session, host, port) as agent,
-        asyncio.TaskGroup() as tasks,
-    ):
-        work = [tasks.create_task(agent.run())]
-        if source is not None:
-            work.append(tasks.create_task(source.run()))
-        stopping = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-        await stopping.wait()
-        if linger_seconds is not None:
-            await agent.outlive_haproxy(linger_seconds)
-        for task in work:
-            task.cancel()
-    logging.getLogger(__name__).info("stopped")
-
-
-@asynccontextmanager
-async def _served(options: Options, session: aiohttp.ClientSession, host: str, port: int) -> AsyncIterator[Agent]:
-    agent = Agent(options, session)
-    runner = web.AppRunner(application(agent), access_log=None)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, host, port).start()
-        yield agent
-    finally:
-        await runner.cleanup()
 
 
 if __name__ == "__main__":

@@ -26,6 +26,9 @@ LONGEST_PAUSE_S = 10.0
 CONFIG_MAPS, SECRETS = "configmaps", "secrets"
 
 Object = Mapping[str, Any]
+Read = Callable[[ApiServer], Awaitable[str]]
+"""Takes the object as it is now, and gives the version from which on to watch it."""
+
 Take = Callable[[ApiServer, Object | None], Awaitable[None]]
 
 
@@ -37,25 +40,26 @@ class ClusterSource:
         self._connect = connect
         self._state = state
         self._name = name
+        self._writing = asyncio.Lock()
+        self._newest = 0
 
     async def run(self) -> None:
         """Follow both. Never ends by itself: an API server that is away comes back."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._follow(CONFIG_MAPS, self._take_document))
-            tasks.create_task(self._follow(SECRETS, self._take_secrets))
+            tasks.create_task(self._follow(CONFIG_MAPS, self._read_document, self._take_document))
+            tasks.create_task(self._follow(SECRETS, self._read_secrets, self._take_secrets))
 
-    async def _follow(self, plural: str, take: Take) -> None:
+    async def _follow(self, plural: str, read: Read, take: Take) -> None:
         """Read, then watch, and read again whenever the watch ends: nothing that happened in between is missed."""
         api, failures, told = self._connect(), 0, ""
         try:
             while True:
                 try:
-                    seen = await api.read(plural, self._name)
-                    await take(api, seen.object)
+                    version = await read(api)
                     if failures:
                         LOG.info("%s %s is followed again", plural, self._name)
                     failures, told = 0, ""
-                    async with aclosing(api.watch(plural, self._name, seen.version)) as changes:
+                    async with aclosing(api.watch(plural, self._name, version)) as changes:
                         async for change in changes:
                             await take(api, change.object)
                 except (ApiUnavailable, OSError) as error:
@@ -67,6 +71,11 @@ class ClusterSource:
         finally:
             await api.close()
 
+    async def _read_document(self, api: ApiServer) -> str:
+        seen = await api.read(CONFIG_MAPS, self._name)
+        await self._take_document(api, seen.object)
+        return seen.version
+
     async def _take_document(self, api: ApiServer, config_map: Object | None) -> None:
         text = ((config_map or {}).get("data") or {}).get(SPLIT_KEY)
         if not isinstance(text, str):
@@ -75,9 +84,29 @@ class ClusterSource:
         await self._take_secrets(api, (await api.read(SECRETS, self._name)).object)
         await asyncio.to_thread(_write_if_new, self._state.split, text.encode())
 
+    async def _read_secrets(self, api: ApiServer) -> str:
+        known = self._newest
+        seen = await api.read(SECRETS, self._name)
+        if self._newest == known:
+            # Nothing was written since it was asked for, so nothing is later, whatever its version: a restored backup has lower ones.
+            self._newest = 0
+        await self._take_secrets(api, seen.object)
+        return seen.version
+
     async def _take_secrets(self, _: ApiServer, secret: Object | None) -> None:
-        if secret is not None:
-            await asyncio.to_thread(_write_if_new, self._state.secrets, orjson.dumps(secret.get("data") or {}))
+        if secret is None:
+            return
+        # Two tasks tell of the same Secret, and either may be behind: a key that was revoked must not come back.
+        async with self._writing:
+            if (version := _version_of(secret)) >= self._newest:
+                await asyncio.to_thread(_write_if_new, self._state.secrets, orjson.dumps(secret.get("data") or {}))
+                self._newest = version
+
+
+def _version_of(secret: Object) -> int:
+    """Its resourceVersion; of one kind they are numbers that grow over all objects, also over one that is made anew."""
+    version = str((secret.get("metadata") or {}).get("resourceVersion", ""))
+    return int(version) if version.isdecimal() else 0
 
 
 def pause_s(failures: int) -> float:

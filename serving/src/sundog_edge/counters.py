@@ -1,6 +1,6 @@
 """What happened, per boot and row, accumulated from lines and from HAProxy's own counts. Pure: no I/O, no clock.
 
-A row is `service/attempt/epoch/arm/origin/unit`. Three sources make its numbers:
+A row is `service/attempt/epoch/arm/origin/unit`, and probes have rows of their own. Three sources make its numbers:
 
 - `assigned` is HAProxy's own count, taken when the arm is chosen, read from a stick table;
 - an end is counted when its line arrives;
@@ -13,17 +13,19 @@ largest such value ever seen never blames a line that is only late, and it reach
 between table and pipe.
 """
 
+import itertools
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from sundog_edge import groups as grouping
 from sundog_edge import histogram
-from sundog_edge.blocks import Blocks
+from sundog_edge.blocks import SECONDS, Blocks
 from sundog_edge.document import Document
+from sundog_edge.feedback.first_seen import FirstSeen
 from sundog_edge.groups import Groups
-from sundog_edge.haproxy.names import FALLBACK
-from sundog_edge.loglines import ABORTS, ENDS, ERRORS, TAIL_FIELDS, EndHead, RefusalHead, parse_head
+from sundog_edge.haproxy.names import FALLBACK, PROBE
+from sundog_edge.loglines import ABORTS, ENDS, ERRORS, SLOW, TAIL_FIELDS, EndHead, FeedbackHead, RefusalHead, parse_head
 from sundog_edge.units import EVENT_OF_END, Sample, limit_for
 
 KINDS = ("ok", "failed", "aborted")
@@ -39,11 +41,12 @@ MAX_REPLICAS = 64
 
 OTHER_REPLICAS = "others"
 
-ROW_COLUMNS = (*ENDS, "slow", "firstAttemptFailed")
+ROW_COLUMNS = (*ENDS, SLOW[0], "firstAttemptFailed", *SLOW[1:])
 """What the blocks of a row count."""
 
 REPLICA_COLUMNS = ("ended", "errors", "slow")
-_SLOW, _FIRST_ATTEMPT_FAILED = range(len(ENDS), len(ROW_COLUMNS))
+_SLOW, *_SLOW_FURTHER = map(ROW_COLUMNS.index, SLOW)
+_FIRST_ATTEMPT_FAILED = ROW_COLUMNS.index("firstAttemptFailed")
 _MAX_CELLS = 10_000
 _NEVER = 1 << 62
 _UNSIGNED = (1 << 64) - 1
@@ -81,6 +84,8 @@ class Row:
     rescued: int = 0
     served_elsewhere: int = 0
     slow: int = 0
+    slow2: int = 0
+    slow3: int = 0
     duration_us: int = 0
     ttfb: dict[str, list[int]] = field(default_factory=_by_kind)
     total: dict[str, list[int]] = field(default_factory=_by_kind)
@@ -168,7 +173,7 @@ _SUMS = (
     "redispatched",
     "rescued",
     "served_elsewhere",
-    "slow",
+    *SLOW,
     "duration_us",
 )
 
@@ -194,7 +199,8 @@ class RowKey(NamedTuple):
 class Boot:
     """The counters of one HAProxy worker process. Instants in Unix seconds; `ended_at` 0 while it runs.
 
-    `running` has, by row, how many requests that arrived in which block are still running.
+    `running` has, by row, how many requests that arrived in which block are still running; `feedback`, by service and status, those with
+    feedback.
     """
 
     id: str
@@ -211,6 +217,7 @@ class Boot:
     rows: dict[str, Row] = field(default_factory=dict)
     refused: dict[str, dict[str, int]] = field(default_factory=dict)
     running: dict[str, dict[int, int]] = field(default_factory=dict)
+    feedback: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def row(self, key: str) -> Row:
         """The row of a key, made if it is new."""
@@ -264,10 +271,11 @@ class Boot:
         for name in ("requests", "lines", "counted_lines", "unparsable", "dropped"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.gaps = gaps
-        for service, kinds in other.refused.items():
-            own = self.refused.setdefault(service, {})
-            for kind, count in kinds.items():
-                own[kind] = own.get(kind, 0) + count
+        for mine, its in ((self.refused, other.refused), (self.feedback, other.feedback)):
+            for service, kinds in its.items():
+                own = mine.setdefault(service, {})
+                for kind, count in kinds.items():
+                    own[kind] = own.get(kind, 0) + count
 
     def as_json(self) -> dict[str, Any]:
         """For the snapshot."""
@@ -285,26 +293,31 @@ class _Cell:
     """Where the lines with one head are counted: what is alike for all of them, once, and what has come since the last flush."""
 
     __slots__ = (
-        *("boot", "column", "events", "groups", "head", "highest", "key", "n"),
-        *("row", "sample", "slow", "slow_us", "total", "ttfb", "us"),
+        *("boot", "column", "events", "firsts", "further", "further_us", "groups", "head", "highest", "key", "n"),
+        *("retried", "row", "sample", "slow", "slow_us", "total", "ttfb", "us"),
     )
 
-    def __init__(self, boot: Boot, head: EndHead | RefusalHead) -> None:
+    def __init__(self, boot: Boot, head: EndHead | RefusalHead | FeedbackHead) -> None:
         self.boot = boot
         self.head = head
         self.n = self.slow = self.highest = self.us = 0
         self.row: Row | None = None
         self.groups: Groups | None = None
         self.sample: Sample | None = None
+        self.firsts: FirstSeen | None = None
         self.total: list[int] | None = None
         self.ttfb: list[int] = []
         self.slow_us = _NEVER
+        self.further_us: tuple[int, ...] = ()
+        self.further: list[int] = []
+        self.retried = False
         if isinstance(head, EndHead):
             self._open(boot, head)
 
     def _open(self, boot: Boot, head: EndHead) -> None:
         self.key = RowKey.of(head.row)
         self.column = ENDS.index(head.end)
+        self.retried = head.retries > 0
         self.events = (EVENT_OF_END[head.end],) if head.end in EVENT_OF_END else ()
         self.row = row = boot.row(head.row)
         if not head.server.startswith(FALLBACK):
@@ -313,16 +326,18 @@ class _Cell:
             self.ttfb = row.ttfb[KIND_OF_END[head.end]]
         if self.key.unit == STICKY:
             self.groups = row.groups
-        if head.slow_us and self.total is not None and head.end in _TIMED_ENDS:
-            self.slow_us = head.slow_us
+        if head.slow_us and head.end in _TIMED_ENDS:
+            # It says a lot about the arm, though: who waits there waits because it has no replica.
+            self.slow_us, *further = head.slow_us
+            self.further_us, self.further = tuple(further), [0] * len(further)
 
 
 @dataclass(slots=True)
 class Ledger:
     """All boots of this edge, the living and those that ended lately; and of every attempt a sample of its units.
 
-    `past` keeps the sums of rows that have been forgotten, by service and arm, `gone` those of boots; `revisions` has which revision an
-    attempt's arm is.
+    `past` keeps the sums of rows that have been forgotten, by service and arm, `past_probes` those of probes, `gone` those of boots;
+    `revisions` has which revision an attempt's arm is. `first_seen` takes the first exposures of units, for the attempts that are in it.
     """
 
     boots: dict[str, Boot] = field(default_factory=dict)
@@ -331,11 +346,13 @@ class Ledger:
     samples: dict[str, Sample] = field(default_factory=dict)
     revisions: dict[str, int] = field(default_factory=dict)
     past: dict[str, Row] = field(default_factory=dict)
+    past_probes: dict[str, Row] = field(default_factory=dict)
     gone: Boot = field(default_factory=lambda: Boot("gone", 0, 0.0))
+    first_seen: Mapping[str, FirstSeen] = field(default_factory=dict)
     _cells: dict[bytes, _Cell] = field(default_factory=dict)
 
     def consume(self, lines: Iterable[bytes], now: float) -> None:
-        """Count lines, at the instant `now`.
+        """Count lines, at the instant `now` in Unix seconds.
 
         This is where the agent's time goes: each line costs one split, one look-up by its head and a few additions.
         """
@@ -361,12 +378,18 @@ class Ledger:
             cell.n += 1
             if number > cell.highest:
                 cell.highest = number
+            cell.slow += total_us > cell.slow_us
+            if cell.further_us:
+                _count_further(cell, total_us)
             if cell.total is not None:
                 _time(cell, cell.total, total_us, ttfb_us)
+        self._take(touched, now)
+
+    def _take(self, touched: Iterable[_Cell], now: float) -> None:
         for cell in touched:
             _flush(cell, now)
-        if len(cells) > _MAX_CELLS:
-            cells.clear()
+        if len(self._cells) > _MAX_CELLS:
+            self._cells.clear()
         self.dirty = True
 
     def _cell(self, head: bytes, now: float) -> _Cell:
@@ -374,7 +397,13 @@ class Ledger:
         cell = self._cells[head] = _Cell(self.boot(parsed.boot, now), parsed)
         if cell.groups is not None and cell.key.origin == ASSIGNED:
             cell.sample = self.sample(cell.key)
+            cell.firsts = self.first_seen.get(f"{cell.key.service}/{cell.key.attempt}")
         return cell
+
+    def watch(self, first_seen: Mapping[str, FirstSeen]) -> None:
+        """Let the units of these attempts be seen there from now on, and of no others."""
+        self.first_seen = first_seen
+        self._cells.clear()
 
     def sample(self, key: RowKey) -> Sample:
         """The sample of an attempt's units, made if it is new: then all others may have to shrink."""
@@ -395,10 +424,26 @@ class Ledger:
             found = self.boots[boot_id] = Boot(id=boot_id, pid=int(pid) if pid.isdigit() else 0, started_at=now)
         return found
 
-    def forget(self, before: float, attempts: Collection[tuple[str, str]]) -> list[tuple[Boot, str]]:
-        """Drop boots that ended before an instant, and rows and samples of no attempt in force that last changed before it.
+    def idle_rows(self, boot_id: str, before: float, attempts: Collection[tuple[str, str]]) -> list[str]:
+        """Rows of a boot without requests in flight that last changed before an instant, but for the (service, attempt)s in force."""
+        boot = self.boots.get(boot_id)
+        return [
+            key
+            for key, row in (boot.rows.items() if boot is not None else ())
+            if row.changed < before and not row.in_flight and RowKey.of(key)[:2] not in attempts
+        ]
 
-        `attempts` are the (service, attempt) in force. Gives the rows dropped of boots that live.
+    def forget_rows(self, boot_id: str, keys: Iterable[str]) -> None:
+        """Drop rows of a boot whose worker does not have them any more; their sums stay."""
+        for key in keys:
+            self._keep_sums(key, self.boots[boot_id].rows.pop(key))
+        self._cells.clear()
+        self.dirty = True
+
+    def forget(self, before: float, attempts: Collection[tuple[str, str]]) -> None:
+        """Drop boots that ended before an instant, and samples of attempts that have no rows.
+
+        `attempts` are the (service, attempt) in force, of which nothing but boots is dropped. The sums of rows stay.
         """
         gone = [boot for boot in self.boots.values() if boot.ended_at and boot.ended_at < before]
         for boot in gone:
@@ -406,28 +451,20 @@ class Ledger:
                 self._keep_sums(key, row)
             self.gone.take_sums(boot)
             del self.boots[boot.id]
-        dropped = [
-            (boot, key)
-            for boot in self.boots.values()
-            for key, row in boot.rows.items()
-            if row.changed < before and not row.in_flight and RowKey.of(key)[:2] not in attempts
-        ]
-        for boot, key in dropped:
-            self._keep_sums(key, boot.rows.pop(key))
         known = {f"{key.service}/{key.attempt}" for boot in self.boots.values() for key in map(RowKey.of, boot.rows)}
         known |= {f"{service}/{attempt}" for service, attempt in attempts}
         self.samples = {name: sample for name, sample in self.samples.items() if name in known}
         self.revisions = {key: number for key, number in self.revisions.items() if key.rpartition("/")[0] in known}
-        if gone or dropped:
+        if gone:
             self._cells.clear()
             self.dirty = True
-        return dropped
 
     def _keep_sums(self, key: str, row: Row) -> None:
         parts = RowKey.of(key)
         row.blocks, row.replicas, row.groups = Blocks(len(ROW_COLUMNS)), {}, {}
         name = f"{parts.service}/{self.revision(parts)}/{parts.arm}"
-        self.past.setdefault(name, Row()).merge(row)
+        past = self.past_probes if parts.origin == PROBE else self.past
+        past.setdefault(name, Row()).merge(row)
 
     def know(self, document: Document) -> None:
         """Remember which revision each arm of a document is."""
@@ -447,6 +484,7 @@ class Ledger:
             "revisions": self.revisions,
             "gone": self.gone.as_json(),
             "past": {name: row.as_json() for name, row in self.past.items()},
+            "pastProbes": {name: row.as_json() for name, row in self.past_probes.items()},
         }
 
     def details_as_json(self) -> dict[str, Any]:
@@ -466,6 +504,8 @@ class Ledger:
         ledger.revisions = dict(stored["revisions"])
         ledger.gone = Boot.from_json(stored["gone"])
         ledger.past = {name: Row(**row) for name, row in stored["past"].items()}
+        # An agent of before probes were told apart has written none.
+        ledger.past_probes = {name: Row(**row) for name, row in stored.get("pastProbes", {}).items()}
         for boot_id, key, own in (details or {}).get("rows", ()):
             row = ledger.boots[boot_id].rows.get(key) if boot_id in ledger.boots else None
             if row is not None:
@@ -483,10 +523,13 @@ class Ledger:
             boot.unparsable += 1
 
 
+def _count_further(cell: _Cell, total_us: int) -> None:
+    for place, limit in enumerate(cell.further_us):
+        cell.further[place] += total_us > limit
+
+
 def _time(cell: _Cell, total: list[int], total_us: int, ttfb_us: int) -> None:
     cell.us += total_us
-    if total_us > cell.slow_us:
-        cell.slow += 1
     histogram.add(total, histogram.bucket_of(total_us))
     histogram.add(cell.ttfb, histogram.bucket_of(ttfb_us))
 
@@ -497,7 +540,12 @@ def _count_unit(cell: _Cell, total_us: int, size: int, unit: int, group: int, re
     slow = total_us > cell.slow_us
     counts[cell.column] += 1
     if slow:
-        counts[grouping.SLOW] += 1
+        counts[_SLOW_OF_GROUP] += 1
+    if cell.further_us:
+        for column, limit in zip(_FURTHER_OF_GROUP, cell.further_us, strict=False):
+            counts[column] += total_us > limit
+    if cell.retried:
+        counts[grouping.FIRST_ATTEMPT_FAILED] += 1
     if cell.total is not None:
         counts[_TIMED] += 1
         counts[_Y] += total_us
@@ -508,13 +556,18 @@ def _count_unit(cell: _Cell, total_us: int, size: int, unit: int, group: int, re
     sample = cell.sample
     if sample is not None:
         number = unit & _UNSIGNED
+        if cell.firsts is not None:
+            cell.firsts.see(number, received, cell.key.epoch, cell.key.arm)
         if number < sample.tau:
-            sample.see(
-                number, (received, cell.key.epoch, cell.key.arm), (*cell.events, "slow") if slow else cell.events
-            )
+            events = (*cell.events, SLOW[0]) if slow else cell.events
+            if cell.further_us:
+                above = (total_us > limit for limit in cell.further_us)
+                events = (*events, *itertools.compress(SLOW[1:], above))
+            sample.see(number, (received, cell.key.epoch, cell.key.arm), events)
 
 
 _TIMED, _Y, _YY, _X, _XX, _XY = range(grouping.TIMED, grouping.TIMED + 6)
+_SLOW_OF_GROUP, *_FURTHER_OF_GROUP = grouping.SLOW
 
 
 def _flush(cell: _Cell, now: float) -> None:
@@ -526,13 +579,17 @@ def _flush(cell: _Cell, now: float) -> None:
         boot.counted_lines += n if head.counted else 0
         kinds = boot.refused.setdefault(head.service, {})
         kinds[head.kind] = kinds.get(head.kind, 0) + n
+    elif isinstance(head, FeedbackHead):
+        boot.counted_lines += n if head.counted else 0
+        statuses = boot.feedback.setdefault(head.service, {})
+        statuses[str(head.status)] = statuses.get(str(head.status), 0) + n
     elif cell.row is not None:
         boot.counted_lines += n
-        _flush_ends(cell, cell.row, head, n)
+        _flush_ends(cell, cell.row, head, n, int(now) // SECONDS)
         cell.row.changed = now
 
 
-def _flush_ends(cell: _Cell, row: Row, head: EndHead, n: int) -> None:
+def _flush_ends(cell: _Cell, row: Row, head: EndHead, n: int, present: int) -> None:
     row.take_back(n)
     row.ended += n
     row.ends[head.end] += n
@@ -542,17 +599,23 @@ def _flush_ends(cell: _Cell, row: Row, head: EndHead, n: int) -> None:
         row.retries += n * head.retries
         row.redispatched += n if head.redispatched else 0
         row.rescued += n if head.end == "ok" else 0
-        row.blocks.add(head.block, _FIRST_ATTEMPT_FAILED, n)
+        row.blocks.add(head.block, _FIRST_ATTEMPT_FAILED, n, present)
     if cell.total is None:
         row.served_elsewhere += n
     row.slow += cell.slow
     row.duration_us += cell.us
-    row.blocks.add(head.block, cell.column, n)
+    row.blocks.add(head.block, cell.column, n, present)
     if cell.slow:
-        row.blocks.add(head.block, _SLOW, cell.slow)
+        row.blocks.add(head.block, _SLOW, cell.slow, present)
+    for place, count in enumerate(cell.further):
+        if count:
+            name, column = SLOW[1 + place], _SLOW_FURTHER[place]
+            setattr(row, name, getattr(row, name) + count)
+            row.blocks.add(head.block, column, count, present)
+            cell.further[place] = 0
     if cell.key.arm == STABLE:
         replica = row.replica(head.server)
         for column, count in enumerate((n, n if head.end in ERRORS else 0, cell.slow)):
             if count:
-                replica.add(head.block, column, count)
+                replica.add(head.block, column, count, present)
     cell.slow = cell.us = 0

@@ -3,11 +3,11 @@
 import json
 import logging
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import orjson
 
-from sundog_edge.counters import Ledger
+from sundog_edge.counters import Ledger, Table
 from sundog_edge.errors import HaproxyRefused
 from sundog_edge.haproxy.names import ALL_REQUESTS
 from sundog_edge.log_pipe import LogReader
@@ -20,7 +20,9 @@ KEEP_ENDED_S = 3600.0
 _GONE_AFTER_S = 1.0
 _DETAILS_EVERY_S = 10.0
 _COST_FACTOR = 50
-_FORMAT = 4
+_FORMAT = 5
+_READABLE = frozenset({4, _FORMAT})
+"""Before 5 nothing was counted by a further threshold, which what is read from then on says as well."""
 
 
 class Counting:
@@ -29,7 +31,8 @@ class Counting:
     An agent that is killed loses the lines that it read after its last snapshot (at most a second's); lines that it did not read wait in
     the pipe. HAProxy's own counts survive, so what is lost shows as `lost` as soon as the next agent has settled. When HAProxy
     itself is killed, the requests that were running and what it counted after the agent's last look are lost as well; the latter, having
-    neither a count nor a line, are the only ones that nothing can show.
+    neither a count nor a line, are the only ones that nothing can show. Without an agent the pipe, too, is HAProxy's alone: if that is
+    killed then, they are all since the last snapshot.
     """
 
     def __init__(self, haproxy: Haproxy, workers: Workers, state: StateDir) -> None:
@@ -41,9 +44,14 @@ class Counting:
         self._absent_since: dict[str, float] = {}
         self._save_at = 0.0
         self._save_details_at = time.monotonic() + _DETAILS_EVERY_S
+        self._forgotten = 0
 
     async def drain(self) -> None:
         """Count the lines that have come."""
+        self.drain_now()
+
+    def drain_now(self) -> None:
+        """The same, for who has to know of all that has been answered."""
         self._reader.drain(time.time())
 
     async def tick(self) -> None:
@@ -55,12 +63,32 @@ class Counting:
             self.save_details()
 
     async def forget(self, attempts: Collection[tuple[str, str]]) -> None:
-        """Let go of what ended or was last counted an hour ago, but for the (service, attempt)s in force."""
-        dropped = self.ledger.forget(time.time() - KEEP_ENDED_S, attempts)
+        """Let go of what ended or was last counted an hour ago, but for the (service, attempt)s in force. Raises HaproxyUnavailable.
+
+        HAProxy lets go of a row first: one that it still had would come back from there, with all of its requests lost.
+        """
+        before = time.time() - KEEP_ENDED_S
+        self.ledger.forget(before, attempts)
         for worker in self._workers.all:
-            rows = [key for boot, key in dropped if boot.id == worker.boot]
+            rows = self.ledger.idle_rows(worker.boot, before, attempts)
             if rows:
-                await self._haproxy.forget_rows(worker.pid, rows)
+                cleared = await self._clear(worker, rows)
+                # Lines of what was cleared are in the pipe by now, and belong to what goes.
+                self._reader.drain(time.time())
+                self.ledger.forget_rows(worker.boot, cleared)
+                self._forgotten += 1
+
+    async def _clear(self, worker: Worker, rows: Sequence[str]) -> Sequence[str]:
+        """Take rows out of a worker's table. Gives those that are out of it: a row that is in use again stays."""
+        try:
+            await self._haproxy.forget_rows(worker.pid, rows)
+        except HaproxyRefused as error:
+            LOG.warning("%s", error)
+            table = await self._haproxy.table(worker.pid)
+            known = self.ledger.boots[worker.boot].rows
+            # A count only ever goes back by being cleared.
+            return [key for key in rows if key not in table or table[key].assigned < known[key].highest]
+        return rows
 
     async def settle(self) -> None:
         """Take over every worker's counts as they are now. Raises HaproxyUnavailable."""
@@ -75,7 +103,7 @@ class Counting:
         self._finish_gone()
 
     async def _settle(self, worker: Worker) -> None:
-        table = await self._haproxy.table(worker.pid)
+        table = await self._table(worker)
         now = time.time()
         self._reader.drain(now)
         boot = self.ledger.boot(worker.boot, worker.started_at)
@@ -85,6 +113,15 @@ class Counting:
         boot.settle(table, ALL_REQUESTS, now)
         boot.running = await self._haproxy.running_by_block(worker.pid)
         boot.dropped = max(boot.dropped, await self._haproxy.dropped_lines(worker.pid))
+
+    async def _table(self, worker: Worker) -> Table:
+        """A worker's counts as they are now, without what was let go of."""
+        while True:
+            forgotten = self._forgotten
+            table = await self._haproxy.table(worker.pid)
+            # An answer from before a row was let go of would bring it back.
+            if forgotten == self._forgotten:
+                return table
 
     def stop(self) -> None:
         """Count what has come, write it down, and let go of the pipe."""
@@ -124,10 +161,10 @@ class Counting:
 def _read(state: StateDir) -> Ledger:
     """The ledger of the last snapshot; an empty one where there is none of this format."""
     stored = read_json(state.counters)
-    if stored is None or stored.get("format") != _FORMAT:
+    if stored is None or stored.get("format") not in _READABLE:
         return Ledger()
     try:
         details = json.loads(state.details.read_bytes())
     except (FileNotFoundError, ValueError):
         details = {}
-    return Ledger.from_json(stored, details if details.get("format") == _FORMAT else {})
+    return Ledger.from_json(stored, details if details.get("format") in _READABLE else {})

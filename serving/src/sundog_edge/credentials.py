@@ -30,7 +30,7 @@ Files = Mapping[str, bytes]
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What `keys` and `tokens` hold, the files of public keys by name (PEM), and what is wrong, by Secret.
+    """What `keys` and `tokens` hold, the files of public keys by name (PEM), what is wrong, by Secret, and what exposures are signed with.
 
     `keys`: `<secret>/<SHA-256 of the API key>` → client. `tokens`: `<secret>/<SHA-256 of the id>` → `<algorithm>|<key>`, where a key is
     the path of a public one, or base64url of a shared one.
@@ -40,6 +40,7 @@ class Credentials:
     tokens: Mapping[str, str] = field(default_factory=dict)
     public_keys: Mapping[str, bytes] = field(default_factory=dict)
     problems: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    signing_key: bytes = b""
 
 
 _CLIENT = re.compile(r"[A-Za-z0-9._-]{1,63}")

@@ -22,11 +22,14 @@ from sundog_edge.errors import DocumentError
 from sundog_edge.policy import Auth, Queue, RateLimit, SecretName
 
 VERSION = 1
-MAX_ARMS = 10
+MAX_ARMS = 11
 MAX_SEGMENTS = 256
 MAX_OVERRIDES = 16
 MAX_CALLERS = 64
 MAX_NETWORKS = 256
+MAX_METRICS = 25
+MAX_MATCHED = 8
+MAX_PARTS = 8
 MAX_BYTES = 4 << 20
 MAX_INTEGER = (1 << 63) - 1
 
@@ -37,9 +40,14 @@ Host = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-
 Prefix = Annotated[str, StringConstraints(pattern=r"^/[A-Za-z0-9._~/-]{1,127}$")]
 HeaderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,63}$")]
 CookieName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,63}$")]
+ClaimName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_:-]{1,63}$")]
 JsonPath = Annotated[str, StringConstraints(pattern=r"^\$(\.[A-Za-z0-9_-]{1,63}|\[[0-9]{1,4}\]){1,8}$", max_length=200)]
+MatchedName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]{1,63}$")]
+# Compared by its hash, so that it may hold what separates fields of maps.
+MatchedValue = Annotated[str, StringConstraints(pattern=r"^[!-~]([ -~]{0,254}[!-~])?$")]
 HeaderValue = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._~-]{1,128}$")]
 Caller = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,253}$")]
+MetricName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][-A-Za-z0-9_.]{0,62}$")]
 Address = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9.-]{1,253}:[0-9]{1,5}$")]
 Bucket = Annotated[int, Field(ge=0, le=BUCKETS)]
 Count = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
@@ -65,9 +73,11 @@ class Cluster(_Part):
 
 
 class Unit(_Part):
-    """What is assigned: every request for itself, or the value of a header, of a cookie, or at a path in a JSON body."""
+    """What is assigned: every request for itself, or the value of a header, of a cookie, at a path in a JSON body, or of a claim of
+    a token that was verified.
+    """
 
-    kind: Literal["request", "header", "cookie", "jsonPath"]
+    kind: Literal["request", "header", "cookie", "jsonPath", "jwtClaim"]
     name: str = ""
 
     @model_validator(mode="after")
@@ -93,6 +103,7 @@ _NAME_OF_UNIT: dict[str, TypeAdapter[str]] = {
     "header": TypeAdapter(HeaderName),
     "cookie": TypeAdapter(CookieName),
     "jsonPath": TypeAdapter(JsonPath),
+    "jwtClaim": TypeAdapter(ClaimName),
 }
 
 
@@ -132,9 +143,38 @@ class Override(_Part):
     callers: Callers
 
 
+class Match(_Part):
+    """Headers with which anybody's request goes to an arm, whatever its bucket: all of them, with exactly these values."""
+
+    arm: Name
+    headers: Annotated[dict[MatchedName, MatchedValue], Field(min_length=1, max_length=MAX_MATCHED)]
+
+
+class Feedback(_Part):
+    """Outcomes that are reported to the edge: the names of their metrics, and of how many sticky units the first exposure is kept."""
+
+    metrics: Annotated[tuple[MetricName, ...], Field(min_length=1, max_length=MAX_METRICS)]
+    maxUnits: Annotated[int, Field(gt=0, le=100_000_000)] = 2_000_000  # noqa: N815 - the document's own name
+
+    @field_validator("metrics", mode="before")
+    @classmethod
+    def _list_to_tuple(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+    @field_validator("metrics")
+    @classmethod
+    def _are_different(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        _unique(value, "metric")
+        return value
+
+
+Threshold = Annotated[int, Field(gt=0, le=86_400_000_000)]
+
+
 class Arm(_Part):
     """One arm of a service and the Serve application behind it. `ranges` are half-open intervals of buckets; an answer whose total time is
-    above `slowMicroseconds` counts as slow, none where it is left out.
+    above `slowMicroseconds` counts as slow, none where it is left out. Those above `slowMicroseconds2` and `slowMicroseconds3` are counted
+    apart, each for itself.
     """
 
     name: Name
@@ -143,7 +183,9 @@ class Arm(_Part):
     revision: Count
     weight: Annotated[float, Field(ge=0, le=100, strict=False)]
     maxOngoingRequests: Annotated[int, Field(gt=0, le=1_000_000)] | None = None  # noqa: N815
-    slowMicroseconds: Annotated[int, Field(gt=0, le=86_400_000_000)] | None = None  # noqa: N815
+    slowMicroseconds: Threshold | None = None  # noqa: N815
+    slowMicroseconds2: Threshold | None = None  # noqa: N815
+    slowMicroseconds3: Threshold | None = None  # noqa: N815
     ranges: tuple[tuple[Bucket, Bucket], ...]
 
     @field_validator("ranges", mode="before")
@@ -162,6 +204,54 @@ class Arm(_Part):
                 raise ValueError(f"range [{start}, {end}] of arm {self.name} is empty")
         return self
 
+    @model_validator(mode="after")
+    def _thresholds_have_no_gap(self) -> Self:
+        given = [each is not None for each in (self.slowMicroseconds, self.slowMicroseconds2, self.slowMicroseconds3)]
+        if given != sorted(given, reverse=True):
+            raise ValueError(f"arm {self.name} has a further threshold of slow answers without the one before it")
+        return self
+
+    @property
+    def slow_us(self) -> tuple[int, ...]:
+        """Its thresholds in microseconds, in the order of `loglines.SLOW`."""
+        all_ = (self.slowMicroseconds, self.slowMicroseconds2, self.slowMicroseconds3)
+        return tuple(each for each in all_ if each is not None)
+
+
+class _Compared(_Part):
+    atol: Annotated[float, Field(ge=0, allow_inf_nan=False, strict=False)] = 0.0
+    rtol: Annotated[float, Field(ge=0, allow_inf_nan=False, strict=False)] = 0.0
+    path: JsonPath | Literal[""] = ""
+
+
+class PartComparator(_Compared):
+    """When a part of two answers to the same request agrees: `exact` as JSON, `tolerance` number by number within `atol + rtol·|stable's|`,
+    `argmax` where the largest number of each row is in the same place. `path` is the part; all of the answer where it is empty.
+    """
+
+    kind: Literal["exact", "tolerance", "argmax"] = "exact"
+
+
+class Comparator(_Compared):
+    """When two answers to the same request agree: as a part does, or with `custom` where each of `parts` does."""
+
+    kind: Literal["exact", "tolerance", "argmax", "custom"] = "exact"
+    parts: Annotated[tuple[PartComparator, ...], Field(max_length=MAX_PARTS, strict=False)] = ()
+
+    @model_validator(mode="after")
+    def _parts_are_custom(self) -> Self:
+        if (self.kind == "custom") != bool(self.parts):
+            raise ValueError("a comparator has parts if it is custom, and only then")
+        return self
+
+
+class Shadow(_Part):
+    """Copies of a share of the other arms' requests, in percent, go to `arm`; nobody gets its answers, which are compared."""
+
+    arm: Name
+    percent: Annotated[int, Field(ge=1, le=100)]
+    comparator: Comparator = Comparator()
+
 
 class Service(_Part):
     """One service of the namespace. Without arms it answers 503."""
@@ -179,10 +269,13 @@ class Service(_Part):
     maxOngoingRequests: Annotated[int, Field(gt=0, le=1_000_000)]  # noqa: N815
     reveal: bool = True
     overrides: tuple[Override, ...] = ()
+    match: Match | None = None
     auth: Auth = Auth()
     tls: SecretName | Literal[""] = ""
     queue: Queue | None = None
+    shadow: Shadow | None = None
     rateLimit: RateLimit = RateLimit()  # noqa: N815
+    feedback: Feedback | None = None
 
     @field_validator("hosts", "arms", "overrides", mode="before")
     @classmethod
@@ -217,6 +310,18 @@ class Service(_Part):
                     f"an override of service {self.name} names arm {override.arm!r}, which it does not have"
                 )
         _unique((f"{one.header.lower()}: {one.value}" for one in self.overrides), f"override of service {self.name}")
+        return self
+
+    @model_validator(mode="after")
+    def _match_has_an_arm(self) -> Self:
+        if self.match is not None and self.arms and self.match.arm not in {arm.name for arm in self.arms}:
+            raise ValueError(f"match of service {self.name} names arm {self.match.arm!r}, which it does not have")
+        return self
+
+    @model_validator(mode="after")
+    def _shadow_has_an_arm(self) -> Self:
+        if self.shadow is not None and self.shadow.arm not in {arm.name for arm in self.arms}:
+            raise ValueError(f"shadow of service {self.name} names arm {self.shadow.arm!r}, which it does not have")
         return self
 
     @property

@@ -8,6 +8,7 @@ EdgeError
 │   └── HaproxySilent      it took the connection and said nothing in time
 ├── HaproxyRefused         HAProxy answered a command with an error
 ├── ApiUnavailable         the Kubernetes API server gave no usable answer; what is known stays in force
+├── StoreUnavailable       the store of feedback did not answer, or did not take what was written
 └── ServeUnavailable       Serve's REST API gave no usable answer: unknown, not "no replicas"
 
 The messages are one line and hold no secret.
@@ -48,3 +49,7 @@ class ServeUnavailable(EdgeError):
 
 class ApiUnavailable(EdgeError):
     """The Kubernetes API server did not answer, or not with what it documents."""
+
+
+class StoreUnavailable(EdgeError):
+    """The store of feedback cannot be reached or refuses."""

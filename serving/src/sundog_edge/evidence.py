@@ -9,7 +9,7 @@ from sundog_edge import groups as grouping
 from sundog_edge import histogram
 from sundog_edge.counters import REPLICA_COLUMNS, ROW_COLUMNS, Boot, Ledger, Row, RowKey
 from sundog_edge.document import Arm, Document, Service
-from sundog_edge.loglines import OF_SERVICE
+from sundog_edge.loglines import OF_SERVICE, SLOW
 
 VERSION = 1
 
@@ -35,7 +35,8 @@ class InForce:
 @dataclass(frozen=True, slots=True)
 class Surroundings:
     """What the agent sees beside the counters: replicas by application, running requests by service and
-    application (those that have left the document included), why a document was refused, and what services lack of their Secrets.
+    application (those that have left the document included), why a document was refused, what services lack of their Secrets, the feedback
+    of services that take any, what was mirrored, and whether a mirror runs.
     """
 
     edge: str
@@ -44,6 +45,9 @@ class Surroundings:
     servers: Mapping[str, ServerCounts] = field(default_factory=dict)
     running: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     problems: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    feedback: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    mirrored: Sequence[Mapping[str, Any]] = ()
+    mirroring: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +100,9 @@ def build(
             for key, row in boot.rows.items()
             if row.changed >= question.since and question.asks(key.partition("/")[0])
         ],
+        **(
+            {"shadows": shadows} if (shadows := [row for row in seen.mirrored if question.asks(row["service"])]) else {}
+        ),
         "strayLines": ledger.strays,
         **_details(ledger, question),
     }
@@ -132,17 +139,23 @@ def _service(service: Service, in_force: InForce | None, seen: Surroundings, boo
         "inFlight": {name: running.get(name, 0) for name in sorted({*running, *applications})},
         "refused": [{"boot": boot, **dict.fromkeys(OF_SERVICE, 0), **kinds} for boot, kinds in refused],
         "problems": list(seen.problems.get(service.name, ())),
+        **({"feedback": seen.feedback[service.name]} if service.name in seen.feedback else {}),
+        **({"match": service.match.model_dump()} if service.match else {}),
+        **({"shadow": {"arm": service.shadow.arm, "mirroring": seen.mirroring}} if service.shadow else {}),
     }
 
 
 def _arm(arm: Arm, seen: Surroundings) -> dict[str, Any]:
-    counts = seen.servers.get(arm.application, ServerCounts())
-    return {
+    counts = seen.servers.get(arm.application)
+    told: dict[str, Any] = {
         "application": arm.application,
         "weight": arm.weight,
         "slowMicroseconds": arm.slowMicroseconds,
-        "servers": {"up": counts.up, "down": counts.down, "draining": counts.draining},
+        **{f"slowMicroseconds{place}": us for place, us in enumerate(arm.slow_us[1:], start=2)},
     }
+    if counts is not None:
+        told["servers"] = {"up": counts.up, "down": counts.down, "draining": counts.draining}
+    return told
 
 
 def _boot(boot: Boot) -> dict[str, Any]:
@@ -175,7 +188,7 @@ def _row(boot: Boot, key: str, row: Row, question: Question) -> dict[str, Any]:
         "inFlightSince": [[block * blocking.SECONDS, running[block]] for block in sorted(running)],
         "lost": row.lost,
         "ends": row.ends,
-        "slow": row.slow,
+        **{name: getattr(row, name) for name in SLOW},
         "retries": {
             "firstAttemptFailed": row.first_attempt_failed,
             "retries": row.retries,

@@ -143,6 +143,14 @@ class Following:
         self._pids: list[int] = []
 
     @property
+    def addresses(self) -> dict[str, tuple[str, ...]]:
+        """The healthy replicas of each application, by HTTP."""
+        return {
+            application: tuple(server.address for server in servers if not server.backup and not server.check_port)
+            for application, servers in self._up.items()
+        }
+
+    @property
     def poll_pause_s(self) -> float:
         """How long to wait before Serve is asked again, in seconds: short while an application has no healthy replica.
 

@@ -2,15 +2,18 @@
 
 from collections.abc import Iterable, Sequence
 
+from sundog_edge import loglines
 from sundog_edge.assignment import GROUPS
 from sundog_edge.loglines import ENDS
 
-COLUMNS = (*ENDS, "slow", "timed", "sumY", "sumYY", "sumX", "sumXX", "sumXY")
+_FIRST, *_FURTHER = loglines.SLOW
+COLUMNS = (*ENDS, _FIRST, "timed", "sumY", "sumYY", "sumX", "sumXX", "sumXY", "firstAttemptFailed", *_FURTHER)
 """`timed` requests are in the sums: y is the total time in microseconds, x the size of the request's body in bytes, which no arm
 can influence. Sums of squares outgrow 64 bits."""
 
-SLOW = len(ENDS)
-TIMED = SLOW + 1
+SLOW = tuple(map(COLUMNS.index, loglines.SLOW))
+TIMED = COLUMNS.index("timed")
+FIRST_ATTEMPT_FAILED = COLUMNS.index("firstAttemptFailed")
 
 Groups = dict[int, list[int]]
 """Group number → counts in the order of COLUMNS; groups without a request are left out."""

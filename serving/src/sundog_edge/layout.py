@@ -44,9 +44,10 @@ class Layout:
 
     Backends cannot be made at run time, so arm slots are declared ahead and given to applications as they come. A reload is needed
     only when slots run out, a name or public key is new, or no free slot has the wait that a service wants: HAProxy's rules hold the
-    names of headers, cookies and JSON paths. `units` has them as `header:x-user-id`, `overrides` as bare header names; `waits` are
-    milliseconds by slot, where the longest wait is not the default; `public_keys` are names of files; `grpc` says whether
-    every slot has a twin for gRPC, which comes with the first replica that offers it. `leaving` are slots whose
+    names of headers, cookies and JSON paths. `units` has them as `header:x-user-id`, `overrides` and `matches` as bare header names;
+    `waits` are milliseconds by slot, where the longest wait is not the default; `public_keys` are names of files; `grpc` says whether
+    every slot has a twin for gRPC, which comes with the first replica that offers it; `shadow` whether the rules of mirroring are there,
+    which come with the first service that asks for it. `leaving` are slots whose
     application left the document but which may still have servers and requests. `servers` are those that were up, so that a new worker
     starts with them.
     """
@@ -54,9 +55,11 @@ class Layout:
     slots: int = MIN_SLOTS
     units: tuple[str, ...] = ()
     overrides: tuple[str, ...] = ()
+    matches: tuple[str, ...] = ()
     waits: tuple[tuple[str, int], ...] = ()
     public_keys: tuple[str, ...] = ()
     grpc: bool = False
+    shadow: bool = False
     held: tuple[Holding, ...] = ()
     leaving: tuple[Holding, ...] = ()
     servers: tuple[Server, ...] = ()
@@ -77,9 +80,11 @@ class Layout:
             slots=stored["slots"],
             units=tuple(stored.get("units", ())),
             overrides=tuple(stored.get("overrides", ())),
+            matches=tuple(stored.get("matches", ())),
             waits=tuple((slot, wait) for slot, wait in stored.get("waits", ())),
             public_keys=tuple(stored.get("public_keys", ())),
             grpc=stored.get("grpc", False),
+            shadow=stored.get("shadow", False),
             held=tuple(Holding(**holding) for holding in stored["held"]),
             leaving=tuple(Holding(**holding) for holding in stored["leaving"]),
             servers=tuple(Server(**server) for server in stored["servers"]),
@@ -87,9 +92,13 @@ class Layout:
 
     def needs_reload(self, other: "Layout") -> bool:
         """Whether going from this layout to the other is more than run-time commands can do."""
-        static = (self.slots, self.units, self.overrides, self.waits, self.grpc)
         new_keys = {*other.public_keys} - {*self.public_keys}
-        return bool(new_keys) or static != (other.slots, other.units, other.overrides, other.waits, other.grpc)
+        return bool(new_keys) or self.static != other.static
+
+    @property
+    def static(self) -> tuple[object, ...]:
+        """What only a reload changes, but for public keys."""
+        return self.slots, self.units, self.overrides, self.matches, self.waits, self.grpc, self.shadow
 
 
 def slot_names(count: int) -> tuple[str, ...]:
@@ -127,12 +136,15 @@ def fit(layout: Layout, document: Document) -> Layout:
     fresh = {name: Holding(places[name], name, *wanted[name]) for name in newcomers}
     units = {service.unit.source for service in document.services} - {""}
     overrides = {override.header.lower() for service in document.services for override in service.overrides}
+    matches = {name for service in document.services if service.match for name in service.match.headers}
     return replace(
         layout,
         slots=slots,
         units=layout.units if units <= {*layout.units} else tuple(sorted(units)),
         overrides=layout.overrides if overrides <= {*layout.overrides} else tuple(sorted(overrides)),
+        matches=layout.matches if matches <= {*layout.matches} else tuple(sorted(matches)),
         waits=waits,
+        shadow=layout.shadow or any(service.shadow for service in document.services),
         held=(*kept.values(), *fresh.values()),
         leaving=leaving,
     )

@@ -2,8 +2,8 @@
 
 A line is a head, which many requests have alike, and a tail of numbers, parted by one blank, `-` where there is nothing:
 `boot row service refused status termination retries server outcome slow block` and
-`count ttfb total bytes unit group received`. `slow` is the arm's threshold and `block` the number of the 10 s block of
-arrival; times are microseconds, `ttfb` and `total` from the request fully received. `unit` is the unsalted hash as a signed integer.
+`count ttfb total bytes unit group received`. `slow` has the arm's thresholds, parted by commas, and `block` is the number of the 10 s block
+of arrival; times are microseconds, `ttfb` and `total` from the request fully received. `unit` is the unsalted hash as a signed integer.
 HAProxy composes every field from fixed words, its own maps and its own numbers, so no client or replica can put a blank or a line
 end into one.
 """
@@ -25,8 +25,17 @@ ENDS = (
 )
 ABORTS = frozenset({"abortBefore", "abortDuring"})
 ERRORS = frozenset({"server5xx", "edge5xx", "timeout", "truncated", "invalid"})
+SLOW = ("slow", "slow2", "slow3")
+"""What is counted of answers that take long, by the place of the threshold that they are above."""
+
 OF_SERVICE = ("auth", "rate", "size", "malformed", "websocket", "notReady")
 """Why a service refuses a request before it has an arm."""
+
+FEEDBACK = "feedback"
+"""What stands for the kind of a refusal in the line of a request with feedback, however that was answered."""
+
+GIVEN_UP = "givenUp"
+"""The outcome of a call by gRPC that its client's own deadline has ended, whatever was answered to it then."""
 
 _KIND_OF_STATUS = {401: "auth", 403: "auth", 413: "size", 429: "rate", 501: "websocket", 503: "notReady"}
 HEAD_FIELDS = 11
@@ -48,7 +57,7 @@ _GRPC_ENDS = {
 
 
 class EndHead(NamedTuple):
-    """What the head of a line says about requests that had an arm. `slow_us` 0 is no threshold."""
+    """What the head of a line says about requests that had an arm. `slow_us` has the arm's thresholds, in the order of `SLOW`."""
 
     boot: str
     row: str
@@ -56,7 +65,7 @@ class EndHead(NamedTuple):
     retries: int
     redispatched: bool
     server: str
-    slow_us: int
+    slow_us: tuple[int, ...]
     block: int
 
 
@@ -69,7 +78,16 @@ class RefusalHead(NamedTuple):
     counted: bool
 
 
-def parse_head(head: bytes) -> EndHead | RefusalHead:
+class FeedbackHead(NamedTuple):
+    """Requests with feedback of one service, and how they were answered. `counted` as for refusals."""
+
+    boot: str
+    service: str
+    status: int
+    counted: bool
+
+
+def parse_head(head: bytes) -> EndHead | RefusalHead | FeedbackHead:
     """The head of a line. Raises ValueError when it is none of ours."""
     fields = head.decode().split(" ")
     if len(fields) != HEAD_FIELDS:
@@ -77,6 +95,8 @@ def parse_head(head: bytes) -> EndHead | RefusalHead:
     boot, row, service, refused, status, termination, retries, server, outcome, slow, block = fields
     if row == _NONE:
         known = "" if service == _NONE else service
+        if refused == FEEDBACK:
+            return FeedbackHead(boot, known, int(status), block != _NONE)
         kind = refused if refused != _NONE else refusal_kind(int(status), termination, bool(known))
         if not _KIND.fullmatch(kind):
             raise ValueError("a line's kind of refusal is no word")
@@ -88,9 +108,16 @@ def parse_head(head: bytes) -> EndHead | RefusalHead:
         int(retries),
         retries.startswith("+"),
         server,
-        0 if slow == _NONE else int(slow),
+        () if slow == _NONE else _thresholds(slow),
         int(block),
     )
+
+
+def _thresholds(told: str) -> tuple[int, ...]:
+    found = tuple(map(int, told.split(",")))
+    if len(found) > len(SLOW):
+        raise ValueError(f"a line has {len(found)} thresholds, more than {len(SLOW)}")
+    return found
 
 
 def end_class(status: int, termination: str, outcome: str) -> str:
@@ -98,8 +125,10 @@ def end_class(status: int, termination: str, outcome: str) -> str:
 
     `termination` is HAProxy's pair of letters: who ended the session (`-` nobody, C or c the client, S the server, s the server by
     timeout, others the proxy itself) and when (R request, Q queue, C connect, H headers, D data). `outcome` is `-` until a replica's
-    status has come, then `ok`, `invalid` or `grpc<status>`; `timeout` where Serve's own proxy has waited in vain.
+    status has come, then `ok`, `invalid`, `grpc<status>` or `givenUp`; `timeout` where Serve's own proxy has waited in vain.
     """
+    if outcome == GIVEN_UP:
+        return "abortBefore"
     cause = termination[:1]
     responded = outcome != _NONE
     if cause in {"C", "c"}:
@@ -113,7 +142,8 @@ def end_class(status: int, termination: str, outcome: str) -> str:
 def _answered(status: int, cause: str, outcome: str) -> str:
     if cause == "s" or outcome == "timeout":
         return "timeout"
-    if cause != "-":
+    # The model server cuts off a client that has such an answer and still sends its body.
+    if cause != "-" and not (cause == "S" and 400 <= status < 500):
         return "truncated"
     if status >= 500:
         return "server5xx"

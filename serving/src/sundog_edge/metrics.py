@@ -1,7 +1,8 @@
 """`/metrics` in Prometheus' text format, from the same ledger as the evidence. Pure.
 
 Rows of epochs, units, origins and boots are added up, and what the ledger has forgotten stays in the sums, so counters only rise.
-Labels are service, arm, revision and end: their number follows the split document, never what clients send.
+Probes are in a counter of their own alone: an alert or a guardrail that looks at the others is to see what the model does.
+Labels are service, arm, revision and end, and words of our own: their number follows the split document, never what clients send.
 """
 
 from collections import defaultdict
@@ -13,8 +14,11 @@ from prometheus_client.metrics_core import Metric
 
 from sundog_edge.counters import KINDS, Ledger, Row, RowKey
 from sundog_edge.evidence import InForce, ServerCounts
+from sundog_edge.feedback.intake import Intake
+from sundog_edge.haproxy.names import PROBE
 from sundog_edge.histogram import EDGES_US
-from sundog_edge.loglines import ENDS
+from sundog_edge.loglines import ENDS, SLOW
+from sundog_edge.mirror.counts import Counts
 
 _ARM = ("service", "arm", "revision")
 _EDGES = tuple(step for step in range(len(EDGES_US)) if step % 50 in {0, 15, 35})
@@ -24,10 +28,11 @@ _EDGES = tuple(step for step in range(len(EDGES_US)) if step % 50 in {0, 15, 35}
 class _Sum:
     """What one arm's rows add up to."""
 
-    __slots__ = ("assigned", "ends", "lost", "rescued", "retries", "running", "slow", "total", "us")
+    __slots__ = ("assigned", "ends", "further", "lost", "rescued", "retries", "running", "slow", "total", "us")
 
     def __init__(self) -> None:
         self.assigned = self.lost = self.retries = self.rescued = self.running = self.slow = self.us = 0
+        self.further = dict.fromkeys(SLOW[1:], 0)
         self.ends = dict.fromkeys(ENDS, 0)
         self.total = {kind: [0] * (len(_EDGES) + 1) for kind in KINDS}
 
@@ -39,6 +44,8 @@ class _Sum:
         self.rescued += row.rescued
         self.slow += row.slow
         self.us += row.duration_us
+        for name in self.further:
+            self.further[name] += getattr(row, name)
         for end, count in row.ends.items():
             self.ends[end] += count
         for kind in KINDS:
@@ -52,10 +59,25 @@ def coarse(counts: list[int]) -> list[int]:
     return [sum(counts[start:end]) for start, end in zip(starts, (*starts[1:], None), strict=True)]
 
 
-def text(ledger: Ledger, in_force: InForce | None, servers: Mapping[str, ServerCounts], error: str) -> bytes:
-    """The page."""
+def text(
+    ledger: Ledger,
+    in_force: InForce | None,
+    servers: Mapping[str, ServerCounts],
+    error: str,
+    mirrored: Mapping[str, tuple[int, Counts]],
+    intake: Intake | None = None,
+) -> bytes:
+    """The page. `mirrored` has for each service what was sampled, and what came of it."""
     registry = CollectorRegistry()
-    registry.register(_Page([*_traffic(ledger), *_edge(ledger, in_force, servers, error)]))
+    taken = _feedback(ledger, intake) if intake is not None else ()
+    families = [
+        *_traffic(ledger),
+        *_probes(ledger),
+        *_shadows(mirrored),
+        *_edge(ledger, in_force, servers, error),
+        *taken,
+    ]
+    registry.register(_Page(families))
     return generate_latest(registry)
 
 
@@ -67,15 +89,17 @@ class _Page:
         return self._families
 
 
-def _sums(ledger: Ledger) -> dict[tuple[str, ...], _Sum]:
+def _sums(ledger: Ledger, *, probes: bool) -> dict[tuple[str, ...], _Sum]:
+    """By service, arm and revision, of probes or of all else."""
     sums: dict[tuple[str, ...], _Sum] = defaultdict(_Sum)
-    for name, row in ledger.past.items():
+    for name, row in (ledger.past_probes if probes else ledger.past).items():
         service, revision, arm = name.split("/")
         sums[service, arm, revision].add(row)
     for boot in ledger.boots.values():
         for text_key, row in boot.rows.items():
             key = RowKey.of(text_key)
-            sums[key.service, key.arm, ledger.revision(key)].add(row)
+            if (key.origin == PROBE) == probes:
+                sums[key.service, key.arm, ledger.revision(key)].add(row)
     return sums
 
 
@@ -86,22 +110,64 @@ def _traffic(ledger: Ledger) -> Iterator[Metric]:
     running = GaugeMetricFamily("sundog_edge_in_flight", "Requests running.", labels=_ARM)
     retries = CounterMetricFamily("sundog_edge_retries", "Further attempts at another replica.", labels=_ARM)
     rescued = CounterMetricFamily("sundog_edge_rescued", "Requests that a further attempt made good.", labels=_ARM)
-    slow = CounterMetricFamily("sundog_edge_slow", "Answers above their arm's threshold.", labels=_ARM)
+    slow = CounterMetricFamily(
+        "sundog_edge_slow", "Answers above their arm's threshold, the first of several.", labels=_ARM
+    )
+    further = CounterMetricFamily(
+        "sundog_edge_slow_further", "Answers above a further threshold of their arm.", labels=(*_ARM, "threshold")
+    )
     duration = HistogramMetricFamily(
         "sundog_edge_request_duration_seconds", "From the request received to its last byte answered.", labels=_ARM
     )
-    for labels, own in sorted(_sums(ledger).items()):
+    for labels, own in sorted(_sums(ledger, probes=False).items()):
         assigned.add_metric(labels, own.assigned)
         lost.add_metric(labels, own.lost)
         running.add_metric(labels, own.running)
         retries.add_metric(labels, own.retries)
         rescued.add_metric(labels, own.rescued)
         slow.add_metric(labels, own.slow)
+        for place, count in enumerate(own.further.values(), start=2):
+            if count:
+                further.add_metric((*labels, str(place)), count)
         for end, count in own.ends.items():
             if count:
                 ends.add_metric((*labels, end), count)
         duration.add_metric(labels, _buckets(own), own.us / 1e6)
-    yield from (assigned, ends, lost, running, retries, rescued, slow, duration)
+    yield from (assigned, ends, lost, running, retries, rescued, slow, further, duration)
+
+
+def _probes(ledger: Ledger) -> Iterator[Metric]:
+    probes = CounterMetricFamily(
+        "sundog_edge_probes", "Health checks and questions about the model by how they ended.", labels=(*_ARM, "end")
+    )
+    for labels, own in sorted(_sums(ledger, probes=True).items()):
+        for end, count in own.ends.items():
+            if count:
+                probes.add_metric((*labels, end), count)
+    yield probes
+
+
+def _shadows(mirrored: Mapping[str, tuple[int, Counts]]) -> Iterator[Metric]:
+    """What a candidate gets copies of: never in the counters of arms."""
+    sampled = CounterMetricFamily("sundog_edge_shadow_sampled", "Requests drawn to be copied.", labels=("service",))
+    copies = CounterMetricFamily(
+        "sundog_edge_shadow_copies",
+        "Sampled requests by what became of them: a pair, an error, a timeout, lost, dropped, or why left out.",
+        labels=("service", "outcome"),
+    )
+    pairs = CounterMetricFamily(
+        "sundog_edge_shadow_pairs", "Pairs by how they compare.", labels=("service", "comparator", "verdict")
+    )
+    for service, (drawn, own) in sorted(mirrored.items()):
+        sampled.add_metric((service,), drawn)
+        for outcome in ("paired", "errors", "timeouts", "lost", "dropped"):
+            copies.add_metric((service, outcome), getattr(own, outcome))
+        for why, count in sorted(own.skipped.items()):
+            copies.add_metric((service, why), count)
+        for comparator, counted in sorted(own.verdicts.items()):
+            for verdict, count in zip(("agree", "disagree", "incomparable"), counted, strict=True):
+                pairs.add_metric((service, comparator, verdict), count)
+    yield from (sampled, copies, pairs)
 
 
 def _buckets(own: _Sum) -> list[tuple[str, float]]:
@@ -140,6 +206,36 @@ def _edge(
     )
     yield GaugeMetricFamily("sundog_edge_document_refused", "1 while the newest document is refused.", int(bool(error)))
     yield from _integrity(ledger)
+
+
+def _feedback(ledger: Ledger, intake: Intake) -> Iterator[Metric]:
+    requests = CounterMetricFamily(
+        "sundog_edge_feedback_requests", "Requests with feedback, by their answer.", labels=("service", "status")
+    )
+    statuses: dict[tuple[str, str], int] = defaultdict(int)
+    for boot in (*ledger.boots.values(), ledger.gone):
+        for service, own in boot.feedback.items():
+            for status, count in own.items():
+                statuses[service, status] += count
+    for labels, count in sorted(statuses.items()):
+        requests.add_metric(labels, count)
+    yield requests
+    items = CounterMetricFamily(
+        "sundog_edge_feedback_items",
+        "Reported outcomes, by what came of them, since the agent's start.",
+        labels=("service", "result"),
+    )
+    for labels, count in sorted(intake.results.items()):
+        items.add_metric(labels, count)
+    yield items
+    yield CounterMetricFamily(
+        "sundog_edge_feedback_store_failures", "Times that the store did not answer.", intake.failures
+    )
+    yield GaugeMetricFamily(
+        "sundog_edge_feedback_exposures_waiting",
+        "First exposures of units that the store does not have yet.",
+        sum(len(seen.waiting) for seen in intake.first_seen.values()),
+    )
 
 
 def _arms(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sundog_edge.counters import Seen
 from sundog_edge.errors import HaproxyRefused, HaproxySilent, HaproxyUnavailable
-from sundog_edge.haproxy.names import BLOCKS_TABLE, BOOT_VARIABLE, ROWS_TABLE
+from sundog_edge.haproxy.names import BLOCKS_TABLE, BOOT_VARIABLE, MIRRORED_TABLE, ROWS_TABLE
 from sundog_edge.haproxy.relay import KNOWN
 
 TIMEOUT_S = 5.0
@@ -22,6 +22,7 @@ _WHOLESALE = 400
 _PLAIN = re.compile(r"[!$-&(-:=-\[\]-~]*")
 _ROW = re.compile(r"key=(\S+) .*gpc0=(\d+) conn_cur=(\d+)")
 _RUNNING = re.compile(r"key=(\S+)/(\d+) .*conn_cur=(\d+)")
+_SAMPLED = re.compile(r"key=(\S+) .*gpc0=(\d+) .*conn_cur=(\d+) .*gpc1=(\d+)")
 _EXPECTED = re.compile(r"^(New server registered\.|Server deleted\.|)$")
 _DRAIN_FLAGS = 0x08 | 0x10
 _MAINTENANCE_FLAGS = 0x01 | 0x02 | 0x04 | 0x20
@@ -52,6 +53,19 @@ class ServerState:
     def up(self) -> bool:
         """Whether it gets new requests."""
         return self.running and not self.draining and not self.maintenance
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """Requests of a service that were drawn to be mirrored, those of them that a copy was made of, and those of the latter that run."""
+
+    all: int = 0
+    taken: int = 0
+    running: int = 0
+
+    def as_json(self) -> dict[str, int]:
+        """As plain JSON, without what runs."""
+        return {"sampled": self.all, "taken": self.taken}
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +158,11 @@ class Haproxy:
         for match in _RUNNING.finditer(answer):
             found.setdefault(match[1], {})[int(match[2])] = int(match[3])
         return found
+
+    async def mirrored(self, pid: int) -> dict[str, Sampled]:
+        """What was drawn to be mirrored, by `service/attempt/epoch`; nothing where the worker has no rules for it."""
+        answer = await self.command(f"show table {MIRRORED_TABLE}", pid)
+        return {match[1]: Sampled(int(match[2]), int(match[4]), int(match[3])) for match in _SAMPLED.finditer(answer)}
 
     async def forget_rows(self, pid: int, rows: Sequence[str]) -> None:
         """Take rows out of the table of counts."""

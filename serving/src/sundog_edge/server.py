@@ -8,12 +8,16 @@ import orjson
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from sundog_edge import export
 from sundog_edge.agent import Agent
 from sundog_edge.evidence import DETAILS, Question
+from sundog_edge.feedback.joining import section
 
 
 def application(agent: Agent) -> web.Application:
-    """`/evidence`, `/metrics`, `/livez` (the agent runs), `/healthz` (and HAProxy answers) and `/readyz` (and can serve)."""
+    """`/evidence`, `/metrics`, `/livez` (the agent runs), `/healthz` (and HAProxy answers) and `/readyz` (and can serve); and an export of
+    what was reported.
+    """
 
     async def evidence(request: web.Request) -> web.Response:
         try:
@@ -37,6 +41,7 @@ def application(agent: Agent) -> web.Application:
     app = web.Application(client_max_size=0)
     app.router.add_get("/evidence", evidence)
     app.router.add_get("/metrics", metrics)
+    app.router.add_get("/feedback/{service}/{attempt}/export", export.handler(lambda: agent.intake.store, section))
     app.router.add_get("/livez", livez)
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/readyz", readyz)

@@ -97,6 +97,21 @@ class StateDir:
         return self.root / "relay.sock"
 
     @property
+    def feedback_socket(self) -> Path:
+        """Where the agent takes feedback from HAProxy."""
+        return self.root / "feedback.sock"
+
+    @property
+    def mirror_socket(self) -> Path:
+        """Where HAProxy sends copies of requests and answers."""
+        return self.root / "mirror.sock"
+
+    @property
+    def mirrored(self) -> Path:
+        """The agent's last snapshot of what was mirrored."""
+        return self.root / "mirrored.json"
+
+    @property
     def log_pipe(self) -> Path:
         """The named pipe that HAProxy's lines go through."""
         return self.root / "log.pipe"
@@ -146,11 +161,12 @@ class Settings:
 
     `max_connections` 0 is as many as the limit of open files allows. `request_seconds` is for the headers of a request and the part of
     its body that fits `buffer_bytes`, which is also what is retried and searched for a unit; `client_seconds` is for any later silence
-    of the client, `source_connections` for one client address (0: any number).
+    of the client, `source_connections` for one client address, as connections and as requests under way (0: any number).
+    `memory_bytes` is what HAProxy may use, of which buffers take half.
     """
 
     http_bind: str = "127.0.0.1:8080"
-    threads: int = 2
+    threads: int = 1
     max_connections: int = 0
     drain_seconds: int = 120
     request_seconds: int = 15
@@ -158,6 +174,7 @@ class Settings:
     source_connections: int = 8192
     https_bind: str = ""
     buffer_bytes: int = 16_384
+    memory_bytes: int = 1 << 30
 
     def save(self, state: StateDir) -> None:
         """Tell the agent how HAProxy was started."""

@@ -17,6 +17,7 @@ from sundog_edge.credentials import NOBODY, Credentials, credentials_of
 from sundog_edge.document import Document, Service
 from sundog_edge.errors import HaproxyRefused, HaproxyUnavailable
 from sundog_edge.evidence import InForce
+from sundog_edge.feedback.signing import NO_KEYS, SigningKeyFile
 from sundog_edge.haproxy.config import render
 from sundog_edge.haproxy.maps import MAP_NAMES, TABLE_MAPS, Maps, map_text, maps_of
 from sundog_edge.haproxy.names import BOOT_VARIABLE, LOG_VARIABLE
@@ -41,7 +42,14 @@ class Traffic:
     with what was in force.
     """
 
-    def __init__(self, haproxy: Haproxy, workers: Workers, state: StateDir, secrets: Secrets) -> None:
+    def __init__(
+        self,
+        haproxy: Haproxy,
+        workers: Workers,
+        state: StateDir,
+        secrets: Secrets,
+        signing: SigningKeyFile | None = None,
+    ) -> None:
         stored_layout = read_json(state.layout)
         stored = read_json(state.applied)
         self.layout = Layout() if stored_layout is None else Layout.from_json(stored_layout)
@@ -54,6 +62,8 @@ class Traffic:
         self._workers = workers
         self._state = state
         self._secrets = secrets
+        self._signing = signing or SigningKeyFile(None)
+        self.signing_keys = NO_KEYS
         self._grpc = False
         self._tls = Tls(haproxy, workers, state)
         self._credentials, self._certificates = NOBODY, self._tls.last()
@@ -174,6 +184,8 @@ class Traffic:
     def _read_secrets(self, document: Document) -> tuple[Credentials, Certificates]:
         secrets = self._secrets.read(secret for service in document.services for secret in service.secrets)
         credentials = credentials_of(document, secrets, lambda file: str(self._state.public_key(file)))
+        self.signing_keys = self._signing.read()
+        credentials = replace(credentials, signing_key=self.signing_keys.signing)
         there = [secret for secret, files in secrets.items() if files]
         return credentials, with_last_good(certificates_of(document, secrets), self._certificates, there)
 

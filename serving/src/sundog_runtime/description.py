@@ -27,6 +27,7 @@ from sundog_runtime.signature import Signature, TensorField
 
 FILE_NAME = "model.yaml"
 MAX_BYTES = 64 * 1024
+_MERGE = "tag:yaml.org,2002:merge"
 
 CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
 
@@ -96,14 +97,36 @@ class Description:
     compile: Compile = field(default_factory=Compile)
 
 
+class _Loader(yaml.SafeLoader):
+    """Takes no aliases, which a few lines of write out to gigabytes, and no key twice."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """The next node. Raises LoadFailed for an alias."""
+        if self.check_event(yaml.AliasEvent):
+            raise LoadFailed(f"{FILE_NAME} uses YAML aliases; write the values out")
+        return super().compose_node(parent, index)
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """The next mapping. Raises LoadFailed for a key that is there twice."""
+        node = super().compose_mapping_node(anchor)
+        lines: dict[tuple[str, str], int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag == _MERGE:
+                continue
+            line = key.start_mark.line + 1
+            if (key.tag, key.value) in lines:
+                first = lines[key.tag, key.value]
+                raise LoadFailed(f"{FILE_NAME}: line {line}: key {key.value!r} is there twice, first in line {first}")
+            lines[key.tag, key.value] = line
+        return node
+
+
 def parse_description(text: bytes) -> Description:
     """Raises LoadFailed naming the file and every field that is wrong."""
     if len(text) > MAX_BYTES:
         raise LoadFailed(f"{FILE_NAME} is larger than {MAX_BYTES} bytes")
     try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
-            raise LoadFailed(f"{FILE_NAME} uses YAML aliases; write the values out")
-        document = yaml.safe_load(text)
+        document = yaml.load(text, _Loader)  # noqa: S506 it is a SafeLoader
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise LoadFailed(f"{FILE_NAME} is not YAML: {error}") from None
     try:

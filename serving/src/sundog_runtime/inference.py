@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from inspect import isasyncgen, isgenerator
 from math import inf
 from typing import Any, TypeVar
@@ -56,7 +57,7 @@ class Inference:
 
         An answer is written here however large it is. After a large one the next is not asked for here.
         """
-        output = self.scheduler.infer_at_once(query.batch, context)
+        output = self.scheduler.infer_at_once(query.batch, _told(context, query))
         if output is NOT_AT_ONCE:
             return None
         self._answers_are_small = is_small(output)
@@ -74,7 +75,7 @@ class Inference:
         """Raises Problem, and what the model raises. Cancel it, and the request leaves the queue."""
         if self.streams:
             raise Problem(400, "Streaming", "the model answers in a stream, which this way of asking does not have")
-        output = await self.scheduler.infer(query.batch, context)
+        output = await self.scheduler.infer(query.batch, _told(context, query))
         self._answers_are_small = is_small(output)
         if self._answers_are_small:
             return self._encode(query, output)
@@ -85,10 +86,12 @@ class Inference:
 
         The deadline is that of the last item. Raises as `answer` does.
         """
+        context = _told(context, query)
         work = _Work(time.monotonic())
         try:
-            call = self._call(query.batch, context)
-            result = await _before(context.deadline, self._thread.run(lambda: work.of(call)))
+            result = await _before(
+                context.deadline, self._on_model(lambda: self._model.predict(query.batch), context, work)
+            )
             if isasyncgen(result):
                 items: AsyncIterator[Any] = _on_loop(result, context, work)
             elif isgenerator(result):
@@ -106,20 +109,26 @@ class Inference:
     def _encode(self, query: Query, output: Any) -> Answer:
         return query.encode(conform(self._model.signature.outputs, output))
 
-    def _call(self, batch: Any, context: RequestContext) -> Callable[[], Any]:
-        return lambda: call_for((context,), lambda: self._model.predict(batch))
+    async def _on_model(self, call: Callable[[], Any], context: RequestContext, work: "_Work") -> Any:
+        """One call of the model for a stream, on its thread."""
+        timed = partial(work.of, lambda: call_for((context,), call))
+        return await self._thread.run(lambda: self.scheduler.patiently(context.deadline - work.asked, timed))
 
     async def _on_thread(self, generator: Any, context: RequestContext, work: "_Work") -> AsyncGenerator[Any, None]:
         """Between two items other requests have their turn."""
         try:
             while True:
                 # Copied there: the model may write to it again as soon as another stream has its turn.
-                item = await self._thread.run(lambda: work.of(lambda: call_for((context,), lambda: _next(generator))))
+                item = await self._on_model(lambda: _next(generator), context, work)
                 if item is _END:
                     return
                 yield item
         finally:
-            self._thread.post(generator.close)
+            self._thread.post(lambda: self.scheduler.patiently(context.deadline - work.asked, generator.close))
+
+
+def _told(context: RequestContext, query: Query) -> RequestContext:
+    return context if query.parameters is None else context.with_parameters(query.parameters)
 
 
 @dataclass(slots=True)
@@ -155,17 +164,27 @@ async def _on_loop(generator: Any, context: RequestContext, work: _Work) -> Asyn
             try:
                 with working_on(context), work.going_on():
                     item = await anext(generator, _END)
-            except _ENDS_THE_LOOP as error:
-                raise as_exception(error) from None
+            except (asyncio.CancelledError, *_ENDS_THE_LOOP) as error:
+                if _is_cancellation(error):
+                    raise
+                raise as_exception(error) from error
             if item is _END:
                 return
             yield plain(item)
     finally:
         try:
             await generator.aclose()
-        except (Exception, *_ENDS_THE_LOOP):
+        except (Exception, asyncio.CancelledError, *_ENDS_THE_LOOP) as error:
+            if _is_cancellation(error):
+                raise
             # Nobody is left to be told; with a synchronous one it is the same.
             _logger.exception("a stream that was given up raised")
+
+
+def _is_cancellation(error: BaseException) -> bool:
+    """Whether `error` is that somebody cancels the present task; else it is of the model's own, whatever it is."""
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
 
 
 async def _one(value: Any) -> AsyncGenerator[Any, None]:

@@ -4,9 +4,9 @@ Requests are joined along the first axis where that cannot change what a request
 
 - the model declares its inputs, by `model.yaml` or `example()`, each with any size (-1) along the first axis: nothing
   else tells that this axis is a batch;
-- all inputs are arrays with the same number of rows, at least one. JSON that is no array (strings, records) is never
-  joined;
-- names, types and all further sizes are the same.
+- all inputs are arrays with the same number of rows, at least one. What is no array (strings, bytes, records) is
+  never joined;
+- names, types and all further sizes are the same, and so is what clients say beside their tensors (`context.parameters`).
 
 The outputs must be arrays or lists with as many rows as the inputs, one or several by name.
 """
@@ -33,8 +33,8 @@ def why_not_joinable(model: LoadedModel) -> str:
         return f"input {wrong[0].name!r} has the shape {list(wrong[0].shape)}; a batch axis is a first size of -1"
     if not model.batches:
         return "model.yaml has batchable: false, or declares an output whose first size is not -1"
-    if texts := [spec for spec in declared if spec.dtype == "string"]:
-        return f"input {texts[0].name!r} holds strings, which are not joined"
+    if texts := [spec for spec in declared if spec.dtype in ("string", "bytes")]:
+        return f"input {texts[0].name!r} holds {texts[0].dtype} values, which are not joined"
     return ""
 
 

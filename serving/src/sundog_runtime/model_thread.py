@@ -77,13 +77,20 @@ class ModelThread:
         self._jobs.put(None)
 
     def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            self._started = self._clock()
-            try:
-                job()
-            except BaseException:  # a model's sys.exit() ends nothing but its own call
-                _logger.exception("a call on the model's thread raised")
-            self._started = None
+        while self._do(self._jobs.get()):
+            pass
+
+    def _do(self, job: Callable[[], None] | None) -> bool:
+        """Run one job; False for the end. A call of its own, so that nobody holds a job's data while the next is waited for."""
+        if job is None:
+            return False
+        self._started = self._clock()
+        try:
+            job()
+        except BaseException:  # a model's sys.exit() ends nothing but its own call
+            _logger.exception("a call on the model's thread raised")
+        self._started = None
+        return True
 
     def _settle(self, future: "asyncio.Future[Any]", result: Any, error: BaseException | None) -> None:
         self._waiting -= 1

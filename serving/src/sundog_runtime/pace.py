@@ -38,7 +38,7 @@ def is_small(value: Any) -> bool:
     if isinstance(value, dict):
         return len(value) <= _MANY_ITEMS and all(map(is_small, value.values()))
     items = 1
-    while isinstance(value, list | str) and value:
+    while isinstance(value, list | str | bytes) and value:
         items *= len(value)
         value = value[0] if isinstance(value, list) else ""
     return items <= _MANY_ITEMS and (not isinstance(value, np.ndarray) or items * value.nbytes <= SMALL_BYTES)

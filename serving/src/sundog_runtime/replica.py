@@ -3,13 +3,13 @@
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable
 from copy import deepcopy
 from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
 from sundog_runtime.arguments import Arguments, Settings, parse_arguments, parse_settings
+from sundog_runtime.attempts import Attempts
 from sundog_runtime.context import RequestContext
 from sundog_runtime.cores import set_environment
 from sundog_runtime.errors import LoadFailed, LoadTimeout, StartError, WarmupTimeout
@@ -26,6 +26,7 @@ from sundog_runtime.protocol.query import Answer, Query
 from sundog_runtime.protocol.routes import Route, Routes
 from sundog_runtime.scheduler import Scheduler
 from sundog_runtime.signature import inputs_of_example
+from sundog_runtime.sources.cache import cache_root
 from sundog_runtime.sources.files import ModelFiles, open_model
 from sundog_runtime.startup import Startup
 from sundog_runtime.warmup import warm_up
@@ -39,10 +40,13 @@ _logger = logging.getLogger("ray.serve.sundog")
 class Replica:
     """A model in memory that answers. Made by `start`; ready after the first `reconfigure` or `check_health`."""
 
-    def __init__(self, arguments: Arguments, model: LoadedModel, thread: ModelThread, startup: Startup) -> None:
+    def __init__(
+        self, arguments: Arguments, model: LoadedModel, thread: ModelThread, startup: Startup, attempts: Attempts
+    ) -> None:
         self.startup = startup
         self.metrics = Metrics()
         self._arguments = arguments
+        self._attempts = attempts
         self._model = model
         self._thread = thread
         self._codec = ModelThread(name="sundog-codec")
@@ -66,9 +70,14 @@ class Replica:
             _logger.warning("requests are not batched: %s", why)
 
     @classmethod
-    async def start(cls, args: Any) -> "Replica":
-        """Load, without blocking the event loop. Raises a StartError."""
+    async def start(cls, args: Any, build: str = "") -> "Replica":
+        """Load, without blocking the event loop. Raises a StartError.
+
+        `build` names the application that Serve starts: an attempt that did not end speaks for those that follow at the same one alone.
+        """
         arguments = parse_arguments(args)
+        attempts = _attempts(arguments, build)
+        attempts.tell_last()
         set_environment(arguments.cpu)
         thread, startup = ModelThread(), Startup()
         try:
@@ -78,7 +87,9 @@ class Replica:
                 )
             startup.detail("download", files.seconds)
             with startup.phase("load"):
-                model = await _in_time(thread.run(lambda: _load(files, arguments)), load_seconds(size_of(files)))
+                seconds = load_seconds(size_of(files))
+                late = LoadTimeout(f"loading did not end within {seconds:.0f} s")
+                model = await attempts.in_time(thread.run(lambda: _load(files, arguments)), seconds, late)
             _use_cores(arguments.cpu)
         except StartError:
             thread.close()
@@ -86,7 +97,7 @@ class Replica:
         except Exception as error:
             thread.close()
             raise LoadFailed(f"loading the model raised {type(error).__name__}: {error}") from error
-        return cls(arguments, model, thread, startup)
+        return cls(arguments, model, thread, startup, attempts)
 
     async def reconfigure(self, user_config: Any) -> None:
         """Apply `user_config` between two requests; the first time also warm up, with what was configured.
@@ -97,7 +108,11 @@ class Replica:
         first = self._settings is None
         try:
             settings = parse_settings(user_config)
-            if self._settings is None or settings.user_config != self._settings.user_config:
+            if self._settings is None:
+                seconds = load_seconds(0)
+                late = LoadTimeout(f"configure did not end within {seconds:.0f} s")
+                await self._attempts.in_time(self._configure(settings.user_config), seconds, late)
+            elif settings.user_config != self._settings.user_config:
                 await self._configure(settings.user_config)
         except StartError as error:
             if first:
@@ -148,25 +163,20 @@ class Replica:
         wanted, timeout = self._arguments.warmup.requests, self._arguments.warmup.timeout_seconds
         rows = self._arguments.batching.max_size if self._scheduler.joins else 1
         loop, stop_joining = asyncio.get_running_loop(), self._scheduler.stop_joining
-        try:
-            with self.startup.phase("warmup"):
-                made = await asyncio.wait_for(
-                    self._thread.run(lambda: warm_up(self._model, wanted, loop, rows, stop_joining)), timeout
-                )
-        except TimeoutError:
-            raise WarmupTimeout(f"{wanted} warm-up requests did not end within {timeout:g} s") from None
+        late = WarmupTimeout(f"{wanted} warm-up requests did not end within {timeout:g} s")
+        with self.startup.phase("warmup"):
+            made = await self._attempts.in_time(
+                self._thread.run(lambda: warm_up(self._model, wanted, loop, rows, stop_joining)), timeout, late
+            )
         if made:
             _logger.info("warm-up: %d requests in %.3f s", made, self.startup.phases["warmup"])
         self.metrics.startup = self.startup.phases
         _logger.info("started: %s", self.startup.line())
 
 
-async def _in_time(loading: Awaitable[LoadedModel], seconds: float) -> LoadedModel:
-    """Raises LoadTimeout. What is loading goes on in its thread until the process ends, which it does then."""
-    try:
-        return await asyncio.wait_for(loading, seconds)
-    except TimeoutError:
-        raise LoadTimeout(f"loading did not end within {seconds:.0f} s") from None
+def _attempts(arguments: Arguments, build: str) -> Attempts:
+    revision = f"{arguments.namespace}/{arguments.service}/{arguments.revision}/{arguments.revision_hash}/{build}"
+    return Attempts(cache_root() / "starts", revision)
 
 
 def _load(files: ModelFiles, arguments: Arguments) -> LoadedModel:

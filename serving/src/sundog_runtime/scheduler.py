@@ -10,10 +10,10 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from math import inf
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from sundog_runtime.batching import Batches, Entry
-from sundog_runtime.context import RequestContext, call_for
+from sundog_runtime.context import NO_PARAMETERS, RequestContext, call_for
 from sundog_runtime.errors import ClientGoneError, Problem
 from sundog_runtime.formats.model import LoadedModel
 from sundog_runtime.joining import form, join, split, why_not_joinable
@@ -22,6 +22,8 @@ from sundog_runtime.model_thread import STUCK_AFTER_SECONDS, ModelThread, as_exc
 from sundog_runtime.pace import Pace, is_small
 from sundog_runtime.tensors import plain
 
+Result = TypeVar("Result")
+
 MAX_WAITING = 1024
 """Requests that may wait in one replica. Serve admits `maxOngoingRequests` at a time, which is less as a rule."""
 
@@ -29,7 +31,7 @@ NOT_AT_ONCE = object()
 """Instead of an output: the request has to wait."""
 
 PATIENCE = 4.0
-"""A pass that runs longer than so many times the deadlines of its requests is stuck: nobody waits for it any more."""
+"""A call that runs longer than so many times the deadlines of its requests is stuck: nobody waits for it any more."""
 
 _LEAST_PATIENCE_SECONDS = 60.0
 _logger = logging.getLogger("ray.serve.sundog")
@@ -101,6 +103,14 @@ class Scheduler:
         """Whether a call of the model has been running for so long that nothing behind it will be answered."""
         return self._thread.busy_seconds > self._patience
 
+    def patiently(self, longest: float, call: Callable[[], Result]) -> Result:
+        """`call()`, on the model's thread. While it runs, `stuck` goes by `longest`, the seconds that who asked for it waits."""
+        self._patience = min(max(_LEAST_PATIENCE_SECONDS, PATIENCE * longest), STUCK_AFTER_SECONDS)
+        try:
+            return call()
+        finally:
+            self._patience = STUCK_AFTER_SECONDS
+
     def expect(self) -> None:
         """A request has begun to arrive: who is held for company may wait for it. `expected` must follow."""
         self._coming += 1
@@ -156,6 +166,8 @@ class Scheduler:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
         key, rows = form(batch) if self.joins else (None, 1)
+        if key is not None and context.parameters is not NO_PARAMETERS:
+            key = (key, context.parameters.key)
         entry = Entry(_Ask(batch, context, future), key, rows)
         alarm = None
         if context.deadline < inf:
@@ -259,9 +271,8 @@ class Scheduler:
                     self._stepping = False
                     return
                 self._changed.wait(until - self._clock())
-        self._patience = _patience(batch)
-        passed = self._pass(batch)
-        self._patience = STUCK_AFTER_SECONDS
+        longest = max(entry.payload.context.deadline - entry.arrived for entry in batch)
+        passed = self.patiently(longest, lambda: self._pass(batch))
         with self._changed:
             self._batches.done(passed.seconds)
             self._stepping = again = bool(self._batches)
@@ -324,11 +335,6 @@ class Scheduler:
 def expired() -> Problem:
     """The end of a request whose time is over."""
     return Problem(504, "DeadlineExceeded", "the request's time was over before the model had answered it")
-
-
-def _patience(batch: list[_Entry]) -> float:
-    longest = max(entry.payload.context.deadline - entry.arrived for entry in batch)
-    return min(max(_LEAST_PATIENCE_SECONDS, PATIENCE * longest), STUCK_AFTER_SECONDS)
 
 
 async def _leave(future: "asyncio.Future[Any]", until_gone: Callable[[], Awaitable[None]]) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -24,14 +25,14 @@ _logger = logging.getLogger("ray.serve.sundog")
 class _Model(GrpcMethods):
     """The one deployment of an application. It speaks Serve's language, and leaves the work to `replica.Replica`."""
 
-    async def __init__(self, args: dict[str, Any]) -> None:  # type: ignore[misc]  # Serve awaits constructors
+    async def __init__(self, args: dict[str, Any], build: str = "") -> None:  # type: ignore[misc]  # Serve awaits constructors
         # Imported where a model runs: building an application needs no torch, and builds are done one after the other.
         from sundog_runtime.replica import Replica
 
         arguments = parse_arguments(args)
         use_json_lines(arguments.service, arguments.revision, logging.getLogger("ray.serve"))
         with _told():
-            self._replica = await Replica.start(args)
+            self._replica = await Replica.start(args, build)
         exporter = Exporter(self._replica.metrics, arguments.service, arguments.revision, Counter, Gauge)
         self._exporting = asyncio.create_task(exporter.export_forever())
         make_no_records_of_requests(logging.getLogger("ray.serve"))
@@ -84,6 +85,9 @@ Model = serve.deployment(name="Model", max_constructor_retry_count=MAX_START_FAI
 
 
 def build(args: dict[str, Any]) -> serve.Application:
-    """The application for one revision. Raises LoadFailed when `args` are not the contract's."""
+    """The application for one revision. Raises LoadFailed when `args` are not the contract's.
+
+    Serve builds it once for all of its own attempts to start it, and anew where it was taken out and put in again.
+    """
     parse_arguments(args)
-    return Model.bind(args)
+    return Model.bind(args, uuid.uuid4().hex)

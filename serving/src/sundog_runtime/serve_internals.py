@@ -2,7 +2,7 @@
 
 Serve has no public way to choose the protocol of a replica's HTTP server, nor to count requests that its application did
 not see. So this looks first whether everything is as it was in the Serve that it was written for. Where anything
-is not, Serve's own way stays, which answers every request alike and only takes longer.
+is not, Serve's own way stays, which answers every request alike and only takes longer; but no trailer becomes a header there.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from sundog_runtime.errors import one_line
 from sundog_runtime.protocol.query import Buffer, Reply
-from sundog_runtime.short_way import ShortWay, protocol_class
+from sundog_runtime.short_way import ShortWay, WithoutTrailers, protocol_class
 
 Answering: TypeAlias = Callable[[str, Mapping[bytes, bytes], Buffer], Reply | None]
 
@@ -63,6 +63,10 @@ def _put_in(replica: Any, answer: Answering, paths: Iterable[str]) -> str:
     server = replica._direct_ingress_http_server
     if server is None:
         return "the replica has no HTTP server of its own"
+    if not _speaks_by_httptools(server.config):
+        return "its HTTP server does not speak by httptools"
+    # What it is configured with counts until it is loaded, and what it has loaded from then on.
+    server.config.http = server.config.http_protocol_class = WithoutTrailers
     if why_not := _why_not(replica, server.config):
         return why_not
     prefix = replica._route_prefix.rstrip("/")
@@ -71,17 +75,18 @@ def _put_in(replica: Any, answer: Answering, paths: Iterable[str]) -> str:
         whole[prefix.encode("ascii")] = "/"
     metered = _Metered(replica, asyncio.get_running_loop())
     protocol = protocol_class(ShortWay(whole, answer, metered))
-    # What it is configured with counts until it is loaded, and what it has loaded from then on.
     server.config.http = server.config.http_protocol_class = protocol
     return ""
+
+
+def _speaks_by_httptools(config: uvicorn.Config) -> bool:
+    return config.http == "auto" and AutoHTTPProtocol is HttpToolsProtocol
 
 
 def _why_not(replica: Any, config: uvicorn.Config) -> str:
     make: Any = config.app
     outermost = make()
     reasons = {
-        "its HTTP server does not speak by httptools": config.http != "auto"
-        or AutoHTTPProtocol is not HttpToolsProtocol,
         "its HTTP server has middlewares": type(outermost) is not RequestIdMiddleware
         or outermost._app != replica._direct_ingress_asgi,
         "its HTTP server has a root path": bool(config.root_path),

@@ -17,6 +17,7 @@ from uuid import uuid4
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from sundog_runtime.context import headers_of
 from sundog_runtime.protocol.query import Buffer, Reply
 
 REQUEST_ID = b"x-request-id"
@@ -51,7 +52,31 @@ class ShortWay:
     doorkeeper: Doorkeeper
 
 
-class _ShortWayProtocol(HttpToolsProtocol):
+class WithoutTrailers(HttpToolsProtocol):
+    """uvicorn's protocol, but for trailers, which it puts behind the headers: nobody in front of it has looked at them.
+
+    A proxy that takes headers away, or sets them, does so before the body, and passes on what comes after it.
+    """
+
+    _headers_are_over = False
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        self._headers_are_over = False
+        super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header; or a trailer, which the parser tells by the same name."""
+        if not self._headers_are_over:
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """What is told as a header from now on is none."""
+        self._headers_are_over = True
+        super().on_headers_complete()
+
+
+class _ShortWayProtocol(WithoutTrailers):
     """One connection."""
 
     way: ClassVar[ShortWay]
@@ -70,9 +95,11 @@ class _ShortWayProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A request begins. Its scope is made when it is needed."""
         self.url, self.headers, self.expect_100_continue = b"", [], False
+        self._headers_are_over = False
 
     def on_headers_complete(self) -> None:
         """Hold what may be answered at once until its body is here."""
+        self._headers_are_over = True
         if self._may_be_held():
             self._held, self._body = True, b""
         else:
@@ -140,7 +167,7 @@ class _ShortWayProtocol(HttpToolsProtocol):
 
     def _answer_at_once(self) -> bool:
         begun = time.monotonic()
-        headers = dict(self.headers)
+        headers = headers_of(self.headers)
         given = headers.get(REQUEST_ID)
         if given is None:
             given = headers[REQUEST_ID] = str(uuid4()).encode()

@@ -36,6 +36,7 @@ _Dtype = Literal[
     "float64",
     "bfloat16",
     "string",
+    "bytes",
 ]
 
 
@@ -51,7 +52,13 @@ class TensorField(BaseModel):
     name: Annotated[
         str, Field(min_length=1, max_length=200, description="The network's argument, or the key of its output.")
     ]
-    dtype: Annotated[_Dtype, Field(description="The type of the values.")]
+    dtype: Annotated[
+        _Dtype,
+        Field(
+            description="The type of the values. `string` is text in UTF-8; `bytes` are any, such as those of an image file,"
+            " and have no form in JSON."
+        ),
+    ]
     shape: Annotated[
         list[Annotated[int, Field(ge=-1, le=2**31)]],
         Field(
@@ -110,14 +117,14 @@ def conform(specs: tuple[TensorSpec, ...], output: Any) -> Any:
 
 
 def _conform(spec: TensorSpec, value: Any) -> Any:
-    if not spec.allow_nan:
+    if not spec.allow_nan and spec.dtype != "bytes":
         require_finite(value)
     array = output_array(spec.name, value, spec.dtype, allow_nan=spec.allow_nan)
     if array.dtype.name != numpy_type(spec.dtype) or not spec.accepts(array.shape):
-        found = "string" if array.dtype.kind == "O" else array.dtype.name
+        found = spec.dtype if array.dtype.kind == "O" else array.dtype.name
         declared = f"declared is {spec.dtype} {list(spec.shape)}"
         raise _wrong(f"output {spec.name!r} is {found} {list(array.shape)}; {declared}")
-    return value if spec.dtype == "string" else array
+    return value if array.dtype.kind == "O" else array
 
 
 def _wrong(detail: str) -> Problem:

@@ -8,12 +8,15 @@ VERSION = 1
 
 
 class Startup:
-    """Seconds by phase, in the order in which the phases were begun. A phase that failed is not among them."""
+    """Seconds by phase, in the order in which the phases were begun. A phase that failed is not among them.
+
+    `began_s` is when the first of them began, in seconds since 1970.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.phases: dict[str, float] = {}
+        self.began_s = time.time()
         self._clock = clock
-        self._begun = clock()
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -33,7 +36,8 @@ class Startup:
 
     def document(self) -> dict[str, object]:
         """What `GET /-/startup` answers."""
-        return {"version": VERSION, "phases": {name: round(seconds, 6) for name, seconds in self.phases.items()}}
+        phases = {name: round(seconds, 6) for name, seconds in self.phases.items()}
+        return {"version": VERSION, "beganAt": round(self.began_s, 3), "phases": phases}
 
     def line(self) -> str:
         """For the log."""

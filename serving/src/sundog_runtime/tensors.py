@@ -30,12 +30,14 @@ OIP_TYPES = {
     "float64": "FP64",
     "bfloat16": "BF16",
     "string": "BYTES",
+    "bytes": "BYTES",
 }
 """Our type names, which are numpy's and torch's, and those of the Open Inference Protocol."""
 
-_IN_MEMORY = {"bfloat16": "float32", "string": "object"}
+_IN_MEMORY = {"bfloat16": "float32", "string": "object", "bytes": "object"}
 
-DTYPES = {oip: name for name, oip in OIP_TYPES.items()}
+DTYPES = {oip: name for name, oip in OIP_TYPES.items() if name != "bytes"}
+"""What a client names by the protocol. Only a model can say that BYTES are none of text."""
 
 MAX_DIMENSIONS = 32
 
@@ -56,11 +58,19 @@ _STRUCT_CODES = {
 
 _MANY = 4096
 
+_NATURAL: dict[frozenset[type], str] = {
+    frozenset({bool}): "bool",
+    frozenset({int}): "int64",
+    frozenset({str}): "string",
+    frozenset({bytes}): "bytes",
+}
+
 _JSON_NAMES = {
     float: "number",
     int: "integer",
     bool: "boolean",
     str: "string",
+    bytes: "bytes",
     dict: "object",
     list: "array",
     type(None): "null",
@@ -155,8 +165,8 @@ def _row_of(size: int, code: str) -> struct.Struct:
 def to_array(flat: Flat, dtype: str, what: str, *, allow_nan: bool = False) -> Array:
     """Convert without loss of kind: integers may become numbers, and 2.0 is an integer as JSON Schema has it.
 
-    Nothing else changes its type. Strings become an array of objects. Raises Problem 400, also for numbers that are
-    infinite in `dtype`.
+    Nothing else changes its type. Strings and bytes become an array of objects. Raises Problem 400, also for numbers that
+    are infinite in `dtype`.
     """
     if float in flat.types and "int" in dtype:
         flat = _whole(flat)
@@ -224,23 +234,23 @@ def _out_of_range(what: str, dtype: str) -> Problem:
 
 
 def _natural(types: frozenset[type]) -> str:
-    natural = {frozenset({bool}): "bool", frozenset({int}): "int64", frozenset({str}): "string"}
-    return natural.get(types, "float64")
+    return _NATURAL.get(types, "float64")
 
 
 def plain(output: Any, *, copy: bool = False) -> Any:
-    """A model's output as what orjson writes: numpy arrays, lists, strings, numbers.
+    """A model's output as what orjson writes, numpy arrays, lists, strings and numbers, and bytes, which it does not.
 
-    With `copy` its arrays share no memory with the model's. Raises Problem 500 for types that JSON has no word for. NaN and
-    infinity are `require_finite`'s business.
+    With `copy` its arrays share no memory with the model's. Raises Problem 500 for all other types. NaN, infinity and bytes
+    where there should be none are `require_finite`'s business.
     """
     return _plain(output, 0, copy=copy)
 
 
 def require_finite(value: Any) -> None:
-    """Raises Problem 500 when `value`, as `plain` gives it, holds NaN or infinity anywhere.
+    """Raises Problem 500 when `value`, as `plain` gives it, holds NaN or infinity anywhere, or bytes.
 
-    JSON would turn them into null, and a wrong answer with status 200 is invisible to whoever counts errors.
+    JSON would turn the former into null, and a wrong answer with status 200 is invisible to whoever counts errors. It has no
+    form for the latter, which are for outputs that are declared to hold them.
     """
     if isinstance(value, np.ndarray):
         finite = is_finite(value)
@@ -248,6 +258,8 @@ def require_finite(value: Any) -> None:
         for item in value.values() if isinstance(value, dict) else value:
             require_finite(item)
         return
+    elif isinstance(value, bytes):
+        raise _unusable("holds bytes, for which an output has to be declared in model.yaml, with dtype: bytes")
     else:
         finite = not isinstance(value, float) or isfinite(value)
     if not finite:
@@ -264,8 +276,8 @@ def to_numpy(value: Any) -> Any:
 
 
 def _fits(kind: type, dtype: str) -> bool:
-    if dtype == "string":
-        return kind is str
+    if dtype in ("string", "bytes"):
+        return kind is (str if dtype == "string" else bytes)
     if dtype == "bool":
         return kind is bool
     return kind is int or (kind is float and "float" in dtype)
@@ -285,7 +297,7 @@ def _plain(value: Any, depth: int, *, copy: bool) -> Any:
         return {key: _plain(item, depth + 1, copy=copy) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item, depth + 1, copy=copy) for item in value]
-    if value is None or isinstance(value, str | bool | int | float):
+    if value is None or isinstance(value, str | bytes | bool | int | float):
         return value
     raise _unusable(f"holds an object of type {type(value).__name__}")
 
@@ -294,7 +306,9 @@ def _plain_array(array: Array, depth: int, *, copy: bool) -> Any:
     if array.dtype.kind in "biuf":
         if not array.ndim:
             return array.item()
-        return np.array(array, order="C") if copy else np.ascontiguousarray(array)
+        # JSON is written of arrays in the machine's byte order alone.
+        ours = array.dtype if array.dtype.isnative else array.dtype.newbyteorder("=")
+        return np.array(array, ours, order="C") if copy else np.ascontiguousarray(array, ours)
     if array.dtype.kind in "OU":
         return _plain(array.tolist(), depth + 1, copy=copy)
     raise _unusable(f"holds an array of {array.dtype}")

@@ -15,7 +15,7 @@ from sundog_runtime.formats.model import LoadedModel
 from sundog_runtime.joining import form, join, split
 from sundog_runtime.model_thread import as_exception
 from sundog_runtime.protocol.plain import encode
-from sundog_runtime.signature import conform
+from sundog_runtime.signature import Signature, conform
 from sundog_runtime.tensors import TensorSpec, numpy_type, plain, to_numpy
 
 _logger = logging.getLogger("ray.serve.sundog")
@@ -39,12 +39,11 @@ def warm_up(
     """
     if not requests:
         return 0
-    if model.example is not None:
-        example, own = _example(model), True
-    elif model.signature.inputs:
-        example, own = zeros(model.signature.inputs), False
-    else:
-        _logger.info("warm-up skipped: the model has no example() and no inputs in model.yaml")
+    own = model.example is not None
+    example = _example(model) if own else zeros(model.signature.inputs)
+    if example is None and not own:
+        why = ", and its inputs hold bytes" if model.signature.inputs else " and no inputs in model.yaml"
+        _logger.info("warm-up skipped: the model has no example()%s", why)
         return 0
     for number in range(1, requests + 1):
         # A copy each: a model may change what it is given.
@@ -55,7 +54,12 @@ def warm_up(
 
 
 def zeros(inputs: tuple[TensorSpec, ...]) -> Any:
-    """A batch as `predict` gets it, all zeros and empty strings, every free dimension 1."""
+    """A batch as `predict` gets it, all zeros and empty strings, every free dimension 1.
+
+    None where nothing is declared, or bytes are: nobody knows of which file.
+    """
+    if not inputs or any(spec.dtype == "bytes" for spec in inputs):
+        return None
     named = {spec.name: _zero(spec) for spec in inputs}
     return next(iter(named.values())) if len(named) == 1 else named
 
@@ -86,12 +90,18 @@ def _predict(model: LoadedModel, example: Any, which: str, loop: asyncio.Abstrac
         raise WarmupFailed(f"{which} raised {type(error).__name__}: {error}") from error
     try:
         for item in output if model.streams and isinstance(output, list) else [output]:
-            encode(conform(model.signature.outputs, plain(item)))
+            _encode(conform(model.signature.outputs, plain(item)), model.signature)
     except Problem as problem:
         if problem.code == "OutputNotFinite" and not own:
             _logger.warning("%s, all zeros: %s", which, problem.detail)
             return
         raise WarmupFailed(f"{which}: {problem.detail}") from None
+
+
+def _encode(output: Any, signature: Signature) -> None:
+    """As JSON, but for a model whose outputs have no form there."""
+    if all(spec.dtype != "bytes" for spec in signature.outputs):
+        encode(output)
 
 
 async def _items(generator: AsyncGenerator[Any, Any]) -> list[Any]:

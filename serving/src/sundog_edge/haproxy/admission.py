@@ -3,8 +3,9 @@
 Who is refused here has no arm. The kind of a refusal is told by its status (`loglines.refusal_kind`), so every kind has one of its own.
 """
 
-from sundog_edge.haproxy import authentication, rates
-from sundog_edge.haproxy.problems import refusal
+from sundog_edge.haproxy import authentication, feedback, grpc, rates
+from sundog_edge.haproxy.names import CLIENT_ADDRESS
+from sundog_edge.haproxy.problems import IS_CALL, call_problem, problem, refusal
 from sundog_edge.layout import Layout
 from sundog_edge.state_dir import Settings, StateDir
 
@@ -18,7 +19,7 @@ def connections(settings: Settings) -> str:
     """Refuse more connections of one address than it may have."""
     if not settings.source_connections:
         return ""
-    return f"""    tcp-request connection track-sc5 src,ipmask(32,64) table {SOURCES_TABLE}
+    return f"""    tcp-request connection track-sc5 {CLIENT_ADDRESS} table {SOURCES_TABLE}
     tcp-request connection reject if {{ sc_conn_cur(5) gt {settings.source_connections} }}
 """
 
@@ -54,19 +55,37 @@ def rules(state: StateDir) -> str:
         "the path has a segment of two dots",
         r"{ path -i -m sub .. %2e } { path -i -m reg (^|/|%2f)(\.|%2e){2}(/|%2f|$) }",
     )
-    sized = refusal(
-        413,
-        "Content Too Large",
-        "the request body is larger than this service takes",
-        "{ req.body_size,sub(txn.limit) gt 0 }",
-        code="BodyTooLarge",
-    )
     return f"""{method}{websocket}{dots}\
     http-request set-var(txn.limit) var(txn.split),field(5,|)
-{sized}\
+    http-request set-var(txn.limit) int({feedback.MAX_BYTES}) if {feedback.ASKED}
+{_body()}\
+{grpc.malformed()}\
     http-request set-var(txn.policy) var(txn.name),map_str({state.map("policies")})
 {authentication.rules(state)}\
+{feedback.limit()}\
 {rates.rules()}"""
+
+
+def _body() -> str:
+    """Refuse, once `txn.limit` is set, a body that is larger, by what the request says of itself or by what has come of it.
+
+    Of a call that is in front of its message: whether it is compressed, and its length. A replica would have it in memory, unpacked,
+    before anybody looked at it.
+    """
+    large, told = "{ req.body_size,sub(txn.limit) gt 0 }", "{ req.hdr(content-length) -m found }"
+    limit = "larger than %[var(txn.limit)] bytes"
+    packed = call_problem(415, "a compressed message is not supported; send it as it is")
+    message = call_problem(413, f"the message of %[var(txn.message)] bytes is {limit}")
+    sized, unsized = (
+        problem(413, "Content Too Large", f"the body{found} is {limit}", code="BodyTooLarge")
+        for found in (" of %[req.body_size] bytes", "")
+    )
+    return f"""    http-request return {packed} if {IS_CALL} {{ req.body,bytes(0,1),hex -m str 01 }}
+    http-request set-var(txn.message) req.body,bytes(1,4),be2dec(,4) if {IS_CALL}
+    http-request return {message} if {IS_CALL} {{ var(txn.message),sub(txn.limit) gt 0 }}
+    http-request return {sized} if !{IS_CALL} {large} {told}
+    http-request return {unsized} if !{IS_CALL} {large}
+"""
 
 
 def headers() -> str:

@@ -1,5 +1,9 @@
-"""Which arm a request gets: its unit, the unit's bucket, the bucket's range; or the arm that an allow-listed caller asked for."""
+"""Which arm a request gets: its unit, the unit's bucket, the bucket's range; or the arm that an allow-listed caller asked for, or that
+its headers stand for.
+"""
 
+from sundog_edge.haproxy import probes
+from sundog_edge.haproxy.authentication import SIGNED
 from sundog_edge.haproxy.problems import refusal
 from sundog_edge.haproxy.relay import OVER_TLS
 from sundog_edge.layout import Layout
@@ -10,10 +14,10 @@ _HAS_UNIT = "{ var(txn.unit) -m len gt 0 }"
 
 
 def unit(layout: Layout, state: StateDir) -> str:
-    """Set `txn.unit` where the request has one, `txn.unitkind` and `txn.bucket`; and `txn.arm` if an override holds.
+    """Set `txn.unit` where the request has one, `txn.unitkind` and `txn.bucket`; and `txn.arm` if an override or a match holds.
 
     A unit is the whole value as bytes: a header's first line without outer blanks, a cookie, a JSON string, or the whole part of a
-    JSON number in decimal. Units hash as HAProxy sees them; `sundog_edge.assignment` is the reference.
+    JSON number in decimal, be it in a body or a claim. Units hash as HAProxy sees them; `sundog_edge.assignment` is the reference.
     """
     return f"""    http-request set-var(txn.flags) var(txn.split),field(7,|)
     http-request set-var(txn.salt) var(txn.split),field(1,|)
@@ -25,7 +29,8 @@ def unit(layout: Layout, state: StateDir) -> str:
     http-request set-var(txn.unitkind) str(sticky) if {_HAS_UNIT}
     http-request set-var(txn.bucket) var(txn.salt),concat(:,txn.unit),xxh64,and(9223372036854775807),mod(10000) if {_HAS_UNIT}
     http-request set-var(txn.table) var(txn.split),field(6,|)
-{_overrides(layout, state)}"""
+{_overrides(layout, state)}\
+{_matches(layout, state)}"""
 
 
 def _source(source: str) -> str:
@@ -35,9 +40,14 @@ def _source(source: str) -> str:
         return f"    http-request set-var(txn.unit) req.fhdr({name},1) if {chosen}\n"
     if kind == "cookie":
         return f"""    http-request set-var(txn.unit) req.cook({name}) if {chosen}
-    http-request set-var(txn.issued) uuid() if {chosen} !{_HAS_UNIT}
+    http-request set-var(txn.issued) uuid() if {chosen} !{_HAS_UNIT} !{probes.ASKED}
     http-request set-var(txn.unit) var(txn.issued) if {{ var(txn.issued) -m found }}
 {"".join(f"    http-request set-var(txn.secure) bool(true) if {chosen} {tls}{chr(10)}" for tls in OVER_TLS)}"""
+    if kind == "jwtClaim":
+        # As below; of a token that was not believed, or that an API key made needless, nothing is read.
+        return f"""    http-request set-var(txn.unit) var(txn.token),jwt_payload_query('$.{name}','int'),concat(,) \
+if {chosen} {SIGNED}
+"""
     # Only a body that is here as a whole: of a longer one, what is in the buffer depends on how it arrived.
     # As `int` a number keeps all its digits; `concat` makes it text, so that 7 and "7" are the same unit.
     return f"""    http-request set-var(txn.unit) req.body,json_query('{name}',int),concat(,) \
@@ -46,7 +56,7 @@ if {chosen} {{ req.body_len,sub(txn.size) eq 0 }} {{ req.hdr(content-length) -m 
 
 
 def arm(state: StateDir) -> str:
-    """Set `txn.arm` where no override has, or answer 503."""
+    """Set `txn.arm` where neither an override nor a match has, or answer 503."""
     no_arm = refusal(
         503,
         "Service Unavailable",
@@ -76,6 +86,26 @@ def _overrides(layout: Layout, state: StateDir) -> str:
             for mark, variable in (("n", "network"), ("k", "client"))
         ]
     return "".join(lines) if layout.overrides else ""
+
+
+def _matches(layout: Layout, state: StateDir) -> str:
+    """Count which of a service's headers have their value: the number of all of them leads to the arm.
+
+    A value is looked up by its hash. So none, whatever a spec or a client has in it, is ever a part of a rule or of a map's syntax.
+    """
+    some, known = "{ var(txn.flags) -m sub h }", state.map("matches")
+    lines = [f"    http-request set-var(txn.matched) int(0) if {some}\n"]
+    for name in layout.matches:
+        given = f"{some} {{ req.fhdr({name},1) -m found }}"
+        lines.append(f"""    http-request set-var-fmt(txn.wish) \
+%[var(txn.table)]|{name}|%[req.fhdr({name},1),sha2(256),hex,lower] if {given}
+    http-request set-var(txn.matched) var(txn.matched),add(1) if {given} {{ var(txn.wish),map_str({known}) -m found }}
+""")
+    lines.append(
+        f"    http-request set-var(txn.arm) var(txn.table),concat(|,txn.matched),map_str({known}) "
+        f"if {some} !{{ var(txn.arm) -m found }}\n"
+    )
+    return "".join(lines) if layout.matches else ""
 
 
 def answer() -> str:

@@ -1,6 +1,6 @@
 """The arm slots: what happens to a request once its arm is chosen."""
 
-from sundog_edge.haproxy import admission, assignment, grpc
+from sundog_edge.haproxy import admission, assignment, feedback, grpc, probes, shadow
 from sundog_edge.haproxy.names import BLOCKS_TABLE, FALLBACK, GRPC, MAX_BLOCKS, MAX_ROWS, ROWS_TABLE
 from sundog_edge.haproxy.problems import problem
 from sundog_edge.layout import CHECK_MS, Server
@@ -37,11 +37,13 @@ backend none from base
 """
 
 
-def arm(state: StateDir) -> str:
+def arm(state: StateDir, *, shadowed: bool = False) -> str:
     """`defaults arm`: count the choice, rewrite the path, pick a replica, mark the answer."""
     paths = """    http-request set-path %[var(txn.arm),field(3,!)]%[path,regsub(^/[^/]*,)] unless { var(txn.byhost) -m found }
     http-request set-path %[var(txn.arm),field(3,!)]%[path] if { var(txn.byhost) -m found }
 """
+    if shadowed:
+        return _defaults("arm", paths + shadow.request(), _stand_in() + shadow.response(), state)
     return _defaults("arm", paths, _stand_in(), state)
 
 
@@ -59,9 +61,10 @@ def _stand_in() -> str:
 """
 
 
-def call(state: StateDir) -> str:
+def call(state: StateDir, *, shadowed: bool = False) -> str:
     """`defaults call`: the same for gRPC, where the path stays and a header names the application."""
-    return _defaults("call", grpc.errors() + grpc.replica(state), grpc.outcome(), state)
+    mirrored = shadow.request() if shadowed else ""
+    return _defaults("call", grpc.errors() + grpc.replica(state) + mirrored, grpc.outcome(), state)
 
 
 def _defaults(name: str, request: str, response: str, state: StateDir) -> str:
@@ -76,6 +79,7 @@ def _defaults(name: str, request: str, response: str, state: StateDir) -> str:
     http-check send meth GET uri /-/routes
     http-check expect string-lf "\\"%[be_name,map_str({state.map("prefixes")},none)]\\""
     http-request set-var(txn.row) var(txn.arm),field(2,!),concat(/,txn.unitkind)
+{probes.row()}\
     http-request track-sc0 var(txn.row) table {ROWS_TABLE}
     http-request set-var(txn.count) sc_inc_gpc0(0)
     http-request set-var(txn.block) var(txn.received),div(10000000)
@@ -88,7 +92,8 @@ def _defaults(name: str, request: str, response: str, state: StateDir) -> str:
     http-response set-var(txn.outcome) str(invalid) if {{ res.hdr(x-sundog-outcome) -m str invalid }}
 {response}\
     http-response del-header x-sundog- -m beg
-{assignment.answer()}"""
+{assignment.answer()}\
+{feedback.exposure(state)}"""
 
 
 def slot(name: str, wait_ms: int, servers: list[Server]) -> str:

@@ -5,7 +5,7 @@ unit, limits, and the range table), another in that table the arm, so that arm, 
 always belong together; the slot's backend then counts the choice, rewrites the path and picks a replica.
 """
 
-from sundog_edge.haproxy import admission, backends, relay
+from sundog_edge.haproxy import admission, backends, feedback, holding, relay, shadow
 from sundog_edge.haproxy.frontend import frontend
 from sundog_edge.haproxy.names import GRPC
 from sundog_edge.haproxy.process import base, process
@@ -27,10 +27,13 @@ def render(settings: Settings, layout: Layout, state: StateDir) -> str:
         base(settings),
         frontend(settings, layout, state),
         backends.tables(),
+        *([shadow.table()] if layout.shadow else []),
         relay.backends(state),
+        holding.table(),
         admission.backends(layout, state),
-        backends.arm(state),
-        *([backends.call(state)] if layout.grpc else []),
+        feedback.backends(state),
+        backends.arm(state, shadowed=layout.shadow),
+        *([backends.call(state, shadowed=layout.shadow)] if layout.grpc else []),
         *(
             backends.slot(name, waits.get(name.removesuffix(GRPC), DEFAULT_WAIT_MS), servers)
             for name, servers in by_slot.items()

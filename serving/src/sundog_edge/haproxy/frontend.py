@@ -1,6 +1,18 @@
 """The one frontend: the order of the rules that every request goes through."""
 
-from sundog_edge.haproxy import admission, assignment, grpc, identity, logline, relay, routing
+from sundog_edge.haproxy import (
+    admission,
+    assignment,
+    feedback,
+    grpc,
+    holding,
+    identity,
+    logline,
+    probes,
+    relay,
+    routing,
+    shadow,
+)
 from sundog_edge.haproxy.names import ALL_REQUESTS, ROWS_TABLE
 from sundog_edge.layout import Layout
 from sundog_edge.state_dir import Settings, StateDir
@@ -15,18 +27,23 @@ def frontend(settings: Settings, layout: Layout, state: StateDir) -> str:
 {https if settings.https_bind else ""}\
 {relay.bind(state)}\
 {admission.connections(settings)}\
+{holding.rules(settings)}\
 {logline.rules()}\
+{shadow.lines(state) if layout.shadow else ""}\
 {relay.rules(state)}\
     http-request set-var(txn.received) date(0,us)
     http-request track-sc1 str({ALL_REQUESTS}) table {ROWS_TABLE}
     http-request sc-inc-gpc0(1)
 {identity.rules()}\
 {routing.rules(state)}\
+{feedback.route()}\
+{probes.rules()}\
 {admission.rules(state)}\
 {assignment.unit(layout, state)}\
 {admission.headers()}\
 {assignment.arm(state)}\
 {relay.choice(state)}\
+{feedback.choice()}\
 {grpc.choice(layout)}\
     use_backend %[var(txn.arm),field(1,!)]
     default_backend none

@@ -1,19 +1,25 @@
 """The maps: what changes from document to document without a reload. Pure: document and layout in, text out.
 
 - `hosts`: host → service.
-- `splits`: service → `salt|unit source|timeout ms|timeout s|max bytes|table|flags`. One value, so one look-up decides by which
-  table a request is assigned. Flags: `r` reveals the arm to clients, `o` has overrides, `-` neither.
+- `splits`: service → `salt|unit source|timeout ms|timeout s|max bytes|table|flags`, and of a service that is mirrored `|share|arm`: how
+  many of 10 000 requests, and the arm that gets the copies. One value, so one look-up decides by which table a request is assigned.
+  Flags: `r` reveals the arm to clients, `o` has overrides, `h` looks at headers, `f` takes feedback, `-` none of these.
 - `ranges`: `table/prefix` → arm, the prefixes of `assignment.prefixes`. An arm is `slot!row!route prefix!revision!name!slow us`, its
-  row `service/attempt/epoch/arm/origin`.
+  row `service/attempt/epoch/arm/origin`; several such times are parted by commas. Where an answer tells its exposure,
+  `!attempt~epoch~arm` follows, without the arm where clients must not know it.
 - `overrides`: `table|header|value|caller` → arm, a caller being `n<network>` or `k<API key>`.
+- `matches`: `table|header|SHA-256 of its value` → `+`, and `table|number of such headers` → the arm that a request with all of them gets.
 - `networks`: network → itself, to find a client's narrowest one that any override names.
 - `prefixes`: slot → route prefix, for health checks; `applications`: gRPC slot → application.
 - `queues`, `keys`, `tokens`, `policies`: as `haproxy.policies` has them.
+- `signing`: `newest` → the key, as base64, that exposures are signed with.
 
 A table is named by a hash of its content and never changes. What is new is written before `splits` points at it, and what is old is
 taken away a while after, so each request sees one table as a whole.
 """
 
+import base64
+import hashlib
 import ipaddress
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -23,11 +29,18 @@ import xxhash
 from sundog_edge.assignment import prefixes
 from sundog_edge.credentials import NOBODY, Credentials
 from sundog_edge.document import Arm, Document, Service
+from sundog_edge.feedback.exposure import SEPARATOR
+from sundog_edge.haproxy.feedback import NEWEST
 from sundog_edge.haproxy.names import GRPC
 from sundog_edge.haproxy.policies import policy_maps
 from sundog_edge.layout import Layout
 
 NONE = "-"
+ASSIGNED = "assigned"
+FORCED = "override"
+"""The origin of requests whose arm was chosen: by their caller, or by their headers."""
+
+_ONE = "+"
 
 Maps = dict[str, dict[str, str]]
 """Map name → key → value."""
@@ -39,15 +52,17 @@ MAP_NAMES = (
     "keys",
     "tokens",
     "policies",
+    "signing",
     "ranges",
     "overrides",
+    "matches",
     "networks",
     "splits",
     "hosts",
 )
 """In the order in which they are to be written: what is referred to comes before what refers to it."""
 
-TABLE_MAPS = ("ranges", "overrides")
+TABLE_MAPS = ("ranges", "overrides", "matches")
 """Maps whose entries outlive the document for a while."""
 
 
@@ -63,10 +78,13 @@ def maps_of(document: Document, layout: Layout, credentials: Credentials = NOBOD
     if layout.grpc:
         maps["applications"] = {holding.slot + GRPC: holding.application for holding in (*layout.leaving, *layout.held)}
     maps["networks"] = {network: network for network in networks}
+    if credentials.signing_key and any(service.feedback for service in document.services):
+        maps["signing"] = {NEWEST: base64.b64encode(credentials.signing_key).decode()}
     for service in document.services:
         table, ranges = _table(service, slots)
         maps["ranges"] |= ranges
         maps["overrides"] |= dict(_overrides(service, table, slots, networks))
+        maps["matches"] |= _matches(service, table, slots)
         maps["splits"][service.name] = split_value(service, table)
         maps["hosts"] |= dict.fromkeys(service.hosts, service.name)
     return maps
@@ -75,7 +93,8 @@ def maps_of(document: Document, layout: Layout, credentials: Credentials = NOBOD
 def split_value(service: Service, table: str) -> str:
     """The value of one service in `splits`."""
     timeout_ms = max(1, round(service.requestTimeoutSeconds * 1000))
-    flags = ("r" if service.reveal else "") + ("o" if service.overrides else "")
+    asked = {"r": service.reveal, "o": service.overrides, "h": service.match, "f": service.feedback}
+    flags = "".join(flag for flag, is_asked in asked.items() if is_asked)
     # The replica gets a second more than the edge: else its own 408 could come first and count as the client's fault.
     fields = (
         service.salt,
@@ -85,17 +104,18 @@ def split_value(service: Service, table: str) -> str:
         str(service.maxRequestBytes),
         table,
         flags or NONE,
+        *((str(100 * service.shadow.percent), service.shadow.arm) if service.shadow else ()),
     )
     return "|".join(fields)
 
 
 def _table(service: Service, slots: Mapping[str, str]) -> tuple[str, dict[str, str]]:
     """(name, entries of `ranges`) of a service's table; `-` and nothing without arms."""
-    arms = [_arm(service, arm, "assigned", slots) for arm in service.arms]
+    arms = [_arm(service, arm, ASSIGNED, slots) for arm in service.arms]
     segments = service.table
     if not segments:
         return NONE, {}
-    content = repr((arms, segments, service.overrides))
+    content = repr((arms, segments, service.overrides, *([service.match] if service.match else [])))
     table = xxhash.xxh64_hexdigest(content.encode())
     starts = (0, *(segment.end for segment in segments[:-1]))
     found = [
@@ -115,11 +135,21 @@ def _overrides(
     if table == NONE:
         return
     for override in service.overrides:
-        value = _arm(service, arms[override.arm], "override", slots)
+        value = _arm(service, arms[override.arm], FORCED, slots)
         callers = [f"k{key}" for key in override.callers.keys]
         # A client is looked up by its narrowest network, which may be a part of one that is allowed here.
         callers += [f"n{network}" for network in networks if _within(network, override.callers.networks)]
         yield from ((f"{table}|{override.header.lower()}|{override.value}|{caller}", value) for caller in callers)
+
+
+def _matches(service: Service, table: str, slots: Mapping[str, str]) -> dict[str, str]:
+    match = service.match
+    if match is None or table == NONE:
+        return {}
+    arm = next(arm for arm in service.arms if arm.name == match.arm)
+    hashed = {name: hashlib.sha256(value.encode()).hexdigest() for name, value in match.headers.items()}
+    wanted = {f"{table}|{name}|{digest}": _ONE for name, digest in hashed.items()}
+    return {**wanted, f"{table}|{len(wanted)}": _arm(service, arm, FORCED, slots)}
 
 
 def _within(network: str, allowed: tuple[str, ...]) -> bool:
@@ -138,9 +168,12 @@ def _arm(service: Service, arm: Arm, origin: str, slots: Mapping[str, str]) -> s
         arm.routePrefix.rstrip("/"),
         str(arm.revision),
         arm.name,
-        str(arm.slowMicroseconds or NONE),
+        ",".join(map(str, arm.slow_us)) or NONE,
     )
-    return "!".join(fields)
+    # Who chose the arm himself was not assigned, and what becomes of him is no evidence.
+    told = SEPARATOR.join((service.attempt, str(service.epoch), arm.name if service.reveal else ""))
+    exposed = (told,) if service.feedback else ()
+    return "!".join((*fields, *(exposed if origin == ASSIGNED else ())))
 
 
 def map_text(entries: Mapping[str, str]) -> str:

@@ -18,16 +18,24 @@ def policy_maps(
     policies = {service.name: policy_value(service) for service in document.services}
     return {
         "queues": {
-            slots[arm.application] + twin: str(service.queue.share(arm.weight))
+            slots[application] + twin: str(service.queue.share(weight))
             for service in document.services
             if service.queue
-            for arm in service.arms
+            for application, weight in _weights(service).items()
             for twin in twins
         },
         "keys": dict(credentials.keys),
         "tokens": dict(credentials.tokens),
         "policies": {name: value for name, value in policies.items() if value.strip("|")},
     }
+
+
+def _weights(service: Service) -> dict[str, float]:
+    """Percent of the traffic by application: of two arms that share one, both together wait in its slot."""
+    found: dict[str, float] = {}
+    for arm in service.arms:
+        found[arm.application] = found.get(arm.application, 0.0) + arm.weight
+    return found
 
 
 def policy_value(service: Service) -> str:

@@ -5,6 +5,9 @@ import json
 IS_CALL = "{ var(txn.grpc) -m bool }"
 """Whether a request is a call by gRPC."""
 
+_SHOWN_BYTES = 64
+"""Of what a client sent, in the answer to it."""
+
 _GRPC_STATUS = {
     400: 3,
     401: 16,
@@ -13,6 +16,7 @@ _GRPC_STATUS = {
     405: 12,
     408: 4,
     413: 8,
+    415: 12,
     429: 8,
     500: 13,
     501: 12,
@@ -23,11 +27,21 @@ _GRPC_STATUS = {
 """By HTTP status. A gRPC client prefers it, but gives up on an answer that has a body, too."""
 
 
+def in_json(fetch: str) -> str:
+    """What a client sent, in the detail of a problem document: its beginning, escaped."""
+    return f"'%[{fetch},bytes(0,{_SHOWN_BYTES}),json(utf8s)]'"
+
+
+def in_header(fetch: str) -> str:
+    """The same in that of a call, which is a header field and may have escapes by percent."""
+    return f"'%[{fetch},bytes(0,{_SHOWN_BYTES}),url_enc]'"
+
+
 def problem(status: int, title: str, detail: str, extra: str = "", code: str = "") -> str:
     """The arguments of `http-error` or `http-request return` for a problem document; `extra` holds further header fields.
 
     It has the members that those of the model server have: `code`, the title as one word unless told, and `requestId`, empty where the
-    request was refused before it could have one.
+    request was refused before it could have one. `error` is what clients of the Open Inference Protocol read.
     """
     members = {
         "type": "about:blank",
@@ -37,6 +51,7 @@ def problem(status: int, title: str, detail: str, extra: str = "", code: str = "
         "code": code or title.replace(" ", ""),
         # What an id may hold needs no escape in JSON.
         "requestId": "%[var(txn.requestid)]",
+        "error": detail,
     }
     body = json.dumps(members, separators=(",", ":")).replace('"', '\\"')
     return f'status {status} content-type application/problem+json lf-string "{body}"{extra}'
@@ -47,8 +62,13 @@ def call_problem(status: int, detail: str, extra: str = "") -> str:
     return f'status {status} hdr grpc-status {_GRPC_STATUS[status]} hdr grpc-message "{detail}"{extra}'
 
 
-def refusal(status: int, title: str, detail: str, condition: str, extra: str = "", code: str = "") -> str:
-    """Rules that refuse a request to which `condition` applies, in the form that its client understands."""
-    return f"""    http-request return {call_problem(status, detail, extra)} if {IS_CALL} {condition}
+def refusal(
+    status: int, title: str, detail: str, condition: str, extra: str = "", code: str = "", call: str = ""
+) -> str:
+    """Rules that refuse a request to which `condition` applies, in the form that its client understands.
+
+    `call` is the detail for callers by gRPC, where it is another one.
+    """
+    return f"""    http-request return {call_problem(status, call or detail, extra)} if {IS_CALL} {condition}
     http-request return {problem(status, title, detail, extra, code)} if {condition}
 """

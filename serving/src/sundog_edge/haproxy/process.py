@@ -1,5 +1,6 @@
 """The process as a whole, and what every section inherits."""
 
+from sundog_edge.haproxy import holding
 from sundog_edge.haproxy.names import STICK_COUNTERS
 from sundog_edge.haproxy.problems import problem
 from sundog_edge.state_dir import Settings
@@ -24,6 +25,7 @@ def process(settings: Settings) -> str:
     tune.maxrewrite 1024
     tune.http.maxhdr 101
     tune.stick-counters {STICK_COUNTERS}
+{holding.limits(settings)}\
     ssl-default-bind-options ssl-min-ver TLSv1.2 no-tls-tickets
     ssl-default-bind-ciphers {CIPHERS}
     ssl-default-bind-ciphersuites TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256
@@ -41,9 +43,10 @@ def base(settings: Settings) -> str:
         problem(504, "Gateway Timeout", "the replica did not answer in time", code="DeadlineExceeded"),
     )
     lines = "\n".join(f"    http-error {error}" for error in errors)
+    # A first packet that was lost is sent again after a second: with no more patience than that one lost packet is a replica that is down.
     return f"""defaults base
     mode http
-    timeout connect 1s
+    timeout connect 2s
     timeout client {settings.client_seconds}s
     timeout server 60s
     timeout http-request {settings.request_seconds}s

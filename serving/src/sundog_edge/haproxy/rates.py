@@ -1,5 +1,6 @@
 """How often a service may be called: by one client, and by all. Counted are requests that are let in; a limit holds per edge."""
 
+from sundog_edge.haproxy.names import CLIENT_ADDRESS
 from sundog_edge.haproxy.problems import refusal
 
 PERIODS_S = (1, 60, 3600)
@@ -17,8 +18,8 @@ def tables() -> str:
 
 
 def rules() -> str:
-    """Refuse what comes too often. A client is its API key, its token's subject, or its address (of IPv6 the first 64 bits)."""
-    return f"""    http-request set-var(txn.caller) src,ipmask(32,64),concat() if {_POLICY} !{{ var(txn.caller) -m found }}
+    """Refuse what comes too often. A client is its API key, its token's subject, or else its address (of IPv6 the first 64 bits)."""
+    return f"""    http-request set-var(txn.caller) {CLIENT_ADDRESS},concat() if {_POLICY} !{{ var(txn.caller) -m found }}
     http-request set-var(txn.ratekey) var(txn.name),concat(/,txn.caller) if {_POLICY}
 {_limit(3, "txn.ratekey", "client", 5)}\
 {_limit(4, "txn.name", "total", 8)}\

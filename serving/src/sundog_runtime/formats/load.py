@@ -104,7 +104,19 @@ def _no_entrypoint(files: ModelFiles, wanted: str, candidates: list[Found]) -> E
         )
     if wanted == "python":
         return EntrypointMissing("format python needs model.entrypoint, such as predictor:Predictor")
+    code = _modules(files)
+    if code and not candidates:
+        return EntrypointMissing(
+            f"{code[0].name} is code: model.entrypoint must name what is to be loaded of it, such as {code[0].stem}:Predictor"
+        )
     return FormatNotRecognised(_nothing(files, candidates))
+
+
+def _modules(files: ModelFiles) -> list[Path]:
+    """The Python modules at the top of the model, by name."""
+    if files.only:
+        return [files.path] if files.only.endswith(".py") else []
+    return sorted(path for path in files.root.glob("*.py") if path.is_file() and path.stem.isidentifier())
 
 
 def _one(files: ModelFiles, candidates: list[Found], wanted: set[Content] | frozenset[Content]) -> Found:

@@ -12,8 +12,10 @@ A **python** model is a class, made without arguments, with
     def configure(self, user_config: dict) -> None             # optional: before the first request and on changes
 
 `batch` is a numpy array where one array was sent, a dict of name to array where names were sent; what is no array of
-numbers or booleans (strings, records) arrives as the JSON it was. Outputs are arrays, tensors, dicts of name to array, or
-anything JSON can hold. All methods run without gradients and on one thread, never two at a time.
+numbers or booleans (strings, records) arrives as the JSON it was, and an input that model.yaml declares as `bytes` as nested
+lists of `bytes` objects. Outputs are arrays, tensors, dicts of name to array, anything JSON can hold, or, where they are
+declared so, `bytes` objects in lists or in arrays of objects. All methods run without gradients and on one thread, never
+two at a time.
 
 A `predict` that is a generator function, synchronous or asynchronous, **streams**: each item it yields is an answer of its
 own. So does one of a class with `streams = True` that returns a generator. An asynchronous generator runs on the replica's

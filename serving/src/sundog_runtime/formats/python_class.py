@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from sundog_runtime.description import Description
-from sundog_runtime.errors import EntrypointMissing
+from sundog_runtime.description import FILE_NAME, Description
+from sundog_runtime.errors import EntrypointMissing, LoadFailed
 from sundog_runtime.formats.model import LoadedModel, may_batch
 from sundog_runtime.formats.module import failed, name_outputs
 from sundog_runtime.formats.stepping import is_stream, without_gradients
@@ -35,7 +35,12 @@ def load_python(path: Path, target: Any, description: Description) -> LoadedMode
         raise failed(f"{entrypoint}.load", error) from error
 
     streams = is_stream(predictor)
-    names = [spec.name for spec in description.signature.outputs]
+    outputs = description.signature.outputs
+    if streams and (raw := [spec.name for spec in outputs if spec.dtype == "bytes"]):
+        raise LoadFailed(
+            f"{FILE_NAME}: output {raw[0]!r} is of bytes, and the answers of a stream are JSON, which has no form for them"
+        )
+    names = [spec.name for spec in outputs]
     call = without_gradients(predictor.predict)
     return LoadedModel(
         platform="python",

@@ -1,6 +1,7 @@
 """What a model takes and gives, found out by running it."""
 
 import asyncio
+import base64
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
@@ -10,15 +11,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from sundog_runtime.errors import LoadFailed, Problem, StartError
+from sundog_runtime.errors import LoadFailed, Problem, StartError, bad_input
 from sundog_runtime.formats.model import LoadedModel
 from sundog_runtime.formats.module import failed, first_layer
 from sundog_runtime.protocol.plain import batch_of
 from sundog_runtime.signature import Signature
-from sundog_runtime.tensors import OIP_TYPES, TensorSpec, plain, to_numpy
+from sundog_runtime.tensors import MAX_DIMENSIONS, OIP_TYPES, TensorSpec, plain, to_numpy
 from sundog_runtime.warmup import zeros
 
 _END = object()
+_BASE64 = "base64"
+_ONE_TO_ONE = "latin-1"
+"""An encoding in which each byte is a character, and the other way round."""
 
 
 def batch_for(model: LoadedModel, example: Any) -> Any:
@@ -28,7 +32,7 @@ def batch_for(model: LoadedModel, example: Any) -> Any:
     """
     if example is not None:
         try:
-            return batch_of(model, example)
+            return given_batch(model, example)
         except Problem as problem:
             raise LoadFailed(f"--example: {problem.detail}") from None
     if model.example is not None:
@@ -37,6 +41,43 @@ def batch_for(model: LoadedModel, example: Any) -> Any:
     if model.signature.inputs:
         return zeros(model.signature.inputs)
     return _guess(model)
+
+
+def given_batch(model: LoadedModel, example: Any) -> Any:
+    """What `predict` gets for an example in JSON, which has a form for bytes here: text, or an object with `base64`.
+
+    Raises Problem 400.
+    """
+    raw = {spec.name for spec in model.signature.inputs if spec.dtype == "bytes"}
+    if not raw:
+        return batch_of(model, example)
+    # As strings they are checked as any other input is; each character of them is one byte.
+    inputs = tuple(replace(spec, dtype="string") if spec.name in raw else spec for spec in model.signature.inputs)
+    named = example if isinstance(example, dict) else {inputs[0].name: example}
+    texts = {name: _as_text(value, f"input {name!r}") if name in raw else value for name, value in named.items()}
+    given = texts if isinstance(example, dict) else texts[inputs[0].name]
+    batch = batch_of(replace(model, signature=Signature(inputs)), given)
+    if len(inputs) == 1:
+        return _as_bytes(batch)
+    return {name: _as_bytes(value) if name in raw else value for name, value in batch.items()}
+
+
+def _as_text(value: Any, what: str, depth: int = 0) -> Any:
+    """Nested lists with a string of as many characters in place of bytes; what is none stays. Raises Problem 400."""
+    if isinstance(value, list) and depth < MAX_DIMENSIONS:
+        return [_as_text(item, what, depth + 1) for item in value]
+    if isinstance(value, str):
+        return value.encode().decode(_ONE_TO_ONE)
+    if isinstance(value, dict) and set(value) == {_BASE64} and isinstance(value[_BASE64], str):
+        try:
+            return base64.b64decode(value[_BASE64], validate=True).decode(_ONE_TO_ONE)
+        except ValueError as error:
+            raise bad_input("WrongType", f"{what}: {_BASE64} holds no base64: {error}") from None
+    return value
+
+
+def _as_bytes(value: Any) -> Any:
+    return [_as_bytes(item) for item in value] if isinstance(value, list) else value.encode(_ONE_TO_ONE)
 
 
 def run(model: LoadedModel, batch: Any) -> Any:
@@ -133,12 +174,19 @@ def _seen(value: Any, name: str) -> tuple[TensorSpec, ...]:
             array = np.asarray(item)
         except ValueError:
             return ()
-        dtype = "string" if array.dtype.kind in "UO" else array.dtype.name
-        texts = array.dtype.kind != "O" or all(isinstance(text, str) for text in array.ravel().tolist())
-        if dtype not in OIP_TYPES or not array.ndim or not texts:
+        dtype = _type_of(array)
+        if dtype not in OIP_TYPES or not array.ndim:
             return ()
         specs.append(TensorSpec(str(key), dtype, array.shape))
     return tuple(specs)
+
+
+def _type_of(array: np.ndarray[Any, Any]) -> str:
+    """One of our types, or a name that is none of them."""
+    if array.dtype.kind == "O":
+        kinds = set(map(type, array.ravel().tolist()))
+        return "string" if kinds == {str} else "bytes" if kinds == {bytes} else "object"
+    return {"U": "string", "S": "bytes"}.get(array.dtype.kind, str(array.dtype.name))
 
 
 def _input_name(model: LoadedModel) -> str:

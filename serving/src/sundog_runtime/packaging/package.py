@@ -2,15 +2,17 @@
 
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from sundog_runtime.arguments import Format, Model
 from sundog_runtime.description import FILE_NAME, MAX_BYTES, Compile, Description, parse_description
-from sundog_runtime.errors import LoadFailed
+from sundog_runtime.errors import LoadFailed, StartError
 from sundog_runtime.formats.load import load_model
 from sundog_runtime.formats.model import LoadedModel
+from sundog_runtime.joining import why_not_joinable
 from sundog_runtime.packaging.inference import batch_for, run, signature_of
 from sundog_runtime.packaging.staging import add_code, add_weights, convert_weights, staged, write_description
 from sundog_runtime.signature import Signature, conform
@@ -37,7 +39,10 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was packaged. Times are in seconds, of this machine; `latency` is None where nothing could be run."""
+    """What was packaged. Times are in seconds, of this machine; `latency` is None where nothing could be run.
+
+    `unjoined` says why requests are not joined in batches; empty where they may be.
+    """
 
     path: Path
     found: str
@@ -47,7 +52,7 @@ class Report:
     load: float
     latency: float | None
     streams: bool
-    batches: bool
+    unjoined: str
     signature: Signature
     digest: str
 
@@ -64,21 +69,37 @@ def package(place: Path, wanted: Wanted) -> Report:
             convert_weights(stage)
         else:
             add_weights(stage, wanted.weights)
-        beside = [Path.cwd(), *([wanted.weights.parent] if wanted.weights else [])]
+        # An absolute path, as messages have it.
+        beside = [Path.cwd(), *([wanted.weights.absolute().parent] if wanted.weights else [])]
         found = _found(stage)
         description = _over(found, wanted)
-        add_code(stage, wanted.code, description.entrypoint, beside)
+        copied = add_code(stage, wanted.code, description.entrypoint, beside)
         if description != found:
             write_description(stage, description)
-        model, _ = _load(stage, wanted)
-        batch = batch_for(model, wanted.example)
-        if batch is not None and not (model.signature.inputs and model.signature.outputs):
-            signature = signature_of(model, batch, run(model, batch))
-            write_description(stage, replace(description, signature=signature))
-        entries = read_tree(stage)
-        model, seconds = _load(stage, wanted, entries)
-        latency = None if batch is None else _latency(model, batch, wanted.runs)
-        return _report(place, model, entries, seconds, latency)
+        try:
+            return _tried(place, stage, wanted, description)
+        except StartError as error:
+            raise type(error)(_in_place(error.message, stage, place, copied)) from error
+
+
+def _tried(place: Path, stage: Path, wanted: Wanted, description: Description) -> Report:
+    """Load what is staged and run it, and complete its description. Raises a StartError."""
+    model, _ = _load(stage, wanted)
+    batch = batch_for(model, wanted.example)
+    if batch is not None and not (model.signature.inputs and model.signature.outputs):
+        signature = signature_of(model, batch, run(model, batch))
+        write_description(stage, replace(description, signature=signature))
+    entries = read_tree(stage)
+    model, seconds = _load(stage, wanted, entries)
+    latency = None if batch is None else _latency(model, batch, wanted.runs)
+    return _report(place, model, entries, seconds, latency)
+
+
+def _in_place(message: str, stage: Path, place: Path, copied: Sequence[Path]) -> str:
+    """A message with the files as whoever packages has them: what is staged is gone when the message is read."""
+    for path in copied:
+        message = message.replace(str(stage / path.name), str(path.absolute()))
+    return message.replace(str(stage), str(place))
 
 
 def _found(stage: Path) -> Description:
@@ -131,7 +152,7 @@ def _report(
         load=seconds,
         latency=latency,
         streams=model.streams,
-        batches=model.batches,
+        unjoined=why_not_joinable(model),
         signature=model.signature,
         digest=tree_digest(entries),
     )

@@ -18,6 +18,7 @@ from sundog_runtime.formats.module import failed
 from sundog_runtime.signature import Signature
 
 WEIGHTS_NAME = "model.safetensors"
+_WEIGHTS = frozenset({Content.SAFETENSORS, Content.STATE_DICT, Content.EXPORTED, Content.TORCHSCRIPT})
 _NESTED = ("state_dict", "model_state_dict", "model")
 """Where training loops keep the state dict inside of a checkpoint."""
 
@@ -46,22 +47,35 @@ def staged(place: Path) -> Iterator[Path]:
             raise
 
 
-def add_code(stage: Path, files: Sequence[Path], entrypoint: str, beside: Sequence[Path]) -> None:
-    """Copy modules and packages; the entrypoint's own is looked for `beside` where nobody gave it."""
+def add_code(stage: Path, files: Sequence[Path], entrypoint: str, beside: Sequence[Path]) -> tuple[Path, ...]:
+    """Copy modules and packages; the entrypoint's own is looked for `beside` where nobody gave it. What was copied."""
     for path in files:
         _copy(path, stage / path.name)
     module = entrypoint.partition(":")[0].partition(".")[0]
     if not module or (stage / f"{module}.py").exists() or (stage / module).exists():
-        return
+        return tuple(files)
     found = next(
         (path for folder in beside for path in (folder / f"{module}.py", folder / module) if _is_code(path)), None
     )
-    if found is not None:
-        _copy(found, stage / found.name)
+    if found is None:
+        return tuple(files)
+    _copy(found, stage / found.name)
+    return (*files, found)
 
 
 def add_weights(stage: Path, path: Path) -> str:
-    """Put weights into the directory, a state dict as safetensors; their name there. Raises a StartError."""
+    """Put weights into the directory in place of those that are there, a state dict as safetensors; their name there.
+
+    Raises a StartError.
+    """
+    name = _add(stage, path)
+    for other in [each for each in stage.iterdir() if each.is_file() and each.name != name]:
+        if sniff(other) in _WEIGHTS:
+            other.unlink()
+    return name
+
+
+def _add(stage: Path, path: Path) -> str:
     content = sniff(path)
     match content:
         case Content.SAFETENSORS:

@@ -1,12 +1,14 @@
 """What REST and gRPC of the Open Inference Protocol have in common: tensors by name, checked against the signature."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sundog_runtime.context import Parameter, Parameters
 from sundog_runtime.errors import Problem, bad_input, bad_output
 from sundog_runtime.formats.model import LoadedModel
-from sundog_runtime.protocol.plain import check_names
+from sundog_runtime.protocol.parameters import for_the_model
+from sundog_runtime.protocol.plain import check_names, kind
 from sundog_runtime.tensors import (
     DTYPES,
     MAX_DIMENSIONS,
@@ -23,18 +25,18 @@ MODEL_VERSION = "1"
 EXTENSIONS = ("binary_tensor_data",)
 MAX_TENSORS = 1024
 
-_CHANGES_THE_ANSWER = ("classification", "shared_memory_", "sequence_")
-
 
 @dataclass(frozen=True, slots=True)
 class Sent:
     """An input as the client sent it: what the client says of it, and how its values are read.
 
-    `read` gets whether NaN is allowed, compares sizes before it allocates, and raises Problem 400.
+    `read` gets what the model declares, or `spec` itself where it declares nothing, compares sizes before it allocates, and
+    raises Problem 400.
     """
 
     spec: TensorSpec
-    read: Callable[[bool], Any]
+    read: Callable[[TensorSpec], Any]
+    parameters: Mapping[str, Parameter]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,8 @@ def sent_spec(name: Any, datatype: Any, shape: Any, where: str) -> TensorSpec:
     if not isinstance(name, str) or not name:
         raise bad_input("WrongType", f"{where}.name is not a string with at least one character")
     if not isinstance(datatype, str) or datatype not in DTYPES:
-        raise bad_input("WrongType", f"input {name[:60]!r}: datatype is not one of {', '.join(DTYPES)}")
+        found = repr(datatype[:60]) if isinstance(datatype, str) else f"a JSON {kind(datatype)}"
+        raise bad_input("WrongType", f"input {name[:60]!r}: datatype is {found}; expected one of {', '.join(DTYPES)}")
     if not isinstance(shape, list) or not shape or not all(type(size) is int and size >= 0 for size in shape):
         raise bad_input("WrongShape", f"input {name[:60]!r}: shape is not an array of sizes ≥ 0")
     if len(shape) > MAX_DIMENSIONS:
@@ -68,13 +71,6 @@ def check_count(tensors: Sequence[Any], what: str) -> None:
     """Raises Problem 400 for more tensors than any model has."""
     if len(tensors) > MAX_TENSORS:
         raise bad_input("TooManyTensors", f"{what} has {len(tensors)} tensors; at most {MAX_TENSORS} are read")
-
-
-def check_parameters(names: Sequence[str], where: str) -> None:
-    """Refuse what asks for another answer than this server gives; other parameters are hints, and have no effect."""
-    for name in names:
-        if name.startswith(_CHANGES_THE_ANSWER):
-            raise bad_input("UnsupportedParameter", f"{where} has the parameter {name[:60]!r}, which is not supported")
 
 
 def check_model(model_name: str, version: str, name: str) -> None:
@@ -97,11 +93,18 @@ def batch_of_sent(model: LoadedModel, inputs: Sequence[Sent]) -> Any:
     if declared := {spec.name: spec for spec in model.signature.inputs}:
         _check_declared(declared, inputs)
         by_name = {sent.spec.name: sent for sent in inputs}
-        arrays = {name: by_name[name].read(spec.allow_nan) for name, spec in declared.items()}
+        arrays = {name: by_name[name].read(spec) for name, spec in declared.items()}
     else:
         _check_undeclared(model, inputs)
-        arrays = {sent.spec.name: _natural(model, sent.read(False)) for sent in inputs}
+        arrays = {sent.spec.name: _natural(model, sent.read(sent.spec)) for sent in inputs}
     return arrays if len(arrays) > 1 else next(iter(arrays.values()))
+
+
+def told_beside(request: Mapping[str, Parameter], inputs: Sequence[Sent]) -> Parameters | None:
+    """What the model may read beside its tensors; None, at no cost to speak of, where there is nothing."""
+    if not request and not any(sent.parameters for sent in inputs):
+        return None
+    return for_the_model(request, {sent.spec.name: sent.parameters for sent in inputs})
 
 
 def check_wanted(model: LoadedModel, wanted: Sequence[str]) -> None:
@@ -128,7 +131,7 @@ def _check_declared(declared: dict[str, TensorSpec], inputs: Sequence[Sent]) -> 
         raise bad_input("WrongInputs", f"inputs has {found}; expected {', '.join(map(repr, declared))}")
     for sent in inputs:
         spec, wanted = sent.spec, declared[sent.spec.name]
-        if spec.dtype != wanted.dtype:
+        if OIP_TYPES[spec.dtype] != OIP_TYPES[wanted.dtype]:
             raise bad_input(
                 "WrongType",
                 f"input {spec.name!r} has the datatype {OIP_TYPES[spec.dtype]}; expected {OIP_TYPES[wanted.dtype]}",

@@ -33,15 +33,18 @@ Serve's gRPC servers listen on all interfaces, whatever its HTTP servers do.
 """
 
 _CODES = {
-    400: grpc.StatusCode.INVALID_ARGUMENT,
+    401: grpc.StatusCode.UNAUTHENTICATED,
     403: grpc.StatusCode.PERMISSION_DENIED,
     404: grpc.StatusCode.NOT_FOUND,
+    409: grpc.StatusCode.FAILED_PRECONDITION,
     413: grpc.StatusCode.RESOURCE_EXHAUSTED,
     429: grpc.StatusCode.RESOURCE_EXHAUSTED,
     501: grpc.StatusCode.UNIMPLEMENTED,
     503: grpc.StatusCode.UNAVAILABLE,
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
+"""What a status of HTTP is by gRPC; any other that blames the client is INVALID_ARGUMENT, and all others are INTERNAL."""
+
 _PEER = re.compile(r"ipv[46]:(.*):\d+")
 _REQUEST_IDS = (b"x-request-id", b"request_id")
 
@@ -77,20 +80,22 @@ class GrpcApp:
         begun = time.monotonic()
         headers = _headers(context)
         request = RequestContext(headers, deadline_of(headers, begun))
-        end = CLIENT_GONE
+        end: str | None = CLIENT_GONE
         try:
             found = await self._answer(method, body, context, request)
-            end = OK
+            # As by REST: what is answered without the model says nothing of it.
+            end = None if method in self._about else OK
         except Exception as error:  # noqa: BLE001 (the model's; `problem_of` logs it)
             problem = problem_of(error, request)
             end = problem.code
             # Set, not raised: Serve would log a traceback for what is the client's mistake.
-            context.set_code(_CODES.get(problem.status, grpc.StatusCode.INTERNAL))
+            context.set_code(_code(problem.status))
             context.set_details(f"{problem.code}: {problem.detail}")
             context.set_trailing_metadata([(name.decode(), value.decode()) for name, value in problem.headers])
             return b""
         finally:
-            self._metrics.answered(end, time.monotonic() - begun)
+            if end is not None:
+                self._metrics.answered(end, time.monotonic() - begun)
         return found
 
     async def _answer(self, method: str, body: bytes, context: Context, request: RequestContext) -> bytes:
@@ -110,6 +115,12 @@ class GrpcApp:
             scheduler.expected()
         answer = await self._inference.answer(query, request)
         return answer.body
+
+
+def _code(status: int) -> grpc.StatusCode:
+    # A predictor may raise a Problem of any status, and whoever counts errors blames the model for INTERNAL.
+    others = grpc.StatusCode.INVALID_ARGUMENT if 400 <= status < 500 else grpc.StatusCode.INTERNAL
+    return _CODES.get(status, others)
 
 
 def _headers(context: Context) -> dict[bytes, bytes]:

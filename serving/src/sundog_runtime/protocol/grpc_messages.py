@@ -4,13 +4,14 @@ A request has its values in `raw_input_contents` for all inputs, or in `contents
 only. The answer takes the form of the request, and is raw where one of its outputs has no other.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import Any
 
 import numpy as np
 from google.protobuf.message import DecodeError, Message
 
+from sundog_runtime.context import Parameter
 from sundog_runtime.errors import bad_input, bad_output
 from sundog_runtime.formats.model import LoadedModel
 from sundog_runtime.protocol.exchange import (
@@ -21,12 +22,13 @@ from sundog_runtime.protocol.exchange import (
     batch_of_sent,
     check_count,
     check_model,
-    check_parameters,
     check_wanted,
     outputs_of,
     sent_spec,
+    told_beside,
 )
 from sundog_runtime.protocol.inference_pb2 import (
+    InferParameter,
     InferTensorContents,
     ModelInferRequest,
     ModelInferResponse,
@@ -38,8 +40,9 @@ from sundog_runtime.protocol.inference_pb2 import (
     ServerMetadataResponse,
     ServerReadyResponse,
 )
+from sundog_runtime.protocol.parameters import check_parameters
 from sundog_runtime.protocol.query import Answer, Buffer, Query
-from sundog_runtime.protocol.raw import encoded, from_raw, shaped, text_of, to_raw
+from sundog_runtime.protocol.raw import element_of, elements, from_raw, shaped, to_raw
 from sundog_runtime.tensors import OIP_TYPES, Array, TensorSpec, is_finite
 
 MESSAGE_TYPE = b"application/grpc"
@@ -57,6 +60,7 @@ _CONTENTS = {
     "float32": "fp32_contents",
     "float64": "fp64_contents",
     "string": "bytes_contents",
+    "bytes": "bytes_contents",
 }
 """The field of InferTensorContents that a type has."""
 
@@ -100,7 +104,7 @@ def decode_infer(name: str, model: LoadedModel, body: Buffer) -> Query:
     """The request of ModelInfer. Raises Problem 400 and 404."""
     request = _parse(ModelInferRequest, body)
     check_model(request.model_name, request.model_version, name)
-    check_parameters(list(request.parameters), "the request")
+    parameters = _parameters(request.parameters, "the request")
     inputs = _inputs(request)
     wanted = _wanted(request)
     check_wanted(model, wanted or ())
@@ -118,7 +122,7 @@ def decode_infer(name: str, model: LoadedModel, body: Buffer) -> Query:
                 getattr(tensor.contents, _CONTENTS[found.dtype]).extend(_values(found))
         return Answer(_serialized(response), MESSAGE_TYPE)
 
-    return Query(batch_of_sent(model, inputs), answer)
+    return Query(batch_of_sent(model, inputs), answer, told_beside(parameters, inputs))
 
 
 def _parse(kind: Any, body: Buffer) -> Any:
@@ -139,18 +143,32 @@ def _inputs(request: ModelInferRequest) -> list[Sent]:
     for index, tensor in enumerate(request.inputs):
         spec = sent_spec(tensor.name, tensor.datatype, list(tensor.shape), f"inputs[{index}]")
         where = f"input {spec.name[:60]!r}"
-        check_parameters(list(tensor.parameters), where)
+        parameters = _parameters(tensor.parameters, where)
         if raw and tensor.contents.ListFields():
             raise bad_input("WrongInputs", f"{where} has contents, and the request has raw_input_contents")
-        inputs.append(_raw_input(spec, raw[index]) if raw else _typed_input(spec, tensor.contents, where))
+        read = _raw(spec, raw[index]) if raw else _typed(spec, tensor.contents, where)
+        inputs.append(Sent(spec, read, parameters))
     return inputs
 
 
-def _raw_input(spec: TensorSpec, data: bytes) -> Sent:
-    return Sent(spec, lambda allow_nan: from_raw(spec, data, allow_nan=allow_nan))
+def _parameters(given: Mapping[str, InferParameter], where: str) -> dict[str, Parameter]:
+    if not given:
+        return {}
+    check_parameters(given, where)
+    return {name: _value(parameter) for name, parameter in given.items()}
 
 
-def _typed_input(spec: TensorSpec, contents: InferTensorContents, where: str) -> Sent:
+def _value(parameter: InferParameter) -> Parameter:
+    chosen = parameter.WhichOneof("parameter_choice")
+    found: Parameter = getattr(parameter, chosen) if chosen else None
+    return found
+
+
+def _raw(spec: TensorSpec, data: bytes) -> Callable[[TensorSpec], Any]:
+    return lambda wanted: from_raw(spec, data, wanted)
+
+
+def _typed(spec: TensorSpec, contents: InferTensorContents, where: str) -> Callable[[TensorSpec], Any]:
     field = _CONTENTS.get(spec.dtype)
     if field is None:
         raise bad_input("WrongType", f"{where}: {OIP_TYPES[spec.dtype]} has no contents; send raw_input_contents")
@@ -158,23 +176,23 @@ def _typed_input(spec: TensorSpec, contents: InferTensorContents, where: str) ->
     if found not in ([], [field]):
         raise bad_input("WrongType", f"{where}: contents has {', '.join(found)}; expected {field} alone")
     values: Sequence[Any] = getattr(contents, field)
-    return Sent(spec, lambda allow_nan: _typed_array(spec, values, allow_nan=allow_nan))
+    return lambda wanted: _typed_array(spec, values, wanted)
 
 
-def _typed_array(spec: TensorSpec, values: Sequence[Any], *, allow_nan: bool) -> Any:
+def _typed_array(spec: TensorSpec, values: Sequence[Any], wanted: TensorSpec) -> Any:
     what, count = f"input {spec.name[:60]!r}", prod(spec.shape)
     if len(values) != count:
         raise bad_input("WrongShape", f"{what}: contents has {len(values)} values; shape says {list(spec.shape)}")
     if not count:
         raise bad_input("EmptyInput", f"{what} holds no values")
     if spec.dtype == "string":
-        return shaped([text_of(value, what) for value in values], spec.shape)
+        return shaped([element_of(value, wanted, what) for value in values], spec.shape)
     array: Array = np.fromiter(values, dtype=_wide(spec.dtype), count=count)
     if array.dtype.kind in "iu":
         limits = np.iinfo(spec.dtype)
         if array.min() < limits.min or array.max() > limits.max:
             raise bad_input("OutOfRange", f"{what} holds a value outside of the range of {spec.dtype}")
-    if not allow_nan and not is_finite(array):
+    if not wanted.allow_nan and not is_finite(array):
         raise bad_input("NotFinite", f"{what} holds NaN or infinity")
     return array.astype(spec.dtype, copy=False).reshape(spec.shape)
 
@@ -190,15 +208,16 @@ def _wanted(request: ModelInferRequest) -> list[str] | None:
     check_count(request.outputs, "outputs")
     wanted = [tensor.name for tensor in request.outputs]
     for tensor in request.outputs:
-        check_parameters(list(tensor.parameters), f"output {tensor.name[:60]!r}")
+        check_parameters(tensor.parameters, f"output {tensor.name[:60]!r}")
     if len(set(wanted)) < len(wanted):
         raise bad_input("WrongOutputs", "outputs names a tensor twice")
     return wanted or None
 
 
 def _values(found: Output) -> list[Any]:
-    values = found.array.ravel().tolist()
-    return encoded(values) if found.dtype == "string" else values
+    if found.dtype in ("string", "bytes"):
+        return elements(found.array, found.dtype)
+    return found.array.ravel().tolist()
 
 
 def _serialized(message: Message) -> bytes:

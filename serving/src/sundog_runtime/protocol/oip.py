@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from math import prod
 from typing import Any
 
+from sundog_runtime.context import Parameter
 from sundog_runtime.errors import bad_input
 from sundog_runtime.formats.model import LoadedModel
 from sundog_runtime.protocol.exchange import (
@@ -20,12 +21,13 @@ from sundog_runtime.protocol.exchange import (
     Sent,
     batch_of_sent,
     check_count,
-    check_parameters,
     check_wanted,
     outputs_of,
     sent_spec,
+    told_beside,
 )
-from sundog_runtime.protocol.plain import encode, may_hold_booleans, parse_object
+from sundog_runtime.protocol.parameters import parameters_in
+from sundog_runtime.protocol.plain import check_json_input, encode, may_hold_booleans, parse_object
 from sundog_runtime.protocol.query import JSON_TYPE, Answer, Buffer, Query
 from sundog_runtime.protocol.raw import from_raw, shaped, to_raw
 from sundog_runtime.tensors import OIP_TYPES, Flat, TensorSpec, flatten, numbers_of, to_array
@@ -36,6 +38,7 @@ BINARY_TYPE = b"application/octet-stream"
 _REQUEST_FIELDS = frozenset({"id", "parameters", "inputs", "outputs"})
 _INPUT_FIELDS = frozenset({"name", "shape", "datatype", "parameters", "data"})
 _OUTPUT_FIELDS = frozenset({"name", "parameters"})
+_NO_FORM_IN_JSON = {"bfloat16": "BF16 has", "bytes": "bytes have"}
 _MAX_DIGITS = 19
 _ALIGNMENT = 16
 """Of memory that Python allocates, and enough for every datatype."""
@@ -67,11 +70,13 @@ def decode_oip(name: str, model: LoadedModel, headers: Mapping[bytes, bytes], bo
     request_id = request.get("id", "")
     if not isinstance(request_id, str):
         raise bad_input("WrongType", "id is not a string")
-    parameters = _parameters(request, "the request")
+    parameters = parameters_in(request, "the request")
     inputs = _inputs(request.get("inputs"), tail, may_hold_booleans(text))
     wanted = _wanted(request.get("outputs"))
     check_wanted(model, list(wanted or ()))
     binary_by_default = _flag(parameters, "binary_data_output", "the request", default=False)
+    batch = batch_of_sent(model, inputs)
+    _check_forms(model, wanted, binary_by_default)
 
     def answer(output: Any) -> Answer:
         names = None if wanted is None else list(wanted)
@@ -81,14 +86,14 @@ def decode_oip(name: str, model: LoadedModel, headers: Mapping[bytes, bytes], bo
             document["id"] = request_id
         parts = list[Buffer]()
         for found in outputs_of(model, output, names):
-            binary = asked.get(found.name)
-            raw = to_raw(found.array, found.dtype) if (binary_by_default if binary is None else binary) else None
+            binary = _is_binary(found.name, asked, binary_by_default)
+            raw = to_raw(found.array, found.dtype) if binary else None
             document["outputs"].append(_output(found, raw))
             if raw is not None:
                 parts.append(raw)
         return _answer(encode(document), parts)
 
-    return Query(batch_of_sent(model, inputs), answer)
+    return Query(batch, answer, told_beside(parameters, inputs))
 
 
 def padding_of(headers: Mapping[bytes, bytes]) -> int:
@@ -120,9 +125,9 @@ def _inputs(value: Any, tail: memoryview | None, booleans: bool) -> list[Sent]:
     check_count(value, "inputs")
     inputs, at = list[Sent](), 0
     for index, item in enumerate(value):
-        spec, size = _sent(item, index)
+        spec, size, parameters = _sent(item, index)
         if size is None:
-            inputs.append(_from_json(spec, item, booleans))
+            inputs.append(_from_json(spec, item, booleans, parameters))
             continue
         if tail is None:
             raise bad_input(
@@ -131,41 +136,47 @@ def _inputs(value: Any, tail: memoryview | None, booleans: bool) -> list[Sent]:
         if size > len(tail) - at:
             left = len(tail) - at
             raise bad_input("WrongSize", f"input {spec.name[:60]!r}: binary_data_size is {size}; {left} bytes are left")
-        inputs.append(_from_tail(spec, tail[at : at + size]))
+        inputs.append(_from_tail(spec, tail[at : at + size], parameters))
         at += size
     if tail is not None and at != len(tail):
         raise bad_input("WrongSize", f"the body has {len(tail) - at} bytes behind those of the inputs")
     return inputs
 
 
-def _sent(item: Any, index: int) -> tuple[TensorSpec, int | None]:
-    """What a client says about an input, with the size of its binary data."""
+def _sent(item: Any, index: int) -> tuple[TensorSpec, int | None, dict[str, Parameter]]:
+    """What a client says about an input, with the size of its binary data, and all of its parameters."""
     if not isinstance(item, dict):
         raise bad_input("WrongType", f"inputs[{index}] is not an object")
     spec = sent_spec(item.get("name"), item.get("datatype"), item.get("shape"), f"inputs[{index}]")
     where = f"input {spec.name[:60]!r}"
     _check_fields(item, _INPUT_FIELDS, where)
-    size = _parameters(item, where).get("binary_data_size")
+    parameters = parameters_in(item, where)
+    size = parameters.get("binary_data_size")
     if size is None:
         if "data" not in item:
             raise bad_input("MissingInputs", f"{where} has neither data nor the parameter binary_data_size")
         if spec.dtype == "bfloat16":
             raise bad_input("WrongType", f"{where}: BF16 has no form in JSON; send it as binary data")
-        return spec, None
+        return spec, None, parameters
     if type(size) is not int or size < 0:
         raise bad_input("WrongType", f"{where}: binary_data_size is not a number of bytes ≥ 0")
     if "data" in item:
         raise bad_input("WrongInputs", f"{where} has both data and the parameter binary_data_size")
-    return spec, size
+    return spec, size, parameters
 
 
-def _from_json(spec: TensorSpec, item: dict[str, Any], booleans: bool) -> Sent:
+def _from_json(spec: TensorSpec, item: dict[str, Any], booleans: bool, parameters: dict[str, Parameter]) -> Sent:
     data = item["data"]
-    return Sent(spec, lambda _: _json_array(spec, data, booleans))
+
+    def read(wanted: TensorSpec) -> Any:
+        check_json_input(wanted)
+        return _json_array(spec, data, booleans)
+
+    return Sent(spec, read, parameters)
 
 
-def _from_tail(spec: TensorSpec, data: memoryview) -> Sent:
-    return Sent(spec, lambda allow_nan: from_raw(spec, data, allow_nan=allow_nan))
+def _from_tail(spec: TensorSpec, data: memoryview, parameters: dict[str, Parameter]) -> Sent:
+    return Sent(spec, lambda wanted: from_raw(spec, data, wanted), parameters)
 
 
 def _json_array(spec: TensorSpec, data: Any, booleans: bool) -> Any:
@@ -200,22 +211,27 @@ def _wanted(value: Any) -> dict[str, bool | None] | None:
         _check_fields(item, _OUTPUT_FIELDS, where)
         if name in wanted:
             raise bad_input("WrongOutputs", f"outputs names {name[:60]!r} twice")
-        parameters = _parameters(item, where)
-        wanted[name] = _flag(parameters, "binary_data", where, default=None)
+        wanted[name] = _flag(parameters_in(item, where), "binary_data", where, default=None)
     return wanted or None
 
 
-def _parameters(holder: dict[str, Any], where: str) -> dict[str, Any]:
-    value = holder.get("parameters")
-    if value is None:
-        return {}
-    if not isinstance(value, dict) or any(isinstance(item, dict | list) for item in value.values()):
-        raise bad_input("WrongType", f"{where}: parameters is not an object of strings, numbers and booleans")
-    check_parameters(list(value), where)
-    return value
+def _check_forms(model: LoadedModel, wanted: Mapping[str, bool | None] | None, by_default: bool) -> None:
+    """Refuse to answer in JSON what has no form there, before the model runs for nothing. Raises Problem 400."""
+    for spec in model.signature.outputs:
+        if spec.dtype not in _NO_FORM_IN_JSON or (wanted is not None and spec.name not in wanted):
+            continue
+        if not _is_binary(spec.name, wanted or {}, by_default):
+            what = _NO_FORM_IN_JSON[spec.dtype]
+            raise bad_input("WrongType", f"output {spec.name!r}: {what} no form in JSON; ask for it as binary data")
 
 
-def _flag(parameters: dict[str, Any], name: str, where: str, *, default: Any) -> Any:
+def _is_binary(name: str, asked: Mapping[str, bool | None], by_default: bool) -> bool:
+    """What an output says goes before what the request says."""
+    binary = asked.get(name)
+    return by_default if binary is None else binary
+
+
+def _flag(parameters: dict[str, Parameter], name: str, where: str, *, default: Any) -> Any:
     value = parameters.get(name, default)
     if value is not default and not isinstance(value, bool):
         raise bad_input("WrongType", f"{where}: {name} is not true or false")
@@ -237,8 +253,6 @@ def _output(found: Output, raw: Buffer | None) -> dict[str, Any]:
     }
     if raw is not None:
         return described | {"parameters": {"binary_data_size": len(raw)}}
-    if found.dtype == "bfloat16":
-        raise bad_input("WrongType", f"output {found.name!r}: BF16 has no form in JSON; ask for it as binary data")
     flat = found.array.ravel()
     return described | {"data": flat.tolist() if found.dtype == "string" else flat}
 

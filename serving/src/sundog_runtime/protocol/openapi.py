@@ -10,10 +10,11 @@ import numpy as np
 
 from sundog_runtime.formats.model import LoadedModel
 from sundog_runtime.protocol.exchange import MODEL_VERSION
+from sundog_runtime.protocol.oip import BINARY_TYPE
 from sundog_runtime.protocol.plain import encode
 from sundog_runtime.protocol.query import JSON_TYPE
 from sundog_runtime.protocol.streams import LINES_TYPE, SSE_TYPE
-from sundog_runtime.tensors import OIP_TYPES, TensorSpec, numpy_type
+from sundog_runtime.tensors import DTYPES, OIP_TYPES, TensorSpec, numpy_type
 
 Json = dict[str, Any]
 
@@ -45,12 +46,15 @@ def openapi(name: str, version: str, model: LoadedModel) -> bytes:
             f"{root}/ready": _get("Whether the model is served", "Flag"),
             f"{root}/infer": infer,
         }
+    signature = model.signature
+    # Where a value has no form in JSON, the path is there and answers 400 to everything.
+    plain = {} if _of_bytes((*signature.inputs, *signature.outputs)) else {"/": {"post": _plain(model)}}
     return encode(
         {
             "openapi": "3.1.0",
             "info": {"title": name, "version": version, "description": "A model served by Sundog."},
             "servers": [{"url": "."}],
-            "paths": {"/": {"post": _plain(model)}, **about},
+            "paths": {**plain, **about},
             "components": {"schemas": _schemas(), "responses": {"Problem": _problem_response(model)}},
         }
     )
@@ -62,8 +66,15 @@ def _schemas() -> Json:
     tensor = _object({"name": text, "datatype": text, "shape": shape})
     return {
         "Problem": _object(
-            {"type": text, "title": text, "status": whole, "detail": text, "code": text, "requestId": text},
-            optional={"error": {**text, "description": "As detail; below /v2 only."}},
+            {
+                "type": text,
+                "title": text,
+                "status": whole,
+                "detail": text,
+                "code": text,
+                "requestId": text,
+                "error": {**text, "description": "As detail."},
+            }
         ),
         "Flag": _object({}, optional={"live": flag, "ready": flag, "name": text}),
         "ServerMetadata": _object({"name": text, "version": text, "extensions": texts}),
@@ -76,7 +87,10 @@ def _schemas() -> Json:
                 "outputs": {"type": "array", "items": tensor},
             }
         ),
-        "Parameters": {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean"]}},
+        "Parameters": {
+            "type": ["object", "null"],
+            "additionalProperties": {"type": ["string", "number", "boolean", "null"]},
+        },
     }
 
 
@@ -85,7 +99,7 @@ def _plain(model: LoadedModel) -> Json:
     named = _object({spec.name: _nested(spec) for spec in inputs})
     # A single input may be sent with its name or without.
     value: Json = {} if not inputs else {"anyOf": [_nested(inputs[0]), named]} if len(inputs) == 1 else named
-    body: Json = _object({"inputs": value})
+    body: Json = _object({"inputs": value}, optional={"parameters": {"$ref": "#/components/schemas/Parameters"}})
     if len(inputs) == 1:
         body = {"anyOf": [body, _nested(inputs[0])]}
     elif not inputs:
@@ -102,16 +116,7 @@ def _plain(model: LoadedModel) -> Json:
 
 
 def _infer(model: LoadedModel) -> Json:
-    inputs = model.signature.inputs
     parameters = {"$ref": "#/components/schemas/Parameters"}
-    tensors = [_tensor(spec, parameters) for spec in inputs]
-    items = {"anyOf": tensors} if tensors else _any_tensor(parameters)
-    count = {"minItems": len(tensors), "maxItems": len(tensors)} if tensors else {"minItems": 1}
-    wanted = _object({"name": {"type": "string"}}, optional={"parameters": parameters})
-    request = _object(
-        {"inputs": {"type": "array", "items": items, **count}},
-        optional={"id": {"type": "string"}, "parameters": parameters, "outputs": {"type": "array", "items": wanted}},
-    )
     output = _object(
         {"name": {"type": "string"}, "datatype": {"type": "string"}, "shape": _sizes()},
         optional={"data": {"type": "array"}, "parameters": parameters},
@@ -124,14 +129,37 @@ def _infer(model: LoadedModel) -> Json:
         },
         optional={"id": {"type": "string"}},
     )
-    example = {"inputs": [_sent(spec) for spec in inputs]} if _has_example(inputs) else None
     ways = "come beside JSON, and outputs are JSON alone" if model.streams else "go both ways beside JSON"
     return {
         "summary": "Predict, by the Open Inference Protocol",
         "description": f"Binary tensors {ways}: header Inference-Header-Content-Length.",
-        "requestBody": {"required": True, "content": {"application/json": _media(request, example)}},
+        "requestBody": {"required": True, "content": _request(model, parameters)},
         "responses": _answers(model, answer, binary=True),
     }
+
+
+def _request(model: LoadedModel, parameters: Json) -> Json:
+    """JSON, or where an input has no form in it what nobody but clients of the protocol reads."""
+    inputs = model.signature.inputs
+    if _of_bytes(inputs):
+        return {BINARY_TYPE.decode(): {}}
+    tensors = [_tensor(spec, parameters) for spec in inputs]
+    items = {"anyOf": tensors} if tensors else _any_tensor(parameters)
+    count = {"minItems": len(tensors), "maxItems": len(tensors)} if tensors else {"minItems": 1}
+    wanted = _object({"name": {"type": "string"}}, optional={"parameters": parameters})
+    request = _object(
+        {"inputs": {"type": "array", "items": items, **count}},
+        optional={"id": {"type": "string"}, "parameters": parameters, "outputs": {"type": "array", "items": wanted}},
+    )
+    example: Json | None = {"inputs": [_sent(spec) for spec in inputs]} if _has_example(inputs) else None
+    if example is not None and _of_bytes(model.signature.outputs):
+        example["parameters"] = {"binary_data_output": True}
+    return {JSON_TYPE.decode(): _media(request, example)}
+
+
+def _of_bytes(specs: tuple[TensorSpec, ...]) -> bool:
+    """Whether one of them has no form in JSON."""
+    return any(spec.dtype == "bytes" for spec in specs)
 
 
 def _tensor(spec: TensorSpec, parameters: Json) -> Json:
@@ -150,7 +178,7 @@ def _tensor(spec: TensorSpec, parameters: Json) -> Json:
 
 
 def _any_tensor(parameters: Json) -> Json:
-    datatypes = [datatype for dtype, datatype in OIP_TYPES.items() if dtype != "bfloat16"]
+    datatypes = [datatype for datatype, dtype in DTYPES.items() if dtype != "bfloat16"]
     return _object(
         {
             "name": {"type": "string", "minLength": 1},
@@ -217,7 +245,7 @@ def _answers(model: LoadedModel, answer: Json, *, binary: bool = False) -> Json:
         return _responses(told, _stream(answer), _STREAM_CODES if binary else _PROBLEM_CODES)
     content = _json(answer)
     if binary:
-        content["application/octet-stream"] = {}
+        content[BINARY_TYPE.decode()] = {}
     return _responses("The answer.", content, _PROBLEM_CODES)
 
 

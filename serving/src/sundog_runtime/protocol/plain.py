@@ -1,4 +1,4 @@
-"""Plain JSON: `{"inputs": …}`, or just a list of rows, → `{"outputs": …}`."""
+"""Plain JSON: `{"inputs": …}`, which may have `"parameters"`, or just a list of rows, → `{"outputs": …}`."""
 
 from typing import Any
 
@@ -6,8 +6,12 @@ import orjson
 
 from sundog_runtime.errors import bad_input, bad_output
 from sundog_runtime.formats.model import LoadedModel
+from sundog_runtime.protocol.parameters import for_the_model, parameters_in
 from sundog_runtime.protocol.query import Answer, Buffer, Query
 from sundog_runtime.tensors import Array, TensorSpec, check_shape, flatten, numbers_of, to_array
+
+_FIELDS = frozenset({"inputs", "parameters"})
+_BINARY = "binary tensor of the Open Inference Protocol"
 
 
 def parse(body: Buffer) -> Any:
@@ -24,7 +28,7 @@ def parse_object(body: Buffer) -> dict[str, Any]:
     """As `parse`, and an object."""
     document = parse(body)
     if not isinstance(document, dict):
-        raise bad_input("WrongType", f"the body is a JSON {_kind(document)}; expected an object")
+        raise bad_input("WrongType", f"the body is a JSON {kind(document)}; expected an object")
     return document
 
 
@@ -37,18 +41,23 @@ def may_hold_booleans(body: Buffer) -> bool:
 
 def decode_plain(model: LoadedModel, body: Buffer) -> Query:
     """`POST /`. Raises Problem 400."""
-    document = parse(body)
+    document, told = parse(body), None
     if isinstance(document, dict):
         if "inputs" not in document:
             raise bad_input("MissingInputs", 'the body has no "inputs"; expected {"inputs": …}')
-        if unknown := sorted(set(document) - {"inputs"}):
+        if unknown := sorted(set(document) - _FIELDS):
             raise bad_input(
-                "UnknownField", f'the body has the unknown field {unknown[0][:60]!r}; expected only "inputs"'
+                "UnknownField",
+                f'the body has the unknown field {unknown[0][:60]!r}; expected "inputs", and "parameters" where there are some',
             )
+        if "parameters" in document:
+            told = for_the_model(parameters_in(document, "the request"), {})
         document = document["inputs"]
     elif not isinstance(document, list):
-        raise bad_input("WrongType", f"the body is a JSON {_kind(document)}; expected an object or an array")
-    return Query(batch_of(model, document, may_hold_booleans(body)), _encode_plain)
+        raise bad_input("WrongType", f"the body is a JSON {kind(document)}; expected an object or an array")
+    batch = batch_of(model, document, may_hold_booleans(body))
+    _check_json_outputs(model)
+    return Query(batch, _encode_plain, told)
 
 
 def _encode_plain(output: Any) -> Answer:
@@ -71,7 +80,7 @@ def batch_of(model: LoadedModel, inputs: Any, booleans: bool = True) -> Any:
     if len(specs) == 1 and not isinstance(inputs, dict):
         return declared_array(specs[0], inputs, booleans)
     if not isinstance(inputs, dict):
-        raise bad_input("WrongType", f"inputs is a JSON {_kind(inputs)}; expected an object with {_names(specs)}")
+        raise bad_input("WrongType", f"inputs is a JSON {kind(inputs)}; expected an object with {_names(specs)}")
     if sorted(inputs) != sorted(spec.name for spec in specs):
         raise bad_input("WrongInputs", f"inputs has {_shown(sorted(inputs))}; expected {_names(specs)}")
     named = {spec.name: declared_array(spec, inputs[spec.name], booleans) for spec in specs}
@@ -80,6 +89,7 @@ def batch_of(model: LoadedModel, inputs: Any, booleans: bool = True) -> Any:
 
 def declared_array(spec: TensorSpec, value: Any, booleans: bool) -> Any:
     """An input of the declared type and shape. Strings stay nested lists. Raises Problem 400."""
+    check_json_input(spec)
     if not booleans:
         quick = numbers_of(value, spec)
         if quick is not None:
@@ -89,6 +99,19 @@ def declared_array(spec: TensorSpec, value: Any, booleans: bool) -> Any:
     check_shape(spec, flat.shape)
     array = to_array(flat, spec.dtype, what)
     return value if spec.dtype == "string" else array
+
+
+def check_json_input(spec: TensorSpec) -> None:
+    """Raises Problem 400 for an input whose values JSON has no form for."""
+    if spec.dtype == "bytes":
+        raise bad_input("WrongType", f"input {spec.name!r}: bytes have no form in JSON; send it as a {_BINARY}")
+
+
+def _check_json_outputs(model: LoadedModel) -> None:
+    """As `check_json_input`, before the model runs for nothing."""
+    for spec in model.signature.outputs:
+        if spec.dtype == "bytes":
+            raise bad_input("WrongType", f"output {spec.name!r}: bytes have no form in JSON; ask for it as a {_BINARY}")
 
 
 def _undeclared(model: LoadedModel, inputs: Any) -> Any:
@@ -114,7 +137,7 @@ def natural_array(model: LoadedModel, value: Any, name: str) -> Array | Any:
     """An array where `value` is a rectangular array of numbers or booleans; else, for Python models, the JSON it is."""
     if not isinstance(value, list):
         if model.platform == "pytorch":
-            raise bad_input("WrongType", f"input {name!r} is a JSON {_kind(value)}; expected an array")
+            raise bad_input("WrongType", f"input {name!r} is a JSON {kind(value)}; expected an array")
         return value
     if not value:
         raise bad_input("EmptyInput", f"input {name!r} is an empty array")
@@ -138,7 +161,8 @@ def _has_other_than_numbers(value: list[Any]) -> bool:
     return False
 
 
-def _kind(value: Any) -> str:
+def kind(value: Any) -> str:
+    """What JSON calls a value."""
     names = {dict: "object", list: "array", str: "string", bool: "boolean", int: "number", float: "number"}
     return names.get(type(value), "null")
 

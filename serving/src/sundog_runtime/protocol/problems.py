@@ -8,9 +8,6 @@ from sundog_runtime.context import RequestContext
 from sundog_runtime.errors import Problem
 from sundog_runtime.protocol.plain import encode
 
-OIP_ROOT = "/v2"
-"""Everything of the Open Inference Protocol is at this path or below it."""
-
 PROBLEM_TYPE = b"application/problem+json"
 
 _logger = logging.getLogger("ray.serve.sundog")
@@ -26,16 +23,15 @@ def problem_of(error: Exception, context: RequestContext) -> Problem:
     return Problem(500, "ModelError", "the model raised an error; its log tells more under this request id")
 
 
-_TITLES = {int(status): status.phrase for status in HTTPStatus}
-"""A predictor may raise a Problem of any status, also of one that has no phrase."""
+_TITLES = {int(status): status.phrase for status in HTTPStatus} | {
+    413: "Content Too Large",
+    422: "Unprocessable Content",
+}
+"""As HTTP has them now, and the edge. A predictor may raise a Problem of any status, also of one that has no phrase."""
 
 
-def problem_body(problem: Problem, path: str, request_id: str) -> bytes:
-    """Problem details, with `code` and `requestId` as extension members.
-
-    Where `path`, below the application's prefix, is one of the Open Inference Protocol, there is also `error`: that is
-    what its clients read.
-    """
+def problem_body(problem: Problem, request_id: str) -> bytes:
+    """Problem details as the edge's are, with `code`, `requestId` and, for clients of the Open Inference Protocol, `error`."""
     document: dict[str, Any] = {
         "type": "about:blank",
         "title": _TITLES.get(problem.status, ""),
@@ -43,7 +39,6 @@ def problem_body(problem: Problem, path: str, request_id: str) -> bytes:
         "detail": problem.detail,
         "code": problem.code,
         "requestId": request_id,
+        "error": problem.detail,
     }
-    if path == OIP_ROOT or path.startswith(f"{OIP_ROOT}/"):
-        document["error"] = problem.detail
     return encode(document)

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from sundog_runtime.context import Parameters
+
 Buffer = bytes | bytearray | memoryview
 """A body, or a part of one."""
 
@@ -34,7 +36,9 @@ class Query:
 
     `batch` is what the model's `predict` gets: an array, names to arrays, or JSON. `encode` turns the output, as
     `signature.conform` gives it, into the answer; it raises Problem for what the protocol cannot write.
+    `parameters` are those that the model may read; None where there are none.
     """
 
     batch: Any
     encode: Callable[[Any], Answer]
+    parameters: Parameters | None = None

@@ -1,7 +1,7 @@
 """Tensors as bytes: little-endian, row-major; BYTES with a length of four bytes in front of each element."""
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import prod
 from typing import Any
 
@@ -16,12 +16,12 @@ _WIRE = {"bool": "u1", "bfloat16": "<u2"}
 
 
 def item_size(dtype: str) -> int:
-    """Bytes of one element; of a string, those of its length."""
-    return _LENGTH.size if dtype == "string" else np.dtype(_wire_type(dtype)).itemsize
+    """Bytes of one element of a type of numbers or booleans."""
+    return np.dtype(_wire_type(dtype)).itemsize
 
 
-def from_raw(sent: TensorSpec, data: Buffer, *, allow_nan: bool) -> Any:
-    """An array of the type and shape in `sent`, or nested lists of strings. Raises Problem 400.
+def from_raw(sent: TensorSpec, data: Buffer, wanted: TensorSpec) -> Any:
+    """An array of the type and shape in `sent`, or nested lists of strings, or of bytes where `wanted` says so. Raises Problem 400.
 
     The sizes are compared before anything is allocated. Numbers stay where they are in `data` where it can be written to
     and they are aligned.
@@ -31,22 +31,22 @@ def from_raw(sent: TensorSpec, data: Buffer, *, allow_nan: bool) -> Any:
     if not count:
         raise bad_input("EmptyInput", f"{what} has the shape {list(sent.shape)}: it holds no values")
     if sent.dtype == "string":
-        return _strings(data, count, sent.shape, what)
+        return shaped([element_of(part, wanted, what) for part in _elements(data, count, what)], sent.shape)
     expected = count * item_size(sent.dtype)
     if len(data) != expected:
         raise bad_input(
             "WrongSize", f"{what} has {len(data)} bytes of data; its shape and datatype take {_shown(expected)}"
         )
     array = _numbers(np.frombuffer(data, dtype=_wire_type(sent.dtype)), sent.dtype, what).reshape(sent.shape)
-    if not allow_nan and not is_finite(array):
+    if not wanted.allow_nan and not is_finite(array):
         raise bad_input("NotFinite", f"{what} holds NaN or infinity")
     return array
 
 
 def to_raw(array: Array, dtype: str) -> Buffer:
     """The bytes of an output, without a copy where the array has them. Raises Problem 500 for what is no text."""
-    if dtype == "string":
-        return _joined(array.ravel().tolist())
+    if dtype in ("string", "bytes"):
+        return _joined(elements(array, dtype))
     if dtype == "bfloat16":
         array = _to_bfloat16(array)
     contiguous = np.ascontiguousarray(array, dtype=_wire_type(dtype))
@@ -76,47 +76,51 @@ def _to_bfloat16(array: Array) -> Array:
     return np.where(np.isnan(array), np.uint16(0x7FC0), rounded)
 
 
-def _strings(data: Buffer, count: int, shape: Sequence[int], what: str) -> Any:
+def _elements(data: Buffer, count: int, what: str) -> Iterator[memoryview]:
     if count * _LENGTH.size > len(data):
-        raise bad_input("WrongSize", f"{what} has {len(data)} bytes of data; {_shown(count)} strings take more")
-    view, texts, at = memoryview(data), list[str](), 0
-    for _ in range(count):
+        raise bad_input("WrongSize", f"{what} has {len(data)} bytes of data; {_shown(count)} elements take more")
+    view, at = memoryview(data), 0
+    for number in range(count):
         start = at + _LENGTH.size
         if start > len(view):
-            raise bad_input("WrongSize", f"{what} ends within element {len(texts)}")
+            raise bad_input("WrongSize", f"{what} ends within element {number}")
         [length] = _LENGTH.unpack_from(view, at)
         at = start + length
         if at > len(view):
-            raise bad_input("WrongSize", f"{what} ends within element {len(texts)}")
-        texts.append(text_of(view[start:at], what))
+            raise bad_input("WrongSize", f"{what} ends within element {number}")
+        yield view[start:at]
     if at != len(view):
         raise bad_input("WrongSize", f"{what} has {len(view) - at} bytes behind its last element")
-    return shaped(texts, shape)
 
 
-def text_of(data: Buffer, what: str) -> str:
-    """An element of BYTES. Raises Problem 400 where it is no UTF-8: strings are text, here as in JSON."""
+def element_of(data: Buffer, wanted: TensorSpec, what: str) -> str | bytes:
+    """An element of BYTES. Raises Problem 400 where it is no UTF-8, unless bytes are wanted: strings are text, here as in JSON."""
+    if wanted.dtype == "bytes":
+        return bytes(data)
     try:
         return str(data, "utf-8")
     except UnicodeDecodeError:
         raise bad_input("WrongType", f"{what} holds bytes that are no UTF-8; send them as UINT8") from None
 
 
-def shaped(texts: Sequence[str], shape: Sequence[int]) -> Any:
-    """Strings as nested lists of that shape."""
-    return np.array(texts, dtype=object).reshape(shape).tolist()
+def shaped(values: Sequence[str | bytes], shape: Sequence[int]) -> Any:
+    """Strings or bytes as nested lists of that shape."""
+    return np.array(values, dtype=object).reshape(shape).tolist()
 
 
-def encoded(texts: list[Any]) -> list[bytes]:
-    """Output strings in UTF-8. Raises Problem 500 for surrogates, which have none."""
+def elements(array: Array, dtype: str) -> list[bytes]:
+    """Those of an output in BYTES, strings in UTF-8. Raises Problem 500 for surrogates, which have none."""
+    values: list[Any] = array.ravel().tolist()
+    if dtype == "bytes":
+        return values
     try:
-        return [text.encode() for text in texts]
+        return [text.encode() for text in values]
     except UnicodeEncodeError:
         raise bad_output("OutputUnusable", "the model's output holds a string that is no text") from None
 
 
-def _joined(texts: list[Any]) -> bytes:
-    return b"".join(part for text in encoded(texts) for part in (_LENGTH.pack(len(text)), text))
+def _joined(values: list[bytes]) -> bytes:
+    return b"".join(part for value in values for part in (_LENGTH.pack(len(value)), value))
 
 
 def _shown(number: int) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 
 from sundog_runtime.errors import ClientGoneError, Problem
+from sundog_runtime.model_thread import as_exception
 from sundog_runtime.protocol.query import JSON_TYPE, Answer
 
 Message = MutableMapping[str, Any]
@@ -76,11 +77,15 @@ async def _next(answers: AsyncGenerator[Answer, None], gone: "asyncio.Task[None]
         if not following.done():
             following.cancel()
             await asyncio.wait((following,))
-    if gone.done() or following.cancelled():
+    if gone.done():
         if not following.cancelled():
             following.exception()  # seen, and nobody is left to be told
         raise ClientGoneError
-    answer = following.result()
+    try:
+        answer = following.result()
+    except asyncio.CancelledError as error:
+        # Nobody here has cancelled it, so the model has.
+        raise as_exception(error) from error
     if answer is not None and answer.content_type != JSON_TYPE:
         raise Problem(406, "NotAcceptable", "a stream's answers are JSON; do not ask for binary outputs")
     return answer

@@ -10,12 +10,13 @@ import click
 import orjson
 
 from sundog_runtime.errors import StartError, one_line
-from sundog_runtime.tensors import DTYPES, OIP_TYPES, TensorSpec
+from sundog_runtime.tensors import OIP_TYPES, TensorSpec
 
 if TYPE_CHECKING:
     from sundog_runtime.packaging.package import Report
 
 _FILE = click.Path(exists=True, path_type=Path)
+_EXAMPLE = 'A request\'s "inputs" as JSON, or @FILE, to run the model with. Bytes are text, or {"base64": "…"}.'
 _FORMATS = ("auto", "torch", "exported", "torchscript", "transformers", "python")
 
 
@@ -31,7 +32,7 @@ class _Input(click.ParamType[TensorSpec]):
         if not name or not re.fullmatch(r"-?\d+(,-?\d+)*", sizes):
             self.fail(f"{value!r} is not of the form name:dtype:shape, such as image:float32:-1,64", param, ctx)
         if dtype not in OIP_TYPES:
-            self.fail(f"{dtype!r} is none of {', '.join(DTYPES.values())}", param, ctx)
+            self.fail(f"{dtype!r} is none of {', '.join(OIP_TYPES)}", param, ctx)
         shape = tuple(map(int, sizes.split(",")))
         if any(size < -1 for size in shape):
             self.fail(f"{value!r} has a size below -1; -1 is any size", param, ctx)
@@ -77,7 +78,7 @@ class _Json(click.ParamType[Any]):
 @click.option("--code", type=_FILE, multiple=True, help="A module or package to copy. The entrypoint's own is found.")
 @click.option("--config", type=_Setting(), multiple=True, help="An argument of the entrypoint.")
 @click.option("--input", "inputs", type=_Input(), multiple=True, help="An input, such as image:float32:-1,64.")
-@click.option("--example", type=_Json(), help='A request\'s "inputs" as JSON, or @FILE, to run the model with.')
+@click.option("--example", type=_Json(), help=_EXAMPLE)
 @click.option("--format", "format_", type=click.Choice(_FORMATS), default="auto", show_default=True)
 @click.option("--compile", "compile_", is_flag=True, help="Use torch.compile in the server.")
 @click.option("--trust-code", is_flag=True, help="Open an archive that can run code, as spec.model.trustCode does.")
@@ -97,7 +98,7 @@ def package(  # one parameter for each option
     runs: int,
     output: str,
 ) -> None:
-    r"""Write a model's directory from code and weights, load it as the server does, and run it.
+    """Write a model's directory from code and weights, load it as the server does, and run it.
 
     Weights become safetensors; inputs and outputs are found out by running and written to model.yaml. A DIRECTORY that is
     there already is completed and checked. It changes only when the model loads and runs.
@@ -105,7 +106,7 @@ def package(  # one parameter for each option
     \b
     sundog package model --entrypoint net:Net --weights weights.pt
     sundog package model --weights digits.pt2 --trust-code
-    """
+    """  # noqa: D301 click takes the character, not its spelling
     try:
         from sundog_runtime.packaging.package import Wanted
         from sundog_runtime.packaging.package import package as write
@@ -137,7 +138,7 @@ def document(report: "Report") -> dict[str, Any]:
         "loadSeconds": report.load,
         "latencySeconds": report.latency,
         "streams": report.streams,
-        "batchable": report.batches,
+        "batchable": not report.unjoined,
         "inputs": [_tensor(spec) for spec in report.signature.inputs],
         "outputs": [_tensor(spec) for spec in report.signature.outputs],
         "digest": report.digest,
@@ -163,7 +164,7 @@ def _print(report: "Report") -> None:
         ("parameters", "unknown" if report.parameters is None else f"{report.parameters:,}"),
         ("inputs", _shown(report.signature.inputs)),
         ("outputs", _shown(report.signature.outputs)),
-        ("batchable", "no, it streams" if report.streams else "yes" if report.batches else "no"),
+        ("batchable", f"no: {report.unjoined}" if report.unjoined else "yes"),
         ("load", f"{report.load:.2f} s"),
         ("prediction", latency),
         ("digest", report.digest),

@@ -35,6 +35,9 @@ _UNUSABLE = (
     zlib.error,
     EOFError,
     NotImplementedError,
+    OverflowError,
+    # Of headers that stand for what follows them, one after the other.
+    RecursionError,
     ValueError,
 )
 
@@ -173,6 +176,7 @@ def _unpack_tar(archive: Path, into: Path, allowed: int) -> int:
         with plain.open("rb") as file, _open_tar(file, archive.name) as tar:
             for member in tar:
                 _write_tar_member(tar, member, writer, archive.name)
+            _require_end(file, tar.offset)
         return writer.written
     finally:
         if compressed:
@@ -182,6 +186,21 @@ def _unpack_tar(archive: Path, into: Path, allowed: int) -> int:
 def _open_tar(file: IO[bytes], name: str) -> AbstractContextManager[tarfile.TarFile]:
     bounded: Any = _Bounded(file, name)
     return tarfile.open(fileobj=bounded, mode="r:", errorlevel=1)
+
+
+def _require_end(file: IO[bytes], offset: int) -> None:
+    """Raises tarfile.ReadError where what stands behind the last member is not the end of an archive.
+
+    `tarfile` takes whatever it cannot read there for the end: of a file that was cut or damaged it finds fewer members.
+    """
+    file.seek(offset)
+    length = 0
+    while block := file.read(_CHUNK):
+        if block.count(0) != len(block):
+            raise tarfile.ReadError(f"no member at byte {offset}, and not the end: it is damaged")
+        length += len(block)
+    if length < tarfile.BLOCKSIZE:
+        raise tarfile.ReadError(f"no member at byte {offset}, and not the end: it is cut off")
 
 
 def _write_tar_member(tar: tarfile.TarFile, member: tarfile.TarInfo, writer: _Writer, archive: str) -> None:
@@ -228,6 +247,8 @@ def _unpack_zip(archive: Path, into: Path, allowed: int) -> int:
 
 def _zip_members(packed: zipfile.ZipFile, archive: str) -> Iterator[zipfile.ZipInfo]:
     for member in packed.infolist():
+        if not member.filename:
+            raise SourceRefused(f"{archive} holds a file without a name")
         mode = member.external_attr >> 16
         kind = stat.S_IFMT(mode)
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR):

@@ -1,21 +1,22 @@
-"""`s3://` and `gs://`: objects of a bucket, listed and signed by obstore.
+"""`s3://` and `gs://`: objects of a bucket, listed and read by `web` from URLs that obstore signs.
 
 obstore knows both stores' credentials and signatures, and reads them from the environment. Its HTTP client follows
-redirects to anywhere and takes proxies from the environment, so S3's bytes are read by `web` instead, from URLs that
-obstore signs: the endpoint of an S3 is anybody's. Google's are read by obstore: signing needs a key that workload
-identities do not have, and the endpoint is always Google's, or the one in the administrator's key file.
+redirects to anywhere and takes proxies from the environment, so of an S3, whose endpoint is anybody's, it asks nothing
+itself. With credentials Google's storage is asked by obstore: signing needs a key that workload identities do not have.
+That goes over TLS alone, also where it is redirected to, and no metadata service has TLS.
 """
 
 import asyncio
 import os
 import re
 import socket
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from typing import Any
+from urllib.parse import quote
 
 import obstore
 from obstore.exceptions import BaseError, NotFoundError, PermissionDeniedError, PreconditionError, UnauthenticatedError
@@ -24,78 +25,127 @@ from yarl import URL
 
 from sundog_runtime.errors import AccessDenied, LoadFailed, ModelNotFound, ModelTooLarge, StartError
 from sundog_runtime.sources.archive import is_archive, plain_name
+from sundog_runtime.sources.bucket_listing import Found, Page, page_query, read_page
 from sundog_runtime.sources.guard import Guard, check_all
 from sundog_runtime.sources.limits import Limits
 from sundog_runtime.sources.remote import Changed, Listing, Read, Remote, Transient, retrying
 from sundog_runtime.sources.tree import MAX_FILES
 from sundog_runtime.sources.uri import BucketUri
-from sundog_runtime.sources.web import Web
+from sundog_runtime.sources.web import Web, check_status, whole
 
 _SIGNED_FOR = timedelta(minutes=15)
 _STATUS = re.compile(r"status code: (\d{3})|status: (\d{3})")
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+_GOOGLE = "https://storage.googleapis.com"
 _CHUNK = 1024 * 1024
-
-Store = S3Store | GCSStore
 
 
 @dataclass(frozen=True, slots=True)
-class _Signer:
-    """Makes the URLs by which S3's objects are read. Without credentials they are bare."""
+class _Bare:
+    """The URLs of a bucket that asks for no credentials. `base` is that of the bucket."""
 
+    base: URL
+
+    async def object(self, key: str) -> URL:
+        return self.base.joinpath(quote(key), encoded=True)
+
+    async def page(self, query: str) -> URL:
+        return URL(f"{self.base}?{query}", encoded=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Signed:
+    """The URLs of a bucket of an S3, signed for some minutes. `options` are what `store` was made with."""
+
+    bucket: str
     store: S3Store
-    anonymous: bool
+    base: URL
+    options: dict[str, Any]
 
-    async def url(self, key: str) -> URL:
-        signed = URL(await obstore.sign_async(self.store, "GET", key, expires_in=_SIGNED_FOR), encoded=True)
-        return signed.with_query(None) if self.anonymous else signed
+    async def object(self, key: str) -> URL:
+        return await _sign(self.store, key)
+
+    async def page(self, query: str) -> URL:
+        # obstore signs URLs of objects: the endpoint and, behind a slash, the key. Behind a '#' a key is in no signature,
+        # and is not sent.
+        # Of all that name an endpoint the one that is given here goes first, also before the environment.
+        where = {**self.options, "aws_endpoint_url_s3": f"{self.base}?{query}#", "virtual_hosted_style_request": True}
+        return (await _sign(S3Store(self.bucket, **where), "listing")).with_fragment(None)
+
+
+async def _sign(store: S3Store, key: str) -> URL:
+    return URL(await obstore.sign_async(store, "GET", key, expires_in=_SIGNED_FOR), encoded=True)
+
+
+_Guarded = _Bare | _Signed
+_Door = _Guarded | GCSStore
 
 
 async def list_bucket(uri: BucketUri, web: Web, guard: Guard, limits: Limits) -> Listing:
     """The object itself, or all below it. Raises a StartError."""
-    store, signer = await _open(uri, guard, limits)
+    door = await _open(uri, guard, limits)
     shown = f"{uri.scheme}://{uri.bucket}/{uri.key}"
     if not uri.directory:
-        found = await _find(store, signer, uri.key, shown, web, limits)
+        found = await _find(door, uri.key, shown, web, limits)
         if found is not None:
             name = uri.key.rpartition("/")[2]
-            remote = _remote(store, signer, uri, found, name, web)
-            return Listing((remote,), name)
-    metas = await _below(store, uri.key, shown, limits)
-    if not metas:
+            return Listing((_remote(door, uri, found, name, web),), name)
+    below = await _below(door, uri.key, shown, web, limits)
+    if not below:
         raise ModelNotFound(f"{shown}: no such object, and nothing below it")
-    return Listing(tuple(_remote(store, signer, uri, meta, _below_name(meta, uri), web) for meta in metas))
+    return Listing(tuple(_remote(door, uri, found, _below_name(found, uri), web) for found in below))
 
 
-async def _open(uri: BucketUri, guard: Guard, limits: Limits) -> tuple[Store, _Signer | None]:
+async def _open(uri: BucketUri, guard: Guard, limits: Limits) -> _Door:
     # One kind of retry is enough, and it is ours: it also counts an answer that ends too early.
-    retries: Any = {"max_retries": 0, "retry_timeout": timedelta(seconds=limits.idle)}
-    client: Any = {
-        "connect_timeout": timedelta(seconds=limits.connect),
-        "read_timeout": timedelta(seconds=limits.idle),
-        "timeout": timedelta(seconds=limits.seconds),
+    options: dict[str, Any] = {
+        "retry_config": {"max_retries": 0, "retry_timeout": timedelta(seconds=limits.idle)},
+        "client_options": {
+            "connect_timeout": timedelta(seconds=limits.connect),
+            "read_timeout": timedelta(seconds=limits.idle),
+            "timeout": timedelta(seconds=limits.seconds),
+        },
     }
-    endpoint = next(filter(None, map(os.environ.get, _ENDPOINTS)), "")
     try:
         if uri.scheme == "gs":
-            # Plain HTTP is where a key file says so, which is an administrator's.
-            client["allow_http"] = True
-            return GCSStore(uri.bucket, client_options=client, retry_config=retries), None
-        where: Any = {}
-        if endpoint:
-            await _check_endpoint(endpoint, guard)
-            where, client["allow_http"] = {"endpoint": endpoint}, endpoint.startswith("http://")
-        store = S3Store(uri.bucket, client_options=client, retry_config=retries, **where)
-        anonymous = os.environ.get("AWS_SKIP_SIGNATURE", "").lower() in ("1", "true", "yes")
-        if not anonymous:
-            return store, _Signer(store, anonymous=False)
-        nobody: Any = {"access_key_id": "nobody", "secret_access_key": "none", "skip_signature": False}
-        return store, _Signer(S3Store(uri.bucket, client_options=client, **where, **nobody), anonymous=True)
+            return await _google(uri.bucket, guard, options)
+        return await _s3(uri.bucket, options)
     except (BaseError, ValueError) as error:
         # What obstore says may hold what it was given, credentials among it.
         raise LoadFailed(
             f"{uri.scheme}://{uri.bucket}: the credentials in the environment are not usable ({type(error).__name__})"
         ) from None
+
+
+async def _s3(bucket: str, options: dict[str, Any]) -> _Guarded:
+    endpoint = next(filter(None, map(os.environ.get, _ENDPOINTS)), "")
+    if endpoint:
+        options["endpoint"] = endpoint
+        options["client_options"]["allow_http"] = endpoint.startswith("http://")
+    # Where a bucket is depends on its region, its endpoint and their style; obstore knows, whoever signs.
+    nobody: Any = {"access_key_id": "nobody", "secret_access_key": "none", "skip_signature": False}
+    base = (await _sign(S3Store(bucket, **options, **nobody), "key")).parent
+    if _unsigned("AWS_SKIP_SIGNATURE"):
+        return _Bare(base)
+    return _Signed(bucket, S3Store(bucket, **options), base, options)
+
+
+async def _google(bucket: str, guard: Guard, options: dict[str, Any]) -> _Bare | GCSStore:
+    endpoint = os.environ.get("GOOGLE_BASE_URL", "")
+    if _unsigned("GOOGLE_SKIP_SIGNATURE"):
+        return _Bare(URL(endpoint or _GOOGLE) / bucket)
+    if endpoint.startswith("http://"):
+        raise LoadFailed(
+            f"gs://{bucket}: GOOGLE_BASE_URL begins with http://; in plain HTTP a bucket is asked without credentials"
+            " alone (GOOGLE_SKIP_SIGNATURE=true)"
+        )
+    if endpoint:
+        await _check_endpoint(endpoint, guard)
+    return GCSStore(bucket, **options)
+
+
+def _unsigned(variable: str) -> bool:
+    return os.environ.get(variable, "").lower() in ("1", "true", "yes")
 
 
 async def _check_endpoint(endpoint: str, guard: Guard) -> None:
@@ -109,67 +159,110 @@ async def _check_endpoint(endpoint: str, guard: Guard) -> None:
     check_all(guard, host, [str(address[4][0]) for address in found])
 
 
-async def _find(
-    store: Store, signer: _Signer | None, key: str, shown: str, web: Web, limits: Limits
-) -> Mapping[str, Any] | None:
-    """Name, size and ETag of one object, None without it."""
+async def _find(door: _Door, key: str, shown: str, web: Web, limits: Limits) -> Found | None:
+    """One object, None without it."""
     try:
         async for attempt in retrying(limits):
             with attempt, _Told(shown):
-                if signer is None:
-                    return {**await obstore.head_async(store, key)}
-                size, etag, _ = await web.probe(await signer.url(key), shown)
-                return {"path": key, "size": size or 0, "e_tag": etag}
+                if isinstance(door, GCSStore):
+                    return _found(await obstore.head_async(door, key))
+                size, etag, _ = await web.probe(await door.object(key), shown)
+                return Found(key, size or 0, etag)
     except ModelNotFound:
         pass
     return None
 
 
-async def _below(store: Store, key: str, shown: str, limits: Limits) -> list[Any]:
+async def _below(door: _Door, key: str, shown: str, web: Web, limits: Limits) -> list[Found]:
+    """All objects whose keys begin with `key/`, by key."""
+    prefix = f"{key}/"
+    if isinstance(door, GCSStore):
+        found = await _listed_by_obstore(door, prefix, shown, limits)
+    else:
+        found = await _listed(door, prefix, shown, web, limits)
+    return sorted(found, key=lambda one: one.key)
+
+
+async def _listed(door: _Guarded, prefix: str, shown: str, web: Web, limits: Limits) -> list[Found]:
+    found, seen, following = list[Found](), 0, ""
+    while True:
+        page = await _page(door, page_query(prefix, following), shown, web, limits)
+        seen += len(page.objects)
+        found += (one for one in page.objects if not _is_directory(one.key))
+        if len(found) > MAX_FILES or seen > 2 * MAX_FILES:
+            raise _too_many(shown)
+        if not page.following:
+            return found
+        following = page.following
+
+
+async def _page(door: _Guarded, query: str, shown: str, web: Web, limits: Limits) -> Page:
     async for attempt in retrying(limits):
         with attempt, _Told(shown):
-            metas: list[Any] = []
-            async for batch in obstore.list(store, prefix=f"{key}/"):
-                # A store's console makes directories by empty objects whose names end in a slash.
-                metas += [meta for meta in batch if not meta["path"].endswith("/")]
-                if len(metas) > MAX_FILES:
-                    raise ModelTooLarge(f"{shown} holds more than {MAX_FILES} objects")
-    return sorted(metas, key=lambda meta: str(meta["path"]))
+            async with web.get(await door.page(query), shown) as response:
+                if response.status == 404:
+                    raise ModelNotFound(f"{shown}: nothing is there, the store has no such bucket")
+                check_status(response, shown)
+                body = await whole(response, shown)
+    return read_page(body, shown)
 
 
-def _below_name(meta: Any, uri: BucketUri) -> str:
-    return plain_name(str(meta["path"]).removeprefix(f"{uri.key}/"), f"{uri.scheme}://{uri.bucket}/{uri.key}")
+async def _listed_by_obstore(store: GCSStore, prefix: str, shown: str, limits: Limits) -> list[Found]:
+    async for attempt in retrying(limits):
+        with attempt, _Told(shown):
+            found: list[Found] = []
+            async for batch in obstore.list(store, prefix=prefix):
+                found += (_found(meta) for meta in batch if not _is_directory(meta["path"]))
+                if len(found) > MAX_FILES:
+                    raise _too_many(shown)
+    return found
 
 
-def _remote(store: Store, signer: _Signer | None, uri: BucketUri, meta: Any, name: str, web: Web) -> Remote:
-    key, size, etag = str(meta["path"]), int(meta["size"]), str(meta["e_tag"] or "")
-    shown = f"{uri.scheme}://{uri.bucket}/{key}"
-    read: Read
-    if signer is not None:
-        read = partial(_read_signed, signer, key, shown, etag, size, web)
-    else:
-        read = partial(_read_stream, store, key, shown, etag)
-    return Remote(name, size, etag, read, unpack=key == uri.key and is_archive(name))
+def _is_directory(key: str) -> bool:
+    """A store's console makes directories by empty objects whose names end in a slash."""
+    return key.endswith("/")
 
 
-async def _read_signed(
-    signer: _Signer, key: str, shown: str, etag: str, size: int, web: Web, start: int, end: int | None
+def _too_many(shown: str) -> ModelTooLarge:
+    return ModelTooLarge(f"{shown} holds more than {MAX_FILES} objects")
+
+
+def _found(meta: Any) -> Found:
+    return Found(str(meta["path"]), int(meta["size"]), str(meta["e_tag"] or ""))
+
+
+def _below_name(found: Found, uri: BucketUri) -> str:
+    return plain_name(found.key.removeprefix(f"{uri.key}/"), f"{uri.scheme}://{uri.bucket}/{uri.key}")
+
+
+def _remote(door: _Door, uri: BucketUri, found: Found, name: str, web: Web) -> Remote:
+    shown = f"{uri.scheme}://{uri.bucket}/{found.key}"
+    read: Read = (
+        partial(_read_by_obstore, door, found, shown)
+        if isinstance(door, GCSStore)
+        else partial(_read, door, found, shown, web)
+    )
+    return Remote(name, found.size, found.etag, read, unpack=found.key == uri.key and is_archive(name))
+
+
+async def _read(
+    door: _Guarded, found: Found, shown: str, web: Web, start: int, end: int | None
 ) -> AsyncGenerator[bytes, None]:
     with _Told(shown):
-        url = await signer.url(key)
-    async with aclosing(web.read(url, shown, start, end, etag=etag, size=size)) as chunks:
+        url = await door.object(found.key)
+    async with aclosing(web.read(url, shown, start, end, etag=found.etag, size=found.size)) as chunks:
         async for chunk in chunks:
             yield chunk
 
 
-async def _read_stream(
-    store: Store, key: str, shown: str, etag: str, start: int, end: int | None
+async def _read_by_obstore(
+    store: GCSStore, found: Found, shown: str, start: int, end: int | None
 ) -> AsyncGenerator[bytes, None]:
     options: Any = {"range": {"offset": start} if end is None else (start, end)}
-    if etag:
-        options["if_match"] = etag
+    if found.etag:
+        options["if_match"] = found.etag
     with _Told(shown):
-        result = await obstore.get_async(store, key, options=options)
+        result = await obstore.get_async(store, found.key, options=options)
         if result.range[0] != start or (end is not None and result.range[1] > end):
             raise Transient(f"{shown}: bytes from {result.range[0]} were sent where bytes from {start} were asked for")
         async for chunk in result.stream(min_chunk_size=_CHUNK):

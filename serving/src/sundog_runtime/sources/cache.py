@@ -21,8 +21,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sundog_runtime.errors import LoadFailed
-from sundog_runtime.sources.tree import from_os_error
+from sundog_runtime.errors import LoadFailed, StartError
+from sundog_runtime.sources.tree import everything_below, from_os_error
 
 MODEL = "model"
 FACTS = "entry.json"
@@ -147,17 +147,18 @@ class Cache:
 
     def _held(self) -> Iterator[tuple[int, Path, str, int]]:
         """Last use, namespace's directory, key and bytes of everything that is kept or was begun."""
-        for lock in self._all.glob("*/locks/*"):
-            home, key = lock.parent.parent, lock.name
-            size = sum(_bytes_below(home / part / key) for part in ("entries", "partial"))
-            if size:
-                with contextlib.suppress(OSError):
-                    yield lock.stat().st_mtime_ns, home, key, size
+        for home in _inside(self._all):
+            for lock in _inside(home / "locks"):
+                size = sum(_bytes_below(home / part / lock.name) for part in ("entries", "partial"))
+                if size:
+                    with contextlib.suppress(OSError):
+                        yield lock.stat().st_mtime_ns, home, lock.name, size
 
     def _evict(self, home: Path, key: str) -> bool:
         try:
             descriptor = _open_lock(home / "locks" / key)
-        except OSError:
+        except StartError:
+            # Of a namespace that is gone by now, or is not ours to look into: no matter of the model that needs room.
             return False
         try:
             if not _try(descriptor, fcntl.LOCK_EX):
@@ -221,10 +222,18 @@ def _try(descriptor: int, kind: int) -> bool:
     return True
 
 
+def _inside(directory: Path) -> list[Path]:
+    """What is in a directory; nothing where it cannot be listed, for it may be gone."""
+    try:
+        return list(directory.iterdir())
+    except OSError:
+        return []
+
+
 def _bytes_below(directory: Path) -> int:
     """Bytes that the disk gave, not those that a sparse file claims."""
     total = 0
-    for path in directory.rglob("*"):
+    for path in everything_below(directory):
         with contextlib.suppress(OSError):
             total += path.lstat().st_blocks * 512
     return total

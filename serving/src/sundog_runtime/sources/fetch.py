@@ -206,7 +206,7 @@ async def _list(uri: StoreUri, web: Web, guard: Guard, limits: Limits) -> Listin
         case HubUri():
             from sundog_runtime.sources.hub import list_repository
 
-            return await list_repository(uri, web)
+            return await list_repository(uri, web, limits)
         case ArtefactUri():
             from sundog_runtime.sources.registry import list_artefact
 

@@ -1,81 +1,126 @@
 """`hf://`: a repository of a Hugging Face hub, at one commit.
 
-huggingface_hub lists the files, and tries again for half a minute where the hub stumbles; their bytes are read by
-`web`, which has limits, resumes and is guarded. The hub's address is the administrator's (HF_ENDPOINT). It sends readers
-on to its storage, on other hosts.
+The hub's protocol is one kind of GET for the listing, page by page, and one for the files. Made by `web` they have its
+guard, limits and resumption; the hub's own client follows a listing to any host, and takes proxies from the environment.
+The hub's address is the administrator's (HF_ENDPOINT). It sends readers of files on to its storage, on other hosts.
 """
 
-import asyncio
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from typing import Any
+from urllib.parse import quote
 
+import aiohttp
 from yarl import URL
 
-from sundog_runtime.errors import AccessDenied, LoadFailed, ModelNotFound, ModelTooLarge, SourceUnavailable, StartError
+from sundog_runtime.errors import AccessDenied, LoadFailed, ModelNotFound, ModelTooLarge, SourceRefused
 from sundog_runtime.sources.archive import plain_name
-from sundog_runtime.sources.remote import Listing, Remote
+from sundog_runtime.sources.limits import Limits
+from sundog_runtime.sources.remote import Listing, Remote, retrying
 from sundog_runtime.sources.tree import MAX_FILES
 from sundog_runtime.sources.uri import HubUri
-from sundog_runtime.sources.web import Web
+from sundog_runtime.sources.web import Web, check_status, whole
 
 ENDPOINT = "HF_ENDPOINT"
 _PUBLIC = "https://huggingface.co"
 _MAIN = "main"
 
 
-async def list_repository(uri: HubUri, web: Web) -> Listing:
+@dataclass(frozen=True, slots=True)
+class _File:
+    """One of the listing. `content` is the hub's name of it, `sha256` empty but for large files."""
+
+    path: str
+    size: int
+    content: str
+    sha256: str
+
+
+async def list_repository(uri: HubUri, web: Web, limits: Limits) -> Listing:
     """Raises a StartError. Of what the hub keeps as large files, it tells the sha256, which is checked."""
-    endpoint = os.environ.get(ENDPOINT, "").rstrip("/") or _PUBLIC
+    endpoint = URL(os.environ.get(ENDPOINT, "").rstrip("/") or _PUBLIC)
     token = os.environ.get("HF_TOKEN", "")
-    shown = f"hf://{uri.repository}@{uri.revision or _MAIN}"
-    files = await asyncio.to_thread(_list, uri, endpoint, token, shown)
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    revision = uri.revision or _MAIN
+    shown = f"hf://{uri.repository}@{revision}"
+    files = await _files(_tree(endpoint, uri.repository, revision), headers, shown, web, limits)
     below = [file for file in files if not uri.path or file.path == uri.path or file.path.startswith(f"{uri.path}/")]
     if not below:
         raise ModelNotFound(f"{shown} has nothing at {uri.path!r}" if uri.path else f"{shown} is empty")
     only = uri.path.rpartition("/")[2] if [file.path for file in below] == [uri.path] else ""
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
     objects = []
     for file in below:
         name = only or plain_name(file.path.removeprefix(f"{uri.path}/") if uri.path else file.path, shown)
-        url = URL(endpoint) / uri.repository / "resolve" / (uri.revision or _MAIN) / file.path
-        sha256 = str(file.lfs.sha256) if file.lfs else ""
+        url = endpoint / uri.repository / "resolve" / revision / file.path
         # Without a commit the name of the content is all there is: the branch may move between listing and reading.
-        identity = f"{uri.revision}/{sha256 or file.blob_id}"
+        identity = f"{uri.revision}/{file.sha256 or file.content}"
         read = partial(web.read, url, f"{shown}/{file.path}", size=file.size, headers=headers, roam=True)
-        objects.append(Remote(name, int(file.size), identity, read, sha256=sha256))
+        objects.append(Remote(name, file.size, identity, read, sha256=file.sha256))
     return Listing(tuple(objects), only)
 
 
-def _list(uri: HubUri, endpoint: str, token: str, shown: str) -> Sequence[Any]:
-    try:
-        import httpx2
-        from huggingface_hub import HfApi
-        from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
-        from huggingface_hub.hf_api import RepoFile
-    except ImportError:
-        raise LoadFailed("hf:// needs the package huggingface-hub: install sundog[hf]") from None
-    try:
-        api = HfApi(endpoint=endpoint, token=token or False)
-        tree = api.list_repo_tree(uri.repository, revision=uri.revision or _MAIN, recursive=True)
-        # Directories are items of the tree too.
-        files = [item for item in islice(tree, 2 * MAX_FILES) if isinstance(item, RepoFile)]
-    except GatedRepoError:
-        raise AccessDenied(f"{shown}: the repository is gated, and this token is not let in") from None
-    except HfHubHTTPError as error:
-        raise _told(error.response.status_code if error.response is not None else 0, shown) from None
-    except (httpx2.HTTPError, OSError) as error:
-        raise SourceUnavailable(f"{shown}: the hub cannot be reached ({type(error).__name__})") from None
-    if len(files) > MAX_FILES:
-        raise ModelTooLarge(f"{shown} holds more than {MAX_FILES} files")
-    return files
+def _tree(endpoint: URL, repository: str, revision: str) -> URL:
+    # A branch may have slashes in its name.
+    tree = (endpoint / "api" / "models" / repository / "tree").joinpath(quote(revision, safe=""), encoded=True)
+    return tree.with_query(recursive="true", expand="false")
 
 
-def _told(status: int, shown: str) -> StartError:
+async def _files(first: URL, headers: Mapping[str, str], shown: str, web: Web, limits: Limits) -> list[_File]:
+    """All files of a repository. Directories are items of the listing too."""
+    found, seen = list[_File](), 0
+    page: URL | None = first
+    while page is not None:
+        items, page = await _page(page, headers, shown, web, limits)
+        seen += len(items)
+        found += _files_of(items, shown)
+        if len(found) > MAX_FILES or seen > 2 * MAX_FILES:
+            raise ModelTooLarge(f"{shown} holds more than {MAX_FILES} files")
+        # It would get the token as well.
+        if page is not None and page.origin() != first.origin():
+            raise SourceRefused(f"{shown}: the listing goes on at another host, {page.host}, which is not followed")
+    return found
+
+
+async def _page(
+    url: URL, headers: Mapping[str, str], shown: str, web: Web, limits: Limits
+) -> tuple[list[Any], URL | None]:
+    """The items of one page, and where the next one is."""
+    async for attempt in retrying(limits):
+        with attempt:
+            async with web.get(url, shown, headers) as response:
+                _check(response, shown)
+                body = await whole(response, shown)
+                following = response.links.get("next")
+    try:
+        items = json.loads(body)
+    except (ValueError, RecursionError):
+        items = None
+    if not isinstance(items, list):
+        raise LoadFailed(f"{shown}: what the hub sent is no listing")
+    return items, None if following is None else URL(following["url"])
+
+
+def _files_of(items: list[Any], shown: str) -> list[_File]:
+    try:
+        return [
+            _File(str(item["path"]), int(item["size"]), str(item["oid"]), str((item.get("lfs") or {}).get("oid", "")))
+            for item in items
+            if item["type"] == "file"
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
+        raise LoadFailed(f"{shown}: the hub's listing has an item that is no file as it should be") from None
+
+
+def _check(response: aiohttp.ClientResponse, shown: str) -> None:
+    """Raises the StartError that the status stands for."""
+    status = response.status
+    if response.headers.get("X-Error-Code") == "GatedRepo":
+        raise AccessDenied(f"{shown}: the repository is gated, and this token is not let in")
     if status == 404:
-        return ModelNotFound(f"{shown}: the hub has no such repository or commit")
+        raise ModelNotFound(f"{shown}: the hub has no such repository or commit")
     if status in (401, 403):
-        return AccessDenied(f"{shown}: the hub answered {status}: it does not exist, or HF_TOKEN is not let in")
-    return SourceUnavailable(f"{shown}: the hub answered {status}")
+        raise AccessDenied(f"{shown}: the hub answered {status}: it does not exist, or HF_TOKEN is not let in")
+    check_status(response, shown)

@@ -19,7 +19,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 from yarl import URL
 
 from sundog_runtime.errors import AccessDenied, DigestMismatch, LoadFailed, ModelTooLarge
@@ -28,13 +27,12 @@ from sundog_runtime.sources.limits import Limits
 from sundog_runtime.sources.remote import Listing, Remote, retrying
 from sundog_runtime.sources.tree import MAX_FILES
 from sundog_runtime.sources.uri import ArtefactUri, authority_parts
-from sundog_runtime.sources.web import Web, check_status
+from sundog_runtime.sources.web import Web, check_status, whole
 
 MANIFESTS = ("application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json")
 TITLE = "org.opencontainers.image.title"
 UNPACK = "io.deis.oras.content.unpack"
 
-_MOST = 4 * 1024 * 1024
 _PARAMETER = re.compile(r'(\w+)="([^"]*)"')
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _TAR = re.compile(r"application/vnd\.(oci\.image\.layer\.v1\.tar(\+gzip)?|docker\.image\.rootfs\.diff\.tar(\.gzip)?)")
@@ -51,7 +49,7 @@ async def list_artefact(uri: ArtefactUri, web: Web, limits: Limits) -> Listing:
             url = base / "manifests" / uri.digest
             async with web.get(url, shown, {**access.headers, "Accept": ", ".join(MANIFESTS)}, roam=True) as response:
                 check_status(response, shown)
-                body = await _limited(response, shown)
+                body = await whole(response, shown)
     if (found := "sha256:" + hashlib.sha256(body).hexdigest()) != uri.digest:
         raise DigestMismatch(f"{shown}: the manifest that was sent has the digest {found}")
     layers = _layers(body, shown)
@@ -117,7 +115,7 @@ async def _authorization(uri: ArtefactUri, base: URL, web: Web, shown: str) -> M
     }
     async with web.get(realm.update_query(query), shown, login) as response:
         check_status(response, shown)
-        body = await _limited(response, shown)
+        body = await whole(response, shown)
     try:
         answer = json.loads(body)
         return {"Authorization": f"Bearer {answer.get('token') or answer['access_token']}"}
@@ -134,15 +132,6 @@ def _login(authority: str) -> Mapping[str, str]:
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
     return {"Authorization": f"Basic {text}"}
-
-
-async def _limited(response: aiohttp.ClientResponse, shown: str) -> bytes:
-    body = bytearray()
-    async for chunk in response.content.iter_chunked(64 * 1024):
-        body += chunk
-        if len(body) > _MOST:
-            raise ModelTooLarge(f"{shown}: the registry's answer has more than {_MOST} bytes")
-    return bytes(body)
 
 
 def _layers(body: bytes, shown: str) -> list[Any]:

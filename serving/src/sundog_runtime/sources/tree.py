@@ -126,6 +126,12 @@ def changed(root: Path, entries: Iterable[Entry]) -> str:
     return ""
 
 
+def everything_below(directory: Path) -> Iterator[Path]:
+    """All that is in a directory. Others may remove meanwhile: what cannot be listed any more is passed over, which `rglob` does not do."""
+    for folder, directories, names in os.walk(directory):
+        yield from (Path(folder, name) for name in (*directories, *names))
+
+
 def _walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
     def fail(error: OSError) -> None:
         raise error

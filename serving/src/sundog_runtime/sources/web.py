@@ -3,8 +3,10 @@
 import asyncio
 import re
 import ssl
+from asyncio.trsock import TransportSocket
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from socket import SHUT_RDWR
 from types import TracebackType
 from typing import Self
 
@@ -12,13 +14,14 @@ import aiohttp
 from aiohttp.connector import Connection
 from yarl import URL
 
-from sundog_runtime.errors import AccessDenied, LoadFailed, ModelNotFound, SourceRefused, StartError
+from sundog_runtime.errors import AccessDenied, LoadFailed, ModelNotFound, ModelTooLarge, SourceRefused, StartError
 from sundog_runtime.sources.guard import Guard, GuardedResolver
 from sundog_runtime.sources.limits import Limits
 from sundog_runtime.sources.remote import Changed, Transient
 
 MAX_HOPS = 5
 CHUNK = 1024 * 1024
+_MOST_TOLD = 4 * 1024 * 1024
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -32,7 +35,7 @@ class Web:
         self._guard = guard
         self._limits = limits
         self._session: aiohttp.ClientSession | None = None
-        self._transports: set[asyncio.Transport] = set()
+        self._connections: dict[asyncio.Transport, TransportSocket] = {}
 
     async def __aenter__(self) -> Self:
         connector = aiohttp.TCPConnector(
@@ -44,7 +47,7 @@ class Web:
         )
         self._session = aiohttp.ClientSession(
             connector=connector,
-            response_class=_remembering(self._transports),
+            response_class=_remembering(self._connections),
             trust_env=False,
             # What is sent is what is stored and hashed.
             auto_decompress=False,
@@ -61,8 +64,14 @@ class Web:
         await self._session.close()
         # The session forgets a connection that was given up, which then waits for the store's farewell: a silent one
         # would keep it open for as long as it likes.
-        for transport in self._transports:
+        for transport, socket in self._connections.items():
             transport.abort()
+            # One that was closed twice, as aiohttp does it with what is no HTTP, no longer knows how to abort.
+            with suppress(OSError):
+                socket.shutdown(SHUT_RDWR)
+        # Its end is read in a turn of the loop, and the connection is taken apart in the next.
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
 
     @asynccontextmanager
     async def get(
@@ -163,13 +172,13 @@ class Web:
         return following
 
 
-def _remembering(transports: set[asyncio.Transport]) -> type[aiohttp.ClientResponse]:
+def _remembering(connections: dict[asyncio.Transport, TransportSocket]) -> type[aiohttp.ClientResponse]:
     """Answers that note over which connections they come, before their first byte."""
 
     class Answer(aiohttp.ClientResponse):
         async def start(self, connection: Connection) -> aiohttp.ClientResponse:
             if connection.transport is not None:
-                transports.add(connection.transport)
+                connections[connection.transport] = connection.transport.get_extra_info("socket")
             return await super().start(connection)
 
     return Answer
@@ -189,6 +198,19 @@ def check_status(response: aiohttp.ClientResponse, what: str) -> None:
     if status in _TRANSIENT:
         raise Transient(f"{what}: the store answered {status}", _after(response))
     raise LoadFailed(f"{what}: the store answered {status}")
+
+
+async def whole(response: aiohttp.ClientResponse, what: str) -> bytes:
+    """The body of what tells about models. Raises ModelTooLarge, or Transient where it breaks off."""
+    body = bytearray()
+    try:
+        async for chunk in response.content.iter_chunked(64 * 1024):
+            body += chunk
+            if len(body) > _MOST_TOLD:
+                raise ModelTooLarge(f"{what}: the answer has more than {_MOST_TOLD} bytes")
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        raise Transient(f"{what}: {_told(error)}") from None
+    return bytes(body)
 
 
 def _check_range(response: aiohttp.ClientResponse, what: str, start: int, end: int | None, size: int | None) -> None:

@@ -1,0 +1,194 @@
+"""Joins outcomes with the first exposure of their unit, and keeps the sums of what came of it. Pure: every store asks it what to write.
+
+A unit's outcomes count for the epoch and arm of its first exposure; of a service whose every request is a unit, for those of the
+request. Sums are in millionths, and squares in their squares: they are exact, and outgrow 64 bits.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from sundog_edge.feedback.events import MILLION, Event
+
+WINDOW_S = 30 * 24 * 3600
+"""So long after its exposure an outcome counts."""
+
+ACCEPTED = "accepted"
+COUNTED = ("late", "duplicate", "unknown", "future", "invalid", "overflow")
+"""Results of items that are in no sum but are counted, in the order of the evidence."""
+
+MAX_EVENTS = 4_000_000
+"""Events of one attempt: each is remembered, so that none counts twice. What is beyond is overflow."""
+
+STREAM_EVENTS = 1_000_000
+"""Events of one attempt that are kept as they came, the newest; no sum depends on them."""
+
+SEQUENCE = "sequence"
+UNITS = "units"
+EVENTS = "events"
+_OUTCOME = ("units", "positive", "sum", "squares")
+
+
+class First(NamedTuple):
+    """A first exposure: arrival in Unix microseconds, epoch and arm."""
+
+    us: int
+    epoch: int
+    arm: str
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What is written in one step: exposures by unit, reported events, and how many items were refused, by result.
+
+    `sticky` says whether units come again: only then are their exposures kept. `dropped` exposures could not be kept until now.
+    """
+
+    firsts: Mapping[int, First] = field(default_factory=dict)
+    events: Sequence[Event] = ()
+    refused: Mapping[str, int] = field(default_factory=dict)
+    dropped: int = 0
+    sticky: bool = True
+    max_units: int = 2_000_000
+    max_events: int = MAX_EVENTS
+
+    @property
+    def units(self) -> frozenset[int]:
+        """Every unit whose first exposure has to be known."""
+        return frozenset((*self.firsts, *(event.unit for event in self.events))) if self.sticky else frozenset()
+
+    @property
+    def totals(self) -> frozenset[tuple[int, str]]:
+        """(unit, metric) of every sum that has to be known."""
+        return frozenset((event.unit, event.metric) for event in self.events)
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to write."""
+        return not (self.firsts or self.events or self.refused or self.dropped)
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a store has of the things a batch names: keys of events, first exposures, sums by (unit, metric); and the whole tally."""
+
+    keys: Collection[bytes]
+    firsts: Mapping[int, First]
+    totals: Mapping[tuple[int, str], int]
+    tally: Mapping[str, int]
+
+
+@dataclass(slots=True)
+class Change:
+    """What a store has to write: `tally` and `totals` are new values. `results` has one word for each event of the batch."""
+
+    results: list[str] = field(default_factory=list)
+    firsts: dict[int, First] = field(default_factory=dict)
+    events: list[tuple[Event, First]] = field(default_factory=list)
+    keys: set[bytes] = field(default_factory=set)
+    totals: dict[tuple[int, str], int] = field(default_factory=dict)
+    tally: dict[str, int] = field(default_factory=dict)
+
+
+def join(batch: Batch, known: Known) -> Change:
+    """What comes of a batch. Order within it counts: the first of two equal events is accepted."""
+    joining = _Joining(batch, known)
+    joining.count("overflow", batch.dropped)
+    for unit, first in batch.firsts.items():
+        joining.expose(unit, first)
+    for event in batch.events:
+        joining.change.results.append(joining.take(event))
+    for result, count in (Counter(joining.change.results) + Counter(batch.refused)).items():
+        if result != ACCEPTED:
+            joining.count(result, count)
+    if joining.change.tally:
+        joining.count(SEQUENCE, 1)
+    return joining.change
+
+
+class _Joining:
+    def __init__(self, batch: Batch, known: Known) -> None:
+        self.change = Change()
+        self._batch = batch
+        self._known = known
+
+    def count(self, name: str, more: int) -> None:
+        if more:
+            self.change.tally[name] = self._tally(name) + more
+
+    def expose(self, unit: int, first: First) -> First | None:
+        """The unit's first exposure, which is the one that was recorded first; None where no more units are kept."""
+        stored = self._known.firsts.get(unit) or self.change.firsts.get(unit)
+        if stored is not None:
+            return stored
+        if self._tally(UNITS) >= self._batch.max_units:
+            self.count("overflow", 1)
+            return None
+        self.change.firsts[unit] = first
+        self.count(UNITS, 1)
+        self.count(f"exposed/{first.epoch}/{first.arm}", 1)
+        return first
+
+    def take(self, event: Event) -> str:
+        first = self._first(event)
+        if first is None:
+            return "unknown"
+        if event.key in self._known.keys or event.key in self.change.keys:
+            return "duplicate"
+        exposed_at = first.us // MILLION
+        if not event.timed:
+            # Now is after the exposure, whatever the clock says of the edge that has seen it.
+            event = event._replace(seconds=max(event.seconds, exposed_at))
+        if not exposed_at <= event.seconds <= exposed_at + WINDOW_S:
+            return "late"
+        if self._tally(EVENTS) >= self._batch.max_events:
+            return "overflow"
+        self._add(event, first)
+        return ACCEPTED
+
+    def _first(self, event: Event) -> First | None:
+        told = event.exposure
+        own = None if told is None else First(told.seconds * MILLION, told.epoch, told.arm)
+        if own is None or not self._batch.sticky:
+            return own or self._known.firsts.get(event.unit) or self.change.firsts.get(event.unit)
+        # An exposure that is signed proves itself, also before the line of its request has been counted.
+        return self.expose(event.unit, own)
+
+    def _add(self, event: Event, first: First) -> None:
+        change = self.change
+        place = (event.unit, event.metric)
+        before = change.totals.get(place, self._known.totals.get(place))
+        after = (before or 0) + event.value
+        change.keys.add(event.key)
+        change.events.append((event, first))
+        change.totals[place] = after
+        self.count(EVENTS, 1)
+        new = before is None
+        squares = after * after - (before or 0) ** 2
+        for name, more in zip(_OUTCOME, (new, new and event.value > 0, event.value, squares), strict=True):
+            self.count(f"outcome/{event.metric}/{first.epoch}/{first.arm}/{name}", int(more))
+
+    def _tally(self, name: str) -> int:
+        return self.change.tally.get(name, self._known.tally.get(name, 0))
+
+
+def section(attempt: str, store: str, tally: Mapping[str, int]) -> dict[str, Any]:
+    """What the evidence says of one attempt's feedback."""
+    exposed: list[list[Any]] = []
+    outcomes: dict[tuple[str, int, str], dict[str, int]] = {}
+    for name, value in tally.items():
+        kind, *parts = name.split("/")
+        if kind == "exposed":
+            exposed.append([int(parts[0]), parts[1], value])
+        elif kind == "outcome":
+            metric, epoch, arm, column = parts
+            outcomes.setdefault((metric, int(epoch), arm), dict.fromkeys(_OUTCOME, 0))[column] = value
+    return {
+        "attempt": attempt,
+        "store": store,
+        SEQUENCE: tally.get(SEQUENCE, 0),
+        "exposed": sorted(exposed),
+        "outcomes": [[*place, *outcomes[place].values()] for place in sorted(outcomes)],
+        **{name: tally.get(name, 0) for name in COUNTED},
+    }

@@ -1,0 +1,71 @@
+"""Where HAProxy brings feedback: a Unix socket of the state directory, which nobody else reaches."""
+
+import asyncio
+import json
+from http import HTTPStatus
+
+import orjson
+from aiohttp import web
+
+from sundog_edge.feedback.intake import RETRY_AFTER_S, Answer, Intake
+from sundog_edge.haproxy.feedback import MAX_BYTES, PATH, SERVICE_HEADER
+
+_TITLES = {status: status.phrase for status in HTTPStatus} | {HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "Content Too Large"}
+"""As HTTP has them now, and HAProxy's answers here."""
+
+BODY_S = 10.0
+"""For a body to come: who dawdles must not hold a place that others wait for."""
+
+
+def application(intake: Intake) -> web.Application:
+    """`POST /-/feedback`."""
+
+    async def feedback(request: web.Request) -> web.Response:
+        try:
+            async with asyncio.timeout(BODY_S):
+                body = await request.read()
+        except TimeoutError:
+            answer = Answer(408, code="RequestTimeout", detail="the body did not arrive in time")
+        except web.HTTPRequestEntityTooLarge:
+            answer = Answer(413, code="BodyTooLarge", detail=f"the body is larger than {MAX_BYTES} bytes")
+        else:
+            services = request.headers.getall(SERVICE_HEADER, [])
+            # HAProxy sets one. Another has come past its rules, as a trailer may, and nobody knows which of them is true.
+            answer = await intake.take(services[0], body) if len(services) == 1 else _unclear(services)
+        return response(answer, request.headers.get("x-request-id", ""))
+
+    app = web.Application(client_max_size=MAX_BYTES)
+    app.router.add_post(PATH, feedback)
+    return app
+
+
+def _unclear(services: list[str]) -> Answer:
+    return Answer(
+        400,
+        code="BadFeedback",
+        detail=f"{SERVICE_HEADER} is expected once, with a service, and came {len(services)} times",
+    )
+
+
+def response(answer: Answer, request_id: str) -> web.Response:
+    """An answer as HTTP; one with a code is a problem document."""
+    if not answer.code:
+        return web.Response(status=answer.status, body=orjson.dumps(answer.document), content_type="application/json")
+    members = {
+        "type": "about:blank",
+        "title": _TITLES[HTTPStatus(answer.status)],
+        "status": answer.status,
+        "detail": answer.detail,
+        "code": answer.code,
+        "requestId": request_id,
+        "error": answer.detail,
+    }
+    headers = {"retry-after": str(RETRY_AFTER_S)} if answer.status == 503 else {}
+    # A client that is still sending its body has to be told that nobody reads on.
+    force_close = answer.status in {408, 413}
+    made = web.Response(
+        status=answer.status, text=json.dumps(members), content_type="application/problem+json", headers=headers
+    )
+    if force_close:
+        made.force_close()
+    return made

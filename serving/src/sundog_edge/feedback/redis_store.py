@@ -1,0 +1,238 @@
+"""The store of a cluster: a Valkey or Redis server, by the protocol that both speak.
+
+A write is optimistic: what a batch needs is read while the attempt's tally is watched, and what comes of it is written in one
+transaction, which the server refuses if anybody has written to the attempt meanwhile. Sums outgrow what a script on the server can count.
+"""
+
+import asyncio
+import random
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import redis.asyncio as client
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.credentials import CredentialProvider
+from redis.exceptions import RedisError, WatchError
+
+from sundog_edge.errors import StoreUnavailable
+from sundog_edge.export import Exposed, Outcome
+from sundog_edge.feedback.joining import STREAM_EVENTS, Batch, Change, First, Known, join
+from sundog_edge.feedback.stored import FORGOTTEN_AFTER_S, PAGE, Stored, packed, unpacked
+
+_T = TypeVar("_T")
+_ANSWER_S = 2.0
+_TRIES = 50
+_PAUSE_S = 0.02
+_OF_ATTEMPT = ("tally", "units", "keys", "totals", "events")
+
+
+class RedisStore:
+    """See `stored.Store`. `namespace` keeps edges of other namespaces apart that share the server."""
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        password_file: Path | None,
+        namespace: str = "",
+        stream_events: int = STREAM_EVENTS,
+    ) -> None:
+        self._address = f"{host}:{port}"
+        # Braces keep all that one transaction touches at one node of a cluster.
+        self._prefix = f"sundog:{{{namespace}}}"
+        self._stream_events = stream_events
+        self._redis = client.Redis(
+            host=host,
+            port=port,
+            credential_provider=_PasswordFile(password_file) if password_file else None,
+            socket_timeout=_ANSWER_S,
+            socket_connect_timeout=_ANSWER_S,
+            # What was sent may have been done: the caller decides whether to send it again.
+            retry=Retry(NoBackoff(), 0),
+            client_name="sundog-edge",
+        )
+
+    async def write(self, attempt: str, batch: Batch) -> list[str]:
+        """See the protocol."""
+        return await self._guarded(lambda: self._write(attempt, batch))
+
+    async def read(self, attempts: Collection[str]) -> Stored:
+        """See the protocol."""
+        return await self._guarded(lambda: self._read(tuple(attempts)))
+
+    async def name(self, attempts: Collection[str], now: float) -> None:
+        """See the protocol."""
+        await self._guarded(lambda: self._name(attempts, now))
+
+    async def exposures(self, attempt: str) -> AsyncIterator[Exposed]:
+        """See the protocol."""
+        key, cursor = self._key(attempt, "units"), 0
+        while True:
+            cursor, found = await self._guarded(lambda at=cursor: self._page(key, at))  # type: ignore[misc]
+            for exposed in found:
+                yield exposed
+            if cursor == 0:
+                return
+
+    async def outcomes(self, attempt: str) -> AsyncIterator[Outcome]:
+        """See the protocol."""
+        key, after = self._key(attempt, "events"), "-"
+        while page := await self._guarded(lambda at=after: self._entries(key, at)):  # type: ignore[misc]
+            for _, outcome in page:
+                yield outcome
+            after = f"({page[-1][0]}"
+
+    async def _page(self, key: str, cursor: int) -> tuple[int, list[Exposed]]:
+        page: Any = await self._redis.hscan(key, cursor, count=PAGE)
+        following, found = page
+        return following, [Exposed(unpacked(unit), *_first(text)) for unit, text in found.items()]
+
+    async def _entries(self, key: str, after: str) -> list[tuple[str, Outcome]]:
+        found: Any = await self._redis.xrange(key, min=after, count=PAGE)
+        return [(number.decode(), _outcome(told)) for number, told in found]
+
+    async def close(self) -> None:
+        """See the protocol."""
+        await self._redis.aclose()
+
+    async def _guarded(self, work: Callable[[], Awaitable[_T]]) -> _T:
+        try:
+            return await work()
+        except (RedisError, OSError, ValueError) as error:
+            # A server that has started anew has closed every connection, also those that lie idle.
+            await self._redis.connection_pool.disconnect(inuse_connections=False)
+            # A server of somebody else's may hold what is not ours, and a file with a password anything: none of that is told.
+            what = f"unreadable ({type(error).__name__})" if isinstance(error, ValueError) else _one_line(error)
+            raise StoreUnavailable(f"store of feedback {self._address}: {what}") from None
+
+    def _key(self, attempt: str, what: str) -> str:
+        return f"{self._prefix}:{attempt}:{what}"
+
+    async def _write(self, attempt: str, batch: Batch) -> list[str]:
+        for tried in range(_TRIES):
+            async with self._redis.pipeline(transaction=True) as pipe:
+                await pipe.watch(self._key(attempt, "tally"))
+                change = join(batch, await self._known(attempt, batch))
+                if not change.tally:
+                    return change.results
+                pipe.multi()  # type: ignore[no-untyped-call]
+                self._queue(pipe, attempt, change)
+                try:
+                    await pipe.execute()
+                except WatchError:
+                    pass
+                else:
+                    return change.results
+            await asyncio.sleep(random.uniform(0, _PAUSE_S) * min(tried + 1, 10))  # noqa: S311 - no secret
+        raise StoreUnavailable(f"store of feedback {self._address}: others wrote at the same time, {_TRIES} times")
+
+    async def _known(self, attempt: str, batch: Batch) -> Known:
+        keys = [event.key for event in batch.events]
+        units, totals = [*batch.units], [*batch.totals]
+        async with self._redis.pipeline(transaction=False) as pipe:
+            pipe.hgetall(self._key(attempt, "tally"))
+            if keys:
+                pipe.smismember(self._key(attempt, "keys"), keys)
+            if units:
+                pipe.hmget(self._key(attempt, "units"), [packed(unit) for unit in units])
+            if totals:
+                pipe.hmget(self._key(attempt, "totals"), [_place(*place) for place in totals])
+            answers = iter(await pipe.execute())
+        tally = _tally(next(answers))
+        seen = next(answers) if keys else ()
+        firsts = next(answers) if units else ()
+        sums = next(answers) if totals else ()
+        return Known(
+            {key for key, there in zip(keys, seen, strict=True) if there},
+            {unit: _first(text) for unit, text in zip(units, firsts, strict=True) if text is not None},
+            {place: int(text) for place, text in zip(totals, sums, strict=True) if text is not None},
+            tally,
+        )
+
+    def _queue(self, pipe: Any, attempt: str, change: Change) -> None:
+        if change.firsts:
+            told = {packed(unit): f"{first.us}/{first.epoch}/{first.arm}" for unit, first in change.firsts.items()}
+            pipe.hset(self._key(attempt, "units"), mapping=told)
+        if change.keys:
+            pipe.sadd(self._key(attempt, "keys"), *change.keys)
+        if change.totals:
+            sums = {_place(*place): total for place, total in change.totals.items()}
+            pipe.hset(self._key(attempt, "totals"), mapping={key: str(total) for key, total in sums.items()})
+        for event, first in change.events:
+            entry = {
+                "unit": packed(event.unit),
+                "metric": event.metric,
+                "epoch": first.epoch,
+                "arm": first.arm,
+                "value": event.value,
+                "seconds": event.seconds,
+            }
+            pipe.xadd(self._key(attempt, "events"), entry, maxlen=self._stream_events, approximate=True)
+        written = {name: str(value) for name, value in change.tally.items()}
+        pipe.hset(self._key(attempt, "tally"), mapping=written)
+        # One that no document names any more is forgotten all the same.
+        pipe.hsetnx(f"{self._prefix}:attempts", attempt, "0")
+
+    async def _read(self, attempts: tuple[str, ...]) -> Stored:
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.set(f"{self._prefix}:store", uuid.uuid4().hex[:16], nx=True)
+            pipe.get(f"{self._prefix}:store")
+            for attempt in attempts:
+                pipe.hgetall(self._key(attempt, "tally"))
+            _, own, *tallies = await pipe.execute()
+        return Stored(own.decode(), {attempt: _tally(found) for attempt, found in zip(attempts, tallies, strict=True)})
+
+    async def _name(self, attempts: Collection[str], now: float) -> None:
+        key = f"{self._prefix}:attempts"
+        found: Any = await self._redis.hgetall(key)
+        named = {name.decode(): float(at) for name, at in found.items()}
+        fresh = {*attempts, *(name for name, at in named.items() if at == 0)}
+        forgotten = [name for name, at in named.items() if name not in fresh and at < now - FORGOTTEN_AFTER_S]
+        async with self._redis.pipeline(transaction=True) as pipe:
+            for attempt in fresh:
+                pipe.hset(key, attempt, str(now))
+            for attempt in forgotten:
+                pipe.unlink(*(self._key(attempt, what) for what in _OF_ATTEMPT))
+                pipe.hdel(key, attempt)
+            await pipe.execute()
+
+
+class _PasswordFile(CredentialProvider):
+    """The password as the file has it when a connection is made: it may be replaced at any time."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def get_credentials(self) -> tuple[str]:
+        return (self._file.read_text().strip(),)
+
+    async def get_credentials_async(self) -> tuple[str]:
+        return await asyncio.to_thread(self.get_credentials)
+
+
+def _place(unit: int, metric: str) -> bytes:
+    return packed(unit) + metric.encode()
+
+
+def _first(text: bytes) -> First:
+    us, epoch, arm = text.decode().split("/")
+    return First(int(us), int(epoch), arm)
+
+
+def _outcome(told: Mapping[bytes, bytes]) -> Outcome:
+    names = (b"unit", b"metric", b"epoch", b"arm", b"value", b"seconds")
+    if not told.keys() >= {*names}:
+        raise ValueError("an entry of the stream is no outcome")
+    unit, metric, epoch, arm, value, seconds = (told[name] for name in names)
+    return Outcome(unpacked(unit), metric.decode(), int(epoch), arm.decode(), int(value), int(seconds))
+
+
+def _tally(found: Mapping[bytes, bytes]) -> dict[str, int]:
+    return {name.decode(): int(value) for name, value in found.items()}
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

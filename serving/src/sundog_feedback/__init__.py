@@ -1,0 +1,11 @@
+"""Reports outcomes of predictions to a Sundog edge: `Feedback` from threads, `AsyncFeedback` from an event loop.
+
+Sending never waits for the network and never raises because of it. Needs the extra `sundog[feedback]` and nothing else of Sundog.
+"""
+
+from sundog_feedback.asynchronous import AsyncFeedback
+from sundog_feedback.batches import Counts
+from sundog_feedback.client import Options, Outcome
+from sundog_feedback.threaded import Feedback
+
+__all__ = ["AsyncFeedback", "Counts", "Feedback", "Options", "Outcome"]

@@ -1,0 +1,136 @@
+"""The body of a request: how much of it is taken, until when, and what becomes of one that nobody reads to its end.
+
+A client that sends drop by drop is never silent, so nothing else ends it: neither the server nor the edge, whose place it
+holds for as long as more is to come, also after it was answered.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from contextlib import suppress
+from math import inf
+from typing import Any
+
+from sundog_runtime.errors import ClientGoneError, Problem
+from sundog_runtime.protocol.oip import padding_of
+from sundog_runtime.protocol.query import Buffer
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+
+_UNREAD_BYTES = 16_384
+"""As much as an edge hands over at a time of a body that it has."""
+
+_TURNS = 3
+"""Of the event loop, until what has come to the server has come to who asks for it."""
+
+
+class Incoming:
+    """A request's body on its way. `to_come` says whether there is more of it, `arrived` how many bytes were taken."""
+
+    def __init__(self, headers: Mapping[bytes, bytes], receive: Receive, deadline: float) -> None:
+        self.to_come = b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
+        self.arrived = 0
+        self.deadline = deadline
+        self._receive = receive
+
+    @property
+    def is_held(self) -> bool:
+        """Whether a client that still sends would hold its connection beyond the deadline."""
+        return self.to_come and self.deadline < inf
+
+    async def receive(self) -> Message:
+        """The next message, as the server gives it."""
+        message = await self._receive()
+        self.to_come = message.get("more_body", False)
+        self.arrived += len(message.get("body", b""))
+        return message
+
+    async def receive_at_once(self) -> Message | None:
+        """As `receive`, if there is one without waiting for the client."""
+        receiving = asyncio.ensure_future(self.receive())
+        try:
+            for _ in range(_TURNS):
+                await asyncio.sleep(0)
+            return receiving.result() if receiving.done() else None
+        finally:
+            receiving.cancel()
+
+    async def discard(self) -> bool:
+        """Drop what still comes. Whether all of it came before the deadline."""
+        with suppress(TimeoutError):
+            async with self.until_deadline():
+                while self.to_come:
+                    await self.receive()
+        return not self.to_come
+
+    def until_deadline(self) -> asyncio.Timeout:
+        """Cancels what it is put around when the deadline has passed."""
+        return asyncio.timeout(max(0.0, self.deadline - time.monotonic()))
+
+
+async def read_in_time(headers: Mapping[bytes, bytes], incoming: Incoming, limit: int) -> Buffer:
+    """As `read_body`. Raises Problem 408 where the deadline passes before the body is here, 504 where it is and was not read."""
+    reading = read_body(headers, incoming.receive, limit)
+    if incoming.deadline == inf:
+        return await reading
+    in_time = incoming.until_deadline()
+    try:
+        async with in_time:
+            return await reading
+    except TimeoutError:
+        if not in_time.expired():
+            raise
+    raise await _given_up(headers, incoming)
+
+
+async def _given_up(headers: Mapping[bytes, bytes], incoming: Incoming) -> Problem:
+    """Whose fault it is: a replica that was too busy to read has a good part of the body, or its end, before it."""
+    unread = await incoming.receive_at_once()
+    if unread is not None and unread["type"] == "http.disconnect":
+        raise ClientGoneError
+    waits = unread is not None and (len(unread.get("body", b"")) >= _UNREAD_BYTES or not incoming.to_come)
+    # What still comes would hold the connection, and with it a place at the edge, for as long as it comes.
+    incoming.to_come = False
+    close = ((b"connection", b"close"),)
+    if waits:
+        return Problem(504, "DeadlineExceeded", "the request's time was over before its body was read", close)
+    length = headers.get(b"content-length", b"").decode("latin-1")
+    of = f" of {length}" if length else ""
+    detail = f"the request's time was over when {incoming.arrived}{of} bytes of its body had arrived"
+    return Problem(408, "RequestTimeout", detail, close)
+
+
+async def read_body(headers: Mapping[bytes, bytes], receive: Receive, limit: int) -> Buffer:
+    """The whole body, at most `limit` bytes of it in memory, and once: pieces are joined as they come.
+
+    What comes in pieces lies so that binary tensors behind their JSON are aligned, and can be written to.
+
+    Raises Problem 413 (by Content-Length before anything is read, or while reading), 415 for a content encoding, and
+    ClientGoneError when there is nobody left to answer.
+    """
+    length = headers.get(b"content-length", b"")
+    if length.isdigit() and int(length[:20]) > limit:
+        raise _too_large(limit)
+    if headers.get(b"content-encoding", b"").strip().lower() not in (b"", b"identity"):
+        raise Problem(415, "ContentEncoding", "a compressed body is not supported; send it as it is")
+    whole, padding = bytearray(), padding_of(headers)
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGoneError
+        part = message.get("body", b"")
+        if max(0, len(whole) - padding) + len(part) > limit:
+            raise _too_large(limit)
+        more = message.get("more_body", False)
+        if not whole:
+            if not more:
+                return bytes(part)
+            whole += bytes(padding)
+        whole += part
+        if not more:
+            return memoryview(whole)[padding:] if padding else whole
+
+
+def _too_large(limit: int) -> Problem:
+    return Problem(413, "BodyTooLarge", f"the body is larger than {limit} bytes")
