@@ -9,6 +9,11 @@
 {{- end -}}
 {{- end }}
 
+{{/* The Lease by which the replicas of this release, and no other one's, agree on who leads. */}}
+{{- define "sundog.lease" -}}
+{{- printf "%s-operator" (include "sundog.fullname" .) -}}
+{{- end }}
+
 {{- define "sundog.selector" -}}
 app.kubernetes.io/name: sundog-operator
 app.kubernetes.io/instance: {{ .Release.Name }}
@@ -42,6 +47,17 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end -}}
 {{- end }}
 
+{{/* The claims in which exposure logs may lie, as a JSON list of names. */}}
+{{- define "sundog.claims" -}}
+{{- $claims := dict -}}
+{{- range .Values.installation.exposureLogs.places -}}
+{{- if hasPrefix "pvc://" . -}}
+{{- $_ := set $claims (trimPrefix "pvc://" . | splitList "/" | first) true -}}
+{{- end -}}
+{{- end -}}
+{{- keys $claims | sortAlpha | toJson -}}
+{{- end }}
+
 {{/* What the operator reads: values of `installation`, with what the chart knows besides. */}}
 {{- define "sundog.installation" -}}
 {{- $installation := deepCopy .Values.installation -}}
@@ -51,6 +67,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end -}}
 {{- $_ := set $installation "watchNamespaces" (.Values.watchNamespaces | sortAlpha | uniq) -}}
 {{- $policies := dict "enabled" .Values.networkPolicy.enabled "metricsFrom" (.Values.networkPolicy.metricsFrom | default list) -}}
+{{- $_ := set $policies "apiServerPorts" .Values.networkPolicy.apiServerPorts -}}
 {{- $_ := set $policies "operatorNamespace" .Release.Namespace -}}
 {{- $_ := set $installation "networkPolicies" $policies -}}
 {{- toYaml $installation -}}

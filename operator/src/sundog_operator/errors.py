@@ -2,6 +2,7 @@
 
 SundogError
 ├── SpecError              the user must edit the resource; Stalled, no retry
+│   └── Invalid            the API server refuses the object itself
 ├── InstallationError      the administrator must edit the installation's file; the process ends
 └── DependencyError        the world failed; exponential back-off with jitter
     ├── Conflict           re-read and retry soon
@@ -15,6 +16,8 @@ SundogError
 The messages name the object, what was found and what was expected. They hold no secret.
 """
 
+from collections.abc import Sequence
+
 
 class SundogError(Exception):
     """Base of all errors the operator raises on purpose."""
@@ -26,6 +29,14 @@ class SpecError(SundogError):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class Invalid(SpecError):
+    """The API server refused the object: HTTP 422. `causes` holds one line per violation."""
+
+    def __init__(self, subject: str, causes: Sequence[str]) -> None:
+        super().__init__("Invalid", f"{subject} is invalid: {'; '.join(causes)}")
+        self.causes = tuple(causes)
 
 
 class InstallationError(SundogError):

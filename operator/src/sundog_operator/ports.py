@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, Protocol, TypeVar
 
-from sundog_operator.core.observed import EdgeReport, ServeState, WebhookAnswer
+from sundog_operator.core.observed import EdgeReport, LogAnswer, Reading, ReplicaStart, ServeState, WebhookAnswer
 
 Object = dict[str, Any]
 """A Kubernetes object as plain JSON."""
@@ -178,8 +178,8 @@ class Serve(Protocol):
     async def read(self, dashboard: str, namespace: str) -> ServeState:
         """What is deployed on a cluster of that namespace, whose token counts. Raises RayUnavailable."""
 
-    async def phases(self, dashboard: str, namespace: str, application: str) -> Mapping[str, float]:
-        """Seconds by phase of the start of one replica of an application; none where none can be reached from here."""
+    async def start(self, dashboard: str, namespace: str, application: str) -> ReplicaStart:
+        """How one replica of an application started; without phases where none can be reached from here."""
 
     async def put(self, dashboard: str, namespace: str, document: Mapping[str, Any]) -> None:
         """Replace the whole application list. Raises RayUnavailable, or ServeRefused when Serve rejects the document."""
@@ -203,6 +203,32 @@ class Webhooks(Protocol):
 
         No redirect is followed, the body of the answer is not read, and TLS is verified.
         """
+
+
+class ExposureLogs(Protocol):
+    """Places outside that hold exposure logs of experiments."""
+
+    async def write(
+        self,
+        experiment: Object,
+        pods: Sequence[Object],
+        place: str,
+        form: Literal["parquet"],
+        at: datetime,
+        *,
+        final: bool,
+    ) -> LogAnswer:
+        """Write what the edges among these pods keep of an Experiment into a folder, `plan.json` last. Never raises.
+
+        `at` is the time of it. With `final` nothing may come while it is read. What a killed process has left there is replaced.
+        """
+
+
+class Prometheus(Protocol):
+    """The Prometheus of the administrator."""
+
+    def query(self, expression: str) -> Coroutine[Any, Any, Reading]:
+        """What an expression of PromQL gives now, without the time of asking. Never raises."""
 
 
 class Clock(Protocol):

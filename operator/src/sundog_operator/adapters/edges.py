@@ -1,12 +1,14 @@
 """Reads the evidence documents of edge pods over HTTP."""
 
 import asyncio
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import aiohttp
-import orjson
 
+from sundog_operator.adapters.whole_answers import body_of
+from sundog_operator.core import pod_problems
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.ports import Object
 
@@ -36,11 +38,12 @@ class HttpEdges:
         evidence, error = await self._evidence(pod, question)
         return EdgeReport(
             pod=pod["metadata"]["name"],
-            ready=_is_ready(pod),
+            ready=is_ready(pod),
             terminating="deletionTimestamp" in pod["metadata"],
             evidence=evidence,
             error=error,
             uid=str(pod["metadata"].get("uid", "")),
+            unready=_why_not_ready(pod),
         )
 
     async def _evidence(self, pod: Object, question: Mapping[str, str]) -> tuple[dict[str, Any] | None, str]:
@@ -50,15 +53,20 @@ class HttpEdges:
         url = f"http://{address}:{port}/evidence"
         try:
             async with self._session.get(url, params=question, timeout=_TIMEOUT, allow_redirects=False) as response:
-                body = await response.content.read(MAX_EVIDENCE_BYTES + 1)
+                body = await body_of(response, MAX_EVIDENCE_BYTES)
                 if response.status != 200 or len(body) > MAX_EVIDENCE_BYTES:
                     return None, f"GET {url}: status {response.status}, {len(body)} bytes"
-            document = orjson.loads(body)
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as err:
+            # Sums of squares outgrow 64 bits, beyond which orjson rounds.
+            document = json.loads(body, parse_constant=_refuse)
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError, RecursionError) as err:
             return None, f"GET {url}: {type(err).__name__}"
         if not isinstance(document, dict) or document.get("version") != 1:
             return None, f"GET {url}: not an evidence document of version 1"
         return document, ""
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
 
 
 def agent_port(pod: Object) -> int | None:
@@ -70,6 +78,12 @@ def agent_port(pod: Object) -> int | None:
     return None
 
 
-def _is_ready(pod: Object) -> bool:
-    conditions = (pod.get("status") or {}).get("conditions") or ()
-    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+def is_ready(pod: Object) -> bool:
+    """Whether a pod says that it is."""
+    return pod_problems.condition(pod, "Ready").get("status") == "True"
+
+
+def _why_not_ready(pod: Object) -> str:
+    """What the condition of a pod that is not ready says; empty where it says nothing."""
+    condition = pod_problems.condition(pod, "Ready")
+    return "" if condition.get("status") == "True" else condition.get("message") or ""

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
@@ -24,6 +24,7 @@ Deliver = Callable[[Kind, str | None, Object], None]
 
 _RESTART_S: Final = 2.0
 _BEAT_S: Final = 1.0
+_END_S: Final = 5.0
 # kopf says at every start that it leaves the signals to somebody else, as it should.
 _NOT_WORTH_TELLING: Final = "OS signals are ignored"
 
@@ -68,15 +69,17 @@ class KopfWatch:
         deliver: Deliver,
         login: Callable[[], Awaitable[Login]],
         namespaces: Sequence[str] = (),
+        closed: Callable[[], Collection[str]] = frozenset,
     ) -> None:
-        """`watched` says at each beginning what to watch.
+        """`watched` says at each beginning what to watch, `closed` which of the namespaces may not be watched.
 
-        `deliver` is called in the event loop that calls `run`; `login` and `watched` in another thread's.
+        `deliver` is called in the event loop that calls `run`; `login`, `watched` and `closed` in another thread's.
         """
         self._watched = watched
         self._deliver = deliver
         self._login = login
         self._namespaces = namespaces
+        self._closed = closed
         self._ending = threading.Event()
         self._round = threading.Event()
         self.thread = threading.Thread(name="watches", daemon=True)
@@ -94,6 +97,16 @@ class KopfWatch:
         finally:
             self._ending.set()
             self._round.set()
+
+    async def ended(self) -> None:
+        """Wait, some seconds at most, until the thread of a `run` that ended has no more to say."""
+        if self.thread.is_alive():
+            await asyncio.to_thread(self.thread.join, _END_S)
+
+    def namespaces(self) -> Sequence[str]:
+        """Those that are watched from the next beginning on; none for all. kopf would complain of each kind of a closed one every 5 s."""
+        closed = self._closed()
+        return [name for name in self._namespaces if name not in closed] or self._namespaces
 
     def renew(self) -> None:
         """End the watches and begin them anew: for kinds that are served only now, and for a watch that tells nothing any more."""
@@ -114,7 +127,7 @@ class KopfWatch:
                     registry=self._registry(target, watched),
                     settings=make_settings(watched),
                     clusterwide=not self._namespaces,
-                    namespaces=self._namespaces,
+                    namespaces=self.namespaces(),
                     # Without one kopf asks for the name of the user, and that of a pod is in nobody's list of users.
                     identity=cast("Any", "sundog"),
                     stop_flag=self._round,

@@ -15,8 +15,7 @@ import yaml
 from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
 
-from sundog_operator.adapters.memory_kubernetes.invalid import Invalid
-from sundog_operator.errors import AlreadyExists, Conflict, DependencyError, Forbidden, NotFound, NotServed
+from sundog_operator.errors import AlreadyExists, Conflict, DependencyError, Forbidden, Invalid, NotFound, NotServed
 from sundog_operator.ports import Kind, Object, Ref, Snapshot, WatchEvent, ref_of
 
 T = TypeVar("T")
@@ -164,9 +163,13 @@ class KubernetesClient:
         call = _Call(str(ref), "PATCH", f"{_path(ref)}/status", self._as_manager(), patch, _JSON_PATCH)
         return await self._object(ref.kind, call)
 
-    async def annotate(self, ref: Ref, annotations: Mapping[str, str | None]) -> Object:
-        """See the port."""
-        patch = {"metadata": {"annotations": dict(annotations)}}
+    async def annotate(
+        self, ref: Ref, annotations: Mapping[str, str | None], *, resource_version: str | None = None
+    ) -> Object:
+        """See the port. With a resourceVersion only an object of exactly that one. Raises Conflict when it moved on."""
+        patch: Object = {"metadata": {"annotations": dict(annotations)}}
+        if resource_version is not None:
+            patch["metadata"]["resourceVersion"] = resource_version
         call = _Call(str(ref), "PATCH", _path(ref), self._as_manager(), patch, _MERGE_PATCH)
         return await self._object(ref.kind, call)
 
@@ -191,6 +194,14 @@ class KubernetesClient:
         url = f"{_collection(service.kind, service.namespace)}/{port}:{quote(service.name, safe='')}:{port}/proxy{path}"
         call = _Call(str(service), "POST", url, body=body)
         return await self._answer(call, aiohttp.ClientTimeout(total=None), headers)
+
+    async def get_of_pod(self, pod: Ref, port: int, path: str) -> aiohttp.ClientResponse:
+        """GET a path of a pod through the API server, and take whatever it answers; for who is outside of the cluster.
+
+        How long to wait is the caller's to say. Raises DependencyError when the API server does not answer.
+        """
+        url = f"{_collection(pod.kind, pod.namespace)}/{quote(pod.name, safe='')}:{port}/proxy{path}"
+        return await self._answer(_Call(str(pod), "GET", url), aiohttp.ClientTimeout(total=None), {})
 
     async def watch(self, kind: Kind, namespace: str | None = None) -> AsyncIterator[WatchEvent]:
         """See the port.

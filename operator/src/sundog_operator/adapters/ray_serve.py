@@ -2,13 +2,15 @@
 
 import base64
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import aiohttp
 import orjson
 
+from sundog_operator.adapters.whole_answers import body_of
 from sundog_operator.core import names
-from sundog_operator.core.observed import ApplicationState, DeploymentState, ReplicaState, ServeState
+from sundog_operator.core.observed import ApplicationState, DeploymentState, ReplicaStart, ReplicaState, ServeState
 from sundog_operator.errors import DependencyError, RayUnavailable, ServeRefused
 from sundog_operator.ports import SECRET, Clock, Kubernetes, Ref
 
@@ -48,18 +50,29 @@ class RayServe:
         """Replace the whole application list. Raises RayUnavailable, or ServeRefused."""
         await self._request("PUT", dashboard, namespace, document)
 
-    async def phases(self, dashboard: str, namespace: str, application: str) -> Mapping[str, float]:
-        """Seconds by phase of the start of one replica; none where none can be reached from here, as behind a NetworkPolicy."""
+    async def start(self, dashboard: str, namespace: str, application: str) -> ReplicaStart:
+        """How one replica started; without phases where none can be reached from here, as behind a NetworkPolicy."""
         try:
             answer = orjson.loads(await self._request("GET", dashboard, namespace))
             groups = [g for g in answer["target_groups"] if (g["app_name"], g["protocol"]) == (application, "HTTP")]
             target = groups[0]["targets"][0]
             url = f"http://{target['ip']}:{int(target['port'])}{groups[0]['route_prefix']}{_STARTUP}"
             async with self._session.get(url, timeout=_REPLICA_TIMEOUT, allow_redirects=False) as response:
-                document = orjson.loads(await response.content.read(_MAX_STARTUP_BYTES))
-            return {str(name): float(seconds) for name, seconds in document["phases"].items()}
-        except (aiohttp.ClientError, OSError, DependencyError, ValueError, LookupError, TypeError, AttributeError):
-            return {}
+                document = orjson.loads(await body_of(response, _MAX_STARTUP_BYTES))
+            phases = {str(name): float(seconds) for name, seconds in document["phases"].items()}
+            began = document.get("beganAt")
+            return ReplicaStart(phases, None if began is None else datetime.fromtimestamp(float(began), UTC))
+        except (
+            aiohttp.ClientError,
+            OSError,
+            DependencyError,
+            ArithmeticError,
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+        ):
+            return ReplicaStart()
 
     async def _request(
         self, method: str, dashboard: str, namespace: str, document: Mapping[str, Any] | None = None
@@ -72,7 +85,7 @@ class RayServe:
             async with self._session.request(
                 method, url, data=data, headers=headers, timeout=_TIMEOUT, allow_redirects=False
             ) as response:
-                body = await response.content.read(MAX_RESPONSE_BYTES + 1)
+                body = await body_of(response, MAX_RESPONSE_BYTES)
                 status = response.status
         except (aiohttp.ClientError, TimeoutError, OSError) as err:
             raise RayUnavailable(f"{method} {url}: {type(err).__name__}") from err

@@ -79,7 +79,7 @@ class HttpWebhooks:
             ):
                 return WebhookAnswer(response.status)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as err:
-            return WebhookAnswer(problem=_problem(err, timeout_s))
+            return WebhookAnswer(problem=problem(err, timeout_s))
 
     def _sockets(self, host: str) -> Callable[[AddressInfo], socket.socket]:
         def make(info: AddressInfo) -> socket.socket:
@@ -90,7 +90,7 @@ class HttpWebhooks:
         return make
 
 
-def _problem(err: Exception, timeout_s: float) -> str:
+def problem(err: Exception, timeout_s: float) -> str:
     """Why there is no answer. The errors' own words have the address, with what is secret in it."""
     match err:
         case TimeoutError():

@@ -130,6 +130,12 @@ def model_deployment_conditions(previous: Sequence[Condition], *, generation: in
 
 
 def experiment_conditions(previous: Sequence[Condition], *, generation: int, at: datetime) -> ConditionSet:
-    """The conditions of an Experiment. One that ended is ready too."""
-    types = ("Ready", "Running", "DataQuality", "Conclusive")
-    return ConditionSet(types, previous=previous, generation=generation, at=at)
+    """The conditions of an Experiment. One that ended is ready too. What a rollout creates has no spec that could be refused."""
+    return ConditionSet(
+        ("Ready", "SpecAccepted", "Running", "DataQuality", "Conclusive", "LogWritten"),
+        abnormal=("Stalled",),
+        optional=("SpecAccepted", "LogWritten"),
+        previous=previous,
+        generation=generation,
+        at=at,
+    )

@@ -1,5 +1,7 @@
 """Experiment: two or more models side by side on the traffic of one ModelDeployment."""
 
+import re
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Annotated, ClassVar, Literal
 
@@ -22,17 +24,21 @@ from sundog_operator.api.part import Part
 from sundog_operator.api.resource import Metadata, Resource, Status
 from sundog_operator.api.rollout import (
     CEILING_FITS,
+    FEW_LATENCIES,
+    MOST_LATENCIES,
     ONE_GUARDRAIL_PER_METRIC,
+    Comparator,
     MetricGuardrail,
     MetricName,
     NoticeEvent,
     Notification,
+    PartComparator,
     PositiveDuration,
     Strategy,
     Unit,
     Weight,
 )
-from sundog_operator.api.rules import ListType, Noun, Rule, Transition
+from sundog_operator.api.rules import ListType, Noun, Rule, Transition, not_zero
 from sundog_operator.api.scalars import (
     Alpha,
     Bytes,
@@ -51,14 +57,27 @@ from sundog_operator.api.scalars import (
     Message,
     Name,
     Percent,
+    Portion,
     QualifiedName,
     Share,
     Text,
     Uri,
 )
 
+Bucket = Annotated[Integer, Field(ge=0, le=10_000)]
+BucketRange = Annotated[Items[Bucket], Field(min_length=2, max_length=2)]
+
+STABLE = "stable"
+"""The name under which what is outside of an experiment is counted."""
+
 CONTROL = "control"
 """The name of the arm that is the ModelDeployment's stable revision."""
+
+CANARY = "canary"
+"""The name of the one arm of a rollout."""
+
+_OF_A_ROLLOUT = re.compile("-r[0-9]+(-a[0-9]+)?$")
+"""How the name of an Experiment of a rollout ends, after that of its ModelDeployment."""
 
 IMMUTABLE = Transition(
     cel="self == oldSelf",
@@ -111,7 +130,11 @@ class ArmRuntime(Part):
         None, description="Replaces spec.runtime.podLabels of the deployment."
     )
     warmup: Warmup | None = Field(None, description="Replaces spec.runtime.warmup of the deployment.")
-    user_config: Json | None = Field(None, description="Replaces spec.runtime.userConfig of the deployment.")
+    user_config: Json | None = Field(
+        None,
+        description="Replaces spec.runtime.userConfig of the deployment, all of it, for as long as the arm runs. Without it the arm"
+        " has what the deployment has, edits of that included.",
+    )
 
 
 class ArmResources(Part):
@@ -132,25 +155,56 @@ class Arm(Part):
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            cel=f"self.name != '{CONTROL}'",
-            holds=lambda arm: arm.name != CONTROL,
-            message=f"{CONTROL} is the stable revision's own name",
+            cel=f"self.name != '{CONTROL}' && self.name != '{STABLE}'",
+            holds=lambda arm: arm.name not in (CONTROL, STABLE),
+            message=f"{CONTROL} and {STABLE} are the stable revision's own names",
             field="name",
         ),
     )
 
 
+MinimumEffect = Annotated[
+    Percent,
+    not_zero("0% is never told from no effect; leave it out for one of about 5 %"),
+]
+Exposure = Annotated[
+    Share,
+    not_zero("0% leaves every arm without units; set stopped: true to end an experiment"),
+]
+
+
+OF_THE_EDGE = ("rejections", "retries")
+"""Metrics that edges measure by names that an outcome could have too: others have capitals. They are judged of every arm."""
+
+NOT_OF_THE_EDGE = Rule(
+    cel="!(self in [" + ", ".join(f"'{name}'" for name in OF_THE_EDGE) + "])",
+    holds=lambda name: name not in OF_THE_EDGE,
+    message="{} is a metric of the edge that is always judged, and reports would mix both; expected another name",
+)
+
+
 class SuccessMetric(Part):
     """An outcome that an arm may win by."""
 
-    name: Name = Field(description="Names it in status.")
+    name: Annotated[Name, NOT_OF_THE_EDGE] = Field(
+        description="Names it in status. No metric of the edge may be called so."
+    )
     feedback: Annotated[
         str,
         Field(min_length=1, max_length=63, pattern=r"^[A-Za-z][-A-Za-z0-9_.]*$"),
         Noun("a feedback metric such as converted"),
     ] = Field(description="The metric of the feedback API.")
+    type: Literal["rate", "mean"] = Field(
+        "rate",
+        description="rate is the share of exposed units whose first value was above 0; mean is the sum of a unit's values, 0 without any,"
+        " by exposed unit.",
+    )
     goal: Literal["increase", "decrease"] = Field("increase", description="Which way is better.")
-    minimum_effect: Percent | None = Field(None, description="The smallest relative effect worth detecting.")
+    minimum_effect: MinimumEffect | None = Field(
+        None,
+        description="The smallest relative effect worth detecting. Evidence is the quickest about effects of that size and a few times it,"
+        " without one about 5 %; and an arm whose effect is known to be smaller has none.",
+    )
 
 
 class Guardrail(MetricGuardrail):
@@ -167,8 +221,8 @@ class Metrics(Part):
     success: Annotated[Items[SuccessMetric], Field(max_length=5), ListType("map", "name")] = Field(
         (), description="What an arm may win by."
     )
-    guardrails: Annotated[Items[Guardrail], Field(max_length=10), ONE_GUARDRAIL_PER_METRIC] = Field(
-        (), description="What may not get worse."
+    guardrails: Annotated[Items[Guardrail], Field(max_length=10), ONE_GUARDRAIL_PER_METRIC, FEW_LATENCIES] = Field(
+        (), description=f"What may not get worse. At most {MOST_LATENCIES} latencies."
     )
     secondary: Annotated[Items[SuccessMetric], Field(max_length=20), ListType("map", "name")] = Field(
         (), description="What is reported beside."
@@ -181,9 +235,15 @@ class Allocation(Part):
     mode: Literal["fixed", "thompson"] = Field(
         "fixed", description="fixed keeps the weights; thompson moves them towards the better arm."
     )
-    floor: Share | None = Field(None, description="The least weight of an arm; with thompson.")
+    floor: Share | None = Field(
+        None,
+        description="The least weight of an arm that is not out; with thompson. 5 % where it is not given. Of all arms together, control"
+        " included, no more than 100 %.",
+    )
     delta: Annotated[float, Field(gt=0, lt=1)] | None = Field(
-        None, description="The share of traffic that may move at once; with thompson."
+        None,
+        description="The share of the exposed units that always falls to all arms alike, whatever seems better; with thompson. It keeps"
+        " comparisons valid and every arm measured. 0.2 where it is not given.",
     )
 
     rules: ClassVar[tuple[Rule, ...]] = (
@@ -207,14 +267,27 @@ class Stop(Part):
 
 
 class ExposureLog(Part):
-    """Where exposures are written; an empty uri keeps them in the namespace's store, bounded."""
+    """Where exposures and outcomes are written, at the end and now and then before; an empty uri leaves them in the namespace's store."""
 
-    uri: LogUri = Field("", description="Where; empty keeps them in the namespace's store, bounded.")
+    uri: LogUri = Field(
+        "",
+        description="Below which place: s3://, gs://, pvc:// of a claim that the operator has mounted, in local mode file://;"
+        " of a cluster one that its administrator allows. Empty leaves them in the namespace's store, bounded.",
+    )
     format: Literal["parquet"] = Field("parquet", description="How they are written.")
 
 
 def _weights_name_arms(spec: "ExperimentSpec") -> bool:
     return not spec.weights or set(spec.weights) == {CONTROL, *(arm.name for arm in spec.arms)}
+
+
+def _names(metrics: Sequence[SuccessMetric]) -> set[str]:
+    return {each.name for each in metrics}
+
+
+def _floors_fit(spec: "ExperimentSpec") -> bool:
+    floor = spec.allocation.floor
+    return floor is None or float(floor.removesuffix("%")) * (len(spec.arms) + 1) <= 100
 
 
 class ExperimentSpec(Part):
@@ -229,16 +302,18 @@ class ExperimentSpec(Part):
     weights: Annotated[dict[str, Weight], Field(max_length=10)] = Field(
         {}, description="Percent of the exposed units by arm, control included; none means equal."
     )
-    exposure: Share = Field("20%", description="The share of units in the experiment; the rest stay on stable.")
+    exposure: Exposure = Field("20%", description="The share of units in the experiment; the rest stay on stable.")
     unit: Unit = Field(Unit(), description="What is assigned to an arm and stays there.")
     metrics: Metrics = Field(Metrics(), description="What is compared.")
     allocation: Allocation = Field(Allocation(), description="How weights move.")
     stop: Stop = Field(Stop(), description="What ends the experiment without a verdict.")
     stopped: bool = Field(False, description="true ends the experiment with the evidence so far.")
-    exposure_log: ExposureLog = Field(ExposureLog(), description="Where exposures are written.")
+    exposure_log: ExposureLog = Field(ExposureLog(), description="Where exposures and outcomes are written.")
     alpha: Alpha = Field(0.05, description="The error of each direction.")
     on_win: Literal["none", "pause"] = Field(
-        "none", description="What follows when an arm wins; the ModelDeployment is never edited."
+        "none",
+        description="What follows when an arm wins: none ends the experiment, and stable has all traffic; pause leaves all as it is until"
+        " somebody ends it, or stop does. The ModelDeployment is never edited.",
     )
 
     rules: ClassVar[tuple[Rule, ...]] = (
@@ -257,6 +332,35 @@ class ExperimentSpec(Part):
             message="the weights do not sum to 100",
             field="weights",
         ),
+        Rule(
+            cel="self.allocation.mode != 'thompson' || self.metrics.success.size() > 0",
+            holds=lambda spec: spec.allocation.mode != "thompson" or bool(spec.metrics.success),
+            message="thompson follows the first of metrics.success, and there is none",
+            field="allocation.mode",
+        ),
+        Rule(
+            cel="self.metrics.success.all(s, self.metrics.secondary.all(t, t.name != s.name))",
+            holds=lambda spec: not _names(spec.metrics.success) & _names(spec.metrics.secondary),
+            message="a success metric has the same name; what is told of one of them could be of the other",
+            field="metrics.secondary",
+            spares_stored=True,
+        ),
+        Rule(
+            cel=(
+                "!has(self.allocation.floor)"
+                " || double(self.allocation.floor.split('%')[0]) * double(self.arms.size() + 1) <= 100.0"
+            ),
+            holds=_floors_fit,
+            message="{allocation.floor} of each arm, control included, is more than 100% of all",
+            field="allocation.floor",
+            spares_stored=True,
+        ),
+        Rule(
+            cel="self.exposureLog.uri == '' || self.metrics.success.size() > 0 || self.metrics.secondary.size() > 0",
+            holds=lambda spec: not spec.exposure_log.uri or bool(spec.metrics.success) or bool(spec.metrics.secondary),
+            message="there is nothing to write: exposures are kept where metrics.success or metrics.secondary has one",
+            field="exposureLog.uri",
+        ),
     )
 
 
@@ -267,27 +371,94 @@ class PlanWebhook(Part):
     timeout: Duration = Field(timedelta(seconds=10), description="As the step's webhook.timeout was.")
 
 
+class PlanCheck(Part):
+    """A number that Prometheus is asked for, as frozen."""
+
+    name: Name = Field(description="As the guardrail's or the analysis' name was.")
+    query: Annotated[str, Field(max_length=4096)] = Field(
+        description="As prometheus.query was, places to fill included."
+    )
+    min: float | None = Field(None, description="As threshold.min was.")
+    max: float | None = Field(None, description="As threshold.max was.")
+    interval: Duration = Field(timedelta(minutes=1), description="As prometheus.interval was.")
+    failure_limit: Count = Field(3, description="As prometheus.failureLimit was.")
+    inconclusive_limit: Count = Field(5, description="As prometheus.inconclusiveLimit was.")
+    count: Count = Field(1, description="As the analysis' count was.")
+
+
+class PlanComparedPart(Part):
+    """A part of answers that is compared, as frozen."""
+
+    path: Annotated[str, Field(max_length=200)] = Field(description="As its path was.")
+    by: PartComparator = Field("exact", description="As its by was.")
+    atol: Annotated[float, Field(ge=0)] = Field(0.0, description="As its atol was.")
+    rtol: Annotated[float, Field(ge=0)] = Field(0.0, description="As its rtol was.")
+
+
+class PlanShadow(Part):
+    """What a step that compares copies of requests does, as frozen."""
+
+    percent: Annotated[Integer, Field(ge=1, le=100)] = Field(description="As the step's shadow.percent was.")
+    by: Comparator = Field("exact", description="As shadow.compare.agreement.by was.")
+    atol: Annotated[float, Field(ge=0)] = Field(0.0, description="As shadow.compare.agreement.atol was.")
+    rtol: Annotated[float, Field(ge=0)] = Field(0.0, description="As shadow.compare.agreement.rtol was.")
+    path: Annotated[str, Field(max_length=200)] = Field(
+        "", description="As shadow.compare.agreement.path was; empty compares all of the answer."
+    )
+    parts: Annotated[Items[PlanComparedPart], Field(max_length=8)] | None = Field(
+        None, description="As shadow.compare.agreement.parts were."
+    )
+    min_agreement: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None, description="As shadow.compare.agreement.min was; absent where agreement is only reported."
+    )
+    latency_margin: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="As shadow.compare.latencyP99.margin was, as a share: 0.1 is 10 %."
+    )
+    min_samples: Annotated[Integer, Field(ge=1)] = Field(2000, description="As shadow.minSamples was.")
+
+
+class PlanHeader(Part):
+    """A header that a request has to have, as frozen."""
+
+    name: Annotated[str, Field(max_length=63)] = Field(description="In lower case.")
+    value: Annotated[str, Field(max_length=256)] = Field(description="Exactly so.")
+
+
 class PlanStep(Part):
     """A weight with its gate, as frozen. The 100 % step that a list leaves implied has gate none."""
 
     weight: Percentage = Field(description="The candidate's percent of the traffic.")
-    gate: Literal["evidence", "time", "manual", "webhook", "none"] = Field(description="What lets the rollout pass it.")
+    gate: Literal["evidence", "time", "manual", "webhook", "analysis", "scale", "shadow", "headers", "bake", "none"] = (
+        Field(description="What lets the rollout pass it; bake is the time that spec.rollout.bake asks for.")
+    )
     webhook: PlanWebhook | None = Field(None, description="With gate webhook, what is asked.")
+    analysis: PlanCheck | None = Field(None, description="With gate analysis, the number that has to be good.")
+    replicas: Count | None = Field(
+        None, description="The fewest replicas of the candidate, as scale.replicas was last."
+    )
+    replicas_percent: Percentage | None = Field(
+        None, description="The same in percent of what the service needs, as scale.percent was last."
+    )
+    shadow: PlanShadow | None = Field(None, description="With gate shadow, what is copied and compared.")
+    headers: Annotated[Items[PlanHeader], Field(max_length=8)] | None = Field(
+        None, description="Headers with which requests go to the candidate, as headers was since the last weight."
+    )
     min_duration: Duration = Field(
         timedelta(),
-        description="With gate time, how long it lasts; with evidence, how long at least, warm-up included.",
+        description="With gate time or bake, how long it lasts; with evidence, how long at least, warm-up included; likewise with shadow.",
     )
     max_duration: Duration | None = Field(
         None,
-        description="With gate evidence, how long it may take; then onInconclusive follows, or without traffic a pause.",
+        description="With gate evidence or shadow, how long it may take; then onInconclusive follows, or without traffic a pause.",
     )
 
 
 class PlanGuardrail(Part):
     """What the candidate is judged by, as frozen."""
 
-    metric: Literal[MetricName, "rejections"] = Field(
-        description="A metric that the edge measures; rejections are 4xx answers, 429 included, and requests that clients gave up."
+    metric: Literal[MetricName, "rejections", "retries"] = Field(
+        description="A metric that the edge measures; rejections are 4xx answers, 429 included, and requests that clients gave up;"
+        " retries are requests whose first replica did not answer, so that another one was tried."
     )
     role: Literal["guardrail", "harm"] = Field(
         "guardrail",
@@ -305,6 +476,11 @@ class PlanGuardrail(Part):
         description="The share of the candidate's requests up to which a gate lets it pass; where both arms are above it the rollout"
         " pauses. Absent for none.",
     )
+    max_microseconds: Annotated[Integer, Field(ge=1)] | None = Field(
+        None,
+        description="Of a latency: the time that the candidate's answers may exceed no more often than the metric says, for a gate to"
+        " let it pass. Absent for none.",
+    )
     threshold_microseconds: Annotated[Integer, Field(ge=1)] | None = Field(
         None,
         description="Of a latency: the time that stable's answers exceed as seldom as the metric says, such as one in a hundred for"
@@ -312,16 +488,76 @@ class PlanGuardrail(Part):
     )
     candidate_threshold_microseconds: Annotated[Integer, Field(ge=1)] | None = Field(
         None,
-        description="Of a latency: that time and the margin, which the candidate may exceed no more often than stable exceeds its own.",
+        description="Of a latency: that time and the margin, a millisecond at least, which the candidate may exceed no more often than"
+        " stable exceeds its own.",
     )
 
 
 class PlanUnit(Part):
     """What is assigned to an arm, as frozen."""
 
-    kind: Literal["request", "header", "cookie", "jsonPath"] = Field("request", description="Where the unit is read.")
+    kind: Literal["request", "header", "cookie", "jsonPath", "jwtClaim"] = Field(
+        "request", description="Where the unit is read."
+    )
     name: Annotated[str, Field(max_length=256)] = Field(
-        "", description="The header, the cookie, or the path in the body."
+        "", description="The header, the cookie, the path in the body, or the claim."
+    )
+
+
+class PlanArm(Part):
+    """An arm of an Experiment of a user's own, as frozen."""
+
+    name: Annotated[str, Field(min_length=1, max_length=63)] = Field(description="control, or one of spec.arms.")
+    hash: Text = Field(description="Of what its replicas run.")
+    buckets: Bucket = Field(description="How many of the 10000 buckets it has.")
+
+
+class PlanOutcome(Part):
+    """An outcome that comes by feedback, as frozen."""
+
+    name: Text = Field(description="As in spec.metrics.")
+    role: Literal["success", "secondary"] = Field(description="Whether an arm may win by it.")
+    feedback: Text = Field(description="The metric of the feedback API.")
+    type: Literal["rate", "mean"] = Field("rate", description="As in spec.metrics.")
+    goal: Literal["increase", "decrease"] = Field("increase", description="Which way is better.")
+    minimum_effect: Annotated[float, Field(ge=0)] | None = Field(
+        None, description="The smallest relative effect worth detecting, as a share: 0.02 is 2 %."
+    )
+
+
+class PlanAllocation(Part):
+    """How weights move towards the better arm, as frozen."""
+
+    floor: Annotated[float, Field(ge=0, le=1)] = Field(
+        description="As spec.allocation.floor was, as a share of the units of the experiment."
+    )
+    delta: Annotated[float, Field(gt=0, lt=1)] = Field(description="As spec.allocation.delta was.")
+    pace: Duration = Field(description="How long weights stay at least: an hour, or a thirtieth of maxDuration.")
+
+
+class Comparison(Part):
+    """What an Experiment of a user's own has beside what a rollout has, as frozen."""
+
+    arms: Annotated[Items[PlanArm], Field(max_length=10)] = Field(
+        description="control and the arms; all other buckets stay with stable, outside of the experiment."
+    )
+    outcomes: Annotated[Items[PlanOutcome], Field(max_length=25)] = Field(
+        (),
+        description="The metrics that come by feedback: those an arm may win by, then those that are reported beside.",
+    )
+    max_duration: Duration = Field(description="As spec.stop.maxDuration was.")
+    max_units: Count = Field(description="As spec.stop.maxUnits was.")
+    on_win: Literal["none", "pause"] = Field("none", description="As spec.onWin was.")
+    allocation: PlanAllocation | None = Field(
+        None, description="With spec.allocation.mode thompson; absent where weights stay."
+    )
+
+
+class PlanInPlace(Part):
+    """That the candidate's replicas take the place of stable's, as frozen."""
+
+    spare: Count = Field(
+        0, description="Replicas beyond those that the service needs for which there was room, 0 or 1."
     )
 
 
@@ -339,12 +575,21 @@ class FrozenPlan(Part):
     salt: Annotated[str, Field(max_length=63)] = Field(
         "", description="As spec.rollout.unit.salt was; empty means that of this Experiment."
     )
-    steps: Annotated[Items[PlanStep], Field(max_length=22)] = Field((), description="The steps, the last one at 100 %.")
+    steps: Annotated[Items[PlanStep], Field(max_length=24)] = Field((), description="The steps, the last one at 100 %.")
     reason: Text = Field("", description="Why the steps are not those of the spec; empty where they are.")
     alpha: Alpha | None = Field(None, description="As spec.rollout.alpha was.")
+    harm_shares: Annotated[Count, Field(ge=1)] | None = Field(
+        None,
+        description="Of a rollout: among how many `alpha` is shared for rolling back, each shadow step and traffic where harm is looked"
+        " for in it; absent where all of it is for one.",
+    )
     guardrails: Annotated[Items[PlanGuardrail], Field(max_length=12)] = Field(
         (),
-        description="What the candidate is judged by; empty where no step has a gate of evidence, and no evidence is weighed.",
+        description="What the candidate is judged by; empty where no step has a gate of evidence and there is no bake, for nothing is"
+        " weighed then.",
+    )
+    checks: Annotated[Items[PlanCheck], Field(max_length=10)] = Field(
+        (), description="The guardrails that are read from Prometheus."
     )
     warmup_requests: Count = Field(0, description="As spec.rollout.warmup.requests was.")
     warmup_duration: Duration = Field(timedelta(), description="As spec.rollout.warmup.duration was.")
@@ -360,7 +605,31 @@ class FrozenPlan(Part):
         None, description="The share of stable's requests that failed in that time; absent where that is."
     )
     notify: Annotated[Items[Notification], Field(max_length=8)] = Field((), description="As spec.rollout.notify was.")
+    comparison: Comparison | None = Field(
+        None, description="Of an Experiment of a user's own: its arms, outcomes and end; absent of a rollout."
+    )
+    in_place: PlanInPlace | None = Field(
+        None,
+        description="Of a rollout: what spec.rollout.capacity was resolved to; absent with surge.",
+    )
     frozen_at: Instant | None = Field(None, description="When the plan was frozen.")
+
+
+class CheckStatus(Part):
+    """What Prometheus said of one check, since the weights are as they are."""
+
+    name: Text = Field(description="As in the plan.")
+    verdict: Literal["", "Passed", "Failed", "NoData"] = Field(
+        "", description="Of the last check: within the threshold, outside of it, or no number. Empty before the first."
+    )
+    value: float | None = Field(None, description="The last number.")
+    passed: Count = Field(0, description="Of an analysis, how many checks were good.")
+    failed: Count = Field(0, description="How many in a row were not, those without a number left aside.")
+    unknown: Count = Field(0, description="How many in a row gave no number.")
+    at: Instant | None = Field(
+        None, description="When that was checked; a check that stays good is written once a minute."
+    )
+    message: Message = Field("", description="The last check in a sentence.")
 
 
 class StepStatus(Part):
@@ -374,27 +643,58 @@ class StepStatus(Part):
     gate: Text = Field("", description="The step's gate, or none once a command opened it.")
     reason: Message = Field("", description="What it waits for.")
     held_since: Instant | None = Field(
-        None, description="Since when the spec or its windows hold it; with gate evidence."
+        None,
+        description="Since when the spec holds it, or its windows do; with the gates evidence, shadow and bake, which windows do not hold.",
+    )
+    short_since: Instant | None = Field(
+        None,
+        description="Since when it waits for replicas of the candidate: its progressDeadline counts from then on. Absent while nothing is"
+        " short, or the rollout is paused or held.",
     )
     warm: bool = Field(False, description="Whether its warm-up is over, and what is counted is evidence.")
+    analysis: CheckStatus | None = Field(None, description="With gate analysis, what Prometheus said; absent before.")
+    opened_by: Message | None = Field(
+        None, description="By what the gate before it opened, in a sentence; absent of the first step."
+    )
+
+
+class PassedStep(Part):
+    """A step that was passed although evidence had not decided."""
+
+    step: Count = Field(description="Which one, counted from 1.")
+    weight: Percentage = Field(description="Its percent of the traffic.")
+    by: Text = Field(description="By what: onInconclusive: promote, onNoData: promote, or a command.")
 
 
 class Paused(Part):
     """Why nothing moves."""
 
     reason: Text = Field(
-        description="Manual: by command. Inconclusive: a step took longer than maxDuration. NoData: an arm had no requests."
-        " SampleRatio: requests do not fall to the arms by their weights. ControlUnhealthy: both arms are above max."
-        " ControlDegraded: stable is much worse than before the rollout."
+        description="Manual: by command. Inconclusive: a step took longer than maxDuration, or Prometheus has no number."
+        " NoData: an arm had no requests. SampleRatio: requests do not fall to the arms by their weights."
+        " ControlUnhealthy: both arms are above max."
+        " ControlDegraded: stable is much worse than before it began."
+        " ProgressDeadlineExceeded: the revision was not ready in time. Won: an arm has won, and spec.onWin is pause."
     )
     message: Message = Field("", description="The same with numbers, as far as there are some.")
     since: Instant = Field(description="Since when.")
 
 
+class GivingBack(Part):
+    """Why a rollout in place ends, while the candidate's traffic goes back to stable as fast as stable's replicas come."""
+
+    reason: Text = Field(description="Why, in a word, as in status.verdict once it has ended.")
+    message: Message = Field("", description="The same in a sentence.")
+    since: Instant = Field(description="When traffic went back last: after another progressDeadline all of it does.")
+
+
 class Epoch(Part):
     """An interval of constant weights. `confirmed` once every edge has applied it."""
 
-    number: Count = Field(0, description="Rises with every change of weights; 0 has no traffic on the candidate.")
+    number: Count = Field(
+        0,
+        description="Rises with every change of weights, and where counting begins anew; 0 has no traffic on the candidate.",
+    )
     since: Instant | None = Field(None, description="When it was committed, then when it was confirmed.")
     confirmed: bool = Field(False, description="Whether every edge has it in force.")
 
@@ -403,44 +703,100 @@ class EvidenceEpoch(Part):
     """An epoch whose counts are evidence; those of a warm-up are not."""
 
     number: Count = Field(description="As in status.epoch.")
-    weight: Percentage = Field(description="The candidate's percent of the traffic in it.")
+    weight: Percentage = Field(
+        0, description="The candidate's percent of the traffic in it; of an Experiment of a user's own 0."
+    )
+    buckets: Annotated[Items[Bucket], Field(max_length=11)] | None = Field(
+        None, description="Of an Experiment of a user's own: how many buckets each of status.arms had in it."
+    )
     troubled: bool = Field(
         False,
         description="Whether stable was no measure in it: gates leave it out, and harm is looked for in it all the same.",
     )
 
 
-Bucket = Annotated[Integer, Field(ge=0, le=10_000)]
-BucketRange = Annotated[Items[Bucket], Field(min_length=2, max_length=2)]
-
-
 class ArmStatus(Part):
     """One arm: its revision, its half-open bucket ranges, and what was counted."""
 
-    name: Annotated[str, Field(min_length=1, max_length=63)] = Field(description="Of a rollout: stable or canary.")
+    name: Annotated[str, Field(min_length=1, max_length=63)] = Field(
+        description="Of a rollout: stable or canary. Of an Experiment of a user's own: stable, which is outside of it, control, or an arm."
+    )
     revision: Revision | None = Field(None, description="The revision that answers for it.")
-    weight: Percentage = Field(0, description="Its percent of the traffic.")
+    weight: Portion = Field(0, description="Its percent of the traffic.")
     ranges: Annotated[Items[BucketRange], Field(max_length=128)] = Field(
         (), description="Its half-open intervals of the 10000 buckets."
     )
-    units: Count = Field(0, description="Not filled in yet.")
+    units: Count = Field(
+        0,
+        description="Of an Experiment of a user's own: units whose first request fell to it, estimated from a sample where there are very"
+        " many; where each request is a unit, as many as requests.",
+    )
     requests: Count = Field(0, description="Requests assigned to it, at most a minute old while no weight changes.")
     errors: Count = Field(0, description="Of those, server errors, timeouts, cut and invalid answers.")
+    header_requests: Count | None = Field(
+        None,
+        description="Requests that steps with headers or overrides of the endpoint sent to it, which are no evidence and not among"
+        " requests.",
+    )
+    header_errors: Count | None = Field(None, description="Of those, as errors of requests.")
+    dropped: Message | None = Field(
+        None,
+        description="Of an Experiment of a user's own: why it got no traffic any more, in a word, a colon and a sentence.",
+    )
+
+
+class ShadowStatus(Part):
+    """What became of the copies of requests that the candidate got in the rollout's last shadow step."""
+
+    sampled: Count = Field(0, description="Requests that were drawn.")
+    sent: Count = Field(0, description="Copies that were sent to the candidate.")
+    dropped: Count = Field(0, description="Copies that were not sent, for the mirror was behind.")
+    skipped: Count = Field(
+        0,
+        description="Requests that were left out: too large, streamed, gRPC, not answered well by stable, or too many a second.",
+    )
+    paired: Count = Field(0, description="Copies that the candidate answered well, as stable did.")
+    agreed: Count = Field(0, description="Pairs that agree.")
+    disagreed: Count = Field(0, description="Pairs that do not. What is neither is no answer that can be compared.")
+    errors: Count = Field(0, description="Copies that the candidate answered otherwise than with 200, or not at all.")
+    timeouts: Count = Field(0, description="Copies that it did not answer in time.")
+    latency_difference_microseconds: Integer | None = Field(
+        None,
+        description="How much later than stable it answers at the median, below 0 for earlier; the mirror's own time is in it. Absent"
+        " without a pair.",
+    )
+    latency_difference_interval: Annotated[Items[Integer], Field(max_length=2)] | None = Field(
+        None,
+        description="Between which that lies, in microseconds and right at every look; absent while an end is not known, and of edges that"
+        " do not answer any more.",
+    )
+    message: Message = Field("", description="What is known, in a sentence.")
+    step: Count | None = Field(None, description="The shadow step that all of this is of; absent of the first.")
+    epoch: Count | None = Field(None, description="What was counted since; absent of the first step that copies.")
+    earlier: Annotated[Items[Text], Field(max_length=20)] | None = Field(
+        None, description="What was known at the end of each shadow step before, in a sentence."
+    )
+    tallies: Annotated[str, Field(max_length=131_072)] = Field(
+        "", description="What each process of an edge has counted: JSON by zlib and base64."
+    )
 
 
 class MetricStatus(Part):
     """What is known of one metric of one arm, beside stable."""
 
-    name: Text = Field(description="As in the plan's guardrails.")
-    role: Text = Field("", description="As in the plan: guardrail or harm.")
+    name: Text = Field(description="As in the plan's guardrails, or outcomes.")
+    role: Text = Field("", description="As in the plan: guardrail or harm; of an outcome success or secondary.")
     arm: Text = Field("", description="The arm that is judged; of a rollout canary.")
     events: Annotated[Items[Count], Field(max_length=2)] = Field(
         (),
-        description="Of stable and of that arm, over all epochs of evidence: failures, answers that took too long or failed, or"
-        " rejections. Requests of that arm whose end nobody knows are counted as failures.",
+        description="Of stable and of that arm, over all epochs of evidence: failures, answers that took too long or failed,"
+        " rejections, or retries. Requests of that arm whose end nobody knows are counted as failures. Of an outcome units: of a rate those"
+        " whose first value was above 0, of a mean those with any.",
     )
     ratio: float | None = Field(
-        None, description="Of the rates of events, that arm's to stable's, as it seems; absent without any event."
+        None,
+        description="Of the rates of events, that arm's to stable's, as it seems; absent without any event. Of an outcome the arm's rate or"
+        " mean to control's.",
     )
     interval: Annotated[Items[float], Field(max_length=2)] = Field(
         (),
@@ -456,12 +812,13 @@ class MetricStatus(Part):
         "",
         description="Undecided: more is needed. Passed: the gate may. Harm: worse than the margin. NoData: an arm had no requests."
         " Heterogeneous: no one ratio fits all epochs. Suspended: a latency that unequal load could explain, for which a gate"
-        " before the last does not wait. Invalid: the counters are no counts.",
+        " before the last does not wait. Invalid: the counters are no counts. Of an outcome also Better, Worse, and NoEffect: less than"
+        " minimumEffect for certain.",
     )
     needed: float | None = Field(
         None,
-        description="Events of both arms that typically decide, if the ratio is what it seems; absent where none would. A floor may"
-        " decide earlier.",
+        description="Events of both arms, of an outcome units, that typically decide, if the ratio is what it seems; absent where none"
+        " would. A floor may decide earlier.",
     )
     eta: Duration | None = Field(
         None, description="How long that typically takes from countedAt on; absent where nobody can tell."
@@ -472,7 +829,9 @@ class MetricStatus(Part):
 class HistoryMetric(Part):
     """What was known of one metric at one look."""
 
-    name: Text = Field(description="As in the plan's guardrails.")
+    name: Text = Field(description="As in the plan's guardrails, or outcomes.")
+    role: Text | None = Field(None, description="As in status.metrics; absent of a rollout.")
+    arm: Text | None = Field(None, description="The arm that was judged; absent of a rollout.")
     ratio: float | None = Field(
         None, description="Of the rates of events, the candidate's to stable's; absent where stable had none."
     )
@@ -488,12 +847,18 @@ class HistoryPoint(Part):
 
     at: Instant = Field(description="When it was looked.")
     epoch: Count = Field(description="As in status.epoch.")
-    weight: Percentage = Field(description="The candidate's percent of the traffic.")
-    requests: Annotated[Items[Count], Field(max_length=2)] = Field(
-        (), description="Of stable and of the candidate, since the rollout began."
+    weight: Percentage = Field(
+        description="The candidate's percent of the traffic; of an Experiment of a user's own that of its arms beside control together,"
+        " to a whole number."
     )
-    errors: Annotated[Items[Count], Field(max_length=2)] = Field((), description="Of those, the ones that failed.")
-    metrics: Annotated[Items[HistoryMetric], Field(max_length=12)] | None = Field(
+    weights: Annotated[Items[Portion], Field(max_length=11)] | None = Field(
+        None, description="Percent of the traffic of each of status.arms; absent of a rollout."
+    )
+    requests: Annotated[Items[Count], Field(max_length=11)] = Field(
+        (), description="Of stable and of the candidate, since the rollout began; else of each of status.arms."
+    )
+    errors: Annotated[Items[Count], Field(max_length=11)] = Field((), description="Of those, the ones that failed.")
+    metrics: Annotated[Items[HistoryMetric], Field(max_length=24)] | None = Field(
         None, description="Those of which there were any events; absent where there are none."
     )
 
@@ -518,17 +883,34 @@ class Delivery(Part):
     problem: Text = Field("", description="Why it could not be told the next one, or the last one that was given up.")
 
 
+class ExposureLogStatus(Part):
+    """What was written of spec.exposureLog last."""
+
+    uri: Annotated[str, Field(max_length=2304)] = Field(
+        description="Where it lies: below spec.exposureLog.uri by namespace, name, uid and sequence."
+    )
+    sequence: Count = Field(description="Counted from 1; each has a folder of its own, which stays.")
+    written_at: Instant = Field(description="When it was read.")
+    exposures: Count = Field(0, description="Rows of exposures.parquet.")
+    outcomes: Count = Field(0, description="Rows of outcomes.parquet.")
+    complete: bool = Field(False, description="Whether they are just what the sums in plan.json are of; as there.")
+    final: bool = Field(False, description="Whether it was read after the end: then it is the last one.")
+
+
 class Verdict(Part):
     """What was decided, and whether by evidence."""
 
     decision: Text = Field(
         "Undecided",
-        description="Promoted or RolledBack where evidence has decided; else Undecided, also of one that ended.",
+        description="Promoted or RolledBack where evidence has decided; with strategy: shadow Passed where copies have, whoever promotes"
+        " then; of a user's own Winner, NoWinner where no arm can win any more, or Harm where every arm was worse than it may be; else"
+        " Undecided, also of one that ended.",
     )
     winner: Text = Field(
-        "", description="Where evidence has decided: the arm that has all traffic since, of a rollout stable or canary."
+        "",
+        description="Where evidence has decided: of a rollout the arm that has all traffic since, of a user's own the one that won.",
     )
-    reason: Message = Field("", description="Of one that ended: how, and why.")
+    reason: Message = Field("", description="Of one that ended: how, and why; with Passed before that: what was found.")
 
 
 class ExperimentStatus(Status):
@@ -538,13 +920,18 @@ class ExperimentStatus(Status):
         -1, description="The generation of the spec that all of this is about."
     )
     phase: Literal["Pending", "Queued", "Running", "Concluded", "Stopped"] = Field(
-        "Pending", description="Pending until the candidate is ready; Concluded was promoted, Stopped was not."
+        "Pending",
+        description="Pending until the candidate, or the arms, are ready; Queued while another goes first. Of a rollout Concluded was"
+        " promoted, Stopped was not. Of a user's own Concluded has run its course, Stopped was ended before.",
     )
     plan: FrozenPlan = Field(FrozenPlan(), description="What was resolved at the start; later edits do not change it.")
     step: StepStatus | None = Field(None, description="Where the rollout is.")
     paused: Paused | None = Field(None, description="Why nothing moves; absent while it does.")
+    giving_back: GivingBack | None = Field(
+        None, description="Of a rollout in place: why it ends, while the candidate still has traffic; else absent."
+    )
     epoch: Epoch = Field(Epoch(), description="The interval of constant weights that is in force, or is to be.")
-    arms: Annotated[Items[ArmStatus], Field(max_length=10), ListType("map", "name")] = Field(
+    arms: Annotated[Items[ArmStatus], Field(max_length=11), ListType("map", "name")] = Field(
         (), description="Who gets what, and what was counted."
     )
     evidence_epochs: Annotated[Items[EvidenceEpoch], Field(max_length=40)] = Field(
@@ -557,23 +944,59 @@ class ExperimentStatus(Status):
     metrics: Annotated[Items[MetricStatus], Field(max_length=400)] = Field(
         (), description="What is known of each guardrail, written once a minute and at each decision."
     )
+    shadow: ShadowStatus | None = Field(
+        None, description="What is known of the copies, written with the metrics; absent before a shadow step."
+    )
     history: Annotated[Items[HistoryPoint], Field(max_length=48)] = Field(
         (),
         description="What was known at some of the looks, oldest first; the longer the rollout takes, the further apart. Written with what"
         " is written anyway.",
     )
+    checks: Annotated[Items[CheckStatus], Field(max_length=10)] = Field(
+        (), description="What Prometheus said of each of the plan's checks, in their order; empty before the first."
+    )
+    without_evidence: Annotated[Items[PassedStep], Field(max_length=24)] | None = Field(
+        None,
+        description="Of a rollout: the steps that were passed although evidence had not decided; absent where none was.",
+    )
     verdict: Verdict = Field(Verdict(), description="How it ended, and whether evidence decided that.")
     last_command: Annotated[str, Field(max_length=64)] = Field(
         "", description="Id of the last command that acted on it."
+    )
+    since: Instant | None = Field(
+        None, description="Of an Experiment of a user's own: when all edges had its first weights in force."
+    )
+    resumed_at: Instant | None = Field(
+        None,
+        description="When a pause was ended that a revision which was not ready in time had, or one which had not begun: its"
+        " progressDeadline counts from then on.",
+    )
+    had_traffic: bool | None = Field(
+        None,
+        description="Of a rollout: whether its candidate was given requests, by its weight or by their headers. Absent where it began"
+        " before this was told.",
     )
     counted_at: Instant | None = Field(None, description="When the counts of arms and metrics were read.")
     notices: Annotated[Items[Notice], Field(max_length=32)] = Field(
         (), description="What happened, in order; empty where the plan has no receivers."
     )
     deliveries: Annotated[Items[Delivery], Field(max_length=8)] = Field((), description="How far each receiver is.")
+    exposure_log: ExposureLogStatus | None = Field(
+        None, description="What was written of spec.exposureLog last; absent before."
+    )
     conditions: Annotated[Items[Condition], Field(max_length=16), ListType("map", "type")] = Field(
         (), description="See the conditions below."
     )
+
+
+def _names_no_canary(experiment: "Experiment") -> bool:
+    return all(arm.name != CANARY for arm in experiment.spec.arms)
+
+
+def _is_named_as_of_a_rollout(experiment: "Experiment") -> bool:
+    name = experiment.metadata.name
+    begins = name.startswith(f"{experiment.spec.model_deployment}-r")
+    return begins and _OF_A_ROLLOUT.search(name) is not None
 
 
 class Experiment(Resource):
@@ -596,5 +1019,15 @@ class Experiment(Resource):
             holds=lambda experiment: "." not in experiment.metadata.name,
             message="{metadata.name} is not a DNS label",
             field="metadata.name",
+        ),
+        Rule(
+            cel=(
+                f"!self.spec.arms.exists(a, a.name == '{CANARY}') || self.metadata.name.startsWith(self.spec.modelDeployment + '-r')"
+                f" && self.metadata.name.matches('{_OF_A_ROLLOUT.pattern}')"
+            ),
+            holds=lambda experiment: _names_no_canary(experiment) or _is_named_as_of_a_rollout(experiment),
+            message=f"{CANARY} is the name of a rollout's own arm; give the arm another one",
+            field="spec.arms",
+            spares_stored=True,
         ),
     )

@@ -3,14 +3,15 @@
 from datetime import timedelta
 from typing import Annotated, Any, ClassVar, Final, Literal
 
-import yaml
 from pydantic import Field
 
+from sundog_operator.api import strict_yaml
 from sundog_operator.api.part import Part
 from sundog_operator.api.quantities import QUANTITY_PATTERN
 from sundog_operator.api.rollout import PositiveDuration
 from sundog_operator.api.rules import ListType, Noun, Rule, TextOrInteger
 from sundog_operator.api.scalars import (
+    Bytes,
     Digits,
     Host,
     Image,
@@ -18,6 +19,7 @@ from sundog_operator.api.scalars import (
     Items,
     Json,
     LabelValue,
+    LogPlace,
     MinimumBytes,
     Name,
     ObjectName,
@@ -116,9 +118,9 @@ Address = Annotated[
 
 
 class ExternalStore(Part):
-    """A Redis or Valkey that somebody else runs. The Secret, of each RayCluster's namespace, has the key `password`."""
+    """A Redis or Valkey that somebody else runs. The Secret, of each namespace that uses it, has the key `password`."""
 
-    address: Address = Field("", description="Empty means that Sundog runs one per RayCluster.")
+    address: Address = Field("", description="Empty means that Sundog runs one wherever one is needed.")
     password_secret_name: ObjectName = ""
 
     rules: ClassVar[tuple[Rule, ...]] = (
@@ -147,15 +149,71 @@ RayVersion = Annotated[
 ]
 
 
+CacheFolder = Annotated[
+    str,
+    Field(max_length=256, pattern=r"^((/[A-Za-z0-9_-][A-Za-z0-9._-]*)+)?$"),
+    Noun("an absolute path such as /var/lib/sundog"),
+]
+
+
+class Cache(Part):
+    """Where replicas keep models that were downloaded and code that was compiled."""
+
+    host_path: CacheFolder = Field(
+        "",
+        description="A folder that every node has, which the pods' user may write to and the pods of a node share; empty: each pod has"
+        " its own, which goes with it. Namespaces with restricted or baseline pods take none.",
+    )
+
+
 class Ray(Part):
     """The RayClusters."""
 
     version: RayVersion = Field("2.60.0", description="The Ray in the runtime image; KubeRay goes by it.")
     pods: PodTemplate = PodTemplate()
+    cache: Cache = Cache()
     head: Head = Head()
     autoscaler: Autoscaler = Autoscaler()
     idle_timeout: PositiveDuration = Field(timedelta(minutes=1), description="How long a worker pod may be idle.")
     gcs_fault_tolerance: FaultTolerance = FaultTolerance()
+
+
+class FeedbackStore(Part):
+    """Where the edges of a namespace keep exposures and outcomes, while an Experiment has metrics of outcomes."""
+
+    image: Annotated[Image, Field(min_length=1)] = Field(
+        "docker.io/valkey/valkey:8.1", description="With valkey-server or redis-server, and a shell."
+    )
+    memory: Bytes = Field(
+        "1Gi", description="Of its container. At seven tenths of it what comes is refused, and nothing is forgotten."
+    )
+    storage: Storage = Storage(size="4Gi")
+    external: ExternalStore = ExternalStore()
+
+
+class Feedback(Part):
+    """What clients tell of outcomes."""
+
+    store: FeedbackStore = FeedbackStore()
+
+
+class Haproxy(Part):
+    """What HAProxy of an edge grants its clients."""
+
+    buffer_bytes: Annotated[Integer, Field(ge=16_384, le=1_048_576)] = Field(
+        16_384,
+        description="The largest request, with its headers, that is tried again and searched for a unit. Each connection takes two such"
+        " buffers: give memory for them.",
+    )
+    request_timeout: PositiveDuration = Field(
+        timedelta(seconds=15), description="For headers and the first bufferBytes of a body to come, in whole seconds."
+    )
+    client_timeout: PositiveDuration = Field(
+        timedelta(seconds=30), description="The longest silence of a client after that, in whole seconds."
+    )
+    source_connections: Annotated[Integer, Field(ge=0)] = Field(
+        8192, description="The most connections of one client address to each edge; 0 is any number."
+    )
 
 
 class Edge(Part):
@@ -163,6 +221,7 @@ class Edge(Part):
 
     replicas: Annotated[Integer, Field(ge=1, le=100)] = 2
     resources: Requirements = Requirements(requests={"cpu": "200m", "memory": "256Mi"}, limits={"memory": "1Gi"})
+    haproxy: Haproxy = Haproxy()
     pods: PodTemplate = PodTemplate()
 
 
@@ -180,12 +239,19 @@ class Accelerators(Part):
     )
 
 
+Port = Annotated[Integer, Field(ge=1, le=65535)]
+
+
 class NetworkPolicies(Part):
     """The NetworkPolicies of namespaces with an edge."""
 
     enabled: bool = False
     operator_namespace: ObjectName = Field("", description="Where the operator's pods are, which read edges and Ray.")
     metrics_from: Items[Json] = Field((), description="Peers that may scrape the edges' agents and Ray.")
+    api_server_ports: Annotated[Items[Port], Field(min_length=1, max_length=16)] = Field(
+        (443, 6443),
+        description="Of the API server, behind its Service and as pods see it: edges and heads may ask any address there.",
+    )
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -209,6 +275,32 @@ class Outside(Part):
     )
 
 
+PrometheusUrl = Annotated[
+    str,
+    Field(max_length=512, pattern=r"^(https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9._~/-]*)?)?$"),
+    Noun("an address such as http://prometheus.monitoring.svc:9090"),
+]
+
+
+class PrometheusServer(Part):
+    """The Prometheus that guardrails and analyses of rollouts are read from."""
+
+    url: PrometheusUrl = Field(
+        "", description="Where its HTTP API is, without /api/v1; empty means that there is none."
+    )
+    timeout: PositiveDuration = Field(timedelta(seconds=10), description="How long one query may take.")
+
+
+class ExposureLogs(Part):
+    """Where exposure logs of Experiments may be written, with what credentials the operator's environment has."""
+
+    places: Annotated[Items[LogPlace], Field(max_length=100), ListType("set")] = Field(
+        (),
+        description="Beginnings of places, such as s3://logs/experiments: spec.exposureLog.uri has to be one of them or lie below one."
+        " Of pvc://claim the chart mounts the claim, which is one of the operator's namespace. Empty: none is written.",
+    )
+
+
 class Installation(Part):
     """All that is the same for every ModelDeployment of an installation."""
 
@@ -226,9 +318,12 @@ class Installation(Part):
     cluster_domain: Annotated[Host, Field(min_length=1)] = "cluster.local"
     ray: Ray = Ray()
     edge: Edge = Edge()
+    feedback: Feedback = Feedback()
     gpu: Accelerators = Accelerators()
     network_policies: NetworkPolicies = NetworkPolicies()
     webhooks: Outside = Outside()
+    prometheus: PrometheusServer = PrometheusServer()
+    exposure_logs: ExposureLogs = ExposureLogs()
     require_digest: bool = Field(False, description="Refuse models without spec.model.digest.")
 
 
@@ -240,18 +335,12 @@ def parse_installation(text: str, source: str) -> Installation:
     if len(text.encode()) > MAX_BYTES:
         raise InstallationError(f"{source}: {len(text.encode())} bytes, more than {MAX_BYTES}")
     try:
-        document = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InstallationError(f"{source}: {_first_line(error)}") from error
+        document = strict_yaml.load(text)
+    except strict_yaml.BadYaml as error:
+        raise InstallationError(f"{source}: {error}") from error
     document = {} if document is None else document
     installation, violations = check(Installation, document)
     found = [*violations, *unknown(Installation, document)]
     if installation is None or found:
         raise InstallationError(f"{source}: {'; '.join(map(str, found))}")
     return installation
-
-
-def _first_line(error: yaml.YAMLError) -> str:
-    mark = getattr(error, "problem_mark", None)
-    problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-    return f"line {mark.line + 1}: {problem}" if mark is not None else f"no YAML: {problem}"

@@ -2,6 +2,7 @@
 
 import re
 from datetime import timedelta
+from ipaddress import ip_network
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -11,7 +12,7 @@ from sundog_operator.api.model_uri import PINS
 from sundog_operator.api.part import Part
 from sundog_operator.api.quantities import RATE_PATTERN
 from sundog_operator.api.resource import Metadata, Resource, Status
-from sundog_operator.api.rollout import PositiveDuration, Rollout, given
+from sundog_operator.api.rollout import IN_PLACE, IN_PLACE_RULES, HeaderName, PositiveDuration, Rollout, given
 from sundog_operator.api.rules import Confidential, ListType, Noun, Rule
 from sundog_operator.api.scalars import (
     Bytes,
@@ -31,6 +32,7 @@ from sundog_operator.api.scalars import (
     Name,
     Namespace,
     ObjectName,
+    Portion,
     QualifiedName,
     Text,
     Uri,
@@ -445,6 +447,72 @@ class RateLimit(Part):
     total: Rate = Field("", description="For all clients together.")
 
 
+_BYTE = "(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+
+
+def _is_whole_network(text: str) -> bool:
+    return str(ip_network(text, strict=False)) == text
+
+
+Network = Annotated[
+    str,
+    # Edges listen on IPv4.
+    Field(max_length=18, pattern=rf"^({_BYTE}\.){{3}}{_BYTE}/(3[0-2]|[12]?[0-9])$"),
+    Noun("an IPv4 network such as 10.0.0.0/8"),
+    Rule(
+        cel="cidr(self) == cidr(self).masked()",
+        holds=_is_whole_network,
+        message="{} is an address within its network; the bits beyond the prefix have to be 0",
+    ),
+]
+ClientName = Annotated[
+    str,
+    Field(max_length=63, pattern=r"^[A-Za-z0-9._-]+$"),
+    Noun("the name of an API key, of letters, digits, dots, dashes and underscores"),
+]
+
+
+class Callers(Part):
+    """Who may choose: any of these."""
+
+    api_keys: Annotated[Items[ClientName], Field(max_length=32), ListType("set")] = Field(
+        (),
+        description="Clients whose key let them in: names of entries of the Secret of auth.apiKeys, which has to be set.",
+    )
+    networks: Annotated[Items[Network], Field(max_length=32), ListType("set")] = Field(
+        (),
+        description="Networks that connections come from, such as 10.0.0.0/8. Forwarded-for headers count for nothing.",
+    )
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="self.apiKeys.size() + self.networks.size() > 0",
+            holds=lambda callers: bool(callers.api_keys or callers.networks),
+            message="at least one of apiKeys and networks has to be given",
+        ),
+    )
+
+
+class Override(Part):
+    """A header with which callers of yours choose the arm that answers them. From anybody else it has no effect."""
+
+    header: HeaderName = Field(description="Its name, in lower case.")
+    value: Annotated[
+        str, Field(max_length=128, pattern=r"^[A-Za-z0-9._~-]+$"), Noun("letters, digits, dots, dashes, _ and ~")
+    ] = Field(description="The value that it has to have, exactly.")
+    arm: Name = Field(
+        description="stable, canary, or an arm of an Experiment. While none of this name is there and ready, the override has no effect."
+    )
+    callers: Callers = Field(description="Who may choose: any of these.")
+
+
+EACH_CHOICE_ONCE = Rule(
+    cel="self.all(o, self.exists_one(p, p.header == o.header && p.value == o.value))",
+    holds=lambda overrides: len({(each.header, each.value) for each in overrides}) == len(overrides),
+    message="two overrides have the same header and value",
+)
+
+
 class Endpoint(Part):
     """The edge's part. A change makes no revision."""
 
@@ -458,6 +526,26 @@ class Endpoint(Part):
     max_request_bytes: Bytes = Field("10Mi", description="The largest body that is accepted.")
     queue: Queue = Field(Queue(), description="Requests that wait at the edge.")
     rate_limit: RateLimit = Field(RateLimit(), description="Requests per time.")
+    overrides: Annotated[Items[Override], Field(max_length=16), EACH_CHOICE_ONCE] = Field(
+        (),
+        description="Headers with which callers of yours choose the arm that answers them, as testers do; no evidence is made of them.",
+    )
+    reveal: bool = Field(
+        True,
+        description="Tell clients which arm and revision answered, by x-sundog-arm and x-sundog-revision; false for blinded experiments.",
+    )
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="self.auth.apiKeys.secretName != '' || self.overrides.all(o, o.callers.apiKeys.size() == 0)",
+            holds=lambda endpoint: (
+                bool(endpoint.auth.api_keys.secret_name)
+                or not any(each.callers.api_keys for each in endpoint.overrides)
+            ),
+            message="an override names API keys, and auth.apiKeys.secretName is not set",
+            field="overrides",
+        ),
+    )
 
 
 class Baseline(Part):
@@ -492,6 +580,31 @@ SCALES_BEFORE_FULL = Rule(
 )
 
 
+CLAIMS_ARE_VERIFIED = Rule(
+    cel="!has(self.rollout.unit.jwtClaim) || self.endpoint.auth.jwt.jwksSecretName != ''",
+    holds=lambda spec: spec.rollout.unit.jwt_claim is None or bool(spec.endpoint.auth.jwt.jwks_secret_name),
+    message="{rollout.unit.jwtClaim} is read from verified tokens, and endpoint.auth.jwt.jwksSecretName is not set",
+    field="rollout.unit.jwtClaim",
+)
+
+
+FIXED_IN_PLACE = Rule(
+    cel=f"!has(self.autoscaling) || self.rollout.capacity != '{IN_PLACE}'",
+    holds=lambda spec: spec.autoscaling is None or spec.rollout.capacity != IN_PLACE,
+    message="inPlace shares a fixed number of replicas, and autoscaling is set; leave it at auto",
+    field="rollout.capacity",
+)
+
+
+def why_not_in_place(spec: "ModelDeploymentSpec") -> str:
+    """What in a spec does not go with `rollout.capacity: inPlace`, whatever that is; empty for nothing."""
+    rollout = spec.rollout.model_copy(update={"capacity": IN_PLACE})
+    asked = spec.model_copy(update={"rollout": rollout})
+    broken = [rule for rule in IN_PLACE_RULES if not rule.holds(rollout)]
+    broken += [] if FIXED_IN_PLACE.holds(asked) else [FIXED_IN_PLACE]
+    return next((rule.message for rule in broken), "")
+
+
 class ModelDeploymentSpec(Part):
     """What a team asks for."""
 
@@ -502,14 +615,14 @@ class ModelDeploymentSpec(Part):
     autoscaling: Autoscaling | None = Field(None, description="Replicas by load; left out means a fixed number.")
     rollout: Rollout = Field(
         Rollout(),
-        description="How a new revision takes over; {} is a canary decided on evidence, which is not yet supported.",
+        description="How a new revision takes over; {} is a canary decided on evidence.",
     )
     scheduling: Scheduling = Field(Scheduling(), description="Where the replicas' pods run. A change makes a revision.")
     endpoint: Endpoint = Field(Endpoint(), description="The edge's part. A change makes no revision.")
     baseline: Baseline = Field(Baseline(), description="Pins the stable model in Git while a rollout runs.")
     paused: bool = Field(False, description="Freeze rollouts, keep serving.")
 
-    rules: ClassVar[tuple[Rule, ...]] = (SCALES_BEFORE_FULL,)
+    rules: ClassVar[tuple[Rule, ...]] = (SCALES_BEFORE_FULL, CLAIMS_ARE_VERIFIED, FIXED_IN_PLACE)
 
 
 class RevisionStatus(Part):
@@ -519,7 +632,7 @@ class RevisionStatus(Part):
     cluster: Annotated[str, Field(max_length=253)] = Field(
         "", description="Its RayCluster; empty means status.cluster."
     )
-    weight: Percentage = Field(0, description="Percent of the traffic that was committed to it.")
+    weight: Portion = Field(0, description="Percent of the traffic that was committed to it.")
     uri: Annotated[str, Field(max_length=2048)] = Field("", description="Its spec.model.uri.")
     digest: Text = Field("", description="Its spec.model.digest.")
     replicas: Count = Field(0, description="How many it is to have now.")
@@ -529,6 +642,25 @@ class RevisionStatus(Part):
     retry_at: Instant | None = Field(
         None, description="When it is started again; until then a candidate is not deployed."
     )
+    lost_since: Instant | None = Field(
+        None, description="Since when no edge sees a healthy replica of it, while it has traffic and stable's are seen."
+    )
+    held_since: Instant | None = Field(None, description="Of a candidate: since when the spec holds its rollout.")
+    resumed_at: Instant | None = Field(
+        None,
+        description="Of a candidate: when the spec last ceased to hold its rollout; its progressDeadline counts from then on.",
+    )
+    brought_back: bool | None = Field(
+        None,
+        description="Of a candidate: whether a command brought it back. Absent where it became one before this was told.",
+    )
+
+
+class ArmRevision(RevisionStatus):
+    """The revision of an arm of the Experiment that runs."""
+
+    name: Annotated[str, Field(min_length=1, max_length=63)] = Field(description="The arm.")
+    problem: Message | None = Field(None, description="What it failed of last, while it was brought up.")
 
 
 class Retiring(Part):
@@ -543,22 +675,37 @@ class Retiring(Part):
 
 
 class Capacity(Part):
-    """GPUs of all revisions together."""
+    """GPUs of all revisions together, and where those of a candidate come from."""
 
     gpus_requested: Annotated[float, Field(ge=0)] = 0.0
     gpus_allocated: Annotated[float, Field(ge=0)] = 0.0
-    mode: Literal["surge", "inPlace"] | None = None
+    mode: Literal["surge", "inPlace"] | None = Field(
+        None, description="As spec.rollout.capacity was resolved for the rollout under way; surge without one."
+    )
+    needed_replicas: Count | None = Field(
+        None, description="With mode inPlace: replicas for all of the traffic, which both revisions share."
+    )
+    spare_replicas: Count | None = Field(
+        None, description="With mode inPlace: replicas beyond those that there was room for when it began, 0 or 1."
+    )
 
 
 class Startup(Part):
     """How long the phases of the last revision's start took; what is not known is left out."""
 
     revision: Revision | None = Field(None, description="The revision.")
-    scheduled: Duration | None = None
-    image: Duration | None = None
-    download: Duration | None = None
-    load: Duration | None = None
-    warmup: Duration | None = None
+    cluster: Duration | None = Field(
+        None, description="Until its first pod was made: a first model waits for Ray's store and head."
+    )
+    scheduled: Duration | None = Field(None, description="Of its slowest pod, until it had a node.")
+    image: Duration | None = Field(None, description="Of its slowest pod, until its first container ran.")
+    ray: Duration | None = Field(
+        None, description="From then, without pods from the begin, until a replica began: Ray, its process and imports."
+    )
+    download: Duration | None = Field(None, description="Of the model.")
+    load: Duration | None = Field(None, description="Of the model.")
+    warmup: Duration | None = Field(None, description="Its first requests.")
+    total: Duration | None = Field(None, description="From when it was to run until its replicas were seen to run.")
 
 
 class LastCommand(Part):
@@ -578,7 +725,7 @@ class LastRollout(Part):
     experiment: Text = Field(description="Its Experiment; empty for one without steps.")
     revision: Revision = Field(description="The revision it was about.")
     outcome: Literal["Promoted", "Aborted", "RolledBack", "Superseded"] = Field(
-        description="Aborted and RolledBack hold the revision back until the spec changes or `retry`."
+        description="Aborted and RolledBack hold the revision back until `retry`, or until the spec stands for what is stable."
     )
     reason: Message = Field("", description="Why it ended so.")
     at: Instant = Field(description="When it ended.")
@@ -591,7 +738,7 @@ class ModelDeploymentStatus(Status):
         -1, description="The generation of the spec that all of this is about."
     )
     url: Annotated[str, Field(max_length=2048)] = Field("", description="Where the edge answers for it.")
-    replicas: Count = Field(0, description="How many stable and candidate are to have together.")
+    replicas: Count = Field(0, description="How many stable, candidate and arms are to have together.")
     ready_replicas: Count = Field(0, description="How many of them Serve runs.")
     selector: Annotated[str, Field(max_length=1024)] = Field("", description="Label selector of its pods, for /scale.")
     cluster: Annotated[str, Field(max_length=253)] = Field(
@@ -607,26 +754,36 @@ class ModelDeploymentStatus(Status):
         description="Revisions that were stable before it, the newest first, but for those that were gone back from and those that"
         " lost their traffic as a candidate since; spec.rollout.rollbackWindow counts these.",
     )
-    retiring: Annotated[Items[Retiring], Field(max_length=8)] = Field(
+    arms: Annotated[Items[ArmRevision], Field(max_length=9), ListType("map", "name")] | None = Field(
+        None,
+        description="The revisions beside stable of the Experiment of a user's own that runs; absent where none does.",
+    )
+    retiring: Annotated[Items[Retiring], Field(max_length=20)] = Field(
         (), description="Revisions without traffic whose last requests are still answered."
     )
     kept: Annotated[Items[Retiring], Field(max_length=8)] = Field(
         (), description="Revisions that spec.rollout.keepPrevious keeps warm, since when they lost their traffic."
     )
     experiment: Annotated[str, Field(max_length=253)] = Field(
-        "", description="The Experiment of the rollout under way."
+        "", description="The Experiment under way: that of the rollout, or one of a user's own."
     )
     capacity: Capacity | None = Field(
-        None, description="Accelerators of all revisions together; left out where none asks for any."
+        None,
+        description="Accelerators of all revisions together; left out where none asks for any and no rollout is in place.",
     )
     startup: Startup | None = Field(
-        None, description="Phases of the last revision's start; `scheduled` and `image` in a cluster."
+        None, description="Phases of the last revision's start; `cluster`, `scheduled` and `image` in a cluster."
     )
     last_command: LastCommand | None = Field(None, description="The last command and what became of it.")
     command_ids: Annotated[Items[Text], Field(max_length=20)] = Field(
         (), description="Ids of the last commands, which are not run again."
     )
     last_rollout: LastRollout | None = Field(None, description="How the last rollout ended.")
+    held_back: Annotated[Items[LastRollout], Field(max_length=10)] = Field(
+        (),
+        description="How the rollouts of revisions ended that are not rolled out again, before `retry` or a spec that stands for what is"
+        " stable; the newest last.",
+    )
     conditions: Annotated[Items[Condition], Field(max_length=16), ListType("map", "type")] = Field(
         (), description="See the conditions below."
     )

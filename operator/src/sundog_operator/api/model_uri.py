@@ -13,6 +13,8 @@ from sundog_operator.api.rules import Rule
 _LABEL: Final = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 _PORT: Final = "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
 _AUTHORITY: Final = f"({_LABEL}([.]{_LABEL})*|\\[[0-9a-f:.]+\\])(:{_PORT})?"
+BUCKET: Final = "[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]"
+CLAIM: Final = f"{_LABEL}([.]{_LABEL})*"
 _HUB_NAME: Final = "[A-Za-z0-9][A-Za-z0-9_.-]{0,95}"
 _OCI_NAME: Final = "[a-z0-9]+([._-]+[a-z0-9]+)*"
 _SHA256: Final = "sha256:[0-9a-f]{64}"
@@ -24,13 +26,13 @@ _USER_OF: Final = {"hf": "[^/]*:[^/]*@"}
 
 _FORMS: Final = {
     "file": ("file:///path", "/[^/].*"),
-    "pvc": ("pvc://claim/path", f"{_LABEL}([.]{_LABEL})*(/.*)?"),
+    "pvc": ("pvc://claim/path", f"{CLAIM}(/.*)?"),
     "https": (
         "https://host/path/file, of letters, digits and . _ ~ + = , : @ - /",
         f"{_AUTHORITY}/[A-Za-z0-9._~+=,:@/-]*[A-Za-z0-9._~+=,:@-]",
     ),
-    "s3": ("s3://bucket/key", "[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]/[^/].*"),
-    "gs": ("gs://bucket/key", "[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]/[^/].*"),
+    "s3": ("s3://bucket/key", f"{BUCKET}/[^/].*"),
+    "gs": ("gs://bucket/key", f"{BUCKET}/[^/].*"),
     "hf": ("hf://owner/name@commit/path", f"{_HUB_NAME}(/{_HUB_NAME})?(@[A-Za-z0-9_.-]{{1,100}}(/.+)?)?/?"),
     "oci": (
         f"oci://registry/repository@{_SHA256[:7]}<64 hex digits>",

@@ -100,7 +100,8 @@ START_FAILURES: Final = (
 MODEL_DEPLOYMENT_CONDITIONS: Final = (
     ConditionText(
         "Ready",
-        "The stable revision serves: every ready edge sees a healthy replica of it.",
+        "The stable revision serves: every ready edge that tells sees a healthy replica of it. While none tells, as when an agent starts "
+        "anew, it stays True until edges are late (`EdgeNotConfirmed`), in a cluster only as long as one is ready.",
         (
             Reason("True", "Serving", "It does."),
             Reason("False", "NoHealthyReplica", "A revision is stable, and an edge sees no healthy replica of it."),
@@ -120,7 +121,11 @@ MODEL_DEPLOYMENT_CONDITIONS: Final = (
             Reason(
                 "True", "RolledBack", "A command went back to an earlier revision; what the spec says is held back."
             ),
-            Reason("True", "ProgressDeadlineExceeded", "A first revision is not ready in time; it is tried on."),
+            Reason(
+                "True",
+                "ProgressDeadlineExceeded",
+                "A first revision, or one without steps that is to be waited for, is not ready in time; it is tried on.",
+            ),
             Reason("True", "InsufficientCapacity", "See `CapacityAvailable`; it is looked at again."),
             Reason("True", "InsufficientQuota", "See `CapacityAvailable`; it is looked at again."),
         ),
@@ -131,6 +136,11 @@ MODEL_DEPLOYMENT_CONDITIONS: Final = (
         "The spec can be acted on.",
         (
             Reason("True", "Accepted", "It can."),
+            Reason(
+                "True",
+                "SaltReused",
+                "`spec.rollout.unit.salt` is that of an Experiment or another ModelDeployment: the assignments depend on each other.",
+            ),
             Reason("False", "InvalidSpec", "A rule is broken; the message names field, value and limit."),
             Reason("False", "NotYetSupported", "A field asks for what this version does not do; the message names it."),
             Reason("False", "DigestRequired", "The administrator asks for `spec.model.digest`."),
@@ -157,7 +167,11 @@ MODEL_DEPLOYMENT_CONDITIONS: Final = (
             Reason("True", "Ready", "Serve calls it healthy, and where it has traffic, the edges do too."),
             Reason("Unknown", "NoRevision", "There is no revision yet."),
             Reason("Unknown", "RayUnknown", "Serve's REST API did not answer, which says nothing about the revision."),
-            Reason("False", "Deploying", "Serve does not have it yet, or is starting it."),
+            Reason(
+                "False",
+                "Deploying",
+                "Serve does not have it yet, or is starting it, or its pods take the places of others that are yet to go.",
+            ),
             Reason("False", "Unhealthy", "Serve calls it unhealthy, and goes on trying."),
             Reason("False", "NoHealthyReplica", "It has traffic, and an edge sees no healthy replica of it."),
             Reason("False", "RevisionMissing", "Its ControllerRevision was deleted."),
@@ -166,6 +180,7 @@ MODEL_DEPLOYMENT_CONDITIONS: Final = (
                 "Unschedulable",
                 "No node takes a pod of it, or of Ray's head or store; the message has the scheduler's.",
             ),
+            Reason("False", "PodRefused", "KubeRay may make no pod for it, as by a quota; the message has why."),
             Reason("False", "ImagePullBackOff", "An image cannot be had."),
             Reason("False", "CreateContainerError", "A container cannot be made."),
             Reason("False", "CrashLoopBackOff", "A container ends again and again."),
@@ -225,9 +240,19 @@ MODEL_DEPLOYMENT_CONDITIONS: Final = (
                 "Paused",
                 "It stands still, by command, by the spec, outside its windows, or for the evidence does not decide.",
             ),
+            Reason(
+                "True",
+                "RollingBack",
+                "A rollout in place ends, and gives its traffic back as stable's replicas come; the message says why, and how far it is.",
+            ),
             Reason("True", "Queued", "It waits until the replicas of the candidate before are gone."),
             Reason("True", "Retrying", "It could not be started, and is tried again at the time in the message."),
             Reason("False", "Complete", "Nothing is on its way."),
+            Reason(
+                "False",
+                "ExperimentRunning",
+                "A revision waits, by `spec.rollout.duringExperiment`, until an Experiment of a user has ended.",
+            ),
             Reason("False", "DryRun", "`spec.rollout.dryRun` is true; the message tells what would begin."),
             Reason("False", "NotStarted", "Nothing was ever on its way."),
             Reason("False", "Aborted", "What the spec stands for failed or was aborted."),
@@ -251,19 +276,58 @@ MODEL_DEPLOYMENT_CONDITIONS: Final = (
 EXPERIMENT_CONDITIONS: Final = (
     ConditionText(
         "Ready",
-        "It is a rollout's, and its status is kept.",
+        "Of a rollout: its status is kept. Of an Experiment of your own: it runs, or has ended as it should.",
         (
-            Reason("True", "Pending", "Its revision is being brought up."),
-            Reason("True", "Running", "It walks its steps."),
-            Reason("True", "Concluded", "Its revision was promoted."),
-            Reason("True", "Stopped", "It ended with all traffic on stable."),
-            Reason("False", "NotYetSupported", "An Experiment of your own, which is not run yet."),
-            Reason("False", "InvalidSpec", "A rule is broken."),
+            Reason("True", "Pending", "Of a rollout: its revision is being brought up."),
+            Reason("True", "Running", "It walks its steps, or its arms have their traffic."),
+            Reason("True", "Concluded", "Its revision was promoted; an Experiment of your own has run its course."),
+            Reason("True", "Stopped", "It ended before, with all traffic on stable."),
+            Reason("False", "WaitsForModelDeployment", "Its ModelDeployment serves nothing yet, or is paused."),
+            Reason("False", "ModelDeploymentNotFound", "There is none of that name; it begins when there is one."),
+            Reason("False", "Queued", "Another Experiment or a rollout goes first; the message names it."),
+            Reason("False", "ArmsStarting", "Its arms are being brought up; the message says what each lacks."),
+            Reason("False", "NotYetSupported", "A field is set that nobody acts on yet; the message names it."),
+            Reason("False", "InvalidSpec", "A rule is broken, or an arm cannot be a revision of its ModelDeployment."),
+            Reason("False", "ProgressDeadlineExceeded", "See `Running`."),
+            Reason("False", "ArmUnavailable", "See `Running`."),
+        ),
+        "[Why an arm could not be started](#why-a-revision-did-not-start).",
+    ),
+    ConditionText(
+        "Stalled",
+        "Somebody has to act. Present while it is True, and of Experiments of your own alone.",
+        (
+            Reason("True", "NotYetSupported", "See `SpecAccepted`."),
+            Reason("True", "InvalidSpec", "See `SpecAccepted`."),
+            Reason("True", "PlanFrozen", "See `SpecAccepted`."),
+            Reason("True", "ProgressDeadlineExceeded", "See `Running`."),
+            Reason("True", "ArmUnavailable", "See `Running`."),
+            Reason("True", "ModelDeploymentNotFound", "Its ModelDeployment was deleted while it ran."),
+        ),
+        "[Why an arm could not be started](#why-a-revision-did-not-start).",
+    ),
+    ConditionText(
+        "SpecAccepted",
+        "Of an Experiment of your own: its spec can be acted on.",
+        (
+            Reason("True", "Accepted", "It can."),
+            Reason(
+                "True",
+                "SaltReused",
+                "`spec.unit.salt` is that of another Experiment or of a ModelDeployment: the assignments depend on each other.",
+            ),
+            Reason("False", "NotYetSupported", "See `Ready`."),
+            Reason("False", "InvalidSpec", "See `Ready`."),
+            Reason(
+                "False",
+                "PlanFrozen",
+                "An edit would change the plan of what runs; the message names the fields, and what runs goes on as it was.",
+            ),
         ),
     ),
     ConditionText(
         "Running",
-        "The rollout is under way.",
+        "The rollout, or the Experiment, is under way.",
         (
             Reason("True", "Pending", "See `Ready`."),
             Reason("True", "Running", "See `Ready`."),
@@ -277,21 +341,73 @@ EXPERIMENT_CONDITIONS: Final = (
             Reason("False", "ProgressDeadlineExceeded", "It was not ready within `spec.rollout.progressDeadline`."),
             Reason("False", "NotYetSupported", "See `Ready`."),
             Reason("False", "InvalidSpec", "See `Ready`."),
+            Reason("False", "WaitsForModelDeployment", "See `Ready`."),
+            Reason("False", "ModelDeploymentNotFound", "See `Ready`; if it ran, its ModelDeployment was deleted."),
+            Reason("False", "Queued", "See `Ready`."),
+            Reason("False", "ArmsStarting", "See `Ready`."),
+            Reason("False", "StoppedByUser", "`spec.stopped` is true."),
+            Reason("False", "StopCommand", "The command `stop` ended it."),
+            Reason("False", "MaxDuration", "It has run for `spec.stop.maxDuration`."),
+            Reason("False", "MaxUnits", "It has taken `spec.stop.maxUnits` units."),
+            Reason("False", "Winner", "An arm has won, and `spec.onWin` is none; the message says by what."),
+            Reason("False", "NoWinner", "No arm can win any more."),
+            Reason("False", "Harm", "Every arm was worse than it may be."),
+            Reason("False", "ArmUnavailable", "Its arms had no healthy replica for 30 s, while stable had."),
         ),
-        "[Why the candidate could not be started](#why-a-revision-did-not-start).",
+        "[Why the candidate, or an arm, could not be started](#why-a-revision-did-not-start).",
     ),
     ConditionText(
         "DataQuality",
         "The counters can be trusted.",
         (
-            Reason("True", "Consistent", "Requests fall to the arms by their weights."),
+            Reason(
+                "True",
+                "Consistent",
+                "Requests fall to the arms by their weights; the message may say how many have no known end, or no unit.",
+            ),
             Reason(
                 "False", "SampleRatioMismatch", "They do not, and nothing is concluded; the message has the numbers."
             ),
             Reason(
                 "Unknown", "EdgeSilent", "An edge that serves does not tell what it has counted; the message names it."
             ),
-            Reason("Unknown", "NotEvaluated", "No step of it is gated by evidence, and none is weighed."),
+            Reason(
+                "False", "ControlUnhealthy", "Control and an arm are above `max`: no evidence is counted meanwhile."
+            ),
+            Reason(
+                "False",
+                "ControlDegraded",
+                "Control is much worse than before it began: no evidence is counted meanwhile.",
+            ),
+            Reason(
+                "False",
+                "NotOwned",
+                "An object of somebody else's is where the edges' store of outcomes should be: none is kept.",
+            ),
+            Reason("False", "SecretNotFound", "The Secret of the store of outcomes does not exist: none is kept."),
+            Reason("False", "SecretIncomplete", "It has no key `password`: none is kept."),
+            Reason(
+                "False",
+                "FeedbackUnavailable",
+                "No edge tells what outcomes it has: nobody wins meanwhile. The message says what each lacks.",
+            ),
+            Reason(
+                "False",
+                "FeedbackStoreReplaced",
+                "The edges tell of another store of outcomes than what was counted is of: nobody wins any more.",
+            ),
+            Reason(
+                "False",
+                "RequestsLost",
+                "Of an arm's requests more than 1 % ended nobody knows how, for their lines were lost: nobody wins before that is less of"
+                " all that was counted. The message has the numbers.",
+            ),
+            Reason(
+                "False",
+                "FeedbackOverflow",
+                "The store had no room for more than 1 % of exposures and outcomes: nobody wins meanwhile. The message has the numbers.",
+            ),
+            Reason("Unknown", "NotEvaluated", "Nothing is evidence yet, or no step of a rollout is gated by it."),
             Reason("Unknown", "Pending", "Nobody has looked."),
         ),
     ),
@@ -301,12 +417,35 @@ EXPERIMENT_CONDITIONS: Final = (
         (
             Reason("True", "Promoted", "By evidence, every guardrail was kept."),
             Reason("True", "RolledBack", "By evidence, the candidate did harm; the message says which."),
+            Reason("True", "Passed", "With strategy: shadow, the copies have passed; a person decides what follows."),
+            Reason("True", "Winner", "By outcomes, an arm has won; the message says which, and by what."),
+            Reason("True", "NoWinner", "By outcomes and guardrails, no arm can win any more."),
+            Reason("True", "Harm", "By evidence, every arm did harm; the message says which."),
             Reason(
                 "False",
                 "Undecided",
-                "It has not decided, or none is weighed; the message says what it waits for, and which step has too little time.",
+                "It has not decided, or none is weighed; the message says what it waits for, which step has too little time, and by which"
+                " policies and gates a candidate may be promoted without; of a rollout that has ended, how.",
             ),
             Reason("Unknown", "Pending", "Nobody has looked."),
+        ),
+    ),
+    ConditionText(
+        "LogWritten",
+        "Of an Experiment of your own with `spec.exposureLog.uri`: what is due of its log is written. Absent before anything was.",
+        (
+            Reason("True", "Written", "It is; the message says where the last one lies, and how many rows it has."),
+            Reason(
+                "False",
+                "NotWritten",
+                "The next one could not be; the message says why, and it is tried again for ever.",
+            ),
+            Reason(
+                "False",
+                "PlaceNotAllowed",
+                "Nothing is written there: in a cluster to what `installation.exposureLogs.places` lists alone, and never `file://`; in"
+                " local mode never `pvc://`.",
+            ),
         ),
     ),
 )
@@ -314,9 +453,17 @@ EXPERIMENT_CONDITIONS: Final = (
 EVENTS: Final = (
     Reason("Normal", "RevisionCreated", "A change of the spec made a revision."),
     Reason("Normal", "RolloutStarted", "A candidate is being brought up beside stable, with steps to walk."),
-    Reason("Normal", "TrafficShifted", "A new weight was committed; the edges follow."),
+    Reason("Normal", "TrafficShifted", "A new weight was committed, and the edges follow; the note says by what."),
+    Reason(
+        "Normal", "GateOpened", "A gate opened, and the next step begins at the same weight; the note says by what."
+    ),
     Reason("Warning", "RolloutPaused", "The evidence does not decide, or cannot be trusted; the note says which."),
-    Reason("Normal", "Promoted", "A revision became stable."),
+    Reason("Normal", "RolloutResumed", "It goes on by itself: stable, which had failed, has done well for 5 minutes."),
+    Reason(
+        "Normal",
+        "Promoted",
+        "A revision became stable; the note says by what, and which steps passed without evidence.",
+    ),
     Reason(
         "Warning",
         "NotificationFailed",
@@ -325,6 +472,32 @@ EVENTS: Final = (
     Reason("Normal", "RolloutSuperseded", "A candidate was dropped, for the spec changed."),
     Reason("Warning", "RolloutAborted", "A rollout failed or was aborted; stable has all traffic."),
     Reason("Warning", "RolloutRolledBack", "A candidate did harm, or a rollback ended a rollout."),
+    Reason("Normal", "ExperimentStarted", "The arms of an Experiment of a user are being brought up beside stable."),
+    Reason("Normal", "ExperimentRunning", "They have their traffic."),
+    Reason("Normal", "WeightsMoved", "Outcomes have moved the weights of its arms."),
+    Reason(
+        "Warning",
+        "ExperimentPaused",
+        "It counts no evidence until control, which fails, has done well for 5 minutes; the note has numbers.",
+    ),
+    Reason("Normal", "ExperimentResumed", "It counts evidence again, by itself."),
+    Reason(
+        "Warning",
+        "EvidenceDoubted",
+        "`DataQuality` of the Experiment is False for a minute: nothing is concluded meanwhile; the note says why.",
+    ),
+    Reason("Normal", "ArmWon", "One has won, and `spec.onWin` is pause: all stays as it is until somebody ends it."),
+    Reason("Warning", "ArmDropped", "One lost its traffic while the others go on; the note says why."),
+    Reason("Normal", "ExperimentConcluded", "It has run its course; stable has all traffic."),
+    Reason("Warning", "ExperimentStopped", "It was ended before, or failed; stable has all traffic."),
+    Reason(
+        "Warning", "LogNotWritten", "An exposure log could not be written; once for each. It is tried again for ever."
+    ),
+    Reason(
+        "Warning",
+        "ServiceRefused",
+        "The API server does not let its Service be written, as by a quota; the note has why. It is tried again.",
+    ),
     Reason("Warning", "EdgeReplaced", "An edge did not take up an abort for a minute and was deleted."),
     Reason("Normal", "CommandAccepted", "A command was run."),
     Reason("Warning", "CommandRejected", "A command was refused; the note says why."),
@@ -337,7 +510,8 @@ EVENTS: Final = (
 """Those of ModelDeployments. A revision that could not be started is a Warning with that reason."""
 
 _START_EVENTS: Final = """
-A revision that could not be started is told as a Warning with [that reason](#why-a-revision-did-not-start). Experiments have no events.
+A revision that could not be started is told as a Warning with [that reason](#why-a-revision-did-not-start). Experiments have none of their
+own: what happens to one is told of its ModelDeployment.
 """
 
 
@@ -449,7 +623,7 @@ def _later_values(path: str, node: Node) -> str:
     return f"{told} In a cluster only: {', '.join(only)}.".strip() if only else told
 
 
-_NEEDED: Final[Mapping[str, dict[str, str]]] = {"webhook": {"url": "https://host/"}}
+_NEEDED: Final[Mapping[str, dict[str, Any]]] = {"webhook": {"url": "https://host/"}, "agreement": {"min": 0.9}}
 """What a part cannot be without."""
 
 
@@ -457,7 +631,7 @@ def _is_refused(path: str, value: Any, *, in_pods: bool) -> bool:
     content: Any = value
     for key in reversed(path.split(".")[1:]):
         if key.endswith("[]"):
-            content = [{"weight": 50, "key": "k", **content}]
+            content = [{"weight": 50, "key": "k", "path": "$.a", **content}]
         elif key in _NEEDED:
             content = {**_NEEDED[key], **content}
         content = {key.removesuffix("[]"): content}

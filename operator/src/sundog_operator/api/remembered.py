@@ -12,8 +12,8 @@ import orjson
 T = TypeVar("T")
 
 KEPT: Final = 4096
-KEPT_BYTES: Final = 8 << 20
-"""Of JSON. What is read from it takes some ten times as much, and statuses of rollouts are large and new each minute."""
+KEPT_BYTES: Final = 4 << 20
+"""Of JSON. What is read from it takes some ten times as much, and most of what is kept of a thousand ModelDeployments is states gone by."""
 
 
 class Remembered(Generic[T]):

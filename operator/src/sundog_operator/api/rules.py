@@ -23,36 +23,81 @@ def escaped(name: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Found:
+    """What a message says of a value that is none of its fields: `{name}` in it stands for a text that `cel` and `of` make alike.
+
+    Asked for where the rule does not hold.
+    """
+
+    name: str
+    cel: str
+    of: Callable[[Any], str]
+
+
+@dataclass(frozen=True, slots=True)
 class Rule:
     """One rule, in CEL for the API server and in Python for the operator.
 
     `cel` reads JSON names below `self`; `holds` reads the typed value. `message` completes "<path>: …"; `{a.b}` in it
-    stands for that field's value, `{}` for the value itself, integers and strings only. `field` is the JSON path, below
-    the type, that the message is about.
+    stands for that field's value, `{}` for the value itself, integers and strings only; durations as they are written.
+    `absent` says what an optional field stands for where it is left out, as (JSON path, text). `field` is the JSON path,
+    below the type, that the message is about. `found` is what names in the message stand for that are no paths.
+    `spares_stored`: it is asked of objects that are new alone, for a rule of a whole object
+    would else refuse each later write of a status.
     """
 
     cel: str
     holds: Callable[[Any], bool]
     message: str
     field: str = ""
+    spares_stored: bool = False
+    absent: tuple[tuple[str, str], ...] = ()
+    found: tuple[Found, ...] = ()
 
-    def render(self, read: Callable[[str], Any]) -> str:
-        """The message with the values that `read` finds by JSON path."""
-        return _PLACEHOLDER.sub(lambda match: str(read(match[1])), self.message)
+    def render(self, value: Any, read: Callable[[str], Any]) -> str:
+        """The message for a value, with the values that `read` finds in it by JSON path."""
+        told = {each.name: each for each in self.found}
+        return _PLACEHOLDER.sub(
+            lambda match: told[match[1]].of(value) if match[1] in told else str(read(match[1])), self.message
+        )
 
     def message_expression(self) -> str | None:
         """The message as a CEL expression; None when it names no value.
 
         One `format`: the API server gives a sum of `string(…)` no bound, and then refuses the whole CRD as too costly.
         """
-        named = [f"{'.'.join(('self', *map(escaped, filter(None, path.split('.')))))}" for path in self._named()]
+        named = [self._value(path) for path in self._named()]
         if not named:
             return None
         text = _PLACEHOLDER.sub("%s", self.message.replace("%", "%%"))
         return f"{_quoted(text)}.format([{', '.join(named)}])"
 
+    def _value(self, path: str) -> str:
+        """CEL for what stands for a path in the message."""
+        if (told := next((each.cel for each in self.found if each.name == path), None)) is not None:
+            return told
+        value = ".".join(("self", *map(escaped, filter(None, path.split(".")))))
+        absent = dict(self.absent).get(path)
+        return value if absent is None else f"has({value}) ? {value} : {_quoted(absent)}"
+
+    def expression(self) -> str:
+        """What the API server evaluates."""
+        if not self.spares_stored:
+            return self.cel
+        # What the stored object has would be of no bounded size to the API server, which then refuses the whole CRD as too costly.
+        return f"oldSelf.hasValue() || {self.cel}"
+
     def _named(self) -> list[str]:
         return _PLACEHOLDER.findall(self.message)
+
+
+def not_zero(message: str) -> Rule:
+    """That a number written as text, such as a percentage or a duration, has a digit above 0."""
+    return Rule(
+        cel="self.matches('[1-9]')",
+        holds=lambda text: any(digit in text for digit in "123456789"),
+        message=message,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """The scalar types of both kinds."""
 
+import re
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Annotated, Any, TypeVar
@@ -8,7 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 from pydantic_core import PydanticCustomError
 
 from sundog_operator.api import quantities
-from sundog_operator.api.model_uri import SHAPES
+from sundog_operator.api.model_uri import BUCKET, CLAIM, SHAPES
 from sundog_operator.api.rules import FreeForm, Noun, Pattern, Rule, TextOrInteger
 
 MODEL_SCHEMES = ("file", "pvc", "s3", "gs", "https", "hf", "oci")
@@ -61,6 +62,21 @@ NO_PLACEHOLDER = Rule(
     cel="!self.contains('$')",
     holds=lambda uri: "$" not in uri,
     message="holds a $, which nobody replaces here; sundog replaces MANIFEST_DIR in files",
+)
+
+# A bucket, or a claim, and a way below it.
+_LOG_PLACE = f"((s3|gs)://{BUCKET}|pvc://{CLAIM})(/[A-Za-z0-9._=+,:@~-]+)*"
+_LOG_FORM = f"^(file://(/[^/?#$]+)+/?|{_LOG_PLACE}/?)$"
+_DOTS = "/[.][.]?(/|$)"
+_IS_LOG, _HAS_DOTS = re.compile(_LOG_FORM), re.compile(_DOTS)
+LOG_SHAPE = Rule(
+    cel=f"!self.matches('^({'|'.join(LOG_SCHEMES)})://.') || self.matches(r'{_LOG_FORM}') && !self.matches(r'{_DOTS}')",
+    holds=lambda uri: (
+        not any(uri.startswith(f"{s}://") and len(uri) > len(s) + 3 for s in LOG_SCHEMES)
+        or (_IS_LOG.search(uri) is not None and _HAS_DOTS.search(uri) is None)
+    ),
+    # What it holds may be a secret.
+    message="is not of the form s3://bucket/prefix, gs://bucket/prefix, pvc://claim/directory or file:///directory",
 )
 
 POSITIVE = Rule(
@@ -127,6 +143,12 @@ LogUri = Annotated[
     Field(max_length=2048, pattern=_NO_CONTROLS),
     Noun("a URI without control characters"),
     scheme_rule(LOG_SCHEMES),
+    LOG_SHAPE,
+]
+LogPlace = Annotated[
+    str,
+    Field(max_length=2048, pattern=f"^{_LOG_PLACE}$"),
+    Noun("the beginning of a place such as s3://logs/experiments or pvc://claim/experiments"),
 ]
 HttpUrl = Annotated[
     str, Field(max_length=2048, pattern=r"^https?://[^/ ][^ ]*$"), Noun("an http:// or https:// address")
@@ -155,6 +177,9 @@ Instant = Annotated[
     Noun("a time such as 2026-11-20T09:30:00Z"),
 ]
 Percent = Annotated[str, Field(max_length=12, pattern=quantities.PERCENT_PATTERN), Noun("a percentage such as 25%")]
+Portion = Annotated[float, Field(ge=0, le=100), AfterValidator(_whole), PlainSerializer(_whole)]
+"""Percent of the traffic, in hundredths; a whole number is an integer in Python too."""
+
 Share = Annotated[str, Field(max_length=12, pattern=quantities.SHARE_PATTERN), Noun("a percentage from 0% to 100%")]
 Cpu = Annotated[
     str,

@@ -78,7 +78,7 @@ DEFINITIONS = (
             Column("Reason", "string", _ready("reason")),
             Column("Stable", "integer", ".status.stable.revision"),
             Column("Candidate", "integer", ".status.candidate.revision"),
-            Column("Weight", "integer", ".status.candidate.weight"),
+            Column("Weight", "number", ".status.candidate.weight"),
             Column("Replicas", "integer", ".status.replicas"),
             Column("URL", "string", ".status.url", wide=True),
             _AGE,
@@ -268,4 +268,5 @@ def _rule(rule: Rule) -> Schema:
         rule = replace(rule, message=f"{rule.field}: {rule.message}", field="")
     expression = rule.message_expression()
     said = {"messageExpression": expression} if expression else {"message": rule.message}
-    return {"rule": rule.cel, **said, **({"fieldPath": f".{rule.field}"} if rule.field else {})}
+    spared = {"optionalOldSelf": True} if rule.spares_stored else {}
+    return {"rule": rule.expression(), **said, **spared, **({"fieldPath": f".{rule.field}"} if rule.field else {})}

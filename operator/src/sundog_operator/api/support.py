@@ -1,19 +1,16 @@
 """Which accepted fields are acted on. Nothing is silently ignored: what is not acted on is refused where it is set."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import timedelta
 from typing import Any
 
-from sundog_operator.api.experiment import Experiment
+from sundog_operator.api.experiment import Experiment, ExperimentSpec
 from sundog_operator.api.model_deployment import ModelDeploymentSpec
 from sundog_operator.api.quantities import format_duration
 from sundog_operator.api.rollout import (
     DEFAULT_MAX_DURATION,
     DEFAULT_MIN_DURATION,
-    Rollout,
-    RolloutGuardrail,
     Step,
-    is_latency,
 )
 from sundog_operator.api.structure import FieldNode, Node, structure
 from sundog_operator.api.validation import Violation, found
@@ -42,9 +39,11 @@ ACTED_ON = frozenset(
         "spec.rollout.strategy",
         "spec.rollout.paused",
         "spec.rollout.progressDeadline",
+        "spec.rollout.progressDeadlineAction",
         "spec.rollout.unit.header",
         "spec.rollout.unit.cookie",
         "spec.rollout.unit.jsonPath",
+        "spec.rollout.unit.jwtClaim",
         "spec.rollout.unit.request",
         "spec.rollout.unit.salt",
         "spec.rollout.steps[].weight",
@@ -55,6 +54,37 @@ ACTED_ON = frozenset(
         "spec.rollout.steps[].webhook.url",
         "spec.rollout.steps[].webhook.type",
         "spec.rollout.steps[].webhook.timeout",
+        "spec.rollout.steps[].headers",
+        "spec.rollout.steps[].scale.replicas",
+        "spec.rollout.steps[].scale.percent",
+        "spec.rollout.steps[].analysis.name",
+        "spec.rollout.steps[].analysis.count",
+        "spec.rollout.steps[].analysis.prometheus.query",
+        "spec.rollout.steps[].analysis.prometheus.interval",
+        "spec.rollout.steps[].analysis.prometheus.failureLimit",
+        "spec.rollout.steps[].analysis.prometheus.inconclusiveLimit",
+        "spec.rollout.steps[].analysis.threshold.min",
+        "spec.rollout.steps[].analysis.threshold.max",
+        "spec.rollout.guardrails[].name",
+        "spec.rollout.guardrails[].prometheus.query",
+        "spec.rollout.guardrails[].prometheus.interval",
+        "spec.rollout.guardrails[].prometheus.failureLimit",
+        "spec.rollout.guardrails[].prometheus.inconclusiveLimit",
+        "spec.rollout.guardrails[].threshold.min",
+        "spec.rollout.guardrails[].threshold.max",
+        "spec.rollout.steps[].shadow.percent",
+        "spec.rollout.steps[].shadow.compare.agreement.min",
+        "spec.rollout.steps[].shadow.compare.agreement.by",
+        "spec.rollout.steps[].shadow.compare.agreement.atol",
+        "spec.rollout.steps[].shadow.compare.agreement.rtol",
+        "spec.rollout.steps[].shadow.compare.agreement.path",
+        "spec.rollout.steps[].shadow.compare.agreement.parts[].path",
+        "spec.rollout.steps[].shadow.compare.agreement.parts[].by",
+        "spec.rollout.steps[].shadow.compare.agreement.parts[].atol",
+        "spec.rollout.steps[].shadow.compare.agreement.parts[].rtol",
+        "spec.rollout.steps[].shadow.compare.latencyP99.margin",
+        "spec.rollout.steps[].shadow.minSamples",
+        "spec.rollout.steps[].shadow.maxDuration",
         "spec.rollout.guardrails[].metric",
         "spec.rollout.guardrails[].margin",
         "spec.rollout.guardrails[].floor",
@@ -69,11 +99,15 @@ ACTED_ON = frozenset(
         "spec.rollout.keepPrevious.revisions",
         "spec.rollout.keepPrevious.replicas",
         "spec.rollout.keepPrevious.for",
+        "spec.rollout.duringExperiment",
         "spec.rollout.onHarm",
         "spec.rollout.onInconclusive",
         "spec.rollout.onNewRevision",
         "spec.rollout.onNoData",
         "spec.rollout.alpha",
+        "spec.rollout.capacity",
+        "spec.rollout.bake.duration",
+        "spec.rollout.bake.holdback",
         "spec.rollout.notify[].webhook",
         "spec.rollout.notify[].events",
         "spec.endpoint.host",
@@ -88,6 +122,12 @@ ACTED_ON = frozenset(
         "spec.endpoint.queue.timeout",
         "spec.endpoint.rateLimit.perClient",
         "spec.endpoint.rateLimit.total",
+        "spec.endpoint.overrides[].header",
+        "spec.endpoint.overrides[].value",
+        "spec.endpoint.overrides[].arm",
+        "spec.endpoint.overrides[].callers.apiKeys",
+        "spec.endpoint.overrides[].callers.networks",
+        "spec.endpoint.reveal",
         "spec.paused",
     }
 )
@@ -152,18 +192,6 @@ LATER = frozenset(
         "spec.resources.gpu.topology",
         "spec.autoscaling.scaleToZeroDelay",
         "spec.autoscaling.coldStartTimeout",
-        "spec.rollout.unit.jwtClaim",
-        "spec.rollout.steps[].headers",
-        "spec.rollout.steps[].scale",
-        "spec.rollout.steps[].analysis",
-        "spec.rollout.steps[].shadow",
-        "spec.rollout.guardrails[].name",
-        "spec.rollout.guardrails[].prometheus",
-        "spec.rollout.guardrails[].threshold",
-        "spec.rollout.capacity",
-        "spec.rollout.duringExperiment",
-        "spec.rollout.progressDeadlineAction",
-        "spec.rollout.bake",
         "spec.scheduling.queue",
         "spec.scheduling.spot",
         "spec.baseline",
@@ -171,8 +199,88 @@ LATER = frozenset(
 )
 """Paths of values, or of parts with all that is below them. Only their defaults are accepted."""
 
+EXPERIMENT_ACTED_ON = frozenset(
+    {
+        "spec.modelDeployment",
+        "spec.arms[].name",
+        "spec.arms[].model.uri",
+        "spec.arms[].model.digest",
+        "spec.arms[].model.format",
+        "spec.arms[].model.entrypoint",
+        "spec.arms[].model.config",
+        "spec.arms[].model.trustCode",
+        "spec.arms[].model.credentials.secretName",
+        "spec.arms[].model.credentials.serviceAccountName",
+        "spec.arms[].runtime.image",
+        "spec.arms[].runtime.env[].name",
+        "spec.arms[].runtime.env[].value",
+        "spec.arms[].runtime.env[].valueFrom.secretKeyRef.name",
+        "spec.arms[].runtime.env[].valueFrom.secretKeyRef.key",
+        "spec.arms[].runtime.env[].valueFrom.secretKeyRef.optional",
+        "spec.arms[].runtime.env[].valueFrom.configMapKeyRef.name",
+        "spec.arms[].runtime.env[].valueFrom.configMapKeyRef.key",
+        "spec.arms[].runtime.env[].valueFrom.configMapKeyRef.optional",
+        "spec.arms[].runtime.maxOngoingRequests",
+        "spec.arms[].runtime.batching.maxSize",
+        "spec.arms[].runtime.batching.maxDelay",
+        "spec.arms[].runtime.podLabels",
+        "spec.arms[].runtime.userConfig",
+        "spec.arms[].runtime.warmup.requests",
+        "spec.arms[].runtime.warmup.timeout",
+        "spec.arms[].resources.cpu",
+        "spec.arms[].resources.memory",
+        "spec.arms[].resources.gpu.count",
+        "spec.arms[].resources.gpu.vendor",
+        "spec.arms[].resources.gpu.type",
+        "spec.weights",
+        "spec.exposure",
+        "spec.unit.header",
+        "spec.unit.cookie",
+        "spec.unit.jsonPath",
+        "spec.unit.jwtClaim",
+        "spec.unit.request",
+        "spec.unit.salt",
+        "spec.metrics.success[].name",
+        "spec.metrics.success[].feedback",
+        "spec.metrics.success[].goal",
+        "spec.metrics.success[].type",
+        "spec.metrics.success[].minimumEffect",
+        "spec.metrics.guardrails[].metric",
+        "spec.metrics.guardrails[].margin",
+        "spec.metrics.guardrails[].floor",
+        "spec.metrics.guardrails[].max",
+        "spec.metrics.secondary[].name",
+        "spec.metrics.secondary[].feedback",
+        "spec.metrics.secondary[].goal",
+        "spec.metrics.secondary[].type",
+        "spec.metrics.secondary[].minimumEffect",
+        "spec.allocation.mode",
+        "spec.allocation.floor",
+        "spec.allocation.delta",
+        "spec.stop.maxDuration",
+        "spec.stop.maxUnits",
+        "spec.stopped",
+        "spec.exposureLog.uri",
+        "spec.exposureLog.format",
+        "spec.alpha",
+        "spec.onWin",
+    }
+)
+"""Paths of single values of an Experiment. What an arm asks for is what its ModelDeployment could ask for as well."""
+
+EXPERIMENT_LATER = frozenset(
+    {
+        "spec.arms[].runtime.placement",
+        "spec.arms[].resources.gpu.memory",
+        "spec.arms[].resources.gpu.sharing",
+        "spec.arms[].resources.gpu.allocation",
+        "spec.arms[].resources.gpu.topology",
+    }
+)
+"""Paths of values of an Experiment, or of parts with all that is below them. Only their defaults are accepted."""
+
 _STEP = "spec.rollout.steps[]"
-_SUPPORTED_STRATEGIES = ("canary", "recreate")
+_SUPPORTED_STRATEGIES = ("canary", "shadow", "recreate")
 
 
 def not_yet_supported(spec: ModelDeploymentSpec, *, in_pods: bool = False) -> list[Violation]:
@@ -180,17 +288,22 @@ def not_yet_supported(spec: ModelDeploymentSpec, *, in_pods: bool = False) -> li
 
     `in_pods`: in a Kubernetes cluster, where replicas run in pods; local mode has none.
     """
-    return list(_Refusal(in_pods).below(spec, structure(ModelDeploymentSpec), "spec", "spec"))
+    refusal = _Refusal(LATER, _CONDITIONS if in_pods else _LOCAL_CONDITIONS, {} if in_pods else NOT_LOCAL)
+    return list(refusal.below(spec, structure(ModelDeploymentSpec), "spec", "spec"))
+
+
+def is_of_rollout(experiment: Experiment) -> bool:
+    """Whether a ModelDeployment made it for one of its rollouts."""
+    owned = any(owner.kind == "ModelDeployment" for owner in experiment.metadata.owner_references)
+    return owned and experiment.metadata.labels.get(ROLLOUT_LABEL) == "true"
 
 
 def experiment_not_yet_supported(experiment: Experiment) -> list[Violation]:
-    """Experiments of users are not run yet; those that a ModelDeployment made for its rollouts are."""
-    owned = any(owner.kind == "ModelDeployment" for owner in experiment.metadata.owner_references)
-    if owned and experiment.metadata.labels.get(ROLLOUT_LABEL) == "true":
+    """Fields of an Experiment of a user's own that say something nobody acts on yet."""
+    if is_of_rollout(experiment):
         return []
-    return [
-        Violation("kind", "an Experiment of your own is not supported yet; only those that rollouts create are run")
-    ]
+    refusal = _Refusal(EXPERIMENT_LATER, {}, {})
+    return list(refusal.below(experiment.spec, structure(ExperimentSpec), "spec", "spec"))
 
 
 def _scheme_refused(uri: str) -> str:
@@ -230,22 +343,19 @@ _LOCAL_CONDITIONS: Mapping[str, Callable[[Any], str]] = {**_CONDITIONS, "spec.mo
 class _Refusal:
     """Walks a spec. `path` names a field in the tables, `place` in this object."""
 
-    def __init__(self, in_pods: bool) -> None:
-        self._conditions = _CONDITIONS if in_pods else _LOCAL_CONDITIONS
-        self._local: Mapping[str, str] = {} if in_pods else NOT_LOCAL
+    def __init__(
+        self, later: Collection[str], conditions: Mapping[str, Callable[[Any], str]], local: Mapping[str, str]
+    ) -> None:
+        self._later, self._conditions, self._local = later, conditions, local
 
     def below(self, value: Any, node: Node, path: str, place: str) -> Iterator[Violation]:
         if isinstance(value, Step):
             yield from _gate_with_times(value, place)
-        elif isinstance(value, Rollout):
-            yield from _guardrails_refused(value.guardrails, f"{place}.guardrails")
-            if value.notify and value.strategy == "recreate":
-                yield Violation(f"{place}.notify", "is not supported yet beside strategy: recreate; leave it out")
         for name, child in node.fields.items():
             yield from self._field(getattr(value, child.attribute), child, f"{path}.{name}", f"{place}.{name}")
 
     def _field(self, inner: Any, child: FieldNode, path: str, at: str) -> Iterator[Violation]:
-        if path in LATER:
+        if path in self._later:
             yield from _unless_default(inner, child, at, "is not supported yet")
         elif path in self._local:
             yield from _unless_default(inner, child, at, self._local[path])
@@ -254,7 +364,7 @@ class _Refusal:
         elif child.node.kind == "object" and inner is not None:
             yield from self.below(inner, child.node, path, at)
         elif child.node.kind == "array" and child.node.items is not None:
-            for index, item in enumerate(inner):
+            for index, item in enumerate(inner or ()):
                 yield from self.below(item, child.node.items, f"{path}[]", f"{at}[{index}]")
 
 
@@ -263,16 +373,6 @@ def _gate_with_times(step: Step, place: str) -> Iterator[Violation]:
         yield Violation(f"{place}.maxDuration", f"is not supported yet beside gate: {step.gate}; leave it out")
     if step.gate == "manual" and step.min_duration != DEFAULT_MIN_DURATION:
         yield Violation(f"{place}.minDuration", "is not supported yet beside gate: manual; leave it out")
-
-
-def _guardrails_refused(guardrails: Sequence[RolloutGuardrail], place: str) -> Iterator[Violation]:
-    latencies = [index for index, each in enumerate(guardrails) if is_latency(each.metric or "")]
-    for index in latencies[1:]:
-        yield Violation(f"{place}[{index}].metric", "is not supported yet beside another latency; one can be given")
-    for index in latencies:
-        for name, value in (("floor", guardrails[index].floor), ("max", guardrails[index].max)):
-            if value is not None:
-                yield Violation(f"{place}[{index}].{name}", "is not supported yet for a latency; leave it out")
 
 
 def _unless_default(value: Any, child: FieldNode, place: str, why: str) -> Iterator[Violation]:

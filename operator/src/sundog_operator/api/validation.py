@@ -4,12 +4,14 @@ import difflib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from sundog_operator.api.part import Part
+from sundog_operator.api.quantities import format_duration
 from sundog_operator.api.rules import ListType
 from sundog_operator.api.structure import Limits, Node, structure
 
@@ -46,12 +48,13 @@ def check(part: type[P], obj: object, path: str = "") -> tuple[P | None, list[Vi
     node = structure(part)
     if not isinstance(obj, Mapping):
         return None, [Violation(path or "the object", f"{shown(obj)} is {_kind_of(obj)}, not an object")]
+    written = pruned(obj, node)
     try:
-        value = part.from_json(pruned(obj, node))
+        value = part.from_json(written)
     except ValidationError as error:
         details = error.errors(include_url=False, include_context=False)
         return None, [_shape_violation(detail, node, path) for detail in details]
-    broken = list(_rule_violations(value, node, path))
+    broken = list(_rule_violations(value, node, path, written))
     return (None, broken) if broken else (value, [])
 
 
@@ -173,17 +176,18 @@ def _number(value: float | None) -> str:
     return str(int(value)) if value is not None and float(value).is_integer() else str(value)
 
 
-def _rule_violations(value: Any, node: Node, path: str) -> Iterator[Violation]:
+def _rule_violations(value: Any, node: Node, path: str, written: Any) -> Iterator[Violation]:
+    """`written` is the JSON that the value was read from; None where it is a default."""
     if value is None:
         return
     for rule in node.rules:
         if not rule.holds(value):
             place = ".".join(part for part in (path, rule.field) if part)
-            yield Violation(place, rule.render(lambda name: _read(value, node, name)))
+            yield Violation(place, rule.render(value, lambda name: _read(value, node, name, written)))
     if node.list_type is not None:
         yield from _repeated(value, node.list_type, path)
-    for place, child, item in _children(value, node, path):
-        yield from _rule_violations(item, child, place)
+    for key, place, child, item in _children(value, node, path):
+        yield from _rule_violations(item, child, place, _below(written, key))
 
 
 def _repeated(items: Sequence[Any], list_type: ListType, path: str) -> Iterator[Violation]:
@@ -196,22 +200,31 @@ def _repeated(items: Sequence[Any], list_type: ListType, path: str) -> Iterator[
         seen.add(key)
 
 
-def _children(value: Any, node: Node, path: str) -> Iterator[tuple[str, Node, Any]]:
+def _children(value: Any, node: Node, path: str) -> Iterator[tuple[int | str, str, Node, Any]]:
     if node.kind == "object":
         for name, child in node.fields.items():
-            yield f"{path}.{name}" if path else name, child.node, getattr(value, child.attribute)
+            yield name, f"{path}.{name}" if path else name, child.node, getattr(value, child.attribute)
     elif node.kind == "array" and node.items is not None:
         for index, item in enumerate(value):
-            yield f"{path}[{index}]", node.items, item
+            yield index, f"{path}[{index}]", node.items, item
     elif node.kind == "map" and node.items is not None:
         for key, item in value.items():
-            yield f"{path}[{key}]", node.items, item
+            yield key, f"{path}[{key}]", node.items, item
 
 
-def _read(value: Any, node: Node, name: str) -> Any:
+def _below(written: Any, key: int | str) -> Any:
+    if isinstance(written, Mapping):
+        return written.get(key)
+    return written[key] if isinstance(written, Sequence) and isinstance(key, int) else None
+
+
+def _read(value: Any, node: Node, name: str, written: Any) -> Any:
+    """A field's value as a message has it: durations as they were written, as the API server has them."""
     for part in filter(None, name.split(".")):
         child = node.fields[part]
-        value, node = getattr(value, child.attribute), child.node
+        value, node, written = getattr(value, child.attribute), child.node, _below(written, part)
+    if isinstance(value, timedelta):
+        return written if isinstance(written, str) else format_duration(value)
     return value
 
 
@@ -224,8 +237,8 @@ def _change_violations(old: Any, new: Any, node: Node, path: str) -> Iterator[Vi
     if node.kind != "object":
         # The items of a list are not told apart by their place.
         return
-    before = {place: item for place, _, item in _children(old, node, path)}
-    for place, child, item in _children(new, node, path):
+    before = {place: item for _, place, _, item in _children(old, node, path)}
+    for _, place, child, item in _children(new, node, path):
         yield from _change_violations(before[place], item, child, place)
 
 

@@ -1,8 +1,13 @@
 """Applies children, and leaves alone what is already as wanted."""
 
+from collections.abc import Callable, Sequence
+
 from sundog_operator.app.world import World
 from sundog_operator.core.contains import contains
-from sundog_operator.ports import Object
+from sundog_operator.core.owners import with_owners
+from sundog_operator.core.ray_cluster import is_ours
+from sundog_operator.errors import AlreadyExists, Conflict
+from sundog_operator.ports import Object, Ref
 
 
 async def ensure(world: World, wanted: Object, stored: Object | None) -> Object:
@@ -17,6 +22,28 @@ async def ensure(world: World, wanted: Object, stored: Object | None) -> Object:
     ):
         return stored
     return await world.kube.apply(wanted)
+
+
+async def create(world: World, wanted: Object) -> Object:
+    """Make an object that is not there. Raises DependencyError; Conflict where somebody was faster: the next pass sees whose it is."""
+    try:
+        return await world.kube.create(wanted)
+    except AlreadyExists as err:
+        raise Conflict(str(err)) from err
+
+
+async def ensure_once(world: World, ref: Ref, owners: Sequence[Object], make: Callable[[], Object]) -> None:
+    """Make an object that stays as it was first made, and is owned by all of `owners`.
+
+    Raises DependencyError; Conflict where one of its name was not made by us, or somebody wrote it meanwhile.
+    """
+    stored = await world.kube.get(ref)
+    if stored is None:
+        await world.kube.create(make())
+    elif not is_ours(stored):
+        raise Conflict(f"{ref} exists and was not made by Sundog; it is left alone")
+    elif (wanted := with_owners(stored, owners)) is not None:
+        await world.kube.replace(wanted)
 
 
 def _owners(obj: Object) -> set[str]:

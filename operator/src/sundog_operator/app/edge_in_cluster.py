@@ -1,17 +1,18 @@
 """Makes a namespace's edge in a cluster: its pods, what they need, and what leads to them for each ModelDeployment."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from sundog_operator.api.installation import Installation
 from sundog_operator.api.remembered import Remembered
-from sundog_operator.app.children import ensure
+from sundog_operator.app.children import create, ensure
+from sundog_operator.app.recorder import record
 from sundog_operator.app.world import World
-from sundog_operator.core import edge_objects, edge_pods, http_route, names, network_policies, secrets, traffic
+from sundog_operator.core import edge_objects, edge_pods, events, http_route, names, network_policies, secrets, traffic
 from sundog_operator.core.ray_cluster import is_ours, is_ours_by
 from sundog_operator.core.spec import accept
-from sundog_operator.errors import DependencyError, NotServed
+from sundog_operator.errors import DependencyError, Forbidden, Invalid, NotServed, SundogError
 from sundog_operator.ports import HTTP_ROUTE, NETWORK_POLICY, SECRET, SERVICE, Object, Ref, ref_of
 
 log = logging.getLogger("sundog.operator")
@@ -90,50 +91,86 @@ async def put_shared(world: World, namespace: str, members: Sequence[Object], in
 
 
 async def put_pods(
-    world: World, namespace: str, members: Sequence[Object], installation: Installation, stored: Object | None
+    world: World,
+    namespace: str,
+    members: Sequence[Object],
+    installation: Installation,
+    stored: Object | None,
+    *,
+    feedback: bool,
 ) -> bool:
     """Apply the Deployment, once there is a Ray token for its pods: one that starts before it would get it a minute late.
 
-    Whether it is there. Raises DependencyError.
+    `feedback`: whether its agents are given the store of the edges. Whether it is there. Raises DependencyError.
     """
     if stored is None and await world.kube.get(Ref(SECRET, namespace, names.RAY)) is None:
         return False
-    await ensure(world, edge_pods.make_deployment(namespace, members, installation), stored)
+    await ensure(world, edge_pods.make_deployment(namespace, members, installation, feedback=feedback), stored)
     return True
 
 
-async def put_services(world: World, members: Sequence[Object], document: Mapping[str, Any]) -> None:
-    """Give each ModelDeployment the Service of its name, unless somebody else has one. Raises DependencyError."""
+async def put_services(world: World, members: Sequence[Object], document: Mapping[str, Any]) -> list[SundogError]:
+    """Give each ModelDeployment the Service of its name, unless somebody else has one.
+
+    It is made by a create, which takes nobody's place: what was known of the name a moment ago is enough. Returns why some could not be
+    written, which keeps no other from being so; Conflict where somebody was faster, or wrote it meanwhile. A refusal is told by an event.
+    """
+
+    async def put(member: Object) -> None:
+        try:
+            await _put_service(world, member, document)
+        except (Forbidden, Invalid) as err:
+            await record(world, member, [events.service_refused(str(err))])
+            raise
+
+    return await _put_each(members, put)
+
+
+async def _put_each(members: Sequence[Object], put: Callable[[Object], Awaitable[None]]) -> list[SundogError]:
+    failed: list[SundogError] = []
     for member in members:
-        meta = member["metadata"]
-        if "deletionTimestamp" in meta:
-            continue
-        stored = await world.kube.get(Ref(SERVICE, meta["namespace"], meta["name"]))
-        if stored is not None and not edge_objects.is_of(stored, member):
-            continue
-        entry = traffic.entry_of(document, meta["name"]) or {}
-        await ensure(world, edge_objects.make_service(member, tls=bool(entry.get("tls"))), stored)
+        try:
+            await put(member)
+        except (DependencyError, Invalid) as err:
+            failed.append(err)
+    return failed
 
 
-async def put_routes(world: World, namespace: str, members: Sequence[Object], document: Mapping[str, Any]) -> None:
+async def _put_service(world: World, member: Object, document: Mapping[str, Any]) -> None:
+    meta = member["metadata"]
+    if "deletionTimestamp" in meta:
+        return
+    ref = Ref(SERVICE, meta["namespace"], meta["name"])
+    labels = await world.kube.labels(ref)
+    if labels is not None and not edge_objects.is_of_by(labels, member):
+        return
+    entry = traffic.entry_of(document, meta["name"]) or {}
+    wanted = edge_objects.make_service(member, tls=bool(entry.get("tls")))
+    if labels is None:
+        await create(world, wanted)
+    elif (stored := await world.kube.get(ref)) is not None:
+        renewed = edge_objects.renew_service(stored, wanted)
+        if renewed != stored:
+            # Who creates owns each port as by an update, and an apply that leaves one out would not remove it.
+            await world.kube.replace(renewed)
+
+
+async def put_routes(
+    world: World, namespace: str, members: Sequence[Object], document: Mapping[str, Any]
+) -> list[SundogError]:
     """Give each ModelDeployment that names a Gateway its HTTPRoute, and take that of the others away.
 
-    A spec that is refused leaves its route as it is; one route that cannot be written keeps no other from being so. Without the Gateway
-    API nothing is done. Raises DependencyError.
+    A spec that is refused leaves its route as it is. Without the Gateway API nothing is done. Returns why some could not be written, as
+    `put_services` does. Raises DependencyError where routes cannot be listed.
     """
     try:
         routes = await world.kube.list(HTTP_ROUTE, namespace, edge_objects.SELECTOR)
     except NotServed:
-        return
+        return []
     ours = {route["metadata"]["name"]: route for route in routes}
-    failed: list[DependencyError] = []
-    for member in members:
-        try:
-            await _put_route(world, member, document, ours.get(member["metadata"]["name"]))
-        except DependencyError as err:
-            failed.append(err)
-    if failed:
-        raise failed[0]
+    return await _put_each(
+        members, lambda member: _put_route(world, member, document, ours.get(member["metadata"]["name"]))
+    )
 
 
 async def _put_route(world: World, member: Object, document: Mapping[str, Any], ours: Object | None) -> None:

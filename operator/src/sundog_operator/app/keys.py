@@ -43,7 +43,8 @@ def keys_for(obj: Object) -> list[Key]:
         case "Experiment":
             return [
                 Key("experiment", namespace, name),
-                *([Key("modeldeployment", namespace, owner), edge_key(namespace)] if owner else []),
+                *(Key("modeldeployment", namespace, each) for each in _asked(obj, owner)),
+                edge_key(namespace),
             ]
         case "ControllerRevision":
             return [Key("modeldeployment", namespace, owner)] if owner else []
@@ -58,6 +59,7 @@ def keys_for(obj: Object) -> list[Key]:
             | "RoleBinding"
             | "PodDisruptionBudget"
             | "NetworkPolicy"
+            | "StatefulSet"
         ):
             return _of_edge(meta)
         case "HTTPRoute":
@@ -73,5 +75,12 @@ def keys_for(obj: Object) -> list[Key]:
             return []
 
 
+def _asked(experiment: Object, owner: str | None) -> list[str]:
+    """The ModelDeployment that an Experiment runs on: that of its rollout, or the one that a user names."""
+    named = (experiment.get("spec") or {}).get("modelDeployment")
+    return [owner] if owner else [named] if isinstance(named, str) and named else []
+
+
 def _of_edge(meta: dict[str, Any]) -> list[Key]:
-    return [edge_key(meta["namespace"])] if (meta.get("labels") or {}).get(names.LABEL_NAME) == names.EDGE else []
+    name = (meta.get("labels") or {}).get(names.LABEL_NAME)
+    return [edge_key(meta["namespace"])] if name in (names.EDGE, names.EDGE_STORE) else []

@@ -6,6 +6,7 @@ import math
 import random
 import zlib
 from collections.abc import Awaitable, Callable, Mapping
+from contextvars import ContextVar
 from typing import Final, Literal, Protocol
 
 from sundog_operator.app.keys import Key, Kind, edge_key, keys_for
@@ -16,7 +17,7 @@ from sundog_operator.app.reconcile_model_deployment import reconcile_model_deplo
 from sundog_operator.app.reconcile_ray_cluster import reconcile_ray_cluster
 from sundog_operator.app.work_queue import QueueObserver, WorkQueue
 from sundog_operator.app.world import World
-from sundog_operator.errors import Conflict, DependencyError, NotFound
+from sundog_operator.errors import Conflict, DependencyError, NotFound, SundogError
 from sundog_operator.ports import (
     CONFIG_MAP,
     DEPLOYMENT,
@@ -45,6 +46,9 @@ RECONCILERS: Final[Mapping[Kind, Reconcile]] = {
 WATCHED: Final = (MODEL_DEPLOYMENT, EXPERIMENT, RAY_CLUSTER, CONFIG_MAP, SECRET, DEPLOYMENT, POD)
 WATCH_RETRY_S: Final = 1.0
 TOGETHER_S: Final = 5.0
+OWN_S: Final = 0.2
+"""After how many seconds a key looks at what its own pass wrote: with what others have made of it until then."""
+_AT_WORK: Final[ContextVar[Key | None]] = ContextVar("at_work", default=None)
 
 
 class Observer(QueueObserver, Protocol):
@@ -84,6 +88,11 @@ class Operator:
         for key in keys_for(obj):
             self.queue.add(key)
 
+    def wrote(self, obj: Object) -> None:
+        """Like `wake`, of what this process wrote: the key whose pass it was knows of it, and looks again a moment later."""
+        for key in keys_for(obj):
+            self.queue.add(key, OWN_S if key == _AT_WORK.get() else 0.0)
+
     async def wake_users(self, namespace: str, secret: str) -> None:
         """A Secret changed: ask for work on the ModelDeployments that name it, and on the edge that has a copy. Raises DependencyError."""
         for each in await self._world.kube.list(MODEL_DEPLOYMENT, namespace):
@@ -114,6 +123,7 @@ class Operator:
 
     async def step(self, key: Key) -> None:
         """Reconcile one taken key. No error of one key reaches another."""
+        _AT_WORK.set(key)
         began = self._world.clock.monotonic()
         if self._observer:
             self._observer.began(key)
@@ -128,7 +138,8 @@ class Operator:
             delay_s = self.queue.failed(key)
             log.debug("%s: %s; read again in %.1f s", key, err, delay_s, extra=_fields(key, err))
             return "requeue"
-        except DependencyError as err:
+        except SundogError as err:
+            # Also what the API server finds wrong with an object of ours: a template, a policy, an older CRD is mended by its words.
             delay_s = self.queue.failed(key)
             log.warning("%s: %s; again in %.1f s", key, err, delay_s, extra=_fields(key, err))
             return "error"

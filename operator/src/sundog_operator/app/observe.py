@@ -6,20 +6,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sundog_operator.api import ExperimentStatus, ModelDeploymentStatus
+from sundog_operator.api import ExperimentStatus, ModelDeploymentSpec, ModelDeploymentStatus
+from sundog_operator.app import edge_store
 from sundog_operator.app.confirming import answer_to
 from sundog_operator.app.edge_in_cluster import foreign_among, foreign_to
 from sundog_operator.app.keys import Key
+from sundog_operator.app.querying import read
 from sundog_operator.app.ray_clusters import view_of
 from sundog_operator.app.world import World
 from sundog_operator.core import (
     capacity,
+    commands,
     hosts,
     live,
     names,
     ray_groups,
     references,
     revisions,
+    salts,
     secrets,
     traffic,
     units,
@@ -28,12 +32,17 @@ from sundog_operator.core import (
 from sundog_operator.core.capacity import Room
 from sundog_operator.core.draft import Observed, Rollout
 from sundog_operator.core.edge_objects import is_gone
-from sundog_operator.core.observed import EdgeReport, ServeState, WebhookAnswer
+from sundog_operator.core.experiments import arms
+from sundog_operator.core.experiments.accepting import accept as accept_experiment
+from sundog_operator.core.experiments.queue import OwnExperiment, in_line
+from sundog_operator.core.observed import EdgeReport, Reading, ReplicaStart, ServeState, WebhookAnswer
 from sundog_operator.core.ray_cluster import ClusterView
-from sundog_operator.core.rollout import machine
-from sundog_operator.core.rollout.asking import question
+from sundog_operator.core.readiness import of_revision
+from sundog_operator.core.rollout import checking, machine
+from sundog_operator.core.rollout.asking import question, stands_still
+from sundog_operator.core.salts import Salted
 from sundog_operator.core.spec import accept
-from sundog_operator.errors import DependencyError, NotServed, RayUnavailable
+from sundog_operator.errors import DependencyError, Forbidden, NotServed, RayUnavailable
 from sundog_operator.ports import (
     CONFIG_MAP,
     CONTROLLER_REVISION,
@@ -49,11 +58,15 @@ from sundog_operator.ports import (
     SECRET,
     SERVICE_ACCOUNT,
     Kind,
+    Kubernetes,
     Object,
     Ref,
 )
 
 log = logging.getLogger("sundog.operator")
+
+_ITSELF: Final = ("", "")
+"""In the place of an Experiment and an arm: what the ModelDeployment's own spec stands for."""
 
 
 async def observe(world: World, deployment: Object) -> Observed:
@@ -71,8 +84,10 @@ async def observe(world: World, deployment: Object) -> Observed:
     split = traffic.entry_of(await world.kube.view(config_map, traffic.read_document), name)
     pods = await edge_pods(world, namespace)
     rollouts = tuple(each.rollout for each in experiments if each.rollout is not None and each.is_of(name, uid))
+    own = tuple(each.own for each in experiments if each.own is not None and each.model_deployment == name)
     route, routes_served = await _route(world, deployment)
     owned = tuple(revisions.owned(stored, uid))
+    serves = {name: await read_serve(world, namespace, view) for name, view in views.items()}
     return Observed(
         deployment=deployment,
         revisions=owned,
@@ -80,9 +95,11 @@ async def observe(world: World, deployment: Object) -> Observed:
         rollouts=rollouts,
         experiment_names=frozenset(each.name for each in experiments),
         clusters=views,
-        serves={name: await read_serve(world, namespace, view) for name, view in views.items()},
+        serves=serves,
         clusters_taken=tuple(taken for each in others for taken in each.clusters),
-        edges=tuple(await _edges(world, pods, name, stored_status, rollouts, dry_run=_is_dry_run(world, deployment))),
+        edges=tuple(
+            await _edges(world, pods, name, stored_status, rollouts, own, dry_run=_is_dry_run(world, deployment))
+        ),
         foreign=(
             *await foreign_among(world, (*rays, config_map, edge_deployment)),
             *await foreign_to(world, deployment),
@@ -96,11 +113,34 @@ async def observe(world: World, deployment: Object) -> Observed:
         references=await _references(world, deployment),
         pods=await _pods(world, namespace, name, tuple(views)),
         room=await _room(world, deployment, stored_status),
-        phases=await _phases(world, namespace, name, stored_status, views),
+        start=await _start(world, deployment, owned, views, serves),
         route=route,
         routes_served=routes_served,
         answer=_answer(world, deployment, _attempt(rollouts, stored_status), owned),
+        readings=_readings(world, deployment, _attempt(rollouts, stored_status)),
+        own=own,
+        salts=_salts(experiments, deployments),
+        storeless=await _storeless(world, namespace, own),
+        arm_rooms=await _arm_rooms(world, namespace, stored_status, own, owned),
     )
+
+
+async def salts_of(world: World, namespace: str) -> tuple[Salted, ...]:
+    """Of all Experiments and ModelDeployments of a namespace that fix one."""
+    experiments = await world.kube.views(EXPERIMENT, namespace, _read_experiment)
+    return _salts(experiments, await world.kube.views(MODEL_DEPLOYMENT, namespace, _read_neighbour))
+
+
+def _salts(experiments: Sequence["_Experiment"], deployments: Sequence["_Neighbour"]) -> tuple[Salted, ...]:
+    found = (*(each.salted for each in experiments), *(each.salted for each in deployments))
+    return tuple(each for each in found if each is not None)
+
+
+async def _storeless(world: World, namespace: str, own: Sequence[OwnExperiment]) -> tuple[str, str]:
+    installation = world.settings.installation
+    if installation is None or not any(each.has_outcomes for each in own):
+        return "", ""
+    return await edge_store.problem(world, namespace, installation)
 
 
 def _is_dry_run(world: World, deployment: Object) -> bool:
@@ -114,19 +154,24 @@ async def _edges(
     service: str,
     status: ModelDeploymentStatus,
     rollouts: Sequence[Rollout],
+    own: Sequence[OwnExperiment],
     *,
     dry_run: bool,
 ) -> list[EdgeReport]:
     """What the edges say; in detail where evidence is weighed, or a plan is about to be made of what was counted."""
+    waiting = in_line(own)
     rollout = _attempt(rollouts, status)
     attempt = rollout.status if rollout is not None else None
     begins = status.candidate is not None and status.stable is not None
     frozen = attempt is not None and bool(attempt.plan.steps)
     weighs = attempt is not None and bool(attempt.plan.guardrails) and attempt.phase != machine.PENDING
-    in_detail = (begins and (weighs or not frozen)) or (status.stable is not None and dry_run)
+    in_detail = (begins and (weighs or not frozen)) or (status.stable is not None and (dry_run or bool(waiting)))
     if not in_detail:
         return await world.edges.read(pods)
-    by_unit = attempt is not None and frozen and units.frozen_in(attempt.plan) != units.REQUEST
+    plans = [each.status.plan for each in waiting if each.status.plan.comparison is not None]
+    if attempt is not None and frozen:
+        plans.append(attempt.plan)
+    by_unit = any(map(units.keeps, plans))
     return await world.edges.count(pods, service, by_unit=by_unit)
 
 
@@ -141,6 +186,16 @@ def _answer(
     meta, spec = deployment["metadata"], accept(deployment, world.settings.installation).spec
     key = Key("modeldeployment", meta["namespace"], meta["name"])
     return answer_to(world, key, question(deployment, spec, attempt, known, world.clock.now()))
+
+
+def _readings(world: World, deployment: Object, attempt: Rollout | None) -> Mapping[str, Reading]:
+    """What Prometheus gave for the checks of the rollout that is under way."""
+    meta, spec = deployment["metadata"], accept(deployment, world.settings.installation).spec
+    key = Key("modeldeployment", meta["namespace"], meta["name"])
+    if attempt is None or not machine.is_frozen(attempt.status):
+        return read(world, key, ())
+    held = stands_still(spec, world.clock.now())
+    return read(world, key, checking.queries(attempt.status, key.namespace, key.name, attempt.uid, stands_still=held))
 
 
 async def _route(world: World, deployment: Object) -> tuple[Object | None, bool]:
@@ -217,37 +272,93 @@ async def _room(world: World, deployment: Object, status: ModelDeploymentStatus)
 
     Who may not read nodes or pods of other namespaces cannot look; the scheduler then decides alone.
     """
-    installation = world.settings.installation
-    spec = accept(deployment, installation).spec
-    if installation is None or spec is None or not spec.resources.gpu.count or _is_settled(deployment, status):
+    spec = accept(deployment, world.settings.installation).spec
+    if spec is None or _is_settled(deployment, status):
         return None
+    return (await _rooms(world, deployment["metadata"]["namespace"], {_ITSELF: spec})).get(_ITSELF)
+
+
+async def _arm_rooms(
+    world: World,
+    namespace: str,
+    status: ModelDeploymentStatus,
+    own: Sequence[OwnExperiment],
+    known: Sequence[revisions.Revision],
+) -> Mapping[tuple[str, str], Room]:
+    """The same for the arms of Experiments that may be the next to begin, by Experiment and arm."""
+    stable = next((each for each in known if status.stable and each.number == status.stable.revision), None)
+    if stable is None or status.experiment or status.candidate is not None:
+        return {}
+    of_stable = revisions.spec_of(stable)
+    specs = {
+        (each.name, arm.name): arms.merged(of_stable, arm)
+        for each in in_line(own)
+        if (spec := each.acceptance.spec) is not None
+        for arm in spec.arms
+    }
+    return await _rooms(world, namespace, specs)
+
+
+async def _rooms(
+    world: World, namespace: str, specs: Mapping[tuple[str, str], ModelDeploymentSpec]
+) -> Mapping[tuple[str, str], Room]:
+    """What is free for each of some specs; none of those that ask for no accelerator.
+
+    Whoever looks after some namespaces alone sees their quotas, and no nodes.
+    """
+    installation = world.settings.installation
+    if installation is None or not any(spec.resources.gpu.count for spec in specs.values()):
+        return {}
     try:
-        server = world.server or world.kube
-        nodes, pods = await server.list(NODE), await server.list(POD)
-        quotas = await world.kube.list(RESOURCE_QUOTA, deployment["metadata"]["namespace"])
+        quotas = await world.kube.list(RESOURCE_QUOTA, namespace)
+        nodes, pods = await _nodes_and_pods(world.server or world.kube)
     except DependencyError as err:
         log.debug("free accelerators cannot be looked at: %s", err)
-        return None
-    return capacity.look(spec, nodes, pods, quotas, installation)
+        return {}
+    found = {name: capacity.look(spec, nodes, pods, quotas, installation) for name, spec in specs.items()}
+    return {name: room for name, room in found.items() if room is not None}
+
+
+async def _nodes_and_pods(server: Kubernetes) -> tuple[Sequence[Object] | None, Sequence[Object]]:
+    """Those of the cluster; None for nodes that may not be looked at."""
+    try:
+        return await server.list(NODE), await server.list(POD)
+    except Forbidden:
+        return None, ()
 
 
 def _is_settled(deployment: Object, status: ModelDeploymentStatus) -> bool:
     truths = {condition.type: condition.status for condition in status.conditions}
     seen = status.observed_generation == deployment["metadata"].get("generation")
-    return seen and truths.get("Promoted") == "True" and truths.get("CapacityAvailable") == "True"
+    settled = seen and truths.get("Promoted") == "True" and truths.get("CapacityAvailable") == "True"
+    return settled and not _is_commanded(deployment, status)
 
 
-async def _phases(
-    world: World, namespace: str, service: str, status: ModelDeploymentStatus, views: Mapping[str, ClusterView]
-) -> Mapping[str, float]:
-    """How the newest revision started, asked once: of a replica, as soon as it has its role."""
+def _is_commanded(deployment: Object, status: ModelDeploymentStatus) -> bool:
+    """Whether there is a command that was not handled: it may bring a revision up."""
+    text = (deployment["metadata"].get("annotations") or {}).get(names.ANNOTATION_COMMAND, "")
+    last = status.last_command
+    return bool(text) and (last is None or last.id != commands.parse(text).id)
+
+
+async def _start(
+    world: World,
+    deployment: Object,
+    known: Sequence[revisions.Revision],
+    views: Mapping[str, ClusterView],
+    serves: Mapping[str, ServeState],
+) -> ReplicaStart:
+    """How the newest revision started, asked once: of a replica, as soon as Serve calls the revision ready."""
+    meta, status = deployment["metadata"], ModelDeploymentStatus.parse(deployment.get("status"))
     newest = status.candidate or status.stable
-    if newest is None or newest.ready_replicas == 0 or (status.startup and status.startup.revision == newest.revision):
-        return {}
-    view = views.get(newest.cluster or status.cluster)
-    if view is None or view.problem:
-        return {}
-    return await world.serve.phases(view.dashboard, namespace, names.application(service, newest.revision))
+    if newest is None or (status.startup and status.startup.revision == newest.revision):
+        return ReplicaStart()
+    cluster, revision = newest.cluster or status.cluster, revisions.by_number(known, newest.revision)
+    serve = serves.get(cluster)
+    if serve is None or revision is None or not of_revision(meta["name"], revision, serve).ready:
+        return ReplicaStart()
+    application = names.application(meta["name"], newest.revision)
+    return await world.serve.start(views[cluster].dashboard, meta["namespace"], application)
 
 
 async def read_serve(world: World, namespace: str, cluster: ClusterView) -> ServeState:
@@ -300,17 +411,18 @@ def _numbers_taken(name: str, stored: Sequence[revisions.Stored]) -> tuple[int, 
 
 @dataclass(frozen=True, slots=True)
 class _Neighbour:
-    """A ModelDeployment as far as others of its namespace are concerned: its name, age and host, and its RayClusters."""
+    """A ModelDeployment as far as others of its namespace are concerned: its name, age and host, its RayClusters, and its salt."""
 
     object: Object
     clusters: frozenset[str]
+    salted: Salted | None
 
 
 def _read_neighbour(obj: Object) -> _Neighbour:
     meta, endpoint = obj["metadata"], (obj.get("spec") or {}).get("endpoint")
     kept = {key: meta[key] for key in ("name", "namespace", "uid", "creationTimestamp") if key in meta}
     clusters = live.clusters(ModelDeploymentStatus.parse(obj.get("status")))
-    return _Neighbour({"metadata": kept, "spec": {"endpoint": endpoint}}, clusters)
+    return _Neighbour({"metadata": kept, "spec": {"endpoint": endpoint}}, clusters, salts.of("ModelDeployment", obj))
 
 
 def _without_spec(obj: Object) -> Object:
@@ -320,11 +432,14 @@ def _without_spec(obj: Object) -> Object:
 
 @dataclass(frozen=True, slots=True)
 class _Experiment:
-    """A stored Experiment; `rollout` is None for one that can be none of ours."""
+    """A stored Experiment: `rollout` is None for one that can be none of ours, `own` for one that is no user's, or is being deleted."""
 
     name: str
-    owners: tuple[str, ...]
-    rollout: Rollout | None
+    owners: tuple[str, ...] = ()
+    rollout: Rollout | None = None
+    own: OwnExperiment | None = None
+    model_deployment: str = ""
+    salted: Salted | None = None
 
     def is_of(self, service: str, uid: str) -> bool:
         """Whether it is a rollout of that ModelDeployment; a copy under another name only looks like it."""
@@ -337,9 +452,24 @@ class _Experiment:
 
 def _read_experiment(obj: Object) -> _Experiment:
     meta = obj["metadata"]
+    acceptance = accept_experiment(obj)
+    if not acceptance.of_rollout:
+        own = OwnExperiment(
+            name=meta["name"],
+            uid=meta["uid"],
+            generation=int(meta.get("generation", 0)),
+            created=str(meta.get("creationTimestamp") or ""),
+            acceptance=acceptance,
+            status=ExperimentStatus.parse(obj.get("status")),
+        )
+        deployment = str((obj.get("spec") or {}).get("modelDeployment") or "")
+        if "deletionTimestamp" in meta:
+            return _Experiment(meta["name"], model_deployment=deployment)
+        salted = salts.of("Experiment", obj) if acceptance.spec is not None else None
+        return _Experiment(meta["name"], own=own, model_deployment=deployment, salted=salted)
     number = (meta.get("labels") or {}).get(names.LABEL_REVISION, "")
     if not re.fullmatch(r"[1-9][0-9]{0,8}", number):
-        return _Experiment(meta["name"], (), None)
+        return _Experiment(meta["name"])
     rollout = Rollout(
         name=meta["name"],
         uid=meta["uid"],

@@ -3,41 +3,39 @@
 import asyncio
 from collections.abc import Callable, Collection, Coroutine
 from dataclasses import dataclass
-from typing import Any, Final
-
-from sundog_operator.core.observed import WebhookAnswer
+from typing import Any, Final, Generic, TypeVar
 
 LOOK_S: Final = 1.0
 """Between two looks at a post that is under way, in seconds."""
 
-Post = Callable[[], Coroutine[Any, Any, WebhookAnswer]]
+A = TypeVar("A")
 
 
 @dataclass(slots=True)
-class _Slot:
+class _Slot(Generic[A]):
     about: str
-    task: asyncio.Task[WebhookAnswer] | None = None
-    answer: WebhookAnswer | None = None
+    task: asyncio.Task[A] | None = None
+    answer: A | None = None
     times: int = 0
     due: float = 0.0
 
 
-class Posts:
+class Posts(Generic[A]):
     """Posts under way and their last answers, one by slot. They are in memory alone: another process posts anew."""
 
     def __init__(self) -> None:
-        self._slots: dict[str, _Slot] = {}
+        self._slots: dict[str, _Slot[A]] = {}
 
     def ask(
         self,
         slot: str,
         about: str,
-        post: Post,
+        post: Callable[[], Coroutine[Any, Any, A]],
         *,
-        enough: Callable[[WebhookAnswer], bool],
+        enough: Callable[[A], bool],
         again_s: Callable[[int], float],
         now: float,
-    ) -> WebhookAnswer | None:
+    ) -> A | None:
         """The last answer to what the slot is `about`, None before there is one. Something else there is given up.
 
         Posts at once, and again until an answer is enough: number n + 1 at the earliest `again_s(n)` seconds after number n. `now` is
@@ -75,6 +73,6 @@ class Posts:
             kept.task.cancel()
 
     @property
-    def under_way(self) -> list[asyncio.Task[WebhookAnswer]]:
+    def under_way(self) -> list[asyncio.Task[A]]:
         """The posts that have not ended."""
         return [kept.task for kept in self._slots.values() if kept.task is not None and not kept.task.done()]

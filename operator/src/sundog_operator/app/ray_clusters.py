@@ -7,14 +7,16 @@ from collections.abc import Sequence
 from typing import Final
 
 from sundog_operator.api.installation import Installation
-from sundog_operator.app.children import ensure
+from sundog_operator.app.children import ensure_once
 from sundog_operator.app.keys import Key
+from sundog_operator.app.stores import put_store
 from sundog_operator.app.world import World
-from sundog_operator.core import names, ray_cluster, ray_groups, ray_heads, ray_pods, ray_token, valkey
-from sundog_operator.core.ray_cluster import ClusterView, is_ours
+from sundog_operator.core import names, ray_cluster, ray_groups, ray_heads, ray_pods, ray_token, revisions, valkey
+from sundog_operator.core.ray_cluster import ClusterView
 from sundog_operator.core.ray_groups import Presence
-from sundog_operator.errors import Conflict
-from sundog_operator.ports import POD, RAY_CLUSTER, SECRET, SERVICE, STATEFUL_SET, Object, Ref, ref_of
+from sundog_operator.core.valkey import Server, Store
+from sundog_operator.errors import DependencyError
+from sundog_operator.ports import POD, RAY_CLUSTER, SECRET, STATEFUL_SET, Object, Ref, ref_of
 
 log = logging.getLogger("sundog.operator")
 
@@ -45,6 +47,8 @@ async def ensure_managed(
     meta = wanted["metadata"]
     if stored is None or not _is_up(stored):
         # What serves has it: Secrets are asked for one by one, and never kept in memory.
+        if _has_own_store(installation):
+            await _wait_for_former_store(world, meta, stored)
         await _ensure_token(world, meta["namespace"], meta["ownerReferences"])
     if stored is None:
         started = [{**group, "replicas": group["minReplicas"]} for group in groups]
@@ -95,13 +99,12 @@ def _presence(found: Sequence[Object], deployed: frozenset[str] | None) -> Prese
 
 
 async def _ensure_token(world: World, namespace: str, owners: Sequence[Object]) -> None:
-    stored = await world.kube.get(Ref(SECRET, namespace, names.RAY))
-    if stored is None:
-        await world.kube.create(ray_token.make_secret(namespace, owners, randomness.token_hex(TOKEN_BYTES)))
-    elif not is_ours(stored):
-        raise Conflict(f"Secret {namespace}/{names.RAY} exists and was not made by Sundog; it is left alone")
-    elif (wanted := ray_token.with_owners(stored, owners)) is not None:
-        await world.kube.replace(wanted)
+    await ensure_once(
+        world,
+        Ref(SECRET, namespace, names.RAY),
+        owners,
+        lambda: ray_token.make_secret(namespace, owners, randomness.token_hex(TOKEN_BYTES)),
+    )
 
 
 def _is_up(cluster: Object) -> bool:
@@ -113,15 +116,39 @@ def _has_own_store(installation: Installation) -> bool:
     return wanted.enabled and not wanted.external.address
 
 
+async def _wait_for_former_store(world: World, meta: Object, stored: Object | None) -> None:
+    """See to it that nothing of a store is left that goes with a RayCluster of the same name before. Raises DependencyError.
+
+    The garbage collector takes one object after the other. Whatever was taken over until then would run on with a password that is gone.
+    """
+    uid = stored["metadata"]["uid"] if stored is not None else ""
+    for kind in (SECRET, STATEFUL_SET):
+        ref = Ref(kind, meta["namespace"], names.valkey(meta["name"]))
+        found = await world.kube.get(ref)
+        if found is not None and valkey.is_of_another(found, uid):
+            owners = ", ".join(revisions.owners_of(found))
+            raise DependencyError(
+                f"{ref} belongs to another owner, of uid {owners}, with whom it goes: it is made anew once it is gone"
+            )
+
+
 async def _ensure_store(world: World, installation: Installation, cluster: Object) -> None:
-    namespace, name = cluster["metadata"]["namespace"], names.valkey(cluster["metadata"]["name"])
-    if not _is_up(cluster) and await world.kube.get(Ref(SECRET, namespace, name)) is None:
-        await world.kube.create(valkey.make_secret(cluster, randomness.token_hex(TOKEN_BYTES)))
-    await ensure(world, valkey.make_service(cluster), await world.kube.get(Ref(SERVICE, namespace, name)))
-    stored = await world.kube.get(Ref(STATEFUL_SET, namespace, name))
-    wanted = valkey.make_stateful_set(cluster, installation.ray.gcs_fault_tolerance, installation.ray.pods, stored)
-    if stored is None or not valkey.is_as(stored, wanted):
-        await world.kube.apply(wanted)
+    wanted, store = installation.ray.gcs_fault_tolerance, valkey.of_cluster(cluster)
+    secret = Ref(SECRET, store.namespace, store.name)
+    if not _is_up(cluster) and await world.kube.get(secret) is None:
+        await _end_store(world, store)
+        password = randomness.token_hex(TOKEN_BYTES)
+        await world.kube.create(valkey.make_secret(store, {names.PASSWORD_KEY: password}))
+    await put_store(world, store, Server(wanted.image, wanted.storage), installation.ray.pods)
+
+
+async def _end_store(world: World, store: Store) -> None:
+    """Delete what runs with a password that is gone, for it to come again with the new one.
+
+    Before that is made: whoever dies in between finds none again.
+    """
+    for pod in await world.kube.list(POD, store.namespace, store.selector):
+        await world.kube.delete(ref_of(pod), uid=pod["metadata"]["uid"])
 
 
 async def abandon(world: World, key: Key, stored: Object) -> None:

@@ -1,10 +1,11 @@
 """Reconciles the edge of one namespace: one split document for all its services, and the pods that follow it."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 from sundog_operator.api import ModelDeploymentStatus
-from sundog_operator.app import edge_in_cluster
+from sundog_operator.app import edge_in_cluster, edge_store
 from sundog_operator.app.children import ensure
 from sundog_operator.app.keys import Key
 from sundog_operator.app.ray_clusters import view_of
@@ -24,12 +25,17 @@ from sundog_operator.ports import (
     Ref,
 )
 
+log = logging.getLogger("sundog.operator")
+
 RESYNC_S = 30.0
 WAITING_S = 1.0
 
 
 async def reconcile_edge(world: World, key: Key) -> float | None:
-    """One pass. Returns after how many seconds to look again, None for a namespace without services. Raises DependencyError."""
+    """One pass. Returns after how many seconds to look again, None for a namespace without services.
+
+    Raises DependencyError, or Invalid where the API server finds something wrong with an object.
+    """
     deployments = sorted(await world.kube.list(MODEL_DEPLOYMENT, key.namespace), key=hosts.age)
     config_map = await world.kube.get(Ref(CONFIG_MAP, key.namespace, names.EDGE))
     deployment = await world.kube.get(Ref(DEPLOYMENT, key.namespace, names.EDGE))
@@ -48,6 +54,7 @@ async def reconcile_edge(world: World, key: Key) -> float | None:
     )
     services = [entry for entry in entries if entry is not None]
     document = traffic.make_document(key.namespace, services, clusters, previous, world.settings.cluster_domain)
+    _tell_of_networks(key.namespace, services, document, previous)
     wanted = edge_objects.make_config_map(key.namespace, members, document)
     installation = world.settings.installation
     if installation is None:
@@ -62,11 +69,23 @@ async def reconcile_edge(world: World, key: Key) -> float | None:
         return RESYNC_S
     await ensure(world, wanted, config_map)
     await edge_in_cluster.put_shared(world, key.namespace, members, installation)
-    there = await edge_in_cluster.put_pods(world, key.namespace, members, installation, deployment)
-    await edge_in_cluster.put_services(world, members, document)
+    wanted_store = await edge_store.is_wanted(world, key.namespace)
+    feedback = wanted_store and await edge_store.put(world, key.namespace, members, installation)
+    there = await edge_in_cluster.put_pods(world, key.namespace, members, installation, deployment, feedback=feedback)
+    if not wanted_store:
+        await edge_store.take_away(world, key.namespace, deployment)
+    failed = await edge_in_cluster.put_services(world, members, document)
     if there:
-        await edge_in_cluster.put_routes(world, key.namespace, members, document)
+        failed += await edge_in_cluster.put_routes(world, key.namespace, members, document)
+    if failed:
+        raise failed[0]
     return RESYNC_S if there else WAITING_S
+
+
+def _tell_of_networks(namespace: str, services: Sequence[Object], document: Object, previous: Object | None) -> None:
+    """Say once, as the document changes, whose overrides found no room in it."""
+    if document != previous and (lacking := traffic.without_room(services, document)):
+        log.warning("overrides of %s name too many networks: without some of %s", namespace, ", ".join(lacking))
 
 
 def _cluster_of(deployment: Object) -> str:
@@ -95,11 +114,11 @@ def _entry(
     if not status.cluster:
         return known
     uid, rollout = live.rollout_of(status, experiments)
-    split = live.split_of(name, status, uid, rollout)
+    split = live.split_of(member, status, uid, rollout)
     limits = {revision.number: revisions.spec_of(revision).runtime.max_ongoing_requests for revision in owned}
     spec = accept(member, world.settings.installation).spec
     if spec is None and known is not None:
-        return {**known, "cluster": status.cluster, **traffic.split_fields(name, split, limits)}
+        return traffic.with_split(known, status.cluster, name, split, limits)
     if spec is None:
         stable = revisions.by_number(owned, status.stable.revision if status.stable else None)
         spec = revisions.spec_of(stable) if stable else None

@@ -1,21 +1,28 @@
-"""Answers Experiments that users make. Those of rollouts are walked with their ModelDeployment; here others are told of them."""
+"""Answers Experiments of users that cannot be acted on, has exposure logs written, and tells others of rollouts.
 
-from sundog_operator.api import (
-    NOT_YET_SUPPORTED,
-    Experiment,
-    ExperimentStatus,
-    experiment_conditions,
-    experiment_not_yet_supported,
-)
-from sundog_operator.app import notifying
+All else of an Experiment is walked with its ModelDeployment.
+"""
+
+from typing import Final
+
+from sundog_operator.api import ExperimentStatus, experiment_conditions
+from sundog_operator.app import exposure_logs, notifying
 from sundog_operator.app.keys import Key
 from sundog_operator.app.world import World
-from sundog_operator.errors import SpecError
-from sundog_operator.ports import EXPERIMENT, Object, Ref
+from sundog_operator.core.experiments import machine
+from sundog_operator.core.experiments.accepting import Acceptance, accept
+from sundog_operator.core.rollout.machine import STOPPED, is_over
+from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, Object, Ref
+
+NOT_FOUND: Final = "ModelDeploymentNotFound"
+RESYNC_S: Final = 15.0
+"""Between two looks whether the ModelDeployment is still there: what goes wakes nobody."""
 
 
 async def reconcile_experiment(world: World, key: Key) -> float | None:
-    """Say that a user's is not supported yet; tell receivers what happened in a rollout. Raises DependencyError.
+    """Say why a user's is refused or what it lacks, and keep its exposure log; tell receivers what happened in a rollout.
+
+    Raises DependencyError.
 
     Gives after how many seconds to look again; None for never.
     """
@@ -23,28 +30,54 @@ async def reconcile_experiment(world: World, key: Key) -> float | None:
     stored = await world.kube.get(ref)
     if stored is None:
         notifying.forget(world, key.namespace, key.name)
+        exposure_logs.forget(world, key.namespace, key.name)
         return None
-    reason, message = _refusal(stored)
-    if not reason:
+    acceptance = accept(stored)
+    if acceptance.of_rollout:
         return await notifying.notify(world, stored)
-    meta = stored["metadata"]
     before = ExperimentStatus.parse(stored.get("status"))
+    if "deletionTimestamp" in stored["metadata"]:
+        return None
+    if is_over(before):
+        return await exposure_logs.keep(world, stored, acceptance.spec)
+    if (told := await _told(world, stored, acceptance, before)) is not None:
+        await _write(world, ref, stored, told)
+        return RESYNC_S
+    again_s = await exposure_logs.keep(world, stored, acceptance.spec)
+    return RESYNC_S if again_s is None else min(again_s, RESYNC_S)
+
+
+async def _told(
+    world: World, stored: Object, acceptance: Acceptance, before: ExperimentStatus
+) -> ExperimentStatus | None:
+    """The status of one that its ModelDeployment has nothing to say of; None for all others."""
     now = world.clock.now().replace(microsecond=0)
-    conditions = experiment_conditions(before.conditions, generation=meta["generation"], at=now)
-    for type_ in ("Ready", "Running"):
+    if acceptance.spec is None and not machine.is_frozen(before):
+        return _refused(stored, before, acceptance.reason, acceptance.message, world)
+    name = str((stored.get("spec") or {}).get("modelDeployment"))
+    deployment = await world.kube.get(Ref(MODEL_DEPLOYMENT, stored["metadata"]["namespace"], name))
+    if deployment is not None:
+        return None
+    missing = f"spec.modelDeployment: there is no ModelDeployment {name} in namespace {stored['metadata']['namespace']}"
+    if machine.has_begun(before):
+        ended = machine.end(before, STOPPED, NOT_FOUND, missing, now)
+        return _refused(stored, ended, NOT_FOUND, missing, world)
+    waiting = before.model_copy(update={"phase": "Pending"})
+    return _refused(stored, waiting, NOT_FOUND, f"{missing}; it begins when there is one", world)
+
+
+def _refused(stored: Object, status: ExperimentStatus, reason: str, message: str, world: World) -> ExperimentStatus:
+    """A status with why it does not run."""
+    now, generation = world.clock.now().replace(microsecond=0), stored["metadata"]["generation"]
+    conditions = experiment_conditions(status.conditions, generation=generation, at=now)
+    waits = reason == NOT_FOUND and not is_over(status)
+    mark_stalled = conditions.mark_false if waits else conditions.mark_true
+    mark_stalled("Stalled", reason, message, at=now)
+    for type_ in ("Ready", "Running", *(() if reason == NOT_FOUND else ("SpecAccepted",))):
         conditions.mark_false(type_, reason, message, at=now)
-    status = before.model_copy(
-        update={"observed_generation": meta["generation"], "conditions": conditions.conditions()}
-    )
+    return status.model_copy(update={"observed_generation": generation, "conditions": conditions.conditions()})
+
+
+async def _write(world: World, ref: Ref, stored: Object, status: ExperimentStatus) -> None:
     if status.to_json() != stored.get("status"):
-        await world.kube.patch_status(ref, status.to_json(), resource_version=meta["resourceVersion"])
-    return None
-
-
-def _refusal(stored: Object) -> tuple[str, str]:
-    try:
-        experiment = Experiment.parse(stored)
-    except SpecError as err:
-        return err.reason, str(err)
-    missing = experiment_not_yet_supported(experiment)
-    return (NOT_YET_SUPPORTED, "; ".join(map(str, missing))) if missing else ("", "")
+        await world.kube.patch_status(ref, status.to_json(), resource_version=stored["metadata"]["resourceVersion"])

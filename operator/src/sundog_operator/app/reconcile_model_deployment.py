@@ -1,15 +1,19 @@
 """Reconciles one ModelDeployment: observe, plan, act."""
 
+from collections.abc import Mapping
 from typing import Any
 
+from sundog_operator.app.children import create
 from sundog_operator.app.confirming import answer_to
 from sundog_operator.app.keys import Key
 from sundog_operator.app.observe import observe
+from sundog_operator.app.querying import read
 from sundog_operator.app.recorder import record
 from sundog_operator.app.world import World
+from sundog_operator.core.experiments.written_logs import with_log_of
 from sundog_operator.core.plan import Plan, plan
 from sundog_operator.core.rollout import notices
-from sundog_operator.errors import AlreadyExists, Conflict
+from sundog_operator.errors import Conflict
 from sundog_operator.ports import CONTROLLER_REVISION, EXPERIMENT, MODEL_DEPLOYMENT, POD, Object, Ref
 
 
@@ -21,25 +25,29 @@ async def reconcile_model_deployment(world: World, key: Key) -> float | None:
     stored = await world.kube.get(Ref(MODEL_DEPLOYMENT, key.namespace, key.name))
     if stored is None or "deletionTimestamp" in stored["metadata"]:
         answer_to(world, key, None)
+        read(world, key, ())
         return None
-    decided = plan(await observe(world, stored), world.clock.now())
-    await _act(world, stored, decided)
+    seen = await observe(world, stored)
+    decided = plan(seen, world.clock.now())
+    experiments = {each.name: each.uid for each in seen.rollouts} | {each.name: each.uid for each in seen.own}
+    await _act(world, stored, decided, experiments)
     return decided.requeue_after_s
 
 
-async def _act(world: World, stored: Object, decided: Plan) -> None:
+async def _act(world: World, stored: Object, decided: Plan, experiments: Mapping[str, str]) -> None:
     """Write in the order that lets the process die at any line.
 
-    That is: children, the rollout's commit point, the status, what is surplus.
+    That is: children, the commit points of Experiments, events of them, the status, what is surplus. `experiments` are the uids of those
+    that were looked at, by name.
     """
     namespace = stored["metadata"]["namespace"]
     for child in decided.creates:
-        await _create(world, child)
-    if decided.rollout is not None:
-        name, status = decided.rollout
-        await _commit(world, Ref(EXPERIMENT, namespace, name), status.to_json())
-    await _write_status(world, stored, decided.status.to_json())
+        await create(world, child)
+    for name, status in (*((decided.rollout,) if decided.rollout is not None else ()), *decided.own):
+        await _commit(world, Ref(EXPERIMENT, namespace, name), experiments.get(name, ""), status.to_json())
+    # Where somebody else has written the ModelDeployment meanwhile, the next pass finds nothing that moves any more, and no event.
     await record(world, stored, decided.events)
+    await _write_status(world, stored, decided.status.to_json())
     for edge in decided.late_edges:
         await world.kube.delete(Ref(POD, namespace, edge.pod), uid=edge.uid)
     for name in decided.surplus_revisions:
@@ -48,19 +56,16 @@ async def _act(world: World, stored: Object, decided: Plan) -> None:
         await world.kube.delete(Ref(EXPERIMENT, namespace, name))
 
 
-async def _create(world: World, child: Object) -> None:
-    try:
-        await world.kube.create(child)
-    except AlreadyExists as err:
-        # Somebody was faster: the next pass sees whose it is.
-        raise Conflict(str(err)) from err
+async def _commit(world: World, ref: Ref, uid: str, status: dict[str, Any]) -> None:
+    """Write what an Experiment has come to, and leave what others write of it as it is by now.
 
-
-async def _commit(world: World, ref: Ref, status: dict[str, Any]) -> None:
+    `uid` is that of the one that was looked at, empty for one that this pass has made.
+    """
     stored = await world.kube.get(ref)
-    if stored is None:
-        raise Conflict(f"{ref}: it vanished before its step could be written")
-    await _write_status(world, stored, notices.with_deliveries_of(status, stored.get("status")))
+    if stored is None or uid not in ("", stored["metadata"]["uid"]):
+        raise Conflict(f"{ref}: it went before its step could be written")
+    known = stored.get("status")
+    await _write_status(world, stored, with_log_of(notices.with_deliveries_of(status, known), known))
 
 
 async def _write_status(world: World, stored: Object, status: dict[str, Any]) -> None:

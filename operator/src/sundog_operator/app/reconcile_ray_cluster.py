@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from sundog_operator.api import ModelDeploymentStatus
+from sundog_operator.api import ModelDeploymentSpec, ModelDeploymentStatus
 from sundog_operator.api.installation import Installation
 from sundog_operator.app import ray_clusters
 from sundog_operator.app.children import ensure
@@ -74,8 +74,9 @@ async def _ensure(
     if stored is not None and not images:
         # Nothing tells its image any more; its head keeps the one it has.
         wanted["spec"]["headGroupSpec"] = stored["spec"]["headGroupSpec"]
-    groups = [_group(member, revision, image, installation) for member, revision, image in placed]
-    deployed = frozenset(serve.applications) if serve is not None and serve.known else None
+    serve = serve if serve is not None and serve.known else None
+    groups = [_group(member, revision, image, installation, serve, stored) for member, revision, image in placed]
+    deployed = frozenset(serve.applications) if serve is not None else None
     return await ray_clusters.ensure_managed(world, installation, wanted, groups, stored, deployed)
 
 
@@ -88,13 +89,41 @@ def _placed(member: Object, known: Sequence[Revision], cluster: str, default: st
             yield revision, revision.image or default
 
 
-def _group(member: Object, revision: Revision, image: str, installation: Installation) -> Object:
-    status = ModelDeploymentStatus.parse(member.get("status"))
-    current = accept(member, installation).spec or revisions.spec_of(revision)
+def _group(
+    member: Object,
+    revision: Revision,
+    image: str,
+    installation: Installation,
+    serve: ServeState | None,
+    stored: Object | None,
+) -> Object:
+    service, current = member["metadata"]["name"], accept(member, installation).spec
+    kept = None if current else _bounds_as_deployed(names.application(service, revision.number), serve, stored)
+    bounds = kept or _bounds(ModelDeploymentStatus.parse(member.get("status")), revision, current)
+    return ray_pods.make_worker_group(service, revision, bounds, image, installation)
+
+
+def _bounds(status: ModelDeploymentStatus, revision: Revision, current: ModelDeploymentSpec | None) -> tuple[int, int]:
     replicas = next(max(each.replicas, 1) for each in live.told(status) if each.revision == revision.number)
-    scale = serve_config.scale_of(status, revision.number, current, replicas)
-    bounds = (scale.fewest, scale.most)
-    return ray_pods.make_worker_group(member["metadata"]["name"], revision, bounds, image, installation)
+    spec = current or revisions.spec_of(revision)
+    scale = serve_config.scale_of(status, revision.number, spec, replicas)
+    return scale.fewest, scale.most
+
+
+def _bounds_as_deployed(application: str, serve: ServeState | None, stored: Object | None) -> tuple[int, int] | None:
+    """The fewest and the most pods where the spec is refused: what Serve scales by load, it scales on. None where there is none of that.
+
+    While Serve cannot be asked, pods are as they are.
+    """
+    if serve is None:
+        groups = stored["spec"].get("workerGroupSpecs") or () if stored is not None else ()
+        found = ((each["minReplicas"], each["maxReplicas"]) for each in groups if each["groupName"] == application)
+        return next(found, None)
+    app = serve.applications.get(application)
+    deployments = app.config.get("deployments") or () if app is not None else ()
+    scaling = next((each.get("autoscaling_config") for each in deployments), None) or {}
+    fewest, most = scaling.get("min_replicas"), scaling.get("max_replicas")
+    return None if fewest is None or most is None else (fewest, most)
 
 
 async def _without_members(world: World, key: Key, stored: Object | None, deployments: list[Object]) -> float | None:
@@ -183,5 +212,11 @@ def applications_of(
 
 
 def _as_deployed(app: serve_config.Json, serve: ServeState) -> serve_config.Json:
+    """What Serve has of it. How many replicas it has follows the rollout all the same: one in place may have to give them back."""
     deployed = serve.applications.get(app["name"])
-    return dict(deployed.config) if deployed is not None and deployed.config.get("args") == app["args"] else app
+    if deployed is None or deployed.config.get("args") != app["args"]:
+        return app
+    pairs = zip(deployed.config["deployments"], app["deployments"], strict=False)
+    number = "num_replicas"
+    kept = [{**found, **({number: wanted[number]} if number in found else {})} for found, wanted in pairs]
+    return {**deployed.config, "deployments": kept}

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from sundog_operator.api import format_micro_instant
 from sundog_operator.app.world import World
 from sundog_operator.core.events import Event, make_event
-from sundog_operator.errors import AlreadyExists, DependencyError
+from sundog_operator.errors import AlreadyExists, DependencyError, Invalid
 from sundog_operator.ports import Object
 
 log = logging.getLogger("sundog.operator")
@@ -25,7 +25,7 @@ async def record(world: World, regarding: Object, told: Iterable[Event]) -> None
             world.told.heard(event)
         except AlreadyExists:
             pass
-        except DependencyError as err:
+        except (DependencyError, Invalid) as err:
             log.warning("event %s of %s is lost: %s", event.reason, key, err)
             continue
         world.told.note(key, world.clock.monotonic())

@@ -73,12 +73,11 @@ class WorkQueue(Generic[K]):
             return
         self._due[key] = due
         heapq.heappush(self._heap, (due, next(self._order), key))
-        self._changed.set()
+        self._wake()
 
     async def take(self) -> K:
         """Wait for a key that is due and not at work, and mark it as at work."""
         while True:
-            self._changed.clear()
             key, wait_s = self._next()
             if key is not None:
                 return key
@@ -100,7 +99,12 @@ class WorkQueue(Generic[K]):
 
     def _release(self, key: K) -> None:
         self._active.discard(key)
+        self._wake()
+
+    def _wake(self) -> None:
+        """Each change has an event of its own: whoever was about to wait for it finds it set, whatever others take meanwhile."""
         self._changed.set()
+        self._changed = asyncio.Event()
 
     def _next(self) -> tuple[K | None, float | None]:
         now, parked = self._clock.monotonic(), []

@@ -9,7 +9,8 @@ from sundog_operator.api.installation import Installation
 from sundog_operator.app.posts import Posts
 from sundog_operator.core import names
 from sundog_operator.core.events import Event
-from sundog_operator.ports import Clock, Edges, Kubernetes, Serve, Webhooks
+from sundog_operator.core.observed import LogAnswer, Reading, WebhookAnswer
+from sundog_operator.ports import Clock, Edges, ExposureLogs, Kubernetes, Prometheus, Serve, Webhooks
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +73,10 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """The ports, the settings of this installation, the events told lately, and the posts that are under way.
+    """The ports, the settings of this installation, the events told lately, and the posts, queries and logs that are under way.
 
-    `server` is the API server itself where `kube` knows of most kinds our own objects alone; None where `kube` knows all.
+    `prometheus` is None where no administrator named one, `exposure_logs` where nobody can write any. `server` is the API server itself
+    where `kube` knows of most kinds our own objects alone; None where `kube` knows all.
     """
 
     kube: Kubernetes
@@ -85,4 +87,8 @@ class World:
     settings: Settings = Settings()
     told: Told = field(default_factory=Told, compare=False)
     server: Kubernetes | None = None
-    posts: Posts = field(default_factory=Posts, compare=False)
+    posts: Posts[WebhookAnswer] = field(default_factory=Posts, compare=False)
+    prometheus: Prometheus | None = None
+    queries: Posts[Reading] = field(default_factory=Posts, compare=False)
+    exposure_logs: ExposureLogs | None = None
+    logs: Posts[LogAnswer] = field(default_factory=Posts, compare=False)

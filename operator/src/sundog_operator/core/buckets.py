@@ -8,6 +8,16 @@ Range = tuple[int, int]
 """A half-open interval of buckets."""
 
 
+def percent(buckets: int) -> float:
+    """So many buckets in percent of all; a whole number is an integer."""
+    return buckets // 100 if buckets % 100 == 0 else buckets / 100
+
+
+def size(ranges: Sequence[Sequence[int]]) -> int:
+    """How many buckets ranges hold."""
+    return sum(end - start for start, end in ranges)
+
+
 def two_arms(canary_weight: int) -> tuple[list[Range], list[Range]]:
     """(stable, canary) for a canary weight in percent.
 

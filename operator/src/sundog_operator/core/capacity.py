@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from sundog_operator.api import ModelDeploymentSpec
@@ -19,70 +19,98 @@ Json = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
+class OnNodes:
+    """What is free on the nodes that have such devices, of the types asked for, ready and open to these pods.
+
+    Attributes:
+        nodes: how many these are.
+        total: devices on them; `free` of them no pod has.
+        replicas: replicas that find all of their devices on one node.
+    """
+
+    nodes: int
+    total: int
+    free: int
+    replicas: int
+
+
+@dataclass(frozen=True, slots=True)
 class Room:
     """What is free for replicas of one kind.
 
     Attributes:
         resource: what pods ask for.
-        nodes: nodes that have such devices, of the types asked for, ready and open to these pods.
-        total: devices on them; `free` of them no pod has.
-        replicas: replicas that find all of their devices on one node.
+        on_nodes: what is free on nodes; None where these may not be looked at.
         quota: devices that the namespace's quotas leave; None without a quota.
     """
 
     resource: str
-    nodes: int
-    total: int
-    free: int
-    replicas: int
+    on_nodes: OnNodes | None
     quota: int | None
 
 
 def look(
     spec: ModelDeploymentSpec,
-    nodes: Iterable[Json],
+    nodes: Iterable[Json] | None,
     running: Iterable[Json],
     quotas: Iterable[Json],
     installation: Installation,
 ) -> Room | None:
-    """What is free for a spec; None where it asks for no accelerator. `running` are pods of all namespaces, `quotas` of its own."""
+    """What is free for a spec; None where it asks for no accelerator.
+
+    `nodes` are None where they may not be looked at, `running` are pods of all namespaces, `quotas` of its own.
+    """
     devices = accelerators.devices_of(spec.resources.gpu)
     if devices is None:
         return None
+    fitting = None if nodes is None else [node for node in nodes if _takes(node, spec, devices, installation)]
+    on_nodes = None if fitting is None else _on_nodes(fitting, running, devices)
+    return Room(devices.resource, on_nodes, _quota_left(quotas, devices.resource))
+
+
+def _on_nodes(fitting: Sequence[Json], running: Iterable[Json], devices: Devices) -> OnNodes:
     taken: Counter[str] = Counter()
     for pod in running:
         if is_scheduled(pod):
             taken[pod["spec"]["nodeName"]] += requested(pod, devices.resource)
-    fitting = [node for node in nodes if _takes(node, spec, devices, installation)]
     total = {node["metadata"]["name"]: _allocatable(node, devices.resource) for node in fitting}
     free = {name: max(count - taken[name], 0) for name, count in total.items()}
-    return Room(
-        devices.resource,
-        len(fitting),
-        sum(total.values()),
-        sum(free.values()),
-        sum(count // devices.count for count in free.values()),
-        _quota_left(quotas, devices.resource),
-    )
+    replicas = sum(count // devices.count for count in free.values())
+    return OnNodes(len(fitting), sum(total.values()), sum(free.values()), replicas)
+
+
+def with_more(room: Room, devices: Devices, freed: int) -> Room:
+    """The same once so many of its devices were free beside, wherever they are: with luck where others are free."""
+    nodes, quota = room.on_nodes, room.quota
+    if nodes is not None:
+        free = nodes.free + freed
+        nodes = replace(nodes, free=free, replicas=free // devices.count)
+    return replace(room, on_nodes=nodes, quota=None if quota is None else quota + freed)
 
 
 def shortage(devices: Devices, replicas: int, room: Room, types: Sequence[str]) -> tuple[str, str] | None:
-    """(reason, message) of why so many more replicas do not fit; None where they do."""
-    needed = replicas * devices.count
-    if replicas <= 0 or (replicas <= room.replicas and (room.quota is None or needed <= room.quota)):
+    """(reason, message) of why so many more replicas do not fit; None where they do, as far as that is known."""
+    needed, free = replicas * devices.count, room.on_nodes
+    over_quota = room.quota is not None and needed > room.quota
+    if replicas <= 0 or (not over_quota and (free is None or replicas <= free.replicas)):
         return None
     kind = f" of type {' or '.join(types)}" if types else ""
-    told = (
-        f"{needed} {room.resource}{kind} needed ({replicas} × {devices.count}), {room.free} of {room.total} free on"
-        f" {room.nodes} node{'' if room.nodes == 1 else 's'}"
-    )
+    told = f"{needed} {room.resource}{kind} needed ({replicas} × {devices.count})"
+    if free is not None:
+        told += f", {free.free} of {free.total} free on {free.nodes} node{'' if free.nodes == 1 else 's'}"
     if room.quota is not None:
         told += f", {room.quota} left by the namespace's quota"
     # Nodes may come; a quota does not grow by itself. So it counts first where both fall short.
-    if room.quota is not None and needed > room.quota:
+    if over_quota:
         return QUOTA, told
-    scattered = needed <= room.free
+    scattered = free is not None and needed <= free.free
     return INSUFFICIENT, told + (f", not {devices.count} of them on one node" if scattered else "")
+
+
+def holds_back(short: tuple[str, str] | None, installation: Installation | None) -> bool:
+    """Whether what is short has to be there before pods are made. Nodes that pods bring come for those; no quota does."""
+    comes = installation is not None and installation.gpu.nodes_come
+    return short is not None and not (comes and short[0] == INSUFFICIENT)
 
 
 def requested(pod: Json, resource: str) -> int:

@@ -4,8 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-VERBS: Final = ("promote", "pause", "resume", "abort", "retry", "rollback")
-NOT_YET: Final = ("skip", "stop")
+VERBS: Final = ("promote", "skip", "pause", "resume", "abort", "retry", "rollback", "stop")
 _MAX_LENGTH = 256
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -38,8 +37,6 @@ def parse(text: str) -> Command:
 
 
 def _verb_problem(verb: str) -> str:
-    if verb in NOT_YET:
-        return f"{verb} is not supported yet"
     return "" if verb in VERBS else f"verb {verb[:32]!r} is not one of {', '.join(VERBS)}"
 
 

@@ -11,6 +11,8 @@ from sundog_operator.core.ray_cluster import is_ours_by
 from sundog_operator.core.revisions import owner_reference
 
 RBAC = "rbac.authorization.k8s.io"
+HAPROXY = "haproxy"
+"""The container that clients reach."""
 HTTP_PORT = 8080
 AGENT_PORT = 9090
 SELECTOR = {names.LABEL_NAME: names.EDGE}
@@ -19,6 +21,7 @@ LOST_AFTER = timedelta(seconds=60)
 """How long after the end of its grace a leaving pod is still asked: a kubelet that lives has killed it by then."""
 
 Json = dict[str, Any]
+_PORTS = ("http", "https")
 
 
 def make_config_map(namespace: str, members: Iterable[Json], document: Mapping[str, Any]) -> Json:
@@ -35,7 +38,7 @@ def make_config_map(namespace: str, members: Iterable[Json], document: Mapping[s
 def make_deployment(namespace: str, members: Iterable[Json], image: str) -> Json:
     """The edge's Deployment of local mode: HAProxy and its agent beside each other, so that either can die alone."""
     labels = names.labels(names.EDGE)
-    containers = [_container("haproxy", image, "http", HTTP_PORT), _container("agent", image, "agent", AGENT_PORT)]
+    containers = [_container(HAPROXY, image, "http", HTTP_PORT), _container("agent", image, "agent", AGENT_PORT)]
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -85,12 +88,16 @@ def make_rights(namespace: str, members: Sequence[Json], account: str) -> list[J
 
 
 def make_budget(namespace: str, members: Iterable[Json]) -> Json:
-    """One edge may leave at a time, where nodes are drained."""
+    """One edge may leave at a time, where nodes are drained; one that is not ready, as before the first model, holds up none."""
     return {
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
         "metadata": metadata(namespace, members),
-        "spec": {"maxUnavailable": 1, "selector": {"matchLabels": SELECTOR}},
+        "spec": {
+            "maxUnavailable": 1,
+            "unhealthyPodEvictionPolicy": "AlwaysAllow",
+            "selector": {"matchLabels": SELECTOR},
+        },
     }
 
 
@@ -113,6 +120,19 @@ def make_service(member: Json, *, tls: bool) -> Json:
         "kind": "Service",
         "metadata": own_metadata(member),
         "spec": {"selector": SELECTOR, "ports": ports},
+    }
+
+
+def renew_service(stored: Json, wanted: Json) -> Json:
+    """A Service that says what is wanted and keeps what others have set of it: its type, a port's number on nodes, ports of other names."""
+    meta, ports = stored["metadata"], {port.get("name"): port for port in stored["spec"].get("ports", ())}
+    labels = {**(meta.get("labels") or {}), **wanted["metadata"]["labels"]}
+    own = [{**ports.get(port["name"], {}), **port} for port in wanted["spec"]["ports"]]
+    others = [port for name, port in ports.items() if name not in _PORTS]
+    return {
+        **stored,
+        "metadata": {**meta, "labels": labels, "ownerReferences": wanted["metadata"]["ownerReferences"]},
+        "spec": {**stored["spec"], **wanted["spec"], "ports": [*own, *others]},
     }
 
 

@@ -1,15 +1,16 @@
 """The edge of a namespace as pods: HAProxy and its agent, each in a container of its own, and what both share and each alone may see.
 
 Nothing here depends on a service, a revision or a Secret of the namespace: edges are rolled by an upgrade or by an administrator, never by
-what users edit.
+what users edit; and by the first Experiment of the namespace with metrics of outcomes, and the end of the last one.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from sundog_operator.api import canonical_quantity
-from sundog_operator.api.installation import Installation, PodTemplate, Requirements
-from sundog_operator.core import edge_objects, names, pods
+from sundog_operator.api.installation import Haproxy, Installation, PodTemplate, Requirements
+from sundog_operator.core import edge_objects, edge_store, names, pods
 from sundog_operator.core.pods import Demand
 
 HTTP: Final = "http"
@@ -19,8 +20,8 @@ HTTP_PORT: Final = 8080
 HTTPS_PORT: Final = 8443
 AGENT_PORT: Final = 9090
 
-LEAVE_S: Final = 5
-"""How long a leaving edge still takes new connections: until every node has heard that it leaves."""
+LEAVE_S: Final = 15
+"""How long a leaving edge still takes new connections: until every node has heard that it leaves, on a busy cluster as well."""
 DRAIN_S: Final = 120
 LINGER_S: Final = 3
 SETTLE_S: Final = 10
@@ -31,6 +32,8 @@ _USER: Final = 65532
 _STATE: Final = "/run/sundog"
 _ACCOUNT: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
 _RAY_TOKEN: Final = "/var/run/secrets/sundog-ray"  # noqa: S105 a directory
+_FEEDBACK: Final = "/var/run/secrets/sundog-feedback"
+_FEEDBACK_VOLUME: Final = "sundog-feedback"
 _TOKEN_S: Final = 3607
 _AGENT_RESOURCES: Final[Mapping[str, Mapping[str, str]]] = {
     "requests": {"cpu": "50m", "memory": "128Mi"},
@@ -40,15 +43,20 @@ _AGENT_RESOURCES: Final[Mapping[str, Mapping[str, str]]] = {
 Json = dict[str, Any]
 
 
-def make_deployment(namespace: str, members: Iterable[Json], installation: Installation) -> Json:
-    """The Deployment. A new pod is ready before an old one leaves."""
+def make_deployment(
+    namespace: str, members: Iterable[Json], installation: Installation, *, feedback: bool = False
+) -> Json:
+    """The Deployment. A new pod is ready before an old one leaves.
+
+    `feedback`: its agents keep exposures and outcomes in the store of the edges.
+    """
     edge = installation.edge
     spec = {
         "replicas": edge.replicas,
         "revisionHistoryLimit": 2,
         "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
         "selector": {"matchLabels": edge_objects.SELECTOR},
-        "template": _template(namespace, installation),
+        "template": _template(namespace, installation, feedback=feedback),
     }
     meta = edge_objects.metadata(namespace, members)
     meta["annotations"] = {names.ANNOTATION_MADE_AS: pods.fingerprint(spec)}
@@ -60,10 +68,17 @@ def service_account(installation: Installation) -> str:
     return installation.edge.pods.service_account_name or names.EDGE
 
 
-def _template(namespace: str, installation: Installation) -> Json:
+def takes_feedback(deployment: Mapping[str, Any]) -> bool:
+    """Whether a stored Deployment was made with `feedback`."""
+    volumes = deployment["spec"]["template"]["spec"].get("volumes") or ()
+    return any(volume["name"] == _FEEDBACK_VOLUME for volume in volumes)
+
+
+def _template(namespace: str, installation: Installation, *, feedback: bool) -> Json:
     template = _with_user(installation.edge.pods)
-    containers = [_haproxy(installation, template), _agent(namespace, installation, template)]
-    demand = Demand(labels=names.labels(names.EDGE), volumes=_volumes(), service_account=service_account(installation))
+    containers = [_haproxy(installation, template), _agent(namespace, installation, template, feedback=feedback)]
+    volumes = [*_volumes(), *([_feedback_volume(installation)] if feedback else [])]
+    demand = Demand(labels=names.labels(names.EDGE), volumes=volumes, service_account=service_account(installation))
     made = pods.make_pod(template, demand, containers)
     made["metadata"].setdefault("annotations", {})["kubectl.kubernetes.io/default-container"] = "haproxy"
     made["spec"] |= {
@@ -88,6 +103,7 @@ def _haproxy(installation: Installation, template: PodTemplate) -> Json:
                 f"--http-bind=*:{HTTP_PORT}",
                 f"--https-bind=*:{HTTPS_PORT}",
                 f"--drain-seconds={DRAIN_S}",
+                *_limits(installation.edge.haproxy),
             ],
             "ports": [_port(HTTP, HTTP_PORT), _port(HTTPS, HTTPS_PORT)],
             "resources": _resources(installation.edge.resources),
@@ -101,7 +117,22 @@ def _haproxy(installation: Installation, template: PodTemplate) -> Json:
     )
 
 
-def _agent(namespace: str, installation: Installation, template: PodTemplate) -> Json:
+def _limits(wanted: Haproxy) -> list[str]:
+    """Options where they differ from what HAProxy has without them: any argument more would roll edges for nothing."""
+    asked, usual = _options(wanted), _options(Haproxy())
+    return [f"--{name}={value}" for name, value in asked.items() if value != usual[name]]
+
+
+def _options(haproxy: Haproxy) -> dict[str, int]:
+    return {
+        "buffer-bytes": haproxy.buffer_bytes,
+        "request-seconds": math.ceil(haproxy.request_timeout.total_seconds()),
+        "client-seconds": math.ceil(haproxy.client_timeout.total_seconds()),
+        "source-connections": haproxy.source_connections,
+    }
+
+
+def _agent(namespace: str, installation: Installation, template: PodTemplate, *, feedback: bool) -> Json:
     def asked(path: str) -> Json:
         return {"httpGet": {"path": path, "port": AGENT}, "timeoutSeconds": 5}
 
@@ -120,6 +151,7 @@ def _agent(namespace: str, installation: Installation, template: PodTemplate) ->
                 f"--ray-token-file={_RAY_TOKEN}/{names.RAY_TOKEN_KEY}",
                 f"--settle-seconds={SETTLE_S}",
                 f"--linger-seconds={LINGER_S}",
+                *(_feedback_options(installation) if feedback else ()),
             ],
             "env": [{"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],
             "ports": [_port(AGENT, AGENT_PORT)],
@@ -131,6 +163,7 @@ def _agent(namespace: str, installation: Installation, template: PodTemplate) ->
                 _mount("state", _STATE),
                 _mount("account", _ACCOUNT, read_only=True),
                 _mount("ray-token", _RAY_TOKEN, read_only=True),
+                *([_mount(_FEEDBACK_VOLUME, _FEEDBACK, read_only=True)] if feedback else []),
             ],
         },
     )
@@ -148,6 +181,29 @@ def _volumes() -> list[Json]:
         # A namespace's first edge may be there before Ray's token.
         {"name": "ray-token", "secret": {"secretName": names.RAY, "optional": True}},
     ]
+
+
+def _feedback_options(installation: Installation) -> list[str]:
+    password = edge_store.password_secret(installation)
+    return [
+        f"--signing-key={_FEEDBACK}/{names.SIGNING_KEY}",
+        f"--store={edge_store.url(installation)}",
+        *([f"--store-password-file={_FEEDBACK}/{names.PASSWORD_KEY}"] if password else []),
+    ]
+
+
+def _feedback_volume(installation: Installation) -> Json:
+    """One volume of both Secrets, for their files are of one purpose and one reader."""
+    password = edge_store.password_secret(installation)
+    sources = [
+        _from_secret(names.EDGE_STORE, names.SIGNING_KEY),
+        *([_from_secret(password, names.PASSWORD_KEY)] if password else []),
+    ]
+    return {"name": _FEEDBACK_VOLUME, "projected": {"sources": sources}}
+
+
+def _from_secret(name: str, key: str) -> Json:
+    return {"secret": {"name": name, "items": [{"key": key, "path": key}]}}
 
 
 def _container(template: PodTemplate, own: Mapping[str, Any]) -> Json:

@@ -1,8 +1,12 @@
 """Events: pure constructors, one per thing that happens. Wording lives here, and each has a key under which it is told once."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal
+
+from sundog_operator.api import format_instant
 
 NOTE_LIMIT = 1024
 """Bytes of UTF-8: an event with more is refused whole."""
@@ -19,6 +23,15 @@ class Event:
     dedupe: str
 
 
+def _because(why: str) -> str:
+    return f": {why}" if why else ""
+
+
+def _since(of: str, reason: str, since: datetime) -> str:
+    """The key of what lasts since an instant for a reason: for the same since another, it is another event."""
+    return f"{of}/{reason}/{format_instant(since)}"
+
+
 def revision_created(number: int) -> Event:
     """A change of the spec made a revision."""
     return Event("Normal", "RevisionCreated", "CreateRevision", f"the spec makes revision {number}", str(number))
@@ -30,29 +43,105 @@ def rollout_started(experiment: str, revision: int, stable: int) -> Event:
     return Event("Normal", "RolloutStarted", "Rollout", note, experiment)
 
 
-def traffic_shifted(experiment: str, epoch: int, weight: int, revision: int) -> Event:
-    """A new weight was committed."""
-    note = f"rollout {experiment}: revision {revision} gets {weight} % from epoch {epoch} on"
+def traffic_shifted(experiment: str, epoch: int, weight: int, revision: int, why: str) -> Event:
+    """A new weight was committed. `why` is what decided that; empty for the first one."""
+    note = f"rollout {experiment}: revision {revision} gets {weight} % from epoch {epoch} on{_because(why)}"
     return Event("Normal", "TrafficShifted", "Shift", note, f"{experiment}/{epoch}")
 
 
-def rollout_paused(experiment: str, epoch: int, reason: str, message: str) -> Event:
-    """A rollout stands still until somebody looks."""
-    return Event(
-        "Warning", "RolloutPaused", "Pause", f"rollout {experiment}: {message}", f"{experiment}/{epoch}/{reason}"
-    )
+def gate_opened(experiment: str, step: int, weight: int, why: str) -> Event:
+    """A gate opened, and the step after it begins at the same weight. With another weight, that tells of it."""
+    note = f"rollout {experiment}: step {step} begins, at {weight} % as before{_because(why)}"
+    return Event("Normal", "GateOpened", "OpenGate", note, f"{experiment}/{step}")
 
 
-def promoted(revision: int, previous: int | None) -> Event:
-    """A revision became stable."""
-    note = f"revision {revision} is stable" + (f"; it was revision {previous}" if previous else "")
-    return Event("Normal", "Promoted", "Promote", note, f"{previous}-{revision}")
+def rollout_paused(experiment: str, epoch: int, reason: str, message: str, since: datetime) -> Event:
+    """A rollout stands still until somebody looks. Paused again for the same since another time, it is another event."""
+    key = _since(f"{experiment}/{epoch}", reason, since)
+    return Event("Warning", "RolloutPaused", "Pause", f"rollout {experiment}: {message}", key)
+
+
+def rollout_resumed(experiment: str, reason: str, since: datetime) -> Event:
+    """A rollout goes on by itself that was paused for so long, for that reason."""
+    note = f"rollout {experiment} goes on: it was paused for {reason} since {format_instant(since)}, and stable has done well for 5 minutes"
+    return Event("Normal", "RolloutResumed", "Resume", note, _since(experiment, reason, since))
+
+
+def promoted(revision: int, previous: int | None, attempt: str, why: str = "") -> Event:
+    """A revision became stable, by an attempt that is told from others of the same revision. `why` is what decided that."""
+    note = f"revision {revision} is stable" + (f"; it was revision {previous}" if previous else "") + _because(why)
+    return Event("Normal", "Promoted", "Promote", note, f"{previous}-{revision}/{attempt}")
 
 
 def rollout_ended(outcome: str, attempt: str, message: str) -> Event:
     """A rollout ended without its candidate becoming stable."""
     kind: Literal["Normal", "Warning"] = "Normal" if outcome == "Superseded" else "Warning"
     return Event(kind, f"Rollout{outcome}", "RollBack", message, f"{attempt}/{outcome}")
+
+
+def experiment_started(experiment: str, uid: str, arms: Sequence[str], stable: int) -> Event:
+    """The arms of an Experiment of a user's own are being brought up."""
+    note = f"Experiment {experiment}: {', '.join(arms)} beside revision {stable}, which keeps serving"
+    return Event("Normal", "ExperimentStarted", "StartExperiment", note, uid)
+
+
+def experiment_running(experiment: str, uid: str, epoch: int, told: str) -> Event:
+    """Its arms have traffic."""
+    note = f"Experiment {experiment}: {told} from epoch {epoch} on"
+    return Event("Normal", "ExperimentRunning", "StartExperiment", note, f"{uid}/{epoch}")
+
+
+def arm_dropped(experiment: str, uid: str, arm: str, why: str) -> Event:
+    """An arm lost its traffic while others go on."""
+    return Event("Warning", "ArmDropped", "DropArm", f"Experiment {experiment}: arm {arm}: {why}", f"{uid}/{arm}")
+
+
+def weights_moved(experiment: str, uid: str, epoch: int, shares: str) -> Event:
+    """The weights of its arms followed their outcomes."""
+    note = f"Experiment {experiment}: outcomes move its weights to {shares} from epoch {epoch} on"
+    return Event("Normal", "WeightsMoved", "Shift", note, f"{uid}/{epoch}")
+
+
+def experiment_paused(experiment: str, uid: str, reason: str, message: str, since: datetime) -> Event:
+    """It counts no evidence, for control is no measure of anything."""
+    note = f"Experiment {experiment} counts no evidence until control has done well for 5 minutes: {message}"
+    return Event("Warning", "ExperimentPaused", "Pause", note, _since(uid, reason, since))
+
+
+def experiment_resumed(experiment: str, uid: str, reason: str, since: datetime) -> Event:
+    """It counts evidence again, by itself."""
+    note = f"Experiment {experiment} counts evidence again: it was paused for {reason} since {format_instant(since)}"
+    return Event("Normal", "ExperimentResumed", "Resume", note, _since(uid, reason, since))
+
+
+def evidence_doubted(experiment: str, uid: str, reason: str, message: str, since: datetime) -> Event:
+    """Nothing is concluded from what is counted, since then and for that reason. Numbers in what it says may change: it is told once."""
+    note = f"Experiment {experiment}: nothing is concluded meanwhile ({reason}): {message}"
+    return Event("Warning", "EvidenceDoubted", "DecideExperiment", note, _since(uid, reason, since))
+
+
+def arm_won(experiment: str, uid: str, reason: str) -> Event:
+    """An arm has won, and the experiment goes on until somebody ends it."""
+    return Event("Normal", "ArmWon", "DecideExperiment", f"Experiment {experiment}: {reason}", uid)
+
+
+def experiment_ended(experiment: str, uid: str, phase: str, reason: str) -> Event:
+    """It has ended, and all traffic is stable's. Of one that is gone nobody knows the uid."""
+    kind: Literal["Normal", "Warning"] = "Normal" if phase == "Concluded" else "Warning"
+    note = f"Experiment {experiment}: {reason}"
+    return Event(kind, f"Experiment{phase}", "EndExperiment", note, f"{uid or experiment}/{phase}")
+
+
+def log_not_written(experiment: str, sequence: int, problem: str) -> Event:
+    """An exposure log could not be written."""
+    note = f"Experiment {experiment}: exposure log {sequence}: {problem}; it is tried again, and the experiment goes on"
+    return Event("Warning", "LogNotWritten", "WriteLog", note, f"{experiment}/{sequence}")
+
+
+def service_refused(problem: str) -> Event:
+    """The API server does not let the Service of a ModelDeployment be written. Numbers in what it says may change: it is told once."""
+    note = f"its Service cannot be written, and its address may lead nowhere: {problem}; it is tried again"
+    return Event("Warning", "ServiceRefused", "WriteService", note, "")
 
 
 def edge_replaced(pod: str, uid: str, epoch: int) -> Event:

@@ -9,6 +9,7 @@ from typing import Final
 from sundog_operator.api import DEFAULT_ALPHA, FrozenPlan, PlanGuardrail, PlanStep
 from sundog_operator.core.evidence import simulating
 from sundog_operator.core.evidence.simulating import Plan, Steady
+from sundog_operator.core.rollout import machine
 from sundog_operator.core.rollout.resolve import ERROR_RATE
 
 _LOOKS_EVERY: Final = 3
@@ -123,7 +124,8 @@ def _simulated(plan: FrozenPlan, service: Service) -> Plan:
         margin=errors.margin,
         floor=errors.floor,
         alpha=plan.alpha or DEFAULT_ALPHA,
-        metrics=len(plan.guardrails),
+        metrics=len(plan.guardrails) * (plan.harm_shares or 1),
         least_ticks=math.ceil(least / simulating.TICK_S),
         warmup_ticks=math.ceil(warmup_s(plan, service, steps[0]) / simulating.TICK_S),
+        following=[machine.weight_after(plan.steps, step.weight) / 100 for step in steps],
     )

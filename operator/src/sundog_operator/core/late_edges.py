@@ -3,8 +3,8 @@
 from datetime import timedelta
 from typing import Final
 
-from sundog_operator.core import events, live, traffic
-from sundog_operator.core.draft import HELD_OUTCOMES, Draft
+from sundog_operator.core import events, holding, traffic
+from sundog_operator.core.draft import Draft
 from sundog_operator.core.observed import EdgeReport
 
 PATIENCE: Final = timedelta(seconds=30)
@@ -17,12 +17,13 @@ def replace_late(draft: Draft) -> tuple[EdgeReport, ...]:
     Only where another edge has the split in force: what all of them cannot do, new ones could not either.
     """
     last, told = draft.status.last_rollout, draft.condition_before("TrafficSynced")
-    aborted = last is not None and last.outcome in HELD_OUTCOMES and _retires(draft, last.revision)
+    lost = {last.revision} if last is not None and holding.is_lost(last) else set()
+    aborted = draft.gives_back or any(_retires(draft, revision) for revision in lost | _dropped(draft))
     if not draft.seen.in_cluster or not aborted or told is None or told.reason != "EdgeNotConfirmed":
         return ()
     if draft.now - told.last_transition_time < PATIENCE:
         return ()
-    split = live.split_of(draft.service, draft.status, draft.rollout.uid if draft.rollout else "", draft.progress)
+    split = draft.split()
     if split is None:
         return ()
     confirmation = traffic.confirm(draft.service, split, draft.seen.edges)
@@ -33,6 +34,12 @@ def replace_late(draft: Draft) -> tuple[EdgeReport, ...]:
         return ()
     draft.events.append(events.edge_replaced(found[0].pod, found[0].uid, split.epoch))
     return (found[0],)
+
+
+def _dropped(draft: Draft) -> set[int]:
+    """Arms of the experiment under way that got no traffic any more."""
+    arms = draft.own_progress.arms if draft.own_progress is not None else ()
+    return {arm.revision for arm in arms if arm.dropped is not None and arm.revision is not None}
 
 
 def _retires(draft: Draft, revision: int) -> bool:

@@ -21,9 +21,14 @@ RAY_LABEL_APPLICATION = "sundog.dev/application"
 """Ray's label of a node, by which the replicas of a revision find the pods of their own group."""
 
 EDGE = "sundog-edge"
+EDGE_STORE = "sundog-edge-store"
+"""Where the edges of a namespace keep exposures and outcomes; the Secret of that name also has the key that they sign with."""
+SIGNING_KEY = "signing-key"
 RAY = "sundog-ray"
 """Name of the Secret with Ray's token, one per namespace, and of what runs Ray in labels."""
 RAY_TOKEN_KEY = "token"  # noqa: S105 the name of a key
+RAY_HEADS = "sundog-ray-heads"
+RAY_WORKERS = "sundog-ray-workers"
 VALKEY = "sundog-valkey"
 PASSWORD_KEY = "password"  # noqa: S105 the name of a key
 SPLIT_KEY = "split.json"
@@ -32,11 +37,22 @@ SERVE_DEPLOYMENT = "Model"
 
 STABLE = "stable"
 CANARY = "canary"
+CONTROL = "control"
+OF_STABLE = (STABLE, CONTROL)
+"""Arms that the stable revision answers for: outside of an Experiment, and within one."""
 
 
 def application(service: str, revision: int) -> str:
     """Serve application, ControllerRevision and first Experiment of a revision, such as `digits-r8`."""
     return f"{service}-r{revision}"
+
+
+def undivided(service: str, revision: int, uid: str) -> str:
+    """The attempt by which edges count while a revision has all traffic, such as `digits-r8-1f0c9a3e`.
+
+    `uid` is the ModelDeployment's: what edges have counted of an earlier one of its name is no traffic of this one.
+    """
+    return f"{application(service, revision)}-{uid[:8]}"
 
 
 def route_prefix(service: str, revision: int) -> str:

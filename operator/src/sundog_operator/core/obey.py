@@ -3,10 +3,16 @@
 from typing import Any, Final
 
 from sundog_operator.api import LastCommand
-from sundog_operator.core import choose, commands, events, names, revisions
+from sundog_operator.core import choose, commands, events, names, revisions, sharing, weigh
 from sundog_operator.core.commands import Command
 from sundog_operator.core.draft import Draft
+from sundog_operator.core.experiments import ending
+from sundog_operator.core.hindering import hindered
+from sundog_operator.core.readiness import DEPLOYING
 from sundog_operator.core.rollout import machine, windows
+
+FORWARD: Final = ("promote", "skip")
+"""What lets traffic move forward."""
 
 REMEMBERED: Final = 20
 """Ids that are known to have been used: a repository that writes an old annotation back must not run it again."""
@@ -21,9 +27,10 @@ def obey(draft: Draft) -> None:
     last = draft.status.last_command
     if last is not None and (last.id, last.verb, last.revision or 0) == (command.id, command.verb, command.revision):
         return
-    problem = _reused(draft, command) or command.problem or _refuse(draft, command)
+    was_run = _was_run(draft, command)
+    problem = _reused(draft, command) or command.problem or ("" if was_run else _refuse(draft, command))
     result = "Rejected" if problem else "Accepted"
-    if not problem:
+    if not problem and not was_run:
         _run(draft, command)
     done: dict[str, Any] = {
         "id": command.id,
@@ -52,34 +59,89 @@ def _refuse(draft: Draft, command: Command) -> str:
             return _refuse_rollback(draft, command.revision)
         case "retry":
             return _refuse_retry(draft, command.revision)
+        case "stop":
+            return _refuse_stop(draft, command.revision)
+        case _ if _gives_back(draft, command.revision):
+            return f"revision {command.revision} gives its traffic back already: there is nothing to {command.verb}"
         case _:
             return _refuse_steering(draft, command)
+
+
+def _gives_back(draft: Draft, number: int) -> bool:
+    candidate = draft.status.candidate
+    return draft.gives_back and candidate is not None and candidate.revision == number
+
+
+def _was_run(draft: Draft, command: Command) -> bool:
+    """Whether the rollout has run it already: an earlier pass got that far and died before this status was written."""
+    name = draft.before.experiment
+    attempt = next((rollout for rollout in draft.seen.rollouts if rollout.name == name), None)
+    return attempt is not None and attempt.status.last_command == command.id
 
 
 def _refuse_steering(draft: Draft, command: Command) -> str:
     candidate = draft.status.candidate
     if candidate is None:
-        return f"revision {command.revision} is no candidate: no rollout is under way"
+        runs = f"; stop ends Experiment {draft.own.name}" if draft.own is not None else ""
+        return f"revision {command.revision} is no candidate: no rollout is under way{runs}"
     if candidate.revision != command.revision:
         return f"revision {command.revision} is not the candidate, which is revision {candidate.revision}"
     if command.verb == "abort":
         return (
             "" if draft.status.stable else f"revision {command.revision} is the first one: there is none to go back to"
         )
-    if (
-        command.verb == "promote"
-        and not command.full
-        and draft.progress is not None
-        and draft.progress.phase == machine.PENDING
-    ):
-        return f"revision {command.revision} is not ready yet: there is no step to pass; --full promotes it as soon as it is"
+    if command.verb in FORWARD and not command.full and (why := _why_not_begun(draft, command)):
+        return why
     if draft.progress is None:
         return f"revision {command.revision} is rolled out without steps: there is nothing to {command.verb}"
-    if command.verb == "promote" and draft.held:
+    if command.verb == "resume" and draft.progress.paused is None:
+        return _why_not_resumed(draft, command.revision)
+    if command.verb == "skip" and (why := machine.why_not_skipped(draft.progress)):
+        return why
+    if command.verb in FORWARD and draft.held:
         return _why_held(draft)
-    if command.verb == "promote" and draft.opens_at is not None:
+    if command.verb in FORWARD and draft.opens_at is not None:
         return f"{windows.outside(draft.opens_at)}: take spec.rollout.windows out to go on before"
-    return ""
+    return _why_not_trusted(draft) if command.verb == "promote" else ""
+
+
+def _why_not_trusted(draft: Draft) -> str:
+    """Why a rollout that is paused for its split would be paused again at once; empty where it is not, or the split is right again."""
+    paused = draft.progress.paused if draft.progress is not None else None
+    if paused is None or paused.reason != machine.SAMPLE_RATIO:
+        return ""
+    weigh.weigh(draft)
+    broken = draft.judgement.broken if draft.judgement is not None else ""
+    return (
+        f"requests do not fall to the arms by their weights, {broken}: it would be paused again at once"
+        if broken
+        else ""
+    )
+
+
+def _why_not_begun(draft: Draft, command: Command) -> str:
+    """Why a rollout is at no step that could be passed or left out; empty where it is at one, or has none."""
+    progress = draft.progress
+    if progress is None or progress.phase != machine.PENDING:
+        return ""
+    if progress.paused is not None:
+        return f"revision {command.revision} is {machine.paused_for(progress)}: resume lets it begin, once it is ready"
+    if draft.held:
+        return _why_held(draft)
+    if command.verb == "skip":
+        return machine.why_not_skipped(progress)
+    return (
+        f"revision {command.revision} is not ready yet: there is no step to pass; --full promotes it as soon as it is"
+    )
+
+
+def _why_not_resumed(draft: Draft, number: int) -> str:
+    """That a rollout is not paused, and what lets it go on where it stands still all the same."""
+    told = f"revision {number} is not paused: there is nothing to resume"
+    if draft.held:
+        return f"{told}; {_why_held(draft)}"
+    waits = draft.progress is not None and draft.progress.step is not None and draft.progress.step.gate == "manual"
+    return f"{told}; it {machine.WAITS_FOR_PROMOTE}" if waits else told
 
 
 def _why_held(draft: Draft) -> str:
@@ -99,13 +161,32 @@ def _refuse_rollback(draft: Draft, number: int) -> str:
     if revisions.by_number(draft.seen.revisions, number) is None:
         known = ", ".join(str(revision.number) for revision in draft.seen.revisions)
         return f"revision {number} is not in the history: {known}"
+    return "" if number == draft.stable_number else _why_no_place(draft, number)
+
+
+def _why_no_place(draft: Draft, number: int) -> str:
+    """Why an earlier revision cannot be brought up for all traffic at once, as a rollback does; empty where it can."""
+    candidate = draft.status.candidate
+    if draft.in_place is not None and candidate is not None:
+        return f"revision {candidate.revision} has replicas of stable, which has to have them back first: abort it, then roll back"
+    short = sharing.shortage_for(draft, draft.spec, draft.replicas) if draft.spec is not None else None
+    if draft.spec is None or short is None or sharing.find(draft, draft.spec).shared is None:
+        return ""
+    return f"{short[1]}: apply the spec of revision {number}, which then comes in place"
+
+
+def _refuse_stop(draft: Draft, number: int) -> str:
+    if draft.own is None:
+        return "no Experiment of a user's own is under way"
+    if draft.stable_number != number:
+        return f"revision {number} is not the control of Experiment {draft.own.name}, which is revision {draft.stable_number}"
     return ""
 
 
 def _refuse_retry(draft: Draft, number: int) -> str:
     candidate = draft.status.candidate
     if candidate is not None and candidate.revision == number:
-        return ""
+        return _why_not_anew(draft, number)
     if draft.stable_number == number and draft.readiness(number).failed:
         return ""
     if draft.wanted is None or draft.wanted.number != number:
@@ -115,40 +196,67 @@ def _refuse_retry(draft: Draft, number: int) -> str:
     return "" if draft.is_held_back(number) else f"revision {number} was neither aborted nor rolled back"
 
 
+def _why_not_anew(draft: Draft, number: int) -> str:
+    """Why a candidate is not to be taken out and put in again: with it would go what answers requests, or what is on its way up."""
+    if draft.progress is not None and machine.has_traffic(draft.progress):
+        weight = machine.canary_weight(draft.progress)
+        share = f"{weight} % of the traffic" if weight else "requests by their headers"
+        return (
+            f"revision {number} has {share}: there is nothing to try again; abort, then retry begins its rollout anew"
+        )
+    if draft.available(number):
+        return f"revision {number} is ready: there is nothing to try again"
+    if _has_trouble(draft, number):
+        return ""
+    return f"revision {number} starts and has not failed: there is nothing to try again"
+
+
+def _has_trouble(draft: Draft, number: int) -> bool:
+    """Whether anything is known against a candidate that is not ready yet."""
+    candidate, progress, readiness = draft.status.candidate, draft.progress, draft.readiness(number)
+    if candidate is None or candidate.failures or candidate.retry_at is not None or choose.lateness(draft, candidate):
+        return True
+    if progress is not None and progress.paused is not None and progress.paused.reason == machine.LATE:
+        return True
+    calm = readiness.ready or readiness.reason == DEPLOYING
+    return not calm or hindered(draft, number) is not None
+
+
 def _run(draft: Draft, command: Command) -> None:
     match command.verb:
         case "rollback":
             _roll_back(draft, command)
         case "retry":
             _retry(draft, command.revision)
+        case "stop":
+            ending.end(draft, "StopCommand", f"by command {command.id}")
         case "abort" if draft.progress is None:
-            choose.drop_candidate(draft, "Aborted", f"by command {command.id}")
+            choose.call_off(draft, f"by command {command.id}")
         case _:
             _steer(draft, command)
 
 
 def _steer(draft: Draft, command: Command) -> None:
-    """Hand the command to the rollout's state machine, unless an earlier pass got that far and died before this status was written."""
-    attempt = draft.rollout
-    if attempt is None or attempt.status.last_command == command.id:
-        return
-    draft.commit_rollout(machine.obey(attempt.status, command, draft.now))
+    """Hand the command to the rollout's state machine."""
+    if draft.rollout is not None:
+        draft.commit_rollout(machine.obey(draft.rollout.status, command, draft.now))
 
 
 def _retry(draft: Draft, number: int) -> None:
     candidate = draft.status.candidate
     if candidate is not None and candidate.revision == number:
-        # Out of the cluster first, so that what failed is forgotten; back in at the next pass.
+        # Out of the cluster first, so that what failed is forgotten; back in once Serve has it no more.
         draft.set(candidate=candidate.model_copy(update={"failures": 0, "retry_at": draft.now}))
-    elif draft.status.stable is not None and draft.status.stable.revision == number:
+    elif draft.is_held_back(number):
+        choose.release(draft, number)
+    elif draft.status.stable is not None:
         draft.set(stable=draft.status.stable.model_copy(update={"retry_at": draft.now}))
-    else:
-        draft.set(last_rollout=None)
 
 
 def _roll_back(draft: Draft, command: Command) -> None:
     """Go back to an earlier revision at once. What the spec stands for is held back until it changes or is retried."""
     reason = f"rollback to revision {command.revision} by command {command.id}"
+    ending.end(draft, "RolledBack", reason)
     choose.drop_candidate(draft, "RolledBack", reason)
     choose.hold_back(draft, reason)
     if command.revision != draft.stable_number:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 
@@ -52,6 +53,19 @@ class ServeState:
 
 
 @dataclass(frozen=True, slots=True)
+class ReplicaStart:
+    """How a replica started, as it tells itself.
+
+    Attributes:
+        phases: seconds by phase; empty where no replica could be asked.
+        began: when it began to download, by its own clock; None where it does not tell.
+    """
+
+    phases: Mapping[str, float] = field(default_factory=dict)
+    began: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class WebhookAnswer:
     """What came of one POST: a status, or without an answer why there is none.
 
@@ -78,10 +92,42 @@ class WebhookAnswer:
 
 
 @dataclass(frozen=True, slots=True)
+class Reading:
+    """What Prometheus gave for one query: a finite number, or without one why there is none.
+
+    `problem` follows on the name of a check, such as `gives no data`; `at` is when it was asked.
+    """
+
+    value: float | None = None
+    problem: str = ""
+    at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LogAnswer:
+    """What came of writing an exposure log, or in a sentence why none was written, which names edge or place and no credentials.
+
+    Attributes:
+        at: when it was read.
+        exposures: rows of it.
+        outcomes: likewise.
+        complete: whether they are just what the sums beside them are of.
+        final: whether it was read after the end of the experiment.
+    """
+
+    at: datetime
+    exposures: int = 0
+    outcomes: int = 0
+    complete: bool = False
+    final: bool = False
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class EdgeReport:
     """One edge pod and the evidence document it gave; `evidence` is None when it could not be read, and `error` says why.
 
-    `uid` is the pod's.
+    `uid` is the pod's; `unready` is why it is not ready, as its own condition says, and empty where it says nothing.
     """
 
     pod: str
@@ -90,3 +136,4 @@ class EdgeReport:
     evidence: Mapping[str, Any] | None
     error: str = ""
     uid: str = ""
+    unready: str = ""

@@ -7,28 +7,27 @@ statuses alone (`core.live`), so the operator can die at any line.
 """
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Final
+from datetime import datetime
 
 from sundog_operator.api import ExperimentStatus, ModelDeploymentStatus
-from sundog_operator.core import choose, keeping, live, names, returning, revisions, say, traffic, weigh
+from sundog_operator.core import choose, keeping, live, names, returning, revisions, say, weigh
 from sundog_operator.core.draft import Draft, Json, Observed
 from sundog_operator.core.events import Event
+from sundog_operator.core.experiments import telling, walking
 from sundog_operator.core.late_edges import replace_late
 from sundog_operator.core.obey import obey
 from sundog_operator.core.observed import EdgeReport
-from sundog_operator.core.rollout import history, machine
+from sundog_operator.core.rollout import checking, history, machine, shadowing
 from sundog_operator.core.spec import accept
-
-LEAVING_PERIOD: Final = timedelta(seconds=5)
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to write, in this order: creates, the rollout's status, the status; then what is surplus goes. Nothing is written twice.
+    """What to write, in this order: creates, the Experiments' statuses, the status; then what is surplus goes. Nothing is written twice.
 
     Attributes:
         rollout: (Experiment name, status) to commit, or None.
+        own: the same of Experiments of users.
         surplus_revisions: names of ControllerRevisions beyond the history limit.
         surplus_experiments: names of rollout Experiments beyond it.
         requeue_after_s: when to look again without being woken, in seconds.
@@ -43,19 +42,23 @@ class Plan:
     events: tuple[Event, ...]
     requeue_after_s: float
     late_edges: tuple[EdgeReport, ...] = ()
+    own: tuple[tuple[str, ExperimentStatus], ...] = ()
 
 
 STEPS = (
     choose.recover,
     choose.know_revision,
     choose.assign_cluster,
+    walking.settle,
     choose.settle,
     obey,
     choose.choose,
     choose.find_rollout,
+    choose.watch_candidate,
     choose.retry_failed,
     choose.retry_stable,
     choose.switch_plainly,
+    walking.begin,
 )
 
 
@@ -65,11 +68,14 @@ def plan(seen: Observed, now: datetime) -> Plan:
     for step in STEPS:
         step(draft)
     _walk(draft)
+    walking.walk(draft)
     choose.let_go(draft)
     keeping.trim(draft)
     say.measure(draft)
     say.conclude(draft)
     say.conclude_rollout(draft)
+    telling.conclude(draft)
+    walking.doubt(draft)
     late = replace_late(draft)
     return Plan(
         creates=tuple(draft.creates),
@@ -80,6 +86,7 @@ def plan(seen: Observed, now: datetime) -> Plan:
         events=tuple(draft.events),
         requeue_after_s=say.requeue_after_s(draft),
         late_edges=late,
+        own=tuple(draft.own_statuses.items()),
     )
 
 
@@ -102,47 +109,60 @@ def _walk(draft: Draft) -> None:
     progress, candidate = draft.progress, draft.status.candidate
     if progress is None or candidate is None or draft.commit is not None:
         return
-    attempt = draft.rollout
     counted = weigh.weigh(draft)
-    split = live.split_of(draft.service, draft.status, attempt.uid if attempt else "", progress)
+    attempt = draft.rollout
+    draft.copies = shadowing.look(progress, attempt.uid if attempt else "", draft.seen.edges)
     seen = machine.Inputs(
         now=draft.now,
         replicas=draft.replicas,
         available=draft.available(candidate.revision),
-        confirmed=split is not None and traffic.confirm(draft.service, split, draft.seen.edges).confirmed,
+        serving=draft.serving(candidate.revision),
+        confirmed=draft.confirmed,
         held=draft.held,
         opens_at=draft.opens_at,
         failure=choose.failure_of(draft, candidate),
+        late=choose.patience_lost(draft, candidate),
         evidence=draft.judgement,
         answer=draft.seen.answer,
+        copies=draft.copies,
+        stable=draft.serving(draft.stable_number or 0),
+        dead=choose.is_dead(draft, candidate),
+        patience=draft.spec.rollout.progress_deadline if draft.spec else machine.PATIENCE,
     )
-    after = say.count(draft, machine.tick(say.tell(draft, progress), seen), progress, moved=False)
-    if after != progress or _leave(draft, progress):
+
+    def ticked(*, moved: bool) -> ExperimentStatus:
+        told = checking.take(say.tell(draft, progress, moved=moved), draft.seen.readings)
+        return machine.tick(told, seen)
+
+    after = ticked(moved=False)
+    if after != progress:
+        # Where anything moves more often than once a minute, what is known would never be told else.
+        after = ticked(moved=True)
+    after = say.count(draft, after, progress, counted, moved=False)
+    weighs = (draft.judgement or draft.copies) is not None
+    if after != progress or (weighs and draft.edge_leaves(progress)):
         # What was counted is written with what follows from it.
-        told = say.count(draft, after, progress, moved=True)
+        told = say.count(draft, after, progress, counted, moved=True)
         if counted is not None:
             told = told.model_copy(update={"tallies": counted.pack()})
+        if draft.copies is not None:
+            told = told.model_copy(update={"shadow": draft.copies.status})
         if told != progress:
-            judged = draft.judgement.metrics if draft.judgement else told.metrics
-            draft.commit_rollout(history.remember(told, judged, draft.now))
+            draft.commit_rollout(history.remember(told, say.judged_by(draft) or told.metrics, draft.now))
             draft.events.extend(say.shift_events(draft, progress, after))
 
 
-def _leave(draft: Draft, progress: ExperimentStatus) -> bool:
-    """Whether an edge leaves: what it has counted will not be there to be read again, so it is written more often."""
-    due = progress.counted_at is None or draft.now - progress.counted_at >= LEAVING_PERIOD
-    return draft.judgement is not None and due and any(edge.terminating for edge in draft.seen.edges)
-
-
 def _surplus_revisions(draft: Draft) -> tuple[str, ...]:
+    """What is beyond the history. While the spec is refused nobody knows what may return, nor what was wanted and is held back."""
+    if draft.spec is None:
+        return ()
     kept = set(live.live_revisions(draft.status)) | ({draft.wanted.number} if draft.wanted else set())
     if draft.status.candidate is not None:
         kept.add(draft.status.candidate.revision)
-    if draft.spec is not None:
-        kept.update(returning.window(draft.spec.rollout, draft.status.stable_before))
-    return tuple(
-        names.application(draft.service, revision.number) for revision in revisions.surplus(draft.seen.revisions, kept)
-    )
+    kept.update(arm.revision for arm in draft.status.arms or ())
+    kept.update(returning.window(draft.spec.rollout, draft.status.stable_before))
+    gone = revisions.surplus(draft.seen.revisions, kept, draft.status.stable_before)
+    return tuple(names.application(draft.service, revision.number) for revision in gone)
 
 
 def _surplus_experiments(draft: Draft) -> tuple[str, ...]:

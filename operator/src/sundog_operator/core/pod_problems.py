@@ -1,10 +1,7 @@
 """What keeps pods from running, in one line, as the kubelet and the scheduler tell it."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
-
-from sundog_operator.api import parse_instant
 
 Pod = Mapping[str, Any]
 
@@ -38,11 +35,11 @@ def problem(pods: Iterable[Pod]) -> tuple[str, str] | None:
 
 
 def _problems(pod: Pod) -> Iterator[tuple[str, str]]:
-    name, status = pod["metadata"]["name"], pod.get("status") or {}
-    scheduled = _condition(pod, "PodScheduled")
-    if scheduled is not None and scheduled.get("status") == "False" and scheduled.get("reason") == UNSCHEDULABLE:
+    name = pod["metadata"]["name"]
+    scheduled = condition(pod, "PodScheduled")
+    if scheduled.get("status") == "False" and scheduled.get("reason") == UNSCHEDULABLE:
         yield UNSCHEDULABLE, f"pod {name}: {_line(scheduled.get('message'))}"
-    for container in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
+    for container in containers(pod):
         for reason, text in _of_container(container):
             yield reason, f"pod {name}, container {container.get('name')}: {text}"
 
@@ -66,48 +63,19 @@ def _line(text: Any) -> str:
     return lines[0][:_LONGEST] if lines else "no reason given"
 
 
-def _condition(pod: Pod, type_: str) -> Mapping[str, Any] | None:
+def containers(pod: Pod) -> Iterator[Mapping[str, Any]]:
+    """What the kubelet tells of each, those that run first included."""
+    status = pod.get("status") or {}
+    yield from (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ()))
+
+
+def condition(pod: Pod, type_: str) -> Mapping[str, Any]:
+    """A pod's condition; empty where it has none of that type."""
     conditions = (pod.get("status") or {}).get("conditions") or ()
-    return next((condition for condition in conditions if condition.get("type") == type_), None)
+    return next((each for each in conditions if each.get("type") == type_), {})
 
 
 def is_scheduled(pod: Pod) -> bool:
     """Whether a pod has its node and what it asked for, until it ends."""
     ended = (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
     return bool((pod.get("spec") or {}).get("nodeName")) and not ended
-
-
-def start_times(pods: Sequence[Pod]) -> dict[str, timedelta]:
-    """How long the slowest pod waited for its node, `scheduled`, and for the image of its first container, `image`; to the second."""
-    found: dict[str, timedelta] = {}
-    for pod in pods:
-        begun = _instant(pod["metadata"].get("creationTimestamp"))
-        placed = _since(pod, "PodScheduled")
-        prepared = _since(pod, "PodReadyToStartContainers")
-        started = _first_started(pod)
-        for phase, start, end in (("scheduled", begun, placed), ("image", prepared, started)):
-            if start is not None and end is not None:
-                found[phase] = max(found.get(phase, timedelta()), end - start)
-    return found
-
-
-def _since(pod: Pod, type_: str) -> datetime | None:
-    condition = _condition(pod, type_)
-    return _instant(condition.get("lastTransitionTime")) if condition and condition.get("status") == "True" else None
-
-
-def _first_started(pod: Pod) -> datetime | None:
-    status = pod.get("status") or {}
-    states = [
-        state
-        for container in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ()))
-        for state in (container.get("state") or {}).values()
-    ]
-    return min((at for state in states if (at := _instant(state.get("startedAt")))), default=None)
-
-
-def _instant(text: Any) -> datetime | None:
-    try:
-        return parse_instant(text) if isinstance(text, str) else None
-    except ValueError:
-        return None

@@ -37,9 +37,10 @@ class Power:
 
 
 def last_gate(plan: FrozenPlan) -> FrozenPlan:
-    """A plan of the last step alone that evidence gates, and what follows it. The plan has such a step."""
+    """A plan of the last step alone that evidence gates, and the weight that it leads to. The plan has such a step."""
     step = forecasting.weighed_steps(plan)[-1]
-    return plan.model_copy(update={"steps": (step, PlanStep(weight=100, gate="none"))})
+    following = PlanStep(weight=machine.weight_after(plan.steps, step.weight), gate="none")
+    return plan.model_copy(update={"steps": (step, following)})
 
 
 def deadline(plan: FrozenPlan) -> timedelta:
@@ -66,7 +67,7 @@ def power(
     """
     (step,), errors = forecasting.weighed_steps(plan), forecasting.error_guardrail(plan)
     assert errors is not None
-    found = _typical(plan, errors, service, times, step, 100)
+    found = _typical(plan, errors, service, times, step, machine.weight_after(plan.steps, step.weight))
     return Power(
         typical=found,
         seconds=math.inf if found is None else _seconds(found, plan, service, step),
@@ -78,7 +79,8 @@ def _typical(
     plan: FrozenPlan, errors: PlanGuardrail, service: Service, times: float, step: PlanStep, following: int
 ) -> Typical | None:
     alpha = plan.alpha or DEFAULT_ALPHA
-    limits = Limits(errors.margin, errors.floor, following / 100, alpha, len(plan.guardrails))
+    tests = len(plan.guardrails) * (plan.harm_shares or 1)
+    limits = Limits(errors.margin, errors.floor, following / 100, alpha, tests)
     return typical(service.errors, times, step.weight / 100, limits)
 
 

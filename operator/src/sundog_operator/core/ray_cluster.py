@@ -1,9 +1,10 @@
 """RayClusters: which one serves a ModelDeployment, what we ask of KubeRay, and what its status tells."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from sundog_operator.core import names
 from sundog_operator.core.revisions import owner_reference
@@ -14,13 +15,20 @@ GRPC_PORT = "9000"
 GRPC_ENDPOINT = "serve-grpc"
 """The name of the port of Serve's own gRPC proxy among the endpoints of a RayCluster's status."""
 DASHBOARD_PORT = "8265"
+_LONGEST: Final = 300
+_SUBJECT: Final = re.compile(r'^pods "[^"]*" is ')
+_POD: Final = re.compile(r"[a-z0-9.-]*-(worker|head)-[a-z0-9]{5}\b")
+"""Of each attempt another one, and a status must not change with each."""
 
 Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterView:
-    """What a RayCluster's status says. `problem` is empty when Serve's REST API can be called."""
+    """What a RayCluster's status says.
+
+    `problem` is empty when Serve's REST API can be called. `refusal` is why KubeRay cannot make a pod, or delete one; empty while it can.
+    """
 
     name: str
     host: str = ""
@@ -28,6 +36,7 @@ class ClusterView:
     serve_port: str = SERVE_PORT
     grpc_port: str = GRPC_PORT
     problem: str = ""
+    refusal: str = ""
 
     @property
     def dashboard(self) -> str:
@@ -54,11 +63,11 @@ def view(name: str, obj: Mapping[str, Any] | None, address: str = "") -> Cluster
         return ClusterView(name, host=address, problem=f"RayCluster {name} does not exist yet")
     status = obj.get("status") or {}
     head, endpoints = status.get("head") or {}, status.get("endpoints") or {}
-    condition = next((c for c in status.get("conditions") or () if c.get("type") == "HeadPodReady"), None)
+    condition, refusal = _condition(status, "HeadPodReady"), _refusal(status)
     host = address or head.get("serviceIP") or head.get("podIP") or ""
     problem = ""
-    if condition is None or condition.get("status") != "True":
-        said = (condition or {}).get("message") or "no status yet"
+    if condition.get("status") != "True":
+        said = refusal or condition.get("message") or "no status yet"
         problem = f"the head of RayCluster {name} is not ready: {said}"
     elif not host:
         problem = f"RayCluster {name} tells no address of its head"
@@ -69,7 +78,23 @@ def view(name: str, obj: Mapping[str, Any] | None, address: str = "") -> Cluster
         serve_port=str(endpoints.get("serve", SERVE_PORT)),
         grpc_port=str(endpoints.get(GRPC_ENDPOINT, GRPC_PORT)),
         problem=problem,
+        refusal=refusal,
     )
+
+
+def _condition(status: Mapping[str, Any], type_: str) -> Mapping[str, Any]:
+    return next((each for each in status.get("conditions") or () if each.get("type") == type_), {})
+
+
+def _refusal(status: Mapping[str, Any]) -> str:
+    """In the words of the API server, which KubeRay tells below its own reason."""
+    condition = _condition(status, "ReplicaFailure")
+    if condition.get("status") != "True":
+        return ""
+    reason = str(condition.get("reason") or "ReplicaFailure")
+    lines = (line.strip() for line in str(condition.get("message") or "").splitlines())
+    told = next((line for line in lines if line not in ("", reason)), reason)
+    return _POD.sub("a pod", _SUBJECT.sub("", told))[:_LONGEST]
 
 
 def assign(taken: Iterable[str], image: str = "") -> str:

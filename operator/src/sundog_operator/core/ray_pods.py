@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from sundog_operator.api import cpu_cores, memory_bytes
-from sundog_operator.api.installation import Installation, PodTemplate
+from sundog_operator.api.installation import Installation
 from sundog_operator.core import accelerators, names, pods, references, valkey
 from sundog_operator.core.contains import contains
 from sundog_operator.core.pods import Demand
@@ -136,7 +136,7 @@ def _fault_tolerance(cluster: str, installation: Installation) -> Json:
     if not wanted.enabled:
         return {}
     secret = wanted.external.password_secret_name
-    address = wanted.external.address or valkey.address(cluster)
+    address = wanted.external.address or valkey.address(names.valkey(cluster))
     if not wanted.external.address:
         secret = names.valkey(cluster)
     key = {"name": secret, "key": names.PASSWORD_KEY}
@@ -158,18 +158,12 @@ def make_worker_group(
         "memory": str(memory),
         **({devices.ray_name: str(devices.count)} if devices else {}),
     }
-    template = _worker(service, revision, image, installation.ray.pods, installation.gpu.aliases)
+    template = _worker(service, revision, image, installation)
     return make_group(application, bounds, ray_resources, template)
 
 
-def _worker(
-    service: str,
-    revision: Revision,
-    image: str,
-    template: PodTemplate,
-    aliases: Mapping[str, Mapping[str, tuple[str, ...]]],
-) -> Json:
-    spec = spec_of(revision)
+def _worker(service: str, revision: Revision, image: str, installation: Installation) -> Json:
+    spec, template = spec_of(revision), installation.ray.pods
     devices = accelerators.devices_of(spec.resources.gpu)
     limits = {"memory": str(memory_bytes(spec.resources.memory) + OVERHEAD_BYTES)}
     given = {devices.resource: str(devices.count)} if devices else {}
@@ -198,13 +192,18 @@ def _worker(
             names.LABEL_MODEL_DEPLOYMENT: service,
             names.LABEL_REVISION: str(revision.number),
         },
-        volumes=[{"name": _CACHE, "emptyDir": {}}, *mounted.volumes],
+        volumes=[_cache(installation.ray.cache.host_path), *mounted.volumes],
         scheduling=spec.scheduling,
         tolerations=accelerators.tolerations(devices),
-        affinity=accelerators.affinity(spec.resources.gpu, aliases),
+        affinity=accelerators.affinity(spec.resources.gpu, installation.gpu.aliases),
         service_account=spec.model.credentials.service_account_name,
     )
     return pods.make_pod(template, demand, [container])
+
+
+def _cache(folder: str) -> Json:
+    """The volume of models and compiled code. A folder of the node has to be there: one that the kubelet made could not be written to."""
+    return {"name": _CACHE, **({"hostPath": {"path": folder, "type": "Directory"}} if folder else {"emptyDir": {}})}
 
 
 def renew(stored: Json, wanted: Json, groups: list[Json], seen: Presence) -> Json | None:

@@ -1,6 +1,6 @@
 """The token that all Ray processes of a namespace share with the operator and the edges."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from sundog_operator.core import names
@@ -22,13 +22,3 @@ def make_secret(namespace: str, owners: Sequence[Json], token: str) -> Json:
         "type": "Opaque",
         "stringData": {names.RAY_TOKEN_KEY: token},
     }
-
-
-def with_owners(stored: Mapping[str, Any], owners: Sequence[Json]) -> Json | None:
-    """The stored Secret owned by these as well; None where it is. Owners that are gone are for the garbage collector."""
-    known = stored["metadata"].get("ownerReferences") or []
-    uids = {ref["uid"] for ref in known}
-    more = [ref for ref in owners if ref["uid"] not in uids]
-    if not more:
-        return None
-    return {**stored, "metadata": {**stored["metadata"], "ownerReferences": [*known, *more]}}

@@ -44,13 +44,16 @@ class Readiness:
         return self.reason in RETRYABLE
 
 
+NOT_DEPLOYED: Final = Readiness(0, False, False, True, DEPLOYING, "the application is not deployed yet")
+
+
 def of_revision(service: str, revision: Revision, serve: ServeState) -> Readiness:
     """Readiness of a revision. An application of that name with another hash does not count."""
     if not serve.known:
         return Readiness(0, False, False, False, "RayUnknown", "Serve could not be asked")
     app = serve.applications.get(names.application(service, revision.number))
     if app is None or _hash(app) != revision.hash:
-        return Readiness(0, False, False, True, DEPLOYING, "the application is not deployed yet")
+        return NOT_DEPLOYED
     running = sum(deployment.running for deployment in app.deployments)
     told = _told(app)
     if app.status == "DEPLOY_FAILED" or any(d.status == "DEPLOY_FAILED" for d in app.deployments):

@@ -1,9 +1,9 @@
 """What a dry run tells: how what the spec stands for would take over, decided as if it were to begin now."""
 
 from sundog_operator.api import ModelDeploymentSpec
-from sundog_operator.core import names, returning
+from sundog_operator.core import returning
 from sundog_operator.core.draft import Draft
-from sundog_operator.core.rollout import freeze, stable_traffic, telling
+from sundog_operator.core.rollout import freeze, telling
 
 
 def tell(draft: Draft, spec: ModelDeploymentSpec, stable: int, wanted: int, *, waits: bool) -> str:
@@ -22,14 +22,13 @@ def _before(draft: Draft, *, waits: bool) -> str:
 def _way(draft: Draft, spec: ModelDeploymentSpec, stable: int, wanted: int) -> str:
     if wanted == stable:
         return f"revision {stable} keeps all traffic"
-    if spec.rollout.strategy != "canary":
+    if spec.rollout.strategy not in freeze.STEPPED:
         return f"revision {wanted} gets all traffic from revision {stable} at once"
     if draft.returns:
         return f"{returning.reason(wanted)}, without steps"
-    attempts = [names.application(draft.service, stable)]
-    traffic = stable_traffic.of_attempts(draft.service, attempts, draft.seen.edges, draft.now.timestamp())
-    plan = freeze.resolved(spec.rollout, traffic, draft.replicas)
+    plan = freeze.resolved(spec.rollout, draft.traffic_of(stable), draft.replicas, draft.shared)
     judged = telling.judged_by(plan)
-    return f"canary of revision {wanted} beside revision {stable}: {telling.arrows(plan.steps)}" + (
+    where = "beside" if draft.shared is None else "in the place of"
+    return f"{plan.strategy} of revision {wanted} {where} revision {stable}: {telling.arrows(plan.steps)}" + (
         f", by {judged}" if judged else ""
     )

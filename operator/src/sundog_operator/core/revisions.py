@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -32,15 +32,25 @@ class Revision:
     image: str = ""
 
 
-def content_of(spec: ModelDeploymentSpec) -> Json:
+def content_of(spec: ModelDeploymentSpec, user_config: Json | None = None) -> Json:
     """The part of a spec that makes a revision, without values equal to their defaults.
 
-    Leaving defaults out keeps the hash when a release adds a field. `runtime.userConfig` is applied in place and therefore left out.
+    Leaving defaults out keeps the hash when a release adds a field. `runtime.userConfig` is applied in place and therefore left out;
+    `user_config` is that of an arm that has one of its own, which is then part of what it is.
     """
     dumped = spec.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     content = {part: dumped.get(part, {}) for part in ("model", "runtime", "resources", "scheduling")}
     content["runtime"] = {key: value for key, value in content["runtime"].items() if key != "userConfig"}
-    return {part: kept for part, value in content.items() if (kept := _without_empty(value))}
+    found = {part: kept for part, value in content.items() if (kept := _without_empty(value))}
+    if user_config is not None:
+        found["runtime"] = {**found.get("runtime", {}), "userConfig": user_config}
+    return found
+
+
+def own_user_config(revision: Revision) -> Json | None:
+    """The `userConfig` that a revision has for as long as it is there; None where it has that of the ModelDeployment's spec."""
+    found = revision.content.get("runtime", {}).get("userConfig")
+    return None if found is None else dict(found)
 
 
 def _without_empty(value: Any) -> Any:
@@ -49,9 +59,13 @@ def _without_empty(value: Any) -> Any:
     return {key: kept for key, item in value.items() if (kept := _without_empty(item)) != {}}
 
 
-def content_hash(content: Mapping[str, Any]) -> str:
-    """16 hex digits of SHA-256 over the canonical JSON of (format version, content)."""
-    body = json.dumps([FORMAT, content], sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+def content_hash(content: Mapping[str, Any], repetition: int = 0) -> str:
+    """16 hex digits of SHA-256 over the canonical JSON of (format version, content).
+
+    `repetition` counts those of the same content before it that are to have revisions of their own.
+    """
+    told = [FORMAT, content, repetition] if repetition else [FORMAT, content]
+    body = json.dumps(told, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(body.encode()).hexdigest()[:16]
 
 
@@ -78,9 +92,12 @@ def next_number(taken: Iterable[int]) -> int:
     return max(taken, default=0) + 1
 
 
-def surplus(revisions: Iterable[Revision], live: set[int]) -> list[Revision]:
-    """Revisions beyond the history limit, oldest first; live ones neither count nor go."""
-    idle = sorted((r for r in revisions if r.number not in live), key=lambda r: r.number)
+def surplus(revisions: Iterable[Revision], live: set[int], served: Collection[int] = ()) -> list[Revision]:
+    """Revisions beyond the history limit; live ones neither count nor go.
+
+    Those that have never served go before those that have, for an experiment makes as many as it has arms; of either the oldest first.
+    """
+    idle = sorted((r for r in revisions if r.number not in live), key=lambda r: (r.number in served, r.number))
     return idle[: max(0, len(idle) - HISTORY_LIMIT)]
 
 

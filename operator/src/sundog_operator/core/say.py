@@ -2,14 +2,16 @@
 
 import math
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 from sundog_operator.api import (
+    ArmStatus,
     Capacity,
     Condition,
     ConditionSet,
     ExperimentStatus,
+    LastRollout,
     MetricStatus,
     RevisionStatus,
     Startup,
@@ -21,22 +23,32 @@ from sundog_operator.core import (
     capacity,
     choose,
     events,
+    holding,
     http_route,
+    leaving,
     live,
     names,
     pod_problems,
     power,
-    references,
     revisions,
+    salts,
     secrets,
+    sharing,
+    starts,
     traffic,
 )
 from sundog_operator.core.draft import Draft
 from sundog_operator.core.events import Event
 from sundog_operator.core.evidence.verdicts import Verdict
+from sundog_operator.core.experiments import telling, walking
+from sundog_operator.core.hindering import hindered
+from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.readiness import DEPLOYING
-from sundog_operator.core.rollout import freeze, machine, notices, windows
+from sundog_operator.core.rollout import freeze, machine, notices, sparing, tallies, unproven, windows
+from sundog_operator.core.rollout.tallies import Tallies
 
+RAY_GRACE: Final = timedelta(seconds=10)
+"""For how long a RayCluster that does not answer yet is no news: it is made for the first revision, and comes up meanwhile."""
 POLL_S: Final = 0.2
 WAITING_S: Final = 1.0
 EVIDENCE_S: Final = 5.0
@@ -44,19 +56,31 @@ EVIDENCE_S: Final = 5.0
 
 RESYNC_S: Final = 15.0
 CONFIRM_GRACE: Final = timedelta(seconds=30)
-COUNTS_PERIOD: Final = timedelta(seconds=60)
 NOT_EVALUATED: Final = "counters are kept, but no evidence is weighed in a rollout without a gate of evidence"
+ASKED_IN_THE_BAKE: Final = "copies are compared; evidence of traffic is weighed in the bake"
+
+_NO_HEALTHY_REPLICA: Final = "NoHealthyReplica"
+EXPERIMENT_RUNNING: Final = "ExperimentRunning"
 
 Said = tuple[str, str, str]
 """(status, reason, message) of a condition."""
 
 
-def tell(draft: Draft, status: ExperimentStatus) -> ExperimentStatus:
-    """Project what the evidence says: once a minute, where nothing was said yet, and as soon as there is anything."""
-    judged = draft.judgement
-    if judged is None or not (_is_due(draft, status) or _nothing(status.metrics) > _nothing(judged.metrics)):
+def tell(draft: Draft, status: ExperimentStatus, *, moved: bool = False) -> ExperimentStatus:
+    """Project what the evidence says: with every transition, once a minute, and as soon as there is anything."""
+    known = judged_by(draft)
+    if known is None or not (moved or draft.is_due(status) or _nothing(status.metrics) > _nothing(known)):
         return status
-    return status.model_copy(update={"metrics": judged.metrics})
+    shadow = draft.copies.status if draft.copies else status.shadow
+    return status.model_copy(update={"metrics": known, "shadow": shadow})
+
+
+def judged_by(draft: Draft) -> tuple[MetricStatus, ...] | None:
+    """What is known of each metric, of those that copies are compared by too; None where nothing is weighed."""
+    if draft.judgement is None and draft.copies is None:
+        return None
+    copies = draft.copies.metrics if draft.copies else ()
+    return (*copies, *(draft.judgement.metrics if draft.judgement else ()))
 
 
 def _nothing(metrics: Sequence[MetricStatus]) -> float:
@@ -64,62 +88,71 @@ def _nothing(metrics: Sequence[MetricStatus]) -> float:
     return sum(each.verdict == Verdict.NO_DATA for each in metrics) if metrics else math.inf
 
 
-def _is_due(draft: Draft, status: ExperimentStatus) -> bool:
-    return status.counted_at is None or draft.now - status.counted_at >= COUNTS_PERIOD
+def count(
+    draft: Draft, status: ExperimentStatus, before: ExperimentStatus, counted: Tallies | None, *, moved: bool
+) -> ExperimentStatus:
+    """Project what was counted into the arms: at every transition, else once a minute; a status must not change with each request.
 
-
-def count(draft: Draft, status: ExperimentStatus, before: ExperimentStatus, *, moved: bool) -> ExperimentStatus:
-    """Project the edges' counters into the arms: at every transition, else once a minute; a status must not change with each request."""
-    if draft.rollout is None or not (moved or _is_due(draft, status)):
+    `counted` is what is known of edges that are gone as well; None where no evidence is weighed.
+    """
+    if draft.rollout is None or not (moved or draft.is_due(status)):
         return status
-    counted = {arm.name: traffic.counts_of(draft.rollout.uid, arm.name, draft.seen.edges) for arm in status.arms}
-    # Edges that do not answer must not take back what was counted before.
-    arms = tuple(
-        arm.model_copy(
-            update={
-                "requests": max(arm.requests, counted[arm.name][0]),
-                "errors": max(arm.errors, counted[arm.name][1]),
-            }
-        )
-        for arm in status.arms
-    )
+    arms = tuple(_counted(arm, draft.rollout.uid, draft.seen.edges, counted) for arm in status.arms)
     if arms == status.arms and status.metrics == before.metrics:
         return status
     return status.model_copy(update={"arms": arms, "counted_at": draft.now})
 
 
+def _counted(arm: ArmStatus, attempt: str, edges: Sequence[EdgeReport], counted: Tallies | None) -> ArmStatus:
+    requests, errors = tallies.never_fewer(arm, traffic.counts_of(attempt, arm.name, edges), counted)
+    update: dict[str, int] = {"requests": requests, "errors": errors}
+    by_header, failed = traffic.counts_of(attempt, arm.name, edges, forced=True)
+    if by_header:
+        update["header_requests"] = max(arm.header_requests or 0, by_header)
+        update["header_errors"] = max(arm.header_errors or 0, failed)
+    return arm.model_copy(update=update)
+
+
 def shift_events(draft: Draft, before: ExperimentStatus, after: ExperimentStatus) -> list[Event]:
-    """The events of one transition."""
-    paused = after.paused
-    if draft.rollout is not None and paused is not None and paused != before.paused and paused.reason != machine.MANUAL:
-        told = machine.paused_for(after)
-        return [events.rollout_paused(draft.rollout.name, after.epoch.number, paused.reason, told)]
-    if draft.rollout is None or machine.is_over(after) or machine.canary_weight(before) == machine.canary_weight(after):
+    """The events of one transition; its end is told once the status of the ModelDeployment has it."""
+    rollout, paused, weight = draft.rollout, after.paused, machine.canary_weight(after)
+    if rollout is None or machine.is_over(after):
         return []
-    return [
-        events.traffic_shifted(
-            draft.rollout.name, after.epoch.number, machine.canary_weight(after), draft.rollout.revision
-        )
-    ]
+    if paused is not None and paused != before.paused and paused.reason != machine.MANUAL:
+        told = machine.paused_for(after)
+        return [events.rollout_paused(rollout.name, after.epoch.number, paused.reason, told, paused.since)]
+    if before.paused is not None and sparing.is_spared(before) and paused is None and after.giving_back is None:
+        return [events.rollout_resumed(rollout.name, before.paused.reason, before.paused.since)]
+    if machine.canary_weight(before) != weight:
+        why = machine.moved_by(after)
+        return [events.traffic_shifted(rollout.name, after.epoch.number, weight, rollout.revision, why)]
+    if (step := machine.entered_at_its_weight(before, after)) is not None:
+        return [events.gate_opened(rollout.name, step.index, weight, step.opened_by or "")]
+    return []
 
 
 def measure(draft: Draft) -> None:
     """Fill in replicas, weights and addresses."""
     progress = draft.progress
     weight = machine.canary_weight(progress) if progress else 0
-    candidate, stable = draft.status.candidate, draft.status.stable
+    candidate, stable, shared = draft.status.candidate, draft.status.stable, sharing.sizes(draft)
+    needed = draft.replicas
     if candidate is not None:
-        wanted = machine.wanted_replicas(progress, draft.replicas) if progress else _before_freeze(draft, candidate)
-        draft.set(candidate=_measured(draft, candidate, weight, wanted))
+        own = machine.wanted_replicas(progress, needed) if progress else _before_freeze(draft, candidate)
+        draft.set(candidate=_measured(draft, candidate, weight, shared.candidate if shared else own))
+    of_arms = walking.measure(draft)
     if stable is not None:
-        draft.set(stable=_measured(draft, stable, 100 - weight, draft.replicas))
-    shown = [revision for revision in (draft.status.stable, draft.status.candidate) if revision is not None]
+        left = round(100 - weight - of_arms, 2)
+        draft.set(stable=_measured(draft, stable, left, shared.stable if shared else needed))
+    roles = (draft.status.stable, draft.status.candidate, *(draft.status.arms or ()))
+    shown = [revision for revision in roles if revision is not None]
     draft.set(
         replicas=sum(revision.replicas for revision in shown),
         ready_replicas=sum(revision.ready_replicas for revision in shown),
         selector=f"{names.LABEL_MODEL_DEPLOYMENT}={draft.service}",
-        url=draft.seen.url or draft.status.url,
-        capacity=_measure_capacity(draft),
+        # Told with the status that gives traffic: before, nobody answers there.
+        url=(draft.seen.url if draft.status.stable is not None else "") or draft.status.url,
+        capacity=_measure_capacity(draft, needed),
         startup=_measure_startup(draft),
     )
 
@@ -129,7 +162,7 @@ def _before_freeze(draft: Draft, candidate: RevisionStatus) -> int:
     return candidate.replicas if draft.status.experiment else draft.replicas
 
 
-def _measured(draft: Draft, revision: RevisionStatus, weight: int, wanted: int) -> RevisionStatus:
+def _measured(draft: Draft, revision: RevisionStatus, weight: float, wanted: int) -> RevisionStatus:
     readiness = draft.readiness(revision.revision)
     ready = readiness.running if readiness.known else revision.ready_replicas
     return revision.model_copy(update={"weight": weight, "replicas": wanted, "ready_replicas": ready})
@@ -185,28 +218,36 @@ def _spec_accepted(draft: Draft) -> Said:
     if draft.seen.host_taken_by:
         host = draft.acceptance.spec.endpoint.host
         return "False", "HostTaken", f"spec.endpoint.host: {host} belongs to ModelDeployment {draft.seen.host_taken_by}"
+    if told := salts.told("ModelDeployment", draft.service, draft.seen.salts):
+        return "True", salts.REUSED, told
     return "True", "Accepted", ""
 
 
 def _capacity_available(draft: Draft) -> Said:
     spec = draft.spec
     devices = accelerators.devices_of(spec.resources.gpu) if spec is not None else None
-    if spec is None or devices is None:
-        return "True", "NoGPURequested", "no GPU is requested"
     newest = draft.status.candidate or draft.status.stable
-    short = draft.no_room
-    if short is None and newest is not None and draft.wanted is not None and newest.revision == draft.wanted.number:
+    short, in_place = draft.no_room, draft.in_place is not None
+    if short is None and spec is not None and newest is not None and not in_place and _is_wanted(draft, newest):
         placed = sum(pod_problems.is_scheduled(pod) for pod in draft.pods_of(newest.revision))
-        short = choose.shortage_for(draft, spec, newest.replicas - placed)
+        short = sharing.shortage_for(draft, spec, newest.replicas - placed - leaving.count(draft, newest.revision))
     if short is not None:
         reason, message = short
         return "False", reason, f"revision {draft.wanted.number}: {message}" if draft.wanted else message
-    return "True", "Fits", f"{devices.count} {devices.resource} for each replica"
+    if devices is None:
+        return "True", "NoGPURequested", "no GPU is requested"
+    # What a candidate in place lacks comes as stable's replicas go: how far that is, the rollout tells.
+    where = ", in the place of stable's" if in_place else ""
+    return "True", "Fits", f"{devices.count} {devices.resource} for each replica{where}"
 
 
-def _measure_capacity(draft: Draft) -> Capacity | None:
-    """Accelerators of all revisions that run; None where none asks for any."""
-    requested = 0
+def _is_wanted(draft: Draft, newest: RevisionStatus) -> bool:
+    return draft.wanted is not None and newest.revision == draft.wanted.number
+
+
+def _measure_capacity(draft: Draft, needed: int) -> Capacity | None:
+    """Accelerators of all revisions that run, and whether a candidate shares replicas; None where nothing of both is there to be told."""
+    shared, requested = draft.in_place, 0
     resources = set()
     for number, replicas in live.live_revisions(draft.status).items():
         revision = draft.revision(number)
@@ -214,7 +255,7 @@ def _measure_capacity(draft: Draft) -> Capacity | None:
         if devices is not None:
             requested += replicas * devices.count
             resources.add(devices.resource)
-    if not resources:
+    if not resources and shared is None:
         return None
     allocated = sum(
         capacity.requested(pod, resource)
@@ -222,7 +263,7 @@ def _measure_capacity(draft: Draft) -> Capacity | None:
         if pod_problems.is_scheduled(pod)
         for resource in resources
     )
-    return Capacity(gpus_requested=requested, gpus_allocated=allocated, mode="surge")
+    return sharing.told(Capacity(gpus_requested=requested, gpus_allocated=allocated), shared, needed)
 
 
 def _measure_startup(draft: Draft) -> Startup | None:
@@ -230,14 +271,21 @@ def _measure_startup(draft: Draft) -> Startup | None:
     newest, told = draft.status.candidate or draft.status.stable, draft.status.startup
     if newest is None or (told is not None and told.revision == newest.revision):
         return told
-    # Replicas are asked once a status says that there are some.
+    # Replicas are asked of what a status tells already.
     known = next((each for each in live.told(draft.before) if each.revision == newest.revision), None)
-    if not isinstance(known, RevisionStatus) or not known.ready_replicas or not draft.readiness(newest.revision).ready:
+    if not isinstance(known, RevisionStatus) or not draft.readiness(newest.revision).ready:
         return told
-    phases = {name: timedelta(seconds=round(seconds, 3)) for name, seconds in draft.seen.phases.items()}
-    times = {**pod_problems.start_times(draft.pods_of(newest.revision)), **phases}
-    shown = {name: time for name, time in times.items() if name in ("scheduled", "image", "download", "load", "warmup")}
-    return Startup(revision=newest.revision, **shown) if shown else told
+    pods = draft.pods_of(newest.revision)
+    if not pods and not draft.seen.start.phases:
+        return told
+    since = _to_run_since(draft, known)
+    return Startup(revision=newest.revision, **starts.phases(since, pods, draft.seen.start, draft.now))
+
+
+def _to_run_since(draft: Draft, known: RevisionStatus) -> datetime | None:
+    """The first revision was to run from the begin; any other since it has the role that was told of it."""
+    first = known.revision == 1 and draft.status.startup is None
+    return (draft.created if first else None) or known.since
 
 
 def _revision_ready(draft: Draft) -> Said:
@@ -246,20 +294,22 @@ def _revision_ready(draft: Draft) -> Said:
     if newest is None:
         return "Unknown", "NoRevision", "there is no revision yet"
     readiness = draft.readiness(newest.revision)
-    if not readiness.ready and not readiness.failed and (hindered := _hindered(draft, newest.revision)) is not None:
-        return "False", *hindered
+    if not readiness.ready and not readiness.failed and (waited_for := _waits_for_pods(draft, newest.revision)):
+        return waited_for
     if newest is draft.status.stable and readiness.failed:
         return "False", readiness.reason, f"revision {newest.revision}: {readiness.message}"
     waits = newest.failures > 0 and not readiness.failed and not readiness.ready
     # While the next attempt is on its way, what the last one died of is what a user has to know.
     if (waits or _is_refused_revision(draft)) and told is not None and told.status == "False":
         return "False", told.reason, told.message
+    if not readiness.known and told is not None and _has_just_begun(draft, newest, told):
+        return "False", told.reason, told.message
     if not readiness.known:
         cluster = draft.cluster_of(newest.revision)
         problem = cluster.problem if cluster else ""
         return "Unknown", readiness.reason, problem or readiness.message
-    if newest.weight and not traffic.healthy_replicas(draft.service, newest.revision, draft.seen.edges):
-        return "False", "NoHealthyReplica", f"revision {newest.revision}: no edge sees a healthy replica"
+    if _has_traffic(draft, newest) and (missed := _missed_by_edges(draft, newest.revision, told)):
+        return missed
     return (
         ("True" if readiness.ready else "False"),
         readiness.reason,
@@ -267,31 +317,48 @@ def _revision_ready(draft: Draft) -> Said:
     )
 
 
-def _hindered(draft: Draft, number: int) -> tuple[str, str] | None:
-    """(reason, message) of what keeps the pods of a revision, or the head or store of their cluster, from running."""
-    if draft.spec is not None and draft.wanted is not None and draft.wanted.number == number:
-        namespace = draft.seen.deployment["metadata"]["namespace"]
-        missing = references.problem(references.needs(draft.spec), draft.seen.references, namespace)
-        if missing is not None:
-            return missing[0], f"revision {number}: {missing[1]}"
-    if (own := pod_problems.problem(draft.pods_of(number))) is not None:
-        return own[0], f"revision {number}: {own[1]}"
-    # A head without its store does not start: what keeps the store from running is nearer to the cause.
-    for what, found in (("the store of Ray", draft.stores_of(number)), ("the head of Ray", draft.heads_of(number))):
-        if (other := pod_problems.problem(found)) is not None:
-            return other[0], f"{what}: {other[1]}"
+def _waits_for_pods(draft: Draft, number: int) -> Said | None:
+    """What its pods wait for; None where that is nothing but their start."""
+    if (hinders := hindered(draft, number)) is not None:
+        return "False", *hinders
+    if leaving.is_enough(draft, number):
+        return "False", DEPLOYING, f"revision {number}: {leaving.told(draft, number)}"
     return None
+
+
+def _missed_by_edges(draft: Draft, number: int, told: Condition | None) -> Said | None:
+    """That no edge sees a healthy replica of it, or saw one when it last told; None else."""
+    healthy = traffic.known_replicas(draft.service, number, draft.seen.edges)
+    if healthy == 0:
+        return "False", _NO_HEALTHY_REPLICA, f"revision {number}: no edge sees a healthy replica"
+    # Who tells nothing takes nothing back.
+    if healthy is None and told is not None and told.reason == _NO_HEALTHY_REPLICA:
+        return "False", told.reason, told.message
+    return None
+
+
+def _has_just_begun(draft: Draft, newest: RevisionStatus, told: Condition) -> bool:
+    """Whether it was told a moment ago that it is being deployed: what keeps Ray is worth telling of what lasts."""
+    deploying = (
+        told.status == "False" and told.reason == DEPLOYING and told.message.startswith(f"revision {newest.revision}:")
+    )
+    return deploying and newest.since is not None and draft.now - newest.since < RAY_GRACE
+
+
+def _has_traffic(draft: Draft, newest: RevisionStatus) -> bool:
+    if newest is draft.status.candidate and draft.progress is not None:
+        return machine.has_traffic(draft.progress)
+    return bool(newest.weight)
 
 
 def _is_refused_revision(draft: Draft) -> bool:
     """Whether what the spec stands for failed and is held back: its reason must stay visible although stable is fine."""
-    last = draft.status.last_rollout
-    failed = last is not None and last.outcome == "Aborted" and not last.reason.startswith("by command")
-    return failed and draft.wanted is not None and draft.is_held_back(draft.wanted.number)
+    hold = draft.hold
+    return hold is not None and hold.outcome == "Aborted" and not hold.reason.startswith("by command")
 
 
 def _traffic_synced(draft: Draft) -> Said:
-    split = live.split_of(draft.service, draft.status, draft.rollout.uid if draft.rollout else "", draft.progress)
+    split = draft.split()
     if split is None:
         return "False", "NothingServes", "no revision is ready for traffic"
     confirmation = traffic.confirm(draft.service, split, draft.seen.edges)
@@ -325,8 +392,9 @@ def _route_accepted(draft: Draft) -> Said | None:
 
 
 def _progressing(draft: Draft) -> Said:
-    progress, candidate, last = draft.progress, draft.status.candidate, draft.status.last_rollout
-    if candidate is not None and candidate.retry_at is not None:
+    progress, candidate = draft.progress, draft.status.candidate
+    asks = progress is not None and progress.paused is not None and progress.paused.reason == machine.LATE
+    if candidate is not None and candidate.retry_at is not None and not asks:
         return (
             "True",
             "Retrying",
@@ -335,24 +403,41 @@ def _progressing(draft: Draft) -> Said:
     if progress is not None and candidate is not None:
         paused = progress.paused is not None or draft.held or draft.opens_at is not None
         step = progress.step
-        text = f"step {step.index} of {step.of}: {step.reason}" if step else f"waits for revision {candidate.revision}"
+        waiting = machine.paused_for(progress) if progress.paused else f"waits for revision {candidate.revision}"
+        text = f"step {step.index} of {step.of}: {step.reason}" if step else waiting
         why = f"{progress.plan.reason}: " if progress.plan.reason else f"revision {candidate.revision}, "
         waits = f"; revision {draft.status.queued} waits until it has ended" if draft.status.queued else ""
         waits += f"; {draft.rehearsal}" if draft.rehearsal else ""
+        if draft.gives_back:
+            return "True", "RollingBack", f"{why}{step.reason if step else ''}{waits}"
         return "True", "Paused" if paused else "RollingOut", f"{why}{text}{waits}"
     if candidate is not None:
         return "True", "Deploying", f"revision {candidate.revision} is being deployed{_and_waits(draft, candidate)}"
     if draft.rehearsal:
         return "False", "DryRun", draft.rehearsal
+    if draft.status.queued is not None and draft.own is not None:
+        return (
+            "False",
+            EXPERIMENT_RUNNING,
+            f"revision {draft.status.queued} waits until Experiment {draft.own.name} has ended",
+        )
     if draft.status.queued is not None:
         drains = ", ".join(str(retiring.revision) for retiring in draft.status.retiring)
         told = f"revision {draft.status.queued} waits until the replicas of revision {drains} are gone"
         return "True", "Queued", told if drains else f"revision {draft.status.queued} begins"
-    if draft.wanted is not None and draft.is_held_back(draft.wanted.number) and last is not None:
-        return "False", last.outcome, f"revision {last.revision}: {last.reason}"
+    if (hold := draft.hold) is not None:
+        return "False", hold.outcome, f"revision {hold.revision}: {_held_for(draft, hold)}"
     if draft.no_room is not None and draft.status.stable is not None:
         return "False", *draft.no_room
     return "False", "Complete" if draft.status.stable else "NotStarted", ""
+
+
+def _held_for(draft: Draft, hold: LastRollout) -> str:
+    """Why a revision is held back, and what became of a way back that was tried since."""
+    last = draft.status.last_rollout
+    if last is None or last.revision == hold.revision or last.at < hold.at or not holding.is_lost(last):
+        return hold.reason
+    return f"{hold.reason}; revision {last.revision}: {last.reason}"
 
 
 def _and_waits(draft: Draft, candidate: RevisionStatus) -> str:
@@ -381,15 +466,30 @@ def _ready(draft: Draft, said: dict[str, Said]) -> Said:
     synced = said["TrafficSynced"]
     if synced[1] in (secrets.NOT_FOUND, secrets.INCOMPLETE):
         return synced
-    healthy = traffic.healthy_replicas(draft.service, stable.revision, draft.seen.edges)
+    healthy = traffic.known_replicas(draft.service, stable.revision, draft.seen.edges)
     if healthy:
         more = [*_what_fails(said), *_what_is_asked(draft)]
         return "True", "Serving", "; ".join([f"revision {stable.revision} serves", *more])
+    if healthy is None and (kept := _as_told(draft, synced)) is not None:
+        return kept
     return (
         "False",
-        "NoHealthyReplica",
+        _NO_HEALTHY_REPLICA,
         f"no edge sees a healthy replica of revision {stable.revision}: {said['TrafficSynced'][2]}",
     )
+
+
+def _as_told(draft: Draft, synced: Said) -> Said | None:
+    """That stable serves, where that was told and no edge tells otherwise, for as long as edges have to confirm a split.
+
+    An agent that starts anew is away for seconds, in which its HAProxy serves on. In a cluster no request comes in without a ready edge.
+    """
+    told = _before(draft, "Ready")
+    if told is None or told.status != "True" or synced[0] == "False":
+        return None
+    if draft.seen.in_cluster and not any(edge.ready for edge in draft.seen.edges):
+        return None
+    return told.status, told.reason, told.message
 
 
 def _what_fails(said: dict[str, Said]) -> list[str]:
@@ -412,7 +512,7 @@ def _what_is_asked(draft: Draft) -> list[str]:
     candidate, progress = draft.status.candidate, draft.progress
     if candidate is None or progress is None:
         return []
-    if progress.paused is not None and progress.paused.reason != machine.MANUAL:
+    if progress.paused is not None:
         return [f"revision {candidate.revision} is paused ({progress.paused.reason})"]
     asked = progress.step is not None and progress.step.reason == machine.WAITS_FOR_PROMOTE
     return [f"revision {candidate.revision} {machine.WAITS_FOR_PROMOTE}"] if asked else []
@@ -422,9 +522,8 @@ def _stalled(draft: Draft, said: dict[str, Said]) -> Said:
     status, reason, message = said["SpecAccepted"]
     if status == "False":
         return "True", reason, message
-    last = draft.status.last_rollout
-    if draft.wanted is not None and draft.is_held_back(draft.wanted.number) and last is not None:
-        return "True", last.outcome, f"revision {last.revision} is held back: {last.reason}"
+    if (hold := draft.hold) is not None:
+        return "True", hold.outcome, f"revision {hold.revision} is held back: {_held_for(draft, hold)}"
     candidate = draft.status.candidate
     if draft.no_room is not None and candidate is None:
         return "True", *draft.no_room
@@ -432,9 +531,16 @@ def _stalled(draft: Draft, said: dict[str, Said]) -> Said:
         readiness = draft.readiness(candidate.revision)
         if readiness.failed and not readiness.retryable:
             return "True", readiness.reason, f"revision {candidate.revision}: {readiness.message}"
-    if candidate is not None and draft.status.stable is None and choose.is_late(draft, candidate):
-        return "True", "ProgressDeadlineExceeded", f"{said['RevisionReady'][2]}; it is tried on"
+    if candidate is not None and _is_late(draft, candidate):
+        return "True", machine.LATE, f"{choose.waited_for(draft)}: {said['RevisionReady'][2]}; it is tried on"
     return "False", "", ""
+
+
+def _is_late(draft: Draft, candidate: RevisionStatus) -> bool:
+    """Whether a candidate that nothing pauses is tried on although its time is over: a first revision, or one without steps."""
+    if draft.status.stable is None:
+        return choose.is_late(draft, candidate)
+    return draft.progress is None and choose.patience_lost(draft, candidate) != ""
 
 
 def conclude_rollout(draft: Draft) -> None:
@@ -460,7 +566,10 @@ def _mark_evidence(draft: Draft, status: ExperimentStatus, conditions: Condition
         why = freeze.unweighed(status.plan)
         told = why if status.plan.reason else NOT_EVALUATED
         conditions.mark_unknown("DataQuality", "NotEvaluated", told, at=draft.now)
-        conditions.mark_false("Conclusive", freeze.UNDECIDED, why, at=draft.now)
+        if status.verdict.decision == freeze.UNDECIDED:
+            conditions.mark_false("Conclusive", freeze.UNDECIDED, _undecided(status, why), at=draft.now)
+        else:
+            conditions.mark_true("Conclusive", status.verdict.decision, status.verdict.reason, at=draft.now)
         return
     broken = draft.judgement.broken if draft.judgement else ""
     if broken:
@@ -469,24 +578,48 @@ def _mark_evidence(draft: Draft, status: ExperimentStatus, conditions: Condition
         told = f"no gate opens before {', '.join(draft.judgement.unheard)} has told what was counted there"
         conditions.mark_unknown("DataQuality", "EdgeSilent", told, at=draft.now)
     elif draft.judgement is not None:
-        conditions.mark_true("DataQuality", "Consistent", "", at=draft.now)
-    if status.verdict.decision == freeze.UNDECIDED:
-        waits = "" if machine.is_over(status) else _waits_for(status)
-        conditions.mark_false("Conclusive", freeze.UNDECIDED, waits, at=draft.now)
+        conditions.mark_true("DataQuality", "Consistent", _lost(*draft.judgement.lost), at=draft.now)
+    elif not machine.is_weighed(status):
+        conditions.mark_unknown("DataQuality", "NotEvaluated", ASKED_IN_THE_BAKE, at=draft.now)
+    # What the gates have let pass may still be rolled back, as in a bake.
+    settled = machine.is_over(status) or machine.stands_by_copies(status)
+    if status.verdict.decision == freeze.UNDECIDED or not settled:
+        conditions.mark_false("Conclusive", freeze.UNDECIDED, _undecided(status, _waits_for(status)), at=draft.now)
     else:
         conditions.mark_true("Conclusive", status.verdict.decision, status.verdict.reason, at=draft.now)
 
 
+def _undecided(status: ExperimentStatus, why: str) -> str:
+    """Why evidence decides nothing yet, and what may promote without it; of one that has ended, how."""
+    if machine.is_over(status) and (status.plan.guardrails or status.without_evidence):
+        return status.verdict.reason
+    return "; ".join(filter(None, (why, unproven.void(status.plan))))
+
+
+def _lost(stable: int, canary: int) -> str:
+    """How many requests that were to be evidence have no known end; empty where all have one."""
+    if not stable + canary:
+        return ""
+    return (
+        f"{stable} of {names.STABLE}'s requests and {canary} of the candidate's were lost, nobody knows how they ended"
+    )
+
+
 def _waits_for(status: ExperimentStatus) -> str:
-    """What evidence is missing, and whether the plan gives it too little time."""
+    """What evidence is missing, and whether the plan gives it too little time; of a bake, what it waits for."""
+    if machine.bakes(status) and status.step is not None:
+        return status.step.reason
     return "; ".join(filter(None, (machine.waiting_for_evidence(status), power.doubt(status.plan))))
 
 
 def requeue_after_s(draft: Draft) -> float:
     """Poll while something is on its way, look after a step that waits, else look in from time to time."""
     truths = {condition.type: condition.status for condition in draft.status.conditions}
-    if draft.commit is not None or draft.creates:
+    # A ControllerRevision that was made is there; what a rollout or an arm needs next is decided by the next pass.
+    if draft.commit is not None or draft.made or any(each["kind"] == "Experiment" for each in draft.creates):
         return 0.0
+    if (asked_s := telling.requeue_after_s(draft)) is not None:
+        return asked_s
     if (
         draft.status.candidate is None
         and draft.status.queued is None
@@ -510,8 +643,9 @@ def requeue_after_s(draft: Draft) -> float:
         and progress.step is not None
         and progress.step.since is not None
         and progress.epoch.confirmed
+        and not draft.gives_back
     )
-    if collecting and draft.judgement is not None and truths["TrafficSynced"] == "True":
+    if collecting and (draft.judgement or draft.copies) is not None and truths["TrafficSynced"] == "True":
         return EVIDENCE_S
     return WAITING_S if collecting and truths["TrafficSynced"] == "True" else POLL_S
 

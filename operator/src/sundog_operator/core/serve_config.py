@@ -9,7 +9,8 @@ from sundog_operator.api import Autoscaling, ModelDeploymentSpec, ModelDeploymen
 from sundog_operator.core import accelerators, names
 from sundog_operator.core.contains import contains
 from sundog_operator.core.ray_cluster import ClusterView
-from sundog_operator.core.revisions import Revision, spec_of
+from sundog_operator.core.revisions import Revision, own_user_config, spec_of
+from sundog_operator.core.rollout import in_place
 
 ARGS_VERSION = 1
 IMPORT_PATH = "sundog_runtime.serve:build"
@@ -35,15 +36,17 @@ class Scale:
 def scale_of(status: ModelDeploymentStatus, number: int, current: ModelDeploymentSpec, replicas: int) -> Scale:
     """The scale of a live revision of which `replicas` are wanted now.
 
-    By load alone scales what has all traffic. While a candidate is on its way neither it nor stable comes below what is wanted of it: an
-    abort must find stable as it was. What retires, drains.
+    By load alone scales what has all traffic. While a candidate or arms are on their way none of them comes below what is wanted of it, nor
+    does stable until they have drained: an abort must find it as it was, and Serve learns a little later what it has to do. What retires,
+    drains, and what shares a fixed number of replicas goes on to.
     """
     scaling = current.autoscaling
-    stable = status.stable.revision if status.stable else None
-    candidate = status.candidate.revision if status.candidate else None
-    if scaling is None or number not in (stable, candidate):
+    stable = {status.stable.revision} if status.stable else set()
+    others = {each.revision for each in (status.candidate, *(status.arms or ())) if each is not None}
+    if scaling is None or in_place.told_by(status.capacity) is not None or number not in stable | others:
         return Scale(replicas, replicas)
-    fewest = scaling.min_replicas if candidate is None else max(1, min(replicas, scaling.max_replicas))
+    alone = not others and not status.retiring
+    fewest = scaling.min_replicas if alone else max(1, min(replicas, scaling.max_replicas))
     return Scale(fewest, max(scaling.max_replicas, fewest), scaling)
 
 
@@ -60,7 +63,8 @@ def make_application(
     """One Serve application.
 
     `args` come from the revision alone, for a change of them restarts every replica; `attempt` is raised for just that. What may change
-    in place comes from the current spec. `in_pods`: its replicas run in the pods of a worker group of its own.
+    in place comes from the current spec, but for the `userConfig` of an arm that has its own. `in_pods`: its replicas run in the pods
+    of a worker group of its own.
     """
     fixed = spec_of(revision)
     return {
@@ -70,7 +74,13 @@ def make_application(
         "args": {**_args(namespace, service, revision, fixed), **({"attempt": attempt} if attempt else {})},
         "logging_config": {"enable_access_log": False},
         "deployments": [
-            _deployment(fixed, current, scale, names.application(service, revision.number) if in_pods else "")
+            _deployment(
+                fixed,
+                current,
+                scale,
+                names.application(service, revision.number) if in_pods else "",
+                current.runtime.user_config if (own := own_user_config(revision)) is None else own,
+            )
         ],
     }
 
@@ -102,7 +112,9 @@ def _args(namespace: str, service: str, revision: Revision, fixed: ModelDeployme
     }
 
 
-def _deployment(fixed: ModelDeploymentSpec, current: ModelDeploymentSpec, scale: Scale, group: str) -> Json:
+def _deployment(
+    fixed: ModelDeploymentSpec, current: ModelDeploymentSpec, scale: Scale, group: str, user_config: Mapping[str, Any]
+) -> Json:
     placed = {"label_selector": {names.RAY_LABEL_APPLICATION: group}} if group else {}
     return {
         "name": names.SERVE_DEPLOYMENT,
@@ -110,7 +122,7 @@ def _deployment(fixed: ModelDeploymentSpec, current: ModelDeploymentSpec, scale:
         "max_ongoing_requests": fixed.runtime.max_ongoing_requests,
         "max_surge_percent": 100,
         "user_config": {
-            "userConfig": dict(current.runtime.user_config),
+            "userConfig": dict(user_config),
             "maxRequestBytes": memory_bytes(current.endpoint.max_request_bytes),
         },
         "ray_actor_options": {

@@ -2,11 +2,21 @@
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
-from sundog_operator.api import Endpoint, Jwt, ModelDeploymentSpec, PlanUnit, memory_bytes, parse_rate
+from sundog_operator.api import (
+    Endpoint,
+    Jwt,
+    ModelDeploymentSpec,
+    PlanComparedPart,
+    PlanHeader,
+    PlanShadow,
+    PlanUnit,
+    memory_bytes,
+    parse_rate,
+)
 from sundog_operator.core import names, units
 from sundog_operator.core.buckets import BUCKETS, Range
 from sundog_operator.core.observed import EdgeReport
@@ -14,6 +24,16 @@ from sundog_operator.core.ray_cluster import ClusterView
 from sundog_operator.core.rollout.reported import ERRORS
 
 DOCUMENT_VERSION = 1
+ASSIGNED: Final = "assigned"
+FORCED: Final = "override"
+"""The origins of requests: by the weights, or by what the request itself has."""
+
+MOST_NETWORKS: Final = 256
+"""That overrides of one namespace may name: edges refuse a document with more."""
+
+THRESHOLDS: Final = ("slowMicroseconds", "slowMicroseconds2", "slowMicroseconds3")
+"""Above which answers count as each of `reported.SLOW`. An edge of before there were several knows the first alone."""
+
 # What an edge counts with; no body is larger, and a document beyond it would be refused as a whole.
 _MOST_BYTES = (1 << 63) - 1
 
@@ -24,22 +44,34 @@ Json = dict[str, Any]
 class Arm:
     """One arm of a service: a revision and its share.
 
-    `cluster` is empty where it is the service's. Answers that take longer than `slow_us` microseconds are counted; None counts none.
+    `cluster` is empty where it is the service's. Answers that take longer than each of `slow_us`, in microseconds, are counted.
+    `choosable`: an override may lead to it whatever its weight.
     """
 
     name: str
     revision: int
-    weight: int
+    weight: float
     ranges: tuple[Range, ...]
     cluster: str = ""
-    slow_us: int | None = None
+    slow_us: tuple[int, ...] = ()
+    choosable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Feedback:
+    """The names of outcomes, and of how many units that come again the first exposure is kept."""
+
+    metrics: tuple[str, ...]
+    max_units: int
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
     """The traffic of one service: who gets what, and the key under which it is counted.
 
-    `unit` is what an attempt froze as its unit; None leaves it to the spec.
+    `unit` is what an attempt froze as its unit; None leaves it to the spec. `shadow` says which requests the candidate gets copies of; None
+    is none. `headers` are those with which a request goes to the candidate, whatever its weight. `feedback` names the outcomes that are
+    taken; None for none.
     """
 
     attempt: str
@@ -47,11 +79,22 @@ class Split:
     epoch: int
     arms: tuple[Arm, ...]
     unit: PlanUnit | None = None
+    shadow: PlanShadow | None = None
+    headers: tuple[PlanHeader, ...] = ()
+    feedback: Feedback | None = None
+
+    @property
+    def choosable(self) -> frozenset[str]:
+        """The arms that overrides may lead to. One that gets no traffic may not be ready yet, or be about to go."""
+        return frozenset(arm.name for arm in self.arms if arm.weight or arm.choosable)
 
 
-def whole(service: str, stable: int, followed: int | None = None) -> Split:
-    """All traffic on stable. A followed revision gets none; its replicas are health-checked ahead of the switch."""
-    attempt = names.application(service, stable)
+def whole(service: str, uid: str, stable: int, followed: int | None = None) -> Split:
+    """All traffic on stable. A followed revision gets none; its replicas are health-checked ahead of the switch.
+
+    `uid` is the ModelDeployment's.
+    """
+    attempt = names.undivided(service, stable, uid)
     arms = [Arm(names.STABLE, stable, 100, ((0, BUCKETS),))]
     if followed is not None:
         arms.append(Arm(names.CANARY, followed, 0, ()))
@@ -85,6 +128,7 @@ def make_service(
         "maxRequestBytes": min(memory_bytes(endpoint.max_request_bytes), _MOST_BYTES),
         "maxOngoingRequests": spec.runtime.max_ongoing_requests,
         **_admission(endpoint),
+        **_choice(endpoint, split),
     }
 
 
@@ -99,6 +143,26 @@ def _admission(endpoint: Endpoint) -> Json:
         "rateLimit": {name: _rate(text) for name, text in limits.items() if text},
     }
     return {"queue": queue, **{name: value for name, value in asked.items() if value}}
+
+
+def _choice(endpoint: Endpoint, split: Split | None) -> Json:
+    """What callers may choose, and whether clients are told what answered."""
+    overrides = [
+        {
+            "header": each.header,
+            "value": each.value,
+            "arm": each.arm,
+            "callers": {"keys": list(each.callers.api_keys), "networks": list(each.callers.networks)},
+        }
+        for each in endpoint.overrides
+    ]
+    return {**_leading_somewhere(overrides, split), **({} if endpoint.reveal else {"reveal": False})}
+
+
+def _leading_somewhere(overrides: Iterable[Json], split: Split | None) -> Json:
+    """Those overrides whose arm may be chosen now. An edge refuses a document in which one names an arm that is not there."""
+    kept = [each for each in overrides if split is not None and each["arm"] in split.choosable]
+    return {"overrides": kept} if kept else {}
 
 
 def _jwt(jwt: Jwt) -> Json:
@@ -121,7 +185,38 @@ def split_fields(name: str, split: Split | None, limits: Mapping[int, int]) -> J
         "salt": split.salt if split else name,
         "epoch": split.epoch if split else 0,
         "arms": [_arm(name, arm, limits) for arm in split.arms] if split else [],
+        **({"shadow": _shadow(split.shadow)} if split is not None and split.shadow is not None else {}),
+        **({"match": _match(split)} if split is not None and split.headers else {}),
+        **_feedback(split),
     }
+
+
+def _match(split: Split) -> Json:
+    return {"arm": names.CANARY, "headers": {each.name: each.value for each in split.headers}}
+
+
+def _shadow(shadow: PlanShadow) -> Json:
+    comparator = _comparator(shadow)
+    if shadow.parts is not None:
+        comparator["parts"] = [_comparator(part) for part in shadow.parts]
+    return {"arm": names.CANARY, "percent": shadow.percent, "comparator": comparator}
+
+
+def _comparator(compared: PlanShadow | PlanComparedPart) -> Json:
+    return {"kind": compared.by, "atol": compared.atol, "rtol": compared.rtol, "path": compared.path}
+
+
+def _feedback(split: Split | None) -> Json:
+    if split is None or split.feedback is None:
+        return {}
+    return {"feedback": {"metrics": list(split.feedback.metrics), "maxUnits": split.feedback.max_units}}
+
+
+def with_split(known: Json, cluster: str, name: str, split: Split | None, limits: Mapping[int, int]) -> Json:
+    """An entry that stays as it was, but for its cluster and what a split decides."""
+    kept = {field: value for field, value in known.items() if field not in ("feedback", "match", "overrides", "shadow")}
+    chosen = _leading_somewhere(known.get("overrides", ()), split)
+    return {**kept, "cluster": cluster, **split_fields(name, split, limits), **chosen}
 
 
 def _arm(service: str, arm: Arm, limits: Mapping[int, int]) -> Json:
@@ -135,7 +230,7 @@ def _arm(service: str, arm: Arm, limits: Mapping[int, int]) -> Json:
     }
     placed = {"cluster": arm.cluster} if arm.cluster else {}
     limited = {"maxOngoingRequests": limits[arm.revision]} if arm.revision in limits else {}
-    timed = {} if arm.slow_us is None else {"slowMicroseconds": arm.slow_us}
+    timed = dict(zip(THRESHOLDS, arm.slow_us, strict=False))
     return {**made, **placed, **limited, **timed}
 
 
@@ -160,8 +255,15 @@ def carrying(document: Mapping[str, Any] | None, cluster: str, services: Collect
         for service in (document or {}).get("services", ())
         if service.get("name") in services
         for arm in service.get("arms", ())
-        if arm.get("weight") and arm.get("cluster", service.get("cluster")) == cluster
+        if (arm.get("weight") or arm["name"] in _chosen(service))
+        and arm.get("cluster", service.get("cluster")) == cluster
     }
+
+
+def _chosen(service: Mapping[str, Any]) -> frozenset[str]:
+    """The arms that requests of a service get by what they have in them."""
+    match = service.get("match")
+    return frozenset(each["arm"] for each in (*service.get("overrides", ()), *([match] if match else ())))
 
 
 def make_clusters(views: Iterable[ClusterView], previous: Mapping[str, Any] | None) -> dict[str, Json]:
@@ -190,6 +292,7 @@ def make_document(
     A service whose cluster was never seen is left out: it has nothing to send requests to.
     """
     known = _without_rivals(namespace, [service for service in services if service["cluster"] in clusters], domain)
+    known = _within_networks(known)
     body = {
         "version": DOCUMENT_VERSION,
         "namespace": namespace,
@@ -213,6 +316,37 @@ def _without_rivals(namespace: str, services: Sequence[Json], domain: str) -> li
     return kept
 
 
+def _within_networks(services: Iterable[Json]) -> list[Json]:
+    """The services without overrides whose networks are too many for an edge; the first ones have theirs first."""
+    seen: set[str] = set()
+    kept = []
+    for service in services:
+        fitting = [each for each in service.get("overrides", ()) if _fits(seen, each["callers"].get("networks", ()))]
+        rest = {field: value for field, value in service.items() if field != "overrides"}
+        kept.append({**rest, "overrides": fitting} if fitting else rest)
+    return kept
+
+
+def _fits(seen: set[str], networks: Iterable[str]) -> bool:
+    """Whether there is room for these as well; they are `seen` then."""
+    wanted = seen.union(networks)
+    if len(wanted) > MOST_NETWORKS:
+        return False
+    seen.update(wanted)
+    return True
+
+
+def without_room(wanted: Iterable[Json], document: Mapping[str, Any]) -> list[str]:
+    """The services of which a document lacks overrides, for it would have too many networks."""
+    return [
+        str(service["name"])
+        for service in wanted
+        if service.get("overrides")
+        and (made := entry_of(document, service["name"])) is not None
+        and len(made.get("overrides", ())) < len(service["overrides"])
+    ]
+
+
 @dataclass(frozen=True, slots=True)
 class Confirmation:
     """Whether every ready or terminating edge has a split in force.
@@ -229,10 +363,14 @@ def confirm(service: str, split: Split, reports: Sequence[EdgeReport]) -> Confir
     """Read back a split from the edges. No edge at all confirms nothing."""
     asked = [report for report in reports if report.ready or report.terminating]
     if not asked:
-        pods = ", ".join(report.pod for report in reports)
-        return Confirmation(False, ((pods or "no edge", "not ready"),))
+        waiting = tuple((report.pod, _not_ready(report)) for report in reports)
+        return Confirmation(False, waiting or (("no edge", "not ready"),))
     waiting = tuple((report.pod, why) for report in asked if (why := _not_in_force(service, split, report)))
     return Confirmation(not waiting, waiting)
+
+
+def _not_ready(report: EdgeReport) -> str:
+    return f"not ready: {report.unready}" if report.unready else "not ready"
 
 
 def _not_in_force(service: str, split: Split, report: EdgeReport) -> str:
@@ -241,10 +379,22 @@ def _not_in_force(service: str, split: Split, report: EdgeReport) -> str:
         return report.error or f"does not know service {service}"
     if (found.get("attempt"), found.get("epoch")) != (split.attempt, split.epoch):
         return f"has attempt {found.get('attempt')} epoch {found.get('epoch')}, expected {split.attempt} epoch {split.epoch}"
-    told = ("application", "weight", "slowMicroseconds")
-    arms = {name: tuple(arm.get(each) for each in told) for name, arm in found.get("arms", {}).items()}
-    wanted = {arm.name: (names.application(service, arm.revision), arm.weight, arm.slow_us) for arm in split.arms}
-    return "" if arms == wanted else f"has arms {arms}, expected {wanted}"
+    arms = {
+        name: (arm.get("application"), arm.get("weight"), tuple(arm.get(each) for each in THRESHOLDS))
+        for name, arm in found.get("arms", {}).items()
+    }
+    none = (None,) * len(THRESHOLDS)
+    wanted = {
+        arm.name: (names.application(service, arm.revision), arm.weight, (*arm.slow_us, *none)[: len(THRESHOLDS)])
+        for arm in split.arms
+    }
+    if arms != wanted:
+        return f"has arms {arms}, expected {wanted}"
+    # An edge of before there were headers tells of none, and sends nothing by them.
+    if found.get("match") == (_match(split) if split.headers else None):
+        return ""
+    asked = " and ".join(each.name for each in split.headers)
+    return f"does not send requests by {asked} to {names.CANARY}" if asked else "still sends requests by header"
 
 
 def problems(service: str, reports: Iterable[EdgeReport]) -> list[tuple[str, str]]:
@@ -257,15 +407,33 @@ def problems(service: str, reports: Iterable[EdgeReport]) -> list[tuple[str, str
 
 
 def healthy_replicas(service: str, revision: int, reports: Iterable[EdgeReport]) -> int:
-    """The smallest number of healthy replicas of a revision that any ready edge reports; 0 without a ready edge."""
+    """The smallest number of healthy replicas of a revision that all ready edges are sure of: nothing from one that tells nothing.
+
+    For what more traffic may follow from. 0 without a ready edge.
+    """
     application = names.application(service, revision)
-    counts = [_up(service, application, report) for report in reports if report.ready and not report.terminating]
+    counts = [_up(service, application, report) or 0 for report in reports if report.ready and not report.terminating]
     return min(counts, default=0)
 
 
-def _up(service: str, application: str, report: EdgeReport) -> int:
+def known_replicas(service: str, revision: int, reports: Sequence[EdgeReport]) -> int | None:
+    """The smallest number of healthy replicas of a revision that any ready edge tells; None where there are edges and none tells.
+
+    For what may be taken away because of it: an edge that does not answer, or has just started, knows neither of health nor of death.
+    """
+    application = names.application(service, revision)
+    told = [_up(service, application, report) for report in reports if report.ready and not report.terminating]
+    return min((count for count in told if count is not None), default=None if reports else 0)
+
+
+def _up(service: str, application: str, report: EdgeReport) -> int | None:
+    """None of an edge that tells nothing of the application's replicas."""
     arms = (_service(service, report) or {}).get("arms", {}).values()
-    return sum(int(arm.get("servers", {}).get("up", 0)) for arm in arms if arm.get("application") == application)
+    # Two arms may have one application, and each tells of all its replicas.
+    counts = [
+        int(arm["servers"].get("up", 0)) for arm in arms if arm.get("application") == application and "servers" in arm
+    ]
+    return max(counts, default=None)
 
 
 def in_flight(service: str, revision: int, reports: Iterable[EdgeReport]) -> int:
@@ -279,14 +447,15 @@ def _service(service: str, report: EdgeReport) -> Mapping[str, Any] | None:
     return found if isinstance(found, Mapping) else None
 
 
-def counts_of(attempt: str, arm: str, reports: Iterable[EdgeReport]) -> tuple[int, int]:
+def counts_of(attempt: str, arm: str, reports: Iterable[EdgeReport], *, forced: bool = False) -> tuple[int, int]:
     """(requests, errors) of an arm over all epochs and boots of the edges that answer.
 
-    Errors are the ends of `ERRORS`.
+    Those that were assigned to it, or, with `forced`, those that its headers sent there. Errors are the ends of `ERRORS`.
     """
+    origin = FORCED if forced else ASSIGNED
     requests = errors = 0
     for row in (row for report in reports for row in (report.evidence or {}).get("counters", ())):
-        if row.get("attempt") == attempt and row.get("arm") == arm:
+        if (row.get("attempt"), row.get("arm"), row.get("origin")) == (attempt, arm, origin):
             ends = row.get("ends", {})
             requests += int(row.get("assigned", 0))
             errors += sum(int(ends.get(end, 0)) for end in ERRORS)

@@ -13,6 +13,8 @@ def unit_of(unit: Unit) -> PlanUnit:
         return PlanUnit(kind="header", name=unit.header)
     if unit.cookie is not None:
         return PlanUnit(kind="cookie", name=unit.cookie)
+    if unit.jwt_claim is not None:
+        return PlanUnit(kind="jwtClaim", name=unit.jwt_claim)
     return PlanUnit(kind="jsonPath", name=unit.json_path) if unit.json_path is not None else REQUEST
 
 
@@ -21,6 +23,11 @@ def frozen_in(plan: FrozenPlan) -> PlanUnit:
     if plan.unit is not None:
         return plan.unit
     return PlanUnit(kind="header", name=plan.unit_header) if plan.unit_header else REQUEST
+
+
+def keeps(plan: FrozenPlan) -> bool:
+    """Whether what comes of one unit goes to one arm."""
+    return frozen_in(plan) != REQUEST
 
 
 def in_document(unit: PlanUnit) -> dict[str, Any]:

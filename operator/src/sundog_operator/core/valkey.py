@@ -1,15 +1,17 @@
-"""A RayCluster's own store, where Ray's control plane keeps what a new head needs: one pod with a password of its own.
+"""A store of Sundog's own: one Valkey in one pod, with a password. A RayCluster has one, and the edges of a namespace may have another.
 
-It goes with its RayCluster, and is never shared: Serve's checkpoints in it are pickles, so who writes to it runs code in the cluster.
+That of a RayCluster is where Ray's control plane keeps what a new head needs. It goes with its RayCluster, and is never shared: Serve's
+checkpoints in it are pickles, so who writes to it runs code in the cluster.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
-from sundog_operator.api.installation import FaultTolerance, PodTemplate
+from sundog_operator.api.installation import PodTemplate, Storage
 from sundog_operator.core import names, pods
 from sundog_operator.core.pods import Demand
-from sundog_operator.core.revisions import owner_reference
+from sundog_operator.core.revisions import owner_reference, owners_of
 
 PORT: Final = 6379
 _USER: Final = 999
@@ -30,67 +32,112 @@ _PING: Final = (
 Json = dict[str, Any]
 
 
-def make_secret(cluster: Json, password: str) -> Json:
-    """The Secret with the password. Made once; never changed."""
-    return _object(cluster, "v1", "Secret") | {"type": "Opaque", "stringData": {names.PASSWORD_KEY: password}}
+@dataclass(frozen=True, slots=True)
+class Store:
+    """Which store it is.
+
+    Attributes:
+        name: of its StatefulSet and its Service, and of the Secret with its password.
+        labels: of its objects and its pod.
+        selector: those of them by which the pod is found, and no other.
+        owners: owner references of all its objects.
+    """
+
+    name: str
+    namespace: str
+    labels: Mapping[str, str]
+    selector: Mapping[str, str]
+    owners: Sequence[Json]
 
 
-def make_service(cluster: Json) -> Json:
-    """The Service under whose name the head finds it."""
-    name = cluster["metadata"]["name"]
+@dataclass(frozen=True, slots=True)
+class Server:
+    """How it runs.
+
+    Attributes:
+        memory: the container's limit, a quantity.
+        most_bytes: of what is stored; beyond, writes are refused and nothing is forgotten. 0 is no limit but the container's.
+    """
+
+    image: str
+    storage: Storage
+    memory: str = "512Mi"
+    most_bytes: int = 0
+
+
+def of_cluster(cluster: Json) -> Store:
+    """The store of a RayCluster."""
+    meta = cluster["metadata"]
+    return Store(
+        name=names.valkey(meta["name"]),
+        namespace=meta["namespace"],
+        labels={**names.labels(names.VALKEY), names.LABEL_INSTANCE: meta["name"]},
+        selector=selector(meta["name"]),
+        owners=[owner_reference(cluster, controller=True)],
+    )
+
+
+def make_secret(store: Store, values: Mapping[str, str]) -> Json:
+    """The Secret with the password, and with what else is secret beside it. Made once; never changed."""
+    return _object(store, "v1", "Secret") | {"type": "Opaque", "stringData": dict(values)}
+
+
+def make_service(store: Store) -> Json:
+    """The Service under whose name it is found."""
     spec = {
-        "selector": selector(name),
+        "selector": dict(store.selector),
         "ports": [{"name": "redis", "port": PORT, "targetPort": PORT, "protocol": "TCP"}],
     }
-    return _object(cluster, "v1", "Service") | {"spec": spec}
+    return _object(store, "v1", "Service") | {"spec": spec}
 
 
-def make_stateful_set(
-    cluster: Json, wanted: FaultTolerance, template: PodTemplate, stored: Mapping[str, Any] | None
-) -> Json:
-    """The one pod, and its claim where it has one. Both go with the RayCluster. A claim cannot be changed: the stored one stays."""
-    name = cluster["metadata"]["name"]
-    claims = [_claim(wanted)] if wanted.storage.size else []
+def make_stateful_set(store: Store, server: Server, template: PodTemplate, stored: Mapping[str, Any] | None) -> Json:
+    """The one pod, and its claim where it has one. Both go with the owners. A claim cannot be changed: the stored one stays."""
+    claims = [_claim(server.storage)] if server.storage.size else []
     if stored is not None:
         claims = stored["spec"].get("volumeClaimTemplates") or []
     claimed = {"volumeClaimTemplates": claims} if claims else {}
-    demand = Demand(
-        labels={**names.labels(names.VALKEY), **selector(name)},
-        volumes=[] if claims else [{"name": _DATA, "emptyDir": {}}],
-    )
-    pod = pods.make_pod(_with_user(template), demand, [_container(name, wanted, template)])
+    demand = Demand(labels=store.labels, volumes=[] if claims else [{"name": _DATA, "emptyDir": {}}])
+    pod = pods.make_pod(_with_user(template), demand, [_container(store, server, template)])
     spec = {
         "replicas": 1,
-        "serviceName": names.valkey(name),
-        "selector": {"matchLabels": selector(name)},
+        "serviceName": store.name,
+        "selector": {"matchLabels": dict(store.selector)},
         "persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Delete", "whenScaled": "Delete"},
         "template": pod,
         **claimed,
     }
-    made = _object(cluster, "apps/v1", "StatefulSet")
+    made = _object(store, "apps/v1", "StatefulSet")
     told = {**spec, "volumeClaimTemplates": bool(claims)}
     made["metadata"]["annotations"] = {names.ANNOTATION_MADE_AS: pods.fingerprint(told)}
     return made | {"spec": spec}
 
 
-def is_as(stored: Mapping[str, Any], wanted: Json) -> bool:
+def is_as(stored: Json, wanted: Json) -> bool:
     """Whether a stored StatefulSet was made like that; the API server writes quantities its own way, so that they are not compared."""
-    annotations = stored["metadata"].get("annotations") or {}
-    made = annotations.get(names.ANNOTATION_MADE_AS) == wanted["metadata"]["annotations"][names.ANNOTATION_MADE_AS]
-    return bool(made and stored["spec"].get("replicas") == wanted["spec"]["replicas"])
+    found, meta = stored["metadata"], wanted["metadata"]
+    made = (found.get("annotations") or {}).get(names.ANNOTATION_MADE_AS) == meta["annotations"][
+        names.ANNOTATION_MADE_AS
+    ]
+    return (
+        made
+        and stored["spec"].get("replicas") == wanted["spec"]["replicas"]
+        and set(owners_of(stored)) == set(owners_of(wanted))
+    )
 
 
-def _container(name: str, wanted: FaultTolerance, template: PodTemplate) -> Json:
-    password = {"secretKeyRef": {"name": names.valkey(name), "key": names.PASSWORD_KEY}}
+def _container(store: Store, server: Server, template: PodTemplate) -> Json:
+    password = {"secretKeyRef": {"name": store.name, "key": names.PASSWORD_KEY}}
+    limit = f" --maxmemory {server.most_bytes}" if server.most_bytes else ""
     return pods.make_container(
         template,
         {
             "name": "valkey",
-            "image": wanted.image,
-            "command": ["/bin/sh", "-c", _COMMAND],
+            "image": server.image,
+            "command": ["/bin/sh", "-c", _COMMAND + limit],
             "env": [{"name": "PASSWORD", "valueFrom": password}],
             "ports": [{"name": "redis", "containerPort": PORT}],
-            "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "512Mi"}},
+            "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": server.memory}},
             "volumeMounts": [{"name": _DATA, "mountPath": _DIRECTORY}],
             "readinessProbe": {"exec": {"command": ["/bin/sh", "-c", _PING]}, "periodSeconds": 2, "timeoutSeconds": 2},
         },
@@ -105,8 +152,7 @@ def _with_user(template: PodTemplate) -> PodTemplate:
     return template.model_copy(update={"security_context": context})
 
 
-def _claim(wanted: FaultTolerance) -> Json:
-    storage = wanted.storage
+def _claim(storage: Storage) -> Json:
     spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": storage.size}}}
     return {
         "metadata": {"name": _DATA},
@@ -114,15 +160,21 @@ def _claim(wanted: FaultTolerance) -> Json:
     }
 
 
-def address(cluster: str) -> str:
-    """Where a RayCluster's own store answers."""
-    return f"{names.valkey(cluster)}:{PORT}"
+def address(name: str) -> str:
+    """Where the store of that name answers pods of its namespace."""
+    return f"{name}:{PORT}"
 
 
 def is_of(cluster: Mapping[str, Any]) -> bool:
     """Whether a stored RayCluster uses its own store, whatever the installation says today, and not a Redis of somebody else."""
     options = cluster["spec"].get("gcsFaultToleranceOptions") or {}
-    return bool(options.get("redisAddress") == address(cluster["metadata"]["name"]))
+    return bool(options.get("redisAddress") == address(names.valkey(cluster["metadata"]["name"])))
+
+
+def is_of_another(obj: Json, cluster_uid: str) -> bool:
+    """Whether an object of a store goes with other owners than the RayCluster of that uid. One without owners stays, and is taken over."""
+    owners = owners_of(obj)
+    return bool(owners) and cluster_uid not in owners
 
 
 def selector(cluster: str) -> dict[str, str]:
@@ -130,15 +182,14 @@ def selector(cluster: str) -> dict[str, str]:
     return {names.LABEL_NAME: names.VALKEY, names.LABEL_INSTANCE: cluster}
 
 
-def _object(cluster: Json, api_version: str, kind: str) -> Json:
-    meta = cluster["metadata"]
+def _object(store: Store, api_version: str, kind: str) -> Json:
     return {
         "apiVersion": api_version,
         "kind": kind,
         "metadata": {
-            "name": names.valkey(meta["name"]),
-            "namespace": meta["namespace"],
-            "labels": {**names.labels(names.VALKEY), names.LABEL_INSTANCE: meta["name"]},
-            "ownerReferences": [owner_reference(cluster, controller=True)],
+            "name": store.name,
+            "namespace": store.namespace,
+            "labels": dict(store.labels),
+            "ownerReferences": list(store.owners),
         },
     }

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from sundog_operator.api import ExperimentStatus
-from sundog_operator.core import names, traffic
+from sundog_operator.core import traffic
 from sundog_operator.core.draft import Draft
-from sundog_operator.core.rollout import judging, machine, stable_traffic, tallies
+from sundog_operator.core.rollout import judging, machine, tallies
 from sundog_operator.core.rollout.resolve import Traffic, lacks_threshold
 from sundog_operator.core.rollout.tallies import Tallies
 
@@ -16,13 +16,13 @@ DEFAULT_TIMEOUT_S: Final = 30.0
 def weigh(draft: Draft) -> Tallies | None:
     """Judge the active attempt. Gives what was counted; None where no evidence is weighed."""
     progress, attempt = draft.progress, draft.rollout
-    if progress is None or attempt is None or not progress.plan.guardrails or machine.is_over(progress):
+    if progress is None or attempt is None or not machine.is_weighed(progress) or machine.is_over(progress):
         return None
     stable, candidate = machine.revisions(progress)
-    edges, timeout_s = draft.seen.edges, _timeout_s(draft.seen.split)
+    edges, waits_s = draft.seen.edges, timeout_s(draft.seen.split)
     now_s = tallies.counted_until(edges, draft.now.timestamp())
     epochs = [epoch.number for epoch in progress.evidence_epochs]
-    look = tallies.Look(epochs, progress.epoch.number, now_s, timeout_s)
+    look = tallies.Look(epochs, progress.epoch.number, now_s, waits_s)
     blocks = tallies.blocks_of(attempt.uid, edges)
     counted = tallies.take(Tallies.unpack(progress.tallies, attempt.uid), edges, blocks, look)
     healthy = [traffic.healthy_replicas(draft.service, number, edges) for number in (stable, candidate)]
@@ -33,7 +33,7 @@ def weigh(draft: Draft) -> Tallies | None:
         traffic=_traffic(draft, progress, stable, attempt.uid),
         replicas=(healthy[0], healthy[1]),
         now_s=now_s,
-        timeout_s=timeout_s,
+        timeout_s=waits_s,
     )
     draft.judgement = judging.judge(progress, seen)
     return counted
@@ -43,13 +43,10 @@ def _traffic(draft: Draft, progress: ExperimentStatus, stable: int, attempt: str
     """Stable's, as long as a latency is not known that the candidate's is to be compared with."""
     if not lacks_threshold(progress.plan.guardrails):
         return Traffic()
-    attempts = [names.application(draft.service, stable), attempt]
-    return stable_traffic.of_attempts(
-        draft.service, attempts, draft.seen.edges, draft.now.timestamp(), progress.epoch.number
-    )
+    return draft.traffic_of(stable, attempt, progress.epoch.number)
 
 
-def _timeout_s(split: Mapping[str, Any] | None) -> float:
+def timeout_s(split: Mapping[str, Any] | None) -> float:
     """For how long the edges let a request wait and run, as they were told: whatever became of the spec since."""
     told = split or {}
     waits = (told.get("queue") or {}).get("timeoutSeconds", 0.0)

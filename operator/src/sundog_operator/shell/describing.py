@@ -1,5 +1,6 @@
 """All about one object, for people: what it is, what it waits for, and what happened."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -10,23 +11,33 @@ from rich.table import Table
 from rich.text import Text
 
 from sundog_operator.api import (
+    IN_PLACE,
+    Comparison,
     Condition,
     ExperimentStatus,
     FrozenPlan,
     MetricStatus,
     ModelDeploymentStatus,
     PlanGuardrail,
+    PlanOutcome,
     PlanStep,
     RevisionStatus,
+    ShadowStatus,
     format_duration,
     is_latency,
 )
-from sundog_operator.core import webhooks
+from sundog_operator.core import names, webhooks
 from sundog_operator.core.revisions import Revision
-from sundog_operator.core.rollout import machine, notices
+from sundog_operator.core.rollout import checking, load, machine, matching, notices, telling
+from sundog_operator.core.rollout.comparison import SHADOW
 from sundog_operator.core.rollout.resolve import spoken
 from sundog_operator.ports import Object
 
+ONE_SIDE: Final = (
+    "Better and Worse are each found by one side alone, at every look; an interval has both its ends at that level, "
+    "so it is a little wider and may still contain 1."
+)
+_NO_TIME: Final = format_duration(timedelta())
 _UNDECIDED: Final = {
     "pause": "it is paused",
     "rollback": "stable gets all traffic",
@@ -88,6 +99,9 @@ def waits_for(obj: Object, status: ModelDeploymentStatus) -> str:
         condition = by_type.get(type_)
         if condition is not None and condition.status != "True":
             return condition.message or condition.reason
+    progressing = by_type.get("Progressing")
+    if progressing is not None and progressing.reason == "ExperimentRunning":
+        return progressing.message
     return "nothing"
 
 
@@ -97,10 +111,31 @@ def _summary(obj: Object, status: ModelDeploymentStatus) -> list[tuple[str, str]
         ("Ready", f"{ready.status}, {ready.reason}" if ready else "Unknown, Pending"),
         ("Waits for", waits_for(obj, status)),
         ("Endpoint", status.url or "none yet"),
-        ("Replicas", f"{status.ready_replicas} of {status.replicas} ready"),
+        ("Replicas", f"{status.ready_replicas} of {status.replicas} ready{_sharing(status)}"),
+        *([("Started", started)] if (started := _started(status)) else []),
         *([("Dry run", dry.message)] if (dry := _dry_run(status)) is not None else []),
         *([("Paused", "spec.paused is true: rollouts stand still")] if obj["spec"].get("paused") else []),
     ]
+
+
+def _sharing(status: ModelDeploymentStatus) -> str:
+    """That a candidate's replicas take the place of stable's, where they do."""
+    told = status.capacity
+    if told is None or told.mode != IN_PLACE or told.needed_replicas is None:
+        return ""
+    spare = f", and {told.spare_replicas} more for which there was room" if told.spare_replicas else ""
+    return f"; in place: both revisions share the {told.needed_replicas} that the service needs{spare}"
+
+
+def _started(status: ModelDeploymentStatus) -> str:
+    """How long the last start took, with where the time went; empty where it is not known."""
+    startup = status.startup
+    if startup is None:
+        return ""
+    took = startup.model_dump(mode="json", exclude={"revision", "total"}, exclude_none=True)
+    phases = ", ".join(f"{name} {text}" for name, text in took.items() if text != _NO_TIME)
+    total = "" if startup.total is None else f" in {format_duration(startup.total)}"
+    return f"revision {startup.revision}{total}" + (f": {phases}" if phases else "")
 
 
 def _dry_run(status: ModelDeploymentStatus) -> Condition | None:
@@ -132,7 +167,8 @@ def _grid(*columns: str, header: bool = False) -> Table:
 
 def _revisions(subject: Subject, status: ModelDeploymentStatus, now: datetime) -> RenderableType:
     table = _grid("", "ROLE", "WEIGHT", "READY", "SINCE", "MODEL", header=True)
-    shown = [("stable", status.stable), ("candidate", status.candidate)]
+    shown: list[tuple[str, RevisionStatus | None]] = [("stable", status.stable), ("candidate", status.candidate)]
+    shown += [(f"arm {arm.name}", arm) for arm in status.arms or ()]
     for role, revision in ((role, revision) for role, revision in shown if revision is not None):
         table.add_row(*map(Text, _revision(role, revision, now)))
     for retiring in status.retiring:
@@ -154,7 +190,7 @@ def _revision(role: str, revision: RevisionStatus, now: datetime) -> tuple[str, 
     return (
         f"r{revision.revision}",
         role,
-        f"{revision.weight} %",
+        f"{revision.weight:g} %",
         f"{revision.ready_replicas}/{revision.replicas}",
         _ago(revision.since, now) if revision.since else "",
         revision.uri,
@@ -163,24 +199,51 @@ def _revision(role: str, revision: RevisionStatus, now: datetime) -> tuple[str, 
 
 def _rollout(experiment: Object, now: datetime) -> list[RenderableType]:
     status = ExperimentStatus.parse(experiment.get("status"))
-    heading = f"Rollout {experiment['metadata']['name']}: {status.phase}"
+    what = "Rollout" if _is_of_rollout(status) else "Experiment"
+    heading = f"{what} {experiment['metadata']['name']}: {status.phase}"
     if status.paused is not None:
         heading += f", paused ({status.paused.reason})"
+    if status.giving_back is not None:
+        heading += f", gives its traffic back ({status.giving_back.reason})"
     parts: list[RenderableType] = [Text(), _title(heading)]
     if status.plan.steps:
         parts.append(_steps(status))
     if status.arms:
         parts.append(_arms(status))
-    if machine.is_over(status) and status.verdict.reason:
+    if (machine.is_over(status) or status.verdict.decision == machine.PASSED) and status.verdict.reason:
         parts.append(Text(status.verdict.reason))
     if status.plan.notify:
         parts += _section("Told to", _facts(_receivers(status)))
     if status.plan.guardrails:
         parts += _section("Plan", _facts(_plan(status, now)))
+    if status.plan.checks:
+        parts += _section("Checks of Prometheus", _checks(status))
+    parts += _beside_weights(status)
     if status.metrics:
         parts += _section(_age_of_evidence(status, now), _metrics(status))
         parts += [Text(told) for told in _told_beside(status)]
     return parts
+
+
+def _beside_weights(status: ExperimentStatus) -> list[RenderableType]:
+    """What the candidate got that is in no count of an arm."""
+    parts: list[RenderableType] = []
+    if status.shadow is not None:
+        parts += _section("Copies", _facts(_copies(status.shadow)))
+    if (told := telling.by_header(status)) is not None:
+        parts += _section("By header", _facts([(names.CANARY, told)]))
+    return parts
+
+
+def _copies(shadow: ShadowStatus) -> Iterator[tuple[str, str]]:
+    yield "shadow", telling.copies(shadow)
+    for each in shadow.earlier or ():
+        yield "before", each
+
+
+def _is_of_rollout(status: ExperimentStatus) -> bool:
+    """One of a user's own has no steps; before it is frozen nobody can tell, and it has nothing to show."""
+    return status.plan.comparison is None and bool(status.plan.steps)
 
 
 def _receivers(status: ExperimentStatus) -> Iterator[tuple[str, str]]:
@@ -201,9 +264,10 @@ def _steps(status: ExperimentStatus) -> RenderableType:
     table = _grid("STEP", "WEIGHT", "GATE", "", header=True)
     current = status.step.index if status.step else 0
     concluded = status.phase == machine.CONCLUDED
+    without = {each.step: f"passed without evidence, by {each.by}" for each in status.without_evidence or ()}
     for index, step in enumerate(status.plan.steps, start=1):
         if concluded or index < current:
-            told = "passed"
+            told = without.get(index, "passed")
         elif index == current and status.step is not None:
             told = f"now: {status.step.reason}"
         else:
@@ -216,13 +280,32 @@ def _gate(step: PlanStep) -> str:
     match step.gate:
         case "time":
             return f"for {format_duration(step.min_duration)}"
+        case "bake":
+            return f"bakes {format_duration(step.min_duration)}, {100 - step.weight} % with stable"
         case "evidence":
             longest = f" to {format_duration(step.max_duration)}" if step.max_duration is not None else ""
             return f"evidence, {format_duration(step.min_duration)}{longest}"
+        case "shadow" if step.shadow is not None:
+            longest = f", up to {format_duration(step.max_duration)}" if step.max_duration is not None else ""
+            return f"{telling.compared_by(step.shadow)}{longest}"
         case "webhook" if step.webhook is not None:
             return f"webhook {webhooks.place(step.webhook.url)}"
+        case "analysis" if step.analysis is not None:
+            times = f", {step.analysis.count} times" if step.analysis.count > 1 else ""
+            return f"analysis {step.analysis.name} {checking.limits(step.analysis)}{times}"
+        case "scale":
+            return load.scale(step)
+        case "headers":
+            return f"headers {matching.spoken(step.headers or ())}"
         case gate:
             return gate
+
+
+def _checks(status: ExperimentStatus) -> RenderableType:
+    table = _grid("CHECK", "ALLOWED", "VERDICT", "", header=True)
+    for check, told in zip(status.plan.checks, checking.known(status), strict=True):
+        table.add_row(*map(Text, (check.name, checking.limits(check), told.verdict or "none yet", told.message)))
+    return table
 
 
 def _plan(status: ExperimentStatus, now: datetime) -> Iterator[tuple[str, str]]:
@@ -231,9 +314,13 @@ def _plan(status: ExperimentStatus, now: datetime) -> Iterator[tuple[str, str]]:
     traffic = plan.requests_per_second
     yield "traffic", "not known when it began" if traffic is None else f"{traffic:.3g} requests a second when it began"
     for guardrail in plan.guardrails:
-        yield guardrail.metric, limit(guardrail)
+        yield guardrail.metric, limit(guardrail, beside(plan))
     if plan.alpha is not None:
-        yield "alpha", f"{plan.alpha:g}, the error of each direction"
+        yield "alpha", telling.alpha(plan)
+    if plan.comparison is not None:
+        yield "ends", ends(plan.comparison)
+        for outcome in plan.comparison.outcomes:
+            yield outcome.name, f"{outcome.role}: {wanted(outcome)}"
     if not machine.is_over(status) and (doubt := _doubt(plan)):
         yield "beware", doubt
     if not machine.is_over(status) and (told := "; ".join(_timing(status, now))):
@@ -247,18 +334,39 @@ def _doubt(plan: FrozenPlan) -> str:
     return doubt(plan)
 
 
-def limit(guardrail: PlanGuardrail) -> str:
-    """How much worse the candidate may be."""
+def wanted(outcome: PlanOutcome) -> str:
+    """Which way an outcome is better, and from what effect on it matters."""
+    least = f", by {_percent(outcome.minimum_effect)} or more" if outcome.minimum_effect else ""
+    return f"{outcome.type} of {outcome.feedback} should {outcome.goal}{least}"
+
+
+def ends(comparison: Comparison) -> str:
+    """What ends an Experiment of a user's own without a verdict."""
+    told = f"after {format_duration(comparison.max_duration)} or {comparison.max_units} units"
+    if not any(each.role == "success" for each in comparison.outcomes):
+        return told
+    won = "when an arm has won or none can" if comparison.on_win == "none" else "when no arm can win"
+    return f"{won}, {told}"
+
+
+def beside(plan: FrozenPlan) -> str:
+    """What is compared with: control of an Experiment of a user's own, stable of a rollout."""
+    return names.STABLE if plan.comparison is None else names.CONTROL
+
+
+def limit(guardrail: PlanGuardrail, than: str) -> str:
+    """How much worse than that a candidate, or an arm, may be."""
     if guardrail.role == "harm":
-        return f"harm is looked for from {_percent(guardrail.margin)} more than stable on; no gate waits for it"
+        return f"harm is looked for from {_percent(guardrail.margin)} more than {than} on; no gate waits for it"
     if not is_latency(guardrail.metric):
         floor = f", or {_percent(guardrail.floor)} of all requests" if guardrail.floor else ""
         ceiling = f"; at most {_percent(guardrail.max)} of its own" if guardrail.max else ""
-        return f"up to {_percent(guardrail.margin)} more than stable{floor}{ceiling}"
+        return f"up to {_percent(guardrail.margin)} more than {than}{floor}{ceiling}"
     stable, candidate = guardrail.threshold_microseconds, guardrail.candidate_threshold_microseconds
+    longest = f"; at most {spoken(guardrail.max_microseconds)} of its own" if guardrail.max_microseconds else ""
     if stable is None or candidate is None:
-        return f"up to {_percent(guardrail.margin)} longer than stable, whose own is not known yet"
-    return f"no more answers above {spoken(candidate)} than stable has above {spoken(stable)}"
+        return f"up to {_percent(guardrail.margin)} longer than {than}, whose own is not known yet{longest}"
+    return f"no more answers above {spoken(candidate)} than {than} has above {spoken(stable)}{longest}"
 
 
 def _percent(share: float) -> str:
@@ -268,9 +376,17 @@ def _percent(share: float) -> str:
 def _timing(status: ExperimentStatus, now: datetime) -> Iterator[str]:
     """What of a step's time is to come."""
     step = status.step
-    if step is None or step.since is None or step.gate != "evidence" or not status.plan.steps:
+    if step is None or step.since is None or not status.plan.steps:
         return
     planned = machine.current_step(status)
+    if machine.bakes(status):
+        left = step.since + planned.min_duration - now
+        if status.paused is not None or step.held_since is not None:
+            yield "its time stands still"
+        elif left > timedelta(0):
+            yield f"promoted in {span(left)}, unless it does harm"
+    if step.gate != "evidence":
+        return
     if not step.warm:
         ends = (
             f"{status.plan.warmup_requests} requests of the candidate or {format_duration(status.plan.warmup_duration)}"
@@ -285,21 +401,22 @@ def _timing(status: ExperimentStatus, now: datetime) -> Iterator[str]:
 
 def _age_of_evidence(status: ExperimentStatus, now: datetime) -> str:
     age = f", {_ago(status.counted_at, now)} old" if status.counted_at is not None else ""
-    return f"Evidence{' at its end' if machine.is_over(status) else age} (events of stable/candidate)"
+    arms = "stable/candidate" if _is_of_rollout(status) else "control/arm"
+    return f"Evidence{' at its end' if machine.is_over(status) else age} (events of {arms})"
 
 
 def _metrics(status: ExperimentStatus) -> RenderableType:
     table = _grid("METRIC", "ROLE", "EVENTS", "RATIO", "INTERVAL", "ALLOWED", "VERDICT", "ETA", header=True)
     for metric in status.metrics:
-        table.add_row(*map(Text, _metric(metric, over=machine.is_over(status))))
+        told = metric.name if _is_of_rollout(status) or not metric.arm else f"{metric.arm}: {metric.name}"
+        table.add_row(*map(Text, (told, *_metric(metric, over=machine.is_over(status)))))
     return table
 
 
 def _metric(metric: MetricStatus, *, over: bool) -> tuple[str, ...]:
-    judged = metric.role != "harm"
-    waits = judged and not over and metric.verdict == "Undecided"
+    judged = metric.role not in ("harm", "success", "secondary")
+    waits = metric.role not in ("harm", SHADOW) and not over and metric.verdict == "Undecided"
     return (
-        metric.name,
         metric.role,
         "/".join(map(str, metric.events)),
         "" if metric.ratio is None else f"{metric.ratio:.3g}",
@@ -326,14 +443,24 @@ def _told_beside(status: ExperimentStatus) -> Iterator[str]:
     told = (status.step.reason if status.step else "") + status.verdict.reason
     for metric in status.metrics:
         stands = metric.role == "guardrail" and metric.verdict not in ("Passed", "NoData")
+        stands = stands or metric.role == "success"
         if (stands or metric.verdict == "Harm") and metric.message and metric.message not in told:
             yield metric.message
+    if side := of_one_side(status.metrics):
+        yield side
+
+
+def of_one_side(metrics: Sequence[MetricStatus]) -> str:
+    """Why an interval that is shown beside `Better` or `Worse` contains 1; empty where none does."""
+    ends = ((*each.interval, math.inf)[:2] for each in metrics if each.interval and each.verdict in ("Better", "Worse"))
+    return ONE_SIDE if any(lower <= 1 <= upper for lower, upper in ends) else ""
 
 
 def _arms(status: ExperimentStatus) -> RenderableType:
     table = _grid("ARM", "REVISION", "WEIGHT", "REQUESTS", "ERRORS", header=True)
     for arm in status.arms:
-        cells = (arm.name, f"r{arm.revision}", f"{arm.weight} %", str(arm.requests), str(arm.errors))
+        weight = f"{arm.weight:g} %" + (" (dropped)" if arm.dropped else "")
+        cells = (arm.name, f"r{arm.revision}", weight, str(arm.requests), str(arm.errors))
         table.add_row(*map(Text, cells))
     return table
 

@@ -22,7 +22,7 @@ class Exit(IntEnum):
 
 MEANINGS: Final[Mapping[Exit, str]] = {
     Exit.OK: "done",
-    Exit.REFUSED: "refused or failed: a bad manifest, a rejected command, a failed check or prediction",
+    Exit.REFUSED: "refused or failed: a bad manifest, a rejected command, a failed check or prediction, an answer that was cut off",
     Exit.USAGE: "the command line is wrong",
     Exit.NOT_FOUND: "what was named does not exist",
     Exit.UNREACHABLE: "the API server or the endpoint cannot be reached",

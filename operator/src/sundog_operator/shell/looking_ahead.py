@@ -11,16 +11,19 @@ from rich.console import Console, RenderableType
 from rich.progress import Progress
 from rich.text import Text
 
-from sundog_operator.api import FrozenPlan, ModelDeployment, Rollout
+from sundog_operator.api import Experiment, FrozenPlan, ModelDeployment, Rollout
 from sundog_operator.core import forecast as forecasting
-from sundog_operator.core.forecast import Forecast
+from sundog_operator.core.forecast import Forecast, Service
 from sundog_operator.core.rollout import freeze
 from sundog_operator.core.rollout.resolve import Traffic
+from sundog_operator.errors import SpecError
 from sundog_operator.shell import manifests
+from sundog_operator.shell.addresses import LocalPath
 from sundog_operator.shell.exits import CommandFailed
 from sundog_operator.shell.output import NO_TERMINAL, print_document, print_rich
 
 T = TypeVar("T")
+R = TypeVar("R", ModelDeployment, Experiment)
 
 _BAR: Final = 20
 
@@ -46,16 +49,18 @@ class Share(click.ParamType[float]):
 
 
 FILE: Final = click.option(
-    "-f", "--filename", "file", type=click.Path(exists=True, path_type=Path), help="A manifest with a rollout."
+    "-f",
+    "--filename",
+    "file",
+    type=LocalPath(),
+    help="A manifest with a rollout or an Experiment.",
 )
-RPS: Final = click.option(
-    "--rps", type=click.FloatRange(0.01, 100_000), required=True, help="Requests per second of the service."
-)
+RPS: Final = click.option("--rps", type=click.FloatRange(0.01, 100_000), help="Requests per second of the service.")
 ERRORS: Final = click.option(
-    "--errors", type=Share(), required=True, help="The share of stable's requests that fail, such as 0.5%."
+    "--errors", type=Share(), help="Of a rollout: the share of stable's requests that fail, such as 0.5%."
 )
 RUNS: Final = click.option(
-    "--runs", type=click.IntRange(10, 10_000), default=200, show_default=True, help="Simulated rollouts of each."
+    "--runs", type=click.IntRange(10, 10_000), default=200, show_default=True, help="How many are simulated of each."
 )
 OUTPUT: Final = click.option(
     "-o", "--output", type=click.Choice(("text", "json", "yaml")), default="text", show_default=True
@@ -64,7 +69,10 @@ OUTPUT: Final = click.option(
 
 def plan_of(file: Path | None, rps: float) -> FrozenPlan:
     """The plan as it would be frozen with that traffic. Raises CommandFailed for a manifest without one that can be simulated."""
-    plan = freeze.resolved(Rollout() if file is None else _rollout(file), Traffic(rps))
+    rollout, replicas = (Rollout(), 1) if file is None else _asked(file)
+    if rollout.strategy != "canary":
+        raise CommandFailed(f"{file}: spec.rollout.strategy is {rollout.strategy}; canary alone has steps to simulate")
+    plan = freeze.resolved(rollout, Traffic(rps), replicas)
     if not forecasting.weighed_steps(plan):
         raise CommandFailed(f"{file}: spec.rollout has no step that is gated by evidence; there is nothing to simulate")
     if forecasting.error_guardrail(plan) is None:
@@ -72,22 +80,45 @@ def plan_of(file: Path | None, rps: float) -> FrozenPlan:
     return plan
 
 
-def _rollout(file: Path) -> Rollout:
+def _asked(file: Path) -> tuple[Rollout, int]:
+    """The rollout of a manifest, and the replicas of its service."""
+    spec = only(file, ModelDeployment, "of an Experiment tell --rate or --mean").spec
+    return spec.rollout, spec.replicas
+
+
+def only(file: Path, kind: type[R], hint: str = "") -> R:
+    """The one object of a kind in a manifest. Raises CommandFailed where there is not one, with the hint, or it is invalid."""
     reading = manifests.read(file, "default")
-    found = [each for each in reading.documents if each.object["kind"] == "ModelDeployment"]
+    found = [each for each in reading.documents if each.object["kind"] == kind.__name__]
     if reading.problems:
         raise CommandFailed(str(reading.problems[0]))
     if len(found) != 1:
-        raise CommandFailed(f"{file}: has {len(found)} ModelDeployments; one is expected")
-    return ModelDeployment.parse(found[0].object).spec.rollout
+        problem = f"{file}: has {len(found)} {kind.__name__}s; one is expected"
+        raise CommandFailed(f"{problem}; {hint}" if hint and reading.documents and not found else problem)
+    try:
+        return kind.parse(found[0].object)
+    except SpecError as err:
+        raise CommandFailed(f"{file}: {found[0].ref} is invalid: {err}") from None
 
 
-def played(times: Sequence[float], ticks: int, play: Callable[[float, Callable[[int], None]], T]) -> list[T]:
-    """What `play` makes of each candidate, with its progress on standard error; of each there are so many ticks at most."""
+def service(rps: float | None, errors: float | None) -> Service:
+    """The traffic of a rollout's service. Raises click.UsageError where it is not told."""
+    if rps is None or errors is None:
+        raise click.UsageError("a rollout needs --rps and --errors; an Experiment -f, with --rate or --mean")
+    return Service(rps, errors)
+
+
+def played(
+    times: Sequence[float],
+    ticks: int,
+    play: Callable[[float, Callable[[int], None]], T],
+    name: Callable[[float], str] = lambda each: f"{each:g} times the errors",
+) -> list[T]:
+    """What `play` makes of each effect, with its progress on standard error; of each there are so many ticks at most."""
     with Progress(console=Console(stderr=True), transient=True) as progress:
         found = []
         for each in times:
-            task = progress.add_task(f"{each:g} times the errors", total=ticks)
+            task = progress.add_task(name(each), total=ticks)
             on_tick = lambda tick, task=task: progress.update(task, completed=tick + 1)  # noqa: E731
             found.append(play(each, on_tick))
     return found
@@ -108,12 +139,12 @@ def likelihoods(each: Forecast) -> tuple[str, str, str]:
     return promoted, back, undecided
 
 
-def bar(each: Forecast) -> Text:
-    """The three shares, drawn."""
-    promoted, back = round(each.promoted * _BAR), round(each.rolled_back * _BAR)
-    drawn = Text("█" * promoted, style="green")
-    drawn.append("▓" * back, style="red")
-    return drawn.append("░" * (_BAR - promoted - back), style="dim")
+def bar(good: float, bad: float, nobody: float = 0.0) -> Text:
+    """Shares of the ends, drawn, with what is not decided in the rest."""
+    parts = [round(share * _BAR) for share in (good, bad, nobody)]
+    drawn = Text("█" * parts[0], style="green")
+    drawn.append("▓" * parts[1], style="red").append("▒" * parts[2])
+    return drawn.append("░" * (_BAR - sum(parts)), style="dim")
 
 
 def told(minutes: float) -> str:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import orjson
-import yaml
 
-from sundog_operator.api import API_VERSION, RESOURCES
+from sundog_operator.api import API_VERSION, RESOURCES, strict_yaml
+from sundog_operator.api.validation import shown
 from sundog_operator.ports import SECRET, Object, Ref, ref_of
 
 MANIFEST_DIR: Final = "${MANIFEST_DIR}"
@@ -65,10 +65,14 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What was found below a path."""
+    """What was found below a path.
+
+    `empty`: files that are there and describe nothing, such as those of comments alone.
+    """
 
     documents: tuple[Document, ...]
     problems: tuple[Problem, ...]
+    empty: frozenset[Path] = frozenset()
 
     def may_hold(self, path: Path, name: str) -> bool:
         """Whether a file may describe an object although no document does.
@@ -110,13 +114,16 @@ def read(root: Path, namespace: str, *, force_namespace: bool = False) -> Readin
 def _gather(files: Iterable[tuple[Path, list[Document], list[Problem]]], refused: list[Problem]) -> Reading:
     documents: dict[Ref, Document] = {}
     problems = list(refused)
+    empty: set[Path] = set()
     for path, found, wrong in files:
         problems += wrong
+        if not found and not wrong:
+            empty.add(path)
         for document in found:
             first = documents.setdefault(document.ref, document)
             if first is not document:
                 problems.append(Problem(str(path), f"{document.ref} is in {first.source} too, which counts"))
-    return Reading(tuple(documents.values()), tuple(problems))
+    return Reading(tuple(documents.values()), tuple(problems), frozenset(empty))
 
 
 def read_file(path: Path, namespace: str, *, force_namespace: bool = False) -> tuple[list[Document], list[Problem]]:
@@ -140,12 +147,12 @@ def parse(
     documents: list[Document] = []
     problems: list[Problem] = []
     try:
-        for raw in yaml.safe_load_all(text):
+        for raw in strict_yaml.load_all(text):
             for item in _items(raw):
                 made = _document(item, source, path, namespace, force_namespace)
                 (documents if isinstance(made, Document) else problems).append(made)  # type: ignore[arg-type]
-    except yaml.YAMLError as err:
-        problems.append(Problem(source, _yaml_problem(err)))
+    except strict_yaml.BadYaml as err:
+        problems.append(Problem(source, str(err)))
     return documents, problems
 
 
@@ -157,11 +164,6 @@ def _items(raw: Any) -> Iterator[Any]:
         yield from raw["items"]
     else:
         yield raw
-
-
-def _yaml_problem(err: yaml.YAMLError) -> str:
-    mark, what = getattr(err, "problem_mark", None), getattr(err, "problem", None) or "cannot be read"
-    return f"line {mark.line + 1}: {what}" if mark is not None else f"not YAML: {what}"
 
 
 def _document(raw: Any, source: str, path: Path | None, namespace: str, force: bool) -> Document | Problem:
@@ -206,9 +208,9 @@ def _foreign(obj: Object) -> str:
 
 def _place(obj: Object, namespace: str, force: bool) -> str:
     """Fill in the namespace; what is wrong with the metadata."""
-    meta = obj.get("metadata")
-    if not isinstance(meta, dict) or not isinstance(meta.get("name"), str) or not meta["name"]:
-        return f"{obj['kind']}: metadata.name is required"
+    if problem := _nameless(obj.get("metadata")):
+        return f"{obj['kind']}: {problem}"
+    meta = obj["metadata"]
     found = meta.get("namespace") or namespace
     if not isinstance(found, str):
         return f"{obj['kind']} {meta['name']}: metadata.namespace: {found!r} is not a string"
@@ -217,6 +219,19 @@ def _place(obj: Object, namespace: str, force: bool) -> str:
     meta["namespace"] = found
     obj.pop("status", None)
     return ""
+
+
+def _nameless(meta: Any) -> str:
+    """Why metadata hold no name; empty where they do."""
+    if meta is not None and not isinstance(meta, dict):
+        return f"metadata: {shown(meta)} is not an object"
+    name = (meta or {}).get("name")
+    if name is None or name == "":
+        return "metadata.name is required"
+    if isinstance(name, str):
+        return ""
+    hint = "" if isinstance(name, dict | list) else ", quotes make it one"
+    return f"metadata.name: {shown(name)} is not a string{hint}"
 
 
 def _expand(value: Any, where: str, path: Path | None, problems: list[str]) -> Any:

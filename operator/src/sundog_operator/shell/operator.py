@@ -22,9 +22,11 @@ from sundog_operator.adapters.cached.shared import SharedEdges, SharedServe
 from sundog_operator.adapters.clock import SystemClock
 from sundog_operator.adapters.deafness import Deafness
 from sundog_operator.adapters.edges import HttpEdges
+from sundog_operator.adapters.exposure_logs import EdgeLogs
 from sundog_operator.adapters.kopf_watch import KopfWatch, Watched, quiet_kopf
 from sundog_operator.adapters.kubernetes_client import KubernetesClient
 from sundog_operator.adapters.metrics import Metrics
+from sundog_operator.adapters.prometheus import HttpPrometheus
 from sundog_operator.adapters.ray_serve import RayServe, SecretTokens
 from sundog_operator.adapters.webhooks import HttpWebhooks, Reach
 from sundog_operator.api.installation import Installation, parse_installation
@@ -60,6 +62,7 @@ class Options:
     installation: Installation
     kubeconfig: Path | None
     namespace: str
+    lease: str
     identity: str
     host: str
     port: int
@@ -74,12 +77,13 @@ class Watching:
         self._resync_s = options.resync_s
         self._waking: set[asyncio.Task[None]] = set()
         self._absent: set[Kind] = set()
+        self._closed: frozenset[str] = frozenset()
         self._operator: Operator | None = None
         self.deafness = Deafness()
         namespaces = tuple(options.installation.watch_namespaces)
-        self.kube = CachedKubernetes(client, self._changed, SystemClock(), namespaces)
+        self.kube = CachedKubernetes(client, self._changed, SystemClock(), namespaces, on_write=self._wrote)
         self._secrets = options.installation.watch_secrets
-        self.kopf = KopfWatch(self.watched, self._told, client.login, namespaces)
+        self.kopf = KopfWatch(self.watched, self._told, client.login, namespaces, lambda: self.kube.closed)
 
     def watched(self) -> list[Watched]:
         """What kopf is told to watch. It would warn of an optional kind that is not served."""
@@ -108,6 +112,13 @@ class Watching:
     async def list_all(self) -> None:
         """List every kind once. Raises DependencyError."""
         await asyncio.gather(*(self._list(kind) for kind in SCOPES))
+        closed = self.kube.closed
+        if closed - self._closed:
+            told = ", ".join(sorted(closed - self._closed))
+            log.warning("the operator may not look at namespace %s: is it gone? It goes on with the others", told)
+        if closed != self._closed:
+            self._closed = closed
+            self.kopf.renew()
 
     async def _resync(self) -> None:
         while True:
@@ -166,6 +177,10 @@ class Watching:
         if self._operator is not None:
             self._operator.wake(obj)
 
+    def _wrote(self, obj: Object) -> None:
+        if self._operator is not None:
+            self._operator.wrote(obj)
+
 
 async def run(options: Options) -> Exit:
     """Run until SIGTERM or until another process leads. Raises DependencyError where there is no configuration."""
@@ -173,12 +188,14 @@ async def run(options: Options) -> Exit:
     async with contextlib.AsyncExitStack() as stack:
         client = await _connected(options, metrics, stack)
         session = await stack.enter_async_context(aiohttp.ClientSession())
-        lease = Ref(LEASE, options.namespace, LEASE_NAME)
+        lease = Ref(LEASE, options.namespace, options.lease)
         # Connections of its own, as client-go has them: no other request stands before the Lease's renewal.
         elector = Elector(
             await _connected(options, metrics, stack), lease, options.identity, clock, random.SystemRandom().random
         )
         watching = Watching(client, options, metrics)
+        # A thread that the end of the process surprises complains after what is to be its last word: why it ends.
+        stack.push_async_callback(watching.kopf.ended)
         world = World(
             FencedKubernetes(watching.kube, lambda: elector.leads),
             FencedServe(SharedServe(RayServe(session, SecretTokens(client, clock)), clock), lambda: elector.leads),
@@ -188,11 +205,19 @@ async def run(options: Options) -> Exit:
             Settings.of(options.installation, options.identity),
             Told(metrics.told),
             client,
+            prometheus=_prometheus(session, options.installation),
+            exposure_logs=EdgeLogs(),
         )
         operator = Operator(world, observer=metrics)
         watching.wakes(operator)
         await stack.enter_async_context(_endpoints(options, metrics, watching, operator))
         return await _until_asked(_work(watching, elector, operator, metrics), watching.run(), release=elector.release)
+
+
+def _prometheus(session: aiohttp.ClientSession, installation: Installation) -> HttpPrometheus | None:
+    """Where rollouts read numbers; None where the installation names no Prometheus."""
+    named = installation.prometheus
+    return HttpPrometheus(session, named.url, named.timeout.total_seconds()) if named.url else None
 
 
 async def _connected(options: Options, metrics: Metrics, stack: contextlib.AsyncExitStack) -> KubernetesClient:
@@ -318,6 +343,11 @@ def _own_name() -> str:
     help="Which cluster; without it the one that this pod runs in.",
 )
 @click.option("--namespace", help="Where the Lease is; without it the pod's own.")
+@click.option(
+    "--lease",
+    default=LEASE_NAME,
+    help="Name of the Lease. Operators that name the same one are replicas of each other.",
+)
 @click.option("--identity", help="Names this process in the Lease and in events; without it the pod's name.")
 @click.option("--host", default="0.0.0.0", help="Where probes and metrics are answered.")  # noqa: S104 - of a pod
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, help="Likewise; 0 takes a free one.")
@@ -333,6 +363,7 @@ def main(
     config: Path | None,
     kubeconfig: Path | None,
     namespace: str | None,
+    lease: str,
     identity: str | None,
     host: str,
     port: int,
@@ -350,6 +381,7 @@ def main(
             installation=parse_installation(config.read_text() if config else "", str(config or "defaults")),
             kubeconfig=kubeconfig,
             namespace=namespace or _own_namespace(),
+            lease=lease,
             identity=identity or _own_name(),
             host=host,
             port=port,

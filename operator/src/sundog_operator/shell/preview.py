@@ -1,35 +1,41 @@
 """What applying a manifest would do, and why: the planner's own decision over what is observed now, with nothing written."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from sundog_operator.api import (
+    FrozenPlan,
     ModelDeployment,
     ModelDeploymentSpec,
     ModelDeploymentStatus,
-    Rollout,
+    PlanInPlace,
     format_instant,
+    parse,
     refused_changes,
     unknown_fields,
     violations,
 )
-from sundog_operator.core import power, returning, revisions, secrets, webhooks
-from sundog_operator.core.draft import HELD_OUTCOMES, Observed
+from sundog_operator.core import holding, power, returning, revisions, salts, secrets
+from sundog_operator.core.draft import Observed
 from sundog_operator.core.plan import Plan, plan
-from sundog_operator.core.rollout import telling, windows
-from sundog_operator.core.rollout.freeze import plan_steps, resolved
+from sundog_operator.core.rollout import in_place, telling, unproven, windows
+from sundog_operator.core.rollout.freeze import BAKE, STEPPED, resolved
 from sundog_operator.core.rollout.resolve import BUSY_RPS, VERY_BUSY_RPS, Traffic
 from sundog_operator.core.spec import accept
 from sundog_operator.errors import SpecError
 from sundog_operator.ports import CONTROLLER_REVISION, Object
+from sundog_operator.shell import changes
+from sundog_operator.shell.changes import Change, because
 
 Outcome = Literal["create", "change", "unchanged", "refused"]
 
 _REVISION_PARTS: Final = ("model", "runtime", "resources", "scheduling")
+_DECIDING: Final = frozenset({"evidence", "manual", "webhook", "analysis", "shadow"})
+"""Gates that time alone does not open."""
+
 _IN_PLACE: Final = "runtime.userConfig"
-_SHOWN: Final = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +43,7 @@ class Preview:
     """What would happen.
 
     Attributes:
-        revision: that the manifest stands for; None when it is refused.
+        revision: that the manifest stands for; None when it is refused, and of an Experiment.
         lines: what happens, in order.
         problems: why it is refused.
     """
@@ -47,37 +53,29 @@ class Preview:
     revision: int | None = None
     lines: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class _Change:
-    path: str
-    before: Any
-    after: Any
-
-    def __str__(self) -> str:
-        # What is planned is often logged, and secrets are in the addresses of webhooks.
-        before, after = (
-            _spoken(each) if self.path.startswith("rollout") else each for each in (self.before, self.after)
-        )
-        return f"spec.{self.path}: {_shown(before)} → {_shown(after)}"
+    kind: str = "ModelDeployment"
 
 
 def preview(manifest: Object, stored: Object | None, seen: Observed, now: datetime) -> Preview:
     """Preview one ModelDeployment, given the object as it is (None where there is none) and what is observed of it."""
     name = f"{manifest['metadata']['namespace']}/{manifest['metadata']['name']}"
     wanted = _merged(manifest, stored)
-    if problems := _refused_by_server(manifest, wanted, stored):
+    if problems := refused_by_server(manifest, wanted, stored):
         return Preview(name, "refused", problems=problems, lines=_kept(stored))
     acceptance = accept(wanted, seen.installation)
     if acceptance.spec is None:
         return Preview(name, "refused", problems=(f"{acceptance.reason}: {acceptance.message}",), lines=_kept(stored))
-    decided = plan(replace(seen, deployment=wanted), now)
+    under_way = _status(stored).experiment
+    # What would begin by itself is none of the manifest's.
+    own = tuple(each for each in seen.own if each.name == under_way)
+    decided = plan(replace(seen, deployment=wanted, own=own), now)
     number = _revision_of(acceptance.spec, seen, decided)
-    changes = _changes(stored, acceptance.spec)
-    if stored is not None and not changes:
-        return Preview(name, "unchanged", number, ("nothing changes", *_standing(acceptance.spec, stored, number)))
-    lines = tuple(_lines(acceptance.spec, stored, seen, decided, number, changes, now))
+    differing = _changes(stored, acceptance.spec)
+    shared = tuple(_shared_salt(manifest, seen))
+    if stored is not None and not differing:
+        lines = ("nothing changes", *_standing(acceptance.spec, stored, number), *shared)
+        return Preview(name, "unchanged", number, lines)
+    lines = (*_lines(acceptance.spec, stored, seen, decided, number, differing, now), *shared)
     return Preview(name, "create" if stored is None else "change", number, lines)
 
 
@@ -97,16 +95,18 @@ def _merged(manifest: Object, stored: Object | None) -> Object:
     return {**stored, "spec": spec, "metadata": {**meta, "generation": meta.get("generation", 0) + 1}}
 
 
-def _refused_by_server(manifest: Object, wanted: Object, stored: Object | None) -> tuple[str, ...]:
+def refused_by_server(manifest: Object, wanted: Object, stored: Object | None) -> tuple[str, ...]:
+    """What the API server would say against a manifest, with which an object would be as `wanted`. It spares what is stored so already."""
     unknown = [str(violation) for violation in unknown_fields(manifest)]
-    wrong = [str(violation) for violation in violations(wanted)]
+    spared = [] if stored is None else violations(stored)
+    wrong = [str(violation) for violation in violations(wanted) if violation not in spared]
     if wrong or stored is None:
         return (*unknown, *wrong)
     try:
-        old = ModelDeployment.parse(stored)
+        old, new = parse(stored), parse(wanted)
     except SpecError:
         return tuple(unknown)
-    return (*unknown, *(str(violation) for violation in refused_changes(old, ModelDeployment.parse(wanted))))
+    return (*unknown, *(str(violation) for violation in refused_changes(old, new)))
 
 
 def _status(stored: Object | None) -> ModelDeploymentStatus:
@@ -127,42 +127,17 @@ def _revision_of(spec: ModelDeploymentSpec, seen: Observed, decided: Plan) -> in
     return found.number
 
 
-def _changes(stored: Object | None, spec: ModelDeploymentSpec) -> list[_Change]:
+def _changes(stored: Object | None, spec: ModelDeploymentSpec) -> list[Change]:
     if stored is None:
         return []
     try:
-        before = dict(_flat(ModelDeployment.parse(stored).spec.to_json()))
+        before = ModelDeployment.parse(stored).spec.to_json()
     except SpecError:
-        before = dict(_flat(stored["spec"]))
-    after = dict(_flat(spec.to_json()))
-    paths = [*after, *(path for path in before if path not in after)]
-    return [_Change(path, before.get(path), after.get(path)) for path in paths if before.get(path) != after.get(path)]
+        before = stored["spec"]
+    return changes.between(before, spec.to_json())
 
 
-def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping) and value:
-        for key, item in value.items():
-            yield from _flat(item, f"{path}.{key}" if path else str(key))
-    elif value not in ({}, []):
-        yield path, value
-
-
-def _spoken(value: Any) -> Any:
-    """The same with the scheme and host alone of each address."""
-    if isinstance(value, Mapping):
-        return {key: _spoken(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_spoken(item) for item in value]
-    is_address = isinstance(value, str) and value.lower().startswith(("http://", "https://"))
-    return webhooks.origin(value) if is_address else value
-
-
-def _shown(value: Any) -> str:
-    text = "none" if value in (None, "", {}, []) else str(value)
-    return text if len(text) <= 80 else f"{text[:79]}…"
-
-
-def _makes_revision(change: _Change) -> bool:
+def _makes_revision(change: Change) -> bool:
     part = change.path.partition(".")[0]
     return part in _REVISION_PARTS and not change.path.startswith(_IN_PLACE)
 
@@ -173,32 +148,25 @@ def _lines(
     seen: Observed,
     decided: Plan,
     number: int,
-    changes: Sequence[_Change],
+    differing: Sequence[Change],
     now: datetime,
 ) -> Iterator[str]:
     before = _status(stored)
     is_new = all(revision.number != number for revision in seen.revisions)
-    why = [str(change) for change in changes if _makes_revision(change)]
+    why = [str(change) for change in differing if _makes_revision(change)]
     if is_new:
-        yield f"makes revision {number}{_because(why)}"
+        yield f"makes revision {number}{because(why)}"
     elif before.stable is None or before.stable.revision != number:
-        yield f"stands for revision {number}, which is known already{_because(why)}"
-    in_place = [str(change) for change in changes if not _makes_revision(change)]
+        yield f"stands for revision {number}, which is known already{because(why)}"
+    in_place = [str(change) for change in differing if not _makes_revision(change)]
     if in_place:
-        yield f"changes in place, without a revision{_because(in_place)}"
+        yield f"changes in place, without a revision{because(in_place)}"
     yield from _ended(before, decided, number)
     yield from _way(spec, before, seen, decided, number)
     yield from _window(spec, before, number, now)
     missing = secrets.problem(secrets.uses(spec.endpoint), seen.secrets, seen.deployment["metadata"]["namespace"])
     if missing is not None:
         yield missing[1]
-
-
-def _because(changes: Sequence[str]) -> str:
-    if not changes:
-        return ""
-    more = f" and {len(changes) - _SHOWN} more" if len(changes) > _SHOWN else ""
-    return f" ({'; '.join(changes[:_SHOWN])}{more})"
 
 
 def _ended(before: ModelDeploymentStatus, decided: Plan, number: int) -> Iterator[str]:
@@ -214,13 +182,13 @@ def _way(
     spec: ModelDeploymentSpec, before: ModelDeploymentStatus, seen: Observed, decided: Plan, number: int
 ) -> Iterator[str]:
     """How the revision gets its traffic."""
-    stable, last = before.stable, decided.status.last_rollout
+    stable, hold = before.stable, holding.of(decided.status, number)
     if stable is None:
         yield f"revision {number} gets all traffic once it is ready"
     elif stable.revision == number:
         yield f"revision {number} keeps all traffic"
-    elif last is not None and last.revision == number and last.outcome in HELD_OUTCOMES:
-        yield f"revision {number} stays held back, because it was {_words(last.outcome)}: `sundog retry` tries it again"
+    elif hold is not None:
+        yield f"revision {number} stays held back, because it was {_words(hold.outcome)}: `sundog retry` tries it again"
     elif before.candidate is not None and before.candidate.revision == number:
         yield f"the rollout of revision {number} goes on by the plan it started with"
     elif spec.rollout.dry_run:
@@ -229,14 +197,49 @@ def _way(
         )
     elif spec.paused or spec.rollout.paused:
         yield f"revision {number} waits while the spec is paused; revision {stable.revision} keeps serving"
-    elif spec.rollout.strategy == "canary" and number in returning.window(spec.rollout, before.stable_before):
+    elif before.arms is not None:
+        yield from _beside_arms(before, decided, number)
+    elif spec.rollout.strategy in STEPPED and number in returning.window(spec.rollout, before.stable_before):
         yield f"{returning.reason(number)}: all traffic at once, without steps, when all its replicas are ready"
-    elif spec.rollout.strategy == "canary":
-        yield f"canary beside revision {stable.revision}: {steps(spec)}"
-        yield from _passed_without_evidence(spec)
+    elif spec.rollout.strategy in STEPPED:
+        shared = _shared(decided)
+        where = "beside" if shared is None else "in the place of"
+        yield f"{spec.rollout.strategy} {where} revision {stable.revision}: {steps(spec, shared)}"
+        yield from _room(spec, decided)
+        yield from _passed_without_evidence(resolved(spec.rollout, Traffic(), spec.replicas, shared))
         yield from _too_slow(spec, seen)
     else:
         yield f"revision {number} gets all traffic from revision {stable.revision} at once, when all its replicas are ready"
+
+
+def _beside_arms(before: ModelDeploymentStatus, decided: Plan, number: int) -> Iterator[str]:
+    """What becomes of the Experiment of a user that is under way."""
+    if not decided.status.arms:
+        yield f"ends Experiment {before.experiment} first"
+    elif decided.status.queued == number:
+        yield f"waits for the end of Experiment {before.experiment} first"
+    else:
+        yield f"Experiment {before.experiment} goes on as long as revision {number} finds no room"
+        yield from _room_missing(decided)
+
+
+def _shared(decided: Plan) -> PlanInPlace | None:
+    """How the candidate that would begin shares stable's replicas; None where its own come on top, or none begins."""
+    return in_place.told_by(decided.status.capacity) if decided.status.candidate is not None else None
+
+
+def _room(spec: ModelDeploymentSpec, decided: Plan) -> Iterator[str]:
+    """What it means that replicas are shared, or why none can be had."""
+    shared = _shared(decided)
+    if shared is not None:
+        short = "one replica more than that runs meanwhile" if shared.spare else "stable lacks one while each starts"
+        yield f"both share the {spec.replicas} replicas of the service, and traffic follows each one; {short}"
+    elif decided.status.candidate is None:
+        yield from _room_missing(decided)
+
+
+def _room_missing(decided: Plan) -> Iterator[str]:
+    yield from (c.message for c in decided.status.conditions if (c.type, c.status) == ("CapacityAvailable", "False"))
 
 
 def _too_slow(spec: ModelDeploymentSpec, seen: Observed) -> Iterator[str]:
@@ -251,6 +254,11 @@ def _too_slow(spec: ModelDeploymentSpec, seen: Observed) -> Iterator[str]:
         yield f"if traffic is as it was when {name} began, {doubt}"
 
 
+def _shared_salt(manifest: Object, seen: Observed) -> Iterator[str]:
+    if told := salts.told("ModelDeployment", manifest["metadata"]["name"], seen.salts):
+        yield f"{salts.REUSED}: {told}"
+
+
 def _window(spec: ModelDeploymentSpec, before: ModelDeploymentStatus, number: int, now: datetime) -> Iterator[str]:
     """Whether traffic has to wait for a window."""
     opening = windows.next_opening(spec.rollout.windows, now)
@@ -262,24 +270,27 @@ def _window(spec: ModelDeploymentSpec, before: ModelDeploymentStatus, number: in
 def _standing(spec: ModelDeploymentSpec, stored: Object, number: int) -> Iterator[str]:
     """Why an unchanged manifest may not be what serves."""
     status = _status(stored)
-    last = status.last_rollout
+    hold = holding.of(status, number)
     if status.candidate is not None and status.candidate.revision == number:
         yield f"revision {number} is being rolled out: {steps(spec)}"
     elif status.queued == number and status.candidate is not None:
         yield f"revision {number} waits until the rollout of revision {status.candidate.revision} has ended"
-    elif last is not None and last.revision == number and last.outcome in HELD_OUTCOMES:
-        yield f"revision {number} is held back, because it was {_words(last.outcome)}: {last.reason}"
+    elif hold is not None:
+        yield f"revision {number} is held back, because it was {_words(hold.outcome)}: {hold.reason}"
 
 
 def _words(outcome: str) -> str:
     return "rolled back" if outcome == "RolledBack" else outcome.lower()
 
 
-def steps(spec: ModelDeploymentSpec) -> str:
-    """The steps of a rollout in one line, such as `25 % (manual gate) → 100 %`; where the spec has none, what they are resolved to."""
-    if spec.rollout.steps:
-        return telling.arrows(resolved(spec.rollout, Traffic(), spec.replicas).steps)
-    quiet, busy, very_busy = map(_resolved, (0.0, BUSY_RPS, VERY_BUSY_RPS))
+def steps(spec: ModelDeploymentSpec, shared: PlanInPlace | None = None) -> str:
+    """The steps of a rollout in one line, such as `25 % (manual gate) → 100 %`; where the spec has none, what they are resolved to.
+
+    `shared` is how stable's replicas are shared, where they are.
+    """
+    if spec.rollout.steps or spec.rollout.strategy != "canary":
+        return telling.arrows(resolved(spec.rollout, Traffic(), spec.replicas, shared).steps)
+    quiet, busy, very_busy = (_resolved(spec, each, shared) for each in (0.0, BUSY_RPS, VERY_BUSY_RPS))
     return (
         "steps by stable's traffic when the rollout starts:"
         f" {quiet} below {BUSY_RPS:g} requests a second, or where that is not known;"
@@ -287,16 +298,16 @@ def steps(spec: ModelDeploymentSpec) -> str:
     )
 
 
-def _resolved(requests_per_second: float) -> str:
-    return telling.arrows(plan_steps(Rollout(), Traffic(requests_per_second)))
+def _resolved(spec: ModelDeploymentSpec, requests_per_second: float, shared: PlanInPlace | None) -> str:
+    return telling.arrows(resolved(spec.rollout, Traffic(requests_per_second), spec.replicas, shared).steps)
 
 
-def _passed_without_evidence(spec: ModelDeploymentSpec) -> Iterator[str]:
-    """Policies that void what evidence promises of a promotion."""
-    rollout = spec.rollout
-    if not any(step.gate == "evidence" for step in plan_steps(rollout)):
+def _passed_without_evidence(plan: FrozenPlan) -> Iterator[str]:
+    """What voids that evidence vouches for a promotion, and which steps pass without it."""
+    gates = {step.gate for step in plan.steps}
+    if plan.strategy == "canary" and not gates & _DECIDING and not plan.checks:
+        unless = ", unless harm rolls back" if BAKE in gates else ", whatever the candidate answers"
+        yield f"no gate decides on traffic: time alone leads to 100 %{unless}"
         return
-    if rollout.on_inconclusive == "promote":
-        yield "spec.rollout.onInconclusive: promote passes a step that evidence does not decide, so it promises nothing of what is promoted"
-    if rollout.on_no_data == "promote":
-        yield "spec.rollout.onNoData: promote passes a step that has no traffic, so evidence promises nothing of what is promoted"
+    yield from unproven.passed_alone(plan)
+    yield from (f"{each}, so {unproven.NOTHING}" for each in unproven.allowed_by(plan))

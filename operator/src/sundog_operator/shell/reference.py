@@ -40,7 +40,7 @@ Options come after the verb, for kubectl gives none of its own to a plugin: `kub
 ## Manifests
 
 `-f` takes a file, a folder (all `*.yaml` and `*.yml` below it, hidden ones left out) or `-`.
-Only the kinds of `serving.sundog.dev` are read.
+Only the kinds of `serving.sundog.dev` and Secrets are read.
 `file://` URIs in manifests are absolute, or begin with `file://${MANIFEST_DIR}`, which stands for the folder of the manifest.
 `kubectl` does not replace it, and a cluster's nodes do not have your folders: use another scheme there.
 

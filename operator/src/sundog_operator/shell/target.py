@@ -137,15 +137,26 @@ class Server:
     local: bool = False
 
 
-def talks_to_server(command: Callable[..., Awaitable[T]]) -> Callable[..., T]:
-    """Give a command the options that choose its API server, and run it as a coroutine with a connection."""
+def talks_to_server(
+    command: Callable[..., Awaitable[T]], *, without: Callable[..., bool] = lambda **_: False
+) -> Callable[..., T]:
+    """Give a command the options that choose its API server, and run it as a coroutine with a connection.
+
+    Where there is no API server, `without` gets the namespace and the options: it tells what is wrong all the same, and whether
+    anything is. Then the exit code is that of what is refused.
+    """
 
     @functools.wraps(command)
     def wrapped(**options: Any) -> T:
         names = ("kubeconfig", "context", "state_dir", "instance", "namespace", "verbose")
         plugin = click.get_current_context().find_root().info_name == PLUGIN
         selection = Selection(**{name: options.pop(name) for name in names}, plugin=plugin)
-        target = resolve(selection, os.environ)
+        try:
+            target = resolve(selection, os.environ)
+        except CommandFailed as err:
+            if without(namespace=selection.namespace or "default", **options):
+                raise CommandFailed(str(err)) from None
+            raise
         if selection.verbose or target.note:
             click.echo(target.note or f"using {target.description}, namespace {target.namespace}", err=True)
         return asyncio.run(_connected(target, lambda server: command(server, **options)))

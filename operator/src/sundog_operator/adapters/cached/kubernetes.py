@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, NoReturn, Protocol, TypeVar
 
 import orjson
 
@@ -61,16 +61,14 @@ SCOPES: Final[Mapping[Kind, Mapping[str, str]]] = {
 OPTIONAL: Final = frozenset({HTTP_ROUTE})
 """The kinds that a cluster may lack."""
 
-ABSENT_S: Final = 1.0
-"""For how long an object of a name of ours that nobody had is not asked for again by `get`, upon which objects are written."""
+ABSENT_S: Final = 10.0
+"""For how long an object that nobody had is not asked for again by `labels` and `view`, by which is only looked at what others made.
 
-ABSENT_TO_LOOKERS_S: Final = 10.0
-"""Likewise by `labels` and `view`, by which is only looked at what others made."""
+`get` asks each time: upon its answer objects are written, and what somebody else has just made must not be taken for ours.
+"""
 
 SECRET_S: Final = 10.0
 """For how long a Secret that was asked for by name is not asked for again."""
-_LAST: Final = 2**63 - 1
-"""After every resourceVersion."""
 
 T = TypeVar("T")
 
@@ -95,7 +93,11 @@ class CachedKubernetes:
     A Secret that exists is asked for by name, at most once in `SECRET_S`. An optional kind that the server does not serve, or may not be
     listed, is not asked for until a `resync` finds it: reads of it raise NotServed.
 
-    `on_change` is called with every object that is news, also with the last state of one that is gone.
+    Where several namespaces are looked at, one that may not be listed, as one that went with the roles in it, keeps nobody from the others:
+    of what is in it the server is asked.
+
+    `on_change` is called with every object that is news, also with the last state of one that is gone; for what a write of this process
+    answered it is `on_write`, where there is one.
     """
 
     def __init__(
@@ -105,18 +107,22 @@ class CachedKubernetes:
         clock: Clock,
         namespaces: Sequence[str] = (),
         scopes: Mapping[Kind, Mapping[str, str]] = SCOPES,
+        on_write: Callable[[Object], None] | None = None,
     ) -> None:
         """`namespaces` are those that are looked at, none for all."""
         self._source = source
         self._on_change = on_change
+        self._on_write = on_write or on_change
         self._namespaces: Sequence[str | None] = tuple(namespaces) or (None,)
         self._scopes = scopes
         self._clock = clock
         self._secrets: dict[Ref, tuple[float, bytes]] = {}
+        self._asked: dict[Ref, object] = {}
         self._absent: dict[Ref, float] = {}
         self._synced: set[Kind] = set()
         self._lacking: set[Kind] = set()
-        self._doubtful: dict[Kind, set[Ref]] = {kind: set() for kind in self._scopes}
+        self._closed: dict[Kind, frozenset[str | None]] = {}
+        self._doubtful: dict[Kind, dict[Ref, object]] = {kind: {} for kind in self._scopes}
         self.objects = Objects()
 
     def synced(self, kind: Kind) -> bool:
@@ -132,6 +138,11 @@ class CachedKubernetes:
         """Whether the server was found not to serve an optional kind, to us at least."""
         return kind in self._lacking
 
+    @property
+    def closed(self) -> frozenset[str]:
+        """The namespaces of which some kind could not be listed for want of a right."""
+        return frozenset(name for closed in tuple(self._closed.values()) for name in closed if name)
+
     def feed(self, change: str | None, obj: Object) -> None:
         """Take in what a watch told: DELETED, or any other word for a state."""
         if change != "DELETED":
@@ -142,6 +153,7 @@ class CachedKubernetes:
     async def resync(self, kind: Kind) -> int:
         """List a kind and take in what the watch missed, deletions first of all; how many objects that was. Raises DependencyError."""
         missed = 0
+        refusals: dict[str | None, Forbidden] = {}
         for namespace in self._namespaces:
             try:
                 snapshot = await self._source.snapshot(kind, namespace, self._scopes[kind])
@@ -149,65 +161,83 @@ class CachedKubernetes:
                 self._lack(kind)
                 raise
             except Forbidden as err:
-                if kind not in OPTIONAL:
-                    raise
-                # Roles that an administrator wrote may be older than the kind.
-                self._lack(kind)
-                raise NotServed(str(err)) from err
-            missed += self._merge(kind, namespace, snapshot)
+                refusals[namespace] = err
+            else:
+                missed += self._merge(kind, namespace, snapshot)
+        if len(refusals) == len(self._namespaces):
+            self._refused(kind, next(iter(refusals.values())))
+        self._closed[kind] = frozenset(refusals)
         self._synced.add(kind)
         self._lacking.discard(kind)
         return missed
 
+    def _refused(self, kind: Kind, refusal: Forbidden) -> NoReturn:
+        if kind not in OPTIONAL:
+            raise refusal
+        # Roles that an administrator wrote may be older than the kind.
+        self._lack(kind)
+        raise NotServed(str(refusal)) from refusal
+
     def _merge(self, kind: Kind, namespace: str | None, snapshot: Snapshot) -> int:
+        """How much of what a watch tells it had missed; of an object without our labels, which `get` found, none tells."""
         news = self.objects.merge(kind, namespace, snapshot.objects, int(snapshot.version))
         for obj in news:
             self._on_change(obj)
-        return len(news)
+        labels = self._scopes[kind].items()
+        return sum(labels <= (obj["metadata"].get("labels") or {}).items() for obj in news)
 
     def _lack(self, kind: Kind) -> None:
-        """With a kind all objects of it went."""
+        """Of a kind that is not served, or not to us, nothing is known; its objects may be there."""
         if kind in OPTIONAL:
             self._synced.discard(kind)
             self._lacking.add(kind)
-            self._merge(kind, None, Snapshot([], str(_LAST)))
+            for obj in self.objects.forget(kind):
+                self._on_change(obj)
 
-    def _expect(self, kind: Kind) -> None:
-        if kind in self._lacking:
+    def _expect(self, kind: Kind, namespace: str | None) -> None:
+        if kind in self._lacking or (kind in OPTIONAL and self._is_closed(kind, namespace)):
             raise NotServed(f"{kind.plural}: the API server does not serve {kind.api_version}")
+
+    def _is_closed(self, kind: Kind, namespace: str | None) -> bool:
+        return namespace in self._closed.get(kind, ())
+
+    def _is_known(self, ref: Ref) -> bool:
+        """Whether what is in memory tells of an object, or that there is none."""
+        is_kept = ref.kind in self._synced and not self._is_closed(ref.kind, ref.namespace)
+        return is_kept and ref not in self._doubtful[ref.kind]
 
     async def get(self, ref: Ref) -> Object | None:
         """See the port."""
-        return await self._get(ref, ABSENT_S)
+        return await self._get(ref, self._ask)
 
-    async def _get(self, ref: Ref, absent_s: float) -> Object | None:
-        self._expect(ref.kind)
+    async def _get(self, ref: Ref, look: Callable[[Ref], Awaitable[Object | None]]) -> Object | None:
+        self._expect(ref.kind, ref.namespace)
         if ref.kind == SECRET:
             return await self._secret(ref)
-        if ref.kind not in self._synced or ref in self._doubtful[ref.kind]:
+        if not self._is_known(ref):
             return await self._ask(ref)
         entry = self.objects.get(ref)
         if entry is None and self._scopes[ref.kind]:
             # It may be there without our labels.
-            return await self._look(ref, absent_s)
+            return await look(ref)
         return entry.load() if entry else None
 
     async def labels(self, ref: Ref) -> Mapping[str, str] | None:
         """See the port."""
-        if ref.kind in self._synced and ref not in self._doubtful[ref.kind]:
+        if self._is_known(ref):
             entry = self.objects.get(ref)
             if entry is not None:
                 return entry.labels
-        obj = await self._get(ref, ABSENT_TO_LOOKERS_S)
+        obj = await self._get(ref, self._look)
         return None if obj is None else obj["metadata"].get("labels") or {}
 
     async def view(self, ref: Ref, of: Callable[[Object], T]) -> T | None:
         """See the port."""
-        if ref.kind in self._synced and ref not in self._doubtful[ref.kind]:
+        if self._is_known(ref):
             entry = self.objects.get(ref)
             if entry is not None:
                 return entry.view(of)
-        obj = await self._get(ref, ABSENT_TO_LOOKERS_S)
+        obj = await self._get(ref, self._look)
         return None if obj is None else of(obj)
 
     async def views(
@@ -251,28 +281,30 @@ class CachedKubernetes:
         return self._source.watch(kind, namespace)
 
     def _keeps(self, kind: Kind, namespace: str | None) -> bool:
-        return kind in self._synced and (namespace in self._namespaces or self._namespaces == (None,))
+        is_looked_at = namespace in self._namespaces or self._namespaces == (None,)
+        return kind in self._synced and is_looked_at and not self._is_closed(kind, namespace)
 
     async def _known(self, kind: Kind, namespace: str | None, labels: Mapping[str, str] | None) -> Sequence[Entry]:
         for ref in [ref for ref in self._doubtful[kind] if namespace in {None, ref.namespace}]:
             await self._ask(ref)
         return self.objects.find(kind, namespace, labels or {})
 
-    async def _look(self, ref: Ref, absent_s: float) -> Object | None:
+    async def _look(self, ref: Ref) -> Object | None:
         now = self._clock.monotonic()
-        if now - self._absent.get(ref, -math.inf) < absent_s:
+        if now - self._absent.get(ref, -math.inf) < ABSENT_S:
             return None
         obj = await self._ask(ref)
         if obj is None:
             self._absent.pop(ref, None)
             self._absent[ref] = now
-            while now - next(iter(self._absent.values())) >= ABSENT_TO_LOOKERS_S:
+            while now - next(iter(self._absent.values())) >= ABSENT_S:
                 del self._absent[next(iter(self._absent))]
         return obj
 
     def forget_secret(self, ref: Ref) -> None:
-        """A Secret changed: ask for it next time."""
+        """A Secret changed: ask for it next time, whatever an answer says that is on its way."""
         self._secrets.pop(ref, None)
+        self._asked.pop(ref, None)
 
     async def _secret(self, ref: Ref) -> Object | None:
         now = self._clock.monotonic()
@@ -280,13 +312,18 @@ class CachedKubernetes:
         if now - at < SECRET_S:
             known: Object = orjson.loads(body)
             return known
+        question = self._asked[ref] = object()
         obj = await self._source.get(ref)
         self._secrets = {kept: told for kept, told in self._secrets.items() if now - told[0] < SECRET_S}
-        if obj is not None:
-            self._secrets[ref] = (now, orjson.dumps(obj))
+        if self._asked.get(ref) is question:
+            del self._asked[ref]
+            if obj is not None:
+                self._secrets[ref] = (now, orjson.dumps(obj))
         return obj
 
     async def _ask(self, ref: Ref) -> Object | None:
+        # The answer is as of some moment after this one: what is written or doubted meanwhile it says nothing of.
+        known, doubt = self.objects.get(ref), self._doubtful.get(ref.kind, {}).get(ref)
         try:
             obj = await self._source.get(ref)
         except NotServed:
@@ -294,8 +331,8 @@ class CachedKubernetes:
             raise
         if ref.kind not in self._scopes:
             return obj
-        self._doubtful[ref.kind].discard(ref)
-        known = self.objects.get(ref)
+        if self._doubtful[ref.kind].get(ref) is doubt:
+            self._doubtful[ref.kind].pop(ref, None)
         if obj is not None:
             self._learn(obj)
         elif known is not None and self.objects.remove(ref, known.uid):
@@ -309,18 +346,19 @@ class CachedKubernetes:
             # It may have been done all the same, or what was known was wrong.
             self._doubt(ref)
             raise
-        self._secrets.pop(ref, None)
+        self.forget_secret(ref)
         self._absent.pop(ref, None)
         if ref.kind in self._scopes:
-            self._doubtful[ref.kind].discard(ref)
-            self._learn(obj)
+            self._doubtful[ref.kind].pop(ref, None)
+            if self.objects.put(obj):
+                self._on_write(obj)
         return obj
 
     def _doubt(self, ref: Ref) -> None:
-        self._secrets.pop(ref, None)
+        self.forget_secret(ref)
         self._absent.pop(ref, None)
         if ref.kind in self._scopes:
-            self._doubtful[ref.kind].add(ref)
+            self._doubtful[ref.kind][ref] = object()
 
     def _learn(self, obj: Object) -> None:
         if self.objects.put(obj):
@@ -331,7 +369,7 @@ class CachedKubernetes:
         self, kind: Kind, namespace: str | None = None, labels: Mapping[str, str] | None = None
     ) -> list[Object]:
         """See the port."""
-        self._expect(kind)
+        self._expect(kind, namespace)
         if not self._keeps(kind, namespace):
             return await self._source.list(kind, namespace, labels)
         return [entry.load() for entry in await self._known(kind, namespace, labels)]

@@ -70,7 +70,8 @@ class Objects:
         ref, meta = ref_of(obj), obj["metadata"]
         uid, version = meta["uid"], int(meta["resourceVersion"])
         known = self.get(ref)
-        if version <= self._gone.get(uid, 0) or (known is not None and version <= known.version):
+        # What left a selection by labels is told as gone at the version at which it is outside.
+        if version < self._gone.get(uid, 0) or (known is not None and version <= known.version):
             return False
         if known is not None:
             self._drop(ref, known)
@@ -95,6 +96,13 @@ class Objects:
             return False
         self._drop(ref, known)
         return True
+
+    def forget(self, kind: Kind) -> list[Object]:
+        """Drop all objects of a kind, which may be there all the same and come back as they were. Gives what was known."""
+        places = self._places(kind, None)
+        for place, entry in places:
+            self._drop(Ref(kind, *place), entry)
+        return [entry.load() for _, entry in places]
 
     def merge(self, kind: Kind, namespace: str | None, objects: Iterable[Object], version: int) -> list[Object]:
         """Note a list made at a version: every object of it, and that what it lacks is gone. Gives what was news, lost objects included."""

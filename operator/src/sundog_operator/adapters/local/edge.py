@@ -5,7 +5,7 @@ import base64
 import logging
 import os
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,6 +21,7 @@ from sundog_operator.adapters.local.processes import Processes
 from sundog_operator.adapters.local.state_directory import StateDirectory, write_atomically
 from sundog_operator.adapters.local.status import deployment_status, pod, pod_status
 from sundog_operator.adapters.local.units import Restarts, Unit, Units
+from sundog_operator.adapters.whole_answers import body_of
 from sundog_operator.core import names, secrets, traffic
 from sundog_operator.errors import Conflict, NotFound, SundogError
 from sundog_operator.ports import CONFIG_MAP, DEPLOYMENT, POD, SECRET, Clock, Kubernetes, Object, Ref, ref_of
@@ -70,6 +71,11 @@ class _Edge:
     def secrets(self) -> Path:
         """The Secrets that the document names, as files."""
         return self.unit.directory / "secrets"
+
+    @property
+    def outcomes(self) -> Path:
+        """What the agent keeps of exposures and outcomes; it goes with the edge."""
+        return self.unit.directory / "outcomes.sqlite"
 
     @property
     def state(self) -> Path:
@@ -151,7 +157,8 @@ class LocalEdge:
             if (deployment := await self._kube.get(ref)) is not None:
                 await self._publish(deployment, deployment_status(deployment, problem, self._clock.now()))
             if (found := await self._kube.get(_pod_ref(ref))) is not None:
-                await self._publish(found, pod_status(found, False, problem, self._clock.now()))
+                stopped = dict.fromkeys(_PARTS, problem)
+                await self._publish(found, pod_status(found, False, problem, self._clock.now(), stopped))
         except SundogError as err:
             logger.warning("%s: its end could not be reported: %s", ref, err)
 
@@ -168,15 +175,17 @@ class LocalEdge:
         edge = self._edges.get(ref) or _Edge(await asyncio.to_thread(self._units.obtain, ref))
         self._edges[ref] = edge
         if not await self._project(edge):
-            await self._report(
-                edge, deployment, ("NoConfig", f"ConfigMap {ref.namespace}/{names.EDGE} has no {names.SPLIT_KEY} yet")
-            )
+            missing = ("NoConfig", f"ConfigMap {ref.namespace}/{names.EDGE} has no {names.SPLIT_KEY} yet")
+            await self._report(edge, deployment, missing, dict.fromkeys(_PARTS, missing))
             return LOOK_S
         await asyncio.to_thread(self._choose_ports, edge)
         await self._ensure_pod(edge, deployment)
-        problems = [problem for part in _PARTS if (problem := await self._keep(edge, part))]
-        problem = problems[0] if problems else await self._health(edge)
-        await self._report(edge, deployment, problem)
+        stopped = {part: problem for part in _PARTS if (problem := await self._keep(edge, part)) is not None}
+        problem = next(iter(stopped.values()), None) or await self._health(edge)
+        if problem is None:
+            for part in edge.parts.values():
+                part.restarts.forgive()
+        await self._report(edge, deployment, problem, stopped)
         return LOOK_S
 
     async def _take_down(self, ref: Ref) -> float:
@@ -220,13 +229,16 @@ class LocalEdge:
 
     def _choose_ports(self, edge: _Edge) -> None:
         missing = [part for part in (HAPROXY, HTTPS, AGENT) if not edge.port(part)]
-        if not missing:
-            return
-        taken = {port for unit in self._units.all() for part in (HAPROXY, AGENT) for port in _Edge(unit).ports(part)}
+        if missing:
+            edge.unit = self._units.choose(edge.unit, lambda units: self._ports_for(missing, units))
+
+    def _ports_for(self, parts: Sequence[str], units: Sequence[Unit]) -> dict[str, int]:
+        """Ports that no edge has, as facts to remember."""
+        taken = {port for unit in units for part in (HAPROXY, AGENT) for port in _Edge(unit).ports(part)}
         facts: dict[str, int] = {}
-        for part in missing:
+        for part in parts:
             facts[_port_fact(part)] = self._port_for(part, taken.union(facts.values()))
-        edge.unit = self._units.remember(edge.unit, facts)
+        return facts
 
     def _port_for(self, part: str, taken: Collection[int]) -> int:
         """The preferred port where nobody has it, else any."""
@@ -271,7 +283,12 @@ class LocalEdge:
         for port in edge.ports(name):
             if not await asyncio.to_thread(ports_allocation.is_free, port):
                 holder = await asyncio.to_thread(ports_allocation.holder_of, port)
-                return "PortTaken", f"port {port}, on which the {name} of this edge listens, is held by {holder}"
+                told = f"port {port}, on which the {name} of this edge listens, is held by {holder}"
+                if part.death != told:
+                    # Whoever asks there is answered by somebody else, until it is free.
+                    logger.warning("%s: %s", edge.unit.ref, told)
+                part.death = told
+                return "PortTaken", told
         await self._processes.start(self._command(edge, name))
         part.ran, edge.healthy_at = True, None
         return None
@@ -289,6 +306,8 @@ class LocalEdge:
                 f"--edge-name={_pod_ref(edge.unit.ref).name}",
                 f"--namespace={edge.unit.ref.namespace}",
                 f"--ray-token-file={self._state.ray_token}",
+                f"--signing-key={self._state.signing_key}",
+                f"--store=sqlite://{edge.outcomes}",
             ]
         return Command(
             name=edge.process(part),
@@ -314,7 +333,7 @@ class LocalEdge:
         url = f"http://{LOOPBACK}:{edge.port(AGENT)}/readyz"
         try:
             async with self._session.get(url, timeout=_PROBE_TIMEOUT, allow_redirects=False) as response:
-                text = await response.content.read(200)
+                text = (await body_of(response, 200))[:200]
                 if response.status == 200:
                     return None
                 found = f"status {response.status} ({' '.join(text.decode('utf-8', 'replace').split())})"
@@ -322,12 +341,15 @@ class LocalEdge:
             found = type(err).__name__
         return "AgentNotReady", f"GET {url}: {found}, expected 200"
 
-    async def _report(self, edge: _Edge, deployment: Object, problem: Problem | None) -> None:
+    async def _report(
+        self, edge: _Edge, deployment: Object, problem: Problem | None, stopped: Mapping[str, Problem]
+    ) -> None:
+        """`stopped` says why a part does not run."""
         now = self._clock.now()
         found = await self._kube.get(_pod_ref(edge.unit.ref))
         if found is not None:
             running = all(part.ran for part in edge.parts.values())
-            await self._publish(found, pod_status(found, running, problem, now))
+            await self._publish(found, pod_status(found, running, problem, now, stopped))
         await self._publish(deployment, deployment_status(deployment, problem, now))
 
     async def _publish(self, obj: Object, status: Mapping[str, Any]) -> None:

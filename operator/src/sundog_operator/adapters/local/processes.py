@@ -58,6 +58,7 @@ class Processes:
         self._clock = clock
         self._ended: dict[str, int] = {}
         self._trusted: dict[str, Record] = {}
+        self._started: set[int] = set()
 
     async def running(self, name: str) -> Record | None:
         """The record of a process that runs. A record of one that has ended, or of before a reboot, is removed."""
@@ -126,8 +127,8 @@ class Processes:
     async def _exit_code(self, name: str) -> int | None:
         """None where it cannot be known: only a parent is told."""
         pid = self._ended.get(name)
-        if pid is None:
-            return None
+        if pid is None or pid not in self._started:
+            return None if pid is None else self._table.exit_code(pid)
         deadline = self._clock.monotonic() + _LAST_BREATH_S
         # A large process that dies loses its memory, and so its command line, some time before it has a status.
         while (code := self._table.exit_code(pid)) is None and self._clock.monotonic() < deadline:
@@ -145,6 +146,7 @@ class Processes:
         record = Record(command.name, seen.pid, seen.created, digest(command.argv), mark)
         write_atomically(self._path(command.name), orjson.dumps(asdict(record)))
         self._trusted[command.name] = record
+        self._started.add(seen.pid)
         return record
 
     def _read(self, name: str) -> Record | None:

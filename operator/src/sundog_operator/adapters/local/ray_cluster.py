@@ -40,7 +40,7 @@ _PROBE_TIMEOUT: Final = aiohttp.ClientTimeout(total=5, connect=1)
 
 @dataclass(slots=True)
 class _Head:
-    """What is known of a head in this run."""
+    """What is known of a head in this run. `asked_since` is when it was asked first: one that was adopted may be old, and is not late."""
 
     unit: Unit
     ports: RayPorts | None
@@ -51,9 +51,10 @@ class _Head:
     misses: int = 0
     death: str = ""
     probed_at: datetime | None = None
+    asked_since: datetime | None = None
 
     def forget_process(self) -> None:
-        self.ran, self.ready, self.misses = False, False, 0
+        self.ran, self.ready, self.misses, self.asked_since = False, False, 0, None
 
     def release(self) -> None:
         if self.claim is not None:
@@ -202,6 +203,7 @@ class LocalRay:
                 head.death = ""
             return LOOK_S
         head.probed_at = now
+        head.asked_since = head.asked_since or now
         problem = await self._probe(head)
         head.misses = 0 if problem is None else head.misses + 1
         if problem is None and not head.ready:
@@ -209,8 +211,9 @@ class LocalRay:
             logger.info("%s: ready %.1f s after its start", head.unit.ref, age.total_seconds())
         if problem is None or not head.ready or head.misses >= MISSES:
             await self._publish(obj, head.ports, problem)
-        if not head.ready and age.total_seconds() > START_TIMEOUT_S:
-            logger.warning("%s: not ready after %.0f s; it is started anew", head.unit.ref, age.total_seconds())
+        waited_s = (now - head.asked_since).total_seconds()
+        if not head.ready and waited_s > START_TIMEOUT_S:
+            logger.warning("%s: not ready after %.0f s; it is started anew", head.unit.ref, waited_s)
             await self._processes.stop(head.unit.name, GRACE_S)
         return LOOK_S
 

@@ -6,6 +6,7 @@ import os
 import secrets
 import stat
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ _RAY_SOCKET: Final = "/session_2026-01-01_00-00-00_000000_4194304/sockets/dash_M
 _REFUSED: Final = "\"'\\#$"
 _RAY_DIRECTORY: Final = "/ray/99"
 MAX_PATH_BYTES: Final = _SOCKET_PATH_BYTES - len(_RAY_SOCKET) - len(_RAY_DIRECTORY)
+_TRIES: Final = 100
+_PAUSE_S: Final = 0.01
 
 
 class StateDirectoryError(SundogError):
@@ -74,6 +77,11 @@ class StateDirectory:
         return self.path / "ray-token"
 
     @property
+    def signing_key(self) -> Path:
+        """The key by which the edges of this directory sign request ids, 32 bytes in hex."""
+        return self.path / "signing-key"
+
+    @property
     def cache(self) -> Path:
         """Models that replicas downloaded. The model server makes it."""
         return self.path / "cache"
@@ -113,15 +121,10 @@ class StateDirectory:
             for path in (self.path, self.processes, self.logs, self.ray, self.edge):
                 path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.path.chmod(0o700)
-            self._ensure_token()
+            _ensure_random(self.ray_token)
+            _ensure_random(self.signing_key)
         except OSError as err:
             raise StateDirectoryError(f"state directory {self.path} cannot be written: {err.strerror}") from err
-
-    def _ensure_token(self) -> None:
-        if self.ray_token.exists():
-            self.ray_token.chmod(0o600)
-            return
-        write_atomically(self.ray_token, secrets.token_hex(32).encode())
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[None]:
@@ -131,16 +134,26 @@ class StateDirectory:
         """
         descriptor = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise AnotherInstance(self.path, self.holder()) from None
+            self._acquire(descriptor)
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, str(os.getpid()).encode(), 0)
             yield
             os.ftruncate(descriptor, 0)
         finally:
             os.close(descriptor)
+
+    def _acquire(self, descriptor: int) -> None:
+        """Lock for this process alone. Who only looks, in `is_held`, is no other instance, and gone in an instant."""
+        for _ in range(_TRIES):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if self.is_held():
+                    break
+                time.sleep(_PAUSE_S)
+            else:
+                return
+        raise AnotherInstance(self.path, self.holder())
 
     def holder(self) -> int | None:
         """The pid in the lock file, whether it still runs or not."""
@@ -156,12 +169,20 @@ class StateDirectory:
         except FileNotFoundError:
             return False
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
         finally:
             os.close(descriptor)
         return False
+
+
+def _ensure_random(path: Path) -> None:
+    """A file with 32 random bytes in hex, made once and private to this user."""
+    if path.exists():
+        path.chmod(0o600)
+        return
+    write_atomically(path, secrets.token_hex(32).encode())
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -110,15 +110,36 @@ def pod(deployment: Object, http_port: int, https_port: int, agent_port: int) ->
     }
 
 
-def pod_status(obj: Object, running: bool, problem: tuple[str, str] | None, now: datetime) -> dict[str, Any]:
-    """Status of the edge's pod. `running` says whether both its processes run; `problem` why it is not ready."""
+def pod_status(
+    obj: Object,
+    running: bool,
+    problem: tuple[str, str] | None,
+    now: datetime,
+    stopped: Mapping[str, tuple[str, str]],
+) -> dict[str, Any]:
+    """Status of the edge's pod.
+
+    Args:
+        obj: the stored pod.
+        running: whether both its processes run.
+        problem: reason and message of a pod that is not ready.
+        now: the current instant.
+        stopped: reason and message of each container whose process does not run.
+    """
     status: dict[str, Any] = {
         "phase": "Running" if running else "Pending",
         "podIP": LOOPBACK,
         "hostIP": LOOPBACK,
         "conditions": with_condition(obj.get("status"), "Ready", problem, "ContainersReady", now),
+        "containerStatuses": [_container_status(each["name"], stopped) for each in obj["spec"]["containers"]],
     }
     return status
+
+
+def _container_status(name: str, stopped: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
+    reason, message = stopped.get(name, ("", ""))
+    state = {"waiting": {"reason": reason, "message": message}} if name in stopped else {"running": {}}
+    return {"name": name, "ready": name not in stopped, "state": state}
 
 
 def deployment_status(obj: Object, problem: tuple[str, str] | None, now: datetime) -> dict[str, Any]:

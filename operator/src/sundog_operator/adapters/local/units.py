@@ -1,7 +1,8 @@
 """What local mode keeps of each object that it made real: a short directory, its ports, and its restarts."""
 
 import shutil
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -37,11 +38,15 @@ class Unit:
 
 
 class Units:
-    """The objects of one kind. Directories are numbered, because paths below them must stay short."""
+    """The objects of one kind. Directories are numbered, because paths below them must stay short.
+
+    May be used by several threads: what no two objects may have is chosen by one at a time.
+    """
 
     def __init__(self, base: Path, kind: Kind) -> None:
         self._base = base
         self._kind = kind
+        self._choosing = threading.Lock()
 
     def all(self) -> list[Unit]:
         """Every object that has a directory, in the order of their numbers."""
@@ -55,8 +60,10 @@ class Units:
 
     def obtain(self, ref: Ref) -> Unit:
         """The object's directory, created at its first use under the lowest number that no object has."""
-        if unit := self.find(ref):
-            return unit
+        with self._choosing:
+            return self.find(ref) or self._make(ref)
+
+    def _make(self, ref: Ref) -> Unit:
         taken = {unit.directory.name for unit in self.all()}
         number = next(str(index) for index in range(len(taken) + 1) if str(index) not in taken)
         unit = Unit(ref, self._base / number)
@@ -64,6 +71,11 @@ class Units:
         shutil.rmtree(unit.directory, ignore_errors=True)
         unit.directory.mkdir(mode=0o700)
         return self.remember(unit, {})
+
+    def choose(self, unit: Unit, chosen: Callable[[Sequence[Unit]], Mapping[str, str | int]]) -> Unit:
+        """Add facts that are chosen in view of what all objects have, such as a port that is nobody's."""
+        with self._choosing:
+            return self.remember(unit, chosen(self.all()))
 
     def remember(self, unit: Unit, facts: Mapping[str, str | int]) -> Unit:
         """Add facts to what is kept of an object."""
@@ -74,7 +86,8 @@ class Units:
 
     def remove(self, unit: Unit) -> None:
         """Forget an object."""
-        shutil.rmtree(unit.directory, ignore_errors=True)
+        with self._choosing:
+            shutil.rmtree(unit.directory, ignore_errors=True)
 
     def _read(self, directory: Path) -> Unit | None:
         document = read_json(directory / _FILE)
@@ -102,8 +115,12 @@ class Restarts:
         """Whether a process has run for a minute, and so is forgiven its past."""
         if age < _STEADY:
             return False
-        self.deaths = 0
+        self.forgive()
         return True
+
+    def forgive(self) -> None:
+        """Start the process at once when it ends the next time: what did its work was ended by something else."""
+        self.deaths = 0
 
     def remaining_s(self, now: datetime) -> float:
         """Seconds until the next start is allowed; 0 when it is."""

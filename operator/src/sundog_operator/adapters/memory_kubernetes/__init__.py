@@ -1,7 +1,6 @@
 """A Kubernetes API server in this process, for local mode and tests."""
 
 from sundog_operator.adapters.memory_kubernetes.history import Dropped, Expired
-from sundog_operator.adapters.memory_kubernetes.invalid import Invalid
 from sundog_operator.adapters.memory_kubernetes.journal import StateRefused
 from sundog_operator.adapters.memory_kubernetes.memory import FIELD_MANAGER, MemoryKubernetes, Verb, Write
 from sundog_operator.adapters.memory_kubernetes.store import Admit
@@ -11,7 +10,6 @@ __all__ = [
     "Admit",
     "Dropped",
     "Expired",
-    "Invalid",
     "MemoryKubernetes",
     "StateRefused",
     "Verb",

@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 import orjson
-import yaml
 from aiohttp import BasicAuth, web
 
 from sundog_operator.adapters.memory_kubernetes import discovery, patches, selectors, tables
@@ -18,6 +17,7 @@ from sundog_operator.adapters.memory_kubernetes.history import Dropped, Expired,
 from sundog_operator.adapters.memory_kubernetes.memory import MemoryKubernetes
 from sundog_operator.adapters.memory_kubernetes.selectors import Selection
 from sundog_operator.adapters.memory_kubernetes.store import WITH_STATUS, Subresource
+from sundog_operator.api import strict_yaml
 from sundog_operator.errors import NotFound, SundogError
 from sundog_operator.ports import KINDS, NAMESPACE, Clock, Kind, Object, Ref
 
@@ -342,9 +342,9 @@ async def _parse(request: web.Request) -> Any:
     text = await request.read()
     try:
         if request.content_type.endswith("yaml"):
-            return orjson.loads(orjson.dumps(yaml.safe_load(text)))
+            return orjson.loads(orjson.dumps(strict_yaml.load(text)))
         return orjson.loads(text)
-    except (ValueError, TypeError, yaml.YAMLError) as error:
+    except (ValueError, TypeError) as error:
         raise BadRequest(f"the body cannot be read: {error}") from None
 
 

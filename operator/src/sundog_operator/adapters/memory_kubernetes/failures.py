@@ -1,9 +1,8 @@
 """Errors as the API server tells them: an HTTP status and a `Status` object."""
 
 from sundog_operator.adapters.memory_kubernetes.history import Expired
-from sundog_operator.adapters.memory_kubernetes.invalid import Invalid
 from sundog_operator.adapters.memory_kubernetes.patches import BadPatch
-from sundog_operator.errors import AlreadyExists, Conflict, DependencyError, NotFound, NotServed
+from sundog_operator.errors import AlreadyExists, Conflict, DependencyError, Forbidden, Invalid, NotFound, NotServed
 from sundog_operator.ports import Kind, Object
 
 
@@ -19,6 +18,7 @@ class Unsupported(ValueError):
 _ANSWERS: tuple[tuple[type[Exception], int, str], ...] = (
     (NotFound, 404, "NotFound"),
     (NotServed, 404, "NotFound"),
+    (Forbidden, 403, "Forbidden"),
     (AlreadyExists, 409, "AlreadyExists"),
     (Conflict, 409, "Conflict"),
     (Expired, 410, "Expired"),

@@ -1,6 +1,8 @@
-"""What an API server does with a structural schema on write: drop fields it does not name, fill in defaults."""
+"""What an API server does with a structural schema on write: drop fields it does not name, fill in defaults, check what is left."""
 
-from collections.abc import Iterator
+import functools
+import re
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import orjson
@@ -24,6 +26,113 @@ def default(obj: dict[str, Any], schema: Schema) -> None:
     for key, child in schema.get("properties", {}).items():
         if key not in _IMPLICIT:
             _default_property(obj, key, child)
+
+
+def violations(value: Any, schema: Schema, path: str) -> Iterator[str]:
+    """What of a value the schema does not allow, one line each: types, enumerations, patterns, bounds of numbers and of sizes.
+
+    Rules in CEL are not looked at.
+    """
+    if value is None and schema.get("nullable"):
+        return
+    if not _has_type(value, schema):
+        yield f"{path}: {_shown(value)} is not of type {schema.get('type', 'integer or string')}"
+        return
+    if "enum" in schema and value not in schema["enum"]:
+        yield f"{path}: {_shown(value)} is none of {', '.join(map(str, schema['enum']))}"
+    yield from _beyond(value, schema, path)
+    if isinstance(value, dict):
+        yield from _violations_of_object(value, schema, path)
+    elif isinstance(value, list):
+        yield from _repeated(value, schema, path)
+        for position, item in enumerate(value):
+            yield from violations(item, schema.get("items", {}), f"{path}[{position}]")
+
+
+_JSON_TYPES: dict[str, type | tuple[type, ...]] = {
+    "object": dict,
+    "array": list,
+    "string": str,
+    "boolean": bool,
+    "integer": int,
+    "number": (int, float),
+}
+
+
+def _has_type(value: Any, schema: Schema) -> bool:
+    if schema.get("x-kubernetes-int-or-string"):
+        return isinstance(value, int | str) and not isinstance(value, bool)
+    expected = schema.get("type")
+    if expected is None:
+        return True
+    return isinstance(value, _JSON_TYPES[expected]) and (expected == "boolean" or not isinstance(value, bool))
+
+
+def _size(value: Any) -> int | float | None:
+    """What `minimum` and the like are about; None for what has none."""
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _length(value: Any) -> int | None:
+    return len(value) if isinstance(value, str | list | dict) else None
+
+
+_BOUNDS: Mapping[str, tuple[Callable[[Any], float | None], Callable[[float, float], bool], str]] = {
+    "minimum": (_size, lambda size, bound: size >= bound, "is less than"),
+    "maximum": (_size, lambda size, bound: size <= bound, "is more than"),
+    **{
+        name: (_length, lambda size, bound: size >= bound, "is shorter than")
+        for name in ("minLength", "minItems", "minProperties")
+    },
+    **{
+        name: (_length, lambda size, bound: size <= bound, "is longer than")
+        for name in ("maxLength", "maxItems", "maxProperties")
+    },
+}
+
+
+def _beyond(value: Any, schema: Schema, path: str) -> Iterator[str]:
+    for name, (measure, holds, told) in _BOUNDS.items():
+        size = measure(value) if name in schema else None
+        if size is not None and not holds(size, schema[name]):
+            yield f"{path}: {_shown(value)} {told} {schema[name]}"
+    for name, bound in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
+        if schema.get(bound) is True and _size(value) == schema.get(name):
+            yield f"{path}: {_shown(value)} is not beyond {schema[name]}"
+    if isinstance(value, str) and "pattern" in schema and not _pattern(schema["pattern"]).search(value):
+        yield f"{path}: {_shown(value)} does not match {schema['pattern']}"
+
+
+@functools.cache
+def _pattern(text: str) -> re.Pattern[str]:
+    # A dollar of the API server is the very end.
+    return re.compile(f"{text[:-1]}\\Z" if text.endswith("$") else text)
+
+
+def _violations_of_object(value: dict[str, Any], schema: Schema, path: str) -> Iterator[str]:
+    properties, others = schema.get("properties", {}), schema.get("additionalProperties")
+    for name in schema.get("required", ()):
+        if name not in value:
+            yield f"{path}.{name}: is required"
+    for key, item in value.items():
+        child = properties.get(key, others if isinstance(others, dict) else {})
+        yield from violations(item, child, f"{path}.{key}")
+
+
+def _repeated(value: list[Any], schema: Schema, path: str) -> Iterator[str]:
+    """What is there twice in a list that is a set or a map."""
+    keys = schema.get("x-kubernetes-list-map-keys", ())
+    kind, seen = schema.get("x-kubernetes-list-type"), set()
+    for item in value if kind in ("set", "map") else ():
+        found = orjson.dumps([item.get(key) for key in keys] if kind == "map" else item, option=orjson.OPT_SORT_KEYS)
+        if found in seen:
+            yield f"{path}: {_shown(item)} is there twice"
+        seen.add(found)
+
+
+def _shown(value: Any) -> str:
+    text = orjson.dumps(value, default=str).decode()
+    return text if len(text) <= 60 else f"{text[:59]}…"
 
 
 def _prune(value: Any, schema: Schema, path: str) -> Iterator[str]:

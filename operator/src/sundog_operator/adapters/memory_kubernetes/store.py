@@ -11,9 +11,8 @@ import orjson
 
 from sundog_operator.adapters.memory_kubernetes import fields, schemas, secrets, validation
 from sundog_operator.adapters.memory_kubernetes.history import Change, History
-from sundog_operator.adapters.memory_kubernetes.invalid import Invalid
 from sundog_operator.adapters.memory_kubernetes.journal import FIRST_REVISION, Journal, Row
-from sundog_operator.errors import AlreadyExists, Conflict, NotFound
+from sundog_operator.errors import AlreadyExists, Conflict, Invalid, NotFound
 from sundog_operator.ports import (
     DEPLOYMENT,
     EVENT,
@@ -160,6 +159,8 @@ class Store:
         _check(ref, before, uid=changed["metadata"].get("uid"), revision=changed["metadata"].get("resourceVersion"))
         after = _merge_parts(before, changed, subresource, with_status=ref.kind in WITH_STATUS)
         self._prune(ref, after, strict=strict)
+        if subresource == "status":
+            self._judge_status(ref, after, before)
         return self._write(ref, record, after, lambda final: fields.update(before, record.owners, final, manager))
 
     def delete(self, ref: Ref, *, uid: str | None = None, revision: str | None = None) -> Object:
@@ -230,6 +231,14 @@ class Store:
         if self._admit and (before is None or fields.content(after) != fields.content(before)):
             found += self._admit(orjson.loads(orjson.dumps(after)), before)
         if found:
+            raise Invalid(str(ref), found)
+
+    def _judge_status(self, ref: Ref, after: Object, before: Object) -> None:
+        """Refuse a status that the schema of its kind does not allow, as the API server does; one that was stored before may stay."""
+        schema = self._schemas.get(ref.kind.kind, {}).get("properties", {}).get("status")
+        if schema is None or "status" not in after or after["status"] == before.get("status"):
+            return
+        if found := list(schemas.violations(after["status"], schema, "status")):
             raise Invalid(str(ref), found)
 
     def _stamp(self, ref: Ref, after: Object, before: Object | None) -> None:

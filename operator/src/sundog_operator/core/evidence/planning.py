@@ -2,7 +2,6 @@
 
 import numpy as np
 from scipy.special import expit, rel_entr
-from scipy.stats import norm
 
 from sundog_operator.core.evidence import rates
 from sundog_operator.core.evidence.binary import Numbers, Side
@@ -41,10 +40,3 @@ def events_needed(ratio: Numbers, boundary: Numbers, weight: Numbers, bar: Numbe
         slope = np.maximum(worth - 0.5 / events, worth / 2)
         events = np.clip(events + missing / slope, 1.0, _MOST_EVENTS)
     return np.where(never, np.inf, events)
-
-
-def fixed_sample(rate: float, uplift: float, alpha: float, power: float) -> float:
-    """Units of each arm for one look at the end, to see a rate change by a share of it; the yardstick for looking at any time."""
-    other = rate * (1 + uplift)
-    spread = rate * (1 - rate) + other * (1 - other)
-    return float((norm.ppf(1 - alpha / 2) + norm.ppf(power)) ** 2 * spread / (other - rate) ** 2)

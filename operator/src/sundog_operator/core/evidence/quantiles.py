@@ -1,14 +1,19 @@
 """Quantiles, from histograms that can be added. Source: Howard and Ramdas (arXiv 1906.09712)."""
 
+import functools
+import math
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from sundog_operator.core.evidence import proportions
 from sundog_operator.core.evidence.binary import Numbers, log_e
 
 _HALVINGS: Final = 60
+_A: Final = 0.85
+_CONSTANTS: Final = (5.0, 60.0)
+"""Between which C is, for any level above 1e-18."""
 
 
 def levels(count: Numbers, quantile: float, bar: float, optimum: float, alpha: float) -> tuple[Numbers, Numbers]:
@@ -41,7 +46,7 @@ def levels(count: Numbers, quantile: float, bar: float, optimum: float, alpha: f
 
 
 def interval(
-    counts: Numbers, edges: Numbers, quantile: float, bar: float, optimum: float, alpha: float
+    counts: ArrayLike, edges: ArrayLike, quantile: float, bar: float, optimum: float, alpha: float
 ) -> tuple[float, float]:
     """Values between which the quantile lies, rounded outwards to bounds of buckets: (−∞ or an edge, an edge or ∞).
 
@@ -53,6 +58,7 @@ def interval(
         optimum: observations after which it is to be tightest.
         alpha: level at which it is to be tightest.
     """
+    counts, edges = np.asarray(counts, float), np.asarray(edges, float)
     total = float(counts.sum())
     if not total:
         return -np.inf, np.inf
@@ -103,3 +109,29 @@ def _least(total: float, quantile: float, c: Numbers) -> float:
         )
         low, high = (low, other) if values[0] < values[1] else (one, high)
     return (low + high) / 2
+
+
+def band(count: float, least: float, alpha: float) -> float:
+    """How far an empirical distribution is from the true one at most, at all values and from `least` independent observations on at once.
+
+    In [0, 1]; 1 of fewer observations. Source: Howard and Ramdas (arXiv 1906.09712), theorem 2, with A = 0.85.
+    """
+    if count < least:
+        return 1.0
+    return min(1.0, _A * math.sqrt((math.log1p(math.log(count / least)) + _constant(alpha)) / count))
+
+
+@functools.lru_cache
+def _constant(alpha: float) -> float:
+    """C of the theorem: the least with which the error is α."""
+    # The operator asks for quantiles alone, and need not hold all of scipy's solvers in memory.
+    from scipy.optimize import brentq
+
+    growth = np.linspace(1.0005, 2 * _A**2 - 1e-6, 4000)
+
+    def error(constant: float) -> float:
+        gamma = np.sqrt(2 / growth) * (_A - np.sqrt(2 * (growth - 1) / constant))
+        gamma2, own = gamma[gamma > 1] ** 2, growth[gamma > 1]
+        return float((4 * np.exp(-gamma2 * constant) * (1 + 1 / ((gamma2 - 1) * np.log(own)))).min())
+
+    return float(brentq(lambda constant: error(constant) - alpha, *_CONSTANTS))

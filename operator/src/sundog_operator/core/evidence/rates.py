@@ -72,8 +72,16 @@ def ratio_interval(
     the upper one is infinite. Both ends are NaN where no ratio fits all epochs, or a count is not a number.
     """
     with np.errstate(all="ignore"):
-        rise = log_e(control, candidate, weight, 1.0, "both", concentrations)
-        rise = rise - _unlikeliness(control, candidate, _logit(weight)) - bar
+        against_equal = log_e(control, candidate, weight, 1.0, "both", concentrations)
+    return interval_of(against_equal, control, candidate, weight, bar)
+
+
+def interval_of(
+    against_equal: Numbers, control: Numbers, candidate: Numbers, weight: Numbers, bar: float | Numbers
+) -> tuple[Numbers, Numbers]:
+    """The same for any mixture of ratios, by its log E against equal rates: against others it differs by their likelihood alone."""
+    with np.errstate(all="ignore"):
+        rise = against_equal - _unlikeliness(control, candidate, _logit(weight)) - bar
         centre, curvature = _likeliest(control, candidate, weight)
         least = rise + _unlikeliness(control, candidate, centre[..., None] + _logit(weight))
         one_sided = (control.sum(-1) == 0) | (candidate.sum(-1) == 0)

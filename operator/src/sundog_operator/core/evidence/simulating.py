@@ -33,6 +33,7 @@ class Plan:
         metrics: among how many the error of harm is shared.
         least_ticks: how long a step lasts at least.
         warmup_ticks: how much of it is no evidence.
+        following: the share of the traffic that passing each step leads to; by default that of the next, and all after the last.
     """
 
     weights: Sequence[float] = (0.05, 0.25, 0.5)
@@ -42,11 +43,18 @@ class Plan:
     metrics: int = 1
     least_ticks: int = 30
     warmup_ticks: int = 0
+    following: Sequence[float] = ()
 
     def limits(self, step: int) -> Limits:
         """What the gate of a step asks for."""
-        following = (*self.weights[1:], 1.0)[step]
-        return Limits(self.margin, self.floor, following, self.alpha, self.metrics)
+        return Limits(self.margin, self.floor, self._following(step), self.alpha, self.metrics)
+
+    def promotes(self, step: int) -> bool:
+        """Whether passing a step leads to all traffic."""
+        return self._following(step) == 1
+
+    def _following(self, step: int) -> float:
+        return (self.following or (*self.weights[1:], 1.0))[step]
 
 
 class World(Protocol):
@@ -139,7 +147,7 @@ def roll_out(
         for number in np.unique(step[live]):
             at, last = live[step[live] == number], number == len(weights) - 1
             counts = sums.counts(at, weights[: number + 1])
-            verdict = verdicts.judge(counts, plan.limits(number), promotes=last).verdict
+            verdict = verdicts.judge(counts, plan.limits(number), promotes=plan.promotes(number)).verdict
             rolled_back[at] = verdict == Verdict.HARM
             passed = at[(verdict == Verdict.PASSED) & (stayed[at] >= plan.least_ticks)]
             promoted[passed] = last

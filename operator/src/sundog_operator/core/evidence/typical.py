@@ -80,5 +80,5 @@ def _by_floor(rate: float, times: float, weight: float, limits: Limits) -> float
         weight=np.atleast_1d(weight),
         blocks=[],
     )
-    units, _ = verdicts.units_for_floor(counts, limits, np.array(True), promotes=True)
+    units, _ = verdicts.units_for_floor(counts, limits, np.array(True))
     return float(units.item()) / weight

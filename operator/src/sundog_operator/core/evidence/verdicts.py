@@ -72,6 +72,12 @@ class Counts:
         return self.blocks[0].closed.sum(-1) if self.blocks else np.zeros(self.control.shape[:-1])
 
     @property
+    def has_units(self) -> NDArray[np.bool_]:
+        """Whether both arms have any, shape (...)."""
+        found: NDArray[np.bool_] = (self.control_units.sum(-1) > 0) & (self.candidate_units.sum(-1) > 0)
+        return found
+
+    @property
     def sums(self) -> Numbers:
         """Over epochs: events of control and of the candidate, then their units; shape (4, ...)."""
         found: Numbers = np.stack([self.control, self.candidate, self.control_units, self.candidate_units]).sum(-1)
@@ -134,7 +140,7 @@ class Limits:
         floor: by how much its rate may be worse, in the rate's unit; 0 for none.
         next_weight: the share of traffic that is asked for, in (0, 1].
         alpha: the error of each direction.
-        tests: metrics times arms, among which the error of harm is shared.
+        tests: metrics times arms, and times what looks for harm beside them, among which the error of harm is shared.
     """
 
     margin: float | Numbers
@@ -222,10 +228,10 @@ class Finding:
             )
         else:
             wanted = by_floor or "no number of events will decide"
-        return f"{wanted}, in some {_told(self.eta_s)}" if math.isfinite(self.eta_s) else wanted
+        return f"{wanted}, in some {told_time(self.eta_s)}" if math.isfinite(self.eta_s) else wanted
 
 
-def _told(seconds: float) -> str:
+def told_time(seconds: float) -> str:
     """A time for people, who read it as a guess."""
     units = (("days", 86_400.0), ("hours", 3600.0), ("minutes", 60.0))
     name, length = next((each for each in units if seconds >= 2 * each[1]), ("seconds", 1.0))
@@ -255,7 +261,8 @@ def judge(counts: Counts, limits: Limits, *, promotes: bool | NDArray[np.bool_])
     """Findings for any counts. Harm is looked for in all epochs; where the step promotes, leave is given by the newest alone.
 
     A ratio that changes over epochs within the null breaks neither test, but a bad newest epoch can hide behind good older ones: so the
-    last step does not look at those. `promotes` is of a shape that fits the metrics and arms.
+    last step does not look at those. A floor never does: it compares rates, and of epochs with other weights and other rates the sums of
+    an arm may be lower than the other's although none of its own is (Simpson). `promotes` is of a shape that fits the metrics and arms.
     """
     valid = counts.valid
     sane = counts.only(valid)
@@ -267,10 +274,12 @@ def judge(counts: Counts, limits: Limits, *, promotes: bool | NDArray[np.bool_])
     ratio = rates.most_likely(sane.control, sane.candidate, sane.weight)
     early = sane.closed < dispersion.LEAST_BLOCKS
     verdict = _verdicts(valid, gate, limits, harm, passing, early=early, empty=np.isnan(lower))
-    open_ = (verdict == Verdict.UNDECIDED) & ~early & (limits.room > 0)
+    newest = sane.newest(True)
+    long = newest.has_units & (newest.closed >= dispersion.LEAST_BLOCKS)
+    open_ = (verdict == Verdict.UNDECIDED) & long & (limits.room > 0)
     if open_.any():
-        clumped = np.maximum(phi, gate.of_requests())
-        below = _is_below_floor(gate.sums[:, open_], _fitting(limits.room, open_), clumped[open_], limits.alpha)
+        clumped = np.broadcast_to(np.maximum(newest.dispersion(limits.allowed), newest.of_requests()), open_.shape)
+        below = _is_below_floor(newest.sums[:, open_], _fitting(limits.room, open_), clumped[open_], limits.alpha)
         verdict[open_] = np.where(below, Verdict.PASSED, Verdict.UNDECIDED)
     allowed = np.broadcast_to(limits.allowed, valid.shape)
     needed = _needed(gate, allowed, phi * many.bar(limits.alpha / 2), verdict == Verdict.UNDECIDED)
@@ -291,7 +300,7 @@ def _verdicts(
     """Of each, floors aside; what comes first in the list goes before the others."""
     cases = [
         (~valid, Verdict.INVALID),
-        ((gate.control_units.sum(-1) == 0) | (gate.candidate_units.sum(-1) == 0), Verdict.NO_DATA),
+        (~gate.has_units, Verdict.NO_DATA),
         (early, Verdict.UNDECIDED),
         (harm >= many.bar(limits.alpha / limits.tests), Verdict.HARM),
         (empty, Verdict.HETEROGENEOUS),
@@ -337,17 +346,16 @@ def _is_below_floor(sums: Numbers, room: Numbers, phi: Numbers, alpha: float) ->
     return keeps(proportions.lower(control, control_units, phi * many.bar(bounding), optimum, bounding))
 
 
-def units_for_floor(
-    counts: Counts, limits: Limits, wanted: NDArray[np.bool_], *, promotes: bool | NDArray[np.bool_]
-) -> tuple[Numbers, Numbers]:
+def units_for_floor(counts: Counts, limits: Limits, wanted: NDArray[np.bool_]) -> tuple[Numbers, Numbers]:
     """The candidate's requests at which its floor is known to be kept if the rates stay, and in how many seconds.
 
     Infinite where that is never, and where it is not wanted: what is not valid cannot be.
     """
     units, seconds = np.full(wanted.shape, np.inf), np.full(wanted.shape, np.inf)
-    wanted = np.asarray(wanted & (limits.room > 0))
+    newest = counts.newest(True)
+    wanted = np.asarray(wanted & newest.has_units & (limits.room > 0))
     if wanted.any():
-        gate = counts.at(wanted).newest(np.broadcast_to(promotes, wanted.shape)[wanted])
+        gate = newest.at(wanted)
         phi = np.maximum(gate.dispersion(_fitting(limits.allowed, wanted)), gate.of_requests())
         room, sums = _fitting(limits.room, wanted), gate.sums[:, None]
         times = _first_factor(lambda factors: _is_below_floor(sums * factors, room, phi, limits.alpha), phi.size)

@@ -70,20 +70,20 @@ class Epoch:
     by_unit: Units | None = None
 
 
-def weigh(metrics: Sequence[Metric], epochs: Sequence[Epoch], alpha: float) -> list[Finding]:
+def weigh(metrics: Sequence[Metric], epochs: Sequence[Epoch], alpha: float, shares: int = 1) -> list[Finding]:
     """What is found of each metric; with no epoch nothing was counted.
 
-    `alpha` is the error of each direction, that of harm being shared among the metrics.
+    `alpha` is the error of each direction. Of that of harm these metrics have one of so many `shares`, and each an equal part of it.
     """
     if not epochs:
         epochs = [Epoch(0.5, (0, 0), [(0, 0)] * len(metrics), [[(0,) * 6]] * len(metrics))]
     if not metrics:
         return []
-    limits, counts = _limits(metrics, alpha), _counts(len(metrics), epochs)
+    limits, counts = _limits(metrics, alpha, shares), _counts(len(metrics), epochs)
     alone = np.array([metric.newest_alone for metric in metrics])
     findings = verdicts.judge(counts, limits, promotes=alone)
     undecided = findings.verdict == Verdict.UNDECIDED
-    units, seconds = verdicts.units_for_floor(counts, limits, undecided, promotes=alone)
+    units, seconds = verdicts.units_for_floor(counts, limits, undecided)
     return [_with_floor(findings.at(index), units[index], seconds[index]) for index in range(len(metrics))]
 
 
@@ -102,27 +102,35 @@ def clumping(epoch: Epoch) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """How many fell to control and to the candidate, and which share of them the candidate was to have."""
+    """How many fell to each arm, and which share of them each was to have, of sum 1."""
 
-    weight: float
-    units: tuple[int, int]
+    shares: tuple[float, ...]
+    units: tuple[int, ...]
+
+    @classmethod
+    def of_two(cls, weight: float, units: tuple[int, int]) -> "Split":
+        """Control and a candidate that was to have that share."""
+        return cls((1 - weight, weight), units)
 
 
 def mismatch(splits: Sequence[Split], concentration: float = sample_ratio.CONCENTRATION) -> float:
     """Log E against "they fall to the arms by their weights", each counted once; 0 without any that have two arms."""
-    splits = [split for split in splits if 0 < split.weight < 1]
-    if not splits:
+    return sum(_mismatch(split, concentration) for split in splits)
+
+
+def _mismatch(split: Split, concentration: float) -> float:
+    with_a_share = [(share, units) for share, units in zip(split.shares, split.units, strict=True) if share > 0]
+    if len(with_a_share) < 2:
         return 0.0
-    units = np.array([split.units for split in splits], float)
-    shares = np.array([(1 - split.weight, split.weight) for split in splits])
+    shares, units = (np.array([column], float) for column in zip(*with_a_share, strict=True))
     return float(sample_ratio.log_e(units, shares, concentration * shares))
 
 
-def _limits(metrics: Sequence[Metric], alpha: float) -> Limits:
+def _limits(metrics: Sequence[Metric], alpha: float, shares: int) -> Limits:
     margin, floor, weight = (
         np.array([getattr(metric, name) for metric in metrics]) for name in ("margin", "floor", "next_weight")
     )
-    return Limits(margin, floor, weight, alpha, len(metrics))
+    return Limits(margin, floor, weight, alpha, len(metrics) * shares)
 
 
 def _counts(metrics: int, epochs: Sequence[Epoch]) -> Counts:

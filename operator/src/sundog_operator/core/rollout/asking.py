@@ -38,7 +38,7 @@ def question(
 
     The document is Flagger's: `{name, namespace, phase, checksum, metadata}`, with texts alone in its metadata.
     """
-    webhook = machine.asked(attempt.status) if attempt is not None and not _held(spec, now) else None
+    webhook = machine.asked(attempt.status) if attempt is not None and not stands_still(spec, now) else None
     if attempt is None or webhook is None:
         return None
     meta, step = deployment["metadata"], attempt.status.step
@@ -59,7 +59,8 @@ def question(
     return Question(f"{attempt.uid}/{number}", webhook.url, document, webhook.timeout.total_seconds())
 
 
-def _held(spec: ModelDeploymentSpec | None, now: datetime) -> bool:
+def stands_still(spec: ModelDeploymentSpec | None, now: datetime) -> bool:
+    """Whether the spec or its windows hold a rollout."""
     if spec is None or spec.paused or spec.rollout.paused or spec.rollout.dry_run:
         return True
     return windows.next_opening(spec.rollout.windows, now) is not None

@@ -1,5 +1,6 @@
 """Whether stable is fit to be compared with. What fails both arms, such as a database that is away, tells nothing of a candidate. Pure."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -38,28 +39,34 @@ class Control:
 WELL: Final = Control()
 
 
-def watch(plan: FrozenPlan, blocks: Blocks, now_s: float) -> Control:
-    """What the last minute of blocks that are over says of stable, and the last five. It is no test: a pause costs no more than time."""
+def watch(
+    plan: FrozenPlan, blocks: Blocks, now_s: float, control: str = names.STABLE, arms: Sequence[str] = (names.CANARY,)
+) -> Control:
+    """What the last minute of blocks that are over says of control, and the last five. It is no test: a pause costs no more than time.
+
+    `arms` are those that are compared with it.
+    """
     newest = int(now_s - GRACE_S) // BLOCK_S
-    if _sum(names.STABLE, blocks, newest - _FIVE_MINUTES - _MINUTE, newest).errors < _FAILURES:
+    if _sum(control, blocks, newest - _FIVE_MINUTES - _MINUTE, newest).errors < _FAILURES:
         return WELL
-    (reason, message), *before = (_minute(plan, blocks, newest - ago) for ago in range(_FIVE_MINUTES))
+    (reason, message), *before = (_minute(plan, blocks, newest - ago, control, arms) for ago in range(_FIVE_MINUTES))
     return Control(reason, message, settled=not reason and not any(reason for reason, _ in before))
 
 
-def _minute(plan: FrozenPlan, blocks: Blocks, end: int) -> tuple[str, str]:
-    stable, canary = (_sum(arm, blocks, end - _MINUTE, end) for arm in (names.STABLE, names.CANARY))
+def _minute(plan: FrozenPlan, blocks: Blocks, end: int, control: str, arms: Sequence[str]) -> tuple[str, str]:
+    stable, *others = (_sum(arm, blocks, end - _MINUTE, end) for arm in (control, *arms))
     if stable.errors < _FAILURES:
         return "", ""
     failed, ceiling, before = stable.errors / stable.ended, _ceiling(plan), plan.error_rate
-    told = f"{failed:.1%} of {names.STABLE}'s requests failed in a minute"
-    if ceiling is not None and failed > ceiling and canary.errors > ceiling * canary.ended:
-        return (
-            UNHEALTHY,
-            f"{told} and {canary.errors / canary.ended:.1%} of the candidate's, where max is {ceiling * 100:g} %",
-        )
+    told = f"{failed:.1%} of {control}'s requests failed in a minute"
+    if ceiling is not None and failed > ceiling:
+        for name, arm in zip(arms, others, strict=True):
+            if arm.errors > ceiling * arm.ended:
+                who = "the candidate" if plan.comparison is None else f"arm {name}"
+                found = f"{told} and {arm.errors / arm.ended:.1%} of {who}'s, where max is {ceiling * 100:g} %"
+                return UNHEALTHY, found
     if before is not None and failed > max(_TIMES * before, before + _MORE):
-        return DEGRADED, f"{told}, and {before:.2%} before the rollout"
+        return DEGRADED, f"{told}, and {before:.2%} before the {'rollout' if plan.comparison is None else 'experiment'}"
     return "", ""
 
 

@@ -20,6 +20,11 @@ def first(attempt: str, reports: Iterable[EdgeReport], before_s: float) -> dict[
 
     Later ones are left out because a unit is known by a request that has ended: what takes long or hangs in one arm would be missing there.
     """
+    return known(attempt, reports, before_s)[1]
+
+
+def known(attempt: str, reports: Iterable[EdgeReport], before_s: float) -> tuple[float, dict[tuple[int, str], int]]:
+    """The share of all units that is looked at, and of those what `first` tells; 0 and nothing where no edge has a sample."""
     samples = [_sample(each) for report in reports for each in _documents(report) if each.get("attempt") == attempt]
     told = [each for each in samples if each is not None]
     least = min((tau for tau, _ in told), default=0)
@@ -32,7 +37,7 @@ def first(attempt: str, reports: Iterable[EdgeReport], before_s: float) -> dict[
     for at_us, epoch, arm in earliest.values():
         if at_us < before_s * 1e6:
             found[epoch, arm] = found.get((epoch, arm), 0) + 1
-    return found
+    return least / _WHOLE, found
 
 
 def _documents(report: EdgeReport) -> Iterable[Mapping[str, Any]]:

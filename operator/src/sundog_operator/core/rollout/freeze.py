@@ -9,29 +9,53 @@ from typing import Any, Final, Literal
 from sundog_operator.api import (
     DEFAULT_MIN_DURATION,
     ArmStatus,
+    Bake,
     Epoch,
     ExperimentStatus,
     FrozenPlan,
+    PlanCheck,
+    PlanComparedPart,
+    PlanGuardrail,
+    PlanHeader,
+    PlanInPlace,
+    PlanShadow,
     PlanStep,
     PlanWebhook,
+    PrometheusQuery,
     Rollout,
+    Scale,
+    Shadow,
     Step,
+    Strategy,
+    Threshold,
     Verdict,
     is_latency,
 )
 from sundog_operator.core import names, units
 from sundog_operator.core.buckets import two_arms
 from sundog_operator.core.revisions import Revision, owner_reference
-from sundog_operator.core.rollout import load
+from sundog_operator.core.rollout import in_place, load
+from sundog_operator.core.rollout.comparison import SHADOW
 from sundog_operator.core.rollout.resolve import Traffic, default_steps, guardrails
+
+BAKE: Final = "bake"
+"""The gate of the step in which stable keeps a share after all others."""
 
 EQUAL_WEIGHT: Final = 50
 """Percent at which as many replicas of the candidate as of stable have the same load."""
+
+_ALIKE: Final = 1 / load.EQUAL
+
+STEPPED: Final = ("canary", SHADOW)
+"""Strategies of which a rollout walks steps."""
 
 UNKNOWN: Final = Traffic()
 UNDECIDED = "Undecided"
 WEIGHED = "evidence is weighed"
 NO_EVIDENCE = "no step of this rollout is gated by evidence, and none is weighed"
+COMPARES = (
+    "copies of requests are compared; no step of this rollout is gated by evidence of traffic, and none is weighed"
+)
 
 Json = dict[str, Any]
 
@@ -40,8 +64,13 @@ def plan_steps(rollout: Rollout, stable: Traffic = UNKNOWN) -> tuple[PlanStep, .
     """The steps of a rollout as they are walked, the last one always at 100 %; resolved from stable's traffic where the spec has none.
 
     A pause becomes a step at the weight before it: gated by time if it has a duration, else by hand; likewise a webhook, gated by its
-    answer. The 100 % step that a list leaves implied has no gate, and one that is given none by evidence: no arm is left to compare with.
+    answer, an analysis, a shadow, gated by how the copies compare, and headers, gated by the edges that do so. The 100 % step that a list
+    leaves implied has no gate, and one that is given none by evidence: no arm is left to compare with. With strategy: shadow none but a
+    command leads to 100 %.
     """
+    if rollout.strategy == SHADOW:
+        copied = _shadowed(rollout)
+        return (*copied, *(() if copied[-1].gate == "manual" else (_BY_COMMAND,)), _ungated())
     steps = list(_given_steps(rollout)) if rollout.steps else list(default_steps(stable))
     if not steps or steps[-1].weight < 100:
         steps.append(_ungated())
@@ -52,20 +81,86 @@ def _ungated() -> PlanStep:
     return PlanStep(weight=100, gate="none", min_duration=timedelta(0))
 
 
+_BY_COMMAND: Final = PlanStep(weight=0, gate="manual")
+
+
+def _shadowed(rollout: Rollout) -> list[PlanStep]:
+    """The steps of a candidate that gets copies and no traffic: the last that copies lasts for all of its time."""
+    steps = list(_given_steps(rollout)) or [_shadow_step(Shadow(), 0)]
+    last = max(index for index, step in enumerate(steps) if step.shadow is not None)
+    steps[last] = steps[last].model_copy(update={"min_duration": steps[last].max_duration})
+    return steps
+
+
 def _given_steps(rollout: Rollout) -> Iterator[PlanStep]:
-    weight = 0
+    weight, scaled, headers = 0, Scale(), None
     for step in rollout.steps:
-        if step.pause is not None:
-            duration = step.pause.duration
-            gate: Literal["manual", "time"] = "manual" if duration is None else "time"
-            yield PlanStep(weight=weight, gate=gate, min_duration=duration or timedelta(0))
-        elif step.webhook is not None:
-            yield PlanStep(
-                weight=weight, gate="webhook", webhook=PlanWebhook(url=step.webhook.url, timeout=step.webhook.timeout)
-            )
-        elif step.weight is not None:
-            weight = step.weight
-            yield _weight_step(step, weight)
+        weight, scaled = step.weight or weight, step.scale or scaled
+        # What weights are judged by are arms of equal load, which requests by header are not part of.
+        headers = None if step.weight is not None else _headers(step) or headers
+        planned = _planned(step, weight)
+        kept = {"replicas": scaled.replicas, "replicas_percent": scaled.percent, "headers": headers}
+        yield planned.model_copy(update=kept)
+
+
+def _headers(step: Step) -> tuple[PlanHeader, ...]:
+    return tuple(PlanHeader(name=name, value=value) for name, value in sorted((step.headers or {}).items()))
+
+
+def _planned(step: Step, weight: int) -> PlanStep:
+    """A step, given the weight that it has or goes on with."""
+    if step.pause is not None:
+        duration = step.pause.duration
+        gate: Literal["manual", "time"] = "manual" if duration is None else "time"
+        return PlanStep(weight=weight, gate=gate, min_duration=duration or timedelta(0))
+    if step.webhook is not None:
+        asked = PlanWebhook(url=step.webhook.url, timeout=step.webhook.timeout)
+        return PlanStep(weight=weight, gate="webhook", webhook=asked)
+    if step.analysis is not None:
+        analysis = step.analysis
+        check = _check(analysis.name, analysis.prometheus, analysis.threshold, analysis.count)
+        return PlanStep(weight=weight, gate="analysis", analysis=check)
+    if step.headers is not None:
+        return PlanStep(weight=weight, gate="headers")
+    if step.shadow is not None:
+        return _shadow_step(step.shadow, weight)
+    return PlanStep(weight=weight, gate="scale") if step.scale is not None else _weight_step(step, weight)
+
+
+def plan_checks(rollout: Rollout) -> tuple[PlanCheck, ...]:
+    """The guardrails that are read from Prometheus."""
+    return tuple(
+        _check(each.name, each.prometheus, each.threshold)
+        for each in rollout.guardrails
+        if each.name is not None and each.prometheus is not None and each.threshold is not None
+    )
+
+
+def _check(name: str, asked: PrometheusQuery, threshold: Threshold, count: int = 1) -> PlanCheck:
+    return PlanCheck(
+        name=name,
+        query=asked.query,
+        min=threshold.min,
+        max=threshold.max,
+        interval=asked.interval,
+        failure_limit=asked.failure_limit,
+        inconclusive_limit=asked.inconclusive_limit,
+        count=count,
+    )
+
+
+def _shadow_step(shadow: Shadow, weight: int) -> PlanStep:
+    asked = shadow.compare.agreement
+    latency = shadow.compare.latency_p99
+    margin = None if latency is None else float(latency.margin.removesuffix("%")) / 100
+    planned = PlanShadow(percent=shadow.percent, latency_margin=margin, min_samples=shadow.min_samples)
+    if asked is not None:
+        parts = [
+            PlanComparedPart(path=part.path, by=part.by, atol=part.atol, rtol=part.rtol) for part in asked.parts or ()
+        ]
+        compared = {"by": asked.by, "atol": asked.atol, "rtol": asked.rtol, "path": asked.path or ""}
+        planned = planned.model_copy(update={**compared, "parts": tuple(parts) or None, "min_agreement": asked.min})
+    return PlanStep(weight=weight, gate="shadow", shadow=planned, max_duration=shadow.max_duration)
 
 
 def _weight_step(step: Step, weight: int) -> PlanStep:
@@ -79,16 +174,31 @@ def _weight_step(step: Step, weight: int) -> PlanStep:
 
 
 def freeze(
-    rollout: Rollout, stable: int, candidate: int, now: datetime, traffic: Traffic = UNKNOWN, replicas: int = 1
+    rollout: Rollout,
+    stable: int,
+    candidate: int,
+    now: datetime,
+    traffic: Traffic = UNKNOWN,
+    replicas: int = 1,
+    shared: PlanInPlace | None = None,
 ) -> ExperimentStatus:
     """The first status of a rollout's Experiment: its plan, and no traffic on the candidate."""
-    return _frozen(resolved(rollout, traffic, replicas), stable, candidate, now)
+    return _frozen(resolved(rollout, traffic, replicas, shared), stable, candidate, now)
 
 
-def freeze_without_steps(rollout: Rollout, stable: int, candidate: int, now: datetime, reason: str) -> ExperimentStatus:
-    """The first status of a rollout that needs no evidence: one switch to 100 %, as soon as the candidate has its replicas."""
+def freeze_without_steps(
+    rollout: Rollout,
+    stable: int,
+    candidate: int,
+    now: datetime,
+    reason: str,
+    strategy: Strategy = "canary",
+    shared: PlanInPlace | None = None,
+) -> ExperimentStatus:
+    """The first status of a rollout that needs no evidence: to 100 % as soon as the candidate has its replicas, in place as they come."""
     plan = FrozenPlan(
-        strategy="canary",
+        in_place=shared,
+        strategy=strategy,
         unit=units.unit_of(rollout.unit),
         salt=rollout.unit.salt,
         steps=(_ungated(),),
@@ -104,53 +214,99 @@ def _frozen(plan: FrozenPlan, stable: int, candidate: int, now: datetime) -> Exp
         plan=plan.model_copy(update={"hash": _hash(plan), "frozen_at": now}),
         epoch=Epoch(number=0, since=now, confirmed=False),
         arms=arms_at(0, stable, candidate),
+        had_traffic=False,
         verdict=Verdict(decision=UNDECIDED, winner="", reason=WEIGHED if plan.guardrails else unweighed(plan)),
     )
 
 
 def unweighed(plan: FrozenPlan) -> str:
     """Why no evidence is weighed in a rollout with that plan."""
-    return f"{plan.reason}: no evidence is weighed" if plan.reason else NO_EVIDENCE
+    if plan.reason:
+        return f"{plan.reason}: no evidence is weighed"
+    return COMPARES if any(step.shadow is not None for step in plan.steps) else NO_EVIDENCE
 
 
-def resolved(rollout: Rollout, traffic: Traffic, replicas: int = 1) -> FrozenPlan:
-    """The plan of a rollout with that traffic, before it is frozen, of a service that needs so many replicas."""
+def resolved(rollout: Rollout, traffic: Traffic, replicas: int = 1, shared: PlanInPlace | None = None) -> FrozenPlan:
+    """The plan of a rollout with that traffic, before it is frozen, of a service that needs so many replicas.
+
+    `shared` says how both revisions share them; None is that the candidate's come on top.
+    """
     given = plan_steps(rollout, traffic)
-    weighed = any(step.gate == "evidence" for step in given)
-    judged = guardrails(rollout, traffic) if weighed else ()
-    steps = _with_equal_load(given, replicas) if any(is_latency(each.metric) for each in judged) else given
+    gated = any(step.gate == "evidence" for step in given)
+    weighed = gated or rollout.bake is not None
+    judged = _judged_by(rollout, traffic, gated=gated) if weighed else ()
+    steps = _with_equal_load(given, replicas, shared) if any(is_latency(each.metric) for each in judged) else given
+    steps = steps if rollout.bake is None else _with_bake(steps, rollout.bake)
     return FrozenPlan(
-        strategy="canary",
+        strategy="shadow" if rollout.strategy == SHADOW else "canary",
         unit=units.unit_of(rollout.unit),
         salt=rollout.unit.salt,
         steps=steps,
         alpha=rollout.alpha,
+        harm_shares=_harm_shares(steps, judged),
         guardrails=judged,
+        checks=plan_checks(rollout),
         warmup_requests=rollout.warmup.requests if weighed else 0,
         warmup_duration=rollout.warmup.duration if weighed else timedelta(0),
         on_inconclusive=rollout.on_inconclusive,
         on_no_data=rollout.on_no_data,
         notify=rollout.notify,
+        in_place=shared,
         requests_per_second=traffic.requests_per_second and round(traffic.requests_per_second, 3),
         error_rate=traffic.error_rate and round(traffic.error_rate, 6),
     )
 
 
-def _with_equal_load(steps: tuple[PlanStep, ...], replicas: int) -> tuple[PlanStep, ...]:
-    """With a step at 50 % before the last one where no other compares latencies under the same load.
+def _judged_by(rollout: Rollout, traffic: Traffic, *, gated: bool) -> tuple[PlanGuardrail, ...]:
+    """The guardrails of a rollout that is weighed; where evidence opens none of its gates they are looked at for harm alone."""
+    found = guardrails(rollout, traffic)
+    return found if gated else tuple(each.model_copy(update={"role": "harm"}) for each in found)
+
+
+def _harm_shares(steps: tuple[PlanStep, ...], judged: tuple[PlanGuardrail, ...]) -> int | None:
+    """Among how many the error of rolling back is shared: each shadow step counts anew, and traffic counts once; None for one."""
+    looks = sum(step.shadow is not None for step in steps) + bool(judged)
+    return looks if looks > 1 else None
+
+
+def _with_bake(steps: tuple[PlanStep, ...], bake: Bake) -> tuple[PlanStep, ...]:
+    """With a step before the last one, in which the candidate has all but what stable keeps for that long."""
+    baking = PlanStep(weight=bake.weight, gate=BAKE, min_duration=bake.duration)
+    return (*steps[:-1], baking, steps[-1])
+
+
+def _with_equal_load(steps: tuple[PlanStep, ...], replicas: int, shared: PlanInPlace | None) -> tuple[PlanStep, ...]:
+    """With a step before the last one where no other compares latencies under the same load: at 50 %, in place at the next such weight.
 
     Replicas cannot be had in parts: with one each, one of the candidate has a third of the load of one of stable at 25 %.
     """
     deciding = next((step for step in reversed(steps) if step.gate == "evidence"), None)
-    if deciding is None or deciding.weight >= EQUAL_WEIGHT or any(step.weight > deciding.weight for step in steps[:-1]):
+    if deciding is None or any(step.weight > deciding.weight for step in steps[:-1]):
         return steps
-    if load.ratio(deciding.weight, replicas, load.step_replicas(deciding, replicas)) >= 1 / load.EQUAL:
+    weight = EQUAL_WEIGHT if shared is None else _equal_in_place(deciding.weight, replicas, shared)
+    if deciding.weight >= weight:
         return steps
-    return (*steps[:-1], deciding.model_copy(update={"weight": EQUAL_WEIGHT}), steps[-1])
+    if shared is None and load.ratio(deciding.weight, replicas, load.step_replicas(deciding, replicas)) >= _ALIKE:
+        return steps
+    return (*steps[:-1], deciding.model_copy(update={"weight": weight}), steps[-1])
+
+
+def _equal_in_place(weight: int, replicas: int, shared: PlanInPlace) -> int:
+    """The first weight from that one on at which replicas of both revisions have the same load; 0 where there is none."""
+    whole = (in_place.bearable(replicas, ready) for ready in range(1, replicas))
+    return next((each for each in (weight, *whole) if each >= weight and _is_equal(each, replicas, shared)), 0)
+
+
+def _is_equal(weight: int, replicas: int, shared: PlanInPlace) -> bool:
+    sizes = in_place.sizes(replicas, shared.spare, weight, weight)
+    return load.ratio(weight, sizes.stable, sizes.candidate) >= _ALIKE
 
 
 def _hash(plan: FrozenPlan) -> str:
-    body = json.dumps(plan.model_dump(mode="json", by_alias=True), separators=(",", ":"), sort_keys=True)
+    # What is not asked for is left out: plans of before it was there have their hashes.
+    absent = {name for name in ("in_place", "harm_shares") if getattr(plan, name) is None}
+    told = plan.model_dump(mode="json", by_alias=True, exclude={"comparison", *absent})
+    body = json.dumps(told, separators=(",", ":"), sort_keys=True)
     return hashlib.sha256(body.encode()).hexdigest()[:16]
 
 

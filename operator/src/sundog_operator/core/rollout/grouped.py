@@ -11,10 +11,14 @@ from sundog_operator.core.rollout.reported import (
     DAMAGED,
     ERRORS,
     EVENTS,
+    EVENTS_OF_ONE_LATENCY,
+    FIRST_ATTEMPT,
     MOST,
     REJECTIONS,
+    SLOW,
     count,
     failed_and_refused,
+    first_attempts,
     listed,
     places,
 )
@@ -62,14 +66,17 @@ def of_row(row: Mapping[str, Any], at: Mapping[str, int]) -> Grouped:
     """The counts in an edge's row; what it raises is `DAMAGED`."""
     if row["unit"] == ANONYMOUS:
         errors, rejections = failed_and_refused(row.get("ends", {}))
-        told = (count(row["assigned"], MOST), errors, count(row.get("slow", 0), MOST), rejections)
+        slow, *further = (count(row.get(name, 0), MOST) for name in SLOW)
+        told = (count(row["assigned"], MOST), errors, slow, rejections, first_attempts(row), *further)
         return tuple((0,) * GROUPS + (each,) for each in told)
     found = [[0] * (GROUPS + 1) for _ in COLUMNS]
     for counts in listed(row["groups"]):
         group = count(counts[at["group"]], GROUPS)
         errors, rejections = failed_and_refused({name: counts[at[name]] for name in (*ERRORS, *REJECTIONS)})
         requests = count(counts[at["ok"]], MOST) + errors + rejections
-        told = (requests, errors, count(counts[at["slow"]], MOST), rejections)
+        # An edge of a version before does not tell all of them: what it does not is of no group then.
+        retried, *further = (count(counts[at[name]], MOST) if name in at else 0 for name in (FIRST_ATTEMPT, *SLOW[1:]))
+        told = (requests, errors, count(counts[at["slow"]], MOST), rejections, retried, *further)
         for column, each in zip(found, told, strict=True):
             column[group] = each
     return tuple(map(tuple, found))
@@ -102,9 +109,11 @@ def of(sources: Sources, epoch: int, arm: str) -> Grouped:
 
 
 def as_json(sources: Sources) -> dict[str, Any]:
-    """As plain JSON."""
+    """As plain JSON: columns of further latencies only where something was counted, as operators of before there were any have it."""
+    used = (place for rows in sources.values() for own in rows.values() for place, each in enumerate(own) if any(each))
+    columns = 1 + max(EVENTS_OF_ONE_LATENCY, max(used, default=0))
     return {
-        source: {f"{epoch}/{arm}": list(map(list, own)) for (epoch, arm), own in sorted(rows.items())}
+        source: {f"{epoch}/{arm}": list(map(list, own[:columns])) for (epoch, arm), own in sorted(rows.items())}
         for source, rows in sorted(sources.items())
     }
 
@@ -121,6 +130,6 @@ def _stored(rows: Iterable[tuple[str, Any]]) -> Iterable[tuple[Key, Grouped]]:
     for key, columns in rows:
         epoch, _, arm = key.partition("/")
         own = tuple(tuple(map(count, column)) for column in columns)
-        if [len(column) for column in own] != [GROUPS + 1] * len(COLUMNS):
+        if not EVENTS_OF_ONE_LATENCY < len(own) <= len(COLUMNS) or {*map(len, own)} != {GROUPS + 1}:
             raise ValueError(f"{key} has no {len(COLUMNS)} columns of {GROUPS + 1} counts")
-        yield (int(epoch), arm), own
+        yield (int(epoch), arm), (*own, *NOTHING[len(own) :])

@@ -10,10 +10,12 @@ from sundog_operator.core.evidence.verdicts import Verdict
 from sundog_operator.core.rollout import machine
 
 MOST: Final = 32
-"""Points that are kept: some 7 KiB of a status."""
+"""Points that are kept: some 7 KiB of a status, of an experiment with ten arms a hundred."""
 
-_METRICS: Final = 12
-"""As many as a plan has guardrails; a status that somebody damaged may hold more."""
+_METRICS: Final = 24
+"""A rollout has 12 at most; of an experiment what an arm wins by is kept first, then what is of its first arms."""
+
+_FIRST: Final = "success"
 
 PERIOD: Final = timedelta(minutes=1)
 """Between two looks that differ in nothing but numbers."""
@@ -37,26 +39,38 @@ def remember(status: ExperimentStatus, metrics: Sequence[MetricStatus], now: dat
 def point_of(status: ExperimentStatus, metrics: Sequence[MetricStatus], at: datetime) -> HistoryPoint:
     """What is known at a time, in few digits; of metrics those that happened."""
     arms = list(_arms(status))
-    happened = [_metric(each) for each in metrics if each.ratio is not None or any(each.events)]
+    known = [each for each in metrics if each.ratio is not None or any(each.events)]
+    of_rollout = status.plan.comparison is None
+    happened = [_metric(each, of_rollout=of_rollout) for each in sorted(known, key=lambda each: each.role != _FIRST)]
     return HistoryPoint(
         at=at,
         epoch=status.epoch.number,
-        weight=machine.canary_weight(status),
+        weight=round(100 - _outside(status)),
+        weights=None if of_rollout else tuple(arm.weight for arm in arms) or None,
         requests=tuple(arm.requests for arm in arms),
         errors=tuple(arm.errors for arm in arms),
         metrics=tuple(happened[:_METRICS]) or None,
     )
 
 
+def _outside(status: ExperimentStatus) -> float:
+    """Percent of the traffic that no candidate and no arm gets."""
+    return sum(arm.weight for arm in status.arms if arm.name in names.OF_STABLE)
+
+
 def _arms(status: ExperimentStatus) -> Iterator[ArmStatus]:
+    if status.plan.comparison is not None:
+        return iter(status.arms)
     by_name = {arm.name: arm for arm in status.arms}
     return (by_name[name] for name in (names.STABLE, names.CANARY) if name in by_name)
 
 
-def _metric(told: MetricStatus) -> HistoryMetric:
+def _metric(told: MetricStatus, *, of_rollout: bool) -> HistoryMetric:
     lower, upper = (*told.interval, None, None)[:2]
     return HistoryMetric(
         name=told.name,
+        role=None if of_rollout else told.role,
+        arm=None if of_rollout and told.arm == names.CANARY else told.arm,
         ratio=_short(told.ratio),
         lower=_short(lower),
         upper=_short(upper),
@@ -70,21 +84,25 @@ def _short(number: float | None) -> float | None:
 
 def _differs(last: HistoryPoint, point: HistoryPoint) -> bool:
     """Whether anything but numbers has changed, or a while is over."""
-    return point.at - last.at >= PERIOD or point.weight != last.weight or _verdicts(point) != _verdicts(last)
+    return point.at - last.at >= PERIOD or _weights(point) != _weights(last) or _verdicts(point) != _verdicts(last)
 
 
-def _verdicts(point: HistoryPoint) -> dict[str, str | None]:
-    return {each.name: each.verdict for each in point.metrics or ()}
+def _weights(point: HistoryPoint) -> tuple[float, ...]:
+    return (point.weight, *(point.weights or ()))
+
+
+def _verdicts(point: HistoryPoint) -> dict[tuple[str, str | None, str | None], str | None]:
+    return {(each.name, each.role, each.arm): each.verdict for each in point.metrics or ()}
 
 
 def thinned(points: Sequence[HistoryPoint]) -> tuple[HistoryPoint, ...]:
     """At most `MOST` of them, spread over all of the time.
 
-    The first, the newest and those at which the weight changed stay; of the others those go that are closest to both their neighbours.
+    The first, the newest and those at which a weight changed stay; of the others those go that are closest to both their neighbours.
     """
     kept = list(points)
     while len(kept) > MOST:
         inner = range(1, len(kept) - 1)
-        spare = [index for index in inner if kept[index].weight == kept[index - 1].weight]
+        spare = [index for index in inner if _weights(kept[index]) == _weights(kept[index - 1])]
         del kept[min(spare or inner, key=lambda index: kept[index + 1].at - kept[index - 1].at)]
     return tuple(kept)

@@ -1,27 +1,51 @@
-"""Judges an attempt: counts of the edges in, what its state machine has to know out. Pure."""
+"""Judges an attempt: counts of the edges in, what its state machine has to know out. Pure.
+
+What compares two arms takes them as a `Pair` and is the same for a candidate beside stable and for an arm of an experiment beside control.
+"""
 
 import functools
 import itertools
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
-from sundog_operator.api import DEFAULT_ALPHA, EvidenceEpoch, ExperimentStatus, MetricStatus, PlanGuardrail, is_latency
+from sundog_operator.api import (
+    DEFAULT_ALPHA,
+    EvidenceEpoch,
+    ExperimentStatus,
+    FrozenPlan,
+    MetricStatus,
+    PlanGuardrail,
+    is_latency,
+)
 from sundog_operator.core import names, units
 from sundog_operator.core.evidence import ceilings, dispersion, weighing
 from sundog_operator.core.evidence.verdicts import Finding, Verdict
 from sundog_operator.core.evidence.weighing import Epoch, Metric, Split, Units
 from sundog_operator.core.observed import EdgeReport
-from sundog_operator.core.rollout import control, exposures, grouped, load, machine, tallies
+from sundog_operator.core.rollout import (
+    control,
+    exposures,
+    freeze,
+    grouped,
+    load,
+    machine,
+    matching,
+    stable_traffic,
+    tallies,
+)
 from sundog_operator.core.rollout.grouped import Grouped
 from sundog_operator.core.rollout.judgement import Judgement
-from sundog_operator.core.rollout.reported import EVENTS
+from sundog_operator.core.rollout.reported import EVENTS, SLOW
 from sundog_operator.core.rollout.resolve import (
     ERROR_RATE,
     REJECTIONS,
+    RETRIES,
     Traffic,
+    latencies,
+    quantile,
     spoken,
     with_thresholds,
 )
@@ -39,15 +63,14 @@ _LONGEST_ETA_S: Final = 365 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """What an attempt is judged by.
+class Counted:
+    """What was counted of an attempt.
 
     Attributes:
         tallies: what the edges have counted of it.
         reports: what they report now.
         blocks: those in them.
         traffic: stable's, by which latencies that are not known yet are.
-        replicas: healthy replicas of stable and of the candidate.
         now_s: Unix seconds.
         timeout_s: of a request.
     """
@@ -56,32 +79,94 @@ class Seen:
     reports: Sequence[EdgeReport]
     blocks: Blocks
     traffic: Traffic
-    replicas: tuple[int, int]
     now_s: float
     timeout_s: float
+
+    @property
+    def present(self) -> set[str]:
+        """The processes of edges that tell of it now."""
+        return {source for source, _ in tallies.rows_of(self.tallies.attempt, self.reports)}
+
+
+@dataclass(frozen=True, slots=True)
+class Seen(Counted):
+    """What a rollout is judged by. `replicas` are healthy ones of stable and of the candidate."""
+
+    replicas: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two arms that are compared.
+
+    Attributes:
+        control: the one that the other is compared with.
+        arm: the other.
+        who: what that one is called in a sentence.
+        place: which it is of those whose blocks were folded.
+    """
+
+    control: str = names.STABLE
+    arm: str = names.CANARY
+    who: str = "the candidate"
+    place: int = 0
+
+    @property
+    def both(self) -> tuple[str, str]:
+        """Their names."""
+        return self.control, self.arm
+
+
+CANDIDATE: Final = Pair()
+OF_UNITS: Final = "units and requests without one"
+Shares = tuple[float, ...]
+"""Of what comes, that of each arm; of sum 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What an arm is held to.
+
+    Attributes:
+        guardrails: what it may not be worse in, by how much.
+        alpha: the error of each direction.
+        next_weight: the share of traffic that it is to have then, in (0, 1].
+        newest_alone: whether rates are judged by the newest epoch only.
+        newest_times: whether latencies are.
+        keeps_units: whether what comes of one unit goes to one arm.
+        bake: the candidate's percent in epochs that decide no gate, and in which harm is looked for all the same; None for none, or where
+            there are no others.
+        harm_shares: into how many parts the error of harm goes, of which this has one.
+    """
+
+    guardrails: Sequence[PlanGuardrail]
+    alpha: float
+    next_weight: float
+    newest_alone: bool
+    newest_times: bool
+    keeps_units: bool
+    bake: int | None = None
+    harm_shares: int = 1
 
 
 def judge(status: ExperimentStatus, seen: Seen) -> Judgement:
     """What the evidence says of an attempt whose plan has guardrails."""
-    present = {source for source, _ in tallies.rows_of(seen.tallies.attempt, seen.reports)}
+    present = seen.present
     # One arm alone tells nothing of two.
     epochs = [each for each in status.evidence_epochs if 0 < each.weight < 100]
-    late = tallies.overdue(seen.tallies.attempt, seen.reports, seen.now_s, seen.timeout_s)
-    counted = [
-        _counted(status, each, seen.tallies, present, late.get((each.number, names.CANARY), 0)) for each in epochs
-    ]
-    told = _tell_all(status, epochs, counted, load.ratio(machine.canary_weight(status), *seen.replicas))
+    shares = [each.weight / 100 for each in epochs]
+    limits = _limits(status)
+    counted = count(CANDIDATE, limits, epochs, shares, seen)
+    told = tell(CANDIDATE, limits, epochs, counted, seen, load.ratio(machine.canary_weight(status), *seen.replicas))
     warm = status.step is not None and status.step.warm and bool(epochs) and epochs[-1].number == status.epoch.number
     unheard = tallies.silent(seen.tallies, seen.reports)
-    ungrouped = _keeps_units(status) and tallies.ungrouped(seen.tallies.attempt, seen.reports)
-    if ungrouped:
-        told = tuple(map(_without_units, told))
-    stable, canary = (
-        seen.tallies.of(status.epoch.number, arm, present).assigned for arm in (names.STABLE, names.CANARY)
-    )
+    told = _beside_headers(as_counted(told, limits, seen), status)
+    stable, canary = (seen.tallies.of(status.epoch.number, arm, present).assigned for arm in CANDIDATE.both)
+    killed = dead(CANDIDATE, limits, seen)
     return Judgement(
         metrics=told,
-        harm=_dead(status, seen) or next((each.message for each in told if each.verdict == Verdict.HARM), ""),
+        dead=killed != "",
+        harm=killed or next((each.message for each in told if each.verdict == Verdict.HARM), ""),
         passed=warm
         and not unheard
         and min(stable, canary) > 0
@@ -89,57 +174,96 @@ def judge(status: ExperimentStatus, seen: Seen) -> Judgement:
         and all(_passes(each, last=machine.next_weight(status) == 100) for each in told),
         silent=min(stable, canary) == 0,
         unheard=tuple(unheard),
-        broken=_mismatch_of_units(status, epochs, seen) if _keeps_units(status) else _mismatch_of_requests(counted),
+        broken=_mismatch_of_units(status, epochs, seen) if limits.keeps_units else _mismatch_of_requests(counted),
         control=control.watch(status.plan, seen.blocks, seen.now_s),
         requests=canary,
-        guardrails=tuple(with_thresholds(each, seen.traffic) for each in status.plan.guardrails),
+        guardrails=with_thresholds(status.plan.guardrails, seen.traffic),
+        lost=_lost(epochs, seen),
     )
 
 
-def _keeps_units(status: ExperimentStatus) -> bool:
-    """Whether what comes of one unit goes to one arm."""
-    return units.frozen_in(status.plan) != units.REQUEST
+def _lost(epochs: Sequence[EvidenceEpoch], seen: Counted) -> tuple[int, int]:
+    """Of how many requests of each arm nobody knows how they ended, over all epochs of evidence."""
+    present, both = seen.present, CANDIDATE.both
+    stable, canary = (sum(seen.tallies.of(each.number, arm, present).lost for each in epochs) for arm in both)
+    return stable, canary
 
 
-def _is_long(newest: EvidenceEpoch, seen: Seen) -> bool:
+def _limits(status: ExperimentStatus) -> Limits:
+    following, plan = machine.next_weight(status) / 100, status.plan
+    return Limits(
+        guardrails=plan.guardrails,
+        alpha=plan.alpha or DEFAULT_ALPHA,
+        next_weight=following,
+        newest_alone=following == 1,
+        newest_times=True,
+        keeps_units=units.keeps(plan),
+        bake=_bake(plan),
+        harm_shares=plan.harm_shares or 1,
+    )
+
+
+def _bake(plan: FrozenPlan) -> int | None:
+    """The candidate's percent in a bake after others; one that it has first, as after a shadow, is all there is to tell."""
+    baked = next((step.weight for step in plan.steps if step.gate == freeze.BAKE), None)
+    return baked if baked is not None and any(0 < step.weight < baked for step in plan.steps) else None
+
+
+def _is_long(newest: EvidenceEpoch, seen: Counted) -> bool:
     """Whether the newest epoch tells how its events vary: a last gate looks at nothing else."""
     folded = seen.tallies.folded.get(newest.number)
     return folded is not None and folded.lengths[0].closed >= dispersion.LEAST_BLOCKS
 
 
 @dataclass(frozen=True, slots=True)
-class _Counted:
+class Compared:
     """An epoch as gates see it, and as the test of harm does: what became of a request that nobody knows of is taken for the worse.
 
     Requests that run on although their time is over fail at gates alone: they may still be answered, and harm is not taken back.
+
+    Attributes:
+        unknown: of how many requests of the arm nobody knows how they ended, and how many run on although their time is over.
     """
 
     gate: Epoch
     harm: Epoch
+    unknown: tuple[int, int] = (0, 0)
 
 
-def _counted(
-    status: ExperimentStatus, epoch: EvidenceEpoch, known: Tallies, present: Collection[str], overdue: int
-) -> _Counted:
-    stable, canary = (known.of(epoch.number, arm, present) for arm in (names.STABLE, names.CANARY))
-    folded = known.folded.get(epoch.number, tallies.Folded(0))
-    kinds = [_kind(guardrail) for guardrail in status.plan.guardrails]
-    blocks = [[(each.closed, *each.sums[EVENTS.index(kind)]) for each in folded.lengths] for kind in kinds]
+def count(
+    pair: Pair, limits: Limits, epochs: Sequence[EvidenceEpoch], shares: Sequence[float], seen: Counted
+) -> list[Compared]:
+    """What was counted of a pair in epochs of evidence, in each of which the arm was to get such a share of what both get."""
+    late = tallies.overdue(seen.tallies.attempt, seen.reports, seen.now_s, seen.timeout_s)
+    present = seen.present
+    return [
+        _compared(pair, limits, each.number, share, seen.tallies, present, late.get((each.number, pair.arm), 0))
+        for each, share in zip(epochs, shares, strict=True)
+    ]
 
-    def made(stable: Tally, canary: Tally) -> Epoch:
-        events = [(int(getattr(stable, kind)), int(getattr(canary, kind))) for kind in kinds]
-        requests = stable.assigned, canary.assigned
-        if not _keeps_units(status):
-            return Epoch(epoch.weight / 100, requests, events, blocks)
-        by_arm = [grouped.of(known.groups, epoch.number, arm) for arm in (names.STABLE, names.CANARY)]
+
+def _compared(
+    pair: Pair, limits: Limits, epoch: int, share: float, known: Tallies, present: Collection[str], overdue: int
+) -> Compared:
+    control, arm = (known.of(epoch, name, present) for name in pair.both)
+    folded = known.folded.get(epoch, tallies.Folded(0))
+    kinds = _kinds(limits.guardrails)
+    blocks = [[(each.closed, *each.of(EVENTS.index(kind), pair.place)) for each in folded.lengths] for kind in kinds]
+
+    def made(control: Tally, arm: Tally) -> Epoch:
+        events = [(int(getattr(control, kind)), int(getattr(arm, kind))) for kind in kinds]
+        requests = control.assigned, arm.assigned
+        if not limits.keeps_units:
+            return Epoch(share, requests, events, blocks)
+        by_arm = [grouped.of(known.groups, epoch, name) for name in pair.both]
         by_unit = _by_unit(
             by_arm, requests, [(EVENTS.index(kind), own) for kind, own in zip(kinds, events, strict=True)]
         )
         # Who asks often draws a share of requests that is not the weight: rates are compared by the requests that came.
-        weight = canary.assigned / sum(requests) if min(requests) else epoch.weight / 100
+        weight = arm.assigned / sum(requests) if min(requests) else share
         return Epoch(weight, requests, events, blocks, by_unit)
 
-    return _Counted(gate=made(stable, _failed(canary, overdue)), harm=made(_failed(stable), canary))
+    return Compared(made(control, _failed(arm, overdue)), made(_failed(control), arm), (arm.lost, overdue))
 
 
 def _by_unit(
@@ -168,9 +292,13 @@ def _with_rest(column: Sequence[int], whole: int) -> Sequence[int]:
     return (*column[: grouped.GROUPS], max(0, whole - sum(column)))
 
 
-def _kind(guardrail: PlanGuardrail) -> str:
-    """Which of the events that are told apart a metric is about."""
-    return {ERROR_RATE: "errors", REJECTIONS: "rejections"}.get(guardrail.metric, "slow")
+_RATES: Final[Mapping[str, str]] = {ERROR_RATE: "errors", REJECTIONS: "rejections", RETRIES: "retried"}
+
+
+def _kinds(guardrails: Sequence[PlanGuardrail]) -> list[str]:
+    """Which of the events that are told apart each metric is about: of latencies each has its own."""
+    slow = itertools.chain(SLOW, itertools.repeat(SLOW[-1]))
+    return [_RATES.get(each.metric) or next(slow) for each in guardrails]
 
 
 def _failed(tally: Tally, overdue: int = 0) -> Tally:
@@ -178,57 +306,115 @@ def _failed(tally: Tally, overdue: int = 0) -> Tally:
     return tally._replace(errors=tally.errors + tally.lost + overdue)
 
 
-def _tell_all(
-    status: ExperimentStatus, epochs: Sequence[EvidenceEpoch], counted: Sequence[_Counted], times: float
+def _later_than_allowed(pair: Pair, limits: Limits, epochs: Sequence[EvidenceEpoch], seen: Counted) -> dict[str, int]:
+    """By latency with a longest time, how many of the arm's requests of the newest epoch of gates may have taken longer.
+
+    All do that are not known to have been answered in time or rejected: edges count thresholds to the microsecond, other times by bucket.
+    """
+    longest = {each.metric: each.max_microseconds for each in limits.guardrails if each.max_microseconds is not None}
+    newest = next((each.number for each in reversed(epochs) if _decides(limits, each)), 0)
+    tally, attempt = seen.tallies.of(newest, pair.arm, seen.present), seen.tallies.attempt
+    return {
+        metric: max(
+            0,
+            tally.assigned
+            - tally.rejections
+            - stable_traffic.answered_within(attempt, pair.arm, newest, seen.reports, microseconds),
+        )
+        for metric, microseconds in longest.items()
+    }
+
+
+def tell(
+    pair: Pair,
+    limits: Limits,
+    epochs: Sequence[EvidenceEpoch],
+    counted: Sequence[Compared],
+    seen: Counted,
+    times: float,
 ) -> tuple[MetricStatus, ...]:
-    gates = [each.gate for each, epoch in zip(counted, epochs, strict=True) if not epoch.troubled]
+    """What is known of each metric of an arm, a replica of which has so many times the load of one of control."""
+    gates = [each.gate for each, epoch in zip(counted, epochs, strict=True) if _decides(limits, epoch)]
     harms = [each.harm for each in counted]
-    findings = _weigh(status, gates)
-    harmful = findings if gates == harms else _weigh(status, harms)
+    findings = _weigh(limits, gates)
+    harmful = findings if gates == harms else _weigh(limits, harms)
     events = [
         tuple(map(sum, zip(*(epoch.events[index] for epoch in gates), strict=True))) for index in range(len(findings))
     ]
     closed = int(gates[-1].blocks[0][0][0]) if gates and gates[-1].blocks else 0
-    newest, alpha = gates[-1] if gates else None, status.plan.alpha or DEFAULT_ALPHA
+    newest, late = gates[-1] if gates else None, _later_than_allowed(pair, limits, epochs, seen)
+    unknown = [each.unknown for each, epoch in zip(counted, epochs, strict=True) if _decides(limits, epoch)]
     told = [
-        _below_ceiling(_tell(guardrail, finding, harm, happened, times), guardrail.max, index, newest, alpha)
+        _below_ceiling(
+            pair, _tell(pair, guardrail, finding, harm, happened, times), guardrail, index, newest, limits.alpha, late
+        )
         for index, (guardrail, finding, harm, happened) in enumerate(
-            zip(status.plan.guardrails, findings, harmful, events, strict=True)
+            zip(limits.guardrails, findings, harmful, events, strict=True)
         )
     ]
-    return tuple(_tell_earliest(each, closed) for each in told)
+    return tuple(_tell_earliest(_with_unknown(pair, each, unknown), closed) for each in told)
+
+
+def _with_unknown(pair: Pair, told: MetricStatus, unknown: Sequence[tuple[int, int]]) -> MetricStatus:
+    """With how many of its failures are none that anybody saw, where there are some: a gate takes them for failures."""
+    lost, overdue = (sum(column) for column in zip(*unknown, strict=True)) if unknown else (0, 0)
+    if told.name != ERROR_RATE or not lost + overdue:
+        return told
+    ends = (
+        f"{lost} were lost, nobody knows how they ended" if lost else "",
+        f"{overdue} run on although their time is over" if overdue else "",
+    )
+    beside = "besides, of" if told.verdict == Verdict.HARM else "of"
+    message = f"{told.message}; {beside} {pair.who}'s requests {' and '.join(filter(None, ends))}"
+    return told.model_copy(update={"message": message})
 
 
 def _below_ceiling(
-    told: MetricStatus, ceiling: float | None, index: int, newest: Epoch | None, alpha: float
+    pair: Pair,
+    told: MetricStatus,
+    guardrail: PlanGuardrail,
+    index: int,
+    newest: Epoch | None,
+    alpha: float,
+    late: Mapping[str, int],
 ) -> MetricStatus:
     """No gate passes what is not known to be below its ceiling, as the newest epoch has it."""
-    if ceiling is None or newest is None or told.verdict != Verdict.PASSED:
+    longest = guardrail.max_microseconds
+    ceiling = guardrail.max if longest is None else 1 - quantile(guardrail.metric)
+    if ceiling is None or newest is None or told.verdict not in (Verdict.PASSED, SUSPENDED):
         return told
-    (_, hits), (_, trials) = newest.events[index], newest.units
+    trials = newest.units[1]
+    hits = newest.events[index][1] if longest is None else late[guardrail.metric]
     if ceilings.is_below(hits, trials, newest.blocks[index], ceiling, alpha, weighing.clumping(newest)):
         return told
-    message = f"{told.name} of the candidate is not known to be below max {ceiling * 100:g} % yet: {hits} of {trials} requests"
+    limit = f"{ceiling * 100:g} %" if longest is None else spoken(longest)
+    above = "" if longest is None else f", of which {ceiling * 100:.3g} % may take longer"
+    message = f"{told.name} of {pair.who} is not known to be below max {limit} yet: {hits} of {trials} requests{above}"
     return told.model_copy(update={"verdict": str(Verdict.UNDECIDED), "message": message})
 
 
-def _weigh(status: ExperimentStatus, epochs: Sequence[Epoch]) -> list[Finding]:
-    following = machine.next_weight(status) / 100
+def _decides(limits: Limits, epoch: EvidenceEpoch) -> bool:
+    """Whether gates look at an epoch: what a bake counts comes after them."""
+    return not epoch.troubled and epoch.weight != limits.bake
+
+
+def _weigh(limits: Limits, epochs: Sequence[Epoch]) -> list[Finding]:
+    following = limits.next_weight
     metrics = [
         # What takes long is compared with a time that has the margin in it already.
-        Metric(0.0, each.floor, following, newest_alone=True)
+        Metric(0.0, each.floor, following, newest_alone=limits.newest_times)
         if is_latency(each.metric)
-        else Metric(each.margin, each.floor, following, newest_alone=following == 1)
-        for each in status.plan.guardrails
+        else Metric(each.margin, each.floor, following, newest_alone=limits.newest_alone)
+        for each in limits.guardrails
     ]
-    return weighing.weigh(metrics, epochs, status.plan.alpha or DEFAULT_ALPHA)
+    return weighing.weigh(metrics, epochs, limits.alpha, limits.harm_shares)
 
 
 def _tell(
-    guardrail: PlanGuardrail, finding: Finding, harm: Finding, events: tuple[int, ...], times: float
+    pair: Pair, guardrail: PlanGuardrail, finding: Finding, harm: Finding, events: tuple[int, ...], times: float
 ) -> MetricStatus:
     finding = harm if harm.verdict == Verdict.HARM else finding
-    verdict, message = finding.verdict, finding.sentence(_name(guardrail), names.STABLE)
+    verdict, message = finding.verdict, finding.sentence(_name(pair, guardrail), pair.control)
     if verdict != harm.verdict and verdict == Verdict.HARM:
         verdict, message = (
             Verdict.UNDECIDED,
@@ -237,13 +423,13 @@ def _tell(
     told = str(verdict)
     if is_latency(guardrail.metric) and guardrail.threshold_microseconds is None:
         told = str(Verdict.UNDECIDED)
-        message = f"{guardrail.metric}: waits until stable has answered enough to know what a long answer is"
+        message = f"{guardrail.metric}: waits until {names.STABLE} has answered enough to know what a long answer is"
     elif is_latency(guardrail.metric):
-        told, message = _by_load(verdict, message, times)
+        told, message = _by_load(pair, verdict, message, times)
     return MetricStatus(
         name=guardrail.metric,
         role=guardrail.role,
-        arm=names.CANARY,
+        arm=pair.arm,
         events=events,
         ratio=_number(finding.ratio),
         interval=tuple(end for end in map(_number, (finding.lower, finding.upper)) if end is not None),
@@ -255,10 +441,38 @@ def _tell(
     )
 
 
-def _without_units(told: MetricStatus) -> MetricStatus:
-    """Nothing follows from requests of which it is not known how they depend on each other."""
-    message = f"{told.name}: its edges do not count groups of units yet"
-    return told.model_copy(update={"verdict": str(Verdict.UNDECIDED), "message": message, "eta": None})
+def as_counted(told: tuple[MetricStatus, ...], limits: Limits, seen: Counted) -> tuple[MetricStatus, ...]:
+    """Nothing follows from what an edge does not count: how requests depend on each other, or what takes long by a further latency."""
+    attempt, reports = seen.tallies.attempt, seen.reports
+    if limits.keeps_units and tallies.ungrouped(attempt, reports):
+        return tuple(_uncounted(each, "its edges do not count groups of units yet") for each in told)
+    further = [each.metric for each in latencies(limits.guardrails)][1:]
+    if not further or not (pods := tallies.counting_fewer(attempt, reports, 1 + len(further))):
+        return told
+    why = f"{', '.join(pods)} does not count answers by several latencies yet"
+    return tuple(_uncounted(each, why) if each.name in further else each for each in told)
+
+
+def _uncounted(told: MetricStatus, why: str) -> MetricStatus:
+    update = {"verdict": str(Verdict.UNDECIDED), "message": f"{told.name}: {why}", "eta": None}
+    return told.model_copy(update=update)
+
+
+def _beside_headers(told: tuple[MetricStatus, ...], status: ExperimentStatus) -> tuple[MetricStatus, ...]:
+    """Requests by header come on top of the candidate's share: that it is slow is no harm of its own meanwhile."""
+    if not matching.in_force(status):
+        return told
+    return tuple(
+        each.model_copy(
+            update={
+                "verdict": str(Verdict.UNDECIDED),
+                "message": f"{each.message}; but requests by header come on top of its share",
+            }
+        )
+        if is_latency(each.name) and each.verdict == Verdict.HARM
+        else each
+        for each in told
+    )
 
 
 def _tell_earliest(told: MetricStatus, closed: int) -> MetricStatus:
@@ -276,18 +490,18 @@ def _tell_earliest(told: MetricStatus, closed: int) -> MetricStatus:
     )
 
 
-def _name(guardrail: PlanGuardrail) -> str:
+def _name(pair: Pair, guardrail: PlanGuardrail) -> str:
     stable, canary = guardrail.threshold_microseconds, guardrail.candidate_threshold_microseconds
     if stable is None or canary is None:
         return guardrail.metric
-    return f"{guardrail.metric} (answers above {spoken(stable)}, the candidate's above {spoken(canary)})"
+    return f"{guardrail.metric} (answers above {spoken(stable)}, {pair.who}'s above {spoken(canary)})"
 
 
-def _by_load(verdict: Verdict, message: str, times: float) -> tuple[str, str]:
+def _by_load(pair: Pair, verdict: Verdict, message: str, times: float) -> tuple[str, str]:
     """Latencies are compared only as far as the replicas' unequal loads do not explain them."""
     if math.isnan(times) and verdict in (Verdict.HARM, Verdict.PASSED, Verdict.UNDECIDED):
         return Verdict.UNDECIDED, f"{message}; not judged while an arm has no healthy replica"
-    told = f"each replica of the candidate has {times:.3g} times the load of one of stable"
+    told = f"each replica of {pair.who} has {times:.3g} times the load of one of stable"
     if verdict == Verdict.HARM and times > load.EQUAL:
         return Verdict.UNDECIDED, f"{message}; but {told}"
     if verdict in (Verdict.PASSED, Verdict.UNDECIDED) and times < 1 / load.EQUAL:
@@ -301,27 +515,37 @@ def _passes(told: MetricStatus, *, last: bool) -> bool:
     return told.verdict == Verdict.PASSED or (told.verdict == SUSPENDED and not last)
 
 
-def _mismatch_of_requests(counted: Sequence[_Counted]) -> str:
-    splits = [Split(each.gate.weight, each.gate.units) for each in counted]
+def _mismatch_of_requests(counted: Sequence[Compared]) -> str:
+    splits = [Split.of_two(each.gate.weight, each.gate.units) for each in counted]
     return _mismatch(weighing.mismatch(splits), splits, "requests")
 
 
-def _mismatch_of_units(status: ExperimentStatus, epochs: Sequence[EvidenceEpoch], seen: Seen) -> str:
-    """Units count once, at their first request, by the weight that was in force then; requests without one count as such."""
-    weights = {each.number: each.weight / 100 for each in epochs}
-    if status.plan.warmup_requests and status.plan.warmup_duration:
-        # The warm-up has the same weight; most units come first in it.
-        weights = {**{each.number - 1: each.weight / 100 for each in epochs}, **weights}
-    first = exposures.first(seen.tallies.attempt, seen.reports, seen.now_s - tallies.GRACE_S - seen.timeout_s)
-    arms = (names.STABLE, names.CANARY)
+def _mismatch_of_units(status: ExperimentStatus, epochs: Sequence[EvidenceEpoch], seen: Counted) -> str:
+    shares = {each.number: (1 - each.weight / 100, each.weight / 100) for each in epochs}
+    splits, log_e = splits_of_units(CANDIDATE.both, with_warmup(status.plan, shares), seen)
+    return _mismatch(log_e, splits, OF_UNITS)
+
+
+def with_warmup(plan: FrozenPlan, by_epoch: Mapping[int, Shares]) -> dict[int, Shares]:
+    """The shares of epochs of evidence, with those of their warm-ups: these have the same weights, and most units come first in them."""
+    if not plan.warmup_requests or not plan.warmup_duration:
+        return dict(by_epoch)
+    return {**{number - 1: own for number, own in by_epoch.items()}, **by_epoch}
+
+
+def splits_of_units(arms: Sequence[str], shares: Mapping[int, Shares], seen: Counted) -> tuple[list[Split], float]:
+    """How units fell to arms by the shares of each epoch, and log E against that they did so by chance.
+
+    Units count once, at their first request, by the weight that was in force then; requests without one count as such.
+    """
+    before_s = seen.now_s - tallies.GRACE_S - seen.timeout_s
+    first = exposures.first(seen.tallies.attempt, seen.reports, before_s)
     found, alone = [], []
-    for number, weight in weights.items():
-        stable, canary = (first.get((number, arm), 0) for arm in arms)
-        found.append(Split(weight, (stable, canary)))
-        stable, canary = (grouped.of(seen.tallies.groups, number, arm)[0][grouped.ALONE] for arm in arms)
-        alone.append(Split(weight, (stable, canary)))
-    log_e = weighing.mismatch(found, weighing.UNITS_CONCENTRATION) + weighing.mismatch(alone)
-    return _mismatch(log_e, [*found, *alone], "units and requests without one")
+    for number, own in shares.items():
+        found.append(Split(own, tuple(first.get((number, arm), 0) for arm in arms)))
+        without = (grouped.of(seen.tallies.groups, number, arm)[0][grouped.ALONE] for arm in arms)
+        alone.append(Split(own, tuple(without)))
+    return [*found, *alone], weighing.mismatch(found, weighing.UNITS_CONCENTRATION) + weighing.mismatch(alone)
 
 
 def _mismatch(log_e: float, splits: Sequence[Split], what: str) -> str:
@@ -330,13 +554,13 @@ def _mismatch(log_e: float, splits: Sequence[Split], what: str) -> str:
 
 def as_they_fell(splits: Sequence[Split], what: str) -> str:
     """How many fell to the candidate, beside what its weights make of all of them; `what` is what fell."""
-    canary, total = sum(split.units[1] for split in splits), sum(sum(split.units) for split in splits)
-    expected = sum(split.weight * sum(split.units) for split in splits)
-    return f"the candidate got {canary} of {total} {what} where {expected:.0f} were expected"
+    canary, total = sum(split.units[-1] for split in splits), sum(sum(split.units) for split in splits)
+    expected = sum(split.shares[-1] * sum(split.units) for split in splits)
+    return f"{CANDIDATE.who} got {canary} of {total} {what} where {expected:.0f} were expected"
 
 
-def _dead(status: ExperimentStatus, seen: Seen) -> str:
-    """Whether the candidate fails most of what it gets while stable does not: no statistics, and no wait for them.
+def dead(pair: Pair, limits: Limits, seen: Counted) -> str:
+    """Whether an arm fails most of what it gets while control does not: no statistics, and no wait for them.
 
     Requests that hang fail when their time is over, and count for when they came: so blocks are looked at that are as old as that.
     """
@@ -345,31 +569,33 @@ def _dead(status: ExperimentStatus, seen: Seen) -> str:
     run: list[Sequence[Block]] = []
     for number in range(oldest, newest):
         own = [blocks[number] for blocks in seen.blocks.values() if number in blocks]
-        run = [*run, own] if _is_dead(own) else []
-        if len(run) == _DEAD_BLOCKS and (not _keeps_units(status) or _fails_for_many(seen)):
-            canary = sum_of(names.CANARY, itertools.chain.from_iterable(run))
+        run = [*run, own] if _is_dead(pair, own) else []
+        if len(run) == _DEAD_BLOCKS and (not limits.keeps_units or _fails_for_many(pair, seen)):
+            arm = sum_of(pair.arm, itertools.chain.from_iterable(run))
             seconds = _DEAD_BLOCKS * tallies.BLOCK_S
-            return f"the candidate failed {canary.errors} of {canary.ended} requests in {seconds} s, while {names.STABLE} did not"
+            return (
+                f"{pair.who} failed {arm.errors} of {arm.ended} requests in {seconds} s, while {pair.control} did not"
+            )
     return ""
 
 
-def _fails_for_many(seen: Seen) -> bool:
-    """Whether the candidate has failed in most groups of those who asked it. One user may make most of its requests, and fail anywhere."""
+def _fails_for_many(pair: Pair, seen: Counted) -> bool:
+    """Whether the arm has failed in most groups of those who asked it. One user may make most of its requests, and fail anywhere."""
     told = tallies.groups_of(seen.tallies.attempt, seen.reports).values()
     total = functools.reduce(
-        grouped.plus, [own for rows in told for (_, arm), own in rows.items() if arm == names.CANARY], grouped.NOTHING
+        grouped.plus, [own for rows in told for (_, arm), own in rows.items() if arm == pair.arm], grouped.NOTHING
     )
     asked = [place for place, count in enumerate(total[0]) if count]
     return not asked or 2 * sum(total[1][place] > 0 for place in asked) > len(asked)
 
 
-def _is_dead(own: Sequence[Block]) -> bool:
-    canary, stable = sum_of(names.CANARY, own), sum_of(names.STABLE, own)
+def _is_dead(pair: Pair, own: Sequence[Block]) -> bool:
+    arm, control = sum_of(pair.arm, own), sum_of(pair.control, own)
     return (
-        canary.errors >= _DEAD_FAILURES
+        arm.errors >= _DEAD_FAILURES
         # What still runs may yet be answered: failures are often quicker than answers.
-        and canary.errors > _DEAD_SHARE * (canary.ended + canary.running)
-        and stable.errors < _FINE_SHARE * stable.ended
+        and arm.errors > _DEAD_SHARE * (arm.ended + arm.running)
+        and control.errors < _FINE_SHARE * control.ended
     )
 
 

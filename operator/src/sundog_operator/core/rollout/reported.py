@@ -5,8 +5,20 @@ from typing import Any, Final
 
 ERRORS: Final = ("server5xx", "edge5xx", "timeout", "truncated", "invalid")
 REJECTIONS: Final = ("client4xx", "throttled", "abortBefore", "abortDuring")
-EVENTS: Final = ("errors", "slow", "rejections")
+FIRST_ATTEMPT: Final = "firstAttemptFailed"
+"""The column of requests that another replica was tried for."""
+
+SLOW: Final = ("slow", "slow2", "slow3")
+"""What edges count of answers that take long: one for each latency of a plan, in the order in which its guardrails have them."""
+
+EVENTS: Final = ("errors", "slow", "rejections", "retried", *SLOW[1:])
 """What is told apart. No request is two of the first two: an error is no slow answer."""
+
+EVENTS_OF_ONE_LATENCY: Final = len(EVENTS) - len(SLOW) + 1
+"""How many of them, the first, there are where a plan has no more than one latency; others are stored only where they were counted."""
+
+FIRST_EVENTS: Final = 3
+"""How many of them, the first, what was stored before there were more tells apart."""
 
 MOST: Final = 2**53
 
@@ -19,6 +31,11 @@ def count(value: Any, most: int = 2**64) -> int:
     if type(value) is not int or not 0 <= value < most:
         raise ValueError(f"{value!r} is no count")
     return value
+
+
+def first_attempts(row: Mapping[str, Any]) -> int:
+    """For how many requests of a row another replica was tried; what it raises is `DAMAGED`."""
+    return count(row.get("retries", {}).get(FIRST_ATTEMPT, 0), MOST)
 
 
 def failed_and_refused(ends: Mapping[str, Any]) -> tuple[int, int]:

@@ -2,16 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Final
 
 from sundog_operator.api import (
     DEFAULT_MAX_DURATION,
     DEFAULT_MIN_DURATION,
+    MetricGuardrail,
     PlanGuardrail,
     PlanStep,
     Rollout,
     RolloutGuardrail,
     is_latency,
+    parse_duration,
 )
 
 BUSY_RPS: Final = 50.0
@@ -21,8 +24,12 @@ VERY_BUSY_RPS: Final = 1000.0
 LEAST_TIMED: Final = 100
 """Answers of stable that it takes to know a quantile. Which one exactly is found decides nothing: both arms are held to it."""
 
+LEAST_MARGIN_US: Final = 1000
+"""Of a latency: two processes of one model differ by some tenths of a millisecond for as long as they live, either way."""
+
 ERROR_RATE: Final = "errorRate"
 REJECTIONS: Final = "rejections"
+RETRIES: Final = "retries"
 ERROR_MARGIN: Final = 0.25
 
 
@@ -70,15 +77,22 @@ def default_steps(traffic: Traffic) -> tuple[PlanStep, ...]:
 
 
 def guardrails(rollout: Rollout, traffic: Traffic) -> tuple[PlanGuardrail, ...]:
-    """What a candidate is judged by. Errors and rejections are always looked at, for no harm may hide in them."""
-    given = rollout.guardrails or _defaults(traffic)
-    judged = tuple(_frozen(each, traffic) for each in given)
-    errors, rejections = (
-        PlanGuardrail(metric=ERROR_RATE, role="harm", margin=ERROR_MARGIN),
-        PlanGuardrail(metric=REJECTIONS, role="harm", margin=ERROR_MARGIN),
+    """What a candidate is judged by."""
+    # What Prometheus is asked for stands beside the metrics, and in the place of none.
+    given = [each for each in rollout.guardrails if each.metric is not None] or _defaults(traffic)
+    return with_harm(given, traffic)
+
+
+def with_harm(given: Sequence[MetricGuardrail], traffic: Traffic) -> tuple[PlanGuardrail, ...]:
+    """Guardrails as frozen. Errors, rejections and retries are always looked at, for no harm may hide in them."""
+    judged = with_thresholds([_frozen(each, traffic) for each in given], traffic)
+    known = {each.metric for each in judged}
+    hidden = (
+        PlanGuardrail(metric=metric, role="harm", margin=ERROR_MARGIN)
+        for metric in (ERROR_RATE, REJECTIONS, RETRIES)
+        if metric not in known
     )
-    hidden = all(each.metric != ERROR_RATE for each in judged)
-    return (*judged, *((errors, rejections) if hidden else (rejections,)))
+    return (*judged, *hidden)
 
 
 def _defaults(traffic: Traffic) -> tuple[RolloutGuardrail, ...]:
@@ -87,39 +101,55 @@ def _defaults(traffic: Traffic) -> tuple[RolloutGuardrail, ...]:
     return RolloutGuardrail(metric=ERROR_RATE), RolloutGuardrail(metric="latencyP95", margin="25%")
 
 
-def _frozen(guardrail: RolloutGuardrail, traffic: Traffic) -> PlanGuardrail:
+def _frozen(guardrail: MetricGuardrail, traffic: Traffic) -> PlanGuardrail:
     if guardrail.metric is None:
         raise ValueError("a guardrail without a metric of the edge is refused where specs are read")
     is_rate = guardrail.metric == ERROR_RATE
     margin = _share(guardrail.margin or ("25%" if is_rate else "10%"))
-    floor = (
-        _share(guardrail.floor or ("0.5%" if traffic.is_busy else "1%"))
-        if is_rate
-        else _latency_floor(guardrail.metric)
-    )
-    ceiling = None if guardrail.max is None else _share(guardrail.max)
-    return with_thresholds(PlanGuardrail(metric=guardrail.metric, margin=margin, floor=floor, max=ceiling), traffic)
+    if is_rate:
+        floor = _share(guardrail.floor or ("0.5%" if traffic.is_busy else "1%"))
+        ceiling = None if guardrail.max is None else _share(guardrail.max)
+        return PlanGuardrail(metric=guardrail.metric, margin=margin, floor=floor, max=ceiling)
+    floor = _latency_floor(guardrail.metric) if guardrail.floor is None else _share(guardrail.floor)
+    longest = None if guardrail.max is None else parse_duration(guardrail.max) // timedelta(microseconds=1)
+    return PlanGuardrail(metric=guardrail.metric, margin=margin, floor=floor, max_microseconds=longest)
 
 
 def _latency_floor(metric: str) -> float:
     """A tenth of the answers that are long by definition. Where nothing is long any more, as at night, no ratio could pass."""
-    return round((1 - _quantile(metric)) / 10, 6)
+    return round((1 - quantile(metric)) / 10, 6)
 
 
-def _quantile(metric: str) -> float:
+def quantile(metric: str) -> float:
+    """The share of answers that a latency is about, such as 0.99."""
     return int(metric.removeprefix("latencyP")) / 100
 
 
-def with_thresholds(guardrail: PlanGuardrail, traffic: Traffic) -> PlanGuardrail:
-    """A latency with the time that stable takes no longer than, as its name says how often; others, and known ones, as they are."""
-    if not is_latency(guardrail.metric) or guardrail.threshold_microseconds is not None:
-        return guardrail
-    found = traffic.quantile_us(_quantile(guardrail.metric))
-    if found is None:
-        return guardrail
+def latencies(guardrails: Sequence[PlanGuardrail]) -> tuple[PlanGuardrail, ...]:
+    """Those of a plan, in the order in which edges are told of them and count what takes long."""
+    return tuple(each for each in guardrails if is_latency(each.metric))
+
+
+def with_thresholds(guardrails: Sequence[PlanGuardrail], traffic: Traffic) -> tuple[PlanGuardrail, ...]:
+    """Latencies with the time that stable takes no longer than, as their names say how often; others, and known ones, as they are.
+
+    All become known at once, by the same answers: edges count by all of them or by none.
+    """
+    found = {
+        each.metric: traffic.quantile_us(quantile(each.metric))
+        for each in latencies(guardrails)
+        if each.threshold_microseconds is None
+    }
+    known = {metric: microseconds for metric, microseconds in found.items() if microseconds is not None}
+    if len(known) < len(found):
+        return tuple(guardrails)
+    return tuple(_known(each, known[each.metric]) if each.metric in known else each for each in guardrails)
+
+
+def _known(guardrail: PlanGuardrail, found: int) -> PlanGuardrail:
     update = {
         "threshold_microseconds": found,
-        "candidate_threshold_microseconds": round(found * (1 + guardrail.margin)),
+        "candidate_threshold_microseconds": found + max(round(found * guardrail.margin), LEAST_MARGIN_US),
     }
     return guardrail.model_copy(update=update)
 

@@ -1,12 +1,13 @@
 """Stable's traffic out of what the edges report, for a plan that is about to be frozen."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from sundog_operator.core import names
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.rollout.resolve import Traffic
-from sundog_operator.core.rollout.tallies import BLOCK_S, attempts_of, blocks_of, rows_of, sum_of
+from sundog_operator.core.rollout.tallies import BLOCK_S, BlockCounts, attempts_of, blocks_of, rows_of, sum_of
 
 _HOUR_S: Final = 3600
 _LEAST_S: Final = 60
@@ -17,14 +18,21 @@ _REPRESENTATIVE_S: Final = 600
 
 
 def of_attempts(
-    service: str, attempts: Sequence[str], reports: Sequence[EdgeReport], now_s: float, epoch: int = 0
+    service: str,
+    attempts: Sequence[str],
+    reports: Sequence[EdgeReport],
+    now_s: float,
+    made_s: float = 0.0,
+    epoch: int = 0,
 ) -> Traffic:
     """A service's traffic, with how long stable takes under these attempts: as the only arm, say, and in a rollout that goes on.
+
+    What came before `made_s` was another's, of the same name.
 
     Latencies are those of an epoch if one is given, for that is what both arms have in common: the same load, on the same machines. Else
     they are of all the time, if that was long enough to stand for what comes.
     """
-    past = _past(service, reports, now_s)
+    past = _past(service, reports, now_s, made_s)
     known = epoch or past.seconds >= _REPRESENTATIVE_S
     latencies, edges_us = _latencies(attempts, reports, epoch) if known else ([], ())
     if past.seconds < _LEAST_S:
@@ -42,10 +50,10 @@ class _Past(NamedTuple):
     failed: int = 0
 
 
-def _past(service: str, reports: Sequence[EdgeReport], now_s: float) -> _Past:
+def _past(service: str, reports: Sequence[EdgeReport], now_s: float, made_s: float) -> _Past:
     """Those of rollouts that have ended count as well, or there would be a gap."""
     attempts = attempts_of(service, reports)
-    since = int(now_s - _HOUR_S) // BLOCK_S
+    since = max(int(now_s - _HOUR_S) // BLOCK_S, -(-int(made_s) // BLOCK_S))
     seen = [
         (number, block)
         for attempt in sorted(attempts)
@@ -55,7 +63,9 @@ def _past(service: str, reports: Sequence[EdgeReport], now_s: float) -> _Past:
     ]
     if not seen:
         return _Past()
-    of_stable = sum_of(names.STABLE, (block for _, block in seen))
+    of_stable = functools.reduce(
+        BlockCounts.plus, (sum_of(arm, (block for _, block in seen)) for arm in names.OF_STABLE)
+    )
     ended = sum(counts.ended for _, block in seen for counts in block.arms.values())
     return _Past(now_s - min(number for number, _ in seen) * BLOCK_S, ended, of_stable.ended, of_stable.errors)
 
@@ -69,9 +79,21 @@ def _latencies(attempts: Sequence[str], reports: Sequence[EdgeReport], epoch: in
             continue
         for attempt in attempts:
             for _, row in rows_of(attempt, (report,)):
-                if row.get("arm") == names.STABLE and epoch in (0, row.get("epoch")):
+                if row.get("arm") in names.OF_STABLE and epoch in (0, row.get("epoch")):
                     total = [before + more for before, more in zip(total, _answers(row, len(total)), strict=True)]
     return total, edges
+
+
+def answered_within(attempt: str, arm: str, epoch: int, reports: Sequence[EdgeReport], microseconds: int) -> int:
+    """How many answers of an arm are known to have taken no longer, as far as edges that are there tell it by bucket."""
+    found = 0
+    for report in reports:
+        edges = _edges(report)
+        within = sum(edge <= microseconds for edge in edges)
+        for _, row in rows_of(attempt, (report,)):
+            if edges and row.get("arm") == arm and row.get("epoch") == epoch:
+                found += sum(_answers(row, len(edges) + 1)[:within])
+    return found
 
 
 def _edges(report: EdgeReport) -> tuple[int, ...]:

@@ -5,26 +5,30 @@ events vary with time comes in blocks of ten seconds of arrival, which are added
 sums once its requests have ended, and not looked at again.
 """
 
-import base64
 import functools
-import json
-import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple, Self
 
-from sundog_operator.core import names
+from sundog_operator.api import ArmStatus
+from sundog_operator.core import feedback, names
+from sundog_operator.core.feedback import Sums as FeedbackSums
 from sundog_operator.core.observed import EdgeReport
-from sundog_operator.core.rollout import grouped
+from sundog_operator.core.rollout import grouped, packing
 from sundog_operator.core.rollout.grouped import Grouped
 from sundog_operator.core.rollout.reported import (
     DAMAGED,
     ERRORS,
     EVENTS,
+    EVENTS_OF_ONE_LATENCY,
+    FIRST_ATTEMPT,
+    FIRST_EVENTS,
     MOST,
     REJECTIONS,
+    SLOW,
     count,
     failed_and_refused,
+    first_attempts,
     listed,
     places,
 )
@@ -43,6 +47,12 @@ _MOST_BEHIND_S: Final = 60
 _KEPT_BLOCKS: Final = 350
 _MOST_SOURCES: Final = 64
 _MOST_BYTES: Final = 4 << 20
+MOST_PACKED: Final = 524_288
+"""Characters that a status has room for."""
+
+_LATER_COLUMNS: Final = ("retried", *SLOW[1:])
+"""What may be missing in what was stored before it was counted."""
+
 _MOST_IN_A_BLOCK: Final = 10**8
 """So that sums of squares stay within 64 bits for any rollout."""
 
@@ -55,18 +65,24 @@ class Tally(NamedTuple):
     Attributes:
         assigned: all of them.
         errors: those that failed, as `ERRORS` has it.
-        slow: those that took long, answered or given up by the client.
+        slow: those that took long by the first latency of the plan, answered or given up by the client.
         rejections: those that were refused or given up, as `REJECTIONS` has it.
+        retried: those whose first replica did not answer, whatever became of them.
         lost: those that have ended, nobody knows how.
         running: those that have not ended, when that was last told.
+        slow2: those that took long by its second latency.
+        slow3: those that took long by its third.
     """
 
     assigned: int = 0
     errors: int = 0
     slow: int = 0
     rejections: int = 0
+    retried: int = 0
     lost: int = 0
     running: int = 0
+    slow2: int = 0
+    slow3: int = 0
 
     def plus(self, other: "Tally") -> "Tally":
         """Both together."""
@@ -89,14 +105,14 @@ Sums = tuple[int, int, int, int, int]
 """Σx, Σs, Σx², Σxs and Σs² over blocks, with x the candidate's events and s those of both arms."""
 
 NOTHING: Final[Sums] = (0, 0, 0, 0, 0)
-_NO_EVENTS: Final = ((0, 0),) * len(EVENTS)
 
 
 @dataclass(frozen=True, slots=True)
 class Dispersed:
     """Blocks of one length: how many are closed, for each kind of event the sums over them, and (x, s) of the one that is open.
 
-    None is open until the first one that is seen as a whole: one whose begin is missing would vary for that alone.
+    Of several arms that are compared with control those of the first come first. None is open until the first one that is seen as a
+    whole: one whose begin is missing would vary for that alone.
     """
 
     closed: int = 0
@@ -105,8 +121,9 @@ class Dispersed:
 
     def take(self, events: Sequence[tuple[int, int]], *, closes: bool) -> "Dispersed":
         """Take in one block of ten seconds, with which a block of this length may be over."""
+        nothing = ((0, 0),) * len(events)
         if not self.open:
-            return replace(self, open=_NO_EVENTS) if closes else self
+            return replace(self, open=nothing) if closes else self
         both = tuple((x + a, s + b) for (x, s), (a, b) in zip(self.open, events, strict=True))
         if not closes:
             return replace(self, open=both)
@@ -114,7 +131,12 @@ class Dispersed:
             (a + x, b + s, c + x * x, d + x * s, e + s * s)
             for (a, b, c, d, e), (x, s) in zip(self.sums, both, strict=True)
         )
-        return Dispersed(self.closed + 1, sums, _NO_EVENTS)
+        return Dispersed(self.closed + 1, sums, nothing)
+
+    def of(self, kind: int, arm: int = 0) -> Sums:
+        """The sums of one of `EVENTS`, of one of the arms."""
+        place = arm * len(EVENTS) + kind
+        return self.sums[place] if place < len(self.sums) else NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,15 +146,23 @@ class Folded:
     following: int
     lengths: tuple[Dispersed, ...] = (Dispersed(),) * len(LENGTHS)
 
+    @classmethod
+    def begun(cls, following: int, arms: int) -> "Folded":
+        """With nothing taken in yet, of so many arms beside control."""
+        return cls(following, (Dispersed(sums=(NOTHING,) * (arms * len(EVENTS))),) * len(LENGTHS))
+
 
 @dataclass(frozen=True, slots=True)
 class Tallies:
-    """What is known of one attempt. `sources` has for each process of an edge its tallies by epoch and arm, `groups` those by group."""
+    """What is known of one attempt. `sources` has for each process of an edge its tallies by epoch and arm, `groups` those by group,
+    `feedback` what was told of outcomes.
+    """
 
     attempt: str
     sources: Mapping[str, Mapping[tuple[int, str], Tally]] = field(default_factory=dict)
     folded: Mapping[int, Folded] = field(default_factory=dict)
     groups: grouped.Sources = field(default_factory=dict)
+    feedback: FeedbackSums = field(default_factory=FeedbackSums)
 
     def of(self, epoch: int, arm: str, present: Collection[str] = ()) -> Tally:
         """An arm's tally in an epoch over all sources; what runs at those that are not present is lost."""
@@ -142,42 +172,82 @@ class Tallies:
             total = total.plus(own if source in present else own.written_off())
         return total
 
+    def over_epochs(self, arm: str) -> Tally:
+        """An arm's tally over all sources and epochs, those that are no evidence too."""
+        rows = (tally for own in self.sources.values() for (_, name), tally in own.items() if name == arm)
+        return functools.reduce(Tally.plus, rows, Tally())
+
     def pack(self) -> str:
-        """For a status: `as_json` in short; empty where nothing was counted."""
-        if not self.sources:
+        """For a status: `as_json` in short; empty where nothing was counted.
+
+        Where that is too long, or more than is unpacked again, the groups of the oldest epochs are left out: what is in no group is
+        taken for one unit's.
+        """
+        if not self.sources and not self.feedback.store:
             return ""
-        return base64.b64encode(zlib.compress(json.dumps(self.as_json(), separators=(",", ":")).encode(), 9)).decode()
+        written, epochs = packing.plain(self.as_json()), [epoch for rows in self.groups.values() for epoch, _ in rows]
+        packed = packing.shortened(written)
+        if not epochs or (len(packed) <= MOST_PACKED and len(written) <= _MOST_BYTES):
+            return packed
+        oldest = min(epochs)
+        groups = {
+            source: {key: own for key, own in rows.items() if key[0] > oldest} for source, rows in self.groups.items()
+        }
+        return replace(self, groups=groups).pack()
 
     @classmethod
     def unpack(cls, text: str, attempt: str) -> "Tallies":
         """What `pack` gave; nothing counted yet where that is damaged, too large, or of another attempt."""
         try:
-            plain = zlib.decompressobj().decompress(base64.b64decode(text, validate=True), _MOST_BYTES)
-            return cls.from_json(json.loads(plain), attempt)
-        except (ValueError, zlib.error, RecursionError):
+            return cls.from_json(packing.unpacked(text, _MOST_BYTES), attempt)
+        except packing.UNREADABLE:
             return cls(attempt)
 
     def as_json(self) -> Json:
         """What is known, as plain JSON."""
+        kinds, columns = self._kinds(), self._columns()
         return {
             "version": VERSION,
             "attempt": self.attempt,
-            "columns": list(Tally._fields),
+            "columns": list(Tally._fields[:columns]),
+            "events": kinds,
             "sources": {
-                source: {f"{epoch}/{arm}": list(tally) for (epoch, arm), tally in sorted(rows.items())}
+                source: {f"{epoch}/{arm}": list(tally[:columns]) for (epoch, arm), tally in sorted(rows.items())}
                 for source, rows in sorted(self.sources.items())
             },
             "epochs": {
                 str(epoch): {
                     "following": each.following,
-                    "lengths": [
-                        [own.closed, list(map(list, own.sums)), list(map(list, own.open))] for own in each.lengths
-                    ],
+                    "lengths": [[own.closed, _first(kinds, own.sums), _first(kinds, own.open)] for own in each.lengths],
                 }
                 for epoch, each in sorted(self.folded.items())
             },
             **({"groups": grouped.as_json(self.groups)} if self.groups else {}),
+            **({"feedback": self.feedback.as_json()} if self.feedback.store else {}),
         }
+
+    def _kinds(self) -> int:
+        """How many of `EVENTS`, the first, are stored: what an operator of before there were several latencies reads, where that is all."""
+        used = (
+            place % len(EVENTS) + 1
+            for each in self.folded.values()
+            for own in each.lengths
+            for counts in (own.sums, own.open)
+            for place, count in enumerate(counts)
+            if any(count)
+        )
+        return max(EVENTS_OF_ONE_LATENCY, max(used, default=0))
+
+    def _columns(self) -> int:
+        """The same of the columns of tallies."""
+        used = (
+            place
+            for rows in self.sources.values()
+            for tally in rows.values()
+            for place, count in enumerate(tally, start=1)
+            if count
+        )
+        return max(len(Tally._fields) - len(SLOW) + 1, max(used, default=0))
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any] | None, attempt: str) -> "Tallies":
@@ -190,32 +260,52 @@ class Tallies:
                 source: dict(_row(key, counts, at) for key, counts in rows.items())
                 for source, rows in stored["sources"].items()
             }
-            folded = {int(epoch): _folded(each) for epoch, each in stored["epochs"].items()}
+            kinds = count(stored.get("events", FIRST_EVENTS))
+            folded = {int(epoch): _folded(each, kinds) for epoch, each in stored["epochs"].items()}
+            told = feedback.from_json(stored["feedback"]) if "feedback" in stored else FeedbackSums()
         except DAMAGED:
             return cls(attempt)
-        return cls(attempt, sources, folded, grouped.from_json(stored.get("groups", {})))
+        return cls(attempt, sources, folded, grouped.from_json(stored.get("groups", {})), told)
 
 
 def _row(key: str, counts: Sequence[int], at: Mapping[str, int]) -> tuple[tuple[int, str], Tally]:
     epoch, _, arm = key.partition("/")
-    return (int(epoch), arm), Tally(*(count(counts[at[name]]) for name in Tally._fields))
+    told = (name for name in Tally._fields if name in at or name not in _LATER_COLUMNS)
+    return (int(epoch), arm), Tally(**{name: count(counts[at[name]]) for name in told})
 
 
-def _folded(stored: Mapping[str, Any]) -> Folded:
-    lengths = tuple(Dispersed(count(closed), _sums(sums), _open(open_)) for closed, sums, open_ in stored["lengths"])
+def _folded(stored: Mapping[str, Any], kinds: int) -> Folded:
+    lengths = tuple(
+        Dispersed(count(closed), _sums(_of_kinds(sums, kinds, NOTHING)), _open(_of_kinds(open_, kinds, (0, 0))))
+        for closed, sums, open_ in stored["lengths"]
+    )
     if len(lengths) != len(LENGTHS):
         raise ValueError(f"{len(lengths)} lengths of blocks instead of {len(LENGTHS)}")
     return Folded(count(stored["following"]), lengths)
 
 
 def _sums(stored: Sequence[Sequence[int]]) -> tuple[Sums, ...]:
-    return tuple(
-        (count(a), count(b), count(c), count(d), count(e)) for _, (a, b, c, d, e) in zip(EVENTS, stored, strict=True)
-    )
+    if not stored:
+        raise ValueError("no sums of any kind of events")
+    return tuple((count(a), count(b), count(c), count(d), count(e)) for a, b, c, d, e in stored)
 
 
 def _open(stored: Sequence[Sequence[int]]) -> tuple[tuple[int, int], ...]:
-    return () if not stored else tuple((count(x), count(s)) for _, (x, s) in zip(EVENTS, stored, strict=True))
+    return tuple((count(x), count(s)) for x, s in stored)
+
+
+def _first(kinds: int, counts: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Of what is kept of each of `EVENTS`, arm by arm, that of the first so many."""
+    return [list(each) for place, each in enumerate(counts) if place % len(EVENTS) < kinds]
+
+
+def _of_kinds(stored: Sequence[Sequence[int]], kinds: int, nothing: Sequence[int]) -> list[Sequence[int]]:
+    """What is stored of the first so many of `EVENTS`, arm by arm, and nothing of the others."""
+    if not 0 < kinds <= len(EVENTS) or len(stored) % kinds:
+        raise ValueError(f"{len(stored)} entries are not those of {kinds} kinds of events")
+    missing = [nothing] * (len(EVENTS) - kinds)
+    arms = (stored[place : place + kinds] for place in range(0, len(stored), kinds))
+    return [each for arm in arms for each in (*arm, *missing)]
 
 
 def attempts_of(service: str, reports: Iterable[EdgeReport]) -> set[str]:
@@ -253,6 +343,9 @@ class BlockCounts(NamedTuple):
     errors: int = 0
     slow: int = 0
     rejections: int = 0
+    retried: int = 0
+    slow2: int = 0
+    slow3: int = 0
     ended: int = 0
     running: int = 0
 
@@ -280,11 +373,10 @@ class Block:
         """How many of its requests still run."""
         return sum(counts.running for counts in self.arms.values())
 
-    @property
-    def events(self) -> list[tuple[int, int]]:
-        """(x, s) of each kind of event."""
-        stable, canary = self.of(names.STABLE), self.of(names.CANARY)
-        return [(x, x + other) for x, other in zip(canary[: len(EVENTS)], stable, strict=False)]
+    def events(self, control: str = names.STABLE, arms: Sequence[str] = (names.CANARY,)) -> list[tuple[int, int]]:
+        """(x, s) of each kind of event, of each arm that is compared with control."""
+        beside = self.of(control)[: len(EVENTS)]
+        return [(x, x + other) for arm in arms for x, other in zip(self.of(arm), beside, strict=False)]
 
 
 Blocks = Mapping[int, Mapping[int, Block]]
@@ -305,12 +397,16 @@ class Look:
         in_force: the epoch that requests are assigned to now.
         now_s: Unix seconds.
         timeout_s: after which a request that has not ended is not waited for.
+        control: the arm that others are compared with.
+        arms: those others.
     """
 
     epochs: Sequence[int]
     in_force: int
     now_s: float
     timeout_s: float
+    control: str = names.STABLE
+    arms: Sequence[str] = (names.CANARY,)
 
 
 def take(before: Tallies, reports: Sequence[EdgeReport], blocks: Blocks, look: Look) -> Tallies:
@@ -334,7 +430,8 @@ def take(before: Tallies, reports: Sequence[EdgeReport], blocks: Blocks, look: L
         for each in (before.groups, groups_of(before.attempt, reports))
     )
     groups = grouped.take(known_groups, told_groups, present)
-    return Tallies(before.attempt, _bounded(sources, present), _fold(before, reports, blocks, look), groups)
+    folded = _fold(before, reports, blocks, look)
+    return Tallies(before.attempt, _bounded(sources, present), folded, groups, before.feedback)
 
 
 def groups_of(attempt: str, reports: Iterable[EdgeReport]) -> grouped.Sources:
@@ -364,6 +461,18 @@ def ungrouped(attempt: str, reports: Iterable[EdgeReport]) -> list[str]:
     )
 
 
+def counting_fewer(attempt: str, reports: Iterable[EdgeReport], latencies: int) -> list[str]:
+    """The pods of edges that count requests of an attempt, and do not tell how many took long by each of so many latencies."""
+    wanted = SLOW[:latencies]
+    return sorted(
+        {
+            source.partition("/")[0]
+            for source, row in rows_of(attempt, reports)
+            if any(name not in row for name in wanted[1:])
+        }
+    )
+
+
 def _bounded(
     sources: dict[str, dict[tuple[int, str], Tally]], present: Collection[str]
 ) -> dict[str, dict[tuple[int, str], Tally]]:
@@ -388,8 +497,10 @@ def _tally(row: Mapping[str, Any]) -> Tally:
         errors=errors,
         slow=of("slow"),
         rejections=rejections,
+        retried=first_attempts(row),
         lost=of("lost"),
         running=of("inFlight"),
+        **{name: of(name) for name in SLOW[1:]},
     )
 
 
@@ -421,7 +532,11 @@ def _block_counts(counts: Sequence[Any], at: Mapping[str, int]) -> BlockCounts:
         return sum(count(counts[at[name]], _MOST_IN_A_BLOCK) for name in columns)
 
     errors, rejections = of(*ERRORS), of(*REJECTIONS)
-    return BlockCounts(errors, of("slow"), rejections, errors + rejections + of("ok"), of("inFlight"))
+    # An edge of a version before does not tell of all of them.
+    retried, *further = (of(name) if name in at else 0 for name in (FIRST_ATTEMPT, *SLOW[1:]))
+    ended, running = errors + rejections + of("ok"), of("inFlight")
+    told = BlockCounts(errors, of("slow"), rejections, retried, ended=ended, running=running)
+    return told._replace(**dict(zip(SLOW[1:], further, strict=True)))
 
 
 def _fold(before: Tallies, reports: Sequence[EdgeReport], blocks: Blocks, look: Look) -> Mapping[int, Folded]:
@@ -433,7 +548,7 @@ def _fold(before: Tallies, reports: Sequence[EdgeReport], blocks: Blocks, look: 
         own = blocks.get(epoch, {})
         if epoch not in folded and not own:
             continue
-        known = folded.get(epoch) or Folded(min(own))
+        known = folded.get(epoch) or Folded.begun(min(own), len(look.arms))
         # Of the last block of an epoch that is over only the beginning is its own.
         last = int(look.now_s) // BLOCK_S if epoch == look.in_force else max(own, default=known.following)
         folded[epoch] = _fold_epoch(known, own, last, look)
@@ -463,8 +578,9 @@ def _fold_epoch(known: Folded, blocks: Mapping[int, Block], end: int, look: Look
         if look.now_s < over_s or (block.running and look.now_s < over_s + look.timeout_s):
             break
         following += 1
+        events = block.events(look.control, look.arms)
         lengths = tuple(
-            own.take(block.events, closes=following % length == 0) for own, length in zip(lengths, LENGTHS, strict=True)
+            own.take(events, closes=following % length == 0) for own, length in zip(lengths, LENGTHS, strict=True)
         )
     return Folded(following, lengths)
 
@@ -485,3 +601,9 @@ def overdue(attempt: str, reports: Iterable[EdgeReport], now_s: float, timeout_s
 def _late(row: Mapping[str, Any], before_s: float) -> int:
     told = [(count(start), count(running, MOST)) for start, running in listed(row.get("inFlightSince"))]
     return sum(running for start, running in told if start < before_s)
+
+
+def never_fewer(arm: ArmStatus, told: tuple[int, int], counted: Tallies | None) -> tuple[int, int]:
+    """An arm's requests and errors, given what edges tell now: who is gone, or does not answer, takes back nothing that was counted."""
+    own = counted.over_epochs(arm.name) if counted is not None else Tally()
+    return max(arm.requests, told[0], own.assigned), max(arm.errors, told[1], own.errors)

@@ -59,10 +59,12 @@ def outside(opening: datetime) -> str:
 
 def _problems(window: Window, place: str) -> Iterator[Violation]:
     try:
-        CronSim(window.cron, _ANY_TIME)
+        next(CronSim(window.cron, _ANY_TIME))
     except CronSimError as error:
         why = str(error).lower()
         yield Violation(f"{place}.cron", f"{found(window.cron)} is not a cron line such as 0 9 * * 1-5: {why}")
+    except StopIteration:
+        yield Violation(f"{place}.cron", f"{found(window.cron)} names no day that ever comes")
     try:
         ZoneInfo(window.tz)
     except (ZoneInfoNotFoundError, ValueError, OSError):
@@ -84,4 +86,7 @@ def _look(windows: Sequence[Window], now: datetime) -> tuple[bool, datetime]:
 def _first_after(window: Window, start: datetime) -> datetime:
     """Its first opening after an instant, in UTC. One that opened at the first of two equal hours is not met again in the second."""
     openings = CronSim(window.cron, start.astimezone(ZoneInfo(window.tz)))
-    return next(opening for each in openings if (opening := each.astimezone(UTC)) > start)
+    found = next((opening for each in openings if (opening := each.astimezone(UTC)) > start), None)
+    if found is None:
+        raise CronSimError(f"{window.cron} names no day that ever comes")
+    return found

@@ -141,7 +141,7 @@ class Seen:
     def weights(self) -> dict[int, int]:
         """Configured percent of traffic by revision."""
         shown = (self.status.stable, self.status.candidate)
-        return {revision.revision: revision.weight for revision in shown if revision is not None}
+        return {revision.revision: int(revision.weight) for revision in shown if revision is not None}
 
     def explain(self) -> str:
         """Where it stands, in one line."""

@@ -30,14 +30,18 @@ def columns() -> Mapping[str, Sequence[Mapping[str, Any]]]:
 
 
 def admit(obj: Object, before: Object | None) -> Sequence[str]:
-    """What is wrong with an object of ours, one line per violation, as the CRD's schema and rules have it."""
+    """What is wrong with an object of ours, one line per violation, as the CRD's schema and rules have it.
+
+    What was wrong before may stay so: of a rule that is new, edits of something else are not the place to tell.
+    """
     if obj.get("kind") not in RESOURCES:
         return ()
-    found = [str(violation) for violation in violations(obj)]
+    stored = set() if before is None else set(violations(before))
+    found = [str(violation) for violation in violations(obj) if violation not in stored]
     if found or before is None:
         return found
     try:
-        old = parse(before)
+        old, new = parse(before), parse(obj)
     except SpecError:
         return ()
-    return [str(violation) for violation in refused_changes(old, parse(obj))]
+    return [str(violation) for violation in refused_changes(old, new)]

@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,9 +15,12 @@ import click
 from sundog_operator.adapters.local.process_table import MachineTable
 from sundog_operator.adapters.local.processes import marked
 from sundog_operator.adapters.local.state_directory import StateDirectory
+from sundog_operator.api.installation import PrometheusServer
+from sundog_operator.api.validation import check
+from sundog_operator.shell.addresses import LocalPath
 from sundog_operator.shell.exits import CommandFailed, Exit
 from sundog_operator.shell.local import place
-from sundog_operator.shell.local.instance import Stop, run, signals, take_down
+from sundog_operator.shell.local.instance import Parts, Stop, real_world, run, signals, take_down
 from sundog_operator.shell.local.views import LineView, TableView, View
 
 _END_S: Final = 60.0
@@ -42,27 +46,45 @@ def local() -> None:
     """Serve manifests on this machine, without a cluster."""
 
 
+def _checked_url(_context: click.Context, _parameter: click.Parameter, url: str) -> str:
+    """The same rules as in an installation."""
+    server, wrong = check(PrometheusServer, {"url": url})
+    if server is None:
+        raise click.BadParameter("; ".join(each.message for each in wrong))
+    return server.url
+
+
 @local.command()
-@click.argument("path", type=click.Path(exists=True, path_type=Path))
+@click.argument("path", type=LocalPath())
 @which
 @click.option("-n", "--namespace", default="default", show_default=True, help="Of objects that name none.")
 @click.option("-q", "--quiet", is_flag=True, help="Show problems only.")
-def up(path: Path, state_dir: Path | None, instance: str | None, namespace: str, quiet: bool) -> int:
+@click.option(
+    "--prometheus",
+    metavar="URL",
+    default="",
+    callback=_checked_url,
+    help="The Prometheus that guardrails and analyses of rollouts are read from, such as http://127.0.0.1:9090.",
+)
+def up(path: Path, state_dir: Path | None, instance: str | None, namespace: str, quiet: bool, prometheus: str) -> int:
     """Serve the manifests at PATH, a file or a folder, until Ctrl-C.
 
-    Saving a manifest applies it; removing one deletes what it described. A later start goes on where this one ended.
+    Saving a manifest applies it; removing one deletes what it described, and emptying one does not.
+    A later start goes on where this one ended.
     In a manifest, file://${MANIFEST_DIR} stands for the folder that the manifest is in.
     """
     where = place.choose(state_dir, instance, os.environ)
-    return asyncio.run(_up(where, Path(os.path.abspath(path)), namespace, quiet))  # noqa: PTH100 links are kept
+    parts = Parts(world=partial(real_world, prometheus=prometheus))
+    absolute = Path(os.path.abspath(path))  # noqa: PTH100 links are kept
+    return asyncio.run(_up(where, absolute, namespace, quiet, parts))
 
 
-async def _up(where: Path, path: Path, namespace: str, quiet: bool) -> int:
+async def _up(where: Path, path: Path, namespace: str, quiet: bool, parts: Parts) -> int:
     stop = Stop()
     view = _view(where, quiet)
     try:
         with signals(stop):
-            return await run(where, path, stop, view, namespace=namespace)
+            return await run(where, path, stop, view, namespace=namespace, parts=parts)
     finally:
         view.close()
 

@@ -8,9 +8,9 @@ from typing import Final
 import orjson
 from watchfiles import Change, awatch
 
-from sundog_operator.adapters.memory_kubernetes import Invalid, MemoryKubernetes
-from sundog_operator.errors import Conflict, SundogError
-from sundog_operator.ports import Clock, Ref
+from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
+from sundog_operator.errors import Conflict, Invalid, SundogError
+from sundog_operator.ports import Clock, Object, Ref
 from sundog_operator.shell import manifests
 from sundog_operator.shell.exits import one_line
 from sundog_operator.shell.local.origins import Origin, Origins
@@ -27,7 +27,8 @@ class ManifestFiles:
 
     A document is applied at the start and whenever it changed, so what `sundog apply` did meanwhile stays until then.
     An error is shown once, and what serves is kept. An object is deleted only if it came from a file at this very path
-    that can be read and does not describe it any more: who starts with another path by mistake loses nothing.
+    that was removed, or that can be read and describes others: who starts with another path by mistake loses nothing, and
+    neither does who empties a file.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class ManifestFiles:
         self._digests: dict[Ref, str] = {}
         self._applied: set[Ref] = set()
         self._told: set[str] = set()
+        self._told_empty: set[str] = set()
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -64,15 +66,19 @@ class ManifestFiles:
         reading = await self._apply_all()
         self._tell_of_others({document.ref for document in reading.documents})
         await self._delete(self._gone(reading))
+        self._tell_of_empty(await self._kept(reading))
 
     async def sync(self) -> None:
         """Apply what changed, and delete what was taken out."""
-        gone = self._gone(await self._apply_all())
-        if not gone:
-            return
-        # A file that is being saved can be empty for a moment.
-        await self._clock.sleep(_GRACE_S)
-        await self._delete(gone & self._gone(await self._apply_all()))
+        reading = await self._apply_all()
+        gone, kept = self._gone(reading), await self._kept(reading)
+        if gone or not kept <= self._told_empty:
+            # A file that is being saved can be empty for a moment.
+            await self._clock.sleep(_GRACE_S)
+            reading = await self._apply_all()
+            gone, kept = gone & self._gone(reading), await self._kept(reading)
+        await self._delete(gone)
+        self._tell_of_empty(kept)
 
     def _concerns_us(self, _change: Change, path: str) -> bool:
         return manifests.is_manifest(Path(path).name) if self._is_folder else Path(path) == self._root
@@ -88,13 +94,24 @@ class ManifestFiles:
             if self._digests.get(document.ref) != digest:
                 self._digests[document.ref] = digest
                 await self._apply(document)
-            elif document.ref in self._applied and await self._kube.get(document.ref) is None:
-                self._applied.discard(document.ref)
-                self._view.notice(
-                    f"{document.ref} was deleted; {document.source} still describes it, so an edit or the next start"
-                    " makes it again"
-                )
+            elif document.ref in self._applied:
+                await self._look_after(document)
         return reading
+
+    async def _look_after(self, document: Document) -> None:
+        """Of an object that is described as it was: that it was deleted meanwhile, or where it is described now."""
+        stored = await self._kube.get(document.ref)
+        if stored is not None:
+            self._remember(document, stored)
+            return
+        self._applied.discard(document.ref)
+        self._view.notice(
+            f"{document.ref} was deleted; {document.source} still describes it, so an edit or the next start makes it again"
+        )
+
+    def _remember(self, document: Document, stored: Object) -> None:
+        path = "" if document.path is None else str(document.path.absolute())
+        self._origins.remember(document.ref, Origin(path, stored["metadata"]["uid"]))
 
     async def _apply(self, document: Document) -> None:
         ref = document.ref
@@ -107,21 +124,35 @@ class ManifestFiles:
         except SundogError as err:
             self._view.problem(f"{document.source}: {one_line(err)}")
             return
-        path = "" if document.path is None else str(document.path.absolute())
-        self._origins.remember(ref, Origin(path, stored["metadata"]["uid"]))
+        self._remember(document, stored)
         self._applied.add(ref)
         if not manifests.is_same(before, stored):
             self._view.notice(f"{ref} {'changed' if before else 'created'} from {document.source}")
 
     def _gone(self, reading: Reading) -> set[Ref]:
-        """Objects that came from a file and are in no manifest any more. What cannot be read takes nothing with it."""
+        """Objects that came from a file and are in no manifest any more. What cannot be read, or is empty, takes nothing with it."""
         present = {document.ref for document in reading.documents}
         if self._is_folder and not self._root.is_dir():
             return set()
         return {
             ref
             for ref, origin in self._origins.all().items()
-            if ref not in present and self._is_here(origin) and not reading.may_hold(Path(origin.path), ref.name)
+            if ref not in present
+            and self._is_here(origin)
+            and Path(origin.path) not in reading.empty
+            and not reading.may_hold(Path(origin.path), ref.name)
+        }
+
+    async def _kept(self, reading: Reading) -> set[str]:
+        """Of each file that describes nothing any more, what is told of the objects that it described."""
+        present = {document.ref for document in reading.documents}
+        kept: dict[str, list[str]] = {}
+        for ref, origin in sorted(self._origins.all().items()):
+            if ref not in present and Path(origin.path) in reading.empty and await self._kube.get(ref) is not None:
+                kept.setdefault(origin.path, []).append(str(ref))
+        return {
+            f"{path}: describes nothing; kept until the file is removed: {', '.join(refs)}"
+            for path, refs in kept.items()
         }
 
     def _is_here(self, origin: Origin) -> bool:
@@ -134,6 +165,11 @@ class ManifestFiles:
                 self._view.notice(
                     f"{ref} stays, though it came from {origin.path} and not from {self._root}; sundog delete takes it away"
                 )
+
+    def _tell_of_empty(self, kept: set[str]) -> None:
+        for line in sorted(kept - self._told_empty):
+            self._view.problem(line)
+        self._told_empty = kept
 
     async def _delete(self, refs: set[Ref]) -> None:
         for ref in sorted(refs):

@@ -15,6 +15,7 @@ import aiohttp
 
 from sundog_operator.adapters.clock import SystemClock
 from sundog_operator.adapters.edges import HttpEdges
+from sundog_operator.adapters.exposure_logs import EdgeLogs
 from sundog_operator.adapters.local.edge import LocalEdge
 from sundog_operator.adapters.local.process_table import MachineTable
 from sundog_operator.adapters.local.processes import Processes
@@ -23,6 +24,7 @@ from sundog_operator.adapters.local.state_directory import StateDirectory
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
 from sundog_operator.adapters.memory_kubernetes.facade import serve
 from sundog_operator.adapters.memory_kubernetes.kubeconfig import write_kubeconfig
+from sundog_operator.adapters.prometheus import HttpPrometheus
 from sundog_operator.adapters.ray_serve import RayServe, one_token
 from sundog_operator.adapters.webhooks import HttpWebhooks, Reach
 from sundog_operator.app.loop import Operator
@@ -45,6 +47,7 @@ _ORIGINS: Final = "origins.json"
 _LOG: Final = "sundog.log"
 _LOG_BYTES: Final = 5 * 2**20
 _SETTINGS: Final = Settings(identity="sundog-local", runtime_image="local", edge_image="local")
+_QUERY_S: Final = 10.0
 _KILL_ROUNDS: Final = 100
 _KILL_PAUSE_S: Final = 0.1
 
@@ -64,10 +67,15 @@ def real_controllers(kube: Kubernetes, state: Path, clock: Clock) -> Sequence[Co
     return LocalRay(kube, state, clock), LocalEdge(kube, state, clock)
 
 
-def real_world(kube: Kubernetes, session: aiohttp.ClientSession, ray_token: str, clock: Clock) -> World:
-    """Ray Serve, the edges and webhooks over HTTP."""
+def real_world(
+    kube: Kubernetes, session: aiohttp.ClientSession, ray_token: str, clock: Clock, *, prometheus: str = ""
+) -> World:
+    """Ray Serve, the edges, webhooks and, where it has a URL, Prometheus over HTTP."""
     serve, webhooks = RayServe(session, one_token(ray_token)), HttpWebhooks(Reach(own_machine=True))
-    return World(kube, serve, HttpEdges(session), webhooks, clock, _SETTINGS)
+    asked = HttpPrometheus(session, prometheus, _QUERY_S) if prometheus else None
+    return World(
+        kube, serve, HttpEdges(session), webhooks, clock, _SETTINGS, prometheus=asked, exposure_logs=EdgeLogs()
+    )
 
 
 @dataclass(frozen=True, slots=True)

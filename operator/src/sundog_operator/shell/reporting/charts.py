@@ -1,17 +1,17 @@
 """The charts of a report as lines, bars and dots of a drawing of 400 × 200: what goes where, and nothing of how it looks. Pure."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from sundog_operator.shell.reporting import scales
-from sundog_operator.shell.reporting.content import Bound, Look, Metric, Report, told_interval
+from sundog_operator.shell.reporting.content import OUTSIDE, ROLLOUT, Bound, Look, Metric, Report, told_interval
 from sundog_operator.shell.reporting.scales import Scale, Tick
 
 WIDTH: Final = 400
 HEIGHT: Final = 200
-LEFT: Final = 46
+LEFT: Final = 50
 RIGHT: Final = 388
 TOP: Final = 10
 BOTTOM: Final = 172
@@ -23,6 +23,18 @@ _ENOUGH: Final = 20
 
 _BEYOND: Final = 2.5
 """How many times further than what must be seen the ends of early intervals may take an axis."""
+
+_WIDE: Final = 3.0
+"""Of a line, with what has to be between it and the next one."""
+
+_TOGETHER: Final = "together"
+"""The kind of the line of all arms beside control."""
+
+_ROOM: Final = 1.1
+"""What is above the greatest weight, for lines that lie beside its own."""
+
+_COLOURED: Final = {"Better": "better", "Worse": "worse", "Passed": "passed", "Harm": "harm"}
+"""The verdicts that have a colour of their own."""
 
 _LEAST_RATIO: Final = 1e-6
 
@@ -91,7 +103,7 @@ def charts_of(report: Report) -> list[Chart]:
     """Traffic, requests, and each metric of which anything is known."""
     time = Scale(0.0, report.seconds, LEFT, RIGHT)
     metrics = [_of_metric(metric, number, time) for number, metric in enumerate(report.metrics) if metric.bounds]
-    return [*_of_looks(report.looks, time), *metrics]
+    return [*_of_looks(report, time), *metrics]
 
 
 def elapsed(seconds: float) -> str:
@@ -101,85 +113,209 @@ def elapsed(seconds: float) -> str:
     return f"{hours}:{minute:02}:{second:02}"
 
 
-def _of_looks(looks: Sequence[Look], time: Scale) -> Iterator[Chart]:
-    if looks:
-        yield _share(looks, time)
-        yield _requests(looks, time)
+def _of_looks(report: Report, time: Scale) -> Iterator[Chart]:
+    if report.looks:
+        yield _share(report.looks, time) if report.kind == ROLLOUT else _shares(report, time)
+        yield _requests(report, time)
 
 
 def _share(looks: Sequence[Look], time: Scale) -> Chart:
-    up = scales.count_scale(max(look.weight for look in looks), BOTTOM, TOP)
-    steps = [(look.at_s, float(look.weight)) for look in looks]
-    observed = list(_observed(looks))
-    line = _stepped([*steps, (time.high, steps[-1][1])], time, up)
-    by_time = dict(observed)
+    """Of a rollout: stable has what its candidate has not."""
+    up = scales.percent_scale(max(look.weight for look in looks), BOTTOM, TOP)
+    counted = [None if shares is None else shares[-1] for shares in _counted(looks)]
+    line = _joined(_held(looks, [up.at(look.weight) for look in looks], time))
     return Chart(
         ident="share",
         title="Traffic of the candidate",
         description="The percent of the traffic that goes to the candidate over time, as configured and as counted between two looks.",
         legend=(("candidate", "configured"), ("observed", "counted")),
         x_ticks=tuple(scales.time_ticks(time, _APART_X)),
-        y_ticks=tuple(Tick(tick.at, f"{tick.text} %") for tick in scales.count_ticks(up)),
+        y_ticks=tuple(scales.percent_ticks(up)),
         head=("time", "configured", "counted until then"),
         rows=tuple(
-            (elapsed(at), f"{weight:g} %", f"{by_time[at]:.3g} %" if at in by_time else "–") for at, weight in steps
+            (elapsed(look.at_s), f"{look.weight:g} %", _share_told(share))
+            for look, share in zip(looks, counted, strict=True)
         ),
         lines=(Line("candidate", line),),
-        dots=tuple(Dot("observed", _place(time.at(at)), _place(up.at(share))) for at, share in observed),
-        area=f"{_place(time.at(steps[0][0]))},{BOTTOM} {line} {_place(time.end)},{BOTTOM}",
+        dots=tuple(_dots("observed", looks, counted, time, up)),
+        area=f"{_place(time.at(looks[0].at_s))},{BOTTOM} {line} {_place(time.end)},{BOTTOM}",
     )
 
 
-def _observed(looks: Sequence[Look]) -> Iterator[tuple[float, float]]:
-    """(time, percent) of the requests that the candidate got since the look before."""
+@dataclass(frozen=True, slots=True)
+class Course:
+    """What somebody was to get from each look on, and got until then, in percent; None where that is not known."""
+
+    kind: str
+    name: str
+    weights: Sequence[float | None]
+    counted: Sequence[float | None]
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether any weight is known."""
+        return any(weight is not None for weight in self.weights)
+
+
+def _shares(report: Report, time: Scale) -> Chart:
+    """Of an experiment: a line for control and one for each arm."""
+    looks, courses = report.looks, list(courses_of(report))
+    drawn = [course for course in courses if course.is_drawn]
+    most = max(filter(None, (weight for course in drawn for weight in course.weights)), default=0)
+    up = scales.percent_scale(min(most * _ROOM, 100), BOTTOM, TOP)
+    return Chart(
+        ident="share",
+        title="Traffic of the arms",
+        description=(
+            "The percent of the traffic that goes to control and to each arm over time, as configured and as counted between two looks;"
+            " what is left is stable's, outside of the experiment. Lines of the same percent lie side by side."
+        ),
+        legend=(*((course.kind, course.name) for course in courses), ("counted", "counted")),
+        x_ticks=tuple(scales.time_ticks(time, _APART_X)),
+        y_ticks=tuple(scales.percent_ticks(up)),
+        head=("time", *(name for course in courses for name in _heads(course))),
+        rows=tuple(
+            (elapsed(look.at_s), *(cell for course in courses for cell in _cells(course, number)))
+            for number, look in enumerate(looks)
+        ),
+        lines=tuple(
+            Line(course.kind, _joined(_held(looks, heights, time)))
+            for course, heights in zip(drawn, _heights(drawn, up), strict=True)
+        ),
+        dots=tuple(dot for course in courses for dot in _dots(course.kind, looks, course.counted, time, up)),
+    )
+
+
+def courses_of(report: Report) -> Iterator[Course]:
+    """Those of control and of the arms; before them what all arms had together, where a history has no more than that."""
+    looks, counted = report.looks, _counted(report.looks)
+    if any(look.weights is None for look in looks):
+        sums = [float(look.weight) if look.weights is None else None for look in looks]
+        yield Course(_TOGETHER, "beside control, rounded", sums, [None] * len(looks))
+    for place, lane in enumerate(report.lanes):
+        if lane.kind != OUTSIDE:
+            yield Course(
+                lane.kind,
+                lane.name,
+                [None if look.weights is None else look.weights[place] for look in looks],
+                [None if shares is None else shares[place] for shares in counted],
+            )
+
+
+def _heads(course: Course) -> Iterator[str]:
+    if course.is_drawn:
+        yield course.name
+    if course.kind != _TOGETHER:
+        yield f"{course.name}, counted"
+
+
+def _cells(course: Course, number: int) -> Iterator[str]:
+    weight = course.weights[number]
+    if course.is_drawn:
+        yield "–" if weight is None else f"{weight:g} %"
+    if course.kind != _TOGETHER:
+        yield _share_told(course.counted[number])
+
+
+def _share_told(share: float | None) -> str:
+    return "–" if share is None else f"{share:.3g} %"
+
+
+def _counted(looks: Sequence[Look]) -> list[tuple[float, ...] | None]:
+    """Percent of the requests that each lane got since the look before; None where they were too few to tell."""
+    found: list[tuple[float, ...] | None] = [None]
     for before, look in itertools.pairwise(looks):
-        stable, canary = (new - old for new, old in zip(look.requests, before.requests, strict=True))
-        if min(stable, canary) >= 0 and stable + canary >= _ENOUGH:
-            yield look.at_s, 100 * canary / (stable + canary)
+        since = [new - old for new, old in zip(look.requests, before.requests, strict=True)]
+        known = min(since) >= 0 and sum(since) >= _ENOUGH
+        found.append(tuple(100 * each / sum(since) for each in since) if known else None)
+    return found
 
 
-def _requests(looks: Sequence[Look], time: Scale) -> Chart:
-    up = scales.count_scale(max(max(look.requests) for look in looks), BOTTOM, TOP)
-    lines = tuple(
-        Line(kind, _joined([(look.at_s, float(look.requests[index])) for look in looks], time, up))
-        for index, kind in enumerate(("stable", "candidate"))
-    )
+def _dots(kind: str, looks: Sequence[Look], shares: Sequence[float | None], time: Scale, up: Scale) -> Iterator[Dot]:
+    for look, share in zip(looks, shares, strict=True):
+        if share is not None:
+            yield Dot(kind, _place(time.at(look.at_s)), _place(up.at(share)))
+
+
+def _heights(courses: Sequence[Course], up: Scale) -> list[list[float | None]]:
+    """Where the line of each course is from each look on; what would lie on each other lies side by side."""
+    found: list[list[float | None]] = [[] for _ in courses]
+    for weights in zip(*(course.weights for course in courses), strict=True):
+        apart = iter(_side_by_side([up.at(weight) for weight in weights if weight is not None]))
+        for heights, weight in zip(found, weights, strict=True):
+            heights.append(None if weight is None else next(apart))
+    return found
+
+
+def _side_by_side(heights: Sequence[float]) -> list[float]:
+    """Heights of lines with those that are closer than lines are wide moved apart, in their order and around where they were."""
+    order = sorted(range(len(heights)), key=heights.__getitem__)
+    groups: list[list[int]] = []
+    for place in order:
+        if groups and heights[place] - heights[groups[-1][-1]] < _WIDE:
+            groups[-1].append(place)
+        else:
+            groups.append([place])
+    found = [0.0] * len(heights)
+    for group in groups:
+        reach = _WIDE * (len(group) - 1)
+        middle = sum(heights[place] for place in group) / len(group)
+        top = min(max(middle - reach / 2, TOP), BOTTOM - reach)
+        for number, place in enumerate(group):
+            found[place] = top + number * _WIDE
+    return found
+
+
+def _held(looks: Sequence[Look], heights: Sequence[float | None], time: Scale) -> list[tuple[float, float]]:
+    """Each height holds until the next look, the last one until the end."""
+    ends = [*(time.at(look.at_s) for look in looks), time.end]
+    known = [(x, after, y) for (x, after), y in zip(itertools.pairwise(ends), heights, strict=True) if y is not None]
+    return [place for x, after, y in known for place in ((x, y), (after, y))]
+
+
+def _requests(report: Report, time: Scale) -> Chart:
+    looks = report.looks
+    drawn = [(place, lane) for place, lane in enumerate(report.lanes) if lane.kind != OUTSIDE]
+    up = scales.count_scale(max(look.requests[place] for look in looks for place, _ in drawn), BOTTOM, TOP)
+    who = "stable and the candidate" if report.kind == ROLLOUT else "control and each arm"
     return Chart(
         ident="requests",
         title="Requests by arm",
-        description="How many requests stable and the candidate have got since the rollout began.",
-        legend=(("stable", "stable"), ("candidate", "candidate")),
+        description=f"How many requests {who} have got since the begin.",
+        legend=tuple((lane.kind, lane.name) for _, lane in drawn),
         x_ticks=tuple(scales.time_ticks(time, _APART_X)),
         y_ticks=tuple(scales.count_ticks(up)),
-        head=("time", "stable", "errors", "candidate", "errors"),
+        head=("time", *(name for lane in report.lanes for name in (lane.name, "errors"))),
         rows=tuple(
             (elapsed(look.at_s), *(str(each) for pair in zip(look.requests, look.errors, strict=True) for each in pair))
             for look in looks
         ),
-        lines=lines,
+        lines=tuple(
+            Line(lane.kind, _joined([(time.at(look.at_s), up.at(look.requests[place])) for look in looks]))
+            for place, lane in drawn
+        ),
     )
 
 
 def _of_metric(metric: Metric, number: int, time: Scale) -> Chart:
     up = ratio_scale(metric, BOTTOM, TOP)
-    allowed = [(bound.at_s, bound.allowed) for bound in metric.bounds]
-    margin = [(0.0, metric.margin), (time.high, metric.margin)]
-    stable = [(0.0, 1.0), (time.high, 1.0)]
     gates = metric.judged and any(bound.allowed != metric.margin for bound in metric.bounds)
-    lines = [Line("one", _joined(stable, time, up))]
-    legend = [("interval", "ratio and interval"), ("one", "as often as stable (1)")]
+    bars = tuple(_bar(bound, time, up) for bound in metric.bounds if bound.lower is not None or bound.ratio)
+    lines = [Line("one", _across(1.0, time, up))]
+    legend = [("interval", "ratio and interval"), *_verdicts(bars), ("one", f"{metric.unit} (1)")]
     if metric.margin != 1:
-        lines.append(Line("margin", _joined(margin, time, up)))
+        lines.append(Line("margin", _across(metric.margin, time, up)))
         legend.append(("margin", f"margin ({metric.margin:.3g})"))
     if gates:
-        lines.append(Line("gate", _stepped([*allowed, (time.high, allowed[-1][1])], time, up)))
+        lines.append(Line("gate", _joined(_allowed(metric.bounds, time, up))))
         legend.append(("gate", "what the next gate lets pass"))
+    asked = "Held to" if metric.type == "event" else "Wanted"
     return Chart(
         ident=f"metric-{number}",
         title=metric.name,
         description=(
-            f"How many times as often it happens with the candidate as with stable, and between which ends that is known to be, over time;"
-            f" on a log scale. Held to: {metric.limit}. An end beyond the drawing has an arrow."
+            f"{metric.meaning}, and between which ends that is known to be, over time; on a log scale. {asked}: {metric.limit}."
+            " An end beyond the drawing has an arrow."
         ),
         legend=tuple(legend),
         x_ticks=tuple(scales.time_ticks(time, _APART_X)),
@@ -187,8 +323,25 @@ def _of_metric(metric: Metric, number: int, time: Scale) -> Chart:
         head=("time", "ratio", "interval", "allowed", "verdict"),
         rows=tuple(_row(bound, judged=metric.judged) for bound in metric.bounds),
         lines=tuple(lines),
-        bars=tuple(_bar(bound, time, up) for bound in metric.bounds if bound.lower is not None or bound.ratio),
+        bars=bars,
     )
+
+
+def _verdicts(bars: Sequence[Bar]) -> Iterator[tuple[str, str]]:
+    """(kind, words) of the verdicts that have a colour of their own, of those that are there."""
+    there = {bar.kind for bar in bars}
+    return ((kind, verdict) for verdict, kind in _COLOURED.items() if kind in there)
+
+
+def _across(ratio: float, time: Scale, up: Scale) -> str:
+    return _joined([(time.start, up.at(ratio)), (time.end, up.at(ratio))])
+
+
+def _allowed(bounds: Sequence[Bound], time: Scale, up: Scale) -> Iterator[tuple[float, float]]:
+    """What is allowed holds until another is."""
+    ends = [*(time.at(bound.at_s) for bound in bounds), time.end]
+    for (x, after), bound in zip(itertools.pairwise(ends), bounds, strict=True):
+        yield from ((x, up.at(bound.allowed)), (after, up.at(bound.allowed)))
 
 
 def _row(bound: Bound, *, judged: bool) -> tuple[str, ...]:
@@ -225,7 +378,7 @@ def _bar(bound: Bound, time: Scale, up: Scale) -> Bar:
     upper = bound.upper if bound.upper is not None else up.high if known else lower
     seen = bound.ratio is not None and up.shows(bound.ratio)
     return Bar(
-        kind={"Harm": "harm", "Passed": "passed"}.get(bound.verdict, "open"),
+        kind=_COLOURED.get(bound.verdict, "open"),
         x=_place(time.at(bound.at_s)),
         top=_place(up.at(upper)),
         bottom=_place(up.at(max(lower, up.low))),
@@ -236,14 +389,8 @@ def _bar(bound: Bound, time: Scale, up: Scale) -> Bar:
     )
 
 
-def _joined(places: Sequence[tuple[float, float]], time: Scale, up: Scale) -> str:
-    return " ".join(f"{_place(time.at(x))},{_place(up.at(y))}" for x, y in places)
-
-
-def _stepped(places: Sequence[tuple[float, float]], time: Scale, up: Scale) -> str:
-    """Each value holds until the next one."""
-    corners = [(after[0], before[1]) for before, after in itertools.pairwise(places)]
-    return _joined([each for pair in zip(places, [*corners, places[-1]], strict=True) for each in pair], time, up)
+def _joined(places: Iterable[tuple[float, float]]) -> str:
+    return " ".join(f"{_place(x)},{_place(y)}" for x, y in places)
 
 
 def _place(value: float) -> float:

@@ -4,27 +4,58 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import reduce
-from typing import Final
+from typing import Final, Literal
 
 from sundog_operator.api import (
     ExperimentStatus,
     FrozenPlan,
+    HistoryMetric,
     HistoryPoint,
     MetricStatus,
     PlanGuardrail,
+    PlanOutcome,
+    ShadowStatus,
+    format_duration,
     is_latency,
 )
 from sundog_operator.core import names, power, units
+from sundog_operator.core.buckets import percent
 from sundog_operator.core.evidence import many, weighing
-from sundog_operator.core.rollout import history, judging, machine
-from sundog_operator.core.rollout.tallies import Tallies, Tally
+from sundog_operator.core.rollout import checking, freeze, history, judging, machine, telling
+from sundog_operator.core.rollout.tallies import Tallies
 from sundog_operator.ports import Object
-from sundog_operator.shell.describing import interval, limit, span
+from sundog_operator.shell.describing import beside, ends, interval, limit, of_one_side, span, wanted
 
-_HEADINGS: Final = {"Promoted": "Promoted on evidence", "RolledBack": "Rolled back on evidence"}
-_TONES: Final = {"Promoted": "good", "RolledBack": "bad"}
+_HEADINGS: Final = {
+    "Promoted": "Promoted on evidence",
+    "RolledBack": "Rolled back on evidence",
+    "Harm": "Every arm did harm",
+    "NoWinner": "No arm can win",
+}
+_TONES: Final = {"Promoted": "good", "RolledBack": "bad", "Harm": "bad", "NoWinner": "open"}
 _ARMS: Final = (names.STABLE, names.CANARY)
+_OUTCOMES: Final = ("success", "secondary")
+
+ROLLOUT: Final = "Rollout"
+
+OUTSIDE: Final = "outside"
+"""Of an experiment what gets traffic, and is compared with nothing."""
+
+MOST_ARMS: Final = 9
+"""Beside control."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """Somebody who gets traffic.
+
+    Attributes:
+        kind: stable or candidate of a rollout; else `OUTSIDE`, control, or arm-1 to arm-9.
+        name: for people.
+    """
+
+    kind: str
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +64,17 @@ class Look:
 
     Attributes:
         at_s: seconds since the rollout began.
-        weight: the candidate's percent of the traffic from then on.
-        requests: of stable and of the candidate, until then.
+        weight: percent of the traffic from then on of the candidate, or of all arms beside control, to a whole number.
+        weights: of each lane; None where its history has their sum alone.
+        requests: of each lane, until then.
         errors: of those, the ones that failed.
     """
 
     at_s: float
     weight: int
-    requests: tuple[int, int]
-    errors: tuple[int, int]
+    weights: tuple[float, ...] | None
+    requests: tuple[int, ...]
+    errors: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +97,11 @@ class Metric:
     """One metric over all of the time.
 
     Attributes:
-        name: as in the plan.
-        judged: whether gates wait for it; else it can only do harm.
-        limit: how much worse the candidate may be, in words.
+        name: as in the plan, of an arm with the arm's.
+        judged: whether gates wait for it; else it can only do harm, or is an outcome.
+        compared: what its ratio is of: an arm and control, or the candidate and stable.
+        type: what it is: an event of the edge, or an outcome that is a rate or a mean.
+        limit: how much worse the candidate may be, or what is wanted of an outcome, in words.
         margin: the ratio beyond which the candidate does harm.
         bounds: oldest first.
         last: its numbers as they were told last; None where nothing was.
@@ -74,10 +109,25 @@ class Metric:
 
     name: str
     judged: bool
+    compared: tuple[str, str]
+    type: Literal["event", "rate", "mean"]
     limit: str
     margin: float
     bounds: tuple[Bound, ...]
     last: MetricStatus | None
+
+    @property
+    def unit(self) -> str:
+        """What a ratio of 1 is."""
+        return f"as {'much' if self.type == 'mean' else 'often'} as {self.compared[1]}"
+
+    @property
+    def meaning(self) -> str:
+        """What the ratio is."""
+        arm, base = self.compared
+        if self.type == "mean":
+            return f"How many times as much of it a unit of {arm} has as one of {base}"
+        return f"How many times as often it happens with {arm} as with {base}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +136,7 @@ class ArmFigures:
 
     name: str
     revision: int
-    weight: int
+    weight: float
     requests: int
     evidence: int | None
     errors: int
@@ -102,6 +152,10 @@ class Report:
     """A rollout, told.
 
     Attributes:
+        kind: Rollout, or Experiment for one of a user's own.
+        who: what gets traffic beside stable: the candidate, or the arms.
+        lanes: of whom the looks tell; those of a rollout are stable and the candidate.
+        arms_compared: what the two arms of a metric are called.
         title: the Experiment, such as `vision/digits-r8`.
         heading: how it ended, or where it is.
         tone: good, bad or open.
@@ -112,6 +166,10 @@ class Report:
         remembered: whether its status has a history.
     """
 
+    kind: str
+    who: str
+    lanes: tuple[Lane, ...]
+    arms_compared: tuple[str, str]
     title: str
     heading: str
     tone: str
@@ -133,7 +191,12 @@ def report_of(obj: Object, now: datetime) -> Report:
     ended = _ended(status) or now
     points = _points(status, ended)
     heading, tone = _heading(status)
+    own = status.plan.comparison is not None
     return Report(
+        kind="Experiment" if own else ROLLOUT,
+        who="arms" if own else "candidate",
+        lanes=tuple(_lanes(status)),
+        arms_compared=("control", "arm") if own else ("stable", "candidate"),
         title=printable(f"{meta['namespace']}/{meta['name']}"),
         heading=printable(heading),
         tone=tone,
@@ -141,11 +204,34 @@ def report_of(obj: Object, now: datetime) -> Report:
         facts=tuple((name, printable(value)) for name, value in _facts(obj, status, begun, ended)),
         quality=tuple((name, printable(value)) for name, value in _quality(status, tallies)),
         arms=tuple(_arms(status, tallies)),
-        looks=tuple(_look(point, begun) for point in points if len(point.requests) == len(point.errors) == len(_ARMS)),
-        metrics=tuple(_metric(status, guardrail, points, begun) for guardrail in status.plan.guardrails),
+        looks=tuple(
+            _look(point, begun, own=own)
+            for point in points
+            if len(point.requests) == len(point.errors) == (len(status.arms) if own else len(_ARMS))
+        ),
+        metrics=(
+            *(
+                _outcome(status, outcome, points, begun, arm)
+                for outcome in _outcomes(status)
+                for arm in _compared(status)
+                if arm
+            ),
+            *(
+                _metric(status, guardrail, points, begun, arm)
+                for arm in _compared(status)
+                for guardrail in status.plan.guardrails
+            ),
+        ),
         seconds=max((ended - begun).total_seconds(), 1.0),
         remembered=bool(status.history),
     )
+
+
+def _compared(status: ExperimentStatus) -> list[str | None]:
+    """The arms that metrics are about; None for the candidate of a rollout."""
+    if status.plan.comparison is None:
+        return [None]
+    return [arm.name for arm in status.arms if arm.name not in names.OF_STABLE]
 
 
 def printable(text: str) -> str:
@@ -179,9 +265,15 @@ def _points(status: ExperimentStatus, ended: datetime) -> tuple[HistoryPoint, ..
 
 def _heading(status: ExperimentStatus) -> tuple[str, str]:
     reason = status.verdict.reason.partition(":")[0]
+    if status.verdict.winner and status.plan.comparison is not None:
+        return f"{status.verdict.winner} has won", "good"
+    if machine.stands_by_copies(status):
+        return _of_copies(status, reason)
     match status.phase:
         case machine.CONCLUDED | machine.STOPPED if status.verdict.decision in _HEADINGS:
             return _HEADINGS[status.verdict.decision], _TONES[status.verdict.decision]
+        case machine.CONCLUDED if status.plan.comparison is not None:
+            return f"Has run its course, undecided: {reason}", "open"
         case machine.CONCLUDED:
             return "Promoted, not by evidence", "open"
         case machine.STOPPED:
@@ -193,15 +285,37 @@ def _heading(status: ExperimentStatus) -> tuple[str, str]:
     return "Has not begun", "open"
 
 
+def _of_copies(status: ExperimentStatus, reason: str) -> tuple[str, str]:
+    """What became of a candidate that has passed by copies alone."""
+    match status.phase:
+        case machine.CONCLUDED:
+            return "Promoted by command, after its copies had passed", "good"
+        case machine.STOPPED:
+            return f"Its copies had passed, and it was not promoted: {reason}", "open"
+    return "Its copies have passed: promote or abort it", "good"
+
+
 def _why(status: ExperimentStatus) -> Iterator[str]:
     """The outcome or what is waited for, then what is known of each guardrail, no sentence twice."""
     step = status.step.reason if status.step else ""
-    first = status.verdict.reason if machine.is_over(status) else machine.paused_for(status) if status.paused else step
+    if machine.is_over(status) or status.verdict.winner or machine.stands_by_copies(status):
+        first = status.verdict.reason
+    else:
+        first = machine.paused_for(status) if status.paused else step
     if first:
         yield first
     for each in status.metrics:
-        if each.message and each.message not in first and (each.role == "guardrail" or each.verdict == "Harm"):
+        if (
+            each.message
+            and each.message not in first
+            and (each.role in ("guardrail", "success") or each.verdict == "Harm")
+        ):
             yield each.message
+    if side := of_one_side(status.metrics):
+        yield side
+    for check in status.checks:
+        if check.message and check.message not in first:
+            yield check.message
 
 
 def _facts(obj: Object, status: ExperimentStatus, begun: datetime, ended: datetime) -> Iterator[tuple[str, str]]:
@@ -212,15 +326,39 @@ def _facts(obj: Object, status: ExperimentStatus, begun: datetime, ended: dateti
         yield "ended", f"{ended:%Y-%m-%d %H:%M:%S} UTC, after {span(ended - begun)}"
     else:
         yield "so far", span(ended - begun)
-    yield "steps", " → ".join(f"{step.weight} %" for step in plan.steps) or "not frozen yet"
+    if plan.comparison is None:
+        yield from _steps(plan)
+    else:
+        yield "arms", ", ".join(f"{arm.name} {percent(arm.buckets):g} %" for arm in plan.comparison.arms)
+        yield "ends", ends(plan.comparison)
     if plan.requests_per_second is not None:
         yield "traffic", f"{plan.requests_per_second:.3g} requests a second when it began"
     for guardrail in plan.guardrails:
-        yield guardrail.metric, limit(guardrail)
-    if plan.alpha is not None and plan.guardrails:
-        yield "alpha", f"{plan.alpha:g}, the error of each direction"
+        yield guardrail.metric, limit(guardrail, beside(plan))
+    for check in plan.checks:
+        yield check.name, f"{checking.limits(check)}, as Prometheus gives it"
+    if status.shadow is not None:
+        yield from _copies(status.shadow)
+    if plan.alpha is not None and (plan.guardrails or plan.harm_shares):
+        yield "alpha", telling.alpha(plan)
+    for outcome in _outcomes(status):
+        yield outcome.name, f"{outcome.role}: {wanted(outcome)}"
     if not machine.is_over(status) and (doubt := power.doubt(plan)):
         yield "beware", doubt
+
+
+def _steps(plan: FrozenPlan) -> Iterator[tuple[str, str]]:
+    yield "steps", " → ".join(f"{step.weight} %" for step in plan.steps) or "not frozen yet"
+    for step in plan.steps:
+        if step.gate == freeze.BAKE:
+            yield "bake", f"{100 - step.weight} % stays with stable for {format_duration(step.min_duration)}"
+
+
+def _copies(shadow: ShadowStatus) -> Iterator[tuple[str, str]]:
+    yield "copies", telling.copies(shadow)
+    yield "compared", shadow.message
+    for each in shadow.earlier or ():
+        yield "compared before", each
 
 
 def _quality(status: ExperimentStatus, tallies: Tallies) -> Iterator[tuple[str, str]]:
@@ -233,21 +371,20 @@ def _quality(status: ExperimentStatus, tallies: Tallies) -> Iterator[tuple[str, 
     if not tallies.sources:
         yield "counts", "none are kept"
         return
+    if status.plan.comparison is not None:
+        lost = [f"{tallies.over_epochs(arm.name).lost} of {arm.name}" for arm in status.arms]
+        yield "lost", f"{', '.join(lost)}: requests that ended, nobody knows how"
+        return
     yield "sample ratio", _sample_ratio(status, tallies)
-    stable, canary = (_of_arm(tallies, name) for name in _ARMS)
+    stable, canary = (tallies.over_epochs(name) for name in _ARMS)
     yield "lost", f"{stable.lost} of stable's requests and {canary.lost} of the candidate's ended, nobody knows how"
     yield "running", f"{stable.running} of stable's and {canary.running} of the candidate's, when that was last told"
-
-
-def _of_arm(tallies: Tallies, arm: str) -> Tally:
-    rows = itertools.chain.from_iterable(own.items() for own in tallies.sources.values())
-    return reduce(Tally.plus, (tally for (_, name), tally in rows if name == arm), Tally())
 
 
 def _sample_ratio(status: ExperimentStatus, tallies: Tallies) -> str:
     """How the requests that are evidence fell to the arms, and how much that speaks against the weights."""
     counted = [
-        weighing.Split(each.weight / 100, _assigned(tallies, each.number))
+        weighing.Split.of_two(each.weight / 100, _assigned(tallies, each.number))
         for each in status.evidence_epochs
         if 0 < each.weight < 100
     ]
@@ -272,14 +409,26 @@ def _assigned(tallies: Tallies, epoch: int) -> tuple[int, int]:
 
 def _arms(status: ExperimentStatus, tallies: Tallies) -> Iterator[ArmFigures]:
     epochs = [each.number for each in status.evidence_epochs]
-    for arm in (each for each in status.arms if each.name in _ARMS):
+    for arm in (each for each in status.arms if status.plan.comparison is not None or each.name in _ARMS):
         evidence = sum(tallies.of(epoch, arm.name).assigned for epoch in epochs) if tallies.sources else None
         yield ArmFigures(arm.name, arm.revision or 0, arm.weight, arm.requests, evidence, arm.errors)
 
 
-def _look(point: HistoryPoint, begun: datetime) -> Look:
-    (stable, canary), (stable_failed, canary_failed) = point.requests, point.errors
-    return Look(_since(begun, point.at), point.weight, (stable, canary), (stable_failed, canary_failed))
+def _lanes(status: ExperimentStatus) -> Iterator[Lane]:
+    if status.plan.comparison is None:
+        yield from (Lane("stable", "stable"), Lane("candidate", "candidate"))
+        return
+    known = {names.STABLE: Lane(OUTSIDE, "stable, outside"), names.CONTROL: Lane("control", names.CONTROL)}
+    beside = itertools.cycle(range(1, MOST_ARMS + 1))
+    for arm in status.arms:
+        yield known.get(arm.name) or Lane(f"arm-{next(beside)}", printable(arm.name))
+
+
+def _look(point: HistoryPoint, begun: datetime, *, own: bool) -> Look:
+    weights: tuple[float, ...] | None = point.weights if own else (100 - point.weight, point.weight)
+    if weights is not None and len(weights) != len(point.requests):
+        weights = None
+    return Look(_since(begun, point.at), point.weight, weights, point.requests, point.errors)
 
 
 def _since(begun: datetime, at: datetime) -> float:
@@ -287,28 +436,86 @@ def _since(begun: datetime, at: datetime) -> float:
 
 
 def _metric(
-    status: ExperimentStatus, guardrail: PlanGuardrail, points: tuple[HistoryPoint, ...], begun: datetime
+    status: ExperimentStatus,
+    guardrail: PlanGuardrail,
+    points: tuple[HistoryPoint, ...],
+    begun: datetime,
+    arm: str | None,
 ) -> Metric:
-    last = next((each for each in status.metrics if each.name == guardrail.metric), None)
+    named = (each for each in status.metrics if each.name == guardrail.metric and each.role not in _OUTCOMES)
+    last = next((each for each in named if arm in (None, each.arm)), None)
     return Metric(
-        name=guardrail.metric,
+        name=_name(status.plan, guardrail.metric, guardrail.role, arm),
         judged=guardrail.role == "guardrail",
-        limit=limit(guardrail),
+        compared=("the candidate", names.STABLE) if arm is None else (f"arm {printable(arm)}", names.CONTROL),
+        type="event",
+        limit=limit(guardrail, beside(status.plan)),
         margin=1.0 if is_latency(guardrail.metric) else 1 + guardrail.margin,
-        bounds=tuple(_bounds(status.plan, guardrail, points, begun)),
+        bounds=tuple(_bounds(status.plan, guardrail, points, begun, arm)),
+        last=last and last.model_copy(update={"message": printable(last.message), "verdict": printable(last.verdict)}),
+    )
+
+
+def _outcomes(status: ExperimentStatus) -> tuple[PlanOutcome, ...]:
+    return () if status.plan.comparison is None else status.plan.comparison.outcomes
+
+
+def _outcome(
+    status: ExperimentStatus, outcome: PlanOutcome, points: tuple[HistoryPoint, ...], begun: datetime, arm: str
+) -> Metric:
+    """An outcome of an arm, around what control's would be."""
+    key = (outcome.name, outcome.role, arm)
+    last = next((each for each in status.metrics if (each.name, each.role, each.arm) == key), None)
+    seen = [
+        (point.at, found)
+        for point in points
+        if (found := _found(status.plan, point, outcome.name, outcome.role, arm)) is not None
+    ]
+    return Metric(
+        name=_name(status.plan, outcome.name, outcome.role, arm),
+        judged=False,
+        compared=(f"arm {printable(arm)}", names.CONTROL),
+        type=outcome.type,
+        limit=wanted(outcome),
+        margin=1.0,
+        bounds=tuple(
+            Bound(_since(begun, at), each.ratio, each.lower, each.upper, printable(each.verdict or "Undecided"), 1.0)
+            for at, each in seen
+        ),
         last=last and last.model_copy(update={"message": printable(last.message), "verdict": printable(last.verdict)}),
     )
 
 
 def _bounds(
-    plan: FrozenPlan, guardrail: PlanGuardrail, points: tuple[HistoryPoint, ...], begun: datetime
+    plan: FrozenPlan, guardrail: PlanGuardrail, points: tuple[HistoryPoint, ...], begun: datetime, arm: str | None
 ) -> Iterator[Bound]:
     # What is known when the weight changes was counted under the one before.
     for before, point in itertools.pairwise((*points[:1], *points)):
-        found = next((each for each in point.metrics or () if each.name == guardrail.metric), None)
+        found = _found(plan, point, guardrail.metric, guardrail.role, arm)
         if found is not None:
             verdict, allowed = printable(found.verdict or "Undecided"), _allowed(plan, guardrail, before.weight)
             yield Bound(_since(begun, point.at), found.ratio, found.lower, found.upper, verdict, allowed)
+
+
+def _found(plan: FrozenPlan, point: HistoryPoint, name: str, role: str, arm: str | None) -> HistoryMetric | None:
+    """What a point has of a metric. Before roles were kept, nobody knows of two of one name which it was."""
+    roles = (role,) if _shares_its_name(plan, name) else (role, None)
+    named = (each for each in point.metrics or () if (each.name, each.arm) == (name, arm))
+    return next((each for each in named if each.role in roles), None)
+
+
+def _name(plan: FrozenPlan, metric: str, role: str, arm: str | None) -> str:
+    """A metric as it is told, with its role where another one has its name."""
+    told = metric if arm is None else f"{arm}: {metric}"
+    return printable(f"{told} ({role})" if _shares_its_name(plan, metric) else told)
+
+
+def _shares_its_name(plan: FrozenPlan, name: str) -> bool:
+    if plan.comparison is None:
+        return False
+    return [*(each.metric for each in plan.guardrails), *(each.name for each in plan.comparison.outcomes)].count(
+        name
+    ) > 1
 
 
 def _allowed(plan: FrozenPlan, guardrail: PlanGuardrail, weight: int) -> float:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from sundog_operator.api import MetricStatus
 from sundog_operator.shell.describing import interval
-from sundog_operator.shell.reporting.content import ArmFigures, Metric, Report
+from sundog_operator.shell.reporting.content import ROLLOUT, ArmFigures, Metric, Report
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +26,8 @@ def tables_of(report: Report) -> list[Table]:
         tuple(_arm(arm, total) for arm in report.arms),
     )
     metrics = Table(
-        "Metrics, with the events of both arms",
-        ("METRIC", "ROLE", "VERDICT", "STABLE", "CANDIDATE", "RATIO", "INTERVAL", "ALLOWED"),
+        f"Metrics, with the events of {'both arms' if report.kind == ROLLOUT else 'control and of the arm'}",
+        ("METRIC", "ROLE", "VERDICT", *(name.upper() for name in report.arms_compared), "RATIO", "INTERVAL", "ALLOWED"),
         tuple(_metric(metric, metric.last) for metric in report.metrics if metric.last is not None),
         words=3,
     )
@@ -38,7 +38,7 @@ def _arm(arm: ArmFigures, total: int) -> tuple[str, ...]:
     return (
         arm.name,
         f"r{arm.revision}",
-        f"{arm.weight} %",
+        f"{arm.weight:g} %",
         str(arm.requests),
         f"{arm.requests / total:.1%}" if total else "–",
         "–" if arm.evidence is None else str(arm.evidence),

@@ -6,9 +6,11 @@ from typing import Final
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from sundog_operator.shell.reporting import charts, figures
-from sundog_operator.shell.reporting.content import Report
+from sundog_operator.shell.reporting.content import MOST_ARMS, Report
 
 _TEMPLATE: Final = "page.html.j2"
+_DASHED: Final = 5
+"""Beyond that arm lines have dashes: nine colours are many."""
 
 
 def page(report: Report, version: str, now: datetime) -> str:
@@ -25,6 +27,8 @@ def page(report: Report, version: str, now: datetime) -> str:
         tables=figures.tables_of(report),
         charts=charts.charts_of(report),
         size=charts,
+        arms=MOST_ARMS,
+        dashed=_DASHED,
         version=version,
         made=f"{now:%Y-%m-%d %H:%M:%S} UTC",
     )

@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
@@ -16,6 +16,9 @@ _PAUSES: Final = (
 """Seconds between two ticks of a time axis."""
 
 _LEAST: Final = 5.0
+_HUNDREDTHS: Final = 100
+"""In a percent: weights are no finer."""
+
 _MANTISSAS: Final = ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9))
 """Of the ticks of an axis of ratios, the sparsest first."""
 
@@ -73,6 +76,18 @@ def count_scale(most: float, start: float, end: float) -> Scale:
     """A linear axis of whole numbers from 0 to a round one that is no less than `most`, nor than 5."""
     step = _step(most)
     return Scale(0.0, step * math.ceil(most / step) if most > _LEAST else _LEAST, start, end)
+
+
+def percent_scale(most: float, start: float, end: float) -> Scale:
+    """The same of percents, down to hundredths: a weight of half a percent fills it. Of none at all it goes to 5."""
+    scale = count_scale(most * _HUNDREDTHS, start, end)
+    return replace(scale, high=scale.high / _HUNDREDTHS if most else _LEAST)
+
+
+def percent_ticks(scale: Scale) -> list[Tick]:
+    """Those of a `percent_scale`."""
+    step = _step(scale.high * _HUNDREDTHS) / _HUNDREDTHS
+    return [Tick(scale.at(step * n), f"{step * n:.4g} %") for n in range(round(scale.high / step) + 1)]
 
 
 def count_ticks(scale: Scale) -> list[Tick]:

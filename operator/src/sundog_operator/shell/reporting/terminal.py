@@ -1,5 +1,6 @@
 """A report for the terminal."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Final
 
@@ -9,11 +10,11 @@ from rich.table import Table
 from rich.text import Text
 
 from sundog_operator.shell.reporting import charts, figures
-from sundog_operator.shell.reporting.content import Bound, Look, Metric, Report, told_interval
+from sundog_operator.shell.reporting.content import ROLLOUT, Bound, Look, Metric, Report, told_interval
 from sundog_operator.shell.reporting.scales import Scale
 
 _STYLES: Final = {"good": "bold green", "bad": "bold red", "open": "bold"}
-_VERDICTS: Final = {"Harm": "red", "Passed": "green"}
+_VERDICTS: Final = {"Harm": "red", "Passed": "green", "Better": "cyan", "Worse": "magenta"}
 _BLOCKS: Final = "▁▂▃▄▅▆▇█"
 _WIDTH: Final = 48
 """Columns of what is drawn over time."""
@@ -28,7 +29,7 @@ _ROWS: Final = 10
 def shown(report: Report) -> RenderableType:
     """All of it."""
     parts: list[RenderableType] = [
-        Text(f"Rollout {report.title}", style="bold"),
+        Text(f"{report.kind} {report.title}", style="bold"),
         Text(report.heading, style=_STYLES[report.tone]),
         *map(Text, report.why),
         *_section("Plan", _facts(report.facts)),
@@ -37,10 +38,12 @@ def shown(report: Report) -> RenderableType:
         parts += _section(table.title, _table(table))
     parts += _section("Data quality", _facts(report.quality))
     if report.looks:
-        parts += _section("Traffic of the candidate over time", _traffic(report.looks, report.seconds))
+        parts += _traffic(report) if report.kind == ROLLOUT else _traffic_of_arms(report)
     for metric in report.metrics:
         if metric.bounds:
-            parts += _section(f"{metric.name} over time: {metric.limit}", _metric(metric))
+            drawn = _metric(metric)
+            body = drawn if report.kind == ROLLOUT else Group(Text(metric.meaning), drawn)
+            parts += _section(f"{metric.name} over time: {metric.limit}", body)
     return Group(*parts)
 
 
@@ -66,20 +69,51 @@ def _table(table: figures.Table) -> RenderableType:
     return grid
 
 
-def _traffic(looks: Sequence[Look], seconds: float) -> RenderableType:
-    """The weight as blocks over all of the time, and when it changed."""
-    weights = [_in_force(looks, (column + 0.5) / _WIDTH * seconds) for column in range(_WIDTH)]
-    blocks = "".join(_BLOCKS[(weight * (len(_BLOCKS) - 1) + 50) // 100] if weight else " " for weight in weights)
+def _traffic(report: Report) -> list[RenderableType]:
+    """The candidate's weight as blocks over all of the time, and when it changed."""
+    looks = report.looks
+    blocks = _blocks(looks, [look.weight for look in looks], report.seconds, 100)
     changes = [
         f"{look.weight} % from {charts.elapsed(look.at_s)}"
         for before, look in zip((None, *looks), looks, strict=False)
         if before is None or before.weight != look.weight
     ]
-    return Group(Text(f"▕{blocks}▏ {charts.elapsed(seconds)}"), Text(", ".join(changes)))
+    body = Group(Text(f"▕{blocks}▏ {charts.elapsed(report.seconds)}"), Text(", ".join(changes)))
+    return _section(f"Traffic of the {report.who} over time", body)
 
 
-def _in_force(looks: Sequence[Look], at_s: float) -> int:
-    return next((look.weight for look in reversed(looks) if look.at_s <= at_s), 0)
+def _traffic_of_arms(report: Report) -> list[RenderableType]:
+    """The same of control and of each arm, to the greatest weight that any of them had."""
+    courses = [course for course in charts.courses_of(report) if course.is_drawn]
+    most = max(filter(None, (weight for course in courses for weight in course.weights)), default=100)
+    grid = Table(box=None, show_header=False, padding=(0, 1, 0, 0))
+    grid.add_column(no_wrap=True)
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    for course in courses:
+        blocks = _blocks(report.looks, course.weights, report.seconds, most)
+        grid.add_row(Text(course.name), Text(f"▕{blocks}▏"), Text(_from_to(course.weights)))
+    title = f"Traffic of the {report.who} over time, to {most:g} %"
+    return _section(title, Group(grid, Text(f"in {charts.elapsed(report.seconds)}")))
+
+
+def _from_to(weights: Sequence[float | None]) -> str:
+    """Where a weight began and where it is, and how often it moved."""
+    known = [weight for weight in weights if weight is not None]
+    moved = sum(before != after for before, after in itertools.pairwise(known))
+    times = "" if not moved else f" → {known[-1]:g} %, moved {moved} time{'s' if moved > 1 else ''}"
+    return f"{known[0]:g} %{times}"
+
+
+def _blocks(looks: Sequence[Look], weights: Sequence[float | None], seconds: float, full: float) -> str:
+    """Weights as blocks over all of the time."""
+    columns = (_in_force(looks, weights, (column + 0.5) / _WIDTH * seconds) for column in range(_WIDTH))
+    return "".join(_BLOCKS[int(weight / full * (len(_BLOCKS) - 1) + 0.5)] if weight else " " for weight in columns)
+
+
+def _in_force(looks: Sequence[Look], weights: Sequence[float | None], at_s: float) -> float:
+    known = list(zip(looks, weights, strict=True))
+    return next((weight or 0 for look, weight in reversed(known) if look.at_s <= at_s), 0)
 
 
 def _metric(metric: Metric) -> RenderableType:

@@ -11,13 +11,13 @@ _VARIABLE = "_SUNDOG_COMPLETE"
 @click.command()
 @click.argument("shell", type=click.Choice(("bash", "zsh", "fish")))
 def completion(shell: str) -> None:
-    r"""Print the completion script of a shell.
+    """Print the completion script of a shell.
 
     \b
     bash: sundog completion bash > ~/.local/share/bash-completion/completions/sundog
     zsh:  sundog completion zsh > "${fpath[1]}/_sundog"
     fish: sundog completion fish > ~/.config/fish/completions/sundog.fish
-    """
+    """  # noqa: D301 click takes the character, not its spelling
     from sundog_operator.shell.cli import root
 
     found = get_completion_class(shell)

@@ -1,16 +1,22 @@
 """`sundog delete`."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import click
 
 from sundog_operator.ports import Ref
 from sundog_operator.shell import kinds
+from sundog_operator.shell.addresses import LocalPath
 from sundog_operator.shell.exits import Exit
 from sundog_operator.shell.output import full_name
 from sundog_operator.shell.target import Server, complete_name, talks_to_server
 from sundog_operator.shell.verbs.apply import read_all, report
+
+
+def _told_without_server(files: Sequence[Path], namespace: str, **_: object) -> bool:
+    return report(read_all(files, namespace)[1])
 
 
 @click.command()
@@ -19,12 +25,12 @@ from sundog_operator.shell.verbs.apply import read_all, report
     "-f",
     "--filename",
     "files",
-    type=click.Path(exists=True, path_type=Path, allow_dash=True),
+    type=LocalPath(allow_dash=True),
     multiple=True,
     help="Delete what a manifest describes.",
 )
 @click.option("--ignore-not-found", is_flag=True, help="What does not exist is no error.")
-@talks_to_server
+@partial(talks_to_server, without=_told_without_server)
 async def delete(server: Server, what: tuple[str, ...], files: Sequence[Path], ignore_not_found: bool) -> int:
     """Delete ModelDeployments or Experiments, with all that serves them."""
     kind, names = kinds.split(what)

@@ -1,7 +1,8 @@
 """`sundog plan`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -9,16 +10,21 @@ import click
 
 from sundog_operator.adapters.clock import SystemClock
 from sundog_operator.api.installation import Installation
-from sundog_operator.app.observe import observe
+from sundog_operator.app.observe import observe, salts_of
 from sundog_operator.app.world import Settings, World
-from sundog_operator.core.observed import EdgeReport, ServeState, WebhookAnswer
-from sundog_operator.ports import MODEL_DEPLOYMENT, SECRET, Object
+from sundog_operator.core import salts
+from sundog_operator.core.experiments import written_logs
+from sundog_operator.core.observed import EdgeReport, ReplicaStart, ServeState, WebhookAnswer
+from sundog_operator.core.salts import Salted
+from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, SECRET, Kind, Object, Ref
 from sundog_operator.shell.exits import CommandFailed, Exit
+from sundog_operator.shell.experiment_preview import preview_experiment
+from sundog_operator.shell.installed import installation_for
 from sundog_operator.shell.manifests import Document
 from sundog_operator.shell.output import print_document
 from sundog_operator.shell.preview import Preview, blank, preview
 from sundog_operator.shell.target import Server, talks_to_server
-from sundog_operator.shell.verbs.apply import FILES, read_all, report
+from sundog_operator.shell.verbs.apply import FILES, read_all, report, told_without_server
 
 _TITLES: Final = {
     "create": "is created",
@@ -26,6 +32,7 @@ _TITLES: Final = {
     "unchanged": "stays as it is",
     "refused": "is refused",
 }
+_SALTED: Final[Mapping[Kind, salts.Kind]] = {EXPERIMENT: "Experiment", MODEL_DEPLOYMENT: "ModelDeployment"}
 
 
 class _Unasked:
@@ -35,9 +42,9 @@ class _Unasked:
         """Nothing is known."""
         return ServeState(known=False)
 
-    async def phases(self, dashboard: str, namespace: str, application: str) -> Mapping[str, float]:  # noqa: ARG002
+    async def start(self, dashboard: str, namespace: str, application: str) -> ReplicaStart:  # noqa: ARG002
         """Nothing is known."""
-        return {}
+        return ReplicaStart()
 
     async def put(self, dashboard: str, namespace: str, document: Mapping[str, Any]) -> None:
         """A preview writes nothing."""
@@ -64,7 +71,7 @@ class _UnaskedWebhooks:
 @click.command()
 @FILES
 @click.option("-o", "--output", type=click.Choice(("text", "json", "yaml")), default="text", show_default=True)
-@talks_to_server
+@partial(talks_to_server, without=told_without_server)
 async def plan(server: Server, files: Sequence[Path], output: str) -> int:
     """Tell what applying manifests would do, and why. Nothing is written.
 
@@ -72,43 +79,86 @@ async def plan(server: Server, files: Sequence[Path], output: str) -> int:
     """
     documents, problems = read_all(files, server.namespace)
     mistaken = report(problems)
-    given = [document.object for document in documents if document.ref.kind == SECRET]
     previews = [
-        await _preview(server, document, given) for document in documents if document.ref.kind == MODEL_DEPLOYMENT
+        await _preview(server, document, documents)
+        if document.ref.kind == MODEL_DEPLOYMENT
+        else await _preview_experiment(server, document, documents)
+        for document in documents
+        if document.ref.kind in (MODEL_DEPLOYMENT, EXPERIMENT)
     ]
-    others = [document for document in documents if document.ref.kind != MODEL_DEPLOYMENT]
     if not documents and not mistaken:
-        raise CommandFailed(f"no ModelDeployment in {', '.join(map(str, files))}")
+        raise CommandFailed(f"no ModelDeployment and no Experiment in {', '.join(map(str, files))}")
     if output == "json" or output == "yaml":
         print_document([asdict(each) for each in previews], "json" if output == "json" else "yaml")
     else:
         for each in previews:
             _print(each)
-    for document in others:
-        click.echo(f"skipped: {document.source}: {document.ref}: only ModelDeployments are previewed", err=True)
+    for document in documents:
+        if document.ref.kind == SECRET:
+            click.echo(f"skipped: {document.source}: {document.ref}: Secrets are not previewed", err=True)
     refused = any(each.outcome == "refused" for each in previews)
     return Exit.REFUSED if refused or mistaken else Exit.OK
 
 
-async def _preview(server: Server, document: Document, given: Sequence[Object]) -> Preview:
-    """`given` are the Secrets that are applied together with it."""
-    stored = await server.kube.get(document.ref)
-    clock = SystemClock()
-    # What an administrator set is not known here; what matters is whether there are pods.
-    settings = Settings(installation=None if server.local else Installation())
-    world = World(server.kube, _Unasked(), _UnaskedEdges(), _UnaskedWebhooks(), clock, settings)
+async def _preview(server: Server, document: Document, given: Sequence[Document]) -> Preview:
+    """`given` is all that is applied together."""
+    stored, world, namespace = await server.kube.get(document.ref), _world(server), document.ref.namespace
     wanted = {**(stored or blank(document.object)), "spec": document.object.get("spec")}
     seen = await observe(world, wanted)
     known = {
-        each["metadata"]["name"]: frozenset({**(each.get("data") or {}), **(each.get("stringData") or {})})
+        each.ref.name: frozenset({**(each.object.get("data") or {}), **(each.object.get("stringData") or {})})
         for each in given
-        if each["metadata"]["namespace"] == document.ref.namespace
+        if (each.ref.kind, each.ref.namespace) == (SECRET, namespace)
     }
-    return preview(document.object, stored, replace(seen, secrets={**seen.secrets, **known}), clock.now())
+    seen = replace(seen, secrets={**seen.secrets, **known}, salts=_salts_with(seen.salts, given, namespace))
+    return preview(document.object, stored, seen, world.clock.now())
+
+
+async def _preview_experiment(server: Server, document: Document, given: Sequence[Document]) -> Preview:
+    """`given` is all that is applied together."""
+    stored, world, namespace = await server.kube.get(document.ref), _world(server), document.ref.namespace
+    named = (document.object.get("spec") or {}).get("modelDeployment")
+    ref = Ref(MODEL_DEPLOYMENT, namespace, named) if isinstance(named, str) and named else None
+    deployment = await server.kube.get(ref) if ref is not None else None
+    seen = await observe(world, deployment) if deployment is not None else None
+    known = seen.salts if seen is not None else await salts_of(world, namespace)
+    return preview_experiment(
+        document.object,
+        stored,
+        seen,
+        world.clock.now(),
+        comes=ref in {each.ref for each in given},
+        log_refusal=await log_refusal(server, namespace),
+        known_salts=_salts_with(known, given, namespace),
+    )
+
+
+def _salts_with(stored: Sequence[Salted], given: Sequence[Document], namespace: str) -> tuple[Salted, ...]:
+    """Those of a namespace once all that is given is applied."""
+    applied = [each for each in given if each.ref.kind in _SALTED and each.ref.namespace == namespace]
+    named = {(_SALTED[each.ref.kind], each.ref.name) for each in applied}
+    kept = [each for each in stored if (each.kind, each.name) not in named]
+    return (*kept, *filter(None, (salts.of(_SALTED[each.ref.kind], each.object) for each in applied)))
+
+
+async def log_refusal(server: Server, namespace: str) -> Callable[[str], str]:
+    """Why no exposure log of a namespace may be written to a place, as a function of that; nothing is told where nobody can know."""
+    if server.local:
+        return partial(written_logs.refused, allowed=None)
+    installation = await installation_for(server.kube, namespace)
+    if installation is None:
+        return lambda _: ""
+    return partial(written_logs.refused, allowed=installation.exposure_logs.places)
+
+
+def _world(server: Server) -> World:
+    # What an administrator set is not known here; what matters is whether there are pods.
+    settings = Settings(installation=None if server.local else Installation())
+    return World(server.kube, _Unasked(), _UnaskedEdges(), _UnaskedWebhooks(), SystemClock(), settings)
 
 
 def _print(each: Preview) -> None:
-    click.echo(f"ModelDeployment {each.name} {_TITLES[each.outcome]}")
+    click.echo(f"{each.kind} {each.name} {_TITLES[each.outcome]}")
     for problem in each.problems:
         click.echo(f"  ✗ {problem}")
     for line in each.lines:

@@ -9,12 +9,13 @@ import click
 from rich.console import RenderableType
 from rich.table import Table
 
-from sundog_operator.api import FrozenPlan, PlanGuardrail, format_duration, parse_duration
+from sundog_operator.api import DEFAULT_ALPHA, FrozenPlan, PlanGuardrail, format_duration, parse_duration
 from sundog_operator.core import forecast as forecasting
 from sundog_operator.core import power as powers
 from sundog_operator.core.forecast import Service
 from sundog_operator.core.power import Power
-from sundog_operator.shell import looking_ahead
+from sundog_operator.shell import arms_ahead, looking_ahead
+from sundog_operator.shell.arms_ahead import Asked
 
 _BETTER: Final = (0.5, 0.8, 1.0)
 _WORSE: Final = (2.0, 3.0, 5.0)
@@ -59,29 +60,38 @@ class _Time(click.ParamType[timedelta]):
 @click.option("--alpha", type=click.FloatRange(0, 0.5, min_open=True), help="The error of each direction.")
 @click.option("--max-duration", type=_Time(), help="How long the gate may take, such as 30m or 1d.")
 @looking_ahead.RUNS
+@arms_ahead.options
 @looking_ahead.OUTPUT
 def power(
     file: Path | None,
-    rps: float,
-    errors: float,
+    rps: float | None,
+    errors: float | None,
     times: Sequence[float],
     weight: int | None,
     margin: float | None,
     floor: float | None,
     alpha: float | None,
     max_duration: timedelta | None,
+    asked: Asked,
     runs: int,
     output: str,
 ) -> None:
-    """Tell how much it takes to decide: events, requests and time of the last gate, and how likely it is in its time.
+    """Tell how much it takes to decide: of a rollout's last gate, or of an Experiment, and how likely it is in its time.
 
     The plan is that of the manifest, or `rollout: {}` resolved for that traffic, with what else is given instead of its own. Numbers are
     typical: half of all rollouts need more. Likelihoods are simulated. It is about errors alone, of requests that are independent of each
     other: latency and bursts take longer. Nothing is asked of a server.
+
+    With --rate, or --mean and --deviation, it is about the success metric of the Experiment in the manifest: one arm is better by each
+    effect, the others are like control, and guardrails pass.
     """
-    plan = powers.last_gate(looking_ahead.plan_of(file, rps))
+    if asked.given:
+        arms_ahead.show_power(asked, file, rps, runs, output)
+        return
+    service = looking_ahead.service(rps, errors)
+    plan = powers.last_gate(looking_ahead.plan_of(file, service.requests_per_second))
     plan = _with(plan, {"weight": weight, "max_duration": max_duration}, {"margin": margin, "floor": floor}, alpha)
-    service, guardrail = Service(rps, errors), forecasting.error_guardrail(plan)
+    guardrail = forecasting.error_guardrail(plan)
     assert guardrail is not None
     found = looking_ahead.played(
         times or _effects(guardrail, service),
@@ -122,6 +132,7 @@ def _document(plan: FrozenPlan, found: Sequence[Power]) -> dict[str, object]:
         "margin": guardrail.margin,
         "floor": guardrail.floor,
         "alpha": plan.alpha,
+        **({} if plan.harm_shares is None else {"harmShares": plan.harm_shares}),
         "maxDuration": format_duration(powers.deadline(plan)),
         "candidates": [
             {
@@ -142,7 +153,7 @@ def _document(plan: FrozenPlan, found: Sequence[Power]) -> dict[str, object]:
 def _shown(plan: FrozenPlan, guardrail: PlanGuardrail, found: Sequence[Power]) -> RenderableType:
     title = (
         f"The gate at {plan.steps[0].weight} %, errorRate with a margin of {guardrail.margin:.0%}, a floor of {guardrail.floor:.2%},"
-        f" alpha {plan.alpha:g}, {format_duration(powers.deadline(plan))} at most"
+        f" alpha {plan.alpha:g}{_shared(plan)}, {format_duration(powers.deadline(plan))} at most"
     )
     table = Table(title=title, title_style="", title_justify="left", box=None, header_style="", padding=(0, 2, 0, 0))
     for name in ("ERRORS", "TYPICALLY", "EVENTS", "REQUESTS", "TIME", "PASSED", "ROLLED BACK", "UNDECIDED", ""):
@@ -156,9 +167,14 @@ def _shown(plan: FrozenPlan, guardrail: PlanGuardrail, found: Sequence[Power]) -
             f"{decided.requests:.0f}" if decided else "–",
             looking_ahead.told(each.seconds / 60),
             *looking_ahead.likelihoods(each.forecast),
-            looking_ahead.bar(each.forecast),
+            looking_ahead.bar(each.forecast.promoted, each.forecast.rolled_back),
         )
     return table
+
+
+def _shared(plan: FrozenPlan) -> str:
+    """What shadow steps leave of alpha for harm by traffic; nothing without any."""
+    return "" if plan.harm_shares is None else f" ({(plan.alpha or DEFAULT_ALPHA) / plan.harm_shares:.3g} for harm)"
 
 
 def _warnings(plan: FrozenPlan, found: Sequence[Power]) -> Iterator[str]:

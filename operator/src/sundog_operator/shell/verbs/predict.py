@@ -2,6 +2,7 @@
 
 import asyncio
 import ipaddress
+import re
 import ssl
 import sys
 import time
@@ -16,9 +17,10 @@ import aiohttp
 import click
 import orjson
 
-from sundog_operator.core import names
-from sundog_operator.ports import MODEL_DEPLOYMENT, SERVICE, Object, Ref
+from sundog_operator.core import edge_objects, names
+from sundog_operator.ports import MODEL_DEPLOYMENT, POD, SERVICE, Object, Ref
 from sundog_operator.shell import answers
+from sundog_operator.shell.addresses import http_url
 from sundog_operator.shell.answers import Answer
 from sundog_operator.shell.exits import CommandFailed, Exit, one_line
 from sundog_operator.shell.target import NAME, Server, talks_to_server
@@ -26,6 +28,7 @@ from sundog_operator.shell.verbs.get import find
 
 _INPUTS: Final = "inputs"
 _API_KEY: Final = "x-api-key"
+_HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,7 @@ class Call:
     metavar="KEY",
     help="For an endpoint that asks for one. Others on the machine see arguments, but not the environment.",
 )
-@click.option("--url", help="The endpoint, where that of the status cannot be reached from here.")
+@click.option("--url", callback=http_url, help="The endpoint, where that of the status cannot be reached from here.")
 @click.option(
     "--cacert",
     type=click.Path(exists=True, path_type=Path, dir_okay=False),
@@ -135,13 +138,28 @@ def _body(data: str | None, file: Path | None) -> bytes:
 
 
 def _headers(given: tuple[str, ...], api_key: str | None) -> dict[str, str]:
+    """Those of the request. Raises UsageError for what cannot be sent as one."""
+    if api_key and not _is_sendable(api_key):
+        raise click.UsageError("the API key holds a character that no header can, such as the end of a line")
     found = {"Content-Type": "application/json"} | ({_API_KEY: api_key} if api_key else {})
     for text in given:
-        name, colon, value = text.partition(":")
-        if not colon or not name.strip():
+        name, colon, value = (part.strip() for part in text.partition(":"))
+        if not colon or not _HEADER_NAME.fullmatch(name):
             raise click.UsageError(f"--header {text!r} is not NAME:VALUE")
-        found[name.strip()] = value.strip()
+        if not _is_sendable(value):
+            raise click.UsageError(f"--header {text!r} holds a character that no header can")
+        found[name] = value
     return found
+
+
+def _is_sendable(value: str) -> bool:
+    """Whether a text can be the value of a header: without control characters, and in UTF-8."""
+    return not any((ord(each) < 0x20 and each != "\t") or ord(each) == 0x7F or _is_surrogate(each) for each in value)
+
+
+def _is_surrogate(each: str) -> bool:
+    """Whether a character stands for a byte of the command line that is no UTF-8."""
+    return 0xD800 <= ord(each) <= 0xDFFF
 
 
 async def _endpoint(server: Server, name: str) -> Endpoint:
@@ -151,11 +169,22 @@ async def _endpoint(server: Server, name: str) -> Endpoint:
         raise CommandFailed(
             f"ModelDeployment {server.namespace}/{name} has no endpoint yet: `sundog describe {name}` tells why"
         )
+    if server.local:
+        await _refuse_a_stranger(server, Ref(MODEL_DEPLOYMENT, server.namespace, name))
     service = Ref(SERVICE, server.namespace, name)
     inside = urlsplit(str(address)).hostname in names.hosts(name, server.namespace)
     if inside and not await _is_known(str(urlsplit(str(address)).hostname)):
         return Endpoint(str(address), service=service)
     return Endpoint(str(address), _certified(obj, str(address)))
+
+
+async def _refuse_a_stranger(server: Server, ref: Ref) -> None:
+    """Raises CommandFailed while HAProxy of the local instance does not run: whoever answers at its port then is somebody else."""
+    for pod in await server.kube.list(POD, ref.namespace, edge_objects.SELECTOR):
+        for container in (pod.get("status") or {}).get("containerStatuses") or ():
+            waiting = container["state"].get("waiting")
+            if container["name"] == edge_objects.HAPROXY and waiting is not None:
+                raise CommandFailed(f"{ref}: its edge does not run: {waiting['message']}", Exit.UNREACHABLE)
 
 
 async def _is_known(host: str) -> bool:
@@ -199,14 +228,7 @@ async def _post(server: Server, endpoint: Endpoint, call: Call, *, as_it_comes: 
     try:
         async with _asked(server, endpoint, call) as response:
             begun = True
-            if as_it_comes and answers.is_streamed(response):
-                return await answers.show_as_it_comes(response)
-            answer = await answers.read(response)
-            if answer.status != 200:
-                raise CommandFailed(f"{url}: status {answer.status}: {answers.reason(answer)}")
-            if as_it_comes:
-                answers.show(answer)
-            return answer
+            return await _taken(url, response, as_it_comes)
     except aiohttp.InvalidURL:
         raise click.UsageError(f"--url {url!r} is not an address") from None
     except TimeoutError:
@@ -217,8 +239,25 @@ async def _post(server: Server, endpoint: Endpoint, call: Call, *, as_it_comes: 
             f"{url}: its certificate is not trusted ({told}): give --cacert FILE, or --insecure", Exit.UNREACHABLE
         ) from None
     except (aiohttp.ClientError, OSError) as err:
-        what = "the answer was cut off" if begun else "cannot be reached"
-        raise CommandFailed(f"{url}: {what}: {one_line(err)}", Exit.UNREACHABLE) from None
+        if begun:
+            raise CommandFailed(f"{url}: the answer was cut off: {one_line(err)}") from None
+        raise CommandFailed(f"{url}: cannot be reached: {one_line(err)}", Exit.UNREACHABLE) from None
+    except ValueError as err:
+        if begun:
+            raise
+        # Found out by the client as it composes the request: a Content-Length that is no number, or two ways to log in.
+        raise click.UsageError(f"the request cannot be sent: {one_line(err)}") from None
+
+
+async def _taken(url: str, response: aiohttp.ClientResponse, as_it_comes: bool) -> Answer:
+    if as_it_comes and answers.is_streamed(response):
+        return await answers.show_as_it_comes(response)
+    answer = await answers.read(response)
+    if answer.status != 200:
+        raise CommandFailed(f"{url}: status {answer.status}: {answers.reason(answer)}")
+    if as_it_comes:
+        answers.show(answer)
+    return answer
 
 
 @asynccontextmanager

@@ -31,7 +31,7 @@ _SUFFIXES: Final = (".html", ".htm")
 )
 @talks_to_server
 async def report(server: Server, name: str, file: Path | None) -> None:
-    """Report a rollout: its verdict and why, samples, data quality, and traffic and intervals over time.
+    """Report a rollout or an Experiment: verdict and why, samples, data quality, and traffic and intervals over time.
 
     NAME is that of an Experiment, or of a ModelDeployment, whose rollout that is under way is taken, else its newest.
     """

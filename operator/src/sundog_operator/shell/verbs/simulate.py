@@ -9,10 +9,12 @@ import click
 from rich.console import RenderableType
 from rich.table import Table
 
-from sundog_operator.api import FrozenPlan, PlanGuardrail
+from sundog_operator.api import FrozenPlan, PlanGuardrail, format_duration
 from sundog_operator.core import forecast as forecasting
 from sundog_operator.core.forecast import Forecast, Service
-from sundog_operator.shell import looking_ahead
+from sundog_operator.core.rollout.freeze import BAKE
+from sundog_operator.shell import arms_ahead, looking_ahead
+from sundog_operator.shell.arms_ahead import Asked
 
 _HOURS: Final = 24.0
 
@@ -31,19 +33,34 @@ _HOURS: Final = 24.0
     "--hours", type=click.FloatRange(0.05, 24 * 14), default=_HOURS, show_default=True, help="For how long at most."
 )
 @looking_ahead.RUNS
+@arms_ahead.options
 @looking_ahead.OUTPUT
 def simulate(
-    file: Path | None, rps: float, errors: float, times: Sequence[float], hours: float, runs: int, output: str
+    file: Path | None,
+    rps: float | None,
+    errors: float | None,
+    times: Sequence[float],
+    hours: float,
+    asked: Asked,
+    runs: int,
+    output: str,
 ) -> None:
-    """Simulate a rollout: how long its gates of evidence take, and how likely each end is.
+    """Simulate a rollout, or an Experiment: how long it takes, and how likely each end is.
 
     The plan is that of the manifest, or `rollout: {}` resolved for that traffic. Errors alone are simulated, of requests that are
     independent of each other: latency and bursts take longer. Nothing is asked of a server.
+
+    With --rate, or --mean and --deviation, the Experiment in the manifest is played, by its success metric and for as long as its `stop`
+    lets it: one arm is better by each effect, the others are like control, and guardrails pass.
     """
-    plan = looking_ahead.plan_of(file, rps)
+    if asked.given:
+        arms_ahead.show_simulation(asked, file, rps, runs, output)
+        return
+    service = looking_ahead.service(rps, errors)
+    plan = looking_ahead.plan_of(file, service.requests_per_second)
     guardrail = forecasting.error_guardrail(plan)
     assert guardrail is not None
-    service, within = Service(rps, errors), timedelta(hours=hours)
+    within = timedelta(hours=hours)
     found = looking_ahead.played(
         times or _candidates(guardrail, service),
         forecasting.ticks(plan, within),
@@ -84,6 +101,8 @@ def _shown(plan: FrozenPlan, found: Sequence[Forecast], within: timedelta) -> Re
         f"{' → '.join(f'{step.weight} %' for step in plan.steps)}, errorRate with a margin of {errors.margin:.0%}, a floor of"
         f" {errors.floor:.2%}, for {within.total_seconds() / 3600:g} h at most"
     )
+    baked = [format_duration(each.min_duration) for each in plan.steps if each.gate == BAKE]
+    title += "".join(f"; until the gates have opened, before the bake of {time}" for time in baked)
     table = Table(title=title, title_style="", title_justify="left", box=None, header_style="", padding=(0, 2, 0, 0))
     for name in ("ERRORS", "PROMOTED", "ROLLED BACK", "UNDECIDED", "", "MEDIAN", "80 %", "FAILED"):
         table.add_column(name, no_wrap=True, justify="left" if name in ("", "ERRORS") else "right")
@@ -91,7 +110,7 @@ def _shown(plan: FrozenPlan, found: Sequence[Forecast], within: timedelta) -> Re
         table.add_row(
             f"{each.times:g} × stable's",
             *looking_ahead.likelihoods(each),
-            looking_ahead.bar(each),
+            looking_ahead.bar(each.promoted, each.rolled_back),
             looking_ahead.told(each.median_minutes),
             looking_ahead.told(each.late_minutes),
             f"{each.failed:.0f}",

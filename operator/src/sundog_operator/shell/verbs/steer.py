@@ -2,22 +2,24 @@
 
 import asyncio
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 import click
 
 from sundog_operator.api import ExperimentStatus, ModelDeploymentStatus
-from sundog_operator.core import commands, names, revisions
-from sundog_operator.core.draft import HELD_OUTCOMES
+from sundog_operator.core import commands, holding, names, revisions
 from sundog_operator.core.revisions import Revision
 from sundog_operator.core.rollout import machine
-from sundog_operator.ports import CONTROLLER_REVISION, EXPERIMENT, MODEL_DEPLOYMENT, Object, Ref
+from sundog_operator.errors import Conflict, NotFound
+from sundog_operator.ports import CONTROLLER_REVISION, EXPERIMENT, MODEL_DEPLOYMENT, Object, Ref, ref_of
 from sundog_operator.shell.exits import CommandFailed, Exit
 from sundog_operator.shell.target import NAME, Server, talks_to_server
 from sundog_operator.shell.verbs.get import find
 
 _POLL_S: Final = 0.15
+_TRIES: Final = 20
 _REVISION = click.option("--revision", type=click.IntRange(min=1), help="Only if this is the revision it is about.")
 _WAIT = click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until the command was handled.")
 _TIMEOUT = click.option(
@@ -47,6 +49,16 @@ async def promote(server: Server, name: str, revision: int | None, full: bool, w
 @_REVISION
 @_options
 @talks_to_server
+async def skip(server: Server, name: str, revision: int | None, wait: bool, timeout: float) -> None:
+    """Leave out a rollout's current step and go on with the next one, which is never that of all traffic; harm is looked for on."""
+    await _steer(server, name, "skip", revision, wait, timeout)
+
+
+@click.command()
+@NAME
+@_REVISION
+@_options
+@talks_to_server
 async def pause(server: Server, name: str, revision: int | None, wait: bool, timeout: float) -> None:
     """Let a rollout stand still at its weight."""
     await _steer(server, name, "pause", revision, wait, timeout)
@@ -68,7 +80,7 @@ async def resume(server: Server, name: str, revision: int | None, wait: bool, ti
 @_options
 @talks_to_server
 async def abort(server: Server, name: str, revision: int | None, wait: bool, timeout: float) -> None:
-    """End a rollout; all traffic goes back to stable, and the revision is held back until an edit or `retry`."""
+    """End a rollout; all traffic goes back to stable, and the revision is held back until `retry`."""
     await _steer(server, name, "abort", revision, wait, timeout)
 
 
@@ -80,7 +92,8 @@ async def abort(server: Server, name: str, revision: int | None, wait: bool, tim
 async def retry(server: Server, name: str, revision: int | None, wait: bool, timeout: float) -> None:
     """Try a revision again that failed, was aborted or was rolled back."""
     obj = await find(server, Ref(MODEL_DEPLOYMENT, server.namespace, name))
-    number = revision or to_retry(ModelDeploymentStatus.parse(obj.get("status")))
+    with _named(obj):
+        number = revision or to_retry(ModelDeploymentStatus.parse(obj.get("status")))
     await _send(server, obj, "retry", number, wait, timeout)
 
 
@@ -90,10 +103,46 @@ async def retry(server: Server, name: str, revision: int | None, wait: bool, tim
 @_options
 @talks_to_server
 async def rollback(server: Server, name: str, to: int | None, wait: bool, timeout: float) -> None:
-    """Go back to an earlier revision at once; what the spec stands for is held back until an edit or `retry`."""
+    """Go back to an earlier revision at once; what the spec stands for is held back until `retry`."""
     obj = await find(server, Ref(MODEL_DEPLOYMENT, server.namespace, name))
-    number = to or await _previous(server, obj)
+    with _named(obj):
+        number = to or await _previous(server, obj)
     await _send(server, obj, "rollback", number, wait, timeout)
+
+
+@click.command()
+@NAME
+@_REVISION
+@_options
+@talks_to_server
+async def stop(server: Server, name: str, revision: int | None, wait: bool, timeout: float) -> None:
+    """End the Experiment that runs on a ModelDeployment, with the evidence so far; stable gets all traffic."""
+    obj = await _stopped(server, name)
+    status = ModelDeploymentStatus.parse(obj.get("status"))
+    if status.arms is None or status.stable is None:
+        raise CommandFailed(f"ModelDeployment {server.namespace}/{name}: no Experiment of a user's own is under way")
+    await _send(server, obj, "stop", revision or status.stable.revision, wait, timeout)
+
+
+@contextmanager
+def _named(obj: Object) -> Iterator[None]:
+    """Why a command fails begins with the object."""
+    try:
+        yield
+    except CommandFailed as failed:
+        raise CommandFailed(f"{ref_of(obj)}: {failed}", failed.exit_code) from None
+
+
+async def _stopped(server: Server, name: str) -> Object:
+    """The ModelDeployment. Raises NotFound, which tells whoever gave an Experiment's name whose it is."""
+    try:
+        return await find(server, Ref(MODEL_DEPLOYMENT, server.namespace, name))
+    except NotFound as missing:
+        experiment = await server.kube.get(Ref(EXPERIMENT, server.namespace, name))
+        if experiment is None:
+            raise
+        owner = experiment["spec"]["modelDeployment"]
+        raise NotFound(f"{missing}; Experiment {name} is one of {owner}: `sundog stop {owner}`") from None
 
 
 async def _steer(
@@ -114,10 +163,9 @@ async def _send(
     server: Server, obj: Object, verb: str, revision: int, wait: bool, timeout: float, options: str = ""
 ) -> None:
     """Write the annotation and report what became of it. Raises CommandFailed."""
-    _wait_in_line(obj)
     ref = Ref(MODEL_DEPLOYMENT, server.namespace, obj["metadata"]["name"])
     ident = secrets.token_hex(8)
-    await server.kube.annotate(ref, {names.ANNOTATION_COMMAND: f"{verb} revision={revision} id={ident}{options}"})
+    await _write(server, obj, f"{verb} revision={revision} id={ident}{options}")
     if not wait:
         click.echo(f"{ref.name}: {verb} revision {revision} sent as {ident}")
         return
@@ -130,24 +178,49 @@ async def _send(
             Exit.TIMEOUT,
         ) from None
     if done["result"] != "Accepted":
-        raise CommandFailed(f"{verb} revision {revision} was rejected: {done.get('message') or 'no reason given'}")
+        raise CommandFailed(
+            f"{ref}: {verb} revision {revision} was rejected: {done.get('message') or 'no reason given'}"
+        )
     click.echo(f"{ref.name}: {verb} revision {revision} accepted")
+
+
+async def _write(server: Server, obj: Object, command: str) -> None:
+    """Write the annotation over no command that nobody has handled, whoever else writes meanwhile. Raises CommandFailed."""
+    ref = ref_of(obj)
+    for _ in range(_TRIES):
+        _wait_in_line(obj)
+        version = obj["metadata"]["resourceVersion"]
+        try:
+            await server.kube.annotate(ref, {names.ANNOTATION_COMMAND: command}, resource_version=version)
+        except Conflict:
+            obj = await find(server, ref)
+        else:
+            return
+    raise CommandFailed(f"{ref}: changed {_TRIES} times before the command was written: try again in a moment")
 
 
 def _wait_in_line(obj: Object) -> None:
     """Do not overwrite a command that nobody has handled yet. Raises CommandFailed."""
-    text = (obj["metadata"].get("annotations") or {}).get(names.ANNOTATION_COMMAND)
+    text = _command(obj)
     last = (obj.get("status") or {}).get("lastCommand") or {}
     if text and commands.parse(text).id != last.get("id"):
-        raise CommandFailed(f"the command {text!r} is not handled yet: try again in a moment")
+        raise CommandFailed(f"{ref_of(obj)}: the command {text!r} is not handled yet: try again in a moment")
+
+
+def _command(obj: Object) -> str:
+    return str((obj["metadata"].get("annotations") or {}).get(names.ANNOTATION_COMMAND) or "")
 
 
 async def _handled(server: Server, ref: Ref, ident: str) -> dict[str, Any]:
+    """What became of a command. Raises CommandFailed where somebody overwrote it before that was told."""
     while True:
-        status = (await find(server, ref)).get("status") or {}
-        last: dict[str, Any] = status.get("lastCommand") or {}
+        obj = await find(server, ref)
+        last: dict[str, Any] = (obj.get("status") or {}).get("lastCommand") or {}
         if last.get("id") == ident:
             return last
+        if commands.parse(_command(obj)).id != ident:
+            told = f"the command {ident} was overwritten before anybody told what became of it"
+            raise CommandFailed(f"{ref}: {told}; the annotation is {_command(obj)!r}")
         await asyncio.sleep(_POLL_S)
 
 
@@ -155,8 +228,9 @@ def to_retry(status: ModelDeploymentStatus) -> int:
     """The revision that `retry` is about: the candidate, else the one that is held back. Raises CommandFailed."""
     if status.candidate is not None:
         return status.candidate.revision
-    if status.last_rollout is not None and status.last_rollout.outcome in HELD_OUTCOMES:
-        return status.last_rollout.revision
+    newest = status.held_back[-1] if status.held_back else status.last_rollout
+    if newest is not None and holding.is_lost(newest):
+        return newest.revision
     raise CommandFailed("no revision failed, was aborted or was rolled back: there is nothing to retry")
 
 

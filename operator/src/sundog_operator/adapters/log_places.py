@@ -1,0 +1,91 @@
+"""Where the files of an exposure log go: a directory, also one of a claim that is mounted, or below a prefix of a bucket."""
+
+import asyncio
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from sundog_operator.errors import SundogError
+
+BUCKETS: Final = ("s3", "gs")
+# A mount whose server is away lets nobody go: whoever waits for it may keep no other waiting, nor take threads that others need.
+_COPIER: Final = ThreadPoolExecutor(1, thread_name_prefix="log-places")
+_ENDPOINTS: Final = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+
+
+class PlaceRefused(SundogError):
+    """Nothing can be written there."""
+
+
+async def put(files: Sequence[Path], place: str, claims: Path | None = None) -> None:
+    """Put files at a place, in that order: a directory, `file://`, `s3://` or `gs://`. One of the same name is replaced, whole.
+
+    `claims` is where claims are mounted, each in a directory of its name, for `pvc://` as well. Credentials of a bucket are those of the
+    environment. Raises PlaceRefused, which names the place and what is wrong.
+    """
+    parts = urlsplit(place)
+    if parts.scheme in BUCKETS:
+        await _upload(files, parts.scheme, parts.netloc, parts.path.strip("/"))
+    elif parts.scheme in ("", "file") and not parts.netloc:
+        await _in_thread(_copy, files, Path(parts.path if parts.scheme else place))
+    elif parts.scheme == "pvc" and claims is not None:
+        await _in_thread(_copy_to_claim, files, claims / parts.netloc, parts.path.strip("/"), place)
+    else:
+        known = ", ".join(f"{scheme}://" for scheme in ("file", *BUCKETS))
+        raise PlaceRefused(f"{place}: a directory, or one of {known}, is expected")
+
+
+async def _in_thread(work: Callable[..., None], *given: Any) -> None:
+    await asyncio.get_running_loop().run_in_executor(_COPIER, work, *given)
+
+
+def _copy_to_claim(files: Sequence[Path], claim: Path, directory: str, place: str) -> None:
+    # Made by whoever mounts it: what is written beside it would be lost.
+    if not claim.is_dir():
+        raise PlaceRefused(f"{place}: claim {claim.name} is not mounted at {claim}")
+    _copy(files, claim / directory)
+
+
+def _copy(files: Sequence[Path], directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for file in files:
+            draft = directory / f".{file.name}.part"
+            shutil.copyfile(file, draft)
+            draft.replace(directory / file.name)
+    except OSError as error:
+        raise PlaceRefused(f"{directory}: cannot be written: {error.strerror or error}") from None
+
+
+async def _upload(files: Sequence[Path], scheme: str, bucket: str, prefix: str) -> None:
+    shown = f"{scheme}://{bucket}/{prefix}".rstrip("/")
+    try:
+        import obstore
+        from obstore.exceptions import BaseError
+        from obstore.store import GCSStore, S3Store
+    except ModuleNotFoundError:
+        raise PlaceRefused(
+            f"{shown}: buckets need obstore, which is not installed: pip install 'sundog[buckets]'"
+        ) from None
+    if not bucket:
+        raise PlaceRefused(f"{shown}: names no bucket")
+    try:
+        # Plain HTTP is where an endpoint or a key file says so.
+        endpoint = next(filter(None, map(os.environ.get, _ENDPOINTS)), "")
+        where: Any = {"endpoint": endpoint} if endpoint else {}
+        client: Any = {"allow_http": scheme == "gs" or endpoint.startswith("http://")}
+        store: Any = (
+            S3Store(bucket, client_options=client, **where)
+            if scheme == "s3"
+            else GCSStore(bucket, client_options=client)
+        )
+        for file in files:
+            # Of a large file so many pieces are in memory.
+            await obstore.put_async(store, f"{prefix}/{file.name}".lstrip("/"), file, max_concurrency=2)
+    except (BaseError, ValueError, OSError) as error:
+        # What obstore says may hold what it was given, credentials among it.
+        raise PlaceRefused(f"{shown}: cannot be written ({type(error).__name__})") from None

@@ -1,0 +1,156 @@
+"""What the arms of an experiment run, and which part of the traffic each gets."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sundog_operator.api import (
+    CONTROL,
+    Arm,
+    ExperimentSpec,
+    ModelDeploymentSpec,
+    Violation,
+    not_yet_supported,
+    violations,
+)
+from sundog_operator.api.installation import Installation
+from sundog_operator.core import accelerators, capacity, revisions
+from sundog_operator.core.accelerators import Devices
+from sundog_operator.core.buckets import BUCKETS
+from sundog_operator.core.capacity import Room
+from sundog_operator.core.revisions import Revision
+
+Json = dict[str, Any]
+
+_PARTS: Final = ("model", "runtime", "resources")
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedArm:
+    """An arm beside control.
+
+    Attributes:
+        content: of its revision.
+        hash: of that; another one for each arm that has the same, for each has replicas of its own.
+        image: what its pods run.
+        buckets: how many of all buckets it gets.
+    """
+
+    name: str
+    content: Json
+    hash: str
+    image: str
+    buckets: int
+
+
+def planned(stable: Revision, spec: ExperimentSpec) -> list[PlannedArm]:
+    """The arms beside control, in order."""
+    control = revisions.content_of(revisions.spec_of(stable), revisions.own_user_config(stable))
+    before = Counter([revisions.content_hash(control)])
+    buckets, found = buckets_of(spec), []
+    for arm in spec.arms:
+        content = _content(stable, arm)
+        digest = revisions.content_hash(content)
+        # Control's replicas and those of an arm that changes nothing are two pools all the same.
+        hashed = revisions.content_hash(content, before[digest])
+        before[digest] += 1
+        image = revisions.image_of(content, stable.image)
+        found.append(PlannedArm(arm.name, content, hashed, image, buckets[arm.name]))
+    return found
+
+
+def _content(stable: Revision, arm: Arm) -> Json:
+    given = arm.runtime.user_config if arm.runtime is not None else None
+    return revisions.content_of(
+        merged(revisions.spec_of(stable), arm), revisions.own_user_config(stable) if given is None else given
+    )
+
+
+def merged(stable: ModelDeploymentSpec, arm: Arm) -> ModelDeploymentSpec:
+    """The stable revision's spec with what the arm gives in its place. A digest stays with the model that it is of."""
+    parts = {name: _replaced(getattr(stable, name), getattr(arm, name)) for name in _PARTS}
+    model = arm.model
+    if model is not None and model.uri not in (None, stable.model.uri) and model.digest is None:
+        parts["model"] = parts["model"].model_copy(update={"digest": ""})
+    return stable.model_copy(update=parts)
+
+
+def _replaced(part: Any, given: Any) -> Any:
+    if given is None:
+        return part
+    fields = {name: value for name in type(given).model_fields if (value := getattr(given, name)) is not None}
+    return part.model_copy(update=fields)
+
+
+def problems(stable: Revision, spec: ExperimentSpec, installation: Installation | None) -> list[Violation]:
+    """What of the arms could not be run as a revision of the ModelDeployment."""
+    return [
+        Violation(f"spec.arms[{index}].{each.path.removeprefix('spec.')}", each.message)
+        for index, arm in enumerate(spec.arms)
+        for each in _problems(_content(stable, arm), installation)
+    ]
+
+
+def refused(
+    stable: Revision | None,
+    spec: ExperimentSpec,
+    deployment: ModelDeploymentSpec | None,
+    installation: Installation | None,
+) -> list[Violation]:
+    """What of an experiment could not be acted on beside its ModelDeployment, whose spec is None where that is refused itself."""
+    return _unread_claim(spec, deployment) or ([] if stable is None else problems(stable, spec, installation))
+
+
+def _unread_claim(spec: ExperimentSpec, deployment: ModelDeploymentSpec | None) -> list[Violation]:
+    """A unit by a claim of tokens that nobody verifies."""
+    claim = spec.unit.jwt_claim
+    if claim is None or deployment is None or deployment.endpoint.auth.jwt.jwks_secret_name:
+        return []
+    missing = f"ModelDeployment {spec.model_deployment} has no endpoint.auth.jwt.jwksSecretName"
+    return [Violation("spec.unit.jwtClaim", f"{claim} is read from verified tokens, and {missing}")]
+
+
+def _problems(content: Json, installation: Installation | None) -> list[Violation]:
+    obj = {"apiVersion": "serving.sundog.dev/v1alpha1", "kind": "ModelDeployment", "metadata": {"name": "arm"}}
+    if wrong := violations({**obj, "spec": content}):
+        return wrong
+    spec = ModelDeploymentSpec.model_validate(content)
+    if installation is not None and installation.require_digest and not spec.model.digest:
+        return [Violation("spec.model.digest", "is required by the administrator of Sundog")]
+    return not_yet_supported(spec, in_pods=installation is not None)
+
+
+def shortage(
+    stable: Revision, spec: ExperimentSpec, rooms: Mapping[str, Room], replicas: Mapping[str, int]
+) -> tuple[str, str] | None:
+    """(reason, message) of why replicas of the arms do not fit beside what runs; None where they do, or nobody could look.
+
+    Arms that ask for the same are taken together. Those that ask for different devices are looked at one kind by itself.
+    """
+    known = revisions.spec_of(stable)
+    kinds: dict[tuple[Devices, tuple[str, ...]], tuple[Room, list[str]]] = {}
+    for arm in spec.arms:
+        gpu = merged(known, arm).resources.gpu
+        devices, room = accelerators.devices_of(gpu), rooms.get(arm.name)
+        if devices is not None and room is not None:
+            kinds.setdefault((devices, tuple(gpu.type)), (room, []))[1].append(arm.name)
+    short = (
+        capacity.shortage(devices, sum(replicas[name] for name in names), room, types)
+        for (devices, types), (room, names) in kinds.items()
+    )
+    return next(filter(None, short), None)
+
+
+def buckets_of(spec: ExperimentSpec) -> dict[str, int]:
+    """Buckets by arm, control first: the exposed ones by weights, where those do not divide evenly to the largest remainders."""
+    names = [CONTROL, *(arm.name for arm in spec.arms)]
+    exposed = round(float(spec.exposure.removesuffix("%")) / 100 * BUCKETS)
+    weights = [spec.weights.get(name, 0) if spec.weights else 1 for name in names]
+    exact = [exposed * weight / sum(weights) for weight in weights]
+    found = [math.floor(each) for each in exact]
+    by_remainder = sorted(range(len(names)), key=lambda place: (found[place] - exact[place], place))
+    for place in by_remainder[: exposed - sum(found)]:
+        found[place] += 1
+    return dict(zip(names, found, strict=True))

@@ -1,0 +1,231 @@
+"""How long an experiment takes to be decided, how likely each end is, and whether its time is enough."""
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+
+from sundog_operator.api import CONTROL, ExperimentSpec, MetricStatus, fraction
+from sundog_operator.core.evidence import experimenting, planned_looks
+from sundog_operator.core.evidence.experimenting import Adaptive, Base, Design
+from sundog_operator.core.evidence.success import Metric
+from sundog_operator.core.evidence.verdicts import told_time
+from sundog_operator.core.experiments import allocation, winning
+
+LOOKS: Final = 200
+"""At which a simulated experiment is looked at, evenly over its time."""
+
+PLANNED_POWER: Final = 0.8
+"""With which tests of planned looks are to find what is there, as is the custom."""
+
+FEW_LOOKS: Final = 5
+
+HARDLY: Final = "is hardly decided before the experiment stops"
+"""Said of a metric by its name, by which those are found again of which that is told."""
+
+_SEED: Final = 1
+_MOST_LOOKS: Final = 200
+_OFTEN: Final = (timedelta(days=1), timedelta(hours=1))
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What comes to a service.
+
+    Attributes:
+        units_per_second: new units, of which the experiment gets its exposure; requests where each is a unit.
+        base: what a unit of control is known to come to.
+    """
+
+    units_per_second: float
+    base: Base
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What becomes of an experiment in which one arm is better and the others are like control.
+
+    Attributes:
+        effect: by how much it is better, as a share of control's.
+        units: of all arms, at which that arm is typically decided with the weights at first; infinite where it never is.
+        one_look: units of all arms with which a test that is looked at once, at the end, finds it with `PLANNED_POWER`; infinite for none.
+        few_looks: likewise the most that a test takes that is looked at `FEW_LOOKS` times, and spends as O'Brien and Fleming have it.
+        seconds: until it is typically decided; infinite where it never is.
+        right: the share of simulated experiments that it won. Of an effect of 0 nobody's win is right.
+        wrong: the share that another arm won, or any that is not better.
+        nobody: the share that found that no arm can win.
+        median_s: until half of all were decided; infinite where fewer were.
+        late_s: likewise until four fifths were.
+    """
+
+    effect: float
+    units: float
+    one_look: float
+    few_looks: float
+    seconds: float
+    right: float
+    wrong: float
+    nobody: float
+    median_s: float
+    late_s: float
+
+    @property
+    def undecided(self) -> float:
+        """The share that was not decided in time."""
+        return max(0.0, 1 - self.right - self.wrong - self.nobody)
+
+
+def units_per_second(spec: ExperimentSpec, traffic: Traffic) -> float:
+    """New units of the experiment."""
+    return traffic.units_per_second * fraction(spec.exposure)
+
+
+def horizon(spec: ExperimentSpec, traffic: Traffic) -> timedelta:
+    """How long it runs at most: to its duration, or until it has its units."""
+    rate = units_per_second(spec, traffic)
+    filling = spec.stop.max_units / rate if rate else math.inf
+    return timedelta(seconds=min(spec.stop.max_duration.total_seconds(), filling))
+
+
+def forecast(
+    spec: ExperimentSpec,
+    traffic: Traffic,
+    place: int,
+    effect: float,
+    *,
+    runs: int,
+    on_look: Callable[[int], None] = lambda _: None,
+) -> Forecast:
+    """Play an experiment as the spec has it. Guardrails are taken as passed, other success metrics as without an effect.
+
+    Args:
+        spec: with success metrics.
+        traffic: the service's, which has some.
+        place: of the success metric that is played.
+        effect: by which share of control's value the first arm beside it is better.
+        runs: how many experiments.
+        on_look: called with each of `LOOKS` that is over.
+    """
+    design = _design(spec, place, horizon(spec, traffic))
+    step_s = horizon(spec, traffic).total_seconds() / LOOKS
+    effects = [effect, *[0.0] * (len(spec.arms) - 1)]
+    played = experimenting.play(
+        design,
+        experimenting.world(design.metric, traffic.base, units_per_second(spec, traffic) * step_s, effects),
+        runs=runs,
+        looks=LOOKS,
+        seed=_SEED,
+        on_look=on_look,
+    )
+    units = experimenting.typical_units(design, traffic.base, effect)
+    one_look, few_looks = (
+        experimenting.planned_units(design, traffic.base, effect, _drift(looks, design.alpha / design.tests))
+        for looks in (1, FEW_LOOKS)
+    )
+    won = [int(arm) for arm in played.winner]
+    ends = sorted(step_s * int(look) if look else math.inf for look in played.ended)
+    right = sum(arm == 0 for arm in won) if effect > 0 else 0
+    return Forecast(
+        effect=effect,
+        units=units,
+        one_look=one_look,
+        few_looks=few_looks,
+        seconds=units / units_per_second(spec, traffic),
+        right=right / runs,
+        wrong=(sum(arm != experimenting.NOBODY for arm in won) - right) / runs,
+        nobody=sum(map(bool, played.hopeless)) / runs,
+        median_s=ends[(runs - 1) // 2],
+        late_s=ends[math.ceil(0.8 * runs) - 1],
+    )
+
+
+def typical(spec: ExperimentSpec, traffic: Traffic, place: int) -> tuple[float, float]:
+    """Units of all arms, and seconds, until an arm that is better by what is worth finding is typically decided; infinite for never."""
+    design = _design(spec, place, horizon(spec, traffic))
+    units = experimenting.typical_units(design, traffic.base, metrics(spec)[place].effect)
+    return units, units / units_per_second(spec, traffic)
+
+
+@functools.lru_cache
+def _drift(looks: int, alpha: float) -> float:
+    """What Z has to be expected to be for `PLANNED_POWER`, where each of the two directions errs with α, as a verdict's do."""
+    bounds = planned_looks.bounds(planned_looks.obrien_fleming, looks, 2 * alpha)
+    return planned_looks.drift_for(bounds, PLANNED_POWER)
+
+
+def peeked(spec: ExperimentSpec, traffic: Traffic) -> tuple[int, timedelta, float]:
+    """What comes of a test for one look that is looked at all the time: (looks, time between two, how often it finds what is not there)."""
+    longest = horizon(spec, traffic)
+    every = next((each for each in _OFTEN if longest >= 2 * each), longest)
+    looks = min(longest // every, _MOST_LOOKS)
+    return looks, every, planned_looks.peeking(looks, spec.alpha)
+
+
+def metrics(spec: ExperimentSpec) -> tuple[Metric, ...]:
+    """Those that an arm may win by, as they are judged."""
+    return winning.metrics_of(spec.metrics.success)
+
+
+def doubt(spec: ExperimentSpec, units_per_second_of_all: float, bases: Mapping[str, Base]) -> str:
+    """Which success metric is hardly decided in the time and the units of `stop` at the effect that its evidence is for; empty for none.
+
+    Args:
+        spec: as it is frozen.
+        units_per_second_of_all: new units of the service, exposed or not.
+        bases: what a unit of control comes to, by the metric's name; of those that are missing nothing is said.
+    """
+    for place, metric in enumerate(metrics(spec)):
+        base = bases.get(metric.name)
+        if base is None or units_per_second_of_all <= 0:
+            continue
+        traffic = Traffic(units_per_second_of_all, base)
+        longest = horizon(spec, traffic)
+        needed = experimenting.typical_units(_design(spec, place, longest), base, metric.effect)
+        coming = units_per_second(spec, traffic) * longest.total_seconds()
+        if needed <= coming:
+            continue
+        takes = f"that takes some {needed:.3g} units" if math.isfinite(needed) else "no number of units decides that"
+        which = "" if metric.minimum_effect else ", as where no minimumEffect is given,"
+        return (
+            f"{metric.name} {HARDLY}: an effect of {100 * metric.effect:.3g} %{which} is to be found,"
+            f" {takes}, and {coming:.3g} come in {told_time(longest.total_seconds())}"
+        )
+    return ""
+
+
+def doubt_of_guardrail(told: MetricStatus, lasted_s: float, left_s: float) -> str:
+    """Whether a guardrail, which has to pass before an arm wins, hardly does before the experiment stops as it seems now; empty for no.
+
+    Args:
+        told: what is known of it.
+        lasted_s: seconds for which its events were counted.
+        left_s: seconds until the experiment stops.
+    """
+    events = sum(told.events)
+    if told.eta is not None:
+        takes_s = told.eta.total_seconds()
+    elif told.needed is not None and events:
+        # Longer than a status tells.
+        takes_s = (told.needed / events - 1) * lasted_s
+    else:
+        return ""
+    return f"{told.name} {HARDLY}, in {told_time(left_s)}" if takes_s > left_s else ""
+
+
+def _design(spec: ExperimentSpec, place: int, longest: timedelta) -> Design:
+    metric, arms = metrics(spec)[place], len(spec.arms)
+    rule = allocation.frozen(spec.allocation, spec.stop.max_duration)
+    return Design(
+        metric=metric,
+        shares=_shares(spec),
+        alpha=spec.alpha,
+        tests=arms * len(spec.metrics.success),
+        adaptive=None if rule is None else Adaptive(rule.floor, rule.delta, math.ceil(LOOKS * (rule.pace / longest))),
+    )
+
+
+def _shares(spec: ExperimentSpec) -> Sequence[float]:
+    names = [CONTROL, *(arm.name for arm in spec.arms)]
+    return [spec.weights[name] / 100 for name in names] if spec.weights else [1 / len(names)] * len(names)

@@ -1,0 +1,42 @@
+"""Addresses on the command line: where one is wanted, and where none is taken."""
+
+import re
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import click
+
+_SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
+
+def http_url(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """The callback of an option that takes an address of HTTP. Raises UsageError for anything else."""
+    if value is None or _is_http(value):
+        return value
+    raise click.UsageError(f"{parameter.opts[0]} {value!r} is not an address such as http://HOST:PORT", context)
+
+
+def _is_http(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        host = (parts.hostname or "").encode("idna")
+        # The port is looked at when it is asked for.
+        _ = parts.port
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(host) and text.isprintable() and " " not in text
+
+
+class LocalPath(click.Path):
+    """A path that exists, or with `allow_dash` standard input. An address is told as such, not as a path that does not exist."""
+
+    def __init__(self, *, allow_dash: bool = False) -> None:
+        super().__init__(exists=True, path_type=Path, allow_dash=allow_dash)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path. Fails as click does."""
+        if isinstance(value, str) and _SCHEME.match(value) and not Path(value).exists():
+            kinds = "a file, a folder, or - for standard input" if self.allow_dash else "a file or a folder"
+            self.fail(f"{value!r} is an address, and addresses are not taken: give {kinds}", param, ctx)
+        return super().convert(value, param, ctx)
