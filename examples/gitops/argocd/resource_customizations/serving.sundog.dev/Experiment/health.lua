@@ -1,4 +1,4 @@
--- Health of an Experiment for Argo CD: one that runs or has concluded is healthy.
+-- Health of an Experiment for Argo CD: one that runs or has ended as it should is healthy.
 if obj.metadata.deletionTimestamp ~= nil then
   return { status = "Progressing", message = "is being deleted" }
 end
@@ -17,8 +17,5 @@ for _, condition in ipairs(status.conditions or {}) do
 end
 if ready.status == "True" then
   return { status = "Healthy", message = ready.message or "" }
-end
-if ready.reason == "NotYetSupported" or ready.reason == "InvalidSpec" then
-  return { status = "Degraded", message = ready.reason .. ": " .. (ready.message or "") }
 end
 return { status = "Progressing", message = ready.message or "" }

@@ -1,0 +1,496 @@
+"""An experiment's verdict, once more, from nothing but its export.
+
+`sundog experiment export NAME --to DIR` writes exposures.jsonl, outcomes.jsonl and plan.json, and what `spec.exposureLog` asks for is the
+same in Parquet. This script counts the raw rows by itself, weighs them by the formulas written out below, and comes to the operator's own
+verdict, to the last digit; where the operator decides nothing, it says why. It needs numpy and scipy, pyarrow for Parquet, and nothing of
+Sundog. Run it (`python analysis.py DIR`), or cell by cell in an editor that knows `# %%`.
+"""
+
+# %% What is read
+import json
+import math
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+from scipy.special import betaln, expit, gammaln, log_ndtr, xlog1py, xlogy
+
+
+def rows(folder, name):
+    """The rows of a file, in its order: of JSON lines, else of Parquet, for which it takes pyarrow."""
+    lines = Path(folder) / f"{name}.jsonl"
+    if lines.exists():
+        with lines.open(encoding="utf-8") as file:
+            yield from map(json.loads, file)
+        return
+    from pyarrow import parquet
+
+    for batch in parquet.ParquetFile(lines.with_suffix(".parquet")).iter_batches():
+        yield from batch.to_pylist()
+
+
+def read(folder):
+    """(plan, units, outcomes) of an export: `units` has (epoch, arm) of each exposed unit, and is empty where each request is one."""
+    plan = json.loads((Path(folder) / "plan.json").read_text(encoding="utf-8"))
+    units = {row["unit"]: (row["epoch"], row["arm"]) for row in rows(folder, "exposures")}
+    return plan, units, rows(folder, "outcomes")
+
+
+# %% What is counted
+# A unit counts once, in the epoch and arm of its first exposure, whatever becomes of it later. A value is kept in millionths, so that sums
+# are whole numbers and exact.
+
+
+def exposed_of(plan, units):
+    """By (epoch, arm): units exposed, or requests where each is one."""
+    exposed = defaultdict(int)
+    for place in units.values():
+        exposed[place] += 1
+    for epoch, arm, requests in plan.get("assigned", ()):
+        exposed[epoch, arm] += requests
+    return exposed
+
+
+def count(plan, units, outcomes):
+    """By (feedback, epoch, arm): units exposed, with an outcome, with a first one above 0; Σ of units' totals, and Σ of their squares."""
+    exposed = exposed_of(plan, units)
+    totals, places, first = defaultdict(int), {}, {}
+    for row in outcomes:
+        key, value = (row["metric"], row["unit"]), round(row["value"] * 1_000_000)
+        places[key] = units.get(row["unit"]) or (row["epoch"], row["arm"])
+        first.setdefault(key, value)
+        totals[key] += value
+    counts = defaultdict(lambda: [0] * 5)
+    for key, total in totals.items():
+        own = counts[key[0], *places[key]]
+        for column, more in enumerate((0, 1, first[key] > 0, total, total**2)):
+            own[column] += int(more)
+    for metric in {key[0] for key in totals} | {each["feedback"] for each in outcomes_of(plan)}:
+        for place, number in exposed.items():
+            counts[metric, *place][0] = number
+    return counts
+
+
+def outcomes_of(plan):
+    """The metrics of outcomes, as they were frozen: those an arm may win by first."""
+    return plan["status"]["plan"]["comparison"].get("outcomes", [])
+
+
+def arms_of(plan):
+    """The arms, control first."""
+    return [arm["name"] for arm in plan["status"]["plan"]["comparison"]["arms"]]
+
+
+def all_of(plan):
+    """Those and stable, which is outside of the experiment."""
+    return [arm["name"] for arm in plan["status"]["arms"]]
+
+
+def epochs_of(plan, arms, *, troubled=False):
+    """The epochs of evidence, each with the buckets of these arms. A warm-up is none; what control was no measure in is left out as well,
+    unless it is asked for.
+    """
+    names = all_of(plan)
+    for epoch in plan["status"].get("evidenceEpochs", ()):
+        if len(epoch.get("buckets", ())) == len(names) and (troubled or not epoch.get("troubled")):
+            buckets = dict(zip(names, epoch["buckets"], strict=True))
+            yield epoch["number"], [buckets.get(arm, 0) for arm in arms]
+
+
+# %% A rate: the share of exposed units whose first outcome was above 0
+# Of each unit with an event it is known with which probability it would be the arm's if both rates were equal: the arm's share π of the
+# assignments to both. So the likelihood ratio of "r times control's rate" to "the same rate" is, over epochs with x events of the arm and
+# c of control,   exp( Σx·log r − Σ(x + c)·log(1 + π(r − 1)) ).   E is its mean over a fixed mixture of ratios r, those above 1 for "higher"
+# and their inverses for "lower": by Ville's inequality it reaches 1/α with a probability of at most α, at whatever looks.
+
+STEPS = 96
+NEAREST, FARTHEST = 1 / 40, 5.0
+WIDE, SHARE_OF_WIDE, SHARE_OF_NONE = 1.0, 0.2, 0.1
+
+
+def mixture(scale):
+    """Log ratios above 0 and log weights: four fifths a half normal of that deviation, the rest one with a deviation of 1."""
+    ratios = np.geomspace(min(scale, WIDE) * NEAREST, FARTHEST, STEPS)
+    near, wide = (np.exp(-((ratios / width) ** 2) / 2) / width for width in (scale, WIDE))
+    weights = ratios * ((1 - SHARE_OF_WIDE) * near + SHARE_OF_WIDE * wide)
+    return ratios, np.log(weights / weights.sum())
+
+
+def log_likelihood(control, arm, share, log_ratios):
+    """Of ratios in the last axis, by that of equal rates."""
+    cost = np.log1p(share[..., None] * np.expm1(log_ratios)[..., None, :])
+    events = control + arm
+    return arm.sum(-1)[..., None] * log_ratios - (events[..., None, :] @ cost)[..., 0, :]
+
+
+def log_sum(logs):
+    """The logarithm of the sum of what these are the logarithms of."""
+    most = logs.max(-1)
+    return most + np.log(np.exp(logs - most[..., None]).sum(-1))
+
+
+def rate(control, arm, share, exposed, effect, bar):
+    """All that is known of a rate; arguments of shape (arms, epochs), and the least relative effect that evidence is tuned for."""
+    ratios, log_weights = mixture(2.0 * effect)
+    above, below = (log_likelihood(control, arm, share, sign * ratios) for sign in (1, -1))
+    side = np.broadcast_to(log_weights + math.log((1 - SHARE_OF_NONE) / 2), above.shape)
+    none = np.zeros((*above.shape[:-1], 1))
+    two_sided = log_sum(
+        np.concatenate([side, side, none + math.log(SHARE_OF_NONE)], -1) + np.concatenate([above, below, none], -1)
+    )
+    lower, upper = interval(two_sided, control, arm, share, bar)
+    ratio = most_likely(control, arm, share)
+    with np.errstate(all="ignore"):
+        at_best = np.clip(np.nan_to_num(np.log(ratio), nan=0.0), -50.0, 50.0)
+        return {
+            "control": control.sum(-1) / exposed[0],
+            "arm": arm.sum(-1) / exposed[1],
+            "uplift": ratio - 1,
+            "lower": lower - 1,
+            "upper": upper - 1,
+            "above": log_sum(log_weights + above),
+            "below": log_sum(log_weights + below),
+            # Whether a ratio of its own in each epoch is so much likelier that no one ratio fits all.
+            "differs": epoch_by_epoch(control, arm, share)
+            - log_likelihood(control, arm, share, at_best[..., None])[..., 0]
+            >= bar,
+        }
+
+
+def epoch_by_epoch(control, arm, share):
+    """Log E against equal rates where each epoch may have a ratio of its own, by Beta mixtures of precision 2 and 50, half each."""
+    null = expit(np.log(np.asarray(1.0, float))[..., None] + logit(share))
+    k = np.asarray((2.0, 50.0), float).reshape(-1, *(1,) * np.broadcast(control, arm, null).ndim)
+    a, b = k * share, k * (1 - share)
+    each = betaln(a + arm, b + control) - betaln(a, b) - (xlogy(arm, null) + xlog1py(control, -null))
+    return np.logaddexp.reduce(each.sum(-1), axis=0) - math.log(2)
+
+
+# The interval: the ratios against which log E of both sides stays below the bar. Against another ratio log E differs by the likelihood of
+# the events alone, which is concave in the log ratio: Newton's steps find where it crosses, from either side.
+
+FAR, ROUNDS, CLOSE = 35.0, 80, 1e-9
+
+
+def logit(share):
+    return np.log(share) - np.log1p(-share)
+
+
+def unlikeliness(control, arm, odds):
+    return ((control + arm) * np.logaddexp(0.0, odds) - arm * odds).sum(-1)
+
+
+def likeliest(control, arm, share):
+    """The log ratio at which the events are the least unlikely, and how much less likely they become beside it."""
+    events, offset = control + arm, logit(share)
+    centre = np.log((arm.sum(-1) + 0.5) / ((control * np.exp(offset)).sum(-1) + 0.5))
+    for _ in range(ROUNDS):
+        own = expit(centre[..., None] + offset)
+        curvature = (events * own * (1 - own)).sum(-1)
+        step = np.clip(((events * own).sum(-1) - arm.sum(-1)) / curvature, -2.0, 2.0)
+        centre = np.clip(centre - step, -FAR, FAR)
+        if not np.any(np.abs(step) > 1e-3):
+            break
+    return centre, curvature
+
+
+def most_likely(control, arm, share):
+    """The ratio that fits all epochs best."""
+    with np.errstate(all="ignore"):
+        centre, _ = likeliest(control, arm, share)
+    ratio = np.where(arm.sum(-1) == 0, 0.0, np.where(control.sum(-1) == 0, np.inf, np.exp(centre)))
+    return np.where(control.sum(-1) + arm.sum(-1) == 0, np.nan, ratio)
+
+
+def interval(against_equal, control, arm, share, bar):
+    with np.errstate(all="ignore"):
+        offset, events = logit(share), control + arm
+        rise = against_equal - unlikeliness(control, arm, offset) - bar
+        centre, curvature = likeliest(control, arm, share)
+        least = rise + unlikeliness(control, arm, centre[..., None] + offset)
+        one_sided = (control.sum(-1) == 0) | (arm.sum(-1) == 0)
+        reach = np.where(one_sided, FAR, np.sqrt(-2 * least / curvature))
+        centre = np.where(one_sided, 0.0, centre)
+        ends = np.stack([centre - reach, centre + reach])
+        step = np.full(np.shape(ends), np.inf)
+        for _ in range(ROUNDS):
+            odds = ends[..., None] + offset
+            step = (rise + unlikeliness(control, arm, odds)) / (events * expit(odds) - arm).sum(-1)
+            ends = ends - step
+            if not np.any(np.abs(step) > CLOSE):
+                break
+        lower, upper = np.exp(np.where(np.abs(step) <= CLOSE, ends, np.nan))
+    return np.where(arm.sum(-1) == 0, 0.0, lower), np.where(control.sum(-1) == 0, np.inf, upper)
+
+
+# %% A mean: the sum of a unit's values, 0 without any, by exposed unit
+# An epoch counts by h = n_A·n_B/(n_A + n_B), once both arms have 30 units with an outcome. What is compared are the arms' averages Σh·ȳ/Σh;
+# the time in which evidence gathers is Σh. Asymptotic: log E is that of a normal mixture, on one side for "higher" and "lower", on both for
+# the interval of the ratio (Fieller). An arm's variance is taken for no less than that of both arms together.
+
+BURN_IN = 30
+
+
+def mean(control, arm, exposed, effect, bar):
+    """All that is known of a mean; `control` and `arm` are (exposed, units, positive, total, squares), each of shape (arms, epochs)."""
+    n_a, n_b = (np.asarray(each[0], float) for each in (control, arm))
+    least = np.minimum(np.asarray(control[1], float), np.asarray(arm[1], float))
+    together = variance([x + y for x, y in zip(control, arm, strict=True)])
+    with np.errstate(all="ignore"):
+        h = np.where(least >= BURN_IN, n_a * n_b / (n_a + n_b), 0.0)
+        v_a, v_b = (
+            np.where(h > 0, h**2 * np.maximum(variance(own), together) / n, 0.0)
+            for own, n in ((control, n_a), (arm, n_b))
+        )
+    a, b = (h * average(control)).sum(-1), (h * average(arm)).sum(-1)
+    v_a, v_b, time = v_a.sum(-1), v_b.sum(-1), h.sum(-1)
+    deviation = 2.0 * effect / 3.0
+    spread = time * deviation**2
+    with np.errstate(all="ignore"):
+        error = np.sqrt(v_b + 1.0**2 * v_a)
+        sigma = np.where(error > 0, (b - 1.0 * a) / error, np.nan)
+        kept = spread / (1 + spread)
+        above, below = (
+            math.log(2) - 0.5 * np.log1p(spread) + kept * sigma**2 / 2 + log_ndtr(sign * sigma * np.sqrt(kept))
+            for sign in (1, -1)
+        )
+        reach = (1 + 1 / spread) * (np.log1p(spread) + 2 * bar)
+        square, both, rest = a**2 - reach * v_a, a * b, b**2 - reach * v_b
+        root = np.sqrt(np.maximum(both**2 - square * rest, 0.0))
+        known = (square > 0) & (a > 0) & (v_a + v_b > 0)
+        return {
+            "control": np.asarray(control[3].sum(-1), float) / np.asarray(exposed[0] * 1_000_000, float),
+            "arm": np.asarray(arm[3].sum(-1), float) / np.asarray(exposed[1] * 1_000_000, float),
+            "uplift": np.where(a > 0, b / a - 1, np.nan),
+            "lower": np.where(known, (both - root) / square, np.nan) - 1,
+            "upper": np.where(known, (both + root) / square, np.nan) - 1,
+            "above": np.where(np.isnan(above), -np.inf, above),
+            "below": np.where(np.isnan(below), -np.inf, below),
+            "differs": np.zeros(time.shape, bool),
+        }
+
+
+def average(own):
+    return np.asarray(own[3] / np.maximum(own[0], 1), float)
+
+
+def variance(own):
+    spread = own[0] * own[4] - own[3] * own[3]
+    return np.asarray(spread / (np.maximum(own[0], 1) * np.maximum(own[0] - 1, 1)), float)
+
+
+# %% What is found of each metric of each arm
+# Each direction is judged at α by the number of tests, metrics times arms.
+
+USUAL_EFFECT = 0.05
+
+
+def judge(plan, counts, role="success"):
+    """By metric and arm, all that is known and what follows."""
+    metrics = [each for each in outcomes_of(plan) if each["role"] == role]
+    arms = arms_of(plan)
+    epochs = list(epochs_of(plan, arms))
+    tests = max(1, len(metrics) * (len(arms) - 1))
+    bar = math.log(1 / (plan["status"]["plan"]["alpha"] / tests))
+    return {
+        metric["name"]: dict(zip(arms[1:], _judge(metric, arms, epochs, counts, bar), strict=True))
+        for metric in metrics
+    }
+
+
+def _judge(metric, arms, epochs, counts, bar):
+    if not epochs:
+        return [{"verdict": "NoData", "exposed": 0} for _ in arms[1:]]
+    told = [[counts[metric["feedback"], number, arm] for arm in arms] for number, _ in epochs]
+    valid = np.array([all(is_valid(row[place]) for row in told) for place in range(len(arms))])
+    sane = valid[1:] & valid[0]
+    shares = np.array([buckets for _, buckets in epochs], float).T
+    counted = (shares[1:] > 0) & (shares[0] > 0) & sane[:, None]
+    with np.errstate(all="ignore"):
+        share = np.where(counted, shares[1:] / (shares[1:] + shares[0]), 0.5)
+    columns = np.array(told, object).transpose(2, 1, 0)
+    control, arm = np.where(counted, columns[:, :1], 0), np.where(counted, columns[:, 1:], 0)
+    exposed = control[0].sum(-1), arm[0].sum(-1)
+    effect = metric.get("minimumEffect") or USUAL_EFFECT
+    if metric.get("type", "rate") == "rate":
+        events = (np.asarray(each[2], float) for each in (control, arm))
+        known = rate(*events, share, [np.asarray(each, float) for each in exposed], effect, bar)
+    else:
+        known = mean(control, arm, exposed, effect, bar)
+    found = []
+    for place in range(len(arms) - 1):
+        own = {name: float(values[place]) for name, values in known.items()}
+        own["exposed"], fewest = exposed[0][place] + exposed[1][place], min(exposed[0][place], exposed[1][place])
+        own["verdict"] = verdict(metric, own, bar) if fewest else "NoData"
+        found.append(own if sane[place] else {"verdict": "Invalid", "exposed": 0})
+    return found
+
+
+def is_valid(own):
+    exposed, units, positive, total, squares = own
+    return exposed >= units >= positive >= 0 and units * squares >= total**2
+
+
+def improvement(metric, own):
+    """The interval in the direction of the goal."""
+    lower, upper = own["lower"], own["upper"]
+    return (lower, upper) if metric.get("goal", "increase") == "increase" else (-upper, -lower)
+
+
+def verdict(metric, own, bar):
+    increase = metric.get("goal", "increase") == "increase"
+    better, worse = (own["above"], own["below"]) if increase else (own["below"], own["above"])
+    if worse >= bar:
+        return "Worse"
+    if own["differs"]:
+        return "Heterogeneous"
+    if better >= bar:
+        return "Better"
+    worth = metric.get("minimumEffect") or math.nan
+    return "NoEffect" if improvement(metric, own)[1] < worth else "Undecided"
+
+
+# %% Whether anything is to be decided
+# Nothing is while units do not fall to the arms, stable among them, by their weights: each counts once, where it was first exposed, by the
+# buckets of that epoch. E against that is the product over epochs of how many times likelier a Dirichlet mixture around the weights makes
+# what fell than the weights do: it reaches 1000 by chance in one of 1000 experiments at most, at whatever looks. Where each request is a
+# unit, requests are looked at, also those of epochs in which control was no measure.
+
+CONCENTRATION, OFF = 1000.0, math.log(1000)
+
+
+def log_e_of_split(fell, buckets):
+    """Log E against "by their weights", of (epochs, arms). Who fell to an arm that had no weight fell there by no chance."""
+    told = 0.0
+    for counts, shares in zip(fell, buckets, strict=True):
+        if any(number and not share for number, share in zip(counts, shares, strict=True)):
+            return math.inf
+        there = np.array(shares, float) > 0
+        if there.sum() > 1:
+            units, share = np.array(counts, float)[there], np.array(shares, float)[there]
+            share = share / share.sum()
+            prior = CONCENTRATION * share
+            together = gammaln(prior.sum()) - gammaln(prior.sum() + units.sum())
+            told += float(together + (gammaln(prior + units) - gammaln(prior) - xlogy(units, share)).sum())
+    return told
+
+
+def split_is_off(plan, units):
+    """Why units did not fall to the arms by their weights, in the operator's words; empty where they may have."""
+    names, exposed, by_request = all_of(plan), exposed_of(plan, units), bool(plan.get("assigned"))
+    epochs = list(epochs_of(plan, names, troubled=by_request))
+    fell, buckets = [[exposed[number, name] for name in names] for number, _ in epochs], [own for _, own in epochs]
+    if log_e_of_split(fell, buckets) < OFF:
+        return ""
+    got, total = [sum(column) for column in zip(*fell, strict=True)], sum(map(sum, fell))
+    expected = [
+        sum(sum(row) * own[place] / sum(own) for row, own in zip(fell, buckets, strict=True))
+        for place in range(len(names))
+    ]
+    if by_request:
+        told = (f"{name} {own} ({meant:.0f} expected)" for name, own, meant in zip(names, got, expected, strict=True))
+        return f"of {total} requests {', '.join(told)}: the split is not as it should be"
+    worst = max(range(len(names)), key=lambda place: abs(got[place] - expected[place]) / (expected[place] + 1) ** 0.5)
+    fallen, meant = f"{names[worst]} got {got[worst]} of {total} units", f"{expected[worst]:.0f} were expected"
+    return f"{fallen} where {meant}: the split is not as it should be"
+
+
+# What else the operator waits for is not in the rows, so it is taken from the status: an edge that does not tell what it has counted,
+# trouble of control, outcomes that no edge knows, and the split as a sample shows it that edges have from the warm-up on. Where the
+# operator has come to a verdict there was none of that, whatever came later.
+
+NOT_LOOKED_YET = ("NotEvaluated", "Pending")
+
+
+def told_by_operator(plan):
+    """Why counts are not to be trusted for what only the operator can know; empty where nothing is wrong."""
+    status = plan["status"]
+    if status.get("verdict", {}).get("decision") in ("Winner", "NoWinner"):
+        return ""
+    told = next((each for each in status.get("conditions", ()) if each["type"] == "DataQuality"), {"status": "True"})
+    return "" if told["status"] == "True" or told["reason"] in NOT_LOOKED_YET else told["message"]
+
+
+def untrusted(plan, units):
+    """Why nothing is decided by these counts, whatever they say; empty where something may be."""
+    return split_is_off(plan, units) or told_by_operator(plan)
+
+
+# %% What is decided
+# An arm wins that is better by one success metric, worse by none, counted by all, and has passed every guardrail. What guardrails say is
+# no outcome and so is not in the rows: it is taken from the status.
+
+
+def decide(plan, found, why_not=""):
+    """(decision, winner); `why_not` is why nothing is to be decided."""
+    if why_not:
+        return "Undecided", ""
+    metrics = [each for each in outcomes_of(plan) if each["role"] == "success"]
+    standing = {
+        arm: stand(plan, arm, [found[each["name"]][arm]["verdict"] for each in metrics]) for arm in arms_of(plan)[1:]
+    }
+    won = [arm for arm, where in standing.items() if where == "Won"]
+    if won:
+        best = next(each for each in metrics if any(found[each["name"]][arm]["verdict"] == "Better" for arm in won))
+        better = [arm for arm in won if found[best["name"]][arm]["verdict"] == "Better"]
+        return "Winner", max(better, key=lambda arm: least(best, found[best["name"]][arm]))
+    if all(where in ("Out", "Hopeless") for where in standing.values()):
+        return "NoWinner", ""
+    return "Undecided", ""
+
+
+def least(metric, own):
+    lower = improvement(metric, own)[0]
+    return -math.inf if math.isnan(lower) else lower
+
+
+def stand(plan, arm, verdicts):
+    status = plan["status"]
+    rails = [
+        each["verdict"]
+        for each in status.get("metrics", ())
+        if each.get("arm") == arm and each.get("role") == "guardrail"
+    ]
+    dropped = next((each.get("dropped") for each in status["arms"] if each["name"] == arm), None)
+    if dropped or "Harm" in rails or "Worse" in verdicts:
+        return "Out"
+    if "Better" in verdicts:
+        waits = {"NoData", "Invalid"} & {*verdicts} or any(each != "Passed" for each in rails)
+        return "Held" if waits else "Won"
+    return "Hopeless" if verdicts and {*verdicts} == {"NoEffect"} else "Open"
+
+
+# %% The verdict, beside the operator's
+
+
+def analyse(folder):
+    """(found, decision, winner) of an export."""
+    plan, units, outcomes = read(folder)
+    found = judge(plan, count(plan, units, outcomes))
+    return found, *decide(plan, found, untrusted(plan, units))
+
+
+def show(folder):
+    """Print it."""
+    plan, units, outcomes = read(folder)
+    found, why_not = judge(plan, count(plan, units, outcomes)), untrusted(plan, units)
+    if not plan["complete"]:
+        print("The rows are not all that was counted: numbers may differ from the operator's.")
+    for metric, arms in found.items():
+        for arm, own in arms.items():
+            numbers = " ".join(f"{name}={value:.6g}" for name, value in own.items() if isinstance(value, float))
+            print(f"{metric} of {arm}: {own['verdict']} {numbers}")
+    told = plan["status"].get("verdict", {})
+    print_verdict("here", *decide(plan, found, why_not), why_not and f"nothing is decided: {why_not}")
+    print_verdict("operator", told.get("decision", "Undecided"), told.get("winner", ""), told.get("reason", ""))
+
+
+def print_verdict(whose, decision, winner, reason):
+    verdict = f"{whose}: {decision} {winner}".rstrip()
+    print(f"{verdict}: {reason}" if reason else verdict)
+
+
+# %%
+if __name__ == "__main__":
+    show(sys.argv[1] if len(sys.argv) > 1 else ".")
