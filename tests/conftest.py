@@ -11,4 +11,4 @@ settings.register_profile("any", deadline=None)
 settings.register_profile("gate", derandomize=True, deadline=None)
 settings.load_profile("gate" if os.environ.get("CI") else "any")
 
-pytest_plugins = ["real_kubernetes.fixtures"]
+pytest_plugins = ["requiring", "real_kubernetes.fixtures"]

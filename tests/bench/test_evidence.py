@@ -71,7 +71,7 @@ def attempt() -> tuple[ExperimentStatus, judging.Seen]:
     reports, now_s = [report(*rows)], T0 + 600.0 * len(weights) + 60
     blocks = tallies.blocks_of(ATTEMPT, reports)
     known = tallies.take(tallies.Tallies(ATTEMPT), reports, blocks, tallies.Look(numbers, numbers[-1], now_s, 30.0))
-    return status, judging.Seen(known, reports, blocks, stable, (3, 3), now_s, 30.0)
+    return status, judging.Seen(known, reports, blocks, stable, now_s, 30.0, (3, 3))
 
 
 def spent(work: Callable[[], Any]) -> float:

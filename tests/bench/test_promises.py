@@ -1,8 +1,9 @@
 """What evidence promises, in thousands of simulated rollouts: how often it errs, and how long it takes.
 
-Seeds are fixed, and nothing is measured on the machine.
+Seeds are fixed, and nothing is measured on the machine: minutes are those of the simulated service.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,17 +12,32 @@ import numpy as np
 import pytest
 
 import returning_users
+from default_plans import by_default
 from measuring.record import Record
 from returning_users import Users, alike, by_beta, by_zipf, few_have_most, unevenly, with_a_whale
 from stalling_replicas import Stalling
 from sundog_operator.core.evidence.simulating import Outcomes, Plan, Steady, World, roll_out
+from sundog_operator.core.rollout.resolve import BUSY_RPS
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]
 
 AN_HOUR = 360
-TWO_STEPS = Plan(weights=(0.25, 0.5), floor=0.01, metrics=2)
-THREE_STEPS = Plan(floor=0.005, metrics=2)
+TWO_STEPS, THREE_STEPS = by_default(1), by_default(BUSY_RPS)
 COLUMNS = ("world", "runs", "promoted", "rolled back", "median", "80 %")
+AS_DESIGNED = (22, 25, 3.6 * 60, 4.3 * 60, 15, 15, 15, math.inf, 22)
+"""Minutes that the default plan was chosen by, of simulations without a dispersion: of how long it takes, row by row."""
+DESIGN_HOLDS = 0.2
+"""By which share a median may differ from that."""
+LATER = {0: 29, 1: 40, 3: 5.2 * 60}
+"""Rows in which it does not hold, and minutes that they take, as docs/limits.md has them.
+
+Without errors a gate's bound takes less than half of α, and one of the whole would have had 26 minutes. With few of them the dispersion as
+measured is above 1, by which evidence is divided: of the second row half of the runs see none in their first half hour, and the others are
+ten minutes later.
+"""
+LATER_HOLDS = 0.1
+FOUND_BY = 3
+"""Minutes in which three times the errors are found, at a quarter of 100 requests a second."""
 
 Row = tuple[str, Plan, World, int, int]
 
@@ -32,14 +48,15 @@ def told(minutes: float) -> str:
     return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
 
 
-def played(record: Record, rows: Sequence[Row]) -> list[Outcomes]:
+def played(record: Record, rows: Sequence[Row], further: Sequence[str] = ()) -> list[Outcomes]:
+    """Play all, and tell of each; `further` are the cells of a last column."""
     found = []
     for seed, (name, plan, world, runs, ticks) in enumerate(rows):
         ends = roll_out(plan, world, runs=runs, ticks=ticks, seed=seed)
         found.append(ends)
         times = (np.median(ends.minutes), np.quantile(ends.minutes, 0.8, method="higher"))
         shares = (f"{share.mean():.1%}" for share in (ends.promoted, ends.rolled_back))
-        record.add(name, str(runs), *shares, *map(told, times))
+        record.add(name, str(runs), *shares, *map(told, times), *further[seed : seed + 1])
     record.finish()
     return found
 
@@ -81,7 +98,8 @@ def test_users_who_come_back() -> None:
     columns = ("users, their requests, their failures", "steps", "candidate", *COLUMNS[1:], "split called wrong")
     title = "Users who come back: 40 requests a second, 3 % fail, an hour; units stay with their arm"
     record = Record("promises_units", title, columns)
-    ramp, one = Plan(metrics=2, warmup_ticks=6), Plan(weights=(0.5,), metrics=2, warmup_ticks=6)
+    ramp = replace(THREE_STEPS, floor=0.0, warmup_ticks=6)
+    one = replace(ramp, weights=(0.5,))
     kinds = {
         "200, alike, alike": Users(200),
         "200, by Zipf's law, alike": Users(200, by_zipf),
@@ -121,6 +139,17 @@ def test_how_long_it_takes() -> None:
         ("50, 1 %, twice as bad, 5 % of traffic", THREE_STEPS, Steady(50, 0.01, 2.0), 200, 4 * AN_HOUR),
     ]
     title = "How long it takes: requests a second, and how many fail"
-    found = played(Record("promises_times", title, COLUMNS), rows)
+    designed = [*map(told, AS_DESIGNED)]
+    found = played(Record("promises_times", title, (*COLUMNS, "median, as designed")), rows, designed)
     assert all(each.promoted.mean() >= 0.95 for each in found[:6])
     assert all(each.rolled_back.mean() >= 0.95 for each in found[6:])
+    medians = [float(np.median(each.minutes)) for each in found]
+    assert not [rows[index][0] for index, minutes in enumerate(medians) if not is_as_told(index, minutes)], medians
+    assert np.quantile(found[7].minutes, 0.8, method="higher") <= FOUND_BY
+
+
+def is_as_told(row: int, minutes: float) -> bool:
+    """Whether a median of how long it takes is that of the design, or that by which it is known to be later."""
+    if row in LATER:
+        return abs(minutes / LATER[row] - 1) <= LATER_HOLDS
+    return math.isinf(AS_DESIGNED[row]) or abs(minutes / AS_DESIGNED[row] - 1) <= DESIGN_HOLDS

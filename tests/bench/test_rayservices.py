@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import kubernetes.aio
 import pytest
 import yaml
 
@@ -97,10 +98,17 @@ def runs(obj: Object) -> bool:
 
 async def create_all(cluster: Cluster) -> tuple[int, float]:
     """Create the RayServices; how many are ready when the time is over or all are, and how long that took."""
-    async with fleet.client_of(cluster.kubeconfig) as client:
+    config = await kubernetes.aio.config.new_client_from_config(str(cluster.kubeconfig))
+    async with fleet.client_of(cluster.kubeconfig) as client, config as ray:
+        create = kubernetes.aio.client.CustomObjectsApi(ray).create_namespaced_custom_object
+
+        async def make(index: int) -> None:
+            made = ray_service(index)
+            await create("ray.io", "v1", made["metadata"]["namespace"], RAY_SERVICE.plural, made)
+
         await fleet.make_namespaces(client, NAMESPACES)
         began = time.monotonic()
-        making = asyncio.ensure_future(fleet.each(COUNT, lambda index: client.create(ray_service(index))))
+        making = asyncio.ensure_future(fleet.each(COUNT, make))
         ready = await fleet.wait_for(client, RAY_SERVICE, COUNT, runs, WITHIN_S)
         took = time.monotonic() - began
         await making

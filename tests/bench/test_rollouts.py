@@ -24,9 +24,14 @@ pytestmark = [pytest.mark.bench, pytest.mark.timeout(7200)]
 
 GOOD = 200
 WORSE = 20
+LEAST_FOUND = 0.9
+"""Of the worse ones, the share that is rolled back within the hour; then no more of them can have been promoted than `ALPHA` allows."""
+
 ALPHA = 0.05
 LIMIT_MINUTES = 60.0
 LOOK_S = 20.0
+"""Between two looks, where the operator lets five pass: quicker to play, with a quarter as many occasions to be wrong."""
+
 STALLS = (None, Stalls(2.0, 0.3), Stalls(3.0, 0.5), Stalls(20.0, 0.2))
 APPLICATIONS = ("digits-r1", "digits-r2")
 ANY = (0.001, 0.02)
@@ -171,13 +176,15 @@ def test_rollouts_of_what_is_worse() -> None:
     title = "`rollout: {}` of a worse revision, of the same services; every second with stalls of 2 s"
     columns = ("candidate", "runs", "promoted", "rolled back", "paused", "goes on", "median", "80 %")
     record = Record("rollouts_worse", title, (*columns, "failed answers of the candidate until then, median"))
+    hows: dict[str, Counter[str]] = {}
     for name, services in worse_ones().items():
         found = rolled_out(services, record, name)
         failed = int(np.median([each.failed for each in found]))
         record.add(name, str(len(found)), *counts(found), *times(found, "RolledBack"), str(failed))
-        promoted = Counter(each.how for each in found)["Promoted"]
-        assert name == WITHIN_FLOOR or promoted <= binom.ppf(0.975, len(found), ALPHA)
+        hows[name] = Counter(each.how for each in found)
     record.finish()
+    for name in hows.keys() - {WITHIN_FLOOR}:
+        assert hows[name]["RolledBack"] >= LEAST_FOUND * WORSE, (name, hows[name])
 
 
 def test_thresholds_on_the_same_services() -> None:

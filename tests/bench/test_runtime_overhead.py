@@ -26,7 +26,7 @@ from measuring.record import Record
 from sundog_runtime.context import RequestContext
 from sundog_runtime.metrics import Metrics
 from sundog_runtime.pace import Pace
-from sundog_runtime.protocol.app import read_body
+from sundog_runtime.protocol.body import read_body
 from sundog_runtime.replica import Replica
 from sundog_runtime.signature import conform
 from sundog_runtime.tensors import plain

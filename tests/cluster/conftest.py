@@ -11,6 +11,12 @@ from real_kubernetes.helm import Helm
 from real_serving import Serving, Team
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What asks for `serving` comes last: its operator acts on every namespace, also on those in which others install one."""
+    late = {item.path for item in items if "serving" in getattr(item, "fixturenames", ())}
+    items.sort(key=lambda item: item.path in late)
+
+
 @pytest.fixture(scope="session")
 def serving(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     """The chart installed, for every namespace; `serving.team(NAME)` is one with models."""
@@ -27,6 +33,15 @@ def vision(serving: Serving) -> Iterator[Team]:
     """The namespace `vision`. What the tests serve in it stays from one to the next."""
     with serving.team("vision") as team:
         yield team
+
+
+@pytest.fixture(scope="module")
+def served(vision: Team) -> Team:
+    """`digits` serves, whatever model."""
+    if not vision.list("mdep"):
+        vision.apply(vision.digits())
+    vision.until(lambda: vision.says("Ready")[0] == "True", "digits is Ready")
+    return vision
 
 
 @pytest.fixture(scope="module")

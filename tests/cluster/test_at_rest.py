@@ -17,7 +17,7 @@ from real_kubernetes.cluster import Cluster
 from sundog_operator.adapters.cached.kubernetes import OPTIONAL, SCOPES
 
 COUNT = 50
-RESYNC_S = 20
+RESYNC_S = 10
 ROUNDS = 2
 PASSES = "controller_runtime_reconcile_total"
 

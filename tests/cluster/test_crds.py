@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from real_kubernetes.cluster import Cluster
 from real_kubernetes.kubectl import Kubectl, Object
 from sundog_operator.api import format_micro_instant
 from sundog_operator.core import events
+from waiting import eventually
 
 NAMESPACE = "crds-test"
 KINDS = {"ModelDeployment": "modeldeployments", "Experiment": "experiments"}
@@ -169,6 +171,47 @@ def test_an_applied_crd_is_stored_as_the_file_has_it(kubectl: Kubectl, plural: s
     ours = CRDS[plural]["spec"]["versions"][0]
     assert stored["schema"] == ours["schema"]
     assert stored["subresources"] == ours["subresources"]
+
+
+def test_an_experiment_that_breaks_a_rule_that_is_new_goes_on(kubectl: Kubectl, api: Api) -> None:
+    """Who was stored before the rule is told of at each write, of a status too: nothing of it may be refused but what is new."""
+    metrics = {"success": [{"name": "retries", "feedback": "bought", "minimumEffect": "0%"}]}
+    spec = {"modelDeployment": "digits", "arms": [{"name": "canary"}], "exposure": "0%", "metrics": metrics}
+    old = {**digits(), "kind": "Experiment", "metadata": {"name": "old", "namespace": NAMESPACE}, "spec": spec}
+    path = path_of(old, "old")
+
+    def is_taken(name: str) -> bool:
+        named = old | {"metadata": old["metadata"] | {"name": name}}
+        return bool(api.send("POST", path_of(old), named, dryRun="All")["kind"] == "Experiment")
+
+    def written(below: str, **changes: Any) -> Object:
+        return api.send("PUT", f"{path}{below}", api.send("GET", path) | changes)
+
+    try:
+        kubectl("replace", "-f", "-", stdin=json.dumps(_without_rules(kubectl)))
+        eventually(partial(is_taken, "old"), "the rules are gone")
+        assert api.send("POST", path_of(old), old)["kind"] == "Experiment"
+    finally:
+        kubectl("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds" / "experiments.yaml"))
+    eventually(lambda: not is_taken("new"), "the rules hold")
+    assert written("/status", status={"observedGeneration": 1, "phase": "Running"})["status"]["phase"] == "Running"
+    stored = api.send("GET", path)
+    assert written("", spec=stored["spec"] | {"stopped": True})["spec"]["stopped"] is True
+    other = written("", spec=stored["spec"] | {"exposure": "0.0%"})
+    assert (other["kind"], other["reason"]) == ("Status", "Invalid")
+    assert "0% leaves every arm without units" in other["message"]
+
+
+def _without_rules(kubectl: Kubectl) -> Object:
+    """The stored CRD of Experiments as it was before any rule."""
+
+    def bare(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: bare(item) for key, item in value.items() if key != "x-kubernetes-validations"}
+        return [bare(item) for item in value] if isinstance(value, list) else value
+
+    found: Object = bare(kubectl.get("crd", "experiments.serving.sundog.dev"))
+    return found
 
 
 def test_the_longest_note_of_an_event_is_taken(kubectl: Kubectl) -> None:

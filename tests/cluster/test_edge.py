@@ -9,7 +9,7 @@ import contextlib
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from charting import ROOT, account, values
 from real_kubernetes.checkout import pod_spec, pod_template
 from real_kubernetes.cluster import Cluster
 from real_kubernetes.images import BASE
+from real_serving import has_store
 from sundog_operator.adapters.clock import SystemClock
 from sundog_operator.adapters.edges import HttpEdges
 from sundog_operator.adapters.kubernetes_client import KubernetesClient
@@ -35,8 +36,18 @@ from sundog_operator.app.loop import RECONCILERS
 from sundog_operator.app.reconcile_ray_cluster import applications_of
 from sundog_operator.app.world import Settings, World
 from sundog_operator.core import live, names, revisions
+from sundog_operator.core.observed import ReplicaStart
 from sundog_operator.errors import Conflict, DependencyError
-from sundog_operator.ports import CONTROLLER_REVISION, MODEL_DEPLOYMENT, POD, RAY_CLUSTER, SECRET, SERVICE, Ref
+from sundog_operator.ports import (
+    CONTROLLER_REVISION,
+    EXPERIMENT,
+    MODEL_DEPLOYMENT,
+    POD,
+    RAY_CLUSTER,
+    SECRET,
+    SERVICE,
+    Ref,
+)
 from waiting import PATIENCE_S
 
 pytestmark = [pytest.mark.cluster]
@@ -57,8 +68,8 @@ class StandInServe:
         async with self._session.get(self._url) as response:
             return parse_state(await response.json())
 
-    async def phases(self, *_: Any) -> Mapping[str, float]:
-        return {}
+    async def start(self, *_: Any) -> ReplicaStart:
+        return ReplicaStart()
 
     async def play(self, applications: list[Json]) -> None:
         async with self._session.put(self._url, json={"applications": applications}) as response:
@@ -187,6 +198,45 @@ class Namespace:
 
         return await self.until(ready, f"{count} ready edges")
 
+    async def rolled_edges(self, before: Collection[str]) -> list[Json]:
+        """Two ready edges, none of which is one of those."""
+
+        async def rolled() -> list[Json]:
+            found = [pod for pod in await self.edges() if _is_ready(pod)]
+            return found if len(found) == 2 and not {pod["metadata"]["uid"] for pod in found} & {*before} else []
+
+        return await self.until(rolled, "other edges")
+
+    async def knows_the_store(self, pod: Json) -> bool:
+        """Whether the agent of an edge was given the key and the store, which no other container sees."""
+        name = pod["metadata"]["name"]
+
+        def sees(container: str) -> bool:
+            command = ("test", "-s", "/var/run/secrets/sundog-feedback/signing-key")
+            done = self.cluster.kubectl.run("-n", self.name, "exec", name, "-c", container, "--", *command)
+            return done.returncode == 0
+
+        assert not await asyncio.to_thread(sees, "haproxy")
+        return await asyncio.to_thread(sees, "agent")
+
+    async def store_answers(self, pod: Json) -> bool:
+        """Whether the store answers the agent of an edge, with the password that it was given."""
+        script = f"""
+import asyncio, pathlib
+from sundog_edge.feedback.opening import open_store
+password = pathlib.Path("/var/run/secrets/sundog-feedback/password")
+store = open_store("redis://{names.EDGE_STORE}:6379", "{self.name}", password)
+print("id", asyncio.run(store.read([])).id)
+"""
+        command = ("exec", pod["metadata"]["name"], "-c", "agent", "--", "python", "-c", script)
+        done = await asyncio.to_thread(self.cluster.kubectl.run, "-n", self.name, *command)
+        return done.stdout.startswith("id ")
+
+    async def has_no_store(self) -> bool:
+        kinds = "statefulsets,services,secrets,pods"
+        found = self.cluster.kubectl.get("-n", self.name, kinds, "-l", f"{names.LABEL_NAME}={names.EDGE_STORE}")
+        return not found["items"]
+
     @contextlib.asynccontextmanager
     async def traffic(self, url: str, clients: int = 8) -> AsyncIterator["PodTraffic"]:
         """Clients in a pod of their own while the block runs."""
@@ -246,7 +296,10 @@ def installation() -> str:
     """As an administrator would write it; the pods run this checkout."""
     pods = {**pod_template(), "securityContext": {"runAsUser": 65532, "runAsNonRoot": True}}
     edge = {"replicas": 2, "pods": pods, "resources": {"requests": {"cpu": "10m", "memory": "64Mi"}}}
-    return json.dumps({"runtimeImage": "local/runtime", "edgeImage": BASE, "edge": edge})
+    # No claim: the tests' node makes no volumes.
+    store = {"image": BASE, "memory": "128Mi", "storage": {"size": ""}}
+    given = {"runtimeImage": "local/runtime", "edgeImage": BASE, "edge": edge, "feedback": {"store": store}}
+    return json.dumps(given)
 
 
 @pytest.fixture(scope="module")
@@ -417,6 +470,35 @@ async def test_a_service_of_somebody_else_is_left_alone_and_told(namespace: Name
     found = await namespace.kube.get(Ref(SERVICE, namespace.name, NAME))
     assert found is not None
     assert found["metadata"]["resourceVersion"] == theirs["metadata"]["resourceVersion"]
+
+
+@pytest.mark.skipif(not has_store(), reason="the machine has neither valkey-server nor redis-server")
+async def test_a_store_of_outcomes_comes_and_goes_with_an_experiment_and_no_request_is_lost(
+    namespace: Namespace,
+) -> None:
+    await namespace.apply()
+    await namespace.serves(1)
+    before = {pod["metadata"]["uid"] for pod in await namespace.ready_edges()}
+    async with namespace.traffic(f"http://{NAME}.{namespace.name}.svc/", clients=4) as traffic:
+        await namespace.kube.apply(experiment(namespace.name))
+        rolled = await namespace.rolled_edges(before)
+        assert {await namespace.knows_the_store(pod) for pod in rolled} == {True}
+        await namespace.until(lambda: namespace.store_answers(rolled[0]), "a store that answers")
+        await namespace.kube.delete(Ref(EXPERIMENT, namespace.name, "wide-or-narrow"))
+        again = await namespace.rolled_edges({pod["metadata"]["uid"] for pod in rolled})
+        assert {await namespace.knows_the_store(pod) for pod in again} == {False}
+        await namespace.until(namespace.has_no_store, "no store")
+    assert traffic.answers.keys() == {"200"}, traffic.failures
+
+
+def experiment(namespace: str) -> Json:
+    success = [{"name": "conversion", "feedback": "converted"}]
+    return {
+        "apiVersion": "serving.sundog.dev/v1alpha1",
+        "kind": "Experiment",
+        "metadata": {"name": "wide-or-narrow", "namespace": namespace},
+        "spec": {"modelDeployment": NAME, "arms": [{"name": "wide"}], "metrics": {"success": success}},
+    }
 
 
 async def test_nothing_is_written_when_nothing_changes_and_nothing_is_left_after_the_last(namespace: Namespace) -> None:

@@ -59,11 +59,41 @@ def test_the_answer_to_an_apply_needs_no_other_apply(api_server: Cluster, namesp
         assert contains(stored, wanted), yaml.safe_dump_all([wanted, stored])
 
 
+def test_an_edge_that_is_not_ready_may_be_evicted_and_one_that_is_ready_waits_for_its_budget(
+    api_server: Cluster, namespace: str
+) -> None:
+    """Nothing counts pods for the budget here, so it allows nobody to be without a pod."""
+    kubectl = api_server.kubectl
+    kubectl.apply(edge_objects.make_budget(namespace, []))
+    for name, ready in (("starting", "False"), ("serving", "True")):
+        kubectl.apply(edge_pod(namespace, name))
+        status = {"phase": "Running", "conditions": [{"type": "Ready", "status": ready}]}
+        patch = ("--subresource=status", "--type=merge", "-p", json.dumps({"status": status}))
+        kubectl("-n", namespace, "patch", "pod", name, *patch)
+    assert "Success" in evicted(api_server, namespace, "starting")
+    assert "disruption budget" in evicted(api_server, namespace, "serving")
+
+
+def edge_pod(namespace: str, name: str, text: str = "") -> dict[str, Any]:
+    """A pod of the edges, of an account that is there."""
+    template = edge_pods.make_deployment(namespace, [], parse_installation(text, "test"))["spec"]["template"]
+    meta = {"name": name, "namespace": namespace, "labels": template["metadata"]["labels"]}
+    spec = template["spec"] | {"serviceAccountName": "default"}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec}
+
+
+def evicted(api_server: Cluster, namespace: str, name: str) -> str:
+    """What the API server says of an eviction, as a drain asks for it."""
+    path = f"/api/v1/namespaces/{namespace}/pods/{name}/eviction"
+    meta = {"name": name, "namespace": namespace}
+    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": meta}
+    done = api_server.kubectl.run("create", "--raw", path, "-f", "-", stdin=json.dumps(eviction))
+    return done.stdout + done.stderr
+
+
 def test_pods_of_the_edge_are_admitted_where_only_restricted_ones_are(api_server: Cluster, namespace: str) -> None:
     def admitted(text: str) -> str:
-        deployment = edge_pods.make_deployment(namespace, [], parse_installation(text, "test"))
-        spec = deployment["spec"]["template"]["spec"] | {"serviceAccountName": "default"}
-        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "edge", "namespace": namespace}, "spec": spec}
+        pod = edge_pod(namespace, "edge", text)
         done = api_server.kubectl.run("create", "--dry-run=server", "-f", "-", stdin=json.dumps(pod))
         return done.stdout + done.stderr
 

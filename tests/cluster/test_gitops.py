@@ -5,12 +5,16 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from charting.life import CANARY, MDEP, TEAM, Life, model_deployment
-from real_kubernetes.cluster import Cluster
+from real_kubernetes.binaries import HELM
+from real_kubernetes.cluster import BINARIES, Cluster
+from real_kubernetes.helm import Helm
+from real_kubernetes.instance import ClusterError
 from real_kubernetes.kubectl import Kubectl
 
 EVERY_S = 2.0
@@ -120,3 +124,32 @@ def test_the_operator_owns_the_status_and_nothing_else(life: Life, api_server: C
     assert owned[("sundog", "status")] == {"f:status"}
     assert {manager for manager, _ in owned} == {"sundog", "argocd-controller"}
     assert ("sundog", "") not in owned
+
+
+@pytest.fixture
+def helm(api_server: Cluster, tmp_path: Path) -> Helm:
+    BINARIES.build((HELM,))
+    return Helm(api_server.kubeconfig, BINARIES.path("helm"), tmp_path / "helm")
+
+
+def chart_of(folder: Path, manifest: dict[str, Any]) -> str:
+    """A team's own chart, with one ModelDeployment."""
+    (folder / "templates").mkdir(parents=True, exist_ok=True)
+    (folder / "Chart.yaml").write_text(json.dumps({"apiVersion": "v2", "name": "models", "version": "1.0.0"}))
+    (folder / "templates" / "digits.yaml").write_text(json.dumps(manifest))
+    return str(folder)
+
+
+def test_helm_waits_for_a_model_and_tells_of_one_that_does_not_come(life: Life, helm: Helm, tmp_path: Path) -> None:
+    """Helm reads its conditions as kstatus does, as for every kind that it does not know."""
+    folder, where = tmp_path / "models", ("--namespace", TEAM)
+    helm("install", "models", chart_of(folder, model_deployment(1, **CANARY)), *where, "--wait", "--timeout", "5m")
+    assert life.condition("Ready")[0] == "True"
+    refused = chart_of(folder, model_deployment(2, replicas=0))
+    with pytest.raises(ClusterError, match="digits"):
+        helm("upgrade", "models", refused, *where, "--wait", "--timeout", "5s")
+    assert life.condition("SpecAccepted")[0] == "False"
+    assert life.status()["stable"]["revision"] == 1
+    helm("rollback", "models", *where, "--wait", "--timeout", "5m")
+    assert life.condition("SpecAccepted")[0] == "True"
+    helm("uninstall", "models", *where, "--wait", "--timeout", "5m")

@@ -3,24 +3,36 @@
 import os
 import shutil
 import subprocess
-from pathlib import Path
+from collections.abc import Iterator
 
+import httpx
 import pytest
 
 from real_kubernetes import node
 from real_kubernetes.binaries import HELM, ROOT
 from real_kubernetes.cluster import BINARIES, Cluster
 from real_kubernetes.helm import CHART, Helm
+from real_kubernetes.kubectl import Object
+from waiting import eventually
 
 pytestmark = pytest.mark.timeout(1800)
 
 NAMESPACE = "sundog-image"
 REGISTRY = "localhost/sundog"
 TAG = "test"
+RUNTIME = "registry.example.com/sundog/runtime:none"
 BUILD_S = 1500
 NEEDED = ("buildah", "debootstrap")
-# Becomes the program that the edge would run.
-HAPROXY = "import os; from sundog_edge.binary import find; program = find(); os.execv(program, [program, '-vv'])"
+
+
+def buildah(*arguments: str) -> str:
+    command = ("buildah", *arguments)
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+
+
+def built() -> set[str]:
+    """The id of the image of these tests, if there is one."""
+    return set(buildah("images", "--quiet", "--filter", f"reference={REGISTRY}/operator-edge:{TAG}").split())
 
 
 @pytest.fixture(scope="module")
@@ -32,37 +44,83 @@ def image(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> str:
         pytest.skip(f"no image can be built: {', '.join(missing)} not found (apt-get install {' '.join(NEEDED)})")
     folder = tmp_path_factory.mktemp("images")
     wanted = {"BASE": "debootstrap", "REGISTRY": REGISTRY, "TAG": TAG, "ARCHIVES": str(folder), "ENGINE": "buildah"}
-    command = (str(ROOT / "images" / "build"), "operator-edge")
+    command, before = (str(ROOT / "images" / "build"), "operator-edge"), built()
     done = subprocess.run(command, env={**os.environ, **wanted}, capture_output=True, text=True, timeout=BUILD_S)
     assert done.returncode == 0, done.stderr[-2000:]
+    for old in before - built():
+        # Its name went to the new one: nobody else would remove it.
+        buildah("rmi", old)
     archive = folder / "operator-edge.tar"
     node.import_image(cluster.instance, archive)
     archive.unlink()
     return done.stdout.strip()
 
 
-def test_it_runs_as_the_chart_installs_it(image: str, cluster: Cluster, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def installed(image: str, cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Helm]:
+    """The chart with that image, in a namespace that lets in `restricted` pods alone."""
     assert image == f"{REGISTRY}/operator-edge:{TAG}"
     kubectl = cluster.kubectl
     BINARIES.build((HELM,))
-    helm = Helm(cluster.kubeconfig, BINARIES.path("helm"), tmp_path)
+    helm = Helm(cluster.kubeconfig, BINARIES.path("helm"), tmp_path_factory.mktemp("helm"))
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
-    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": labels}}
-    kubectl.apply(namespace)
+    kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": labels}})
     values = {
         "image": {"repository": f"{REGISTRY}/operator-edge", "tag": TAG, "pullPolicy": "Never"},
         "watchNamespaces": [NAMESPACE],
-        "installation": {"runtimeImage": "registry.example.com/sundog/runtime:none"},
+        # Little enough for a node with two cores.
+        "installation": {"runtimeImage": RUNTIME, "edge": {"resources": {"requests": {"cpu": "10m"}}}},
     }
     try:
         # Others may have applied the CRDs by other means.
         adopt = ("--take-ownership", "--force-conflicts")
         helm("install", "sundog", str(CHART), "--namespace", NAMESPACE, "--wait", *adopt, values=values)
-        assert "Succeeded" in helm("test", "sundog", "--namespace", NAMESPACE)
-        edge = ("-n", NAMESPACE, "exec", "deployment/sundog", "--")
-        assert kubectl(*edge, "python3", "-c", HAPROXY).startswith("HAProxy version")
-        assert "Read-only file system" in kubectl.run(*edge, "touch", "/opt/new").stderr
+        yield helm
     finally:
         if "sundog" in helm("list", "--namespace", NAMESPACE, "--short").split():
             helm("uninstall", "sundog", "--namespace", NAMESPACE, "--wait")
         kubectl("delete", "namespace", NAMESPACE, "--wait=false")
+
+
+def test_it_runs_as_the_chart_installs_it(installed: Helm, cluster: Cluster) -> None:
+    kubectl = cluster.kubectl
+    assert "Succeeded" in installed("test", "sundog", "--namespace", NAMESPACE)
+    operator = ("-n", NAMESPACE, "exec", "deployment/sundog", "--")
+    assert "Read-only file system" in kubectl.run(*operator, "touch", "/opt/new").stderr
+
+
+def test_it_runs_as_an_edge_and_rays_pods_are_let_in(installed: Helm, cluster: Cluster) -> None:
+    """No model serves here, for the runtime's image is nowhere: its head waits for it, and the edge for a model."""
+    kubectl = cluster.kubectl
+    model = {"uri": "https://models.example.com/digits/v1.tar.gz", "entrypoint": "net:Net"}
+    spec = {"model": model, "resources": {"cpu": "250m"}}
+    head = {"apiVersion": "serving.sundog.dev/v1alpha1", "kind": "ModelDeployment"}
+    kubectl.apply({**head, "metadata": {"name": "digits", "namespace": NAMESPACE}, "spec": spec})
+
+    def pods(name: str) -> list[Object]:
+        found: list[Object] = kubectl.get("-n", NAMESPACE, "pods", "-l", f"app.kubernetes.io/name={name}")["items"]
+        return found
+
+    try:
+        eventually(lambda: any(answers_as_an_edge(pod) for pod in pods("sundog-edge")), "an edge that answers")
+        eventually(lambda: any(waits_for_image(pod) for pod in pods("sundog-ray")), "a head that waits for its image")
+        said = kubectl.get("-n", NAMESPACE, "events")["items"]
+        assert [event["message"] for event in said if "violates PodSecurity" in event["message"]] == []
+    finally:
+        kubectl("-n", NAMESPACE, "delete", "modeldeployments.serving.sundog.dev", "digits", "--timeout=120s")
+
+
+def answers_as_an_edge(pod: Object) -> bool:
+    """HAProxy and agent run out of the image, and have read what the operator wrote: that the model is not there yet."""
+    states = {each["name"]: each.get("started") for each in pod["status"].get("containerStatuses", ())}
+    if states != {"haproxy": True, "agent": True}:
+        return False
+    answer = httpx.post(f"http://{pod['status']['podIP']}:8080/digits/", json={"inputs": [[1.0]]})
+    return answer.status_code == 503 and answer.json()["code"] == "NotReady"
+
+
+def waits_for_image(pod: Object) -> bool:
+    reasons = {
+        (each["state"].get("waiting") or {}).get("reason") for each in pod["status"].get("containerStatuses", ())
+    }
+    return bool(reasons & {"ErrImagePull", "ImagePullBackOff"})

@@ -15,6 +15,9 @@ from real_kubernetes.instance import ClusterError, Instance
 from real_kubernetes.traces import nothing_left
 from waiting import eventually
 
+# They start nodes of their own.
+pytestmark = pytest.mark.node
+
 
 @pytest.fixture
 def directory(api_server: Cluster) -> Path:

@@ -43,10 +43,14 @@ for line in pathlib.Path("/proc/net/tcp").read_text().splitlines()[1:]:
 """A replica's port for HTTP, as its pod knows it."""
 
 CURIOUS = "curious"
+API_SERVER = ("default", "service", "kubernetes")
+OUTSIDE = frozenset({"API server", "metadata"})
 OPEN = frozenset({"edge"})
 SCRAPED = frozenset({"edge", "agent", "metrics of Ray", "operator"})
 OF_RAY = frozenset({"dashboard", "control plane", "metrics of Ray", "node agent", "replica"})
-EVERYTHING = SCRAPED | OF_RAY | {"store", "metadata"}
+NEEDED = OF_RAY | {"edge", "store", "API server"}
+"""By Ray's pods: each other, their store, and what is no credentials."""
+EVERYTHING = SCRAPED | OF_RAY | {"store"} | OUTSIDE
 
 
 @dataclass
@@ -61,8 +65,9 @@ class Walls:
         return self.team.serving.kubectl
 
     def targets(self) -> dict[str, tuple[str, int]]:
-        (head,), worker, edge = self.team.heads(), self.worker(), self.team.edges()[0]
-        (store,) = self.team.pods(f"{names.LABEL_NAME}={names.VALKEY}")
+        head, worker, edge, store = self.head(), self.worker(), self.team.edges()[0], self.store()
+        namespace, *service = API_SERVER
+        api_server = self.kubectl.get("-n", namespace, *service)["spec"]
         return {
             "edge": (address(edge), 8080),
             "agent": (address(edge), 9090),
@@ -73,12 +78,21 @@ class Walls:
             "replica": (address(worker), int(self.python(worker, LISTENS))),
             "store": (address(store), 6379),
             "operator": (address(self.team.serving.operators()[0]), 8080),
+            "API server": (api_server["clusterIP"], api_server["ports"][0]["port"]),
             "metadata": (walls.METADATA, 80),
         }
 
     def worker(self) -> Json:
         (worker,) = self.team.workers(self.team.status()["stable"]["revision"])
         return worker
+
+    def head(self) -> Json:
+        (head,) = self.team.heads()
+        return head
+
+    def store(self) -> Json:
+        (store,) = self.team.pods(f"{names.LABEL_NAME}={names.VALKEY}")
+        return store
 
     def python(self, pod: Json, script: str, *arguments: str, container: str = "") -> str:
         meta = pod["metadata"]
@@ -137,19 +151,22 @@ def test_a_model_is_rolled_out_and_asked_behind_them(behind: Walls) -> None:
 def test_strangers_reach_the_edge_alone(behind: Walls) -> None:
     # What is no pod of ours is no business of ours: a stranger asks its cloud whatever it likes.
     found = eventually(lambda: behind.reached_from(behind.stranger("strangers")), "an answer")
-    assert found == OPEN | {"metadata"}
+    assert found == OPEN | OUTSIDE
 
 
 def test_who_measures_reaches_metrics_too(behind: Walls) -> None:
-    assert behind.reached_from(behind.stranger("monitoring")) == SCRAPED | {"metadata"}
+    assert behind.reached_from(behind.stranger("monitoring")) == SCRAPED | OUTSIDE
 
 
 def test_each_of_ours_reaches_what_it_needs_and_no_credentials_of_the_node(behind: Walls) -> None:
     edge, operator = behind.team.edges()[0], behind.team.serving.operators()[0]
-    assert behind.reached_from(behind.worker(), "ray-worker") == OF_RAY | {"edge", "store"}
+    assert behind.reached_from(behind.worker(), "ray-worker") == NEEDED
+    # Where a model's task can run as well, and whose autoscaler asks the API server.
+    assert behind.reached_from(behind.head(), "ray-head") == NEEDED
     # To a pod itself no policy applies.
-    assert behind.reached_from(edge, "agent") == {"edge", "agent", "dashboard", "replica"}
-    assert behind.reached_from(operator) >= {"agent", "dashboard"}
+    assert behind.reached_from(behind.store(), "valkey") == {"store"}
+    assert behind.reached_from(edge, "agent") == {"edge", "agent", "dashboard", "replica", "API server"}
+    assert behind.reached_from(operator) >= {"agent", "dashboard", "API server"}
     assert not behind.reached_from(operator) & {"store", "control plane", "replica", "metadata"}
 
 

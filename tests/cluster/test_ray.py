@@ -261,7 +261,13 @@ def end_autoscaler(team: Team, head: str) -> None:
 
 
 @pytest.mark.skipif(not has_store(), reason="neither valkey-server nor redis-server is installed")
-@pytest.mark.parametrize(("lose", "replicas"), [(delete, 2), (end_autoscaler, 1)], ids=("deleted", "autoscaler ended"))
+@pytest.mark.parametrize(
+    ("lose", "replicas"),
+    [
+        pytest.param(delete, 2, id="deleted"),
+        pytest.param(end_autoscaler, 1, id="autoscaler ended", marks=pytest.mark.campaign),
+    ],
+)
 def test_a_head_that_is_lost_comes_back_from_its_store_while_replicas_answer(
     team: Team, slow: Json, lose: Callable[[Team, str], None], replicas: int
 ) -> None:

@@ -18,7 +18,8 @@ from sundog_operator.core import names
 from sundog_operator.shell.operator import LEASE_NAME
 
 # Names that are always the same: a right that is needed for these alone is granted for these alone.
-FIXED = {names.EDGE, names.RAY, f"{names.RAY}-workers", names.VALKEY, LEASE_NAME}
+POLICIES = {names.EDGE, names.RAY, names.RAY_HEADS, names.RAY_WORKERS, names.VALKEY}
+FIXED = {*POLICIES, names.EDGE_STORE, LEASE_NAME}
 # Held for what no stand-in and no real request shows.
 NOT_ASKED_FOR = {
     Grant(Right("update", "modeldeployments/finalizers.serving.sundog.dev")): "asked for by admission alone",
@@ -40,14 +41,16 @@ NOT_ASKED_FOR = {
             "poddisruptionbudgets.policy": {names.EDGE},
             "roles.rbac.authorization.k8s.io": {names.EDGE},
             "rolebindings.rbac.authorization.k8s.io": {names.EDGE},
-            "networkpolicies.networking.k8s.io": {names.EDGE, names.RAY, f"{names.RAY}-workers", names.VALKEY},
+            "networkpolicies.networking.k8s.io": POLICIES,
         }.items()
         for name in owned
     },
 }
 # Asked for in some lives and not in others.
 BY_CHANCE = {
-    Grant(Right("get", MDEP)): "after its status could not be written, for somebody wrote it meanwhile",
+    Grant(
+        Right("get", MDEP)
+    ): "after its status could not be written, for somebody wrote it meanwhile; of one to be told of a log",
     Grant(Right("get", "pods")): "of one that was deleted: whether it is gone",
     Grant(Right("get", "configmaps")): "of those that an environment names, as none does here",
     Grant(Right("get", "serviceaccounts")): "of those that a model's credentials name, as none do here",
@@ -95,7 +98,10 @@ def live(kubectl: Kubectl, life: Life) -> None:
     life.until(lambda: life.condition("Stalled") == ("True", "Aborted"), "an end of the canary")
     more_rollouts_than_are_kept(life)
     another_image(kubectl, life)
+    a_port_for_tls(kubectl, life)
+    outcomes_wanted(kubectl, life)
     a_neighbour(kubectl, life)
+    outcomes_wanted_no_more(kubectl, life)
     a_gateway(kubectl, life)
     kubectl("-n", TEAM, "delete", MDEP, "--all")
     life.until(lambda: not kubectl.get("-n", TEAM, "controllerrevisions")["items"], "nothing of it left")
@@ -119,6 +125,41 @@ def another_image(kubectl: Kubectl, life: Life) -> None:
     life.until(lambda: len(kubectl.get("-n", TEAM, *stores)["items"]) == 1, "one store")
 
 
+def a_port_for_tls(kubectl: Kubectl, life: Life) -> None:
+    """The Service gets a port and loses it again, whoever made it first."""
+
+    def ports() -> list[int]:
+        return [port["port"] for port in kubectl.get("-n", TEAM, "services", "digits")["spec"]["ports"]]
+
+    as_before = {**RECREATE, "runtime": {"image": "registry.example.com/another:1"}}
+    life.apply(1, **as_before, endpoint={"tls": {"secretName": "keys"}})
+    life.until(lambda: ports() == [80, 443], "a port for TLS")
+    life.apply(1, **as_before)
+    life.until(lambda: ports() == [80], "no port for TLS")
+
+
+def outcomes_wanted(kubectl: Kubectl, life: Life) -> None:
+    """An Experiment with a metric of outcomes, and so a store of the edges."""
+    head = {"apiVersion": "serving.sundog.dev/v1alpha1", "kind": "Experiment"}
+    success = [{"name": "conversion", "feedback": "converted"}]
+    spec = {"modelDeployment": "digits", "arms": [{"name": "wide"}], "metrics": {"success": success}}
+    kubectl.apply({**head, "metadata": {"name": "wide-or-narrow", "namespace": TEAM}, "spec": spec})
+    life.until(lambda: stores(kubectl) == {"Secret", "Service", "StatefulSet", "NetworkPolicy"}, "a store of the edges")
+
+
+def outcomes_wanted_no_more(kubectl: Kubectl, life: Life) -> None:
+    """All of the store goes, which by then two ModelDeployments own."""
+    kubectl("-n", TEAM, "delete", "experiments.serving.sundog.dev", "wide-or-narrow")
+    life.until(lambda: not stores(kubectl), "no store of the edges")
+
+
+def stores(kubectl: Kubectl) -> set[str]:
+    """The kinds of which there is an object of the edges' store."""
+    kinds = "secrets,services,statefulsets,networkpolicies"
+    found = kubectl.get("-n", TEAM, kinds, "-l", f"{names.LABEL_NAME}={names.EDGE_STORE}")
+    return {obj["kind"] for obj in found["items"]}
+
+
 def a_neighbour(kubectl: Kubectl, life: Life) -> None:
     """Another ModelDeployment on the same edge, from a claim, with a GPU that no node has."""
     claim = {"accessModes": ["ReadOnlyMany"], "resources": {"requests": {"storage": "1Gi"}}}
@@ -131,6 +172,11 @@ def a_neighbour(kubectl: Kubectl, life: Life) -> None:
     uid = kubectl.get("-n", TEAM, MDEP, "letters")["metadata"]["uid"]
     for kind in ("secret", "configmap", "role", "deployment", "service"):
         life.until(lambda kind=kind: uid in owners(kubectl, kind), f"{kind} sundog-edge owned by both")
+    for kind in ("secret", "service", "statefulset"):
+        life.until(
+            lambda kind=kind: uid in owners(kubectl, kind, names.EDGE_STORE),
+            f"{kind} of the edges' store owned by both",
+        )
 
 
 def a_gateway(kubectl: Kubectl, life: Life) -> None:
@@ -141,8 +187,8 @@ def a_gateway(kubectl: Kubectl, life: Life) -> None:
     life.until(lambda: not kubectl.get("-n", TEAM, gateway_api.HTTP_ROUTES)["items"], "no route")
 
 
-def owners(kubectl: Kubectl, kind: str) -> set[str]:
-    found = kubectl.get("-n", TEAM, kind, "sundog-edge")
+def owners(kubectl: Kubectl, kind: str, name: str = names.EDGE) -> set[str]:
+    found = kubectl.get("-n", TEAM, kind, name)
     return {reference["uid"] for reference in found["metadata"]["ownerReferences"]}
 
 

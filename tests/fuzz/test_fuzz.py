@@ -1,17 +1,81 @@
 """The parsers under a coverage-guided fuzzer: a little at every change, much more by `make prove`."""
 
+import datetime as dt
+import gzip
+import io
+import json
 import os
 import subprocess
 import sys
+import tarfile
+import zipfile
 from pathlib import Path
 
+import jwt
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from sundog_runtime.protocol.inference_pb2 import ModelInferRequest
 
 pytest.importorskip("atheris", reason="atheris has no wheel for this platform")
 
 FOLDER = Path(__file__).parent
 RUNS = int(os.environ.get("SUNDOG_FUZZ_RUNS", "4000"))
 """Inputs per target. The fuzzer's seed is fixed: what gates a change does not depend on luck."""
+
+
+def messages() -> list[bytes]:
+    """Requests with their values in both of their places."""
+    x = {"name": "x", "datatype": "FP32", "shape": [1, 4]}
+    text = {"name": "text", "datatype": "BYTES", "shape": [1]}
+    raw = ModelInferRequest(model_name="digits", id="a", inputs=[x, text], raw_input_contents=[bytes(16), b"\1\0\0\0a"])
+    typed = ModelInferRequest(
+        model_name="digits",
+        parameters={"a": {"int64_param": 1}},
+        inputs=[x | {"contents": {"fp32_contents": [1, 2, 3, 4]}}, text | {"contents": {"bytes_contents": [b"a"]}}],
+        outputs=[{"name": "scores"}],
+    )
+    return [raw.SerializeToString(deterministic=True), typed.SerializeToString(deterministic=True)]
+
+
+def tar() -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as packed:
+        for name, body in (("net.py", b"class Net: ..."), ("n" * 120, b"a long name")):
+            member = tarfile.TarInfo(name)
+            member.size = len(body)
+            packed.addfile(member, io.BytesIO(body))
+    return buffer.getvalue()[:4000]
+
+
+def zipped(*names: str) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as packed:
+        for name in names:
+            packed.writestr(zipfile.ZipInfo(name), b"class Net: ...")
+    return buffer.getvalue()
+
+
+def keys() -> bytes:
+    curve = jwt.algorithms.ECAlgorithm.to_jwk(ec.derive_private_key(7, ec.SECP256R1()).public_key(), as_dict=True)
+    shared = {"kty": "oct", "k": "a" * 43, "alg": "HS256", "kid": "h"}
+    return json.dumps(
+        {"keys": [{**curve, "kid": "e", "use": "sig"}, shared, {"kty": "RSA", "n": "w" * 342, "e": "AQAB"}]}
+    ).encode()
+
+
+def signed() -> bytes:
+    """A certificate and its key, by an algorithm that signs alike every time."""
+    key = ed25519.Ed25519PrivateKey.from_private_bytes(bytes(32))
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "digits.vision.svc")])
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    day = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+    built = builder.serial_number(1).not_valid_before(day).not_valid_after(day + dt.timedelta(days=1)).sign(key, None)
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    return built.public_bytes(Encoding.PEM) + b"\0" + private
+
 
 SEEDS = {
     "plain": [b'{"inputs": [[1, 2, 3, 4.5]]}', b'{"inputs": {"x": [[0, 0, 0, 0]], "text": ["a"]}}', b"[[1, 2], [3]]"],
@@ -20,9 +84,28 @@ SEEDS = {
         b"\x5d\0"
         b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1,4],"parameters":{"binary_data_size":16}}]}' + bytes(16),
     ],
+    "grpc_message": messages(),
+    "archive": [
+        b"\0" + tar(),
+        b"\1" + gzip.compress(tar(), mtime=0),
+        b"\3" + zipped("net.py", "code/", "code/other.py"),
+    ],
+    "content": [
+        b"\2\0\0\0\0\0\0\0{}",
+        b"\x80\2}q\0.",
+        b"\x08\3\x12\5torch",
+        b'{"model_type": "bert"}',
+        zipped("m/data.pkl", "m/code/a.py", "m/archive_format"),
+    ],
+    "key_set": [keys()],
+    "certificate": [signed()],
     "model_yaml": [b"inputs:\n- {name: x, dtype: float32, shape: [-1, 4]}\n", b"a: &a [*a]\n"],
     "uri": [b"s3://bucket/models/v1", b"hf://org/name@" + b"0" * 40, b"oci://host:5000/a/b@sha256:" + b"0" * 64],
     "split_document": [b'{"version":1,"namespace":"vision","generation":1,"clusters":{},"services":[]}'],
+    "feedback": [
+        b'{"unit":"ada","metric":"converted","value":1.5,"id":"x","time":"2026-01-31T12:00:00Z"}',
+        b'[{"exposure":"1~a~0~stable~0123456789abcdef~1769000000~kV0zM5mPp0l2nS7Jr9c1Xw","metric":"converted","value":true}]',
+    ],
     "log_lines": [b"a-1 digits/a/0/stable/assigned/sticky digits - 200 -- 0 s1 - - 5 1 2 3\n\xff\xfe\n"],
 }
 TARGETS = tuple(SEEDS)

@@ -24,7 +24,11 @@ EXAMPLES = int(os.environ.get("SUNDOG_FUZZ_RUNS", "4000")) // 40
 """Requests for each operation and model."""
 
 GROWTH_BYTES = 200 << 20
-"""More than caches and arenas of an allocator take; less than what a leak of a body per request would."""
+"""More than caches and arenas of an allocator take in the first requests."""
+
+LARGE_BYTES = 1 << 20
+LARGE_GROWTH_BYTES = 20 << 20
+"""Of forty large bodies, once as many have been there before: half of what a leak of each would take."""
 
 ECHO = """
 class Echo:
@@ -107,6 +111,29 @@ def test_no_request_gets_a_500_or_what_the_document_does_not_say(server: Server)
         attempt()
     assert httpx.get(f"{server.url}/v2/health/ready").status_code == 200
     assert server.process.memory_info().rss - before < GROWTH_BYTES
+
+
+def test_large_bodies_leave_nothing_behind(server: Server) -> None:
+    """Good and bad ones: of the right shape or nearly, no JSON, and not what it begins like."""
+    row = b"[1.5,2.5,3.5,4.5]"
+    rows = b",".join([row] * (LARGE_BYTES // (len(row) + 1)))
+    bodies = (
+        b'{"inputs":[' + rows + b"]}",
+        b'{"inputs":[' + rows + b",[1]]}",
+        b" " * LARGE_BYTES,
+        b'{"inputs":[' + rows,
+    )
+    with httpx.Client(base_url=server.url, timeout=60) as client:
+
+        def resident() -> int:
+            statuses = {client.post("/", content=body).status_code for _ in range(10) for body in bodies}
+            assert statuses <= {200, 400}
+            assert 400 in statuses
+            return server.process.memory_info().rss
+
+        before = resident()
+        grown = resident() - before
+        assert grown < LARGE_GROWTH_BYTES, f"{grown >> 20} MiB"
 
 
 def _schema(server: Server) -> schemathesis.schemas.BaseSchema:

@@ -1,7 +1,10 @@
-"""Clients in a pod: `python digit_traffic.py URL CLIENTS PAUSE_S`, until the pod goes. GET / at PORT tells what came back so far, as JSON.
+"""Clients in a pod: `python digit_traffic.py URL CLIENTS PAUSE_S SLOW USERS`, until the pod goes.
+
+GET / at PORT tells what came back so far, as JSON.
 
 They send the held-out images below IMAGES, in turn. Half of them keep their connection, the others open one for each request, as clients of
-both kinds meet a Service differently.
+both kinds meet a Service differently. So do SLOW more, whose requests take SLOW_S to send: at any moment edges have some of them under way.
+They ask for so many USERS, in turn, or with 0 for nobody in particular.
 """
 
 import asyncio
@@ -10,6 +13,8 @@ import json
 import sys
 import time
 from collections import Counter
+from collections.abc import AsyncIterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +24,9 @@ from aiohttp import web
 PORT = 8099
 IMAGES = Path("/held-out/held-out.json")
 REVISION_HEADER = "x-sundog-revision"
+USER_HEADER = "x-user-id"
 KEPT = 40
+SLOW_S = 2.0
 
 Json = dict[str, Any]
 
@@ -30,12 +37,14 @@ class Traffic:
     Attributes:
         sent: requests that ended, well or not.
         failures: the first of those that were not answered 200 with scores.
+        failed_of: all of those by the revision that answered, 0 for none.
         answered: requests by the revision that answered.
         read: by revision and image the digit that it read.
         fickle: images that one revision read in two ways.
+        met: by user the revisions that answered, in the order of the answers.
     """
 
-    def __init__(self, url: str, pause_s: float) -> None:
+    def __init__(self, url: str, pause_s: float, users: int) -> None:
         held_out = json.loads(IMAGES.read_text())
         self.url, self.pause_s = url, pause_s
         self.bodies = [json.dumps({"inputs": [image]}).encode() for image in held_out["images"]]
@@ -44,33 +53,42 @@ class Traffic:
         self.sent = 0
         self.failed = 0
         self.failures: list[Json] = []
+        self.failed_of: Counter[int] = Counter()
         self.answered: Counter[int] = Counter()
         self.read: dict[int, dict[int, int]] = {}
         self.fickle: list[Json] = []
+        self.met: dict[str, list[int]] = {f"user-{number}": [] for number in range(users)}
+        self.users = itertools.cycle(self.met)
 
-    async def client(self, *, keeps: bool) -> None:
+    async def client(self, *, keeps: bool, slow: bool = False) -> None:
         connector = aiohttp.TCPConnector(limit=1, force_close=not keeps)
         timeout = aiohttp.ClientTimeout(total=60)
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
             while True:
-                await self._ask(session, keeps=keeps)
+                await self._ask(session, keeps=keeps, slow=slow)
                 await asyncio.sleep(self.pause_s)
 
-    async def _ask(self, session: aiohttp.ClientSession, *, keeps: bool) -> None:
-        image, began, problem = next(self.turns), time.time(), ""
+    async def _ask(self, session: aiohttp.ClientSession, *, keeps: bool, slow: bool) -> None:
+        image, began, problem, revision = next(self.turns), time.time(), "", 0
+        asked = self.bodies[image]
+        user = next(self.users, "")
+        headers = {"content-type": "application/json", "content-length": str(len(asked))}
+        if user:
+            headers[USER_HEADER] = user
         try:
-            async with session.post(
-                self.url, data=self.bodies[image], headers={"content-type": "application/json"}
-            ) as response:
+            async with session.post(self.url, data=slowly(asked) if slow else asked, headers=headers) as response:
                 body, revision = await response.read(), int(response.headers.get(REVISION_HEADER, 0))
             if response.status == 200 and revision:
                 self._note(revision, image, body)
+                if user:
+                    self.met[user].append(revision)
             else:
                 problem = f"{response.status} of revision {revision}: {body[:150].decode(errors='replace')}"
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError, LookupError) as error:
             problem = f"{type(error).__name__}: {error}"
         self.sent += 1
         if problem:
+            self.failed_of[revision] += 1
             self._fail({"began": began, "ended": time.time(), "kept": keeps, "problem": problem[:300]})
 
     def _note(self, revision: int, image: int, body: bytes) -> None:
@@ -86,19 +104,26 @@ class Traffic:
             self.failures.append(failure)
 
     def told(self) -> Json:
-        """All of it; of the digits how many images each revision has read, and how many of them right."""
+        """All of it; of the digits how many images each revision has read, and how many of them right; of users each change of revision."""
         images = {revision: len(read) for revision, read in self.read.items()}
         right = {
             revision: sum(self.labels[image] == digit for image, digit in read.items())
             for revision, read in self.read.items()
         }
         counts = {"sent": self.sent, "failed": self.failed, "failures": self.failures, "fickle": self.fickle[:5]}
-        by_revision = {"answered": self.answered, "images": images, "right": right}
-        return {**counts, **by_revision}
+        by_revision = {"answered": self.answered, "failed_of": self.failed_of, "images": images, "right": right}
+        met = {user: [revision for revision, _ in groupby(own)] for user, own in self.met.items()}
+        return {**counts, **by_revision, "met": met}
 
 
-async def main(url: str, clients: int, pause_s: float) -> None:
-    traffic = Traffic(url, pause_s)
+async def slowly(body: bytes) -> AsyncIterator[bytes]:
+    yield body[:1]
+    await asyncio.sleep(SLOW_S)
+    yield body[1:]
+
+
+async def main(url: str, clients: int, pause_s: float, slow: int, users: int) -> None:
+    traffic = Traffic(url, pause_s, users)
 
     async def tell(_: web.Request) -> web.Response:
         return web.json_response(traffic.told())
@@ -108,8 +133,9 @@ async def main(url: str, clients: int, pause_s: float) -> None:
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, None, PORT).start()
-    await asyncio.gather(*(traffic.client(keeps=bool(number % 2)) for number in range(clients)))
+    kinds = [(bool(number % 2), number >= clients) for number in range(clients + slow)]
+    await asyncio.gather(*(traffic.client(keeps=keeps, slow=slow) for keeps, slow in kinds))
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3])))
+    asyncio.run(main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5])))

@@ -1,6 +1,7 @@
 """What edges report of one rollout, as the operator reads it: rows, blocks, documents."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,17 +11,25 @@ ENDS = (
     *("ok", "client4xx", "throttled", "server5xx", "edge5xx"),
     *("timeout", "truncated", "invalid", "abortBefore", "abortDuring"),
 )
-COLUMNS = ("start", *ENDS, "slow", "firstAttemptFailed", "inFlight")
-GROUP_COLUMNS = ("group", *ENDS, "slow")
+ERRORS = ("server5xx", "edge5xx", "timeout", "truncated", "invalid")
+"""The ends of requests that a caller has got no good answer to."""
+
+COLUMNS = ("start", *ENDS, "slow", "firstAttemptFailed", "slow2", "slow3", "inFlight")
+GROUP_COLUMNS = ("group", *ENDS, "slow", "firstAttemptFailed", "slow2", "slow3")
+BEFORE_SEVERAL_LATENCIES = ("start", *ENDS, "slow", "firstAttemptFailed", "inFlight")
+"""The columns of an edge that counts by one latency."""
+
 ATTEMPT = "3b9f"
 
 
 def row(arm: str = "canary", epoch: int = 2, boot: str = "b1", **counts: Any) -> dict[str, Any]:
     """A row of an edge; ends by their names."""
     ends = {end: counts.pop(end, 0) for end in ENDS}
-    told = {"assigned": sum(ends.values()) + counts.get("lost", 0) + counts.get("inFlight", 0), **counts}
+    retries = {"firstAttemptFailed": counts.pop("firstAttemptFailed", 0)}
+    assigned = sum(ends.values()) + counts.get("lost", 0) + counts.get("inFlight", 0)
+    told = {"assigned": assigned, "slow": 0, "slow2": 0, "slow3": 0, **counts}
     where = {"boot": boot, "attempt": ATTEMPT, "epoch": epoch, "arm": arm, "origin": "assigned", "unit": "anonymous"}
-    return {**where, "ends": ends, **told}
+    return {**where, "ends": ends, "retries": retries, **told}
 
 
 def block(start: int, **counts: int) -> list[int]:
@@ -37,8 +46,8 @@ def evenly(arm: str, epoch: int, start: int, blocks: int, /, **counts: int) -> d
 
 def sticky(told: dict[str, Any], groups: int = 100, spread: int = 1) -> dict[str, Any]:
     """A row of units that stay with an arm, its counts spread evenly over so many groups, of which each `spread`-th has any."""
-    names = [*ENDS, "slow"]
-    counts = [told["ends"].get(name, told.get(name, 0)) for name in names]
+    known = {**told, **told["ends"], **told["retries"]}
+    counts = [known.get(name, 0) for name in GROUP_COLUMNS[1:]]
     own = range(0, groups, spread)
     rows = [[group, *(_part(count, place, len(own)) for count in counts)] for place, group in enumerate(own)]
     return {**told, "unit": "sticky", "groups": rows}
@@ -66,6 +75,15 @@ def report(*rows: dict[str, Any], pod: str = "edge-0", columns: Any = COLUMNS, *
 def silent(pod: str = "edge-0", **changes: Any) -> EdgeReport:
     """A ready edge that tells nothing."""
     return replace(EdgeReport(pod=pod, ready=True, terminating=False, evidence=None, error="TimeoutError"), **changes)
+
+
+def booked(rows: Iterable[dict[str, Any]]) -> Counter[str]:
+    """Of rows together: what was assigned, what of it failed, what ended untold, and what runs still."""
+    found: Counter[str] = Counter()
+    for each in rows:
+        errors = sum(each["ends"][end] for end in ERRORS)
+        found.update(assigned=each["assigned"], errors=errors, lost=each["lost"], running=each["inFlight"])
+    return found
 
 
 def rows_in(reports: Sequence[EdgeReport]) -> list[Any]:

@@ -23,29 +23,36 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def make_certificate(directory: Path) -> Path:
-    """A PEM file with key and self-signed certificate of localhost and 127.0.0.1."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = dt.datetime.now(dt.UTC)
+    """A PEM file with a key, its certificate of localhost and 127.0.0.1, and that of the authority behind it.
+
+    Two, for not every client takes one that is its own authority.
+    """
+    authority, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
     names = x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-    certificate = (
+    root = _certificate("an authority", authority.public_key())
+    root = root.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    leaf = _certificate("localhost", key.public_key()).add_extension(names, critical=False)
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    signed = (builder.sign(authority, hashes.SHA256()) for builder in (leaf, root))
+    path = directory / "certificate.pem"
+    path.write_bytes(private + b"".join(each.public_bytes(serialization.Encoding.PEM) for each in signed))
+    return path
+
+
+def _certificate(name: str, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+    """What the authority is to sign."""
+    now = dt.datetime.now(dt.UTC)
+    return (
         x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
+        .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "an authority")]))
+        .public_key(key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - dt.timedelta(days=1))
         .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(names, critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
     )
-    path = directory / "certificate.pem"
-    path.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        + certificate.public_bytes(serialization.Encoding.PEM)
-    )
-    return path
 
 
 class Server:
@@ -83,6 +90,8 @@ class Server:
         asyncio.set_event_loop(self._loop)
         runner = web.AppRunner(self._app(), access_log=None, shutdown_timeout=0, handler_cancellation=True)
         self._loop.run_until_complete(self._start(runner))
+        # Not before: whoever ends it at once would end its start, and it would run for ever.
+        self._loop.call_soon(self._ready.set)
         self._loop.run_forever()
         self._loop.run_until_complete(self._end(runner))
         self._loop.close()
@@ -120,13 +129,13 @@ class Server:
         await site.start()
         addresses = runner.addresses
         self.port = addresses[0][1]
-        self._ready.set()
 
 
-class MuteStore:
-    """Takes TLS connections and what is sent over them, and never says a word. Use as a context manager."""
+class StubbornStore:
+    """Takes TLS connections, answers a request with what it is to say, and never says farewell. Use as a context manager."""
 
-    def __init__(self, certificate: Path) -> None:
+    def __init__(self, certificate: Path, says: bytes = b"") -> None:
+        self._says = says
         self._context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         self._context.load_cert_chain(certificate)
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -158,6 +167,9 @@ class MuteStore:
             while True:
                 taken, _ = self._listener.accept()
                 self._open.append(self._context.wrap_socket(taken, server_side=True))
+                if self._says:
+                    self._open[-1].recv(65536)
+                    self._open[-1].sendall(self._says)
 
 
 def _ended(connection: ssl.SSLSocket, timeout_s: float) -> bool:

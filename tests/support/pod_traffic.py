@@ -4,6 +4,7 @@ Half of the clients keep their connection, the others open one for each request,
 """
 
 import asyncio
+import contextlib
 import json
 import signal
 import sys
@@ -15,7 +16,7 @@ import aiohttp
 
 
 class Traffic:
-    """What was answered, by status or error, by application, and by the second in which it failed."""
+    """What was answered, by status or error, by application, and of what failed when it began and ended."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -32,18 +33,29 @@ class Traffic:
                 await self._ask(session, keeps=keeps)
                 await asyncio.sleep(0.02)
 
+    async def await_service(self) -> None:
+        """Until the node knows the way to a pod of the Service, which it may learn seconds after the pod is ready."""
+        async with aiohttp.ClientSession() as session:
+            while not self.stop.is_set():
+                with contextlib.suppress(aiohttp.ClientError, OSError):
+                    async with session.post(self.url, data=b"{}"):
+                        return
+                await asyncio.sleep(0.1)
+
     async def _ask(self, session: aiohttp.ClientSession, *, keeps: bool) -> None:
+        began = time.time()
         try:
             async with session.post(self.url, data=b"{}") as response:
                 body = await response.json(content_type=None)
                 answer = str(response.status)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            body, answer = {}, type(error).__name__
+            body, answer = str(error), type(error).__name__
         self.answers[answer] += 1
         if answer == "200":
             self.applications[str(body.get("application"))] += 1
         else:
-            self.failures.append(f"{time.time():.2f} {'kept' if keeps else 'new'} {answer} {str(body)[:120]}")
+            when = f"{began:.2f} to {time.time():.2f}"
+            self.failures.append(f"{when} {'kept' if keeps else 'new'} {answer} {str(body)[:120]}")
 
 
 def say(found: dict[str, Any]) -> None:
@@ -54,6 +66,7 @@ def say(found: dict[str, Any]) -> None:
 async def main(url: str, clients: int) -> None:
     traffic = Traffic(url)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, traffic.stop.set)
+    await traffic.await_service()
     tasks = [asyncio.create_task(traffic.client(keeps=bool(number % 2))) for number in range(clients)]
     while not traffic.stop.is_set():
         try:

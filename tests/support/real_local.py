@@ -16,7 +16,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -109,16 +109,22 @@ class Up:
     log: Path
     process: subprocess.Popen[bytes] | None = None
     prefix: tuple[str, ...] = ()
+    program: tuple[str, ...] = ("sundog_operator.shell.cli", "local", "up")
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def reads_everything(self) -> bool:
         return os.geteuid() == 0 and not self.prefix
 
     def start(self) -> None:
-        command = [*self.prefix, sys.executable, "-m", "sundog_operator.shell.cli", "local", "up", str(self.manifests)]
+        command = [*self.prefix, sys.executable, "-m", *self.program, str(self.manifests)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*command, f"--state-dir={self.state}"], stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+                [*command, f"--state-dir={self.state}"],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **self.environment},
+                start_new_session=True,
             )
 
     def end(self, number: signal.Signals, timeout: float = 60.0) -> int:

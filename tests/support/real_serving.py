@@ -19,6 +19,7 @@ import httpx
 import psutil
 import yaml
 
+import campaigning
 import digit_traffic
 from charting import NAMESPACE, RELEASE, ROOT
 from real_kubernetes.checkout import pod_spec
@@ -86,6 +87,7 @@ def values() -> Json:
         # No claim: the tests' node makes no volumes.
         "gcsFaultTolerance": {"enabled": has_store(), "image": BASE, "storage": {"size": ""}},
     }
+    installation["feedback"] = {"store": {"image": BASE, "memory": "128Mi", "storage": {"size": ""}}}
     return made
 
 
@@ -132,6 +134,24 @@ class Serving:
         lease = self.kubectl.get("-n", NAMESPACE, "lease", "sundog-operator")
         return str(lease["spec"].get("holderIdentity") or "")
 
+    def kill_leader(self) -> str:
+        """SIGKILL for the process that holds the Lease: it has no time to say anything to anybody.
+
+        Gives the name of its pod, in which the kubelet starts another that may hold the Lease on; empty where it does not run.
+        """
+        name = self.leader()
+        pods = [pod for pod in self.operators() if pod["metadata"]["name"] == name]
+        processes = [process for pod in pods for process in processes_of(pod) if _is_operator(process)]
+        for process in processes:
+            process.kill()
+        return name if processes else ""
+
+    def lose_leader(self) -> str:
+        """The same, with its pod gone, as from a node that is lost: the next to lead is another one, once the Lease has run out."""
+        if name := self.kill_leader():
+            self.kubectl("-n", NAMESPACE, "delete", "pod", name, "--force", "--grace-period=0", "--wait=false")
+        return name
+
     def operator_log(self, lines: int = 200) -> str:
         pods = self.kubectl.run("-n", NAMESPACE, "get", "pods", "-o", "wide").stdout
         log = self.kubectl.run("-n", NAMESPACE, "logs", "-l", OPERATOR, f"--tail={lines}", "--prefix")
@@ -139,10 +159,11 @@ class Serving:
 
     @cached_property
     def trained(self) -> Path:
-        """The folder with the trained models and the held-out images."""
+        """The folder with the trained models and the held-out images; beside the network of v2 is `behaving:Behaving`, which may fail."""
         folder = self.folder / "models"
         command = (sys.executable, "-m", "sundog_operator.shell.demo.training", str(folder))
         subprocess.run(command, check=True, capture_output=True, timeout=300)
+        shutil.copyfile(Path(campaigning.__file__).with_name("behaving.py"), folder / "v2" / "behaving.py")
         return folder
 
     def accuracy(self, model: str) -> float:
@@ -311,11 +332,23 @@ class Team:
         return self.pods(f"{names.LABEL_NAME}={names.EDGE}")
 
     @contextlib.contextmanager
-    def traffic(self, name: str = "digits", clients: int = 4, pause_s: float = 0.05) -> Iterator["Traffic"]:
-        """Clients in a pod that ask by the name of the Service as long as the block runs. No request of theirs may fail."""
+    def traffic(
+        self,
+        name: str = "digits",
+        clients: int = 4,
+        pause_s: float = 0.05,
+        failing: int = 0,
+        slow: int = 0,
+        users: int = 0,
+    ) -> Iterator["Traffic"]:
+        """Clients in a pod that ask by the name of the Service as long as the block runs, and so many more that take seconds for a request.
+
+        They do so for so many users. No request of theirs may fail but those that the revision `failing` answers.
+        """
         pod = f"{name}-clients"
         url = f"http://{name}.{self.namespace}.svc/"
-        spec = pod_spec("python", digit_traffic.__file__, url, str(clients), str(pause_s))
+        numbers = map(str, (clients, pause_s, slow, users))
+        spec = pod_spec("python", digit_traffic.__file__, url, *numbers)
         folder = {"name": "held-out", "mountPath": str(digit_traffic.IMAGES.parent)}
         spec["containers"][0]["volumeMounts"].append(folder)
         spec["containers"][0]["readinessProbe"] = {"tcpSocket": {"port": digit_traffic.PORT}, "periodSeconds": 1}
@@ -326,7 +359,7 @@ class Team:
         try:
             yield traffic
             traffic.more(50)
-            traffic.lost_nothing()
+            traffic.lost_nothing(failing)
         finally:
             self.kubectl("delete", "pod", pod, "--grace-period=0", "--force", "--wait=true")
 
@@ -377,9 +410,11 @@ class Traffic:
     def answered(self, revision: int) -> int:
         return int(self.told()["answered"].get(str(revision), 0))
 
-    def lost_nothing(self) -> None:
+    def lost_nothing(self, failing: int = 0) -> None:
+        """But what the revision `failing` answered."""
         told = self.told()
-        assert told["failed"] == 0, json.dumps(told["failures"], indent=1)
+        others = told["failed"] - (told["failed_of"].get(str(failing), 0) if failing else 0)
+        assert others == 0, json.dumps({"of": told["failed_of"], "first": told["failures"]}, indent=1)
         assert told["fickle"] == []
 
 
@@ -392,6 +427,12 @@ def processes_of(pod: Json) -> list[psutil.Process]:
             if uid in cgroups or uid.replace("-", "_") in cgroups:
                 found.append(process)
     return found
+
+
+def _is_operator(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return any(part.endswith("/sundog-operator") for part in process.cmdline())
+    return False
 
 
 def _claim_and_loader() -> tuple[Json, Json]:

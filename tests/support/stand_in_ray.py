@@ -5,7 +5,9 @@ one under which its replicas are reached. A replica answers with its application
 """
 
 import asyncio
+import itertools
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,10 +33,10 @@ class Application:
 class StandIn:
     """The applications of one cluster."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, ports: Iterator[int] | None = None) -> None:
         self.address = address
         self.applications: dict[str, Application] = {}
-        self._next_port = FIRST_PORT
+        self._ports = ports or itertools.count(FIRST_PORT)
         self._changing = asyncio.Lock()
 
     async def get(self, _: web.Request) -> web.Response:
@@ -55,11 +57,21 @@ class StandIn:
                 await self._scale(name, application, application.wanted)
         return web.Response()
 
+    async def lose(self, name: str) -> None:
+        """End all replicas of an application, as if their nodes were gone."""
+        await self._scale(name, self.applications[name], 0)
+
+    async def lose_all(self) -> None:
+        """End all replicas of all applications, once what was PUT is done."""
+        async with self._changing:
+            for name in self.applications:
+                await self.lose(name)
+
     async def _scale(self, name: str, application: Application, count: int) -> None:
         while len(application.replicas) > count:
-            await application.replicas.popitem()[1].cleanup()
+            await end(application.replicas.popitem()[1])
         while len(application.replicas) < count:
-            port, self._next_port = self._next_port, self._next_port + 1
+            port = next(self._ports)
             application.replicas[port] = await listen(replica(name, application.config["route_prefix"]), port)
 
     def _group(self, name: str, application: Application) -> dict[str, Any]:
@@ -109,6 +121,34 @@ async def listen(app: web.Application, port: int) -> web.AppRunner:
     await runner.setup()
     await web.TCPSite(runner, "0.0.0.0", port).start()
     return runner
+
+
+_TURNS_TO_MAKE = 4
+
+
+async def end(runner: web.AppRunner) -> None:
+    """Ends a server with all its connections.
+
+    One that has something left to send to whoever does not read would outlive the loop, and the garbage collector would
+    tell of it in a later test. So would one that was accepted and not yet made when the listener is closed: Python forgets it.
+    """
+    assert runner.server is not None
+    _accept_no_more(runner)
+    for _ in range(_TURNS_TO_MAKE):
+        await asyncio.sleep(0)
+    transports = [each.transport for each in runner.server.connections if each.transport is not None]
+    await runner.cleanup()
+    for transport in transports:
+        transport.abort()
+    await asyncio.sleep(0)
+
+
+def _accept_no_more(runner: web.AppRunner) -> None:
+    loop = asyncio.get_running_loop()
+    for site in runner.sites:
+        server = getattr(site, "_server", None)
+        for listener in server.sockets if server is not None else ():
+            loop.remove_reader(listener.fileno())
 
 
 async def main(address: str) -> None:

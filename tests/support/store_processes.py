@@ -11,13 +11,16 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 TOOLS = Path(__file__).parents[2] / ".tools"
+
+Put = Callable[[str, bytes], None]
+"""Puts an object into a bucket, by its key."""
 
 BUILD_S = 600
 VERSITYGW = ("versitygw", "github.com/versity/versitygw/cmd/versitygw", "v1.8.0")

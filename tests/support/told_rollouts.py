@@ -142,13 +142,13 @@ def condition(type_: str, status: Any, reason: str, at: datetime = BEGUN, messag
 def packed(stable: tuple[int, int, int], canary: tuple[int, int, int]) -> str:
     """(assigned, lost, running) of each arm in epoch 2, as a status keeps it."""
     rows = {
-        f"2/{arm}": [assigned, 0, 0, 0, lost, running]
+        f"2/{arm}": [assigned, 0, 0, 0, 0, lost, running]
         for arm, (assigned, lost, running) in (("stable", stable), ("canary", canary))
     }
     stored = {
         "version": tallies.VERSION,
         "attempt": UID,
-        "columns": list(tallies.Tally._fields),
+        "columns": ["assigned", "errors", "slow", "rejections", "retried", "lost", "running"],
         "sources": {"edge-0/b": rows},
         "epochs": {},
     }

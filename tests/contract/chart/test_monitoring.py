@@ -70,6 +70,12 @@ def test_an_alert_names_labels_that_its_query_keeps(rule: dict[str, Any]) -> Non
     assert used <= (kept or {"name"})
 
 
+def test_the_leader_of_one_release_is_none_of_another_one() -> None:
+    (expression,) = [rule["expr"] for rule in RULES if rule["alert"] == "SundogNoLeader"]
+    parsed: Any = promql_parser.parse(expression)
+    assert set(parsed.lhs.lhs.modifier.labels) == {"namespace", "job"}
+
+
 def test_no_alert_and_no_panel_has_the_name_of_another() -> None:
     names = [title for title, _ in expressions()]
     assert len(names) == len(set(names))

@@ -14,6 +14,7 @@ from charting import (
     CRDS,
     GOLDEN,
     NAMESPACE,
+    RELEASE,
     ROOT,
     Object,
     account,
@@ -26,9 +27,12 @@ from charting import (
 )
 from charting.generate import MADE
 from real_kubernetes.audit import Right
+from sundog_operator.adapters import exposure_logs
 from sundog_operator.api.installation import Installation, NetworkPolicies, parse_installation
+from sundog_operator.shell.operator import LEASE_NAME
 
 SMALLEST = values("smallest")
+LEASES = "leases.coordination.k8s.io"
 # Kinds that the schemas of Kubernetes itself do not know, and the versions of the API servers that we want to get along with.
 FOREIGN = {"CustomResourceDefinition", "ServiceMonitor", "PodMonitor", "PrometheusRule"}
 VERSIONS = ("1.32", "1.36")
@@ -119,12 +123,18 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no interval": ({"metrics": {"interval": "often"}}, "does not match pattern"),
     "no port": ({"networkPolicy": {"apiServerPorts": [70000]}}, "maximum: got 70,000, want 65,535"),
     "no port at all": ({"networkPolicy": {"apiServerPorts": []}}, "minItems"),
+    "no security context": ({"podSecurityContext": "restricted"}, "got string, want object"),
     "a misspelled key of the operator's": ({"installation": {"ray": {"pod": {}}}}, "additional properties 'pod'"),
     "no quantity": (
         {"installation": {"edge": {"resources": {"limits": {"memory": "much"}}}}},
         "does not match pattern",
     ),
     "no workers": ({"installation": {"workers": 0}}, "minimum: got 0, want 1"),
+    "a buffer that is too small": (
+        {"installation": {"edge": {"haproxy": {"bufferBytes": 1024}}}},
+        "minimum: got 1,024, want 16,384",
+    ),
+    "a cache that is no path": ({"installation": {"ray": {"cache": {"hostPath": "cache"}}}}, "does not match pattern"),
     "namespaces in the wrong place": ({"installation": {"watchNamespaces": ["a"]}}, "additional properties"),
     "no image": ({"image": {"repository": ""}}, "image.repository: name the image"),
     "no runtime image": ({"installation": {"runtimeImage": ""}}, "installation.runtimeImage: name the image"),
@@ -236,6 +246,18 @@ def test_another_installation_file_means_other_pods_and_nothing_else_does() -> N
     assert template({"metrics": {"dashboard": True}, "replicas": 5}) == template({})
 
 
+def test_claims_of_exposure_logs_are_mounted_where_the_operator_looks_for_them() -> None:
+    operator = dict(pods(objects(values("everything"))))["sundog-blue"]
+    claims = {
+        volume["name"]: volume["persistentVolumeClaim"]["claimName"]
+        for volume in operator["volumes"]
+        if "persistentVolumeClaim" in volume
+    }
+    mounts = {mount["name"]: mount["mountPath"] for mount in operator["containers"][0]["volumeMounts"]}
+    assert sorted(claims.values()) == ["2026.archive", "logs"]
+    assert mounts | {name: str(exposure_logs.CLAIMS / claim) for name, claim in claims.items()} == mounts
+
+
 def test_a_single_replica_has_no_budget_that_would_hold_up_a_drain() -> None:
     assert "PodDisruptionBudget" in {obj["kind"] for obj in objects(SMALLEST)}
     assert "PodDisruptionBudget" not in {obj["kind"] for obj in objects(values("bare"))}
@@ -248,6 +270,48 @@ def test_no_pod_of_the_operator_reaches_the_metadata_service() -> None:
     assert [block["except"] for block in blocks] == [["169.254.169.254/32"], ["fd00:ec2::254/128"]]
     open_rules = [rule for rule in policy["egress"] if "to" not in rule]
     assert [port["port"] for rule in open_rules for port in rule["ports"]] == [53, 53]
+
+
+def test_edges_and_heads_are_told_of_an_api_server_at_another_port() -> None:
+    text = one(values("everything"), "ConfigMap", "sundog-blue")["data"]["installation.yaml"]
+    assert parse_installation(text, "everything").network_policies.api_server_ports == (16443,)
+
+
+@pytest.mark.parametrize("name", [RELEASE, "blue", "sundog-blue"])
+def test_the_operator_may_hold_the_lease_that_it_is_told_of_and_no_other(name: str) -> None:
+    given = {**SMALLEST, "fullnameOverride": name}
+    may = {grant.name for grant in account.granted(given) if grant.right == Right("update", LEASES)}
+    assert may == {account.lease(given, name)}
+
+
+def test_a_plain_release_has_the_lease_of_an_operator_that_is_told_of_none() -> None:
+    assert account.lease(SMALLEST) == LEASE_NAME
+
+
+def test_two_releases_in_one_namespace_share_nothing_and_not_their_lease() -> None:
+    first, second = (
+        {**values("namespaced"), "fullnameOverride": name, "watchNamespaces": [team]}
+        for name, team in (("blue", "vision"), ("green", "speech"))
+    )
+    blue, green = ({identity(obj) for obj in objects(given)} for given in (first, second))
+    assert blue
+    assert not blue & green
+    assert account.lease(first, "blue") != account.lease(second, "green")
+
+
+def identity(obj: Object) -> tuple[str, str, str]:
+    return obj["kind"], obj["metadata"].get("namespace", ""), obj["metadata"]["name"]
+
+
+@pytest.mark.parametrize("key", ["podSecurityContext", "securityContext"])
+def test_users_and_rights_of_processes_can_be_left_to_the_cluster(key: str) -> None:
+    def given(patch: Any) -> list[Any]:
+        found = [pod for _, pod in pods(objects(merged(SMALLEST, {key: patch})))]
+        assert len(found) == 2
+        return found if key == "podSecurityContext" else [container for pod in found for container in pod["containers"]]
+
+    assert not [part for part in given(None) if "securityContext" in part]
+    assert [part["securityContext"]["runAsUser"] for part in given({"runAsUser": 1000})] == [1000, 1000]
 
 
 def test_an_operator_of_some_namespaces_holds_the_same_there_and_nothing_of_the_cluster() -> None:

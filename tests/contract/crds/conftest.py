@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import jsonschema
 import pytest
 import yaml
 from cel_expr_python import cel
+from cel_expr_python.ext.ext_strings import ExtStrings
 
 from real_kubernetes.api import Api
 
@@ -48,10 +50,18 @@ def environment() -> cel.Env:
         "string_format", cel.Type.STRING, [cel.Type.STRING, cel.Type.List(cel.Type.DYN)], is_member=True, impl=_format
     )
     functions.append(cel.FunctionDecl("format", [overload]))
+    # Networks are texts here, as all values of ours.
+    network = cel.Overload("cidr_string", cel.Type.STRING, [cel.Type.STRING], impl=lambda text: text)
+    masked = cel.Overload("cidr_masked", cel.Type.STRING, [cel.Type.STRING], is_member=True, impl=_masked)
+    functions += [cel.FunctionDecl("cidr", [network]), cel.FunctionDecl("masked", [masked])]
     return cel.NewEnv(
         variables={"self": cel.Type.DYN, "oldSelf": cel.Type.DYN},
-        extensions=[cel.CelExtension("kubernetes", functions)],
+        extensions=[ExtStrings(0), cel.CelExtension("kubernetes", functions)],
     )
+
+
+def _masked(network: str) -> str:
+    return str(ip_network(network, strict=False))
 
 
 def _format(text: str, values: Any) -> str:
@@ -205,15 +215,18 @@ class Admission:
         return found
 
     def _evaluate(self, rule: dict[str, Any], value: Any, old: Any, path: str, where: str) -> Denial | None:
-        if "oldSelf" in rule["rule"] and old is None:
+        text = rule["rule"]
+        if rule.get("optionalOldSelf"):
+            text = text.replace("oldSelf.hasValue()", str(old is not None).lower())
+        elif "oldSelf" in text and old is None:
             return None
-        verdict = evaluate(rule["rule"], value, old)
+        verdict = evaluate(text, value, old)
         assert isinstance(verdict, bool), f"{path}: {rule['rule']} gave {verdict!r}"
         if verdict:
             return None
         message = evaluate(rule["messageExpression"], value) if "messageExpression" in rule else rule["message"]
         assert isinstance(message, str), f"{path}: {rule['messageExpression']} gave {message!r}"
-        return Denial(path + rule.get("fieldPath", ""), message, "rule", (where, rule["rule"]))
+        return Denial((path + rule.get("fieldPath", "")).removeprefix("."), message, "rule", (where, rule["rule"]))
 
     def _repeated(self, value: Any, schema: dict[str, Any], path: str) -> list[Denial]:
         kind = schema.get("x-kubernetes-list-type")

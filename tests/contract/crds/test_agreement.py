@@ -46,7 +46,7 @@ URIS = [
     "hf://a/b@c",
     "gs://my.bucket/a//b",
 ]
-NAMES = ["wide", "control", "narrow", "a-b", "-a", "A", "", "x" * 64, "a.b", "a b"]
+NAMES = ["wide", "control", "canary", "narrow", "a-b", "-a", "A", "", "x" * 64, "a.b", "a b"]
 JUNK: list[Any] = [None, True, 0, -1, 7, 3.0, 0.5, 10**6, "", "x", [], [1], {}, {"a": 1}, [None], "é" * 200]
 WORDS = [
     *DURATIONS,

@@ -1,11 +1,11 @@
 """What bad input is told: one object per violation, by the operator and by the API server alike."""
 
 import copy
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
-from sundog_operator.api import RESOURCES, refused_changes, violations
+from sundog_operator.api import RESOURCES, PlanGuardrail, refused_changes, violations
 
 DIGEST = "sha256:" + "0" * 64
 
@@ -37,7 +37,30 @@ def experiment(spec: dict[str, Any], name: str = "wide-or-narrow") -> dict[str, 
 
 
 def step(**fields: Any) -> dict[str, Any]:
-    return deployment({"rollout": {"steps": [fields]}})
+    after = [] if "weight" in fields else [{"weight": 50}]
+    return deployment({"rollout": {"steps": [fields, *after]}})
+
+
+def steps(*given: dict[str, Any]) -> dict[str, Any]:
+    return deployment({"rollout": {"steps": list(given)}})
+
+
+def shadowing(**fields: Any) -> dict[str, Any]:
+    return deployment({"rollout": {"strategy": "shadow", **fields}})
+
+
+def agreement(**fields: Any) -> dict[str, Any]:
+    return step(shadow={"compare": {"agreement": {"min": 0.9, **fields}}})
+
+
+AGREEMENT = "spec.rollout.steps[0].shadow.compare.agreement"
+
+
+OVERRIDE = {"header": "x-pick", "value": "canary", "arm": "canary", "callers": {"networks": ["10.0.0.0/8"]}}
+
+
+def overriding(**fields: Any) -> dict[str, Any]:
+    return deployment({"endpoint": {"overrides": [OVERRIDE | fields]}})
 
 
 def guardrail(**fields: Any) -> dict[str, Any]:
@@ -50,6 +73,13 @@ def sharing(*, count: int = 1, **fields: Any) -> dict[str, Any]:
 
 def arm(**fields: Any) -> dict[str, Any]:
     return experiment({"arms": [{"name": "wide", **fields}]})
+
+
+def thompson(floor: str, *arms: str) -> dict[str, Any]:
+    success = [{"name": "conversion", "feedback": "converted"}]
+    allocation = {"mode": "thompson", "floor": floor}
+    named = [{"name": name} for name in arms or ("wide",)]
+    return experiment({"allocation": allocation, "metrics": {"success": success}, "arms": named})
 
 
 def arm_sharing(*, count: int = 1, **fields: Any) -> dict[str, Any]:
@@ -65,13 +95,26 @@ PINNED = "@sha256: and 64 hex digits, or give model.digest"
 OTHER = "sha256:" + "b" * 64
 SCHEMES = "does not start with one of file://, pvc://, s3://, gs://, https://, hf://, oci://"
 ONE_STEP = "exactly one of weight, pause, headers, scale, analysis, webhook and shadow has to be given"
+VERIFIED = {"auth": {"jwt": {"jwksSecretName": "issuer"}}}
 ONE_UNIT = "at most one of header, cookie, jsonPath, jwtClaim and request can be given"
 OURS = "begins as those that are set by the operator: RAY_, SUNDOG_, KUBERAY_"
 RESERVED = "keys below serving.sundog.dev/, app.kubernetes.io/, ray.io/ are set by the operator"
 TRUST = "archives can run code when they are loaded; set trustCode: true to accept that"
+NO_EXPOSURE = "0% leaves every arm without units; set stopped: true to end an experiment"
+NO_EFFECT = "0% is never told from no effect; leave it out for one of about 5 %"
+OF_A_ROLLOUT = "canary is the name of a rollout's own arm; give the arm another one"
+MORE_THAN_ALL = "of each arm, control included, is more than 100% of all"
 LONG_KEY = "k" * 318
 TOO_LONG = "a key has more than 317 characters"
 NOT_A_LABEL = "a key is not a label key such as example.com/team"
+AT_ONCE = (
+    "nothing stops all traffic from following at once, for {}: one of the steps has to have a weight below 100, or to wait for promote, as"
+    " gate: manual and a pause without duration do"
+)
+AFTER_COPIES = (
+    "all traffic would follow on the copies at once: give a later step a weight below 100 or a pause without duration; with"
+    " strategy: shadow the candidate waits for promote"
+)
 PROMETHEUS = {"name": "oom", "prometheus": {"query": "up"}, "threshold": {"max": 0}}
 
 
@@ -162,30 +205,157 @@ RULES: list[tuple[dict[str, Any], str]] = [
         "spec.autoscaling.coldStartTimeout: 0s is not more than 0s",
     ),
     (deployment({"rollout": {"unit": {"header": "x-user", "request": {}}}}), f"spec.rollout.unit: {ONE_UNIT}"),
-    (deployment({"rollout": {"unit": {"cookie": "a", "jwtClaim": "sub"}}}), f"spec.rollout.unit: {ONE_UNIT}"),
+    (
+        deployment({"rollout": {"unit": {"cookie": "a", "jwtClaim": "sub"}}, "endpoint": VERIFIED}),
+        f"spec.rollout.unit: {ONE_UNIT}",
+    ),
+    (
+        deployment({"rollout": {"unit": {"jwtClaim": "sub"}}}),
+        "spec.rollout.unit.jwtClaim: sub is read from verified tokens, and endpoint.auth.jwt.jwksSecretName is not set",
+    ),
     (deployment({"rollout": {"progressDeadline": "0s"}}), "spec.rollout.progressDeadline: 0s is not more than 0s"),
     (
         deployment({"rollout": {"windows": [{"cron": "0 9 * * 1-5", "duration": "0h"}]}}),
         "spec.rollout.windows[0].duration: 0s is not more than 0s",
     ),
     (
+        deployment({"rollout": {"bake": {"duration": "0s"}}}),
+        "spec.rollout.bake.duration: 0s is not more than 0s",
+    ),
+    (
+        deployment({"rollout": {"bake": {"holdback": "5%"}, "steps": [{"weight": 25}, {"pause": {}}, {"weight": 95}]}}),
+        "spec.rollout.steps: a weight leaves stable no more than bake.holdback; leave that step out, for the bake follows the last one",
+    ),
+    (
+        deployment({"rollout": {"capacity": "inPlace"}, "autoscaling": {}}),
+        "spec.rollout.capacity: inPlace shares a fixed number of replicas, and autoscaling is set; leave it at auto",
+    ),
+    (
+        deployment({"rollout": {"capacity": "inPlace", "strategy": "recreate"}}),
+        "spec.rollout.capacity: inPlace goes with strategy: canary, which moves traffic bit by bit; leave it at auto",
+    ),
+    (
+        deployment({"rollout": {"capacity": "inPlace", "steps": [{"scale": {"replicas": 2}}, {"weight": 50}]}}),
+        "spec.rollout.steps: with capacity: inPlace replicas follow the weights: no step can be a scale or a shadow",
+    ),
+    (
+        deployment({"rollout": {"capacity": "inPlace", "steps": [{"shadow": {}}, {"weight": 50}]}}),
+        "spec.rollout.steps: with capacity: inPlace replicas follow the weights: no step can be a scale or a shadow",
+    ),
+    (
+        deployment({"rollout": {"capacity": "inPlace", "bake": {}}}),
+        "spec.rollout.bake: with capacity: inPlace stable has one replica left at its end, too few to go back to; leave it out",
+    ),
+    (
+        deployment({"rollout": {"capacity": "inPlace", "keepPrevious": {}}}),
+        "spec.rollout.keepPrevious: with capacity: inPlace the new revision needs what a revision that is kept would have; leave it out",
+    ),
+    (
+        deployment({"rollout": {"capacity": "inPlace", "windows": [{"cron": "0 9 * * 1-5", "duration": "8h"}]}}),
+        "spec.rollout.windows: with capacity: inPlace stable would lack a replica until a window opens; leave them out",
+    ),
+    (
         deployment({"rollout": {"steps": [{"weight": 20}, {"weight": 10}]}}),
-        "spec.rollout.steps: the weights do not rise from step to step",
+        "spec.rollout.steps: the weights do not rise from step to step: step 2 has 10, and step 1 has 20",
     ),
     (
         deployment({"rollout": {"steps": [{"weight": 20}, {"pause": {}}, {"weight": 20}]}}),
-        "spec.rollout.steps: the weights do not rise from step to step",
+        "spec.rollout.steps: the weights do not rise from step to step: step 3 has 20, and step 1 has 20",
+    ),
+    (
+        steps({"weight": 10}, {"weight": 30}, {"scale": {"replicas": 2}}, {"weight": 20}, {"weight": 5}),
+        "spec.rollout.steps: the weights do not rise from step to step: step 4 has 20, and step 2 has 30",
     ),
     (step(), f"spec.rollout.steps[0]: {ONE_STEP}"),
     (step(weight=5, pause={}), f"spec.rollout.steps[0]: {ONE_STEP}"),
     (step(scale={"replicas": 2}, shadow={}), f"spec.rollout.steps[0]: {ONE_STEP}"),
+    (step(scale={}), "spec.rollout.steps[0].scale: exactly one of replicas and percent has to be given"),
     (step(pause={}, gate="time"), "spec.rollout.steps[0]: gate, minDuration and maxDuration go with weight only"),
     (step(pause={}, minDuration="5m"), "spec.rollout.steps[0]: gate, minDuration and maxDuration go with weight only"),
     (step(pause={}, maxDuration="5m"), "spec.rollout.steps[0]: gate, minDuration and maxDuration go with weight only"),
+    (step(shadow={"maxDuration": "0s"}), "spec.rollout.steps[0].shadow.maxDuration: 0s is not more than 0s"),
+    (
+        step(shadow={"compare": {"agreement": {"min": 0.9, "by": "argmax", "rtol": 0.1}}}),
+        "spec.rollout.steps[0].shadow.compare.agreement: atol and rtol go with by: tolerance only",
+    ),
+    (
+        step(shadow={"compare": {"latencyP99": {"margin": "0%"}}}),
+        "spec.rollout.steps[0].shadow.compare.latencyP99.margin: 0% would let no candidate pass that is just as good as stable",
+    ),
+    (agreement(by="custom"), f"{AGREEMENT}: by: custom needs parts, which go with it only"),
+    (agreement(parts=[{"path": "$.a"}]), f"{AGREEMENT}: by: custom needs parts, which go with it only"),
+    (
+        agreement(by="custom", path="$.a", parts=[{"path": "$.a"}]),
+        f"{AGREEMENT}: with by: custom each of parts has a path of its own",
+    ),
+    (
+        agreement(by="custom", parts=[{"path": "$.a", "by": "argmax", "rtol": 0.1}]),
+        f"{AGREEMENT}.parts[0]: atol and rtol go with by: tolerance only",
+    ),
+    (
+        shadowing(steps=[{"shadow": {}}, {"weight": 25}]),
+        "spec.rollout.steps: with strategy: shadow the candidate gets no traffic: no step can have a weight or headers",
+    ),
+    (
+        shadowing(steps=[{"pause": {}}]),
+        "spec.rollout.steps: with strategy: shadow one of the steps has to be a shadow; without steps every request is copied",
+    ),
+    *(
+        (steps(*given), f"spec.rollout.steps: {AT_ONCE.format(found)}")
+        for given, found in (
+            ([{"headers": {"x-canary": "true"}}], "no step has a weight"),
+            ([{"scale": {"replicas": 2}}], "no step has a weight"),
+            ([{"pause": {"duration": "1h"}}, {"webhook": {"url": "https://a"}}], "no step has a weight"),
+            ([{"weight": 100}], "step 1 has weight 100"),
+            ([{"scale": {"replicas": 2}}, {"weight": 100, "gate": "time"}], "step 2 has weight 100"),
+        )
+    ),
+    (steps({"shadow": {}}), f"spec.rollout.steps: {AFTER_COPIES}"),
+    (steps({"shadow": {}}, {"scale": {"percent": 100}}, {"weight": 100}), f"spec.rollout.steps: {AFTER_COPIES}"),
+    (
+        shadowing(guardrails=[{"metric": "errorRate"}]),
+        "spec.rollout.guardrails: with strategy: shadow the candidate has no traffic to be judged by, but in a bake; its copies are, as"
+        " compare says",
+    ),
+    (
+        deployment({"rollout": {"strategy": "recreate", "bake": {}}}),
+        "spec.rollout.bake: with strategy: recreate all traffic moves by one switch, and stable keeps no share to be compared with; leave"
+        " it out, or take strategy: canary, which bakes after its last step",
+    ),
+    *(
+        (step(weight=5, **given), f"spec.rollout.steps[0].minDuration: {told}")
+        for given, told in (
+            ({"minDuration": "2h", "maxDuration": "119m"}, "2h is greater than maxDuration, 119m"),
+            ({"minDuration": "1d", "maxDuration": "86399s"}, "1d is greater than maxDuration, 86399s"),
+            ({"minDuration": "3d", "maxDuration": "2d", "gate": "evidence"}, "3d is greater than maxDuration, 2d"),
+            ({"maxDuration": "90s"}, "5m is greater than maxDuration, 90s"),
+            ({"minDuration": "25h"}, "25h is greater than maxDuration, 1d"),
+        )
+    ),
     (step(weight=5, maxDuration="0s"), "spec.rollout.steps[0].maxDuration: 0s is not more than 0s"),
     (
-        step(analysis={"template": "a", "interval": "0s"}),
-        "spec.rollout.steps[0].analysis.interval: 0s is not more than 0s",
+        step(analysis={**PROMETHEUS, "prometheus": {"query": "up", "interval": "9s"}}),
+        "spec.rollout.steps[0].analysis.prometheus.interval: must be 10s to 1h",
+    ),
+    (
+        step(analysis={**PROMETHEUS, "prometheus": {"query": "up", "interval": "1d"}}),
+        "spec.rollout.steps[0].analysis.prometheus.interval: must be 10s to 1h",
+    ),
+    (
+        guardrail(**{**PROMETHEUS, "prometheus": {"query": "up", "interval": "61m"}}),
+        "spec.rollout.guardrails[0].prometheus.interval: must be 10s to 1h",
+    ),
+    (
+        step(analysis={**PROMETHEUS, "threshold": {}}),
+        "spec.rollout.steps[0].analysis.threshold: min or max has to be given",
+    ),
+    (
+        step(analysis={**PROMETHEUS, "threshold": {"min": 2, "max": 1}}),
+        "spec.rollout.steps[0].analysis.threshold: min is greater than max",
+    ),
+    (
+        deployment({"rollout": {"guardrails": [PROMETHEUS, PROMETHEUS]}}),
+        "spec.rollout.guardrails: two guardrails have the same name",
     ),
     (
         step(webhook={"url": "https://a", "timeout": "0s"}),
@@ -236,6 +406,10 @@ RULES: list[tuple[dict[str, Any], str]] = [
         "spec.rollout.guardrails: a metric has more than one guardrail",
     ),
     (
+        deployment({"rollout": {"guardrails": [{"metric": f"latencyP{each}"} for each in (50, 90, 95, 99)]}}),
+        "spec.rollout.guardrails: more than 3 latencies; edges count what takes long by so many at most",
+    ),
+    (
         deployment({"scheduling": {"tolerations": [{"key": "gpu", "operator": "Exists", "value": "x"}]}}),
         "spec.scheduling.tolerations[0].value: x goes with operator Equal only",
     ),
@@ -258,6 +432,26 @@ RULES: list[tuple[dict[str, Any], str]] = [
     (deployment({"endpoint": {"requestTimeout": "24h"}}), "spec.endpoint.requestTimeout: must be less than a day"),
     (deployment({"endpoint": {"requestTimeout": "0ms"}}), "spec.endpoint.requestTimeout: 0s is not more than 0s"),
     (deployment({"endpoint": {"queue": {"timeout": "1d"}}}), "spec.endpoint.queue.timeout: must be less than a day"),
+    (
+        overriding(callers={}),
+        "spec.endpoint.overrides[0].callers: at least one of apiKeys and networks has to be given",
+    ),
+    *(
+        (
+            overriding(callers={"networks": ["10.0.0.0/8", network]}),
+            f"spec.endpoint.overrides[0].callers.networks[1]: {network} is an address within its network; the bits beyond the prefix have"
+            " to be 0",
+        )
+        for network in ("10.1.2.3/8", "10.1.2.3/31", "255.255.255.255/0")
+    ),
+    (
+        overriding(callers={"apiKeys": ["ops"]}),
+        "spec.endpoint.overrides: an override names API keys, and auth.apiKeys.secretName is not set",
+    ),
+    (
+        deployment({"endpoint": {"overrides": [OVERRIDE, {**OVERRIDE, "arm": "stable"}]}}),
+        "spec.endpoint.overrides: two overrides have the same header and value",
+    ),
     (deployment({"baseline": {"uri": "file:///$X/v7"}}), f"spec.baseline.uri: {PLACEHOLDER}"),
     (arm(model={"uri": "file:///$X/v9"}), f"spec.arms[0].model.uri: {PLACEHOLDER}"),
     (deployment({"baseline": {"uri": "v7"}}), f"spec.baseline.uri: v7 {SCHEMES}"),
@@ -298,7 +492,8 @@ RULES: list[tuple[dict[str, Any], str]] = [
         "spec.arms[0].resources.gpu.sharing.fraction: 7 is not between 0 and 1",
     ),
     (arm_sharing(mode="mps", count=3), "spec.arms[0].resources.gpu.count: 3 is not 1, which sharing mode mps requires"),
-    (arm(name="control"), "spec.arms[0].name: control is the stable revision's own name"),
+    (arm(name="control"), "spec.arms[0].name: control and stable are the stable revision's own names"),
+    (arm(name="stable"), "spec.arms[0].name: control and stable are the stable revision's own names"),
     (
         experiment({"weights": {"control": 50, "narrow": 50}}),
         "spec.weights: the weights have to name control and every arm, and nothing else",
@@ -325,11 +520,78 @@ RULES: list[tuple[dict[str, Any], str]] = [
         experiment({"metrics": {"guardrails": [{"metric": "errorRate"}, {"metric": "errorRate"}]}}),
         "spec.metrics.guardrails: a metric has more than one guardrail",
     ),
+    (
+        experiment({"metrics": {"guardrails": [{"metric": f"latencyP{each}"} for each in (50, 90, 95, 99)]}}),
+        "spec.metrics.guardrails: more than 3 latencies; edges count what takes long by so many at most",
+    ),
     (experiment({"allocation": {"floor": "5%"}}), "spec.allocation: floor and delta go with mode thompson only"),
     (experiment({"allocation": {"delta": 0.2}}), "spec.allocation: floor and delta go with mode thompson only"),
-    (experiment({"stop": {"maxDuration": "0d"}}), "spec.stop.maxDuration: 0s is not more than 0s"),
     (
-        experiment({"exposureLog": {"uri": "https://a"}}),
+        experiment({"allocation": {"mode": "thompson"}}),
+        "spec.allocation.mode: thompson follows the first of metrics.success, and there is none",
+    ),
+    (
+        experiment(
+            {
+                "metrics": {
+                    "success": [{"name": "a", "feedback": "b"}],
+                    "secondary": [{"name": "c", "feedback": "b"}, {"name": "a", "feedback": "d", "type": "mean"}],
+                }
+            }
+        ),
+        "spec.metrics.secondary: a success metric has the same name; what is told of one of them could be of the other",
+    ),
+    *[
+        (
+            experiment({"metrics": {role: [{"name": name, "feedback": "b"}]}}),
+            f"spec.metrics.{role}[0].name: {name} is a metric of the edge that is always judged, and reports would mix both;"
+            " expected another name",
+        )
+        for role in ("success", "secondary")
+        for name in ("rejections", "retries")
+    ],
+    (thompson("60%"), f"spec.allocation.floor: 60% {MORE_THAN_ALL}"),
+    (thompson("33.34%", "wide", "deep"), f"spec.allocation.floor: 33.34% {MORE_THAN_ALL}"),
+    (experiment({"stop": {"maxDuration": "0d"}}), "spec.stop.maxDuration: 0s is not more than 0s"),
+    *[(experiment({"exposure": none}), f"spec.exposure: {NO_EXPOSURE}") for none in ("0%", "0.000%", "00%")],
+    *[
+        (
+            experiment({"metrics": {role: [{"name": "a", "feedback": "b", "minimumEffect": "0.0%"}]}}),
+            f"spec.metrics.{role}[0].minimumEffect: {NO_EFFECT}",
+        )
+        for role in ("success", "secondary")
+    ],
+    (arm(name="canary"), f"spec.arms: {OF_A_ROLLOUT}"),
+    (experiment({"arms": [{"name": "wide"}, {"name": "canary"}]}, name="letters-r8"), f"spec.arms: {OF_A_ROLLOUT}"),
+    (experiment({"arms": [{"name": "canary"}]}, name="digits-red"), f"spec.arms: {OF_A_ROLLOUT}"),
+    (
+        experiment({"exposureLog": {"uri": "s3://logs/a"}}),
+        "spec.exposureLog.uri: there is nothing to write: exposures are kept where metrics.success or metrics.secondary has one",
+    ),
+    *[
+        (
+            experiment({"exposureLog": {"uri": uri}, "metrics": {"secondary": [{"name": "a", "feedback": "b"}]}}),
+            "spec.exposureLog.uri: is not of the form s3://bucket/prefix, gs://bucket/prefix, pvc://claim/directory or file:///directory",
+        )
+        for uri in (
+            "s3://key:secret@logs/a",
+            "s3://logs//a",
+            "s3://logs/a?b",
+            "gs://logs/../others",
+            "gs://UP",
+            "pvc:///a",
+            "pvc://Claim/a",
+            "pvc://claim/..",
+            "pvc://claim//a",
+            "pvc://claim/a b",
+            "file://host/a",
+            "file:///",
+            "file:///a/..",
+            "file:///${MANIFEST_DIR}/a",
+        )
+    ],
+    (
+        experiment({"exposureLog": {"uri": "https://a"}, "metrics": {"secondary": [{"name": "a", "feedback": "b"}]}}),
         "spec.exposureLog.uri: https://a does not start with one of file://, pvc://, s3://, gs://",
     ),
 ]
@@ -357,13 +619,18 @@ KEYS: list[tuple[dict[str, Any], str, str]] = [
     ),
     (
         step(headers={"x y": "true"}),
-        'spec.rollout.steps[0].headers: key "x y" is not a header name',
-        "a key is not a header name",
+        'spec.rollout.steps[0].headers: key "x y" is not a header name in lower case such as x-canary',
+        "a key is not a header name in lower case such as x-canary",
     ),
     (
-        step(headers={"h" * 129: "true"}),
-        "spec.rollout.steps[0].headers: key has 129 characters, more than 128",
-        "a key has more than 128 characters",
+        step(headers={"h" * 64: "true"}),
+        "spec.rollout.steps[0].headers: key has 64 characters, more than 63",
+        "a key has more than 63 characters",
+    ),
+    (
+        step(headers={"X-Canary": "true"}),
+        "spec.rollout.steps[0].headers: key X-Canary is not a header name in lower case such as x-canary",
+        "a key is not a header name in lower case such as x-canary",
     ),
     (arm(runtime={"podLabels": {"": "x"}}), "spec.arms[0].runtime.podLabels: key is empty", NOT_A_LABEL),
     (
@@ -378,6 +645,21 @@ REPEATED: list[tuple[dict[str, Any], str]] = [
     (
         deployment({"runtime": {"env": [{"name": "A"}, {"name": "B"}, {"name": "A"}]}}),
         "spec.runtime.env[2].name: A is given twice",
+    ),
+    (
+        overriding(callers={"networks": ["10.0.0.0/8", "10.0.0.0/8"]}),
+        "spec.endpoint.overrides[0].callers.networks[1]: 10.0.0.0/8 is given twice",
+    ),
+    (
+        deployment(
+            {
+                "endpoint": {
+                    "overrides": [{**OVERRIDE, "callers": {"apiKeys": ["ops", "ops"]}}],
+                    "auth": {"apiKeys": {"secretName": "keys"}},
+                }
+            }
+        ),
+        "spec.endpoint.overrides[0].callers.apiKeys[1]: ops is given twice",
     ),
     (
         deployment({"rollout": {"notify": [{"webhook": "https://a", "events": ["paused", "paused"]}]}}),
@@ -423,6 +705,30 @@ def test_an_experiment_cannot_move_to_another_deployment(admissions: Any) -> Non
     assert refused_changes(kind.parse(old), kind.parse(old)) == []
 
 
+def test_an_arm_that_was_stored_as_canary_may_stay(documented: Any) -> None:
+    old = arm(name="canary")
+    status = {**old, "status": {"phase": "Running"}}
+    stopped = experiment({"arms": [{"name": "canary"}], "stopped": True})
+    assert [documented["Experiment"].denials(new, old) for new in (status, stopped)] == [[], []]
+    (denial,) = documented["Experiment"].denials(stopped)
+    assert denial.message == OF_A_ROLLOUT
+
+
+def test_a_floor_that_was_stored_as_more_than_all_may_be_ended(documented: Any) -> None:
+    old = thompson("60%")
+    stopped = merged(old, {"spec": {"stopped": True}})
+    assert [documented["Experiment"].denials(new, old) for new in (old, stopped)] == [[], []]
+    (denial,) = documented["Experiment"].denials(stopped)
+    assert denial.message == f"60% {MORE_THAN_ALL}"
+
+
+def test_no_outcome_has_the_name_of_what_is_judged_of_an_arm_anyway() -> None:
+    judged = {*get_args(get_type_hints(PlanGuardrail)["metric"])}
+    assert {"errorRate", "rejections", "retries"} < judged
+    for name in judged:
+        assert violations(experiment({"metrics": {"success": [{"name": name, "feedback": "b"}]}})), name
+
+
 def test_every_rule_has_an_object_that_trips_only_it(documented: Any) -> None:
     tripped: set[tuple[str, tuple[str, str]]] = set()
     for obj, *_ in [*RULES, *KEYS]:
@@ -436,6 +742,18 @@ def test_every_rule_has_an_object_that_trips_only_it(documented: Any) -> None:
 
 
 GOOD: list[dict[str, Any]] = [
+    *[
+        experiment({"exposureLog": {"uri": uri}, "metrics": {"secondary": [{"name": "a", "feedback": "b"}]}})
+        for uri in (
+            "",
+            "s3://logs",
+            "s3://logs/",
+            "gs://logs/a/b.c/",
+            "file:///home/ada/logs",
+            "pvc://claim",
+            "pvc://a.b/c/d_e/",
+        )
+    ],
     deployment({}),
     deployment({}, name="a" * 40),
     deployment(
@@ -467,6 +785,7 @@ GOOD: list[dict[str, Any]] = [
             }
         }
     ),
+    deployment({"rollout": {"unit": {"jwtClaim": "cognito:username"}}, "endpoint": VERIFIED}),
     deployment(
         {
             "rollout": {
@@ -474,12 +793,29 @@ GOOD: list[dict[str, Any]] = [
                     {"headers": {"x-canary": "true"}},
                     {"scale": {"replicas": 2}},
                     {"shadow": {"percent": 20}},
+                    {"shadow": {"compare": {"agreement": {"min": 0.9, "by": "tolerance", "atol": 1, "rtol": 0.5}}}},
+                    {"shadow": {"compare": {"agreement": {"min": 0.9, "path": "$.a[0]"}}, "maxDuration": "1h"}},
                     {"webhook": {"url": "http://a", "timeout": "1h"}},
+                    {"weight": 50},
                 ]
             }
         }
     ),
     deployment({"rollout": {"unit": {"header": "x-user-id", "salt": "again"}, "strategy": "recreate"}}),
+    shadowing(),
+    agreement(by="custom", parts=[{"path": "$.a", "by": "tolerance", "atol": 1}, {"path": "$.b[0]"}]),
+    shadowing(steps=[{"scale": {"replicas": 2}}, {"shadow": {"percent": 5}}, {"pause": {}}]),
+    shadowing(bake={"holdback": "49%"}, guardrails=[{"metric": "errorRate"}, PROMETHEUS]),
+    deployment(
+        {
+            "rollout": {
+                "capacity": "inPlace",
+                "steps": [{"headers": {"x-canary": "1"}}, {"pause": {}}, {"weight": 50}],
+                "rollbackWindow": {},
+            },
+            "replicas": 4,
+        }
+    ),
     guardrail(metric="errorRate", margin="250%", floor="0.5%", max="2%"),
     guardrail(metric="latencyP99", max="500ms"),
     guardrail(**PROMETHEUS),
@@ -487,6 +823,7 @@ GOOD: list[dict[str, Any]] = [
         {
             "rollout": {
                 "bake": {},
+                "steps": [{"weight": 98}],
                 "keepPrevious": {"for": "1h30m"},
                 "rollbackWindow": {},
                 "notify": [{"webhook": "http://a/b"}],
@@ -520,11 +857,53 @@ GOOD: list[dict[str, Any]] = [
             }
         }
     ),
+    deployment(
+        {
+            "endpoint": {
+                "auth": {"apiKeys": {"secretName": "keys"}},
+                "reveal": False,
+                "overrides": [
+                    OVERRIDE,
+                    {**OVERRIDE, "value": "wide", "arm": "wide", "callers": {"apiKeys": ["ops", "a.b_C-1"]}},
+                    {
+                        **OVERRIDE,
+                        "header": "x_pick",
+                        "callers": {"networks": ["0.0.0.0/0", "10.1.2.3/32", "10.1.2.2/31"]},
+                    },
+                ],
+            }
+        }
+    ),
+    *(
+        step(weight=5, **given)
+        for given in (
+            {"minDuration": "1h", "maxDuration": "60m"},
+            {"minDuration": "24h"},
+            {"minDuration": "14d", "gate": "time"},
+            {"minDuration": "47h", "maxDuration": "2d"},
+            {"maxDuration": "5m"},
+        )
+    ),
+    steps({"headers": {"x-canary": "true"}}, {"pause": {}}),
+    steps({"shadow": {}}, {"pause": {}}),
+    steps({"weight": 100, "gate": "manual"}),
+    deployment({"rollout": {"strategy": "recreate", "steps": [{"weight": 100}]}}),
     deployment({"baseline": {"uri": "s3://models/v7", "digest": DIGEST}}),
     deployment({"paused": None, "model": {"digest": None}, "unheardOf": {"a": 1}}),
     experiment({}),
+    experiment({"arms": [{"name": "canary"}]}, name="digits-r8"),
+    experiment({"arms": [{"name": "canary"}]}, name="digits-r8-a12"),
     experiment({"weights": {"control": 60, "wide": 40}, "exposure": "100%", "alpha": 0.5, "stopped": True}),
-    experiment({"allocation": {"mode": "thompson", "floor": "5%", "delta": 0.2}, "stop": {"maxDuration": "14d"}}),
+    thompson("50%"),
+    thompson("33.3333%", "wide", "deep"),
+    thompson("10%", *(f"a{number}" for number in range(9))),
+    experiment(
+        {
+            "allocation": {"mode": "thompson", "floor": "5%", "delta": 0.2},
+            "metrics": {"success": [{"name": "conversion", "feedback": "converted"}]},
+            "stop": {"maxDuration": "14d"},
+        }
+    ),
     arm(
         model={"uri": "hf://org/model", "format": "torchscript", "trustCode": True},
         runtime={},
@@ -534,6 +913,7 @@ GOOD: list[dict[str, Any]] = [
         {
             "metrics": {
                 "success": [{"name": "conversion", "feedback": "converted", "minimumEffect": "2%"}],
+                "secondary": [{"name": "converted", "feedback": "converted"}],
                 "guardrails": [{"metric": "errorRate", "floor": "0.5%"}],
             }
         }

@@ -10,6 +10,7 @@ import click
 import pytest
 import yaml
 
+from real_serving import readme_commands
 from sundog_operator.api import (
     ModelDeployment,
     ModelDeploymentSpec,
@@ -17,6 +18,7 @@ from sundog_operator.api import (
     reference,
     violations,
 )
+from sundog_operator.core import edge_pods
 from sundog_operator.core.rollout import windows
 from sundog_operator.shell.cli import root
 
@@ -88,8 +90,9 @@ def manifests() -> Iterator[tuple[str, dict[str, Any], bool]]:
     for page, document, in_pods in documents():
         if document.get("kind") == "ModelDeployment":
             yield page, document, in_pods
-        elif set(document) <= set(ModelDeploymentSpec.model_fields):
-            spec = {"model": {"uri": "file:///models/v1"}, "rollout": {"strategy": "recreate"}, **document}
+        elif set(document) == {"spec"} or set(document) <= set(ModelDeploymentSpec.model_fields):
+            shown = document.get("spec", document)
+            spec = {"model": {"uri": "file:///models/v1"}, "rollout": {"strategy": "recreate"}, **shown}
             head = {"apiVersion": "serving.sundog.dev/v1alpha1", "kind": "ModelDeployment"}
             yield page, {**head, "metadata": {"name": "shown", "namespace": "default"}, "spec": spec}, in_pods
 
@@ -102,6 +105,14 @@ def test_manifests_that_are_shown_are_accepted_and_supported(
     spec = ModelDeployment.parse(manifest).spec
     assert not_yet_supported(spec, in_pods=in_pods) == [], page
     assert windows.problems(spec.rollout.windows, page) == []
+
+
+def test_the_readme_brings_a_model_into_a_cluster_by_the_lines_of_its_example() -> None:
+    """Those are run on a cluster by `real_serving`. Pasted as a whole, the block must leave nothing to look up elsewhere."""
+    example = readme_commands(ROOT / "examples" / "digits" / "README.md", "In a cluster")
+    *_, asks = whole = readme_commands(ROOT / "README.md", "On a cluster")
+    assert whole[-len(example) - 1 : -1] == example
+    assert asks.startswith("kubectl -n vision run ask ")
 
 
 def test_manifests_were_found() -> None:
@@ -148,6 +159,11 @@ def resolved(line: str) -> tuple[click.Command, list[str]]:
 def test_commands_were_found() -> None:
     shown = {line.split()[0] for _, line, _ in commands()}
     assert shown >= {"local", "get", "predict", "describe", "plan", "promote", "abort", "rollback", "retry", "doctor"}
+
+
+@pytest.mark.parametrize("page", ["limits.md", "operations.md"])
+def test_how_long_an_edge_takes_to_leave_is_what_its_pods_are_given(page: str) -> None:
+    assert f"{edge_pods.GRACE_S} s at" in (ROOT / "docs" / page).read_text()
 
 
 def test_trouble_by_reason_names_every_reason_that_is_trouble() -> None:

@@ -5,6 +5,7 @@ import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from sundog_runtime import errors
 
 ROOT = Path(__file__).parents[3]
 OPERATOR = ROOT / "operator" / "src" / "sundog_operator"
-BUILDERS = {"accelerators", "pods", "ray_groups", "ray_pods", "ray_token", "valkey"}
+BUILDERS = {"accelerators", "edge_store", "pods", "ray_groups", "ray_pods", "ray_token", "valkey"}
 """Modules that make objects of Kubernetes, full of its words, and say nothing."""
 SPEAKING = sorted(
     path
@@ -36,6 +37,10 @@ FAILURES = {each.reason for each in reference.START_FAILURES}
 EVENTS = {each.reason for each in reference.EVENTS}
 TOLD = FAILURES | EVENTS | {each.reason for table in TABLES.values() for text in table for each in text.reasons}
 
+SALTED = {"header": "x-user-id", "salt": "s"}
+LATER = [{"name": "wide", "resources": {"gpu": {"memory": "40Gi"}}}]
+"""An arm that asks for what is not supported yet."""
+
 NO_REASONS = {
     *("True", "False", "Unknown"),
     *("Normal", "Warning"),
@@ -43,16 +48,25 @@ NO_REASONS = {
         "AcceptSpec",
         "Command",
         "CreateRevision",
+        "DecideExperiment",
+        "DropArm",
+        "EndExperiment",
+        "StartExperiment",
         "Notify",
+        "OpenGate",
         "Pause",
         "Promote",
         "ReplaceEdge",
+        "Resume",
         "RollBack",
         "Rollout",
         "Shift",
         "StartRevision",
+        "WriteLog",
+        "WriteService",
     ),
     *(
+        "AlwaysAllow",
         "Egress",
         "Exists",
         "Failed",
@@ -68,7 +82,7 @@ NO_REASONS = {
     *(kind.kind for kind in KINDS),
     *("ErrImagePull", "ErrImageNeverPull", "ImageInspectError", "InvalidImageName"),
     *("CreateContainerConfigError", "RunContainerError", "PodScheduled", "PodReadyToStartContainers"),
-    *("ActorDiedError", "HeadOnly", "HeadPodReady", "Model", "Settings"),
+    *("ActorDiedError", "HeadOnly", "HeadPodReady", "Model", "ReplicaFailure", "Settings"),
     *("Started", "WaitsForPromote"),
     *(
         "Manual",
@@ -80,9 +94,11 @@ NO_REASONS = {
         "Superseded",
         "Suspended",
     ),
-    *("Dispersed", "Tally", "Tallies"),
+    *("AnyRevision", "Dispersed", "Folded", "Split", "Tally", "Tallies"),
     *("Gateway", "PathPrefix", "ResolvedRefs"),
     *("NoData", "Invalid", "Undecided", "Heterogeneous", "Passed", "Harm"),
+    *("Better", "Worse", "NoEffect"),
+    *("Winner", "NoWinner", "Open", "Held", "Won", "Hopeless", "Out"),
 }
 """CamelCase words in the code that are values of other fields: of `paused.reason`, `step.reason` and the like."""
 
@@ -100,6 +116,7 @@ def test_each_word_that_may_be_a_reason_is_in_the_reference(path: Path) -> None:
 
 def test_the_reference_tells_no_reason_that_nobody_gives() -> None:
     composed = {events.rollout_ended(outcome, "", "").reason for outcome in ("Aborted", "RolledBack", "Superseded")}
+    composed |= {events.experiment_ended("", "", phase, "").reason for phase in ("Concluded", "Stopped")}
     composed |= {events.command_handled("", "", result, "").reason for result in ("Accepted", "Rejected")}
     spoken = {word for path in SPEAKING for word in words(path)} | set(start_errors()) | composed
     assert TOLD - spoken == set()
@@ -133,7 +150,8 @@ def allowed(kind: Kind, type_: str) -> set[tuple[str, str]]:
     own = pairs(texts[type_])
     failures = {("False", reason) for reason in FAILURES}
     if kind is EXPERIMENT:
-        return own | failures if type_ == "Running" else own
+        stalled = {("True", reason) for _, reason in failures}
+        return own | {"Running": failures, "Ready": failures, "Stalled": stalled}.get(type_, set())
     refused = {pair for pair in pairs(texts["SpecAccepted"]) if pair[0] == "False"}
     unready = pairs(texts["RevisionReady"]) | failures
     match type_:
@@ -181,6 +199,7 @@ async def test_what_is_said_in_a_busy_life_is_in_the_reference() -> None:
     # Those that this life does not come by: what needs damage, foreign objects, Secrets, another ModelDeployment, a Gateway, or pods.
     unheard = {
         *pod_problems.ORDER,
+        "PodRefused",
         *("ConfigMapNotFound", "ConfigMapIncomplete", "ServiceAccountNotFound", "ClaimNotFound"),
         *("DigestRequired", "Fits", "InsufficientCapacity", "InsufficientQuota"),
         "NotOwned",
@@ -242,11 +261,57 @@ async def live(cluster: Cluster) -> None:
         await cluster.settle(5)
     await cluster.apply("file:///missing", rollout=TIMED)
     await cluster.settle(5)
+    await in_place(cluster)
     await cluster.apply("file:///v5", rollout={"strategy": "recreate"})
     await until(cluster, "Promoted", "Promoted")
+    await experiments(cluster)
     cluster.edges.silent = {"sundog-edge-0"}
     cluster.serve.down = True
     await cluster.settle(5)
+
+
+async def in_place(cluster: Cluster) -> None:
+    """A rollout that gives its traffic back."""
+    await cluster.apply("file:///v4a", replicas=3, rollout={"strategy": "recreate"})
+    await until(cluster, "Promoted", "Promoted")
+    await cluster.apply("file:///v4b", replicas=3, rollout={**MANUAL, "capacity": "inPlace"})
+    await cluster.until(lambda: at_weight(cluster, 25))
+    await steer(cluster, "promote")
+    await cluster.until(lambda: at_weight(cluster, 50))
+    cluster.serve.later_s = 30
+    await steer(cluster, "abort")
+    await until(cluster, "Progressing", "RollingBack")
+    cluster.serve.later_s = 0
+    await cluster.settle(40)
+
+
+async def experiments(cluster: Cluster) -> None:
+    """Experiments of a user: one that is refused, one that fails, one that waits, one that others wait for."""
+    await cluster.kube.apply(experiment("refused", "file:///v6", arms=LATER))
+    await cluster.kube.apply(experiment("fails", "file:///bad"))
+    await cluster.settle(30)
+    await cluster.kube.apply(experiment("runs", "file:///v6", unit=SALTED))
+    await cluster.kube.apply(experiment("waits", "file:///v7", unit=SALTED))
+    await cluster.settle(30)
+    await cluster.kube.apply(experiment("runs", "file:///v6", exposure="30%"))
+    await cluster.apply("file:///v8", rollout={"strategy": "recreate", "unit": SALTED})
+    await cluster.until(functools.partial(waits_for_experiment, cluster))
+    await cluster.command(f"stop revision={(await cluster.status())['stable']['revision']} id=stop")
+    await until(cluster, "Promoted", "Promoted")
+    await cluster.settle(20)
+
+
+async def waits_for_experiment(cluster: Cluster) -> bool:
+    return await cluster.condition("Progressing") == ("False", "ExperimentRunning")
+
+
+def experiment(name: str, uri: str, **spec: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": "serving.sundog.dev/v1alpha1",
+        "kind": "Experiment",
+        "metadata": {"name": name, "namespace": NAMESPACE},
+        "spec": {"modelDeployment": "digits", "arms": [{"name": "wide", "model": {"uri": uri}}], **spec},
+    }
 
 
 async def steer(cluster: Cluster, verb: str, revision: int | None = None) -> None:

@@ -1,5 +1,6 @@
 """What both images promise, read from their Containerfiles; `make images` builds them."""
 
+import os
 import re
 import subprocess
 import sys
@@ -88,11 +89,44 @@ def test_the_operator_and_the_edge_take_neither_ray_nor_torch() -> None:
     (path,) = (path for path in FILES if path.stem == "operator-edge")
     commands = [rest for word, rest in instructions(path) if word == "RUN" and "requirements.py" in rest]
     assert len(commands) == 1
-    assert "requirements.py > requirements.txt" in commands[0]
-    assert not [line for line in requirements() if re.match(r"(ray\b(?!-haproxy)|torch)", line)]
+    assert "requirements.py parquet buckets > requirements.txt" in commands[0]
+    assert not [line for line in requirements("parquet", "buckets") if re.match(r"(ray\b(?!-haproxy)|torch)", line)]
 
 
 def test_an_image_that_does_not_exist_is_refused_before_anything_is_built() -> None:
     answer = subprocess.run([IMAGES / "build", "edge"], capture_output=True, text=True, check=False)
     assert answer.returncode == 1
     assert "images/build: edge: there is no images/edge.Containerfile" in answer.stderr
+
+
+def test_how_images_are_stored_is_left_to_the_engine(tmp_path: Path) -> None:
+    """By vfs each step that is kept is a copy of all before it: of the runtime's image tens of gigabytes."""
+    told = tmp_path / "told"
+    programs = {
+        "buildah": f'echo "$STORAGE_DRIVER|$*" >>{told}\n',
+        "debootstrap": "exit 1\n",
+        "id": "echo 0\n",
+    }
+    for name, text in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}")
+        (tmp_path / name).chmod(0o755)
+    environment = {key: value for key, value in os.environ.items() if key != "STORAGE_DRIVER"}
+    wanted = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "BASE": "debootstrap", "ARGS": "--layers=false"}
+    subprocess.run(
+        [IMAGES / "build", "runtime"], env={**environment, **wanted, "ENGINE": "buildah"}, check=True, timeout=60
+    )
+    inspected, built = told.read_text().splitlines()
+    assert inspected.startswith("|inspect ")
+    assert built.startswith("|bud --layers ")
+    assert built.endswith(" --layers=false .")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_nothing_stays_of_what_builds_the_package(path: Path) -> None:
+    """Beside the packages it would leave its own dependencies, which change with its version."""
+    commands = [part for word, rest in instructions(path) if word == "RUN" for part in rest.split("&&")]
+    (installed,) = (part for part in commands if "hatchling" in part)
+    assert "--target /build/backend" in installed
+    (built,) = (part for part in commands if "--no-build-isolation" in part)
+    assert built.split()[0] == "PYTHONPATH=/build/backend"
+    assert all("/build" not in rest for word, rest in last_stage(path) if word == "COPY")

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -31,9 +32,10 @@ def test_every_secret_arrives_as_it_was(contents: dict[str, dict[str, bytes]]) -
         assert ComposedSecrets(file).read([*contents, "missing"]) == {**contents, "missing": {}}
 
 
-def test_the_pods_run_commands_that_the_edge_knows() -> None:
+@pytest.mark.parametrize("feedback", [False, True])
+def test_the_pods_run_commands_that_the_edge_knows(feedback: bool) -> None:
     assert SPLIT_KEY == names.SPLIT_KEY
-    deployment = edge_pods.make_deployment("vision", [], parse_installation("", "test"))
+    deployment = edge_pods.make_deployment("vision", [], parse_installation("", "test"), feedback=feedback)
     for container in deployment["spec"]["template"]["spec"]["containers"]:
         drain = container.get("lifecycle", {}).get("preStop", {}).get("exec", {}).get("command")
         for program, name, *options in filter(None, (drain, [*container["command"], *container["args"]])):

@@ -29,6 +29,12 @@ from sundog_runtime.protocol.grpc_service import GrpcMethods
 CONTRACTS = Path(__file__).parents[3] / "docs" / "reference" / "contracts.md"
 CLUSTER = ClusterView("sundog-0", host="127.0.0.1", dashboard_port="8265", serve_port="8000")
 
+CALLERS: list[dict[str, Any]] = [
+    {"networks": ["10.0.0.0/8", "0.0.0.0/0"]},
+    {"apiKeys": ["ops", "a.b_C-1"]},
+    {"apiKeys": [f"k{n}" for n in range(32)], "networks": [f"10.0.{n}.0/24" for n in range(32)]},
+]
+
 specs = st.fixed_dictionaries(
     {
         "model": st.fixed_dictionaries(
@@ -64,6 +70,19 @@ specs = st.fixed_dictionaries(
                 "requestTimeout": st.sampled_from(("1ms", "30s", "2h", "23h59m")),
                 "maxRequestBytes": st.sampled_from(("1", "10Mi", "2Gi")),
                 "tls": st.just({"secretName": "cert.example"}),
+                "reveal": st.booleans(),
+                "overrides": st.lists(
+                    st.fixed_dictionaries(
+                        {
+                            "header": st.sampled_from(("x-pick", "x_pick")),
+                            "value": st.from_regex(r"[A-Za-z0-9._~-]{1,128}", fullmatch=True),
+                            "arm": st.sampled_from(("stable", "canary", "wide")),
+                            "callers": st.sampled_from(CALLERS),
+                        }
+                    ),
+                    max_size=16,
+                    unique_by=lambda each: (each["header"], each["value"]),
+                ),
                 "auth": st.fixed_dictionaries(
                     {},
                     optional={
@@ -160,6 +179,17 @@ def test_the_edge_reads_what_the_operator_writes(spec_json: dict[str, Any], weig
     assert {name: value for name, value in _admission_of(read.services[0]).items() if value} == _admission_of(spec)
     assert read.services[0].unit.model_dump(exclude_defaults=True) == written["services"][0]["unit"]
     assert read.services[0].requestTimeoutSeconds == spec.endpoint.request_timeout.total_seconds()
+    assert read.services[0].reveal is spec.endpoint.reveal
+    asked = [(each.header, each.value, each.arm, each.callers) for each in spec.endpoint.overrides]
+    there = {"stable", "canary"} - {each.name for each in arms if not each.weight} if ready else set()
+    found = [(each.header, each.value, each.arm, each.callers) for each in read.services[0].overrides]
+    assert [(*words, callers.keys, callers.networks) for *words, callers in found] == [
+        (*words, callers.api_keys, callers.networks) for *words, callers in asked if words[2] in there
+    ]
+
+
+def test_a_namespace_may_name_as_many_networks_as_an_edge_takes() -> None:
+    assert traffic.MOST_NETWORKS == edge_document.MAX_NETWORKS
 
 
 def _admission_of(wanted: edge_document.Service | ModelDeploymentSpec) -> dict[str, Any]:
@@ -189,7 +219,7 @@ def _admission_of(wanted: edge_document.Service | ModelDeploymentSpec) -> dict[s
 
 def test_the_operator_reads_what_the_edge_reports() -> None:
     spec = ModelDeploymentSpec.from_json({"model": {"uri": "file:///m"}})
-    split = traffic.whole("digits", 7, followed=8)
+    split = traffic.whole("digits", "1f0c9a3e-5d2b", 7, followed=8)
     written = traffic.make_document(
         "vision",
         [traffic.make_service("vision", "digits", spec, "sundog-0", split)],
@@ -207,10 +237,27 @@ def test_the_operator_reads_what_the_edge_reports() -> None:
     evidence = json.loads(json.dumps(build(seen, InForce(document, 1.0, {}), Ledger(), 2.0)))
     reports = [EdgeReport("edge-0", ready=True, terminating=False, evidence=evidence)]
     assert traffic.confirm("digits", split, reports).confirmed
-    assert not traffic.confirm("digits", traffic.whole("digits", 8), reports).confirmed
-    assert traffic.healthy_replicas("digits", 7, reports) == 2
+    assert not traffic.confirm("digits", traffic.whole("digits", "1f0c9a3e-5d2b", 8), reports).confirmed
+    assert traffic.healthy_replicas("digits", 7, reports) == traffic.known_replicas("digits", 7, reports) == 2
     assert traffic.in_flight("digits", 8, reports) == 3
     assert traffic.problems("digits", reports) == [("edge-0", "Secret keys is missing or empty")]
+
+
+def test_of_replicas_that_an_edge_has_not_looked_at_nothing_is_known() -> None:
+    split = traffic.whole("digits", "1f0c9a3e-5d2b", 7)
+    spec = ModelDeploymentSpec.from_json({"model": {"uri": "file:///m"}})
+    service = traffic.make_service("vision", "digits", spec, "sundog-0", split)
+    written = traffic.make_document("vision", [service], traffic.make_clusters([CLUSTER], None), None)
+    in_force = InForce(edge_document.parse(json.dumps(written).encode(), "vision"), 1.0, {})
+    told = [
+        json.loads(json.dumps(build(Surroundings(edge, "vision", servers=servers), in_force, Ledger(), 2.0)))
+        for edge, servers in (("edge-0", {}), ("edge-1", {"digits-r7": ServerCounts(up=2)}))
+    ]
+    young, other = (EdgeReport(each["edge"], ready=True, terminating=False, evidence=each) for each in told)
+    assert traffic.known_replicas("digits", 7, [young]) is None
+    assert traffic.known_replicas("digits", 7, [young, other]) == 2
+    assert traffic.healthy_replicas("digits", 7, [young, other]) == 0
+    assert traffic.known_replicas("digits", 7, []) == 0
 
 
 async def test_the_stand_in_edge_reports_in_the_shape_of_the_real_one() -> None:
@@ -221,7 +268,8 @@ async def test_the_stand_in_edge_reports_in_the_shape_of_the_real_one() -> None:
     (fake,) = await cluster.edges.read([pod])
     assert fake.evidence is not None
     document = edge_document.parse(json.dumps(cluster.edges.in_force()[0]).encode(), "vision")
-    real = build(Surroundings("edge-0", "vision"), InForce(document, 1.0, {}), Ledger(), 2.0)
+    looked = Surroundings("edge-0", "vision", servers={"digits-r1": ServerCounts(up=1)})
+    real = build(looked, InForce(document, 1.0, {}), Ledger(), 2.0)
     real_service, fake_service = real["services"]["digits"], fake.evidence["services"]["digits"]
     assert set(fake.evidence) <= set(real)
     assert set(fake_service) <= set(real_service)

@@ -11,10 +11,10 @@ import pytest
 from aiohttp import web
 
 from sundog_operator.adapters.kubernetes_client import KubernetesClient
-from sundog_operator.adapters.memory_kubernetes import Invalid, MemoryKubernetes
+from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
 from sundog_operator.adapters.memory_kubernetes.facade import serve
 from sundog_operator.adapters.memory_kubernetes.kubeconfig import write_kubeconfig
-from sundog_operator.errors import AlreadyExists, Conflict, DependencyError, Forbidden, NotServed
+from sundog_operator.errors import AlreadyExists, Conflict, DependencyError, Forbidden, Invalid, NotServed
 from sundog_operator.ports import CONFIG_MAP, DEPLOYMENT, Object, Ref, WatchEvent
 
 A = Ref(CONFIG_MAP, "vision", "a")
@@ -78,6 +78,15 @@ async def take(events: AsyncIterator[WatchEvent], count: int) -> list[tuple[str,
     async with asyncio.timeout(60):
         taken = [await anext(events) for _ in range(count)]
     return [(event.type, event.object["metadata"]["name"] if event.object else "") for event in taken]
+
+
+class TestAnnotate:
+    async def test_of_one_resource_version_only(self, store: MemoryKubernetes, client: KubernetesClient) -> None:
+        read = (await store.apply(config_map("a")))["metadata"]["resourceVersion"]
+        moved = await client.annotate(A, {"by": "one"}, resource_version=read)
+        with pytest.raises(Conflict, match=f"expected {read}"):
+            await client.annotate(A, {"by": "another"}, resource_version=read)
+        assert await store.get(A) == moved
 
 
 class TestWatch:

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from sundog_operator.adapters.memory_kubernetes import Invalid
-from sundog_operator.errors import AlreadyExists, Conflict, NotFound, NotServed
+from sundog_operator.errors import AlreadyExists, Conflict, Invalid, NotFound, NotServed
 from sundog_operator.ports import (
     CONTROLLER_REVISION,
     MODEL_DEPLOYMENT,

@@ -6,6 +6,9 @@ import aiohttp
 import pytest
 
 from ports import free_port
+from sundog_edge.errors import HaproxyRefused
+from sundog_edge.haproxy.names import ALL_REQUESTS
+from sundog_edge.runtime_api import Haproxy
 
 pytestmark = pytest.mark.haproxy
 
@@ -142,6 +145,23 @@ async def test_a_hanging_request_is_assigned_and_in_flight_before_it_ends(edge, 
     assert await hanging == 200
     evidence = await edge.settled(1)
     assert evidence["services"]["digits"]["inFlight"] == {"digits-r7": 0, "digits-r8": 0}
+
+
+async def test_haproxy_lets_go_of_no_row_that_is_in_use_and_says_nothing_of_one_that_it_does_not_have(edge, digits):
+    haproxy = Haproxy(edge.root / "s" / "master.sock")
+    pid = (await haproxy.processes())[0].pid
+    hanging = asyncio.create_task(ask(edge, "/digits/?events=1"))
+    await digits["stable"].entered.wait()
+    (row,) = {*await haproxy.table(pid)} - {ALL_REQUESTS}
+    with pytest.raises(HaproxyRefused, match="in use"):
+        await haproxy.forget_rows(pid, [f"{row}-never", row])
+    assert (await haproxy.table(pid))[row].assigned == 1
+    digits["stable"].go_on.release()
+    assert await hanging == 200
+    await edge.settled(1)
+    for _ in range(2):
+        await haproxy.forget_rows(pid, [row])
+        assert {*await haproxy.table(pid)} == {ALL_REQUESTS}
 
 
 async def test_an_unknown_port_is_no_replica(edge, serve):

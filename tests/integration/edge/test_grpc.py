@@ -1,6 +1,7 @@
 """gRPC through the edge: the same services, splits and counts, with a server of the protocol's own stubs behind it."""
 
 import asyncio
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from typing import Self
@@ -12,11 +13,19 @@ import tritonclient.grpc.aio as triton
 from tritonclient.grpc import service_pb2 as protocol
 from tritonclient.grpc import service_pb2_grpc as service
 
+from sundog_edge.haproxy.holding import STREAMS
 from sundog_runtime.protocol.grpc_service import METHODS, add_to_server
 
 pytestmark = pytest.mark.haproxy
 
 AUTHORITY = "digits.vision.svc"
+DATA, HEADERS, SETTINGS, WINDOW_UPDATE = 0, 1, 4, 8
+"""Types of HTTP/2's frames."""
+
+END_STREAM, END_HEADERS = 1, 4
+"""Flags of them."""
+
+DROPS = 400
 
 
 class Model:
@@ -173,7 +182,7 @@ def channel(edge, authority: str = AUTHORITY) -> grpc.aio.Channel:
     return grpc.aio.insecure_channel(f"127.0.0.1:{edge.http_port}", options=options)
 
 
-async def call(opened: grpc.aio.Channel, kind: str = "", timeout: float = 10.0, **metadata: str):
+async def call(opened: grpc.aio.Channel, kind: str = "", timeout: float = 10.0, **metadata: str | bytes):
     pairs = tuple((name.replace("_", "-"), value) for name, value in metadata.items())
     request = protocol.ModelInferRequest(model_name="digits", id=kind)
     return await service.GRPCInferenceServiceStub(opened).ModelInfer(request, metadata=pairs, timeout=timeout)
@@ -205,7 +214,10 @@ async def test_a_client_of_the_protocol_is_served_and_the_edge_names_the_applica
 async def test_a_service_is_found_by_authority_or_by_metadata(edge, called):
     async with channel(edge, "elsewhere.example") as opened:
         assert await code(opened) == "NOT_FOUND"
-        assert await code(opened, sundog_service="nothing") == "NOT_FOUND"
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call(opened, sundog_service='no"thing%41')
+        wanted = "no service has this host or sundog-service: 'elsewhere.example', 'no\"thing%41'"
+        assert (caught.value.code().name, caught.value.details()) == ("NOT_FOUND", wanted)
         assert (await call(opened, sundog_service="digits")).model_name == "digits-r7"
     assert "sundog-service" not in called["stable"].seen[-1]
 
@@ -218,6 +230,12 @@ async def test_a_unit_has_the_same_arm_by_grpc_and_by_http(edge, called):
             by_http = (await edge.get("/digits/", headers={"x-user-id": user})).headers["x-sundog-arm"]
             by_grpc = (await call(opened, x_user_id=user)).model_name
             assert by_grpc == {"stable": "digits-r7", "canary": "digits-r8"}[by_http]
+
+
+async def test_a_channel_may_have_more_calls_under_way_than_a_connection_has_streams(edge, called):
+    async with channel(edge) as opened:
+        found = await asyncio.gather(*(code(opened, "sleep=0.2", 60.0) for _ in range(3 * STREAMS)))
+    assert Counter(found) == {"OK": 3 * STREAMS}
 
 
 class Calls:
@@ -286,6 +304,29 @@ async def test_every_end_of_a_call_counts_as_what_it_is(edge, called):
     await edge.comes_true(counted, "the ends of calls")
 
 
+async def test_calls_that_ask_nothing_of_the_model_are_probes(edge, called):
+    await edge.apply(split(edge, attempt="probes"))
+    async with channel(edge) as opened:
+        stub = service.GRPCInferenceServiceStub(opened)
+        asked = (
+            (stub.ServerLive, protocol.ServerLiveRequest()),
+            (stub.ServerReady, protocol.ServerReadyRequest()),
+            (stub.ServerMetadata, protocol.ServerMetadataRequest()),
+            (stub.ModelReady, protocol.ModelReadyRequest(name="digits")),
+            (stub.ModelMetadata, protocol.ModelMetadataRequest(name="digits")),
+        )
+        for _ in range(8):
+            for method, request in asked:
+                await method(request, timeout=10.0)
+        await call(opened)
+
+    async def counted() -> bool:
+        found = {row["origin"]: (row["assigned"], row["ends"]["ok"]) for row in await rows(edge, "probes")}
+        return found == {"assigned": (1, 1), "probe": (40, 40)}
+
+    await edge.comes_true(counted, "forty probes and one prediction")
+
+
 async def rows(edge, attempt: str) -> list[dict]:
     return [row for row in (await edge.evidence())["counters"] if row["attempt"] == attempt]
 
@@ -318,6 +359,223 @@ async def test_the_edges_own_answers_are_statuses_that_clients_understand(edge, 
         assert await code(opened, "x" * 100) == "RESOURCE_EXHAUSTED"
         await edge.apply(edge.service("digits", []))
         assert await code(opened) == "UNAVAILABLE"
+
+
+@pytest.mark.parametrize("size", [2000, 40_000], ids=["within a buffer", "beyond one"])
+async def test_a_message_is_refused_by_the_length_in_front_of_it_before_a_replica_has_it(edge, called, size):
+    length = protocol.ModelInferRequest(model_name="digits", id="x" * size).ByteSize()
+    async with channel(edge) as opened:
+        await edge.apply(split(edge, maxRequestBytes=length))
+        assert (await call(opened, "x" * size)).id == "x" * size
+        await edge.apply(split(edge, maxRequestBytes=length - 1))
+        called["stable"].seen.clear()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call(opened, "x" * size)
+        wanted = f"the message of {length} bytes is larger than {length - 1} bytes"
+        assert (caught.value.code().name, caught.value.details()) == ("RESOURCE_EXHAUSTED", wanted)
+        assert called["stable"].seen == []
+        # It takes nothing from the next one on the same channel.
+        assert await code(opened) == "OK"
+
+    async def counted() -> bool:
+        return await edge.refused("digits") == {"size": 1}
+
+    await edge.comes_true(counted, "one refused for its size")
+
+
+async def test_a_compressed_message_is_refused_before_anybody_unpacks_it(edge, called):
+    async with channel(edge) as opened:
+        stub = service.GRPCInferenceServiceStub(opened)
+        request = protocol.ModelInferRequest(model_name="digits", id="x" * 2000)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.ModelInfer(request, timeout=10.0, compression=grpc.Compression.Gzip)
+        wanted = "a compressed message is not supported; send it as it is"
+        assert (caught.value.code().name, caught.value.details()) == ("UNIMPLEMENTED", wanted)
+        assert called["stable"].seen == []
+        assert await code(opened) == "OK"
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+    return len(payload).to_bytes(3, "big") + bytes((kind, flags)) + stream.to_bytes(4, "big") + payload
+
+
+def literal(name: bytes, value: bytes) -> bytes:
+    """A header that is added to no table."""
+    return b"\0" + bytes((len(name),)) + name + bytes((len(value),)) + value
+
+
+VALID_CALL = {
+    ":method": "POST",
+    ":scheme": "http",
+    ":path": "/inference.GRPCInferenceService/ModelInfer",
+    ":authority": AUTHORITY,
+    "content-type": "application/grpc",
+    "te": "trailers",
+}
+
+
+def opening(headers: dict[str, str]) -> bytes:
+    """A connection's beginning, with the headers of a call. One that is empty is left out."""
+    block = b"".join(literal(name.encode(), value.encode()) for name, value in headers.items() if value)
+    return b"".join(
+        (
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+            frame(SETTINGS, 0, 0, b""),
+            frame(HEADERS, END_HEADERS, 1, block),
+        )
+    )
+
+
+def data_frames(data: bytes, *, last: bool) -> bytes:
+    pieces = [data[start : start + 10_000] for start in range(0, len(data), 10_000)] or [b""]
+    frames = [frame(DATA, 0, 1, piece) for piece in pieces[:-1]]
+    return b"".join((*frames, frame(DATA, END_STREAM if last else 0, 1, pieces[-1])))
+
+
+def message(kind: str = "") -> bytes:
+    content = protocol.ModelInferRequest(model_name="digits", id=kind).SerializeToString()
+    return b"\0" + len(content).to_bytes(4, "big") + content
+
+
+async def status_of(edge, headers: dict[str, str], data: bytes) -> int | None:
+    """The grpc-status of a call by a client that has no library of gRPC and waits until its stream ends; None without one."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", edge.http_port)
+    writer.write(opening(VALID_CALL | headers) + data_frames(data, last=True))
+    block, ended = b"", False
+    async with asyncio.timeout(20):
+        while not ended:
+            head = await reader.readexactly(9)
+            payload = await reader.readexactly(int.from_bytes(head[:3], "big"))
+            assert head[3] in {DATA, HEADERS} or head[5:] == bytes(4) or head[3] == WINDOW_UPDATE, (
+                "the stream was reset"
+            )
+            block += payload if head[3] == HEADERS else b""
+            ended = head[3] in {DATA, HEADERS} and bool(head[4] & END_STREAM)
+    writer.close()
+    found = re.search(rb"grpc-status[\x01\x02](\d+)", block)
+    return int(found[1]) if found else None
+
+
+INVALID, UNSUPPORTED = 3, 12
+"""As grpc-status: what the client did wrong, and what is not done."""
+
+NO_CALLS = (
+    ({":method": "GET"}, message(), UNSUPPORTED),
+    ({":method": "PUT"}, message(), UNSUPPORTED),
+    ({"te": ""}, message(), INVALID),
+    ({"grpc-encoding": "bogus"}, message(), UNSUPPORTED),
+    ({"grpc-encoding": "Identity"}, message(), UNSUPPORTED),
+    ({"x-some-bin": "!"}, message(), INVALID),
+    ({"x-some-bin": "YWJjY"}, message(), INVALID),
+    ({"x-some-bin": "YWJj\t!"}, message(), INVALID),
+    ({"x-some-bin": "YR"}, message(), INVALID),
+    ({"x-first-bin": "YWJj", "x-some-bin": "YWJj,YWJj"}, message(), INVALID),
+    ({}, b"", INVALID),
+    ({}, b"\0\0\0", INVALID),
+    ({}, message()[:-1], INVALID),
+    ({"content-length": str(len(message("x" * 40_000)) - 1)}, message("x" * 40_000)[:-1], INVALID),
+)
+"""Headers, body and grpc-status."""
+
+CALLS = (
+    ({}, message()),
+    ({}, message("x" * 40_000)),
+    ({"content-length": str(len(message()))}, message()),
+    ({"grpc-encoding": "identity", "grpc-accept-encoding": "bogus, gzip"}, message()),
+    ({"grpc-encoding": "gzip"}, message()),
+    ({"x-a-bin": "YWJj", "x-b-bin": "YWI=", "x-c-bin": "YWI", "x-d-bin": "YQ", "x-e": "no-bin: !"}, message()),
+    ({"x-a-bin": "YWJj" * 30}, message()),
+    ({"grpc-previous-rpc-attempts": "x", "grpc-retry-pushback-ms": "x", "grpc-status": "x"}, message()),
+    ({"grpc-internal-encoding-request": "x", "lb-cost-bin": "YWJj"}, message()),
+)
+
+
+async def test_what_is_no_call_is_refused_and_no_arm_is_blamed(edge, called):
+    await edge.apply(split(edge, attempt="calls", requestTimeoutSeconds=2.0))
+    for headers, data, status in NO_CALLS:
+        assert await status_of(edge, headers, data) == status, (headers, data[:20])
+    assert called["stable"].seen == []
+    for headers, data in CALLS:
+        assert await status_of(edge, headers, data) == 0, (headers, data[:20])
+
+    async def counted() -> bool:
+        ends = [(row["assigned"], row["ends"]["ok"]) for row in await rows(edge, "calls")]
+        return ends == [(len(CALLS), len(CALLS))] and await edge.refused("digits") == {"malformed": len(NO_CALLS)}
+
+    await edge.comes_true(counted, "calls served, and the others refused")
+
+
+DEADLINE_EXCEEDED = 4
+
+DEADLINES = (
+    ("1n", "sleep=3", "abortBefore"),
+    ("50m", "sleep=3", "abortBefore"),
+    ("300000u", "sleep=3", "abortBefore"),
+    ("1H", "sleep=3", "timeout"),
+    ("1000m", "status=DEADLINE_EXCEEDED", "timeout"),
+)
+"""What a client asks for, what the model does, and how it ends where the service gives 2 s."""
+
+
+async def test_a_clients_own_deadline_is_no_timeout_of_the_arm(edge, called):
+    await edge.apply(split(edge, attempt="own", requestTimeoutSeconds=2.0))
+    for asked, kind, _ in DEADLINES:
+        assert await status_of(edge, {"grpc-timeout": asked}, message(kind)) == DEADLINE_EXCEEDED, (asked, kind)
+
+    async def counted() -> bool:
+        seen = {name: count for row in await rows(edge, "own") for name, count in row["ends"].items() if count}
+        return seen == Counter(end for *_, end in DEADLINES)
+
+    await edge.comes_true(counted, "the ends by deadlines")
+
+
+async def test_binary_metadata_reaches_the_model_as_it_was(edge, called):
+    async with channel(edge) as opened:
+        for size in (1, 2, 3, 200, 5000):
+            await call(opened, x_some_bin=bytes(range(256)) * 20 if size == 5000 else b"\xff" * size)
+    assert len(called["stable"].seen) == 5
+    assert called["stable"].seen[2]["x-some-bin"] == str(b"\xff" * 3)
+
+
+async def test_a_message_that_comes_drop_by_drop_has_the_calls_time(edge, called):
+    await edge.apply(
+        split(
+            edge,
+            attempt="slow",
+            requestTimeoutSeconds=0.5,
+            maxOngoingRequests=1,
+            queue={"maxRequests": 10, "timeoutSeconds": 60.0},
+        )
+    )
+    reader, writer = await asyncio.open_connection("127.0.0.1", edge.http_port)
+    writer.write(opening(VALID_CALL) + data_frames(b"\0" + (90_000).to_bytes(4, "big") + b" " * 20_000, last=False))
+
+    async def answered() -> None:
+        """Beside the answer the edge says with each drop that there is room for more."""
+        answer = b""
+        while b"grpc-status\x014" not in answer:
+            answer += await reader.readexactly(1)
+
+    async def drops() -> int:
+        answering = asyncio.create_task(answered())
+        for drop in range(DROPS):
+            if (await asyncio.wait({answering}, timeout=0.05))[0]:
+                await answering
+                return drop
+            writer.write(frame(DATA, 0, 1, b" "))
+        answering.cancel()
+        return DROPS
+
+    dripping = asyncio.create_task(drops())
+
+    async def under_way() -> bool:
+        return sum(row["inFlight"] for row in await rows(edge, "slow")) == 1
+
+    await edge.comes_true(under_way, "the slow call at the replica")
+    async with channel(edge) as opened:
+        assert await code(opened, timeout=60.0) == "OK", "its place was not free"
+    assert await dripping < DROPS, "it was not answered DEADLINE_EXCEEDED"
+    writer.close()
 
 
 async def test_a_killed_replica_costs_no_call_not_even_those_it_had(edge, called, serve, model_process):

@@ -1,6 +1,7 @@
 """The agent and HAProxy each restart without the other, and the books stay right."""
 
 import asyncio
+import contextlib
 import fcntl
 import json
 import os
@@ -35,7 +36,7 @@ async def test_the_agent_dies_under_load_and_the_next_one_accounts_for_every_req
         await load.more(300)
     assert load.failed == {}
     evidence = await edge.settled(load.sent)
-    lost = sum(row["lost"] for row in evidence["counters"])
+    lost = edge.lost(evidence)
     assert edge.ends(evidence)["ok"] + lost == load.sent
     # Only what was counted after the last snapshot, or was on its way, can be lost: the pipe kept what came while no agent was there.
     assert edge.ends(evidence)["ok"] >= 300
@@ -87,7 +88,7 @@ async def test_lines_that_the_pipe_could_not_hold_are_lost_by_name(edge, digits)
         await load.more(400)
     await edge.start_agent()
     evidence = await edge.settled(load.sent)
-    lost = sum(row["lost"] for row in evidence["counters"])
+    lost = edge.lost(evidence)
     assert lost > 0
     assert max(boot["integrity"]["dropped"] for boot in evidence["boots"]) == lost
     assert edge.ends(evidence)["ok"] + lost == load.sent
@@ -239,6 +240,35 @@ async def test_requests_that_die_with_haproxy_are_lost_and_not_in_flight(edge, d
     assert [(row["assigned"], row["inFlight"], row["lost"]) for row in evidence["counters"] if row["assigned"]] == [
         (1, 0, 1)
     ]
+
+
+async def test_what_haproxy_counted_while_no_agent_looked_dies_with_it_and_nothing_else(edge, digits):
+    """Neither its table nor the lines in the pipe, which nobody else holds open, outlive both."""
+    async with edge.load() as load:
+        await load.more(200)
+    told = await edge.settled(load.sent)
+    await edge.kill_agent()
+    async with edge.load() as unseen:
+        await unseen.more(50)
+    assert edge.haproxy is not None
+    edge.haproxy.kill()
+    await edge.haproxy.wait()
+    await edge.start_haproxy()
+
+    answered = []
+
+    async def answers() -> bool:
+        with contextlib.suppress(aiohttp.ClientError):
+            answered.append((await edge.get("/digits/")).status)
+        return answered[-1:] == [200]
+
+    await edge.comes_true(answers, "HAProxy back")
+    async with edge.load() as later:
+        await later.more(100)
+    await edge.start_agent()
+    after = await edge.settled(load.sent + len(answered) + later.sent)
+    assert sum(edge.ends(after).values()) + edge.lost(after) == load.sent + len(answered) + later.sent
+    assert edge.lost(after) == edge.lost(told), "of the others nobody can know"
 
 
 async def test_an_agent_that_cannot_write_goes_on_following(edge, serve, digits, replicas):

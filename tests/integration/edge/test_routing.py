@@ -1,6 +1,8 @@
 """Where a request goes, what is taken from it and what is added."""
 
 import asyncio
+import json
+from typing import Any
 
 import pytest
 
@@ -13,6 +15,14 @@ async def raw(edge, request: bytes) -> bytes:
     answer = await asyncio.wait_for(reader.read(), 60)
     writer.close()
     return answer
+
+
+def told(answer: bytes) -> dict[str, Any]:
+    """The problem document of an answer."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b"application/problem+json" in head
+    document: dict[str, Any] = json.loads(body)
+    return document
 
 
 def is_problem(response, status: int) -> bool:
@@ -72,6 +82,8 @@ async def test_a_body_above_the_services_limit_is_413_and_reaches_no_replica(edg
         b"POST /digits/ HTTP/1.1\r\nhost: a\r\ncontent-length: 100001\r\nconnection: close\r\n\r\n" + b"x" * 20_000,
     )
     assert answer.startswith(b"HTTP/1.1 413 ")
+    detail = "the body of 100001 bytes is larger than 100000 bytes"
+    assert (told(answer)["detail"], told(answer)["error"]) == (detail, detail)
     assert b"application/problem+json" in answer
     assert [seen["size"] for seen in digits["stable"].seen] == [100_000]
 
@@ -82,26 +94,54 @@ async def test_a_body_above_the_services_limit_is_413_and_reaches_no_replica(edg
     await edge.comes_true(counted, "one refused for its size")
 
 
-@pytest.mark.parametrize(
-    "request_bytes",
-    [
-        b"GARBAGE\r\n\r\n",
-        b"GET /digits/ HTTP/1.1\r\nhost: a\r\nx-a: " + b"b" * 20_000 + b"\r\n\r\n",
-        b"GET /digits/ HTTP/1.1\r\nhost: a\r\n" + b"".join(b"x-%d: 1\r\n" % i for i in range(200)) + b"\r\n",
-        b"POST /digits/ HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nx",
-    ],
-    ids=["no HTTP", "header too large", "too many headers", "two lengths"],
-)
+def post(*fields: bytes, body: bytes = b"") -> bytes:
+    return b"\r\n".join((b"POST /digits/ HTTP/1.1", b"host: a", *fields, b"", body))
+
+
+MALFORMED = {
+    "no HTTP": b"GARBAGE\r\n\r\n",
+    "TLS": bytes.fromhex("160301002f") + bytes(47),
+    "no version": b"GET /digits/\r\n\r\n",
+    "method": b"G(T /digits/ HTTP/1.1\r\nhost: a\r\n\r\n",
+    "blank in target": b"GET /digits/ a HTTP/1.1\r\nhost: a\r\n\r\n",
+    "NUL in target": b"GET /digits/\0 HTTP/1.1\r\nhost: a\r\n\r\n",
+    "NUL in header": post(b"x-a: a\0b"),
+    "name of header": post(b"x@a b: 1"),
+    "no colon": post(b"x-a"),
+    "header too large": post(b"x-a: " + b"b" * 20_000),
+    "target too large": b"GET /digits/" + b"a" * 20_000 + b" HTTP/1.1\r\nhost: a\r\n\r\n",
+    "too many headers": post(*(b"x-%d: 1" % number for number in range(200))),
+    "two hosts": post(b"host: b"),
+    "two lengths": post(b"content-length: 1", b"content-length: 2", body=b"x"),
+    "no length": post(b"content-length: abc"),
+    "negative length": post(b"content-length: -1"),
+    "absurd length": post(b"content-length: 99999999999999999999999"),
+    "encoding": post(b"transfer-encoding: rot13"),
+    "chunk": post(b"transfer-encoding: chunked", body=b"zz\r\nab\r\n0\r\n\r\n"),
+}
+
+
+@pytest.mark.parametrize("request_bytes", MALFORMED.values(), ids=MALFORMED)
 async def test_malformed_requests_are_400_and_counted(edge, digits, request_bytes):
     answer = await raw(edge, request_bytes)
-    # The body is HAProxy's own page: its parser answers before any configured reply can.
+    # HAProxy's own page, whatever `errorfile` or `http-error` say: its parser answers from the program's memory.
     assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.endswith(b"Your browser sent an invalid request.\n</body></html>\n")
+    assert len(answer) < 300
 
     async def counted() -> bool:
         boots = (await edge.evidence())["boots"]
         return sum(boot["refused"]["malformed"] for boot in boots) == 1
 
     await edge.comes_true(counted, "one malformed")
+    assert digits["stable"].seen == []
+    assert (await edge.get("/digits/")).status == 200
+
+
+async def test_a_length_that_nobody_could_send_is_refused_once_the_buffer_is_full(edge, digits):
+    answer = await raw(edge, post(b"content-length: 9223372036854775807", body=b"x" * 20_000))
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b"application/problem+json" in answer
     assert digits["stable"].seen == []
 
 
@@ -190,3 +230,23 @@ async def test_what_the_edge_answers_itself_has_the_members_that_the_model_serve
     told = await answer.json(content_type="application/problem+json")
     assert (answer.status, told["status"], told["code"], told["requestId"]) == (status, status, code, "mine-1")
     assert answer.headers["x-request-id"] == "mine-1"
+    assert told["error"] == told["detail"], "clients of the Open Inference Protocol read no other member"
+
+
+NOBODY = {
+    # Target, host, and what is told of both.
+    "usual": (b"/nobody/x?key=secret", b"other.example:8443", ("other.example:8443", "/nobody/x")),
+    "empty": (b"/", b"", ("", "/")),
+    "quotes": (b'/a"b\\c\\u0041\'<i>"},{', b"a'b", ("a'b", '/a"b\\c\\u0041\'<i>"},{')),
+    "escapes": (b"/%22%0d%0a%[src]", b"a", ("a", "/%22%0d%0a%[src]")),
+    "long": (b"/" + b"y" * 5000, b"z" * 5000, ("z" * 64, "/" + "y" * 63)),
+}
+
+
+@pytest.mark.parametrize(("target", "host", "shown"), NOBODY.values(), ids=NOBODY)
+async def test_who_asks_for_a_service_that_is_not_there_is_told_what_was_asked_for(edge, digits, target, host, shown):
+    answer = await raw(edge, b"GET %b HTTP/1.1\r\nhost: %b\r\nconnection: close\r\n\r\n" % (target, host))
+    document = told(answer)
+    assert (document["status"], document["code"]) == (404, "NoSuchService")
+    assert document["detail"] == f"no service has this host or path: '{shown[0]}', '{shown[1]}'"
+    assert document["error"] == document["detail"]

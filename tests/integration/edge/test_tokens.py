@@ -5,9 +5,12 @@ import json
 import time
 from typing import Any
 
+import aiohttp
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+from sundog_edge.assignment import bucket, json_unit
 
 pytestmark = pytest.mark.haproxy
 
@@ -164,6 +167,38 @@ async def test_the_subject_of_a_token_is_the_client_that_is_slowed(edge, digits)
     assert await status(edge, keys.token(sub="bob")) == 200
 
 
+UNREADABLE = [None, {"id": "ada"}, "\u4e00\u4e01", ""]
+"""Subjects that HAProxy does not read; PyJWT writes what is beyond ASCII as escapes."""
+
+
+async def test_a_token_without_a_subject_that_can_be_read_is_slowed_by_its_address(edge, digits):
+    keys = Keys()
+    edge.secret("issuer", jwks__json=keys.set())
+    limit = {"perClient": {"requests": len(UNREADABLE), "seconds": 3600}}
+    await edge.apply({**guarded(edge), "rateLimit": limit})
+
+    def signed(subject: Any) -> str:
+        # The library refuses to write some of these as a subject.
+        payload = {"iss": ISSUER, "aud": AUDIENCE, "exp": int(time.time()) + 600, "sub": subject}
+        return jwt.PyJWS().encode(json.dumps(payload).encode(), keys.ec, "ES256", headers={"kid": "e"})
+
+    async def status_from(address: str, token: str) -> int:
+        headers = {"authorization": f"Bearer {token}"}
+        connector = aiohttp.TCPConnector(local_addr=(address, 0))
+        async with (
+            aiohttp.ClientSession(connector=connector) as session,
+            session.get(f"{edge.url}/digits/", headers=headers) as response,
+        ):
+            return response.status
+
+    for subject in UNREADABLE:
+        assert await status_from("127.0.0.1", signed(subject)) == 200, subject
+    for subject in UNREADABLE:
+        assert await status_from("127.0.0.1", signed(subject)) == 429, subject
+        assert await status_from("127.0.0.2", signed(subject)) == 200, subject
+    assert await status_from("127.0.0.1", keys.token(sub="ada")) == 200
+
+
 @pytest.mark.parametrize("issuer", ["https://b.example/a b", "b; clear map #0", "b\\\\\"'#<<"])
 async def test_a_policy_that_changes_in_place_is_taken_whole(edge, digits, issuer):
     # HAProxy's command line ends a value at a blank and a command at a semicolon; what comes after it must still hold.
@@ -174,3 +209,51 @@ async def test_a_policy_that_changes_in_place_is_taken_whole(edge, digits, issue
     assert await status(edge, keys.token(iss=issuer)) == 200
     assert await status(edge, keys.token(iss=issuer, aud="letters")) == 403
     assert await status(edge, keys.token()) == 401
+
+
+CLAIMS = ["ada", "7", 7, 7.9, True, "x y", 'quote"d', "back\\slash/", "%00|!;$HOME", 1 << 40]
+WIDE = "\u00e9\u20ac \u96ea"
+NOBODY = [None, "", [1], {"c": 1}, 1 << 53, WIDE]
+"""PyJWT writes what is beyond ASCII as escapes, which HAProxy does not read."""
+
+
+@pytest.mark.parametrize("claim", ["sub", "cognito:username"])
+async def test_a_claim_of_a_believed_token_is_the_unit(edge, serve, claim):
+    serve.targets = {"digits-r0": []}
+    keys = Keys()
+    edge.secret("issuer", jwks__json=keys.set())
+    edge.secret("keys", ops="k" * 32)
+    halves = [edge.arm("a0", "digits-r0", [[0, 5000]]), edge.arm("a1", "digits-r0", [[5000, 10_000]])]
+    auth = {"jwt": {"jwks": "issuer", "issuer": ISSUER, "audience": AUDIENCE}, "apiKeys": "keys"}
+    await edge.apply(edge.service("digits", halves, auth=auth, unit={"kind": "jwtClaim", "name": claim}))
+    for value in [*CLAIMS, *(f"user-{number}" for number in range(30))]:
+        token = keys.token(**{claim: value})
+        response = await edge.get("/digits/", headers={"authorization": f"Bearer {token}"})
+        wanted = f"a{int(bucket('digits-salt', json_unit(value)) >= 5000)}"
+        assert response.headers["x-sundog-arm"] == wanted, value
+    payload = {"iss": ISSUER, "aud": AUDIENCE, "exp": int(time.time()) + 600, claim: WIDE}
+    body = json.dumps(payload, ensure_ascii=False).encode()
+    token = jwt.PyJWS().encode(body, keys.ec, "ES256", headers={"kid": "e"})
+    response = await edge.get("/digits/", headers={"authorization": f"Bearer {token}"})
+    assert response.headers["x-sundog-arm"] == f"a{int(bucket('digits-salt', WIDE.encode()) >= 5000)}"
+    sticky = len(CLAIMS) + 30 + 1
+    for value in NOBODY:
+        token = keys.token(**{claim: value})
+        await edge.get("/digits/", headers={"authorization": f"Bearer {token}"})
+    # Who comes with a key is nobody, whatever else it brings.
+    await edge.get("/digits/", headers={"x-api-key": "k" * 32, "authorization": f"Bearer {keys.token()}"})
+    forged_token = keys.token("e", keys.other, **{claim: "ada"})
+    assert (await edge.get("/digits/", headers={"authorization": f"Bearer {forged_token}"})).status == 401
+    counts: dict[str, int] = {}
+    for row in (await edge.settled(sticky + len(NOBODY) + 1))["counters"]:
+        counts[row["unit"]] = counts.get(row["unit"], 0) + row["assigned"]
+    assert counts == {"sticky": sticky, "anonymous": len(NOBODY) + 1}
+
+
+async def test_a_service_that_verifies_no_token_has_no_unit_of_a_claim(edge, serve):
+    serve.targets = {"digits-r0": []}
+    arms = [edge.arm("a0", "digits-r0", [[0, 10_000]])]
+    await edge.apply(edge.service("digits", arms, unit={"kind": "jwtClaim", "name": "sub"}))
+    await edge.get("/digits/", headers={"authorization": f"Bearer {Keys().token()}"})
+    (row,) = (await edge.settled(1))["counters"]
+    assert row["unit"] == "anonymous"

@@ -10,6 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from sundog_edge.assignment import bucket, group, json_unit, unit_hash
+from sundog_edge.loglines import SLOW
 
 pytestmark = pytest.mark.haproxy
 
@@ -107,11 +108,22 @@ async def test_a_value_in_the_body_is_the_unit(edge):
         b"",
         b"no json",
         b'{"a":{}}',
+        b'{"a":"\\u20ac"}',
+        b'{"a":"a\\/b"}',
         b'{"a":',
         b'{"pad":"' + b"x" * 20_000 + b'","a":7}',
         b'{"a":7,"pad":"' + b"x" * 20_000 + b'"}',
     ],
-    ids=["empty", "no json", "missing", "cut", "beyond the buffer", "before the end of the buffer"],
+    ids=[
+        "empty",
+        "no json",
+        "missing",
+        "an escape beyond a byte",
+        "an escaped slash",
+        "cut",
+        "beyond the buffer",
+        "before the end of the buffer",
+    ],
 )
 async def test_a_body_without_the_value_or_beyond_the_buffer_is_anonymous(edge, body):
     await edge.apply(halves(edge, unit={"kind": "jsonPath", "name": "$.a"}))
@@ -151,6 +163,36 @@ async def test_an_override_holds_only_for_a_caller_on_the_list(edge):
     service["overrides"] = []
     await edge.apply(service)
     assert await arm("mine") == "a0"
+
+
+async def test_an_override_holds_for_a_caller_with_the_key_of_that_name(edge):
+    keys = {"ops": "ops-key-0123456789", "ada": "ada-key-0123456789"}
+    edge.secret("clients", **keys)
+    override = {"header": "x-pick", "value": "mine", "arm": "a1", "callers": {"keys": ["ops"]}}
+    await edge.apply(halves(edge, auth={"apiKeys": "clients"}, overrides=[override]))
+    user = next(b"u%d" % n for n in range(99) if arm_of(b"u%d" % n) == "a0").decode()
+
+    async def arm(**credentials: str) -> str | None:
+        told = {name.replace("_", "-"): value for name, value in credentials.items()}
+        response = await edge.get("/digits/", headers={"x-pick": "mine", "x-user-id": user, **told})
+        return response.headers.get("x-sundog-arm")
+
+    assert await arm(x_api_key=keys["ops"]) == "a1"
+    assert await arm(authorization=f"Bearer {keys['ops']}") == "a1"
+    assert await arm(x_api_key=keys["ada"]) == "a0"
+    assert await arm(x_api_key="ops") is None, "the name of a key is no key"
+    assert await arm() is None
+    assert {(row["origin"], row["arm"]): row["assigned"] for row in (await edge.settled(3))["counters"]} == {
+        ("override", "a1"): 2,
+        ("assigned", "a0"): 1,
+    }
+
+    async def refused() -> bool:
+        return await edge.refused("digits") == {"auth": 2}
+
+    await edge.comes_true(refused, "two refused for who they are")
+    (sample,) = (await edge.evidence("detail=units"))["units"]
+    assert [n for _, _, n, _ in sample["units"]] == [1]
 
 
 async def test_request_ids_are_kept_if_well_formed_else_made_and_told_to_both(edge, digits):
@@ -244,6 +286,33 @@ async def test_blocks_groups_and_slow_answers_are_told_on_request(edge, digits):
     assert {row["arm"]: row["slow"] for row in rows} == {"stable": 1, "canary": 3}
 
 
+async def test_each_threshold_of_an_arm_is_in_force_and_counts_for_itself(edge, digits):
+    further = {"slowMicroseconds": 150_000, "slowMicroseconds2": 1, "slowMicroseconds3": 60_000_000}
+    arms = [edge.arm("stable", "digits-r7", HALVES[0]), edge.arm("canary", "digits-r8", HALVES[1], revision=8)]
+    await edge.apply(edge.service("digits", [{**arms[0], **further}, arms[1]]))
+    await edge.up("digits", stable=1, canary=1)
+    (u1, u2, *_), (other, *_) = units_by_arm()
+    for unit, query in ((u1, ""), (u2, "?sleep=0.2"), (other, "?sleep=0.2")):
+        await ask_as(edge, unit, query)
+    await edge.settled(3)
+    seen = await edge.evidence("detail=blocks,groups,units")
+    rows = {row["arm"]: row for row in seen["counters"]}
+    assert [[rows[arm][name] for name in SLOW] for arm in ("stable", "canary")] == [[1, 2, 0], [0, 0, 0]]
+    for detail in ("blocks", "groups"):
+        counts = dict(zip(seen[detail]["columns"], map(sum, zip(*rows["stable"][detail], strict=True)), strict=True))
+        assert [counts[name] for name in SLOW] == [1, 2, 0]
+    (sample,) = seen["units"]
+    found = {number: sorted(events) for number, _, _, events in sample["units"]}
+    assert found == {
+        f"{unit_hash(u1):016x}": ["slow2"],
+        f"{unit_hash(u2):016x}": ["slow", "slow2"],
+        f"{unit_hash(other):016x}": [],
+    }
+    told = seen["services"]["digits"]["arms"]
+    assert {name: told["stable"][name] for name in further} == further
+    assert [name for name in told["canary"] if name.startswith("slow")] == ["slowMicroseconds"]
+
+
 async def test_a_hanging_request_shows_in_flight_with_its_block(edge, digits):
     task = asyncio.create_task(edge.get("/digits/?sleep=3"))
     await asyncio.wait_for(digits["stable"].entered.wait(), 60)
@@ -255,7 +324,7 @@ async def test_a_hanging_request_shows_in_flight_with_its_block(edge, digits):
     (row,) = await edge.comes_true(running, "a request in flight")
     ((start, count),) = row["inFlightSince"]
     assert count == row["inFlight"] == 1
-    assert row["blocks"] == [[start, *[0] * 12, 1]]
+    assert row["blocks"] == [[start, *[0] * 14, 1]]
     await task
     (row,) = (await edge.settled(1))["counters"]
     assert row["inFlightSince"] == []

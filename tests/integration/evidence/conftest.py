@@ -1,6 +1,8 @@
 """Services that are rolled out side by side in one `sundog local up`, each under load of its own."""
 
 import base64
+import contextlib
+import http.client
 import json
 import time
 import zlib
@@ -9,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -23,6 +26,23 @@ OVER: Final = ("Concluded", "Stopped")
 KNOWN: Final = 150
 """Answers of stable, of which a hundred tell how long it takes."""
 
+NONSENSE: Final = (b"", b"hello", b'{"inputs": [[1, 2,', b'{"input": [[1, 2, 3, 4]]}')
+"""Bodies that are refused before any network sees them."""
+
+CONNECTIONS: Final = 4
+
+
+class Crowd(Clients):
+    """Callers who come once, each under a name of his own, with what no model can read; what is wrong is an answer that is not 400."""
+
+    def _one(self, connection: http.client.HTTPConnection, path: str, body: bytes, which: int) -> tuple[str, str]:
+        number = next(self._turns)
+        connection.request("POST", path, NONSENSE[number % len(NONSENSE)], {"x-user-id": f"passer-by-{number}"})
+        response = connection.getresponse()
+        text = response.read()
+        problem = "" if response.status == 400 else f"status {response.status}: {text[:200]!r}"
+        return response.getheader("x-sundog-revision", ""), problem
+
 
 @dataclass
 class Service:
@@ -36,6 +56,7 @@ class Service:
     users: int = 0
     load: Clients = field(init=False)
     released: float = 0.0
+    crowd: Crowd | None = None
 
     def __post_init__(self) -> None:
         self.load = Clients("", BATCHES, {}, pause_s=self.pause_s, users=self.users)
@@ -52,13 +73,17 @@ class Service:
 
     def write(self, uri: str, entrypoint: str) -> None:
         """Save the manifest."""
-        document = {
+        spec = {"model": {"uri": uri, "entrypoint": entrypoint}, "rollout": self.rollout}
+        self.manifest.write_text(json.dumps(self.document(spec)))
+
+    def document(self, spec: Json) -> Json:
+        """A manifest of it."""
+        return {
             "apiVersion": "serving.sundog.dev/v1alpha1",
             "kind": "ModelDeployment",
             "metadata": {"name": self.name},
-            "spec": {"model": {"uri": uri, "entrypoint": entrypoint}, "rollout": self.rollout},
+            "spec": spec,
         }
-        self.manifest.write_text(json.dumps(document))
 
     @property
     def manifest(self) -> Path:
@@ -92,21 +117,22 @@ class Service:
             sum(columns[0][:-1]) for rows in groups for key, columns in rows.items() if key.partition("/")[2] == arm
         )
 
-    def sums(self, arm: str) -> Json:
-        """Of that an arm's, over all epochs and processes of the edge."""
+    def sums(self, arm: str, epoch: int | None = None) -> Json:
+        """Of that an arm's, over all processes of the edge, and over all epochs or of one."""
         stored = self.counted()
         rows = [
             dict(zip(stored["columns"], counts, strict=True))
             for source in stored["sources"].values()
             for key, counts in source.items()
-            if key.partition("/")[2] == arm
+            if key.partition("/")[2] == arm and epoch in (None, int(key.partition("/")[0]))
         ]
         return {column: sum(row[column] for row in rows) for column in stored["columns"]}
 
-    def rows(self) -> list[Json]:
-        """The edge's own counters of the attempt."""
-        attempt = self.attempt()["metadata"]["uid"]
-        return [row for row in self.up.evidence().get("counters", ()) if row["attempt"] == attempt]
+    def has_counted(self, requests: int) -> list[Json] | None:
+        """The edge's own counters, once so many requests are in them and none is under way."""
+        rows = [row for row in self.up.evidence().get("counters", ()) if row["service"] == self.name]
+        whole = sum(row["assigned"] for row in rows) >= requests and not any(row["inFlight"] for row in rows)
+        return rows if whole else None
 
     def is_warm(self) -> bool:
         """Whether what is counted is evidence."""
@@ -117,6 +143,29 @@ class Service:
         eventually(lambda: self.progress().get("phase") in OVER, f"the end of the rollout of {self.name}")
         eventually(lambda: "candidate" not in self.read().get("status", {"candidate": ""}), "its being taken over")
         return self.progress()
+
+    def sent(self) -> int:
+        """Requests of all who ask it."""
+        return self.load.sent + (self.crowd.sent if self.crowd else 0)
+
+    def answered(self, revision: int) -> int:
+        """Those that a revision has answered."""
+        everybody = [self.load, *([self.crowd] if self.crowd else [])]
+        return sum(clients.revisions[str(revision)] for clients in everybody)
+
+    def report(self, body: bytes) -> tuple[int, str]:
+        """The status and the code that feedback gets."""
+        parts = urlsplit(self.load.url)
+        with contextlib.closing(http.client.HTTPConnection(parts.netloc, timeout=60)) as connection:
+            connection.request("POST", f"{parts.path.rstrip('/')}/-/feedback", body)
+            answer = connection.getresponse()
+            return answer.status, json.loads(answer.read())["code"]
+
+    def gather(self) -> Crowd:
+        """Have it asked by a crowd as well."""
+        self.crowd = Crowd(self.load.url, [[]], {}, pause_s=0)
+        self.crowd.start(CONNECTIONS)
+        return self.crowd
 
     def settles(self, revision: int) -> None:
         """Wait until nothing but one revision answers."""
@@ -166,5 +215,7 @@ def bench(shared_up: Up, tmp_path_factory: pytest.TempPathFactory) -> Iterator[B
     yield made
     for service in made.services:
         service.load.stop()
+        if service.crowd is not None:
+            service.crowd.stop()
         service.manifest.unlink(missing_ok=True)
     eventually(lambda: not any(each.read() for each in made.services), "the deletion")

@@ -70,6 +70,11 @@ class Cluster:
         conditions = (await self.pod()).get("status", {}).get("conditions", [{}])
         return dict(conditions[0])
 
+    async def waiting(self, container: str) -> dict[str, str]:
+        """Why a container does not run; nothing where it does."""
+        statuses = (await self.pod()).get("status", {}).get("containerStatuses", ())
+        return next((dict(each["state"].get("waiting", {})) for each in statuses if each["name"] == container), {})
+
     async def ready(self) -> Object | None:
         found = await self.kube.get(self.deployment) or {}
         if found.get("status", {}).get("readyReplicas") != 1 or (await self.condition()).get("status") != "True":
@@ -174,6 +179,30 @@ async def test_either_process_is_restarted_alone_on_its_port(
         await edge.stop_all()
 
 
+async def test_the_key_and_the_store_of_outcomes_outlive_the_agent_and_the_store_goes_with_the_edge(
+    local: Any, cluster: Cluster, make_edge: Callable[..., LocalEdge], state_dir: Path
+) -> None:
+    await cluster.create()
+    edge = make_edge()
+    async with local.running(edge):
+        await local.comes_true(cluster.ready, "readiness")
+        key = (state_dir / "signing-key").read_text()
+        assert await cluster.answer("agent", "/kept") == f"{key}\nstarted\n"
+    await edge.stop_all()
+    again = make_edge()
+    async with local.running(again):
+        await local.comes_true(cluster.ready, "readiness of the next start")
+        assert await cluster.answer("agent", "/kept") == f"{key}\nstarted\nstarted\n"
+        assert [path.name for path in (state_dir / "edge").glob("*/outcomes.sqlite")] == ["outcomes.sqlite"]
+        await cluster.kube.delete(cluster.deployment)
+
+        async def gone() -> bool:
+            return not [*(state_dir / "edge").iterdir()]
+
+        await local.comes_true(gone, "the end of the edge")
+    assert (state_dir / "signing-key").read_text() == key
+
+
 async def test_a_process_that_keeps_ending_is_told_with_its_last_words(
     local: Any, cluster: Cluster, make_edge: Callable[..., LocalEdge], state_dir: Path
 ) -> None:
@@ -199,6 +228,30 @@ async def test_a_process_that_keeps_ending_is_told_with_its_last_words(
             await local.comes_true(cluster.ready, "readiness")
     finally:
         await edge.stop_all()
+
+
+@pytest.mark.parametrize("port", ["http", "agent"])
+async def test_a_process_that_did_its_work_is_started_at_once_however_often_it_is_killed(
+    local: Any, cluster: Cluster, make_edge: Callable[..., LocalEdge], port: str
+) -> None:
+    await cluster.create()
+    edge = make_edge()
+    told = set()
+
+    async def ready_again() -> Object | None:
+        told.add((await cluster.condition()).get("reason"))
+        return await cluster.ready()
+
+    try:
+        async with local.running(edge):
+            for _ in range(5):
+                await local.comes_true(ready_again, "readiness")
+                os.kill(pid := int(await cluster.answer(port)), signal.SIGKILL)
+                await local.comes_true(cluster.not_ready, f"the end of {pid}")
+            await local.comes_true(ready_again, "readiness")
+    finally:
+        await edge.stop_all()
+    assert "ProcessExited" not in told, "it waited before a start"
 
 
 async def test_two_namespaces_have_an_edge_each_and_only_the_first_gets_the_preferred_port(
@@ -232,7 +285,10 @@ async def test_secrets_that_the_document_names_are_files_as_long_as_it_does(
 
     def hold(wanted: dict[str, str]) -> Callable[[], Any]:
         async def held() -> bool:
-            return await asyncio.to_thread(files) == wanted
+            try:
+                return await asyncio.to_thread(files) == wanted
+            except FileNotFoundError:  # removed between the listing and the reading
+                return False
 
         return held
 
@@ -305,7 +361,7 @@ async def test_a_pod_that_was_deleted_is_started_anew(
 
 
 async def test_a_port_that_somebody_took_is_told_with_its_holder_and_used_once_it_is_free(
-    local: Any, cluster: Cluster, make_edge: Callable[..., LocalEdge]
+    local: Any, cluster: Cluster, make_edge: Callable[..., LocalEdge], caplog: pytest.LogCaptureFixture
 ) -> None:
     await cluster.create()
     async with local.running(edge := make_edge()):
@@ -322,11 +378,14 @@ async def test_a_port_that_somebody_took_is_told_with_its_holder_and_used_once_i
                     return condition["message"] if condition["reason"] == "PortTaken" else ""
 
                 message = await local.comes_true(taken, "PortTaken")
+                assert [message in each.getMessage() for each in caplog.records].count(True) == 1
                 assert f"port {port}, on which the haproxy of this edge listens, is held by" in message
                 assert f"(pid {os.getpid()})" in message
+                assert (await cluster.waiting("haproxy"))["message"] == message
         async with local.running(edge):
             await local.comes_true(cluster.ready, "readiness")
             assert (await cluster.ports())["http"] == port
+            assert await cluster.waiting("haproxy") == {}
     finally:
         await edge.stop_all()
 

@@ -37,7 +37,6 @@ def application(model: Path) -> dict[str, Any]:
     }
 
 
-@pytest.mark.campaign
 def test_the_gcs_is_killed_and_stays_away(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     answers = save_network(tmp_path / "model", 1, BATCHES)

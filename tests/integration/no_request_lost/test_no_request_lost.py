@@ -17,6 +17,7 @@ from waiting import eventually
 pytestmark = [pytest.mark.ray, pytest.mark.haproxy]
 
 CANARY = {"steps": [{"weight": 25, "gate": "time", "minDuration": "2s"}, {"weight": 50, "gate": "manual"}]}
+IN_PLACE = {"steps": [{"weight": 60, "gate": "manual"}], "capacity": "inPlace"}
 RECREATE = {"strategy": "recreate"}
 ERRORS = ("server5xx", "edge5xx", "timeout", "truncated", "invalid", "abortBefore", "abortDuring")
 
@@ -77,6 +78,30 @@ def test_more_and_fewer_replicas_with_one_killed_between(service: Any) -> None:
     service.save(replicas=1)
     eventually(lambda: len(replica_processes(service)) == 1, "one replica")
     eventually(lambda: service.status()["readyReplicas"] == 1, "its being told")
+
+
+def test_canaries_in_place_one_aborted_in_its_middle_and_one_promoted(service: Any) -> None:
+    service.save(replicas=3)
+    eventually(lambda: servers(service) == 3, "three replicas behind the edge")
+    before = service.stable()
+    service.release(IN_PLACE)
+    eventually(lambda: weight(service.read()) == 60, "the canary at 60 %, by way of 33 %")
+    status = service.status()
+    assert status["capacity"]["mode"] == "inPlace"
+    assert (status["stable"]["replicas"], status["candidate"]["replicas"]) == (1, 2)
+    service.more(200)
+    service.steer("abort")
+    eventually(lambda: "candidate" not in service.status(), "the end of the rollout")
+    service.only_answered_by(before)
+    eventually(lambda: servers(service) == 3, "all replicas of stable")
+
+    number = service.release(IN_PLACE)
+    eventually(lambda: weight(service.read()) == 60, "the next canary at 60 %")
+    service.steer("promote")
+    service.becomes_stable(number)
+    eventually(lambda: servers(service) == 3, "all replicas of what was promoted")
+    service.save(replicas=1, rollout=RECREATE)
+    eventually(lambda: len(replica_processes(service)) == 1, "one replica")
 
 
 def stopped_in_a_slow_pass(service: Any) -> psutil.Process | None:

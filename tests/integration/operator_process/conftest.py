@@ -30,15 +30,16 @@ class Api:
     folder: Path
     away: Callable[[], AbstractContextManager[None]]
     theirs: Path
-    lease_namespace: str
+    lease: Ref
     memory: MemoryApi | None = None
 
-    def operator(self, identity: str) -> AbstractContextManager[OperatorProcess]:
-        """An operator of that namespace."""
-        text = f"watchNamespaces: [{self.namespace}]\n"
-        return running_operator(
-            self.folder, self.theirs, "--namespace", self.lease_namespace, identity=identity, installation=text
-        )
+    def operator(
+        self, identity: str, lease: str = "", beside: tuple[str, ...] = ()
+    ) -> AbstractContextManager[OperatorProcess]:
+        """An operator of that namespace and of others `beside` it. `lease` is another name than that of the others' Lease."""
+        text = f"watchNamespaces: [{', '.join((*beside, self.namespace))}]\n"
+        options = ("--namespace", self.lease.namespace, "--lease", lease or self.lease.name)
+        return running_operator(self.folder, self.theirs, *options, identity=identity, installation=text)
 
     def ask(self, question: Callable[[KubernetesClient], Awaitable[Any]]) -> Any:
         async def run() -> Any:
@@ -71,9 +72,13 @@ class Api:
         obj = self.deployment(name)
         return bool((obj.get("status") or {}).get("observedGeneration") == obj["metadata"]["generation"])
 
+    def record(self) -> Object:
+        """What is in the Lease."""
+        lease = self.ask(lambda client: client.get(self.lease))
+        return dict(lease["spec"]) if lease else {}
+
     def holder(self) -> str:
-        lease = self.ask(lambda client: client.get(Ref(LEASE, self.lease_namespace, "sundog-operator")))
-        return str(lease["spec"]["holderIdentity"]) if lease else ""
+        return str(self.record().get("holderIdentity", ""))
 
 
 @pytest.fixture(params=["memory", pytest.param("real", marks=pytest.mark.cluster)])
@@ -93,7 +98,8 @@ def _memory(folder: Path) -> Iterator[Api]:
     server = MemoryApi(folder)
     server.start()
     try:
-        yield Api(server.kubeconfig, "vision", folder, server.away, server.kubeconfig, "vision", server)
+        lease = Ref(LEASE, "vision", "sundog-operator")
+        yield Api(server.kubeconfig, "vision", folder, server.away, server.kubeconfig, lease, server)
     finally:
         server.stop()
 
@@ -102,9 +108,9 @@ def _real(cluster: Cluster, folder: Path) -> Iterator[Api]:
     namespace = f"process-{time.monotonic_ns() % 10**9}"
     cluster.kubectl("create", "namespace", namespace)
     # Of a name of its own: what the other one does is counted elsewhere.
-    account.install(
-        cluster.kubectl, {**values("smallest"), "watchNamespaces": [namespace], "fullnameOverride": ACCOUNT}
-    )
+    given = {**values("smallest"), "watchNamespaces": [namespace], "fullnameOverride": ACCOUNT}
+    account.install(cluster.kubectl, given)
+    lease = Ref(LEASE, NAMESPACE, account.lease(given, ACCOUNT))
     theirs = account.kubeconfig(cluster.kubectl, folder / "theirs", ACCOUNT)
 
     @contextmanager
@@ -119,6 +125,6 @@ def _real(cluster: Cluster, folder: Path) -> Iterator[Api]:
             process.send_signal(signal.SIGCONT)
 
     try:
-        yield Api(cluster.kubeconfig, namespace, folder, away, theirs, NAMESPACE)
+        yield Api(cluster.kubeconfig, namespace, folder, away, theirs, lease)
     finally:
         cluster.kubectl("delete", "namespace", namespace, "--wait=false")

@@ -3,7 +3,7 @@
 from typing import Any
 
 from standing_in.operator_process import wait_until
-from sundog_operator.errors import DependencyError
+from sundog_operator.errors import DependencyError, Forbidden
 
 
 def test_watches_that_break_and_histories_that_are_forgotten(memory_api: Any) -> None:
@@ -42,6 +42,25 @@ def test_an_api_server_that_refuses_everything_for_a_while(memory_api: Any) -> N
         api.apply(1)
         wait_until(api.reconciled, "a reconciled ModelDeployment", alive=operator)
         assert operator.get("/healthz")[0] == 200
+
+
+def test_a_namespace_that_went_with_its_roles_holds_up_no_other(memory_api: Any) -> None:
+    api, server = memory_api, memory_api.memory
+    refused: set[str] = set()
+
+    def refuse(_: str, ref: Any) -> Exception | None:
+        if ref.namespace == "gone":
+            refused.add(ref.kind.plural)
+        return Forbidden("no role") if ref.namespace == "gone" else None
+
+    server.call(setattr, server.store, "faults", refuse)
+    with api.operator("a", beside=("gone",)) as operator:
+        wait_until(operator.leads, "an operator that leads", alive=operator)
+        api.apply(1)
+        wait_until(api.reconciled, "a reconciled ModelDeployment", alive=operator)
+        assert operator.get("/readyz")[0] == 200
+        assert operator.get("/healthz")[0] == 200
+        assert "modeldeployments" in refused
 
 
 def test_away_for_longer_than_a_lease(api: Any) -> None:

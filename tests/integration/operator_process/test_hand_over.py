@@ -69,6 +69,24 @@ def test_asked_to_end(api: Any) -> None:
             assert messages[-1] == "ended as asked"
 
 
+def test_asked_to_end_it_gives_the_lease_back(api: Any) -> None:
+    """With nobody there who would take it: an operator that did not would leave its name in it."""
+    with api.operator("a") as operator:
+        leads(operator)
+        assert api.holder() == "a"
+        assert operator.end(signal.SIGTERM) == 0
+    left = api.record()
+    assert (left["holderIdentity"], left["leaseDurationSeconds"]) == ("", 1)
+
+
+def test_operators_of_two_leases_in_one_namespace_both_act(memory_api: Any) -> None:
+    """As two releases of the chart do, whose ModelDeployments are in different namespaces."""
+    with memory_api.operator("a") as first, memory_api.operator("b", lease="blue-operator") as second:
+        leads(first)
+        leads(second)
+        assert memory_api.holder() == "a"
+
+
 def test_what_only_kopf_would_write_is_nowhere(api: Any) -> None:
     with api.operator("a") as operator:
         leads(operator)

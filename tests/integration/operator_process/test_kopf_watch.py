@@ -75,7 +75,7 @@ async def watching(
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
-        await asyncio.to_thread(watch.thread.join, 20)
+        await watch.ended()
         assert not watch.thread.is_alive()
 
 

@@ -1,6 +1,7 @@
 """Models that take their process with them, never end, or answer nonsense: their neighbour does not notice."""
 
 import json
+import signal
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -8,9 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
-from real_local import Clients, Rows, Up, condition, is_ready, save_network, weight
+from real_local import (
+    Clients,
+    Rows,
+    Up,
+    condition,
+    instance,
+    is_ready,
+    processes_of,
+    save_network,
+    weight,
+    without_privilege,
+)
 from waiting import eventually
 
 pytestmark = [pytest.mark.ray, pytest.mark.haproxy]
@@ -21,6 +34,7 @@ PREDICTOR = """
 import ctypes
 import math
 import os
+import re
 import resource
 import signal
 import time
@@ -28,7 +42,8 @@ import time
 
 class Predictor:
     def load(self, path, config):
-        (path / "begun").touch()
+        with (path / "begun").open("a") as file:
+            file.write(f"{{os.getpid()}}\\n")
         {load}
 
     def predict(self, batch):
@@ -47,6 +62,14 @@ AT_LOAD = {
     "endless": ("while True: time.sleep(0.01)", "Deploying", "0 of 1 replica running"),
 }
 """What `load` does, the reason that its revision is told under, and what the message says."""
+
+LOAD_SECONDS = 30
+ENDLESS = {
+    "python": ("while True: pass", ""),
+    # It holds the interpreter's lock: nothing else of the process runs any more.
+    "regex": ("re.match('(a+)+$', 'a' * 64 + '!')", ": load at net.py:"),
+}
+"""A `load` that never ends, and what the message of its deadline says besides."""
 
 AT_PREDICT = {
     "nan": ("return [[math.nan]]", 500, "OutputNotFinite"),
@@ -95,13 +118,21 @@ class Bed:
 
 
 @pytest.fixture(scope="module")
-def bed(shared_up: Up, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bed]:
+def bed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bed]:
+    """On an instance of its own: what is endless is to end in less than ten minutes."""
     pytest.importorskip("torch")
     folder = tmp_path_factory.mktemp("poison")
-    made = Bed(shared_up, folder, save_network(folder / "good", 0, BATCHES))
-    made.apply(NEIGHBOUR, made.good())
-    yield made
-    assert shared_up.sundog("delete", NEIGHBOUR).returncode == 0
+    with pytest.MonkeyPatch.context() as patch, instance(folder) as up:
+        patch.setenv("SUNDOG_LOAD_MAX_SECONDS", str(LOAD_SECONDS))
+        up.prefix = without_privilege()
+        up.start()
+        eventually(lambda: (up.state / "kubeconfig").exists(), "the API server of local mode")
+        made = Bed(up, folder, save_network(folder / "good", 0, BATCHES))
+        made.apply(NEIGHBOUR, made.good())
+        yield made
+        assert up.sundog("delete", NEIGHBOUR).returncode == 0
+        assert up.end(signal.SIGINT) == 0, up.told()[-2000:]
+        assert processes_of(up.state) == []
 
 
 @pytest.fixture
@@ -119,7 +150,8 @@ def neighbour(bed: Bed) -> Iterator[Clients]:
 def poison(bed: Bed) -> Iterator[Callable[[dict[str, Any]], None]]:
     """Applies a ModelDeployment `poison`, which is gone afterwards."""
     yield lambda model: bed.apply("poison", {"model": model, "rollout": {"strategy": "recreate"}})
-    assert bed.up.sundog("delete", "poison").returncode == 0
+    if bed.read():
+        assert bed.up.sundog("delete", "poison").returncode == 0
     eventually(lambda: bed.read() == {}, "its deletion")
 
 
@@ -142,15 +174,46 @@ def told(bed: Bed, reason: str, says: str) -> dict[str, Any] | None:
     return found if found.get("reason") == reason and says in found["message"] else None
 
 
-def test_a_second_revision_that_never_ends_its_load_is_given_up(bed: Bed, neighbour: Clients, tmp_path: Path) -> None:
-    endless = write(tmp_path / "model", load=AT_LOAD["endless"][0])
-    bed.apply(NEIGHBOUR, bed.good() | {"model": endless})
+@pytest.mark.parametrize("name", [pytest.param("python", marks=pytest.mark.campaign), "regex"])
+def test_a_load_that_never_ends_is_told_and_ended(
+    bed: Bed, neighbour: Clients, poison: Any, tmp_path: Path, name: str
+) -> None:
+    load, says = ENDLESS[name]
+    poison(write(tmp_path / "model", load=load))
+    first = eventually(lambda: begun(tmp_path / "model"), "the start of its load")[0]
+    late = f"loading did not end within {LOAD_SECONDS} s{says}"
+    found = eventually(lambda: told(bed, "LoadTimeout", late), "its end")
+    assert "\n" not in found["message"]
+    assert "LoadTimeout" in bed.up.sundog("describe", "poison").stdout
+    eventually(lambda: not psutil.pid_exists(first), "the end of the process")
+    sent = neighbour.sent
+    eventually(lambda: neighbour.sent > sent + 200, "answers of the neighbour")
+    assert bed.up.sundog("delete", "poison").returncode == 0
+    eventually(lambda: bed.read() == {}, "its deletion")
+    eventually(lambda: not any(map(psutil.pid_exists, begun(tmp_path / "model"))), "the end of what was tried again")
+
+
+def begun(folder: Path) -> list[int]:
+    """The processes that have begun to load a model; empty before the first."""
+    path = folder / "begun"
+    return [int(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+@pytest.mark.parametrize("name", ["endless", pytest.param("regex", marks=pytest.mark.campaign)])
+def test_a_second_revision_that_never_ends_its_load_is_given_up(
+    bed: Bed, neighbour: Clients, tmp_path: Path, name: str
+) -> None:
+    load = AT_LOAD[name][0] if name in AT_LOAD else ENDLESS[name][0]
+    bed.apply(NEIGHBOUR, bed.good() | {"model": write(tmp_path / "model", load=load)})
     try:
+        eventually(lambda: begun(tmp_path / "model"), "the start of its load")
         last = eventually(lambda: given_up(bed), "the end of the attempt")
         obj = bed.read(NEIGHBOUR)
         assert (last["outcome"], weight(obj)) == ("Aborted", 0)
         assert last["reason"].startswith("ProgressDeadlineExceeded")
+        assert "not ready within 10s, spec.rollout.progressDeadline" in last["reason"]
         assert is_ready(obj)
+        eventually(lambda: not any(map(psutil.pid_exists, begun(tmp_path / "model"))), "the end of its processes")
     finally:
         bed.apply(NEIGHBOUR, bed.good())
     eventually(lambda: condition(bed.read(NEIGHBOUR), "Promoted").get("status") == "True", "its being mended")

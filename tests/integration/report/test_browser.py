@@ -10,14 +10,16 @@ from typing import Any
 
 import pytest
 
+from sundog_operator.api import ExperimentStatus
 from sundog_operator.shell.reporting.content import report_of
 from sundog_operator.shell.reporting.page import page
-from told_rollouts import BEGUN, MINUTE, promoted, stored
+from told_experiments import HOUR, means, moving, ten_arms
+from told_rollouts import BEGUN, promoted, stored
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="chromium is not installed")
 
-NOW = BEGUN + 12 * MINUTE
+STATES = {"rollout": promoted(), "ten arms": ten_arms(), "weights that move": moving(), "means": means()}
 LOOK = """
 const page = document.querySelector("iframe").contentDocument, root = page.documentElement;
 const boxes = [...page.querySelectorAll("svg")].map(
@@ -28,6 +30,8 @@ document.title = JSON.stringify({
   over: boxes.map(all => all.filter((a, i) => all.some((b, j) => i < j && over(a, b))).length),
   tall: Math.min(...boxes.flat().map(box => box.height)),
   paper: getComputedStyle(page.body).backgroundColor,
+  unseen: [...page.querySelectorAll("polyline, .bar line")].filter(
+    line => getComputedStyle(line).stroke === "none").map(line => line.getAttribute("class")),
 });
 """
 """Measures the page in a frame of a given width: a window has a least width of its own."""
@@ -35,14 +39,18 @@ document.title = JSON.stringify({
 
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize(("scheme", "paper"), [("light", "rgb(251, 251, 252)"), ("dark", "rgb(18, 22, 28)")])
-def test_it_fits_and_can_be_read(tmp_path: Path, width: int, scheme: str, paper: str) -> None:
-    shown = html.escape(page(report_of(stored(promoted()), NOW), "0.1.0", NOW))
+@pytest.mark.parametrize("status", STATES.values(), ids=STATES)
+def test_it_fits_and_can_be_read(tmp_path: Path, status: ExperimentStatus, width: int, scheme: str, paper: str) -> None:
+    now = BEGUN + 12 * HOUR
+    shown = html.escape(page(report_of(stored(status), now), "0.1.0", now))
     frame = f'<iframe width="{width}" height="900" style="border: 0" srcdoc="{shown}"></iframe>'
     seen = measured(tmp_path, f'<body>{frame}<script>addEventListener("load", () => {{{LOOK}}})</script>', scheme)
     assert seen["taken"] == seen["asked"] <= width
-    assert seen["over"] == [0, 0, 0]
+    assert len(seen["over"]) >= 3
+    assert not any(seen["over"])
     assert seen["tall"] >= 11
     assert seen["paper"] == paper
+    assert seen["unseen"] == []
 
 
 def measured(folder: Path, document: str, scheme: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import select
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -247,8 +248,14 @@ def test_streams_through_serve(ray_serve: Any, tmp_path: Path, application: Any)
         eventually((tmp_path / "closed").exists, "the generator of a client that left to be closed")
 
 
+def by_edge(seconds: float) -> dict[str, str]:
+    """What an edge sets of a request with so much time."""
+    return {"x-sundog-timeout-seconds": str(seconds), "x-request-disconnect-disabled": "?1"}
+
+
+@pytest.mark.parametrize("headers", [{}, by_edge(60)], ids=["past the edge", "by an edge"])
 def test_a_body_over_the_limit_gets_its_answer_and_the_connection_lives(
-    ray_serve: Any, model: Path, application: Any
+    ray_serve: Any, model: Path, application: Any, headers: dict[str, str]
 ) -> None:
     limited = application("digits-r8", model, user_config={"maxRequestBytes": 1000})
     ray_serve.put({"applications": [limited]})
@@ -258,11 +265,36 @@ def test_a_body_over_the_limit_gets_its_answer_and_the_connection_lives(
     def pieces() -> Iterator[bytes]:
         yield from (b" " * 65_536 for _ in range(100))
 
-    with httpx.Client(base_url=f"http://{replica}") as client:
+    with httpx.Client(base_url=f"http://{replica}", headers=headers) as client:
         for body in (b" " * 6_553_600, pieces()):
             answer = client.post("/digits-r8.app", content=body)
             assert (answer.status_code, answer.json()["code"]) == (413, "BodyTooLarge")
+            assert "connection" not in answer.headers
             assert client.post("/digits-r8.app", json={"inputs": [ROW]}).status_code == 200
+
+
+@pytest.mark.parametrize(("path", "status"), [("", 408), ("/nothing", 404)], ids=["late", "answered"])
+def test_a_body_that_comes_drop_by_drop_ends_with_its_request_s_time(
+    ray_serve: Any, model: Path, application: Any, path: str, status: int
+) -> None:
+    ray_serve.put({"applications": [application("digits-r8", model)]})
+    ray_serve.wait_running("digits-r8")
+    host, port = replica_of(ray_serve, "digits-r8").split(":")
+    lines = [f"POST /digits-r8.app{path} HTTP/1.1", "host: a", "content-length: 90000"]
+    lines += [f"{name}: {value}" for name, value in by_edge(1).items()]
+    answer = b""
+    # A reset is an end, too.
+    with socket.create_connection((host, int(port)), timeout=60) as connection, contextlib.suppress(ConnectionError):
+        connection.sendall("\r\n".join([*lines, "", ""]).encode() + b" " * 20_000)
+        for _ in range(400):
+            if select.select([connection], [], [], 0.05)[0]:
+                if not (piece := connection.recv(65_536)):
+                    break
+                answer += piece
+            connection.sendall(b" ")
+        else:
+            pytest.fail(f"the connection is open after {answer!r}")
+    assert answer.startswith(b"HTTP/1.1 %d " % status), answer
 
 
 def test_a_failed_start_says_why(ray_serve: Any, model: Path, application: Any) -> None:
@@ -369,6 +401,8 @@ class Predictor:
         self.gate = path / "gate"
 
     def predict(self, batch):
+        with open(self.gate.with_name("seen"), "a") as seen:
+            seen.write(f"{batch}\\n")
         while not self.gate.exists():
             time.sleep(0.01)
         return "done"
@@ -398,6 +432,43 @@ async def test_health_checks_are_answered_while_the_model_is_busy(
         (tmp_path / "gate").touch()
         for answer in await asyncio.gather(*waiting):
             assert answer.json() == {"outputs": "done"}
+
+
+async def test_what_an_edge_sent_for_a_client_that_left_is_never_computed(
+    ray_serve: Any, tmp_path: Path, application: Any
+) -> None:
+    """Serve is told not to look whether clients are gone: the model server does, before their turn comes."""
+    (tmp_path / "predictor.py").write_text(BUSY)
+    ray_serve.put({"applications": [application("busy-r1", tmp_path, "predictor:Predictor")]})
+    ray_serve.wait_running("busy-r1")
+    host, port = replica_of(ray_serve, "busy-r1").split(":")
+    (seen := tmp_path / "seen").unlink(missing_ok=True)
+    path, headers = "/busy-r1.app", by_edge(60)
+    async with httpx.AsyncClient(base_url=f"http://{host}:{port}", timeout=60) as client:
+        first = asyncio.create_task(client.post(path, json={"inputs": [1]}, headers=headers))
+        await asyncio.to_thread(eventually, seen.exists, "the model at work")
+        for number in (71, 72, 73):
+            request = client.build_request("POST", path, json={"inputs": [number]}, headers=headers)
+            leave(host, int(port), request)
+        # Whoever answers this has turned to what those who left sent before.
+        for _ in range(20):
+            assert (await client.get(f"{path}/v2/health/live")).status_code == 200
+        stays = asyncio.create_task(client.post(path, json={"inputs": [9]}, headers=headers))
+        for _ in range(20):
+            assert (await client.get(f"{path}/v2/health/live")).status_code == 200
+        (tmp_path / "gate").touch()
+        assert [answer.status_code for answer in await asyncio.gather(first, stays)] == [200, 200]
+    computed = seen.read_text()
+    assert "9" in computed
+    assert "7" not in computed
+
+
+def leave(host: str, port: int, request: httpx.Request) -> None:
+    """Send a whole request and close the connection."""
+    head = f"{request.method} {request.url.raw_path.decode()} HTTP/1.1\r\n"
+    head += "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
+    with socket.create_connection((host, port)) as connection:
+        connection.sendall(head.encode() + b"\r\n" + request.content)
 
 
 def test_clients_of_the_protocol_through_serve(ray_serve: Any, model: Path, application: Any) -> None:

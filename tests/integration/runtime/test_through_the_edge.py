@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import tritonclient.grpc
@@ -54,6 +55,45 @@ def test_grpc_and_rest_give_the_same_answers_and_are_counted_alike(ray_serve: An
     assert sum(_ends(edge)[end] for end in ("server5xx", "timeout", "truncated", "invalid")) == 0
 
 
+def test_the_openapi_document_leads_to_what_it_describes(edge: Edge) -> None:
+    where = httpx.URL(f"http://127.0.0.1:{edge.http_port}/digits/openapi.json")
+    eventually(lambda: httpx.get(where).status_code == 200, "the document through the edge")
+    document = httpx.get(where).json()
+    (server,) = document["servers"]
+    root = str(where.join(server["url"])).rstrip("/")
+    bodies = {"/": {"inputs": ROWS.tolist()}, "/v2/models/digits/infer": _row_by_protocol()}
+    assert bodies.keys() <= document["paths"].keys()
+    for path, body in bodies.items():
+        answer = httpx.post(root + path, json=body)
+        assert answer.status_code == 200, answer.text
+
+
+def _row_by_protocol() -> dict[str, Any]:
+    tensor = {"name": "x", "datatype": "FP32", "shape": list(ROWS.shape), "data": ROWS.ravel().tolist()}
+    return {"inputs": [tensor]}
+
+
+def test_what_clients_ask_beside_predictions_are_probes(edge: Edge) -> None:
+    address = f"127.0.0.1:{edge.http_port}"
+    before = _assigned(edge)
+    with tritonclient.http.InferenceServerClient(f"{address}/digits") as client:
+        assert client.is_server_live()
+        assert client.is_server_ready()
+        assert client.is_model_ready("digits")
+        assert client.get_server_metadata()["name"] == "sundog"
+        assert client.get_model_metadata("digits")["inputs"][0]["name"] == "x"
+    eventually(lambda: _assigned(edge) == {**before, "probe": before.get("probe", 0) + 5}, "five probes by REST")
+    with tritonclient.grpc.InferenceServerClient(address) as client:
+        eventually(lambda: _ready(client), "gRPC through the edge")
+        before = _assigned(edge)
+        assert client.is_server_live(headers=BY_NAME)
+        assert client.is_server_ready(headers=BY_NAME)
+        assert client.is_model_ready("digits", headers=BY_NAME)
+        assert client.get_server_metadata(headers=BY_NAME).name == "sundog"
+        assert client.get_model_metadata("digits", headers=BY_NAME).inputs[0].name == "x"
+    eventually(lambda: _assigned(edge) == {**before, "probe": before["probe"] + 5}, "five more by gRPC")
+
+
 def _ready(client: Any) -> bool:
     try:
         return bool(client.is_server_ready(headers=BY_NAME))
@@ -70,3 +110,11 @@ def _of_wrong_shape() -> Any:
 def _ends(edge: Edge) -> dict[str, int]:
     rows = [row["ends"] for row in edge.evidence()["counters"] if row["service"] == "digits"]
     return {name: sum(row[name] for row in rows) for name in rows[0]} if rows else {}
+
+
+def _assigned(edge: Edge) -> dict[str, int]:
+    """Requests by origin."""
+    found: dict[str, int] = {}
+    for row in edge.evidence()["counters"]:
+        found[row["origin"]] = found.get(row["origin"], 0) + row["assigned"]
+    return found

@@ -6,9 +6,14 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
+import obstore
 import pytest
+from obstore.store import S3Store
 
 from model_stores import Handler, Server, make_certificate
+from ports import free_port
+from store_processes import FAKE_GCS, VERSITYGW, Put, go_tool, running
 from sundog_runtime.sources import fetch, files
 from sundog_runtime.sources.limits import Limits, limits_of
 
@@ -71,6 +76,67 @@ def remount(small_disk: Path) -> Callable[[str], None]:
         subprocess.run(("mount", "-o", f"remount,{how}", small_disk), check=True)
 
     return remount
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The endpoint of a real S3 server with the bucket `models`."""
+    directory, port = tmp_path_factory.mktemp("s3"), free_port()
+    tool = str(go_tool(*VERSITYGW))
+    (directory / "data" / "models").mkdir(parents=True)
+    command = (
+        tool,
+        "--port",
+        f"127.0.0.1:{port}",
+        "--access",
+        "key",
+        "--secret",
+        "hidden-secret",
+        "posix",
+        str(directory / "data"),
+    )
+    with running(command, port, directory / "log"):
+        yield f"http://localhost:{port}"
+
+
+@pytest.fixture(scope="session")
+def gcs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of an emulator of Google's storage with the bucket `models`."""
+    directory, port = tmp_path_factory.mktemp("gcs"), free_port()
+    tool = str(go_tool(*FAKE_GCS))
+    (directory / "data" / "models").mkdir(parents=True)
+    (directory / "data" / "models" / "keep").write_bytes(b"")
+    url = f"http://localhost:{port}"
+    command = (tool, "-scheme", "http", "-host", "127.0.0.1", "-port", str(port), "-backend", "memory")
+    places = ("-public-host", f"localhost:{port}", "-external-url", url, "-data", str(directory / "data"))
+    with running((*command, *places), port, directory / "log"):
+        yield url
+
+
+@pytest.fixture(params=["s3", "gs"])
+def bucket(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tuple[str, Put]:
+    """The beginning of URIs in a bucket that is really there, and how to put an object into it."""
+    if request.param == "s3":
+        endpoint = request.getfixturevalue("s3")
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hidden-secret")
+        monkeypatch.setenv("AWS_REGION", "us-east-1")
+        store = S3Store("models", endpoint=endpoint, client_options={"allow_http": True})
+
+        def put(key: str, body: bytes) -> None:
+            obstore.put(store, key, body, use_multipart=False)
+
+    else:
+        url = request.getfixturevalue("gcs")
+        monkeypatch.setenv("GOOGLE_BASE_URL", url)
+        monkeypatch.setenv("GOOGLE_SKIP_SIGNATURE", "true")
+
+        def put(key: str, body: bytes) -> None:
+            where = f"{url}/upload/storage/v1/b/models/o"
+            httpx.post(where, params={"uploadType": "media", "name": key}, content=body).raise_for_status()
+
+    return f"{request.param}://models", put
 
 
 def _limits() -> Limits:

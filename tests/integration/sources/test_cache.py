@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -240,6 +242,59 @@ def test_what_was_used_least_recently_goes_first_and_what_is_in_use_stays(
     assert sorted(path.parent.parent.parent.parent.name for path in cache.glob("models/*/entries/*/model/?")) == [
         *"abcd"
     ]
+
+
+def kept(root: Path, namespace: str, key: str) -> layout.Cache:
+    """A namespace's cache with one entry, as a replica leaves it that has ended."""
+    cache = layout.Cache(root, namespace)
+    lease = cache.exclusive(key)
+    assert lease is not None
+    code = cache.partial(key) / layout.MODEL / "code"
+    code.mkdir(parents=True)
+    (code / "net.py").write_bytes(b"x" * 10_000)
+    cache.publish(key, layout.Facts("", "", 10_000))
+    lease.release()
+    return cache
+
+
+@pytest.mark.parametrize("where", ["locks", "entries/a", "entries/a/model", "entries/a/model/code"])
+def test_what_goes_just_before_the_sweep_looks_into_it_is_passed_over(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As another replica removes it, that holds the lock of its entry; a sweep holds none."""
+    kept(tmp_path, "one", "a")
+    swept = kept(tmp_path, "two", "b")
+    going = tmp_path / "models" / "one" / where
+
+    def removing(read: Callable[..., Any]) -> Callable[..., Any]:
+        def instead(path: Any = ".") -> Any:
+            if str(path) == str(going) and going.exists():
+                going.rename(tmp_path / "gone")
+            return read(path)
+
+        return instead
+
+    for name in ("scandir", "listdir"):
+        monkeypatch.setattr(os, name, removing(getattr(os, name)))
+    swept.make_room(0, 0)
+    assert (tmp_path / "gone").exists()
+    assert not swept.entry("b").exists()
+
+
+def test_a_namespace_that_goes_before_its_turn_keeps_nobody_from_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept(tmp_path, "one", "a")
+    swept = kept(tmp_path, "two", "b")
+    statvfs = os.statvfs
+
+    def removing(path: Any) -> os.statvfs_result:
+        shutil.rmtree(tmp_path / "models" / "one", ignore_errors=True)
+        return statvfs(path)
+
+    monkeypatch.setattr(os, "statvfs", removing)
+    swept.make_room(0, 0)
+    assert not swept.entry("b").exists()
 
 
 def test_another_processs_model_is_in_use_too(

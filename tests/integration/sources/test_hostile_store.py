@@ -1,6 +1,7 @@
 """A store that lies, breaks off, drips, leads astray or never ends: each has its reason, and nothing of it stays."""
 
 import asyncio
+import gc
 import hashlib
 import os
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from model_stores import Handler, MuteStore, Server, answer, well_behaved
+from model_stores import Handler, Server, StubbornStore, answer, well_behaved
 from sundog_runtime.errors import (
     AccessDenied,
     DigestMismatch,
@@ -211,14 +212,32 @@ def test_a_hostile_store(
         assert not list(cache.glob("models/*/partial/*"))
 
 
-def test_a_mute_store_is_left_without_its_farewell(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("answers", "says"),
+    [
+        (b"", "silent for too long"),
+        (b"\x00\x01\x02 no HTTP at all\r\n\r\n", "does not answer as HTTP"),
+        (
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nno length\r\n",
+            "does not answer as HTTP",
+        ),
+    ],
+    ids=["nothing", "no HTTP", "a broken chunk"],
+)
+def test_a_stubborn_store_is_left_without_its_farewell(
+    answers: bytes, says: str, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     usual = fetch.limits_of()
-    monkeypatch.setattr(fetch, "limits_of", lambda: replace(usual, idle=0.2))
+    monkeypatch.setattr(fetch, "limits_of", lambda: replace(usual, idle=20 if answers else 0.2))
     monkeypatch.setenv("SUNDOG_SOURCE_ALLOW_HOSTS", "127.0.0.1")
-    with MuteStore(certificate) as store:
-        with pytest.raises(SourceUnavailable, match="silent for too long"):
+    with StubbornStore(certificate, answers) as store:
+        with pytest.raises(SourceUnavailable, match=says):
             open_model(f"https://{store.authority}/m.pt2", "")
-        assert store.ends(5) == [True] * usual.attempts
+        ended = store.ends(5)
+        assert ended
+        assert all(ended)
+    # What its loop has not closed warns as it is collected.
+    gc.collect()
 
 
 def test_a_listing_that_drips(serve: Callable[[Handler], Server], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,19 +8,16 @@ import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import httpx
-import obstore
 import pytest
 from aiohttp import web
-from obstore.store import S3Store
 from yarl import URL
 
 from model_stores import Handler, Server, answer
 from ports import free_port
-from store_processes import BUILD_S, FAKE_GCS, VERSITYGW, go_tool, program, running
+from store_processes import BUILD_S, Put, program, running
 from sundog_runtime.errors import (
     AccessDenied,
     DigestMismatch,
@@ -31,6 +28,8 @@ from sundog_runtime.errors import (
     SourceUnavailable,
     StartError,
 )
+from sundog_runtime.sources import bucket as bucket_source
+from sundog_runtime.sources.bucket_listing import page_query
 from sundog_runtime.sources.files import open_model
 
 # The first test of a store waits until its server is built.
@@ -39,8 +38,6 @@ pytestmark = pytest.mark.timeout(BUILD_S + 120)
 BIG = os.urandom(300_000)
 MODEL = {"model.safetensors": BIG, "model.yaml": b"format: torch\n", "code/net.py": b"class Net: ...\n"}
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
-Put = Callable[[str, bytes], None]
 
 
 def tree_digest(files: dict[str, bytes]) -> str:
@@ -68,67 +65,6 @@ def tar_of(files: dict[str, bytes], mode: str = "w:gz") -> bytes:
     return buffer.getvalue()
 
 
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The endpoint of a real S3 server with the bucket `models`."""
-    directory, port = tmp_path_factory.mktemp("s3"), free_port()
-    tool = str(go_tool(*VERSITYGW))
-    (directory / "data" / "models").mkdir(parents=True)
-    command = (
-        tool,
-        "--port",
-        f"127.0.0.1:{port}",
-        "--access",
-        "key",
-        "--secret",
-        "hidden-secret",
-        "posix",
-        str(directory / "data"),
-    )
-    with running(command, port, directory / "log"):
-        yield f"http://localhost:{port}"
-
-
-@pytest.fixture(scope="module")
-def gcs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of an emulator of Google's storage with the bucket `models`."""
-    directory, port = tmp_path_factory.mktemp("gcs"), free_port()
-    tool = str(go_tool(*FAKE_GCS))
-    (directory / "data" / "models").mkdir(parents=True)
-    (directory / "data" / "models" / "keep").write_bytes(b"")
-    url = f"http://127.0.0.1:{port}"
-    command = (tool, "-scheme", "http", "-host", "127.0.0.1", "-port", str(port), "-backend", "memory")
-    places = ("-public-host", f"127.0.0.1:{port}", "-external-url", url, "-data", str(directory / "data"))
-    with running((*command, *places), port, directory / "log"):
-        yield url
-
-
-@pytest.fixture(params=["s3", "gs"])
-def bucket(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tuple[str, Put]:
-    """The beginning of URIs in a bucket that is really there, and how to put an object into it."""
-    if request.param == "s3":
-        endpoint = request.getfixturevalue("s3")
-        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
-        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hidden-secret")
-        monkeypatch.setenv("AWS_REGION", "us-east-1")
-        store = S3Store("models", endpoint=endpoint, client_options={"allow_http": True})
-
-        def put(key: str, body: bytes) -> None:
-            obstore.put(store, key, body, use_multipart=False)
-
-    else:
-        url = request.getfixturevalue("gcs")
-        monkeypatch.setenv("GOOGLE_BASE_URL", url)
-        monkeypatch.setenv("GOOGLE_SKIP_SIGNATURE", "true")
-
-        def put(key: str, body: bytes) -> None:
-            where = f"{url}/upload/storage/v1/b/models/o"
-            httpx.post(where, params={"uploadType": "media", "name": key}, content=body).raise_for_status()
-
-    return f"{request.param}://models", put
-
-
 def put_all(put: Put, prefix: str, files: dict[str, bytes]) -> None:
     for name, body in files.items():
         put(f"{prefix}/{name}", body)
@@ -145,6 +81,17 @@ def test_a_directory_of_a_bucket(bucket: tuple[str, Put]) -> None:
     assert read(open_model(f"{start}/a/v1", tree_digest(MODEL)).root) == MODEL
     with pytest.raises(DigestMismatch, match=tree_digest(MODEL)):
         open_model(f"{start}/a/v1", "sha256:" + "0" * 64)
+
+
+@pytest.mark.parametrize("bucket", ["s3"], indirect=True)
+def test_the_endpoint_of_s3_alone_goes_before_that_of_all_services(
+    bucket: tuple[str, Put], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, put = bucket
+    put_all(put, "endpoint", MODEL)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", os.environ["AWS_ENDPOINT_URL"])
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://localhost:{free_port()}")
+    assert read(open_model(f"{start}/endpoint", "").root) == MODEL
 
 
 def test_an_object_of_a_bucket(bucket: tuple[str, Put]) -> None:
@@ -177,6 +124,23 @@ def test_a_changed_object_of_a_bucket_is_another_model(bucket: tuple[str, Put]) 
     old = open_model(f"{start}/d/m", "")
     put("d/m", b"two")
     assert (old.path.read_bytes(), open_model(f"{start}/d/m", "").path.read_bytes()) == (b"one", b"two")
+
+
+@pytest.mark.parametrize("bucket", ["s3"], indirect=True)
+def test_a_listing_of_a_bucket_in_several_pages(bucket: tuple[str, Put], monkeypatch: pytest.MonkeyPatch) -> None:
+    start, put = bucket
+    files = {f"part {number} ü+=&": str(number).encode() for number in range(5)}
+    put_all(put, "pages ü+=&", files)
+    pages: list[str] = []
+
+    def two(prefix: str, following: str = "") -> str:
+        pages.append(following)
+        return f"{page_query(prefix, following)}&max-keys=2"
+
+    monkeypatch.setattr(bucket_source, "page_query", two)
+    assert read(open_model(f"{start}/pages ü+=&", "").root) == files
+    assert len(pages) == 3
+    assert all(pages[1:])
 
 
 def test_nothing_in_a_bucket(bucket: tuple[str, Put]) -> None:
@@ -215,15 +179,178 @@ def test_the_endpoint_of_an_s3_is_guarded_too(bucket: tuple[str, Put], monkeypat
         open_model(f"{start}/x", "")
 
 
-def test_an_s3_that_redirects_to_the_metadata_service(
+@dataclass
+class Elsewhere:
+    """Where nothing may lead, and whether it was asked there. Only a neighbour of the model server could tell."""
+
+    url: str
+    asked: list[str] = field(default_factory=list)
+
+
+@pytest.fixture(params=["metadata", "neighbour"])
+def elsewhere(
+    request: pytest.FixtureRequest, serve_plainly: Callable[[Handler], Server], monkeypatch: pytest.MonkeyPatch
+) -> Elsewhere:
+    """The metadata service, or a server of this machine at an address that nobody has listed."""
+    found = Elsewhere("http://169.254.169.254/latest/meta-data")
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        found.asked.append(request.path_qs)
+        return web.json_response([])
+
+    if request.param == "neighbour":
+        found.url = f"http://127.0.0.1:{serve_plainly(handle).port}/secret"
+    monkeypatch.setenv("SUNDOG_SOURCE_ALLOW_HOSTS", "localhost")
+    return found
+
+
+def leading_to(place: Elsewhere) -> Handler:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        return web.Response(status=302, headers={"Location": place.url})
+
+    return handle
+
+
+def listing_of(*keys: str, following: str = "") -> web.Response:
+    """A page as an S3 answers it."""
+    items = "".join(f'<Contents><Key>{key}</Key><ETag>"v1"</ETag><Size>{len(BIG)}</Size></Contents>' for key in keys)
+    more = f"<IsTruncated>true</IsTruncated><NextContinuationToken>{following}</NextContinuationToken>"
+    return web.Response(text=f"<ListBucketResult>{items}{more if following else ''}</ListBucketResult>")
+
+
+BucketAt = Callable[[str, Server, str], None]
+
+
+@pytest.fixture
+def bucket_at(monkeypatch: pytest.MonkeyPatch) -> BucketAt:
+    """Makes a server the store of a scheme: `https` or `http`. Google's is one without credentials."""
+
+    def use(scheme: str, server: Server, transport: str) -> None:
+        endpoint = f"{transport}://{server.authority}"
+        monkeypatch.setenv("AWS_ENDPOINT_URL" if scheme == "s3" else "GOOGLE_BASE_URL", endpoint)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hidden-secret")
+        monkeypatch.setenv("GOOGLE_SKIP_SIGNATURE", "true")
+
+    return use
+
+
+@pytest.fixture(params=["https", "http"])
+def transport(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def serve_by(transport: str, request: pytest.FixtureRequest) -> Callable[[Handler], Server]:
+    """Starts a server with that transport."""
+    made: Callable[[Handler], Server] = request.getfixturevalue("serve" if transport == "https" else "serve_plainly")
+    return made
+
+
+@pytest.mark.parametrize("key", ["prefix/", "m.pt2"])
+@pytest.mark.parametrize("scheme", ["s3", "gs"])
+def test_a_bucket_that_leads_elsewhere(
+    scheme: str,
+    key: str,
+    transport: str,
+    elsewhere: Elsewhere,
+    serve_by: Callable[[Handler], Server],
+    bucket_at: BucketAt,
+) -> None:
+    """By its listing, and where one object is asked for."""
+    server = serve_by(leading_to(elsewhere))
+    bucket_at(scheme, server, transport)
+    with pytest.raises(SourceRefused, match="redirected to another"):
+        open_model(f"{scheme}://models/{key}", "")
+    assert len(server.requests) == 1
+    assert elsewhere.asked == []
+
+
+@pytest.mark.parametrize("scheme", ["s3", "gs"])
+def test_a_bucket_whose_objects_lead_elsewhere(
+    scheme: str,
+    transport: str,
+    elsewhere: Elsewhere,
+    serve_by: Callable[[Handler], Server],
+    bucket_at: BucketAt,
+    cache: Path,
+) -> None:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        return listing_of("prefix/m.pt2") if "list-type" in request.query else await leading_to(elsewhere)(request)
+
+    server = serve_by(handle)
+    bucket_at(scheme, server, transport)
+    with pytest.raises(SourceRefused, match="redirected to another"):
+        open_model(f"{scheme}://models/prefix/", "")
+    assert len(server.requests) > 1
+    assert elsewhere.asked == []
+    assert not list(cache.glob("models/*/entries/*"))
+
+
+def test_a_google_with_credentials_that_leads_elsewhere(
+    elsewhere: Elsewhere, serve: Callable[[Handler], Server], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It is asked by obstore, which follows: to what has TLS, as no metadata service has."""
+    server = serve(leading_to(elsewhere))
+    key = {"gcs_base_url": f"https://{server.authority}", "disable_oauth": True}
+    (tmp_path / "key.json").write_text(json.dumps({**key, "client_email": "", "private_key": "", "private_key_id": ""}))
+    monkeypatch.setenv("GOOGLE_SERVICE_ACCOUNT", str(tmp_path / "key.json"))
+    with pytest.raises(SourceUnavailable, match="the store cannot be reached, or broke off its answer"):
+        open_model("gs://models/prefix/", "")
+    assert server.requests
+    assert elsewhere.asked == []
+
+
+def test_a_google_is_told_no_credentials_in_plain_http(
+    serve_plainly: Callable[[Handler], Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = serve_plainly(leading_to(Elsewhere("")))
+    monkeypatch.setenv("GOOGLE_BASE_URL", f"http://{server.authority}")
+    with pytest.raises(LoadFailed, match="GOOGLE_BASE_URL begins with http://; in plain HTTP"):
+        open_model("gs://models/prefix/", "")
+    assert server.requests == []
+
+
+def test_a_google_at_a_private_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GOOGLE_BASE_URL", "https://127.0.0.1")
+    with pytest.raises(SourceRefused, match="leads to a private address"):
+        open_model("gs://models/prefix/", "")
+
+
+def test_proxies_of_the_environment_are_not_asked_for_a_listing(
+    transport: str, serve_by: Callable[[Handler], Server], bucket_at: BucketAt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        return listing_of("prefix/m.pt2") if "list-type" in request.query else answer(request, BIG)
+
+    bucket_at("s3", serve_by(handle), transport)
+    assert read(open_model("s3://models/prefix/", "").root) == {"m.pt2": BIG}
+
+
+@pytest.mark.parametrize("body", [b"", b"<html/>", b"<ListBucketResult><Contents/></ListBucketResult>", b"{}"])
+def test_an_s3_that_sends_no_listing(
+    body: bytes, serve_plainly: Callable[[Handler], Server], s3_at: Callable[[Server], None]
+) -> None:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        return web.Response(body=body)
+
+    s3_at(serve_plainly(handle))
+    with pytest.raises(LoadFailed, match="s3://models/prefix: what the store sent is no listing"):
+        open_model("s3://models/prefix/", "")
+
+
+def test_an_s3_whose_listing_never_ends(
     serve_plainly: Callable[[Handler], Server], s3_at: Callable[[Server], None]
 ) -> None:
     async def handle(request: web.Request) -> web.StreamResponse:
-        return web.Response(status=302, headers={"Location": "http://169.254.169.254/latest/meta-data"})
+        return listing_of(*(f"prefix/{number}/" for number in range(9_000)), following="more")
 
     s3_at(serve_plainly(handle))
-    with pytest.raises(SourceRefused, match=r"another host, 169\.254\.169\.254"):
-        open_model("s3://models/m.pt2", "")
+    with pytest.raises(ModelTooLarge, match="holds more than 10000 objects"):
+        open_model("s3://models/prefix/", "")
 
 
 @pytest.mark.parametrize(
@@ -282,6 +409,7 @@ class Hub:
     files: dict[str, bytes]
     wanted_token: str = ""
     fail: int = 0
+    page: int = 1000
     tokens_at_storage: list[str] = field(default_factory=list)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
@@ -295,12 +423,19 @@ class Hub:
         if token != self.wanted_token:
             return web.json_response({"error": "Invalid credentials"}, status=401)
         if request.path == f"/api/models/owner/name/tree/{COMMIT}":
-            return web.json_response([self._item(name, body) for name, body in self.files.items()])
+            return self._listing(request)
         name = request.path.removeprefix(f"/owner/name/resolve/{COMMIT}/")
         if name not in self.files:
             return web.json_response({"error": "not found"}, status=404)
         port = request.url.port
         return web.Response(status=302, headers={"Location": f"http://127.0.0.1:{port}/storage/{name}"})
+
+    def _listing(self, request: web.Request) -> web.Response:
+        start = int(request.query.get("cursor", "0"))
+        items = [self._item(name, body) for name, body in self.files.items()]
+        following = request.url.update_query(cursor=start + self.page)
+        more = {"Link": f'<{following}>; rel="next"'} if start + self.page < len(items) else {}
+        return web.json_response(items[start : start + self.page], headers=more)
 
     def _item(self, name: str, body: bytes) -> dict[str, Any]:
         item = {"type": "file", "path": name, "size": len(body), "oid": hashlib.sha1(body).hexdigest()}
@@ -316,8 +451,6 @@ def hub(serve_plainly: Callable[[Handler], Server], monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("HF_ENDPOINT", f"http://localhost:{server.port}")
     monkeypatch.setenv("SUNDOG_SOURCE_ALLOW_HOSTS", "localhost,127.0.0.1")
     monkeypatch.delenv("HF_TOKEN", raising=False)
-    # The library's pauses before it tries again are fixed, and seconds long.
-    monkeypatch.setattr("huggingface_hub.utils._http.time", SimpleNamespace(sleep=lambda _: None))
     return found
 
 
@@ -360,7 +493,74 @@ def test_a_hub_that_stumbles_once(hub: Hub) -> None:
 
 def test_a_hub_that_cannot_be_reached(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", f"http://localhost:{free_port()}")
-    with pytest.raises(SourceUnavailable, match=r"the hub cannot be reached \(ConnectError\)"):
+    with pytest.raises(SourceUnavailable, match="the store cannot be reached"):
+        open_model(f"hf://owner/name@{COMMIT}", "")
+
+
+def test_a_hub_whose_listing_leads_elsewhere(
+    elsewhere: Elsewhere, serve_plainly: Callable[[Handler], Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", f"http://{serve_plainly(leading_to(elsewhere)).authority}")
+    with pytest.raises(SourceRefused, match="redirected to another host"):
+        open_model(f"hf://owner/name@{COMMIT}", "")
+    assert elsewhere.asked == []
+
+
+def test_a_hub_whose_listing_goes_on_elsewhere(
+    elsewhere: Elsewhere, serve_plainly: Callable[[Handler], Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        item = {"type": "file", "path": "x", "size": 1, "oid": "1"}
+        return web.json_response([item], headers={"Link": f'<{elsewhere.url}>; rel="next"'})
+
+    monkeypatch.setenv("HF_ENDPOINT", f"http://{serve_plainly(handle).authority}")
+    with pytest.raises(SourceRefused, match="the listing goes on at another host"):
+        open_model(f"hf://owner/name@{COMMIT}", "")
+    assert elsewhere.asked == []
+
+
+def test_the_hub_s_own_address_is_guarded_too(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUNDOG_SOURCE_ALLOW_HOSTS", "")
+    with pytest.raises(SourceRefused, match="localhost leads to a private address"):
+        open_model(f"hf://owner/name@{COMMIT}", "")
+
+
+def test_a_listing_of_several_pages(hub: Hub) -> None:
+    hub.page = 2
+    hub.files |= {f"more/{number}": str(number).encode() for number in range(3)}
+    assert read(open_model(f"hf://owner/name@{COMMIT}", "").root) == hub.files
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b"[1]", b'[{"type": "file"}]', b"[" * 100_000])
+def test_a_hub_that_sends_no_listing(
+    body: bytes, serve_plainly: Callable[[Handler], Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        return web.Response(body=body)
+
+    monkeypatch.setenv("HF_ENDPOINT", f"http://{serve_plainly(handle).authority}")
+    with pytest.raises(LoadFailed, match="hub"):
+        open_model(f"hf://owner/name@{COMMIT}", "")
+
+
+def test_a_hub_whose_listing_never_ends(
+    serve_plainly: Callable[[Handler], Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        items = [{"type": "directory", "path": str(number), "oid": "1", "size": 0} for number in range(9_000)]
+        return web.json_response(items, headers={"Link": '<?cursor=more>; rel="next"'})
+
+    monkeypatch.setenv("HF_ENDPOINT", f"http://{serve_plainly(handle).authority}")
+    with pytest.raises(ModelTooLarge, match="holds more than 10000 files"):
+        open_model(f"hf://owner/name@{COMMIT}", "")
+
+
+def test_a_gated_repository(serve_plainly: Callable[[Handler], Server], monkeypatch: pytest.MonkeyPatch) -> None:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        return web.Response(status=403, headers={"X-Error-Code": "GatedRepo"})
+
+    monkeypatch.setenv("HF_ENDPOINT", f"http://{serve_plainly(handle).authority}")
+    with pytest.raises(AccessDenied, match="the repository is gated"):
         open_model(f"hf://owner/name@{COMMIT}", "")
 
 

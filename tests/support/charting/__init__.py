@@ -55,6 +55,14 @@ def one(given: Values, kind: str, name: str = RELEASE) -> Object:
     return found
 
 
+def installed(release: str, places: list[str], *watched: str) -> Object:
+    """The ConfigMap of a release that allows exposure logs in these places and watches these namespaces; all for none."""
+    given = values("smallest")
+    installation = {**given["installation"], "exposureLogs": {"places": places}}
+    named = {"fullnameOverride": release, "watchNamespaces": list(watched)}
+    return one({**given, **named, "installation": installation}, "ConfigMap", release)
+
+
 def golden(case: str) -> str:
     """What is kept of a case: everything but the CRDs, which are compared with their source."""
     parts = (f"# {path}\n{text.strip()}\n" for path, text in _manifests(values(case)) if path != CRDS and text.strip())

@@ -48,6 +48,13 @@ def installation(values: Values, name: str = RELEASE) -> str:
     return text
 
 
+def lease(values: Values, name: str = RELEASE) -> str:
+    """The Lease that the chart tells the operator to hold; `name` is the release's full name."""
+    (container,) = one(values, "Deployment", name)["spec"]["template"]["spec"]["containers"]
+    (told,) = [each.removeprefix("--lease=") for each in container["args"] if each.startswith("--lease=")]
+    return str(told)
+
+
 def kubeconfig(kubectl: Kubectl, path: Path, name: str = RELEASE) -> Path:
     """A kubeconfig with which one is that account and nobody else; `name` is the release's full name."""
     token = kubectl("-n", NAMESPACE, "create", "token", name).strip()

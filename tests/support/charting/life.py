@@ -99,10 +99,11 @@ def beginning(
     kubectl("-n", NAMESPACE, "delete", "lease", "--all")
     kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": TEAM}})
     own, file = account.kubeconfig(kubectl, folder / "kubeconfig", name), account.installation(given, name)
+    options = ("--namespace", NAMESPACE, "--lease", account.lease(given, name), *options)
     try:
         with (
             standing_in(api_server.kubeconfig, folder / "standing-in.log"),
-            running_operator(folder, own, "--namespace", NAMESPACE, *options, installation=file) as operator,
+            running_operator(folder, own, *options, installation=file) as operator,
         ):
             yield Life(kubectl, operator)
             operator.end()

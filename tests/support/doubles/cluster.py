@@ -6,7 +6,9 @@ from typing import Any
 
 from doubles.clock import FakeClock
 from doubles.edges import FakeEdges
+from doubles.exposure_logs import FakeLogs
 from doubles.kuberay import FakeKubeRay, FakeServes
+from doubles.prometheus import FakePrometheus
 from doubles.serve import FakeServe
 from doubles.webhooks import FakeWebhooks
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
@@ -26,12 +28,20 @@ from sundog_operator.ports import (
     Object,
     Ref,
 )
+from sundog_operator.shell.local.api_server import schemas
 
 NAMESPACE = "vision"
 NAME = "digits"
 
 MANUAL = {"steps": [{"weight": 25, "gate": "manual"}, {"weight": 50, "gate": "manual"}]}
 TIMED = {"steps": [{"weight": 25, "gate": "time", "minDuration": "30s"}]}
+
+
+STATUS_SCHEMAS = {
+    kind: {"properties": {**schema["properties"], "spec": {"x-kubernetes-preserve-unknown-fields": True}}}
+    for kind, schema in schemas().items()
+}
+"""What the API server allows of statuses. Specs are taken as they are, for tests of what admission refuses."""
 
 
 def model_deployment(uri: str = "file:///models/v1", name: str = NAME, **spec: Any) -> Object:
@@ -48,7 +58,7 @@ class Cluster:
 
     def __init__(self, kube: MemoryKubernetes | None = None, installation: Installation | None = None) -> None:
         self.clock = FakeClock()
-        self.kube = kube or MemoryKubernetes(self.clock)
+        self.kube = kube or MemoryKubernetes(self.clock, schemas=STATUS_SCHEMAS)
         self.serve = FakeServe(self.clock)
         self.serve_apis = FakeServes(self.clock)
         self.kuberay = FakeKubeRay(self.kube, self.serve_apis, NAMESPACE) if installation else None
@@ -56,7 +66,18 @@ class Cluster:
         self.edges = FakeEdges(self.kube, serve, self.clock, NAMESPACE)
         settings = Settings.of(installation, "sundog") if installation else Settings()
         self.webhooks = FakeWebhooks(self.clock)
-        self.world = World(self.kube, serve, self.edges, self.webhooks, self.clock, settings)
+        self.prometheus = FakePrometheus(self.clock)
+        self.logs = FakeLogs()
+        self.world = World(
+            self.kube,
+            serve,
+            self.edges,
+            self.webhooks,
+            self.clock,
+            settings,
+            prometheus=self.prometheus,
+            exposure_logs=self.logs,
+        )
         self.after_step: Callable[[], Any] = lambda: None
         self._look_again_s = 0.0
 
@@ -90,6 +111,11 @@ class Cluster:
 
     async def events(self) -> list[str]:
         return [event["reason"] for event in await self.kube.list(EVENT, NAMESPACE)]
+
+    async def notes(self, reason: str) -> list[str]:
+        """What the events with that reason say, in the order in which they were told."""
+        told = [event for event in await self.kube.list(EVENT, NAMESPACE) if event["reason"] == reason]
+        return [event["note"] for event in sorted(told, key=lambda event: event["eventTime"])]
 
     async def keys(self) -> list[Key]:
         deployments = await self.kube.list(MODEL_DEPLOYMENT, NAMESPACE)
@@ -185,6 +211,17 @@ class Cluster:
         )
         ready = [{"type": "Ready", "status": "True"}]
         await self._patch(Ref(POD, NAMESPACE, name), {"podIP": "10.0.0.9", "conditions": ready})
+
+    async def replace_edge(self, old: str, new: str) -> None:
+        """As a Deployment does: the new pod comes, the old one gets no more requests, is asked once more, and goes."""
+        ref = Ref(POD, NAMESPACE, old)
+        held: dict[str, Any] = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": old, "namespace": NAMESPACE}}
+        await self.kube.apply({**held, "metadata": {**held["metadata"], "finalizers": ["sundog.dev/test"]}})
+        await self.add_edge(new)
+        await self.kube.delete(ref)
+        await self.go_on(0.5)
+        await self.kube.apply(held)
+        assert await self.kube.get(ref) is None
 
     async def _patch(self, ref: Ref, status: dict[str, Any]) -> None:
         stored = await self.kube.get(ref)

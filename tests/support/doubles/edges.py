@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+from doubles.feedback import Outcomes
 from doubles.traffic import CountingEdge, Replicas, Traffic
 from sundog_edge import document as edge_document
 from sundog_edge.evidence import EVERYTHING, InForce, Question, ServerCounts, Surroundings
@@ -20,9 +21,13 @@ class FakeEdges:
         lag_s: seconds from a written document to its being in force.
         deaf: pods that stay at the document they have.
         silent: pods whose agent does not answer.
+        of_one_latency: pods of before there were several, which ignore what they do not know of their document.
+        young: pods whose agent has not looked at HAProxy's servers yet.
         in_flight: application → requests that do not end.
         problems: what edges lack for every service.
+        mirrored: pod → rows of its evidence about copies of requests.
         traffic: the requests that come; none unless a test asks for some.
+        outcomes: what becomes of them.
     """
 
     def __init__(
@@ -32,9 +37,13 @@ class FakeEdges:
         self.lag_s = lag_s
         self.deaf: set[str] = set()
         self.silent: set[str] = set()
+        self.of_one_latency: set[str] = set()
+        self.young: set[str] = set()
         self.in_flight: dict[str, int] = {}
         self.problems: list[str] = []
+        self.mirrored: dict[str, list[dict[str, Any]]] = {}
         self.traffic = Traffic()
+        self.outcomes = Outcomes()
         self.weights_seen: list[dict[str, int]] = []
         self._in_force: dict[str, dict[str, Any]] = {}
         self._parsed: dict[str, InForce] = {}
@@ -59,6 +68,7 @@ class FakeEdges:
             if document is not None and _is_ready(pod) and "deletionTimestamp" not in pod["metadata"]:
                 asked.append((self.counting(pod), document))
         self.traffic.flow(now_s, seconds, asked, self._serve)
+        self.outcomes.flow(now_s + seconds, [document for _, document in asked], self.traffic.assigned)
         for pod in pods:
             self.counting(pod).settle(now_s + seconds, self.traffic.timeout_s)
 
@@ -89,10 +99,15 @@ class FakeEdges:
         told = self.counting(pod).told(
             self._clock.now().timestamp(), self._around(name), self._parsed.get(name), question
         )
+        if name in self.of_one_latency:
+            told["counters"] = [_without_further(row) for row in told["counters"]]
         return EdgeReport(name, ready, terminating, told, uid=pod["metadata"].get("uid", ""))
 
     def _apply(self, name: str, document: dict[str, Any]) -> None:
         now = self._clock.now()
+        if name in self.of_one_latency:
+            services = [{**each, "arms": list(map(_without_further, each["arms"]))} for each in document["services"]]
+            document = {**document, "services": services}
         seen = self._first_seen.setdefault(document["generation"], now)
         if (now - seen).total_seconds() >= self.lag_s and self._in_force.get(name) != document:
             self._in_force[name] = document
@@ -105,13 +120,21 @@ class FakeEdges:
     def _around(self, name: str) -> Surroundings:
         services = self._in_force.get(name, {}).get("services", ())
         applications = {arm["application"] for service in services for arm in service["arms"]}
+        seen = applications if name not in self.young else ()
         return Surroundings(
             edge=name,
             namespace=self._namespace,
-            servers={each: ServerCounts(up=self._serve.running(each)) for each in applications},
+            servers={each: ServerCounts(up=self._serve.running(each)) for each in seen},
             running={service["name"]: self.in_flight for service in services},
             problems={service["name"]: self.problems for service in services},
+            mirrored=self.mirrored.get(name, ()),
+            feedback=self.outcomes.sections(self._in_force.get(name, {})),
         )
+
+
+def _without_further(told: dict[str, Any]) -> dict[str, Any]:
+    """As an edge knows it that counts by one latency."""
+    return {name: value for name, value in told.items() if not name.startswith("slow") or name[-1] not in "23"}
 
 
 def _is_ready(pod: Object) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 from doubles.serve import FakeServe
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
 from sundog_operator.core import ray_groups
+from sundog_operator.core.observed import ReplicaStart
 from sundog_operator.ports import POD, RAY_CLUSTER, Clock, Kind, Object, Ref
 
 
@@ -18,12 +19,13 @@ async def create_with_status(kube: MemoryKubernetes, kind: Kind, obj: Object, st
 
 
 class FakeServes:
-    """`ports.Serve` of several clusters, by dashboard."""
+    """`ports.Serve` of several clusters, by dashboard. With `started_at_once` replicas run as soon as they are asked for."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self.by_dashboard: dict[str, FakeServe] = {}
         self.namespaces: set[str] = set()
+        self.started_at_once = False
 
     async def read(self, dashboard: str, namespace: str) -> Any:
         self.namespaces.add(namespace)
@@ -32,11 +34,15 @@ class FakeServes:
     async def put(self, dashboard: str, namespace: str, document: Any) -> None:
         await self.of(dashboard).put(dashboard, namespace, document)
 
-    async def phases(self, dashboard: str, namespace: str, application: str) -> Any:
-        return await self.of(dashboard).phases(dashboard, namespace, application)
+    async def start(self, dashboard: str, namespace: str, application: str) -> Any:
+        return await self.of(dashboard).start(dashboard, namespace, application)
 
     def of(self, dashboard: str) -> FakeServe:
-        return self.by_dashboard.setdefault(dashboard, FakeServe(self._clock))
+        if dashboard not in self.by_dashboard:
+            serve = self.by_dashboard[dashboard] = FakeServe(self._clock)
+            if self.started_at_once:
+                serve.start_s, serve.started = 0.0, ReplicaStart({"load": 0.5}, self._clock.now())
+        return self.by_dashboard[dashboard]
 
     def running(self, name: str) -> int:
         return sum(serve.running(name) for serve in self.by_dashboard.values())
@@ -51,7 +57,7 @@ class FakeKubeRay:
     """Follows RayClusters.
 
     `stuck` are groups whose pods stay, whatever is asked; `unplaced` those whose pods find no node, and so are never idle;
-    `heads_down` clusters whose head is not ready.
+    `heads_down` clusters whose head is not ready; `refusals` why no more pods can be made, by cluster.
     """
 
     def __init__(self, kube: MemoryKubernetes, serves: FakeServes, namespace: str) -> None:
@@ -59,6 +65,7 @@ class FakeKubeRay:
         self.stuck: set[str] = set()
         self.unplaced: set[str] = set()
         self.heads_down: set[str] = set()
+        self.refusals: dict[str, str] = {}
 
     async def act(self) -> None:
         for obj in await self._kube.list(RAY_CLUSTER, self._namespace):
@@ -70,7 +77,12 @@ class FakeKubeRay:
     async def _report(self, obj: Object) -> None:
         name = obj["metadata"]["name"]
         ready = "False" if name in self.heads_down else "True"
-        status = {"conditions": [{"type": "HeadPodReady", "status": ready, "reason": "HeadPodRunningAndReady"}]}
+        conditions = [{"type": "HeadPodReady", "status": ready, "reason": "HeadPodRunningAndReady"}]
+        if message := self.refusals.get(name):
+            reason = "FailedCreateWorkerPod"
+            told = f"{reason}\n{message}"
+            conditions.append({"type": "ReplicaFailure", "status": "True", "reason": reason, "message": told})
+        status = {"conditions": conditions}
         if obj.get("status") != status:
             ref = Ref(RAY_CLUSTER, self._namespace, name)
             await self._kube.patch_status(ref, status, resource_version=obj["metadata"]["resourceVersion"])
@@ -93,7 +105,7 @@ class FakeKubeRay:
     async def _pods(self, cluster: str, group: Object, wanted: int) -> None:
         labels = {ray_groups.LABEL_CLUSTER: cluster, ray_groups.LABEL_GROUP: group["groupName"]}
         present = await self._kube.list(POD, self._namespace, labels)
-        for number in range(len(present), wanted):
+        for number in range(len(present), wanted if cluster not in self.refusals else 0):
             template = group["template"]
             made = {
                 "apiVersion": "v1",

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
-from sundog_operator.core.observed import ApplicationState, DeploymentState, ReplicaState, ServeState
+from sundog_operator.core.observed import ApplicationState, DeploymentState, ReplicaStart, ReplicaState, ServeState
 from sundog_operator.errors import RayUnavailable, ServeRefused
 from sundog_operator.ports import Clock
 
@@ -14,15 +14,18 @@ from sundog_operator.ports import Clock
 class _App:
     config: Mapping[str, Any]
     changed: datetime
-    replicas: list[datetime] = field(default_factory=list)
+    replicas: list[datetime | None] = field(default_factory=list)
+    load: int = 0
     failed: tuple[str, str] | None = None
 
 
-def _target(config: Mapping[str, Any]) -> int:
-    """What Serve starts with: the fixed number, else the fewest."""
+def _target(config: Mapping[str, Any], load: int = 0) -> int:
+    """What Serve wants: the fixed number, else what the load asks for within the bounds."""
     deployment = config["deployments"][0]
     scaling = deployment.get("autoscaling_config")
-    return int(scaling["min_replicas"] if scaling else deployment["num_replicas"])
+    if not scaling:
+        return int(deployment["num_replicas"])
+    return min(max(int(scaling["min_replicas"]), load), int(scaling["max_replicas"]))
 
 
 class FakeServe:
@@ -31,8 +34,13 @@ class FakeServe:
     Attributes:
         start_s: seconds from a PUT to a running replica.
         failures: model URI → (reason, message) for revisions that cannot start.
+        room: application → how many of its replicas find a place, where that is not all.
+        devices: how many replicas of all applications find a place together, those that end included; None for any number. Others wait.
+        end_s: seconds for which a replica that is taken away keeps its device.
+        later_s: by so much later those run that start from now on.
+        first: the application whose replicas find a device before those of others; empty for the one that came first.
         down: the REST API does not answer.
-        started_in: seconds by phase that every replica tells.
+        started: what every replica tells of its start.
         forgotten: the controller is not running: an empty answer that means "unknown".
     """
 
@@ -40,9 +48,15 @@ class FakeServe:
         self._clock = clock
         self.start_s = start_s
         self.failures: dict[str, tuple[str, str]] = {}
+        self.room: dict[str, int] = {}
+        self.devices: int | None = None
+        self.end_s = 2.0
+        self.later_s = 0.0
+        self.first = ""
+        self._ended: list[datetime] = []
         self.down = False
         self.forgotten = True
-        self.started_in: dict[str, float] = {}
+        self.started = ReplicaStart()
         self.puts: list[Mapping[str, Any]] = []
         self._apps: dict[str, _App] = {}
 
@@ -62,30 +76,68 @@ class FakeServe:
             raise ServeRefused("duplicate route_prefix")
         self.forgotten = False
         self.puts.append(document)
-        now = self._clock.now()
+        now, had = self._clock.now(), self._placed()
         self._apps = {name: self._changed(self._apps.get(name), config, now) for name, config in wanted.items()}
+        self._ended += [now] * max(0, had - self._placed())
+        self._place()
 
-    async def phases(self, dashboard: str, namespace: str, application: str) -> Mapping[str, float]:
-        return dict(self.started_in)
+    async def start(self, dashboard: str, namespace: str, application: str) -> ReplicaStart:
+        return self.started
 
     def crash_replicas(self, name: str) -> None:
         """All replicas of an application die and start again."""
-        app = self._apps[name]
-        app.replicas = [self._clock.now() for _ in app.replicas]
+        self.crash_some(name, len(self._apps[name].replicas))
+
+    def crash_some(self, name: str, count: int) -> None:
+        """So many replicas of an application die and start again, in their places."""
+        app, begun = self._apps[name], self._begun()
+        app.replicas = [each and (begun if index < count else each) for index, each in enumerate(app.replicas)]
+
+    def lose_one(self, name: str) -> None:
+        """The node of a replica's pod is gone, and another pod waits for a device."""
+        self._apps[name].replicas[-1] = None
+
+    def _begun(self) -> datetime:
+        """When a replica is taken to have begun that does so now."""
+        return self._clock.now() + timedelta(seconds=self.later_s)
+
+    def _placed(self) -> int:
+        return sum(each is not None for app in self._apps.values() for each in app.replicas)
+
+    def _place(self) -> None:
+        """Let replicas that wait for a device start."""
+        now = self._clock.now()
+        self._ended = [at for at in self._ended if (now - at).total_seconds() < self.end_s]
+        if self.devices is None:
+            return
+        free = self.devices - self._placed() - len(self._ended)
+        for _, app in sorted(self._apps.items(), key=lambda item: item[0] != self.first):
+            for index, each in enumerate(app.replicas):
+                if each is None and free > 0:
+                    app.replicas[index], free = self._begun(), free - 1
+
+    def load(self, name: str, replicas: int) -> None:
+        """An application with autoscaling gets so much to do that it takes so many replicas."""
+        self._apps[name].load = replicas
+        self._apps[name] = self._changed(self._apps[name], self._apps[name].config, self._clock.now())
 
     def running(self, name: str) -> int:
         """Replicas that answer."""
         app = self._apps.get(name)
         if app is None or self._failure(app) is not None:
             return 0
-        return sum((self._clock.now() - started).total_seconds() >= self.start_s for started in app.replicas)
+        self._place()
+        begun = [each for each in app.replicas[: self.room.get(name)] if each is not None]
+        return sum((self._clock.now() - started).total_seconds() >= self.start_s for started in begun)
 
     def _changed(self, before: _App | None, config: Mapping[str, Any], now: datetime) -> _App:
-        count = _target(config)
+        load = before.load if before is not None else 0
+        count, new = _target(config, load), self._begun() if self.devices is None else None
         if before is None or before.config["args"] != config["args"]:
-            return _App(config, now, [now] * count)
-        kept = before.replicas[:count]
-        return _App(config, before.changed, kept + [now] * (count - len(kept)))
+            return _App(config, now, [new] * count)
+        # As the real one: what waits goes first.
+        kept = sorted(before.replicas, key=lambda each: each is None)[:count]
+        return _App(config, before.changed, kept + [new] * (count - len(kept)), load)
 
     def _failure(self, app: _App) -> tuple[str, str] | None:
         failure = self.failures.get(app.config["args"]["model"]["uri"])
@@ -97,7 +149,7 @@ class FakeServe:
     def _state(self, name: str, app: _App) -> ApplicationState:
         failure = self._failure(app)
         running = self.running(name)
-        target = max(_target(app.config), len(app.replicas))
+        target = max(_target(app.config, app.load), len(app.replicas))
         told = failure or self.failures.get(app.config["args"]["model"]["uri"])
         # As the real one: the message of a failed attempt shows while further attempts are made.
         message = f"Traceback\n  sundog: {told[0]}: {told[1]}\n" if told else ""

@@ -26,6 +26,9 @@ _ENDINGS: Final = {
 }
 """Status, termination, retries, server and outcome in a line, by how the request ended."""
 
+THRESHOLDS: Final = ("slowMicroseconds", "slowMicroseconds2", "slowMicroseconds3")
+"""Of an arm in a split document."""
+
 Json = dict[str, Any]
 
 
@@ -36,6 +39,7 @@ class Place(NamedTuple):
     attempt: str
     epoch: int
     arm: str
+    origin: str = "assigned"
 
 
 class Replicas(Protocol):
@@ -63,7 +67,7 @@ class Counts(Protocol):
         place: Place,
         end: str,
         times_us: Sequence[int],
-        slow_us: int = 0,
+        slow_us: Sequence[int] = (),
         units: Sequence[Unit] = (),
     ) -> None: ...
 
@@ -89,6 +93,7 @@ class Answers:
         hanging: the share that is not answered before its timeout.
         median_ms: of the times that answers take, which are lognormal.
         spread: of their logarithms.
+        lingering: the share that takes ten times as long.
     """
 
     errors: float = 0.0
@@ -96,6 +101,7 @@ class Answers:
     hanging: float = 0.0
     median_ms: float = 20.0
     spread: float = 0.5
+    lingering: float = 0.0
     stalls: Stalls | None = None
 
 
@@ -152,6 +158,8 @@ class CountingEdge:
 
     def __init__(self, uid: str) -> None:
         self.ledger = Ledger()
+        self.drops = 0.0
+        """Of the lines, the share that is lost."""
         self._uid, self._workers = uid, 1
         self._worker = _Worker(f"{uid}-1")
 
@@ -170,7 +178,7 @@ class CountingEdge:
         place: Place,
         end: str,
         times_us: Sequence[int],
-        slow_us: int = 0,
+        slow_us: Sequence[int] = (),
         units: Sequence[Unit] = (),
     ) -> None:
         """Requests that arrive now and end at once, after so long; anonymous ones, or of these units."""
@@ -193,15 +201,15 @@ class CountingEdge:
         block: int,
         end: str,
         times_us: Sequence[int],
-        slow_us: int = 0,
+        slow_us: Sequence[int] = (),
         units: Sequence[Unit] = (),
     ) -> None:
-        head = f"{self._worker.boot} {row} - - {_ENDINGS[end]} {slow_us or '-'} {block} {self._worker.assigned[row]}"
+        head = f"{self._worker.boot} {row} - - {_ENDINGS[end]} {','.join(map(str, slow_us)) or '-'} {block} {self._worker.assigned[row]}"
         tails = [
             f"0 {hash_} {group} {block * blocks.SECONDS * 10**6}" for hash_, group in units or [NOBODY] * len(times_us)
         ]
         told = [f"{head} {time} {time} {tail}".encode() for time, tail in zip(times_us, tails, strict=True)]
-        self.ledger.consume(told, now_s)
+        self.ledger.consume(told[round(self.drops * len(told)) :], now_s)
 
     def settle(self, now_s: float, timeout_s: float) -> None:
         """End what has hung for long enough, and take over the worker's own counts."""
@@ -228,7 +236,7 @@ class CountingEdge:
 
 
 def _row(place: Place, *, sticky: bool) -> str:
-    return "/".join((*map(str, place), "assigned", "sticky" if sticky else "anonymous"))
+    return "/".join((*map(str, place), "sticky" if sticky else "anonymous"))
 
 
 class Traffic:
@@ -331,7 +339,9 @@ class Traffic:
         for end, number in (("server5xx", failed), ("client4xx", rejected), ("ok", fine)):
             if number:
                 times = self._draw.lognormal(math.log(1000 * answers.median_ms), answers.spread, number)
-                slow_us = arm.get("slowMicroseconds", 0)
+                if answers.lingering:
+                    times[: self._draw.binomial(number, answers.lingering)] *= 10
+                slow_us = [arm[name] for name in THRESHOLDS if name in arm]
                 edge.answered(at_s, place, end, times.astype(int).tolist(), slow_us, units[:number])
                 units = units[number:]
 

@@ -98,7 +98,8 @@ class Edge:
                 raise AssertionError(seen["document"]["error"])
             arms = [each for service in seen["services"].values() for each in service["arms"].values()]
             in_force = seen["document"]["generation"] == self._generation
-            return in_force and all(each["servers"]["up"] >= up for each in arms)
+            # Of what has just come into force the agent knows no servers yet.
+            return in_force and all(each.get("servers", {}).get("up", 0) >= up for each in arms)
 
         eventually(ready, f"{len(services)} services in force with {up} replicas", timeout)
 
@@ -113,16 +114,29 @@ class Edge:
 
 
 @contextlib.contextmanager
-def running_edge(dashboard: str, fallback: str = "", threads: int | None = None) -> Iterator[Edge]:
-    """An edge of a cluster `ray`, with its own number of threads unless told."""
+def running_edge(
+    dashboard: str,
+    fallback: str = "",
+    *,
+    feedback: bool = False,
+    secrets: Path | None = None,
+) -> Iterator[Edge]:
+    """An edge of a cluster `ray`; if it is to take feedback, with a key and a store.
+
+    `secrets` has a folder for each Secret.
+    """
     # Unix sockets have paths of at most 107 bytes.
     root = Path(tempfile.mkdtemp(prefix="sdb-", dir="/tmp"))
     http, agent_port = free_ports(2)
     state = ("--state-dir", str(root / "s"))
-    more = () if threads is None else ("--threads", str(threads))
-    proxy = [*_EDGE, "haproxy", *state, "--http-bind", f"127.0.0.1:{http}", "--drain-seconds", "10", *more]
+    proxy = [*_EDGE, "haproxy", *state, "--http-bind", f"127.0.0.1:{http}", "--drain-seconds", "10"]
     beside = [*_EDGE, "agent", *state, "--split", str(root / "split.json"), "--edge-name", "edge-0"]
     beside += ["--namespace", NAMESPACE, "--listen", f"127.0.0.1:{agent_port}"]
+    if feedback:
+        (root / "key").write_text(bytes(range(32)).hex())
+        beside += ["--signing-key", str(root / "key"), "--store", f"sqlite://{root}/feedback.db"]
+    if secrets is not None:
+        beside += ["--secrets-dir", str(secrets)]
     try:
         with (
             running(proxy, root / "haproxy.log") as haproxy,

@@ -1,6 +1,8 @@
 """Replicas that cost next to nothing, and a Serve that names them: so that what grows is the edge's own cost.
 
-One HAProxy on one thread stands for all replicas: on each of its ports it answers as the application of that port does.
+One HAProxy on one thread stands for all replicas: on each of its ports it answers as the application of that port does. An application
+whose name begins with `working` takes 5 ms for each, one with `hanging` or `crashing` is healthy, and leaves requests without an answer or
+cuts their connections.
 """
 
 import contextlib
@@ -21,16 +23,26 @@ _CONFIG = """
 global
     nbthread 1
     maxconn 4000
+    lua-load {script}
 defaults
     mode http
     timeout client 300s
     timeout server 300s
     timeout connect 1s
+    timeout tarpit 300s
 frontend replicas
 {binds}
     http-request return status 200 content-type application/json lf-string "{{\\"%[dst_port,map({prefixes})]\\":\\"\\"}}" \
 if {{ path /-/routes }}
+    http-request lua.work if {{ dst_port,map({prefixes}) -m beg /working }}
+    http-request tarpit if {{ dst_port,map({prefixes}) -m beg /hanging }}
+    http-request reject if {{ dst_port,map({prefixes}) -m beg /crashing }}
     http-request return status 200 content-type application/json string "{{\\"outputs\\":[[0.5,0.5]]}}"
+"""
+
+
+_WORK = """
+core.register_action("work", {"http-req"}, function(_) core.msleep(5) end)
 """
 
 
@@ -48,8 +60,9 @@ def replicas(counts: Mapping[str, int]) -> Iterator[dict[str, list[int]]]:
     prefixes = folder / "prefixes.map"
     prefixes.write_text("".join(f"{port} {prefix(name)}\n" for name, own in ports.items() for port in own))
     binds = "\n".join(f"    bind 127.0.0.1:{port}" for own in ports.values() for port in own)
-    config = folder / "haproxy.cfg"
-    config.write_text(_CONFIG.format(binds=binds, prefixes=prefixes))
+    script, config = folder / "work.lua", folder / "haproxy.cfg"
+    script.write_text(_WORK)
+    config.write_text(_CONFIG.format(binds=binds, prefixes=prefixes, script=script))
     try:
         with running([str(binary.find()), "-f", str(config)], folder / "log"):
             yield ports

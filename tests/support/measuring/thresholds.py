@@ -1,16 +1,23 @@
-"""What tools that hold an error rate against a threshold make of traffic: their rules alone, minute by minute.
+"""What tools that hold an error rate, or how long answers take, against a threshold make of traffic: their rules alone, minute by minute.
 
-Both look at the candidate's share of failed requests in the last minute. Sources: the specifications of Argo Rollouts 1.9 (`steps`,
-`AnalysisTemplate`) and Flagger 1.44 (`analysis`), whose failed checks add up and are forgotten by a new revision alone.
+Both look at the candidate in the last minute. Sources: the specifications of Argo Rollouts 1.9 (`steps`, `AnalysisTemplate`, here with
+an `initialDelay` of a minute, for there is nothing to look at before) and Flagger 1.44 (`analysis`), whose failed checks add up and are
+forgotten by a new revision alone.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
+
+import numpy as np
 
 from doubles.traffic import Place, Replicas, Traffic, Unit
 
 MINUTE_S: Final = 60.0
+BLOCKS_A_MINUTE: Final = 6
+_ANY: Final = float("inf")
+_P95: Final = 0.95
 
 
 class Policy(Protocol):
@@ -20,56 +27,70 @@ class Policy(Protocol):
 
     weight: int
 
-    def check(self, failing: float) -> str:
-        """Take in the share that failed in a minute: "Promoted" or "RolledBack", where that ends the rollout."""
+    def check(self, failing: float, slower: float = 0.0) -> str:
+        """Take in a minute's share that failed, and its 95th percentile as a multiple of stable's; infinite where there is none.
+
+        "Promoted" or "RolledBack", where that ends the rollout.
+        """
         ...
 
 
 @dataclass
 class Argo:
-    """At each weight an analysis of so many checks, a minute apart, of which so many may fail."""
+    """At each weight an analysis of so many checks, a minute apart, of which so many may fail: of each of its two metrics.
 
-    most: float
+    Attributes:
+        most: of requests that may fail.
+        slower: how many times stable's 95th percentile the candidate's may be.
+    """
+
+    most: float = _ANY
+    slower: float = _ANY
     weights: Sequence[int] = (25, 50)
     checks: int = 5
     failure_limit: int = 1
     step: int = 0
     done: int = 0
-    failures: int = 0
+    failures: tuple[int, int] = (0, 0)
 
     @property
     def weight(self) -> int:
         return self.weights[self.step]
 
-    def check(self, failing: float) -> str:
+    def check(self, failing: float, slower: float = 0.0) -> str:
         """See Policy."""
-        self.done, self.failures = self.done + 1, self.failures + (failing > self.most)
-        if self.failures > self.failure_limit:
+        errors, latencies = self.failures
+        self.done += 1
+        self.failures = errors + (failing > self.most), latencies + (slower > self.slower)
+        if max(self.failures) > self.failure_limit:
             return "RolledBack"
         if self.done < self.checks:
             return ""
         if self.step + 1 == len(self.weights):
             return "Promoted"
-        self.step, self.done, self.failures = self.step + 1, 0, 0
+        self.step, self.done, self.failures = self.step + 1, 0, (0, 0)
         return ""
 
 
 @dataclass
 class Flagger:
-    """A check a minute: the weight grows with each that does not fail, and so many that fail end it."""
+    """A check a minute: the weight grows with each that passes, and the tick after so many that fail ends it. Attributes as Argo's."""
 
-    most: float
+    most: float = _ANY
+    slower: float = _ANY
     step_weight: int = 10
     max_weight: int = 50
     threshold: int = 5
     weight: int = 10
     failures: int = 0
 
-    def check(self, failing: float) -> str:
+    def check(self, failing: float, slower: float = 0.0) -> str:
         """See Policy."""
-        if failing > self.most:
+        if self.failures >= self.threshold:
+            return "RolledBack"
+        if failing > self.most or slower > self.slower:
             self.failures += 1
-            return "RolledBack" if self.failures >= self.threshold else ""
+            return ""
         if self.weight >= self.max_weight:
             return "Promoted"
         self.weight += self.step_weight
@@ -86,7 +107,7 @@ class Uncounted:
         place: Place,
         end: str,
         times_us: Sequence[int],
-        slow_us: int = 0,
+        slow_us: Sequence[int] = (),
         units: Sequence[Unit] = (),
     ) -> None:
         pass
@@ -127,6 +148,77 @@ def play(policy: Policy, traffic: Traffic, service: str, applications: tuple[str
         # Of no request a rate is not a number, which meets no condition.
         how = policy.check(failed / requests if requests else float("inf"))
     return Played(how, minutes, traffic.failed[place])
+
+
+class Block(NamedTuple):
+    """What was counted in ten seconds.
+
+    Attributes:
+        requests: of both arms.
+        ended: the candidate's.
+        failed: of those.
+        slow: of those, by whatever was called slow where it was counted.
+        took, stable_took: how long the candidate's and stable's answers took, in seconds.
+    """
+
+    requests: int
+    ended: int
+    failed: int
+    slow: int = 0
+    took: tuple[float, ...] = ()
+    stable_took: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """How a rollout would have ended, after how many minutes, and how many bad and slow answers its weights would have let through by then.
+
+    Attributes:
+        exposed: requests that the candidate would have had.
+        repeated: how many of the minutes the recording had to be begun anew for.
+    """
+
+    how: str
+    minutes: float
+    exposed: float
+    failed: float
+    slow: float
+    repeated: float
+
+
+def replay(policy: Policy, recorded: Sequence[Block]) -> Replayed:
+    """One rollout by a policy, of a candidate that fails as it did when it was recorded, with the requests that came then.
+
+    A minute's share of failures, and by how much the candidate was slower than stable in it, is what was recorded of it, at whatever
+    weight: a policy's own would have had another sample of the same. What it lets through are the requests of both arms by its own weight.
+    A recording that is too short begins anew.
+
+    Raises:
+        ValueError: there are less than six blocks.
+    """
+    if len(recorded) < BLOCKS_A_MINUTE:
+        raise ValueError(f"{len(recorded)} blocks were recorded; a check takes {BLOCKS_A_MINUTE}")
+    minutes, exposed, failed, slow, how = 0, 0.0, 0.0, 0.0, ""
+    coming = itertools.cycle(recorded)
+    while not how:
+        minute = list(itertools.islice(coming, BLOCKS_A_MINUTE))
+        ended = sum(block.ended for block in minute)
+        own = sum(block.requests for block in minute) * policy.weight / 100
+        # Of no answer a rate is not a number, which meets no condition.
+        share = sum(block.failed for block in minute) / ended if ended else _ANY
+        if ended:
+            exposed, failed = exposed + own, failed + own * share
+            slow += own * sum(block.slow for block in minute) / ended
+        minutes += 1
+        how = policy.check(share, slower_than_stable(minute))
+    return Replayed(how, minutes, exposed, failed, slow, max(0.0, minutes - len(recorded) / BLOCKS_A_MINUTE))
+
+
+def slower_than_stable(minute: Sequence[Block]) -> float:
+    """The candidate's 95th percentile as a multiple of stable's in the same time; infinite where one of them answered nobody."""
+    own = [took for block in minute for took in block.took]
+    stable = [took for block in minute for took in block.stable_took]
+    return float(np.quantile(own, _P95) / np.quantile(stable, _P95)) if own and stable else _ANY
 
 
 def _document(place: Place, applications: tuple[str, str], weight: int) -> dict[str, Any]:

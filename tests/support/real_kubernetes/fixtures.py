@@ -19,7 +19,6 @@ from real_kubernetes.traces import nothing_left
 from waiting import eventually
 
 ELSEWHERE = "SUNDOG_TEST_KUBECONFIG"
-
 TRIAL_S = 60
 
 
@@ -99,13 +98,16 @@ def _skip(reason: str) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks whatever is in tests/cluster. The first test that needs a cluster may have to build it."""
+    """Marks whatever is in tests/cluster, and what of it needs a node. The first test that needs a cluster may have to build it."""
     is_built = not BINARIES.missing(CLUSTER_BUILDS)
     for item in items:
         if item.path.is_relative_to(ROOT / "tests" / "cluster"):
             item.add_marker(pytest.mark.cluster)
-        if item.get_closest_marker("cluster") and not is_built:
-            item.add_marker(pytest.mark.timeout(BUILD_S))
+        if item.get_closest_marker("cluster"):
+            if "cluster" in getattr(item, "fixturenames", ()):
+                item.add_marker(pytest.mark.node)
+            if not is_built:
+                item.add_marker(pytest.mark.timeout(BUILD_S))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -176,9 +176,9 @@ def _link(instance: Instance) -> Slot:
     raise ClusterError(f"{MACHINES} clusters with a node run on this machine already (ip link show type veth)")
 
 
-def run(*command: str, check: bool = True) -> str | None:
+def run(*command: str, check: bool = True, timeout: float = 60) -> str | None:
     """A short command's output. Where it fails: ClusterError with its words, or None without `check`."""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
     if done.returncode == 0:
         return done.stdout
     if check:

@@ -1,6 +1,7 @@
 """One node: scheduler, containerd, kubelet, kube-proxy and DNS."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +21,8 @@ HERE = Path("/run/node")
 """The instance's folder, as the processes inside see it."""
 
 SYNC = "10s"
+IMPORT_S = 900
+"""Some images have gigabytes."""
 
 
 def start(instance: Instance, binaries: Binaries, slot: Slot) -> None:
@@ -66,11 +69,19 @@ def import_image(instance: Instance, archive: Path) -> None:
     """Loads a docker-archive, so that pods with `imagePullPolicy: Never` find it. Raises ClusterError."""
     inside = instance.folder("images") / archive.name
     if archive.resolve() != inside.resolve():
-        inside.write_bytes(archive.read_bytes())
-    machine.run(
-        *entered(instance, _ctr_command("images", "import", "--all-platforms", str(HERE / "images" / archive.name)))
-    )
+        _place(archive, inside)
+    command = _ctr_command("images", "import", "--all-platforms", str(HERE / "images" / archive.name))
+    machine.run(*entered(instance, command), timeout=IMPORT_S)
     inside.unlink()
+
+
+def _place(archive: Path, inside: Path) -> None:
+    """Some have gigabytes: they are neither read into memory nor there twice, where that can be."""
+    inside.unlink(missing_ok=True)
+    try:
+        inside.hardlink_to(archive.resolve())
+    except OSError:
+        shutil.copyfile(archive, inside)
 
 
 def advertise(instance: Instance, binaries: Binaries, resource: str, count: int) -> None:

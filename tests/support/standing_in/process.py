@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import json
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -111,7 +112,8 @@ class StandIn:
             return web.json_response(info | {"applications": applications, "target_groups": targets})
 
         async def startup(_: web.Request) -> web.Response:
-            return web.json_response({"phases": {"download": 0.0, "load": 0.0, "warmup": 0.0}})
+            phases = {"download": 0.0, "load": 0.0, "warmup": 0.0}
+            return web.json_response({"version": 1, "beganAt": time.time(), "phases": phases})
 
         async def put(request: web.Request) -> web.Response:
             self._documents[host] = (await request.json())["applications"]
@@ -170,7 +172,7 @@ def _in_force(service: Json) -> Json:
         arm["name"]: {
             "application": arm["application"],
             "weight": arm["weight"],
-            "slowMicroseconds": arm.get("slowMicroseconds"),
+            **{name: told for name, told in arm.items() if name.startswith("slowMicroseconds")},
             "servers": {"up": 1, "down": 0, "draining": 0},
         }
         for arm in service["arms"]

@@ -1,13 +1,17 @@
 """What edges are asked for."""
 
+import asyncio
+
 import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from doubles.clock import FakeClock
+from sundog_operator.adapters import edges
 from sundog_operator.adapters.cached.shared import SharedEdges
 from sundog_operator.adapters.edges import HttpEdges
+from sundog_operator.adapters.ray_serve import RayServe, one_token
 from sundog_operator.ports import Edges, Object
 
 
@@ -31,13 +35,77 @@ async def test_groups_and_units_are_asked_for_where_they_are_wanted_alone(*, sha
     app = web.Application()
     app.router.add_get("/evidence", evidence)
     async with TestServer(app) as server, aiohttp.ClientSession() as session:
-        edges: Edges = HttpEdges(session)
-        edges = SharedEdges(edges, FakeClock()) if shared else edges
+        asking: Edges = HttpEdges(session)
+        asking = SharedEdges(asking, FakeClock()) if shared else asking
         pods = [pod(server.port)]
-        reports = [await edges.read(pods), await edges.count(pods, "a"), await edges.count(pods, "a", by_unit=True)]
+        reports = [await asking.read(pods), await asking.count(pods, "a"), await asking.count(pods, "a", by_unit=True)]
     assert asked == [
         {},
         {"service": "a", "detail": "blocks"},
         {"service": "a", "detail": "blocks,groups,units"},
     ]
     assert [each.evidence for (each,) in reports] == [{"version": 1}] * 3
+
+
+async def test_why_a_pod_is_not_ready_is_what_its_condition_says() -> None:
+    taken = {
+        "type": "Ready",
+        "status": "False",
+        "reason": "PortTaken",
+        "message": "port 8080 is held by python (pid 7)",
+    }
+    well = {"type": "Ready", "status": "True", "message": "all is well"}
+    pods = [pod(1), pod(1), pod(1)]
+    for each, conditions in zip(pods, ([taken], [well], []), strict=True):
+        each["status"] = {"conditions": [{"type": "Initialized", "status": "True"}, *conditions]}
+    async with aiohttp.ClientSession() as session:
+        reports = await HttpEdges(session).read(pods)
+    assert [(each.ready, each.unready) for each in reports] == [(False, taken["message"]), (True, ""), (False, "")]
+
+
+async def in_parts(request: web.Request) -> web.StreamResponse:
+    """A document of which the second half comes when the first one was taken."""
+    response = web.StreamResponse()
+    await response.prepare(request)
+    await response.write(b'{"version": 1, "counters": [')
+    await asyncio.sleep(0.05)
+    await response.write(b"1, 2]}")
+    await response.write_eof()
+    return response
+
+
+async def test_an_answer_that_comes_in_parts_is_read_to_its_end() -> None:
+    """As all are that are larger than what fits between two processes at once."""
+    app = web.Application()
+    app.router.add_get("/evidence", in_parts)
+    async with TestServer(app) as server, aiohttp.ClientSession() as session:
+        (report,) = await HttpEdges(session).read([pod(server.port)])
+    assert (report.error, report.evidence) == ("", {"version": 1, "counters": [1, 2]})
+
+
+async def test_an_answer_that_is_too_large_is_not_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edges, "MAX_EVIDENCE_BYTES", 30)
+    app = web.Application()
+    app.router.add_get("/evidence", in_parts)
+    async with TestServer(app) as server, aiohttp.ClientSession() as session:
+        (report,) = await HttpEdges(session).read([pod(server.port)])
+    assert report.evidence is None
+    assert report.error.endswith("/evidence: status 200, 31 bytes")
+
+
+async def test_what_serve_tells_in_parts_is_read_to_its_end() -> None:
+    app = web.Application()
+    app.router.add_get("/api/serve/applications/", serve_in_parts)
+    async with TestServer(app) as server, aiohttp.ClientSession() as session:
+        state = await RayServe(session, one_token("")).read(str(server.make_url("")).rstrip("/"), "vision")
+    assert sorted(state.applications) == ["a"]
+
+
+async def serve_in_parts(request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse()
+    await response.prepare(request)
+    await response.write(b'{"applications": {"a": {"status": "RUNNING", "message": "", ')
+    await asyncio.sleep(0.05)
+    await response.write(b'"deployments": {}, "deployed_app_config": {}}}, "target_groups": []}')
+    await response.write_eof()
+    return response

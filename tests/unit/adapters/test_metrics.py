@@ -112,7 +112,11 @@ async def test_an_event_is_told_once_and_decisions_are_counted(metrics: Metrics)
     clock: FakeClock = cluster.clock
     await cluster.apply()
     world = World(cluster.kube, cluster.serve, cluster.edges, cluster.webhooks, clock, told=Told(metrics.told))
-    told = [events.promoted(2, 1), events.revision_created(2), events.rollout_ended("Aborted", "digits-r2", "asked")]
+    told = [
+        events.promoted(2, 1, "digits-r2"),
+        events.revision_created(2),
+        events.rollout_ended("Aborted", "digits-r2", "asked"),
+    ]
     asked: list[str] = []
     cluster.kube.faults = lambda verb, ref: asked.append(verb)
     for _ in range(3):

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from sundog_operator.api.installation import Installation, PodTemplate, parse_installation
+from sundog_operator.api.installation import Haproxy, Installation, PodTemplate, parse_installation
 from sundog_operator.api.structure import structure
 from sundog_operator.app.world import Settings
 from sundog_operator.errors import InstallationError
@@ -33,16 +33,24 @@ ray:
     volumeMounts: [{name: usr, mountPath: /usr, readOnly: true}]
     securityContext: {runAsUser: 0}
     containerSecurityContext: {}
+  cache: {hostPath: /var/lib/sundog}
   head: {resources: {requests: {cpu: 1}, limits: {memory: 3Gi}}}
   idleTimeout: 20s
   gcsFaultTolerance:
     image: example.com/redis:7
     storage: {size: 2Gi, className: fast}
     external: {address: "redis.example.com:6379", passwordSecretName: redis}
-edge: {replicas: 3, resources: {limits: {memory: 2Gi}}, pods: {nodeSelector: {pool: edge}}}
+edge:
+  replicas: 3
+  resources: {limits: {memory: 2Gi}}
+  haproxy: {bufferBytes: 65536, requestTimeout: 1m, clientTimeout: 90s, sourceConnections: 0}
+  pods: {nodeSelector: {pool: edge}}
 gpu: {aliases: {h100: {example.com/gpu: [H100-SXM]}}}
 networkPolicies: {enabled: true, operatorNamespace: sundog-system, metricsFrom: [{podSelector: {}}]}
 webhooks: {hosts: [gate.ci.svc]}
+feedback: {store: {memory: 2Gi, external: {address: "outcomes.example.com:6379"}}}
+prometheus: {url: "http://prometheus.monitoring.svc:9090", timeout: 5s}
+exposureLogs: {places: ["s3://logs/experiments", "pvc://logs"]}
 requireDigest: true
 """
 
@@ -67,6 +75,8 @@ def test_every_field_is_read() -> None:
     dumped = read.model_dump(exclude_defaults=True)
     assert set(dumped) == set(structure(Installation).fields)
     assert set(dumped["ray"]["pods"]) == set(structure(PodTemplate).fields)
+    assert len(dumped["edge"]["haproxy"]) == len(structure(Haproxy).fields)
+    assert dumped["ray"]["cache"] == {"hostPath": "/var/lib/sundog"}
 
 
 def test_what_is_written_is_read_back() -> None:
@@ -82,15 +92,26 @@ def test_what_is_written_is_read_back() -> None:
         ("workers: many", 'workers: "many" is a string, not an integer'),
         ("workers: 0", "workers: 0 is not between 1 and 64"),
         ("runtimeImage: ''", "runtimeImage: is empty"),
+        ("exposureLogs: {places: ['file:///logs']}", "is not the beginning of a place such as s3://logs/experiments or pvc://claim/experiments"),
+        ("exposureLogs: {places: ['s3://logs/']}", "is not the beginning of a place such as s3://logs/experiments or pvc://claim/experiments"),
+        ("exposureLogs: {places: ['pvc://Logs']}", "is not the beginning of a place such as s3://logs/experiments or pvc://claim/experiments"),
         ("watchNamespaces: [a, a]", "watchNamespaces[1]: a is given twice"),
         ("ray: {pods: {env: [{value: x}]}}", "ray.pods.env: each of them needs a name"),
         ("ray: {pods: {volumeMounts: [{name: x}]}}", "ray.pods.volumeMounts: each of them needs a name and a mountPath"),
         ("edge: {resources: {limits: {memory: lots}}}", "lots"),
         ("ray: {gcsFaultTolerance: {external: {passwordSecretName: x}}}", "external.address: is needed beside"),
         ("ray: {gcsFaultTolerance: {external: {address: redis}}}", "redis is not an address such as"),
+        ("edge: {haproxy: {bufferBytes: 16383}}", "edge.haproxy.bufferBytes: 16383 is not between 16384 and 1048576"),
+        ("edge: {haproxy: {bufferBytes: 1Mi}}", 'edge.haproxy.bufferBytes: "1Mi" is a string, not an integer'),
+        ("edge: {haproxy: {clientTimeout: 0s}}", "edge.haproxy.clientTimeout: 0s is not more than 0s"),
+        ("edge: {haproxy: {sourceConnections: -1}}", "edge.haproxy.sourceConnections: -1 is not 0 or more"),
+        ("ray: {cache: {hostPath: cache}}", "ray.cache.hostPath: cache is not an absolute path such as /var/lib/sundog"),
+        ("ray: {cache: {hostPath: /a/../b}}", "ray.cache.hostPath: /a/../b is not an absolute path"),
         ("- a", 'the object: ["a"] is a list, not an object'),
         ("a: [", "line 1: "),
         ("a: !!python/object:os.system x", "line 1: could not determine a constructor"),
+        ("workers: 1\nedge: {replicas: 1}\nworkers: 2", "line 3: key 'workers' is there twice, first in line 1"),
+        ("a: &a [" + "x," * 9_000 + "]\nb: [" + "*a," * 60 + "]", "line 2: aliases write out to more than 1048576 characters"),
         ("x" * (2**20 + 1), "1048577 bytes, more than 1048576"),
     ],
 )  # fmt: skip

@@ -144,7 +144,14 @@ CASES: list[tuple[dict[str, Any], str]] = [
     (deployment(rollout={"alpha": "5%"}), 'spec.rollout.alpha: "5%" is a string, not a number'),
     (
         deployment(rollout={"bake": {"holdback": "101%"}}),
-        "spec.rollout.bake.holdback: 101% is not a percentage from 0% to 100%",
+        "spec.rollout.bake.holdback: 101% is not a whole percentage from 1% to 49%",
+    ),
+    (
+        deployment(
+            rollout={"guardrails": [{"name": "a", "prometheus": {"query": "up{{job}}"}, "threshold": {"max": 0}}]}
+        ),
+        "spec.rollout.guardrails[0].prometheus.query: up{{job}} is not PromQL in which {{namespace}}, {{service}}, {{revision}},"
+        " {{stableRevision}} and {{arm}} alone stand in double braces",
     ),
     (
         deployment(rollout={"notify": [{"webhook": "ftp://a"}]}),
@@ -319,7 +326,8 @@ def test_a_weight_step_has_its_defaults_once_read() -> None:
 
 def test_the_kind_of_unit() -> None:
     def kind(**unit: Any) -> str:
-        return ModelDeployment.parse(deployment(rollout={"unit": unit})).spec.rollout.unit.kind
+        endpoint = {"auth": {"jwt": {"jwksSecretName": "issuer"}}}
+        return ModelDeployment.parse(deployment(rollout={"unit": unit}, endpoint=endpoint)).spec.rollout.unit.kind
 
     assert kind() == kind(request={}) == "request"
     assert kind(header="x-user") == "header"

@@ -1,8 +1,12 @@
 """Results that are kept by the text of what they are of."""
 
+import tracemalloc
 from typing import Any
 
-from sundog_operator.api.remembered import Remembered
+import orjson
+
+from sundog_operator.api import ModelDeploymentStatus
+from sundog_operator.api.remembered import KEPT_BYTES, Remembered
 
 
 class Counting:
@@ -58,3 +62,32 @@ def test_large_ones_are_kept_as_far_as_all_together_are_not_too_large() -> None:
     assert [remembered(huge), remembered(huge)] == [(huge,), (huge,)]
     remembered(first)
     assert compute.calls == [first, second, third, huge, huge, first]
+
+
+def test_the_statuses_that_are_kept_take_less_than_64_mebibytes() -> None:
+    at = "2026-11-25T12:00:00Z"
+    types = (
+        "Ready",
+        "Reconciling",
+        "SpecAccepted",
+        "CapacityAvailable",
+        "RevisionReady",
+        "TrafficSynced",
+        "Progressing",
+    )
+    told = {"status": "False", "reason": "Deploying", "message": "1 of 2 running", "lastTransitionTime": at}
+    revision = {"revision": 1, "weight": 100.0, "uri": "s3://models/digits", "digest": "", "replicas": 1, "since": at}
+
+    def parsed(number: int) -> tuple[ModelDeploymentStatus, int]:
+        status = {"url": f"http://{number}.vision.svc", "stable": revision | {"readyReplicas": 1, "failures": 0}}
+        text = orjson.dumps({**status, "conditions": [{"type": each, **told} for each in types]})
+        return ModelDeploymentStatus.parse(orjson.loads(text)), len(text)
+
+    parsed(-1)
+    tracemalloc.start()
+    try:
+        kept = [parsed(number) for number in range(100)]
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert taken / sum(length for _, length in kept) * KEPT_BYTES < 64 * 2**20

@@ -84,6 +84,13 @@ RUNNING = ExperimentStatus(
             errors=(2, 1),
             metrics=(HistoryMetric(name="errorRate", ratio=1.05, lower=0.7, upper=1.53, verdict="Passed"),),
         ),
+        HistoryPoint(
+            at=NOW,
+            epoch=3,
+            weight=0,
+            weights=(99, 0.5, 0.5),
+            metrics=(HistoryMetric(name="spent", role="success", arm="a", ratio=1.05),),
+        ),
     ),
     verdict=Verdict(reason="no evidence"),
     conditions=(CONDITION,),

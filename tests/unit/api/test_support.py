@@ -6,13 +6,22 @@ import pytest
 
 from sundog_operator.api import (
     Experiment,
+    ExperimentSpec,
     ModelDeployment,
     ModelDeploymentSpec,
     experiment_not_yet_supported,
+    is_of_rollout,
     not_yet_supported,
 )
 from sundog_operator.api.structure import leaves, structure
-from sundog_operator.api.support import ACTED_ON, IN_CLUSTER, LATER, NOT_LOCAL
+from sundog_operator.api.support import (
+    ACTED_ON,
+    EXPERIMENT_ACTED_ON,
+    EXPERIMENT_LATER,
+    IN_CLUSTER,
+    LATER,
+    NOT_LOCAL,
+)
 
 
 def spec(**fields: Any) -> ModelDeploymentSpec:
@@ -62,10 +71,22 @@ ACCEPTED = [
     spec(),
     spec(rollout={}),
     rollout(strategy="recreate"),
+    rollout(strategy="recreate", progressDeadlineAction="pause", notify=[{"webhook": "https://a"}]),
+    rollout(bake={"duration": "1h", "holdback": "5%"}, progressDeadlineAction="pause", capacity="surge"),
+    rollout(strategy="shadow"),
+    rollout(strategy="shadow", bake={"holdback": "10%"}, guardrails=[{"metric": "errorRate"}]),
+    rollout(capacity="inPlace"),
+    steps({"shadow": {"compare": {"latencyP99": {"margin": "25%"}}}}, {"weight": 50}),
+    steps({"shadow": {"percent": 5}}, {"weight": 5}, {"shadow": {}}),
+    steps(
+        {"shadow": {"compare": {"agreement": {"min": 0.9, "by": "custom", "parts": [{"path": "$.a"}]}}}}, {"pause": {}}
+    ),
+    rollout(strategy="shadow", steps=[{"shadow": {"percent": 20}}, {"pause": {}}]),
     rollout(unit={"header": "x-user-id"}),
     rollout(unit={"request": {}}),
     rollout(unit={"cookie": "visitor", "salt": "spring"}),
     rollout(unit={"jsonPath": "$.rows[0].id"}),
+    spec(rollout={"unit": {"jwtClaim": "sub"}}, endpoint={"auth": {"jwt": {"jwksSecretName": "j"}}}),
     spec(endpoint={"tls": {"secretName": "s"}, "auth": {"apiKeys": {"secretName": "k"}}}),
     spec(endpoint={"auth": {"jwt": {"jwksSecretName": "j", "issuer": "i", "audience": "a"}}}),
     spec(endpoint={"queue": {"maxRequests": 5, "timeout": "1s"}, "rateLimit": {"perClient": "5/s", "total": "9/m"}}),
@@ -75,8 +96,14 @@ ACCEPTED = [
         for scheme in ("https", "s3", "gs", "hf", "oci")
     ),
     steps({"weight": 5, "gate": "time", "minDuration": "30s"}, {"pause": {}}, {"weight": 50, "gate": "manual"}),
-    steps({"pause": {"duration": "5m"}}),
+    steps({"pause": {"duration": "5m"}}, {"weight": 5}),
+    steps({"scale": {"percent": 50}}, {"weight": 5}, {"scale": {"replicas": 2}}),
     steps({"weight": 5}, {"webhook": {"url": "https://gate.example/", "type": "confirm", "timeout": "1h"}}),
+    steps(
+        {"weight": 5},
+        {"analysis": {"name": "smoke", "prometheus": {"query": "up"}, "threshold": {"min": 1}, "count": 5}},
+    ),
+    rollout(guardrails=[{"name": "oom", "prometheus": {"query": "up", "interval": "30s"}, "threshold": {"max": 0}}]),
     model(digest="sha256:" + "a" * 64, format="torch", entrypoint="net:Net", config={"width": 3}),
     model(format="python"),
     model(format="exported", trustCode=True),
@@ -94,9 +121,28 @@ ACCEPTED = [
     rollout(notify=[{"webhook": "https://hooks.example/a"}, {"webhook": "http://b", "events": ["started", "aborted"]}]),
     rollout(onNoData="pause", onInconclusive="rollback", alpha=0.1, warmup={"requests": 0, "duration": "0s"}),
     rollout(guardrails=[{"metric": "errorRate", "margin": "10%", "floor": "1%"}, {"metric": "latencyP99"}]),
+    rollout(guardrails=[{"metric": "latencyP99", "floor": "0.1%", "max": "500ms"}]),
+    rollout(guardrails=[{"metric": "latencyP50"}, {"metric": "latencyP95", "floor": "1%"}, {"metric": "latencyP99"}]),
     spec(replicas=3, paused=True, resources={"cpu": "500m", "memory": "1Gi"}),
     spec(runtime={"maxOngoingRequests": 8, "warmup": {"requests": 0, "timeout": "1s"}, "userConfig": {"a": 1}}),
     spec(endpoint={"host": "digits.example.com", "requestTimeout": "5s", "maxRequestBytes": "1Mi"}),
+    spec(
+        endpoint={
+            "reveal": False,
+            "overrides": [{"header": "x-pick", "value": "b", "arm": "canary", "callers": {"networks": ["10.0.0.0/8"]}}],
+        }
+    ),
+    spec(
+        endpoint={
+            "auth": {"apiKeys": {"secretName": "k"}},
+            "overrides": [{"header": "x-pick", "value": "b", "arm": "wide", "callers": {"apiKeys": ["ops"]}}],
+        }
+    ),
+    steps({"headers": {"x-canary": "true", "x-team": "a b"}}, {"pause": {}}),
+    steps({"shadow": {"percent": 20, "minSamples": 10, "maxDuration": "1h"}}, {"pause": {}}),
+    steps(
+        {"shadow": {"compare": {"agreement": {"min": 0.9, "by": "tolerance", "atol": 1, "rtol": 0.1}}}}, {"pause": {}}
+    ),
     spec(
         endpoint={"queue": {"maxRequests": 100}, "auth": {"jwt": {"issuer": ""}}},
         scheduling={"spot": "never", "tolerations": []},
@@ -120,26 +166,7 @@ REFUSED = [
     (spec(resources={"gpu": {"type": ["h100"]}}), "spec.resources.gpu.type: needs pods, which local mode has not; leave it out"),
     (spec(replicas=0), "spec.replicas: 0 is not supported yet; 1 or more is"),
     (spec(autoscaling={}), "spec.autoscaling: needs pods, which local mode has not; leave it out"),
-    (rollout(strategy="blueGreen"), "spec.rollout.strategy: blueGreen is not supported yet; canary and recreate are"),
-    (rollout(strategy="shadow"), "spec.rollout.strategy: shadow is not supported yet; canary and recreate are"),
-    (rollout(unit={"jwtClaim": "sub"}), "spec.rollout.unit.jwtClaim: is not supported yet; leave it out"),
-    (
-        rollout(strategy="recreate", notify=[{"webhook": "https://a"}]),
-        "spec.rollout.notify: is not supported yet beside strategy: recreate; leave it out",
-    ),
-    (rollout(bake={}), "spec.rollout.bake: is not supported yet; leave it out"),
-    (
-        rollout(guardrails=[{"metric": "latencyP50", "max": "1s"}]),
-        "spec.rollout.guardrails[0].max: is not supported yet for a latency; leave it out",
-    ),
-    (
-        rollout(guardrails=[{"metric": "latencyP50"}, {"metric": "latencyP99"}]),
-        "spec.rollout.guardrails[1].metric: is not supported yet beside another latency; one can be given",
-    ),
-    (
-        rollout(guardrails=[{"metric": "latencyP50", "floor": "1%"}]),
-        "spec.rollout.guardrails[0].floor: is not supported yet for a latency; leave it out",
-    ),
+    (rollout(strategy="blueGreen"), "spec.rollout.strategy: blueGreen is not supported yet; canary, shadow and recreate are"),
     (
         steps({"weight": 5, "gate": "time", "maxDuration": "1h"}),
         "spec.rollout.steps[0].maxDuration: is not supported yet beside gate: time; leave it out",
@@ -148,7 +175,6 @@ REFUSED = [
         steps({"weight": 5, "gate": "manual", "minDuration": "1h"}),
         "spec.rollout.steps[0].minDuration: is not supported yet beside gate: manual; leave it out",
     ),
-    (steps({"scale": {"replicas": 2}}), "spec.rollout.steps[0].scale: is not supported yet; leave it out"),
     (spec(scheduling={"spot": "prefer"}), "spec.scheduling.spot: prefer needs pods, which local mode has not; leave it at never"),
     (spec(scheduling={"nodeSelector": {"a": "b"}}), "spec.scheduling.nodeSelector: needs pods, which local mode has not; leave it out"),
     (spec(endpoint={"gateway": {"name": "g"}}), "spec.endpoint.gateway.name: needs a Gateway, which local mode has not; leave it out"),
@@ -217,22 +243,47 @@ def test_units_of_evidence_are_supported_whether_they_stay_with_an_arm_or_not(un
         assert not_yet_supported(rollout(unit=unit, steps=steps)) == []
 
 
-def test_experiments_of_users_are_refused() -> None:
-    def experiment(**metadata: Any) -> Experiment:
-        obj = {
-            "apiVersion": "serving.sundog.dev/v1alpha1",
-            "kind": "Experiment",
-            "metadata": {"name": "ab", **metadata},
-            "spec": {"modelDeployment": "digits", "arms": [{"name": "wide"}]},
-        }
-        return Experiment.parse(obj)
+def experiment(metadata: dict[str, Any] | None = None, arm: dict[str, Any] | None = None, **spec: Any) -> Experiment:
+    obj = {
+        "apiVersion": "serving.sundog.dev/v1alpha1",
+        "kind": "Experiment",
+        "metadata": {"name": "ab", **(metadata or {})},
+        "spec": {"modelDeployment": "digits", "arms": [{"name": "wide", **(arm or {})}], **spec},
+    }
+    return Experiment.parse(obj)
 
+
+OUTCOMES = {"secondary": [{"name": "conversion", "feedback": "bought"}]}
+
+
+def test_every_field_of_an_experiment_is_either_acted_on_or_refused() -> None:
+    paths = set(leaves(structure(ExperimentSpec), "spec"))
+    later = {path for path in paths if below(path, EXPERIMENT_LATER)}
+    assert paths - EXPERIMENT_ACTED_ON == later
+    assert paths >= EXPERIMENT_ACTED_ON, "a path that is no field any more"
+    assert all(any(below(path, frozenset({prefix})) for path in paths) for prefix in EXPERIMENT_LATER)
+
+
+@pytest.mark.parametrize(
+    ("refused", "message"),
+    [
+        (
+            experiment(arm={"resources": {"gpu": {"memory": "40Gi"}}}),
+            "spec.arms[0].resources.gpu.memory: is not supported yet; leave it out",
+        ),
+    ],
+)
+def test_what_of_an_experiment_is_not_supported_yet(refused: Experiment, message: str) -> None:
+    assert [str(violation) for violation in experiment_not_yet_supported(refused)] == [message]
+
+
+def test_experiments_of_users_and_of_rollouts_are_accepted() -> None:
     label = {"serving.sundog.dev/rollout": "true"}
     owner = [{"apiVersion": "serving.sundog.dev/v1alpha1", "kind": "ModelDeployment", "name": "digits", "uid": "u"}]
-    assert experiment_not_yet_supported(experiment(labels=label, ownerReferences=owner)) == []
-    for foreign in (experiment(), experiment(labels=label), experiment(ownerReferences=owner)):
-        (violation,) = experiment_not_yet_supported(foreign)
-        assert (
-            str(violation)
-            == "kind: an Experiment of your own is not supported yet; only those that rollouts create are run"
-        )
+    of_rollout = experiment({"labels": label, "ownerReferences": owner}, {"resources": {"gpu": {"memory": "40Gi"}}})
+    assert is_of_rollout(of_rollout)
+    assert experiment_not_yet_supported(of_rollout) == []
+    logged = experiment(exposureLog={"uri": "s3://logs/a"}, metrics=OUTCOMES)
+    for own in (experiment(), experiment({"labels": label}), experiment({"ownerReferences": owner}), logged):
+        assert not is_of_rollout(own)
+        assert experiment_not_yet_supported(own) == []

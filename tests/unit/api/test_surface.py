@@ -1,6 +1,7 @@
 """What other packages may use, and what the types promise as types."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -17,7 +18,7 @@ def test_exported_members() -> None:
         assert getattr(api, name) is not None
     modules = {
         "conditions", "experiment", "generate", "installation", "kinds", "model_deployment", "model_uri", "part", "quantities",
-        "reference", "remembered", "resource", "rollout", "rules", "scalars", "schema", "structure", "support", "validation",
+        "reference", "remembered", "resource", "rollout", "rules", "scalars", "schema", "strict_yaml", "structure", "support", "validation",
     }  # fmt: skip
     public = {name for name in vars(api) if not name.startswith("_")} - modules
     assert public == set(api.__all__)
@@ -43,8 +44,10 @@ def test_rules_and_their_messages_name_fields_that_exist() -> None:
 
 def assert_named(node: Node, rule: Rule) -> None:
     paths: list[str] = [rule.field] if rule.field else []
-    rule.render(lambda name: paths.append(name) or "")
-    for path in filter(None, paths):
+    replace(rule, found=()).render(None, lambda name: paths.append(name) or "")
+    names = {each.name for each in rule.found}
+    assert names <= set(paths)
+    for path in {*paths} - names - {""}:
         inner = node
         for name in path.split("."):
             inner = inner.fields[name].node

@@ -5,14 +5,17 @@ import functools
 
 import pytest
 
-from doubles.cluster import MANUAL, NAME, NAMESPACE, Cluster
+from doubles.cluster import MANUAL, NAME, NAMESPACE, Cluster, model_deployment
 from sundog_edge import document as edge_document
+from sundog_operator.app.keys import Key
+from sundog_operator.app.reconcile_model_deployment import reconcile_model_deployment
 from sundog_operator.core.observed import ServeState
 from sundog_operator.ports import (
     CONFIG_MAP,
     CONTROLLER_REVISION,
     EXPERIMENT,
     MODEL_DEPLOYMENT,
+    POD,
     Object,
     Ref,
 )
@@ -76,6 +79,25 @@ async def test_a_lost_status_is_taken_up_from_the_split_and_the_rollout() -> Non
     assert all(weights["digits-r1"] in (75, 100) for weights in cluster.edges.weights_seen if weights)
 
 
+async def test_a_namesake_made_anew_is_not_what_the_split_still_tells_of_the_one_before() -> None:
+    cluster = Cluster()
+    await cluster.kube.apply(model_deployment(name="words"))
+    await cluster.apply("file:///models/v1")
+    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.settle(5)
+    await cluster.kube.delete(Ref(MODEL_DEPLOYMENT, NAMESPACE, NAME))
+    await cluster.apply("file:///models/v2")
+    (service,) = (each for each in cluster.edges.in_force()[0]["services"] if each["name"] == NAME)
+    assert [(arm["name"], arm["revision"]) for arm in service["arms"]] == [("stable", 1)]
+    for _ in range(3):
+        # The operator comes back, and is here before it is at the edge.
+        await reconcile_model_deployment(cluster.world, Key("modeldeployment", NAMESPACE, NAME))
+    status = await cluster.status()
+    assert status.get("stable") is None, "it was never ready"
+    assert status["candidate"]["revision"] == 1
+    await cluster.until(functools.partial(cluster.serves, 1))
+
+
 async def test_a_lost_status_does_not_bring_an_aborted_revision_back() -> None:
     cluster = await canary()
     await cluster.command("abort revision=2 id=x")
@@ -93,6 +115,21 @@ async def test_a_lost_status_under_a_refused_spec_loses_nothing() -> None:
     await cluster.settle(30)
     assert deployed(cluster) == ["digits-r1", "digits-r2"]
     assert cluster.edges.in_force()[0]["services"][0]["arms"]
+
+
+async def test_a_lost_status_under_a_refused_spec_loses_no_replicas() -> None:
+    """How many there are to be stood in both: what serves tells it alone."""
+    cluster = await canary(replicas=4)
+    await cluster.apply("file:///models/v2", **REFUSED)
+    assert (cluster.serve.running("digits-r1"), cluster.serve.running("digits-r2")) == (4, 1)
+    await wipe_status(cluster)
+    await cluster.settle(30)
+    assert (cluster.serve.running("digits-r1"), cluster.serve.running("digits-r2")) == (4, 1)
+    assert await cluster.weights() == {1: 75, 2: 25}
+    await cluster.apply("file:///models/v2", replicas=4)
+    await cluster.command("promote revision=2 id=a full=true")
+    await cluster.until(functools.partial(cluster.serves, 2))
+    assert cluster.serve.running("digits-r2") == 4
 
 
 async def test_a_deleted_split_document_is_written_again_although_the_spec_is_refused() -> None:
@@ -159,7 +196,7 @@ async def test_an_experiment_of_a_user_is_answered_even_with_the_label_of_rollou
     )
     await cluster.settle(2)
     conditions = (await cluster.experiment("mine"))["status"]["conditions"]
-    assert {(c["type"], c["reason"]) for c in conditions} >= {("Ready", "NotYetSupported")}
+    assert {(c["type"], c["reason"]) for c in conditions} >= {("Ready", "ModelDeploymentNotFound")}
 
 
 @pytest.mark.parametrize("edit", [REFUSED, {"paused": True}], ids=["refused", "paused"])
@@ -288,4 +325,72 @@ async def test_promote_before_there_is_a_step_to_pass_is_rejected() -> None:
     await cluster.command("promote revision=2 id=a")
     await cluster.settle(1)
     assert "revision 2 is not ready yet" in (await cluster.status())["lastCommand"]["message"]
+    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+
+
+async def not_ready(cluster: Cluster, name: str) -> None:
+    ref = Ref(POD, NAMESPACE, name)
+    stored = await cluster.kube.get(ref)
+    assert stored is not None
+    conditions = [{"type": "Ready", "status": "False", "message": "GET /readyz: ClientConnectorError"}]
+    version = stored["metadata"]["resourceVersion"]
+    await cluster.kube.patch_status(ref, {**stored["status"], "conditions": conditions}, resource_version=version)
+
+
+@pytest.mark.parametrize("state", ["silent", "silent and not ready", "young"])
+async def test_while_an_agent_starts_anew_what_serves_is_called_neither_dead_nor_healthy(state: str) -> None:
+    cluster = await canary()
+    (cluster.edges.young if state == "young" else cluster.edges.silent).add("sundog-edge-0")
+    if "not ready" in state:
+        await not_ready(cluster, "sundog-edge-0")
+    for _ in range(15):
+        await cluster.round()
+        assert await cluster.condition("Ready") == ("True", "Serving")
+        assert await cluster.condition("RevisionReady") == ("True", "Ready")
+    assert await cluster.weights() == {1: 75, 2: 25}
+
+
+async def test_edges_that_tell_nothing_for_long_make_a_deployment_unready() -> None:
+    cluster = await canary()
+    cluster.edges.silent.add("sundog-edge-0")
+    await cluster.settle(45)
+    assert await cluster.condition("Ready") == ("False", "NoHealthyReplica")
+    assert await cluster.weights() == {1: 75, 2: 25}
+
+
+async def test_a_stable_revision_that_one_edge_knows_to_be_dead_is_dead_whatever_another_does() -> None:
+    cluster = await canary()
+    await cluster.add_edge("sundog-edge-1")
+    await cluster.settle(5)
+    cluster.edges.silent.add("sundog-edge-1")
+    cluster.serve.failures["file:///models/v1"] = ("ModelNotFound", "/models/v1 does not exist")
+    await cluster.settle(3)
+    assert await cluster.condition("Ready") == ("False", "NoHealthyReplica")
+
+
+@pytest.mark.parametrize("state", ["silent", "young"])
+async def test_a_dead_candidate_is_rolled_back_while_the_agent_of_another_edge_starts_anew(state: str) -> None:
+    cluster = await canary()
+    await cluster.add_edge("sundog-edge-1")
+    await cluster.settle(5)
+    (cluster.edges.young if state == "young" else cluster.edges.silent).add("sundog-edge-1")
+    for _ in range(50):
+        cluster.serve.crash_replicas("digits-r2")
+        await cluster.round()
+        if (await cluster.status()).get("lastRollout"):
+            break
+    assert "CandidateUnavailable" in (await cluster.status())["lastRollout"]["reason"]
+
+
+async def test_a_candidate_that_an_edge_has_not_looked_at_gets_no_traffic_yet() -> None:
+    cluster = Cluster()
+    await cluster.apply("file:///models/v1")
+    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.add_edge("sundog-edge-1")
+    await cluster.settle(5)
+    cluster.edges.young.add("sundog-edge-1")
+    await cluster.apply("file:///models/v2")
+    await cluster.settle(30)
+    assert (await cluster.weights())[1] == 100
+    cluster.edges.young.clear()
     await cluster.until(functools.partial(cluster.at_weight, 2, 25))

@@ -13,10 +13,11 @@ from sundog_operator.app.loop import Operator
 from sundog_operator.app.reconcile_edge import WAITING_S, reconcile_edge
 from sundog_operator.app.world import Settings, World
 from sundog_operator.core import names
-from sundog_operator.errors import DependencyError, NotServed
+from sundog_operator.errors import Conflict, DependencyError, Forbidden, Invalid, NotServed, SundogError
 from sundog_operator.ports import (
     CONFIG_MAP,
     DEPLOYMENT,
+    EVENT,
     HTTP_ROUTE,
     KINDS,
     MODEL_DEPLOYMENT,
@@ -173,6 +174,48 @@ async def test_a_service_has_port_443_while_its_endpoint_has_tls(cluster: Cluste
     assert await ports() == [80]
 
 
+async def test_a_service_keeps_what_others_have_set_of_it(cluster: Cluster) -> None:
+    await reconcile(cluster)
+    ref = Ref(SERVICE, NAMESPACE, NAME)
+    stored = await cluster.kube.get(ref)
+    assert stored is not None
+    stored["metadata"]["labels"]["team"] = "vision"
+    stored["spec"] |= {"type": "LoadBalancer"}
+    stored["spec"]["ports"][0]["nodePort"] = 30080
+    stored["spec"]["ports"].append({"name": "metrics", "port": 9090, "targetPort": 9090})
+    await cluster.kube.replace(stored)
+    await cluster.apply(endpoint={"tls": {"secretName": "cert"}})
+    await reconcile(cluster)
+    renewed = await cluster.kube.get(ref)
+    assert renewed is not None
+    assert renewed["metadata"]["labels"] == stored["metadata"]["labels"]
+    assert renewed["spec"]["type"] == "LoadBalancer"
+    assert [(port["port"], port.get("nodePort")) for port in renewed["spec"]["ports"]] == [
+        (80, 30080),
+        (443, None),
+        (9090, None),
+    ]
+    await reconcile(cluster)
+    assert await cluster.kube.get(ref) == renewed, "nothing is left to write"
+
+
+async def test_a_service_that_somebody_made_a_moment_ago_is_his(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meta = {"name": NAME, "namespace": NAMESPACE}
+    theirs = await cluster.kube.create({"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": {}})
+
+    async def before_that(ref: Ref) -> None: ...
+
+    with monkeypatch.context() as earlier:
+        earlier.setattr(cluster.kube, "labels", before_that)
+        with pytest.raises(Conflict):
+            await reconcile(cluster)
+    assert await cluster.kube.get(Ref(SERVICE, NAMESPACE, NAME)) == theirs
+    await reconcile(cluster)
+    assert await cluster.kube.get(Ref(SERVICE, NAMESPACE, NAME)) == theirs
+
+
 async def test_nothing_is_left_after_the_last_modeldeployment(cluster: Cluster) -> None:
     await put_secret(cluster, names.RAY, token="t")
     await reconcile(cluster)
@@ -196,7 +239,7 @@ async def test_network_policies_come_and_go_with_the_installations_word(cluster:
     cluster.world = World(world.kube, world.serve, world.edges, world.webhooks, world.clock, strict)
     await reconcile(cluster)
     made = [policy["metadata"]["name"] for policy in await cluster.kube.list(NETWORK_POLICY, NAMESPACE)]
-    assert made == ["sundog-edge", "sundog-ray", "sundog-ray-workers", "sundog-valkey"]
+    assert made == ["sundog-edge", "sundog-ray", "sundog-ray-heads", "sundog-ray-workers", "sundog-valkey"]
     meta = {"name": "theirs", "namespace": NAMESPACE}
     await cluster.kube.create({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": meta})
     cluster.world = world
@@ -343,6 +386,25 @@ async def test_a_route_that_is_refused_keeps_no_other_from_being_written(cluster
     assert await exists(cluster, DEPLOYMENT)
     await cluster.round()
     assert await cluster.condition("RouteAccepted") == ("Unknown", "NotWritten")
+
+
+@pytest.mark.parametrize("refusal", [Forbidden("exceeded quota"), Invalid("Service", ["exceeded quota"])])
+async def test_a_service_that_is_refused_keeps_no_other_and_no_route_from_being_written(
+    cluster: Cluster, refusal: SundogError
+) -> None:
+    await put_secret(cluster, names.RAY, token="t")
+    service = Ref(SERVICE, NAMESPACE, NAME)
+    cluster.kube.faults = lambda verb, ref: refusal if (verb, ref) == ("create", service) else None
+    await cluster.kube.apply(model_deployment(name="other", endpoint=GATEWAY))
+    for _ in range(2):
+        with pytest.raises(type(refusal), match="exceeded quota"):
+            await reconcile(cluster)
+    (told,) = [each for each in await cluster.kube.list(EVENT, NAMESPACE) if each["reason"] == "ServiceRefused"]
+    assert told["regarding"]["name"] == NAME
+    assert f"its address may lead nowhere: {refusal}" in told["note"]
+    assert not await exists(cluster, SERVICE, NAME)
+    assert await exists(cluster, SERVICE, "other")
+    assert await exists(cluster, HTTP_ROUTE, "other")
 
 
 async def test_a_route_waits_for_the_pods_of_the_edge(cluster: Cluster) -> None:

@@ -11,7 +11,7 @@ from sundog_operator.app import loop
 from sundog_operator.app.keys import Key, edge_key, keys_for
 from sundog_operator.app.loop import Operator
 from sundog_operator.app.world import World
-from sundog_operator.errors import Conflict, DependencyError
+from sundog_operator.errors import Conflict, DependencyError, Invalid
 
 MODEL = Key("modeldeployment", NAMESPACE, NAME)
 OTHER = Key("modeldeployment", NAMESPACE, "words")
@@ -56,6 +56,7 @@ async def test_a_broken_watch_starts_anew() -> None:
     [
         (Conflict("moved on"), 0.2, logging.DEBUG),
         (DependencyError("silent"), 0.2, logging.WARNING),
+        (Invalid("ConfigMap vision/sundog-edge", ["data: Too long"]), 0.2, logging.WARNING),
         (KeyError("bug"), 0.2, logging.ERROR),
     ],
 )
@@ -82,6 +83,20 @@ async def test_an_error_of_one_key_only_delays_that_key(
     assert passes == [MODEL, OTHER]
     assert [record.levelno for record in caplog.records] == [level]
     assert operator.queue._due == {MODEL: cluster.clock.monotonic() + again_s}
+
+
+async def test_what_the_api_server_finds_wrong_is_told_in_its_words_and_is_no_panic(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    operator = Operator(Cluster().world)
+
+    async def reconcile(_: World, __: Key) -> float | None:
+        raise Invalid("ConfigMap vision/sundog-edge", ["data: Too long"])
+
+    monkeypatch.setattr(loop, "RECONCILERS", {"edge": reconcile})
+    assert await operator._pass(edge_key(NAMESPACE)) == "error"
+    (told,) = caplog.messages
+    assert "ConfigMap vision/sundog-edge is invalid: data: Too long" in told
 
 
 @pytest.mark.parametrize("again_s", [5.0, 15.0, 30.0])

@@ -6,14 +6,21 @@ from typing import Any
 
 import pytest
 
-from doubles.cluster import NAME, NAMESPACE, Cluster, model_deployment
+from doubles.cluster import MANUAL, NAME, NAMESPACE, Cluster, model_deployment
 from doubles.kuberay import create_with_status
 from sundog_operator.api.installation import parse_installation
 from sundog_operator.app.keys import Key
+from sundog_operator.app.observe import observe
+from sundog_operator.app.reconcile_model_deployment import reconcile_model_deployment
 from sundog_operator.app.reconcile_ray_cluster import reconcile_ray_cluster
 from sundog_operator.core import names, ray_cluster, ray_groups
-from sundog_operator.errors import Conflict
+from sundog_operator.core.observed import ReplicaStart
+from sundog_operator.core.revisions import owner_reference
+from sundog_operator.errors import Conflict, DependencyError, Forbidden
 from sundog_operator.ports import (
+    CONFIG_MAP,
+    CONTROLLER_REVISION,
+    EXPERIMENT,
     MODEL_DEPLOYMENT,
     NODE,
     POD,
@@ -22,13 +29,16 @@ from sundog_operator.ports import (
     SECRET,
     SERVICE,
     STATEFUL_SET,
+    Kind,
     Object,
     Ref,
 )
+from sundog_operator.shell.preview import preview
 
 INSTALLATION = parse_installation("runtimeImage: example.com/runtime:1", "test")
 RAY = names.ray_cluster(0, "example.com/runtime:1")
 RECREATE = {"strategy": "recreate"}
+NO_NODE = "0/1 nodes are available: 1 Insufficient nvidia.com/gpu."
 
 
 @pytest.fixture
@@ -86,13 +96,16 @@ async def test_a_first_revision_gets_a_cluster_with_a_store_a_token_and_a_group(
 
 async def test_how_long_the_phases_of_a_start_took_is_told_of_the_newest_revision(cluster: Cluster) -> None:
     dashboard = f"http://{RAY}-head-svc.{NAMESPACE}.svc.cluster.local:8265"
-    started_in = cluster.serve_apis.of(dashboard).started_in
-    started_in.update(download=0.75, load=0.5, warmup=0.25)
+    serve = cluster.serve_apis.of(dashboard)
+    began = cluster.clock.now()
+    serve.started = ReplicaStart({"download": 0.75, "load": 0.5, "warmup": 0.25, "more": 1.0}, began)
     await served(cluster, rollout=RECREATE)
     told = (await cluster.status())["startup"]
     assert told.items() >= {"revision": 1, "download": "750ms", "load": "500ms", "warmup": "250ms"}.items()
+    assert told["total"] != "0s"
+    assert "more" not in told
 
-    started_in["load"] = 3.0
+    serve.started = ReplicaStart({"load": 3.0})
     await cluster.settle(60)
     assert (await cluster.status())["startup"] == told, "of each revision once"
     await served(cluster, "file:///models/v2", 2, rollout=RECREATE)
@@ -248,6 +261,23 @@ async def test_an_aborted_candidate_of_another_image_leaves_its_cluster_behind(c
     assert (await cluster.status())["cluster"] == RAY
 
 
+async def test_a_candidate_of_another_image_that_never_started_leaves_its_cluster_behind(cluster: Cluster) -> None:
+    await served(cluster)
+    image = "example.com/other:2"
+    other = names.ray_cluster(0, image)
+    dashboard = f"http://{other}-head-svc.{NAMESPACE}.svc.cluster.local:8265"
+    cluster.serve_apis.of(dashboard).failures["file:///models/v2"] = ("ModelNotFound", "/models/v2 does not exist")
+    await cluster.apply("file:///models/v2", runtime={"image": image})
+    await cluster.settle(10)
+    assert "retryAt" in (await cluster.status())["candidate"]
+    assert sorted(await rays(cluster)) == sorted([RAY, other])
+    await cluster.command("abort revision=2 id=a")
+    await cluster.settle(20)
+    assert await rays(cluster) == [RAY]
+    status = await cluster.status()
+    assert (status["cluster"], status["stable"]["cluster"]) == (RAY, "")
+
+
 async def test_an_upgrade_of_the_installation_rolls_nothing_and_new_revisions_run_its_image() -> None:
     cluster = Cluster(installation=INSTALLATION)
     await served(cluster)
@@ -324,6 +354,67 @@ async def test_a_cluster_on_its_way_out_is_let_go_without_the_clean_up_of_its_ow
     assert [call["metadata"]["finalizers"] for call in calls] == ([kept] if kept else [])
 
 
+def left_over(kind: Kind, *owners: Object) -> Object:
+    """Of the store of a RayCluster of the name that is gone."""
+    meta: Object = {"name": f"{RAY}-valkey", "namespace": NAMESPACE, "labels": names.labels(names.VALKEY)}
+    meta["ownerReferences"] = [owner_reference(owner, controller=True) for owner in owners]
+    content: Object = {"data": {"password": "b2xk"}} if kind == SECRET else {"spec": {"replicas": 1}}
+    return {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": meta, **content}
+
+
+async def password(cluster: Cluster) -> str | None:
+    stored = await cluster.kube.get(Ref(SECRET, NAMESPACE, f"{RAY}-valkey"))
+    return None if stored is None else str(stored["data"]["password"])
+
+
+@pytest.mark.parametrize("kind", [SECRET, STATEFUL_SET], ids=lambda kind: kind.kind)
+async def test_a_cluster_made_anew_waits_until_the_store_of_the_one_before_is_gone(
+    cluster: Cluster, kind: Kind
+) -> None:
+    # The API server in memory collects garbage at once: what lives in the place of the former RayCluster has it wait.
+    meta = {"name": "before", "namespace": NAMESPACE}
+    before = await cluster.kube.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta})
+    await cluster.kube.create(left_over(kind, before))
+    await cluster.apply()
+    await cluster.settle(5)
+    assert await rays(cluster) == []
+    told = f"{kind.kind} vision/{RAY}-valkey belongs to another owner, of uid {before['metadata']['uid']}"
+    with pytest.raises(DependencyError, match=told):
+        await reconcile_ray_cluster(cluster.world, Key("raycluster", NAMESPACE, RAY))
+    await cluster.kube.delete(Ref(CONFIG_MAP, NAMESPACE, "before"))
+    await cluster.until(functools.partial(cluster.serves, 1))
+    assert await password(cluster) not in {None, "b2xk"}
+    for each in (SECRET, SERVICE, STATEFUL_SET):
+        owned = await cluster.kube.get(Ref(each, NAMESPACE, f"{RAY}-valkey"))
+        assert owned is not None
+        assert [owner["uid"] for owner in owned["metadata"]["ownerReferences"]] == [
+            (await ray(cluster))["metadata"]["uid"]
+        ]
+
+
+async def test_a_store_that_was_left_without_owners_is_taken_over_with_its_password(cluster: Cluster) -> None:
+    for kind in (SECRET, STATEFUL_SET):
+        await cluster.kube.create(left_over(kind))
+    await cluster.apply()
+    await cluster.until(functools.partial(cluster.serves, 1))
+    assert await password(cluster) == "b2xk"
+
+
+async def test_a_store_with_a_password_that_is_gone_is_started_anew(cluster: Cluster) -> None:
+    await served(cluster)
+    before = await password(cluster)
+    labels = {names.LABEL_NAME: names.VALKEY, names.LABEL_INSTANCE: RAY}
+    meta = {"name": f"{RAY}-valkey-0", "namespace": NAMESPACE, "labels": labels}
+    await cluster.kube.create({"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": {"containers": []}})
+    await cluster.kube.delete(Ref(SECRET, NAMESPACE, f"{RAY}-valkey"))
+    cluster.kuberay.heads_down = {RAY}  # type: ignore[union-attr]
+    await cluster.settle(3)
+    assert await password(cluster) not in {None, before}
+    assert await cluster.kube.list(POD, NAMESPACE, labels) == []
+    made = [(write.verb, write.ref.kind) for write in cluster.kube.writes if write.ref.kind in {POD, SECRET}]
+    assert made[-2:] == [("delete", POD), ("create", SECRET)], "an operator that dies in between sees it again"
+
+
 async def test_pods_are_asked_for_although_serve_does_not_answer(cluster: Cluster) -> None:
     await served(cluster)
     dashboard = next(iter(cluster.serve_apis.by_dashboard))
@@ -388,6 +479,57 @@ async def test_autoscaling_bounds_group_and_application(cluster: Cluster) -> Non
     assert await groups(cluster) == {"digits-r1": (2, 5, 2), "digits-r2": (1, 5, 1)}
 
 
+@pytest.mark.parametrize("answers", [True, False], ids=["Serve answers", "Serve is away"])
+async def test_under_a_spec_that_is_refused_it_scales_by_load_within_the_same_bounds(
+    cluster: Cluster, answers: bool
+) -> None:
+    bounds = {"minReplicas": 2, "maxReplicas": 5}
+    await served(cluster, autoscaling=bounds)
+    serve = cluster.serve_apis.of(f"http://{RAY}-head-svc.{NAMESPACE}.svc.cluster.local:8265")
+    serve.down = not answers
+    await cluster.apply(autoscaling=bounds, replicas="three")
+    await cluster.settle(15)
+    assert (await cluster.condition("SpecAccepted"))[0] == "False"
+    assert await groups(cluster) == {"digits-r1": (2, 5, 2)}
+
+
+async def test_a_rollback_under_a_spec_that_is_refused_gets_as_many_replicas_as_the_load_takes(
+    cluster: Cluster,
+) -> None:
+    spec = {"autoscaling": {"minReplicas": 1, "maxReplicas": 9}, "rollout": {"strategy": "recreate"}}
+    await served(cluster, **spec)
+    await served(cluster, "file:///models/v2", 2, **spec)
+    await cluster.apply("file:///models/v2", **spec, replicas="three")
+    (serve,) = cluster.serve_apis.by_dashboard.values()
+    serve.load("digits-r2", 6)
+    await cluster.settle(5)
+    assert (await cluster.status())["stable"]["replicas"] == 6
+    await cluster.command("rollback revision=1 id=a")
+    await cluster.until(functools.partial(cluster.serves, 1))
+    assert serve.running("digits-r1") == 6
+
+
+async def test_what_loses_its_traffic_keeps_the_replicas_that_load_gave_it_until_it_has_drained(
+    cluster: Cluster,
+) -> None:
+    scaling = {"minReplicas": 1, "maxReplicas": 9}
+    await served(cluster, autoscaling=scaling)
+    await cluster.apply("file:///models/v2", autoscaling=scaling)
+    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    (serve,) = cluster.serve_apis.by_dashboard.values()
+    serve.load("digits-r2", 5)
+    await cluster.settle(5)
+    await cluster.command("abort revision=2 id=a")
+    ran = []
+    for _ in range(4):
+        await cluster.round()
+        ran.append(serve.running("digits-r2"))
+    assert [each["revision"] for each in (await cluster.status())["retiring"]] == [2]
+    assert ran == [5] * 4
+    await cluster.settle(20)
+    assert serve.running("digits-r2") == 0
+
+
 GPU = "nvidia.com/gpu"
 
 
@@ -423,7 +565,8 @@ async def test_a_canary_that_finds_no_gpus_moves_nothing_and_says_how_many_are_m
     await with_gpus(cluster, 3)
     assert await said(cluster, "CapacityAvailable") == ("True", "Fits", f"1 {GPU} for each replica")
     assert (await cluster.status())["capacity"] == {"gpusRequested": 2, "gpusAllocated": 2, "mode": "surge"}
-    await cluster.apply("file:///models/v2", replicas=2, resources={"gpu": {"count": 1}})
+    asked = {"replicas": 2, "rollout": {**MANUAL, "capacity": "surge"}, "resources": {"gpu": {"count": 1}}}
+    await cluster.apply("file:///models/v2", **asked)
     await cluster.settle(5)
     told = f"2 {GPU} needed (2 × 1), 1 of 3 free on 1 node"
     assert await said(cluster, "CapacityAvailable") == ("False", "InsufficientCapacity", f"revision 2: {told}")
@@ -436,22 +579,429 @@ async def test_a_canary_that_finds_no_gpus_moves_nothing_and_says_how_many_are_m
     await cluster.until(functools.partial(cluster.at_weight, 2, 25))
 
 
-async def test_where_pods_bring_nodes_quotas_alone_hold_a_canary_back() -> None:
-    cluster = Cluster(installation=parse_installation("gpu: {nodesCome: true}", "test"))
-    await offer(cluster, 2)
+async def shared(cluster: Cluster) -> dict[str, Any]:
+    told = (await cluster.status())["capacity"]
+    return {name: told.get(name) for name in ("mode", "neededReplicas", "spareReplicas")}
+
+
+@pytest.mark.parametrize(
+    ("devices", "way"), [(4, ("surge", None, None)), (3, ("inPlace", 2, 1)), (2, ("inPlace", 2, 0))]
+)
+async def test_auto_is_in_place_where_there_is_no_room_beside_stable(
+    cluster: Cluster, devices: int, way: tuple[str, int | None, int | None]
+) -> None:
+    await with_gpus(cluster, devices)
+    await cluster.apply("file:///models/v2", replicas=2, resources={"gpu": {"count": 1}})
+    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    assert await shared(cluster) == dict(zip(("mode", "neededReplicas", "spareReplicas"), way, strict=True))
+    assert (await said(cluster, "CapacityAvailable"))[:2] == ("True", "Fits")
+    asked = {each["name"]: each["deployments"][0]["num_replicas"] for each in applications(cluster)}
+    # With a spare one stable keeps what 75 % need, rounded up.
+    assert asked == {"digits-r1": 1 if devices == 2 else 2, "digits-r2": 1}
+    # Room that comes later changes nothing of what has begun.
+    await cluster.kube.delete(Ref(NODE, "", "node"))
+    await offer(cluster, 16)
+    await cluster.command("promote revision=2 id=a")
+    await cluster.until(functools.partial(cluster.at_weight, 2, 50))
+    assert (await shared(cluster))["mode"] == way[0]
+    await cluster.command("promote revision=2 id=b")
+    await cluster.until(functools.partial(cluster.serves, 2))
+    await cluster.settle(20)
+    assert await shared(cluster) == {"mode": "surge", "neededReplicas": None, "spareReplicas": None}
+
+
+async def find_no_node(cluster: Cluster, revision: int) -> None:
+    """What the scheduler says of every pod of a revision that has none."""
+    said_of_it = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": NO_NODE}
+    for pod in await cluster.kube.list(POD, NAMESPACE, {names.LABEL_REVISION: str(revision)}):
+        if "nodeName" not in pod["spec"]:
+            meta = pod["metadata"]
+            status = {"phase": "Pending", "conditions": [said_of_it]}
+            ref = Ref(POD, NAMESPACE, meta["name"])
+            await cluster.kube.patch_status(ref, status, resource_version=meta["resourceVersion"])
+
+
+async def test_a_pod_that_waits_for_one_that_goes_is_not_called_unschedulable(cluster: Cluster) -> None:
+    """Ray's autoscaler takes the pod of a replica that has left its time later, and the scheduler says what it sees until then."""
+    await with_gpus(cluster, 2)
+    assert cluster.kuberay is not None
+    cluster.kuberay.stuck, cluster.kuberay.unplaced = {"digits-r1"}, {"digits-r2"}
+    serve = cluster.serve_apis.of(f"http://{RAY}-head-svc.{NAMESPACE}.svc.cluster.local:8265")
+    serve.room["digits-r2"] = 0
+    half = {"steps": [{"weight": 50, "gate": "manual"}]}
+    await cluster.apply("file:///models/v2", replicas=2, rollout=half, resources={"gpu": {"count": 1}})
+    await cluster.settle(5)
+    await find_no_node(cluster, 2)
+    await cluster.settle(2)
+    told = "revision 2: takes the place of 1 pod of revision 1, not gone yet"
+    assert await said(cluster, "RevisionReady") == ("False", "Deploying", told)
+    assert await said(cluster, "Ready") == ("True", "Serving", "revision 1 serves")
+
+    # Whoever took the place of one that has ended, it was not this one.
+    last = (await cluster.kube.list(POD, NAMESPACE, {names.LABEL_REVISION: "1"}))[-1]["metadata"]
+    ended = {"phase": "Failed"}
+    await cluster.kube.patch_status(Ref(POD, NAMESPACE, last["name"]), ended, resource_version=last["resourceVersion"])
+    await cluster.settle(3)
+    assert (await said(cluster, "RevisionReady"))[:2] == ("False", "Unschedulable")
+    assert NO_NODE in (await said(cluster, "Ready"))[2]
+
+
+async def test_what_was_promoted_in_place_lacks_no_devices_while_the_last_ones_go(cluster: Cluster) -> None:
+    await with_gpus(cluster, 2)
+    half = {"steps": [{"weight": 50, "gate": "manual"}]}
+    await cluster.apply("file:///models/v2", replicas=2, rollout=half, resources={"gpu": {"count": 1}})
+    await cluster.until(functools.partial(cluster.at_weight, 2, 50))
+    await cluster.settle(2)
+    await place(cluster)
+    assert cluster.kuberay is not None
+    cluster.kuberay.stuck, cluster.kuberay.unplaced = {"digits-r1"}, {"digits-r2"}
+    serve = cluster.serve_apis.of(f"http://{RAY}-head-svc.{NAMESPACE}.svc.cluster.local:8265")
+    serve.room["digits-r2"] = 1
+    await cluster.command("promote revision=2 id=a")
+    await cluster.until(functools.partial(cluster.serves, 2))
+    await cluster.settle(3)
+    await find_no_node(cluster, 2)
+    await cluster.settle(2)
+    assert len(await cluster.kube.list(POD, NAMESPACE, {names.LABEL_REVISION: "1"})) == 2
+    assert (await said(cluster, "CapacityAvailable"))[:2] == ("True", "Fits")
+    told = "revision 2: takes the place of 2 pods of revision 1, not gone yet"
+    assert await said(cluster, "RevisionReady") == ("False", "Deploying", told)
+
+
+def applications(cluster: Cluster) -> list[dict[str, Any]]:
+    dashboard = f"http://{RAY}-head-svc.{NAMESPACE}.svc.cluster.local:8265"
+    return list(cluster.serve_apis.of(dashboard).puts[-1]["applications"])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rollout": {**MANUAL, "capacity": "surge"}},
+        {"rollout": {**MANUAL, "bake": {}}},
+        {"rollout": {**MANUAL, "keepPrevious": {}}},
+        {"rollout": {"strategy": "shadow"}},
+        {"rollout": {"strategy": "shadow", "bake": {}}},
+        {"rollout": {"steps": [{"scale": {"percent": 50}}, {"weight": 50}]}},
+        {"resources": {"gpu": {"count": 1, "vendor": "amd"}}},
+    ],
+    ids=["surge", "bake", "keepPrevious", "shadow", "bake after shadow", "scale", "vendor"],
+)
+async def test_what_cannot_be_in_place_waits_for_room_with_the_numbers(
+    cluster: Cluster, change: dict[str, Any]
+) -> None:
+    await with_gpus(cluster, 2)
+    await cluster.apply("file:///models/v2", **{"replicas": 2, "resources": {"gpu": {"count": 1}}, **change})
+    await cluster.settle(5)
+    resource = "amd.com/gpu" if "resources" in change else GPU
+    status, reason, told = await said(cluster, "CapacityAvailable")
+    assert (status, reason) == ("False", "InsufficientCapacity")
+    assert told.startswith(f"revision 2: 2 {resource} needed (2 × 1), 0 of ")
+    assert await cluster.weights() == {1: 100}
+
+
+async def test_a_candidate_with_other_accelerators_cannot_come_in_place(cluster: Cluster) -> None:
+    await with_gpus(cluster, 2)
+    asked = {"replicas": 2, "rollout": {**MANUAL, "capacity": "inPlace"}}
+    await cluster.apply("file:///models/v2", resources={"gpu": {"count": 2}}, **asked)
+    await cluster.settle(5)
+    told = (
+        "replicas of revision 1 have other accelerators, or other nodes, than the new ones ask for, and cannot make place for them;"
+        " take capacity: surge"
+    )
+    assert await said(cluster, "CapacityAvailable") == ("False", "InsufficientCapacity", f"revision 2: {told}")
+    assert await cluster.weights() == {1: 100}
+
+
+async def test_where_pods_bring_nodes_auto_is_surge() -> None:
+    cluster = Cluster(
+        installation=parse_installation("gpu: {nodesCome: true}\nruntimeImage: example.com/runtime:1", "test")
+    )
+    await with_gpus(cluster, 2)
+    await cluster.apply("file:///models/v2", replicas=2, resources={"gpu": {"count": 1}})
+    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    assert (await shared(cluster))["mode"] == "surge"
+
+
+async def test_a_rollback_without_room_is_told_the_way_in_place(cluster: Cluster) -> None:
+    await with_gpus(cluster, 2)
+    await cluster.apply("file:///models/v2", replicas=2, resources={"gpu": {"count": 1}})
+    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.command("promote revision=2 id=a full=true")
+    await cluster.until(functools.partial(cluster.serves, 2))
+    await place(cluster)
+    await cluster.settle(30)
+    await place(cluster)
+    await cluster.command("rollback revision=1 id=b")
+    await cluster.settle(3)
+    last = (await cluster.status())["lastCommand"]
+    assert (last["result"], last["message"]) == (
+        "Rejected",
+        f"2 {GPU} needed (2 × 1), 0 of 2 free on 1 node: apply the spec of revision 1, which then comes in place",
+    )
+    await cluster.apply("file:///models/v1", replicas=2, resources={"gpu": {"count": 1}})
+    await cluster.until(functools.partial(cluster.at_weight, 1, 25))
+
+
+async def serve_within_a_quota(cluster: Cluster) -> None:
+    """One replica with two devices, in a namespace that may have one more."""
     await served(cluster, resources={"gpu": {"count": 2}})
     await place(cluster)
     await cluster.settle(20)
-    hard = {"hard": {f"requests.{GPU}": "3"}, "used": {f"requests.{GPU}": "2"}}
+    limits = {"hard": {f"requests.{GPU}": "3"}, "used": {f"requests.{GPU}": "2"}}
     meta = {"name": "gpus", "namespace": NAMESPACE}
     quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": meta}
-    await create_with_status(cluster.kube, RESOURCE_QUOTA, quota, hard)
+    await create_with_status(cluster.kube, RESOURCE_QUOTA, quota, limits)
+
+
+async def is_held_until_the_quota_goes(cluster: Cluster, on_nodes: str) -> None:
+    """A canary is, and what is known of nodes is told."""
     await cluster.apply("file:///models/v2", resources={"gpu": {"count": 2}})
     await cluster.settle(5)
-    told = f"2 {GPU} needed (1 × 2), 0 of 2 free on 1 node, 1 left by the namespace's quota"
+    told = f"2 {GPU} needed (1 × 2){on_nodes}, 1 left by the namespace's quota"
     assert await said(cluster, "Stalled") == ("True", "InsufficientQuota", told)
     await cluster.kube.delete(Ref(RESOURCE_QUOTA, NAMESPACE, "gpus"))
     await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+
+
+async def test_who_may_not_look_at_nodes_looks_at_quotas(cluster: Cluster) -> None:
+    await serve_within_a_quota(cluster)
+
+    def refuse(verb: str, ref: Ref) -> Exception | None:
+        return Forbidden(f"may not {verb} nodes") if ref.kind == NODE else None
+
+    cluster.kube.faults = refuse
+    await is_held_until_the_quota_goes(cluster, "")
+
+
+async def test_where_pods_bring_nodes_quotas_alone_hold_a_canary_back() -> None:
+    cluster = Cluster(installation=parse_installation("gpu: {nodesCome: true}", "test"))
+    await offer(cluster, 2)
+    await serve_within_a_quota(cluster)
+    await is_held_until_the_quota_goes(cluster, ", 0 of 2 free on 1 node")
+
+
+def comparing(arms: list[str], **spec: Any) -> Object:
+    """An Experiment of other models, which ask for what stable does."""
+    return {
+        "apiVersion": "serving.sundog.dev/v1alpha1",
+        "kind": "Experiment",
+        "metadata": {"name": "compared", "namespace": NAMESPACE},
+        "spec": {
+            "modelDeployment": NAME,
+            "arms": [{"name": name, "model": {"uri": f"file:///models/{name}"}} for name in arms],
+            **spec,
+        },
+    }
+
+
+async def experiment_said(cluster: Cluster) -> tuple[str, str, str]:
+    told = (await cluster.experiment("compared"))["status"]["conditions"]
+    running = next(each for each in told if each["type"] == "Running")
+    return running["status"], running["reason"], running["message"]
+
+
+async def test_an_experiment_whose_arms_find_no_gpus_begins_only_once_there_are_some(cluster: Cluster) -> None:
+    await with_gpus(cluster, 3)
+    revisions = len(await cluster.kube.list(CONTROLLER_REVISION, NAMESPACE))
+    await cluster.kube.apply(comparing(["wide", "deep"], exposure="90%"))
+    await cluster.settle(5)
+    # With a third of nine tenths each needs as many replicas as stable has, which has four tenths.
+    told = f"4 {GPU} needed (4 × 1), 1 of 3 free on 1 node"
+    assert await experiment_said(cluster) == ("False", "InsufficientCapacity", told)
+    assert set(await groups(cluster)) == {"digits-r1"}
+    assert len(await cluster.kube.list(CONTROLLER_REVISION, NAMESPACE)) == revisions, "nothing is made of what waits"
+    await cluster.kube.delete(Ref(NODE, "", "node"))
+    await offer(cluster, 6)
+    await cluster.settle(5)
+    assert set(await groups(cluster)) == {"digits-r1", "digits-r2", "digits-r3"}
+    await place(cluster)
+    await cluster.settle(20)
+    assert (await experiment_said(cluster))[:2] == ("True", "Running"), "its own pods take the room that it waited for"
+
+
+async def test_who_waits_for_gpus_is_overtaken_by_none_that_is_younger(cluster: Cluster) -> None:
+    await with_gpus(cluster, 3)
+    await cluster.kube.apply(comparing(["wide", "deep"], exposure="90%"))
+    await cluster.settle(5)
+    later = comparing(["slim"], exposure="20%")
+    await cluster.kube.apply({**later, "metadata": {**later["metadata"], "name": "a-later-one"}})
+    await cluster.settle(5)
+    told = (await cluster.experiment("a-later-one"))["status"]["conditions"]
+    running = next(each for each in told if each["type"] == "Running")
+    assert (running["reason"], running["message"]) == ("Queued", "waits for Experiment compared, which is older")
+    assert set(await groups(cluster)) == {"digits-r1"}
+    await cluster.kube.delete(Ref(EXPERIMENT, NAMESPACE, "compared"))
+    await cluster.settle(5)
+    assert "digits-r2" in await groups(cluster)
+
+
+STOP = {**MANUAL, "duringExperiment": "stop"}
+OF_CPU = {"gpu": {"count": 0}}
+
+
+def one_of(name: str, **arm: Any) -> Object:
+    """An Experiment of that name with one arm."""
+    made = comparing([], exposure="50%")
+    arms = [{"name": "other", "model": {"uri": f"file:///models/{name}"}, **arm}]
+    return {**made, "metadata": {**made["metadata"], "name": name}, "spec": {**made["spec"], "arms": arms}}
+
+
+async def phases(cluster: Cluster, *names: str) -> dict[str, str]:
+    return {name: (await cluster.experiment(name)).get("status", {}).get("phase", "") for name in names}
+
+
+async def in_phases(cluster: Cluster, **wanted: str) -> bool:
+    return await phases(cluster, *wanted) == wanted
+
+
+async def queue_up(cluster: Cluster, devices: int, **arm: Any) -> None:
+    """Of three Experiments one runs, beside two replicas with a device each."""
+    await offer(cluster, devices)
+    await served(cluster, replicas=2, rollout=STOP, resources={"gpu": {"count": 1}})
+    await place(cluster)
+    await cluster.settle(20)
+    for name in "abc":
+        await cluster.kube.apply(one_of(name, **arm))
+        cluster.clock.advance(1)
+    await cluster.until(functools.partial(in_phases, cluster, a="Running", b="Queued", c="Queued"))
+    await place(cluster)
+    await cluster.settle(2)
+
+
+async def wants_more(cluster: Cluster) -> None:
+    """A revision whose replicas have two devices each, which none of stable's can make place for."""
+    await cluster.apply("file:///models/v9", replicas=2, rollout=STOP, resources={"gpu": {"count": 2}})
+
+
+async def planned(cluster: Cluster, **spec: Any) -> list[str]:
+    """What `sundog plan` says of another model, without which revision that makes and which fields differ."""
+    manifest, stored = model_deployment("file:///models/v10", **spec), await cluster.get()
+    seen = await observe(cluster.world, {**stored, "spec": manifest["spec"]})
+    lines = preview(manifest, stored, seen, cluster.clock.now()).lines
+    return [line for line in lines if not line.startswith(("makes ", "changes "))]
+
+
+async def test_a_revision_that_finds_no_gpus_ends_no_experiment_that_has_none(cluster: Cluster) -> None:
+    await queue_up(cluster, 5, resources=OF_CPU)
+    await wants_more(cluster)
+    await cluster.settle(20)
+    assert await phases(cluster, *"abc") == {"a": "Running", "b": "Queued", "c": "Queued"}
+    told = f"4 {GPU} needed (2 × 2), 3 of 5 free on 1 node"
+    assert await said(cluster, "Progressing") == ("False", "InsufficientCapacity", told)
+    assert (await said(cluster, "Stalled"))[:2] == ("True", "InsufficientCapacity")
+    asked = {"replicas": 2, "rollout": STOP, "resources": {"gpu": {"count": 2}}}
+    assert await planned(cluster, **asked) == [
+        "Experiment a goes on as long as revision 4 finds no room",
+        f"revision 4: {told}",
+    ]
+    waiting = {**asked, "rollout": {**STOP, "duringExperiment": "wait"}}
+    assert await planned(cluster, **waiting) == ["waits for the end of Experiment a first"]
+    await cluster.kube.delete(Ref(NODE, "", "node"))
+    await offer(cluster, 8)
+    assert await planned(cluster, **asked) == ["ends Experiment a first"]
+    await cluster.until(functools.partial(cluster.at_weight, 3, 25))
+    assert await phases(cluster, *"abc") == {"a": "Stopped", "b": "Queued", "c": "Queued"}
+
+
+async def test_a_revision_that_finds_no_gpus_ends_the_experiment_that_has_enough_of_them(cluster: Cluster) -> None:
+    await queue_up(cluster, 6)
+    await wants_more(cluster)
+    await cluster.until(functools.partial(cluster.at_weight, 3, 25))
+    assert await phases(cluster, *"abc") == {"a": "Stopped", "b": "Queued", "c": "Queued"}
+
+
+async def test_a_revision_that_finds_no_gpus_ends_no_experiment_that_has_too_few_of_them(cluster: Cluster) -> None:
+    await queue_up(cluster, 5)
+    await wants_more(cluster)
+    await cluster.settle(20)
+    assert await phases(cluster, *"abc") == {"a": "Running", "b": "Queued", "c": "Queued"}
+
+
+async def test_a_revision_that_is_to_come_in_place_and_cannot_ends_no_experiment(cluster: Cluster) -> None:
+    await queue_up(cluster, 6)
+    rollout = {**STOP, "capacity": "inPlace"}
+    await cluster.apply("file:///models/v9", replicas=2, rollout=rollout, resources={"gpu": {"count": 2}})
+    await cluster.settle(20)
+    assert await phases(cluster, *"abc") == {"a": "Running", "b": "Queued", "c": "Queued"}
+    await cluster.apply("file:///models/v10", replicas=2, rollout=rollout, resources={"gpu": {"count": 1}})
+    await cluster.until(functools.partial(cluster.at_weight, 4, 25))
+    assert await phases(cluster, *"abc") == {"a": "Stopped", "b": "Queued", "c": "Queued"}
+
+
+async def test_while_a_revision_waits_for_gpus_the_next_experiment_waits_too(cluster: Cluster) -> None:
+    """By `duringExperiment: stop` it would be ended as soon as it has begun, and so would each after it."""
+    await queue_up(cluster, 5, resources=OF_CPU)
+    await wants_more(cluster)
+    await cluster.command("stop revision=1 id=s")
+    await cluster.settle(30)
+    assert await phases(cluster, *"abc") == {"a": "Stopped", "b": "Queued", "c": "Queued"}
+    running = next(
+        each for each in (await cluster.experiment("b"))["status"]["conditions"] if each["type"] == "Running"
+    )
+    assert running["message"] == "waits until revision 3 finds room"
+    key = Key("modeldeployment", NAMESPACE, NAME)
+    assert await reconcile_model_deployment(cluster.world, key) == 15, "nodes that come are looked for in no hurry"
+    await cluster.kube.delete(Ref(NODE, "", "node"))
+    await offer(cluster, 8)
+    await cluster.until(functools.partial(cluster.at_weight, 3, 25))
+    await cluster.command("promote revision=3 id=p full=true")
+    await cluster.until(functools.partial(in_phases, cluster, b="Running", c="Queued"))
+    assert (await cluster.status())["stable"]["revision"] == 3
+
+
+@pytest.mark.parametrize("rollout", [{**STOP, "dryRun": True}, {**STOP, "duringExperiment": "wait"}])
+async def test_no_experiment_waits_for_a_revision_that_does_not_begin_before_it(
+    cluster: Cluster, rollout: dict[str, Any]
+) -> None:
+    await queue_up(cluster, 5, resources=OF_CPU)
+    await cluster.apply("file:///models/v9", replicas=2, rollout=rollout, resources={"gpu": {"count": 2}})
+    await cluster.command("stop revision=1 id=s")
+    await cluster.until(functools.partial(in_phases, cluster, a="Stopped", b="Running", c="Queued"))
+
+
+async def test_arms_that_came_where_such_a_candidate_was_stay_there(cluster: Cluster) -> None:
+    await served(cluster, rollout=RECREATE)
+    image = "example.com/other:2"
+    other = names.ray_cluster(0, image)
+    dashboard = f"http://{other}-head-svc.{NAMESPACE}.svc.cluster.local:8265"
+    cluster.serve_apis.of(dashboard).failures["file:///models/v2"] = ("ModelNotFound", "/models/v2 does not exist")
+    await cluster.apply("file:///models/v2", rollout=RECREATE, runtime={"image": image})
+    await cluster.settle(10)
+    await cluster.kube.apply(one_of("a", runtime={"image": image}))
+    await cluster.settle(2)
+    assert await in_phases(cluster, a="Queued")
+    await cluster.command("abort revision=2 id=a")
+    await cluster.until(functools.partial(in_phases, cluster, a="Running"))
+    await cluster.settle(5)
+    assert set(await groups(cluster, RAY)) == {"digits-r1"}
+    assert set(await groups(cluster, other)) == {"digits-r3"}
+    await cluster.command("stop revision=1 id=s")
+    await cluster.settle(30)
+    assert await rays(cluster) == [RAY]
+    status = await cluster.status()
+    assert (status["cluster"], status["stable"]["cluster"]) == (RAY, "")
+
+
+async def test_where_pods_bring_nodes_an_experiment_begins() -> None:
+    cluster = Cluster(installation=parse_installation("gpu: {nodesCome: true}", "test"))
+    await with_gpus(cluster, 2)
+    await cluster.kube.apply(comparing(["wide"]))
+    await cluster.settle(5)
+    (own,) = await rays(cluster)
+    assert "digits-r2" in await groups(cluster, own)
+
+
+@pytest.mark.parametrize("allocation", [{}, {"allocation": {"mode": "thompson"}}], ids=["fixed", "thompson"])
+async def test_weights_that_move_need_room_for_all_that_is_exposed(cluster: Cluster, allocation: Object) -> None:
+    await with_gpus(cluster, 3)
+    metrics = {"success": [{"name": "bought", "feedback": "bought"}]}
+    await cluster.kube.apply(comparing(["wide"], exposure="60%", metrics=metrics, **allocation))
+    await cluster.settle(5)
+    if not allocation:
+        assert "digits-r2" in await groups(cluster), "three tenths, beside seven on two replicas, need one"
+        return
+    told = f"2 {GPU} needed (2 × 1), 1 of 3 free on 1 node"
+    assert (await experiment_said(cluster))[1:] == ("InsufficientCapacity", told)
 
 
 async def test_a_first_revision_is_started_although_its_gpus_are_not_there_yet(cluster: Cluster) -> None:
@@ -483,7 +1033,7 @@ async def test_a_secret_that_pods_need_is_waited_for(cluster: Cluster) -> None:
 
 async def test_a_store_that_finds_no_volume_is_told(cluster: Cluster) -> None:
     await cluster.apply()
-    await cluster.settle(1)
+    await cluster.settle(2)
     cluster.kuberay.heads_down = {RAY}  # type: ignore[union-attr]
     condition = {
         "type": "PodScheduled",
@@ -502,6 +1052,46 @@ async def test_a_store_that_finds_no_volume_is_told(cluster: Cluster) -> None:
     await cluster.settle(2)
     told = f"the store of Ray: pod {RAY}-valkey-0: {condition['message']}"
     assert await said(cluster, "RevisionReady") == ("False", "Unschedulable", told)
+
+
+NO_QUOTA = "forbidden: exceeded quota: team, requested: limits.memory=2560Mi, used: 8Gi, limited: 10Gi"
+
+
+def refusal(pod: str) -> dict[str, str]:
+    return {RAY: f'pods "{pod}" is {NO_QUOTA}'}
+
+
+async def test_a_pod_that_kuberay_may_not_make_is_told_in_the_api_servers_words(cluster: Cluster) -> None:
+    serve = cluster.serve_apis.of(f"http://{RAY}-head-svc.{NAMESPACE}.svc.cluster.local:8265")
+    serve.room["digits-r2"] = 0
+    await cluster.apply(rollout=MANUAL)
+    await cluster.until(lambda: cluster.serves(1))
+    cluster.kuberay.refusals = refusal("digits-r2-worker-x7k2p")  # type: ignore[union-attr]
+    await cluster.settle(2)
+    assert await said(cluster, "RevisionReady") == ("True", "Ready", "revision 1: 1 replica running")
+    await cluster.apply("file:///models/v2", rollout=MANUAL)
+    await cluster.settle(5)
+    told = f"revision 2: KubeRay has no pod for it in RayCluster {RAY}: {NO_QUOTA}"
+    assert await said(cluster, "RevisionReady") == ("False", "PodRefused", told)
+    before = (await cluster.get())["metadata"]["resourceVersion"]
+    cluster.kuberay.refusals = refusal("digits-r2-worker-b9n4c")  # type: ignore[union-attr]
+    await cluster.settle(2)
+    assert (await cluster.get())["metadata"]["resourceVersion"] == before, "each attempt of KubeRay's has another name"
+    assert await cluster.condition("Ready") == ("True", "Serving")
+    cluster.kuberay.refusals = {}  # type: ignore[union-attr]
+    await cluster.settle(2)
+    assert (await said(cluster, "RevisionReady"))[:2] == ("False", "Deploying")
+
+
+async def test_a_head_that_kuberay_may_not_make_is_told_likewise(cluster: Cluster) -> None:
+    await cluster.apply()
+    cluster.kuberay.heads_down = {RAY}  # type: ignore[union-attr]
+    cluster.kuberay.refusals = refusal("digits-r2-worker-x7k2p")  # type: ignore[union-attr]
+    await cluster.settle(5)
+    status, reason, message = await said(cluster, "Ready")
+    assert (status, reason) == ("False", "PodRefused")
+    assert message.endswith(NO_QUOTA)
+    assert ray_cluster.view(RAY, await ray(cluster), "").problem.endswith(f"is not ready: {NO_QUOTA}")
 
 
 def test_a_hundred_share_a_cluster_and_the_next_one_goes_to_another() -> None:

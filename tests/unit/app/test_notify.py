@@ -336,3 +336,84 @@ async def test_at_rest_nothing_is_asked_for() -> None:
     before = [write for write in cluster.kube.writes if write.changed]
     await cluster.settle(10, seconds=30)
     assert [write for write in cluster.kube.writes if write.changed] == before
+
+
+RECREATE = {"strategy": "recreate", "notify": [{"webhook": HOOK, "events": ALL}], "progressDeadline": "5m"}
+
+
+async def replaced(rollout: dict[str, Any] = RECREATE, **spec: Any) -> Cluster:
+    """Revision 2 was asked for, to take the place of revision 1."""
+    cluster = Cluster()
+    cluster.webhooks.answers[HOOK] = 200
+    await cluster.apply(rollout=rollout)
+    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.settle(5)
+    await cluster.apply(V2, rollout=rollout, **spec)
+    return cluster
+
+
+async def test_a_replacement_without_steps_is_told_too() -> None:
+    cluster = await replaced()
+    await cluster.until(functools.partial(cluster.serves, 2))
+    await cluster.settle(8)
+    assert told(cluster) == [("started", 2), ("promoted", 2)]
+    last = cluster.webhooks.posted(HOOK)[-1]
+    assert last["reason"] == "Promoted: replaces revision 1 at once, as strategy recreate has it"
+    seen = [weights.get("digits-r2", 0) for weights in cluster.edges.weights_seen]
+    assert set(seen) == {0, 100}
+    await cluster.settle(20)
+    assert len(cluster.webhooks.received) == 2
+
+
+async def test_a_replacement_that_fails_or_is_aborted_is_told_so() -> None:
+    cluster = await replaced()
+    await cluster.settle(2)
+    await cluster.command("abort revision=2 id=a")
+    await cluster.settle(10)
+    assert told(cluster) == [("started", 2), ("aborted", 2)]
+    cluster.serve.failures[V3] = ("LoadFailed", "size mismatch")
+    await cluster.apply(V3, rollout=RECREATE)
+    await cluster.settle(20)
+    assert told(cluster)[2:] == [("started", 3), ("aborted", 3)]
+    assert cluster.webhooks.posted(HOOK)[-1]["reason"].startswith("LoadFailed: ")
+
+
+async def test_a_replacement_that_is_not_ready_in_time_is_told_as_paused() -> None:
+    cluster = await replaced({**RECREATE, "progressDeadlineAction": "pause"})
+    cluster.serve.failures[V2] = ("ModelNotFound", "the store is away")
+    await cluster.settle(40, seconds=10)
+    assert told(cluster) == [("started", 2), ("paused", 2)]
+    cluster.serve.failures.clear()
+    await cluster.command("resume revision=2 id=a")
+    await cluster.settle(2)
+    await cluster.command("retry revision=2 id=b")
+    await cluster.settle(40, seconds=10)
+    assert await cluster.serves(2)
+
+
+async def test_a_replacement_that_is_told_of_waits_for_its_window_as_any_other() -> None:
+    windowed = {**RECREATE, "windows": [{"cron": "0 13 * * *", "duration": "1h"}]}
+    cluster = await replaced(windowed)
+    await cluster.settle(30)
+    assert await cluster.weights() == {1: 100, 2: 0}
+    await cluster.settle(70, seconds=60)
+    assert await cluster.serves(2)
+
+
+@pytest.mark.parametrize("receivers", [True, False], ids=["told", "silent"])
+async def test_a_replacement_is_replaced_under_queue_whoever_is_told(receivers: bool) -> None:
+    rollout = {**RECREATE, "onNewRevision": "queue"}
+    if not receivers:
+        del rollout["notify"]
+    cluster = await replaced(rollout)
+    await cluster.settle(2)
+    await cluster.apply(V3, rollout=rollout)
+    await cluster.settle(2)
+    assert (await cluster.status())["candidate"]["revision"] == 3
+    await cluster.until(functools.partial(cluster.serves, 3))
+
+
+async def test_without_receivers_a_replacement_has_no_experiment() -> None:
+    cluster = await replaced({"strategy": "recreate"})
+    await cluster.until(functools.partial(cluster.serves, 2))
+    assert await cluster.kube.list(EXPERIMENT, NAMESPACE) == []

@@ -30,7 +30,9 @@ async def turn() -> None:
         await asyncio.sleep(0)
 
 
-async def ask(posts: Posts, receiver: Receiver, now: float, about: str = "a", slot: str = "s") -> WebhookAnswer | None:
+async def ask(
+    posts: Posts[WebhookAnswer], receiver: Receiver, now: float, about: str = "a", slot: str = "s"
+) -> WebhookAnswer | None:
     answer = posts.ask(
         slot,
         about,
@@ -44,7 +46,7 @@ async def ask(posts: Posts, receiver: Receiver, now: float, about: str = "a", sl
 
 
 async def test_who_asks_never_waits_and_gets_the_answer_later() -> None:
-    posts, receiver = Posts(), Receiver()
+    posts, receiver = Posts[WebhookAnswer](), Receiver()
     assert await ask(posts, receiver, 0) is None
     assert await ask(posts, receiver, 100) is None
     assert len(receiver.posts) == 1
@@ -54,7 +56,7 @@ async def test_who_asks_never_waits_and_gets_the_answer_later() -> None:
 
 
 async def test_what_is_not_enough_is_asked_again_ever_later_and_told_meanwhile() -> None:
-    posts, receiver = Posts(), Receiver()
+    posts, receiver = Posts[WebhookAnswer](), Receiver()
     await ask(posts, receiver, 0)
     await receiver.answers(BUSY)
     assert await ask(posts, receiver, 9.9) == BUSY
@@ -71,7 +73,7 @@ async def test_what_is_not_enough_is_asked_again_ever_later_and_told_meanwhile()
 
 
 async def test_a_post_that_breaks_is_told_of_once_and_made_anew() -> None:
-    posts, receiver = Posts(), Receiver()
+    posts, receiver = Posts[WebhookAnswer](), Receiver()
     await ask(posts, receiver, 0)
     receiver.posts[0].set_exception(RuntimeError("a bug"))
     await turn()
@@ -83,7 +85,7 @@ async def test_a_post_that_breaks_is_told_of_once_and_made_anew() -> None:
 
 
 async def test_another_question_is_another_answer() -> None:
-    posts, receiver = Posts(), Receiver()
+    posts, receiver = Posts[WebhookAnswer](), Receiver()
     await ask(posts, receiver, 0)
     first = receiver.posts[0]
     assert await ask(posts, receiver, 1, about="b") is None
@@ -94,7 +96,7 @@ async def test_another_question_is_another_answer() -> None:
 
 
 async def test_slots_do_not_wait_for_each_other() -> None:
-    posts, one, other = Posts(), Receiver(), Receiver()
+    posts, one, other = Posts[WebhookAnswer](), Receiver(), Receiver()
     await ask(posts, one, 0)
     await ask(posts, other, 0, slot="t")
     await other.answers(OK)
@@ -103,7 +105,7 @@ async def test_slots_do_not_wait_for_each_other() -> None:
 
 
 async def test_what_is_forgotten_is_given_up_and_forgetting_nothing_is_fine() -> None:
-    posts, receiver = Posts(), Receiver()
+    posts, receiver = Posts[WebhookAnswer](), Receiver()
     posts.forget("s")
     await ask(posts, receiver, 0)
     assert len(posts.under_way) == 1

@@ -215,6 +215,22 @@ class TestReturns:
         await cluster.apply(model(1), rollout=RETURNS)
         await cluster.until(functools.partial(cluster.serves, 1))
 
+    async def test_a_spec_that_is_refused_forgets_none_of_them_nor_what_is_held_back(self, cluster: Cluster) -> None:
+        rollout = {"strategy": "recreate", "rollbackWindow": {"revisions": 12}}
+        for number in range(1, 14):
+            await cluster.apply(model(number), rollout=rollout)
+            await cluster.until(functools.partial(cluster.serves, number))
+        cluster.serve.failures[model(14)] = ("LoadFailed", "size mismatch")
+        await cluster.apply(model(14), rollout=rollout)
+        await cluster.settle(20)
+        assert await cluster.condition("Stalled") == ("True", "Aborted")
+        known = {f"{NAME}-r{number}" for number in range(1, 15)}
+        await cluster.apply(model(14), rollout=rollout, replicas="three")
+        await cluster.settle(5)
+        assert {obj["metadata"]["name"] for obj in await cluster.kube.list(CONTROLLER_REVISION, NAMESPACE)} == known
+        await cluster.apply(model(15), rollout=rollout)
+        await cluster.until(functools.partial(cluster.serves, 15))
+
 
 AT_ONE = [{"cron": "0 13 * * *", "duration": "1h"}]
 """Days of the tests begin at 12:00."""
@@ -414,6 +430,23 @@ class TestQueue:
         assert await cluster.weights() == {1: 75, 3: 25}
         assert (await cluster.status())["lastRollout"]["outcome"] == "Aborted"
 
+    async def test_it_has_its_own_gates_where_evidence_ended_the_rollout_before(self, cluster: Cluster) -> None:
+        judged = {"steps": [{"weight": 25}], "onNewRevision": "queue"}
+        cluster.edges.traffic = Traffic(1)
+        cluster.edges.traffic.rps = {NAME: 100}
+        fine, bad = Answers(errors=0.01), Answers(errors=1.0)
+        cluster.edges.traffic.answers = {f"{NAME}-r1": fine, f"{NAME}-r2": bad, f"{NAME}-r3": fine}
+        await promoted(cluster, 1, judged)
+        await cluster.settle(12, seconds=10)
+        await cluster.apply(model(2), rollout=judged)
+        await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+        await cluster.apply(model(3), rollout=judged)
+        await cluster.until(functools.partial(cluster.at_weight, 3, 25))
+        status = await cluster.status()
+        assert (status["lastRollout"]["revision"], status["lastRollout"]["outcome"]) == (2, "RolledBack")
+        assert [each["revision"] for each in status["heldBack"]] == [2]
+        assert status["experiment"] == "digits-r3"
+
     async def test_an_edit_back_to_the_candidate_takes_the_waiting_one_away(self, cluster: Cluster) -> None:
         await rolling_out(cluster, "queue")
         await cluster.settle(5)
@@ -583,7 +616,7 @@ class TestDryRun:
 
     async def test_what_would_be_refused_is_refused(self, cluster: Cluster) -> None:
         await promoted(cluster, 1, MANUAL)
-        await cluster.apply(model(2), rollout=dry(unit={"jwtClaim": "sub"}))
+        await cluster.apply(model(2), rollout=dry(strategy="blueGreen"))
         await cluster.settle(10)
         assert await cluster.condition("SpecAccepted") == ("False", "NotYetSupported")
 
@@ -709,6 +742,57 @@ class TestKeepPrevious:
         await cluster.apply(model(2), replicas="three")
         await cluster.settle(20, seconds=60)
         assert await kept(cluster) == [1]
+
+    async def test_a_spec_that_is_refused_while_it_drains_changes_nothing(self, cluster: Cluster) -> None:
+        await history(cluster, 1, keeping())
+        cluster.edges.in_flight = {"digits-r1": 1}
+        await cluster.apply(model(2), rollout=keeping(), replicas=2)
+        await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+        await cluster.command("promote revision=2 id=a full=true")
+        await cluster.until(functools.partial(cluster.serves, 2))
+        began = cluster.clock.now()
+        await cluster.apply(model(2), replicas="three")
+
+        async def is_drained() -> bool:
+            return (await cluster.status())["retiring"] == []
+
+        await cluster.until(is_drained)
+        # requestTimeout and what a request may wait before, and the grace.
+        assert cluster.clock.now() - began >= timedelta(seconds=30 + 5 + 5)
+        await cluster.settle(20, seconds=60)
+        assert await kept(cluster) == [1], "nobody said that it is not to be kept"
+        assert deployed(cluster) == {"digits-r1", "digits-r2"}
+        await cluster.apply(model(2), rollout=keeping(**{"for": "1h"}), replicas=2)
+        await cluster.settle(5)
+        assert await kept(cluster) == [1]
+        await cluster.apply(model(2), rollout=RETURNS, replicas=2)
+        await cluster.settle(5)
+        assert await kept(cluster) == []
+        assert deployed(cluster) == {"digits-r2"}
+
+    async def test_without_a_policy_it_goes_once_a_spec_is_accepted(self, cluster: Cluster) -> None:
+        await history(cluster, 1, RETURNS)
+        await cluster.apply(model(2), rollout=RETURNS)
+        await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+        await cluster.command("promote revision=2 id=a full=true")
+        await cluster.until(functools.partial(cluster.serves, 2))
+        await cluster.apply(model(2), replicas="three")
+        await cluster.settle(20)
+        assert await kept(cluster) == [1]
+        await cluster.apply(model(2), rollout=RETURNS)
+        await cluster.settle(5)
+        assert await kept(cluster) == []
+        assert deployed(cluster) == {"digits-r2"}
+
+    async def test_a_candidate_that_ends_while_the_spec_is_refused_is_not_kept(self, cluster: Cluster) -> None:
+        await history(cluster, 1, keeping())
+        await cluster.apply(model(2), rollout=keeping())
+        await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+        await cluster.apply(model(2), replicas="three")
+        await cluster.command("abort revision=2 id=a")
+        await cluster.settle(20)
+        assert await kept(cluster) == []
+        assert deployed(cluster) == {"digits-r1"}
 
     async def test_a_candidate_that_failed_is_not_kept(self, cluster: Cluster) -> None:
         await history(cluster, 1, keeping())

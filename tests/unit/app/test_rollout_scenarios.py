@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from doubles.cluster import NAME, NAMESPACE, TIMED, Cluster
+from doubles.cluster import MANUAL, NAME, NAMESPACE, TIMED, Cluster
+from sundog_operator.adapters.memory_kubernetes import Write
 from sundog_operator.app.keys import Key
 from sundog_operator.app.reconcile_model_deployment import reconcile_model_deployment
 from sundog_operator.ports import (
@@ -89,6 +90,91 @@ async def test_pause_holds_a_timed_gate_until_resume(cluster: Cluster) -> None:
     await cluster.until(functools.partial(cluster.serves, 2), rounds=10)
 
 
+async def answer(cluster: Cluster, command: str) -> tuple[str, str]:
+    """What became of a command, and why."""
+    await cluster.command(command)
+    await cluster.settle(2)
+    last = (await cluster.status())["lastCommand"]
+    return last["result"], last.get("message", "")
+
+
+async def test_what_is_not_paused_is_not_resumed(cluster: Cluster) -> None:
+    await served(cluster, rollout=TIMED)
+    await cluster.apply("file:///models/v2", rollout=TIMED)
+    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    told = "revision 2 is not paused: there is nothing to resume"
+    assert await answer(cluster, "resume revision=2 id=a") == ("Rejected", told)
+    assert (await answer(cluster, "pause revision=2 id=b"))[0] == "Accepted"
+    assert (await answer(cluster, "resume revision=2 id=c"))[0] == "Accepted"
+    assert await answer(cluster, "resume revision=2 id=d") == ("Rejected", told)
+
+
+class Died(Exception):
+    """The operator did."""
+
+
+async def test_a_command_that_was_run_before_the_operator_died_is_told_as_accepted(cluster: Cluster) -> None:
+    await served(cluster)
+    await cluster.apply("file:///models/v2")
+    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    assert (await answer(cluster, "pause revision=2 id=a"))[0] == "Accepted"
+    await cluster.command("resume revision=2 id=b")
+
+    def die(moment: str, write: Write) -> None:
+        if moment == "after" and write.ref.kind == EXPERIMENT:
+            raise Died
+
+    cluster.kube.on_write = die
+    with pytest.raises(Died):
+        await cluster.settle(2)
+    cluster.kube.on_write = lambda *_: None
+    assert (await cluster.status())["lastCommand"]["id"] == "a"
+    await cluster.settle(2)
+    last = (await cluster.status())["lastCommand"]
+    assert (last["id"], last["result"]) == ("b", "Accepted")
+    assert "paused" not in (await cluster.experiment("digits-r2"))["status"]
+
+
+async def test_what_stands_still_without_a_pause_is_told_what_lets_it_go_on(cluster: Cluster) -> None:
+    await served(cluster)
+    await cluster.apply("file:///models/v2")
+    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    told = "revision 2 is not paused: there is nothing to resume; "
+    assert await answer(cluster, "resume revision=2 id=a") == ("Rejected", f"{told}it waits for promote")
+    await cluster.apply("file:///models/v2", paused=True)
+    assert await answer(cluster, "resume revision=2 id=b") == ("Rejected", f"{told}spec.paused is true")
+
+
+async def test_a_candidate_that_has_not_failed_is_not_tried_again(cluster: Cluster) -> None:
+    await served(cluster)
+    cluster.serve.start_s = 60
+    await cluster.apply("file:///models/v2", rollout={"steps": [{"pause": {}}, {"weight": 50}]})
+    await cluster.settle(5)
+    told = "revision 2 starts and has not failed: there is nothing to try again"
+    assert await answer(cluster, "retry revision=2 id=a") == ("Rejected", told)
+
+    async def ready() -> bool:
+        return await cluster.condition("RevisionReady") == ("True", "Ready")
+
+    await cluster.until(ready, rounds=90)
+    assert await answer(cluster, "retry revision=2 id=b") == (
+        "Rejected",
+        "revision 2 is ready: there is nothing to try again",
+    )
+
+
+async def test_a_candidate_that_failed_is_tried_again_once(cluster: Cluster) -> None:
+    await served(cluster)
+    cluster.serve.failures["file:///models/v2"] = ("ModelNotFound", "/models/v2: No such file")
+    await cluster.apply("file:///models/v2")
+    await cluster.settle(6)
+    cluster.serve.failures.clear()
+    cluster.serve.start_s = 60
+    assert (await answer(cluster, "retry revision=2 id=a"))[0] == "Accepted"
+    await cluster.settle(3)
+    assert (await answer(cluster, "retry revision=2 id=b"))[0] == "Rejected"
+
+
 async def test_spec_paused_holds_and_refuses_promote(cluster: Cluster) -> None:
     await served(cluster)
     await cluster.apply("file:///models/v2")
@@ -134,6 +220,32 @@ async def test_retry_starts_another_attempt_with_a_record_of_its_own(cluster: Cl
     assert (await cluster.experiment("digits-r2"))["status"]["phase"] == "Stopped"
 
 
+async def test_a_candidate_with_traffic_is_not_tried_again(cluster: Cluster) -> None:
+    await served(cluster)
+    await cluster.apply("file:///models/v2")
+    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.command("retry revision=2 id=r")
+    await cluster.settle(3)
+    last = (await cluster.status())["lastCommand"]
+    told = (
+        "revision 2 has 25 % of the traffic: there is nothing to try again; abort, then retry begins its rollout anew"
+    )
+    assert (last["result"], last["message"]) == ("Rejected", told)
+    await cluster.command("promote revision=2 id=p")
+    await cluster.until(functools.partial(cluster.at_weight, 2, 50))
+
+
+async def test_a_candidate_with_traffic_that_a_status_says_is_to_be_tried_again_goes_on(cluster: Cluster) -> None:
+    await served(cluster, replicas=4)
+    await cluster.apply("file:///models/v2", replicas=4)
+    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    stored = await cluster.get()
+    status = {**stored["status"], "candidate": {**stored["status"]["candidate"], "retryAt": "2026-01-01T00:00:00Z"}}
+    await cluster.kube.patch_status(MODEL, status, resource_version=stored["metadata"]["resourceVersion"])
+    await cluster.command("promote revision=2 id=p")
+    await cluster.until(functools.partial(cluster.at_weight, 2, 50))
+
+
 async def test_rollback_goes_to_the_named_revision_and_stays_there(cluster: Cluster) -> None:
     await served(cluster)
     await cluster.apply("file:///models/v2")
@@ -165,8 +277,10 @@ async def test_rollback_during_a_rollout_ends_it(cluster: Cluster) -> None:
     ("command", "why"),
     [
         ("promote revision=7 id=a", "revision 7 is not the candidate, which is revision 2"),
-        ("launch revision=2 id=a", "verb 'launch' is not one of promote, pause, resume, abort, retry, rollback"),
-        ("skip revision=2 id=a", "skip is not supported yet"),
+        (
+            "launch revision=2 id=a",
+            "verb 'launch' is not one of promote, skip, pause, resume, abort, retry, rollback, stop",
+        ),
         ("promote revision=2", "id: '' is not 1 to 64 letters, digits, '.', '_' or '-'"),
         ("promote revision=two id=a", "revision: 'two' is not a revision number"),
         ("promote revision=2 speed=9 id=a", "'speed' is not an option of a command"),
@@ -185,6 +299,55 @@ async def test_a_wrong_command_is_rejected_once_and_changes_nothing(cluster: Clu
     assert (last["result"], last["message"]) == ("Rejected", why)
     assert await cluster.weights() == {1: 75, 2: 25}
     assert (await cluster.events()).count("CommandRejected") == 1
+
+
+async def test_skip_leaves_out_a_step_and_leads_to_no_promotion(cluster: Cluster) -> None:
+    steps = {"steps": [{"weight": 25, "gate": "manual"}, {"pause": {}}, {"weight": 50, "gate": "manual"}]}
+    await cluster.apply(rollout=steps)
+    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.apply("file:///models/v2", rollout=steps)
+
+    async def rejected(text: str) -> str:
+        await cluster.command(text)
+        await cluster.settle(3)
+        last = (await cluster.status())["lastCommand"]
+        return str(last["message"]) if last["result"] == "Rejected" else ""
+
+    async def pending() -> bool:
+        name = (await cluster.status()).get("experiment")
+        return bool(name) and (await cluster.experiment(name)).get("status", {}).get("phase") == "Pending"
+
+    await cluster.until(pending)
+    await cluster.command("skip revision=2 id=early")
+    await cluster.round()
+    told = (await cluster.status())["lastCommand"]
+    assert (told["result"], told["message"]) == ("Rejected", "the candidate is not ready yet: there is no step to skip")
+    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    assert await rejected("skip revision=7 id=a") == "revision 7 is not the candidate, which is revision 2"
+    assert await rejected("skip revision=2 id=b") == ""
+    assert (await cluster.experiment("digits-r2"))["status"]["step"]["index"] == 2
+    assert await cluster.weights() == {1: 75, 2: 25}
+    assert await rejected("skip revision=2 id=c") == ""
+    await cluster.until(functools.partial(cluster.at_weight, 2, 50))
+    assert await rejected("skip revision=2 id=d") == "what follows on step 3 of 4 is all traffic: promote leads there"
+    await cluster.settle(30)
+    assert await cluster.weights() == {1: 50, 2: 50}
+    await cluster.apply("file:///models/v2", rollout={**steps, "paused": True})
+    assert await rejected("promote revision=2 id=e") == "spec.rollout.paused is true"
+
+
+async def test_skip_is_refused_where_the_spec_or_a_window_holds_the_rollout(cluster: Cluster) -> None:
+    await served(cluster)
+    await cluster.apply("file:///models/v2")
+    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    never = {"windows": [{"cron": "0 3 1 1 *", "duration": "1h", "tz": "UTC"}]}
+    for changes, why in (({"paused": True}, "spec.rollout.paused is true"), (never, "outside its windows")):
+        await cluster.apply("file:///models/v2", rollout={**MANUAL, **changes})
+        await cluster.command(f"skip revision=2 id={len(why)}")
+        await cluster.settle(3)
+        last = (await cluster.status())["lastCommand"]
+        assert (last["result"], last["message"].startswith(why)) == ("Rejected", True), last
+    assert await cluster.weights() == {1: 75, 2: 25}
 
 
 async def test_a_repeated_id_does_nothing_and_says_so(cluster: Cluster) -> None:
@@ -242,6 +405,33 @@ async def test_a_missing_model_is_tried_again_and_starts_once_it_is_there(cluste
     await cluster.until(functools.partial(cluster.at_weight, 2, 25))
 
 
+@pytest.mark.parametrize("way", ["edit", "back", "abort"])
+async def test_what_is_out_until_its_next_attempt_is_not_started_again_in_order_to_drain(
+    cluster: Cluster, way: str
+) -> None:
+    await served(cluster)
+    cluster.serve.failures["file:///models/v2"] = ("ModelNotFound", "/models/v2 does not exist")
+    await cluster.apply("file:///models/v2")
+    await cluster.settle(6)
+    assert "retryAt" in (await cluster.status())["candidate"]
+    assert {app["name"] for app in cluster.serve.puts[-1]["applications"]} == {"digits-r1"}
+    puts = len(cluster.serve.puts)
+    match way:
+        case "edit":
+            await cluster.apply("file:///models/v3")
+            await cluster.until(functools.partial(cluster.at_weight, 3, 25))
+        case "back":
+            await cluster.apply()
+        case _:
+            await cluster.command("abort revision=2 id=a")
+    await cluster.settle(15)
+    status = await cluster.status()
+    assert (status.get("candidate") or {}).get("revision") == (3 if way == "edit" else None)
+    assert status["retiring"] == []
+    asked = {app["name"] for put in cluster.serve.puts[puts:] for app in put["applications"]}
+    assert asked == ({"digits-r1", "digits-r3"} if way == "edit" else set())
+
+
 async def test_a_model_that_stays_missing_ends_at_the_progress_deadline(cluster: Cluster) -> None:
     cluster.serve.failures["file:///models/late"] = ("ModelNotFound", "/models/late does not exist")
     await served(cluster)
@@ -249,7 +439,7 @@ async def test_a_model_that_stays_missing_ends_at_the_progress_deadline(cluster:
     await cluster.settle(100, seconds=10)
     assert await cluster.condition("Stalled") == ("True", "Aborted")
     assert (
-        "ProgressDeadlineExceeded: revision 2: /models/late does not exist"
+        "ProgressDeadlineExceeded: not ready within 15m, spec.rollout.progressDeadline: revision 2: /models/late does not exist"
         in (await cluster.status())["lastRollout"]["reason"]
     )
     assert await cluster.condition("RevisionReady") == ("False", "ModelNotFound")
@@ -311,6 +501,7 @@ async def test_recreate_switches_once_the_new_revision_can_carry_everything(clus
         ({"model": {"uri": "ftp://models/v2"}}, "InvalidSpec"),
         ({"model": {"uri": "pvc://models/v2"}}, "NotYetSupported"),
         ({"resources": {"gpu": {"count": 1}}}, "NotYetSupported"),
+        ({"rollout": {"strategy": "recreate", "bake": {}}}, "InvalidSpec"),
     ],
 )
 async def test_a_spec_that_is_refused_changes_nothing_of_what_serves(
@@ -325,6 +516,20 @@ async def test_a_spec_that_is_refused_changes_nothing_of_what_serves(
     assert await cluster.condition("Ready") == ("True", "Serving")
     assert cluster.serve.puts[-1] == deployed
     assert len(cluster.edges.weights_seen) == weights
+
+
+async def test_a_bake_that_was_stored_beside_recreate_holds_up_what_is_mended_no_longer(cluster: Cluster) -> None:
+    """Versions before this one took it, and refused to act on it."""
+    await served(cluster)
+    await cluster.apply("file:///models/v2", rollout={"strategy": "recreate", "bake": {}}, replicas=2)
+    await cluster.settle(5)
+    reasons = [each["message"] for each in (await cluster.status())["conditions"] if each["type"] == "SpecAccepted"]
+    assert "spec.rollout.bake: with strategy: recreate all traffic moves by one switch" in reasons[0]
+    cluster.serve.crash_replicas("digits-r1")
+    await cluster.until(functools.partial(cluster.serves, 1))
+    assert await cluster.weights() == {1: 100}
+    await cluster.apply("file:///models/v2", rollout={"strategy": "recreate"}, replicas=2)
+    await cluster.until(functools.partial(cluster.serves, 2))
 
 
 async def test_ray_being_silent_keeps_the_split_and_ready(cluster: Cluster) -> None:

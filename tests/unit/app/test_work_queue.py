@@ -77,6 +77,16 @@ async def test_an_earlier_add_wakes_one_who_waits_for_a_later(queue: WorkQueue[s
     assert await waiting == "now"
 
 
+async def test_who_is_about_to_wait_is_woken_although_another_takes_a_key_before(queue: WorkQueue[str]) -> None:
+    waiting = asyncio.ensure_future(queue.take())
+    await asyncio.sleep(0)
+    queue.add("a")
+    queue.add("b")
+    assert await queue.take() == "a"
+    async with asyncio.timeout(5):
+        assert await waiting == "b"
+
+
 async def test_failures_come_back_later_and_later_until_one_pass_is_well(
     queue: WorkQueue[str], clock: FakeClock
 ) -> None:

@@ -8,7 +8,7 @@ from sundog_operator.api import Gpu, ModelDeploymentSpec
 from sundog_operator.api.installation import parse_installation
 from sundog_operator.core import accelerators, capacity
 from sundog_operator.core.accelerators import Devices
-from sundog_operator.core.capacity import Room
+from sundog_operator.core.capacity import OnNodes, Room
 
 GPU = "nvidia.com/gpu"
 PRODUCT = "nvidia.com/gpu.product"
@@ -34,10 +34,18 @@ def quota(hard: int, used: int) -> dict[str, Any]:
     return {"status": {"hard": {f"requests.{GPU}": str(hard)}, "used": {f"requests.{GPU}": str(used)}}}
 
 
-def room(nodes: list[Any], pods: Any = (), quotas: Any = (), text: str = "", count: int = 1, **spec: Any) -> Room:
+def room(
+    nodes: list[Any] | None, pods: Any = (), quotas: Any = (), text: str = "", count: int = 1, **spec: Any
+) -> Room:
     gpu = {"count": count, **spec.pop("gpu", {})}
     asked = ModelDeploymentSpec.from_json({"model": {"uri": "file:///m"}, "resources": {"gpu": gpu}, **spec})
     found = capacity.look(asked, nodes, pods, quotas, parse_installation(text, "test"))
+    assert found is not None
+    return found
+
+
+def free(nodes: list[Any], pods: Any = (), **asked: Any) -> OnNodes:
+    found = room(nodes, pods, **asked).on_nodes
     assert found is not None
     return found
 
@@ -48,13 +56,14 @@ def test_nothing_is_looked_for_without_devices() -> None:
 
 
 def test_what_pods_have_is_taken_until_they_end() -> None:
-    found = room([node("a", 4), node("b", 2)], [pod("a", 3), pod("b", 2, "Succeeded")])
+    found = free([node("a", 4), node("b", 2)], [pod("a", 3), pod("b", 2, "Succeeded")])
     assert (found.nodes, found.total, found.free, found.replicas) == (2, 6, 3, 3)
 
 
 def test_a_replica_finds_all_its_devices_on_one_node() -> None:
     found = room([node("a", 3), node("b", 3)], [pod("a", 2), pod("b", 2)], count=2)
-    assert (found.free, found.replicas) == (2, 0)
+    assert found.on_nodes is not None
+    assert (found.on_nodes.free, found.on_nodes.replicas) == (2, 0)
     assert capacity.shortage(TWO, 1, found, ()) == (
         "InsufficientCapacity",
         f"2 {GPU} needed (1 × 2), 2 of 6 free on 2 nodes, not 2 of them on one node",
@@ -72,7 +81,7 @@ def test_a_replica_finds_all_its_devices_on_one_node() -> None:
     ],
 )
 def test_a_node_that_takes_no_pod_of_ours_has_no_room(away: dict[str, Any]) -> None:
-    assert room([away]).nodes == 0
+    assert free([away]).nodes == 0
 
 
 @pytest.mark.parametrize(
@@ -86,7 +95,7 @@ def test_a_node_that_takes_no_pod_of_ours_has_no_room(away: dict[str, Any]) -> N
 )
 def test_a_taint_that_is_tolerated_keeps_nobody_out(taint: Any, toleration: Any) -> None:
     scheduling = {"tolerations": [toleration]} if toleration else {}
-    assert room([node("a", 4, taints=[taint])], scheduling=scheduling).replicas == 4
+    assert free([node("a", 4, taints=[taint])], scheduling=scheduling).replicas == 4
 
 
 @pytest.mark.parametrize(
@@ -99,17 +108,17 @@ def test_a_taint_that_is_tolerated_keeps_nobody_out(taint: Any, toleration: Any)
 )
 def test_a_toleration_of_something_else_does_not_count(toleration: Any) -> None:
     taint = {"key": "team", "value": "vision", "effect": "NoSchedule"}
-    assert room([node("a", 4, taints=[taint])], scheduling={"tolerations": [toleration]}).nodes == 0
+    assert free([node("a", 4, taints=[taint])], scheduling={"tolerations": [toleration]}).nodes == 0
 
 
 def test_the_administrator_s_selector_and_tolerations_count_as_the_pods_have_them() -> None:
     nodes = [node("a", 4, {"pool": "models"}, taints=[{"key": "models", "effect": "NoSchedule"}]), node("b", 8)]
     text = "ray: {pods: {nodeSelector: {pool: models}, tolerations: [{key: models, operator: Exists}]}}"
-    assert room(nodes, text=text).total == 4
-    assert room(nodes).total == 8
+    assert free(nodes, text=text).total == 4
+    assert free(nodes).total == 8
     # His label outranks the user's, in the pod as in this look.
-    assert room(nodes, text=text, scheduling={"nodeSelector": {"pool": "none"}}).total == 4
-    assert room(nodes, scheduling={"nodeSelector": {"pool": "none"}}).total == 0
+    assert free(nodes, text=text, scheduling={"nodeSelector": {"pool": "none"}}).total == 4
+    assert free(nodes, scheduling={"nodeSelector": {"pool": "none"}}).total == 0
 
 
 def test_types_are_told_by_any_of_the_labels_and_by_an_administrator_s_words() -> None:
@@ -119,13 +128,13 @@ def test_types_are_told_by_any_of_the_labels_and_by_an_administrator_s_words() -
         node("c", 4, {PRODUCT: "NVIDIA-H100-80GB-HBM3"}),
         node("d", 8, {"example.com/card": "ell-four"}),
     ]
-    assert room(nodes, gpu={"type": ["l4"]}).total == 3
-    assert room(nodes, gpu={"type": ["l4", "h100"]}).total == 7
+    assert free(nodes, gpu={"type": ["l4"]}).total == 3
+    assert free(nodes, gpu={"type": ["l4", "h100"]}).total == 7
     text = "gpu: {aliases: {l4: {example.com/card: [ell-four]}}}"
-    assert room(nodes, text=text, gpu={"type": ["l4"]}).total == 11
+    assert free(nodes, text=text, gpu={"type": ["l4"]}).total == 11
     # One that nobody knows is looked for as it is written.
     unknown = node("e", 16, {"karpenter.k8s.aws/instance-gpu-name": "m60"})
-    assert room([*nodes, unknown], gpu={"type": ["m60"]}).total == 16
+    assert free([*nodes, unknown], gpu={"type": ["m60"]}).total == 16
 
 
 def test_shortage_is_told_with_numbers() -> None:
@@ -146,6 +155,24 @@ def test_the_tightest_quota_counts() -> None:
         "InsufficientQuota",
         f"2 {GPU} needed (2 × 1), 8 of 8 free on 1 node, 1 left by the namespace's quota",
     )
+
+
+def test_what_becomes_free_counts_with_what_is_free() -> None:
+    scattered = room([node("a", 2), node("b", 2)], [pod("a", 1), pod("b", 2)], quotas=[quota(4, 3)], count=2)
+    assert capacity.shortage(TWO, 1, scattered, ()) is not None
+    more = capacity.with_more(scattered, TWO, 1)
+    assert (more.on_nodes and more.on_nodes.free, more.quota) == (2, 2)
+    assert capacity.shortage(TWO, 1, more, ()) is None
+    assert capacity.with_more(Room(GPU, None, None), TWO, 1) == Room(GPU, None, None)
+
+
+def test_where_nodes_may_not_be_looked_at_quotas_alone_count() -> None:
+    found = room(None, quotas=[quota(4, 2)], count=2)
+    assert found == Room(GPU, None, 2)
+    assert capacity.shortage(TWO, 1, found, ()) is None
+    told = f"4 {GPU} of type l4 needed (2 × 2), 2 left by the namespace's quota"
+    assert capacity.shortage(TWO, 2, found, ["l4"]) == ("InsufficientQuota", told)
+    assert capacity.shortage(TWO, 9, room(None, count=2), ()) is None
 
 
 def test_the_first_type_is_preferred_and_all_are_enough() -> None:

@@ -12,6 +12,7 @@ from sundog_operator.core.commands import Command, parse
         ("  abort   id=a.b-c_1 revision=12 ", Command("a.b-c_1", "abort", 12)),
         ("promote revision=8 id=abc full=true", Command("abc", "promote", 8, full=True)),
         ("promote revision=8 id=abc full=false", Command("abc", "promote", 8)),
+        ("skip revision=8 id=abc", Command("abc", "skip", 8)),
         ("rollback revision=3 id=x", Command("x", "rollback", 3)),
     ],
 )
@@ -24,8 +25,10 @@ def test_commands_are_read(text: str, command: Command) -> None:
     [
         ("", "id: '' is not 1 to 64 letters, digits, '.', '_' or '-'"),
         ("promote revision=8 id=a/b", "id: 'a/b' is not 1 to 64 letters, digits, '.', '_' or '-'"),
-        ("launch revision=8 id=a", "verb 'launch' is not one of promote, pause, resume, abort, retry, rollback"),
-        ("stop revision=8 id=a", "stop is not supported yet"),
+        (
+            "launch revision=8 id=a",
+            "verb 'launch' is not one of promote, skip, pause, resume, abort, retry, rollback, stop",
+        ),
         ("promote id=a", "revision: '' is not a revision number"),
         ("promote revision=0 id=a", "revision: '0' is not a revision number"),
         ("promote revision=8 id=a full=yes", "full: 'yes' is neither true nor false"),

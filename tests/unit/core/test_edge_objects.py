@@ -5,10 +5,13 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import yaml
 
-from sundog_operator.api.installation import parse_installation
+from sundog_edge import cli as edge_cli
+from sundog_operator.api.installation import Haproxy, parse_installation
+from sundog_operator.api.structure import structure
 from sundog_operator.app.edge_in_cluster import shared
 from sundog_operator.core import edge_objects, edge_pods, network_policies, secrets
 from sundog_operator.core.contains import contains
@@ -19,6 +22,7 @@ edgeImage: example.com/edge@sha256:0
 edge:
   replicas: 3
   resources: {requests: {cpu: "0.5", memory: 1024Mi}, limits: {cpu: 2}}
+  haproxy: {bufferBytes: 65536, requestTimeout: 90s, clientTimeout: 1500ms, sourceConnections: 0}
   pods:
     serviceAccountName: theirs
     imagePullPolicy: Always
@@ -67,6 +71,44 @@ def test_what_is_made_is_what_was_read(name: str, text: str) -> None:
     if os.environ.get("SUNDOG_WRITE_GOLDEN"):
         path.write_text(made)
     assert made == path.read_text()
+
+
+def haproxy_args(text: str = "") -> list[str]:
+    deployment = edge_pods.make_deployment("vision", MEMBERS, parse_installation(text, "test"))
+    container = next(each for each in deployment["spec"]["template"]["spec"]["containers"] if each["name"] == "haproxy")
+    found: list[str] = container["args"]
+    return found
+
+
+def test_only_what_an_administrator_changes_of_haproxy_is_an_argument() -> None:
+    changed = {
+        "bufferBytes: 32768": "--buffer-bytes=32768",
+        "requestTimeout: 1m": "--request-seconds=60",
+        "clientTimeout: 1500ms": "--client-seconds=2",
+        "sourceConnections: 0": "--source-connections=0",
+    }
+    for text, argument in changed.items():
+        assert haproxy_args(f"edge: {{haproxy: {{{text}}}}}") == [*haproxy_args(), argument]
+    usual = "bufferBytes: 16384, requestTimeout: 15s, clientTimeout: 30s, sourceConnections: 8192"
+    assert haproxy_args(f"edge: {{haproxy: {{{usual}}}}}") == haproxy_args()
+
+
+def test_the_defaults_of_an_installation_are_those_of_the_edge_s_command_line() -> None:
+    """Else what is left out of the arguments would be something else than the installation says."""
+    usual = {option.name: option for option in edge_cli.haproxy.params}
+    limits = structure(Haproxy).fields
+    fields = Haproxy()
+    for option, told in (
+        ("buffer_bytes", fields.buffer_bytes),
+        ("request_seconds", fields.request_timeout.total_seconds()),
+        ("client_seconds", fields.client_timeout.total_seconds()),
+        ("source_connections", fields.source_connections),
+    ):
+        assert usual[option].default == told, option
+    for option, field in (("buffer_bytes", "bufferBytes"), ("source_connections", "sourceConnections")):
+        bounds = usual[option].type
+        assert isinstance(bounds, click.IntRange)
+        assert (bounds.min, bounds.max) == (limits[field].node.limits.ge, limits[field].node.limits.le)
 
 
 def test_who_may_ask_the_api_server_is_the_agent_alone() -> None:
@@ -187,7 +229,7 @@ def within(address: IPv4Address | IPv6Address, block: dict[str, Any]) -> bool:
     return address in ip_network(block["cidr"]) and not any(address in ip_network(each) for each in block["except"])
 
 
-@pytest.mark.parametrize("name", ["sundog-edge", "sundog-valkey", "sundog-ray-workers"])
+@pytest.mark.parametrize("name", ["sundog-edge", "sundog-ray-heads", "sundog-ray-workers"])
 def test_pods_reach_everything_but_the_credentials_of_their_node(name: str) -> None:
     policies = network_policies.make_policies(
         "vision", MEMBERS, parse_installation(ADMINISTRATOR, "test").network_policies
@@ -202,21 +244,47 @@ def test_pods_reach_everything_but_the_credentials_of_their_node(name: str) -> N
     assert {"namespaceSelector": {}} in rules[0]["to"]
 
 
-def test_agents_reach_an_api_server_on_a_node_and_nobody_needs_to_name_it() -> None:
+@pytest.mark.parametrize(
+    ("given", "ports"),
+    [("", [443, 6443]), ("  apiServerPorts: [16443]\n", [16443])],
+    ids=["as it is", "an administrator's"],
+)
+def test_agents_and_autoscalers_reach_an_api_server_on_a_node_and_nobody_needs_to_name_it(
+    given: str, ports: list[int]
+) -> None:
     """Some plugins count neither pods nor nodes among addresses."""
+    policies = network_policies.make_policies(
+        "vision", MEMBERS, parse_installation(ADMINISTRATOR + given, "test").network_policies
+    )
+    for name in ("sundog-edge", "sundog-ray-heads"):
+        by_port = [rule["ports"] for rule in asked(policies, name) or () if "to" not in rule]
+        assert by_port == [[{"protocol": "TCP", "port": port} for port in ports]], name
+    assert all("to" in rule for rule in asked(policies, "sundog-ray-workers") or ())
+
+
+def test_a_store_of_rays_asks_for_names_at_most() -> None:
     policies = network_policies.make_policies(
         "vision", MEMBERS, parse_installation(ADMINISTRATOR, "test").network_policies
     )
-    by_port = [rule["ports"] for rule in asked(policies, "sundog-edge") or () if "to" not in rule]
-    assert by_port == [[{"protocol": "TCP", "port": 443}, {"protocol": "TCP", "port": 6443}]]
-    for name in ("sundog-valkey", "sundog-ray-workers"):
-        assert all("to" in rule for rule in asked(policies, name) or ()), name
+    assert asked(policies, "sundog-valkey") == [
+        {"ports": [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]}
+    ]
 
 
-def test_the_policy_of_workers_is_not_that_of_heads_whose_autoscaler_asks_the_api_server() -> None:
+def test_every_pod_of_ray_has_a_policy_of_egress_and_policies_that_add_up_add_nothing() -> None:
+    """To what selects a pod twice all rules apply, so that the one for all of Ray must say nothing of egress."""
     policies = network_policies.make_policies(
         "vision", MEMBERS, parse_installation(ADMINISTRATOR, "test").network_policies
     )
     assert asked(policies, "sundog-ray") is None
-    (workers,) = [policy for policy in policies if policy["metadata"]["name"] == "sundog-ray-workers"]
-    assert workers["spec"]["podSelector"]["matchLabels"]["ray.io/node-type"] == "worker"
+    selected = {
+        policy["metadata"]["name"]: policy["spec"]["podSelector"]["matchLabels"].get("ray.io/node-type")
+        for policy in policies
+        if policy["metadata"]["name"].startswith("sundog-ray-")
+    }
+    assert selected == {"sundog-ray-heads": "head", "sundog-ray-workers": "worker"}
+
+
+def test_an_edge_that_is_not_ready_holds_up_no_drain() -> None:
+    """Before the first model starts no edge is ready, and a budget that waits for health would never let one go."""
+    assert edge_objects.make_budget("vision", MEMBERS)["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"

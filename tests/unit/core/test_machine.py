@@ -1,16 +1,19 @@
 """The rollout state machine, row by row: given a status and what is seen, when it ticks, then this follows."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sundog_operator.api import ExperimentStatus, Rollout
+from sundog_operator.api import ExperimentStatus, Rollout, ShadowStatus
 from sundog_operator.core.commands import Command
 from sundog_operator.core.observed import WebhookAnswer
-from sundog_operator.core.rollout import freeze, load, machine
+from sundog_operator.core.rollout import comparison, freeze, load, machine
+from sundog_operator.core.rollout.comparison import Comparison
+from sundog_operator.core.rollout.judgement import Judgement
 from sundog_operator.core.rollout.machine import Inputs
 
 T0 = datetime(2026, 11, 25, 12, tzinfo=UTC)
@@ -114,6 +117,33 @@ ROWS = [
         0,
     ),
 ]
+
+
+SCALED = freeze.freeze(
+    Rollout.from_json({"steps": [{"scale": {"replicas": 2}}, {"weight": 10, "gate": "manual"}]}), 7, 8, T0
+)
+
+
+def test_a_scale_ends_once_its_replicas_are_ready_and_has_no_traffic_before() -> None:
+    status = SCALED
+    for _ in range(5):
+        status = machine.tick(status, seen(available=1))
+    assert (status.phase, machine.wanted_replicas(status, 2)) == ("Pending", 2)
+    for _ in range(3):
+        status = machine.tick(status, seen())
+    assert (status.step.index if status.step else 0, machine.canary_weight(status)) == (2, 0)
+    at_scale = walk(
+        freeze.freeze(
+            Rollout.from_json({"steps": [{"weight": 10, "gate": "manual"}, {"scale": {"replicas": 2}}]}), 7, 8, T0
+        ),
+        until=(1, 10),
+    )
+    at_scale = machine.obey(at_scale, Command("a", "promote", 8), T0)
+    for _ in range(5):
+        at_scale = machine.tick(at_scale, seen(available=1))
+    assert at_scale.step is not None
+    assert (at_scale.step.index, at_scale.step.reason) == (2, "waits for replicas: 1 of 2 are available")
+    assert machine.tick(at_scale, seen()).step.index == 3  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.story)
@@ -239,8 +269,189 @@ def test_an_implied_last_step_is_added_and_an_explicit_one_is_kept() -> None:
     assert [(step.weight, step.gate) for step in freeze.plan_steps(explicit)] == [(100, "manual")]
 
 
+BAKED = freeze.freeze(
+    Rollout.from_json({"steps": [{"weight": 50, "gate": "manual"}], "bake": {"duration": "10m", "holdback": "2%"}}),
+    7,
+    8,
+    T0,
+)
+HEARD = Judgement(silent=False, requests=1000)
+AT_BAKE = machine.tick(
+    machine.tick(
+        machine.tick(walk(BAKED, until=(2, 98)), seen(now=T0, evidence=HEARD)),
+        seen(now=T0, evidence=HEARD),
+    ),
+    seen(now=T0, evidence=HEARD),
+)
+
+
+def test_a_bake_is_the_step_before_the_last_and_counts_as_all_of_the_traffic() -> None:
+    steps = BAKED.plan.steps
+    assert [(step.weight, step.gate) for step in steps] == [(50, "manual"), (98, "bake"), (100, "none")]
+    assert steps[1].min_duration == timedelta(minutes=10)
+    assert machine.weight_after(steps, 50) == 100
+    assert AT_BAKE.step is not None
+    assert (AT_BAKE.step.index, AT_BAKE.step.warm, AT_BAKE.step.since) == (2, True, T0)
+    assert machine.bakes(AT_BAKE)
+    assert not machine.bakes(walk(BAKED, until=(1, 50)))
+
+
+@pytest.mark.parametrize(
+    ("story", "when", "step", "weight", "reason"),
+    [
+        (
+            "before its time",
+            {"now": T0 + timedelta(minutes=9, seconds=59)},
+            2,
+            98,
+            "bakes until 2026-11-25T12:10:00Z: stable keeps 2 %, and harm rolls back",
+        ),
+        ("its time", {"now": T0 + timedelta(minutes=10)}, 3, 98, "Shifting"),
+        ("held", {"now": T0 + timedelta(minutes=10), "held": True}, 2, 98, None),
+        (
+            "outside its windows",
+            {"now": T0 + timedelta(minutes=10), "opens_at": T0 + timedelta(hours=1)},
+            2,
+            98,
+            "outside its windows; the next opens at 2026-11-25T13:00:00Z",
+        ),
+        (
+            "silent",
+            {"now": T0 + timedelta(minutes=10), "evidence": Judgement(silent=True)},
+            2,
+            98,
+            "has baked, and waits for requests of both revisions: no data is no success",
+        ),
+        (
+            "unheard",
+            {"now": T0 + timedelta(minutes=10), "evidence": Judgement(silent=False, unheard=("edge-1",))},
+            2,
+            98,
+            "has baked, and waits until edge-1 has told what was counted there",
+        ),
+        (
+            "harm",
+            {"now": T0 + timedelta(minutes=1), "evidence": Judgement(silent=False, harm="errorRate is 9 times")},
+            2,
+            0,
+            "RolledBack",
+        ),
+    ],
+)
+def test_a_bake_ends_by_its_time_once_both_were_asked(
+    story: str, when: dict[str, object], step: int, weight: int, reason: str | None
+) -> None:
+    after = machine.tick(AT_BAKE, seen(**{"evidence": HEARD, **when}))
+    assert after.step is not None
+    assert (after.step.index, machine.canary_weight(after)) == (step, weight), story
+    assert reason is None or after.step.reason == reason
+
+
+def test_a_bake_without_warmup_or_replicas_for_all_is_not_over() -> None:
+    assert AT_BAKE.step is not None
+    late = T0 + timedelta(minutes=20)
+    cold = AT_BAKE.model_copy(
+        update={
+            "step": AT_BAKE.step.model_copy(update={"warm": False}),
+            "epoch": AT_BAKE.epoch.model_copy(update={"since": late}),
+        }
+    )
+    waits = machine.tick(cold, seen(now=late, evidence=Judgement(silent=False, requests=1)))
+    assert waits.step is not None
+    assert (waits.step.index, waits.step.warm) == (2, False)
+    over = machine.tick(AT_BAKE, seen(now=T0 + timedelta(minutes=20), evidence=HEARD))
+    assert machine.tick(over, seen(evidence=HEARD, available=1)).phase == "Running"
+    assert machine.tick(over, seen(evidence=HEARD)).phase == "Concluded"
+
+
+def test_windows_take_no_time_of_a_bake_but_the_spec_does() -> None:
+    outside = machine.tick(
+        AT_BAKE, seen(now=T0 + timedelta(minutes=1), evidence=HEARD, opens_at=T0 + timedelta(days=1))
+    )
+    assert outside.step is not None
+    assert outside.step.held_since is None
+    held = machine.tick(AT_BAKE, seen(now=T0 + timedelta(minutes=1), evidence=HEARD, held=True))
+    assert held.step is not None
+    assert held.step.held_since == T0 + timedelta(minutes=1)
+    freed = machine.tick(held, seen(now=T0 + timedelta(minutes=31), evidence=HEARD))
+    assert freed.step is not None
+    assert freed.step.since == T0 + timedelta(minutes=30)
+
+
+SHADOWED = freeze.freeze(
+    Rollout.from_json(
+        {
+            "strategy": "shadow",
+            "steps": [{"shadow": {"maxDuration": "30m"}}],
+            "bake": {"duration": "10m", "holdback": "5%"},
+            "onInconclusive": "promote",
+            "onNoData": "promote",
+        }
+    ),
+    7,
+    8,
+    T0,
+)
+KNOWN = ShadowStatus(message="agreement: 900 of 900")
+
+
+def copied(**changes: Any) -> Inputs:
+    return seen(**{"now": T0, "copies": Comparison(KNOWN, (), passed=True, silent=False), **changes})
+
+
+def ticked(status: ExperimentStatus, given_inputs: Inputs) -> ExperimentStatus:
+    """Until nothing is due at that moment."""
+    for _ in range(20):
+        after = machine.tick(status, given_inputs)
+        if after == status:
+            return status
+        status = after
+    raise AssertionError(f"never settles: {status}")
+
+
+COPIES_PASSED = ticked(ticked(SHADOWED, copied()), copied(now=T0 + timedelta(minutes=30)))
+
+
+def test_a_shadow_that_has_passed_bakes_once_somebody_says_so() -> None:
+    assert (COPIES_PASSED.verdict.decision, COPIES_PASSED.step and COPIES_PASSED.step.reason) == (
+        "Passed",
+        "waits for promote",
+    )
+    assert machine.stands_by_copies(COPIES_PASSED)
+    assert not machine.is_weighed(COPIES_PASSED)
+    later = {"now": T0 + timedelta(days=1), "evidence": HEARD}
+    assert ticked(COPIES_PASSED, seen(**later)) == COPIES_PASSED
+    assert machine.why_not_skipped(COPIES_PASSED) == (
+        "what follows on step 2 of 4 is the bake at 95 %: promote leads there"
+    )
+    opened = machine.obey(COPIES_PASSED, Command("p", "promote", 8), T0)
+    assert machine.is_weighed(opened)
+    assert not machine.stands_by_copies(opened)
+    short = ticked(opened, seen(**later, available=1))
+    assert (machine.wanted_replicas(short, 2), machine.canary_weight(short)) == (2, 0)
+    baking = ticked(opened, seen(**later))
+    assert (machine.bakes(baking), machine.canary_weight(baking)) == (True, 95)
+    harmed = machine.tick(baking, seen(**{**later, "evidence": Judgement(silent=False, harm="errorRate is 9 times")}))
+    assert (harmed.phase, harmed.verdict.decision, machine.canary_weight(harmed)) == ("Stopped", "RolledBack", 0)
+    aborted = machine.stop(baking, "Aborted", "by command x", T0)
+    assert (aborted.verdict.decision, machine.canary_weight(aborted)) == ("Passed", 0)
+    over = ticked(baking, seen(now=T0 + timedelta(days=1, minutes=10), evidence=HEARD))
+    assert (over.phase, over.verdict.decision, over.verdict.winner) == ("Concluded", "Passed", "")
+    full = ticked(machine.obey(COPIES_PASSED, Command("f", "promote", 8, full=True), T0), seen(**later))
+    assert (full.phase, full.epoch.number) == ("Concluded", 1)
+
+
 inputs = st.builds(
     Inputs,
+    copies=st.sampled_from(
+        [
+            None,
+            Comparison(KNOWN, (), passed=True, silent=False),
+            Comparison(KNOWN, (), silent=False),
+            Comparison(KNOWN, ()),
+            Comparison(KNOWN, (), failed="agreement: 3 of 900"),
+        ]
+    ),
     answer=st.sampled_from([None, WebhookAnswer(200), WebhookAnswer(404)]),
     now=st.integers(0, 10_000).map(lambda seconds: T0 + timedelta(seconds=seconds)),
     replicas=st.integers(1, 5),
@@ -248,25 +459,45 @@ inputs = st.builds(
     confirmed=st.booleans(),
     held=st.booleans(),
     failure=st.one_of(st.none(), st.just(("LoadFailed", "boom"))),
+    late=st.sampled_from(["", "not ready within 5m: the store is away"]),
+    evidence=st.sampled_from(
+        [
+            None,
+            Judgement(silent=False, requests=1000),
+            Judgement(),
+            Judgement(silent=False, harm="errorRate is 9 times"),
+        ]
+    ),
 )
 verbs = st.sampled_from(["", "pause", "resume", "promote", "abort"])
 
 
-@given(st.lists(st.tuples(inputs, verbs, st.booleans()), max_size=40))
-def test_weights_rise_step_by_step_with_capacity_and_fall_only_to_zero(ticks: list[tuple[Inputs, str, bool]]) -> None:
-    status = frozen()
+@given(st.lists(st.tuples(inputs, verbs, st.booleans()), max_size=40), st.sampled_from([frozen(), BAKED, SHADOWED]))
+@example([(copied(), "", False)] * 3 + [(copied(), "promote", False)] * 2 + [(copied(), "", False)] * 2, SHADOWED)
+def test_weights_rise_step_by_step_with_capacity_and_fall_only_to_zero(
+    ticks: list[tuple[Inputs, str, bool]], begun: ExperimentStatus
+) -> None:
+    status, promoted, fully = begun, False, False
     for number, (given_inputs, verb, full) in enumerate(ticks):
         before = status
         if verb and not machine.is_over(status):
+            promoted, fully = promoted or verb == "promote", fully or (verb == "promote" and full)
             status = machine.obey(status, Command(f"c{number}", verb, 8, full=full), given_inputs.now)
         else:
-            status = machine.tick(status, given_inputs)
+            told = given_inputs if comparison.planned(status) else replace(given_inputs, copies=None)
+            status = machine.tick(status, told)
         rose = machine.canary_weight(status) - machine.canary_weight(before)
         assert sum(arm.weight for arm in status.arms) == 100
+        if begun is SHADOWED and not promoted:
+            assert machine.canary_weight(status) == 0, "whatever evidence and policies say"
+        if rose > 0 and begun is SHADOWED and not fully:
+            assert (machine.canary_weight(before), machine.canary_weight(status)) in ((0, 95), (95, 100))
         if rose > 0:
             assert given_inputs.available >= load.canary_replicas(given_inputs.replicas, machine.canary_weight(status))
             assert not given_inputs.held
         if rose < 0:
             assert machine.canary_weight(status) == 0
             assert status.phase == "Stopped"
-        assert status.epoch.number - before.epoch.number == (1 if rose else 0)
+        # What is weighed begins another epoch at the same weight, once it is warm.
+        began = status.evidence_epochs != before.evidence_epochs
+        assert status.epoch.number - before.epoch.number == (1 if rose or began else 0)

@@ -1,11 +1,10 @@
 """What keeps pods from running, in one line."""
 
-from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from sundog_operator.core.pod_problems import problem, start_times
+from sundog_operator.core.pod_problems import problem
 
 
 def pod(*states: dict[str, Any], name: str = "w", conditions: Any = (), **meta: Any) -> dict[str, Any]:
@@ -69,20 +68,3 @@ def test_pods_that_start_run_or_leave_have_no_problem() -> None:
     assert problem([pod(waiting("ContainerCreating")), pod(running)]) is None
     assert problem([pod(waiting("ImagePullBackOff"), deletionTimestamp="2026-01-01T00:00:00Z")]) is None
     assert problem([{"metadata": {"name": "new"}}]) is None
-
-
-def test_start_times_are_those_of_the_slowest_pod() -> None:
-    def started(scheduled: str, prepared: str, begun: str) -> dict[str, Any]:
-        conditions = [
-            {"type": "PodScheduled", "status": "True", "lastTransitionTime": f"2026-01-01T00:00:{scheduled}Z"},
-            {
-                "type": "PodReadyToStartContainers",
-                "status": "True",
-                "lastTransitionTime": f"2026-01-01T00:00:{prepared}Z",
-            },
-        ]
-        running = {"state": {"running": {"startedAt": f"2026-01-01T00:00:{begun}Z"}}}
-        return pod(running, conditions=conditions, creationTimestamp="2026-01-01T00:00:00Z")
-
-    found = start_times([started("02", "03", "09"), started("05", "06", "07"), pod()])
-    assert found == {"scheduled": timedelta(seconds=5), "image": timedelta(seconds=6)}

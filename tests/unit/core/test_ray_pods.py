@@ -9,6 +9,7 @@ from sundog_operator.api.installation import Installation, parse_installation
 from sundog_operator.core import names, ray_pods, revisions, valkey
 from sundog_operator.core.ray_groups import Presence
 from sundog_operator.core.revisions import Revision
+from sundog_operator.core.valkey import Server
 
 NOBODY = Presence({}, {}, frozenset())
 ADMINISTRATOR = """
@@ -54,6 +55,17 @@ def installation(text: str = "runtimeImage: example.com/runtime:1") -> Installat
 def revision(**spec: Any) -> Revision:
     content = revisions.content_of(ModelDeploymentSpec.from_json({"model": {"uri": "file:///models/v1"}, **spec}))
     return Revision(7, revisions.content_hash(content), content)
+
+
+def store_of(
+    made: dict[str, Any],
+    text: str = "runtimeImage: example.com/runtime:1",
+    stored: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The StatefulSet of a RayCluster's store."""
+    wanted = installation(text).ray
+    server = Server(wanted.gcs_fault_tolerance.image, wanted.gcs_fault_tolerance.storage)
+    return valkey.make_stateful_set(valkey.of_cluster(made), server, wanted.pods, stored)
 
 
 def group(made: Revision, text: str = "runtimeImage: example.com/runtime:1") -> dict[str, Any]:
@@ -120,9 +132,7 @@ def test_a_pod_without_devices_is_shown_none() -> None:
 def test_the_administrator_s_template_is_in_every_pod() -> None:
     head = cluster(ADMINISTRATOR)["spec"]["headGroupSpec"]["template"]
     template = group(revision(), ADMINISTRATOR)["template"]
-    store = valkey.make_stateful_set(
-        cluster(), installation().ray.gcs_fault_tolerance, installation(ADMINISTRATOR).ray.pods, None
-    )["spec"]["template"]
+    store = store_of(cluster(), ADMINISTRATOR)["spec"]["template"]
     for pod in (head, template, store):
         spec, container = pod["spec"], pod["spec"]["containers"][0]
         assert spec["imagePullSecrets"] == [{"name": "registry"}]
@@ -171,6 +181,19 @@ ray:
     _, _, container = worker(revision(), text)
     assert container["volumeMounts"] == [{"name": "models", "mountPath": "/var/cache/sundog"}]
     assert env_of(container)["SUNDOG_CACHE_DIR"] == "/var/cache/sundog"
+
+
+def test_the_cache_is_a_pod_s_own_unless_an_administrator_names_a_folder_of_the_node() -> None:
+    def cache(text: str = "") -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        _, spec, container = worker(revision(), text)
+        return spec["volumes"], container["volumeMounts"]
+
+    mounts = [{"name": "sundog-cache", "mountPath": "/var/cache/sundog"}]
+    assert cache() == ([{"name": "sundog-cache", "emptyDir": {}}], mounts)
+    shared = {"name": "sundog-cache", "hostPath": {"path": "/var/lib/sundog", "type": "Directory"}}
+    assert cache("ray: {cache: {hostPath: /var/lib/sundog}}") == ([shared], mounts)
+    text = "ray: {cache: {hostPath: /var/lib/sundog}}"
+    assert "sundog-cache" not in str(cluster(text)), "a head loads no model"
 
 
 def test_a_user_can_take_no_label_of_ours() -> None:
@@ -226,9 +249,9 @@ def test_a_redis_of_somebody_else_is_used_with_its_password() -> None:
 
 def test_the_store_has_a_password_of_its_own_that_is_in_no_argument() -> None:
     made = cluster()
-    secret = valkey.make_secret(made, "p4ssw0rd")
+    secret = valkey.make_secret(valkey.of_cluster(made), {"password": "p4ssw0rd"})
     assert secret["stringData"] == {"password": "p4ssw0rd"}
-    stateful_set = valkey.make_stateful_set(made, installation().ray.gcs_fault_tolerance, installation().ray.pods, None)
+    stateful_set = store_of(made)
     container = stateful_set["spec"]["template"]["spec"]["containers"][0]
     assert container["env"] == [
         {"name": "PASSWORD", "valueFrom": {"secretKeyRef": {"name": "sundog-x-0-valkey", "key": "password"}}}
@@ -242,14 +265,20 @@ def test_the_store_has_a_password_of_its_own_that_is_in_no_argument() -> None:
     }
 
 
+def test_an_upgrade_restarts_no_store() -> None:
+    made = store_of(
+        {"apiVersion": "ray.io/v1", "kind": "RayCluster", "metadata": {"name": "x", "namespace": "v", "uid": "u"}}
+    )
+    assert made["metadata"]["annotations"] == {names.ANNOTATION_MADE_AS: "e2b8d3930cb24d46"}
+
+
 def test_a_stored_claim_stays_as_it_is() -> None:
-    made, pods = cluster(), installation().ray.pods
-    before = valkey.make_stateful_set(made, installation().ray.gcs_fault_tolerance, pods, None)
-    smaller = installation("ray: {gcsFaultTolerance: {storage: {size: ''}}}").ray.gcs_fault_tolerance
-    after = valkey.make_stateful_set(made, smaller, pods, before)
+    smaller = "ray: {gcsFaultTolerance: {storage: {size: ''}}}"
+    before = store_of(cluster())
+    after = store_of(cluster(), smaller, before)
     assert after["spec"]["volumeClaimTemplates"] == before["spec"]["volumeClaimTemplates"]
     assert valkey.is_as(before, after)
-    anew = valkey.make_stateful_set(made, smaller, pods, None)
+    anew = store_of(cluster(), smaller)
     assert "volumeClaimTemplates" not in anew["spec"]
     assert anew["spec"]["template"]["spec"]["volumes"] == [{"name": "data", "emptyDir": {}}]
     assert not valkey.is_as(before, anew)
@@ -272,9 +301,7 @@ def test_a_renewed_cluster_keeps_the_ray_that_its_pods_have() -> None:
 
 
 def test_pods_are_of_the_restricted_standard() -> None:
-    stateful_set = valkey.make_stateful_set(
-        cluster(), installation().ray.gcs_fault_tolerance, installation().ray.pods, None
-    )
+    stateful_set = store_of(cluster())
     for template in (
         cluster()["spec"]["headGroupSpec"]["template"],
         group(revision())["template"],

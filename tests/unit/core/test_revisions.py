@@ -1,12 +1,16 @@
 import copy
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sundog_operator.api import ModelDeploymentSpec
-from sundog_operator.core import revisions
+from sundog_operator.core import revisions, serve_config
 from sundog_operator.core.revisions import Revision
+from sundog_operator.core.serve_config import Scale
 
+GOLDEN = Path(__file__).parent / "golden"
 SMALLEST = {"model": {"uri": "file:///models/digits/v1"}}
 FULL = {
     "model": {
@@ -45,6 +49,35 @@ PODS = {
 def test_hashes_are_those_of_earlier_releases(spec: dict[str, Any], golden: str) -> None:
     """A failure here means that an upgrade would make a revision of every deployment: mend the code, not the hash."""
     assert digest(spec) == golden
+
+
+def application(spec: dict[str, Any], scale: Scale, *, in_pods: bool) -> str:
+    """What Serve is told of the seventh revision of `vision/digits`, as it is sent; to Serve 1 and 1.0 are two values."""
+    current = ModelDeploymentSpec.from_json(spec)
+    content = revisions.content_of(current)
+    revision = Revision(7, revisions.content_hash(content), content, "example.com/runtime:1")
+    made = serve_config.make_application("vision", "digits", revision, current, scale, in_pods=in_pods)
+    return json.dumps(made, indent=1, sort_keys=True) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "spec", "scale", "in_pods"),
+    [
+        ("smallest", SMALLEST, Scale(1, 1), False),
+        ("full", FULL, Scale(3, 3), False),
+        ("pods", PODS, Scale(1, 9, ModelDeploymentSpec.from_json(PODS).autoscaling), True),
+    ],
+)
+def test_serve_is_told_of_a_revision_what_earlier_releases_told(
+    name: str, spec: dict[str, Any], scale: Scale, in_pods: bool
+) -> None:
+    """A failure here means that an upgrade of the operator would restart every replica: mend the code, not the golden.
+
+    One more key in `args` is enough, also one that is empty: leave it out where the revision does not ask for it. Only what Serve takes
+    up in place may change: numbers of replicas, their scaling, and `user_config`.
+    """
+    golden = GOLDEN / f"serve-application-{name}.json"
+    assert application(spec, scale, in_pods=in_pods) == golden.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def seen(blocks: int, stable: int, canary: int) -> judging.Seen:
     edges = [EdgeReport("edge-0", True, False, {"blocks": {"columns": COLUMNS}, "counters": rows})]
     now_s = START + 10.0 * blocks + tallies.GRACE_S
     counted = take(tallies.Tallies(ATTEMPT), edges, now_s)
-    return judging.Seen(counted, edges, tallies.blocks_of(ATTEMPT, edges), Traffic(), (1, 1), now_s, 30.0)
+    return judging.Seen(counted, edges, tallies.blocks_of(ATTEMPT, edges), Traffic(), now_s, 30.0, (1, 1))
 
 
 def judge(blocks: int, stable: int, canary: int) -> Judgement:
@@ -69,7 +69,7 @@ def judge(blocks: int, stable: int, canary: int) -> Judgement:
 
 
 def test_too_early_is_told_with_what_is_there_of_it() -> None:
-    (errors, _) = judge(blocks=4, stable=2, canary=2).metrics
+    errors, *_ = judge(blocks=4, stable=2, canary=2).metrics
     assert errors.verdict == "Undecided"
     assert errors.message.startswith("errorRate is 1 times stable's")
     assert errors.message.endswith("no gate opens before 120 s were counted, so far 40 s")
@@ -78,7 +78,7 @@ def test_too_early_is_told_with_what_is_there_of_it() -> None:
 
 
 def test_nothing_is_early_about_what_takes_long_for_want_of_events() -> None:
-    (errors, _) = judge(blocks=13, stable=2, canary=2).metrics
+    errors, *_ = judge(blocks=13, stable=2, canary=2).metrics
     assert errors.verdict == "Undecided"
     assert "no gate opens" not in errors.message
 
@@ -112,7 +112,7 @@ def timed(attempt: str, epoch: int, bucket: int, blocks: int) -> dict[str, objec
 def latency_of(rows: list[dict[str, object]], now_s: float, epoch: int) -> int | None:
     document = {"blocks": {"columns": COLUMNS}, "histogram": {"edgesUs": [10, 20]}, "counters": rows}
     edges = [EdgeReport("edge-0", True, False, document)]
-    return stable_traffic.of_attempts("m", ["m-r1", ATTEMPT], edges, now_s, epoch).quantile_us(0.95)
+    return stable_traffic.of_attempts("m", ["m-r1", ATTEMPT], edges, now_s, epoch=epoch).quantile_us(0.95)
 
 
 def test_latency_is_that_of_a_warm_up_unless_stable_was_looked_at_for_long() -> None:
@@ -125,7 +125,7 @@ def test_latency_is_that_of_a_warm_up_unless_stable_was_looked_at_for_long() -> 
 def test_where_nothing_is_long_any_more_a_latency_passes_by_its_floor() -> None:
     rollout = Rollout.from_json({"steps": [{"weight": 50}], "guardrails": [{"metric": "latencyP95", "margin": "25%"}]})
     frozen, *_ = resolve.guardrails(rollout, Traffic(5.0, [1000, 0], [10]))
-    assert (frozen.threshold_microseconds, frozen.candidate_threshold_microseconds) == (10, 12)
+    assert (frozen.threshold_microseconds, frozen.candidate_threshold_microseconds) == (10, 1010)
     assert frozen.floor == 0.005
     plan = status().plan.model_copy(update={"guardrails": (frozen,)})
     running = status().model_copy(update={"plan": plan})
@@ -134,10 +134,10 @@ def test_where_nothing_is_long_any_more_a_latency_passes_by_its_floor() -> None:
 
 
 def test_without_events_it_is_told_how_many_requests_decide_and_when() -> None:
-    (errors, _) = judge(blocks=1, stable=0, canary=0).metrics
+    errors, *_ = judge(blocks=1, stable=0, canary=0).metrics
     assert "happened in neither arm, and 1.5 times are allowed: about " in errors.message
     needed = int(errors.message.split("about ")[1].split()[0])
     assert f"{needed} requests of the candidate decide, in some" in errors.message
     assert judge(blocks=needed // 100 - 1, stable=0, canary=0).metrics[0].verdict == "Undecided"
-    (errors, _) = judge(blocks=13, stable=0, canary=0).metrics
+    errors, *_ = judge(blocks=13, stable=0, canary=0).metrics
     assert errors.message == "errorRate happened in neither arm: no more above stable's rate than its floor allows"

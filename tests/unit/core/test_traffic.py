@@ -1,11 +1,20 @@
 """What an endpoint and a rollout's unit become in the split document."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from sundog_operator.api import ExperimentStatus, FrozenPlan, ModelDeploymentSpec, ModelDeploymentStatus, PlanUnit
+from sundog_operator.api import (
+    ExperimentStatus,
+    FrozenPlan,
+    ModelDeploymentSpec,
+    ModelDeploymentStatus,
+    PlanHeader,
+    PlanUnit,
+    StepStatus,
+)
 from sundog_operator.api import Rollout as RolloutSpec
 from sundog_operator.core import live, traffic
 from sundog_operator.core.observed import EdgeReport
@@ -61,6 +70,7 @@ UNITS = [
     ({"header": "x-user-id"}, {"kind": "header", "name": "x-user-id"}),
     ({"cookie": "visitor"}, {"kind": "cookie", "name": "visitor"}),
     ({"jsonPath": "$.user.id"}, {"kind": "jsonPath", "name": "$.user.id"}),
+    ({"jwtClaim": "sub"}, {"kind": "jwtClaim", "name": "sub"}),
 ]
 
 
@@ -99,19 +109,194 @@ def test_a_limit_is_never_more_than_an_edge_can_count(quantity, told):
     assert service(endpoint={"maxRequestBytes": quantity})["maxRequestBytes"] == told
 
 
-def in_force(slow_us: int | None) -> EdgeReport:
-    arm: dict[str, Any] = {"application": "digits-r7", "weight": 100, "servers": {"up": 1}}
-    told = arm if slow_us is None else {**arm, "slowMicroseconds": slow_us}
+MATCHED = {"arm": "canary", "headers": {"x-canary": "true"}}
+
+
+def test_a_step_by_header_is_told_to_edges_and_left_out_again_where_nothing_else_changes() -> None:
+    plain = running({"steps": STEPS})
+    asked = replace(plain, headers=(PlanHeader(name="x-canary", value="true"),))
+    assert "match" not in service(plain)
+    assert service(asked)["match"] == MATCHED
+    kept = traffic.with_split(service(asked), "sundog-0", "digits", plain, {})
+    assert "match" not in kept
+    assert traffic.with_split(kept, "sundog-0", "digits", asked, {})["match"] == MATCHED
+
+
+@pytest.mark.parametrize(
+    ("told", "confirmed"),
+    [
+        (None, False),
+        (MATCHED, True),
+        ({**MATCHED, "headers": {"x-canary": "yes"}}, False),
+        ({**MATCHED, "arm": "a"}, False),
+    ],
+)
+def test_an_edge_confirms_headers_by_telling_the_same(told: dict[str, Any] | None, confirmed: bool) -> None:
+    report, arm = in_force(()), traffic.Arm("stable", 7, 100, ((0, 10_000),))
+    assert report.evidence is not None
+    if told is not None:
+        report.evidence["services"]["digits"]["match"] = told
+    plain = traffic.Split("3b9f", "3b9f", 2, (arm,))
+    asked = replace(plain, headers=(PlanHeader(name="x-canary", value="true"),))
+    assert traffic.confirm("digits", asked, [report]).confirmed is confirmed
+    assert traffic.confirm("digits", plain, [report]).confirmed is (told is None)
+
+
+def test_what_is_reached_by_header_alone_carries_traffic() -> None:
+    split = running({"steps": STEPS})
+    for headers, carried in (((), {"digits-r1"}), ((PlanHeader(name="a", value="b"),), {"digits-r1", "digits-r2"})):
+        document = {"services": [service(replace(split, headers=headers))]}
+        assert traffic.carrying(document, "sundog-0", {"digits"}) == carried
+
+
+def test_requests_that_chose_their_arm_are_counted_apart() -> None:
+    def row(origin: str, assigned: int, failed: int) -> dict[str, Any]:
+        where = {"attempt": "uid", "arm": "canary", "origin": origin}
+        return {**where, "assigned": assigned, "ends": {"ok": assigned - failed, "server5xx": failed}}
+
+    rows = [row("assigned", 10, 1), row("override", 5, 4), row("probe", 99, 99), row("assigned", 20, 0)]
+    reports = [EdgeReport("edge-0", True, False, {"counters": rows})]
+    assert traffic.counts_of("uid", "canary", reports) == (30, 1)
+    assert traffic.counts_of("uid", "canary", reports, forced=True) == (5, 4)
+    assert traffic.counts_of("uid", "stable", reports) == (0, 0)
+
+
+def in_force(slow_us: tuple[int, ...]) -> EdgeReport:
+    arm: dict[str, Any] = {"application": "digits-r7", "weight": 100, "slowMicroseconds": None, "servers": {"up": 1}}
+    told = {**arm, **dict(zip(traffic.THRESHOLDS, slow_us, strict=False))}
     told_of = {"attempt": "3b9f", "epoch": 2, "arms": {"stable": told}}
     return EdgeReport("edge-0", True, False, {"services": {"digits": told_of}})
 
 
 @pytest.mark.parametrize(
-    ("wanted", "told", "confirmed"), [(None, None, True), (500, 500, True), (500, None, False), (500, 400, False)]
+    ("wanted", "told", "confirmed"),
+    [
+        ((), (), True),
+        ((500,), (500,), True),
+        ((500,), (), False),
+        ((500,), (400,), False),
+        ((500, 90), (500, 90), True),
+        ((500, 90), (90, 500), False),
+        # An edge of before there were several.
+        ((500, 90), (500,), False),
+        ((500,), (500, 90), False),
+        ((500, 90, 7), (500, 90, 7), True),
+        ((500, 90, 7), (500, 90), False),
+    ],
 )
 def test_an_edge_that_counts_other_answers_as_slow_confirms_no_split(
-    wanted: int | None, told: int | None, confirmed: bool
+    wanted: tuple[int, ...], told: tuple[int, ...], confirmed: bool
 ) -> None:
     arm = traffic.Arm("stable", 7, 100, ((0, 10_000),), slow_us=wanted)
     found = traffic.confirm("digits", traffic.Split("3b9f", "3b9f", 2, (arm,)), [in_force(told)])
     assert found.confirmed is confirmed
+
+
+def test_an_edge_that_is_not_ready_says_why() -> None:
+    split = traffic.whole("digits", "1f0c9a3e-5d2b", 7)
+    taken = "port 8080, on which the haproxy of this edge listens, is held by python (pid 7)"
+    reports = [EdgeReport("edge-0", False, False, None, unready=taken), EdgeReport("edge-1", False, False, None)]
+    found = traffic.confirm("digits", split, reports)
+    assert (found.confirmed, found.waiting) == (False, (("edge-0", f"not ready: {taken}"), ("edge-1", "not ready")))
+    assert traffic.confirm("digits", split, []).waiting == (("no edge", "not ready"),)
+
+
+def override(arm: str, value: str = "b", *networks: str, keys: tuple[str, ...] = ()) -> dict[str, Any]:
+    return {"header": "x-pick", "value": value, "arm": arm, "callers": {"apiKeys": [*keys], "networks": [*networks]}}
+
+
+def told_override(arm: str, value: str = "b", *networks: str, keys: tuple[str, ...] = ()) -> dict[str, Any]:
+    return {"header": "x-pick", "value": value, "arm": arm, "callers": {"keys": [*keys], "networks": [*networks]}}
+
+
+PAUSED_FIRST = {"steps": [{"pause": {}}, {"weight": 25, "gate": "manual"}]}
+
+
+def at(phase: str, rollout: dict[str, Any] | None = None, **update: Any) -> traffic.Split:
+    """The split of a rollout to revision 2 that is in a phase, before its first weight."""
+    frozen = freeze.freeze(RolloutSpec.from_json(rollout or PAUSED_FIRST), stable=1, candidate=2, now=T0)
+    step = StepStatus(index=1, of=len(frozen.plan.steps), gate="manual")
+    stored = frozen.model_copy(update={"phase": phase, "step": step if phase != "Pending" else None, **update})
+    status = ModelDeploymentStatus.parse(
+        {"stable": {"revision": 1}, "candidate": {"revision": 2}, "experiment": "digits-r2"}
+    )
+    split = live.split_of("digits", status, "uid", stored)
+    assert split is not None
+    return split
+
+
+def chosen(split: traffic.Split | None) -> list[str]:
+    """The arms of the overrides that edges are told."""
+    wanted = [override(arm, arm, "10.0.0.0/8") for arm in ("stable", "canary", "wide")]
+    return [each["arm"] for each in service(split, endpoint={"overrides": wanted}).get("overrides", ())]
+
+
+def test_overrides_are_told_in_the_words_of_the_document() -> None:
+    asked = [override("canary", "a", "10.0.0.0/8", "127.0.0.0/8"), override("stable", "b", keys=("ops", "ann"))]
+    made = service(at("Running"), endpoint={"overrides": asked, "auth": {"apiKeys": {"secretName": "keys"}}})
+    assert made["overrides"] == [
+        told_override("canary", "a", "10.0.0.0/8", "127.0.0.0/8"),
+        told_override("stable", "b", keys=("ops", "ann")),
+    ]
+    assert "overrides" not in service(at("Running"))
+
+
+def test_an_override_has_no_effect_while_its_arm_is_not_there_not_ready_or_on_its_way_out() -> None:
+    assert chosen(None) == []
+    assert chosen(traffic.whole("digits", "1f0c9a3e-5d2b", 1)) == ["stable"]
+    assert chosen(traffic.whole("digits", "1f0c9a3e-5d2b", 1, followed=2)) == ["stable"], (
+        "what follows may not be ready"
+    )
+    assert chosen(at("Pending")) == ["stable"]
+    assert chosen(at("Running")) == ["stable", "canary"]
+    assert chosen(at("Stopped")) == ["stable"]
+
+
+def test_a_candidate_that_is_promoted_in_full_before_it_is_ready_is_not_to_be_chosen() -> None:
+    last = len(freeze.freeze(RolloutSpec.from_json(PAUSED_FIRST), stable=1, candidate=2, now=T0).plan.steps)
+    promoted = at("Running", step=StepStatus(index=last, of=last, gate="none"))
+    assert chosen(promoted) == ["stable"]
+
+
+def test_after_a_promotion_what_was_stable_is_not_to_be_chosen() -> None:
+    frozen = freeze.freeze(RolloutSpec.from_json(PAUSED_FIRST), stable=1, candidate=2, now=T0)
+    arms = tuple(
+        arm.model_copy(update={"weight": 0 if arm.name == "stable" else 100, "ranges": ()}) for arm in frozen.arms
+    )
+    assert chosen(at("Concluded", arms=arms)) == ["canary"]
+
+
+def test_an_endpoint_that_stays_as_it_was_keeps_what_it_reveals_and_what_may_still_be_chosen() -> None:
+    asked = {
+        "reveal": False,
+        "overrides": [override("canary", "a", "10.0.0.0/8"), override("stable", "b", "10.0.0.0/8")],
+    }
+    known = service(at("Running"), endpoint=asked)
+    kept = traffic.with_split(known, "sundog-0", "digits", at("Stopped"), {})
+    assert kept["overrides"] == [told_override("stable", "b", "10.0.0.0/8")]
+    assert kept["reveal"] is False
+    assert "reveal" not in service(at("Running"))
+
+
+def test_what_is_reached_by_an_override_alone_carries_traffic() -> None:
+    for asked, carried in (([], {"digits-r1"}), ([override("canary", "a", "10.0.0.0/8")], {"digits-r1", "digits-r2"})):
+        document = {"services": [service(at("Running"), endpoint={"overrides": asked})]}
+        assert traffic.carrying(document, "sundog-0", {"digits"}) == carried
+
+
+def test_overrides_beyond_the_networks_that_an_edge_takes_are_left_out_of_the_youngest() -> None:
+    def of(name: str, first: int, *counts: int) -> dict[str, Any]:
+        starts = [first + sum(counts[:place]) for place in range(len(counts))]
+        overrides = [
+            override("stable", f"v{place}", *(f"10.{n // 256}.{n % 256}.0/24" for n in range(start, start + count)))
+            for place, (start, count) in enumerate(zip(starts, counts, strict=True))
+        ]
+        return {**service(traffic.whole("digits", "1f0c9a3e-5d2b", 1), endpoint={"overrides": overrides}), "name": name}
+
+    old, middle, young = of("old", 0, *[29] * 8), of("middle", 0, 32), of("young", 1000, 20, 4, 1)
+    document = traffic.make_document("vision", [old, middle, young], {"sundog-0": {"dashboard": "http://a"}}, None)
+    left = {each["name"]: [one["value"] for one in each.get("overrides", ())] for each in document["services"]}
+    assert left["middle"] == ["v0"], "networks count once"
+    assert (len(left["old"]), left["young"]) == (8, ["v0", "v1"])
+    assert traffic.without_room([old, middle, young], document) == ["young"]
+    assert traffic.without_room([old, middle], document) == []

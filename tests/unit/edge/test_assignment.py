@@ -34,8 +34,8 @@ def test_buckets_are_uniform_and_salts_independent():
 
 @st.composite
 def tables(draw):
-    """Ranges of 1..10 arms that cover every bucket once, in any order."""
-    count = draw(st.integers(1, 10))
+    """Ranges of 1..11 arms that cover every bucket once, in any order."""
+    count = draw(st.integers(1, 11))
     cuts = sorted(draw(st.sets(st.integers(1, BUCKETS - 1), max_size=40)))
     ranges = [[] for _ in range(count)]
     for start, end in zip([0, *cuts], [*cuts, BUCKETS], strict=True):

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from sundog_edge import binary
 from sundog_edge.cli import main
 from sundog_edge.errors import SettingsError
+from sundog_edge.haproxy.names import BOOT_VARIABLE, LOG_VARIABLE
 from sundog_edge.state_dir import Settings, StateDir, read_json, write_atomically
 
 
@@ -69,6 +70,20 @@ def test_a_configuration_that_haproxy_refuses_is_reported_and_not_started(tmp_pa
     assert "HAProxy refuses the configuration" in message
     assert "nonsense" in message
     assert not (tmp_path / "haproxy.cfg").exists()
+
+
+def test_one_thread_writes_all_lines_unless_more_are_asked_for(tmp_path, monkeypatch):
+    """Two that write at the same instant lose a line: HAProxy drops it rather than wait."""
+    monkeypatch.setattr("sundog_edge.state_dir.MAX_PATH", 500)
+    monkeypatch.setattr(os, "execv", lambda *_: None)
+    for variable in (BOOT_VARIABLE, LOG_VARIABLE):
+        monkeypatch.setenv(variable, "")
+    for options, threads in (((), 1), (("--threads", "3"), 3)):
+        state = tmp_path / str(threads)
+        result = CliRunner().invoke(main, ["haproxy", "--state-dir", str(state), *options])
+        assert result.exit_code == 0, result.output
+        os.close(int(os.environ[LOG_VARIABLE]))
+        assert f"    nbthread {threads}\n" in (state / "haproxy.cfg").read_text()
 
 
 def test_a_listen_address_that_is_none_is_a_usage_error(tmp_path):

@@ -28,6 +28,10 @@ class Api:
         self.tokens: set[str] = set()
         self.version = 1
         self.status = 200
+        self.answering = asyncio.Event()
+        """Lists are answered while it is set, with what there was when they were asked for."""
+
+        self.answering.set()
         self.watches: list[asyncio.Queue[dict[str, Any] | None]] = []
         self._of: dict[int, str] = {}
         self._runner: web.AppRunner | None = None
@@ -55,10 +59,9 @@ class Api:
             return web.Response(status=self.status)
         if "watch" not in request.query:
             self.asked.append(("list", plural))
-            found = self.objects.get(plural)
-            return web.json_response(
-                {"metadata": {"resourceVersion": str(self.version)}, "items": [found] if found else []}
-            )
+            found, version = self.objects.get(plural), self.version
+            await self.answering.wait()
+            return web.json_response({"metadata": {"resourceVersion": str(version)}, "items": [found] if found else []})
         self.asked.append(("watch", plural))
         events: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
         self.watches.append(events)
@@ -75,16 +78,18 @@ class Api:
     def store(self, plural: str, obj: dict[str, Any] | None, *, tell: bool = True) -> None:
         self.version += 1
         before = self.objects.get(plural)
+        stamped = self.stamped(obj or before or {})
         if obj is None:
             self.objects.pop(plural, None)
-            obj = before or {}
         else:
-            self.objects[plural] = obj
-        stamped = {**obj, "metadata": {"name": "sundog-edge", "resourceVersion": str(self.version)}}
+            self.objects[plural] = stamped
         kind = "ADDED" if before is None else "MODIFIED" if plural in self.objects else "DELETED"
         for events in self.watches if tell else ():
             if self._of[id(events)] == plural:
                 events.put_nowait({"type": kind, "object": stamped})
+
+    def stamped(self, obj: dict[str, Any]) -> dict[str, Any]:
+        return {**obj, "metadata": {"name": "sundog-edge", "resourceVersion": str(self.version)}}
 
     def end_watches(self, *events: dict[str, Any]) -> None:
         for watch in self.watches:
@@ -167,6 +172,78 @@ async def test_a_document_is_never_in_force_before_the_secrets_that_it_was_writt
     api.document(1)
     await until(lambda: generation(state) == 1)
     assert secret(state, "keys") == {"ada": b"told by nobody"}
+
+
+async def test_secrets_that_were_asked_for_before_they_changed_take_nothing_back(api, state):
+    await until(lambda: len(api.watches) == 2)
+    api.secrets(keys={"ada": "revoked later"})
+    await until(lambda: secret(state, "keys") == {"ada": b"revoked later"})
+    api.answering.clear()
+    api.document(1)
+    await until(lambda: api.asked.count(("list", "secrets")) == 2)
+    api.secrets(keys={"bob": "x"})
+    await until(lambda: secret(state, "keys") == {"bob": b"x"})
+    api.answering.set()
+    await until(lambda: generation(state) == 1)
+    assert secret(state, "keys") == {"bob": b"x"}
+
+
+async def test_a_watch_that_is_behind_takes_nothing_back(api, state, monkeypatch):
+    written: list[bytes] = []
+
+    def write(path, content):
+        written.append(content)
+        write_if_new(path, content)
+
+    write_if_new = cluster_source._write_if_new
+    monkeypatch.setattr(cluster_source, "_write_if_new", write)
+    await until(lambda: len(api.watches) == 2)
+    api.secrets(keys={"ada": "revoked later"}, tell=False)
+    late = api.objects["secrets"]
+    api.secrets(keys={"bob": "x"}, tell=False)
+    api.document(1)
+    await until(lambda: generation(state) == 1)
+    (watch,) = (events for events in api.watches if api._of[id(events)] == "secrets")
+    watch.put_nowait({"type": "MODIFIED", "object": late})
+    api.secrets(keys={"eve": "y"})
+    await until(lambda: secret(state, "keys") == {"eve": b"y"})
+    assert not any(encode(json.dumps({"ada": encode("revoked later")})).encode() in content for content in written)
+
+
+async def test_of_two_writes_the_later_secret_stays(api, account, tmp_path, monkeypatch):
+    going = asyncio.Event()
+
+    async def to_thread(write, path, content):
+        if b"old" in content:
+            await going.wait()
+        write(path, content)
+
+    monkeypatch.setattr(cluster_source.asyncio, "to_thread", to_thread)
+    state = StateDir.at(tmp_path / "t")
+    source, server = ClusterSource(lambda: server, state, "sundog-edge"), ApiServer(account, "vision")
+    told = [
+        {"metadata": {"resourceVersion": version}, "data": {"keys": text}}
+        for version, text in (("9", "old"), ("10", "new"))
+    ]
+    taking = [asyncio.create_task(source._take_secrets(server, each)) for each in told]
+    for _ in range(10):
+        await asyncio.sleep(0)
+    going.set()
+    await asyncio.gather(*taking)
+    assert json.loads(state.secrets.read_text()) == {"keys": "new"}
+
+
+async def test_a_restored_backup_whose_versions_are_lower_is_taken_over(api, state):
+    api.version = 100
+    await until(lambda: len(api.watches) == 2)
+    api.secrets(keys={"ada": "lost with the disk"})
+    await until(lambda: secret(state, "keys") == {"ada": b"lost with the disk"})
+    api.version = 10
+    api.secrets(keys={"bob": "x"}, tell=False)
+    api.end_watches()
+    await until(lambda: secret(state, "keys") == {"bob": b"x"} and len(api.watches) == 2)
+    api.secrets(keys={"eve": "y"})
+    await until(lambda: secret(state, "keys") == {"eve": b"y"})
 
 
 @pytest.mark.parametrize(

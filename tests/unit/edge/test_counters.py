@@ -7,10 +7,13 @@ import orjson
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sundog_edge import groups as grouping
 from sundog_edge import histogram
 from sundog_edge.counters import ROW_COLUMNS, Boot, Ledger, Row, RowKey, Seen
 from sundog_edge.evidence import Question, Surroundings, build
-from sundog_edge.groups import SLOW
+from sundog_edge.feedback.first_seen import FirstSeen
+from sundog_edge.feedback.joining import First
+from sundog_edge.loglines import SLOW
 from sundog_edge.metrics import coarse, text
 
 KEY = "digits/att/0/{}/assigned/sticky"
@@ -200,6 +203,17 @@ def test_requests_held_by_serves_own_proxy_stay_out_of_latency():
     assert row.total["ok"] == row.ttfb["ok"] == []
 
 
+def test_what_waited_long_for_a_replica_is_slow_all_the_same():
+    """A candidate that dies again and again would be as quick as any else: what waits for its next replica, others answer."""
+    ledger, key = Ledger(), KEY.format("canary")
+    elsewhere = {"server": "fallback-127.0.0.1:8000", "slow": "2500"}
+    lines = [line("a-1", key, 1, total=2501, **elsewhere), line("a-1", key, 2, total=2500, **elsewhere)]
+    ledger.consume([*lines, line("a-1", key, 3, 503, total=9000, **elsewhere)], 0)
+    row = ledger.boots["a-1"].rows[key]
+    assert (row.served_elsewhere, row.slow) == (3, 1)
+    assert sum(counts[1 + ROW_COLUMNS.index("slow")] for counts in row.blocks.rows()) == 1
+
+
 def test_retries_are_charged_and_rescues_counted():
     ledger = Ledger()
     key = KEY.format("stable")
@@ -213,7 +227,7 @@ def test_a_block_has_the_requests_that_arrived_in_it_and_whose_first_attempt_fai
     key = KEY.format("canary")
     tries = ((100, "+2", 200), (100, "1", 503), (100, "0", 200), (101, "1", 200))
     ledger.consume(
-        [line("a-1", key, n, status, retries=own, block=block) for n, (block, own, status) in enumerate(tries)], 0
+        [line("a-1", key, n, status, retries=own, block=block) for n, (block, own, status) in enumerate(tries)], 1015
     )
     ledger.boots["a-1"].running = {key: {101: 5}}
     seen = build(Surroundings("e", "n"), None, ledger, 0.0, Question(details=frozenset({"blocks"})))
@@ -241,10 +255,85 @@ def test_an_answer_is_slow_by_the_threshold_that_its_arm_had_when_it_began():
     assert {arm: row.slow for arm, row in rows.items()} == slow
     column = 1 + ROW_COLUMNS.index("slow")
     assert {arm: sum(own[column] for own in row.blocks.rows()) for arm, row in rows.items()} == slow
-    assert {arm: sum(own[SLOW] for own in row.groups.values()) for arm, row in rows.items()} == slow
+    assert {arm: sum(own[grouping.SLOW[0]] for own in row.groups.values()) for arm, row in rows.items()} == slow
     # A request that began under another threshold.
     ledger.consume([line("a-1", KEY.format("canary"), 9, total=1150, slow=str(own)) for own in (1100, 1200)], 0)
     assert rows["canary"].slow == 2
+
+
+def test_each_threshold_of_an_arm_has_counts_of_its_own():
+    ledger = Ledger()
+    key = KEY.format("stable")
+    totals = (100, 101, 501, 1001, 9000)
+    ledger.consume([line("a-1", key, n, total=total, slow="500,100,1000") for n, total in enumerate(totals)], 0)
+    # What began when there was one threshold, and failures, which are slow by none.
+    ledger.consume([line("a-1", key, 5, total=9000, slow="500"), line("a-1", key, 6, 500, total=9000, slow="5,5,5")], 0)
+    row = ledger.boots["a-1"].rows[key]
+    wanted = {"slow": 4, "slow2": 4, "slow3": 2}
+    assert {name: getattr(row, name) for name in SLOW} == wanted
+    blocks = dict(zip(ROW_COLUMNS, map(sum, list(zip(*row.blocks.rows(), strict=True))[1:]), strict=True))
+    assert {name: blocks[name] for name in SLOW} == wanted
+    groups = dict(zip(grouping.COLUMNS, map(sum, zip(*row.groups.values(), strict=True)), strict=True))
+    assert {name: groups[name] for name in SLOW} == wanted
+    events = [unit.events for unit in ledger.samples["digits/att"].units.values()]
+    assert {name: sum(name in each for each in events) for name in SLOW} == wanted
+    told = build(Surroundings("edge", "vision"), None, ledger, 0.0, Question(details=frozenset({"blocks", "groups"})))
+    (own,) = told["counters"]
+    assert {name: own[name] for name in SLOW} == wanted
+    assert told["blocks"]["columns"][-3:] == ("slow2", "slow3", "inFlight")
+    assert told["groups"]["columns"][-2:] == ("slow2", "slow3")
+    merged = Row()
+    merged.merge(row)
+    merged.merge(row)
+    assert (merged.slow, merged.slow2, merged.slow3) == (8, 8, 4)
+    page = text(ledger, None, {}, "", {}).decode()
+    arm = 'arm="stable",revision="",service="digits"'
+    assert f"sundog_edge_slow_total{{{arm}}} 4.0" in page
+    assert f'sundog_edge_slow_further_total{{{arm},threshold="2"}} 4.0' in page
+    assert f'sundog_edge_slow_further_total{{{arm},threshold="3"}} 2.0' in page
+
+
+def test_a_line_with_more_thresholds_than_are_counted_is_none():
+    ledger = Ledger()
+    ledger.boot("a-1", 0.0)
+    ledger.consume([line("a-1", KEY.format("stable"), n, slow=slow) for n, slow in enumerate(("1,2,3,4", "1,,2"))], 0)
+    assert (ledger.boots["a-1"].unparsable, ledger.boots["a-1"].rows) == (2, {})
+
+
+def test_feedback_is_counted_by_status_and_in_no_row():
+    ledger = Ledger()
+
+    def told(status: int, block: str) -> bytes:
+        return f"abcd-1 - digits feedback {status} -- 0 agent - - {block} - - 5 - - - -".encode()
+
+    ledger.consume([told(200, "1"), told(200, "2"), told(503, "1"), told(408, "-")], 1.0)
+    boot = ledger.boots["abcd-1"]
+    assert boot.feedback == {"digits": {"200": 2, "503": 1, "408": 1}}
+    assert (boot.lines, boot.counted_lines, boot.rows, boot.refused) == (4, 3, {}, {})
+    assert Ledger.from_json(orjson.loads(orjson.dumps(ledger.as_json()))).boots["abcd-1"].feedback == boot.feedback
+    boot.finish(2.0)
+    ledger.forget(3.0, ())
+    assert ledger.gone.feedback == {"digits": {"200": 2, "503": 1, "408": 1}}
+
+
+def test_units_are_seen_first_where_their_attempt_is_watched():
+    ledger, seen = Ledger(), FirstSeen()
+    row = "digits/{}/{}/stable/{}/{}"
+    ledger.consume([line("b-1", row.format("att", 0, "assigned", "sticky"), 1, unit=5)], 1.0)
+    ledger.watch({"digits/att": seen})
+    shown = [
+        (row.format("att", 1, "assigned", "sticky"), {"unit": -5, "received": 30}),
+        (row.format("att", 2, "assigned", "sticky"), {"unit": -5, "received": 20}),
+        (row.format("att", 2, "override", "sticky"), {"unit": 6}),
+        (row.format("att", 2, "assigned", "anonymous"), {"unit": 7}),
+        (row.format("old", 2, "assigned", "sticky"), {"unit": 8}),
+        (row.format("att", 0, "assigned", "sticky"), {"unit": 9, "received": 40}),
+    ]
+    ledger.consume([line("b-1", key, 2, **own) for key, own in shown], 2.0)
+    assert seen.some() == ({(1 << 64) - 5: First(20, 2, "stable"), 9: First(40, 0, "stable")}, 0)
+    ledger.watch({})
+    ledger.consume([line("b-1", row.format("att", 1, "assigned", "sticky"), 3, unit=10)], 3.0)
+    assert len(seen.waiting) == 2
 
 
 def test_unparsable_lines_are_counted_where_they_come_from():
@@ -260,16 +349,19 @@ def test_what_ended_long_ago_is_forgotten_and_stays_in_the_sums():
     ledger.consume([line("a-1", old, 1), line("b-2", old, 1), line("b-2", new, 1)], 10.0)
     ledger.consume([b"a-1 - digits auth 401 LR 0 <NOSRV> - - 100 - - 5 - - - -"], 10.0)
     ledger.boots["a-1"].finish(10.0)
-    assert ledger.forget(5.0, set()) == []
+    assert ledger.idle_rows("b-2", 5.0, set()) == []
+    ledger.forget(5.0, set())
     assert {*ledger.boots} == {"a-1", "b-2"}
-    dropped = ledger.forget(11.0, {("digits", "next")})
-    assert [(boot.id, key) for boot, key in dropped] == [("b-2", old)]
+    in_force = {("digits", "next")}
+    assert ledger.idle_rows("b-2", 11.0, in_force) == [old]
+    ledger.forget_rows("b-2", [old])
+    ledger.forget(11.0, in_force)
     assert {*ledger.boots} == {"b-2"}
     assert {*ledger.boots["b-2"].rows} == {new}
     assert {*ledger.samples} == {"digits/next"}
     assert {name: row.assigned for name, row in ledger.past.items()} == {"digits//stable": 2}
     assert (ledger.gone.lines, ledger.gone.refused) == (2, {"digits": {"auth": 1}})
-    page = text(ledger, None, {}, "").decode()
+    page = text(ledger, None, {}, "", {}).decode()
     assert 'sundog_edge_refused_total{kind="auth",service="digits"} 1.0' in page
     assert 'sundog_edge_assigned_total{arm="stable",revision="",service="digits"} 2.0' in page
     assert "sundog_edge_log_lines_total 4.0" in page
@@ -279,14 +371,14 @@ def test_what_ended_long_ago_is_forgotten_and_stays_in_the_sums():
     again = Ledger.from_json(ledger.as_json(), ledger.details_as_json())
     assert (
         'sundog_edge_assigned_total{arm="stable",revision="",service="digits"} 4.0'
-        in text(again, None, {}, "").decode()
+        in text(again, None, {}, "", {}).decode()
     )
 
 
 def test_a_row_with_requests_running_is_not_forgotten():
     ledger = Ledger({"a-1": Boot("a-1", 1, 0)})
     ledger.boots["a-1"].settle({KEY.format("stable"): Seen(2, 2)}, "all", 1.0)
-    assert ledger.forget(5.0, set()) == []
+    assert ledger.idle_rows("a-1", 5.0, set()) == []
 
 
 @given(st.integers(0, 10**10))

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import jwt
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -140,6 +142,17 @@ def test_a_certificate_of_ones_own_making_is_taken_and_a_chain_that_fits_no_buff
     assert b"\n\n" not in pem_of({**files, "tls.crt": b"\n# note\n\n" + certificate})
     with pytest.raises(SecretError, match=rf"at most {MAX_PEM_BYTES} are taken"):
         pem_of({**files, "tls.crt": certificate * 40})
+
+
+def test_a_certificate_for_a_key_of_a_kind_that_nobody_knows_is_told():
+    """One Secret like this must not keep all others from being read."""
+    certificate, _, key = self_signed(dt.datetime.now(dt.UTC)).partition(b"-----BEGIN PRIVATE KEY-----")
+    # The name of elliptic curves in it, and another of the same length.
+    known, unknown = bytes.fromhex("06072a8648ce3d0201"), bytes.fromhex("06072a8648ce3d0209")
+    der = x509.load_pem_x509_certificate(certificate).public_bytes(Encoding.DER).replace(known, unknown)
+    pem = b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(der) + b"-----END CERTIFICATE-----\n"
+    with pytest.raises(SecretError, match=r"tls\.crt is for a key of a kind that is not supported"):
+        pem_of({"tls.crt": pem, "tls.key": b"-----BEGIN PRIVATE KEY-----" + key})
 
 
 def test_secrets_are_read_as_the_kubelet_writes_them(tmp_path: Path):

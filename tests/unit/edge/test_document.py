@@ -85,7 +85,56 @@ def test_the_contracts_example_is_read():
 
 def test_what_counts_as_slow_is_each_arms_own_and_may_be_left_out():
     document = parse(json.dumps(changed((*CANARY, "slowMicroseconds"), 275_000)).encode(), "vision")
-    assert [arm.slowMicroseconds for arm in document.services[0].arms] == [None, 275_000]
+    assert [arm.slow_us for arm in document.services[0].arms] == [(), (275_000,)]
+    several = changed((*CANARY, "slowMicroseconds"), 275_000)
+    several["services"][0]["arms"][1] |= {"slowMicroseconds2": 9000, "slowMicroseconds3": 500_000}
+    assert parse(json.dumps(several).encode(), "vision").services[0].arms[1].slow_us == (275_000, 9000, 500_000)
+
+
+def test_feedback_is_left_out_or_names_its_metrics():
+    def feedback(value):
+        return parse(json.dumps(changed((*SERVICE, "feedback"), value)).encode(), "vision").services[0].feedback
+
+    assert parse(json.dumps(GOOD).encode(), "vision").services[0].feedback is None
+    assert feedback(None) is None
+    assert (feedback({"metrics": ["a"]}).metrics, feedback({"metrics": ["a"]}).maxUnits) == (("a",), 2_000_000)
+    many = [f"A-{n}.b_" for n in range(25)]
+    assert feedback({"metrics": many, "maxUnits": 1, "later": 1}).metrics == (*many,)
+
+
+def test_a_match_is_left_out_or_names_headers_and_an_arm():
+    def match(value):
+        return parse(json.dumps(changed((*SERVICE, "match"), value)).encode(), "vision").services[0].match
+
+    assert parse(json.dumps(GOOD).encode(), "vision").services[0].match is None
+    headers = {"x-canary": "true", "x-b": 'any "text" | of \\ {ASCII}'}
+    found = match({"arm": "canary", "headers": headers, "later": 1})
+    assert (found.arm, found.headers) == ("canary", headers)
+
+
+@pytest.mark.parametrize(
+    ("arm", "headers"),
+    [
+        ("canary", {}),
+        ("canary", {f"x-{number}": "1" for number in range(9)}),
+        ("canary", {"X-Canary": "true"}),
+        ("canary", {"x y": "true"}),
+        ("canary", {"x,1)": "true"}),
+        ("canary", {"x-canary\n    http-request deny": "true"}),
+        ("canary", {"x" * 64: "true"}),
+        ("canary", {"x": ""}),
+        ("canary", {"x": " true"}),
+        ("canary", {"x": "true\n"}),
+        ("canary", {"x": "a\nb"}),
+        ("canary", {"x": "\u00e9"}),
+        ("canary", {"x": "v" * 257}),
+        ("canary", {"x": 1}),
+        ("other", {"x": "true"}),
+    ],
+    ids=str,
+)
+def test_a_match_that_could_be_anything_else_is_refused(arm, headers):
+    assert "match" in refusal(changed((*SERVICE, "match"), {"arm": arm, "headers": headers}))
 
 
 def test_unknown_fields_are_ignored():
@@ -119,6 +168,10 @@ def test_unknown_fields_are_ignored():
         ((*SERVICE, "unit"), {"kind": "cookie", "name": "x'y"}, ["services[0].unit", "cookie"]),
         ((*SERVICE, "unit"), {"kind": "jsonPath", "name": "$.a')"}, ["services[0].unit", "jsonPath"]),
         ((*SERVICE, "unit"), {"kind": "jsonPath", "name": "a.b"}, ["services[0].unit", "jsonPath"]),
+        ((*SERVICE, "unit"), {"kind": "jwtClaim"}, ["unit.name"]),
+        ((*SERVICE, "unit"), {"kind": "jwtClaim", "name": "a.b"}, ["services[0].unit", "jwtClaim"]),
+        ((*SERVICE, "unit"), {"kind": "jwtClaim", "name": "a','int') x"}, ["services[0].unit", "jwtClaim"]),
+        ((*SERVICE, "unit"), {"kind": "jwtClaim", "name": "s" * 64}, ["services[0].unit", "jwtClaim"]),
         ((*SERVICE, "overrides"), [override(arm="other")], ["digits", "'other'"]),
         ((*SERVICE, "overrides"), [override(), override(header="X-CANARY")], ["x-canary: yes", "twice"]),
         ((*SERVICE, "overrides"), [override(value="a b")], ["overrides[0].value", "a b"]),
@@ -128,6 +181,8 @@ def test_unknown_fields_are_ignored():
         ((*CANARY, "slowMicroseconds"), 0, ["arms[1].slowMicroseconds", "0"]),
         ((*CANARY, "slowMicroseconds"), 86_400_000_001, ["arms[1].slowMicroseconds", "86400000001"]),
         ((*CANARY, "slowMicroseconds"), 0.25, ["arms[1].slowMicroseconds", "0.25"]),
+        ((*CANARY, "slowMicroseconds2"), 0, ["arms[1].slowMicroseconds2", "0"]),
+        ((*CANARY, "slowMicroseconds2"), 9000, ["arms[1]", "without the one before it"]),
         ((*SERVICE, "requestTimeoutSeconds"), 0, ["services[0].requestTimeoutSeconds", "0"]),
         # What is demanded of callers and not understood would else let everybody in.
         ((*SERVICE, "auth"), {"oidc": {}}, ["services[0].auth.oidc"]),
@@ -135,6 +190,14 @@ def test_unknown_fields_are_ignored():
         ((*SERVICE, "auth"), {"jwt": {"jwks": "j", "issuer": "a|b"}}, ["services[0].auth.jwt.issuer", "a|b"]),
         ((*SERVICE, "auth"), {"jwt": {"jwks": "j", "audience": "a\n"}}, ["services[0].auth.jwt.audience"]),
         ((*SERVICE, "auth"), {"apiKeys": "../etc"}, ["services[0].auth.apiKeys", "../etc"]),
+        ((*SERVICE, "feedback"), {}, ["services[0].feedback.metrics"]),
+        ((*SERVICE, "feedback"), {"metrics": []}, ["services[0].feedback.metrics"]),
+        ((*SERVICE, "feedback"), {"metrics": [f"m{n}" for n in range(26)]}, ["services[0].feedback.metrics", "25"]),
+        ((*SERVICE, "feedback"), {"metrics": ["a/b"]}, ["services[0].feedback.metrics[0]", "a/b"]),
+        ((*SERVICE, "feedback"), {"metrics": ["a\n"]}, ["services[0].feedback.metrics[0]"]),
+        ((*SERVICE, "feedback"), {"metrics": ["m" * 64]}, ["services[0].feedback.metrics[0]"]),
+        ((*SERVICE, "feedback"), {"metrics": ["a", "a"]}, ["services[0].feedback.metrics", "'a'", "twice"]),
+        ((*SERVICE, "feedback"), {"metrics": ["a"], "maxUnits": 0}, ["services[0].feedback.maxUnits", "0"]),
         ((*SERVICE, "maxRequestBytes"), 1 << 63, ["services[0].maxRequestBytes"]),
         ((*SERVICE, "epoch"), 1 << 63, ["services[0].epoch"]),
         ((*SERVICE, "hosts"), ["a\nb"], ["services[0].hosts[0]"]),
@@ -157,9 +220,9 @@ def test_a_violation_is_named_with_what_was_found(path, value, words):
 
 def test_more_arms_or_segments_than_fit_are_refused():
     arms = [
-        {**GOOD["services"][0]["arms"][0], "name": f"a{n}", "application": f"x-{n}", "ranges": []} for n in range(11)
+        {**GOOD["services"][0]["arms"][0], "name": f"a{n}", "application": f"x-{n}", "ranges": []} for n in range(12)
     ]
-    assert "11 arms, at most 10" in refusal(changed((*SERVICE, "arms"), arms))
+    assert "12 arms, at most 11" in refusal(changed((*SERVICE, "arms"), arms))
     many = copy.deepcopy(GOOD)
     for number, arm in enumerate(many["services"][0]["arms"]):
         arm["ranges"] = [[start, start + 20] for start in range(number * 20, 10_000, 40)]

@@ -8,7 +8,7 @@ import pytest
 from sundog_edge import following
 from sundog_edge.document import Cluster
 from sundog_edge.errors import ServeUnavailable
-from sundog_edge.following import Answers
+from sundog_edge.following import Answers, Following
 
 GOOD, SLOW = Cluster(dashboard="http://good"), Cluster(dashboard="http://slow")
 
@@ -46,6 +46,14 @@ async def test_a_cluster_that_hangs_holds_up_no_other_and_is_asked_once_at_a_tim
     await answers.poll({"good": GOOD, "slow": SLOW})
     await answers.poll({"good": GOOD, "slow": SLOW})
     assert client.asked["http://slow"] == 2
+
+
+def test_edges_do_not_ask_in_step():
+    calm = Following(None, None, None, Answers(Client()))
+    pauses = [calm.poll_pause_s for _ in range(50)]
+    low, high = ((1 + sign * following.POLL_JITTER) * following.POLL_S for sign in (-1, 1))
+    assert low <= min(pauses) < max(pauses) <= high
+    assert len({*pauses}) == len(pauses)
 
 
 async def test_a_cluster_that_leaves_the_document_is_forgotten_though_it_hangs(monkeypatch):

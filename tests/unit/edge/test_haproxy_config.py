@@ -1,13 +1,17 @@
 """The configuration and the maps, as text."""
 
+import hashlib
+import re
 from pathlib import Path
 
 import pytest
 
+from sundog_edge.credentials import Credentials
 from sundog_edge.document import Document
 from sundog_edge.haproxy.config import render
 from sundog_edge.haproxy.maps import maps_of
 from sundog_edge.layout import Layout, Server, fit
+from sundog_edge.memory import bound
 from sundog_edge.state_dir import Settings, StateDir
 
 STATE = StateDir(Path("/tmp/x"))
@@ -77,18 +81,81 @@ def test_another_content_is_another_table_and_the_same_content_the_same(changes)
     assert not tables() & tables(**changes)
 
 
-def with_thresholds(*us: int | None) -> Document:
-    """Two arms that share the buckets, each with its own threshold, and a way to choose the second."""
+def test_feedback_changes_the_arms_that_it_is_for_and_no_others():
+    def maps(**own):
+        override = {"header": "x-pick", "value": "v", "arm": "a0", "callers": {"networks": ["10.0.0.0/8"]}}
+        wanted = document("digits-r7", header="X-User", overrides=[override], **own)
+        return maps_of(wanted, fit(Layout(), wanted), Credentials(signing_key=b"\1\2"))
+
+    plain, taking = maps(), maps(feedback={"metrics": ["m"]})
+    (value,), (told,) = plain["ranges"].values(), taking["ranges"].values()
+    assert told == f"{value}!att~3~a0"
+    assert [*maps(feedback={"metrics": ["m"]}, reveal=False)["ranges"].values()] == [f"{value}!att~3~"]
+    assert [*taking["overrides"].values()] == [*plain["overrides"].values()], "who chose is not exposed"
+    assert [each["splits"]["digits"].split("|")[6] for each in (plain, taking)] == ["ro", "rof"]
+    assert (plain["signing"], taking["signing"]) == ({}, {"newest": "AQI="})
+
+
+HOSTILE = 'a b|c"%[src]\\'
+
+
+def matching(*headers: str, arm: str = "a1", **changes) -> Document:
+    match = {"arm": arm, "headers": dict.fromkeys(headers, HOSTILE)} if headers else None
+    return document("digits-r7", "digits-r8", match=match, **changes)
+
+
+def test_headers_are_a_table_of_hashes_that_leads_to_the_arm():
+    wanted = matching("x-b", "x-a")
+    maps = maps_of(wanted, fit(Layout(), wanted))
+    table = maps["splits"]["digits"].split("|")[5]
+    digest = hashlib.sha256(HOSTILE.encode()).hexdigest()
+    assert maps["splits"]["digits"].split("|")[6] == "rh"
+    assert maps["matches"] == {
+        f"{table}|x-a|{digest}": "+",
+        f"{table}|x-b|{digest}": "+",
+        f"{table}|2": "slot1!digits/att/3/a1/override!/digits-r8.app!1!a1!-",
+    }
+    assert {*maps["ranges"]} == {f"{table}/1"}
+    assert maps["ranges"][f"{table}/1"].startswith("slot0!digits/att/3/a0/assigned!")
+
+
+def test_other_headers_are_another_table_and_none_are_the_table_of_before():
+    def table(wanted: Document) -> str:
+        return maps_of(wanted, fit(Layout(), wanted))["splits"]["digits"].split("|")[5]
+
+    tables = {table(matching(*headers, arm=arm)) for headers in (["x-a"], ["x-b"]) for arm in ("a0", "a1")}
+    assert len(tables) == 4
+    assert table(matching()) not in tables
+    assert table(matching()) == table(document("digits-r7", "digits-r8")) == "c5deece6a84e6eee"
+
+
+def test_a_new_name_of_a_header_is_a_reload_and_its_rules_are_there_for_services_that_ask():
+    plain = fit(Layout(), document("a-r1"))
+    assert "matched" not in render(Settings(http_bind="0.0.0.0:80"), plain, STATE)
+    wanted = matching("x-b", "x-a")
+    asked = fit(plain, wanted)
+    assert plain.needs_reload(asked)
+    assert asked.matches == ("x-a", "x-b")
+    assert not asked.needs_reload(fit(asked, matching("x-a")))
+    assert Layout.from_json(asked.as_json()) == asked
+    assert Layout.from_json({name: value for name, value in asked.as_json().items() if name != "matches"}).matches == ()
+    text = render(Settings(http_bind="0.0.0.0:80"), asked, STATE)
+    assert HOSTILE not in text
+    assert text.index("txn.matched),map_str") < text.index("map_beg"), "before buckets decide"
+
+
+def with_thresholds(*us: int | None, **further: int) -> Document:
+    """Two arms that share the buckets, each with its own threshold and all with further ones, and a way to choose the second."""
     service = document("digits-r7", "digits-r8").model_dump(mode="json")["services"][0]
     for arm, ranges, own in zip(service["arms"], ([[0, 4000]], [[4000, 10_000]]), us, strict=True):
-        arm |= {"ranges": ranges, "slowMicroseconds": own}
+        arm |= {"ranges": ranges, "slowMicroseconds": own, **further}
     callers = {"keys": [], "networks": ["10.0.0.0/8"]}
     return document(arms=service["arms"], overrides=[{"header": "x-a", "value": "b", "arm": "a1", "callers": callers}])
 
 
 def test_an_arms_value_says_what_counts_as_slow_and_another_threshold_is_another_table():
-    def thresholds(*us: int | None) -> tuple[str, dict[str, str], dict[str, str]]:
-        wanted = with_thresholds(*us)
+    def thresholds(*us: int | None, **further: int) -> tuple[str, dict[str, str], dict[str, str]]:
+        wanted = with_thresholds(*us, **further)
         maps = maps_of(wanted, fit(Layout(), wanted))
         values = [value.split("!") for value in maps["ranges"].values()]
         (override,) = (value.split("!") for value in maps["overrides"].values())
@@ -99,7 +166,9 @@ def test_an_arms_value_says_what_counts_as_slow_and_another_threshold_is_another
     assert found == [{"a0": "100000", "a1": "120000"}, {"a1": "120000"}]
     second, *found = thresholds(100_000, None)
     assert found == [{"a0": "100000", "a1": "-"}, {"a1": "-"}]
-    assert first != second
+    third, *found = thresholds(100_000, 120_000, slowMicroseconds2=900, slowMicroseconds3=7)
+    assert found == [{"a0": "100000,900,7", "a1": "120000,900,7"}, {"a1": "120000,900,7"}]
+    assert len({first, second, third}) == 3
 
 
 def test_an_override_holds_for_every_network_inside_an_allowed_one():
@@ -157,7 +226,7 @@ def test_a_layout_survives_its_json():
 def test_the_configuration_has_every_slot_its_servers_and_every_header():
     layout = Layout(
         slots=17,
-        units=("header:x-a", "cookie:sid", "jsonPath:$.a[0]"),
+        units=("header:x-a", "cookie:sid", "jsonPath:$.a[0]", "jwtClaim:cognito:username"),
         overrides=("x-b",),
         servers=(Server("slot3", "10.0.0.1:1", "10.0.0.1:1", 6),),
     )
@@ -170,8 +239,39 @@ def test_the_configuration_has_every_slot_its_servers_and_every_header():
     )
     assert "    bind 0.0.0.0:80\n" in text
     assert "req.fhdr(x-a,1)" in text
+    (claim,) = (line for line in text.splitlines() if "$.cognito:username" in line)
+    assert claim == (
+        "    http-request set-var(txn.unit) var(txn.token),jwt_payload_query('$.cognito:username','int'),concat(,) "
+        "if { var(txn.source) -m str jwtClaim:cognito:username } { var(txn.signed) -m int 1 }"
+    )
+    assert text.index("set-var(txn.signed) var(txn.token)") < text.index(claim)
     assert "req.fhdr(x-b,1)" in text
     assert text == render(Settings(http_bind="0.0.0.0:80"), layout, STATE)
+
+
+@pytest.mark.parametrize(
+    ("memory", "buffer", "wanted"), [(1 << 30, 16_384, 32_768), (1 << 30, 1 << 20, 512), (1 << 20, 1 << 20, 64)]
+)
+def test_buffers_take_half_of_the_memory_there_is(memory, buffer, wanted):
+    text = render(Settings(memory_bytes=memory, buffer_bytes=buffer), Layout(), STATE)
+    assert f"    tune.buffers.limit {wanted}\n" in text
+
+
+def test_how_many_requests_an_address_has_is_asked_where_connections_are():
+    assert "sc_conn_cur(7) gt 5 " in render(Settings(source_connections=5), Layout(), STATE)
+    assert "sc_conn_cur" not in render(Settings(source_connections=0), Layout(), STATE)
+
+
+def test_the_memory_there_is_is_the_containers_where_that_is_less_than_the_machines(tmp_path):
+    machine = bound(())
+    newer, older = tmp_path / "memory.max", tmp_path / "memory.limit_in_bytes"
+    assert bound((newer, older)) == machine
+    newer.write_text("max\n")
+    assert bound((newer, older)) == machine
+    older.write_text(f"{1 << 62}\n")
+    assert bound((newer, older)) == machine
+    newer.write_text("1048576\n")
+    assert bound((newer, older)) == 1 << 20
 
 
 def waits(timeout: float, *applications: str) -> Document:
@@ -206,6 +306,18 @@ def test_only_services_that_ask_for_something_have_a_policy():
     assert maps["queues"] == {"slot0": "7"}
 
 
+def test_arms_that_share_an_application_share_its_queue():
+    asked = waits(5, "digits-r7")
+    halves = [
+        asked.services[0].arms[0].model_copy(update={"name": name, "weight": 45, "ranges": ((start, start + 5000),)})
+        for name, start in (("stable", 0), ("control", 5000))
+    ]
+    service = asked.services[0].model_copy(update={"arms": tuple(halves)})
+    shared = asked.model_copy(update={"services": (service,)})
+    whole = asked.services[0].queue.share(90)
+    assert maps_of(shared, fit(Layout(), shared))["queues"] == {"slot0": str(whole)}
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -234,3 +346,37 @@ def test_new_public_keys_and_grpc_need_a_reload_and_keys_that_go_do_not():
     assert 'jwt_verify("RS256","/tmp/x/public_keys/a.pem")' in text
     assert "    bind 0.0.0.0:443 ssl crt-list /tmp/x/certificates/list.txt alpn h2,http/1.1\n" in text
     assert "ssl crt-list" not in render(Settings(), Layout(), STATE)
+
+
+SHADOW = {"arm": "a1", "percent": 20, "comparator": {"kind": "tolerance", "atol": 1, "path": "$.outputs[0]"}}
+
+
+def test_a_shadow_is_one_reload_and_two_fields_more():
+    plain, shadowed = document("digits-r7", "digits-r8"), document("digits-r7", "digits-r8", shadow=SHADOW)
+    before, after = fit(Layout(), plain), fit(fit(Layout(), plain), shadowed)
+    assert before.needs_reload(after)
+    assert not after.needs_reload(fit(after, plain)), "its rules stay"
+    assert Layout.from_json(after.as_json()) == after
+    assert maps_of(shadowed, after)["splits"]["digits"].split("|")[7:] == ["2000", "a1"]
+    assert maps_of(plain, after)["splits"]["digits"].split("|")[7:] == []
+    assert "mirror" not in render(Settings(), before, STATE)
+    text = render(Settings(), after, STATE)
+    assert f"log {STATE.mirror_socket} len 65535 format rfc5424 local0 notice" in text
+    assert text.count("wait-for-body") == 1
+
+
+@pytest.mark.parametrize(
+    ("shadow", "says"),
+    [
+        ({"arm": "a9", "percent": 20}, "names arm 'a9', which it does not have"),
+        ({"arm": "a1", "percent": 0}, "greater than or equal to 1"),
+        ({"arm": "a1", "percent": 20, "comparator": {"kind": "code"}}, "'exact', 'tolerance', 'argmax' or 'custom'"),
+        ({"arm": "a1", "percent": 20, "comparator": {"kind": "custom"}}, "has parts if it is custom"),
+        ({"arm": "a1", "percent": 20, "comparator": {"path": "outputs"}}, "match pattern"),
+        ({"arm": "a1", "percent": 20, "comparator": {"rtol": -1}}, "greater than or equal to 0"),
+    ],
+    ids=str,
+)
+def test_a_shadow_that_cannot_be_is_refused(shadow, says):
+    with pytest.raises(ValueError, match=re.escape(says)):
+        document("digits-r7", "digits-r8", shadow=shadow)

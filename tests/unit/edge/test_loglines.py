@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sundog_edge.loglines import ENDS, HEAD_FIELDS, EndHead, RefusalHead, end_class, parse_head
+from sundog_edge.loglines import ENDS, HEAD_FIELDS, EndHead, FeedbackHead, RefusalHead, end_class, parse_head
 
 ROW = "digits/att/0/stable/assigned/sticky"
 
@@ -29,9 +29,14 @@ def head(**changes: str) -> bytes:
 
 
 def test_a_head_is_read():
-    assert parse_head(head()) == EndHead("abcd-12", ROW, "ok", 0, False, "127.0.0.1:30003", 0, 179500000)
+    assert parse_head(head()) == EndHead("abcd-12", ROW, "ok", 0, False, "127.0.0.1:30003", (), 179500000)
+    told = head(row="-", refused="feedback", status="207", server="agent", outcome="-")
+    assert parse_head(told) == FeedbackHead("abcd-12", "digits", 207, True)
     retried = head(retries="+2", server="fallback-1:2", outcome="-", termination="sH", status="504", slow="2500")
-    assert parse_head(retried) == EndHead("abcd-12", ROW, "timeout", 2, True, "fallback-1:2", 2500, 179500000)
+    assert parse_head(retried) == EndHead("abcd-12", ROW, "timeout", 2, True, "fallback-1:2", (2500,), 179500000)
+    several = parse_head(head(slow="2500,90,7"))
+    assert isinstance(several, EndHead)
+    assert several.slow_us == (2500, 90, 7)
 
 
 @pytest.mark.parametrize(
@@ -60,6 +65,11 @@ def test_a_head_is_read():
         (200, "PD", "ok", "truncated"),
         (200, "KD", "ok", "truncated"),
         (500, "SD", "ok", "truncated"),
+        (408, "SD", "ok", "client4xx"),
+        (404, "SD", "ok", "client4xx"),
+        (429, "SD", "ok", "throttled"),
+        (404, "sD", "ok", "timeout"),
+        (404, "PD", "ok", "truncated"),
         (400, "CH", "-", "abortBefore"),
         (400, "CR", "-", "abortBefore"),
         (503, "CQ", "-", "abortBefore"),
@@ -72,6 +82,9 @@ def test_a_head_is_read():
         (200, "--", "grpc4", "timeout"),
         (200, "--", "grpc13", "server5xx"),
         (200, "SD", "grpc0", "truncated"),
+        (200, "--", "givenUp", "abortBefore"),
+        (200, "CD", "givenUp", "abortBefore"),
+        (200, "SD", "givenUp", "abortBefore"),
     ],
 )
 def test_every_termination_has_one_class(status, termination, outcome, end):

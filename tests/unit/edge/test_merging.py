@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sundog_edge import groups as grouping
-from sundog_edge.blocks import KEPT, Blocks
+from sundog_edge.blocks import AHEAD, KEPT, Blocks
 from sundog_edge.counters import ROW_COLUMNS, Ledger, Row
 from sundog_edge.loglines import ENDS
 from sundog_edge.units import LIMIT, MIN_LIMIT, WHOLE, Sample, limit_for
@@ -34,6 +34,48 @@ def test_blocks_are_the_same_in_any_order_and_merged(entries, order: random.Rand
     assert merged.rows() == whole.rows()
     kept = [block for block, _, _ in entries if block > max((b for b, _, _ in entries), default=0) - KEPT]
     assert sum(sum(row[1:]) for row in whole.rows()) == sum(n for b, _, n in entries if b in kept)
+
+
+def test_blocks_that_are_ahead_of_the_clock_leave_no_other_out():
+    """The clock was a day ahead for a moment, or so far that what was before is kept, and what is ahead was counted by then."""
+    for ahead in (8640, KEPT + 1, KEPT, KEPT - 1, KEPT // 2, AHEAD + 2):
+        blocks = Blocks(1)
+        for block in range(1000, 1010):
+            blocks.add(block, 0, 1, block)
+        blocks.add(1009 + ahead, 0, 7, 1009 + ahead)
+        for block in range(1010, 1010 + 2 * KEPT):
+            blocks.add(block, 0, 1, block)
+            kept = [row for row in blocks.rows() if row[0] >= 1010]
+            assert kept == [[own, 1] for own in range(max(1010, block - KEPT + 1), block + 1)], (ahead, block)
+            if block == 1010:
+                before = [row for row in blocks.rows() if row[0] < 1010]
+                assert before == [[own, 1] for own in range(1000, 1010) if own > 1009 + ahead - KEPT]
+
+
+def test_a_line_that_is_ahead_of_the_clock_counts_as_one_of_now():
+    ledger = Ledger()
+    now = 10_000_000.0
+    stamped = int(now) // 10 + 8640
+    ledger.consume([line(1, 1, 500, "stable", 1, stamped)], now)
+    for second in range(0, 1200, 2):
+        ledger.consume([line(1, second, 200, "stable", 1, int(now + second) // 10)], now + second)
+    (row,) = ledger.boots["a-1"].rows.values()
+    assert [block for block, *_ in row.blocks.rows()] == [*range(1_000_000, 1_000_120)]
+    assert sum(sum(counts[1 : 1 + len(ENDS)]) for counts in row.blocks.rows()) == 601
+    assert sum(ended for own in row.replicas.values() for _, ended, *_ in own.rows()) == 601
+
+
+def test_a_line_of_the_first_block_of_all_times_is_counted():
+    blocks = Blocks(1)
+    blocks.add(0, 0, 1)
+    assert blocks.rows() == [[0, 1]]
+
+
+def test_a_little_ahead_of_the_clock_is_what_it_says():
+    blocks = Blocks(1)
+    blocks.add(1000 + AHEAD, 0, 1, 1000)
+    blocks.add(1000, 0, 1, 1000)
+    assert blocks.rows() == [[1000, 1], [1000 + AHEAD, 1]]
 
 
 SEEN = st.lists(
@@ -89,12 +131,18 @@ def test_many_samples_share_one_budget():
     assert limit_for(10**6) == MIN_LIMIT
 
 
+NOW = 14_005.0
+"""When all lines have come."""
+
+
 def line(worker: int, number: int, status: int, arm: str, user: int, block: int) -> bytes:
-    head = (
-        f"a-{worker} digits/att/0/{arm}/assigned/sticky digits - {status} -- {number % 2} s{number % 3} ok 3000 {block}"
-    )
-    total = 1000 + 37 * user + 11 * number
+    head = f"a-{worker} digits/att/0/{arm}/assigned/sticky digits - {status} -- {number % 2} s{number % 3} ok 3000,9000 {block}"
+    total = total_us(number, user)
     return f"{head} {number} {total // 2} {total} {user} {user * 7919 << 40} {user % 100} {block * 10_000_000 + number}".encode()
+
+
+def total_us(number: int, user: int) -> int:
+    return 1000 + 37 * user + 11 * number
 
 
 LINES = st.lists(
@@ -122,12 +170,12 @@ def row_of(ledger: Ledger, arm: str) -> dict:
 def test_two_edges_merged_are_one_in_any_order(entries, order: random.Random):
     lines = [line(1, number, *entry) for number, entry in enumerate(entries, start=1)]
     one = Ledger()
-    one.consume(lines, 5.0)
+    one.consume(lines, NOW)
     split = [(order.randrange(2), text) for text in lines]
     order.shuffle(split)
     two = Ledger()
     for worker, text in split:
-        two.consume([text.replace(b"a-1 ", b"a-%d " % (worker + 1), 1)], 5.0)
+        two.consume([text.replace(b"a-1 ", b"a-%d " % (worker + 1), 1)], NOW)
     for arm in ("stable", "canary"):
         assert row_of(two, arm) == row_of(one, arm)
     assert {name: own.as_json() for name, own in two.samples.items()} == {
@@ -138,7 +186,8 @@ def test_two_edges_merged_are_one_in_any_order(entries, order: random.Random):
 @given(LINES)
 def test_blocks_and_groups_have_every_end_and_survive_a_snapshot(entries):
     ledger = Ledger()
-    ledger.consume([line(1, number, *entry) for number, entry in enumerate(entries, start=1)], 0)
+    told = list(enumerate(entries, start=1))
+    ledger.consume([line(1, number, *entry) for number, entry in told], NOW)
     for boot in ledger.boots.values():
         for key, row in boot.rows.items():
             newest = row.blocks.newest
@@ -154,7 +203,12 @@ def test_blocks_and_groups_have_every_end_and_survive_a_snapshot(entries):
             assert dict(zip(grouping.COLUMNS, sums, strict=True)) | row.ends == dict(
                 zip(grouping.COLUMNS, sums, strict=True)
             )
-            assert sums[grouping.SLOW] == row.slow
+            assert [sums[place] for place in grouping.SLOW] == [row.slow, row.slow2, row.slow3]
+            totals = [
+                total_us(number, user) for number, (status, arm, user, _) in told if status != 500 and f"/{arm}/" in key
+            ]
+            assert [row.slow, row.slow2] == [sum(total > limit for total in totals) for limit in (3000, 9000)]
+            assert sums[grouping.FIRST_ATTEMPT_FAILED] == row.first_attempt_failed
             assert sums[grouping.TIMED + 1] == row.duration_us
             assert bool(row.replicas) == ("/stable/" in key)
     again = Ledger.from_json(ledger.as_json(), ledger.details_as_json())
@@ -164,17 +218,17 @@ def test_blocks_and_groups_have_every_end_and_survive_a_snapshot(entries):
 
 def test_sums_in_a_group_are_of_y_and_x():
     ledger = Ledger()
-    ledger.consume([line(1, 0, 200, "canary", 5, 1000), line(1, 1, 500, "canary", 5, 1000)], 0)
+    ledger.consume([line(1, 0, 200, "canary", 5, 1000), line(1, 1, 500, "canary", 5, 1000)], NOW)
     (counts,) = ledger.boots["a-1"].rows["digits/att/0/canary/assigned/sticky"].groups.values()
     y = (1185, 1196)
-    assert counts[grouping.TIMED :] == [2, sum(y), sum(v * v for v in y), 10, 50, sum(5 * v for v in y)]
+    assert counts[grouping.TIMED :] == [2, sum(y), sum(v * v for v in y), 10, 50, sum(5 * v for v in y), 1, 0, 0]
 
 
 @pytest.mark.parametrize("own", [b"x 1 2 3 4 5 6", b"1 x 2 3 4 5 6", b"1 2 3 4 5 100 6", b"1 2 3 4 5 -1 6"])
 def test_a_line_with_a_damaged_tail_counts_nothing_but_itself(own):
     ledger = Ledger()
     head = line(1, 1, 200, "stable", 1, 1000).rsplit(b" ", 7)[0]
-    ledger.consume([head + b" " + own], 0)
+    ledger.consume([head + b" " + own], NOW)
     boot = ledger.boots["a-1"]
     assert (boot.unparsable, boot.lines) == (1, 0)
     (row,) = boot.rows.values()

@@ -36,6 +36,17 @@ def test_without_go_the_tests_are_skipped_and_say_what_is_missing(
         fixtures.BINARIES.build(ALL)
 
 
+@pytest.mark.parametrize("fixture", ["api_server", "cluster"])
+def test_a_kubernetes_that_is_missing_skips_its_tests(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fixture: str
+) -> None:
+    monkeypatch.setattr(fixtures, "BINARIES", Binaries(tmp_path / "bin"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv(fixtures.ELSEWHERE, raising=False)
+    with pytest.raises(pytest.skip.Exception, match="no Kubernetes here"):
+        next(getattr(fixtures, fixture).__wrapped__())
+
+
 def test_what_is_built_is_not_built_again_until_its_module_changes(tmp_path: Path) -> None:
     binaries = Binaries(tmp_path)
     for program in CONTROL_PLANE.programs:

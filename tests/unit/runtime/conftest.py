@@ -43,6 +43,12 @@ def interpreter_is_left_as_it_was():
     assert not {"net", "predictor", "helper"} & set(sys.modules)
 
 
+@pytest.fixture(autouse=True)
+def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test leaves on the node is nobody else's."""
+    monkeypatch.setenv("SUNDOG_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+
+
 class Net(torch.nn.Module):
     """The same network as NET, to make weights with."""
 

@@ -49,6 +49,13 @@ def zip_mode(name: str, mode: int) -> zipfile.ZipInfo:
     return member
 
 
+def long_names(count: int) -> bytes:
+    """Headers that each give a name to the next one, and no file behind them."""
+    header = named("././@LongLink", tarfile.GNUTYPE_LONGNAME)
+    header.size = 1
+    return (header.tobuf(tarfile.GNU_FORMAT) + b"a".ljust(512, b"\0")) * count
+
+
 def plain_tar() -> bytes:
     return tar_with(
         (named("code", tarfile.DIRTYPE), b""), *((named(f"./{name}"), body) for name, body in FILES.items())
@@ -138,6 +145,7 @@ def test_what_is_no_plain_file_at_a_plain_place_is_refused(name: str, body: byte
         ("m.tar.gz", b"\x1f\x8b" + b"rubbish" * 100),
         ("m.tar.gz", gzip.compress(plain_tar())[:-20]),
         ("m.tar", tar_with((named("a"), b"x" * 5000))[:2000]),
+        ("m.tar", long_names(2000)),
         ("m.zip", b"PK\x03\x04 rubbish"),
         ("m.zip", zip_with(*FILES.items())[:-30]),
         ("m.zip", b""),
@@ -146,6 +154,43 @@ def test_what_is_no_plain_file_at_a_plain_place_is_refused(name: str, body: byte
 def test_what_is_no_archive_is_told(name: str, body: bytes, into: Path) -> None:
     with pytest.raises(LoadFailed, match="is not a usable archive"):
         unpacked(body, name, into)
+
+
+# A directory, and three files of which one is empty: headers at 0, 512, 1536 and 2560, the end at 3072.
+TAR_MEMBERS, TAR_END = (0, 512, 1536, 2560), 3072
+
+
+def damaged(body: bytes, at: int) -> bytes:
+    return body[:at] + bytes([body[at] ^ 0xFF]) + body[at + 1 :]
+
+
+@pytest.mark.parametrize("compress", [False, True], ids=["tar", "tar.gz"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(pytest.param(plain_tar()[:at], id=f"cut before {at}") for at in (*TAR_MEMBERS, TAR_END)),
+        *(pytest.param(plain_tar()[: at + 200], id=f"cut within {at}") for at in (*TAR_MEMBERS, TAR_END)),
+        *(pytest.param(damaged(plain_tar(), at + 150), id=f"damaged at {at}") for at in TAR_MEMBERS),
+        pytest.param(damaged(plain_tar(), TAR_END), id="damaged at its end"),
+        pytest.param(plain_tar()[:1536] + bytes(512) + plain_tar()[2048:], id="a hole"),
+        pytest.param(plain_tar()[:TAR_END] + b"U" * 5120, id="rubbish for its end"),
+        pytest.param(plain_tar() + plain_tar(), id="two, one behind the other"),
+    ],
+)
+def test_no_tar_loses_members_in_silence(body: bytes, compress: bool, into: Path) -> None:
+    with pytest.raises(LoadFailed, match="is not a usable archive"):
+        unpacked(gzip.compress(body) if compress else body, "m.tar", into)
+
+
+def test_one_block_of_zeros_ends_a_tar(into: Path) -> None:
+    assert unpacked(plain_tar()[: TAR_END + 512], "m.tar", into) == FILES
+
+
+def test_a_member_of_a_zip_without_a_name_is_refused(into: Path) -> None:
+    # A name ends at a zero.
+    body = zip_with(("name", b"x")).replace(b"name", b"\0ame")
+    with pytest.raises(SourceRefused, match="holds a file without a name"):
+        unpacked(body, "m.zip", into)
 
 
 @pytest.mark.parametrize("form", ["tar", "tar.gz", "zip"])

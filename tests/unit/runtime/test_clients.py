@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import io
+import json
 import subprocess
 import sys
 import threading
@@ -19,13 +21,16 @@ import uvicorn
 from open_inference.openapi.client import OpenInferenceClient
 from open_inference.openapi.errors import BadRequestError
 from open_inference.openapi.types import InferenceRequest, RequestInput
+from PIL import Image
 from tritonclient.utils import InferenceServerException
 
 from sundog_runtime.protocol.grpc_service import GrpcMethods, add_to_server
 from sundog_runtime.replica import Replica
 
 ECHO = """
+import json
 import numpy as np
+from sundog_runtime.context import parameters
 
 class Predictor:
     def load(self, path, config):
@@ -36,7 +41,34 @@ class Predictor:
             raise RuntimeError("a secret of the model")
         if isinstance(batch, dict) and "wait" in batch:
             __import__("time").sleep(float(batch["wait"][0]))
+        if isinstance(batch, dict) and "told" in batch:
+            return {"told": [json.dumps(dict(parameters().request))]}
         return batch
+"""
+
+# Turns pictures upside down, and tells their sizes.
+PICTURES = """
+import io
+from PIL import Image
+
+class Predictor:
+    def load(self, path, config):
+        pass
+
+    def predict(self, batch):
+        pictures = [Image.open(io.BytesIO(data)) for data in batch]
+        return {"size": [list(each.size) for each in pictures], "turned": [turned(each) for each in pictures]}
+
+def turned(picture):
+    written = io.BytesIO()
+    picture.rotate(180).save(written, "PNG")
+    return written.getvalue()
+"""
+DECLARED = """
+inputs: [{name: picture, dtype: bytes, shape: [-1]}]
+outputs:
+- {name: size, dtype: int64, shape: [-1, 2]}
+- {name: turned, dtype: bytes, shape: [-1]}
 """
 
 
@@ -148,6 +180,18 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield found
 
 
+@pytest.fixture(scope="module")
+def gallery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A predictor of pictures as files."""
+    root = tmp_path_factory.mktemp("gallery")
+    (root / "predictor.py").write_text(PICTURES)
+    (root / "model.yaml").write_text(DECLARED)
+    model = {"uri": f"file://{root}", "entrypoint": "predictor:Predictor"}
+    args = {"version": 1, "namespace": "vision", "service": "gallery", "revision": 8, "model": model}
+    with Served(args) as found:
+        yield found
+
+
 ARRAYS = {
     "BOOL": np.array([[True, False]]),
     "UINT8": np.array([[0, 255]], np.uint8),
@@ -225,6 +269,73 @@ def test_tritonclient_over_grpc(served: Served, raw: bool) -> None:
         assert result.get_response().id == "one"
         for datatype, array in ARRAYS.items() if raw else [("INT8", ARRAYS["INT8"])]:
             np.testing.assert_array_equal(result.as_numpy(datatype), array)
+
+
+PARAMETERS = {"language": "de", "seed": 7, "temperature": 0.5, "verbose": True}
+
+
+@pytest.mark.parametrize("kind", [tritonclient.http, tritonclient.grpc])
+def test_tritonclient_s_own_parameters_reach_the_model(served: Served, kind: Any) -> None:
+    authority = served.http if kind is tritonclient.http else served.grpc
+    tensors = []
+    for name in ("told", "x"):
+        tensors.append(kind.InferInput(name, [1], "FP32"))
+        tensors[-1].set_data_from_numpy(np.zeros(1, np.float32))
+    with kind.InferenceServerClient(authority) as client:
+        result = client.infer("echo", tensors, parameters=PARAMETERS, timeout=3)
+        assert json.loads(result.as_numpy("told")[0]) == PARAMETERS | {"timeout": 3}
+
+
+def picture(width: int, height: int) -> bytes:
+    """A PNG file of which the first pixel alone is white."""
+    made, written = Image.new("L", (width, height)), io.BytesIO()
+    made.putpixel((0, 0), 255)
+    made.save(written, "PNG")
+    return written.getvalue()
+
+
+@pytest.mark.parametrize("kind", [tritonclient.http, tritonclient.grpc])
+@pytest.mark.parametrize("wanted", [None, ["turned"], ["turned", "size"]])
+def test_tritonclient_sends_pictures_and_gets_some_back(gallery: Served, kind: Any, wanted: list[str] | None) -> None:
+    authority = gallery.http if kind is tritonclient.http else gallery.grpc
+    files = np.array([picture(3, 2), picture(300, 400)], np.object_)
+    tensor = kind.InferInput("picture", files.shape, "BYTES")
+    tensor.set_data_from_numpy(files)
+    outputs = None if wanted is None else [kind.InferRequestedOutput(name) for name in wanted]
+    with kind.InferenceServerClient(authority) as client:
+        metadata = client.get_model_metadata("gallery")
+        found = metadata["inputs"][0] if kind is tritonclient.http else metadata.inputs[0]
+        assert (found["datatype"] if isinstance(found, dict) else found.datatype) == "BYTES"
+        result = client.infer("gallery", [tensor], outputs=outputs)
+    turned = [Image.open(io.BytesIO(data)) for data in result.as_numpy("turned")]
+    assert [each.size for each in turned] == [(3, 2), (300, 400)]
+    assert [[each.getpixel((0, 0)), each.getpixel((each.width - 1, each.height - 1))] for each in turned] == [
+        [0, 255]
+    ] * 2
+    if wanted != ["turned"]:
+        np.testing.assert_array_equal(result.as_numpy("size"), [[3, 2], [300, 400]])
+
+
+def test_pictures_have_no_form_in_json(gallery: Served) -> None:
+    with tritonclient.http.InferenceServerClient(gallery.http) as client:
+        tensor = tritonclient.http.InferInput("picture", [1], "BYTES")
+        tensor.set_data_from_numpy(np.array([b"text"], np.object_), binary_data=False)
+        with pytest.raises(InferenceServerException, match="input 'picture': bytes have no form in JSON; send it as a"):
+            client.infer("gallery", [tensor])
+        tensor.set_data_from_numpy(np.array([picture(1, 1)], np.object_))
+        as_json = tritonclient.http.InferRequestedOutput("turned", binary_data=False)
+        with pytest.raises(InferenceServerException, match="output 'turned': bytes have no form in JSON; ask for it"):
+            client.infer("gallery", [tensor], outputs=[as_json])
+    answer = httpx.post(f"http://{gallery.http}/", json={"inputs": ["text"]})
+    assert (answer.status_code, answer.json()["code"]) == (400, "WrongType")
+
+
+def test_what_is_no_picture_is_the_model_s_error(gallery: Served) -> None:
+    with tritonclient.grpc.InferenceServerClient(gallery.grpc) as client:
+        tensor = tritonclient.grpc.InferInput("picture", [1], "BYTES")
+        tensor.set_data_from_numpy(np.array([b"text"], np.object_))
+        with pytest.raises(InferenceServerException, match="ModelError"):
+            client.infer("gallery", [tensor])
 
 
 def infer(client: Any, name: str, values: Any, model: str = "echo", timeout: float | None = None) -> Any:

@@ -10,7 +10,7 @@ import pytest
 
 from sundog_runtime.errors import Problem
 from sundog_runtime.formats.model import LoadedModel
-from sundog_runtime.protocol.app import read_body
+from sundog_runtime.protocol.body import read_body
 from sundog_runtime.protocol.oip import decode_oip
 from sundog_runtime.signature import Signature, conform
 from sundog_runtime.tensors import TensorSpec, plain

@@ -149,6 +149,13 @@ def test_an_empty_directory(tmp_path: Path) -> None:
         load(tmp_path, entrypoint="")
 
 
+def test_code_without_weights_and_entrypoint(tmp_path: Path) -> None:
+    (tmp_path / "predictor.py").write_text("class Predictor: ...")
+    told = "predictor.py is code: model.entrypoint must name what is to be loaded of it, such as predictor:Predictor"
+    with pytest.raises(EntrypointMissing, match=told):
+        load(tmp_path, entrypoint="")
+
+
 def test_one_weight_file_only(torch_model: Path) -> None:
     (torch_model / "other").write_bytes((torch_model / "model.safetensors").read_bytes())
     with pytest.raises(LoadFailed, match=r"2 weight files \(model.safetensors, other\); expected one"):
@@ -366,6 +373,11 @@ def test_types_of_undeclared_numbers() -> None:
     [
         ("inputs: [", "is not YAML"),
         ("inputs: &a []\noutputs: *a", "aliases"),
+        (
+            "format: torch\nentrypoint: a:b\nformat: auto",
+            "model.yaml: line 3: key 'format' is there twice, first in line 1",
+        ),
+        ("config: {depth: 1, depth: 2}", "model.yaml: line 1: key 'depth' is there twice, first in line 1"),
         ("inputs: [{name: x, dtype: float31, shape: [1]}]", "inputs.0.dtype"),
         ("inputs: [{name: x, dtype: float32, shape: []}]", "inputs.0.shape"),
         ("inputs: [{name: x, dtype: float32, shape: [-2]}]", "inputs.0.shape.0"),

@@ -11,6 +11,7 @@ import pytest
 from sundog_runtime.errors import Problem
 from sundog_runtime.formats.model import LoadedModel
 from sundog_runtime.protocol.oip import decode_oip
+from sundog_runtime.protocol.plain import decode_plain
 from sundog_runtime.protocol.query import Answer
 from sundog_runtime.signature import Signature, conform
 from sundog_runtime.tensors import OIP_TYPES, TensorSpec, plain
@@ -30,6 +31,7 @@ VALUES: dict[str, Any] = {
     "float64": np.array([[0.5, -1.7e308], [1, 2]], np.float64),
     "bfloat16": np.array([[0.5, -3.3895314e38], [1, 2]], np.float32),
     "string": np.array([["", "a"], ["ß", "sun\0dog"]], object),
+    "bytes": np.array([[b"", b"\xff\xd8\xff"], [b"\x89PNG", b"ends in nothing\0\0"]], object),
 }
 
 
@@ -45,6 +47,8 @@ def answer(model: LoadedModel, body: bytes, headers: dict[bytes, bytes] | None =
 
 
 def raw_of(dtype: str, array: Any) -> bytes:
+    if dtype == "bytes":
+        return b"".join(struct.pack("<I", len(value)) + value for value in array.ravel())
     if dtype == "string":
         return b"".join(struct.pack("<I", len(text.encode())) + text.encode() for text in array.ravel())
     if dtype == "bfloat16":
@@ -71,8 +75,10 @@ def parts(found: Answer) -> tuple[Any, bytes]:
     return orjson.loads(found.body[:length]), found.body[length:]
 
 
-@pytest.mark.parametrize("declared", [True, False])
-@pytest.mark.parametrize("dtype", VALUES)
+@pytest.mark.parametrize(
+    ("dtype", "declared"),
+    [(dtype, declared) for dtype in VALUES for declared in (True, False) if declared or dtype != "bytes"],
+)
 def test_every_datatype_goes_both_ways_in_binary(dtype: str, declared: bool) -> None:
     raw = raw_of(dtype, VALUES[dtype])
     model = echo(dtype, declared=declared)
@@ -92,8 +98,28 @@ def test_every_datatype_goes_both_ways_in_binary(dtype: str, declared: bool) -> 
     assert tail == expected
 
 
+@pytest.mark.parametrize("copy", [True, False])
+@pytest.mark.parametrize("declared", [True, False])
+@pytest.mark.parametrize(
+    "dtype", [dtype for dtype, array in VALUES.items() if array.dtype.name == dtype and array.dtype.itemsize > 1]
+)
+def test_an_output_in_the_other_byte_order_is_answered_as_in_ours(dtype: str, declared: bool, copy: bool) -> None:
+    """As a model has it from a file that was written elsewhere."""
+    ours = VALUES[dtype]
+    theirs = ours.astype(ours.dtype.newbyteorder("S"))
+    assert not theirs.dtype.isnative
+    model = echo(dtype, declared=declared)
+    asked = orjson.dumps({"inputs": [{"name": "x", "datatype": OIP_TYPES[dtype], "shape": [1, 2], "data": [1, 2]}]})
+    in_binary = decode_oip("m", model, *reversed(asking(echo(dtype))))
+    for query in (decode_plain(model, b'{"inputs":[[1,2]]}'), decode_oip("m", model, {}, asked), in_binary):
+        for output in (theirs, {"y": theirs}, {"y": theirs[:, ::-1]}):
+            native = {"y": output["y"].astype(ours.dtype)} if isinstance(output, dict) else ours
+            found = query.encode(conform(model.signature.outputs, plain(output, copy=copy)))
+            assert found == query.encode(conform(model.signature.outputs, plain(native)))
+
+
 @pytest.mark.parametrize("flat", [True, False])
-@pytest.mark.parametrize("dtype", [dtype for dtype in VALUES if dtype != "bfloat16"])
+@pytest.mark.parametrize("dtype", [dtype for dtype in VALUES if dtype not in ("bfloat16", "bytes")])
 def test_every_datatype_but_bf16_goes_both_ways_in_json(dtype: str, flat: bool) -> None:
     array = VALUES[dtype]
     data = array.ravel().tolist() if flat else array.tolist()
@@ -110,6 +136,77 @@ def test_bf16_has_no_form_in_json() -> None:
         answer(echo("bfloat16"), orjson.dumps({"inputs": [sent("bfloat16", b"", parameters={}, data=[1, 2, 3, 4])]}))
     with pytest.raises(Problem, match="BF16 has no form in JSON; ask"):
         answer(echo("bfloat16"), *binary({"inputs": [sent("bfloat16", raw)]}, raw))
+
+
+def test_bytes_have_no_form_in_json() -> None:
+    raw = raw_of("bytes", VALUES["bytes"])
+    text = orjson.dumps({"inputs": [sent("bytes", b"", parameters={}, data=["a", "b", "c", "d"])]})
+    refused(echo("bytes"), text, "WrongType", "input 'x': bytes have no form in JSON; send it as a binary tensor")
+    body, headers = binary({"inputs": [sent("bytes", raw)]}, raw)
+    says = "output 'y': bytes have no form in JSON; ask for it as binary data"
+    refused(echo("bytes"), body, "WrongType", says, headers)
+
+
+@pytest.mark.parametrize("body", [b'[["a", "b"]]', b'{"inputs": {"x": [["a", "b"]]}}'])
+def test_plain_json_has_no_bytes(body: bytes) -> None:
+    spec, number = TensorSpec("x", "bytes", (-1, 2)), TensorSpec("x", "string", (-1, 2))
+    with pytest.raises(Problem, match="input 'x': bytes have no form in JSON; send it as a binary tensor") as caught:
+        decode_plain(LoadedModel("python", "", lambda batch: batch, Signature((spec,), (number,))), body)
+    assert (caught.value.status, caught.value.code) == (400, "WrongType")
+    with pytest.raises(Problem, match="output 'x': bytes have no form in JSON; ask for it as a binary tensor"):
+        decode_plain(LoadedModel("python", "", lambda batch: batch, Signature((number,), (spec,))), body)
+
+
+def test_other_outputs_than_those_of_bytes_can_be_asked_for_in_json() -> None:
+    """As can those of bytes, one by one, in binary."""
+    signature = Signature((TensorSpec("x", "uint8", (-1,)),), tuple(map(named, ("png", "size"), ("bytes", "int64"))))
+    model = LoadedModel("python", "", lambda batch: {"png": [b"\xff"], "size": [3]}, signature)
+    body: dict[str, Any] = {"inputs": [{"name": "x", "datatype": "UINT8", "shape": [1], "data": [1]}]}
+    refused(model, orjson.dumps(body), "WrongType", "'png'")
+    size = answer(model, orjson.dumps(body | {"outputs": [{"name": "size"}]}))
+    assert orjson.loads(size.body)["outputs"][0]["data"] == [3]
+    wanted = [{"name": "png", "parameters": {"binary_data": True}}, {"name": "size"}]
+    document, tail = parts(answer(model, orjson.dumps(body | {"outputs": wanted})))
+    assert [output["datatype"] for output in document["outputs"]] == ["BYTES", "INT64"]
+    assert tail == b"\1\0\0\0\xff"
+
+
+def named(name: str, dtype: str) -> TensorSpec:
+    return TensorSpec(name, dtype, (-1,))
+
+
+@pytest.mark.parametrize("array", [False, True])
+def test_an_input_of_bytes_is_what_was_sent(array: bool) -> None:
+    raw = raw_of("bytes", VALUES["bytes"])
+    model = echo("bytes")
+    document = {"inputs": [sent("bytes", raw)], "parameters": {"binary_data_output": True}}
+    query = decode_oip("m", model, *reversed(binary(document, raw)))
+    assert query.batch == VALUES["bytes"].tolist()
+    assert {type(value) for row in query.batch for value in row} == {bytes}
+    output = np.array(query.batch, object) if array else query.batch
+    assert parts(query.encode(conform(model.signature.outputs, plain(output))))[1] == raw
+
+
+@pytest.mark.parametrize(
+    ("dtype", "output", "code", "says"),
+    [
+        ("bytes", [["a", "b"]], "OutputUnusable", "holds string values; expected bytes"),
+        ("bytes", [[b"a", "b"]], "OutputUnusable", "holds string values; expected bytes"),
+        ("bytes", [[b"a"]], "OutputNotAsDeclared", "output 'y' is bytes [1, 1]; declared is bytes [-1, 2]"),
+        # Such arrays cut off zeros at the end.
+        ("bytes", np.array([[b"a", b"b"]]), "OutputUnusable", "holds an array of |S1"),
+        ("string", [[b"a", b"b"]], "OutputUnusable", "holds bytes, for which an output has to be declared"),
+        ("float32", [[b"a", b"b"]], "OutputUnusable", "holds bytes, for which an output has to be declared"),
+        ("", [[b"a", b"b"]], "OutputUnusable", "holds bytes, for which an output has to be declared"),
+        ("", {"deep": [{"er": b"a"}]}, "OutputUnusable", "holds bytes, for which an output has to be declared"),
+    ],
+)
+def test_only_an_output_that_is_declared_so_holds_bytes(dtype: str, output: Any, code: str, says: str) -> None:
+    specs = echo(dtype).signature.outputs if dtype else ()
+    with pytest.raises(Problem) as caught:
+        conform(specs, plain(output))
+    assert (caught.value.status, caught.value.code) == (500, code)
+    assert says in caught.value.detail
 
 
 @pytest.mark.parametrize(
@@ -309,7 +406,7 @@ def test_binary_data_without_the_header() -> None:
 @pytest.mark.parametrize(
     ("raw", "code", "says"),
     [
-        (b"\1\0\0\0a" * 3, "WrongSize", "4 strings take more"),
+        (b"\1\0\0\0a" * 3, "WrongSize", "4 elements take more"),
         (b"\1\0\0\0a" * 3 + b"\0", "WrongSize", "ends within element 3"),
         (b"\1\0\0\0a" * 3 + b"\2\0\0\0a", "WrongSize", "ends within element 3"),
         (b"\xff\xff\xff\xff" * 4, "WrongSize", "ends within element 0"),

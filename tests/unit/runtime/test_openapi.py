@@ -27,10 +27,12 @@ def model_of(*inputs: TensorSpec) -> LoadedModel:
 
 ONE = model_of(TensorSpec("x", "float32", (-1, 4)))
 TWO = model_of(TensorSpec("a", "int8", (2, -1)), TensorSpec("b", "string", (1,)))
-ALL = model_of(*(TensorSpec(dtype, dtype, (-1,)) for dtype in OIP_TYPES if dtype != "bfloat16"))
+ALL = model_of(*(TensorSpec(dtype, dtype, (-1,)) for dtype in OIP_TYPES if dtype not in ("bfloat16", "bytes")))
 NOTHING = LoadedModel("python", "", lambda batch: batch, Signature())
 LARGE = model_of(TensorSpec("x", "float32", (-1, 3, 224, 224)))
 STREAM = replace(ONE, streams=True)
+PICTURES = model_of(TensorSpec("png", "bytes", (-1,)), TensorSpec("turn", "int64", (-1,)))
+DRAWS = replace(PICTURES, signature=Signature(ONE.signature.inputs, PICTURES.signature.outputs))
 
 
 def document_of(model: LoadedModel) -> Any:
@@ -92,6 +94,23 @@ def test_large_inputs_and_unknown_ones_have_no_example() -> None:
     for model in (LARGE, NOTHING):
         content = document_of(model)["paths"]["/"]["post"]["requestBody"]["content"]
         assert "example" not in content["application/json"]
+
+
+def test_what_has_no_form_in_json_is_asked_for_in_binary() -> None:
+    bodies = ({"inputs": {"png": ["a"], "turn": [1]}}, [[1, 2, 3, 4]])
+    for model, body in zip((PICTURES, DRAWS), bodies, strict=True):
+        document = document_of(model)
+        schemathesis.openapi.from_dict(document).validate()
+        assert "/" not in document["paths"]
+        with pytest.raises(Problem, match="bytes have no form in JSON"):
+            decode_plain(model, orjson.dumps(body))
+    path = "/v2/models/m/infer"
+    content = document_of(PICTURES)["paths"][path]["post"]["requestBody"]["content"]
+    assert set(content) == {"application/octet-stream"}
+    example = document_of(DRAWS)["paths"][path]["post"]["requestBody"]["content"]["application/json"]["example"]
+    query = decode_oip("m", DRAWS, {}, orjson.dumps(example))
+    found = query.encode(conform(DRAWS.signature.outputs, {"png": [b"\xff"], "turn": [1]}))
+    assert found.content_type == b"application/octet-stream"
 
 
 @pytest.mark.parametrize("path", ["/", "/v2/models/m/infer"])

@@ -1,5 +1,6 @@
 """`sundog package` and `sundog digest`: what they write is what the server loads."""
 
+import base64
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -137,6 +138,19 @@ def test_an_exported_program_needs_trust(workshop: Path) -> None:
     assert "[-1, 4]" in sundog(package, "model", "--weights", "net.pt2", "--trust-code").output
 
 
+def test_other_weights_take_the_place_of_those_that_are_there(workshop: Path) -> None:
+    assert sundog(package, "model", "--entrypoint", "net:Net", "--weights", "weights.pt").exit_code == 0
+    (workshop / "model" / "model.yaml").unlink()
+    program = torch.export.export(Net().eval(), (torch.zeros(2, 4),), dynamic_shapes=({0: torch.export.Dim("b")},))
+    torch.export.save(program, "net.pt2")
+    refused = sundog(package, "model", "--weights", "net.pt2")
+    assert "CodeNotTrusted" in refused.output
+    assert (workshop / "model" / "model.safetensors").exists()
+    done = sundog(package, "model", "--weights", "net.pt2", "--trust-code")
+    assert done.exit_code == 0, done.output
+    assert {path.name for path in (workshop / "model").iterdir()} == {"net.py", "net.pt2"}
+
+
 @pytest.mark.parametrize("kind", ["def", "async def"])
 def test_a_predictor_that_streams(workshop: Path, kind: str) -> None:
     (workshop / "words.py").write_text(
@@ -147,7 +161,109 @@ def test_a_predictor_that_streams(workshop: Path, kind: str) -> None:
     )
     done = sundog(package, "model", "--entrypoint", "words:Predictor")
     assert done.exit_code == 0, done.output
-    assert "batchable   no, it streams" in done.output
+    assert "batchable   no: the model streams" in done.output
+
+
+PICTURES = """
+class Predictor:
+    def load(self, path, config):
+        pass
+    def predict(self, batch):
+        assert all(value for value in batch), "an empty file"
+        return {"length": [len(value) for value in batch], "turned": [value[::-1] for value in batch]}
+"""
+
+
+def test_a_predictor_of_bytes_is_described_by_its_example(workshop: Path) -> None:
+    example = "    def example(self):\n        return [b'\\xff\\0']\n"
+    (workshop / "pictures.py").write_text(PICTURES + example)
+    done = sundog(package, "pictures", "--entrypoint", "pictures:Predictor")
+    assert done.exit_code == 0, done.output
+    assert written(workshop / "pictures")["inputs"] == [{"name": "inputs", "dtype": "bytes", "shape": [-1]}]
+    assert [(each["name"], each["dtype"], each["shape"]) for each in written(workshop / "pictures")["outputs"]] == [
+        ("length", "int64", [-1]),
+        ("turned", "bytes", [-1]),
+    ]
+    assert "turned bytes [-1]" in done.output
+
+
+def test_bytes_that_nobody_gives_are_not_guessed(workshop: Path) -> None:
+    (workshop / "pictures.py").write_text(PICTURES)
+    arguments = ("pictures", "--entrypoint", "pictures:Predictor", "--input", "picture:bytes:-1")
+    done = sundog(package, *arguments)
+    assert done.exit_code == 0, done.output
+    assert "not run" in done.output
+    assert written(workshop / "pictures")["inputs"] == [{"name": "picture", "dtype": "bytes", "shape": [-1]}]
+    assert "batchable   no: input 'picture' holds bytes values, which are not joined" in done.output
+
+
+WHOLE = base64.b64encode(bytes(range(256))).decode()
+
+
+@pytest.mark.parametrize(
+    ("example", "lengths"), [([{"base64": WHOLE}, "é"], "[256, 2]"), ({"picture": ["four"]}, "[4]")]
+)
+def test_an_example_of_bytes_is_text_or_base64(workshop: Path, example: Any, lengths: str) -> None:
+    check = f"        assert [len(value) for value in batch] in ({lengths}, 2 * {lengths}), batch\n"
+    code = PICTURES.replace("        return", f"{check}        return")
+    (workshop / "pictures.py").write_text(code)
+    arguments = ("pictures", "--entrypoint", "pictures:Predictor", "--input", "picture:bytes:-1", "-o", "json")
+    done = sundog(package, *arguments, "--example", json.dumps(example))
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.output)
+    assert told["latencySeconds"] > 0
+    assert told["batchable"] is False
+    assert [each["name"] for each in written(workshop / "pictures")["outputs"]] == ["length", "turned"]
+
+
+@pytest.mark.parametrize(
+    ("example", "says"),
+    [
+        (["text", 7], "input 'picture' holds integer values; expected string"),
+        ([{"base64": "§"}], "input 'picture': base64 holds no base64: "),
+        ([{"base32": "MFRGG==="}], "input 'picture' holds object values; expected string"),
+        ([["a"]], "input 'picture' has the shape [1, 1]"),
+        ({"photo": ["a"]}, "inputs has 'photo'; expected 'picture'"),
+    ],
+)
+def test_an_example_that_holds_no_bytes_is_refused(workshop: Path, example: Any, says: str) -> None:
+    (workshop / "pictures.py").write_text(PICTURES)
+    arguments = ("pictures", "--entrypoint", "pictures:Predictor", "--input", "picture:bytes:-1")
+    done = sundog(package, *arguments, "--example", json.dumps(example))
+    assert done.exit_code == 1
+    assert f"--example: {says}" in done.output
+
+
+def test_bytes_beside_an_array_are_given_by_name(workshop: Path) -> None:
+    (workshop / "pictures.py").write_text(
+        "class Predictor:\n    def load(self, path, config): pass\n"
+        "    def predict(self, batch):\n"
+        "        assert batch['picture'] == [b'\\xff'] and batch['scale'].tolist() == [2.0]\n"
+        "        return batch['scale']\n"
+    )
+    inputs = ("--input", "picture:bytes:1", "--input", "scale:float32:1")
+    example = {"picture": [{"base64": "/w=="}], "scale": [2]}
+    arguments = ("pictures", "--entrypoint", "pictures:Predictor", *inputs)
+    done = sundog(package, *arguments, "--example", json.dumps(example))
+    assert done.exit_code == 0, done.output
+
+
+@pytest.mark.parametrize(
+    "arguments", [(), ("--code", "net.py"), ("--entrypoint", "nut:Net"), ("--entrypoint", "net:Nut")]
+)
+def test_no_message_names_the_folder_in_which_it_was_tried(workshop: Path, arguments: tuple[str, ...]) -> None:
+    done = sundog(package, "model", *arguments)
+    assert done.exit_code == 1
+    assert ".model." not in done.output
+    if arguments[:1] == ("--code",):
+        assert "EntrypointMissing: net.py is code: model.entrypoint must name what is to be loaded of it" in done.output
+
+
+def test_an_error_in_the_users_own_file_names_that_file(workshop: Path) -> None:
+    (workshop / "net.py").write_text("raise OSError(f'no licence beside {__file__}')\n")
+    done = sundog(package, "model", "--entrypoint", "net:Net", "--weights", "weights.pt")
+    assert done.exit_code == 1
+    assert f"no licence beside {workshop / 'net.py'}" in " ".join(done.output.split())
 
 
 def test_tied_weights_become_safetensors(workshop: Path) -> None:

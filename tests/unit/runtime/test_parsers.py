@@ -18,6 +18,7 @@ from sundog_runtime.protocol.oip import decode_oip
 from sundog_runtime.protocol.plain import decode_plain, may_hold_booleans
 from sundog_runtime.protocol.raw import from_raw, to_raw
 from sundog_runtime.signature import Signature, conform
+from sundog_runtime.tensors import DTYPES as DTYPE_OF
 from sundog_runtime.tensors import OIP_TYPES, TensorSpec, flatten, numbers_of, numpy_type, plain, to_array
 
 DTYPES = tuple(OIP_TYPES)
@@ -32,6 +33,7 @@ MODELS = (
     model_of(TensorSpec("x", "int8", (-1,)), TensorSpec("y", "string", (-1, 2)), TensorSpec("z", "bool", (1,))),
     model_of(),
     model_of(platform="pytorch"),
+    model_of(TensorSpec("x", "bytes", (-1,)), TensorSpec("y", "int8", (-1,))),
 )
 
 scalars = st.none() | st.booleans() | st.integers(-(2**65), 2**65) | st.floats() | st.text(max_size=3)
@@ -142,6 +144,8 @@ def typed(draw: st.DrawFn) -> tuple[str, Any]:
     if dtype == "string":
         texts = st.text(st.characters(codec="utf-8"), max_size=4)
         return dtype, draw(arrays.arrays(object, shape, elements=texts))
+    if dtype == "bytes":
+        return dtype, draw(arrays.arrays(object, shape, elements=st.binary(max_size=4)))
     if dtype == "bfloat16":
         bits = draw(arrays.arrays(np.uint16, shape)) & 0xBFFF
         return dtype, (bits.astype(np.uint32) << 16).view(np.float32)
@@ -156,7 +160,8 @@ def typed(draw: st.DrawFn) -> tuple[str, Any]:
 def test_bytes_round_trip(found: tuple[str, Any]) -> None:
     dtype, array = found
     raw = bytes(to_raw(array, dtype))
-    again = from_raw(TensorSpec("x", dtype, array.shape), raw, allow_nan=False)
+    sent = TensorSpec("x", DTYPE_OF[OIP_TYPES[dtype]], array.shape)
+    again = from_raw(sent, raw, TensorSpec("x", dtype, array.shape))
     np.testing.assert_array_equal(np.array(again, dtype=array.dtype), array)
 
 

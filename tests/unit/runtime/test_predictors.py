@@ -1,5 +1,6 @@
 """What a predictor's `predict` may be, and what the batcher and the streamer are told of it."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,12 @@ import pytest
 import torch
 
 from sundog_runtime.arguments import Model
-from sundog_runtime.formats.deadline import BASE_SECONDS, load_seconds
+from sundog_runtime.formats.deadline import BASE_SECONDS, load_seconds, size_of
 from sundog_runtime.formats.load import load_model
 from sundog_runtime.formats.model import LoadedModel, may_batch
 from sundog_runtime.formats.tensors_in import tensor
 from sundog_runtime.signature import Signature
-from sundog_runtime.sources.files import open_model
+from sundog_runtime.sources.files import ModelFiles, open_model
 from sundog_runtime.tensors import TensorSpec
 
 STREAM = """
@@ -148,6 +149,26 @@ def test_what_is_no_array_of_numbers_stays_as_it_is() -> None:
     assert tensor(["a"]) == ["a"]
     texts = np.array(["a"], dtype=object)
     assert tensor(texts) is texts
+
+
+def test_what_goes_while_a_model_is_measured_counts_for_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    going = tmp_path / "model" / "going"
+    going.mkdir(parents=True)
+    (going / "weights").write_bytes(b"123")
+    (going.parent / "weights").write_bytes(b"12345")
+    whole = size_of(ModelFiles(going.parent))
+    scandir = os.scandir
+
+    def removing(path: Any = ".") -> Any:
+        if str(path) == str(going) and going.exists():
+            going.rename(tmp_path / "gone")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", removing)
+    assert 0 < size_of(ModelFiles(going.parent)) < whole
+    assert (tmp_path / "gone").exists()
 
 
 def test_a_large_model_has_longer_to_load() -> None:

@@ -5,6 +5,7 @@ import json
 import logging
 import math
 from collections.abc import AsyncIterator, Callable
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -31,9 +32,9 @@ def problem(answer: httpx.Response, status: int, code: str) -> str:
     assert answer.headers["content-type"] == "application/problem+json"
     document = answer.json()
     assert (answer.status_code, document["status"], document["code"]) == (status, status, code), document
-    error = {"error"} if "/v2" in str(answer.request.url) else set()
-    assert set(document) == {"type", "title", "status", "detail", "code", "requestId"} | error
-    assert document.get("error") == (document["detail"] if error else None)
+    assert document["title"] == {413: "Content Too Large"}.get(status, HTTPStatus(status).phrase)
+    assert set(document) == {"type", "title", "status", "detail", "code", "requestId", "error"}
+    assert document["error"] == document["detail"]
     assert document["requestId"]
     assert "Traceback" not in answer.text
     detail: str = document["detail"]
@@ -163,7 +164,7 @@ async def test_a_longer_name_is_not_below_the_prefix(client: httpx.AsyncClient) 
         ('{"inputs": [[1, 2, 3, {}]]}', "WrongType", "holds object values"),
         ('{"inputs": {"y": [[1, 2, 3, 4]]}}', "WrongInputs", "'y'; expected 'x'"),
         ('{"inputs": {}}', "WrongInputs", "nothing; expected 'x'"),
-        ('{"inputs": [[1, 2, 3, 4]], "parameters": {}}', "UnknownField", "'parameters'"),
+        ('{"inputs": [[1, 2, 3, 4]], "instances": []}', "UnknownField", "'instances'"),
     ],
 )
 async def test_plain_bodies_that_are_wrong(client: httpx.AsyncClient, body: str, code: str, says: str) -> None:
@@ -179,7 +180,9 @@ async def test_plain_bodies_that_are_wrong(client: httpx.AsyncClient, body: str,
         ({"inputs": [1]}, "WrongType", "inputs[0]"),
         ({"inputs": [{}]}, "WrongType", "inputs[0].name"),
         (tensor(ROW, name=""), "WrongType", "inputs[0].name"),
-        (tensor(ROW, datatype="FP33"), "WrongType", "datatype is not one of BOOL"),
+        (tensor(ROW, datatype="FP33"), "WrongType", "datatype is 'FP33'; expected one of BOOL"),
+        (tensor(ROW, datatype="F" * 99), "WrongType", f"datatype is '{'F' * 60}'; expected one of BOOL"),
+        (tensor(ROW, datatype=7), "WrongType", "datatype is a JSON number; expected one of BOOL"),
         (tensor(ROW, datatype="FP64"), "WrongType", "FP64; expected FP32"),
         (tensor(ROW, datatype="BYTES"), "WrongType", "BYTES; expected FP32"),
         (tensor(ROW, shape=[4]), "WrongShape", "[4]; expected [-1, 4]"),
@@ -236,26 +239,37 @@ async def test_a_client_that_goes_away_gets_no_answer(client: httpx.AsyncClient)
 
 
 class Pieces:
-    """One request as a server makes it, whose body comes byte by byte, one at each turn of the loop or when `go` is set."""
+    """One request as a server makes it, whose body comes piece by piece, one at each turn of the loop or when `go` is set."""
 
-    def __init__(self, body: bytes, timeout: str = "") -> None:
-        headers = [(b"x-sundog-timeout-seconds", timeout.encode())] if timeout else []
-        self.scope = {"type": "http", "method": "POST", "path": "/", "headers": headers}
+    def __init__(
+        self, body: bytes, timeout: str = "", *, piece: int = 1, asked: tuple[str, str] = ("POST", "/")
+    ) -> None:
+        headers = [(b"content-length", b"%d" % len(body))]
+        if timeout:
+            headers.append((b"x-sundog-timeout-seconds", timeout.encode()))
+        self.scope = {"type": "http", "method": asked[0], "path": asked[1], "headers": headers}
         self.go = asyncio.Event()
         self.go.set()
         self.taken = 0
         self.sent: list[Any] = []
         self._body = body
+        self._piece = piece
 
     async def receive(self) -> Any:
         await asyncio.sleep(0)
         await self.go.wait()
-        self.taken += 1
-        piece = self._body[self.taken - 1 : self.taken]
+        piece = self._body[self.taken : self.taken + self._piece]
+        self.taken += len(piece)
         return {"type": "http.request", "body": piece, "more_body": self.taken < len(self._body)}
 
     async def send(self, message: Any) -> None:
         self.sent.append(message)
+
+    def told(self) -> tuple[int, dict[bytes, bytes], dict[str, Any]]:
+        """Status, headers and document of an answer that is over."""
+        start, body = self.sent
+        assert not body["more_body"]
+        return start["status"], dict(start["headers"]), json.loads(body["body"])
 
 
 @pytest.mark.parametrize("silent", [False, True], ids=["drop by drop", "silent"])
@@ -266,18 +280,81 @@ async def test_a_body_that_does_not_arrive_in_time_is_given_up(client: httpx.Asy
         request.go.clear()
     async with asyncio.timeout(60):
         await replica.app(request.scope, request.receive, request.send)
-    start, body = request.sent
-    headers = dict(start["headers"])
-    assert (start["status"], headers[b"content-type"]) == (504, b"application/problem+json")
+    status, headers, document = request.told()
+    assert (status, headers[b"content-type"]) == (408, b"application/problem+json")
     assert headers[b"connection"] == b"close", "what still comes holds a place at the edge"
-    told = json.loads(body["body"])
-    assert (told["code"], told["detail"]) == (
-        "DeadlineExceeded",
-        "the request's time was over before its body had arrived",
+    assert (document["code"], document["detail"]) == (
+        "RequestTimeout",
+        f"the request's time was over when {request.taken} of 10000000 bytes of its body had arrived",
     )
-    assert replica.metrics.answers == {"DeadlineExceeded": 1}
+    assert (request.taken == 0) == silent
+    assert replica.metrics.answers == {"RequestTimeout": 1}
     assert replica._scheduler._coming == 0, "others are held for company that never comes"
     assert (await client.post("/", json={"inputs": [ROW]})).status_code == 200
+
+
+@pytest.mark.parametrize("size", [20, 100_000], ids=["its end", "a good part"])
+async def test_a_body_that_lies_unread_when_the_time_is_over_is_the_replica_s_fault(
+    client: httpx.AsyncClient, size: int
+) -> None:
+    replica = client.replica  # type: ignore[attr-defined]
+    request = Pieces(b" " * size, timeout="0.0000001", piece=16_384)
+    await replica.app(request.scope, request.receive, request.send)
+    status, headers, document = request.told()
+    assert (status, headers[b"connection"], document["code"]) == (504, b"close", "DeadlineExceeded")
+    assert document["detail"] == "the request's time was over before its body was read"
+
+
+async def test_who_leaves_while_its_body_is_late_is_not_answered(client: httpx.AsyncClient) -> None:
+    replica = client.replica  # type: ignore[attr-defined]
+    request = Pieces(b" " * 100, timeout="0.0000001")
+
+    async def receive() -> Any:
+        await asyncio.sleep(0)
+        return {"type": "http.disconnect"}
+
+    await replica.app(request.scope, receive, request.send)
+    assert (request.sent, replica.metrics.answers) == ([], {"ClientGone": 1})
+
+
+EARLY = [(("POST", "/nothing"), 404), (("GET", "/"), 405), (("GET", "/v2/health/live"), 200)]
+"""What is answered without a look at the body, and with which status."""
+
+
+@pytest.mark.parametrize(("asked", "status"), EARLY)
+async def test_who_was_answered_and_sends_on_has_the_rest_of_the_request_s_time(
+    client: httpx.AsyncClient, asked: tuple[str, str], status: int
+) -> None:
+    replica = client.replica  # type: ignore[attr-defined]
+    request = Pieces(b" " * 10_000_000, timeout="0.05", asked=asked)
+    async with asyncio.timeout(60):
+        await replica.app(request.scope, request.receive, request.send)
+    start, body = request.sent
+    assert (start["status"], body["more_body"]) == (status, True), "the server must cut the connection"
+    assert dict(start["headers"])[b"content-length"] == b"%d" % len(body["body"])
+    assert b"connection" not in dict(start["headers"])
+    assert 0 < request.taken < 10_000_000
+
+
+@pytest.mark.parametrize(("asked", "status"), EARLY)
+async def test_who_was_answered_and_sends_the_rest_in_time_keeps_its_connection(
+    client: httpx.AsyncClient, asked: tuple[str, str], status: int
+) -> None:
+    replica = client.replica  # type: ignore[attr-defined]
+    request = Pieces(b" " * 100, timeout="30", asked=asked)
+    await replica.app(request.scope, request.receive, request.send)
+    start, body, end = request.sent
+    assert (start["status"], body["more_body"]) == (status, True)
+    assert (end, request.taken) == ({"type": "http.response.body"}, 100)
+
+
+@pytest.mark.parametrize(("asked", "status"), EARLY)
+async def test_without_a_deadline_what_is_sent_on_is_the_server_s(
+    client: httpx.AsyncClient, asked: tuple[str, str], status: int
+) -> None:
+    request = Pieces(b" " * 100, asked=asked)
+    await client.replica.app(request.scope, request.receive, request.send)  # type: ignore[attr-defined]
+    assert (request.told()[0], request.taken) == (status, 0)
 
 
 @pytest.mark.parametrize("timeout", ["", "30"], ids=["no deadline", "in time"])

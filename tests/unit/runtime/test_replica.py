@@ -3,7 +3,9 @@
 import asyncio
 import logging
 import threading
+import weakref
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from sundog_runtime.pace import (
 )
 from sundog_runtime.replica import Replica
 from sundog_runtime.scheduler import Scheduler
+from waiting import eventually
 
 COUNTING = """
 class Predictor:
@@ -90,6 +93,63 @@ async def test_nothing_known_is_said(
         client = await serve(args(python_model(COUNTING), "predictor:Predictor"))
     assert "warm-up skipped: the model has no example() and no inputs in model.yaml" in caplog.text
     assert (await client.post("/", json={"inputs": [1]})).json()["outputs"]["calls"] == 1
+
+
+FILES = """
+class Predictor:
+    def load(self, path, config):
+        pass
+    def predict(self, batch):
+        assert batch == [b"a picture"], batch
+        return batch
+"""
+OF_BYTES = """
+inputs: [{name: picture, dtype: bytes, shape: [-1]}]
+outputs: [{name: turned, dtype: bytes, shape: [-1]}]
+"""
+
+
+async def test_a_thread_at_rest_holds_nothing_of_what_it_did() -> None:
+    """The body of the last large request would stay until the next one, beside which it would count."""
+
+    class Body:
+        """Stands in for one, which cannot be asked whether it is gone."""
+
+    thread, body = ModelThread(), Body()
+    gone = weakref.ref(body)
+    await thread.run(partial(id, body))
+    del body
+    await asyncio.to_thread(eventually, lambda: gone() is None, "the body is put down", 30)
+    thread.close()
+
+
+@pytest.mark.parametrize(
+    ("example", "says"),
+    [
+        ("", "warm-up skipped: the model has no example(), and its inputs hold bytes"),
+        ("    def example(self): return [b'a picture']\n", "warm-up: 4 requests in"),
+    ],
+)
+async def test_no_file_is_guessed_for_the_warm_up(
+    python_model: Callable[[str], Path],
+    args: Any,
+    serve: Any,
+    caplog: pytest.LogCaptureFixture,
+    example: str,
+    says: str,
+) -> None:
+    root = python_model(FILES + example)
+    (root / "model.yaml").write_text(OF_BYTES)
+    with caplog.at_level(logging.INFO, "ray.serve.sundog"):
+        await serve(args(root, "predictor:Predictor"))
+    assert says in caplog.text
+
+
+async def test_a_stream_has_no_bytes_to_answer_with(python_model: Callable[[str], Path], args: Any, serve: Any) -> None:
+    root = python_model(FILES.replace("return batch", "yield batch"))
+    (root / "model.yaml").write_text(OF_BYTES)
+    with pytest.raises(LoadFailed, match="output 'turned' is of bytes, and the answers of a stream are JSON"):
+        await serve(args(root, "predictor:Predictor"))
 
 
 @pytest.mark.parametrize(

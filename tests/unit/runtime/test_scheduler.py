@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sundog_runtime.context import RequestContext, current, joined
+from sundog_runtime.context import RequestContext, current, joined, parameters_of
 from sundog_runtime.errors import ClientGoneError, Problem
 from sundog_runtime.formats.model import LoadedModel
 from sundog_runtime.metrics import Metrics
 from sundog_runtime.model_thread import STUCK_AFTER_SECONDS, ModelThread
-from sundog_runtime.pace import LONG_SECONDS
+from sundog_runtime.pace import LONG_SECONDS, is_small
 from sundog_runtime.scheduler import PATIENCE, Scheduler
 from sundog_runtime.signature import Signature
 from sundog_runtime.tensors import TensorSpec
@@ -174,6 +174,7 @@ async def test_outputs_that_are_not_rows_end_the_joining(
         {"signature": Signature()},
         {"signature": Signature((TensorSpec("x", "float32", (1, 2)),))},
         {"signature": Signature((TensorSpec("x", "string", (-1,)),))},
+        {"signature": Signature((TensorSpec("x", "bytes", (-1,)),))},
         {"streams": True},
     ],
 )
@@ -184,6 +185,25 @@ async def test_models_whose_requests_are_never_joined(make: Callable[..., Schedu
     gate.go.set()
     await asyncio.gather(*tasks)
     assert [len(call) for call in gate.calls] == [1, 1, 1]
+
+
+async def test_who_says_the_same_beside_its_tensors_is_joined(make: Callable[..., Scheduler]) -> None:
+    gate = Gate()
+    scheduler = make(loaded(gate))
+    tasks = await behind(scheduler, gate)
+    for count, given in enumerate(({"scale": 2}, {"scale": 2}, {"scale": 3}, {}, {}, {"scale": 2}), 1):
+        context = RequestContext(parameters=parameters_of(given, {})) if given else RequestContext()
+        tasks.append(asyncio.create_task(scheduler.infer(rows(count), context)))
+        await waiting(scheduler, count)
+    gate.go.set()
+    await asyncio.gather(*tasks)
+    assert [call[:, 0].tolist() for call in gate.calls] == [[0], [1, 2, 6], [3], [4, 5]]
+
+
+@pytest.mark.parametrize("one", ["a", b"a"])
+def test_a_text_or_a_file_is_small_by_its_length(one: Any) -> None:
+    assert is_small([one])
+    assert not is_small([one * 10_000])
 
 
 async def test_what_has_no_time_left_is_not_computed(make: Callable[..., Scheduler]) -> None:

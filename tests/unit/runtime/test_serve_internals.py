@@ -16,6 +16,7 @@ with warnings.catch_warnings():
     from ray.serve._private.http_util import RequestIdMiddleware
 
     from sundog_runtime.serve_internals import _Metered, _put_in, shorten_the_way
+    from sundog_runtime.short_way import WithoutTrailers
 
 
 class Counts:
@@ -105,6 +106,8 @@ async def test_another_serve_is_left_as_it_is(
     replica = standin()
     change(replica)
     assert reason in _put_in(replica, lambda *_: None, ("/",))
+    server = replica._direct_ingress_http_server
+    assert server is None or server.config.http == ("h11" if reason == "httptools" else WithoutTrailers)
 
 
 @pytest.mark.parametrize("missing", sorted(set(vars(standin())) - {"_semaphore", "_can_accept_request"}))

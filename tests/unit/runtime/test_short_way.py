@@ -9,10 +9,12 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from sundog_runtime.context import parameters
 from sundog_runtime.protocol.query import Buffer, Reply
 from sundog_runtime.replica import Replica
-from sundog_runtime.short_way import ShortWay, protocol_class
+from sundog_runtime.short_way import ShortWay, WithoutTrailers, protocol_class
 
 ROW = [0.5, -1.0, 2.0, 0.25]
 GOOD = b'{"inputs":[[0.5,-1.0,2.0,0.25]]}'
@@ -51,6 +53,7 @@ class House:
         self.gate.set()
         self.port = 0
         self.asked = 0
+        self.told: list[Mapping[bytes, bytes]] = []
         self.server: uvicorn.Server
         self.serving: asyncio.Task[None]
 
@@ -59,6 +62,7 @@ class House:
             return None
         if body == b"raise":
             raise RuntimeError("a mistake of ours")
+        self.told.append(headers)
         status = int(headers.get(b"x-status", b"200"))
         return Reply(status, ((b"content-type", b"text/plain"),), b"short " + path.encode() + b" " + bytes(body))
 
@@ -78,9 +82,15 @@ class House:
 
 
 @pytest.fixture
-async def house() -> AsyncIterator[House]:
+def protocol() -> type[HttpToolsProtocol] | None:
+    """What is spoken in place of the protocol with a short way."""
+    return None
+
+
+@pytest.fixture
+async def house(protocol: type[HttpToolsProtocol] | None) -> AsyncIterator[House]:
     made = House()
-    protocol = protocol_class(ShortWay({b"/m": "/", b"/m/": "/"}, made.answer, made.door))
+    protocol = protocol or protocol_class(ShortWay({b"/m": "/", b"/m/": "/"}, made.answer, made.door))
     config = uvicorn.Config(
         made.app,
         port=0,
@@ -220,6 +230,46 @@ async def test_chunks_are_joined(house: House, connect: Any) -> None:
     head = b"POST /m HTTP/1.1\r\nhost: m\r\ntransfer-encoding: chunked\r\n\r\n"
     writer.write(head + b"3\r\none\r\n4\r\n two\r\n2\r\n 3\r\n0\r\n\r\n")
     assert (await answer_of(reader))[2] == b"short / one two 3"
+
+
+TRAILERS = b"x-status: 500\r\nexpect: 100-continue\r\nx-request-id: forged\r\nx_evil: 1\r\n"
+
+
+def chunked(body: bytes, *, path: str = "/m", trailers: bytes = TRAILERS) -> bytes:
+    head = f"POST {path} HTTP/1.1\r\nhost: m\r\ntransfer-encoding: chunked\r\nx-request-id: given\r\n\r\n".encode()
+    return head + b"%x\r\n%b\r\n0\r\n%b\r\n" % (len(body), body, trailers)
+
+
+async def test_no_trailer_is_a_header_on_the_short_way(house: House, connect: Any) -> None:
+    reader, writer = await connect()
+    writer.write(chunked(b"one") + post(b"two"))
+    status, headers, body = await answer_of(reader)
+    assert (status, headers["x-request-id"], body) == (200, "given", b"short / one")
+    # Nor one of the next request.
+    assert (await answer_of(reader))[2] == b"short / two"
+    assert [set(each) for each in house.told] == [
+        {b"host", b"transfer-encoding", b"x-request-id"},
+        {b"host", b"content-length", b"x-request-id"},
+    ]
+
+
+@pytest.mark.parametrize("protocol", [None, WithoutTrailers], ids=["beside the short way", "without a short way"])
+@pytest.mark.parametrize(("path", "body"), [("/m", b"usual"), ("/other", b"one")])
+@pytest.mark.parametrize("at", [-len(TRAILERS) - 2, -3, 10_000], ids=["late", "in two pieces", "at once"])
+async def test_no_trailer_is_a_header_on_the_usual_way(
+    house: House, connect: Any, path: str, body: bytes, at: int
+) -> None:
+    house.gate.clear()
+    reader, writer = await connect()
+    whole = chunked(body, path=path)
+    writer.write(whole[:at])
+    while not house.asked:  # noqa: ASYNC110 (nor for this)
+        await asyncio.sleep(0)
+    writer.write(whole[at:] + post(b"usual"))
+    house.gate.set()
+    told = b"usual %b %b [host,transfer-encoding,x-request-id]" % (path.encode(), body)
+    assert (await answer_of(reader))[2] == told
+    assert (await answer_of(reader))[2] == b"usual /m usual [host,content-length]"
 
 
 async def test_pipelined_requests_are_answered_in_their_order(house: House, connect: Any) -> None:
@@ -367,6 +417,27 @@ async def test_what_is_not_the_usual_is_left_to_the_usual_way(
     before = (dict(replica.metrics.answers), replica.metrics.at_once)
     assert replica.app.at_once(path, headers, body) is None
     assert (dict(replica.metrics.answers), replica.metrics.at_once) == before
+
+
+async def test_a_trailer_behind_the_headers_takes_the_place_of_none(replica: Replica) -> None:
+    """Where a server puts them there: Serve's own proxy does."""
+    headers = [("x-sundog-timeout-seconds", "60"), ("x-request-id", "given")]
+    trailers = [("x-sundog-timeout-seconds", "1e-9"), ("x-request-id", "forged")]
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(replica.app), base_url="http://replica") as client:
+        assert (await client.post("/", content=GOOD, headers=headers + trailers)).status_code == 200
+        refused = await client.post("/", content=b"{", headers=headers + trailers)
+    assert refused.json()["requestId"] == "given"
+
+
+async def test_a_model_that_is_asked_at_once_is_told_the_parameters(replica: Replica) -> None:
+    seen: list[Any] = []
+    usual = replica._model.predict
+    object.__setattr__(
+        replica._model, "predict", lambda batch: (seen.append(dict(parameters().request)), usual(batch))[1]
+    )
+    assert replica.app.at_once("/", {}, GOOD[:-1] + b',"parameters":{"seed":7}}') is not None
+    assert replica.app.at_once("/", {}, GOOD) is not None
+    assert seen == [{"seed": 7}, {}]
 
 
 async def test_an_error_of_the_model_is_told_at_once_and_only_once(replica: Replica) -> None:

@@ -5,12 +5,15 @@ import hashlib
 import json
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from real_local import without_privilege
 from sundog_runtime.errors import (
     AccessDenied,
     DigestMismatch,
@@ -180,13 +183,15 @@ def test_neither_file_nor_directory(tmp_path: Path) -> None:
         open_model(f"file://{tmp_path}/pipe", "")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_not_readable(tmp_path: Path) -> None:
+    """In a process that root has taken its right to read everything from."""
     (tmp_path / "a").write_bytes(b"1")
     (tmp_path / "a").chmod(0)
-    with pytest.raises(AccessDenied, match="a: Permission denied"):
-        open_model(f"file://{tmp_path}", "sha256:" + "0" * 64)
+    code = "import sys; from sundog_runtime.sources.files import open_model; open_model(*sys.argv[1:])"
+    command = [*without_privilege(), sys.executable, "-c", code, f"file://{tmp_path}", "sha256:" + "0" * 64]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     (tmp_path / "a").chmod(stat.S_IRUSR)
+    assert f"sundog: AccessDenied: {tmp_path}/a: Permission denied" in done.stderr.splitlines()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -219,6 +220,59 @@ async def test_the_deadline_is_that_of_the_last_item(stream: Any, log: list[Any]
     assert log[-1] == "closed"
 
 
+HANGING = """
+class Predictor:
+    streams = True
+
+    def load(self, path, config):
+        self.config = config
+
+    def at(self, place):
+        if place == self.config["place"]:
+            self.config["began"].set()
+            self.config["release"].wait()
+
+    def predict(self, batch):
+        self.at("the call")
+        return self.items()
+
+    def items(self):
+        try:
+            self.at("the first item")
+            yield 1
+            self.at("a later item")
+            yield 2
+        finally:
+            self.at("the end")
+"""
+
+
+@pytest.mark.parametrize("place", ["the call", "the first item", "a later item", "the end"])
+@pytest.mark.parametrize(("timeout", "healthy", "unhealthy"), [("1", 60, 61), ("30", 100, 121)])
+async def test_a_stream_that_hangs_is_unhealthy_as_any_pass_is(
+    python_model: Callable[[str], Path], args: Any, serve: Any, place: str, timeout: str, healthy: int, unhealthy: int
+) -> None:
+    began, release, now = threading.Event(), threading.Event(), [0.0]
+    config = {"place": place, "began": began, "release": release}
+    client = await serve(args(python_model(HANGING), "predictor:Predictor", config=config))
+    replica = client.replica
+    replica._thread._clock = lambda: now[0]
+    headers = {"x-sundog-timeout-seconds": timeout}
+    asked = asyncio.create_task(client.post("/", json={"inputs": [1]}, headers=headers))
+    try:
+        await asyncio.to_thread(began.wait)
+        now[0] = healthy
+        await replica.check_health()
+        now[0] = unhealthy
+        with pytest.raises(RuntimeError, match=f"busy with one call for {unhealthy} s"):
+            await replica.check_health()
+    finally:
+        release.set()
+        await asked
+    await replica._thread.run(lambda: None)
+    await replica.check_health()
+
+
 EXITING = """
 import sys
 
@@ -248,6 +302,87 @@ async def test_a_stream_that_exits_ends_nothing_but_itself(stream: Any, code: st
     task.cancel()
     await asyncio.wait([task])
     assert await client.replica._thread.run(lambda: "alive") == "alive"
+
+
+CANCELLED = """
+import asyncio
+
+class Predictor:
+    def load(self, path, config):
+        pass
+
+    async def predict(self, batch):
+        if batch["items"] == "at once":
+            await self.cancelled()
+        yield 1
+        await self.cancelled()
+
+    async def cancelled(self):
+        {}
+"""
+OWN = {
+    "raised": "raise asyncio.CancelledError",
+    "of a task that it waits for": "task = asyncio.create_task(asyncio.sleep(60)); task.cancel(); await task",
+    "of the task that it runs in": "asyncio.current_task().cancel(); await asyncio.sleep(0)",
+}
+every_cancellation = pytest.mark.parametrize("own", list(OWN.values()), ids=list(OWN))
+
+
+@every_cancellation
+async def test_a_cancellation_of_the_models_own_has_a_status(stream: Any, own: str) -> None:
+    client = await stream(CANCELLED.format(own))
+    answer = await client.post("/", json={"inputs": {"items": "at once"}})
+    assert (answer.status_code, answer.json()["code"]) == (500, "ModelError")
+    assert client.replica.metrics.answers == {"ModelError": 1}
+
+
+@every_cancellation
+async def test_a_later_cancellation_of_the_models_own_is_told(stream: Any, own: str) -> None:
+    client = await stream(CANCELLED.format(own))
+    connection = Connection("later", "text/event-stream")
+    messages = await all_of(connection, connection.run(client))
+    assert messages[-1]["body"].startswith(b"event: error\ndata: ")
+    assert b"ModelError" in messages[-1]["body"]
+    assert client.replica.metrics.answers == {"ModelError": 1}
+
+
+@pytest.mark.parametrize("own", list(OWN.values())[:2], ids=list(OWN)[:2])
+async def test_who_asks_for_a_stream_is_not_cancelled_by_the_model(stream: Any, own: str) -> None:
+    client = await stream(CANCELLED.format(own))
+    query = Query({"items": "later"}, lambda output: Answer(b"x"))
+    answers = client.replica._inference.stream(query, RequestContext())
+    await anext(answers)
+    with pytest.raises(RuntimeError, match="the model raised CancelledError") as caught:
+        await anext(answers)
+    assert isinstance(caught.value.__cause__, asyncio.CancelledError)
+
+
+async def test_a_cancellation_at_the_end_of_a_stream_that_is_given_up_ends_nothing_else(stream: Any) -> None:
+    code = """
+import asyncio
+
+class Predictor:
+    def load(self, path, config):
+        self.log = config["log"]
+
+    async def predict(self, batch):
+        beside = asyncio.create_task(asyncio.sleep(60))
+        try:
+            while True:
+                yield 1
+        finally:
+            self.log.append("closed")
+            beside.cancel()
+            await beside
+"""
+    client = await stream(code)
+    connection = Connection([1])
+    task = connection.run(client)
+    for _ in range(2):
+        await connection.sent.get()
+    connection.gone.set()
+    await all_of(connection, task)
+    assert client.replica.metrics.answers == {"ClientGone": 1}
 
 
 async def test_streams_that_share_memory_of_the_model(stream: Any) -> None:

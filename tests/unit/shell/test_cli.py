@@ -72,6 +72,38 @@ def test_a_wrong_command_line_is_one_line_and_code_2(sundog: Any, arguments: lis
     assert len(done.err.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "instead"),
+    [
+        (["apply", "-f"], "a file, a folder, or - for standard input"),
+        (["plan", "-f"], "a file, a folder, or - for standard input"),
+        (["delete", "-f"], "a file, a folder, or - for standard input"),
+        (["experiment", "simulate", "-f"], "a file or a folder"),
+        (["local", "up"], "a file or a folder"),
+    ],
+)
+@pytest.mark.parametrize("address", ["https://example.com/tiny.yaml", "s3://bucket/tiny.yaml"])
+def test_an_address_in_place_of_a_manifest_is_told_as_one(
+    sundog: Any, arguments: list[str], instead: str, address: str
+) -> None:
+    done = sundog(*arguments, address)
+    assert done.code == Exit.USAGE
+    assert f"{address!r} is an address, and addresses are not taken: give {instead};" in done.err
+    assert len(done.err.splitlines()) == 1
+
+
+def test_a_path_that_reads_like_an_address_is_a_path(
+    sundog: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a:").mkdir()
+    (tmp_path / "a:" / "x.yaml").write_text("b: [1")
+    monkeypatch.chdir(tmp_path)
+    assert (
+        "a:/x.yaml: line 1: "
+        in sundog("experiment", "simulate", "--rps", "1", "--errors", "1%", "-f", "a://x.yaml").err
+    )
+
+
 def test_no_command_shows_the_overview(sundog: Any) -> None:
     done = sundog()
     assert done.code == Exit.USAGE

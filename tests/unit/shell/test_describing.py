@@ -2,29 +2,46 @@
 
 import io
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from rich.console import Console
 
 from sundog_operator.api import (
+    Capacity,
+    Condition,
     Delivery,
     Epoch,
     EvidenceEpoch,
     ExperimentStatus,
     FrozenPlan,
+    GivingBack,
     MetricStatus,
+    ModelDeploymentStatus,
     Notice,
     Notification,
+    PassedStep,
     Paused,
     PlanGuardrail,
+    PlanHeader,
+    PlanShadow,
     PlanStep,
     PlanWebhook,
+    Rollout,
+    ShadowStatus,
     StepStatus,
     Verdict,
 )
-from sundog_operator.core.rollout import freeze
-from sundog_operator.shell.describing import describe_experiment
+from sundog_operator.core.rollout import freeze, telling
+from sundog_operator.shell.describing import (
+    ONE_SIDE,
+    Subject,
+    describe_experiment,
+    describe_model_deployment,
+    waits_for,
+)
+from told_experiments import two_arms
+from told_rollouts import stored
 
 NOW = datetime(2026, 11, 26, 12, 0, tzinfo=UTC)
 FIVE_MINUTES, DAY = timedelta(minutes=5), timedelta(days=1)
@@ -125,6 +142,67 @@ def test_metrics_are_told_with_their_numbers_and_when_they_are_expected_to_decid
     ]
 
 
+@pytest.mark.parametrize(
+    ("verdict", "interval", "says"),
+    [
+        ("Better", (0.00616, 1.02), True),
+        ("Worse", (0.97, 2.5), True),
+        ("Worse", (0.97,), True),
+        ("Better", (0.00616, 0.98), False),
+        ("Worse", (1.1,), False),
+        ("Undecided", (0.5, 1.5), False),
+        ("Better", (), False),
+    ],
+)
+def test_why_an_interval_beside_a_verdict_contains_1_is_said(
+    verdict: str, interval: tuple[float, ...], says: bool
+) -> None:
+    mistakes = MetricStatus(name="mistakes", role="secondary", arm="conv", verdict=verdict, interval=interval)
+    assert (ONE_SIDE in told(collecting(metrics=(ERRORS, mistakes)))) is says
+
+
+def test_a_revision_waits_for_an_experiment_unless_nothing_serves() -> None:
+    def waits(ready: Literal["True", "False"]) -> str:
+        conditions = (
+            Condition(type="Ready", status=ready, reason="Seen", message="none is healthy", last_transition_time=NOW),
+            Condition(
+                type="Progressing",
+                status="False",
+                reason="ExperimentRunning",
+                message="revision 2 waits until Experiment aa has ended",
+                last_transition_time=NOW,
+            ),
+        )
+        status = ModelDeploymentStatus(observed_generation=2, conditions=conditions)
+        return waits_for({"metadata": {"generation": 2}}, status)
+
+    assert waits("True") == "revision 2 waits until Experiment aa has ended"
+    assert waits("False") == "none is healthy"
+
+
+@pytest.mark.parametrize(
+    ("startup", "says"),
+    [
+        (
+            {"revision": 2, "cluster": "9s", "scheduled": "0s", "ray": "7s500ms", "load": "2s", "total": "19s"},
+            ["Started revision 2 in 19s: cluster 9s, ray 7s500ms, load 2s"],
+        ),
+        ({"revision": 1, "load": "2s"}, ["Started revision 1: load 2s"]),
+        (None, []),
+    ],
+)
+def test_a_start_says_where_the_time_went(startup: dict[str, Any] | None, says: list[str]) -> None:
+    obj = {
+        "metadata": {"namespace": "vision", "name": "digits", "generation": 1},
+        "spec": {},
+        "status": {} if startup is None else {"startup": startup},
+    }
+    output = io.StringIO()
+    Console(file=output, width=200).print(describe_model_deployment(Subject(obj), NOW))
+    lines = [" ".join(line.split()) for line in output.getvalue().splitlines()]
+    assert [line for line in lines if line.startswith("Started")] == says
+
+
 def test_a_step_says_what_it_waits_for_and_a_sentence_is_told_once() -> None:
     lines = told(collecting())
     assert f"1 25 % evidence, 5m to 1d now: {ERRORS.message}" in lines
@@ -144,6 +222,22 @@ def test_the_plan_says_what_the_candidate_is_held_to() -> None:
         "alpha 0.05, the error of each direction",
         "this step takes at least 2m more; undecided in 23h, it is paused",
     ]
+
+
+def test_what_arms_are_held_to_is_told_beside_control() -> None:
+    out = io.StringIO()
+    Console(file=out, width=10_000).print(describe_experiment(stored(two_arms()), (), NOW))
+    lines = [" ".join(line.split()) for line in out.getvalue().splitlines()]
+    assert "errorRate up to 25 % more than control, or 0.5 % of all requests" in lines
+    assert "rejections harm is looked for from 25 % more than control on; no gate waits for it" in lines
+
+
+def test_alpha_is_told_with_what_shadows_and_traffic_share_of_it() -> None:
+    shared = PLAN.model_copy(update={"harm_shares": 3})
+    both = "0.05, the error of each direction; of rolling back 0.0167 for each shadow step and for traffic"
+    assert f"alpha {both}" in told(collecting(plan=shared))
+    alone = shared.model_copy(update={"guardrails": (), "harm_shares": 2})
+    assert telling.alpha(alone) == "0.05, the error of each direction; of rolling back 0.025 for each shadow step"
 
 
 def test_what_is_not_known_yet_is_said() -> None:
@@ -170,6 +264,27 @@ def test_a_warm_up_says_when_it_ends() -> None:
 def test_what_follows_on_a_step_that_takes_too_long_is_the_plans(policy: str, follows: str) -> None:
     status = collecting(plan=PLAN.model_copy(update={"on_inconclusive": policy}))
     assert f"this step takes at least 2m more; undecided in 23h, {follows}" in told(status)
+
+
+def test_a_step_that_passed_without_evidence_says_by_what() -> None:
+    step = StepStatus(index=2, of=3, gate="evidence", reason="collects evidence")
+    passed = PassedStep(step=1, weight=25, by="onInconclusive: promote")
+    lines = told(collecting(step=step, without_evidence=(passed,)))
+    assert any(line.endswith(" passed without evidence, by onInconclusive: promote") for line in lines)
+    assert not any("passed without" in line for line in told(collecting(step=step)))
+
+
+def test_a_bake_tells_what_remains() -> None:
+    bake = PlanStep(weight=98, gate="bake", min_duration=timedelta(minutes=30))
+    plan = PLAN.model_copy(update={"steps": (*PLAN.steps[:2], bake, PLAN.steps[2])})
+    step = StepStatus(index=3, of=4, since=NOW - timedelta(minutes=3), gate="bake", reason="bakes", warm=True)
+    lines = told(collecting(plan=plan, step=step))
+    assert "3 98 % bakes 30m, 2 % with stable now: bakes" in lines
+    assert "this step promoted in 27m, unless it does harm" in lines
+    held = told(collecting(plan=plan, step=step, paused=Paused(reason="Manual", since=NOW)))
+    assert "this step its time stands still" in held
+    over = told(collecting(plan=plan, step=step.model_copy(update={"since": NOW - timedelta(minutes=31)})))
+    assert not any(line.startswith("this step") for line in over)
 
 
 def test_a_step_that_has_too_little_time_at_its_traffic_is_warned_of() -> None:
@@ -257,3 +372,78 @@ def test_a_plan_that_somebody_took_the_steps_from_is_told_without_them() -> None
 def test_the_table_fits_an_ordinary_terminal() -> None:
     lines = told(collecting(metrics=(ERRORS, LATENCY, REJECTIONS)), width=100)
     assert "errorRate guardrail 212/74 1.05 0.7–1.53 1.5 Undecided 11m" in lines
+
+
+def test_a_step_by_header_says_which_and_what_became_of_such_requests() -> None:
+    headers = (PlanHeader(name="x-canary", value="true"), PlanHeader(name="x-team", value="ranking"))
+    steps = (PlanStep(weight=0, gate="headers", headers=headers), PlanStep(weight=0, gate="manual", headers=headers))
+    stable, canary = freeze.arms_at(0, 7, 8)
+    status = ExperimentStatus(
+        phase="Running",
+        plan=FrozenPlan(strategy="canary", steps=steps),
+        step=StepStatus(index=2, of=2, gate="manual", reason="waits for promote", since=NOW),
+        arms=(stable, canary),
+    )
+    assert "1 0 % headers x-canary: true and x-team: ranking passed" in told(status)
+    assert "By header" not in told(status)
+    counted = canary.model_copy(update={"header_requests": 12, "header_errors": 1})
+    lines = told(status.model_copy(update={"arms": (stable, counted)}))
+    assert "canary 12 requests, 1 errors; they are no evidence" in lines
+
+
+def test_a_step_that_compares_copies_says_what_it_asks_and_what_became_of_them() -> None:
+    shadow = PlanShadow(percent=20, by="argmax", min_agreement=0.995)
+    plan = FrozenPlan(strategy="canary", steps=(PlanStep(weight=0, gate="shadow", shadow=shadow, max_duration=DAY),))
+    known = ShadowStatus(
+        sampled=130, sent=110, dropped=12, skipped=8, paired=105, agreed=100, disagreed=5, errors=3, timeouts=2
+    )
+    agreement = MetricStatus(name="agreement", role="shadow", ratio=0.909, interval=(0.8, 0.96), verdict="Undecided")
+    lines = told(
+        ExperimentStatus(
+            phase="Running",
+            plan=plan,
+            step=StepStatus(index=1, of=1, gate="shadow", reason="110 of 2000 pairs", since=NOW),
+            arms=freeze.arms_at(0, 7, 8),
+            shadow=known.model_copy(
+                update={
+                    "latency_difference_microseconds": -1500,
+                    "latency_difference_interval": (-1600, 20),
+                    "earlier": ("step 1: 9 of 9 agree",),
+                }
+            ),
+            metrics=(agreement,),
+        )
+    )
+    assert "1 0 % 20 % copied, 99.5 % agree by argmax, up to 1d now: 110 of 2000 pairs" in lines
+    assert (
+        "shadow 110 copies of 130 sampled requests: 100 agree, 5 do not, 3 errors, 2 timeouts; 12 dropped and 8 left out;"
+        " at the median 1.5 ms earlier than stable, known to be between 1.6 ms earlier and 0.02 ms later, the mirror's own time included"
+    ) in lines
+    assert "agreement shadow 0.909 0.8–0.96 Undecided" in lines
+    assert "before step 1: 9 of 9 agree" in lines
+
+
+def test_a_verdict_on_copies_is_told_while_a_person_is_waited_for() -> None:
+    plan = freeze.freeze(Rollout(strategy="shadow"), 7, 8, NOW).plan
+    verdict = Verdict(decision="Passed", reason="agreement by exact: 99.9 % of 901")
+    step = StepStatus(index=2, of=3, gate="manual", reason="waits for promote", since=NOW)
+    status = ExperimentStatus(phase="Running", plan=plan, step=step, arms=freeze.arms_at(0, 7, 8), verdict=verdict)
+    assert "agreement by exact: 99.9 % of 901" in told(status)
+
+
+def test_replicas_that_are_shared_and_traffic_that_goes_back_are_told() -> None:
+    status = ModelDeploymentStatus(
+        replicas=4,
+        ready_replicas=3,
+        capacity=Capacity(mode="inPlace", needed_replicas=4, spare_replicas=0),
+    )
+    obj = {"metadata": {"namespace": "vision", "name": "digits"}, "spec": {}, "status": status.to_json()}
+    out = io.StringIO()
+    Console(file=out, width=200).print(describe_model_deployment(Subject(obj), NOW))
+    assert "3 of 4 ready; in place: both revisions share the 4 that the service needs " in out.getvalue()
+    spare = status.model_copy(update={"capacity": Capacity(mode="inPlace", needed_replicas=4, spare_replicas=1)})
+    out = io.StringIO()
+    Console(file=out, width=200).print(describe_model_deployment(Subject({**obj, "status": spare.to_json()}), NOW))
+    assert "share the 4 that the service needs, and 1 more for which there was room" in out.getvalue()
+    back = GivingBack(reason="RolledBack", message="errorRate", since=NOW)
+    assert "Rollout digits-r8: Running, gives its traffic back (RolledBack)" in told(collecting(giving_back=back))

@@ -17,6 +17,10 @@ def good(name: str = "digits", uri: str = "file:///m") -> str:
     return GOOD.replace("NAME", name).replace("URI", uri)
 
 
+BOMB = f"{good()}# many\nlabels: &a [{'x, ' * 9_000}]\nb: [{'*a, ' * 60}]"
+"""Aliases that write out to more than they may."""
+
+
 def read(text: str, path: Path | None = Path("/x/a.yaml")) -> tuple[list[Any], list[str]]:
     documents, problems = manifests.parse(text, "a.yaml", path, "default")
     return documents, [str(problem) for problem in problems]
@@ -34,6 +38,13 @@ def test_several_documents_and_lists_are_read_in_order() -> None:
     ("text", "told"),
     [
         ("a: [1", "a.yaml: line 1: expected ',' or ']', but got '<stream end>'"),
+        (BOMB, "a.yaml: line 8: aliases write out to more than 1048576 characters"),
+        (f"a: {'[' * 5000}", "a.yaml: not YAML that can be used: values are nested too deeply"),
+        (
+            good().replace("spec: {", "spec: {model: {}, "),
+            "a.yaml: line 5: key 'model' is there twice, first in line 5",
+        ),
+        (good() + good(), "a.yaml: line 7: key 'apiVersion' is there twice, first in line 2"),
         ("just text", "a.yaml: a document is a str, expected an object with apiVersion and kind"),
         ("kind: Pod\napiVersion: v1", "is not one of ModelDeployment, Experiment of serving.sundog.dev/v1alpha1"),
         (
@@ -41,6 +52,12 @@ def test_several_documents_and_lists_are_read_in_order() -> None:
             "a.yaml: apiVersion: 'serving.sundog.dev/v9' is not serving.sundog.dev/v1alpha1",
         ),
         (good().replace("{name: digits}", "{}"), "a.yaml: ModelDeployment: metadata.name is required"),
+        (good().replace("{name: digits}", ""), "a.yaml: ModelDeployment: metadata.name is required"),
+        (good().replace("digits", "''"), "a.yaml: ModelDeployment: metadata.name is required"),
+        (good(name="5"), "a.yaml: ModelDeployment: metadata.name: 5 is not a string, quotes make it one"),
+        (good(name="no"), "a.yaml: ModelDeployment: metadata.name: false is not a string, quotes make it one"),
+        (good(name="[a]"), 'a.yaml: ModelDeployment: metadata.name: ["a"] is not a string'),
+        (good().replace("{name: digits}", "digits"), 'a.yaml: ModelDeployment: metadata: "digits" is not an object'),
         (
             good(uri="file://models/v1"),
             "'file://models/v1' is not absolute: write file:///… or file://${MANIFEST_DIR}/…",
@@ -58,6 +75,18 @@ def test_each_mistake_is_one_line_with_its_place(text: str, told: str) -> None:
     assert len(problems) == 1
     assert told in problems[0]
     assert "\n" not in problems[0]
+
+
+def test_anchors_aliases_and_merge_keys_are_written_out() -> None:
+    text = (
+        good()
+        .replace("metadata:", "x-usual: &usual {replicas: 2}\nmetadata: &meta")
+        .replace("{model:", "{<<: *usual, model:")
+    )
+    documents, problems = read(f"{text}copy: *meta\n")
+    assert problems == []
+    assert documents[0].object["spec"] == {"replicas": 2, "model": {"uri": "file:///m"}}
+    assert documents[0].object["copy"]["name"] == "digits"
 
 
 def test_what_comes_before_a_mistake_is_read() -> None:

@@ -51,6 +51,48 @@ def test_a_refused_object_is_one_line_that_names_file_field_and_value(
     assert server.do(lambda cluster: cluster.kube.list(MODEL_DEPLOYMENT)) == []
 
 
+def test_a_manifest_whose_aliases_write_out_to_too_much_is_told_and_the_rest_goes_on(
+    on_server: Any, manifest: Any, tmp_path: Path
+) -> None:
+    bomb = tmp_path / "bomb.yaml"
+    bomb.write_text(f"a: &a [{'x, ' * 9_000}]\nb: [{'*a, ' * 60}]")
+    good = str(manifest())
+    for verb, shown in (("plan", "ModelDeployment vision/digits is created\n"), ("apply", f"{FULL} created\n")):
+        done = on_server(verb, "-f", str(bomb), "-f", good)
+        assert (done.code, done.out.startswith(shown)) == (Exit.REFUSED, True)
+        assert done.err == f"error: {bomb}: line 2: aliases write out to more than 1048576 characters\n"
+
+
+def test_a_spec_that_is_stored_and_not_acted_on_is_told_at_once(on_server: Any, manifest: Any) -> None:
+    path = str(manifest(scheduling={"queue": "q"}))
+    for done in (on_server("apply", "-f", path), on_server("apply", "-f", path)):
+        assert done.code == Exit.REFUSED
+        assert done.err == (
+            f"error: {path}: ModelDeployment vision/digits: NotYetSupported: spec.scheduling.queue: is not supported yet; leave it out\n"
+        )
+    assert done.out == f"{FULL} unchanged\n"
+    manifest()
+    done = on_server("apply", "-f", path)
+    assert (done.code, done.err) == (0, "")
+
+
+@pytest.mark.parametrize(("stopped", "code"), [(False, Exit.REFUSED), (True, Exit.OK)])
+def test_an_experiment_that_is_not_acted_on_is_told_unless_it_is_to_end(
+    on_server: Any, tmp_path: Path, stopped: bool, code: Exit
+) -> None:
+    head = {"apiVersion": "serving.sundog.dev/v1alpha1", "kind": "Experiment", "metadata": {"name": "wide"}}
+    spec = {
+        "modelDeployment": "digits",
+        "arms": [{"name": "wide", "resources": {"gpu": {"memory": "40Gi"}}}],
+        "stopped": stopped,
+    }
+    path = tmp_path / "wide.yaml"
+    path.write_text(json.dumps({**head, "spec": spec}))
+    done = on_server("apply", "-f", str(path))
+    assert (done.code, done.out) == (code, "experiment.serving.sundog.dev/wide created\n")
+    assert ("NotYetSupported: spec.arms[0].resources.gpu.memory: is not supported yet" in done.err) is not stopped
+
+
 def test_one_bad_manifest_does_not_keep_the_good_ones_back(on_server: Any, manifest: Any, tmp_path: Path) -> None:
     manifest()
     (tmp_path / "bad.yaml").write_text("a: [1")

@@ -30,12 +30,16 @@ class Client:
             raise self.lacks
         if kind == CONFIG_MAP and self.changes:
             meta = {"name": "a", "namespace": "vision", "uid": "u", "resourceVersion": str(self.changes)}
-            return Snapshot([{"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta}], str(self.changes))
+            labels = {"app.kubernetes.io/part-of": "sundog"}
+            config_map = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {**meta, "labels": labels}}
+            return Snapshot([config_map], str(self.changes))
         return Snapshot([], "1")
 
 
 def watching_of(client: Client, installation: Installation) -> Watching:
-    options = Options(installation, kubeconfig=Path("unused"), namespace="sundog", identity="me", host="", port=0)
+    options = Options(
+        installation, kubeconfig=Path("unused"), namespace="sundog", lease="lease", identity="me", host="", port=0
+    )
     return Watching(cast("KubernetesClient", client), options, Metrics(1, "me"))
 
 
@@ -92,6 +96,33 @@ async def test_a_kind_that_may_not_be_listed_is_waited_for() -> None:
     with pytest.raises(Forbidden):
         await watching.list_all()
     assert not watching.kube.ready
+
+
+async def test_a_namespace_that_went_with_its_roles_is_told_once_and_not_waited_for(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    closed = {"audio"}
+
+    class Forbidding(Client):
+        async def snapshot(self, kind: Kind, namespace: str | None = None, *_: Any) -> Snapshot:
+            if namespace in closed:
+                raise Forbidden(f"may not list {kind.plural}")
+            return await super().snapshot(kind)
+
+    watching = watching_of(Forbidding(), Installation(watch_namespaces=("audio", "vision")))
+    for _ in range(3):
+        await watching.list_all()
+    assert watching.kube.ready
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warnings == ["the operator may not look at namespace audio: is it gone? It goes on with the others"]
+    assert watching.kopf.namespaces() == ["vision"]
+    assert watching.kopf._round.is_set(), "the watches begin anew, without it"
+
+    watching.kopf._round.clear()
+    closed.clear()
+    await watching.list_all()
+    assert watching.kopf.namespaces() == ["audio", "vision"]
+    assert watching.kopf._round.is_set()
 
 
 async def test_a_watch_that_tells_nothing_of_changes_begins_anew_and_then_the_process_does() -> None:

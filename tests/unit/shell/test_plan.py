@@ -8,6 +8,7 @@ import pytest
 from doubles.cluster import NAMESPACE
 from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, Ref
 from sundog_operator.shell.exits import Exit
+from sundog_operator.shell.preview import refused_by_server
 
 
 @pytest.fixture
@@ -96,6 +97,9 @@ def test_what_changes_in_place_makes_no_revision(served: Any, manifest: Any, spe
     assert preview["lines"] == [line, "revision 1 keeps all traffic"]
 
 
+OOM = {"name": "oom", "prometheus": {"query": "oom"}, "threshold": {"max": 0}}
+
+
 @pytest.mark.parametrize(
     ("spec", "line"),
     [
@@ -107,6 +111,23 @@ def test_what_changes_in_place_makes_no_revision(served: Any, manifest: Any, spe
             {"rollout": {"strategy": "recreate", "dryRun": True}},
             "without dryRun: revision 2 gets all traffic from revision 1 at once",
         ),
+        (
+            {"rollout": {"strategy": "shadow"}},
+            "shadow beside revision 1: 0 % (copies compared) → 0 % (manual gate) → 100 %",
+        ),
+        (
+            {"rollout": {"strategy": "shadow", "dryRun": True}},
+            "without dryRun: shadow of revision 2 beside revision 1: 0 % (copies compared) → 0 % (manual gate) → 100 %",
+        ),
+        (
+            {"rollout": {"strategy": "shadow", "bake": {"holdback": "10%"}}},
+            "shadow beside revision 1: 0 % (copies compared) → 0 % (manual gate) → 90 % (bakes for 30m) → 100 %",
+        ),
+        (
+            {"rollout": {"strategy": "shadow", "bake": {}, "guardrails": [OOM], "dryRun": True}},
+            "without dryRun: shadow of revision 2 beside revision 1: 0 % (copies compared) → 0 % (manual gate) → 99 % (bakes for 30m)"
+            " → 100 %, by oom at most 0",
+        ),
         ({"paused": True}, "revision 2 waits while the spec is paused; revision 1 keeps serving"),
         (
             {"rollout": {"steps": [{"weight": 10, "gate": "time", "minDuration": "30s"}, {"pause": {}}]}},
@@ -116,10 +137,32 @@ def test_what_changes_in_place_makes_no_revision(served: Any, manifest: Any, spe
             {"rollout": {"steps": [{"weight": 10, "gate": "manual"}, {"webhook": {"url": "http://u:p@gate/a?t"}}]}},
             "canary beside revision 1: 10 % (manual gate) → 10 % (a webhook confirms) → 100 %",
         ),
+        (
+            {"rollout": {"steps": [{"headers": {"x-team": "ann", "x-canary": "true"}}, {"pause": {}}]}},
+            "canary beside revision 1: 0 % (x-canary: true and x-team: ann) → 0 % (manual gate) → 100 %",
+        ),
     ],
 )
 def test_how_a_revision_gets_its_traffic(served: Any, manifest: Any, spec: dict[str, Any], line: str) -> None:
     assert plan(served, manifest("file:///models/v2", **spec))["lines"][-1] == line
+
+
+@pytest.mark.parametrize(
+    ("more", "ends"),
+    [
+        ({}, "time alone leads to 100 %, whatever the candidate answers"),
+        ({"bake": {}}, "100 %, unless harm rolls back"),
+    ],
+)
+def test_that_no_gate_decides_on_traffic_is_told(served: Any, manifest: Any, more: Any, ends: str) -> None:
+    timed = {"weight": 10, "gate": "time", "minDuration": "30s"}
+    told = "no gate decides on traffic"
+    rollout: dict[str, Any] = {"steps": [timed, {"pause": {"duration": "1h"}}], **more}
+    last = plan(served, manifest("file:///models/v2", rollout=rollout))["lines"][-1]
+    assert last.startswith(told)
+    assert last.endswith(ends)
+    asked = {"steps": [timed, {"pause": {}}], **more}
+    assert told not in plan(served, manifest("file:///models/v2", rollout=asked))["lines"][-1]
 
 
 def test_no_secret_of_an_address_is_shown(served: Any, manifest: Any) -> None:
@@ -192,13 +235,50 @@ def test_a_gate_of_evidence_is_called_so(served: Any, manifest: Any) -> None:
     assert preview["lines"][-1] == "canary beside revision 1: 10 % (evidence) → 50 % (evidence) → 100 %"
 
 
+def test_a_bake_is_told_behind_the_steps(served: Any, manifest: Any) -> None:
+    rollout = {"steps": [{"weight": 50, "gate": "manual"}], "bake": {"duration": "2h", "holdback": "3%"}}
+    told = plan(served, manifest("file:///models/v2", rollout=rollout))["lines"][-1]
+    assert told == "canary beside revision 1: 50 % (manual gate) → 97 % (bakes for 2h) → 100 %"
+    implied = plan(served, manifest("file:///models/v2", rollout={"bake": {}}))["lines"][-1]
+    assert "25 % (evidence) → 50 % (evidence) → 99 % (bakes for 30m) → 100 % below 50 requests a second" in implied
+
+
 @pytest.mark.parametrize("policy", ["onInconclusive", "onNoData"])
 def test_a_policy_that_promotes_without_evidence_is_told(served: Any, manifest: Any, policy: str) -> None:
     by_hand = {"steps": [{"weight": 10, "gate": "manual"}], policy: "promote"}
     assert plan(served, manifest("file:///models/v2", rollout=by_hand))["lines"][-1].startswith("canary beside")
     told = plan(served, manifest("file:///models/v2", rollout={policy: "promote"}))["lines"][-1]
-    assert told.startswith(f"spec.rollout.{policy}: promote passes a step")
-    assert told.endswith("of what is promoted")
+    assert told.startswith(f"{policy}: promote passes a step")
+    assert told.endswith(", so evidence promises nothing of what is promoted")
+
+
+@pytest.mark.parametrize(
+    ("steps", "told"),
+    [
+        (
+            [{"weight": 10, "gate": "time"}, {"weight": 50}],
+            ["step 1 at 10 % (for 5m) passes without evidence, and a later step decides"],
+        ),
+        (
+            [{"weight": 10}, {"weight": 50, "gate": "manual"}],
+            [
+                "step 2 at 50 % (manual gate) asks for no evidence, and is the last before all traffic, so evidence promises nothing of"
+                " what is promoted"
+            ],
+        ),
+        (
+            [{"weight": 10, "gate": "time"}, {"weight": 50, "gate": "manual"}],
+            ["step 1 at 10 % (for 5m) passes by time alone"],
+        ),
+        # A pause goes on with the evidence of its weight.
+        ([{"weight": 10}, {"pause": {"duration": "1h"}}, {"weight": 50}, {"pause": {}}], []),
+    ],
+)
+def test_a_step_that_asks_for_no_evidence_is_told_beside_others_that_do(
+    served: Any, manifest: Any, steps: list[Any], told: list[str]
+) -> None:
+    lines = plan(served, manifest("file:///models/v2", rollout={"steps": steps}))["lines"]
+    assert [each for each in lines if each.startswith("step ")] == told
 
 
 def test_a_secret_that_is_missing_is_told_unless_it_comes_along(served: Any, manifest: Any) -> None:
@@ -237,6 +317,27 @@ def test_what_would_be_refused_is_told_and_code_1(
     assert preview["outcome"] == "refused"
     assert preview["problems"][0].startswith(problem)
     assert preview["lines"] == ["revision 1 keeps serving"]
+
+
+def test_what_is_stored_already_is_refused_by_no_api_server() -> None:
+    def deployment(**spec: Any) -> dict[str, Any]:
+        return {
+            "apiVersion": "serving.sundog.dev/v1alpha1",
+            "kind": "ModelDeployment",
+            "metadata": {"name": "digits", "namespace": "vision"},
+            "spec": {"model": {"uri": "file:///models/v1"}, **spec},
+        }
+
+    before = deployment(rollout={"steps": [{"scale": {"replicas": 2}}]})
+    edited = deployment(rollout={"steps": [{"scale": {"replicas": 2}}]}, replicas=2)
+    assert refused_by_server(edited, edited, before) == ()
+    (problem,) = refused_by_server(edited, edited, None)
+    assert problem.startswith("spec.rollout.steps: ")
+    both = {"strategy": "recreate", "bake": {}}
+    taken = deployment(rollout=both)
+    assert refused_by_server(deployment(rollout=both, replicas=2), deployment(rollout=both, replicas=2), taken) == ()
+    worse = deployment(rollout={"steps": [{"scale": {"replicas": 0}}]})
+    assert refused_by_server(worse, worse, before) != ()
 
 
 def test_a_running_rollout_is_ended_by_another_revision(served: Any, server: Any, manifest: Any) -> None:
@@ -282,3 +383,20 @@ def test_the_text_is_for_people(served: Any, manifest: Any) -> None:
     done = served("plan", "-f", str(manifest("file:///models/v2")))
     assert done.out.splitlines()[0] == "ModelDeployment vision/digits changes"
     assert done.out.splitlines()[1].startswith("  • makes revision 2 (")
+
+
+def test_a_candidate_in_place_is_told_with_what_it_costs_or_why_it_cannot_be(
+    on_server: Any, server: Any, manifest: Any
+) -> None:
+    rollout = {"steps": [{"weight": 50, "gate": "manual"}], "capacity": "inPlace"}
+    on_server("apply", "-f", str(manifest(replicas=4, rollout=rollout)))
+    server.serve_revision(1)
+    path = manifest("file:///models/v2", replicas=4, rollout=rollout)
+    assert plan(on_server, path)["lines"][1:] == [
+        "canary in the place of revision 1: 50 % (manual gate) → 100 %",
+        "both share the 4 replicas of the service, and traffic follows each one; stable lacks one while each starts",
+    ]
+    alone = manifest("file:///models/v2", replicas=1, rollout=rollout)
+    assert plan(on_server, alone)["lines"][-1].startswith(
+        "revision 2: 1 replica serves, and in place 2 are needed at least"
+    )

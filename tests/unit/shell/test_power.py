@@ -73,6 +73,15 @@ def test_a_step_lasts_as_long_as_it_says_but_harm_does_not_wait_for_that() -> No
     assert power(long, Service(100.0, 0.01), 20.0, runs=10).seconds < 300
 
 
+def test_harm_beside_shadows_takes_more_and_what_passes_does_not() -> None:
+    alone, shared = plan(), plan().model_copy(update={"harm_shares": 3})
+    for times, more in ((3.0, True), (0.5, False)):
+        found = [power(each, Service(20.0, 0.01), times, runs=40) for each in (alone, shared)]
+        typically = [each.typical.events for each in found if each.typical]
+        assert (typically[0] < typically[1]) is more
+        assert (found[0].forecast.median_minutes < found[1].forecast.median_minutes) is more
+
+
 @pytest.mark.parametrize("times", [0.0, 1000.0])
 def test_extremes_are_numbers(times: float) -> None:
     found = power(plan(), Service(1.0, 0.5), times, runs=10).typical
@@ -181,6 +190,29 @@ def test_a_plan_of_a_manifest(sundog: Any, manifest: Any) -> None:
     path = manifest(rollout=rollout)
     found = told(sundog, "-f", str(path), "--rps", "100", "--errors", "5%", "--times", "1")
     assert [found[name] for name in ("weight", "margin", "maxDuration")] == [40, 0.5, "20m"]
+
+
+def test_the_last_gate_behind_shadows_has_what_they_leave_of_alpha(sundog: Any, manifest: Any) -> None:
+    shadow = {"shadow": {"minSamples": 500}}
+    path = manifest(rollout={"steps": [shadow, shadow, {"weight": 50}]})
+    options = ("-f", str(path), "--rps", "100", "--errors", "1%", "--times", "3")
+    title = sundog("experiment", "power", *options, "--runs", "10", "--alpha", "0.1").out.splitlines()[0]
+    assert ", alpha 0.1 (0.0333 for harm), " in title
+    found = told(sundog, *options)
+    alone = told(sundog, "-f", str(manifest(rollout={"steps": [{"weight": 50}]})), *options[2:])
+    assert (found["harmShares"], "harmShares" in alone) == (3, False)
+    assert found["candidates"][0]["events"] > alone["candidates"][0]["events"]
+
+
+def test_the_last_gate_asks_for_the_weight_that_follows_it(sundog: Any, manifest: Any) -> None:
+    options = ("--rps", "20", "--errors", "1%", "--times", "1")
+    alone = {"steps": [{"weight": 10}], "guardrails": [{"metric": "errorRate"}]}
+    before_another = {**alone, "steps": [*alone["steps"], {"weight": 20, "gate": "manual"}]}
+    (all_,), (some,) = (
+        told(sundog, "-f", str(manifest(rollout=rollout)), *options)["candidates"]
+        for rollout in (alone, before_another)
+    )
+    assert some["requests"] < 0.7 * all_["requests"]
 
 
 def test_a_gate_that_will_hardly_pass_in_time_is_warned_of(sundog: Any) -> None:

@@ -2,10 +2,13 @@
 
 import asyncio
 import json
+import shutil
 import ssl
+import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +17,12 @@ from aiohttp import web
 
 from certificates import Certificate, self_signed
 from doubles.cluster import NAMESPACE
+from sundog_operator.adapters.local.status import pod_status
 from sundog_operator.adapters.memory_kubernetes.kubeconfig import write_kubeconfig
-from sundog_operator.ports import MODEL_DEPLOYMENT, Ref
+from sundog_operator.core import edge_objects
+from sundog_operator.ports import MODEL_DEPLOYMENT, Ref, ref_of
 from sundog_operator.shell.exits import Exit
+from sundog_operator.shell.local import place
 
 
 @dataclass
@@ -156,9 +162,56 @@ def test_an_answer_in_pieces(digits: Any, inputs: str, shown: str, prediction: l
     assert whole["prediction"] == prediction
 
 
+@pytest.fixture
+def local(server: Any, sundog: Any) -> Iterator[Any]:
+    """Run a command line against the API server, as that of an instance of local mode."""
+    with tempfile.TemporaryDirectory(prefix="sdt-", dir="/tmp") as folder:
+        state = place.prepare(Path(folder))
+        shutil.copy(server.kubeconfig, state.path / place.KUBECONFIG)
+        with state.hold():
+            yield lambda *arguments: sundog(*arguments, "--state-dir", folder)
+
+
+TAKEN = ("PortTaken", "port 8080, on which the haproxy of this edge listens, is held by python (pid 7)")
+
+
+def edge_pod(server: Any, stopped: dict[str, tuple[str, str]]) -> None:
+    """The edge of an instance, with why parts of it do not run."""
+
+    async def publish(cluster: Any) -> None:
+        metadata = {"name": "sundog-edge-0", "namespace": NAMESPACE, "labels": edge_objects.SELECTOR}
+        spec = {"containers": [{"name": "haproxy"}, {"name": "agent"}]}
+        made = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+        stored = await cluster.kube.get(ref_of(made)) or await cluster.kube.create(made)
+        status = pod_status(stored, not stopped, next(iter(stopped.values()), None), datetime.now(UTC), stopped)
+        await cluster.kube.patch_status(ref_of(made), status, resource_version=stored["metadata"]["resourceVersion"])
+
+    server.do(publish)
+
+
+def test_whoever_else_listens_in_place_of_the_edge_is_not_asked(
+    local: Any, server: Any, digits: Any, endpoint: Endpoint
+) -> None:
+    edge_pod(server, {"haproxy": TAKEN})
+    done = local("predict", "digits", "-d", "[1]")
+    assert (done.code, done.out) == (Exit.UNREACHABLE, "")
+    assert done.err == f"error: ModelDeployment vision/digits: its edge does not run: {TAKEN[1]}\n"
+    assert endpoint.seen == []
+    assert local("predict", "digits", "-d", "[1]", "--url", endpoint.url).code == 0, (
+        "who names an address knows who is there"
+    )
+    edge_pod(server, {})
+    assert local("predict", "digits", "-d", "[1]").code == 0
+
+
+def test_an_edge_without_its_agent_is_asked(local: Any, server: Any, digits: Any, endpoint: Endpoint) -> None:
+    edge_pod(server, {"agent": TAKEN})
+    assert local("predict", "digits", "-d", "[1]").code == 0
+
+
 def test_an_answer_that_is_cut_off_is_no_success(digits: Any, endpoint: Endpoint) -> None:
     done = digits("predict", "digits", "-d", '"cut"')
-    assert (done.code, done.out) == (Exit.UNREACHABLE, '{"token":"a"}\n')
+    assert (done.code, done.out) == (Exit.REFUSED, '{"token":"a"}\n'), "the endpoint was reached: the prediction failed"
     assert done.err.startswith(f"error: {endpoint.url}: the answer was cut off")
 
 
@@ -195,6 +248,20 @@ def test_a_certificate_for_another_name_is_refused(digits: Any, endpoint: Endpoi
     (tmp_path / "junk.pem").write_text("no certificate")
     junk = digits("predict", "digits", "-d", "[1]", "--cacert", str(tmp_path / "junk.pem"))
     assert (junk.code, junk.err) == (Exit.REFUSED, f"error: --cacert {tmp_path}/junk.pem: holds no certificates\n")
+
+
+def test_a_key_that_no_header_can_hold_is_not_shown(digits: Any, endpoint: Endpoint) -> None:
+    for key in ("s3cret\r", "s3\ncret", "s3cret\udcff"):
+        done = digits("predict", "digits", "-d", "[1]", "--api-key", key)
+        assert (done.code, done.out) == (Exit.USAGE, "")
+        assert done.err.startswith("error: the API key holds a character that no header can, such as the end of a line")
+        assert "cret" not in done.err
+    assert endpoint.seen == []
+
+
+def test_headers_may_hold_tabs_and_other_than_ascii(digits: Any, endpoint: Endpoint) -> None:
+    assert digits("predict", "digits", "-d", "[1]", "-H", "x-user-id:\tJürgen\tM ").code == 0
+    assert endpoint.seen == [({"inputs": [1]}, "Jürgen\tM")]
 
 
 def test_json_output_holds_everything(digits: Any) -> None:
@@ -235,11 +302,47 @@ def test_what_the_endpoint_refuses_is_one_line(digits: Any, endpoint: Endpoint) 
         ([], Exit.USAGE, "error: give either --data or -f"),
         (["-d", "1", "-H", "nonsense"], Exit.USAGE, "error: --header 'nonsense' is not NAME:VALUE"),
         (
+            ["-d", "1", "-H", "a: b\r\nc: d"],
+            Exit.USAGE,
+            r"error: --header 'a: b\r\nc: d' holds a character that no header can",
+        ),
+        (["-d", "1", "-H", "a: b\x7f"], Exit.USAGE, r"error: --header 'a: b\x7f' holds a character that no header can"),
+        (
+            ["-d", "1", "-H", "a: \udcff"],
+            Exit.USAGE,
+            r"error: --header 'a: \udcff' holds a character that no header can",
+        ),
+        (["-d", "1", "-H", "a\r\nb: c"], Exit.USAGE, r"error: --header 'a\r\nb: c' is not NAME:VALUE"),
+        (["-d", "1", "-H", "a b: c"], Exit.USAGE, "error: --header 'a b: c' is not NAME:VALUE"),
+        (
+            ["-d", "1", "-H", "Content-Length: abc"],
+            Exit.USAGE,
+            "error: the request cannot be sent: Invalid Content-Length",
+        ),
+        (
             ["-d", "1", "--url", "http://127.0.0.1:1/x"],
             Exit.UNREACHABLE,
             "error: http://127.0.0.1:1/x: cannot be reached",
         ),
-        (["-d", "1", "--url", "nonsense"], Exit.USAGE, "error: --url 'nonsense' is not an address"),
+        *(
+            (["-d", "1", "--url", url], Exit.USAGE, f"error: --url {url!r} is not an address such as http://HOST:PORT")
+            for url in (
+                "nonsense",
+                "",
+                "ftp://x",
+                "localhost:8080",
+                "//x",
+                "http:///x",
+                "http://x:99999",
+                "http://[::1",
+                "http://...",
+                "http://a b",
+                "http://127.0.0.1:1/\r\nx",
+                "ws://127.0.0.1:1",
+                "http://\udcff",
+            )
+        ),
+        (["-d", "1", "--url", "HTTP://[::1]:1/x"], Exit.UNREACHABLE, "error: HTTP://[::1]:1/x: cannot be reached"),
         (["-d", '"wait"', "--timeout", "0.2"], Exit.TIMEOUT, "no answer within 0.2 s"),
     ],
 )

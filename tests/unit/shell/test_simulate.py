@@ -16,9 +16,9 @@ def simulated(sundog: Any, *options: str) -> dict[float, dict[str, Any]]:
     return {each["times"]: each for each in json.loads(done.out)["candidates"]}
 
 
-def manifest(folder: Path, rollout: dict[str, Any]) -> str:
+def manifest(folder: Path, rollout: dict[str, Any], **fields: Any) -> str:
     path = folder / "digits.yaml"
-    spec = {"model": {"uri": "file:///models/v1"}, "rollout": rollout}
+    spec = {"model": {"uri": "file:///models/v1"}, "rollout": rollout, **fields}
     head = {"apiVersion": "serving.sundog.dev/v1alpha1", "kind": "ModelDeployment", "metadata": {"name": "digits"}}
     path.write_text(json.dumps({**head, "spec": spec}))
     return str(path)
@@ -48,6 +48,19 @@ def test_too_little_traffic_decides_nothing_and_says_so(sundog: Any) -> None:
     assert table.splitlines()[2].split()[3:] == ["0%", "0%", "100%", "░" * 20, "–", "–", "0"]
 
 
+def test_times_are_those_of_gates_and_a_bake_comes_after_them(sundog: Any, tmp_path: Path) -> None:
+    alike = {"steps": [{"weight": 50}], "guardrails": [{"metric": "errorRate", "floor": "0.5%"}]}
+    baked = manifest(tmp_path, {**alike, "bake": {"duration": "2h"}})
+    options = ("--rps", "100", "--errors", "1%", "--times", "1")
+    found = simulated(sundog, "-f", baked, *options)
+    assert found == simulated(sundog, "-f", manifest(tmp_path, alike), *options)
+    told = sundog(
+        "experiment", "simulate", "-f", manifest(tmp_path, {**alike, "bake": {"duration": "2h"}}), *options, *QUICK
+    )
+    assert told.out.splitlines()[0].startswith("50 % → 99 % → 100 %")
+    assert "at most; until the gates have opened, before the bake of 2h" in " ".join(told.out.split())
+
+
 def test_the_plan_of_a_manifest_is_played(sundog: Any, tmp_path: Path) -> None:
     short = manifest(tmp_path, {"steps": [{"weight": 50}], "guardrails": [{"metric": "errorRate", "floor": "0%"}]})
     found = simulated(sundog, "-f", short, "--rps", "100", "--errors", "1%", "--times", "1")
@@ -57,12 +70,35 @@ def test_the_plan_of_a_manifest_is_played(sundog: Any, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(("replicas", "steps"), [(1, [25, 50, 100]), (3, [25, 100])])
+def test_steps_are_those_of_the_replicas_that_the_manifest_asks_for(
+    sundog: Any, tmp_path: Path, replicas: int, steps: list[int]
+) -> None:
+    """Where latencies are compared, loads that are not alike take another step."""
+    path = manifest(tmp_path, {"steps": [{"weight": 25}]}, replicas=replicas)
+    options = ("--rps", "20", "--errors", "1%", "--times", "1", *QUICK, "-o", "json")
+    assert json.loads(sundog("experiment", "simulate", "-f", path, *options).out)["steps"] == steps
+
+
+def test_a_gate_asks_for_the_weight_that_follows_it_whatever_gates_that(sundog: Any, tmp_path: Path) -> None:
+    def minutes(*later: dict[str, Any]) -> float:
+        rollout = {"steps": [{"weight": 10}, *later], "guardrails": [{"metric": "errorRate"}]}
+        options = ("-f", manifest(tmp_path, rollout), "--rps", "20", "--errors", "1%", "--times", "1")
+        return float(simulated(sundog, *options)[1.0]["medianMinutes"])
+
+    assert minutes({"weight": 20, "gate": "time"}) < 0.7 * minutes()
+
+
 @pytest.mark.parametrize(
     ("rollout", "problem"),
     [
         ({"steps": [{"weight": 50, "gate": "manual"}]}, "spec.rollout has no step that is gated by evidence"),
         ({"guardrails": [{"metric": "latencyP99"}]}, "spec.rollout.guardrails has no errorRate"),
-        ({"steps": [{"weight": 500}]}, "spec.rollout.steps[0].weight: 500 is not between 1 and 100"),
+        ({"strategy": "recreate"}, "spec.rollout.strategy is recreate; canary alone has steps to simulate"),
+        (
+            {"steps": [{"weight": 500}]},
+            "digits.yaml: ModelDeployment default/digits is invalid: spec.rollout.steps[0].weight: 500 is not between 1 and 100",
+        ),
     ],
 )
 def test_what_cannot_be_simulated_is_told(sundog: Any, tmp_path: Path, rollout: dict[str, Any], problem: str) -> None:

@@ -1,5 +1,9 @@
 """The verbs that steer rollouts, against the real planner."""
 
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,8 +11,9 @@ import pytest
 from doubles.cluster import NAMESPACE
 from sundog_operator.api import ModelDeploymentStatus
 from sundog_operator.core.revisions import Revision
-from sundog_operator.ports import MODEL_DEPLOYMENT, Ref
+from sundog_operator.ports import MODEL_DEPLOYMENT, Object, Ref
 from sundog_operator.shell.exits import CommandFailed, Exit
+from sundog_operator.shell.verbs.get import find
 from sundog_operator.shell.verbs.steer import previous, to_retry
 
 
@@ -29,11 +34,79 @@ def test_promote_walks_the_steps_of_the_candidate(canary: Any, server: Any) -> N
     server.serve_revision(2)
 
 
+def test_a_command_that_nobody_has_handled_yet_is_not_overwritten(canary: Any, server: Any) -> None:
+    server.operator.clear()
+    assert canary("promote", "digits", "--no-wait").code == 0
+    done = canary("abort", "digits", "--no-wait")
+    assert done.code == Exit.REFUSED
+    assert done.err.startswith("error: ModelDeployment vision/digits: the command 'promote revision=2 id=")
+
+
+COMMAND = "serving.sundog.dev/command"
+THEIRS = "abort revision=2 id=theirs"
+
+
+@pytest.fixture
+def written_after_reading(monkeypatch: pytest.MonkeyPatch, server: Any) -> Callable[..., None]:
+    """Let somebody annotate the object when a verb has just read it, the given time that it does."""
+
+    def arrange(time: int, **annotations: str) -> None:
+        times = itertools.count(1)
+
+        async def read(of: Any, ref: Ref) -> Object:
+            obj = await find(of, ref)
+            if next(times) == time:
+                server.do(lambda cluster: cluster.kube.annotate(ref, annotations))
+            return obj
+
+        monkeypatch.setattr("sundog_operator.shell.verbs.steer.find", read)
+
+    return arrange
+
+
+def annotations(server: Any) -> Any:
+    stored = server.do(lambda cluster: cluster.kube.get(Ref(MODEL_DEPLOYMENT, NAMESPACE, "digits")))
+    return stored["metadata"]["annotations"]
+
+
+def test_of_two_commands_at_once_the_first_stays(canary: Any, server: Any, written_after_reading: Any) -> None:
+    server.operator.clear()
+    written_after_reading(1, **{COMMAND: THEIRS})
+    done = canary("pause", "digits", "--no-wait")
+    assert done.code == Exit.REFUSED
+    assert f"the command {THEIRS!r} is not handled yet: try again in a moment" in done.err
+    assert annotations(server) == {COMMAND: THEIRS}
+
+
+def test_what_else_is_written_meanwhile_keeps_no_command_back(
+    canary: Any, server: Any, written_after_reading: Any
+) -> None:
+    written_after_reading(1, other="written")
+    assert canary("pause", "digits").out == "digits: pause revision 2 accepted\n"
+    assert annotations(server)["other"] == "written"
+
+
+def test_whose_command_is_overwritten_is_told_by_what(canary: Any, server: Any, written_after_reading: Any) -> None:
+    server.operator.clear()
+    written_after_reading(2, **{COMMAND: THEIRS})
+    done = canary("pause", "digits")
+    assert done.code == Exit.REFUSED
+    assert f"was overwritten before anybody told what became of it; the annotation is {THEIRS!r}" in done.err
+
+
+def test_skip_leads_to_the_next_step_and_to_no_promotion(canary: Any, server: Any) -> None:
+    assert canary("skip", "digits").out == "digits: skip revision 2 accepted\n"
+    server.until(lambda cluster: cluster.at_weight(2, 50), "50 %")
+    done = canary("skip", "digits", "--revision", "2")
+    assert done.code == Exit.REFUSED
+    assert "what follows on step 2 of 3 is all traffic: promote leads there" in done.err
+
+
 def test_a_command_for_another_revision_is_rejected_with_the_reason(canary: Any, server: Any) -> None:
     done = canary("promote", "digits", "--revision", "1")
     assert done.code == Exit.REFUSED
     assert done.err == (
-        "error: promote revision 1 was rejected: revision 1 is not the candidate, which is revision 2\n"
+        "error: ModelDeployment vision/digits: promote revision 1 was rejected: revision 1 is not the candidate, which is revision 2\n"
     )
     assert server.do(lambda cluster: cluster.weights()) == {1: 75, 2: 25}
 
@@ -47,6 +120,12 @@ def test_pause_and_resume(canary: Any, server: Any) -> None:
     server.until(paused, "paused")
     assert "paused (Manual)" in canary("describe", "digits").out
     assert canary("resume", "digits").code == 0
+    again = canary("resume", "digits")
+    assert (again.code, again.out) == (Exit.REFUSED, "")
+    assert again.err == (
+        "error: ModelDeployment vision/digits: resume revision 2 was rejected: revision 2 is not paused: there is nothing to resume;"
+        " it waits for promote\n"
+    )
 
 
 def test_abort_and_retry(canary: Any, server: Any) -> None:
@@ -70,10 +149,37 @@ def test_rollback_goes_to_the_revision_that_served_before(canary: Any, server: A
     assert canary("rollback", "digits").out == "digits: rollback revision 1 accepted\n"
     server.serve_revision(1)
     assert canary("rollback", "digits", "--to", "9").err.startswith(
-        "error: rollback revision 9 was rejected: revision 9 is not in the history: 1, 2, 3"
+        "error: ModelDeployment vision/digits: rollback revision 9 was rejected: revision 9 is not in the history: 1, 2, 3"
     )
     assert canary("rollback", "digits", "--to", "2").code == 0
     server.serve_revision(2)
+
+
+@pytest.mark.parametrize(
+    ("verb", "problem"), [("retry", "there is nothing to retry"), ("rollback", "no revision before 1 ever served")]
+)
+def test_what_there_is_nothing_for_is_told_with_the_object(
+    on_server: Any, server: Any, manifest: Any, verb: str, problem: str
+) -> None:
+    on_server("apply", "-f", str(manifest()))
+    server.serve_revision(1)
+    done = on_server(verb, "digits")
+    assert done.code == Exit.REFUSED
+    assert done.err.startswith(f"error: ModelDeployment {NAMESPACE}/digits: ")
+    assert problem in done.err
+
+
+def test_who_stops_an_experiment_by_its_own_name_is_told_whose_it_is(canary: Any, tmp_path: Path) -> None:
+    head = {"apiVersion": "serving.sundog.dev/v1alpha1", "kind": "Experiment", "metadata": {"name": "wide"}}
+    path = tmp_path / "wide.yaml"
+    path.write_text(json.dumps({**head, "spec": {"modelDeployment": "digits", "arms": [{"name": "wide"}]}}))
+    assert canary("apply", "-f", str(path)).code == 0
+    done = canary("stop", "wide")
+    assert done.code == Exit.NOT_FOUND
+    assert done.err == (
+        f"error: ModelDeployment {NAMESPACE}/wide does not exist; Experiment wide is one of digits: `sundog stop digits`\n"
+    )
+    assert canary("stop", "narrow").err == f"error: ModelDeployment {NAMESPACE}/narrow does not exist\n"
 
 
 def test_without_an_operator_the_wait_ends_with_code_5(canary: Any, server: Any) -> None:

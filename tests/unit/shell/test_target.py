@@ -111,6 +111,72 @@ def test_no_server_is_code_4_and_one_line(sundog: Any, tmp_path: Path) -> None:
     assert sundog("get", "--kubeconfig", str(tmp_path / "absent")).code == Exit.UNREACHABLE
 
 
+MANIFEST = """
+apiVersion: serving.sundog.dev/v1alpha1
+kind: ModelDeployment
+metadata: {name: tiny}
+spec: {model: {uri: "file:///m"}}
+"""
+SECRET = "apiVersion: v1\nkind: Secret\nmetadata: {name: a}\nstringData: {a: b}\n"
+
+
+@pytest.mark.parametrize("verb", ["plan", "apply"])
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("a: [1", "line 1: expected ',' or ']', but got '<stream end>'"),
+        (f"{MANIFEST}---\n{SECRET}---\n5", "a document is a int, expected an object with apiVersion and kind"),
+        (
+            MANIFEST.replace("{model:", "{replicas: many, model:"),
+            'ModelDeployment default/tiny: spec.replicas: "many" is a string, not an integer',
+        ),
+        (MANIFEST.replace("{model:", "{modle: 1, model:"), "ModelDeployment default/tiny: spec.modle: unknown field"),
+    ],
+)
+def test_a_broken_manifest_is_told_without_a_server(
+    sundog: Any, tmp_path: Path, verb: str, text: str, told: str
+) -> None:
+    (tmp_path / "a.yaml").write_text(text)
+    done = sundog(verb, "-f", str(tmp_path / "a.yaml"))
+    assert (done.code, done.out) == (Exit.REFUSED, "")
+    mistake, server = done.err.splitlines()
+    assert mistake.startswith(f"error: {tmp_path}/a.yaml: {told}")
+    assert server.startswith("error: no API server")
+
+
+def test_what_an_apply_does_not_validate_is_not_told_without_a_server(sundog: Any, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(MANIFEST.replace("{model:", "{modle: 1, model:"))
+    done = sundog("apply", "--no-validate", "-f", str(tmp_path / "a.yaml"))
+    assert (done.code, done.err.startswith("error: no API server")) == (Exit.UNREACHABLE, True)
+
+
+def test_of_a_delete_what_cannot_be_read_is_told_without_a_server(sundog: Any, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("a: [1")
+    done = sundog("delete", "-f", str(tmp_path / "a.yaml"))
+    assert (done.code, len(done.err.splitlines())) == (Exit.REFUSED, 2)
+    assert done.err.startswith(f"error: {tmp_path}/a.yaml: line 1: ")
+    (tmp_path / "a.yaml").write_text(MANIFEST.replace("{model:", "{replicas: many, model:"))
+    for arguments in (["tiny"], ["-f", str(tmp_path / "a.yaml")]):
+        done = sundog("delete", *arguments)
+        assert (done.code, done.err.startswith("error: no API server")) == (Exit.UNREACHABLE, True)
+
+
+@pytest.mark.parametrize("verb", ["plan", "apply"])
+def test_a_good_manifest_without_a_server_is_code_4(
+    sundog: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    (tmp_path / "a.yaml").write_text(f"{MANIFEST}---\n{SECRET}")
+    (tmp_path / "pod.yaml").write_text("apiVersion: v1\nkind: Pod\nmetadata: {name: x}")
+    done = sundog(verb, "-f", str(tmp_path / "a.yaml"))
+    assert (done.code, len(done.err.splitlines())) == (Exit.UNREACHABLE, 1)
+    done = sundog(verb, "-f", str(tmp_path))
+    assert done.code == Exit.UNREACHABLE
+    assert done.err.startswith(f"skipped: {tmp_path}/pod.yaml: ")
+    with (tmp_path / "a.yaml").open() as text:
+        monkeypatch.setattr("sys.stdin", text)
+        assert sundog(verb, "-f", "-").code == Exit.UNREACHABLE
+
+
 def test_a_server_that_does_not_answer_is_code_4(sundog: Any, server: Any) -> None:
     document = yaml.safe_load(server.kubeconfig.read_text())
     document["clusters"][0]["cluster"]["server"] = "http://x:y@127.0.0.1:1"

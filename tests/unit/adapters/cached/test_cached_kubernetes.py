@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from doubles.clock import FakeClock
-from sundog_operator.adapters.cached.kubernetes import ABSENT_S, ABSENT_TO_LOOKERS_S, SCOPES, SECRET_S, CachedKubernetes
+from sundog_operator.adapters.cached.kubernetes import ABSENT_S, SCOPES, SECRET_S, CachedKubernetes
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
-from sundog_operator.errors import AlreadyExists, Conflict, DependencyError, NotServed
+from sundog_operator.errors import AlreadyExists, Conflict, DependencyError, Forbidden, NotServed
 from sundog_operator.ports import (
     CONFIG_MAP,
     CONTROLLER_REVISION,
@@ -188,6 +188,64 @@ async def test_a_write_whose_answer_is_lost_is_asked_for(world: World, monkeypat
     assert found["spec"]["replicas"] == 5
 
 
+class Slow:
+    """Answers of the server to `get` that are as of when it was asked, and come when they are let go."""
+
+    def __init__(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked, self.let_go = asyncio.Event(), asyncio.Event()
+        self._get = world.server.get
+        monkeypatch.setattr(world.server, "get", self.get)
+
+    async def get(self, ref: Ref) -> Object | None:
+        answer = await self._get(ref)
+        self.asked.set()
+        await self.let_go.wait()
+        return answer
+
+
+async def test_what_is_made_while_it_is_asked_for_is_not_taken_for_gone(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = Slow(world, monkeypatch)
+    asking = asyncio.create_task(world.cached.get(Ref(CONFIG_MAP, "vision", "traffic")))
+    await slow.asked.wait()
+    made = await world.cached.create(thing(CONFIG_MAP, "traffic", labels=OURS))
+    slow.let_go.set()
+    assert await asking is None, "as of when it was asked for"
+    assert await world.cached.list(CONFIG_MAP, "vision") == [made]
+
+
+async def test_what_goes_while_it_is_asked_for_is_asked_for_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = await world.cached.get(DIGITS)
+    assert stored is not None
+    with pytest.raises(Conflict):
+        await world.cached.patch_status(DIGITS, {}, resource_version="1")
+    slow = Slow(world, monkeypatch)
+    asking = asyncio.create_task(world.cached.get(DIGITS))
+    await slow.asked.wait()
+    await world.cached.delete(DIGITS)
+    slow.let_go.set()
+    assert await asking == stored, "as of when it was asked for"
+    assert await world.cached.get(DIGITS) is None
+
+
+async def test_a_secret_that_changes_while_it_is_asked_for_is_asked_for_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ref = Ref(SECRET, "vision", "keys")
+    old = await world.server.create(thing(SECRET, "keys", stringData={"ann": "leaked"}))
+    slow = Slow(world, monkeypatch)
+    asking = asyncio.create_task(world.cached.get(ref))
+    await slow.asked.wait()
+    new = await world.server.apply(thing(SECRET, "keys", stringData={"ann": "fresh"}))
+    world.cached.forget_secret(ref)
+    slow.let_go.set()
+    assert await asking == old, "as of when it was asked for"
+    assert await world.cached.get(ref) == new
+
+
 async def test_a_foreign_object_that_stands_in_the_way_is_seen(world: World) -> None:
     taken = await world.server.create(thing(CONTROLLER_REVISION, "digits-r1", revision=1))
     assert await world.cached.list(CONTROLLER_REVISION, "vision") == [], "without our label it is not kept"
@@ -196,27 +254,26 @@ async def test_a_foreign_object_that_stands_in_the_way_is_seen(world: World) -> 
     assert await world.cached.list(CONTROLLER_REVISION, "vision") == [taken]
 
 
-async def test_a_name_that_nobody_had_is_asked_for_again_after_a_second(world: World) -> None:
+async def test_a_name_that_nobody_had_is_asked_for_whenever_something_may_be_written(world: World) -> None:
     ref = Ref(CONFIG_MAP, "vision", "sundog-edge")
-    for _ in range(3):
-        assert await world.cached.get(ref) is None
-    assert world.asked == ["get sundog-edge"]
-    await world.server.create(thing(CONFIG_MAP, "sundog-edge"))
-    with pytest.raises(AlreadyExists):
-        await world.cached.create(thing(CONFIG_MAP, "sundog-edge"))
-    assert await world.cached.get(ref) is not None, "what was in the way is seen at once"
+    assert await world.cached.get(ref) is None
+    made = await world.server.create(thing(CONFIG_MAP, "sundog-edge"))
+    assert await world.cached.get(ref) == made, "what somebody else has just made is not taken for ours"
+    world.forget()
+    assert await world.cached.get(ref) == made
+    assert world.asked == []
     other = Ref(CONFIG_MAP, "vision", "other")
-    assert await world.cached.get(other) is None
     await world.server.create(thing(CONFIG_MAP, "other"))
-    world.clock.advance(ABSENT_S)
-    assert await world.cached.get(other) is not None
+    with pytest.raises(AlreadyExists):
+        await world.cached.create(thing(CONFIG_MAP, "other"))
+    assert await world.cached.get(other) is not None, "what was in the way is seen"
 
 
 async def test_who_only_looks_asks_less_often_for_a_name_that_nobody_had(world: World) -> None:
     ref = Ref(CONFIG_MAP, "vision", "sundog-edge")
     assert await world.cached.labels(ref) is None
     await world.server.create(thing(CONFIG_MAP, "sundog-edge"))
-    world.clock.advance(ABSENT_TO_LOOKERS_S - 0.1)
+    world.clock.advance(ABSENT_S - 0.1)
     assert await world.cached.labels(ref) is None
     assert await world.cached.view(ref, name_of) is None
     assert world.asked.count("get sundog-edge") == 1
@@ -229,7 +286,6 @@ async def test_what_was_seen_absent_by_who_looks_is_asked_for_before_a_write(wor
     ref = Ref(CONFIG_MAP, "vision", "sundog-edge")
     assert await world.cached.labels(ref) is None
     await world.server.create(thing(CONFIG_MAP, "sundog-edge"))
-    world.clock.advance(ABSENT_S)
     assert await world.cached.get(ref) is not None
 
 
@@ -293,6 +349,25 @@ async def test_an_object_may_leave_a_selection_and_come_back(world: World) -> No
     assert await world.cached.list(CONFIG_MAP, "vision", OURS) == [back]
 
 
+async def test_what_lost_our_label_is_known_once_it_was_asked_for(world: World) -> None:
+    ref = Ref(CONTROLLER_REVISION, "vision", "digits-r1")
+    await world.cached.create(thing(CONTROLLER_REVISION, "digits-r1", labels=OURS, revision=1))
+    bare = await world.server.update(ref, lambda _: thing(CONTROLLER_REVISION, "digits-r1", revision=1))
+    await world.told(bare, "DELETED")
+    with pytest.raises(AlreadyExists):
+        await world.cached.create(thing(CONTROLLER_REVISION, "digits-r1", labels=OURS, revision=1))
+    assert await world.cached.list(CONTROLLER_REVISION, "vision") == [bare]
+
+
+async def test_of_a_foreign_object_no_watch_tells_and_so_none_has_missed_it(world: World) -> None:
+    ref = Ref(CONFIG_MAP, "vision", "sundog-edge")
+    await world.server.create(thing(CONFIG_MAP, "sundog-edge"))
+    assert await world.cached.get(ref) is not None
+    assert await world.cached.resync(CONFIG_MAP) == 0
+    await world.server.create(thing(CONFIG_MAP, "ours", labels=OURS))
+    assert await world.cached.resync(CONFIG_MAP) == 1
+
+
 async def test_only_its_own_namespaces_are_kept() -> None:
     world = World()
     world.cached = CachedKubernetes(world.server, lambda _: None, world.clock, ["vision", "audio"])
@@ -305,6 +380,52 @@ async def test_only_its_own_namespaces_are_kept() -> None:
     assert world.asked == []
     assert len(await world.cached.list(MODEL_DEPLOYMENT, "other")) == 1
     assert world.asked == ["list modeldeployments"]
+
+
+async def test_a_namespace_that_may_not_be_listed_keeps_nobody_from_the_others() -> None:
+    world, closed = World(), {"audio"}
+    world.cached = CachedKubernetes(world.server, lambda _: None, world.clock, ["audio", "vision"])
+    for kind in (MODEL_DEPLOYMENT, HTTP_ROUTE):
+        for namespace in ("audio", "vision"):
+            await world.server.create(thing(kind, "a", namespace, OURS, spec={}))
+
+    def fault(verb: str, ref: Ref) -> Exception | None:
+        world.asked.append(f"{verb} {ref.kind.plural}")
+        return Forbidden("no role") if ref.namespace in closed else None
+
+    world.server.faults = fault
+    for kind in SCOPES:
+        await world.cached.resync(kind)
+    assert world.cached.ready
+    assert world.cached.closed == closed
+    world.forget()
+    for kind in (MODEL_DEPLOYMENT, HTTP_ROUTE):
+        assert await world.cached.get(Ref(kind, "vision", "a")) is not None
+        assert len(await world.cached.list(kind, "vision")) == 1
+    assert world.asked == []
+    there = Ref(MODEL_DEPLOYMENT, "audio", "a")
+    for read in (world.cached.get(there), world.cached.labels(there), world.cached.list(MODEL_DEPLOYMENT, "audio")):
+        with pytest.raises(Forbidden):
+            await read
+    with pytest.raises(NotServed):
+        await world.cached.list(HTTP_ROUTE, "audio")
+    closed.clear()
+    await world.cached.resync(MODEL_DEPLOYMENT)
+    world.forget()
+    assert await world.cached.get(there) is not None
+    assert world.asked == []
+
+
+async def test_no_kind_is_known_where_no_namespace_may_be_listed() -> None:
+    world = World()
+    world.cached = CachedKubernetes(world.server, lambda _: None, world.clock, ["audio", "vision"])
+    world.server.faults = lambda *_: Forbidden("no role")
+    with pytest.raises(Forbidden):
+        await world.cached.resync(MODEL_DEPLOYMENT)
+    with pytest.raises(NotServed):
+        await world.cached.resync(HTTP_ROUTE)
+    assert not world.cached.synced(MODEL_DEPLOYMENT)
+    assert world.cached.lacks(HTTP_ROUTE)
 
 
 async def test_a_label_finds_the_same_as_a_look_at_all(world: World) -> None:
@@ -347,6 +468,9 @@ async def test_a_kind_that_the_cluster_lacks_is_asked_for_by_lists_alone(world: 
     assert world.cached.lacks(HTTP_ROUTE)
     assert world.news == ["digits"], "with the kind its objects went"
     assert world.cached.objects.count(HTTP_ROUTE) == 0
+    lacking = False
+    await world.cached.resync(HTTP_ROUTE)
+    assert await world.cached.list(HTTP_ROUTE, "vision") == [made], "and were there all the time"
 
 
 async def test_only_an_optional_kind_may_be_lacking() -> None:

@@ -1,12 +1,12 @@
 """One task per object: woken by changes, kept alive through errors, ended with the object."""
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import pytest
 
+from background import going_on
 from sundog_operator.adapters.local.per_object import PerObject
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
 from sundog_operator.errors import DependencyError
@@ -62,15 +62,8 @@ def kube(clock: Any) -> MemoryKubernetes:
     return MemoryKubernetes(clock)
 
 
-@contextlib.asynccontextmanager
-async def running(objects: PerObject, *also: Any) -> AsyncIterator[None]:
-    task = asyncio.create_task(objects.run(*also))
-    try:
-        yield
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+def running(objects: PerObject, *also: Any) -> AbstractAsyncContextManager[None]:
+    return going_on(objects.run(*also))
 
 
 async def test_an_object_is_seen_at_start_at_changes_and_once_gone(

@@ -240,3 +240,16 @@ async def test_an_end_is_told_with_the_last_words(
     table.codes[record.pid] = code
     await processes.running("ray-0")
     assert await processes.obituary("ray-0", log) == text.format(log=log)
+
+
+async def test_how_a_process_of_an_earlier_run_ended_is_not_waited_for(
+    processes: Processes, again: Processes, state: StateDirectory, table: Any, log: Path, clock: Any
+) -> None:
+    record = await processes.start(command(state))
+    assert await again.running("ray-0") == record
+    table.end(record.pid, 0)
+    table.codes[record.pid] = None
+    assert await again.running("ray-0") is None
+    before = clock.monotonic()
+    assert await again.obituary("ray-0", log) == f"ended; {log} ends with: no room left"
+    assert clock.monotonic() == before

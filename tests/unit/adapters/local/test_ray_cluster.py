@@ -5,11 +5,14 @@ import contextlib
 import re
 import socket
 from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from datetime import timedelta
 from typing import Any
 
 import aiohttp.web
 import pytest
 
+from background import going_on
 from sundog_operator.adapters.local.ports_allocation import allocate, is_free
 from sundog_operator.adapters.local.ray_cluster import START_TIMEOUT_S, LocalRay
 from sundog_operator.adapters.local.state_directory import StateDirectory
@@ -35,15 +38,8 @@ def ray(kube: MemoryKubernetes, state: StateDirectory, clock: Any, table: Any) -
     return LocalRay(kube, state.path, clock, table=table)
 
 
-@contextlib.asynccontextmanager
-async def running(ray: LocalRay) -> AsyncIterator[None]:
-    task = asyncio.create_task(ray.run())
-    try:
-        yield
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+def running(ray: LocalRay) -> AbstractAsyncContextManager[None]:
+    return going_on(ray.run())
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -204,6 +200,22 @@ async def test_the_next_controller_adopts_the_head(
     async with running(LocalRay(kube, state.path, clock, table=table)), dashboard(at, [200]):
         await until_condition(kube, "True", "HeadPodRunningAndReady")
     assert len(table.commands) == 1
+
+
+async def test_an_adopted_head_that_misses_the_first_question_goes_on(
+    ray: LocalRay, kube: MemoryKubernetes, state: StateDirectory, table: Any, clock: Any
+) -> None:
+    """However old it is: what it serves would go with it, for a machine that was busy when the last controller died."""
+    await kube.create(CLUSTER)
+    async with running(ray):
+        await until(lambda: len(table.commands) == 1)
+    clock.time += timedelta(seconds=5 * START_TIMEOUT_S)
+    adopted = clock.now()
+    async with running(LocalRay(kube, state.path, clock, table=table)):
+        await until(lambda: (clock.now() - adopted).total_seconds() > START_TIMEOUT_S / 2)
+        assert len(table.commands) == 1
+        await until(lambda: len(table.commands) == 2)
+    assert (clock.now() - adopted).total_seconds() > START_TIMEOUT_S
 
 
 async def test_a_cluster_that_was_deleted_while_nobody_looked_is_taken_down(

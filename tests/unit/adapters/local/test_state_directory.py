@@ -1,9 +1,11 @@
 """The state directory: short enough, private, and one instance's."""
 
+import fcntl
 import os
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -50,15 +52,21 @@ def test_a_file_is_no_state_directory(tmp_path: Path, monkeypatch: pytest.Monkey
     assert StateDirectory.at(tmp_path / "file").problem().endswith("is not a directory")
 
 
-def test_everything_is_private_and_a_token_is_kept(state: StateDirectory) -> None:
-    token = state.ray_token.read_text()
-    assert len(token) == 64
+@pytest.mark.parametrize("name", ["ray_token", "signing_key"])
+def test_everything_is_private_and_what_is_random_is_kept(state: StateDirectory, name: str) -> None:
+    path: Path = getattr(state, name)
+    made = path.read_text()
+    assert len(bytes.fromhex(made)) == 32
     state.path.chmod(0o755)
-    state.ray_token.chmod(0o644)
+    path.chmod(0o644)
     state.prepare()
-    assert state.ray_token.read_text() == token
-    assert stat.S_IMODE(state.ray_token.stat().st_mode) == 0o600
+    assert path.read_text() == made
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(state.path.stat().st_mode) == 0o700
+
+
+def test_a_key_is_no_token(state: StateDirectory) -> None:
+    assert state.signing_key.read_text() != state.ray_token.read_text()
 
 
 def test_links_are_kept_because_they_shorten_a_path(tmp_path: Path) -> None:
@@ -77,6 +85,40 @@ def test_one_instance_at_a_time_and_the_other_is_named(state: StateDirectory) ->
         assert state.holder() == os.getpid()
     assert not state.is_held()
     assert state.holder() is None
+
+
+@pytest.fixture
+def onlooker(state: StateDirectory) -> Iterator[int]:
+    """The descriptor by which somebody looks whether an instance runs."""
+    descriptor = os.open(state.lock, os.O_RDWR | os.O_CREAT)
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    yield descriptor
+    os.close(descriptor)
+
+
+@pytest.mark.usefixtures("onlooker")
+def test_two_who_look_take_each_other_for_no_instance(state: StateDirectory) -> None:
+    assert not state.is_held()
+
+
+def test_who_only_looks_keeps_no_instance_from_starting(
+    state: StateDirectory, onlooker: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = []
+
+    def lock(descriptor: int, operation: int) -> None:
+        try:
+            real(descriptor, operation)
+        except BlockingIOError:
+            refused.append(operation)
+            real(onlooker, fcntl.LOCK_UN)
+            raise
+
+    real = fcntl.flock
+    monkeypatch.setattr(fcntl, "flock", lock)
+    with state.hold():
+        assert state.holder() == os.getpid()
+    assert refused == [fcntl.LOCK_EX | fcntl.LOCK_NB]
 
 
 def test_a_killed_instance_holds_nothing(state: StateDirectory) -> None:

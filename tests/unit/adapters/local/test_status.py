@@ -72,10 +72,15 @@ def test_the_pod_belongs_to_its_deployment_and_names_its_ports() -> None:
 def test_pod_and_deployment_are_ready_together() -> None:
     made = pod(DEPLOYMENT, 8080, 8443, 4321)
     well, ill = None, ("ProcessExited", "the agent ended with signal 9")
-    assert pod_status(made, True, well, NOW)["phase"] == "Running"
-    assert pod_status(made, True, well, NOW)["podIP"] == "127.0.0.1"
+    assert pod_status(made, True, well, NOW, {})["phase"] == "Running"
+    assert pod_status(made, True, well, NOW, {})["podIP"] == "127.0.0.1"
     assert deployment_status(DEPLOYMENT, well, NOW)["readyReplicas"] == 1
     assert deployment_status(DEPLOYMENT, ill, NOW)["readyReplicas"] == 0
     assert deployment_status(DEPLOYMENT, ill, NOW)["observedGeneration"] == 2
-    (condition,) = pod_status(made, False, ill, NOW)["conditions"]
+    status = pod_status(made, False, ill, NOW, {"agent": ill})
+    (condition,) = status["conditions"]
     assert (condition["status"], condition["reason"]) == ("False", "ProcessExited")
+    haproxy, agent = status["containerStatuses"]
+    assert (haproxy["ready"], haproxy["state"]) == (True, {"running": {}})
+    waiting = {"reason": "ProcessExited", "message": "the agent ended with signal 9"}
+    assert (agent["ready"], agent["state"]) == (False, {"waiting": waiting})

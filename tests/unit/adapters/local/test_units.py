@@ -1,14 +1,19 @@
 """Directories of objects, and the pauses between restarts."""
 
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from typing import TypeVar
 
 import pytest
 
 from sundog_operator.adapters.local.state_directory import StateDirectory
-from sundog_operator.adapters.local.units import Restarts, Units
+from sundog_operator.adapters.local.units import Restarts, Unit, Units
 from sundog_operator.ports import RAY_CLUSTER, Ref
 
 ONE, TWO, THREE = (Ref(RAY_CLUSTER, "vision", f"sundog-{number}") for number in range(3))
+T = TypeVar("T")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -38,6 +43,38 @@ def test_the_lowest_free_number_is_used_again(units: Units) -> None:
     assert [*names, units.obtain(THREE).name] == ["ray-0", "ray-1", "ray-0"]
     assert units.find(ONE) is None
     assert [unit.ref for unit in units.all()] == [THREE, TWO]
+
+
+TEAMS = [Ref(RAY_CLUSTER, f"team-{number}", "sundog-0") for number in range(32)]
+
+
+def all_at_once(act: Callable[[Ref], T]) -> list[T]:
+    """What comes of it for each of the teams, in a thread each."""
+    together = threading.Barrier(len(TEAMS))
+
+    def run(ref: Ref) -> T:
+        together.wait(60)
+        return act(ref)
+
+    with ThreadPoolExecutor(len(TEAMS)) as pool:
+        return list(pool.map(run, TEAMS))
+
+
+def test_objects_that_come_at_once_have_a_directory_each(units: Units) -> None:
+    names = all_at_once(lambda ref: units.obtain(ref).name)
+    assert sorted(names) == sorted(f"ray-{number}" for number in range(len(TEAMS)))
+    # Whoever came later made none of them anew.
+    assert {unit.ref: unit.name for unit in units.all()} == dict(zip(TEAMS, names, strict=True))
+
+
+def test_what_is_chosen_at_once_is_chosen_one_after_the_other(units: Units) -> None:
+    made = {ref: units.obtain(ref) for ref in TEAMS}
+
+    def next_one(known: Sequence[Unit]) -> dict[str, int]:
+        return {"base": 1 + max(unit.number("base") or 0 for unit in known)}
+
+    chosen = all_at_once(lambda ref: units.choose(made[ref], next_one).number("base"))
+    assert sorted(filter(None, chosen)) == list(range(1, len(TEAMS) + 1))
 
 
 def test_a_directory_that_a_crash_left_is_used_again(units: Units, state: StateDirectory) -> None:
@@ -70,3 +107,14 @@ def test_a_minute_of_life_is_forgiveness() -> None:
     assert restarts.lived(timedelta(seconds=60))
     restarts.died(NOW)
     assert restarts.remaining_s(NOW) == 0.0
+
+
+def test_what_did_its_work_is_started_at_once() -> None:
+    restarts = Restarts()
+    for _ in range(5):
+        restarts.died(NOW)
+    restarts.forgive()
+    restarts.died(NOW)
+    assert restarts.remaining_s(NOW) == 0.0
+    restarts.died(NOW)
+    assert restarts.remaining_s(NOW) == 1.0

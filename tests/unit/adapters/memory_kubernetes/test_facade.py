@@ -23,6 +23,8 @@ TOKEN = "s3cret:with/odd@signs"
 MDEPS = "/apis/serving.sundog.dev/v1alpha1/namespaces/vision/modeldeployments"
 DIGITS = Ref(MODEL_DEPLOYMENT, "vision", "digits")
 FREE = {"x-kubernetes-preserve-unknown-fields": True}
+# Aliases that write out to more than they may.
+BOMB = b"a: &a [" + b"x," * 9_000 + b"]\nb: [" + b"*a," * 60 + b"]"
 SCHEMAS: dict[str, Any] = {
     "ModelDeployment": {"properties": {"spec": {"properties": {"model": FREE, "replicas": {}}}, "status": FREE}}
 }
@@ -115,6 +117,8 @@ class TestErrors:
             ("POST", MDEPS, b'{"metadata": {"name": "a"}}', "application/json", {"dryRun": "All"}, 400),
             ("PATCH", f"{MDEPS}/a", b"{}", "application/apply-patch+yaml", {}, 400),
             ("PATCH", f"{MDEPS}/a", b"a: [", "application/apply-patch+yaml", {"fieldManager": "x"}, 400),
+            ("PATCH", f"{MDEPS}/a", b"spec: {}\nspec: {}", "application/apply-patch+yaml", {"fieldManager": "x"}, 400),
+            ("PATCH", f"{MDEPS}/a", BOMB, "application/apply-patch+yaml", {"fieldManager": "x"}, 400),
             ("PATCH", f"{MDEPS}/a", b'{"metadata": {"name": "b"}}', "application/apply-patch+yaml", {"fieldManager": "x"}, 400),
             ("PATCH", f"{MDEPS}/a", b"{}", "text/plain", {}, 415),
             ("PATCH", f"{MDEPS}/a", b'{"spec": {"l": [1]}}', "application/strategic-merge-patch+json", {}, 415),

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from sundog_operator.adapters.memory_kubernetes import Dropped, Expired, Invalid, MemoryKubernetes, Write
-from sundog_operator.errors import Conflict, DependencyError, NotFound
+from sundog_operator.adapters.memory_kubernetes import Dropped, Expired, MemoryKubernetes, Write
+from sundog_operator.errors import Conflict, DependencyError, Invalid, NotFound
 from sundog_operator.ports import CONFIG_MAP, EVENT, MODEL_DEPLOYMENT, Object, Ref, ref_of
 
 DIGITS = Ref(MODEL_DEPLOYMENT, "vision", "digits")

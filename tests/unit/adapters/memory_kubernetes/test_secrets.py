@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from sundog_operator.adapters.memory_kubernetes import Invalid, MemoryKubernetes
+from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
+from sundog_operator.errors import Invalid
 from sundog_operator.ports import SECRET, Object, Ref
 
 KEYS = Ref(SECRET, "vision", "keys")

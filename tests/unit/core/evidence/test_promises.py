@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 import returning_users
+from default_plans import by_default
 from returning_users import Users, by_beta, by_zipf, few_have_most
 from stalling_replicas import Stalling
 from sundog_operator.core.evidence.simulating import Plan, Steady, roll_out
 
 RUNS = 100
 AN_HOUR = 360
-DEFAULT = Plan(weights=(0.25, 0.5), floor=0.01, metrics=2)
+DEFAULT = by_default(1)
 
 
 def test_at_the_margin_hardly_any_is_promoted_and_hardly_any_rolled_back() -> None:
@@ -56,7 +57,7 @@ def test_users_who_come_back_and_differ_roll_nothing_back(users: Users) -> None:
 
 
 def test_at_the_margin_hardly_any_is_promoted_to_users_who_differ() -> None:
-    users, plan = Users(200, fails=by_beta, ratio=1.25), Plan(weights=(0.5,), metrics=2)
+    users, plan = Users(200, fails=by_beta, ratio=1.25), replace(DEFAULT, weights=(0.5,), floor=0.0)
     blind = returning_users.roll_out(plan, users, runs=RUNS, ticks=180, seed=8, by_unit=False)
     found = returning_users.roll_out(plan, users, runs=RUNS, ticks=180, seed=8)
     assert blind.outcomes.promoted.sum() >= 12

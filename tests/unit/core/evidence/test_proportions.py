@@ -30,6 +30,20 @@ def test_the_published_intervals(hits: int, trials: int, optimum: float, lower: 
     assert [float(end) for end in found] == pytest.approx([lower, upper], abs=2e-6)
 
 
+@pytest.mark.parametrize(
+    ("side", "optimum_alpha", "log_mixture", "bound"),
+    [("both", 0.05, -0.6941012, 31.4308), ("above", 0.1, -0.07134019, 28.41238)],
+)
+def test_the_published_mixtures(side: binary.Side, optimum_alpha: float, log_mixture: float, bound: float) -> None:
+    """A rate of 0.2 at an intrinsic time of 100, which 625 trials are: log E of 10 hits more than expected, and how many more reach 1/α."""
+
+    def log_e(more: float) -> float:
+        return float(proportions.log_e(np.array(125 + more), np.array(625.0), np.array(0.2), 625, optimum_alpha, side))
+
+    assert log_e(10) == pytest.approx(log_mixture, abs=1e-7)
+    assert log_e(bound) == pytest.approx(BAR, abs=1e-4)
+
+
 @pytest.mark.parametrize(("limit", "trials"), [(0.02, 193), (0.01, 389), (0.005, 780)])
 def test_without_a_hit_a_rate_falls_below_a_limit_first_after_so_many_trials(limit: float, trials: int) -> None:
     """α = 0.05, tightest at 3/limit trials."""

@@ -52,3 +52,24 @@ def test_bounds_are_rounded_outwards_to_buckets() -> None:
 
 def test_nothing_counted_bounds_nothing() -> None:
     assert quantiles.interval(np.zeros(3), np.arange(4.0), 0.99, BAR, 1000, 0.025) == (-math.inf, math.inf)
+
+
+def test_the_whole_distribution() -> None:
+    assert quantiles.band(1000, 100, 0.05) == pytest.approx(0.08204769, abs=5e-7)
+    assert quantiles.band(99, 100, 0.05) == 1
+    assert quantiles.band(100, 100, 0.05) > quantiles.band(1000, 100, 0.05) > quantiles.band(1000, 100, 0.2)
+
+
+def test_a_distribution_is_seldom_beyond_its_band_at_any_look() -> None:
+    """Uniform values, looked at from the hundredth on."""
+    random, outside, runs = np.random.default_rng(11), 0, 200
+    looks = np.unique(np.geomspace(100, 3000, 60).astype(int))
+    for _ in range(runs):
+        values = random.uniform(size=3000)
+        for count in looks:
+            seen = np.sort(values[:count])
+            steps = np.arange(count + 1) / count
+            if max((steps[1:] - seen).max(), (seen - steps[:-1]).max()) > quantiles.band(count, 100, 0.05):
+                outside += 1
+                break
+    assert outside / runs <= 0.05

@@ -52,3 +52,24 @@ def test_what_is_as_meant_seldom_alarms() -> None:
 def test_a_lossy_arm_is_found() -> None:
     log_e = sample_ratio.log_e(np.array([[50_000.0, 47_500.0]]), np.full((1, 2), 0.5))
     assert float(log_e) > math.log(1000)
+
+
+def test_any_number_of_arms_some_of_them_out() -> None:
+    units, shares = [(60, 63, 32, 0), (500, 0, 510, 0)], [(4, 4, 2, 0), (1, 0, 1, 0)]
+    apart = [
+        float(sample_ratio.log_e(np.array([row], float), np.array([share])))
+        for row, share in (((60, 63, 32), (0.4, 0.4, 0.2)), ((500, 510), (0.5, 0.5)))
+    ]
+    assert sample_ratio.mismatch(units, shares) == pytest.approx(sum(apart))
+    turned = [tuple(reversed(each)) for each in units], [tuple(reversed(each)) for each in shares]
+    assert sample_ratio.mismatch(*turned) == pytest.approx(sum(apart))
+    assert math.isinf(sample_ratio.mismatch([(60, 63, 32, 1)], shares[:1]))
+    assert sample_ratio.mismatch([(60, 0)], [(1, 0)]) == sample_ratio.mismatch([], []) == 0
+
+
+def test_ten_arms_that_fall_as_they_should_are_rarely_suspected() -> None:
+    """400 experiments of 50 000 units, at 50 looks each."""
+    draw, shares = np.random.default_rng(5), np.full(10, 0.1)
+    fell = draw.multinomial(1000, shares, (50, 400)).cumsum(0).astype(float)
+    assert (sample_ratio.log_e(fell[..., None, :], shares[None]) >= math.log(1000)).any(0).sum() <= 2
+    assert sample_ratio.mismatch([(6000, *(5000,) * 9)], [(1,) * 10]) > math.log(1000)

@@ -7,7 +7,7 @@ import pytest
 
 from sundog_operator.core.evidence import weighing
 from sundog_operator.core.evidence.verdicts import Verdict
-from sundog_operator.core.evidence.weighing import Epoch, Metric
+from sundog_operator.core.evidence.weighing import Epoch, Metric, Split
 
 ERRORS = Metric(margin=0.25, floor=0.01, next_weight=0.5, newest_alone=False)
 SLOW = Metric(margin=0.0, floor=0.0, next_weight=0.5, newest_alone=True)
@@ -48,6 +48,30 @@ def test_a_metric_that_looks_at_the_newest_epoch_is_not_let_pass_by_those_before
     last = replace(ERRORS, floor=0.0, next_weight=1.0)
     assert weighing.weigh([last], epochs, 0.05)[0].verdict == Verdict.PASSED
     assert weighing.weigh([replace(last, newest_alone=True)], epochs, 0.05)[0].verdict == Verdict.UNDECIDED
+
+
+def test_a_floor_looks_at_the_newest_epoch_alone() -> None:
+    """Of both epochs together the candidate has half of control's rate, and in none of them a lower one."""
+    metric = replace(ERRORS, margin=0.1, floor=0.005)
+    before, newest = epoch(0.1, (45, 5), requests=100), epoch(0.5, (15, 18))
+    rates = [
+        sum(each.events[0][arm] for each in (before, newest)) / sum(each.units[arm] for each in (before, newest))
+        for arm in (0, 1)
+    ]
+    assert rates[1] < 0.6 * rates[0]
+    assert weighing.weigh([metric], [newest], 0.05)[0].verdict == Verdict.UNDECIDED
+    assert weighing.weigh([metric], [before, newest], 0.05)[0].verdict == Verdict.UNDECIDED
+
+
+def test_a_floor_waits_until_the_newest_epoch_tells_how_its_events_vary() -> None:
+    metric = replace(ERRORS, margin=0.1)
+    closed = [(11,) + (0,) * 5, (3,) + (0,) * 5, (1,) + (0,) * 5]
+    young = Epoch(0.5, (50_000, 50_000), [(0, 0)], [closed])
+    assert weighing.weigh([metric], [epoch(0.1, (0, 0)), young], 0.05)[0].verdict == Verdict.UNDECIDED
+    old = replace(young, blocks=[[(12,) + (0,) * 5, *closed[1:]]])
+    assert weighing.weigh([metric], [epoch(0.1, (0, 0)), old], 0.05)[0].verdict == Verdict.PASSED
+    silent = Epoch(0.5, (0, 0), [(0, 0)], [[(0,) * 6] * 3])
+    assert weighing.weigh([metric], [epoch(0.1, (0, 0)), silent], 0.05)[0].verdict == Verdict.UNDECIDED
 
 
 def test_harm_in_any_epoch_is_harm_to_both_kinds() -> None:
@@ -99,8 +123,21 @@ def test_before_a_block_is_over_nobody_knows_how_long_it_takes() -> None:
 
 
 def test_a_split_by_weights_is_no_mismatch_and_another_is() -> None:
+    def split(weight: float, *, more: int = 0) -> Split:
+        (control, candidate) = epoch(weight).units
+        return Split.of_two(weight, (control, candidate + more))
+
     assert weighing.mismatch([]) == 0
-    assert weighing.mismatch([epoch(0.05), epoch(0.5)]) < 0
-    off = replace(epoch(0.05), units=(17_000, 1000 + 300))
-    assert weighing.mismatch([off, epoch(0.5)]) > math.log(1000)
-    assert weighing.mismatch([replace(epoch(0.5), weight=1.0), replace(epoch(0.5), weight=0.0)]) == 0
+    assert weighing.mismatch([split(0.05), split(0.5)]) < 0
+    assert weighing.mismatch([split(0.05, more=400), split(0.5)]) > math.log(1000)
+    assert weighing.mismatch([Split.of_two(1.0, (0, 900)), Split.of_two(0.0, (900, 0))]) == 0
+
+
+def test_a_split_among_many_arms_is_looked_at_as_one() -> None:
+    shares = (0.8, 0.1, 0.05, 0.05)
+    assert weighing.mismatch([Split(shares, (8000, 1000, 500, 500))]) < 0
+    assert weighing.mismatch([Split(shares, (8000, 1000, 750, 250))]) > math.log(1000)
+    # An arm that has no share any more is none of them.
+    assert weighing.mismatch([Split((0.9, 0.1, 0.0), (900, 100, 0))]) == weighing.mismatch(
+        [Split((0.9, 0.1), (900, 100))]
+    )

@@ -1,11 +1,12 @@
 """An outage of what both arms depend on: known by stable alone, told with numbers, and over when it is over."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from edge_counts import ATTEMPT, block, report, row
-from sundog_operator.api import FrozenPlan, PlanGuardrail
+from sundog_operator.api import Comparison, FrozenPlan, PlanGuardrail
 from sundog_operator.core.rollout import control, tallies
 from sundog_operator.core.rollout.control import DEGRADED, UNHEALTHY, Control
 
@@ -59,6 +60,15 @@ def test_much_worse_than_before_the_rollout_is_degraded(before: float, failed: i
     assert (
         found.message == f"{failed:.1f}% of stable's requests failed in a minute, and {before:.2%} before the rollout"
     )
+
+
+def test_an_experiment_is_not_called_a_rollout() -> None:
+    comparison = Comparison(arms=(), max_duration=timedelta(days=1), max_units=1)
+    bad = {"ok": 40, "server5xx": 60}
+    found = watch(FrozenPlan(error_rate=0.01, comparison=comparison), bad, FINE)
+    assert found.message.endswith("in a minute, and 1.00% before the experiment")
+    capped = CAPPED.model_copy(update={"comparison": comparison})
+    assert " of arm canary's, where max is " in watch(capped, bad, bad).message
 
 
 @pytest.mark.parametrize(("ago_s", "settled"), [(60, False), (340, False), (350, True)])

@@ -28,7 +28,7 @@ def test_a_rollout_without_anything_has_the_plan_of_its_traffic() -> None:
     assert (plan.alpha, plan.requests_per_second) == (0.05, 60.123)
     assert (plan.warmup_requests, plan.warmup_duration) == (200, timedelta(seconds=60))
     assert (plan.on_inconclusive, plan.on_no_data) == ("pause", "hold")
-    assert [each.threshold_microseconds for each in plan.guardrails] == [None, 500, None]
+    assert [each.threshold_microseconds for each in plan.guardrails] == [None, 500, None, None]
     assert plan.frozen_at == T0
 
 
@@ -61,6 +61,19 @@ def test_a_webhook_is_a_step_at_the_weight_before_it() -> None:
     assert (after.webhook.url, after.webhook.timeout) == ("https://gate.example/", timedelta(seconds=3))
     assert (weight.webhook, last.webhook) == (None, None)
     assert ExperimentStatus.parse(frozen(spec).to_json()).plan == frozen(spec).plan
+
+
+def test_headers_hold_until_the_next_headers_or_weight() -> None:
+    first, second = {"headers": {"x-b": "2", "x-a": "1"}}, {"headers": {"x-a": "2"}}
+    weight = {"weight": 5, "gate": "manual"}
+    walked = [first, {"pause": {}}, second, {"scale": {"replicas": 2}}, weight, first, {"pause": {}}]
+    plan = frozen({"steps": walked}).plan
+    told = [(each.weight, [f"{h.name}={h.value}" for h in each.headers or ()]) for each in plan.steps]
+    both, other = ["x-a=1", "x-b=2"], ["x-a=2"]
+    assert told == [(0, both), (0, both), (0, other), (0, other), (5, []), (5, both), (5, both), (100, [])]
+    assert [each.gate for each in plan.steps][:3] == ["headers", "manual", "headers"]
+    assert ExperimentStatus.parse(frozen({"steps": walked}).to_json()).plan == plan
+    assert frozen({"steps": [first]}).plan.hash != frozen({"steps": [second]}).plan.hash
 
 
 def test_no_evidence_gates_the_last_weight_for_there_is_nothing_to_compare_with() -> None:
@@ -136,3 +149,88 @@ def test_the_hash_tells_resolved_plans_apart_and_is_that_of_the_same_plan_later(
     assert frozen({}, Traffic(60.12345, [100, 0], (400, 500))).plan.hash != frozen({}).plan.hash
     assert frozen({}, Traffic()).plan.hash != frozen({}).plan.hash
     assert freeze.freeze(Rollout(), 9, 10, T0 + timedelta(days=1), BUSY).plan.hash == frozen({}).plan.hash
+
+
+BAKE = {"bake": {"duration": "1h", "holdback": "2%"}}
+
+
+def test_a_bake_is_a_step_before_the_last_behind_all_others() -> None:
+    assert steps(BAKE) == [(5, "evidence"), (25, "evidence"), (50, "evidence"), (98, "bake"), (100, "none")]
+    *_, bake, last = frozen(BAKE).plan.steps
+    assert (bake.min_duration, bake.max_duration, last.weight) == (timedelta(hours=1), None, 100)
+    # With a step of equal load, which one replica at 25 % asks for.
+    assert steps({**BAKE, "steps": [{"weight": 25}]}) == [
+        (25, "evidence"),
+        (50, "evidence"),
+        (98, "bake"),
+        (100, "none"),
+    ]
+    assert ExperimentStatus.parse(frozen(BAKE).to_json()).plan == frozen(BAKE).plan
+
+
+def test_all_steps_that_a_spec_may_have_fit_beside_a_bake() -> None:
+    many = {**BAKE, "steps": [{"weight": weight} for weight in range(1, 21)]}
+    assert len(steps(many)) == 23
+    ExperimentStatus.from_json(frozen(many).to_json())
+
+
+def test_what_is_gated_by_hand_is_weighed_for_harm_alone_where_it_bakes() -> None:
+    by_hand = {"steps": [{"weight": 25, "gate": "manual"}]}
+    assert frozen(by_hand).plan.guardrails == ()
+    plan = frozen({**by_hand, **BAKE}).plan
+    assert [(each.metric, each.role) for each in plan.guardrails] == [
+        ("errorRate", "harm"),
+        ("latencyP99", "harm"),
+        ("rejections", "harm"),
+        ("retries", "harm"),
+    ]
+    assert plan.warmup_requests == 200
+    assert {each.role for each in frozen(BAKE).plan.guardrails} == {"guardrail", "harm"}
+
+
+def test_a_shadow_alone_bakes_behind_the_gate_that_a_command_opens() -> None:
+    assert steps({"strategy": "shadow", **BAKE}) == [(0, "shadow"), (0, "manual"), (98, "bake"), (100, "none")]
+    by_hand = {"strategy": "shadow", "steps": [{"shadow": {}}, {"pause": {}}], **BAKE}
+    assert steps(by_hand) == [(0, "shadow"), (0, "manual"), (98, "bake"), (100, "none")]
+    plan = frozen({"strategy": "shadow", "guardrails": [{"metric": "errorRate", "margin": "50%"}], **BAKE}).plan
+    assert (plan.strategy, plan.warmup_requests) == ("shadow", 200)
+    assert next((each.metric, each.role, each.margin) for each in plan.guardrails) == ("errorRate", "harm", 0.5)
+    assert {each.role for each in plan.guardrails} == {"harm"}
+    assert frozen({"strategy": "shadow"}).plan.guardrails == ()
+
+
+def test_a_plan_without_a_bake_hashes_to_what_it_did() -> None:
+    assert frozen({}).plan.hash == "23452c78682c3188"
+
+
+COPIED: dict[str, Any] = {"shadow": {}}
+BY_HAND = {"weight": 50, "gate": "manual"}
+
+
+@pytest.mark.parametrize(
+    ("spec", "shares"),
+    [
+        ({}, None),
+        ({"steps": [BY_HAND]}, None),
+        ({"steps": [COPIED, BY_HAND]}, None),
+        ({"strategy": "shadow"}, None),
+        (BAKE, None),
+        ({"steps": [COPIED, {"weight": 25}]}, 2),
+        ({"steps": [COPIED, COPIED, BY_HAND]}, 2),
+        ({"steps": [COPIED, BY_HAND], **BAKE}, 2),
+        ({"strategy": "shadow", **BAKE}, 2),
+        ({"steps": [COPIED, {"weight": 25}, COPIED, {"weight": 50}], **BAKE}, 3),
+    ],
+    ids=str,
+)
+def test_the_error_of_rolling_back_is_shared_among_shadows_and_traffic(
+    spec: dict[str, Any], shares: int | None
+) -> None:
+    status = frozen(spec, Traffic())
+    assert status.plan.harm_shares == shares
+    assert status.plan.to_json().get("harmShares") == shares
+    assert ExperimentStatus.parse(status.to_json()).plan == status.plan
+
+
+def test_a_plan_whose_alpha_nothing_shares_hashes_to_what_it_did() -> None:
+    assert frozen({"strategy": "shadow"}, Traffic()).plan.hash == "fcb825630d5fc1ff"

@@ -3,6 +3,7 @@
 import json
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -31,19 +32,35 @@ def sums(told: Grouped) -> list[int]:
 
 
 def test_groups_are_added_over_edges_processes_and_rows_and_kept_apart_from_what_has_no_unit() -> None:
-    many = {"ok": 500, "server5xx": 30, "timeout": 7, "client4xx": 20, "abortBefore": 3, "slow": 44}
+    many = {
+        "ok": 500,
+        "server5xx": 30,
+        "timeout": 7,
+        "client4xx": 20,
+        "abortBefore": 3,
+        "slow": 44,
+        "slow2": 17,
+        "slow3": 4,
+        "firstAttemptFailed": 5,
+    }
     counted = take(
         NOTHING,
-        by_unit(sticky(row(**many)), sticky(row(boot="b2", **many)), row(ok=9, server5xx=1, slow=2)),
+        by_unit(
+            sticky(row(**many)),
+            sticky(row(boot="b2", **many)),
+            row(ok=9, server5xx=1, slow=2, slow2=1, firstAttemptFailed=6),
+        ),
         by_unit(sticky(row(**many)), pod="edge-1"),
     )
-    assert sums(of(counted)) == [3 * 560, 3 * 37, 3 * 44, 3 * 23]
-    assert [column[ALONE] for column in of(counted)] == [10, 1, 2, 0]
+    assert sums(of(counted)) == [3 * 560, 3 * 37, 3 * 44, 3 * 23, 3 * 5, 3 * 17, 3 * 4]
+    assert [column[ALONE] for column in of(counted)] == [10, 1, 2, 0, 6, 1, 0]
     assert of(counted)[0][:2] == (27, 27)
-    assert sums(of(counted, "stable")) == [0, 0, 0, 0]
+    assert sums(of(counted, "stable")) == [0] * 7
 
 
-counts = st.dictionaries(st.sampled_from(("ok", "server5xx", "client4xx", "slow")), st.integers(1, 300), max_size=3)
+counts = st.dictionaries(
+    st.sampled_from(("ok", "server5xx", "client4xx", "slow", "slow3")), st.integers(1, 300), max_size=3
+)
 edges = st.lists(
     st.lists(
         st.builds(
@@ -157,18 +174,40 @@ DAMAGED: list[Any] = [
     7,
     "x",
     [[0]],
-    [[100, *[0] * 11]],
-    [[-1, *[0] * 11]],
-    [["0", *[0] * 11]],
-    [[0, *[-1] * 11]],
-    [[0, *[1.5] * 11]],
+    [[100, *[0] * 14]],
+    [[-1, *[0] * 14]],
+    [["0", *[0] * 14]],
+    [[0, *[-1] * 14]],
+    [[0, *[1.5] * 14]],
 ]
+
+
+def test_an_edge_that_does_not_tell_what_it_retried_or_what_takes_long_by_another_time_tells_all_else() -> None:
+    told = by_unit(sticky(row(ok=800, firstAttemptFailed=100)))
+    evidence = told.evidence or {}
+    (own,) = evidence["counters"]
+    before = {**evidence, "groups": {"columns": evidence["groups"]["columns"][:-3]}}
+    counted = take(
+        NOTHING,
+        replace(told, evidence={**before, "counters": [{**own, "groups": [each[:-3] for each in own["groups"]]}]}),
+    )
+    assert sums(of(counted)) == [800, 0, 0, 0, 0, 0, 0]
+    assert counted.of(2, "canary").retried == 100
+
+
+def test_columns_of_further_latencies_are_stored_where_they_were_counted_and_read_where_they_were_not() -> None:
+    one = take(NOTHING, by_unit(sticky(row(ok=800, slow=100))))
+    two = take(NOTHING, by_unit(sticky(row(ok=800, slow=100, slow2=50))))
+    for counted, columns in ((one, 5), (two, 6)):
+        stored = grouped.as_json(counted.groups)
+        assert {len(own) for rows in stored.values() for own in rows.values()} == {columns}
+        assert grouped.from_json(stored) == counted.groups
 
 
 @pytest.mark.parametrize("damaged", DAMAGED)
 def test_groups_that_are_none_are_left_out_and_the_requests_are_not(damaged: Any) -> None:
     counted = take(NOTHING, by_unit({**sticky(row(ok=800)), "groups": damaged}))
-    assert sums(of(counted)) == [0, 0, 0, 0]
+    assert sums(of(counted)) == [0] * 7
     assert counted.of(2, "canary").assigned == 800
 
 

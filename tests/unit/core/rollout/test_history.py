@@ -9,8 +9,9 @@ from typing import Any
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from sundog_operator.api import ExperimentStatus, HistoryMetric, HistoryPoint, MetricStatus, Rollout
+from sundog_operator.api import Comparison, ExperimentStatus, HistoryMetric, HistoryPoint, MetricStatus, Rollout
 from sundog_operator.core.rollout import freeze, history
+from told_experiments import at, frozen, guardrail, lived, moving, one_name, outcome
 
 T0 = datetime(2026, 11, 26, 12, tzinfo=UTC)
 SECOND, MINUTE = timedelta(seconds=1), timedelta(minutes=1)
@@ -42,6 +43,50 @@ def test_a_point_has_what_was_known_then_in_few_digits() -> None:
     (point,) = after((0, 25, (ERRORS,)))
     told = HistoryMetric(name="errorRate", ratio=1.05, lower=0.703, upper=1.53)
     assert point == HistoryPoint(at=T0, epoch=0, weight=25, requests=(1000, 2000), errors=(10, 20), metrics=(told,))
+
+
+def test_only_a_rollouts_arm_goes_without_its_name() -> None:
+    plan = status().plan.model_copy(update={"comparison": Comparison(arms=(), max_duration=MINUTE, max_units=1)})
+    metrics = history.point_of(status(plan=plan), (ERRORS,), T0).metrics
+    assert metrics is not None
+    assert metrics[0].arm == "canary"
+
+
+def test_weights_are_those_of_each_arm_of_an_experiment_and_a_rollout_has_one_as_before() -> None:
+    told = at(frozen(("a",), exposure="1%"), {"control": 0.5, "a": 0.5}, 0)
+    point = history.point_of(told, (), T0)
+    assert point.weights == (99, 0.5, 0.5)
+    assert point.to_json()["weights"] == [99, 0.5, 0.5]
+    assert "weights" not in history.point_of(status(), (), T0).to_json()
+
+
+def test_weights_that_move_among_arms_are_told_at_once_and_stay() -> None:
+    told = at(frozen(), {"control": 10, "a": 10, "b": 10}, 1)
+    known = history.remember(told, (), T0)
+    assert history.remember(known, (), T0 + SECOND) == known
+    moved = history.remember(at(known, {"control": 10, "a": 15, "b": 5}, 1), (), T0 + SECOND)
+    assert [each.weights for each in moved.history] == [(70, 10, 10, 10), (70, 10, 15, 5)]
+    for minute in range(1, 200):
+        moved = history.remember(moved, (), T0 + minute * MINUTE)
+    assert [each.at for each in moved.history[:2]] == [T0, T0 + SECOND]
+
+
+def test_two_metrics_of_one_name_are_told_apart_by_their_role() -> None:
+    newest = one_name().history[-1].metrics or ()
+    assert [(each.name, each.role, each.ratio, each.verdict) for each in newest] == [
+        ("errorRate", "success", 0.5, "Better"),
+        ("errorRate", "harm", 1.1, "Harm"),
+    ]
+    assert "role" not in after((0, 25, (ERRORS.model_copy(update={"role": "guardrail"}),)))[0].to_json()["metrics"][0]
+
+
+def test_a_verdict_that_changes_of_one_of_two_metrics_of_a_name_is_told() -> None:
+    known = one_name()
+    outcome_, harm = known.metrics
+    now = known.history[-1].at + SECOND
+    assert history.remember(known, known.metrics, now) == known
+    changed = (outcome_.model_copy(update={"verdict": "Undecided"}), harm)
+    assert len(history.remember(known, changed, now).history) == len(known.history) + 1
 
 
 def test_what_is_not_known_is_left_out() -> None:
@@ -126,6 +171,24 @@ def test_it_takes_a_few_kibibytes() -> None:
     stored = [each.to_json() for each in after(*looks)]
     assert len(stored) == history.MOST
     assert len(json.dumps(stored, separators=(",", ":"))) < 12 << 10
+
+
+def test_that_of_ten_arms_whose_weights_move_is_bounded() -> None:
+    beside = [f"a-name-of-an-arm-of-thirty-c-{n:02}"[:30] for n in range(9)]
+    metrics = [[*(outcome({"name": "converted"}, arm, 1.0474, 5, "Undecided") for arm in beside)] for _ in range(100)]
+    for told in metrics:
+        told += [guardrail(arm, 5) for arm in beside]
+        told += [guardrail(arm, 5, role="harm") for arm in beside]
+    weights = [dict.fromkeys(["control", *beside], 0.11 + n % 7 / 100) for n in range(100)]
+    stored = [each.to_json() for each in lived(frozen(beside), weights, metrics).history]
+    assert len(stored) == history.MOST
+    assert len(json.dumps(stored, separators=(",", ":"))) < 128 << 10
+
+
+def test_of_weights_that_moved_now_and_then_each_is_kept() -> None:
+    assert [each.weights for each in moving().history] == [(0, 33.34, 33.33, 33.33)] * 3 + [(0, 30, 50, 20)] * 2 + [
+        (0, 15, 80, 5)
+    ] * 3
 
 
 def test_a_status_of_before_has_none() -> None:

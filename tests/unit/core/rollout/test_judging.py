@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_counts import ATTEMPT, block, by_unit, evenly, report, row, silent, sticky
+from edge_counts import ATTEMPT, GROUP_COLUMNS, block, by_unit, evenly, report, row, silent, sticky
 from sundog_operator.api import Epoch, EvidenceEpoch, ExperimentStatus, MetricStatus, Rollout, StepStatus
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.rollout import freeze, judging, tallies
@@ -61,7 +61,7 @@ def take(reports: Sequence[EdgeReport], look: Look) -> Tallies:
 def seen(
     counted: Tallies, reports: Sequence[EdgeReport], replicas: tuple[int, int] = (3, 1), traffic: Traffic = KNOWN
 ) -> judging.Seen:
-    return judging.Seen(counted, reports, tallies.blocks_of(ATTEMPT, reports), traffic, replicas, NOW, 30)
+    return judging.Seen(counted, reports, tallies.blocks_of(ATTEMPT, reports), traffic, NOW, 30, replicas)
 
 
 def arms(epoch: int, stable: dict[str, int], canary: dict[str, int], blocks: int = 60) -> list[dict[str, Any]]:
@@ -78,9 +78,9 @@ GOOD = arms(2, {"ok": 300, "slow": 15}, FINE)
 
 def test_a_candidate_that_is_like_stable_passes() -> None:
     told = judge(at_step(1), report(*GOOD))
-    assert [each.verdict for each in told.metrics] == ["Passed", "Passed", "Undecided"]
+    assert [each.verdict for each in told.metrics] == ["Passed", "Passed", "Undecided", "Undecided"]
     assert (told.passed, told.harm, told.silent, told.broken, told.requests) == (True, "", False, "", 6000)
-    assert [each.role for each in told.metrics] == ["guardrail", "guardrail", "harm"]
+    assert [each.role for each in told.metrics] == ["guardrail", "guardrail", "harm", "harm"]
     assert (
         metric(told).message == "errorRate happened in neither arm: no more above stable's rate than its floor allows"
     )
@@ -122,6 +122,46 @@ def test_a_gate_passes_only_what_is_known_to_be_below_its_ceiling(canary: dict[s
         assert metric(judge(at_step(1, THREE), report(*rows))).verdict == "Passed"
 
 
+LONGEST = {"guardrails": [{"metric": "latencyP95", "max": "900ms"}]}
+
+
+def timed(rows: list[dict[str, Any]], fast: int, slower: int) -> EdgeReport:
+    """Edges whose candidate has so many answers up to 500 ms, and so many up to a second."""
+    stable, canary = rows
+    told = report(stable, {**canary, "total": {"ok": [fast, slower, 0]}})
+    return replace(told, evidence={**(told.evidence or {}), "histogram": {"edgesUs": [500_000, 1_000_000]}})
+
+
+@pytest.mark.parametrize(("slower", "verdict"), [(60, "Passed"), (300, "Undecided"), (600, "Undecided")])
+def test_a_gate_passes_only_a_candidate_that_is_known_to_answer_in_time(slower: int, verdict: str) -> None:
+    rows = arms(2, {"ok": 300, "slow": 15}, FINE)
+    told = metric(judge(at_step(1, LONGEST), timed(rows, 6000 - slower, slower)), "latencyP95")
+    assert told.verdict == verdict
+    if verdict == "Undecided":
+        assert told.message == (
+            f"latencyP95 of the candidate is not known to be below max 900 ms yet: {slower} of 6000 requests,"
+            " of which 5 % may take longer"
+        )
+    assert metric(judge(at_step(1), timed(rows, 0, 6000)), "latencyP95").verdict == "Passed", "without a longest time"
+
+
+def test_requests_whose_time_nobody_tells_are_taken_for_late_and_rejections_for_none() -> None:
+    rows = arms(2, {"ok": 270, "client4xx": 30, "slow": 15}, {"ok": 90, "client4xx": 10, "slow": 1})
+    assert metric(judge(at_step(1, LONGEST), timed(rows, 5400, 0)), "latencyP95").verdict == "Passed"
+    told = metric(judge(at_step(1, LONGEST), report(*rows)), "latencyP95")
+    assert (told.verdict, "5400 of 6000" in told.message) == ("Undecided", True)
+    other_epoch = timed([rows[0], {**rows[1], "epoch": 2}], 5000, 0)
+    assert "400 of 6000" in metric(judge(at_step(1, LONGEST), other_epoch), "latencyP95").message
+
+
+def test_a_floor_of_a_latency_is_the_share_that_may_take_long_beside_stables() -> None:
+    rows = arms(2, {"ok": 300, "slow": 14}, {"ok": 100, "slow": 5})
+    floored = {"guardrails": [{"metric": "latencyP95", "floor": "4%"}]}
+    assert metric(judge(at_step(1, floored), report(*rows)), "latencyP95").verdict == "Passed"
+    bare = {"guardrails": [{"metric": "latencyP95"}]}
+    assert metric(judge(at_step(1, bare), report(*rows)), "latencyP95").verdict != "Passed"
+
+
 def test_gates_leave_out_an_epoch_in_which_stable_was_no_measure_and_harm_does_not() -> None:
     status = at_step(2, THREE)
     first, second = status.evidence_epochs
@@ -132,6 +172,54 @@ def test_gates_leave_out_an_epoch_in_which_stable_was_no_measure_and_harm_does_n
     assert metric(judge(troubled, report(*outage, *after))).events == (0, 0)
     worse = arms(first.number, {"ok": 300}, {"ok": 50, "server5xx": 50})
     assert judge(troubled, report(*worse, *after)).harm
+
+
+BAKED = {"steps": [{"weight": 50}], "bake": {"holdback": "5%"}, "guardrails": ERRORS}
+ALIKE = arms(2, {"ok": 990, "server5xx": 10}, {"ok": 990, "server5xx": 10})
+
+
+def baking(stable: dict[str, int], canary: dict[str, int]) -> Judgement:
+    """A bake after a gate at which both were alike."""
+    return judge(at_step(2, BAKED), report(*ALIKE, *arms(4, stable, canary)), replicas=(3, 3))
+
+
+def test_what_goes_wrong_in_a_bake_alone_is_harm() -> None:
+    told = baking({"ok": 99, "server5xx": 1}, {"ok": 1840, "server5xx": 60})
+    assert told.harm.startswith("errorRate is ")
+    assert metric(told).verdict == "Harm"
+    assert not baking({"ok": 99, "server5xx": 1}, {"ok": 1881, "server5xx": 19}).harm
+
+
+def test_what_was_decided_at_the_gate_stays_told_in_a_bake() -> None:
+    at_gate = metric(judge(at_step(1, BAKED), report(*ALIKE), replicas=(3, 3)))
+    told = metric(baking({"ok": 99, "server5xx": 2}, {"ok": 1900, "server5xx": 20}))
+    assert (at_gate.verdict, told.verdict) == ("Passed", "Passed")
+    assert told.events == at_gate.events == (600, 600)
+    assert at_gate.allowed == 1.25, "as before 100 %"
+
+
+def test_a_bake_that_is_the_first_traffic_is_told_by_its_own_counts() -> None:
+    status = at_step(3, {"strategy": "shadow", "steps": [{"shadow": {}}], "bake": {"holdback": "5%"}})
+    *_, epoch = status.evidence_epochs
+    told = metric(judge(status, report(*arms(epoch.number, {"ok": 99, "server5xx": 1}, {"ok": 1881, "server5xx": 19}))))
+    assert (told.role, told.ratio, told.events) == ("harm", 1.0, (60, 1140))
+
+
+CAPPED_BAKE = {**BAKED, "guardrails": [{"metric": "latencyP95", "max": "900ms"}]}
+
+
+def test_a_longest_time_is_asked_of_the_epoch_of_the_gate_in_a_bake() -> None:
+    gate = arms(2, {"ok": 1000, "slow": 20}, {"ok": 1000, "slow": 20})
+    bake = arms(4, {"ok": 100, "slow": 2}, {"ok": 1900, "slow": 38})
+    rows = [
+        gate[0],
+        {**gate[1], "total": {"ok": [59_000, 1000, 0]}},
+        bake[0],
+        {**bake[1], "total": {"ok": [0, 0, 114_000]}},
+    ]
+    told = report(*rows)
+    told = replace(told, evidence={**(told.evidence or {}), "histogram": {"edgesUs": [500_000, 900_000]}})
+    assert metric(judge(at_step(2, CAPPED_BAKE), told, replicas=(3, 3)), "latencyP95").verdict == "Passed"
 
 
 def test_nothing_passes_in_an_epoch_in_which_stable_is_no_measure() -> None:
@@ -190,6 +278,72 @@ def test_rejections_do_harm_and_let_pass_else() -> None:
     assert told.harm.startswith("rejections never happened in stable (more than ")
 
 
+def test_traffic_and_shadows_share_the_error_of_harm_and_a_plan_of_before_stays_as_it_was() -> None:
+    spec = {"steps": [{"weight": 25}], "guardrails": ERRORS}
+    worse = report(*arms(2, {"ok": 299, "server5xx": 1}, {"ok": 99, "server5xx": 1}, blocks=35))
+    alone = judge(at_step(1, spec), worse)
+    assert metric(alone).verdict == "Harm"
+    shadows = {**spec, "steps": [{"shadow": {}}, {"shadow": {}}, {"weight": 25}]}
+    after = at_step(3, shadows).model_copy(update={"evidence_epochs": (EvidenceEpoch(number=2, weight=25),)})
+    shared = judge(after, worse)
+    assert metric(shared).verdict == "Undecided"
+    assert metric(shared).interval == metric(alone).interval
+    plan = after.plan.model_copy(update={"harm_shares": None})
+    assert judge(after.model_copy(update={"plan": plan}), worse).harm == alone.harm
+    better = report(*arms(2, {"ok": 299, "server5xx": 1}, {"ok": 1000}))
+    assert metric(judge(after, better)).verdict == metric(judge(at_step(1, spec), better)).verdict == "Passed"
+
+
+RETRIED = {"ok": 100, "slow": 1, "firstAttemptFailed": 2}
+"""Each request was answered in time, two of a hundred by the second replica that was asked."""
+
+
+def test_what_another_replica_had_to_answer_is_harm_although_every_answer_is_good() -> None:
+    told = judge(at_step(1), report(*arms(2, {"ok": 300, "slow": 15}, RETRIED)))
+    assert (metric(told).verdict, metric(told, "retries").verdict) == ("Passed", "Harm")
+    assert (metric(told, "retries").events, told.passed) == ((0, 120), False)
+    assert told.harm.startswith("retries never happened in stable (more than ")
+
+
+def test_retries_of_both_arms_and_those_of_one_instant_are_no_harm() -> None:
+    alike = arms(2, {"ok": 300, "slow": 15, "firstAttemptFailed": 6}, RETRIED)
+    assert judge(at_step(1), report(*alike)).harm == ""
+    calm = evenly("canary", 2, T0, 60, **FINE)
+    burst = [block(T0 + 300, **FINE, firstAttemptFailed=20) if own[0] == T0 + 300 else own for own in calm["blocks"]]
+    at_once = {**calm, "blocks": burst, "retries": {"firstAttemptFailed": 20}}
+    told = judge(at_step(1), report(evenly("stable", 2, T0, 60, ok=300, slow=15), at_once))
+    assert (metric(told, "retries").events, told.harm, told.passed) == ((0, 20), "", True)
+
+
+@pytest.mark.parametrize(("groups", "harm"), [(100, True), (1, False)])
+def test_retries_of_many_users_are_harm_and_those_of_one_are_not(groups: int, harm: bool) -> None:
+    status = at_step(1, {"unit": {"header": "x-user-id"}})
+    stable, canary = arms(2, {"ok": 300, "slow": 15}, RETRIED)
+    others = {**canary, "retries": {"firstAttemptFailed": 0}}
+    one = row("canary", 2, "b2", firstAttemptFailed=canary["retries"]["firstAttemptFailed"])
+    told = judge(status, by_unit(sticky(stable), sticky(others), sticky(one, groups)))
+    assert metric(told, "retries").events == (0, 120)
+    assert (metric(told, "retries").verdict == "Harm") is harm
+
+
+def test_that_a_candidate_is_slow_is_no_harm_while_requests_by_header_load_it_and_errors_are() -> None:
+    spec = {"steps": [{"weight": 10}, {"headers": {"x-canary": "true"}}, {"pause": {}}, {"weight": 25}]}
+    slow = report(*arms(2, {"ok": 300, "slow": 15}, {"ok": 100, "slow": 50}))
+    failing = report(*arms(2, {"ok": 300, "slow": 15}, {"ok": 100, "server5xx": 50}))
+
+    def paused_at(index: int) -> ExperimentStatus:
+        status = at_step(index, spec)
+        only = (EvidenceEpoch(number=2, weight=10),)
+        return status.model_copy(update={"evidence_epochs": only, "epoch": Epoch(number=2, confirmed=True)})
+
+    assert judge(paused_at(1), slow).harm.startswith("latencyP95")
+    for index in (2, 3):
+        told = judge(paused_at(index), slow)
+        assert (told.harm, metric(told, "latencyP95").verdict) == ("", "Undecided")
+        assert metric(told, "latencyP95").message.endswith("; but requests by header come on top of its share")
+        assert judge(paused_at(index), failing).harm.startswith("errorRate")
+
+
 @pytest.mark.parametrize(
     ("replicas", "canary", "verdict"),
     [
@@ -227,7 +381,21 @@ def test_requests_that_were_lost_are_failures_of_the_candidate_at_gates_and_no_h
     assert (told.passed, told.harm) == (False, "")
     assert metric(told).events == (0, 500)
     assert metric(told).verdict == "Undecided"
-    assert metric(told).message.endswith("worse than its margin if all requests that were lost failed")
+    assert metric(told).message.endswith(
+        "worse than its margin if all requests that were lost failed;"
+        " of the candidate's requests 500 were lost, nobody knows how they ended"
+    )
+    assert told.lost == (0, 500)
+
+
+def test_requests_that_were_lost_are_told_beside_harm_for_which_they_do_not_count() -> None:
+    stable, canary = arms(2, {"ok": 300}, {"ok": 98, "server5xx": 2})
+    lost = {**canary, "lost": 7, "assigned": canary["assigned"] + 7}
+    both = judge(at_step(1), report({**stable, "lost": 3, "assigned": stable["assigned"] + 3}, lost))
+    assert both.lost == (3, 7)
+    assert both.harm.endswith(
+        ": worse than its margin; besides, of the candidate's requests 7 were lost, nobody knows how they ended"
+    )
 
 
 def test_requests_that_stable_lost_may_have_failed_as_those_of_the_candidate_did() -> None:
@@ -245,6 +413,8 @@ def test_requests_at_an_edge_that_is_gone_are_lost() -> None:
     counted = take([running], Look([2], 2, NOW, 30))
     told = judging.judge(status, seen(counted, []))
     assert metric(told).events == (0, 300)
+    assert "; of the candidate's requests 300 were lost, nobody knows how they ended" in metric(told).message
+    assert "lost" not in metric(judge(status, running)).message
 
 
 def test_requests_that_run_longer_than_they_may_have_failed_for_gates_and_do_no_harm_yet() -> None:
@@ -252,6 +422,7 @@ def test_requests_that_run_longer_than_they_may_have_failed_for_gates_and_do_no_
     told = judge(at_step(1), report(GOOD[0], hanging))
     assert (told.passed, told.harm, metric(told).verdict) == (False, "", "Undecided")
     assert metric(told).events == (0, 300)
+    assert metric(told).message.endswith("; of the candidate's requests 300 run on although their time is over")
     in_time = {**hanging, "inFlightSince": [[NOW - 40, 300]]}
     assert judge(at_step(1), report(GOOD[0], in_time)).passed
 
@@ -316,7 +487,12 @@ def test_without_any_counts_nothing_follows() -> None:
 
 def test_times_that_are_not_known_yet_are_found_in_the_traffic_of_now() -> None:
     unknown = at_step(1, traffic=Traffic())
-    assert [each.threshold_microseconds for each in judge(unknown, traffic=KNOWN).guardrails] == [None, 500_000, None]
+    assert [each.threshold_microseconds for each in judge(unknown, traffic=KNOWN).guardrails] == [
+        None,
+        500_000,
+        None,
+        None,
+    ]
     assert judge(unknown, traffic=Traffic()).guardrails == unknown.plan.guardrails
     later = Traffic(10, [0, 100], (500_000, 10_000_000))
     assert judge(at_step(1), traffic=later).guardrails == at_step(1).plan.guardrails
@@ -329,9 +505,67 @@ def test_what_a_long_answer_is_is_said() -> None:
     assert "above 10 s, the candidate's above 12.5 s" in metric(judge(slow, report(*GOOD)), "latencyP95").message
 
 
+SEVERAL = {"guardrails": [{"metric": "latencyP50"}, {"metric": "errorRate"}, {"metric": "latencyP95", "margin": "25%"}]}
+QUICK = {"ok": 300, "slow": 150, "slow2": 15}
+
+
+@pytest.mark.parametrize(
+    ("canary", "verdicts"),
+    [
+        ({"ok": 100, "slow": 20, "slow2": 1}, ("Passed", "Passed")),
+        ({"ok": 100, "slow": 20, "slow2": 30}, ("Passed", "Harm")),
+        ({"ok": 100, "slow": 90, "slow2": 1}, ("Harm", "Passed")),
+    ],
+)
+def test_each_latency_is_judged_by_what_was_counted_by_its_own_time(
+    canary: dict[str, int], verdicts: tuple[str, str]
+) -> None:
+    told = judge(at_step(1, SEVERAL), report(*arms(2, QUICK, canary)))
+    assert tuple(metric(told, name).verdict for name in ("latencyP50", "latencyP95")) == verdicts
+    assert metric(told, "latencyP95").events == (15 * 60, canary["slow2"] * 60)
+    harmed = next((name for name in ("latencyP50", "latencyP95") if metric(told, name).verdict == "Harm"), "")
+    assert told.harm.startswith(f"{harmed} (answers above ") if harmed else told.harm == ""
+
+
+def test_each_latency_is_judged_by_the_groups_of_its_own() -> None:
+    """One user of a hundred has all that is slow by the second: worth one event, while the first is spread evenly."""
+    spec = {**SEVERAL, **BY_USER}
+    canary = {"ok": 100, "slow": 90, "slow2": 30}
+    stable, own = arms(2, QUICK, canary)
+    alone = sticky(own)
+    column = GROUP_COLUMNS.index("slow2")
+    of_one = [[*each[:column], own["slow2"] if each[0] == 7 else 0, *each[column + 1 :]] for each in alone["groups"]]
+    told = judge(at_step(1, spec), by_unit(sticky(stable), {**alone, "groups": of_one}))
+    assert (metric(told, "latencyP50").verdict, metric(told, "latencyP95").verdict) == ("Harm", "Undecided")
+    spread = judge(at_step(1, spec), by_unit(sticky(stable), alone))
+    assert metric(spread, "latencyP95").verdict == "Harm"
+
+
+def test_more_latencies_share_the_error_of_harm() -> None:
+    """What is harm just so beside errors alone is not known to be any beside two latencies, for which one may be wrong as well."""
+    rows = arms(2, {"ok": 300, "server5xx": 3}, {"ok": 100, "server5xx": 2}, blocks=47)
+    beside = [*ERRORS, {"metric": "latencyP50"}, {"metric": "latencyP95"}]
+    told = [judge(at_step(1, {"guardrails": own}), report(*rows)) for own in (ERRORS, beside)]
+    assert [metric(each).verdict for each in told] == ["Harm", "Undecided"]
+
+
+def test_a_further_latency_is_not_judged_while_an_edge_counts_by_one_alone() -> None:
+    rows = arms(2, QUICK, {"ok": 100, "slow": 20, "slow2": 1})
+    before = [
+        {name: told for name, told in each.items() if name not in ("slow2", "slow3")} | {"boot": "b9"} for each in rows
+    ]
+    status = at_step(1, SEVERAL)
+    told = judge(status, report(*rows), report(*before, pod="edge-1"))
+    assert (metric(told, "latencyP50").verdict, metric(told, "latencyP95").verdict) == ("Passed", "Undecided")
+    assert metric(told, "latencyP95").message == "latencyP95: edge-1 does not count answers by several latencies yet"
+    assert not told.passed
+    one = judge(at_step(1), report(*arms(2, {"ok": 300, "slow": 15}, FINE), *before))
+    assert metric(one, "latencyP95").verdict == "Passed", "of one latency nothing is missing"
+
+
 few = st.sampled_from([0, 1, 7, 1000, 10**12])
 sides = st.fixed_dictionaries(
-    {}, optional=dict.fromkeys(("ok", "timeout", "throttled", "slow", "lost", "inFlight"), few)
+    {}, optional=dict.fromkeys(("ok", "timeout", "throttled", "slow", "slow2", "lost", "inFlight"), few)
 )
 some = st.lists(
     st.tuples(st.sampled_from(["stable", "canary"]), st.integers(1, 6), sides, st.integers(0, 40)), max_size=5
@@ -347,7 +581,7 @@ def test_whatever_is_counted_can_be_told(
         row(arm, epoch, blocks=[block(T0 + 10 * at, ok=at, timeout=7 * at) for at in range(blocks)], **told)
         for arm, epoch, told, blocks in counted
     ]
-    status = at_step(index, THREE, warm=warm)
+    status = at_step(index, {**THREE, **SEVERAL}, warm=warm)
     told = judge(status, report(*rows), replicas=replicas)
     written = status.model_copy(update={"metrics": told.metrics}).to_json()
     assert ExperimentStatus.parse(written).metrics == told.metrics
@@ -382,7 +616,7 @@ def test_an_epoch_with_one_arm_says_nothing_of_two() -> None:
     alone = [EvidenceEpoch(number=1, weight=0), *status.evidence_epochs, EvidenceEpoch(number=9, weight=100)]
     rows = [*GOOD, evenly("stable", 1, T0, 60, ok=300)]
     told = judge(status.model_copy(update={"evidence_epochs": tuple(alone)}), report(*rows))
-    assert [each.verdict for each in told.metrics] == ["Passed", "Passed", "Undecided"]
+    assert [each.verdict for each in told.metrics] == ["Passed", "Passed", "Undecided", "Undecided"]
 
 
 def test_a_latency_that_nothing_is_known_of_yet_holds_the_gate_and_errors_do_harm() -> None:
@@ -500,7 +734,7 @@ def test_a_candidate_that_fails_for_one_user_alone_is_not_dead() -> None:
     one = {
         **whole,
         "unit": "sticky",
-        "groups": [[0, 0, 0, 0, 60, 0, 0, 0, 0, 0, 0, 0], *([group, 19, *[0] * 10] for group in (1, 2, 3))],
+        "groups": [[0, 0, 0, 0, 60, *[0] * 10], *([group, 19, *[0] * 13] for group in (1, 2, 3))],
     }
     assert judge(at_step(1, BY_USER, warm=False), by_unit(one, *rows)).harm == ""
     assert judge(at_step(1, BY_USER, warm=False), by_unit(sticky(whole), *rows)).harm.startswith(

@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sundog_operator.api import ExperimentStatus, MetricStatus, PlanGuardrail, PlanStep, Rollout, StepStatus
+from sundog_operator.api import (
+    ExperimentStatus,
+    MetricStatus,
+    Paused,
+    PlanGuardrail,
+    PlanInPlace,
+    PlanStep,
+    Rollout,
+    StepStatus,
+)
 from sundog_operator.core.commands import Command
 from sundog_operator.core.rollout import freeze, load, machine
 from sundog_operator.core.rollout.control import UNHEALTHY, WELL, Control
@@ -76,6 +85,26 @@ def test_a_warm_up_ends_with_its_time_or_its_requests() -> None:
     for at, requests in ((60, 0), (1, 200)):
         warm = settle(started, timedelta(seconds=at), judged(requests=requests))
         assert (warm.epoch.number, epochs(warm), machine.canary_weight(warm)) == (2, [(2, 25)], 25)
+
+
+def test_traffic_is_what_was_given_not_what_a_step_is_to_have() -> None:
+    waits = machine.obey(frozen(), Command("a", "promote", 8, full=True), T0)
+    assert not machine.had_traffic(machine.stop(waits, "Aborted", "by command b", T0))
+    served = settle(frozen(), timedelta(0), judged())
+    assert machine.had_traffic(machine.stop(served, "Aborted", "by command b", T0))
+    by_header = settle(
+        frozen(steps=[{"headers": {"x-canary": "1"}}, {"pause": {}}, {"weight": 25}]), timedelta(0), judged()
+    )
+    assert (machine.canary_weight(by_header), machine.had_traffic(by_header)) == (0, True)
+
+
+def test_of_an_attempt_of_before_the_steps_that_were_entered_tell() -> None:
+    def of_before(status: ExperimentStatus) -> ExperimentStatus:
+        return status.model_copy(update={"had_traffic": None})
+
+    assert not machine.had_traffic(of_before(frozen()))
+    served = of_before(settle(frozen(), timedelta(0), judged()))
+    assert machine.had_traffic(machine.stop(served, "Aborted", "by command b", T0))
 
 
 def test_a_warm_up_counts_from_when_all_edges_have_the_weight() -> None:
@@ -218,6 +247,48 @@ def test_while_stable_is_no_measure_nothing_is_collected_and_afterwards_it_goes_
     assert settle(over, timedelta(minutes=75), judged()).paused is not None
 
 
+BAKED = {
+    "steps": [{"weight": 25, "maxDuration": "1h"}],
+    "bake": {"duration": "10m", "holdback": "5%"},
+    "guardrails": [{"metric": "errorRate"}],
+}
+
+
+@pytest.mark.parametrize(
+    ("spec", "weight", "shared", "few"),
+    [(TWO, 50, None, 2), (BAKED, 95, None, 2), (TWO, 50, PlanInPlace(), 1)],
+    ids=["step", "bake", "inPlace"],
+)
+def test_an_outage_while_a_step_waits_for_its_replicas_takes_nothing_of_its_evidence(
+    spec: dict[str, Any], weight: int, shared: PlanInPlace | None, few: int
+) -> None:
+    fresh = freeze.freeze(Rollout.from_json(spec), 7, 8, T0, KNOWN, replicas=4, shared=shared)
+    waits = {"replicas": 4, "available": few}
+    started = settle(fresh, timedelta(0), judged(silent=True), **waits)
+    first = settle(started, timedelta(minutes=1), judged(), **waits)
+    waiting = settle(first, LATER, judged(passed=True), **waits)
+    assert (index(waiting), machine.canary_weight(waiting), epochs(waiting)) == (2, 25, [(2, 25)])
+    hit = settle(waiting, LATER * 2, judged(control=OUTAGE), **waits)
+    over = settle(hit, LATER * 4, judged(), **waits)
+    # Harm is looked for anew at the weight in force, and it is no evidence of the step that waits.
+    assert (epochs(over), over.step and over.step.warm) == ([(2, 25), (3, 25)], False)
+    shifted = settle(over, LATER * 5, judged(), replicas=4, available=4)
+    assert (machine.canary_weight(shifted), epochs(shifted)) == (weight, [(2, 25), (3, 25)])
+    warm = settle(shifted, LATER * 5 + timedelta(minutes=1), judged(), replicas=4, available=4)
+    assert epochs(warm) == [(2, 25), (3, 25), (warm.epoch.number, weight)]
+    assert (warm.phase, warm.step and warm.step.warm) == ("Running", True)
+
+
+@pytest.mark.parametrize("verb", ["promote", "skip"])
+def test_who_leaves_a_step_in_an_outage_shifts_without_an_epoch_for_it(verb: str) -> None:
+    three = {"steps": [*TWO["steps"], {"weight": 75}]}
+    hit = settle(collecting(**three), LATER, judged(control=OUTAGE))
+    left = machine.obey(hit, Command("l", verb, 8), T0 + LATER)
+    shifted = settle(left, LATER * 3, judged())
+    assert (machine.canary_weight(shifted), epochs(shifted), shifted.epoch.number) == (50, [(2, 25)], 3)
+    assert epochs(settle(shifted, LATER * 4, judged())) == [(2, 25), (4, 50)]
+
+
 def test_resumed_in_an_outage_it_is_paused_again_and_counts_anew_where_it_is_none() -> None:
     hit = settle(collecting(), timedelta(minutes=30), judged(control=OUTAGE))
     resumed = machine.obey(hit, Command("r", "resume", 8), T0 + timedelta(minutes=31))
@@ -355,12 +426,118 @@ def test_a_pause_by_hand_takes_nothing_of_a_steps_time() -> None:
     assert settle(resumed, timedelta(hours=30, minutes=30), judged()).paused is not None
 
 
+PAUSE = Command("p", "pause", 8)
+RESUME = Command("r", "resume", 8)
+
+
+def test_a_pause_by_hand_leaves_the_cause_of_another_and_the_step_its_time_anew() -> None:
+    late = settle(collecting(), timedelta(hours=1), judged())
+    paused = machine.obey(late, PAUSE, T0 + timedelta(hours=3))
+    assert paused == late.model_copy(update={"last_command": "p"})
+    resumed = machine.obey(paused, RESUME, T0 + timedelta(hours=4))
+    assert settle(resumed, timedelta(hours=4, minutes=59), judged()).paused is None
+    assert settle(resumed, timedelta(hours=5), judged()).paused is not None
+
+
+def test_a_pause_by_hand_leaves_a_revision_that_was_late_its_time_anew() -> None:
+    late = settle(frozen(), timedelta(minutes=15), None, available=0, late="not ready within 15m")
+    paused = machine.obey(late, PAUSE, T0 + timedelta(minutes=16))
+    resumed = machine.obey(paused, RESUME, T0 + timedelta(minutes=17))
+    assert (resumed.paused, resumed.resumed_at) == (None, T0 + timedelta(minutes=17))
+
+
+def test_a_pause_by_hand_does_not_end_with_an_outage_and_takes_none_of_the_steps_time() -> None:
+    hit = settle(collecting(), timedelta(minutes=30), judged(control=OUTAGE))
+    paused = machine.obey(hit, PAUSE, T0 + timedelta(minutes=40))
+    calm = settle(paused, timedelta(hours=2), judged())
+    assert calm.paused == Paused(reason="Manual", since=T0 + timedelta(minutes=30))
+    resumed = machine.obey(calm, RESUME, T0 + timedelta(hours=3))
+    assert settle(resumed, timedelta(hours=3, minutes=29), judged()).paused is None
+    assert settle(resumed, timedelta(hours=3, minutes=30), judged()).paused is not None
+
+
+def test_a_pause_by_hand_keeps_no_traffic_on_a_split_that_stays_wrong() -> None:
+    broken = judged(broken="600 of 1000")
+    paused = machine.obey(settle(collecting(), LATER, broken), PAUSE, T0 + LATER)
+    assert settle(paused, LATER * 2, broken).phase == "Stopped"
+
+
 def test_a_step_that_takes_too_long_can_end_the_rollout_or_go_on() -> None:
     back = settle(collecting(onInconclusive="rollback"), timedelta(hours=1), judged())
     assert (back.phase, machine.canary_weight(back)) == ("Stopped", 0)
     assert (back.verdict.decision, back.verdict.reason) == ("Undecided", "Inconclusive: about 60 events decide")
     on = settle(collecting(onInconclusive="promote"), timedelta(hours=1), judged())
     assert index(on) == 2
+
+
+FOUND = OPEN.model_copy(update={"verdict": "Passed", "message": "errorRate is 1 times stable's: no worse"})
+
+
+def without(status: ExperimentStatus) -> list[tuple[int, int, str]]:
+    return [(each.step, each.weight, each.by) for each in status.without_evidence or ()]
+
+
+def test_what_passes_without_evidence_is_told_with_the_promotion_and_by_what() -> None:
+    first = settle(collecting(onInconclusive="promote"), timedelta(hours=1), judged())
+    assert without(first) == [(1, 25, "onInconclusive: promote")]
+    assert machine.moved_by(first) == "onInconclusive: promote, although about 60 events decide"
+    warm = settle(first, timedelta(hours=1, minutes=1), judged())
+    late = settle(warm, timedelta(hours=3), judged())
+    assert (late.phase, late.verdict.decision) == ("Concluded", "Undecided")
+    told = "after step 3 at 100 %; without evidence: step 1 at 25 %, step 2 at 50 % by onInconclusive: promote"
+    assert late.verdict.reason == f"Promoted: {told}"
+    assert machine.promoted_by(late) == f"{told}; onInconclusive: promote, although about 60 events decide"
+    decided = settle(warm, timedelta(hours=1, minutes=30), judged(passed=True, metrics=(FOUND,)))
+    assert decided.verdict.decision == "Promoted"
+    assert decided.verdict.reason.endswith("100 %; without evidence: step 1 at 25 % by onInconclusive: promote")
+
+
+def test_what_evidence_has_passed_is_told_as_nothing_else_and_by_which_metrics() -> None:
+    other = FOUND.model_copy(update={"name": "latencyP99", "message": "latencyP99 is 1 times stable's"})
+    found = judged(passed=True, metrics=(FOUND, other))
+    passed = settle(collecting(), LATER, found)
+    assert machine.moved_by(passed) == "errorRate is 1 times stable's: no worse; likewise latencyP99"
+    over = settle(settle(passed, timedelta(minutes=7), found), timedelta(minutes=20), found)
+    assert (over.verdict.reason, without(over)) == ("Promoted: after step 3 at 100 %", [])
+    assert machine.promoted_by(over) == f"after step 3 at 100 %; {machine.moved_by(passed)}"
+
+
+def test_an_arm_without_requests_passes_by_a_policy_that_is_told() -> None:
+    on = settle(collecting(onNoData="promote"), timedelta(minutes=6), judged(silent=True))
+    assert without(on) == [(1, 25, "onNoData: promote")]
+    assert machine.moved_by(on) == "onNoData: promote, although an arm has no requests"
+
+
+def test_a_step_that_a_command_passes_is_told_and_a_manual_gate_is_opened_by_nothing_else() -> None:
+    given = machine.obey(collecting(), Command("a", "promote", 8), T0)
+    assert (without(given), machine.moved_by(given)) == ([(1, 25, "command promote")], "by command promote")
+    full = machine.obey(collecting(), Command("a", "promote", 8, full=True), T0)
+    assert without(full) == [(1, 25, "command promote --full"), (2, 50, "command promote --full")]
+    skipped = machine.obey(collecting(), Command("a", "skip", 8), T0)
+    assert (without(skipped), machine.moved_by(skipped)) == ([(1, 25, "command skip")], "by command skip")
+    by_hand = [{"weight": 25, "gate": "manual"}, {"weight": 50}]
+    assert without(machine.obey(collecting(steps=by_hand), Command("a", "promote", 8), T0)) == []
+    timed = [{"weight": 25, "gate": "time"}]
+    assert without(machine.obey(collecting(steps=timed), Command("a", "promote", 8), T0)) == []
+
+
+def test_a_last_gate_that_asks_for_no_evidence_is_told_with_the_promotion() -> None:
+    steps = [{"weight": 25}, {"weight": 50, "gate": "time", "minDuration": "10m"}]
+    found = judged(passed=True, metrics=(FOUND,))
+    status = settle(settle(collecting(steps=steps), LATER, found), LATER * 2, found)
+    over = settle(status, LATER * 5, found)
+    told = "after step 3 at 100 %; without evidence: step 2 at 50 % (for 10m) by its gate"
+    assert over.verdict.reason == f"Promoted: {told}"
+    assert machine.promoted_by(over) == f"{told}; 10m are over"
+    hurried = machine.obey(status, Command("a", "promote", 8), T0)
+    assert settle(hurried, LATER * 2, found).verdict.reason.endswith(": step 2 at 50 % by command promote")
+
+
+def test_a_status_of_before_steps_that_passed_were_told_is_read_as_it_is() -> None:
+    stored = collecting().to_json()
+    assert "withoutEvidence" not in stored
+    assert "openedBy" not in stored["step"]
+    assert ExperimentStatus.parse(stored) == collecting()
 
 
 @pytest.mark.parametrize("policy", ["hold", "pause", "promote"])
@@ -433,6 +610,35 @@ def test_before_a_gate_of_evidence_no_replica_of_the_candidate_has_more_load_tha
     replicas: int, weight: int, gate: Any, needed: int
 ) -> None:
     assert load.step_replicas(PlanStep(weight=weight, gate=gate), replicas) == needed
+
+
+@pytest.mark.parametrize(
+    ("scale", "replicas", "needed"),
+    [
+        ({"replicas": 3}, 4, 3),
+        ({"replicas": 9}, 4, 4),
+        ({"replicas_percent": 60}, 4, 3),
+        ({"replicas": 1}, 4, 2),
+        ({}, 4, 2),
+    ],
+)
+def test_a_scale_is_a_least_and_never_more_than_the_service_needs(
+    scale: dict[str, int], replicas: int, needed: int
+) -> None:
+    for gate in ("manual", "scale", "none"):
+        assert load.step_replicas(PlanStep(weight=50, gate=gate, **scale), replicas) == needed  # type: ignore[arg-type]
+    assert load.step_replicas(PlanStep(weight=25, gate="evidence", replicas=3), 4) == 3
+
+
+def test_a_scale_holds_from_its_step_on_until_another() -> None:
+    given = [{"weight": 10}, {"scale": {"replicas": 3}}, {"pause": {}}, {"weight": 50}, {"scale": {"percent": 75}}]
+    plan = freeze.plan_steps(Rollout.from_json({"steps": given}))
+    assert [(each.weight, each.gate) for each in plan] == [
+        *((10, "evidence"), (10, "scale"), (10, "manual"), (50, "evidence"), (50, "scale"), (100, "none")),
+    ]
+    assert [(each.replicas, each.replicas_percent) for each in plan] == [
+        *((None, None), (3, None), (3, None), (3, None), (None, 75), (None, None)),
+    ]
 
 
 minutes = st.sampled_from([0, 1, 2, 6, 70])
@@ -511,3 +717,81 @@ def test_a_status_that_somebody_damaged_is_ticked_all_the_same() -> None:
         damaged = status.model_copy(update={"step": step})
         settle(damaged, timedelta(hours=2), judged(passed=True))
         settle(machine.obey(damaged, Command("p", "promote", 8), T0), timedelta(hours=2), judged(passed=True))
+
+
+SKIP = Command("s1", "skip", 8)
+
+
+def test_a_step_that_is_left_out_opens_no_gate_of_the_next_and_harm_is_found_on() -> None:
+    skipped = machine.obey(collecting(), SKIP, T0)
+    assert (index(skipped), skipped.last_command, skipped.step and skipped.step.gate) == (2, "s1", "evidence")
+    there = settle(skipped, timedelta(minutes=2), judged())
+    assert (index(there), machine.canary_weight(there), there.phase) == (2, 50, "Running")
+    assert there.verdict.decision == "Undecided"
+    harmed = settle(there, timedelta(minutes=3), judged(harm="errorRate is 3 times stable's"))
+    assert (harmed.phase, machine.canary_weight(harmed)) == ("Stopped", 0)
+
+
+def test_no_step_is_left_out_that_all_traffic_follows_on() -> None:
+    last = settle(machine.obey(collecting(), SKIP, T0), timedelta(minutes=2), judged())
+    assert not machine.may_skip(last)
+    again = machine.obey(last, Command("s2", "skip", 8), T0)
+    assert again == last.model_copy(update={"last_command": "s2"})
+    assert not machine.may_skip(frozen()), "there is no step yet"
+    errors: dict[str, Any] = {"guardrails": [{"metric": "errorRate"}]}
+    by_hand = collecting(steps=[{"weight": 25}, {"weight": 100, "gate": "manual"}], **errors)
+    assert not machine.may_skip(by_hand)
+    assert machine.may_skip(collecting(steps=[{"weight": 25}, {"pause": {}}], **errors))
+    baked = {"steps": [{"weight": 25}], "bake": {}, **errors}
+    assert not machine.may_skip(collecting(**baked)), "in a bake stable keeps next to nothing"
+
+
+ERRORS: dict[str, Any] = {"guardrails": [{"metric": "errorRate"}]}
+LAST_ALL = "step 1 of 3 is the last that evidence or a person decides, and all traffic would follow by itself: promote passes it"
+LAST_BAKE = (
+    "step 1 of 4 is the last that evidence or a person decides, and the bake would follow by itself: promote passes it"
+)
+
+
+@pytest.mark.parametrize(
+    "following",
+    [
+        {"pause": {"duration": "1m"}},
+        {"scale": {"percent": 100}},
+        {"headers": {"x-canary": "1"}},
+        {"webhook": {"url": "http://ci/confirm"}},
+        {"shadow": {}},
+        {"weight": 75, "gate": "time"},
+    ],
+    ids=lambda step: next(iter(step)),
+)
+@pytest.mark.parametrize("gate", ["evidence", "manual"])
+def test_the_last_step_that_decides_is_not_left_out_for_one_that_ends_by_itself(gate: str, following: Any) -> None:
+    status = collecting(steps=[{"weight": 50, "gate": gate}, following], **ERRORS)
+    assert machine.why_not_skipped(status) == LAST_ALL
+    assert index(machine.obey(status, SKIP, T0)) == 1
+    baked = collecting(steps=[{"weight": 50, "gate": gate}, following], bake={}, **ERRORS)
+    assert machine.why_not_skipped(baked) == LAST_BAKE
+    decided = [{"weight": 50, "gate": gate}, following, {"weight": 90, "gate": "manual"}]
+    assert machine.may_skip(collecting(steps=decided, **ERRORS))
+
+
+def test_what_ends_by_itself_may_be_left_out_and_a_gate_at_all_traffic_decides_nothing_before() -> None:
+    timed = {"weight": 25, "gate": "time", "minDuration": "1h"}
+    assert machine.may_skip(collecting(steps=[timed, {"scale": {"percent": 50}}], **ERRORS))
+    assert machine.why_not_skipped(collecting(steps=[timed], bake={}, **ERRORS)) == (
+        "what follows on step 1 of 3 is the bake at 99 %: promote leads there"
+    )
+    last = [{"weight": 50}, {"scale": {"percent": 100}}, {"weight": 100, "gate": "manual"}]
+    assert machine.why_not_skipped(collecting(steps=last, **ERRORS)) == LAST_ALL
+
+
+@pytest.mark.parametrize(
+    ("reason", "stays"),
+    [("Inconclusive", False), ("NoData", False), ("Manual", True), ("SampleRatio", True), (UNHEALTHY, True)],
+)
+def test_a_pause_ends_with_the_step_that_it_is_for(reason: Any, stays: bool) -> None:
+    paused = collecting().model_copy(update={"paused": Paused(reason=reason, since=T0)})
+    skipped = machine.obey(paused, SKIP, T0)
+    assert index(skipped) == 2
+    assert (skipped.paused is not None) is stays

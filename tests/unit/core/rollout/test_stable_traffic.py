@@ -50,6 +50,12 @@ def test_the_share_that_failed_is_that_of_stable() -> None:
     assert stable_traffic.of_attempts("digits", [ALONE], [report(rows[1])], NOW).error_rate is None
 
 
+def test_what_came_before_the_service_was_made_was_another_of_its_name() -> None:
+    told = [report(row(ended={1000: 5000, 200: 100, 100: 300}))]
+    found = stable_traffic.of_attempts("digits", [ALONE], told, NOW, made_s=NOW - 205)
+    assert found.requests_per_second == pytest.approx(2)
+
+
 def latencies(*reports: EdgeReport) -> tuple[list[int], tuple[int, ...]]:
     long = report(row("2f41", ended={3000: 1}), edges=None)
     found = stable_traffic.of_attempts("digits", [ALONE, ROLLOUT], [*reports, long], NOW)
@@ -59,6 +65,16 @@ def latencies(*reports: EdgeReport) -> tuple[list[int], tuple[int, ...]]:
 def test_answers_of_stable_are_added_up_over_edges_whatever_the_attempt() -> None:
     told = [report(row(ok=[1, 2]), row(ROLLOUT, ok=[0, 0, 3])), report(row(ok=[10]), row(ROLLOUT, "canary", ok=[99]))]
     assert latencies(*told) == ([11, 2, 3], (100, 200))
+
+
+def test_probes_are_no_traffic_of_stables() -> None:
+    def told(*more: dict[str, Any]) -> Any:
+        own = row(ended={3000: 1, 100: 300}, ok=[10, 2])
+        return stable_traffic.of_attempts("digits", [ALONE], [report(own, *more)], NOW)
+
+    probes = {**row(ended={3500: 9, 100: 9000}, ok=[9000]), "origin": "probe"}
+    assert told(probes) == told()
+    assert told({**probes, "origin": "assigned"}) != told()
 
 
 def test_buckets_of_another_kind_are_left_out() -> None:

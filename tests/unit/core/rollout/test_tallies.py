@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_counts import ATTEMPT, COLUMNS, ENDS, block, evenly, report, row, rows_in, silent
+from edge_counts import ATTEMPT, BEFORE_SEVERAL_LATENCIES, COLUMNS, ENDS, block, evenly, report, row, rows_in, silent
 from sundog_operator.core.observed import EdgeReport
-from sundog_operator.core.rollout import tallies
+from sundog_operator.core.rollout import grouped, tallies
+from sundog_operator.core.rollout.reported import EVENTS
 from sundog_operator.core.rollout.tallies import Look, Tallies, Tally
 
 T0 = 1_764_034_200
@@ -34,7 +35,7 @@ def look_at(before: Tallies, reports: Sequence[EdgeReport], look: Look) -> Talli
 
 NOTHING = Tallies(ATTEMPT)
 
-few = st.dictionaries(st.sampled_from((*ENDS, "slow")), st.integers(1, 50), max_size=2)
+few = st.dictionaries(st.sampled_from((*ENDS, "slow", "slow2", "slow3")), st.integers(1, 50), max_size=2)
 rows = st.builds(
     lambda place, told, lost, at: row(*place, **told, lost=lost, inFlight=at % 3, blocks=[block(T0 + 10 * at, **told)]),
     st.sampled_from([("stable", 1, "b1"), ("stable", 2, "b1"), ("canary", 2, "b1"), ("canary", 2, "b2")]),
@@ -70,12 +71,18 @@ def test_what_several_edges_count_is_what_one_would_have(told: list[EdgeReport])
 
 def test_events_are_told_apart() -> None:
     told = row(ok=90, client4xx=1, throttled=2, abortBefore=3, abortDuring=4, server5xx=5, edge5xx=6, timeout=7, slow=8)
-    counted = take(NOTHING, report({**told, "ends": {**told["ends"], "truncated": 9, "invalid": 10}}))
-    assert counted.of(2, "canary") == Tally(assigned=118, errors=37, slow=8, rejections=10)
+    counted = take(
+        NOTHING,
+        report(
+            {**told, "ends": {**told["ends"], "truncated": 9, "invalid": 10}, "retries": {"firstAttemptFailed": 11}}
+        ),
+    )
+    assert counted.of(2, "canary") == Tally(assigned=118, errors=37, slow=8, rejections=10, retried=11)
 
 
 def test_only_requests_that_were_assigned_count() -> None:
-    foreign = [{**row(ok=5), "attempt": "another"}, {**row(ok=5), "origin": "override"}]
+    origins = [{**row(ok=5), "origin": origin} for origin in ("override", "probe")]
+    foreign = [{**row(ok=5), "attempt": "another"}, *origins]
     assert take(NOTHING, report(*foreign)) == NOTHING
 
 
@@ -137,12 +144,19 @@ def two_minutes(**counts: int) -> Any:
 
 def test_blocks_are_added_over_edges_before_they_are_squared() -> None:
     canary = [{**row("canary"), "blocks": [BEGIN, block(T0, server5xx=count)]} for count in (2, 3)]
-    stable = {**row("stable"), "blocks": [BEGIN, block(T0, timeout=1, slow=6, throttled=7)]}
+    stable = {**row("stable"), "blocks": [BEGIN, block(T0, timeout=1, slow=6, throttled=7, slow3=8)]}
     told = take(NOTHING, report(canary[0], stable), report(canary[1], pod="edge-1"), now=T0 + 15)
     shortest, *longer = told.folded[2].lengths
     # x = 5 and s = 6 errors; stable alone has slow ones and rejections.
-    assert shortest.sums == ((5, 6, 25, 30, 36), (0, 6, 0, 0, 36), (0, 7, 0, 0, 49))
-    assert [each.open for each in longer] == [((5, 6), (0, 6), (0, 7))] * 2
+    assert shortest.sums == (
+        (5, 6, 25, 30, 36),
+        (0, 6, 0, 0, 36),
+        (0, 7, 0, 0, 49),
+        tallies.NOTHING,
+        tallies.NOTHING,
+        (0, 8, 0, 0, 64),
+    )
+    assert [each.open for each in longer] == [((5, 6), (0, 6), (0, 7), (0, 0), (0, 0), (0, 8))] * 2
     assert closed(told) == [1, 0, 0]
 
 
@@ -210,17 +224,17 @@ def test_an_epoch_that_is_over_has_no_blocks_from_its_last_on() -> None:
 def test_nothing_is_known_of_the_blocks_of_an_hour_without_a_look() -> None:
     before = take(NOTHING, report({**row(), "blocks": [BEGIN, block(T0, server5xx=7)]}), now=T0 + 15)
     late = take(before, report(), now=T0 + 36_000)
-    assert [each.open for each in before.folded[2].lengths][2] != ((0, 0),) * 3
+    assert [each.open for each in before.folded[2].lengths][2] != ((0, 0),) * 6
     assert [each.sums[0][0] for each in late.folded[2].lengths] == [7, 0, 0]
     assert closed(late)[0] < 360
 
 
 def test_columns_are_found_by_their_names() -> None:
     turned = tuple(reversed(COLUMNS))
-    blocks = [BEGIN, block(T0, ok=1, server5xx=2, slow=3, firstAttemptFailed=9)]
+    blocks = [BEGIN, block(T0, ok=1, server5xx=2, slow=3, firstAttemptFailed=9, slow2=8, slow3=7)]
     own = {**row(), "blocks": [list(reversed(each)) for each in blocks]}
     counted = take(NOTHING, report(own, columns=turned), now=T0 + 15)
-    assert [sums[0] for sums in counted.folded[2].lengths[0].sums] == [2, 3, 0]
+    assert [sums[0] for sums in counted.folded[2].lengths[0].sums] == [2, 3, 0, 9, 8, 7]
 
 
 def test_requests_are_overdue_when_the_last_of_their_block_is() -> None:
@@ -319,10 +333,68 @@ def test_the_text_is_small_and_empty_while_nothing_is_counted() -> None:
     assert len(known.pack()) < len(json.dumps(known.as_json())) / 4
 
 
+def test_what_is_kept_of_very_many_groups_can_be_read_again() -> None:
+    own = ((10_000,) * (grouped.GROUPS + 1), *grouped.NOTHING[1:])
+    places = [(epoch, f"arm-{number}") for epoch in range(40) for number in range(10)]
+    counted = {"edge-0/b1": {places[0]: Tally(assigned=7)}}
+    groups = {f"edge-{number}/b1": dict.fromkeys(places, own) for number in range(grouped.MOST_SOURCES)}
+    known = Tallies.unpack(Tallies(ATTEMPT, counted, groups=groups).pack(), ATTEMPT)
+    assert known.sources == counted
+    epochs = {epoch for rows in known.groups.values() for epoch, _ in rows}
+    assert 20 < len(epochs) < 40
+    assert epochs == {*range(40 - len(epochs), 40)}
+
+
+def test_what_was_stored_before_retries_were_counted_is_read() -> None:
+    counted = take(NOTHING, report(two_minutes(ok=7, server5xx=1)), now=T0 + 135)
+    stored = json.loads(json.dumps(counted.as_json()))
+    place = stored["columns"].index("retried")
+    for rows in (stored["columns"], *(own for source in stored["sources"].values() for own in source.values())):
+        del rows[place]
+    for epoch in stored["epochs"].values():
+        epoch["lengths"] = [[closed, sums[:3], open_[:3]] for closed, sums, open_ in epoch["lengths"]]
+    del stored["events"]
+    assert Tallies.from_json(stored, ATTEMPT) == counted
+
+
+BEFORE_SEVERAL = ["assigned", "errors", "slow", "rejections", "retried", "lost", "running"]
+"""Columns as operators read them that know of one latency."""
+
+
+def test_what_one_latency_counts_is_stored_as_it_was_before_there_could_be_several() -> None:
+    counted = take(NOTHING, report(two_minutes(ok=7, slow=2)), now=T0 + 135)
+    stored = json.loads(json.dumps(counted.as_json()))
+    assert (stored["columns"], stored["events"]) == (BEFORE_SEVERAL, 4)
+    assert {len(own) for source in stored["sources"].values() for own in source.values()} == {7}
+    assert {len(sums) for epoch in stored["epochs"].values() for _, sums, _ in epoch["lengths"]} == {4}
+    assert Tallies.from_json(stored, ATTEMPT) == counted
+
+
+def test_what_is_slow_by_another_latency_is_stored_so_that_no_operator_takes_it_for_anything_else() -> None:
+    counted = take(NOTHING, report(two_minutes(ok=7, slow=2, slow2=1)), now=T0 + 135)
+    stored = json.loads(json.dumps(counted.as_json()))
+    assert (stored["columns"], stored["events"]) == ([*BEFORE_SEVERAL, "slow2"], 5)
+    assert Tallies.from_json(stored, ATTEMPT) == counted
+    assert counted.of(2, "canary").slow2 > 0
+    # One that knows of four kinds of events refuses five, and begins anew with what edges tell.
+    assert Tallies.from_json({**stored, "events": len(EVENTS) + 1}, ATTEMPT) == NOTHING
+
+
+def test_an_edge_that_counts_by_one_latency_is_told_where_several_are_compared() -> None:
+    own = row(ok=7)
+    before = {name: told for name, told in own.items() if name not in ("slow2", "slow3")}
+    told = [report(own), report(before, pod="edge-1")]
+    assert [tallies.counting_fewer(ATTEMPT, told, count) for count in (0, 1, 2, 3)] == [[], [], ["edge-1"], ["edge-1"]]
+    happened = {"start": T0, "ok": 1, "server5xx": 2, "slow": 3, "firstAttemptFailed": 9}
+    blocks = [BEGIN, [happened.get(name, 0) for name in BEFORE_SEVERAL_LATENCIES]]
+    counted = take(NOTHING, report({**before, "blocks": blocks}, columns=BEFORE_SEVERAL_LATENCIES), now=T0 + 15)
+    assert [sums[0] for sums in counted.folded[2].lengths[0].sums] == [2, 3, 0, 9, 0, 0]
+
+
 def test_stored_columns_are_found_by_their_names() -> None:
     columns = ["new", *reversed(Tally._fields)]
-    stored = {**STORED, "columns": columns, "sources": {"edge-0/b1": {"2/canary": [99, 6, 5, 4, 3, 2, 1]}}}
-    assert Tallies.from_json(stored, ATTEMPT).sources["edge-0/b1"] == {(2, "canary"): Tally(1, 2, 3, 4, 5, 6)}
+    stored = {**STORED, "columns": columns, "sources": {"edge-0/b1": {"2/canary": [99, 9, 8, 7, 6, 5, 4, 3, 2, 1]}}}
+    assert Tallies.from_json(stored, ATTEMPT).sources["edge-0/b1"] == {(2, "canary"): Tally(1, 2, 3, 4, 5, 6, 7, 8, 9)}
 
 
 REPORTED = {**row(ok=1, blocks=[block(T0, ok=1), block(T0 + 10, ok=1)]), "inFlightSince": [[T0, 2]]}

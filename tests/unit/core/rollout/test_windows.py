@@ -6,6 +6,7 @@ from datetime import UTC, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
+from cronsim import CronSimError
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -48,6 +49,14 @@ def daily(change: datetime, hour: int, minute: int) -> list[datetime]:
 
 def hourly(change: datetime, minute: int) -> list[datetime]:
     return [at for at in minutes_around(change) if told(at).minute == minute]
+
+
+@pytest.mark.parametrize("cron", ["0 0 */31 * 5L", "0 0 */31 2 1L"])
+def test_a_line_that_no_day_fulfils_is_told_and_ends_no_pass_by_surprise(cron: str) -> None:
+    (problem,) = windows.problems([window(cron)], "spec.rollout.windows")
+    assert str(problem) == f'spec.rollout.windows[0].cron: "{cron}" names no day that ever comes'
+    with pytest.raises(CronSimError, match="no day"):
+        windows.next_opening([window(cron)], FORWARD)
 
 
 changes = st.sampled_from([FORWARD, BACK])

@@ -134,6 +134,9 @@ async def test_what_was_deleted_by_command_stays_away_until_the_file_changes(wor
     ("bad", "told"),
     [
         ("a: [1", "a.yaml: line 1: "),
+        (text() + "# made\nmade: 2024-13-45", "a.yaml: line 7: a value stands for a YAML timestamp and is none"),
+        (text() + "spec: {}", "a.yaml: line 6: key 'spec' is there twice, first in line 5"),
+        ("a: &a [" + "x, " * 9_000 + "]\nb: [" + "*a, " * 60 + "]", "a.yaml: line 2: aliases write out to more than"),
         (text(uri="v2").replace("model:", "modle:"), "a.yaml: ModelDeployment default/a: spec.modle: unknown field"),
         (
             text(uri="v2").replace("spec: {", "spec: {replicas: -1, "),
@@ -195,6 +198,94 @@ async def test_a_file_that_is_empty_for_a_moment_deletes_nothing(world: World) -
     await world.files.sync()
     assert await world.uris() == {"a": "v2"}
     assert not any("deleted" in notice for notice in world.view.notices)
+    assert world.view.problems == []
+
+
+@pytest.mark.parametrize("empty", ["", "\n", "---\n", "---\n---\n", "# a comment\n", "null", "kind: List\nitems: []"])
+async def test_a_file_that_describes_nothing_keeps_what_it_described_and_is_told_once(world: World, empty: str) -> None:
+    world.write("a.yaml", f"{text('a')}---\n{text('b')}")
+    await world.files.sync()
+    world.write("a.yaml", empty)
+    for _ in range(3):
+        await world.files.sync()
+    told = (
+        f"{world.folder}/a.yaml: describes nothing; kept until the file is removed:"
+        " ModelDeployment default/a, ModelDeployment default/b"
+    )
+    assert world.view.problems == [told]
+    assert await world.uris() == {"a": "v1", "b": "v1"}
+    await world.start().files.begin()
+    assert world.view.problems == [told, told], "a later start keeps and tells it too"
+    assert await world.uris() == {"a": "v1", "b": "v1"}
+    (world.folder / "a.yaml").unlink()
+    await world.files.sync()
+    assert await world.uris() == {}
+
+
+async def test_an_emptied_file_is_told_anew_after_it_described_something(world: World) -> None:
+    for round_ in (1, 2):
+        world.write("a.yaml", text("a"))
+        await world.files.sync()
+        world.write("a.yaml", "# " + text("a").replace("\n", "\n# "))
+        await world.files.sync()
+        assert len(world.view.problems) == round_
+
+
+async def test_what_was_emptied_here_may_be_described_elsewhere(world: World) -> None:
+    world.write("a.yaml", text("a"))
+    await world.files.sync()
+    world.write("a.yaml", "")
+    world.write("b.yaml", text("a", "v2"))
+    await world.files.sync()
+    assert await world.uris() == {"a": "v2"}
+    assert world.view.problems == []
+    (world.folder / "b.yaml").unlink()
+    await world.files.sync()
+    assert await world.uris() == {}
+
+
+async def test_a_file_that_was_moved_and_then_emptied_keeps_what_it_described(world: World) -> None:
+    world.write("a.yaml", text("a"))
+    await world.files.sync()
+    (world.folder / "a.yaml").rename(world.folder / "b.yaml")
+    await world.files.sync()
+    world.write("a.yaml", "")
+    world.write("b.yaml", "")
+    await world.files.sync()
+    assert await world.uris() == {"a": "v1"}
+    (told,) = world.view.problems
+    assert told.startswith(f"{world.folder}/b.yaml: describes nothing; kept until the file is removed")
+    (world.folder / "b.yaml").unlink()
+    await world.files.sync()
+    assert await world.uris() == {}
+
+
+async def test_nothing_is_told_of_files_that_never_described_anything_or_whose_object_was_deleted(world: World) -> None:
+    world.write("notes.yaml", "# nothing here\n")
+    world.write("a.yaml", text("a"))
+    await world.files.sync()
+    await world.kube.delete(Ref(MODEL_DEPLOYMENT, "default", "a"))
+    world.write("a.yaml", "")
+    await world.files.sync()
+    assert world.view.problems == []
+
+
+async def test_a_file_that_describes_another_object_takes_the_one_before_with_it(world: World) -> None:
+    world.write("a.yaml", text("a"))
+    await world.files.sync()
+    world.write("a.yaml", text("b"))
+    await world.files.sync()
+    assert await world.uris() == {"b": "v1"}
+
+
+async def test_a_single_file_that_was_emptied_keeps_what_it_described(world: World) -> None:
+    world.write("a.yaml", text("a"))
+    world.root = world.folder / "a.yaml"
+    await world.start().files.sync()
+    world.write("a.yaml", "")
+    await world.files.sync()
+    assert await world.uris() == {"a": "v1"}
+    assert len(world.view.problems) == 1
 
 
 async def test_a_folder_that_is_gone_deletes_nothing(world: World) -> None:

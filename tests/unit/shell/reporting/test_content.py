@@ -1,15 +1,29 @@
 """What a report tells of rollouts under way, ended, and without traffic."""
 
 import io
+import re
 from datetime import datetime
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from sundog_operator.api import EvidenceEpoch, ExperimentStatus, Paused, PlanUnit, Verdict
+from sundog_operator.api import (
+    EvidenceEpoch,
+    ExperimentStatus,
+    MetricStatus,
+    Paused,
+    PlanUnit,
+    Rollout,
+    StepStatus,
+    Verdict,
+)
+from sundog_operator.core.rollout import freeze
+from sundog_operator.shell.describing import ONE_SIDE
 from sundog_operator.shell.reporting import terminal
 from sundog_operator.shell.reporting.content import Report, report_of
+from sundog_operator.shell.reporting.page import page
+from told_experiments import means, moving, of_before, one_name, ten_arms, two_arms
 from told_rollouts import (
     BEGUN,
     ERRORS,
@@ -27,6 +41,9 @@ from told_rollouts import (
 NOW = BEGUN + 12 * MINUTE
 
 
+PASSED = Verdict(decision="Passed", reason="agreement by exact: 99.9 % of 901")
+
+
 def told(status: ExperimentStatus, now: datetime = NOW) -> Report:
     return report_of(stored(status), now)
 
@@ -34,7 +51,8 @@ def told(status: ExperimentStatus, now: datetime = NOW) -> Report:
 def lines(status: ExperimentStatus, width: int = 10_000) -> list[str]:
     """What a terminal shows, with one space for many."""
     out = io.StringIO()
-    Console(file=out, width=width).print(terminal.shown(told(status)))
+    now = max([NOW, *(point.at for point in status.history)])
+    Console(file=out, width=width).print(terminal.shown(told(status, now)))
     return [" ".join(line.split()) for line in out.getvalue().splitlines()]
 
 
@@ -58,6 +76,23 @@ def test_one_that_goes_on_says_what_it_waits_for_and_what_is_known() -> None:
     assert (errors.name, errors.judged, errors.margin) == ("errorRate", True, 1.25)
     assert [bound.at_s for bound in errors.bounds] == [60.0 * n for n in range(1, 12)]
     assert (errors.bounds[0].lower, errors.bounds[0].upper) == (0.35, None)
+
+
+def test_why_an_interval_beside_a_verdict_contains_1_is_said() -> None:
+    mistakes = MetricStatus(name="mistakes", role="secondary", arm="canary", verdict="Better", interval=(0.1, 1.02))
+    status = running()
+    beside = status.model_copy(update={"metrics": (*status.metrics, mistakes)})
+    assert ONE_SIDE in told(beside).why
+    assert ONE_SIDE in lines(beside)
+    assert ONE_SIDE not in lines(status)
+    assert ONE_SIDE in page(told(beside), "0.1.0", NOW)
+
+
+def test_a_bake_is_told_with_the_steps() -> None:
+    rollout = Rollout.from_json({"steps": [{"weight": 25}], "bake": {"holdback": "2%"}})
+    report = told(running(plan=freeze.freeze(rollout, 7, 8, BEGUN).plan))
+    assert fact(report, "steps") == "25 % → 50 % → 98 % → 100 %"
+    assert fact(report, "bake") == "2 % stays with stable for 30m"
 
 
 def test_data_quality_has_the_split_and_what_nobody_knows_of() -> None:
@@ -112,7 +147,7 @@ def test_no_sentence_is_told_twice_and_none_of_what_waits_for_nothing() -> None:
 
 def test_without_traffic_nothing_is_made_up() -> None:
     report = told(without_traffic())
-    assert [metric.bounds for metric in report.metrics] == [(), (), ()]
+    assert {metric.bounds for metric in report.metrics} == {()}
     assert [arm.error_rate for arm in report.arms] == [None, None]
     assert fact(report, "counts") == "none are kept"
     shown = lines(without_traffic())
@@ -130,6 +165,7 @@ def test_one_of_before_has_no_looks_but_what_is_known_now() -> None:
     report = told(running(history=()))
     assert not report.remembered
     assert [(look.at_s, look.weight, look.requests) for look in report.looks] == [(660.0, 25, (49_500, 16_500))]
+    assert report.looks[0].weights == (75, 25)
     assert [bound.ratio for bound in report.metrics[0].bounds] == [1.05]
     assert ExperimentStatus.parse({}).history == ()
     assert report_of({**stored(running()), "status": {}}, NOW).heading == "Has not begun"
@@ -164,10 +200,38 @@ def test_one_that_a_command_ended_between_two_looks_ends_when_it_did() -> None:
             "Promoted, not by evidence",
         ),
         ({"phase": "Pending"}, "Has not begun"),
+        ({"verdict": PASSED, "step": None}, "Its copies have passed: promote or abort it"),
+        ({"phase": "Concluded", "verdict": PASSED}, "Promoted by command, after its copies had passed"),
+        (
+            {"phase": "Stopped", "verdict": PASSED.model_copy(update={"reason": "Aborted: by command c"})},
+            "Its copies had passed, and it was not promoted: Aborted",
+        ),
     ],
 )
 def test_headings(changes: dict[str, Any], heading: str) -> None:
     assert told(running(**changes)).heading == heading
+
+
+def test_what_copies_came_to_is_told_before_anybody_decides() -> None:
+    assert told(copied(2, "manual")).why[0] == PASSED.reason
+
+
+def copied(index: int, gate: Any, **changes: Any) -> ExperimentStatus:
+    """After a shadow that has passed, and before a bake."""
+    plan = freeze.freeze(Rollout.from_json({"strategy": "shadow", "bake": {}}), 7, 8, BEGUN).plan
+    step = StepStatus(
+        index=index, of=4, gate=gate, reason="bakes until noon" if gate == "bake" else "waits for promote"
+    )
+    return running(plan=plan, step=step, verdict=PASSED, **changes)
+
+
+def test_a_bake_after_a_shadow_is_told_as_any_other_until_it_is_over() -> None:
+    report = told(copied(3, "bake"))
+    assert (report.heading, report.why[0]) == ("Undecided, goes on", "bakes until noon")
+    assert fact(report, "steps") == "0 % → 0 % → 99 % → 100 %"
+    assert fact(report, "bake") == "1 % stays with stable for 30m"
+    assert told(copied(3, "bake", paused=Paused(reason="NoData", since=BEGUN))).heading == "Paused: NoData"
+    assert told(copied(4, "none", phase="Concluded")).heading == "Promoted by command, after its copies had passed"
 
 
 def test_a_terminal_shows_the_interval_shrink_between_its_limits() -> None:
@@ -192,3 +256,79 @@ def test_a_terminal_obeys_no_name_or_message() -> None:
     assert "\x1b" not in shown
     assert "\x9b" not in shown
     assert "�[2J[bold]gone� �31m" in shown
+
+
+def test_a_terminal_shows_the_traffic_of_each_arm() -> None:
+    shown = lines(moving())
+    head = shown.index("Traffic of the arms over time, to 80 %")
+    assert [line.split()[0] for line in shown[head + 1 : head + 4]] == ["control", "a", "b"]
+    assert shown[head + 1].endswith(" 33.34 % → 15 %, moved 2 times")
+    assert shown[head + 2].endswith("█▏ 33.33 % → 80 %, moved 2 times")
+    assert shown[head + 3].endswith("▁▏ 33.33 % → 5 %, moved 2 times")
+    assert shown[head + 4] == "in 7:00:00"
+
+
+def test_a_terminal_shows_weights_below_one_percent() -> None:
+    shown = lines(means())
+    head = shown.index("Traffic of the arms over time, to 0.5 %")
+    assert shown[head + 1].startswith("control ▕███")
+    assert shown[head + 1].endswith("▏ 0.5 %")
+
+
+def test_a_terminal_shows_ten_arms_and_that_one_was_dropped() -> None:
+    shown = lines(ten_arms())
+    head = shown.index("Traffic of the arms over time, to 1 %")
+    assert [line.split()[0] for line in shown[head + 1 : head + 11]] == ["control", *"abcdefghi"]
+    assert shown[head + 10].endswith("▏ 1 % → 0 %, moved 1 time")
+
+
+def test_a_terminal_shows_what_was_kept_before_weights_of_arms_were() -> None:
+    shown = lines(of_before(moving()))
+    head = shown.index("Traffic of the arms over time, to 85 %")
+    assert shown[head + 1].startswith("beside control, rounded ▕")
+    assert shown[head + 1].endswith("▏ 67 % → 85 %, moved 2 times")
+    assert shown[head + 2] == "in 7:00:00"
+
+
+def test_a_terminal_says_what_the_ratio_of_a_metric_of_an_arm_is() -> None:
+    def below(status: ExperimentStatus, title: str) -> str:
+        shown = lines(status)
+        return shown[shown.index(title) + 1]
+
+    assert below(means(), "a: spent over time: mean of amount should increase") == (
+        "How many times as much of it a unit of arm a has as one of control"
+    )
+    assert below(two_arms(), "a: converted over time: rate of bought should increase, by 2 % or more") == (
+        "How many times as often it happens with arm a as with control"
+    )
+    assert below(
+        two_arms(), "b: errorRate over time: up to 25 % more than control, or 0.5 % of all requests"
+    ).startswith("How many times as often it happens with arm b")
+
+
+def test_a_terminal_has_better_and_worse_in_colours_of_their_own() -> None:
+    out = io.StringIO()
+    report = told(two_arms(), BEGUN + 60 * 11 * MINUTE)
+    Console(file=out, width=200, force_terminal=True, color_system="standard").print(terminal.shown(report))
+    colours = {
+        verdict: re.findall(rf"\x1b\[(\d+)m[^\x1b]*\x1b\[0m  {verdict}", out.getvalue())
+        for verdict in ("Better", "Worse", "Passed")
+    }
+    assert [set(found) for found in colours.values()] == [{"36"}, {"35"}, {"32"}]
+
+
+def test_what_is_told_of_two_metrics_of_one_name_is_told_of_each() -> None:
+    found = {metric.name: metric for metric in told(one_name(), BEGUN + 4 * 60 * MINUTE).metrics}
+    success, harm = found["a: errorRate (success)"], found["a: errorRate (harm)"]
+    assert success.last is not None
+    assert harm.last is not None
+    assert [(each.last.role, each.last.ratio) for each in (success, harm) if each.last] == [
+        ("success", 0.5),
+        ("harm", 1.1),
+    ]
+    assert {bound.ratio for bound in success.bounds} == {0.5}
+    assert {bound.ratio for bound in harm.bounds} == {1.1}
+    before = {metric.name: metric for metric in told(of_before(one_name()), BEGUN + 4 * 60 * MINUTE).metrics}
+    assert before["a: errorRate (harm)"].bounds == before["a: errorRate (success)"].bounds == ()
+    alone = told(of_before(two_arms()), BEGUN + 11 * 60 * MINUTE).metrics
+    assert all(len(metric.bounds) == 12 for metric in alone if metric.last is not None)

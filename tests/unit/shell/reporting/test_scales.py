@@ -66,6 +66,32 @@ def test_counts(most: float, texts: list[str]) -> None:
     assert [tick.text for tick in scales.count_ticks(scales.count_scale(most, 172, 10))] == texts
 
 
+@given(st.integers(0, 10_000))
+def test_percents_begin_at_0_and_are_in_hundredths_at_least(hundredths: int) -> None:
+    most = hundredths / 100
+    scale = scales.percent_scale(most, 172, 10)
+    ticks = scales.percent_ticks(scale)
+    assert most <= scale.high <= (max(2 * most, 0.05) if most else 5)
+    assert 4 <= len(ticks) <= 6
+    assert (ticks[0].text, ticks[0].at, ticks[-1].at) == ("0 %", 172, 10)
+    assert len({tick.text for tick in ticks}) == len(ticks)
+    assert all(len(tick.text) <= 6 for tick in ticks)
+
+
+@pytest.mark.parametrize(
+    ("most", "texts"),
+    [
+        (0, ["0 %", "1 %", "2 %", "3 %", "4 %", "5 %"]),
+        (0.5, ["0 %", "0.1 %", "0.2 %", "0.3 %", "0.4 %", "0.5 %"]),
+        (1.1, ["0 %", "0.25 %", "0.5 %", "0.75 %", "1 %", "1.25 %"]),
+        (25, ["0 %", "5 %", "10 %", "15 %", "20 %", "25 %"]),
+        (100, ["0 %", "20 %", "40 %", "60 %", "80 %", "100 %"]),
+    ],
+)
+def test_percents(most: float, texts: list[str]) -> None:
+    assert [tick.text for tick in scales.percent_ticks(scales.percent_scale(most, 172, 10))] == texts
+
+
 @given(positive, st.floats(1.3, 1e6))
 def test_ratios_are_round_and_at_least_one_is_told_of_any_range_that_has_one(low: float, times: float) -> None:
     scale = Scale(low, low * times, 172, 10, "log")

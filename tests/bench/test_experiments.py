@@ -1,0 +1,219 @@
+"""What experiments promise, in simulated ones: how often nobody's win is declared, how long a win takes, and what it costs to weigh.
+
+Seeds are fixed, and but for the last part nothing is measured on the machine.
+"""
+
+import statistics
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from measuring.record import Record
+from returning_buyers import Returning
+from sundog_operator.core.evidence import experimenting, planned_looks, success
+from sundog_operator.core.evidence.experimenting import (
+    NOBODY,
+    Adaptive,
+    Base,
+    Design,
+    Generator,
+    Normal,
+    Played,
+    Steady,
+    World,
+)
+from sundog_operator.core.evidence.success import Epoch, Metric, Outcomes
+
+pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]
+
+LOOKS = 100
+RATE, MEAN = (Metric("conversion", minimum_effect=0.05), Metric("revenue", "mean", minimum_effect=0.05))
+TWO, TEN, FEW = (0.5, 0.5), (0.1,) * 10, (0.9, 0.1)
+MOVING = Adaptive(every=5)
+ROUNDS = 200
+
+
+def lognormal(draw: Generator, count: int) -> np.ndarray:
+    return draw.lognormal(0, 2, count)
+
+
+def pareto(draw: Generator, count: int) -> np.ndarray:
+    """Without a variance."""
+    return draw.pareto(1.5, count) + 1
+
+
+def either(draw: Generator, count: int) -> np.ndarray:
+    """Gains and losses, with a sum of about 0."""
+    return draw.normal(0, 10, count)
+
+
+def test_how_often_nobodys_win_is_declared() -> None:
+    ten = {"tests": 9}
+    rows: list[tuple[str, str, Design, World, int]] = [
+        ("rate of 10 %", "2", Design(RATE, TWO), Steady(400, (0.1,) * 2), 400),
+        ("rate of 0.5 %", "2", Design(RATE, TWO), Steady(4000, (0.005,) * 2), 400),
+        ("rate of 60 %", "2", Design(RATE, TWO), Steady(200, (0.6,) * 2), 400),
+        ("rate of 10 %", "10", Design(RATE, TEN, **ten), Steady(2000, (0.1,) * 10), 200),
+        ("rate of 10 %, outcomes come 20 looks later", "2", Design(RATE, TWO), Steady(400, (0.1,) * 2, delay=20), 400),
+        (
+            "rate of 5 % that rises to 20 %, 10 % of units",
+            "2",
+            Design(RATE, FEW),
+            Steady(400, (0.05,) * 2, drift=4, over=LOOKS),
+            2000,
+        ),
+        ("rate of 10 %, thompson", "2", Design(RATE, TWO, adaptive=MOVING), Steady(400, (0.1,) * 2), 400),
+        (
+            "rate of 5 % that rises to 20 %, 20 looks late, thompson",
+            "2",
+            Design(RATE, TWO, adaptive=MOVING),
+            Steady(400, (0.05,) * 2, delay=20, drift=4, over=LOOKS),
+            400,
+        ),
+        (
+            "rate of 10 %, thompson",
+            "4",
+            Design(RATE, (0.25,) * 4, tests=3, adaptive=MOVING),
+            Steady(800, (0.1,) * 4),
+            400,
+        ),
+        ("mean, one in ten has 1", "2", Design(MEAN, TWO), Steady(400, (0.1,) * 2), 400),
+        ("mean, lognormal with σ = 2 of one in ten", "2", Design(MEAN, TWO), Steady(400, (0.1,) * 2, lognormal), 400),
+        ("the same, 10 % of the units", "2", Design(MEAN, FEW), Steady(400, (0.1,) * 2, lognormal), 400),
+        ("the same, 90 % of the units", "2", Design(MEAN, FEW[::-1]), Steady(400, (0.1,) * 2, lognormal), 400),
+        ("the same, equal shares", "10", Design(MEAN, TEN, **ten), Steady(2000, (0.1,) * 10, lognormal), 200),
+        (
+            "mean, pareto with an index of 1.5, 90 % of the units",
+            "2",
+            Design(MEAN, FEW[::-1]),
+            Steady(400, (0.1,) * 2, pareto),
+            1000,
+        ),
+        ("mean, gains and losses around 0", "2", Design(MEAN, TWO), Steady(400, (0.5,) * 2, either), 400),
+        ("mean, normal", "2", Design(MEAN, TWO), Normal(400, (1.0, 1.0), 3.0), 400),
+        ("mean, normal", "10", Design(MEAN, TEN, **ten), Normal(2000, (1.0,) * 10, 3.0), 200),
+        (
+            "mean that rises fourfold, thompson",
+            "2",
+            Design(MEAN, TWO, adaptive=MOVING),
+            Steady(400, (0.05,) * 2, drift=4, over=LOOKS),
+            400,
+        ),
+        ("mean, lognormal, thompson", "2", Design(MEAN, TWO, adaptive=MOVING), Steady(400, (0.1,) * 2, lognormal), 400),
+        ("rate of users who come back", "2", Design(RATE, TWO), Returning(20, LOOKS), 100),
+        ("mean of users who come back", "2", Design(MEAN, TWO), Returning(20, LOOKS), 100),
+        ("the same, lognormal users", "2", Design(MEAN, TWO), Returning(20, LOOKS, lognormal), 100),
+        (
+            "the same, thompson, more and more events",
+            "2",
+            Design(MEAN, TWO, adaptive=MOVING),
+            Returning(20, LOOKS, drift=4),
+            400,
+        ),
+    ]
+    title = f"Arms that are all alike, α = 5 %, looked at {LOOKS} times"
+    record = Record("experiments_errors", title, ("success metric", "arms", "runs", "a winner", "none can win"))
+    levels = {}
+    for seed, (name, arms, design, world, runs) in enumerate(rows):
+        found = experimenting.play(design, world, runs=runs, looks=LOOKS, seed=seed)
+        levels[name, arms] = float((found.winner != NOBODY).mean())
+        record.add(name, arms, str(runs), f"{levels[name, arms]:.1%}", f"{found.hopeless.mean():.1%}")
+    record.finish()
+    assert max(levels.values()) <= 0.065, levels
+
+
+def test_how_long_a_win_takes() -> None:
+    columns = ("control", "the better arm", "arms", "one look, 80 %", "median", "80 %", "wins", "wrong wins")
+    record = Record(
+        "experiments_power", "Units of all arms until the right arm wins; 5 % was planned for, α = 5 %", columns
+    )
+    for metric, base, better, arms in (
+        *((metric, 0.1, better, 2) for metric in (RATE, MEAN) for better in (0.05, 0.1, 0.2, 0.5)),
+        (RATE, 0.01, 0.2, 2),
+        (RATE, 0.5, 0.05, 2),
+        (MEAN, 0.5, 0.05, 2),
+        (RATE, 0.1, 0.1, 10),
+        (MEAN, 0.1, 0.1, 10),
+    ):
+        one_look = planned_looks.bounds(planned_looks.pocock, 1, 0.05 / (arms - 1))
+        drift = planned_looks.drift_for(one_look, 0.8)
+        once = experimenting.planned_units(Design(RATE, (1 / arms,) * arms), Base(base), better, drift)
+        world = Steady(3 * once / LOOKS, (base, base * (1 + better), *[base] * (arms - 2)))
+        design = Design(metric, (1 / arms,) * arms, tests=arms - 1)
+        found = experimenting.play(design, world, runs=400 if arms == 2 else 100, looks=LOOKS, seed=7)
+        right, wrong = found.winner == 0, (found.winner != NOBODY) & (found.winner != 0)
+        units = np.where(right, found.ended / LOOKS * 3, np.inf)
+        late = np.quantile(units, 0.8, method="higher")
+        record.add(
+            f"{metric.type} of {base:.0%}",
+            f"{better:+.0%}",
+            str(arms),
+            f"{once:.0f}",
+            f"{np.median(units):.2f} ×",
+            f"{late:.2f} ×" if np.isfinite(late) else "–",
+            f"{right.mean():.0%}",
+            f"{wrong.mean():.1%}",
+        )
+        assert wrong.mean() <= 0.065
+        assert np.median(units) <= 2
+    record.finish()
+
+
+def test_weights_that_move() -> None:
+    columns = ("rates", "weights", "runs", "the best wins", "another wins", "median look", "outcomes forgone")
+    title = f"Fixed weights and thompson (δ = 20 %, floor 5 %), 200 units an arm and look, all {LOOKS} looks"
+    record = Record("experiments_adaptive", title, columns)
+    for rates in ((0.1, 0.11), (0.1, 0.12), (0.1, 0.09, 0.11, 0.13), (*(0.1,) * 9, 0.12)):
+        forgone = {}
+        for name, rule in (("fixed", None), ("thompson", MOVING)):
+            design = Design(RATE, (1 / len(rates),) * len(rates), tests=len(rates) - 1, adaptive=rule)
+            found = experimenting.play(
+                design, Steady(200 * len(rates), rates), runs=100, looks=LOOKS, seed=3, ends=False
+            )
+            best = found.winner == len(rates) - 2
+            forgone[name] = _forgone(found, rates)
+            until = np.where(best, found.ended, np.inf)
+            record.add(
+                " ".join(f"{rate:.0%}" for rate in dict.fromkeys(rates))
+                + (" (nine of 10 %)" if len(rates) == 10 else ""),
+                name,
+                "100",
+                f"{best.mean():.0%}",
+                f"{((found.winner != NOBODY) & ~best).mean():.1%}",
+                f"{np.median(until):.0f}" if np.isfinite(np.median(until)) else "–",
+                f"{forgone[name]:.0f}",
+            )
+        assert forgone["thompson"] < forgone["fixed"]
+    record.finish()
+
+
+def _forgone(found: Played, rates: Sequence[float]) -> float:
+    return float((found.units * (max(rates) - np.array(rates))).sum(-1).mean())
+
+
+def test_what_it_costs() -> None:
+    metrics = [Metric("conversion", minimum_effect=0.02), Metric("refunds", goal="decrease"), MEAN]
+    epochs = [
+        Epoch([1] * 10, [[_of(10_000, 1000 + 7 * arm + metric) for arm in range(10)] for metric in range(3)])
+        for _ in range(10)
+    ]
+    success.judge(metrics, epochs, 0.05)
+    spent = []
+    for _ in range(ROUNDS):
+        started = time.process_time_ns()
+        found = success.judge(metrics, epochs, 0.05, elapsed_s=3600)
+        spent.append((time.process_time_ns() - started) / 1e6)
+    record = Record(
+        "experiments_cost", f"One look at success metrics, {ROUNDS} rounds", ("asked", "CPU, median", "90 %")
+    )
+    middle, most = statistics.median(spent), statistics.quantiles(spent, n=10)[-1]
+    record.raw["spent"] = spent
+    record.add("3 success metrics × 10 arms × 10 epochs: `success.judge`", f"{middle:.2f} ms", f"{most:.2f} ms")
+    record.finish()
+    assert len(found) == 3
+
+
+def _of(exposed: int, positive: int) -> Outcomes:
+    return Outcomes(exposed, positive, positive, positive * 10**6, positive * 10**12)

@@ -1,0 +1,354 @@
+"""The script that analyses an export comes to the engine's own numbers, digit for digit, from raw rows."""
+
+import json
+import math
+import random
+import sys
+from collections import defaultdict
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import analysis_script
+from sundog_operator.api import ExperimentStatus
+from sundog_operator.core.evidence import sample_ratio, success
+from sundog_operator.core.evidence.success import Epoch, Finding, Metric, Outcomes
+from sundog_operator.core.experiments import judging, winning
+from sundog_operator.core.experiments.winning import Arm, Decided, Seen
+from sundog_operator.core.feedback import Sums
+from sundog_operator.core.rollout.judging import Counted
+from sundog_operator.core.rollout.resolve import Traffic
+from sundog_operator.core.rollout.tallies import Tallies, Tally
+
+NUMBERS = ("control", "arm", "uplift", "lower", "upper")
+METRICS = (
+    Metric("conversion", "rate", "increase", 0.02),
+    Metric("complaints", "rate", "decrease"),
+    Metric("revenue", "mean", "increase", 0.5),
+)
+
+
+@pytest.fixture(scope="module")
+def analysis() -> ModuleType:
+    return analysis_script.load()
+
+
+EXPOSED = 8000
+"""Buckets of control and the arms."""
+
+CONSISTENT = ("True", "Consistent", "")
+
+
+class MadeUp:
+    """An experiment of made-up users, and the export of it.
+
+    Of the epochs that are `off` the last arm gets half of what its weight says; of those that are `troubled` control was no measure.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        units: int,
+        lift: float = 0.0,
+        arms: int = 2,
+        epochs: int = 2,
+        *,
+        sticky: bool = True,
+        off: Collection[int] = (),
+        troubled: Collection[int] = (),
+        quality: tuple[str, str, str] = CONSISTENT,
+    ) -> None:
+        self.random = random.Random(seed)
+        self.arms = ["control", *(f"arm-{place}" for place in range(1, arms + 1))]
+        self.names = ["stable", *self.arms]
+        self.buckets = [self._shares() for _ in range(epochs)]
+        self.alpha = 0.05
+        self.lift, self.sticky, self.off, self.troubled, self.quality = lift, sticky, off, troubled, quality
+        self.exposures: list[dict[str, Any]] = []
+        self.outcomes: list[dict[str, Any]] = []
+        self.assigned: dict[tuple[int, str], int] = defaultdict(int)
+        self.rails = dict.fromkeys(self.arms[1:], "Passed")
+        self.verdict: dict[str, str] = {}
+        for unit in range(units):
+            self._live(f"{unit:016x}")
+        self.random.shuffle(self.outcomes)
+
+    def _shares(self) -> list[int]:
+        """Buckets of stable, control and the arms."""
+        drawn = [self.random.randint(200, 2000) for _ in self.arms]
+        own = [EXPOSED * each // sum(drawn) for each in drawn]
+        return [10_000 - sum(own), *own]
+
+    def _live(self, unit: str) -> None:
+        epoch = self.random.randrange(len(self.buckets)) + 1
+        *others, last = self.buckets[epoch - 1]
+        arm = self.random.choices(self.names, [*others, last / 2 if epoch in self.off else last])[0]
+        place = {"epoch": epoch, "arm": arm, "time": "2026-11-20T09:30:00.000001Z"}
+        self.assigned[epoch, arm] += 1
+        if self.sticky:
+            self.exposures.append({"unit": unit, **place})
+        better = 1 + self.lift * max(0, self.names.index(arm) - 1)
+        for metric, probability in (("converted", 0.2 * better), ("complained", 0.05), ("paid", 0.3)):
+            while self.random.random() < probability:
+                probability /= 3
+                value = 1.0 if metric != "paid" else round(self.random.expovariate(0.1 / better) - 1, 6)
+                self.outcomes.append({"unit": unit, "metric": metric, "value": value, **place})
+
+    def status(self) -> dict[str, Any]:
+        feedback = {"conversion": "converted", "complaints": "complained", "revenue": "paid"}
+        outcomes = [
+            {
+                "name": each.name,
+                "role": "success",
+                "feedback": feedback[each.name],
+                "type": each.type,
+                "goal": each.goal,
+            }
+            | ({"minimumEffect": each.minimum_effect} if each.minimum_effect else {})
+            for each in METRICS
+        ]
+        comparison = {
+            "arms": [{"name": name, "hash": "0" * 12, "buckets": 100} for name in self.arms],
+            "outcomes": outcomes,
+            "maxDuration": "14d",
+            "maxUnits": 100_000,
+        }
+        unit = {"kind": "header", "name": "x-user-id"} if self.sticky else {"kind": "request"}
+        epochs = [
+            {"number": number, "buckets": own} | ({"troubled": True} if number in self.troubled else {})
+            for number, own in enumerate(self.buckets, 1)
+        ]
+        rails = [
+            {"name": "errorRate", "role": "guardrail", "arm": arm, "verdict": said} for arm, said in self.rails.items()
+        ]
+        truth, reason, message = self.quality
+        return {
+            "plan": {"alpha": self.alpha, "unit": unit, "comparison": comparison},
+            "arms": [{"name": name} for name in self.names],
+            "evidenceEpochs": epochs,
+            "metrics": rails,
+            "verdict": self.verdict,
+            "conditions": [
+                {"type": "Conclusive", "status": "False", "reason": "Undecided", "message": "no arm does harm"},
+                {"type": "DataQuality", "status": truth, "reason": reason, "message": message},
+            ],
+        }
+
+    def plan(self) -> dict[str, Any]:
+        return {
+            "version": 1,
+            "complete": True,
+            "assigned": [] if self.sticky else [[*place, count] for place, count in self.assigned.items()],
+            "status": self.status(),
+        }
+
+    def write(self, folder: Path) -> Path:
+        for name, made in (("exposures", self.exposures), ("outcomes", self.outcomes)):
+            (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made))
+        (folder / "plan.json").write_text(json.dumps(self.plan()))
+        return folder
+
+    def epochs(self) -> list[Epoch]:
+        """As the operator has them of the edges, which have joined and summed by themselves."""
+        values: dict[tuple[str, str], list[int]] = {}
+        places: dict[tuple[str, str], tuple[str, int, str]] = {}
+        for row in self.outcomes:
+            key = row["metric"], row["unit"]
+            values.setdefault(key, []).append(round(row["value"] * 1_000_000))
+            places[key] = row["metric"], row["epoch"], row["arm"]
+        cells: dict[tuple[str, int, str], list[list[int]]] = defaultdict(list)
+        for key, place in places.items():
+            cells[place].append(values[key])
+
+        def outcomes(metric: str, epoch: int, arm: str) -> Outcomes:
+            own = cells[metric, epoch, arm]
+            totals = [sum(each) for each in own]
+            positive, squares = sum(each[0] > 0 for each in own), sum(total**2 for total in totals)
+            return Outcomes(self.assigned[epoch, arm], len(own), positive, sum(totals), squares)
+
+        return [
+            Epoch(
+                own[1:],
+                [
+                    [outcomes(metric, number, arm) for arm in self.arms]
+                    for metric in ("converted", "complained", "paid")
+                ],
+            )
+            for number, own in enumerate(self.buckets, 1)
+            if number not in self.troubled
+        ]
+
+    def broken(self) -> str:
+        """Why the operator decides nothing by these counts: the split by its own look, or what it was told of beside."""
+        if self.sticky:
+            counted = Tallies("uid", feedback=Sums("s1", 1, self.assigned))
+        else:
+            counted = Tallies("uid", {"edge/1": {place: Tally(count) for place, count in self.assigned.items()}})
+        status = ExperimentStatus.from_json({k: v for k, v in self.status().items() if k != "conditions"})
+        seen = Counted(tallies=counted, reports=(), blocks={}, traffic=Traffic(), now_s=0.0, timeout_s=30.0)
+        return judging.judge(status, seen, {}).broken or self.quality[2]
+
+    def seen(self) -> Seen:
+        arms = [Arm(name, {"errorRate": self.rails[name]}) for name in self.arms[1:]]
+        return Seen(METRICS, arms, self.epochs(), self.alpha, self.broken())
+
+    def judged(self) -> tuple[list[list[Finding]], Decided]:
+        """By the engine."""
+        seen = self.seen()
+        return success.judge(METRICS, seen.epochs, self.alpha), winning.decide(seen)
+
+
+def same(one: float, other: float) -> bool:
+    return one == other or (math.isnan(one) and math.isnan(other))
+
+
+LIVES = [
+    MadeUp(1, 4000),
+    MadeUp(2, 8000, lift=0.5),
+    MadeUp(3, 6000, lift=-0.4, arms=3),
+    MadeUp(4, 12_000, lift=0.4, epochs=7),
+    MadeUp(5, 6000, lift=0.3, sticky=False),
+    MadeUp(6, 40),
+    MadeUp(7, 3, arms=1, epochs=1),
+    MadeUp(8, 0),
+    MadeUp(9, 12_000, epochs=1),
+    MadeUp(4, 12_000, lift=0.5, epochs=3, troubled=(2,)),
+]
+
+SILENT = ("Unknown", "EdgeSilent", "nothing is concluded before edge-1 has told what was counted there")
+OF_SAMPLE = ("False", "SampleRatioMismatch", "arm-1 got 9 of 900 units: the split is not as it should be")
+BROKEN = {
+    "the split of units": MadeUp(2, 8000, lift=0.5, off=(1, 2)),
+    "the split of units in one epoch": MadeUp(4, 12_000, lift=0.5, epochs=3, off=(2,)),
+    "the split of requests": MadeUp(5, 8000, lift=0.5, sticky=False, off=(1, 2)),
+    "the split of requests while control was in trouble": MadeUp(5, 9000, 0.5, sticky=False, off=(1,), troubled=(1,)),
+    "an edge": MadeUp(2, 8000, lift=0.5, quality=SILENT),
+    "the split of the sample that edges have": MadeUp(2, 8000, lift=0.5, quality=OF_SAMPLE),
+}
+
+
+@pytest.mark.parametrize("life", [*LIVES, *BROKEN.values()], ids=[*map(str, range(len(LIVES))), *BROKEN])
+def test_all_numbers_are_the_engines(analysis: ModuleType, life: MadeUp, tmp_path: Path) -> None:
+    found, decision, winner = analysis.analyse(life.write(tmp_path))
+    findings, decided = life.judged()
+    for metric, row in zip(METRICS, findings, strict=True):
+        for arm, finding in zip(life.arms[1:], row, strict=True):
+            own = found[metric.name][arm]
+            assert own["verdict"] == finding.verdict, (metric.name, arm)
+            assert own["exposed"] == finding.exposed
+            if finding.verdict != "NoData":
+                assert {name: same(own[name], getattr(finding, name)) for name in NUMBERS} == dict.fromkeys(
+                    NUMBERS, True
+                )
+                evidence = (own["above"], own["below"]) if metric.goal == "increase" else (own["below"], own["above"])
+                assert evidence == (finding.better, finding.worse)
+    assert (decision, winner) == (decided.decision, decided.winner)
+
+
+def test_the_made_up_experiments_have_different_ends() -> None:
+    """So that the one above says something."""
+    judged = [life.judged() for life in LIVES]
+    decisions = {decided.decision for _, decided in judged}
+    verdicts = {finding.verdict for findings, _ in judged for row in findings for finding in row}
+    assert decisions >= {"Winner", "Undecided", "NoWinner"}
+    assert verdicts >= {"Better", "Worse", "Undecided", "NoData", "NoEffect"}
+
+
+@pytest.mark.parametrize("said", ["Undecided", "Harm"])
+def test_an_arm_whose_guardrail_has_not_passed_does_not_win(analysis: ModuleType, said: str, tmp_path: Path) -> None:
+    life = MadeUp(2, 8000, lift=0.5)
+    life.rails = dict.fromkeys(life.rails, said)
+    _, decision, winner = analysis.analyse(life.write(tmp_path))
+    decided = life.judged()[1]
+    assert (decision, winner) == (decided.decision, decided.winner)
+    assert winner == ""
+
+
+@pytest.mark.parametrize("life", BROKEN.values(), ids=BROKEN)
+def test_what_the_operator_decides_nothing_by_names_no_winner_here(
+    analysis: ModuleType, life: MadeUp, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen = life.seen()
+    assert winning.decide(replace(seen, broken="")).decision == "Winner"
+    told = winning.decide(seen).reason
+    analysis.show(life.write(tmp_path))
+    assert told == f"nothing is decided: {life.broken()}"
+    assert f"here: Undecided: {told}" in capsys.readouterr().out.splitlines()
+
+
+def test_units_of_an_epoch_that_is_no_evidence_are_no_broken_split(analysis: ModuleType, tmp_path: Path) -> None:
+    life = MadeUp(4, 12_000, lift=0.5, epochs=3, off=(2,), troubled=(2,))
+    assert analysis.analyse(life.write(tmp_path))[1] == life.judged()[1].decision == "Winner"
+
+
+def test_a_log_without_conditions_is_read(analysis: ModuleType, tmp_path: Path) -> None:
+    life = MadeUp(2, 8000, lift=0.5)
+    life.write(tmp_path)
+    plan = life.plan()
+    del plan["status"]["conditions"]
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    assert analysis.analyse(tmp_path)[1:] == ("Winner", "arm-2")
+
+
+def test_what_is_wrong_since_an_arm_has_won_takes_nothing_back(analysis: ModuleType, tmp_path: Path) -> None:
+    life = MadeUp(2, 8000, lift=0.5, quality=SILENT)
+    life.verdict = {"decision": "Winner", "winner": "arm-2"}
+    assert analysis.analyse(life.write(tmp_path))[1:] == ("Winner", "arm-2")
+
+
+def test_that_nothing_is_evidence_yet_is_no_broken_data(analysis: ModuleType, tmp_path: Path) -> None:
+    quality = ("Unknown", "NotEvaluated", "nothing that was counted is evidence yet")
+    life = MadeUp(8, 100, troubled=(1, 2), quality=quality)
+    plan, units, _ = analysis.read(life.write(tmp_path))
+    assert analysis.untrusted(plan, units) == ""
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_number_of_the_split_is_the_operators(analysis: ModuleType, seed: int) -> None:
+    draw = random.Random(seed)
+    arms = range(draw.randint(2, 11))
+    shares = [[draw.randint(1, 5000) for _ in arms]]
+    shares += [[draw.randint(0, 1) * draw.randint(1, 5000) for _ in arms] for _ in range(draw.randint(0, 39))]
+    units = [[draw.randint(0, 10 ** draw.randint(1, 6)) if share else 0 for share in own] for own in shares]
+    assert analysis.log_e_of_split(units, shares) == sample_ratio.mismatch(units, shares) != 0.0
+
+
+def test_whoever_is_where_nobody_could_fall_is_there_by_no_chance(analysis: ModuleType) -> None:
+    assert analysis.log_e_of_split([[5, 5, 1]], [[50, 50, 0]]) == sample_ratio.mismatch([[5, 5, 1]], [[50, 50, 0]])
+    assert analysis.log_e_of_split([[5, 5, 1]], [[50, 50, 0]]) == math.inf
+
+
+def test_it_needs_nothing_of_sundog() -> None:
+    imported = {
+        line.split()[1].partition(".")[0]
+        for line in analysis_script.SCRIPT.read_text().splitlines()
+        if line.startswith(("import ", "from "))
+    }
+    assert imported - sys.stdlib_module_names == {"numpy", "scipy"}
+
+
+def test_parquet_is_read_as_well(analysis: ModuleType, tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    life = MadeUp(2, 8000, lift=0.5)
+    of_lines = analysis.analyse(life.write(tmp_path))
+    for name, made in (("exposures", life.exposures), ("outcomes", life.outcomes)):
+        (tmp_path / f"{name}.jsonl").unlink()
+        parquet.write_table(pyarrow.Table.from_pylist(made), tmp_path / f"{name}.parquet")
+    # Numbers that nobody knows are equal to nothing.
+    assert repr(analysis.analyse(tmp_path)) == repr(of_lines)
+    assert of_lines[1] == "Winner"
+
+
+def test_what_it_prints_names_both_verdicts(
+    analysis: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    analysis.show(MadeUp(2, 8000, lift=0.5).write(tmp_path))
+    out = capsys.readouterr().out
+    assert "conversion of arm-2: Better" in out
+    assert "here: Winner arm-2" in out
+    assert out.splitlines()[-1] == "operator: Undecided"

@@ -1,0 +1,18 @@
+"""What goes on beside a test."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any
+
+
+@contextlib.asynccontextmanager
+async def going_on(work: Coroutine[Any, Any, Any]) -> AsyncIterator[None]:
+    """Runs while the block does, and is cancelled then. What it raised by itself is raised."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task

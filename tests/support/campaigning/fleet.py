@@ -1,0 +1,280 @@
+"""A fleet of services in one `sundog local up`, asked and recorded while they roll out; and what kills its processes meanwhile."""
+
+import contextlib
+import json
+import logging
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from campaigning.asking import Asking
+from campaigning.recording import Recording
+from campaigning.services import Digits, Release
+from real_local import Up, instance, is_ready, processes_of
+from waiting import eventually
+
+log = logging.getLogger(__name__)
+
+Json = dict[str, Any]
+
+LOOK_S = 15.0
+CARE_S = 3.0
+POLL_S = 1.0
+NAMES = {"agent": "edge-0-agent", "edge": "edge-0-haproxy"}
+
+
+@dataclass
+class Fleet:
+    """Services side by side."""
+
+    up: Up
+    model: Path
+    asking: Asking
+    recording: Recording
+    services: list[Digits] = field(default_factory=list)
+    _looked: float = 0.0
+    _cared: float = 0.0
+
+    def add(self, name: str, rps: float, rollout: Json | None = None, endpoint: Json | None = None) -> Digits:
+        """One more, which is not released yet."""
+        made = Digits(self.up, self.model, name, rps, rollout or {}, endpoint or {})
+        self.services.append(made)
+        return made
+
+    def begin(self, services: Sequence[Digits], **behaviour: Json) -> None:
+        """Release the first revision of each, which behaves as `behaviour` has it by name, and ask it once it serves."""
+        for each in services:
+            each.release(**behaviour.get(each.name, {}))
+        eventually(lambda: self._ready(services), "the first revisions serving", 600)
+        for each in services:
+            if each.rps:
+                each.samples = self.asking.ask(each.read()["status"]["url"], each.rps)
+
+    def _ready(self, services: Sequence[Digits]) -> bool:
+        self._look()
+        time.sleep(POLL_S)
+        return all(is_ready(each.read()) for each in services)
+
+    def rest(self, seconds: float) -> None:
+        """Let time pass, and record."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            self._look()
+            time.sleep(min(POLL_S, max(0.0, until - time.monotonic())))
+
+    def follow(
+        self,
+        releases: Sequence[Release],
+        most_s: float,
+        afterwards_s: float = 30.0,
+        then: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Record until all have a verdict, or for so long; and a little longer, for what is under way then. `then` is called at each."""
+        until, told = time.monotonic() + most_s, set[str]()
+        while time.monotonic() < until:
+            self._look()
+            for each in releases:
+                if each.is_over() and each.service.name not in told:
+                    told.add(each.service.name)
+                    say(each)
+                    then()
+            if len(told) == len(releases):
+                break
+            time.sleep(POLL_S)
+        for each in releases:
+            if not each.is_over():
+                each.left_at = time.time()
+                say(each)
+        self.rest(afterwards_s)
+        self._looked = 0.0
+        eventually(self.recording.look, "what the edge counted")
+
+    def _give_cpu(self) -> None:
+        """Take what Ray starts from its niceness of 15 to that of the other parts, where that is allowed.
+
+        Else replicas would have the CPU that other work at 19 leaves them, and be as quick as that lets them.
+        """
+        with contextlib.suppress(psutil.Error, OSError):
+            for child in psutil.Process(self.up.pid("ray-0")).children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    if child.nice() > 0:
+                        child.nice(0)
+
+    def _look(self) -> None:
+        if time.monotonic() - self._cared >= CARE_S:
+            self._cared = time.monotonic()
+            self._give_cpu()
+        if time.monotonic() - self._looked >= LOOK_S:
+            self._looked = time.monotonic()
+            self.recording.look()
+
+    def replicas(self) -> list[psutil.Process]:
+        """Processes of replicas."""
+        found = []
+        with contextlib.suppress(psutil.Error, OSError):
+            for child in psutil.Process(self.up.pid("ray-0")).children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    if any("ray::ServeReplica:" in part for part in child.cmdline()):
+                        found.append(child)
+        return found
+
+
+def say(each: Release) -> None:
+    """Tell who reads along how a rollout stands."""
+    status = each.status
+    log.info(
+        "%s r%d: %s after %.0f s: %s | %s | load %.1f",
+        *(each.service.name, each.number, each.how(), time.time() - each.released),
+        json.dumps(status.get("verdict")),
+        json.dumps(status.get("step")),
+        psutil.getloadavg()[0],
+    )
+
+
+@contextlib.contextmanager
+def fleet(folder: Path, seed: int) -> Iterator[Fleet]:
+    """A `sundog local up` of its own, with the demo's network trained. Whatever happened in it, it leaves no process."""
+    model = _trained(folder)
+    held_out = json.loads((folder / "digits" / "held-out.json").read_text())
+    bodies = [json.dumps({"inputs": [image]}).encode() for image in held_out["images"]]
+    with instance(folder) as up:
+        up.start()
+        eventually(lambda: (up.state / "kubeconfig").exists(), "the API server of local mode")
+        asking = Asking(bodies, seed)
+        try:
+            yield Fleet(up, model, asking, Recording(up))
+        finally:
+            asking.stop()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                up.end(signal.SIGINT, 120)
+            log.info("left: %s", processes_of(up.state))
+
+
+def _trained(folder: Path) -> Path:
+    digits = folder / "digits"
+    subprocess.run(
+        [sys.executable, "-m", "sundog_operator.shell.demo.training", digits], check=True, stdout=subprocess.DEVNULL
+    )
+    model = digits / "v2"
+    shutil.copyfile(Path(__file__).with_name("behaving.py"), model / "behaving.py")
+    return model
+
+
+@dataclass
+class Kills:
+    """Kills the operator, the edge's agent and its HAProxy at random times, in turns that are drawn.
+
+    Attributes:
+        done: (Unix seconds of the kill, which), once another is in its place.
+        problems: kills that failed, or after which none was.
+    """
+
+    up: Up
+    seed: int
+    every_s: tuple[float, float] = (15.0, 40.0)
+    done: list[tuple[float, str]] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    _stopped: threading.Event = field(default_factory=threading.Event)
+
+    @contextlib.contextmanager
+    def going_on(self) -> Iterator[None]:
+        """Kill while the context lasts; at its end all are there again."""
+        thread = threading.Thread(target=self._run)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._stopped.set()
+            thread.join(120)
+
+    def _run(self) -> None:
+        draw = random.Random(self.seed)
+        while not self._stopped.wait(draw.uniform(*self.every_s)):
+            self.once(draw.choice(("operator", "agent", "edge")), draw.uniform(0.0, 5.0))
+
+    def once(self, which: str, away_s: float) -> None:
+        """Kill one; the operator is back after so many seconds."""
+        at = time.time()
+        log.info("kill -9 %s", which)
+        try:
+            self._kill(which, away_s)
+        except (OSError, TimeoutError, subprocess.TimeoutExpired) as error:
+            self.problems.append(f"{at:.0f} {which}: {error}")
+        else:
+            self.done.append((at, which))
+
+    def _kill(self, which: str, away_s: float) -> None:
+        if which == "operator":
+            self.up.end(signal.SIGKILL)
+            time.sleep(away_s)
+            self.up.start()
+            eventually(lambda: _answers(self.up), "the operator", 60)
+            return
+        pid = self.up.pid(NAMES[which])
+        os.kill(pid, signal.SIGKILL)
+        eventually(lambda: self.up.is_replaced(NAMES[which], pid), f"another {which}", 60)
+
+
+def _answers(up: Up) -> bool:
+    try:
+        up.api("GET", "/version")
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+@dataclass
+class Stalls:
+    """Stops each process of a replica now and then, for so long: `done` has (Unix seconds, replica, seconds)."""
+
+    fleet: Fleet
+    seed: int
+    per_hour: float
+    seconds: tuple[float, float]
+    done: list[tuple[float, str, float]] = field(default_factory=list)
+    _stopped: threading.Event = field(default_factory=threading.Event)
+
+    @contextlib.contextmanager
+    def going_on(self) -> Iterator[None]:
+        """Stall replicas while the context lasts; at its end all run."""
+        thread = threading.Thread(target=self._run)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._stopped.set()
+            thread.join(30)
+
+    def _run(self) -> None:
+        draw, known, looked = random.Random(self.seed), list[psutil.Process](), 0.0
+        stopped: dict[psutil.Process, float] = {}
+        while not self._stopped.wait(0.5):
+            if time.monotonic() - looked > 5:
+                known, looked = self.fleet.replicas(), time.monotonic()
+            for process in known:
+                if process not in stopped and draw.random() < self.per_hour * 0.5 / 3600:
+                    seconds = draw.uniform(*self.seconds)
+                    with contextlib.suppress(psutil.Error):
+                        process.suspend()
+                        stopped[process] = time.monotonic() + seconds
+                        self.done.append((time.time(), process.cmdline()[0], seconds))
+            self._resume(stopped, time.monotonic())
+        self._resume(stopped, float("inf"))
+
+    @staticmethod
+    def _resume(stopped: dict[psutil.Process, float], now: float) -> None:
+        for process in [each for each, until in stopped.items() if until <= now]:
+            del stopped[process]
+            with contextlib.suppress(psutil.Error):
+                process.resume()

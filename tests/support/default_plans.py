@@ -1,0 +1,16 @@
+"""The plan of `rollout: {}` as simulations play it."""
+
+from sundog_operator.api import Rollout
+from sundog_operator.core.evidence.simulating import Plan
+from sundog_operator.core.forecast import error_guardrail, weighed_steps
+from sundog_operator.core.rollout.freeze import resolved
+from sundog_operator.core.rollout.resolve import Traffic
+
+
+def by_default(requests_per_second: float) -> Plan:
+    """Its gates of errors, of a service with so much traffic, and no warm-up; harm's error is shared among all that the plan looks at."""
+    plan = resolved(Rollout(), Traffic(requests_per_second))
+    errors = error_guardrail(plan)
+    assert errors is not None
+    weights = tuple(step.weight / 100 for step in weighed_steps(plan))
+    return Plan(weights=weights, margin=errors.margin, floor=errors.floor, metrics=len(plan.guardrails))

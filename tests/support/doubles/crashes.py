@@ -1,0 +1,29 @@
+"""An operator that dies at a write, and another that goes on."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from sundog_operator.adapters.memory_kubernetes import Write
+
+OnWrite = Callable[[str, Write], None]
+
+
+class Died(Exception):
+    """The operator did."""
+
+
+async def assert_same_end_after_any(way: Callable[[OnWrite], Awaitable[tuple[Any, int]]]) -> None:
+    """`way` gives how it ended and how many writes that took; it goes on after each `Died` that the given hook raises."""
+    wanted, writes = await way(lambda *_: None)
+    assert writes > 40
+    for number in range(1, writes + 1):
+        count = 0
+
+        def die(moment: str, _: Write, number: int = number) -> None:
+            nonlocal count
+            count += moment == "after"
+            if moment == "after" and count == number:
+                raise Died
+
+        found, _ = await way(die)
+        assert found == wanted, f"after a crash after write {number}: {found} instead of {wanted}"

@@ -1,0 +1,39 @@
+"""Places outside that take exposure logs: each takes what it is given, or says why not, or hangs."""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import datetime
+
+from sundog_operator.core.observed import LogAnswer
+from sundog_operator.ports import Object
+
+
+class FakeLogs:
+    """`ports.ExposureLogs`.
+
+    Attributes:
+        problem: why nothing can be written now; empty where it can.
+        hangs: whether a write that begins now waits until it is `released`.
+        tried: places of all that was begun, in order.
+        written: by place the phase of the Experiment that is in it.
+    """
+
+    def __init__(self) -> None:
+        self.problem = ""
+        self.hangs = False
+        self.released = asyncio.Event()
+        self.tried: list[str] = []
+        self.written: dict[str, str] = {}
+
+    async def write(
+        self, experiment: Object, pods: Sequence[Object], place: str, form: str, at: datetime, *, final: bool
+    ) -> LogAnswer:
+        assert pods
+        assert form == "parquet"
+        self.tried.append(place)
+        if self.hangs:
+            await self.released.wait()
+        if self.problem:
+            return LogAnswer(at, problem=self.problem)
+        self.written[place] = experiment["status"]["phase"]
+        return LogAnswer(at, 3, 2, complete=True, final=final)

@@ -1,0 +1,112 @@
+"""Outcomes of requests, told some time after them and joined by the edge's own code: one store, which all edges of a namespace read."""
+
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from doubles.traffic import Place
+from sundog_edge.feedback.events import MILLION, Event
+from sundog_edge.feedback.exposure import Exposure
+from sundog_edge.feedback.joining import MAX_EVENTS, Batch, First, Known, join, section
+
+Json = dict[str, Any]
+
+
+class _Due(NamedTuple):
+    at_s: float
+    service: str
+    sticky: bool
+    event: Event
+
+
+@dataclass
+class Attempt:
+    """What the store has of one."""
+
+    keys: set[bytes] = field(default_factory=set)
+    firsts: dict[int, First] = field(default_factory=dict)
+    totals: dict[tuple[int, str], int] = field(default_factory=dict)
+    tally: dict[str, int] = field(default_factory=dict)
+
+    def write(self, batch: Batch) -> None:
+        change = join(batch, Known(self.keys, self.firsts, self.totals, self.tally))
+        self.keys |= change.keys
+        self.firsts |= change.firsts
+        self.totals |= change.totals
+        self.tally |= change.tally
+
+
+class Outcomes:
+    """Each request of a service with feedback is a unit of its own, by a header where its units stay.
+
+    Attributes:
+        store: its id. `lose` makes it another one, which knows nothing.
+        chance: of an application's requests, by metric the share that has an outcome.
+        delay_s: until an outcome is told.
+        error: what edges say while the store does not answer.
+        most_events: of an attempt that the store has room for.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        self.store = "store-1"
+        self.chance: dict[str, Mapping[str, float]] = {}
+        self.delay_s = 60.0
+        self.error = ""
+        self.most_events = MAX_EVENTS
+        self._attempts: dict[str, Attempt] = {}
+        self._seen: Counter[Place] = Counter()
+        self._due: deque[_Due] = deque()
+        self._units = 0
+        self._draw = np.random.default_rng(seed)
+
+    def lose(self) -> None:
+        self.store, self._attempts = f"{self.store}-again", {}
+
+    def flow(self, now_s: float, documents: Iterable[Json], assigned: Counter[Place]) -> None:
+        """Take in the requests that came since, and what is due by now."""
+        services = {service["name"]: service for document in documents for service in document["services"]}
+        for service in services.values():
+            for arm in service["arms"] if "feedback" in service else ():
+                place = Place(service["name"], service["attempt"], service["epoch"], arm["name"])
+                self._expose(now_s, service, arm, place, assigned[place] - self._seen[place])
+        self._seen = Counter(assigned)
+        while self._due and self._due[0].at_s <= now_s:
+            due = self._due.popleft()
+            if "feedback" in services.get(due.service, {}):
+                self._of(due.event.exposure.attempt if due.event.exposure else "").write(
+                    Batch(events=(due.event,), sticky=due.sticky, max_events=self.most_events)
+                )
+
+    def _expose(self, now_s: float, service: Json, arm: Json, place: Place, count: int) -> None:
+        sticky, first = service["unit"]["kind"] != "request", self._units
+        units = range(first, first + count)
+        self._units += count
+        if sticky:
+            seen = First(int(now_s * MILLION), place.epoch, place.arm)
+            self._of(place.attempt).write(Batch(firsts=dict.fromkeys(units, seen)))
+        for metric in service["feedback"]["metrics"]:
+            chance = self.chance.get(arm["application"], {}).get(metric, 0.0)
+            for unit in np.flatnonzero(self._draw.random(count) < chance) + first:
+                exposure = Exposure(place.attempt, place.epoch, place.arm, int(unit), int(now_s))
+                key = f"{metric}/{unit}".encode()
+                event = Event(key, int(unit), exposure, metric, MILLION, int(now_s))
+                self._due.append(_Due(now_s + self.delay_s, place.service, sticky, event))
+
+    def _of(self, attempt: str) -> Attempt:
+        return self._attempts.setdefault(attempt, Attempt())
+
+    def sections(self, document: Json) -> dict[str, Json]:
+        """What an edge with this document in force tells."""
+        return {
+            service["name"]: self._section(service["attempt"])
+            for service in document.get("services", ())
+            if "feedback" in service
+        }
+
+    def _section(self, attempt: str) -> Json:
+        if self.error:
+            return {"attempt": attempt, "error": self.error}
+        return section(attempt, self.store, self._of(attempt).tally)

@@ -1,0 +1,99 @@
+"""Stores of feedback for tests: one in memory, and a real server of the protocol that Valkey and Redis speak."""
+
+import shutil
+from collections import defaultdict
+from collections.abc import AsyncIterator, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from ports import free_port
+from store_processes import running
+from sundog_edge.errors import StoreUnavailable
+from sundog_edge.export import Exposed, Outcome
+from sundog_edge.feedback.events import Event
+from sundog_edge.feedback.joining import Batch, First, Known, join
+from sundog_edge.feedback.stored import FORGOTTEN_AFTER_S, Stored
+
+PASSWORD = "a password of tests"
+
+
+@dataclass
+class MemoryAttempt:
+    """All of one attempt."""
+
+    keys: set[bytes] = field(default_factory=set)
+    firsts: dict[int, First] = field(default_factory=dict)
+    totals: dict[tuple[int, str], int] = field(default_factory=dict)
+    tally: dict[str, int] = field(default_factory=dict)
+    events: list[tuple[Event, First]] = field(default_factory=list)
+
+
+class MemoryStore:
+    """A store that is gone with the test. While `away` is set it does not answer."""
+
+    def __init__(self) -> None:
+        self.attempts: dict[str, MemoryAttempt] = defaultdict(MemoryAttempt)
+        self.named: dict[str, float] = {}
+        self.away = False
+        self.writes = 0
+
+    async def write(self, attempt: str, batch: Batch) -> list[str]:
+        self._answer()
+        own = self.attempts[attempt]
+        self.named.setdefault(attempt, 0)
+        change = join(batch, Known(own.keys, own.firsts, own.totals, own.tally))
+        own.keys |= change.keys
+        own.firsts |= change.firsts
+        own.totals |= change.totals
+        own.tally |= change.tally
+        own.events += change.events
+        self.writes += 1
+        return change.results
+
+    async def read(self, attempts: Collection[str]) -> Stored:
+        self._answer()
+        return Stored("memory", {attempt: dict(self.attempts[attempt].tally) for attempt in attempts})
+
+    async def name(self, attempts: Collection[str], now: float) -> None:
+        self._answer()
+        self.named |= {name: now for name, at in self.named.items() if at == 0} | dict.fromkeys(attempts, now)
+        for name in [name for name, at in self.named.items() if at < now - FORGOTTEN_AFTER_S]:
+            del self.named[name]
+            self.attempts.pop(name, None)
+
+    async def exposures(self, attempt: str) -> AsyncIterator[Exposed]:
+        self._answer()
+        for unit, first in self.attempts[attempt].firsts.items():
+            yield Exposed(unit, *first)
+
+    async def outcomes(self, attempt: str) -> AsyncIterator[Outcome]:
+        self._answer()
+        for event, first in self.attempts[attempt].events:
+            yield Outcome(event.unit, event.metric, first.epoch, first.arm, event.value, event.seconds)
+
+    async def close(self) -> None:
+        pass
+
+    def _answer(self) -> None:
+        if self.away:
+            raise StoreUnavailable("store of feedback: away")
+
+
+@contextmanager
+def redis_server(folder: Path, port: int = 0) -> Iterator[tuple[int, Path]]:
+    """A server that keeps every write on disk, its port and the file of its password. Skips where none is installed."""
+    program = shutil.which("valkey-server") or shutil.which("redis-server")
+    if program is None:
+        pytest.skip("neither valkey-server nor redis-server is installed (Debian's package redis-server)")
+    port = port or free_port()
+    password = folder / "password"
+    password.write_text(PASSWORD + "\n")
+    settings = folder / "redis.conf"
+    settings.write_text(
+        f"port {port}\nbind 127.0.0.1\ndir {folder}\nsave ''\nappendonly yes\nappendfsync always\nrequirepass \"{PASSWORD}\"\n"
+    )
+    with running([program, str(settings)], port, folder / "redis.log"):
+        yield port, password

@@ -1,0 +1,81 @@
+"""Specs that break a rule, and what each is refused with: through the command line, and by the API server to whoever asks it."""
+
+from typing import Any
+
+MODEL = {"uri": "file:///models/x", "entrypoint": "net:Net"}
+MANUAL = {"gate": "manual"}
+NO_METRIC = "cpuUsage is not one of errorRate, latencyP50, latencyP90, latencyP95, latencyP99"
+NO_MARGIN = "0% would let no candidate pass that is just as good as stable"
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "wrong-type": ({"model": MODEL, "replicas": "two"}, 'spec.replicas: "two" is a string, not an integer'),
+    "out-of-range": ({"model": MODEL, "replicas": 1001}, "spec.replicas: 1001 is not between 0 and 1000"),
+    "minimum-above-maximum": (
+        {"model": MODEL, "autoscaling": {"minReplicas": 5, "maxReplicas": 2}},
+        "spec.autoscaling.minReplicas: 5 is greater than maxReplicas, 2",
+    ),
+    "two-of-a-union": (
+        {"model": MODEL, "rollout": {"unit": {"header": "x-user", "cookie": "user"}}},
+        "spec.rollout.unit: at most one of header, cookie, jsonPath, jwtClaim and request can be given",
+    ),
+    "mig-with-two": (
+        {"model": MODEL, "resources": {"gpu": {"count": 2, "sharing": {"mode": "mig", "profile": "1g.10gb"}}}},
+        "spec.resources.gpu.count: 2 is not 1, which sharing mode mig requires",
+    ),
+    "fraction-above-one": (
+        {"model": MODEL, "resources": {"gpu": {"count": 1, "sharing": {"mode": "fraction", "fraction": "1.5"}}}},
+        "spec.resources.gpu.sharing.fraction: 1.5 is not between 0 and 1",
+    ),
+    "unknown-scheme": (
+        {"model": {"uri": "ftp://models/x"}},
+        "spec.model.uri: ftp://models/x does not start with one of file://, pvc://, s3://, gs://, https://, hf://, oci://",
+    ),
+    "no-model": ({"replicas": 1}, "spec.model: is required"),
+    "weights-that-fall": (
+        {"model": MODEL, "rollout": {"steps": [{"weight": 50, **MANUAL}, {"weight": 25, **MANUAL}]}},
+        "spec.rollout.steps: the weights do not rise from step to step: step 2 has 25, and step 1 has 50",
+    ),
+    "unknown-field": ({"model": MODEL, "replica": 3}, "spec.replica: unknown field; did you mean replicas?"),
+    "unknown-metric": (
+        {"model": MODEL, "rollout": {"guardrails": [{"metric": "cpuUsage"}]}},
+        f"spec.rollout.guardrails[0].metric: {NO_METRIC}",
+    ),
+    "margin-of-zero": (
+        {"model": MODEL, "rollout": {"guardrails": [{"metric": "errorRate", "margin": "0%"}]}},
+        f"spec.rollout.guardrails[0].margin: {NO_MARGIN}",
+    ),
+}
+"""By a name: the spec of a ModelDeployment, and the end of the line that tells it."""
+
+REFUSED_EXPERIMENTS: dict[str, tuple[dict[str, Any], str]] = {
+    "no-exposure": (
+        {"exposure": "0%"},
+        "spec.exposure: 0% leaves every arm without units; set stopped: true to end an experiment",
+    ),
+    "no-effect": (
+        {"metrics": {"success": [{"name": "bought", "feedback": "bought", "minimumEffect": "0%"}]}},
+        "spec.metrics.success[0].minimumEffect: 0% is never told from no effect; leave it out for one of about 5 %",
+    ),
+    "no-time": ({"stop": {"maxDuration": "0s"}}, "spec.stop.maxDuration: 0s is not more than 0s"),
+    "a-rollouts-name": (
+        {"arms": [{"name": "canary"}]},
+        "spec.arms: canary is the name of a rollout's own arm; give the arm another one",
+    ),
+    "controls-name": (
+        {"arms": [{"name": "control"}]},
+        "spec.arms[0].name: control and stable are the stable revision's own names",
+    ),
+    "unknown-metric": (
+        {"metrics": {"guardrails": [{"metric": "cpuUsage"}]}},
+        f"spec.metrics.guardrails[0].metric: {NO_METRIC}",
+    ),
+    "margin-of-zero": (
+        {"metrics": {"guardrails": [{"metric": "latencyP99", "margin": "0%"}]}},
+        f"spec.metrics.guardrails[0].margin: {NO_MARGIN}",
+    ),
+    "weights-that-do-not-sum": (
+        {"weights": {"control": 50, "wide": 40}},
+        "spec.weights: the weights do not sum to 100",
+    ),
+}
+"""By a name: what such a spec has beside a ModelDeployment and one arm, `wide`, and the end of the line that tells it."""

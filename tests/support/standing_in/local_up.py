@@ -1,0 +1,165 @@
+"""`python -m standing_in.local_up MANIFESTS --state-dir=DIR`: local mode as it is, but for Ray and the time of day.
+
+Beside the folder of the manifests lies what a test tells it, and what it tells the test; see `Beside`.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from standing_in.ray_heads import lead
+from sundog_operator.adapters.clock import SystemClock
+from sundog_operator.adapters.local.edge import LocalEdge
+from sundog_operator.adapters.local.state_directory import write_atomically
+from sundog_operator.app.world import World
+from sundog_operator.ports import CONFIG_MAP, EXPERIMENT, Clock, Kubernetes, Object, Ref
+from sundog_operator.shell.local.instance import Parts, Stop, real_world, run, signals
+from sundog_operator.shell.local.views import LineView
+
+Json = dict[str, Any]
+Ranges = dict[str, list[list[int]]]
+
+
+@dataclass(frozen=True)
+class Written:
+    """An epoch and each arm's buckets, as they were written to `where`: an Experiment's status, or the split document."""
+
+    where: str
+    name: str
+    epoch: int
+    ranges: Ranges
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        return self.where, self.name, self.epoch
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Files of a folder: the port of Ray's head, how far the operator's clock is ahead, what it wrote, and where it is to die."""
+
+    folder: Path
+
+    @property
+    def port(self) -> int:
+        return int((self.folder / "port").read_text())
+
+    def lead_at(self, port: int) -> None:
+        """Ray's head is at this port."""
+        (self.folder / "port").write_text(str(port))
+
+    @property
+    def ahead(self) -> timedelta:
+        file = self.folder / "ahead"
+        return timedelta(seconds=float(file.read_text())) if file.exists() else timedelta()
+
+    def advance(self, more: timedelta) -> None:
+        """Set the operator's clock so much further ahead."""
+        write_atomically(self.folder / "ahead", str((self.ahead + more).total_seconds()).encode())
+
+    def kill_at(self, experiment: str, epoch: int) -> None:
+        """Have the operator killed between the commit of an epoch and all that follows from it."""
+        write_atomically(self.folder / "die", json.dumps(["experiment", experiment, epoch]).encode())
+
+    @property
+    def is_to_die(self) -> bool:
+        return (self.folder / "die").exists()
+
+    def journal(self) -> list[Written]:
+        """All that was written of weights, in order."""
+        file = self.folder / "journal"
+        return [Written(*json.loads(line)) for line in file.read_text().splitlines()] if file.exists() else []
+
+    def note(self, written: Written) -> None:
+        """Add to the journal, and die if it is time to."""
+        with (self.folder / "journal").open("a") as file:
+            file.write(json.dumps([*written.key, written.ranges]) + "\n")
+        if self.is_to_die and json.loads((self.folder / "die").read_text()) == [*written.key]:
+            (self.folder / "die").unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class ClockAhead(SystemClock):
+    """The time of day, and so much more."""
+
+    def __init__(self, beside: Beside) -> None:
+        self._beside = beside
+
+    def now(self) -> datetime:
+        return super().now() + self._beside.ahead
+
+
+class Noted:
+    """An API server whose writes of weights are noted."""
+
+    def __init__(self, kube: Kubernetes, beside: Beside) -> None:
+        self._kube = kube
+        self._beside = beside
+        self._seen = {each.key for each in beside.journal()}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._kube, name)
+
+    async def patch_status(self, ref: Ref, status: Mapping[str, Any], *, resource_version: str) -> Object:
+        stored = await self._kube.patch_status(ref, status, resource_version=resource_version)
+        if ref.kind == EXPERIMENT:
+            arms = {arm["name"]: arm.get("ranges", []) for arm in status.get("arms", ())}
+            self._note(Written("experiment", ref.name, (status.get("epoch") or {}).get("number", 0), arms))
+        return stored
+
+    async def apply(self, obj: Object) -> Object:
+        stored = await self._kube.apply(obj)
+        if obj["kind"] == CONFIG_MAP.kind and "split.json" in obj["data"]:
+            for service in json.loads(obj["data"]["split.json"])["services"]:
+                arms = {arm["name"]: arm["ranges"] for arm in service["arms"]}
+                self._note(Written("split", service["name"], service["epoch"], arms))
+        return stored
+
+    def _note(self, written: Written) -> None:
+        if written.key not in self._seen:
+            self._seen.add(written.key)
+            self._beside.note(written)
+
+
+class Heads:
+    """A controller in the place of the one that runs Ray."""
+
+    def __init__(self, kube: Kubernetes, port: int) -> None:
+        self._kube, self._port = kube, port
+
+    async def run(self) -> None:
+        await lead(self._kube, self._port)
+
+    async def stop_all(self) -> None:
+        """Nothing of it is this process's."""
+
+
+def controllers(beside: Beside, kube: Kubernetes, state: Path, clock: Clock) -> Sequence[Any]:
+    return Heads(kube, beside.port), LocalEdge(kube, state, clock, http_port=0, https_port=0)
+
+
+def world(beside: Beside, kube: Kubernetes, session: aiohttp.ClientSession, ray_token: str, clock: Clock) -> World:
+    del clock
+    noted: Any = Noted(kube, beside)
+    return real_world(noted, session, ray_token, ClockAhead(beside))
+
+
+async def main(manifests: Path, state: Path) -> int:
+    beside, stop = Beside(manifests.parent), Stop()
+    parts = Parts(partial(controllers, beside), partial(world, beside))
+    with signals(stop):
+        return await run(state, manifests, stop, LineView(quiet=False), parts=parts)
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main(Path(sys.argv[1]), Path(sys.argv[2].removeprefix("--state-dir=")))))

@@ -1,0 +1,51 @@
+"""Ray as something else than Ray: each RayCluster's head is one stand-in for it, whose replicas answer over HTTP."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from ports import free_port
+from stand_in_ray import StandIn, end, listen
+from sundog_operator.errors import Conflict
+from sundog_operator.ports import RAY_CLUSTER, Kubernetes, Ref
+
+
+@dataclass
+class Head:
+    """Its port, and what runs on it."""
+
+    port: int
+    serve: StandIn
+
+
+@contextlib.asynccontextmanager
+async def running_head() -> AsyncIterator[Head]:
+    """One that runs in this process."""
+    head = Head(free_port(), StandIn("127.0.0.1", iter(free_port, None)))
+    dashboard = web.Application(client_max_size=1 << 26)
+    dashboard.router.add_get("/api/serve/applications/", head.serve.get)
+    dashboard.router.add_put("/api/serve/applications/", head.serve.put)
+    runner = await listen(dashboard, head.port)
+    try:
+        yield head
+    finally:
+        await head.serve.lose_all()
+        await end(runner)
+
+
+async def lead(kube: Kubernetes, port: int) -> None:
+    """Stands in for what runs Ray: the head of each cluster is at this port."""
+    async for event in kube.watch(RAY_CLUSTER):
+        if event.type in ("ADDED", "MODIFIED") and not event.object.get("status"):
+            meta = event.object["metadata"]
+            status = {
+                "conditions": [{"type": "HeadPodReady", "status": "True", "reason": "HeadPodRunningAndReady"}],
+                "head": {"podIP": "127.0.0.1", "serviceIP": "127.0.0.1"},
+                "endpoints": {"dashboard": str(port), "serve": str(port)},
+            }
+            ref = Ref(RAY_CLUSTER, meta["namespace"], meta["name"])
+            # Who was faster has changed it, which comes here again.
+            with contextlib.suppress(Conflict):
+                await kube.patch_status(ref, status, resource_version=meta["resourceVersion"])

@@ -1,0 +1,175 @@
+"""Experiments of a user's own as they are stored after some time, for those who tell of them."""
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any, Final
+
+from sundog_operator.api import (
+    Epoch,
+    ExperimentSpec,
+    ExperimentStatus,
+    HistoryPoint,
+    MetricStatus,
+    ModelDeploymentSpec,
+    PlanOutcome,
+    Rollout,
+    Verdict,
+)
+from sundog_operator.core import names, revisions
+from sundog_operator.core.experiments import arms, freezing
+from sundog_operator.core.revisions import Revision
+from sundog_operator.core.rollout import history
+from sundog_operator.core.rollout.resolve import Traffic
+from told_rollouts import BEGUN, condition
+
+HOUR: Final = timedelta(hours=1)
+NINE: Final = ("a", "b", "c", "d", "e", "f", "g", "h", "i")
+BOUGHT: Final = {"name": "converted", "feedback": "bought", "minimumEffect": "2%"}
+SPENT: Final = {"name": "spent", "feedback": "amount", "type": "mean"}
+WAITED: Final = {"name": "waited", "feedback": "seconds", "type": "mean", "goal": "decrease"}
+
+Shares = Mapping[str, float]
+"""Percent of the traffic by arm; the rest is stable's."""
+
+
+def frozen(beside: Sequence[str] = ("a", "b"), **spec: Any) -> ExperimentStatus:
+    """Its plan, and no traffic on its arms yet."""
+    content = revisions.content_of(ModelDeploymentSpec.from_json({"model": {"uri": "file:///models/v1"}}))
+    stable = Revision(7, revisions.content_hash(content), content)
+    told = ExperimentSpec.from_json(
+        {
+            "modelDeployment": "digits",
+            "arms": [{"name": name} for name in beside],
+            "metrics": {"success": [BOUGHT], "guardrails": [{"metric": "errorRate"}]},
+            **spec,
+        }
+    )
+    planned = [(arm, 8 + place) for place, arm in enumerate(arms.planned(stable, told))]
+    return freezing.freeze(told, Rollout(), (7, stable.hash), planned, Traffic(100.0), BEGUN)
+
+
+def outcome(of: Mapping[str, Any], arm: str, ratio: float, look: int, verdict: str = "Undecided") -> MetricStatus:
+    """An outcome, by an interval that gets narrower from look to look."""
+    reach = 1 + 2 / (look + 1)
+    return MetricStatus(
+        name=str(of["name"]),
+        role="success",
+        arm=arm,
+        events=(100 * look, 110 * look),
+        ratio=ratio,
+        interval=(ratio / reach,) if look == 1 else (ratio / reach, ratio * reach),
+        verdict=verdict,
+        message=f"{of['name']} of {arm} is {ratio:g} times control's",
+    )
+
+
+def guardrail(arm: str, look: int, verdict: str = "Undecided", role: str = "guardrail") -> MetricStatus:
+    """Errors of an arm, about those of control."""
+    told = outcome({"name": "errorRate"}, arm, 1.1, look, verdict)
+    return told.model_copy(update={"role": role, "allowed": 1.25})
+
+
+def at(status: ExperimentStatus, shares: Shares, look: int) -> ExperimentStatus:
+    """With those weights, after as many requests as such a weight gets in so many looks of an hour."""
+    outside = 100 - sum(shares.values())
+    found = []
+    for arm in status.arms:
+        weight = round(outside, 2) if arm.name == names.STABLE else shares.get(arm.name, 0)
+        requests = arm.requests + round(36_000 * arm.weight / 100) if look else 0
+        found.append(arm.model_copy(update={"weight": weight, "requests": requests, "errors": requests // 100}))
+    return status.model_copy(update={"arms": tuple(found), "epoch": Epoch(number=look, since=BEGUN, confirmed=True)})
+
+
+def lived(
+    status: ExperimentStatus, weights: Sequence[Shares], metrics: Sequence[Sequence[MetricStatus]]
+) -> ExperimentStatus:
+    """Looked at once an hour, as the operator remembers it: with those weights, and with what was known then."""
+    known = status.model_copy(update={"phase": "Running"})
+    for look, (shares, told) in enumerate(zip(weights, metrics, strict=True)):
+        now = BEGUN + look * HOUR
+        known = at(known, shares, look).model_copy(update={"metrics": tuple(told), "counted_at": now, "since": BEGUN})
+        known = history.remember(known, told, now)
+    return known.model_copy(update={"conditions": (condition("DataQuality", "True", "Consistent"),)})
+
+
+def two_arms() -> ExperimentStatus:
+    """Twelve hours with fixed weights of a fifth of the users: a is better than control, b worse."""
+    found = [
+        [
+            outcome(BOUGHT, "a", 1.4, look, "Better" if look > 8 else "Undecided"),
+            outcome(BOUGHT, "b", 0.7, look, "Worse" if look > 8 else "Undecided"),
+            guardrail("a", look, "Passed" if look > 8 else "Undecided"),
+            guardrail("b", look),
+        ]
+        for look in range(12)
+    ]
+    status = lived(frozen(exposure="20%"), [{"control": 6.68, "a": 6.66, "b": 6.66}] * 12, found)
+    verdict = Verdict(decision="Winner", winner="a", reason="Winner: converted of a is 40 % above control's: better")
+    ended = condition("Running", "False", "Winner", BEGUN + 11 * HOUR)
+    return status.model_copy(
+        update={"phase": "Concluded", "verdict": verdict, "conditions": (*status.conditions, ended)}
+    )
+
+
+def ten_arms() -> ExperimentStatus:
+    """control and nine more for a tenth of the users, at twelve looks; the last arm was dropped after the fourth."""
+    arms_of = ("control", *NINE)
+    weights = [dict.fromkeys(arms_of if look < 4 else arms_of[:-1], 1.0) for look in range(12)]
+    found = [
+        [*(outcome(BOUGHT, arm, 1 + place / 40, look) for place, arm in enumerate(NINE)), *map_guardrails(look)]
+        for look in range(12)
+    ]
+    return lived(frozen(NINE, exposure="10%"), weights, found)
+
+
+def map_guardrails(look: int) -> list[MetricStatus]:
+    return [guardrail(arm, look, "Harm" if arm == NINE[-1] and look > 3 else "Undecided") for arm in NINE]
+
+
+def moving() -> ExperimentStatus:
+    """Weights follow outcomes: from a third for each to 15, 80 and 5 percent of all traffic."""
+    weights = [{"control": 33.34, "a": 33.33, "b": 33.33}] * 3
+    weights += [{"control": 30, "a": 50, "b": 20}] * 2
+    weights += [{"control": 15, "a": 80, "b": 5}] * 3
+    found = [[outcome(BOUGHT, "a", 1.3, look), outcome(BOUGHT, "b", 0.8, look)] for look in range(len(weights))]
+    return lived(frozen(exposure="100%", allocation={"mode": "thompson"}), weights, found)
+
+
+def means() -> ExperimentStatus:
+    """One arm for a hundredth of the users, compared by two means, of which less of one is better."""
+    found = [
+        [
+            outcome(SPENT, "a", 1.2, look, "Better" if look > 4 else "Undecided"),
+            outcome(WAITED, "a", 1.5, look, "Worse" if look > 4 else "Undecided").model_copy(
+                update={"role": "secondary"}
+            ),
+        ]
+        for look in range(8)
+    ]
+    metrics = {"success": [SPENT], "secondary": [WAITED]}
+    return lived(frozen(("a",), exposure="1%", metrics=metrics), [{"control": 0.5, "a": 0.5}] * 8, found)
+
+
+def one_name() -> ExperimentStatus:
+    """With a success metric that has the name of what is looked at for harm: both are known of one arm, and differ."""
+    status = frozen(("a",), exposure="20%", metrics={"success": [BOUGHT]})
+    comparison = status.plan.comparison
+    assert comparison is not None
+    same = PlanOutcome(name="errorRate", role="success", feedback="mistakes", goal="decrease")
+    plan = status.plan.model_copy(update={"comparison": comparison.model_copy(update={"outcomes": (same,)})})
+    found = [
+        [outcome({"name": "errorRate"}, "a", 0.5, look, "Better"), guardrail("a", look, "Harm", "harm")]
+        for look in range(4)
+    ]
+    weights = [{"control": 10.0, "a": 10.0}] * 4
+    return lived(status.model_copy(update={"plan": plan}), weights, found)
+
+
+def of_before(status: ExperimentStatus) -> ExperimentStatus:
+    """As it was remembered before weights of arms, and roles of metrics, were."""
+    return status.model_copy(update={"history": tuple(map(_of_before, status.history))})
+
+
+def _of_before(point: HistoryPoint) -> HistoryPoint:
+    metrics = tuple(each.model_copy(update={"role": None}) for each in point.metrics or ())
+    return point.model_copy(update={"weights": None, "metrics": metrics or None})

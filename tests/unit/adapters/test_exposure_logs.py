@@ -1,0 +1,208 @@
+"""An exposure log from an edge's own answer to its folder, or why there is none."""
+
+import asyncio
+import json
+import threading
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from doubles.outcomes import MemoryOutcomes, section
+from sundog_edge import export
+from sundog_edge.export import Exposed, Outcome
+from sundog_operator.adapters import exposure_logs
+from sundog_operator.adapters.exposure_logs import EdgeLogs
+from sundog_operator.core.feedback import Sums
+from sundog_operator.core.observed import LogAnswer
+from sundog_operator.core.rollout.tallies import Tallies
+from sundog_operator.ports import Object
+
+parquet = pytest.importorskip("pyarrow.parquet")
+
+AT = datetime(2026, 11, 20, 9, 30, tzinfo=UTC)
+UID = "uid-1"
+
+
+JUDGED = Sums("s1", 7)
+
+
+def experiment(judged: Sums = JUDGED) -> Object:
+    return {
+        "metadata": {"name": "ab", "namespace": "vision", "uid": UID, "generation": 1},
+        "spec": {"modelDeployment": "digits"},
+        "status": {
+            "phase": "Concluded",
+            "verdict": {"decision": "Winner"},
+            "tallies": Tallies(UID, {}, feedback=judged).pack(),
+        },
+    }
+
+
+@dataclass
+class Edge:
+    """A pod on loopback with an agent, and a folder to write to."""
+
+    folder: Path
+    store: MemoryOutcomes = field(default_factory=MemoryOutcomes)
+    port: int = 0
+    ready: bool = True
+    longest_s: float = 30.0
+
+    def fill(self, units: int = 3) -> None:
+        self.store.exposed = [Exposed(unit, 1_750_000_000_000_000 + unit, 1, "control") for unit in range(units)]
+        self.store.told = [Outcome(1, "bought", 1, "control", 1_500_000, 1_750_000_000)]
+
+    @property
+    def pods(self) -> list[Object]:
+        ports = [{"name": "agent", "containerPort": self.port}]
+        conditions = [{"type": "Ready", "status": str(self.ready)}]
+        return [
+            {
+                "metadata": {"name": "sundog-edge-0"},
+                "spec": {"containers": [{"name": "agent", "ports": ports}]},
+                "status": {"podIP": "127.0.0.1", "conditions": conditions},
+            }
+        ]
+
+    async def write(self, number: int = 1, *, final: bool = False, **changes: Any) -> LogAnswer:
+        place = f"file://{self.folder}/{number:06d}"
+        return await EdgeLogs(self.longest_s).write(experiment(**changes), self.pods, place, "parquet", AT, final=final)
+
+    def names(self, number: int = 1) -> list[str]:
+        folder = self.folder / f"{number:06d}"
+        return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+
+
+@pytest.fixture
+async def edge(tmp_path: Path) -> AsyncIterator[Edge]:
+    made = Edge(tmp_path / "logs")
+    made.fill()
+    app = web.Application()
+    app.router.add_get("/feedback/{service}/{attempt}/export", export.handler(lambda: made.store, section))
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    made.port = runner.addresses[0][1]
+    yield made
+    await runner.cleanup()
+
+
+async def test_it_is_three_files_in_a_folder(edge: Edge) -> None:
+    answer = await edge.write(final=True)
+    assert answer == LogAnswer(AT, 3, 1, complete=True, final=True)
+    assert edge.names() == ["exposures.parquet", "outcomes.parquet", "plan.json"]
+    rows = parquet.read_table(edge.folder / "000001/exposures.parquet").to_pylist()
+    assert [row["unit"] for row in rows] == ["0000000000000000", "0000000000000001", "0000000000000002"]
+    (outcome,) = parquet.read_table(edge.folder / "000001/outcomes.parquet").to_pylist()
+    assert (outcome["metric"], outcome["value"]) == ("bought", 1.5)
+    plan = json.loads((edge.folder / "000001/plan.json").read_text())
+    assert (plan["exportedAt"], plan["status"]["verdict"]["decision"]) == ("2026-11-20T09:30:00Z", "Winner")
+    assert edge.store.asked == [f"digits/{UID}"] * 2
+
+
+async def test_what_a_killed_process_left_is_replaced(edge: Edge) -> None:
+    (edge.folder / "000001").mkdir(parents=True)
+    (edge.folder / "000001/exposures.parquet").write_bytes(b"half of one")
+    await edge.write()
+    assert parquet.read_table(edge.folder / "000001/exposures.parquet").num_rows == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "changes", "problem"),
+    [
+        ({"ready": False}, {}, "namespace vision has no edge that is ready"),
+        ({"fails_after": 0}, {}, "pod sundog-edge-0: status 503: the store is away"),
+        ({"fails_after": 1}, {}, "pod sundog-edge-0: the export broke off: "),
+        ({"grows": 1}, {"final": True}, "outcomes came while it was read, although the experiment has ended"),
+        ({}, {"judged": Sums("s1", 8)}, "the store of outcomes is at change 7, and it was judged by change 8: "),
+        ({}, {"judged": Sums("s0", 7)}, "the store of outcomes is s1, and it was judged by s0, which is lost"),
+        ({"most": 2}, {}, "pod sundog-edge-0: it has 3 exposures, and 2 are written at most; "),
+    ],
+)
+async def test_what_is_no_log_is_told_and_leaves_no_folder(
+    edge: Edge, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], changes: dict[str, Any], problem: str
+) -> None:
+    edge.ready = change.pop("ready", True)
+    monkeypatch.setattr(exposure_logs, "MOST_EXPOSURES", change.pop("most", 1000))
+    vars(edge.store).update(change)
+    answer = await edge.write(**changes)
+    assert answer.problem.startswith(problem)
+    assert (answer.exposures, edge.names()) == (0, [])
+
+
+async def test_while_it_runs_what_comes_meanwhile_is_told_in_the_plan(edge: Edge) -> None:
+    edge.store.grows = 1
+    assert await edge.write() == LogAnswer(AT, 3, 1, complete=False)
+    assert json.loads((edge.folder / "000001/plan.json").read_text())["complete"] is False
+
+
+async def test_a_place_that_cannot_be_written_is_named(edge: Edge) -> None:
+    edge.folder.write_text("a file")
+    answer = await edge.write()
+    assert answer.problem.startswith(f"{edge.folder}/000001: cannot be written")
+
+
+async def test_a_claim_is_written_to_where_it_is_mounted(edge: Edge, tmp_path: Path) -> None:
+    (tmp_path / "claims/logs").mkdir(parents=True)
+    logs, place = EdgeLogs(claims=tmp_path / "claims"), "pvc://{}/a/000001"
+    answer = await logs.write(experiment(), edge.pods, place.format("logs"), "parquet", AT, final=False)
+    assert answer == LogAnswer(AT, 3, 1, complete=True)
+    written = tmp_path / "claims/logs/a/000001"
+    assert sorted(path.name for path in written.iterdir()) == ["exposures.parquet", "outcomes.parquet", "plan.json"]
+    answer = await logs.write(experiment(), edge.pods, place.format("others"), "parquet", AT, final=False)
+    assert answer.problem == f"pvc://others/a/000001: claim others is not mounted at {tmp_path}/claims/others"
+    assert not (tmp_path / "claims/others").exists()
+
+
+async def test_a_claim_whose_server_is_away_holds_up_nobody(
+    edge: Edge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away, back = threading.Event(), threading.Event()
+
+    def waits(path: Path) -> bool:
+        away.set()
+        back.wait()
+        return False
+
+    monkeypatch.setattr(Path, "is_dir", waits)
+    place = "pvc://logs/a/000001"
+    answer = await EdgeLogs(0.5, tmp_path).write(experiment(), edge.pods, place, "parquet", AT, final=False)
+    assert away.is_set(), "it was looked at"
+    assert answer.problem == f"{place}: not written within 0.5 s"
+    back.set()
+
+
+async def test_one_is_written_at_a_time(edge: Edge) -> None:
+    class Slow(MemoryOutcomes):
+        async def exposures(self, attempt: str) -> AsyncIterator[Exposed]:
+            for _ in range(500):
+                # Whoever else asks has the time for it.
+                await asyncio.sleep(0)
+            for each in self.exposed:
+                yield each
+
+    edge.store = Slow()
+    edge.fill()
+    logs = EdgeLogs()
+    places = [f"file://{edge.folder}/{number}" for number in range(3)]
+    answers = await asyncio.gather(
+        *(logs.write(experiment(), edge.pods, place, "parquet", AT, final=False) for place in places)
+    )
+    # An edge refuses a second one that is asked for meanwhile.
+    assert [answer.problem for answer in answers] == [""] * 3
+
+
+async def test_an_edge_that_hangs_is_given_up(edge: Edge) -> None:
+    class Hanging(MemoryOutcomes):
+        async def exposures(self, attempt: str) -> AsyncIterator[Exposed]:
+            await asyncio.Event().wait()
+            yield self.exposed[0]
+
+    edge.store, edge.longest_s = Hanging(), 0.2
+    answer = await edge.write()
+    assert answer.problem == f"file://{edge.folder}/000001: not written within 0.2 s"

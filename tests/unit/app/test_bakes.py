@@ -1,0 +1,470 @@
+"""Whole rollouts that bake: stable keeps a small share after the last step, or after a shadow, and only then everything follows."""
+
+import functools
+import itertools
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+
+from doubles.attempts import ended, experiment, paused
+from doubles.cluster import NAME, Cluster
+from doubles.copies import service, tell
+from doubles.traffic import Answers, Traffic
+from sundog_operator.api.installation import Installation, parse_installation
+
+V2, V3 = "file:///models/v2", "file:///models/v3"
+STABLE, CANARY = "digits-r1", "digits-r2"
+FINE = Answers(errors=0.01)
+BAKE = {"duration": "10m", "holdback": "5%"}
+BY_HAND: dict[str, Any] = {"steps": [{"weight": 25, "gate": "manual"}], "bake": BAKE}
+AGREEMENT = {"agreement": {"min": 0.99, "by": "tolerance", "rtol": 0.01}}
+AFTER_COPIES: dict[str, Any] = {
+    "strategy": "shadow",
+    "steps": [{"shadow": {"compare": AGREEMENT, "minSamples": 400, "maxDuration": "5m"}}],
+    "bake": BAKE,
+}
+
+
+@pytest.fixture(params=[BY_HAND, AFTER_COPIES], ids=["canary", "shadow"])
+def way(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """What leads to a bake."""
+    found: dict[str, Any] = request.param
+    return found
+
+
+async def bakes(cluster: Cluster) -> bool:
+    step = (await experiment(cluster)).get("step", {})
+    return step.get("gate") == "bake" and "since" in step
+
+
+async def started(
+    rollout: dict[str, Any],
+    rps: float = 100,
+    installation: Installation | None = None,
+    numbers: Mapping[str, float] = MappingProxyType({}),
+    **spec: Any,
+) -> Cluster:
+    """A candidate is brought up beside a stable that is asked; `numbers` are what Prometheus gives."""
+    cluster = Cluster(installation=installation)
+    cluster.prometheus.numbers.update(numbers)
+    cluster.edges.traffic = Traffic(1)
+    cluster.edges.traffic.rps = {NAME: rps}
+    cluster.edges.traffic.answers = {STABLE: FINE, CANARY: FINE}
+    await cluster.apply(rollout=rollout, replicas=3, **spec)
+    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.settle(12, seconds=10)
+    await cluster.apply(V2, rollout=rollout, replicas=3, **spec)
+    return cluster
+
+
+async def waits_for_promote(cluster: Cluster) -> bool:
+    return (await experiment(cluster)).get("step", {}).get("reason") == "waits for promote"
+
+
+async def copies(cluster: Cluster) -> bool:
+    return "shadow" in service(cluster)
+
+
+async def compared(cluster: Cluster) -> None:
+    """Its copies have passed."""
+    assert await cluster.go_on(2, lambda: copies(cluster))
+    await tell(cluster, agree=900)
+    assert await cluster.go_on(7, lambda: waits_for_promote(cluster)), await experiment(cluster)
+
+
+async def baking(rps: float = 100, rollout: dict[str, Any] = BY_HAND, **given: Any) -> Cluster:
+    """Revision 2 has all traffic but what stable keeps; `given` as to `started`."""
+    cluster = await started(rollout, rps, **given)
+    copied = rollout.get("strategy") == "shadow"
+    if copied:
+        await compared(cluster)
+    else:
+        await cluster.go_on(3, lambda: cluster.at_weight(2, 25))
+    if copied or rollout["steps"][0].get("gate") == "manual":
+        await cluster.command("promote revision=2 id=gate")
+    assert await cluster.go_on(60, lambda: bakes(cluster)), await experiment(cluster)
+    assert await cluster.weights() == {1: 5, 2: 95}
+    return cluster
+
+
+def shares(cluster: Cluster) -> list[int]:
+    """The candidate's weights at the edges, in order."""
+    seen = [weights.get(CANARY, 0) for weights in cluster.edges.weights_seen]
+    return [weight for weight, before in zip(seen, [0, *seen], strict=False) if weight != before]
+
+
+def minutes(cluster: Cluster, since: str) -> float:
+    return (cluster.clock.now() - datetime.fromisoformat(since)) / timedelta(minutes=1)
+
+
+async def test_after_the_gates_a_share_stays_with_stable_and_all_its_replicas_until_the_bake_is_over() -> None:
+    cluster = await baking(rollout={"steps": [{"weight": 25}], "bake": BAKE, "guardrails": [{"metric": "errorRate"}]})
+    await cluster.go_on(1)
+    status, model = await experiment(cluster), await cluster.status()
+    assert [(step["weight"], step["gate"]) for step in status["plan"]["steps"]] == [
+        (25, "evidence"),
+        (95, "bake"),
+        (100, "none"),
+    ]
+    assert (model["stable"]["replicas"], model["candidate"]["replicas"]) == (3, 3)
+    assert status["phase"] == "Running"
+    assert status["step"]["reason"].startswith("bakes until ")
+    told = next(each for each in status["conditions"] if each["type"] == "Conclusive")
+    assert (told["status"], told["message"]) == ("False", status["step"]["reason"])
+    assert (await cluster.condition("Promoted"))[0] == "False"
+    began = status["step"]["since"]
+    assert await cluster.go_on(15, lambda: ended(cluster))
+    assert 10 <= minutes(cluster, began) <= 10.5
+    await cluster.go_on(1)
+    assert shares(cluster) == [25, 95, 100]
+    assert await cluster.weights() == {2: 100}
+    status = await experiment(cluster)
+    assert (status["verdict"]["decision"], status["verdict"]["winner"]) == ("Promoted", "canary")
+    assert {each["verdict"] for each in status["metrics"] if each["role"] == "guardrail"} == {"Passed"}
+    assert [point["weight"] for point in status["history"]][-1] == 100
+    assert {0, 25, 95} <= {point["weight"] for point in status["history"]}
+
+
+async def test_what_goes_wrong_late_is_rolled_back_at_once_to_a_stable_that_is_as_it_was(
+    way: dict[str, Any],
+) -> None:
+    cluster = await baking(rollout=way)
+    cluster.edges.traffic.answers[CANARY] = Answers(errors=0.2)
+    available = []
+    cluster.after_step = lambda: available.append(cluster.serve.running(STABLE))
+    assert await cluster.go_on(9, lambda: ended(cluster)), await experiment(cluster)
+    status = await experiment(cluster)
+    assert (status["phase"], status["verdict"]["decision"]) == ("Stopped", "RolledBack")
+    assert "errorRate is " in status["verdict"]["reason"]
+    await cluster.go_on(0.5)
+    assert await cluster.weights() == {1: 100}
+    assert min(available) == 3
+    assert await cluster.condition("Stalled") == ("True", "RolledBack")
+
+
+async def test_where_load_grows_in_a_bake_stable_grows_with_the_candidate(way: dict[str, Any]) -> None:
+    """Of the share that it keeps it would not learn of that, and an abort would find it too small."""
+    installation = parse_installation("runtimeImage: example.com/runtime:1", "test")
+    cluster = await baking(0, way, installation=installation, autoscaling={"minReplicas": 2, "maxReplicas": 9})
+    assert (await cluster.status())["stable"]["replicas"] == 2
+    (serve,) = cluster.serve_apis.by_dashboard.values()
+    serve.load(CANARY, 5)
+    await cluster.go_on(1)
+    status = await cluster.status()
+    assert (status["stable"]["replicas"], status["stable"]["readyReplicas"]) == (5, 5)
+    assert status["candidate"]["replicas"] == 5
+    serve.load(CANARY, 3)
+    await cluster.go_on(1)
+    assert (await cluster.status())["stable"]["replicas"] == 5, "as long as the bake lasts"
+
+
+async def test_what_goes_back_in_a_bake_finds_as_many_replicas_though_stable_learned_nothing_of_its_share(
+    way: dict[str, Any],
+) -> None:
+    installation = parse_installation("runtimeImage: example.com/runtime:1", "test")
+    cluster = await baking(0, way, installation=installation, autoscaling={"minReplicas": 1, "maxReplicas": 9})
+    (serve,) = cluster.serve_apis.by_dashboard.values()
+    serve.load(CANARY, 5)
+    await cluster.go_on(1)
+    serve.load(STABLE, 1)
+    ran = []
+    cluster.after_step = lambda: ran.append(serve.running(STABLE))
+    await cluster.command("abort revision=2 id=a")
+    assert await cluster.go_on(1, lambda: ended(cluster))
+    await cluster.round()
+    assert (await cluster.status())["retiring"] != []
+    # All edges send it everything by now, and Serve sees so.
+    serve.load(STABLE, 5)
+    await cluster.go_on(2)
+    assert (await cluster.status())["retiring"] == []
+    assert min(ran) == 5
+    serve.load(STABLE, 2)
+    await cluster.go_on(0.5)
+    assert serve.running(STABLE) == 2
+
+
+async def test_a_dead_candidate_is_found_within_the_minute(way: dict[str, Any]) -> None:
+    cluster = await baking(rollout=way)
+    cluster.edges.traffic.answers[CANARY] = Answers(errors=1.0)
+    assert await cluster.go_on(1.5, lambda: ended(cluster))
+    assert "the candidate failed " in (await experiment(cluster))["verdict"]["reason"]
+
+
+async def test_gates_by_hand_are_looked_at_for_harm_where_a_bake_follows_and_nothing_is_called_decided() -> None:
+    cluster = await baking()
+    plan = (await experiment(cluster))["plan"]
+    assert {each["role"] for each in plan["guardrails"]} == {"harm"}
+    assert await cluster.go_on(12, lambda: ended(cluster))
+    status = await experiment(cluster)
+    assert (status["phase"], status["verdict"]["decision"]) == ("Concluded", "Undecided")
+
+
+@pytest.mark.parametrize(
+    ("command", "weights", "phase"),
+    [
+        ("promote revision=2 id=a", {2: 100}, "Concluded"),
+        ("promote revision=2 id=a full=true", {2: 100}, "Concluded"),
+        ("abort revision=2 id=a", {1: 100}, "Stopped"),
+        ("rollback revision=1 id=a", {1: 100}, "Stopped"),
+    ],
+)
+async def test_a_command_ends_a_bake(way: dict[str, Any], command: str, weights: dict[int, int], phase: str) -> None:
+    cluster = await baking(rollout=way)
+    await cluster.command(command)
+    assert await cluster.go_on(1, lambda: ended(cluster))
+    await cluster.go_on(0.5)
+    assert await cluster.weights() == weights
+    assert (await experiment(cluster))["phase"] == phase
+
+
+async def test_a_pause_takes_no_time_of_a_bake_and_hides_no_harm(way: dict[str, Any]) -> None:
+    cluster = await baking(rollout=way)
+    began = (await experiment(cluster))["step"]["since"]
+    await cluster.command("pause revision=2 id=p")
+    await cluster.go_on(20)
+    assert await cluster.weights() == {1: 5, 2: 95}
+    await cluster.command("resume revision=2 id=r")
+    assert await cluster.go_on(15, lambda: ended(cluster))
+    assert 29.5 <= minutes(cluster, began) <= 31
+    assert (await experiment(cluster))["phase"] == "Concluded"
+
+    cluster = await baking(rollout=way)
+    await cluster.command("pause revision=2 id=p")
+    cluster.edges.traffic.answers[CANARY] = Answers(errors=0.3)
+    assert await cluster.go_on(10, lambda: ended(cluster))
+    assert (await experiment(cluster))["verdict"]["decision"] == "RolledBack"
+
+
+@pytest.mark.parametrize("held", [{"paused": True}, {}], ids=["spec", "window"])
+async def test_what_holds_a_rollout_holds_its_promotion_and_windows_no_time(
+    way: dict[str, Any], held: dict[str, Any]
+) -> None:
+    cluster = await baking(rollout=way)
+    began = (await experiment(cluster))["step"]["since"]
+    minute = cluster.clock.now().minute
+    window = {"windows": [{"cron": f"{(minute + 30) % 60} * * * *", "duration": "2m"}]} if not held else {}
+    await cluster.apply(V2, rollout={**way, **window}, replicas=3, **held)
+    await cluster.go_on(20)
+    assert await cluster.weights() == {1: 5, 2: 95}
+    await cluster.apply(V2, rollout={**way, **window}, replicas=3)
+    assert await cluster.go_on(15, lambda: ended(cluster))
+    assert (await experiment(cluster))["phase"] == "Concluded"
+    # Ten minutes and what the spec held; of a window its opening.
+    assert 29 <= minutes(cluster, began) <= 31.5
+
+
+async def test_another_revision_during_a_bake_takes_its_place_or_waits_for_its_end(
+    way: dict[str, Any],
+) -> None:
+    cluster = await baking(rollout=way)
+    await cluster.apply(V3, rollout=BY_HAND, replicas=3)
+    await cluster.go_on(2, lambda: cluster.at_weight(3, 25))
+    assert await cluster.weights() == {1: 75, 3: 25}
+    assert (await experiment(cluster))["verdict"]["reason"].startswith("Superseded: ")
+
+    cluster = await baking(rollout=way)
+    await cluster.apply(V3, rollout={**BY_HAND, "onNewRevision": "queue"}, replicas=3)
+    await cluster.go_on(5)
+    assert await cluster.weights() == {1: 5, 2: 95}
+    assert (await cluster.status())["queued"] == 3
+    assert await cluster.go_on(15, lambda: cluster.at_weight(3, 25))
+    assert await cluster.weights() == {2: 75, 3: 25}
+
+
+@pytest.mark.parametrize(
+    ("policy", "phase", "reason"),
+    [("hold", "Running", ""), ("pause", "Running", "NoData"), ("promote", "Concluded", "")],
+)
+async def test_without_requests_nothing_is_promoted_unless_a_policy_says_so(
+    way: dict[str, Any], policy: str, phase: str, reason: str
+) -> None:
+    cluster = await baking(rps=0, rollout={**way, "onNoData": policy})
+    await cluster.go_on(20, lambda: ended(cluster))
+    status = await experiment(cluster)
+    assert (status["phase"], status.get("paused", {}).get("reason", "")) == (phase, reason)
+
+
+async def test_a_bake_that_is_over_ends_with_the_first_requests_of_both(way: dict[str, Any]) -> None:
+    cluster = await baking(0, way)
+    await cluster.go_on(12)
+    told = (await experiment(cluster))["step"]["reason"]
+    assert told == "has baked, and waits for requests of both revisions: no data is no success"
+    cluster.edges.traffic.rps = {NAME: 20}
+    assert await cluster.go_on(2, lambda: ended(cluster))
+
+
+async def test_an_outage_of_both_takes_no_time_of_a_bake(way: dict[str, Any]) -> None:
+    cluster = await baking(rollout=way)
+    began = (await experiment(cluster))["step"]["since"]
+    cluster.edges.traffic.answers = {STABLE: Answers(errors=0.9), CANARY: Answers(errors=0.9)}
+    assert await cluster.go_on(3, lambda: paused(cluster))
+    assert (await experiment(cluster))["paused"]["reason"] == "ControlDegraded"
+    await cluster.go_on(12)
+    assert (await experiment(cluster))["phase"] == "Running"
+    cluster.edges.traffic.answers = {STABLE: FINE, CANARY: FINE}
+    assert await cluster.go_on(30, lambda: ended(cluster))
+    assert (await experiment(cluster))["phase"] == "Concluded"
+    assert minutes(cluster, began) >= 25
+
+
+async def test_an_outage_before_the_replicas_of_a_bake_are_there_hides_no_harm_in_it() -> None:
+    cluster = await started({"steps": [{"weight": 25}], "bake": BAKE})
+    cluster.serve.later_s, cluster.serve.room[CANARY] = 0, 1
+    await cluster.go_on(3, lambda: cluster.at_weight(2, 25))
+
+    async def waits() -> bool:
+        return (await experiment(cluster)).get("step", {}).get("index", 0) > 1
+
+    assert await cluster.go_on(60, waits, seconds=10), await experiment(cluster)
+    cluster.edges.traffic.answers = {STABLE: Answers(errors=0.9), CANARY: Answers(errors=0.9)}
+    assert await cluster.go_on(3, lambda: paused(cluster))
+    cluster.edges.traffic.answers = {STABLE: FINE, CANARY: FINE}
+    await cluster.go_on(9)
+    status = await experiment(cluster)
+    assert ("paused" in status, status["arms"][1]["weight"]) == (False, 25)
+    del cluster.serve.room[CANARY]
+    assert await cluster.go_on(3, lambda: cluster.at_weight(2, 95))
+    cluster.edges.traffic.answers[CANARY] = Answers(errors=0.1)
+    assert await cluster.go_on(30, lambda: ended(cluster))
+    status = await experiment(cluster)
+    assert (status["phase"], status["verdict"]["decision"]) == ("Stopped", "RolledBack"), status["evidenceEpochs"]
+
+
+class Died(Exception):
+    """The operator did."""
+
+
+@pytest.mark.parametrize(("candidate", "phase"), [(FINE, "Concluded"), (Answers(errors=0.3), "Stopped")])
+async def test_an_operator_that_dies_at_every_other_write_ends_a_bake_alike(
+    way: dict[str, Any], candidate: Answers, phase: str
+) -> None:
+    cluster = await baking(rollout=way)
+    cluster.edges.traffic.answers[CANARY] = candidate
+    deaths = itertools.count(1)
+
+    def die(moment: str, *_: object) -> None:
+        if moment == "after" and not next(deaths) % 2:
+            raise Died
+
+    cluster.kube.on_write = die
+    for _ in range(200):
+        try:
+            await cluster.round(5)
+        except Died:
+            await cluster.edges.pass_time(1)
+            cluster.clock.advance(1)
+        if await ended(cluster):
+            break
+    cluster.kube.on_write = lambda *_: None
+    await cluster.go_on(0.5)
+    assert (await experiment(cluster))["phase"] == phase
+    assert await cluster.weights() == ({2: 100} if phase == "Concluded" else {1: 100})
+    assert next(deaths) > 10
+
+
+async def test_limits_of_prometheus_hold_in_a_bake(way: dict[str, Any]) -> None:
+    check = {"name": "oom", "prometheus": {"query": "oom", "interval": "30s"}, "threshold": {"max": 0}}
+    cluster = await baking(50, {**way, "guardrails": [check]}, numbers={"oom": 0})
+    cluster.prometheus.numbers["oom"] = 1
+    assert await cluster.go_on(5, lambda: ended(cluster))
+    assert "check oom gives 1, more than 0: 3 times in a row" in (await experiment(cluster))["verdict"]["reason"]
+    await cluster.go_on(0.5)
+    assert await cluster.weights() == {1: 100}
+
+
+async def test_a_bake_that_changes_nothing_writes_once_a_minute(way: dict[str, Any]) -> None:
+    cluster = await baking(rollout=way)
+    await cluster.go_on(3)
+    before = sum(write.changed for write in cluster.kube.writes)
+    await cluster.go_on(5)
+    assert sum(write.changed for write in cluster.kube.writes) - before <= 2 * 6
+
+
+async def told(cluster: Cluster, condition: str) -> tuple[str, str, str]:
+    found = next(each for each in (await experiment(cluster))["conditions"] if each["type"] == condition)
+    return found["status"], found["reason"], found["message"]
+
+
+async def test_after_a_shadow_it_bakes_once_somebody_says_so_and_then_everything_follows() -> None:
+    spec = {"keepPrevious": {"for": "1h"}, "notify": [{"webhook": "http://hooks.example/a"}]}
+    cluster = await started({**AFTER_COPIES, **spec})
+    await compared(cluster)
+    status = await experiment(cluster)
+    assert [(step["weight"], step["gate"]) for step in status["plan"]["steps"]] == [
+        (0, "shadow"),
+        (0, "manual"),
+        (95, "bake"),
+        (100, "none"),
+    ]
+    passed = status["verdict"]
+    assert passed["decision"] == "Passed"
+    assert {each["name"] for each in status["metrics"]} == {"agreement", "shadowFailures"}
+    await cluster.settle(60, seconds=60)
+    assert await cluster.weights() == {1: 100, 2: 0}
+    assert await told(cluster, "Conclusive") == ("True", "Passed", passed["reason"])
+    assert (await told(cluster, "DataQuality"))[:2] == ("Unknown", "NotEvaluated")
+    assert (await experiment(cluster))["metrics"] == status["metrics"]
+
+    await cluster.command("promote revision=2 id=a")
+    assert await cluster.go_on(3, lambda: bakes(cluster))
+    await cluster.go_on(5)
+    status, model = await experiment(cluster), await cluster.status()
+    assert await cluster.weights() == {1: 5, 2: 95}
+    assert (model["stable"]["replicas"], model["candidate"]["replicas"]) == (3, 3)
+    assert "shadow" not in service(cluster)
+    assert status["step"]["reason"].startswith("bakes until ")
+    assert await told(cluster, "Conclusive") == ("False", "Undecided", status["step"]["reason"])
+    assert (await told(cluster, "DataQuality"))[:2] == ("True", "Consistent")
+    errors = next(each for each in status["metrics"] if each["name"] == "errorRate")
+    assert (errors["role"], min(errors["events"]) > 0, "ratio" in errors) == ("harm", True, True)
+    assert (status["verdict"], status["shadow"]["agreed"]) == (passed, 900)
+
+    assert await cluster.go_on(15, lambda: ended(cluster))
+    await cluster.go_on(1)
+    status, model = await experiment(cluster), await cluster.status()
+    assert shares(cluster) == [95, 100]
+    assert await cluster.weights() == {2: 100}
+    assert (status["phase"], status["verdict"]["decision"], status["verdict"]["winner"]) == ("Concluded", "Passed", "")
+    assert {0, 95, 100} <= {point["weight"] for point in status["history"]}
+    assert [each["revision"] for each in model["kept"]] == [1]
+    assert [(each["event"], each["step"]) for each in status["notices"]] == [
+        ("started", 0),
+        ("paused", 2),
+        ("promoted", 4),
+    ]
+
+
+async def test_what_harms_in_the_bake_after_a_shadow_is_rolled_back_whatever_its_copies_came_to() -> None:
+    cluster = await baking(rollout={**AFTER_COPIES, "notify": [{"webhook": "http://hooks.example/a"}]})
+    assert (await experiment(cluster))["verdict"]["decision"] == "Passed"
+    cluster.edges.traffic.answers[CANARY] = Answers(errors=0.2)
+    assert await cluster.go_on(9, lambda: ended(cluster))
+    await cluster.go_on(0.5)
+    status, model = await experiment(cluster), await cluster.status()
+    assert (status["verdict"]["decision"], status["verdict"]["winner"]) == ("RolledBack", "stable")
+    assert await told(cluster, "Conclusive") == ("True", "RolledBack", status["verdict"]["reason"])
+    assert [each["revision"] for each in model["heldBack"]] == [2]
+    assert status["shadow"]["agreed"] == 900
+    assert status["notices"][-1]["event"] == "rolledBack"
+    await cluster.go_on(5)
+    assert await cluster.weights() == {1: 100}, "it is not tried again by itself"
+
+
+async def test_promote_leads_past_copies_that_are_not_known_to_pass_to_the_bake_by_two_steps() -> None:
+    cluster = await started(AFTER_COPIES)
+    assert await cluster.go_on(2, lambda: copies(cluster))
+    await cluster.command("promote revision=2 id=a")
+    assert await cluster.go_on(1, lambda: waits_for_promote(cluster))
+    assert await cluster.weights() == {1: 100, 2: 0}
+    await cluster.command("skip revision=2 id=b")
+    await cluster.go_on(1)
+    assert (await cluster.status())["lastCommand"]["result"] == "Rejected"
+    assert await cluster.weights() == {1: 100, 2: 0}
+    await cluster.command("promote revision=2 id=c")
+    assert await cluster.go_on(3, lambda: bakes(cluster))
+    assert await cluster.weights() == {1: 5, 2: 95}
+    assert await cluster.go_on(15, lambda: ended(cluster))
+    assert (await experiment(cluster))["verdict"]["decision"] == "Undecided"

@@ -1,0 +1,677 @@
+"""Experiments of users, whole: through planner, statuses, split document and traffic, in a world in memory."""
+
+import functools
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from doubles.cluster import NAME, NAMESPACE, Cluster, model_deployment
+from doubles.serve import FakeServe
+from doubles.traffic import Answers, Traffic, Users
+from sundog_operator.api import Experiment
+from sundog_operator.api.installation import parse_installation
+from sundog_operator.app.keys import Key
+from sundog_operator.app.loop import RECONCILERS
+from sundog_operator.core.experiments import machine
+from sundog_operator.core.names import application
+from sundog_operator.errors import Conflict
+from sundog_operator.ports import CONTROLLER_REVISION, EXPERIMENT, MODEL_DEPLOYMENT, Object, Ref
+
+FINE = Answers(errors=0.01)
+WIDE = "wide-or-narrow"
+Json = dict[str, Any]
+
+
+def experiment(name: str = WIDE, arms: list[Json] | None = None, **spec: Any) -> Object:
+    return {
+        "apiVersion": "serving.sundog.dev/v1alpha1",
+        "kind": "Experiment",
+        "metadata": {"name": name, "namespace": NAMESPACE},
+        "spec": {
+            "modelDeployment": NAME,
+            "arms": arms or [{"name": "wide", "model": {"uri": "file:///models/v2"}}],
+            "exposure": "40%",
+            **spec,
+        },
+    }
+
+
+async def serving(rps: float = 50, seed: int = 1, users: Users | None = None, **spec: Any) -> Cluster:
+    """Revision 1 has served for some minutes."""
+    cluster = Cluster()
+    cluster.edges.traffic = Traffic(seed)
+    cluster.edges.traffic.rps = {NAME: rps}
+    cluster.edges.traffic.users = {} if users is None else {NAME: users}
+    cluster.edges.traffic.answers = {application(NAME, number): FINE for number in range(1, 12)}
+    await cluster.apply(**spec)
+    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.settle(12, seconds=10)
+    return cluster
+
+
+async def status(cluster: Cluster, name: str = WIDE) -> Json:
+    found: Json = (await cluster.experiment(name)).get("status") or {}
+    return found
+
+
+async def phase(cluster: Cluster, name: str = WIDE) -> str:
+    return str((await status(cluster, name)).get("phase"))
+
+
+async def in_phase(cluster: Cluster, wanted: str, name: str = WIDE) -> bool:
+    return await phase(cluster, name) == wanted
+
+
+async def counts(cluster: Cluster, name: str = WIDE) -> bool:
+    return bool((await status(cluster, name)).get("evidenceEpochs"))
+
+
+def condition(told: Json, type_: str) -> tuple[str, str]:
+    return next(((c["status"], c["reason"]) for c in told["conditions"] if c["type"] == type_), ("Absent", ""))
+
+
+def weights(told: Json) -> dict[str, float]:
+    return {arm["name"]: arm["weight"] for arm in told["arms"]}
+
+
+async def settled(cluster: Cluster) -> bool:
+    """Whether nothing of an experiment is left on the ModelDeployment."""
+    told = await cluster.status()
+    return not told["retiring"] and not told["experiment"] and "arms" not in told
+
+
+async def test_an_experiment_runs_until_it_is_stopped() -> None:
+    cluster = await serving()
+    await cluster.kube.apply(experiment())
+    await cluster.until(functools.partial(in_phase, cluster, "Running"))
+    told = await status(cluster)
+    assert weights(told) == {"stable": 60, "control": 20, "wide": 20}
+    assert [arm["revision"] for arm in told["arms"]] == [1, 1, 2]
+    deployment = await cluster.status()
+    assert (deployment["experiment"], deployment["stable"]["weight"]) == (WIDE, 80)
+    assert [(arm["name"], arm["revision"], arm["weight"]) for arm in deployment["arms"]] == [("wide", 2, 20)]
+    await cluster.go_on(5, functools.partial(counts, cluster))
+    await cluster.go_on(5)
+    told = await status(cluster)
+    assert condition(told, "Ready") == ("True", "Running")
+    assert condition(told, "DataQuality") == ("True", "Consistent")
+    assert {each["name"] for each in told["metrics"]} == {"errorRate", "rejections", "retries"}
+    assert all(arm["requests"] for arm in told["arms"])
+    await cluster.kube.apply(experiment(stopped=True))
+    await cluster.until(functools.partial(in_phase, cluster, "Stopped"))
+    await cluster.until(functools.partial(settled, cluster))
+    told = await status(cluster)
+    assert condition(told, "Ready") == ("True", "Stopped")
+    assert told["verdict"] == {"decision": "Undecided", "winner": "", "reason": "StoppedByUser: spec.stopped is true"}
+    assert cluster.serve.running("digits-r2") == 0
+    assert await cluster.weights() == {1: 100}
+
+
+async def test_requests_of_its_arms_outlive_the_edge_that_counted_them() -> None:
+    cluster = await serving()
+    await cluster.kube.apply(experiment())
+    await cluster.go_on(5, functools.partial(counts, cluster))
+    await cluster.go_on(3)
+    await cluster.replace_edge("sundog-edge-0", "sundog-edge-1")
+    await cluster.go_on(1)
+    cluster.edges.traffic.rps[NAME] = 0
+    await cluster.go_on(1.5)
+    came, uid = Counter[str](), (await cluster.experiment(WIDE))["metadata"]["uid"]
+    for place, requests in cluster.edges.traffic.assigned.items():
+        came[place.arm] += requests if place.attempt == uid else 0
+    told = (await status(cluster))["arms"]
+    assert {arm["name"]: arm["requests"] for arm in told} == {arm["name"]: came[arm["name"]] for arm in told}
+    assert min(arm["requests"] for arm in told) > 1000
+
+
+async def test_one_that_is_made_anew_while_a_pass_goes_on_begins_at_the_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = await serving()
+    await cluster.kube.apply(experiment())
+    await cluster.until(functools.partial(in_phase, cluster, "Running"))
+    first, count, replaced = await cluster.experiment(WIDE), cluster.world.edges.count, []
+
+    async def counted_meanwhile(*args: Any, **options: Any) -> Any:
+        if not replaced:
+            await cluster.outside(replace)
+        return await count(*args, **options)
+
+    async def replace() -> None:
+        await cluster.kube.delete(Ref(EXPERIMENT, NAMESPACE, WIDE))
+        replaced.append(await cluster.kube.create(experiment(exposure="20%")))
+
+    monkeypatch.setattr(cluster.world.edges, "count", counted_meanwhile)
+    with pytest.raises(Conflict):
+        await RECONCILERS["modeldeployment"](cluster.world, Key("modeldeployment", NAMESPACE, NAME))
+    assert replaced
+    second = await cluster.experiment(WIDE)
+    assert second["metadata"]["uid"] != first["metadata"]["uid"]
+    assert "plan" not in (second.get("status") or {})
+    await cluster.until(functools.partial(in_phase, cluster, "Running"))
+    assert weights(await status(cluster)) == {"stable": 80, "control": 10, "wide": 10}
+
+
+async def test_an_event_is_told_though_somebody_else_wrote_the_deployment_meanwhile() -> None:
+    cluster = await serving()
+    refused: list[str] = []
+
+    def fault(verb: str, ref: Ref) -> Exception | None:
+        """An autoscaler writes while the pass goes on by which the experiment runs."""
+        stored = cluster.kube.store.get(Ref(EXPERIMENT, NAMESPACE, WIDE)) or {}
+        if ref.kind != MODEL_DEPLOYMENT or verb != "status" or refused:
+            return None
+        if (stored.get("status") or {}).get("phase") != "Running":
+            return None
+        refused.append(verb)
+        return Conflict("an autoscaler was faster")
+
+    cluster.kube.faults = fault
+    await cluster.kube.apply(experiment())
+    await cluster.until(functools.partial(in_phase, cluster, "Running"))
+    await cluster.settle(3)
+    assert refused
+    assert "ExperimentRunning" in await cluster.events()
+
+
+async def test_an_arm_that_fails_more_is_dropped_and_the_others_go_on() -> None:
+    arms = [{"name": name, "model": {"uri": f"file:///models/{name}"}} for name in ("good", "bad")]
+    cluster = await serving(rps=100)
+    cluster.edges.traffic.answers["digits-r3"] = Answers(errors=0.08)
+    await cluster.kube.apply(experiment(arms=arms, exposure="60%"))
+    await cluster.until(functools.partial(in_phase, cluster, "Running"))
+    before = await status(cluster)
+
+    async def dropped() -> bool:
+        return any("dropped" in arm for arm in (await status(cluster))["arms"])
+
+    assert await cluster.go_on(30, dropped)
+    told = await status(cluster)
+    bad = next(arm for arm in told["arms"] if arm["name"] == "bad")
+    assert bad["dropped"].startswith("Harm: arm bad: errorRate is ")
+    assert weights(told) == {"stable": 60, "control": 20, "good": 20, "bad": 0}
+    ranges = {arm["name"]: arm["ranges"] for arm in before["arms"]}
+    now = {arm["name"]: arm["ranges"] for arm in told["arms"]}
+    assert now["control"] == ranges["control"]
+    assert now["good"] == ranges["good"]
+    await cluster.go_on(3)
+    assert await phase(cluster) == "Running"
+    assert [arm["name"] for arm in (await cluster.status())["arms"]] == ["good"]
+    assert cluster.serve.running("digits-r3") == 0
+    assert "ArmDropped" in await cluster.events()
+    document = cluster.edges.in_force()[-1]["services"][0]
+    assert [arm["name"] for arm in document["arms"]] == ["stable", "control", "good"]
+    harm = [each for each in (await status(cluster))["metrics"] if each["arm"] == "bad"]
+    assert {each["verdict"] for each in harm if each["name"] == "errorRate"} == {"Harm"}
+
+
+async def test_each_arm_is_dropped_by_the_latency_that_it_is_slow_by() -> None:
+    arms = [{"name": name, "model": {"uri": f"file:///models/{name}"}} for name in ("median", "slowest", "fine")]
+    cluster = await serving(rps=100)
+    cluster.edges.traffic.answers["digits-r2"] = replace(FINE, median_ms=30, spread=0.2)
+    cluster.edges.traffic.answers["digits-r3"] = replace(FINE, lingering=0.05)
+    guardrails = [{"metric": "errorRate"}, {"metric": "latencyP99"}, {"metric": "latencyP50"}]
+    await cluster.kube.apply(experiment(arms=arms, exposure="60%", metrics={"guardrails": guardrails}))
+
+    async def both_dropped() -> bool:
+        return sum("dropped" in arm for arm in (await status(cluster)).get("arms", ())) == 2
+
+    assert await cluster.go_on(60, both_dropped), await status(cluster)
+    told = await status(cluster)
+    dropped = {arm["name"]: arm.get("dropped", "") for arm in told["arms"]}
+    assert dropped["median"].startswith("Harm: arm median: latencyP50 (answers above ")
+    assert dropped["slowest"].startswith("Harm: arm slowest: latencyP99 (answers above ")
+    assert not dropped["fine"]
+    harmed = {(each["arm"], each["name"]) for each in told["metrics"] if each["verdict"] == "Harm"}
+    assert harmed == {("median", "latencyP50"), ("slowest", "latencyP99")}
+
+
+async def test_with_no_arm_left_it_is_concluded_with_harm() -> None:
+    cluster = await serving(rps=100)
+    cluster.edges.traffic.answers["digits-r2"] = Answers(errors=0.9)
+    await cluster.kube.apply(experiment())
+    assert await cluster.go_on(6, functools.partial(in_phase, cluster, "Concluded"))
+    await cluster.until(functools.partial(settled, cluster))
+    told = await status(cluster)
+    assert (told["verdict"]["decision"], told["verdict"]["winner"]) == ("Harm", "")
+    assert condition(told, "Conclusive") == ("True", "Harm")
+    assert condition(told, "Ready") == ("True", "Concluded")
+    assert told["verdict"]["reason"].startswith("Harm: no arm is left: arm wide: Harm: arm wide failed ")
+
+
+async def test_an_arm_that_changes_nothing_has_a_revision_and_replicas_of_its_own() -> None:
+    cluster = await serving(replicas=2)
+    await cluster.kube.apply(experiment(arms=[{"name": "again"}, {"name": "oncemore"}], exposure="90%"))
+    await cluster.until(functools.partial(in_phase, cluster, "Running"))
+    told = await status(cluster)
+    assert {arm["name"]: arm["revision"] for arm in told["arms"]} == {
+        "stable": 1,
+        "control": 1,
+        "again": 2,
+        "oncemore": 3,
+    }
+    stored = await cluster.kube.list(CONTROLLER_REVISION, NAMESPACE)
+    assert len({each["data"]["hash"] for each in stored}) == 3
+    assert len({str(each["data"]["content"]) for each in stored}) == 1
+    assert cluster.serve.running("digits-r2") == cluster.serve.running("digits-r3") == 2
+    await cluster.settle(20)
+    # The spec still stands for revision 1, although others have its content.
+    assert await cluster.condition("Promoted") == ("True", "Promoted")
+    assert (await cluster.status())["stable"]["revision"] == 1
+
+
+async def test_the_oldest_goes_first_and_the_others_wait() -> None:
+    cluster = await serving()
+    names = ["b-first", "a-second", "c-third"]
+    for name in names:
+        await cluster.kube.apply(experiment(name))
+        cluster.clock.advance(2)
+    await cluster.until(functools.partial(in_phase, cluster, "Running", "b-first"))
+    assert [await phase(cluster, name) for name in names] == ["Running", "Queued", "Queued"]
+    told = await status(cluster, "a-second")
+    assert condition(told, "Running") == ("False", "Queued")
+    message = next(c["message"] for c in told["conditions"] if c["type"] == "Ready")
+    assert message == "waits until Experiment b-first has ended"
+    await cluster.kube.apply(experiment("b-first", stopped=True))
+    await cluster.until(functools.partial(in_phase, cluster, "Running", "a-second"))
+    await cluster.kube.apply(experiment("c-third", stopped=True))
+    await cluster.until(functools.partial(in_phase, cluster, "Stopped", "c-third"))
+    assert [await phase(cluster, name) for name in names] == ["Stopped", "Running", "Stopped"]
+
+
+async def test_a_deleted_experiment_gives_all_traffic_back() -> None:
+    cluster = await serving()
+    await cluster.kube.apply(experiment())
+    await cluster.until(functools.partial(in_phase, cluster, "Running"))
+    await cluster.kube.delete(Ref(EXPERIMENT, NAMESPACE, WIDE))
+    await cluster.until(functools.partial(settled, cluster))
+    assert await cluster.weights() == {1: 100}
+    assert cluster.serve.running("digits-r2") == 0
+    # Replicas went only once no edge sent them anything.
+    assert await cluster.condition("TrafficSynced") == ("True", "InForce")
+
+
+async def test_an_arm_that_cannot_start_fails_the_experiment_with_its_cause() -> None:
+    cluster = await serving()
+    cluster.serve.failures = {"file:///models/v2": ("LoadFailed", "size mismatch")}
+    await cluster.kube.apply(experiment())
+    await cluster.until(functools.partial(in_phase, cluster, "Stopped"))
+    told = await status(cluster)
+    assert told["verdict"]["reason"] == "LoadFailed: arm wide: revision 2: size mismatch"
+    assert condition(told, "Ready") == ("False", "LoadFailed")
+    assert condition(told, "Stalled") == ("True", "LoadFailed")
+    await cluster.until(functools.partial(settled, cluster))
+    assert all(weight.get("digits-r2", 0) == 0 for weight in cluster.edges.weights_seen)
+
+
+async def test_an_arm_that_may_start_later_is_tried_again_until_the_deadline() -> None:
+    cluster = await serving(rollout={"progressDeadline": "1m"})
+    cluster.serve.failures = {"file:///models/v2": ("ModelNotFound", "no such directory")}
+    await cluster.kube.apply(experiment())
+    await cluster.settle(20)
+    told = await status(cluster)
+    assert told["phase"] == "Pending"
+    message = next(c["message"] for c in told["conditions"] if c["type"] == "Ready")
+    assert message.startswith("arm wide: 0 of 1 replicas")
+    assert message.endswith("no such directory")
+    await cluster.until(functools.partial(in_phase, cluster, "Stopped"))
+    reason = (await status(cluster))["verdict"]["reason"]
+    assert reason.startswith("ProgressDeadlineExceeded: arm wide: revision 2: not ready within 1m")
+    assert reason.endswith("no such directory")
+
+
+@pytest.mark.parametrize("policy", ["wait", "stop"])
+async def test_a_new_revision_waits_or_ends_the_experiment(policy: str) -> None:
+    rollout = {"steps": [{"weight": 25, "gate": "manual"}], "duringExperiment": policy}
+    cluster = await serving(rollout=rollout)
+    await cluster.kube.apply(experiment())
+    await cluster.until(functools.partial(in_phase, cluster, "Running"))
+    await cluster.apply("file:///models/v9", rollout=rollout)
+    await cluster.settle(10)
+    if policy == "wait":
+        assert await cluster.condition("Progressing") == ("False", "ExperimentRunning")
+        assert (await cluster.status())["queued"] == 3
+        assert await phase(cluster) == "Running"
+        await cluster.kube.apply(experiment(stopped=True))
+    await cluster.until(functools.partial(cluster.at_weight, 3, 25))
+    assert await phase(cluster) == "Stopped"
+    if policy == "stop":
+        assert (await status(cluster))["verdict"]["reason"].startswith("Superseded: revision 3 is wanted now")
+
+
+async def test_an_experiment_waits_for_a_rollout() -> None:
+    cluster = await serving(rollout={"steps": [{"weight": 25, "gate": "manual"}]})
+    await cluster.apply("file:///models/v9", rollout={"steps": [{"weight": 25, "gate": "manual"}]})
+    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.kube.apply(experiment())
+    await cluster.settle(5)
+    assert await phase(cluster) == "Queued"
+    await cluster.command("promote revision=2 id=a full=true")
+    await cluster.until(functools.partial(in_phase, cluster, "Running"))
+    assert [arm["revision"] for arm in (await status(cluster))["arms"]] == [2, 2, 3]
+
+
+async def test_an_edit_that_would_change_the_plan_is_refused_and_what_runs_goes_on() -> None:
+    cluster = await serving()
+    await cluster.kube.apply(experiment())
+    await cluster.until(functools.partial(in_phase, cluster, "Running"))
+    before = (await status(cluster))["plan"]
+    await cluster.kube.apply(experiment(exposure="80%", alpha=0.1))
+    await cluster.settle(5)
+    told = await status(cluster)
+    assert condition(told, "SpecAccepted") == ("False", "PlanFrozen")
+    assert condition(told, "Stalled") == ("True", "PlanFrozen")
+    assert condition(told, "Ready") == ("True", "Running")
+    message = next(c["message"] for c in told["conditions"] if c["type"] == "SpecAccepted")
+    assert message.startswith("spec.exposure or spec.weights, spec.alpha: cannot be changed while it runs")
+    assert (told["plan"], weights(told)["wide"]) == (before, 20)
+    await cluster.kube.apply(experiment())
+    await cluster.settle(5)
+    assert condition(await status(cluster), "SpecAccepted") == ("True", "Accepted")
+    latencies = [{"metric": "latencyP50"}, {"metric": "latencyP99"}]
+    await cluster.kube.apply(experiment(metrics={"guardrails": latencies}))
+    await cluster.settle(5)
+    told = await status(cluster)
+    assert condition(told, "SpecAccepted") == ("False", "PlanFrozen")
+    assert await phase(cluster) == "Running"
+
+
+async def test_what_runs_with_a_spec_that_is_refused_since_goes_on_until_that_says_stopped() -> None:
+    cluster = await serving()
+    await cluster.kube.apply(experiment())
+    await cluster.until(functools.partial(in_phase, cluster, "Running"))
+    await cluster.kube.apply(experiment(exposure="0%"))
+    await cluster.go_on(3)
+    told = await status(cluster)
+    assert condition(told, "SpecAccepted") == ("False", "InvalidSpec")
+    assert condition(told, "Ready") == ("True", "Running")
+    assert weights(told) == {"stable": 60, "control": 20, "wide": 20}
+    await cluster.kube.apply(experiment(exposure="0%", stopped=True))
+    await cluster.until(functools.partial(in_phase, cluster, "Stopped"))
+    await cluster.until(functools.partial(settled, cluster))
+    assert (await status(cluster))["verdict"]["reason"] == "StoppedByUser: spec.stopped is true"
+
+
+async def test_one_with_a_refused_spec_that_is_stopped_never_begins() -> None:
+    cluster = await serving()
+    await cluster.kube.apply(experiment(exposure="0%", stopped=True))
+    await cluster.go_on(3)
+    told = await status(cluster)
+    assert condition(told, "Stalled") == ("True", "InvalidSpec")
+    assert told["phase"] == "Pending"
+
+
+def configs(cluster: Cluster) -> dict[str, Json]:
+    """What the replicas of each revision are configured with."""
+    applications = cluster.serve.puts[-1]["applications"]
+    return {app["name"]: app["deployments"][0]["user_config"]["userConfig"] for app in applications}
+
+
+async def test_arms_may_differ_by_their_config_alone() -> None:
+    own: list[Json] = [{"userConfig": {"threshold": 0.7}}, {"userConfig": {}}]
+    arms = [{"name": f"a{number}", "runtime": runtime} for number, runtime in enumerate(own)]
+    cluster = await serving(runtime={"userConfig": {"threshold": 0.5}})
+    await cluster.kube.apply(experiment(arms=[*arms, {"name": "same"}], exposure="80%"))
+    await cluster.until(functools.partial(in_phase, cluster, "Running"))
+    with_own = {"digits-r2": {"threshold": 0.7}, "digits-r3": {}}
+    before = {"threshold": 0.5}
+    assert configs(cluster) == {"digits-r1": before, **with_own, "digits-r4": before}
+    after = {"threshold": 0.6}
+    await cluster.apply(runtime={"userConfig": after})
+    await cluster.go_on(3)
+    assert configs(cluster) == {"digits-r1": after, **with_own, "digits-r4": after}
+    assert await phase(cluster) == "Running"
+    await cluster.kube.apply(experiment(arms=[*arms, {"name": "same"}], exposure="80%", stopped=True))
+    await cluster.until(functools.partial(settled, cluster))
+    assert configs(cluster) == {"digits-r1": after}
+
+
+async def test_another_config_of_an_arm_is_another_plan() -> None:
+    cluster = await serving()
+    arm: Json = {"name": "wide", "runtime": {"userConfig": {"threshold": 0.7}}}
+    await cluster.kube.apply(experiment(arms=[arm]))
+    await cluster.until(functools.partial(in_phase, cluster, "Running"))
+    await cluster.kube.apply(experiment(arms=[{**arm, "runtime": {"userConfig": {"threshold": 0.8}}}]))
+    await cluster.go_on(2)
+    told = await status(cluster)
+    assert condition(told, "SpecAccepted") == ("False", "PlanFrozen")
+    assert configs(cluster)["digits-r2"] == {"threshold": 0.7}
+
+
+async def test_a_rollback_by_command_ends_the_experiment_first() -> None:
+    rollout = {"strategy": "recreate"}
+    cluster = await serving(rollout=rollout)
+    await cluster.apply("file:///models/v9", rollout=rollout)
+    await cluster.until(functools.partial(cluster.serves, 2))
+    await cluster.settle(20)
+    await cluster.kube.apply(experiment())
+    await cluster.until(functools.partial(in_phase, cluster, "Running"))
+    await cluster.command("rollback revision=1 id=back")
+    await cluster.until(functools.partial(cluster.serves, 1))
+    assert await phase(cluster) == "Stopped"
+    assert (await status(cluster))["verdict"]["reason"].startswith("RolledBack: rollback to revision 1 by command back")
+    await cluster.until(functools.partial(settled, cluster))
+
+
+async def test_a_stop_command_ends_it() -> None:
+    cluster = await serving()
+    await cluster.command("stop revision=1 id=none")
+    await cluster.settle(2)
+    assert (await cluster.status())["lastCommand"]["message"] == "no Experiment of a user's own is under way"
+    await cluster.kube.apply(experiment())
+    await cluster.until(functools.partial(in_phase, cluster, "Running"))
+    await cluster.command("stop revision=7 id=wrong")
+    await cluster.settle(2)
+    assert (await cluster.status())["lastCommand"][
+        "message"
+    ] == "revision 7 is not the control of Experiment wide-or-narrow, which is revision 1"
+    await cluster.command("abort revision=2 id=abort")
+    await cluster.settle(2)
+    told = (await cluster.status())["lastCommand"]
+    assert told["result"] == "Rejected"
+    assert "Experiment wide-or-narrow" in told["message"]
+    assert await phase(cluster) == "Running"
+    await cluster.command("stop revision=1 id=right")
+    await cluster.until(functools.partial(in_phase, cluster, "Stopped"))
+    assert (await status(cluster))["verdict"]["reason"] == "StopCommand: by command right"
+
+
+@pytest.mark.parametrize(("stop", "reason"), [({"maxDuration": "6m"}, "MaxDuration"), ({"maxUnits": 5000}, "MaxUnits")])
+async def test_its_limits_end_it_without_a_verdict(stop: Json, reason: str) -> None:
+    cluster = await serving()
+    await cluster.kube.apply(experiment(stop=stop))
+    assert await cluster.go_on(15, functools.partial(in_phase, cluster, "Concluded"))
+    told = await status(cluster)
+    assert told["verdict"]["decision"] == "Undecided"
+    assert told["verdict"]["reason"].startswith(f"{reason}: ")
+    assert condition(told, "Conclusive") == ("False", "Undecided")
+
+
+async def test_one_without_its_model_deployment_says_so_and_begins_when_there_is_one() -> None:
+    cluster = Cluster()
+    await cluster.kube.apply(experiment())
+    await cluster.settle(2)
+    told = await status(cluster)
+    assert condition(told, "Ready") == ("False", "ModelDeploymentNotFound")
+    assert "there is no ModelDeployment digits in namespace vision" in told["conditions"][0]["message"]
+    await cluster.apply()
+    await cluster.until(functools.partial(in_phase, cluster, "Running"))
+    await cluster.kube.delete(Ref(MODEL_DEPLOYMENT, NAMESPACE, NAME))
+    await cluster.until(functools.partial(in_phase, cluster, "Stopped"))
+    assert (await status(cluster))["verdict"]["reason"].startswith("ModelDeploymentNotFound: ")
+
+
+async def test_a_status_that_is_lost_is_taken_up_again() -> None:
+    cluster = await serving()
+    await cluster.kube.apply(experiment())
+    await cluster.until(functools.partial(in_phase, cluster, "Running"))
+    await cluster.settle(3)
+    seen = len(cluster.edges.weights_seen)
+    stored = await cluster.get()
+    await cluster.kube.patch_status(
+        Ref(MODEL_DEPLOYMENT, NAMESPACE, NAME), {}, resource_version=stored["metadata"]["resourceVersion"]
+    )
+    await cluster.settle(10)
+    assert await phase(cluster) == "Running"
+    assert [arm["revision"] for arm in (await cluster.status())["arms"]] == [2]
+    assert len(cluster.edges.weights_seen) == seen
+
+
+async def test_a_salt_of_another_experiment_is_told_of() -> None:
+    cluster = await serving()
+    await cluster.kube.apply(experiment(unit={"header": "x-user-id", "salt": "spring"}))
+    await cluster.kube.apply(experiment("other", unit={"header": "x-user-id", "salt": "spring"}))
+    await cluster.settle(20)
+    assert condition(await status(cluster, "other"), "SpecAccepted") == ("True", "SaltReused")
+
+
+async def test_a_salt_of_a_rollout_and_an_experiment_is_told_of_both_as_long_as_both_have_it() -> None:
+    cluster = await serving(rollout={"unit": {"header": "x-user-id", "salt": "spring"}})
+    assert await cluster.condition("SpecAccepted") == ("True", "Accepted")
+    await cluster.kube.apply(experiment(unit={"header": "x-account", "salt": "spring"}))
+    await cluster.until(functools.partial(in_phase, cluster, "Running"))
+    assert condition(await status(cluster), "SpecAccepted") == ("True", "SaltReused")
+    assert await cluster.condition("SpecAccepted") == ("True", "SaltReused")
+    assert f"is that of Experiment {WIDE}: " in await said_of_spec(cluster, NAME)
+    await cluster.apply(rollout={"unit": {"header": "x-user-id", "salt": "autumn"}})
+    await cluster.settle(2)
+    assert condition(await status(cluster), "SpecAccepted") == ("True", "Accepted")
+    assert await cluster.condition("SpecAccepted") == ("True", "Accepted")
+
+
+async def test_a_salt_of_two_rollouts_is_told_of_both_and_goes_with_one_of_them() -> None:
+    salted = {"unit": {"header": "x-user-id", "salt": "spring"}}
+    cluster = Cluster()
+    await cluster.apply(rollout=salted)
+    await cluster.kube.apply(model_deployment(name="letters", rollout=salted))
+    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.settle(5)
+    assert await cluster.condition("SpecAccepted") == await cluster.condition("SpecAccepted", "letters")
+    assert "is that of ModelDeployment letters: " in await said_of_spec(cluster, NAME)
+    assert "is that of ModelDeployment digits: " in await said_of_spec(cluster, "letters")
+    assert await cluster.condition("Ready") == ("True", "Serving")
+    assert await cluster.condition("Stalled") == ("Absent", "")
+    await cluster.kube.delete(Ref(MODEL_DEPLOYMENT, NAMESPACE, "letters"))
+    await cluster.settle(2)
+    assert await cluster.condition("SpecAccepted") == ("True", "Accepted")
+
+
+async def said_of_spec(cluster: Cluster, name: str) -> str:
+    """Reason and message of a ModelDeployment that has the salt of another."""
+    (said,) = (each for each in (await cluster.status(name))["conditions"] if each["type"] == "SpecAccepted")
+    assert (said["status"], said["reason"]) == ("True", "SaltReused")
+    return str(said["message"])
+
+
+async def test_two_experiments_never_run_at_once_and_each_pass_that_changes_nothing_writes_nothing() -> None:
+    cluster = await serving(rps=0)
+    for name in ("one", "two"):
+        await cluster.kube.apply(experiment(name))
+    await cluster.until(functools.partial(in_phase, cluster, "Running", "one"))
+    await cluster.settle(30)
+    before = len(cluster.kube.writes)
+    await cluster.settle(10)
+    assert [write.ref for write in list(cluster.kube.writes)[before:] if write.changed] == []
+
+
+BY_LOAD: Json = {"minReplicas": 1, "maxReplicas": 12}
+MOSTLY_WIDE: Json = {"exposure": "100%", "weights": {"control": 10, "wide": 90}}
+
+
+async def scaled(**spec: Any) -> tuple[Cluster, FakeServe]:
+    """An experiment runs where Serve finds that all traffic needs ten replicas."""
+    cluster = Cluster(installation=parse_installation("runtimeImage: example.com/runtime:1", "test"))
+    await cluster.apply(autoscaling=BY_LOAD)
+    await cluster.until(functools.partial(cluster.serves, 1))
+    (serve,) = cluster.serve_apis.by_dashboard.values()
+    serve.load("digits-r1", 10)
+    await cluster.settle(6)
+    await cluster.kube.apply(experiment(**spec))
+    await cluster.until(functools.partial(in_phase, cluster, "Running"))
+    return cluster, serve
+
+
+async def sizes(cluster: Cluster) -> list[int]:
+    """Replicas that stable and the arms are to have."""
+    told = await cluster.status()
+    return [each["replicas"] for each in (told["stable"], *told["arms"])]
+
+
+async def test_with_autoscaling_stable_stays_as_large_as_all_traffic_needs_until_it_has_that_again() -> None:
+    cluster, serve = await scaled(**MOSTLY_WIDE)
+    assert await sizes(cluster) == [10, 10]
+    serve.load("digits-r1", 1)
+    await cluster.settle(8)
+    assert await sizes(cluster) == [10, 10]
+    await cluster.kube.apply(experiment(**MOSTLY_WIDE, stopped=True))
+    ran = []
+    cluster.after_step = lambda: ran.append(serve.running("digits-r1"))
+    await cluster.until(functools.partial(in_phase, cluster, "Stopped"))
+    await cluster.round()
+    assert (await cluster.status())["retiring"] != []
+    # All edges send it everything by now, and Serve sees so.
+    serve.load("digits-r1", 10)
+    await cluster.until(functools.partial(settled, cluster))
+    await cluster.settle(5)
+    assert min(ran) == 10
+    serve.load("digits-r1", 3)
+    await cluster.settle(5)
+    assert ((await cluster.status())["stable"]["replicas"], serve.running("digits-r1")) == (3, 3)
+
+
+async def test_with_autoscaling_an_arm_grows_with_its_load_and_stable_with_one_that_has_more_than_it() -> None:
+    cluster, serve = await scaled(**MOSTLY_WIDE)
+    serve.load("digits-r1", 1)
+    serve.load("digits-r2", 11)
+    await cluster.settle(8)
+    assert (serve.running("digits-r1"), serve.running("digits-r2")) == (11, 11)
+    assert await sizes(cluster) == [11, 11]
+    serve.load("digits-r2", 9)
+    await cluster.settle(8)
+    assert await sizes(cluster) == [11, 11], "as long as the experiment runs"
+
+
+async def test_with_autoscaling_an_arm_with_a_small_share_that_takes_its_time_lets_nobody_else_grow() -> None:
+    arms = [{"name": name, "model": {"uri": f"file:///models/{name}"}} for name in ("slow", "other")]
+    cluster, serve = await scaled(arms=arms, exposure="30%")
+    assert await sizes(cluster) == [10, 2, 2]
+    serve.load("digits-r2", 12)
+    await cluster.settle(8)
+    assert [serve.running(f"digits-r{number}") for number in (1, 2, 3)] == [10, 12, 2]
+    assert await sizes(cluster) == [10, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("bounds", "expected"),
+    [({"minReplicas": 11, "maxReplicas": 12}, [11, 11]), ({"minReplicas": 1, "maxReplicas": 4}, [4, 4])],
+    ids=["more", "fewer"],
+)
+async def test_an_edit_of_its_bounds_counts_for_stable_and_arms_at_once(bounds: Json, expected: list[int]) -> None:
+    cluster, serve = await scaled(**MOSTLY_WIDE)
+    serve.load("digits-r1", 1)
+    await cluster.apply(autoscaling=bounds)
+    await cluster.settle(8)
+    assert await sizes(cluster) == expected
+    assert [serve.running("digits-r1"), serve.running("digits-r2")] == expected
+
+
+def test_the_manifest_of_these_tests_is_one() -> None:
+    assert Experiment.parse(experiment()).spec.arms[0].name == "wide"
+    assert machine.MOST_EPOCHS >= 10
+
+
+async def test_a_claim_is_a_unit_where_the_service_verifies_tokens_and_else_the_experiment_waits_and_says_so() -> None:
+    cluster = await serving()
+    await cluster.kube.apply(experiment(unit={"jwtClaim": "sub"}))
+    await cluster.settle(5)
+    told = await status(cluster)
+    assert condition(told, "SpecAccepted") == ("False", "InvalidSpec")
+    message = next(c["message"] for c in told["conditions"] if c["type"] == "SpecAccepted")
+    assert message == (
+        "spec.unit.jwtClaim: sub is read from verified tokens, and ModelDeployment digits has no"
+        " endpoint.auth.jwt.jwksSecretName"
+    )
+    await cluster.apply(endpoint={"auth": {"jwt": {"jwksSecretName": "issuer"}}})
+    await cluster.until(functools.partial(in_phase, cluster, "Running"))
+    (document,) = cluster.edges.in_force()
+    assert document["services"][0]["unit"] == {"kind": "jwtClaim", "name": "sub"}

@@ -1,0 +1,159 @@
+"""Experiments of users beside all else that becomes of their ModelDeployment: rollouts, edits, and what was lost."""
+
+import functools
+import itertools
+from typing import Any
+
+import pytest
+
+from doubles.cluster import NAME, NAMESPACE, Cluster
+from doubles.traffic import Answers, Traffic, Users
+from sundog_operator.core.names import application
+from sundog_operator.ports import CONFIG_MAP, CONTROLLER_REVISION, EXPERIMENT, MODEL_DEPLOYMENT, POD, Object, Ref
+
+FINE = Answers(errors=0.01)
+V2 = "file:///models/v2"
+OWN = "wide-or-narrow"
+Json = dict[str, Any]
+
+
+def experiment(**spec: Any) -> Object:
+    return {
+        "apiVersion": "serving.sundog.dev/v1alpha1",
+        "kind": "Experiment",
+        "metadata": {"name": OWN, "namespace": NAMESPACE},
+        "spec": {"modelDeployment": NAME, "arms": [{"name": "wide", "model": {"uri": V2}}], "exposure": "40%", **spec},
+    }
+
+
+async def serving(rps: float = 50, users: Users | None = None, **spec: Any) -> Cluster:
+    """Revision 1 has served for some minutes."""
+    cluster = Cluster()
+    cluster.edges.traffic = Traffic(1)
+    cluster.edges.traffic.rps = {NAME: rps}
+    cluster.edges.traffic.users = {} if users is None else {NAME: users}
+    cluster.edges.traffic.answers = {application(NAME, number): FINE for number in range(1, 12)}
+    await cluster.apply(**spec)
+    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.settle(12, seconds=10)
+    return cluster
+
+
+async def status(cluster: Cluster, name: str = OWN) -> Json:
+    found: Json = (await cluster.experiment(name)).get("status") or {}
+    return found
+
+
+async def in_phase(cluster: Cluster, *wanted: str) -> bool:
+    return (await status(cluster)).get("phase") in wanted
+
+
+async def wipe(cluster: Cluster) -> None:
+    """The status of the ModelDeployment is lost, as by a restore from a backup."""
+    ref, stored = Ref(MODEL_DEPLOYMENT, NAMESPACE, NAME), await cluster.get()
+    await cluster.kube.patch_status(ref, {}, resource_version=stored["metadata"]["resourceVersion"])
+
+
+async def test_one_that_waits_takes_no_units_from_the_rollout_that_it_waits_for() -> None:
+    rollout = {"steps": [{"weight": 25}], "unit": {"header": "x-user-id"}}
+    cluster = await serving(users=Users(300), rollout=rollout)
+    await cluster.kube.apply(experiment(unit={"header": "x-user-id"}))
+    await cluster.until(functools.partial(in_phase, cluster, "Running"))
+    await cluster.kube.delete(Ref(EXPERIMENT, NAMESPACE, OWN))
+    await cluster.apply("file:///models/v9", rollout=rollout)
+    await cluster.until(functools.partial(cluster.at_weight, 3, 25))
+    await cluster.kube.apply(experiment())
+    await cluster.go_on(3)
+    assert await in_phase(cluster, "Queued")
+    told = await status(cluster, "digits-r3")
+    assert told["evidenceEpochs"]
+    assert [each["message"] for each in told["metrics"] if "groups" in each["message"]] == []
+
+
+async def test_one_that_ran_does_not_begin_anew_with_what_was_counted_before() -> None:
+    """Its counters at the edges are those of its plan: another plan under the same name would take them for its own."""
+    cluster = await serving(rollout={"strategy": "recreate"})
+    await cluster.kube.apply(experiment())
+    await cluster.until(functools.partial(in_phase, cluster, "Running"))
+    before = (await status(cluster))["plan"]
+    await cluster.kube.delete(Ref(CONFIG_MAP, NAMESPACE, "sundog-edge"))
+    await wipe(cluster)
+    await cluster.apply("file:///models/v9", rollout={"strategy": "recreate"})
+    await cluster.until(functools.partial(cluster.serves, 3))
+    await cluster.settle(5)
+    told = await status(cluster)
+    assert (told["phase"], told["plan"]) == ("Stopped", before)
+    assert told["verdict"]["reason"].startswith("Superseded: ")
+    assert await cluster.weights() == {3: 100}
+
+
+async def test_another_model_deployment_of_the_same_name_takes_none_over() -> None:
+    """Its revisions begin at 1 again, and are others."""
+    cluster = await serving()
+    await cluster.kube.apply(experiment())
+    await cluster.until(functools.partial(in_phase, cluster, "Running"))
+    await cluster.kube.delete(Ref(MODEL_DEPLOYMENT, NAMESPACE, NAME))
+    for stored in await cluster.kube.list(CONTROLLER_REVISION, NAMESPACE):
+        await cluster.kube.delete(Ref(CONTROLLER_REVISION, NAMESPACE, stored["metadata"]["name"]))
+    await cluster.apply("file:///models/v9")
+    await cluster.until(functools.partial(cluster.serves, 1))
+    await cluster.settle(5)
+    told = await status(cluster)
+    assert (told["phase"], told["verdict"]["reason"].partition(":")[0]) == ("Stopped", "Superseded")
+
+
+async def test_the_revisions_of_arms_push_none_out_of_the_history_that_has_served() -> None:
+    recreate = {"rollout": {"strategy": "recreate"}}
+    cluster = await serving(rps=0, **recreate)
+    await cluster.apply("file:///models/v9", **recreate)
+    await cluster.until(functools.partial(cluster.serves, 2))
+    for run in ("first", "second"):
+        arms = [{"name": f"a{place}", "model": {"uri": f"file:///models/{run}{place}"}} for place in range(9)]
+        await cluster.kube.apply(experiment(arms=arms, exposure="100%"))
+        await cluster.until(functools.partial(in_phase, cluster, "Running"))
+        await cluster.kube.delete(Ref(EXPERIMENT, NAMESPACE, OWN))
+        await cluster.settle(20)
+    stored = {each["metadata"]["name"] for each in await cluster.kube.list(CONTROLLER_REVISION, NAMESPACE)}
+    assert len(stored) == 11
+    await cluster.command("rollback revision=1 id=back")
+    await cluster.until(functools.partial(cluster.serves, 1))
+
+
+@pytest.mark.parametrize("exposure", ["33%", "100%"])
+async def test_weights_in_a_status_are_numbers_of_two_places(exposure: str) -> None:
+    arms = [{"name": f"a{place}", "model": {"uri": f"file:///models/a{place}"}} for place in range(6)]
+    cluster = await serving(rps=0)
+    await cluster.kube.apply(experiment(arms=arms, exposure=exposure))
+    await cluster.until(functools.partial(in_phase, cluster, "Running"))
+    told = await cluster.status()
+    weights = [told["stable"]["weight"], *(arm["weight"] for arm in told["arms"])]
+    assert weights == [round(weight, 2) for weight in weights]
+
+
+async def test_requests_count_towards_the_limit_across_edges_that_start_anew() -> None:
+    cluster = await serving(rps=50)
+    await cluster.kube.apply(experiment(exposure="100%", stop={"maxUnits": 11_000}))
+    await cluster.until(functools.partial(in_phase, cluster, "Running"))
+    for _ in itertools.repeat(None, 4):
+        await cluster.go_on(2)
+        for pod in await cluster.kube.list(POD, NAMESPACE):
+            cluster.edges.counting(pod).restart(cluster.clock.now().timestamp(), forgetting=True)
+    assert await in_phase(cluster, "Concluded")
+    assert (await status(cluster))["verdict"]["reason"].startswith("MaxUnits: it has taken 11")
+
+
+@pytest.mark.parametrize("phase", ["Pending", "Queued", "Running", "Stopped"])
+async def test_a_pass_that_changes_nothing_writes_nothing(phase: str) -> None:
+    steps = {"rollout": {"steps": [{"weight": 25, "gate": "manual"}]}}
+    cluster = await serving(rps=0, **steps)
+    if phase == "Queued":
+        await cluster.apply("file:///models/v9", **steps)
+        await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    if phase == "Pending":
+        await cluster.apply(paused=True, **steps)
+    await cluster.kube.apply(experiment(stopped=phase == "Stopped"))
+    await cluster.until(functools.partial(in_phase, cluster, phase))
+    await cluster.settle(40, seconds=20)
+    before = len(cluster.kube.writes)
+    await cluster.settle(20, seconds=7)
+    assert [write.ref for write in list(cluster.kube.writes)[before:] if write.changed] == []

@@ -1,0 +1,243 @@
+"""What was aborted or rolled back stays held back, whatever is rolled out, or back, beside it."""
+
+import functools
+from typing import Any
+
+import pytest
+
+from doubles.cluster import MANUAL, NAME, NAMESPACE, TIMED, Cluster
+from sundog_operator.app.keys import Key
+from sundog_operator.app.reconcile_model_deployment import reconcile_model_deployment
+from sundog_operator.ports import MODEL_DEPLOYMENT, Ref
+
+MODEL = "file:///models/v{}"
+
+
+async def rolled_out(cluster: Cluster, number: int, rollout: dict[str, Any]) -> None:
+    await cluster.apply(MODEL.format(number), rollout=rollout)
+    await cluster.until(functools.partial(cluster.serves, number))
+    await cluster.settle(20)
+
+
+async def aborted(cluster: Cluster, number: int, rollout: dict[str, Any]) -> None:
+    """A candidate that had traffic, and has none any more."""
+    await cluster.apply(MODEL.format(number), rollout=rollout)
+    await cluster.until(functools.partial(cluster.at_weight, number, 25))
+    await cluster.command(f"abort revision={number} id=abort-{number}")
+    await cluster.settle(20)
+
+
+async def going_back() -> Cluster:
+    """Revision 2 serves, and a rollback to revision 1 waits for its replicas."""
+    cluster = Cluster()
+    await rolled_out(cluster, 1, TIMED)
+    await rolled_out(cluster, 2, TIMED)
+    cluster.serve.start_s = 120
+    await cluster.command("rollback revision=1 id=back")
+    await cluster.settle(5)
+    return cluster
+
+
+async def held(cluster: Cluster) -> list[int]:
+    return [each["revision"] for each in (await cluster.status()).get("heldBack", ())]
+
+
+async def stalled(cluster: Cluster) -> tuple[str, str, str]:
+    """Status, reason and message of the condition, which is absent where nothing is stalled."""
+    found = [each for each in (await cluster.status())["conditions"] if each["type"] == "Stalled"]
+    return (found[0]["status"], found[0]["reason"], found[0]["message"]) if found else ("Absent", "", "")
+
+
+async def weights_during(cluster: Cluster, looks: int) -> list[dict[int, int]]:
+    """The weights that were seen, each once in a row."""
+    seen: list[dict[int, int]] = []
+    for _ in range(looks):
+        await cluster.settle(5)
+        told = await cluster.weights()
+        if not seen or seen[-1] != told:
+            seen.append(told)
+    return seen
+
+
+@pytest.mark.parametrize("policy", ["replaceCanary", "restart"])
+async def test_an_abort_that_is_seen_together_with_an_edit_holds_back(policy: str) -> None:
+    cluster, rollout = Cluster(), {**MANUAL, "onNewRevision": policy}
+    await rolled_out(cluster, 1, MANUAL)
+    await cluster.apply(MODEL.format(2), rollout=rollout)
+    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.apply(MODEL.format(3), rollout=rollout)
+    await cluster.command("abort revision=2 id=no")
+    await cluster.until(functools.partial(cluster.at_weight, 3, 25))
+    assert await held(cluster) == [2]
+    status = await cluster.status()
+    assert (status["lastCommand"]["id"], status["lastCommand"]["result"]) == ("no", "Accepted")
+    last = status["lastRollout"]
+    assert (last["revision"], last["outcome"], last["reason"]) == (2, "Aborted", "by command no")
+    assert (await cluster.experiment("digits-r2"))["status"]["verdict"]["reason"] == "Aborted: by command no"
+
+
+async def test_an_edit_back_to_what_is_held_back_ends_what_is_under_way_and_begins_nothing() -> None:
+    cluster = Cluster()
+    await rolled_out(cluster, 1, TIMED)
+    await aborted(cluster, 2, TIMED)
+    await cluster.apply(MODEL.format(3), rollout=TIMED)
+    await cluster.until(functools.partial(cluster.at_weight, 3, 25))
+    await cluster.apply(MODEL.format(2), rollout=TIMED)
+    await cluster.settle(2)
+    assert await weights_during(cluster, 40) == [{1: 100}]
+    status = await cluster.status()
+    assert (status["lastRollout"]["revision"], status["lastRollout"]["outcome"]) == (3, "Superseded")
+    assert await held(cluster) == [2]
+    truth, reason, message = await stalled(cluster)
+    assert (truth, reason) == ("True", "Aborted")
+    assert message.startswith("revision 2 is held back: by command abort-2")
+
+
+async def test_with_a_queue_what_is_under_way_ends_first() -> None:
+    cluster, queued = Cluster(), {**TIMED, "onNewRevision": "queue"}
+    await rolled_out(cluster, 1, queued)
+    await aborted(cluster, 2, queued)
+    await cluster.apply(MODEL.format(3), rollout=queued)
+    await cluster.until(functools.partial(cluster.at_weight, 3, 25))
+    await cluster.apply(MODEL.format(2), rollout=queued)
+    await cluster.until(functools.partial(cluster.serves, 3))
+    assert await weights_during(cluster, 20) == [{3: 100}]
+    assert await held(cluster) == [2]
+
+
+async def test_a_retry_releases_and_a_spec_that_stands_for_stable_does() -> None:
+    cluster = Cluster()
+    await rolled_out(cluster, 1, MANUAL)
+    await aborted(cluster, 2, MANUAL)
+    await cluster.command("retry revision=2 id=again")
+    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    assert await held(cluster) == []
+    await cluster.command("abort revision=2 id=no")
+    await cluster.settle(20)
+    assert await held(cluster) == [2]
+    await cluster.apply(MODEL.format(1), rollout=MANUAL)
+    await cluster.settle(5)
+    assert await held(cluster) == []
+    assert "lastRollout" not in await cluster.status()
+
+
+async def test_a_rollback_that_fails_releases_nothing() -> None:
+    cluster = Cluster()
+    await rolled_out(cluster, 1, TIMED)
+    await rolled_out(cluster, 2, TIMED)
+    await aborted(cluster, 3, TIMED)
+    cluster.serve.failures[MODEL.format(1)] = ("LoadFailed", "gone")
+    await cluster.command("rollback revision=1 id=back")
+    assert await weights_during(cluster, 30) == [{2: 100}]
+    assert await held(cluster) == [3]
+    assert (await stalled(cluster))[2] == (
+        "revision 3 is held back: rollback to revision 1 by command back; revision 1: LoadFailed: gone"
+    )
+
+
+async def test_a_rollback_from_what_serves_that_fails_is_told_until_a_retry() -> None:
+    cluster = Cluster()
+    await rolled_out(cluster, 1, {"strategy": "recreate"})
+    await rolled_out(cluster, 2, {"strategy": "recreate"})
+    cluster.serve.failures[MODEL.format(1)] = ("LoadFailed", "gone")
+    await cluster.command("rollback revision=1 id=back")
+    await cluster.settle(30)
+    assert "; revision 1: LoadFailed" in (await stalled(cluster))[2]
+    await cluster.command("retry revision=2 id=stay")
+    await cluster.settle(5)
+    assert (await cluster.status())["lastCommand"]["result"] == "Accepted"
+    assert (await stalled(cluster))[0] == "Absent"
+    assert await cluster.weights() == {2: 100}
+
+
+async def test_a_retry_of_what_serves_calls_the_rollback_off() -> None:
+    cluster = await going_back()
+    await cluster.command("retry revision=2 id=stay")
+    await cluster.settle(5)
+    cluster.serve.start_s = 3
+    assert await weights_during(cluster, 30) == [{2: 100}]
+    assert (await stalled(cluster))[0] == "Absent"
+
+
+async def test_an_abort_of_a_rollback_keeps_what_serves_and_holds_back_what_was() -> None:
+    cluster = await going_back()
+    await cluster.command("abort revision=1 id=no")
+    await cluster.settle(5)
+    assert (await stalled(cluster))[0] == "Absent"
+    cluster.serve.start_s = 3
+    await aborted(cluster, 3, TIMED)
+    cluster.serve.start_s = 120
+    await cluster.command("rollback revision=1 id=again")
+    await cluster.settle(5)
+    await cluster.command("abort revision=1 id=never")
+    assert await weights_during(cluster, 20) == [{2: 100}]
+    assert await held(cluster) == [3]
+
+
+async def test_an_edit_to_what_a_rollback_brings_back_makes_no_canary_of_it() -> None:
+    cluster = Cluster()
+    await rolled_out(cluster, 1, MANUAL)
+    await rolled_out(cluster, 2, {"strategy": "recreate"})
+    await cluster.apply(MODEL.format(2), rollout=MANUAL)
+    cluster.serve.start_s = 60
+    await cluster.command("rollback revision=1 id=back")
+    await cluster.settle(10)
+    await cluster.apply(MODEL.format(1), rollout=MANUAL)
+    await cluster.until(functools.partial(cluster.serves, 1))
+    assert not (await cluster.status()).get("experiment")
+    await cluster.settle(20)
+    assert await held(cluster) == []
+
+
+async def test_a_rollback_that_an_operator_of_before_has_begun_is_one_all_the_same() -> None:
+    cluster = await going_back()
+    await cluster.apply(MODEL.format(2), rollout=TIMED, paused=True)
+    stored = await cluster.get()
+    assert stored["status"]["candidate"].pop("broughtBack") is True
+    version = stored["metadata"]["resourceVersion"]
+    await cluster.kube.patch_status(Ref(MODEL_DEPLOYMENT, NAMESPACE, NAME), stored["status"], resource_version=version)
+    await cluster.until(functools.partial(cluster.serves, 1))
+
+
+async def test_what_is_applied_at_the_moment_of_a_rollback_is_none() -> None:
+    cluster = Cluster()
+    await rolled_out(cluster, 1, MANUAL)
+    await cluster.apply(MODEL.format(2), rollout=MANUAL)
+    await cluster.until(functools.partial(cluster.at_weight, 2, 25))
+    await cluster.command("rollback revision=1 id=back")
+    await reconcile_model_deployment(cluster.world, Key("modeldeployment", NAMESPACE, NAME))
+    await cluster.apply(MODEL.format(3), rollout=MANUAL)
+    await reconcile_model_deployment(cluster.world, Key("modeldeployment", NAMESPACE, NAME))
+    status = await cluster.status()
+    assert status["candidate"]["since"] == status["lastRollout"]["at"]
+    await cluster.until(functools.partial(cluster.at_weight, 3, 25))
+
+
+async def test_a_promotion_that_no_traffic_followed_on_is_none_for_what_may_return() -> None:
+    by_header = {"steps": [{"headers": {"x-canary": "1"}}, {"weight": 25, "gate": "manual"}]}
+    cluster = Cluster()
+    await rolled_out(cluster, 1, {"strategy": "recreate"})
+    await rolled_out(cluster, 2, {"strategy": "recreate"})
+    cluster.serve.start_s = 120
+    await cluster.apply(MODEL.format(1), rollout=by_header)
+    await cluster.settle(3)
+    await cluster.command("promote revision=1 id=up full=true")
+    await cluster.settle(3)
+    await cluster.command("abort revision=1 id=no")
+    await cluster.settle(10)
+    status = await cluster.status()
+    assert (status["lastRollout"]["revision"], status["lastRollout"]["outcome"]) == (1, "Aborted")
+    assert status["stableBefore"] == [1]
+
+
+async def test_headers_are_traffic_for_what_may_return() -> None:
+    by_header = {"steps": [{"headers": {"x-canary": "1"}}, {"pause": {}}, {"weight": 25, "gate": "manual"}]}
+    cluster = Cluster()
+    await rolled_out(cluster, 1, {"strategy": "recreate"})
+    await rolled_out(cluster, 2, {"strategy": "recreate"})
+    assert (await cluster.status())["stableBefore"] == [1]
+    await cluster.apply(MODEL.format(1), rollout=by_header)
+    await cluster.settle(30)
+    await cluster.command("abort revision=1 id=no")
+    await cluster.settle(20)
+    assert (await cluster.status()).get("stableBefore", []) == []

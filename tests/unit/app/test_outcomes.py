@@ -1,0 +1,458 @@
+"""Experiments that outcomes decide, whole: feedback as edges join and tell it, minutes after the requests that it is of."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import pytest
+
+from doubles.cluster import NAME, NAMESPACE, Cluster
+from doubles.traffic import Answers, Traffic
+from sundog_operator.adapters.memory_kubernetes import Write
+from sundog_operator.core.names import application
+from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, POD, Object, Ref
+
+BUYING = {"success": [{"name": "conversion", "feedback": "bought", "minimumEffect": "20%"}]}
+SLOWLY = {"success": [{"name": "conversion", "feedback": "bought"}]}
+ROLLOUT = {"warmup": {"requests": 200, "duration": "1m"}}
+AB = "ab"
+Json = dict[str, Any]
+
+
+def experiment(arms: int = 1, metrics: Json | None = None, **spec: Any) -> Object:
+    return {
+        "apiVersion": "serving.sundog.dev/v1alpha1",
+        "kind": "Experiment",
+        "metadata": {"name": AB, "namespace": NAMESPACE},
+        "spec": {
+            "modelDeployment": NAME,
+            "arms": [{"name": f"arm-{n}", "model": {"uri": f"file:///models/arm-{n}"}} for n in range(1, arms + 1)],
+            "exposure": "100%",
+            "metrics": metrics or BUYING,
+            **spec,
+        },
+    }
+
+
+async def serving(chance: Mapping[int, float], edges: int = 1, seed: int = 3, **answers: Answers) -> Cluster:
+    """Revision 1 serves; of each revision's requests this share buys."""
+    cluster = Cluster()
+    cluster.edges.traffic = Traffic(seed)
+    cluster.edges.traffic.rps = {NAME: 60}
+    cluster.edges.traffic.answers = dict(answers)
+    cluster.edges.outcomes.chance = {application(NAME, number): {"bought": own} for number, own in chance.items()}
+    await cluster.apply(rollout=ROLLOUT)
+    await cluster.until(functools.partial(cluster.serves, 1))
+    for number in range(1, edges):
+        await cluster.add_edge(f"sundog-edge-{number}")
+    await cluster.settle(3, seconds=10)
+    return cluster
+
+
+async def status(cluster: Cluster) -> Json:
+    return (await cluster.experiment(AB)).get("status") or {}
+
+
+async def phase(cluster: Cluster) -> str:
+    return str((await status(cluster)).get("phase"))
+
+
+async def is_over(cluster: Cluster) -> bool:
+    return await phase(cluster) in ("Concluded", "Stopped")
+
+
+async def counts(cluster: Cluster) -> bool:
+    return bool((await status(cluster)).get("evidenceEpochs"))
+
+
+def condition(told: Json, type_: str) -> tuple[str, str]:
+    return next(((c["status"], c["reason"]) for c in told["conditions"] if c["type"] == type_), ("Absent", ""))
+
+
+def found(told: Json, arm: str, name: str = "conversion") -> Json:
+    return next(dict(each) for each in told["metrics"] if (each["arm"], each["name"]) == (arm, name))
+
+
+def entry(cluster: Cluster) -> Json:
+    return dict(cluster.edges.in_force()[-1]["services"][0])
+
+
+async def ends(cluster: Cluster, minutes: float = 120) -> Json:
+    assert await cluster.go_on(minutes, functools.partial(is_over, cluster)), await status(cluster)
+    return await status(cluster)
+
+
+@pytest.mark.parametrize("refused", [{"minimumEffect": "0%"}, {"name": "retries"}])
+async def test_one_whose_spec_is_refused_since_is_decided_by_its_plan(refused: Json) -> None:
+    cluster = await serving({1: 0.2, 2: 0.3})
+    await cluster.kube.apply(experiment())
+    assert await cluster.go_on(10, functools.partial(counts, cluster))
+    none = {"success": [{**BUYING["success"][0], **refused}]}
+    await cluster.kube.apply(experiment(metrics=none))
+    await cluster.settle(5)
+    assert condition(await status(cluster), "SpecAccepted") == ("False", "InvalidSpec")
+    assert entry(cluster)["feedback"]["metrics"] == ["bought"]
+    told = await ends(cluster)
+    assert (told["verdict"]["decision"], told["verdict"]["winner"]) == ("Winner", "arm-1")
+
+
+@pytest.mark.parametrize("unit", [{"request": {}}, {"header": "x-user-id"}])
+async def test_the_better_arm_wins_by_what_its_units_did_and_stable_has_all_traffic(unit: Json) -> None:
+    cluster = await serving({1: 0.2, 2: 0.2, 3: 0.3}, edges=2)
+    await cluster.kube.apply(experiment(2, unit=unit))
+    assert await cluster.go_on(10, functools.partial(counts, cluster))
+    told = await ends(cluster)
+    assert (told["phase"], told["verdict"]["decision"], told["verdict"]["winner"]) == ("Concluded", "Winner", "arm-2")
+    assert told["verdict"]["reason"].startswith("Winner: conversion of arm-2 is ")
+    assert condition(told, "Conclusive") == ("True", "Winner")
+    assert condition(told, "Running") == ("False", "Winner")
+    assert condition(told, "Ready") == ("True", "Concluded")
+    better, alike = found(told, "arm-2"), found(told, "arm-1")
+    assert (better["role"], better["verdict"], alike["verdict"]) == ("success", "Better", "Undecided")
+    assert better["interval"][0] < 1.5 < better["interval"][1]
+    assert alike["interval"][0] < 1.0 < alike["interval"][1]
+    assert {each["name"] for point in told["history"] for each in point.get("metrics", ())} >= {"conversion"}
+    await cluster.settle(10)
+    assert await cluster.weights() == {1: 100}
+    assert "ExperimentConcluded" in await cluster.events()
+    assert "feedback" not in entry(cluster)
+
+
+async def test_outcomes_are_taken_from_the_end_of_the_warm_up_on() -> None:
+    """A unit counts where it is first seen: those who come back are not to be lost to the warm-up."""
+    cluster = await serving({})
+    await cluster.kube.apply(experiment(exposure="50%", stop={"maxUnits": 1000}))
+
+    async def warms_up() -> bool:
+        return await phase(cluster) == "Running"
+
+    await cluster.until(warms_up)
+    await cluster.settle(2)
+    assert "feedback" not in entry(cluster)
+    assert await cluster.go_on(10, functools.partial(counts, cluster))
+    await cluster.settle(3)
+    assert entry(cluster)["feedback"] == {"metrics": ["bought"], "maxUnits": 2000}
+
+
+async def test_outcomes_of_the_warm_up_are_no_evidence() -> None:
+    cluster = await serving({1: 0.1, 2: 0.1})
+    await cluster.kube.apply(experiment())
+    assert await cluster.go_on(10, functools.partial(counts, cluster))
+    await cluster.go_on(3)
+    told = await status(cluster)
+    exposed = sum(arm["requests"] for arm in told["arms"] if arm["name"] != "stable")
+    events = sum(found(told, "arm-1")["events"])
+    assert 0 < events < 0.1 * exposed
+
+
+async def test_arms_without_an_effect_worth_finding_end_it_without_a_winner() -> None:
+    metrics = {"success": [{"name": "conversion", "feedback": "bought", "minimumEffect": "60%"}]}
+    cluster = await serving({1: 0.3, 2: 0.3, 3: 0.1})
+    await cluster.kube.apply(experiment(2, metrics))
+    told = await ends(cluster)
+    assert (told["phase"], told["verdict"]["decision"], told["verdict"]["winner"]) == ("Concluded", "NoWinner", "")
+    assert told["verdict"]["reason"].startswith("NoWinner: no arm can win any more: ")
+    assert [found(told, arm)["verdict"] for arm in ("arm-1", "arm-2")] == ["NoEffect", "Worse"]
+    assert condition(told, "Conclusive") == ("True", "NoWinner")
+
+
+async def test_what_is_undecided_runs_its_course_and_is_told_with_numbers() -> None:
+    cluster = await serving({1: 0.1, 2: 0.1})
+    cluster.edges.traffic.rps = {NAME: 20}
+    await cluster.kube.apply(experiment(stop={"maxDuration": "8m"}))
+    assert await cluster.go_on(6, functools.partial(counts, cluster))
+    await cluster.go_on(4)
+    message = next(c["message"] for c in (await status(cluster))["conditions"] if c["type"] == "Conclusive")
+    assert message.startswith("arm arm-1: conversion of arm-1 is ")
+    assert "conversion is hardly decided before the experiment stops: an effect of 20 % is to be found" in message
+    told = await ends(cluster)
+    assert told["verdict"]["decision"] == "Undecided"
+    assert told["verdict"]["reason"].startswith(
+        "MaxDuration: it has run for 8m, its spec.stop.maxDuration; conversion of"
+    )
+
+
+async def test_with_pause_all_stays_as_it_is_until_somebody_ends_it() -> None:
+    cluster = await serving({1: 0.2, 2: 0.4})
+    await cluster.kube.apply(experiment(onWin="pause"))
+
+    async def won() -> bool:
+        return "paused" in await status(cluster)
+
+    assert await cluster.go_on(60, won)
+    told = await status(cluster)
+    assert (told["phase"], told["paused"]["reason"], told["verdict"]["winner"]) == ("Running", "Won", "arm-1")
+    await cluster.go_on(5)
+    told = await status(cluster)
+    assert condition(told, "Running") == ("True", "Running")
+    assert condition(told, "Conclusive") == ("True", "Winner")
+    assert {arm["name"]: arm["weight"] for arm in told["arms"]} == {"stable": 0, "control": 50, "arm-1": 50}
+    assert (await cluster.events()).count("ArmWon") == 1
+    assert "feedback" in entry(cluster)
+    await cluster.kube.apply(experiment(onWin="pause", stopped=True))
+    told = await ends(cluster, 2)
+    assert (told["phase"], told["verdict"]["decision"], told["verdict"]["winner"]) == ("Concluded", "Winner", "arm-1")
+    assert told["verdict"]["reason"].endswith("; ended by StoppedByUser: spec.stopped is true")
+    assert condition(told, "Ready") == ("True", "Concluded")
+    await cluster.settle(10)
+    assert await cluster.weights() == {1: 100}
+
+
+async def test_while_the_store_does_not_answer_nobody_wins_and_then_somebody_does() -> None:
+    cluster = await serving({1: 0.2, 2: 0.6})
+    cluster.edges.outcomes.error = "redis://sundog-edge-store: does not answer"
+    await cluster.kube.apply(experiment())
+    await cluster.go_on(15)
+    told = await status(cluster)
+    assert (told["phase"], told["verdict"]["decision"]) == ("Running", "Undecided")
+    assert condition(told, "DataQuality") == ("False", "FeedbackUnavailable")
+    message = next(c["message"] for c in told["conditions"] if c["type"] == "DataQuality")
+    assert message == "sundog-edge-0 has no outcomes: redis://sundog-edge-store: does not answer"
+    assert found(told, "arm-1")["verdict"] in ("Undecided", "NoData")
+    before = len(cluster.kube.writes)
+    await cluster.go_on(2)
+    written = [w for w in list(cluster.kube.writes)[before:] if w.changed and w.ref.kind == EXPERIMENT]
+    assert len(written) <= 3
+    assert await cluster.notes("EvidenceDoubted") == [
+        f"Experiment ab: nothing is concluded meanwhile (FeedbackUnavailable): {message}"
+    ]
+    cluster.edges.outcomes.error = ""
+    told = await ends(cluster)
+    assert told["verdict"]["winner"] == "arm-1"
+    # What it is decided by is what is told of it, and not what the look before had.
+    assert condition(told, "DataQuality") == ("True", "Consistent")
+
+
+async def test_one_that_ends_while_control_is_in_trouble_stays_told_so() -> None:
+    cluster = await serving({1: 0.2, 2: 0.2})
+    await cluster.go_on(5)
+    await cluster.kube.apply(experiment(metrics=SLOWLY, stop={"maxDuration": "10m"}))
+    assert await cluster.go_on(10, functools.partial(counts, cluster))
+    cluster.edges.traffic.answers = {application(NAME, number): Answers(errors=0.5) for number in (1, 2)}
+    told = await ends(cluster)
+    assert told["verdict"]["reason"].startswith("MaxDuration: ")
+    assert condition(told, "DataQuality") == ("False", "ControlDegraded")
+
+
+async def test_while_too_many_lines_are_missing_nobody_wins_and_then_somebody_does() -> None:
+    cluster = await serving({1: 0.2, 2: 0.6})
+    (pod,) = await cluster.kube.list(POD, NAMESPACE, {"app.kubernetes.io/name": "sundog-edge"})
+    await cluster.kube.apply(experiment(unit={"header": "x-user-id"}))
+    assert await cluster.go_on(10, functools.partial(counts, cluster))
+    cluster.edges.counting(pod).drops = 0.1
+    await cluster.go_on(3)
+    cluster.edges.counting(pod).drops = 0.0
+    told = await status(cluster)
+    assert (told["phase"], told["verdict"]["decision"]) == ("Running", "Undecided")
+    assert found(told, "arm-1")["verdict"] == "Better"
+    assert condition(told, "DataQuality") == ("False", "RequestsLost")
+    assert "requests of control nobody knows how " in message(told, "DataQuality")
+    before = len(cluster.kube.writes)
+    await cluster.go_on(2)
+    written = [w for w in list(cluster.kube.writes)[before:] if w.changed and w.ref.kind == EXPERIMENT]
+    assert len(written) <= 3
+    assert (await ends(cluster))["verdict"]["winner"] == "arm-1"
+    assert len(await cluster.notes("EvidenceDoubted")) == 1
+
+
+async def test_what_finds_no_room_in_the_store_is_told_and_nobody_wins_by_the_rest() -> None:
+    cluster = await serving({1: 0.2, 2: 0.6})
+    most, cluster.edges.outcomes.most_events = cluster.edges.outcomes.most_events, 10
+    await cluster.kube.apply(experiment(stop={"maxDuration": "12m"}))
+    assert await cluster.go_on(10, functools.partial(counts, cluster))
+    await cluster.go_on(4)
+    cluster.edges.outcomes.most_events = most
+    await cluster.go_on(3)
+    told = await status(cluster)
+    assert found(told, "arm-1")["verdict"] == "Better"
+    assert condition(told, "DataQuality") == ("False", "FeedbackOverflow")
+    assert (told["phase"], told["verdict"]["decision"]) == ("Running", "Undecided")
+    reason = (await ends(cluster, 10))["verdict"]["reason"]
+    assert reason.startswith("MaxDuration: ")
+    assert "; nothing is decided: there was no room for " in reason
+
+
+async def test_a_store_that_is_lost_takes_no_outcome_back_and_decides_nothing_any_more() -> None:
+    cluster = await serving({1: 0.2, 2: 0.22})
+    await cluster.kube.apply(experiment(stop={"maxDuration": "40m"}))
+    assert await cluster.go_on(10, functools.partial(counts, cluster))
+    await cluster.go_on(2)
+    events = found(await status(cluster), "arm-1")["events"]
+    assert min(events) > 0
+    cluster.edges.outcomes.lose()
+    await cluster.go_on(3)
+    told = await status(cluster)
+    assert condition(told, "DataQuality") == ("False", "FeedbackStoreReplaced")
+    assert [new >= old for new, old in zip(found(told, "arm-1")["events"], events, strict=True)] == [True, True]
+    told = await ends(cluster)
+    assert told["verdict"]["decision"] == "Undecided"
+
+
+async def test_edges_that_come_and_go_count_no_outcome_twice() -> None:
+    cluster = await serving({1: 0.2, 2: 0.2}, edges=3)
+    await cluster.kube.apply(experiment(stop={"maxDuration": "30m"}))
+    assert await cluster.go_on(10, functools.partial(counts, cluster))
+    await cluster.go_on(3)
+    cluster.edges.silent = {"sundog-edge-1"}
+    await cluster.go_on(1)
+    assert condition(await status(cluster), "DataQuality") == ("Unknown", "EdgeSilent")
+    cluster.edges.silent = set()
+    await cluster.kube.delete(Ref(POD, NAMESPACE, "sundog-edge-2"))
+    await cluster.go_on(3)
+    told = await status(cluster)
+    known = cluster.edges.outcomes.sections(cluster.edges.in_force()[-1])[NAME]["outcomes"]
+    positive = {row[2]: row[4] for row in known}
+    assert all(
+        seen <= own
+        for seen, own in zip(found(told, "arm-1")["events"], (positive["control"], positive["arm-1"]), strict=True)
+    )
+    assert sum(found(told, "arm-1")["events"]) > 0.5 * sum(positive.values())
+
+
+async def test_an_arm_that_does_harm_is_dropped_and_cannot_win_and_the_others_are_judged_on() -> None:
+    metrics = {**BUYING, "guardrails": [{"metric": "errorRate", "margin": "50%", "floor": "2%"}]}
+    bad = Answers(errors=0.3)
+    cluster = await serving({1: 0.2, 2: 0.9, 3: 0.3}, **{application(NAME, 2): bad})
+    await cluster.kube.apply(experiment(2, metrics))
+    told = await ends(cluster)
+    assert "dropped" in next(arm for arm in told["arms"] if arm["name"] == "arm-1")
+    assert (told["verdict"]["decision"], told["verdict"]["winner"]) == ("Winner", "arm-2")
+    assert found(told, "arm-1", "errorRate")["verdict"] == "Harm"
+
+
+def message(told: Json, type_: str) -> str:
+    return next(str(c["message"]) for c in told["conditions"] if c["type"] == type_)
+
+
+async def test_an_arm_that_is_out_is_not_waited_for_and_what_is_told_is_of_those_that_go_on() -> None:
+    metrics = {**SLOWLY, "guardrails": [{"metric": "errorRate", "margin": "50%", "floor": "2%"}]}
+    cluster = await serving({1: 0.2, 2: 0.2, 3: 0.2}, **{application(NAME, 2): Answers(errors=0.3)})
+    await cluster.kube.apply(experiment(2, metrics))
+
+    async def dropped() -> bool:
+        return any("dropped" in arm for arm in (await status(cluster)).get("arms", ()))
+
+    assert await cluster.go_on(20, dropped)
+    await cluster.go_on(2)
+    told = await status(cluster)
+    assert message(told, "Conclusive").startswith("arm arm-2: conversion of arm-2 is ")
+    assert "needed" in found(told, "arm-2")
+    assert {"needed", "eta"}.isdisjoint(found(told, "arm-1"))
+    assert all("the arm is out" in each["message"] for each in told["metrics"] if each["arm"] == "arm-1")
+
+
+async def test_each_metric_is_named_that_is_hardly_decided_in_its_time() -> None:
+    success = [*BUYING["success"], {"name": "back", "feedback": "returned"}]
+    metrics = {"success": success, "guardrails": [{"metric": "errorRate", "margin": "1%", "floor": "0%"}]}
+    cluster = await serving({})
+    alike = {"bought": 0.1, "returned": 0.05}
+    cluster.edges.outcomes.chance = {application(NAME, number): alike for number in (1, 2)}
+    cluster.edges.traffic.answers = {application(NAME, number): Answers(errors=0.01) for number in (1, 2)}
+    await cluster.kube.apply(experiment(1, metrics, stop={"maxDuration": "12m"}))
+    assert await cluster.go_on(6, functools.partial(counts, cluster))
+    await cluster.go_on(5)
+    told = await status(cluster)
+    first = message(told, "Conclusive")
+    assert first.startswith("arm arm-1: conversion of arm-1 is ")
+    assert first.endswith("; hardly decided before it stops, see status.metrics: back, errorRate"), first
+    assert (
+        "back is hardly decided before the experiment stops: an effect of 5 %"
+        in found(told, "arm-1", "back")["message"]
+    )
+    assert (
+        "errorRate is hardly decided before the experiment stops, in " in found(told, "arm-1", "errorRate")["message"]
+    )
+    assert "hardly" not in found(told, "arm-1", "retries")["message"]
+
+
+async def test_an_arm_whose_guardrail_has_not_passed_does_not_win_yet() -> None:
+    metrics = {**BUYING, "guardrails": [{"metric": "errorRate", "margin": "1%", "floor": "0%"}]}
+    cluster = await serving({1: 0.2, 2: 0.6})
+    cluster.edges.traffic.answers = {application(NAME, number): Answers(errors=0.01) for number in (1, 2)}
+    await cluster.kube.apply(experiment(1, metrics))
+    await cluster.go_on(15)
+    told = await status(cluster)
+    assert found(told, "arm-1")["verdict"] == "Better"
+    assert (told["phase"], told["verdict"]["decision"]) == ("Running", "Undecided")
+
+
+async def test_secondary_metrics_are_told_and_decide_nothing() -> None:
+    metrics = {"secondary": [{"name": "clicks", "feedback": "bought"}]}
+    cluster = await serving({1: 0.2, 2: 0.6})
+    await cluster.kube.apply(experiment(1, metrics))
+    await cluster.go_on(10)
+    told = await status(cluster)
+    assert (found(told, "arm-1", "clicks")["role"], found(told, "arm-1", "clicks")["verdict"]) == (
+        "secondary",
+        "Better",
+    )
+    assert (told["phase"], told["verdict"]["decision"]) == ("Running", "Undecided")
+
+
+async def test_weights_follow_outcomes_once_an_hour_and_what_is_exposed_stays() -> None:
+    cluster = await serving({1: 0.20, 2: 0.20, 3: 0.23})
+    cluster.edges.traffic.rps = {NAME: 3}
+    given = {"mode": "thompson", "floor": "10%", "delta": 0.3}
+    await cluster.kube.apply(experiment(2, SLOWLY, exposure="60%", allocation=given, stop={"maxDuration": "10h"}))
+    assert await cluster.go_on(20, functools.partial(counts, cluster))
+    first = (await status(cluster))["epoch"]["number"]
+
+    async def moved() -> bool:
+        return (await status(cluster))["epoch"]["number"] > first
+
+    assert not await cluster.go_on(55, moved)
+    assert await cluster.go_on(15, moved)
+    told = await status(cluster)
+    weights = {arm["name"]: arm["weight"] for arm in told["arms"]}
+    assert weights["stable"] == 40
+    assert round(sum(weights.values()), 6) == 100
+    assert weights["arm-2"] > 20 > weights["control"]
+    assert min(weights.values()) >= 6 * 0.99
+    assert [len(epoch["buckets"]) for epoch in told["evidenceEpochs"]] == [4, 4]
+    assert told["plan"]["comparison"]["allocation"] == {"floor": 0.1, "delta": 0.3, "pace": "1h"}
+    shares = ", ".join(f"{name} {weight} %" for name, weight in weights.items() if name != "stable")
+    epoch = told["epoch"]["number"]
+    (note,) = await cluster.notes("WeightsMoved")
+    assert note == f"Experiment ab: outcomes move its weights to {shares} from epoch {epoch} on"
+    # Each arm has the replicas for all that may come to it.
+    assert {arm["replicas"] for arm in (await cluster.status())["arms"]} == {1}
+
+
+class Died(Exception):
+    """The process did."""
+
+
+async def lives(moment: Literal["before", "after"] | None, number: int) -> tuple[Json, int]:
+    """A short life; the operator dies at that of its writes, and another takes over. Gives what became of it, and the writes."""
+    cluster, writes = await serving({1: 0.2, 2: 0.6}), 0
+
+    def on_write(at: Literal["before", "after"], _: Write) -> None:
+        nonlocal writes
+        writes += at == "before"
+        if at == moment and writes == number:
+            raise Died
+
+    await cluster.outside(functools.partial(cluster.kube.apply, experiment()))
+    cluster.kube.on_write = on_write
+    for _ in range(120):
+        try:
+            await cluster.round(10)
+        except Died:
+            continue
+        if await is_over(cluster) and not (await cluster.status())["retiring"]:
+            break
+    return await status(cluster), writes
+
+
+async def test_an_operator_that_dies_at_any_write_comes_to_the_same_verdict() -> None:
+    wanted, writes = await lives(None, 0)
+    assert wanted["verdict"]["winner"] == "arm-1"
+    for number in range(1, writes + 1):
+        for moment in ("before", "after"):
+            told, _ = await lives(moment, number)  # type: ignore[arg-type]
+            seen = (told["phase"], told["verdict"]["decision"], told["verdict"]["winner"])
+            assert seen == ("Concluded", "Winner", "arm-1"), f"died {moment} write {number}"
+
+
+def test_the_manifest_of_these_tests_names_their_service() -> None:
+    assert Ref(MODEL_DEPLOYMENT, NAMESPACE, experiment()["spec"]["modelDeployment"]).name == NAME

@@ -1,0 +1,75 @@
+"""What a ModelDeployment costs the API server, and the operator in passes, until it serves and while nothing happens."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from doubles.cluster import model_deployment
+from doubles.watched_cluster import WatchedCluster, watched_cluster
+
+MORE = 8
+
+
+@pytest.fixture
+async def cluster() -> AsyncIterator[WatchedCluster]:
+    """One in which a ModelDeployment serves, and what its namespace has once is there."""
+    async with watched_cluster() as cluster:
+        await cluster.kube.create(model_deployment(name="first"))
+        await cluster.until_all(is_ready)
+        for _ in range(10):
+            await cluster.tick()
+        yield cluster
+
+
+async def add(cluster: WatchedCluster, count: int = MORE) -> None:
+    cluster.counted.asked.clear()
+    cluster.counted.statuses.clear()
+    cluster.passes.counted.clear()
+    for number in range(count):
+        await cluster.kube.create(model_deployment(f"file:///models/v{number}", name=f"more-{number}"))
+
+
+def is_ready(status: dict[str, Any]) -> bool:
+    return any((each["type"], each["status"]) == ("Ready", "True") for each in status.get("conditions", ()))
+
+
+def told(status: dict[str, Any]) -> str:
+    (ready,) = (each for each in status["conditions"] if each["type"] == "Ready")
+    return f"{ready['status']} {ready['reason']}"
+
+
+async def test_three_statuses_are_written_until_one_serves(cluster: WatchedCluster) -> None:
+    """It is to be deployed, it is to get traffic, it serves: the first two are what Serve and the edges are told by."""
+    await add(cluster)
+    await cluster.until_all(is_ready)
+    for number in range(MORE):
+        written = [status for name, status in cluster.counted.statuses if name == f"more-{number}"]
+        assert [told(status) for status in written] == ["False Deploying", "False NoHealthyReplica", "True Serving"]
+        assert [status.get("candidate", {}).get("revision") for status in written] == [1, None, None]
+        assert ["startup" in status for status in written] == [False, True, True]
+
+
+async def test_a_ray_that_comes_up_meanwhile_is_not_told_step_by_step() -> None:
+    async with watched_cluster() as cluster:
+        await add(cluster)
+        await cluster.until_all(is_ready)
+        for number in range(MORE):
+            written = [status for name, status in cluster.counted.statuses if name == f"more-{number}"]
+            assert [told(status) for status in written] == ["False Deploying", "False NoHealthyReplica", "True Serving"]
+
+
+async def test_requests_until_one_serves(cluster: WatchedCluster) -> None:
+    await add(cluster)
+    await cluster.until_all(is_ready)
+    asked = cluster.counted.asked
+    assert asked["create controllerrevisions"] == MORE
+    assert asked["create events"] == 2 * MORE, "RevisionCreated and Promoted"
+    assert asked["get services"] == asked["create services"] == MORE, "asked for once: whether it is somebody's"
+
+
+async def test_passes_until_one_serves(cluster: WatchedCluster) -> None:
+    """One for each status, and some that look whether Serve or the edges have come to it; none at once for what a pass wrote itself."""
+    await add(cluster)
+    await cluster.until_all(is_ready)
+    assert cluster.passes.counted["modeldeployment"] <= 5.5 * MORE

@@ -1,0 +1,240 @@
+"""Two revisions that share replicas: what each has at every weight, on the way up and on the way back."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from sundog_operator.api import ExperimentStatus, PlanInPlace, Rollout
+from sundog_operator.core.commands import Command
+from sundog_operator.core.rollout import freeze, in_place, load, machine
+from sundog_operator.core.rollout.in_place import Sizes
+from sundog_operator.core.rollout.judgement import Judgement
+from sundog_operator.core.rollout.machine import Inputs
+from sundog_operator.core.rollout.resolve import Traffic
+
+T0 = datetime(2026, 11, 25, 12, tzinfo=UTC)
+SERVICES = [(needed, spare) for needed in (*range(2, 26), 100, 101, 250, 1000) for spare in (0, 1)]
+WEIGHTS = (1, 5, 12, 25, 30, 33, 50, 66, 75, 90, 95, 99, 100)
+
+
+def up(needed: int, spare: int, target: int) -> Iterator[tuple[int, Sizes]]:
+    """Each weight in force on the way to a target, with the replicas that the next one waits for."""
+    weight = 0
+    for _ in range(1100):
+        sizes = in_place.sizes(needed, spare, weight, target)
+        yield weight, sizes
+        if weight == target:
+            return
+        reached = in_place.reached(needed, spare, target, sizes.candidate)
+        assert reached > weight, "the candidate has all it may have, and traffic does not follow"
+        weight = reached
+    raise AssertionError("never there")
+
+
+def back(needed: int, spare: int, weight: int) -> Iterator[tuple[int, Sizes, int]]:
+    """Each weight in force on the way back, the replicas that come while it is, and the weight that follows on them."""
+    for _ in range(1100):
+        sizes = in_place.sizes(needed, spare, weight, 0)
+        left = in_place.left(needed, spare, weight, sizes.stable)
+        yield weight, sizes, left
+        assert left < weight, "stable has all it may have, and traffic does not follow"
+        if not left:
+            return
+        weight = left
+    raise AssertionError("never there")
+
+
+def lacking(needed: int, weight: int, replicas: int) -> float:
+    """Replicas that a revision lacks of those that its traffic needs; weights are whole percents, which is left aside."""
+    return max(0.0, needed * weight / 100 - replicas - needed / 100)
+
+
+@pytest.mark.parametrize(("needed", "spare"), SERVICES)
+def test_on_the_way_up_each_has_what_its_traffic_needs_but_for_one_replica(needed: int, spare: int) -> None:
+    for target in WEIGHTS:
+        for weight, sizes in up(needed, spare, target):
+            assert sizes.stable + sizes.candidate <= needed + spare
+            assert min(sizes.stable, sizes.candidate) >= 1
+            assert lacking(needed, 100 - weight, sizes.stable) <= 1 - spare
+            assert lacking(needed, weight, sizes.candidate) <= 1 - spare
+
+
+@pytest.mark.parametrize(("needed", "spare"), SERVICES)
+def test_once_it_is_there_each_has_what_its_weight_needs_rounded(needed: int, spare: int) -> None:
+    for weight in WEIGHTS[:-1]:
+        sizes = in_place.sizes(needed, spare, weight, weight)
+        short = lacking(needed, 100 - weight, sizes.stable)
+        assert short == 0 if spare else short < 1
+        assert sizes.stable + sizes.candidate <= needed + spare
+        assert sizes.candidate == min(load.canary_replicas(needed, weight), needed - 1 + spare)
+
+
+@pytest.mark.parametrize(("needed", "spare"), SERVICES)
+def test_on_the_way_back_likewise_from_every_weight(needed: int, spare: int) -> None:
+    for begin in range(1, 101):
+        for weight, sizes, left in back(needed, spare, begin):
+            assert sizes.stable + sizes.candidate <= needed + spare
+            assert sizes.candidate >= 1
+            assert lacking(needed, weight, sizes.candidate) <= 1 - spare
+            # What comes back does so to the replicas that are there.
+            assert lacking(needed, 100 - left, sizes.stable) <= 1 - spare
+
+
+def test_a_walk_of_four_is_one_replica_at_a_time() -> None:
+    walked = [(weight, sizes.stable, sizes.candidate) for weight, sizes in up(4, 0, 100)]
+    assert walked == [(0, 3, 1), (25, 2, 2), (50, 1, 3), (100, 1, 3)]
+    given = [(weight, sizes.stable, sizes.candidate, left) for weight, sizes, left in back(4, 0, 50)]
+    assert given == [(50, 2, 2, 25), (25, 3, 1, 0)]
+
+
+def test_with_a_spare_one_stable_lacks_none() -> None:
+    walked = [(weight, sizes.stable, sizes.candidate) for weight, sizes in up(4, 1, 50)]
+    assert walked == [(0, 4, 1), (25, 3, 2), (50, 2, 2)]
+    given = [(weight, sizes.stable, sizes.candidate, left) for weight, sizes, left in back(4, 1, 50)]
+    assert given == [(50, 3, 2, 25), (25, 4, 1, 0)]
+
+
+@pytest.mark.parametrize(
+    ("needed", "spare", "weight"),
+    [(2, 0, 50), (2, 1, 50), (3, 0, 33), (3, 1, 33), (4, 0, 25), (5, 0, 20), (8, 0, 25)],
+)
+def test_the_last_gate_compares_latencies_under_the_same_load(needed: int, spare: int, weight: int) -> None:
+    rollout = Rollout.from_json({"steps": [{"weight": 20}], "capacity": "inPlace"})
+    plan = freeze.resolved(rollout, Traffic(10), needed, PlanInPlace(spare=spare))
+    assert [step.weight for step in plan.steps][-2:] == [weight, 100]
+    sizes = in_place.sizes(needed, spare, weight, weight)
+    assert load.ratio(weight, sizes.stable, sizes.candidate) >= 1 / load.EQUAL
+
+
+def test_no_step_is_added_where_the_candidate_has_as_much_to_do_or_more() -> None:
+    shared = PlanInPlace(spare=0)
+    equal = freeze.resolved(Rollout.from_json({"steps": [{"weight": 50}]}), Traffic(10), 4, shared)
+    assert [step.weight for step in equal.steps] == [50, 100]
+    more = freeze.resolved(Rollout.from_json({"steps": [{"weight": 90}]}), Traffic(10), 2, shared)
+    assert [step.weight for step in more.steps] == [90, 100]
+
+
+def test_a_plan_in_place_is_another_one() -> None:
+    shared = freeze.freeze(Rollout(), 7, 8, T0, shared=PlanInPlace()).plan
+    assert shared.hash != freeze.freeze(Rollout(), 7, 8, T0).plan.hash
+    assert shared.in_place == PlanInPlace(spare=0)
+
+
+def begun(weight: int, needed: int = 4, spare: int = 0) -> ExperimentStatus:
+    """At a weight, by hand."""
+    rollout = Rollout.from_json({"steps": [{"weight": weight, "gate": "manual"}], "capacity": "inPlace"})
+    status = freeze.freeze(rollout, 7, 8, T0, replicas=needed, shared=PlanInPlace(spare=spare))
+    ready = min(load.canary_replicas(needed, weight), needed - 1 + spare)
+    for _ in range(20):
+        status = machine.tick(status, seen(needed, available=ready, stable=needed))
+    assert machine.canary_weight(status) == weight
+    return status
+
+
+def seen(needed: int = 4, after: timedelta = timedelta(0), **changes: object) -> Inputs:
+    values: dict[str, object] = {"available": 0, "stable": 0, "confirmed": True, **changes}
+    return Inputs(now=T0 + after, replicas=needed, **values)  # type: ignore[arg-type]
+
+
+class TestGivingBack:
+    def test_traffic_follows_the_replicas_of_stable_and_then_it_has_ended(self) -> None:
+        status = machine.stop(begun(50), "RolledBack", "errors", T0)
+        assert (status.phase, machine.canary_weight(status)) == ("Running", 50)
+        weights = []
+        for ready in (1, 2, 2, 3):
+            status = machine.tick(status, seen(stable=ready))
+            weights.append(machine.canary_weight(status))
+        assert weights == [50, 25, 25, 0]
+        assert (status.phase, status.giving_back, status.verdict.reason) == ("Stopped", None, "RolledBack: errors")
+
+    def test_what_ends_it_first_is_what_is_told(self) -> None:
+        status = machine.stop(begun(50), "Aborted", "by command a", T0)
+        assert machine.stop(status, "RolledBack", "errors", T0) == status
+        told = machine.tick(status, seen(stable=1, failure=("DeployFailed", "gone")))
+        assert told.giving_back == status.giving_back
+        assert told.step is not None
+        assert told.step.reason == ("Aborted: gives its traffic back as replicas of stable come, 1 of 4 are there")
+
+    def test_a_replica_of_stable_that_dies_takes_no_traffic_back(self) -> None:
+        status = machine.tick(machine.stop(begun(50), "Aborted", "a", T0), seen(stable=2))
+        assert machine.canary_weight(machine.tick(status, seen(stable=0))) == 25
+
+    @pytest.mark.parametrize("end", [{"dead": True}, {"after": machine.PATIENCE}])
+    def test_all_of_it_goes_back_at_once_from_what_is_dead_or_where_nothing_comes(self, end: dict[str, object]) -> None:
+        status = machine.stop(begun(75), "Aborted", "a", T0)
+        status = machine.tick(status, seen(stable=0))
+        assert machine.canary_weight(status) == 75
+        ended = machine.tick(status, seen(stable=0, **end))  # type: ignore[arg-type]
+        assert (ended.phase, machine.canary_weight(ended)) == ("Stopped", 0)
+
+    def test_each_share_has_its_own_time_to_go_back(self) -> None:
+        late = machine.PATIENCE - timedelta(seconds=1)
+        status = machine.tick(machine.stop(begun(75, 8), "Aborted", "a", T0), seen(8, late, stable=3))
+        weight = machine.canary_weight(status)
+        assert 0 < weight < 75
+        assert machine.canary_weight(machine.tick(status, seen(8, 2 * late, stable=3))) == weight
+
+    def test_a_clock_that_is_set_back_lets_it_wait_for_no_longer(self) -> None:
+        back = timedelta(days=1)
+        status = machine.tick(machine.stop(begun(75), "Aborted", "a", T0), seen(after=-back))
+        assert machine.canary_weight(status) == 75
+        ended = machine.tick(status, seen(after=machine.PATIENCE - back))
+        assert (ended.phase, machine.canary_weight(ended)) == ("Stopped", 0)
+
+    def test_without_traffic_there_is_nothing_to_give_back(self) -> None:
+        rollout = Rollout.from_json({"steps": [{"weight": 25}], "capacity": "inPlace"})
+        pending = freeze.freeze(rollout, 7, 8, T0, replicas=4, shared=PlanInPlace())
+        assert machine.stop(pending, "Aborted", "a", T0).phase == "Stopped"
+
+    def test_beside_stable_it_ends_at_once(self) -> None:
+        beside = begun(50).model_copy(update={"plan": begun(50).plan.model_copy(update={"in_place": None})})
+        assert machine.stop(beside, "Aborted", "a", T0).phase == "Stopped"
+
+    @pytest.mark.parametrize("ends", [{"failure": ("CandidateUnavailable", "gone")}, {"evidence": Judgement(harm="h")}])
+    def test_whatever_ends_it_is_paced(self, ends: dict[str, object]) -> None:
+        status = machine.tick(begun(50), seen(available=2, stable=2, **ends))
+        assert (status.phase, machine.canary_weight(status), status.paused) == ("Running", 50, None)
+        assert status.giving_back is not None
+
+
+class TestHolding:
+    def test_what_stands_still_starts_no_replica_for_traffic_that_does_not_come(self) -> None:
+        rollout = Rollout.from_json({"steps": [{"weight": 75, "gate": "manual"}], "capacity": "inPlace"})
+        status = freeze.freeze(rollout, 7, 8, T0, replicas=4, shared=PlanInPlace())
+        for _ in range(5):
+            status = machine.tick(status, seen(available=1, stable=3))
+        assert machine.canary_weight(status) == 25
+        assert machine.shared_replicas(status, 4) == Sizes(2, 2)
+        assert machine.shared_replicas(status, 4, stands_still=True) == Sizes(3, 1)
+        paused = machine.obey(status, Command("p", "pause", 8), T0)
+        assert machine.shared_replicas(paused, 4) == Sizes(3, 1)
+
+    def test_each_replica_has_its_own_time_to_come(self) -> None:
+        rollout = Rollout.from_json({"steps": [{"weight": 75, "gate": "manual"}], "capacity": "inPlace"})
+        status = freeze.freeze(rollout, 7, 8, T0, replicas=4, shared=PlanInPlace())
+        for _ in range(5):
+            status = machine.tick(status, seen(available=1))
+        assert status.step is not None
+        assert status.step.short_since == T0
+        assert status.step.reason == "waits for replicas: 1 of 2 are available"
+        for minutes in (10, 20, 20):
+            status = machine.tick(status, seen(after=timedelta(minutes=minutes), available=2))
+        assert machine.canary_weight(status) == 50
+        assert status.step is not None
+        assert status.step.short_since == T0 + timedelta(minutes=20)
+
+
+def test_all_traffic_needs_all_replicas_but_for_stables_last() -> None:
+    for needed, spare, enough in ((4, 0, 3), (4, 1, 4), (2, 0, 1)):
+        status = machine.obey(begun(50, needed, spare), Command("f", "promote", 8, full=True), T0)
+        short = machine.tick(status, seen(needed, available=enough - 1))
+        assert short.phase == "Running"
+        ended = machine.tick(status, seen(needed, available=enough))
+        assert (ended.phase, machine.canary_weight(ended)) == ("Concluded", 100)
+
+
+def test_the_shares_of_whole_percents_round_by_less_than_a_percent() -> None:
+    for needed in range(1, 301):
+        for ready in range(needed + 1):
+            assert 0 <= ready / needed - in_place.bearable(needed, ready) / 100 < 0.01

@@ -1,0 +1,70 @@
+"""How long each phase of a start took."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sundog_operator.core import starts
+from sundog_operator.core.observed import ReplicaStart
+
+
+def at(second: float) -> datetime:
+    return datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=second)
+
+
+def told(second: int) -> str:
+    return f"2026-01-01T00:00:{second:02d}Z"
+
+
+def pod(made: int, scheduled: int, prepared: int, started: int) -> dict[str, Any]:
+    conditions = [
+        {"type": "PodScheduled", "status": "True", "lastTransitionTime": told(scheduled)},
+        {"type": "PodReadyToStartContainers", "status": "True", "lastTransitionTime": told(prepared)},
+        {"type": "Ready", "status": "False", "lastTransitionTime": told(prepared)},
+    ]
+    running = {"name": "ray-worker", "state": {"running": {"startedAt": told(started)}}}
+    status = {"conditions": conditions, "containerStatuses": [running]}
+    return {"metadata": {"name": "w", "creationTimestamp": told(made)}, "status": status}
+
+
+def seconds(found: dict[str, timedelta]) -> dict[str, float]:
+    return {name: span.total_seconds() for name, span in found.items()}
+
+
+def test_all_phases_from_the_role_to_the_replicas() -> None:
+    replica = ReplicaStart({"download": 0.25, "load": 2.0004, "warmup": 0.5, "list": 9.0}, at(24.5))
+    found = starts.phases(at(0.5), [pod(10, 12, 13, 17)], replica, at(28))
+    assert seconds(found) == {
+        "cluster": 9.5,
+        "scheduled": 2.0,
+        "image": 4.0,
+        "ray": 7.5,
+        "download": 0.25,
+        "load": 2.0,
+        "warmup": 0.5,
+        "total": 27.5,
+    }
+
+
+def test_of_several_pods_the_slowest_counts_and_the_first() -> None:
+    found = starts.phases(at(0), [pod(2, 2, 3, 9), pod(1, 6, 7, 8)], ReplicaStart(began=at(12)), at(20))
+    assert seconds(found) == {"cluster": 1, "scheduled": 5, "image": 6, "ray": 4, "total": 20}
+
+
+def test_without_pods_ray_begins_with_the_role() -> None:
+    found = starts.phases(at(1), [], ReplicaStart({"load": 1.0}, at(11.25)), at(13))
+    assert seconds(found) == {"ray": 10.25, "load": 1, "total": 12}
+
+
+def test_what_is_not_known_is_left_out() -> None:
+    bare = {"metadata": {"name": "w", "creationTimestamp": "yesterday"}}
+    assert starts.phases(None, [bare], ReplicaStart({"load": 1.0}), at(3)) == {"load": timedelta(seconds=1)}
+
+
+def test_of_a_role_that_began_after_the_start_nothing_is_said() -> None:
+    found = starts.phases(at(20), [pod(2, 3, 4, 5)], ReplicaStart(began=at(9)), at(21))
+    assert seconds(found) == {"scheduled": 1, "image": 1, "ray": 4}
+
+
+def test_clocks_that_differ_make_no_phase_negative() -> None:
+    found = starts.phases(at(5), [pod(4, 4, 4, 8)], ReplicaStart(began=at(7.5)), at(9))
+    assert seconds(found) == {"cluster": 0, "scheduled": 0, "image": 4, "ray": 0, "total": 4}

@@ -1,0 +1,225 @@
+"""The agent's loop: whatever fails in it keeps nothing else from its turn."""
+
+import asyncio
+import contextlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import aiohttp
+import pytest
+
+from feedback_stores import MemoryStore
+from sundog_edge import agent as loops
+from sundog_edge.agent import Agent, Options
+from sundog_edge.document import parse
+from sundog_edge.errors import HaproxyRefused
+from sundog_edge.evidence import InForce
+from sundog_edge.feedback.joining import First
+from sundog_edge.following import Following
+from sundog_edge.layout import Layout, fit
+from sundog_edge.log_pipe import open_for_haproxy
+from sundog_edge.secrets import SecretsDir
+from sundog_edge.state_dir import StateDir
+from sundog_edge.steps import Step
+from sundog_edge.traffic import Traffic
+from sundog_edge.workers import Workers
+from waiting import comes_true
+
+ROUNDS = 30
+STEPS = ("apply", "renew", "offer_grpc", "check")
+DOCUMENT = {"version": 1, "namespace": "vision", "generation": 1, "clusters": {}, "services": []}
+
+
+@pytest.fixture
+def turns(monkeypatch) -> Counter[str]:
+    """How often each part of the loop had its turn; there is no HAProxy that could refuse any of them, and no pause."""
+    counted: Counter[str] = Counter()
+
+    def turn(name: str):
+        async def take(self, *_):
+            counted[name] += 1
+
+        return take
+
+    for owner, names in ((Traffic, STEPS), (Workers, ("refresh",)), (Following, ("tick",))):
+        for name in names:
+            monkeypatch.setattr(owner, name, turn(name))
+    for pause in ("CONTROL_S", "SECRETS_S", "AGAIN_S"):
+        monkeypatch.setattr(loops, pause, 0.0)
+    return counted
+
+
+@pytest.mark.parametrize("broken", STEPS)
+async def test_replicas_are_followed_while_another_step_fails_for_ever(tmp_path, monkeypatch, caplog, turns, broken):
+    async def refused(self, *_):
+        turns[broken] += 1
+        raise HaproxyRefused(f"{broken} is refused")
+
+    monkeypatch.setattr(Traffic, broken, refused)
+    split = tmp_path / "split.json"
+    split.write_text(json.dumps(DOCUMENT))
+    options = Options(StateDir.at(tmp_path / "s"), split, "edge-0", "vision", None, SecretsDir(None))
+    async with aiohttp.ClientSession() as session:
+        agent = Agent(options, session)
+        agent._answers.calls = {"sundog": {"digits-r7": {"127.0.0.1:1": 2}}}
+        running = asyncio.create_task(agent.run())
+
+        async def enough() -> bool:
+            assert not running.done()
+            # A document that is in force is not applied again.
+            asked = [name for name in STEPS if name == broken or name != "apply"]
+            return all(turns[name] >= ROUNDS for name in ("tick", *asked))
+
+        try:
+            await comes_true(enough, "many turns of all steps")
+        finally:
+            running.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await running
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert told == [f"{broken} is refused"]
+
+
+async def test_what_has_just_come_into_force_is_followed_in_the_same_round(tmp_path, monkeypatch, turns):
+    order: list[str] = []
+
+    async def apply(self, document, now):
+        order.append("apply")
+        self.in_force = object()
+
+    async def tick(self):
+        order.append("tick")
+
+    monkeypatch.setattr(Traffic, "apply", apply)
+    monkeypatch.setattr(Following, "tick", tick)
+    split = tmp_path / "split.json"
+    split.write_text(json.dumps(DOCUMENT))
+    options = Options(StateDir.at(tmp_path / "s"), split, "edge-0", "vision", None, SecretsDir(None), settle_s=0.0)
+    async with aiohttp.ClientSession() as session:
+        agent = Agent(options, session)
+        try:
+            await agent._control()
+            await agent._control()
+        finally:
+            agent._counting.stop()
+    assert order == ["tick", "apply", "tick", "tick"]
+
+
+async def test_an_edge_that_cannot_follow_its_replicas_has_not_got_to_know_them(tmp_path, monkeypatch, turns):
+    async def refused(self):
+        raise HaproxyRefused("no")
+
+    options = Options(StateDir.at(tmp_path / "s"), tmp_path / "none", "e", "n", None, SecretsDir(None), settle_s=1e-9)
+    async with aiohttp.ClientSession() as session:
+        with monkeypatch.context() as broken:
+            broken.setattr(Following, "tick", refused)
+            agent = Agent(options, session)
+        agent._traffic.in_force = SimpleNamespace(document=SimpleNamespace(services=()))
+        try:
+            for _ in range(3):
+                await agent._control()
+            assert not agent._settled
+            agent._replicas = Step(agent._following.tick)
+            await agent._control()
+            assert agent._settled
+        finally:
+            agent._counting.stop()
+
+
+def taking_feedback(attempt: str) -> dict[str, object]:
+    arm = {"name": "stable", "application": "digits-r1", "routePrefix": "/digits-r1.app", "revision": 1, "weight": 100}
+    service = {
+        "name": "digits",
+        "cluster": "c",
+        "attempt": attempt,
+        "salt": "s",
+        "unit": {"kind": "header", "name": "x-user-id"},
+        "epoch": 1,
+        "arms": [{**arm, "ranges": [[0, 10000]]}],
+        "requestTimeoutSeconds": 5,
+        "maxRequestBytes": 1000,
+        "maxOngoingRequests": 5,
+        "feedback": {"metrics": ["converted"]},
+    }
+    return {**DOCUMENT, "clusters": {"c": {"dashboard": "http://127.0.0.1:1"}}, "services": [service]}
+
+
+class Edge:
+    """The state of an edge whose agent is about to start, with an attempt d-1 in force, and its pipe."""
+
+    def __init__(self, folder: Path) -> None:
+        self.state = StateDir.at(folder / "s")
+        self.split = folder / "split.json"
+        self.store = MemoryStore()
+        self.options = Options(
+            *(self.state, self.split, "edge-0", "vision", None, SecretsDir(None)), settle_s=0.0, store=self.store
+        )
+        self.pipe = open_for_haproxy(self.state.log_pipe)
+        content = taking_feedback("d-1")
+        layout = fit(Layout(), parse(json.dumps(content).encode(), "vision"))
+        self.state.layout.write_text(json.dumps(layout.as_json()))
+        self.state.applied.write_text(json.dumps({"document": content, "appliedAt": 1.0, "since": {}}))
+
+    def answer(self, attempt: str, unit: int) -> None:
+        """HAProxy writes of a request that has ended."""
+        row = f"digits/{attempt}/1/stable/assigned/sticky"
+        tail = f"1 10 20 20 {unit} 7 1000000000"
+        os.write(self.pipe, f"abcd-1 {row} digits - 200 -- 0 10.0.0.1:80 ok - 100 {tail}\n".encode())
+
+
+@pytest.fixture
+def edge(tmp_path) -> Iterator[Edge]:
+    edge = Edge(tmp_path)
+    yield edge
+    os.close(edge.pipe)
+
+
+async def test_lines_that_waited_for_the_agent_show_first_exposures_though_haproxy_is_away(edge):
+    edge.answer("d-1", unit=5)
+    async with aiohttp.ClientSession() as session:
+        agent = Agent(edge.options, session)
+        running = asyncio.create_task(agent.run())
+
+        async def counted() -> bool:
+            assert not running.done()
+            return bool(agent._counting.ledger.boots)
+
+        try:
+            await comes_true(counted, "the line is counted")
+        finally:
+            running.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await running
+        await agent.intake.finish()
+    assert edge.store.attempts["digits/d-1"].firsts == {5: First(1_000_000_000, 1, "stable")}
+
+
+async def test_first_exposures_are_seen_while_a_document_comes_into_force(edge, monkeypatch, turns):
+    seen: dict[str, list[int]] = {}
+
+    async def apply(self, document, now):
+        # One worker has the new document by now, another one does not.
+        edge.answer("d-1", unit=5)
+        edge.answer("d-2", unit=6)
+        await agent._counting.drain()
+        seen.update({attempt: [*own.waiting] for attempt, own in agent.intake.first_seen.items()})
+        self.in_force = InForce(document, now, {})
+
+    monkeypatch.setattr(Traffic, "apply", apply)
+    edge.split.write_text(json.dumps(taking_feedback("d-2")))
+    async with aiohttp.ClientSession() as session:
+        agent = Agent(edge.options, session)
+        try:
+            await agent._control()
+            assert seen == {"digits/d-1": [5], "digits/d-2": [6]}
+            edge.answer("d-2", unit=7)
+            await agent._counting.drain()
+            assert {attempt: [*own.waiting] for attempt, own in agent.intake.first_seen.items()} == {
+                "digits/d-2": [6, 7]
+            }
+        finally:
+            agent._counting.stop()

@@ -1,0 +1,189 @@
+"""Reported outcomes: what is one, what is refused and why, and which of two are the same."""
+
+import json
+import math
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sundog_edge.assignment import unit_hash
+from sundog_edge.feedback.events import FUTURE_S, MAX_ITEMS, BodyRefused, Event, Reading, Refusal, items_of, read
+from sundog_edge.feedback.exposure import Exposure
+
+NOW = 1_769_000_000.5
+ONE = Exposure("a-1", 2, "canary", 77, 1_768_999_000)
+ENDED = ONE._replace(attempt="before", seconds=ONE.seconds - 3600)
+YOUNG = ENDED._replace(seconds=int(NOW) - 30)
+KNOWN = {"known": ONE, "ended": ENDED, "young": YOUNG}
+READING = Reading(NOW, ("converted", "revenue"), True, KNOWN.get, ONE.attempt, NOW - 10)
+OF_REQUESTS = Reading(NOW, ("converted",), False, KNOWN.get, ONE.attempt, NOW - 10)
+
+
+def item(**members):
+    return {"exposure": "known", "metric": "converted", **members}
+
+
+def event(**members) -> Event:
+    found = read(item(**members), READING)
+    assert isinstance(found, Event), found
+    return found
+
+
+@pytest.mark.parametrize(
+    ("body", "items"),
+    [(b"{}", [{}]), (b"[{}, 1]", [{}, 1]), (b' [{"a": [[]]}] ', [{"a": [[]]}])],
+)
+def test_a_body_is_an_object_or_a_list(body, items):
+    assert items_of(body) == items
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (b"", "the body is no JSON"),
+        (b"{", "the body is no JSON"),
+        (b"\xff", "the body is no JSON"),
+        (b"[NaN]", "the body is no JSON"),
+        (b"[" * 5000, "the body is no JSON"),
+        (b"[]", "the body has 0 items; 1 to 1000 are expected"),
+        (b"[" + b"0," * MAX_ITEMS + b"0]", "the body has 1001 items"),
+        (b'"text"', "the body is a string; an object, or a list of objects, is expected"),
+        (b"7", "the body is a number"),
+        (b"null", "the body is null"),
+        (b"true", "the body is a boolean"),
+    ],
+)
+def test_a_body_that_is_no_list_of_items_is_refused(body, told):
+    with pytest.raises(BodyRefused, match=told) as raised:
+        items_of(body)
+    assert len(str(raised.value)) < 250
+
+
+def test_an_item_is_an_event():
+    assert event()[1:] == (77, ONE, "converted", 1_000_000, 1_769_000_000, False)
+    assert event(time=None) == event()
+    assert event(time="2026-01-21T12:53:20Z").timed
+    assert event(value=True).value == 1_000_000
+    assert event(value=False).value == 0
+    assert event(value=-0.25).value == -250_000
+    assert event(value=10**9).value == 10**15
+    assert event(time="2026-01-21T12:53:20Z").seconds == datetime(2026, 1, 21, 12, 53, 20, tzinfo=UTC).timestamp()
+    assert event(time="2026-01-21t14:53:20.999999999+02:00").seconds == 1_769_000_000
+
+
+def test_a_unit_is_what_the_edge_takes_for_one():
+    for value, unit in (("u-7", b"u-7"), (7, b"7"), (7.9, b"7"), (True, b"1"), ("é", "é".encode())):
+        found = read({"unit": value, "metric": "revenue"}, READING)
+        assert (found.unit, found.exposure) == (unit_hash(unit), None)
+
+
+REFUSED = [
+    (7, "invalid", "", "a number", "an object"),
+    (None, "invalid", "", "null", "an object"),
+    (item(weight=1), "invalid", "'weight'", "a field", "none but exposure, id, metric, time, unit, value"),
+    (item(unit="u"), "invalid", "exposure", "both of exposure and unit", "one of the two"),
+    ({"metric": "converted"}, "invalid", "exposure", "neither of exposure and unit", "one of the two"),
+    ({"exposure": "known"}, "invalid", "metric", "nothing", "one of converted, revenue"),
+    (item(metric="clicks"), "invalid", "metric", "'clicks'", "one of converted, revenue"),
+    (item(metric=["converted"]), "invalid", "metric", "a list", "one of converted, revenue"),
+    (item(value="1"), "invalid", "value", "'1'", "a boolean or a number"),
+    (item(value=None), "invalid", "value", "None", "a boolean or a number"),
+    (item(value=10**9 + 1), "invalid", "value", "1000000001", "from -1000000000 to 1000000000"),
+    (item(value=math.inf), "invalid", "value", "inf", "a number"),
+    (item(value=math.nan), "invalid", "value", "nan", "a number"),
+    (item(id=""), "invalid", "id", "''", "a string of 1 to 200 characters"),
+    (item(id=7), "invalid", "id", "7", "a string of 1 to 200 characters"),
+    (item(id="x" * 201), "invalid", "id", "…", "a string of 1 to 200 characters"),
+    (item(time="yesterday"), "invalid", "time", "'yesterday'", "RFC 3339"),
+    (item(time="2026-01-21"), "invalid", "time", "'2026-01-21'", "RFC 3339"),
+    (item(time="2026-01-21T12:53:20"), "invalid", "time", "'2026", "RFC 3339"),
+    (item(time="2026-02-30T12:53:20Z"), "invalid", "time", "'2026", "RFC 3339"),
+    (item(time="9999-12-31T23:59:59-12:00"), "future", "time", "'9999", "no more than 60 s from now"),
+    (item(time="2026-01-21T12:54:21Z"), "future", "time", "'2026", "no more than 60 s from now"),
+    (item(time=1_769_000_000), "invalid", "time", "1769000000", "RFC 3339"),
+    (item(exposure="forged"), "unknown", "exposure", "a text that is none", "an exposure of this service's attempt"),
+    (
+        item(exposure="ended"),
+        "late",
+        "exposure",
+        "an exposure of an attempt that has ended",
+        "an exposure of this service's attempt",
+    ),
+    (
+        item(exposure="young"),
+        "unknown",
+        "exposure",
+        "a text that is none",
+        "an exposure of this service's attempt",
+    ),
+    (item(exposure=7), "invalid", "exposure", "a number", "an exposure"),
+    ({"unit": "", "metric": "revenue"}, "invalid", "unit", "an empty string", "a string of 1 to"),
+    (
+        {"unit": "x" * 4097, "metric": "revenue"},
+        "invalid",
+        "unit",
+        "a string of 4097 bytes",
+        "a string of 1 to 4096 bytes",
+    ),
+    ({"unit": 1 << 53, "metric": "revenue"}, "invalid", "unit", "a number", "or a number"),
+    ({"unit": None, "metric": "revenue"}, "invalid", "unit", "null", "a string"),
+    ({"unit": {"a": 1}, "metric": "revenue"}, "invalid", "unit", "an object", "a string"),
+]
+
+
+@pytest.mark.parametrize(("told", "result", "field", "found", "expected"), REFUSED)
+def test_what_is_no_event_is_told_by_field_found_and_expected(told, result, field, found, expected):
+    refusal = read(told, READING)
+    assert isinstance(refusal, Refusal), refusal
+    assert (refusal.result, refusal.field) == (result, field)
+    assert found in refusal.found
+    assert expected in refusal.expected
+    assert max(map(len, refusal)) < 200
+
+
+def test_a_time_up_to_a_minute_ahead_is_taken_for_another_clock():
+    ahead = datetime.fromtimestamp(int(NOW) + FUTURE_S, UTC).isoformat()
+    assert event(time=ahead).seconds == int(NOW) + FUTURE_S
+
+
+def test_where_requests_are_units_a_unit_cannot_be_told():
+    refusal = read({"unit": "u", "metric": "converted"}, OF_REQUESTS)
+    assert refusal[:3] == ("invalid", "unit", "a unit")
+    assert isinstance(read(item(), OF_REQUESTS), Event)
+
+
+def test_what_makes_two_events_one():
+    later = Reading(NOW + 5, READING.metrics, True, READING.exposure_of, ONE.attempt)
+    assert read(item(), later).key == event().key, "a repetition without a time is the same"
+    assert event(id="a").key == event(id="a", value=3, time="2026-01-21T12:00:00Z").key, "an id says it all"
+    different = [
+        event(),
+        event(value=2),
+        event(time="2026-01-21T12:00:00Z"),
+        event(id="a"),
+        event(id="b"),
+        event(metric="revenue"),
+        event(metric="revenue", id="a"),
+        read({"unit": "u", "metric": "converted"}, READING),
+        read({"unit": "v", "metric": "converted"}, READING),
+        read({"unit": "v", "metric": "converted", "id": "a"}, READING),
+    ]
+    assert len({each.key for each in different}) == len(different)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
+fields = st.sampled_from(("exposure", "unit", "metric", "value", "id", "time")) | st.text(max_size=3)
+told_values = json_values | st.sampled_from(("known", "converted", "2026-01-21T12:00:00Z", 1, True))
+
+
+@given(json_values | st.dictionaries(fields, told_values, max_size=6))
+def test_every_value_is_an_event_or_a_refusal(value):
+    found = read(value, READING)
+    assert isinstance(found, Event | Refusal)
+    json.dumps(found[1:] if isinstance(found, Event) else found)

@@ -1,0 +1,369 @@
+"""The intake: bodies in, answers out; what is reported of a store that is away."""
+
+import asyncio
+import gc
+import json
+from datetime import UTC, datetime
+
+import pytest
+
+from feedback_stores import MemoryStore
+from sundog_edge.assignment import unit_hash
+from sundog_edge.document import Document, parse
+from sundog_edge.errors import StoreUnavailable
+from sundog_edge.feedback.exposure import Exposure, signed
+from sundog_edge.feedback.intake import MAX_PROBLEMS, Intake
+from sundog_edge.feedback.joining import Batch
+from sundog_edge.feedback.signing import NO_KEYS, SigningKeys
+
+KEY, OLD, OTHER = (bytes([number]) * 32 for number in range(3))
+NOW = 1_769_000_000.0
+
+
+def document(attempt: str = "d-1", **changes: object) -> Document:
+    arm = {
+        "name": "stable",
+        "application": "digits-r1",
+        "routePrefix": "/digits-r1.app",
+        "revision": 1,
+        "weight": 100,
+        "ranges": [[0, 10000]],
+    }
+    service = {
+        "name": "digits",
+        "cluster": "c",
+        "attempt": attempt,
+        "salt": "s",
+        "unit": {"kind": "header", "name": "x-user-id"},
+        "epoch": 1,
+        "arms": [arm],
+        "requestTimeoutSeconds": 5,
+        "maxRequestBytes": 1000,
+        "maxOngoingRequests": 5,
+        "feedback": {"metrics": ["converted"]},
+        **changes,
+    }
+    content = {
+        "version": 1,
+        "namespace": "vision",
+        "generation": 1,
+        "clusters": {"c": {"dashboard": "http://127.0.0.1:1"}},
+        "services": [service],
+    }
+    return parse(json.dumps(content).encode(), "vision")
+
+
+class Desk:
+    """An intake with all that it depends on, to be changed."""
+
+    def __init__(self) -> None:
+        self.store: MemoryStore = MemoryStore()
+        self.keys = SigningKeys(KEY, (KEY, OLD))
+        self.document: Document | None = document()
+        self.lines: list[tuple[int, int]] = []
+        self.clock = NOW
+        self.intake = Intake(self.store, lambda: self.keys, lambda: self.document, self.drain, lambda: self.clock)
+        self.intake.follow()
+
+    def drain(self) -> None:
+        for unit, us in self.lines:
+            self.intake.first_seen["digits/d-1"].see(unit, us, 1, "stable")
+        self.lines = []
+
+    def id(self, number: int = 1, attempt: str = "d-1", key: bytes = KEY, service: str = "digits") -> str:
+        return signed(key, service, Exposure(attempt, 1, "stable", number, int(NOW) - 10))
+
+    async def take(self, *items: object, name: str = "digits") -> tuple[int, dict[str, object]]:
+        answer = await self.intake.take(name, json.dumps(items).encode())
+        return answer.status, dict(answer.document) or {"code": answer.code, "detail": answer.detail}
+
+    async def section(self) -> dict[str, object]:
+        await self.intake.tick()
+        return self.intake.sections()["digits"]
+
+
+@pytest.fixture
+def desk() -> Desk:
+    return Desk()
+
+
+def converted(exposure: str, **members: object) -> dict[str, object]:
+    return {"exposure": exposure, "metric": "converted", **members}
+
+
+async def test_an_outcome_of_an_attempt_that_has_ended_is_late_and_in_no_sum(desk: Desk) -> None:
+    before = converted(desk.id(1))
+    assert (await desk.take(before))[0] == 200
+    desk.document = document("d-2")
+    desk.clock = NOW + 55
+    desk.intake.follow()
+    told = signed(KEY, "digits", Exposure("d-1", 1, "stable", 2, int(NOW) - 10))
+    status, answer = await desk.take(converted(told), before)
+    assert (status, answer["late"], answer["accepted"]) == (207, 2, 0)
+    ahead = signed(KEY, "digits", Exposure("d-3", 1, "stable", 2, int(NOW) + 40))
+    assert (await desk.take(converted(ahead)))[1]["unknown"] == 1
+    section = await desk.section()
+    assert (section["late"], section["unknown"], section["outcomes"]) == (2, 1, [])
+    # What it knows longer stays known since then.
+    desk.clock = NOW + 500
+    desk.intake.follow()
+    assert (await desk.take(converted(ahead)))[1]["unknown"] == 1
+
+
+async def test_each_item_is_answered_for_itself(desk: Desk) -> None:
+    status, answer = await desk.take(
+        converted(desk.id(1)),
+        converted(desk.id(1)),
+        converted(desk.id(2), time="2026-01-01T00:00:00Z"),
+        {"unit": "nobody", "metric": "converted"},
+        converted(desk.id(3), metric="clicks"),
+        converted(desk.id(4), time="2027-01-01T00:00:00Z"),
+    )
+    problems = answer.pop("problems")
+    assert status == 207
+    assert answer == {
+        "accepted": 1,
+        "duplicate": 1,
+        "late": 1,
+        "unknown": 1,
+        "future": 1,
+        "invalid": 1,
+        "overflow": 0,
+    }
+    assert [(each["item"], each["result"], each["field"]) for each in problems] == [
+        (2, "late", "time"),
+        (3, "unknown", "unit"),
+        (4, "invalid", "metric"),
+        (5, "future", "time"),
+    ]
+    assert problems[0]["found"] == "2026-01-01T00:00:00Z"
+    assert all(each["found"] and each["expected"] for each in problems)
+    assert "nobody" not in json.dumps(answer)
+
+
+async def test_whose_id_it_is_not_cannot_be_told_from_the_answer(desk: Desk) -> None:
+    genuine = desk.id()
+    strangers = [
+        "anything",
+        genuine[:-1],
+        genuine[:-1] + ("A" if genuine[-1] != "A" else "B"),
+        desk.id(key=OTHER),
+        desk.id(service="other"),
+        desk.id(attempt="d-0"),
+        "",
+        "x" * 5000,
+    ]
+    answers = [await desk.take(converted(text)) for text in strangers]
+    assert {status for status, _ in answers} == {207}
+    assert len({json.dumps(answer) for _, answer in answers}) == 1
+    assert (await desk.section())["unknown"] == len(strangers)
+    assert (await desk.take(converted(desk.id(key=OLD))))[1]["accepted"] == 1
+
+
+async def test_only_the_first_problems_are_told(desk: Desk) -> None:
+    _, answer = await desk.take(*[converted("x")] * 50)
+    assert answer["unknown"] == 50
+    assert [each["item"] for each in answer["problems"]] == list(range(MAX_PROBLEMS))
+
+
+async def test_a_unit_whose_request_has_just_been_answered_is_known(desk: Desk) -> None:
+    desk.lines = [(unit_hash(b"ada"), int((NOW - 1) * 1e6))]
+    assert await desk.take({"unit": "ada", "metric": "converted"}) == (
+        200,
+        {
+            **dict.fromkeys(("duplicate", "late", "unknown", "future", "invalid", "overflow"), 0),
+            "accepted": 1,
+            "problems": [],
+        },
+    )
+    assert desk.store.writes == 1, "the exposure and its outcome are one write"
+
+
+async def test_units_reach_the_store_without_any_feedback(desk: Desk) -> None:
+    desk.lines = [(unit, int(NOW * 1e6)) for unit in range(12_000)]
+    desk.drain()
+    found = await desk.section()
+    assert (found["exposed"], desk.store.writes) == ([[1, "stable", 12_000]], 3)
+    await desk.section()
+    assert desk.store.writes == 3
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"7", b"[" + b"1," * 1000 + b"1]"])
+async def test_a_body_without_items_is_one_problem(desk: Desk, body: bytes) -> None:
+    answer = await desk.intake.take("digits", body)
+    assert (answer.status, answer.code) == (400, "BadFeedback")
+    assert desk.store.writes == 0
+
+
+async def test_a_service_without_feedback_takes_none(desk: Desk) -> None:
+    for name, changed in (("other", desk.document), ("digits", document(feedback=None)), ("digits", None)):
+        desk.document = changed
+        assert (await desk.take(converted(desk.id()), name=name))[0] == 404
+    assert await desk.intake.tick() is None
+
+
+async def test_without_a_key_no_feedback_is_taken_and_the_evidence_says_why(desk: Desk) -> None:
+    desk.keys = SigningKeys(problem="--signing-key /k cannot be read: Permission denied")
+    assert await desk.take(converted("x")) == (
+        503,
+        {"code": "FeedbackUnavailable", "detail": "feedback is not taken now"},
+    )
+    assert await desk.section() == {"attempt": "d-1", "error": "--signing-key /k cannot be read: Permission denied"}
+    desk.keys = NO_KEYS
+    assert (await desk.section())["error"] == "the agent was started without --signing-key"
+    without = Intake(None, lambda: desk.keys, lambda: desk.document, desk.drain)
+    await without.tick()
+    assert without.follow() is False
+    assert without.sections() == {"digits": {"attempt": "d-1", "error": "the agent was started without --store"}}
+
+
+async def test_a_store_that_is_away_loses_nothing_that_was_acknowledged(desk: Desk) -> None:
+    assert (await desk.take(converted(desk.id(1))))[0] == 200
+    before = await desk.section()
+    desk.store.away = True
+    desk.lines = [(7, int(NOW * 1e6))]
+    status, answer = await desk.take(converted(desk.id(2)))
+    assert (status, answer["code"]) == (503, "FeedbackUnavailable")
+    with pytest.raises(StoreUnavailable):
+        await desk.intake.tick()
+    assert desk.intake.sections()["digits"] == {"attempt": "d-1", "error": "store of feedback: away"}
+    assert desk.intake.failures == 2
+    desk.store.away = False
+    after = await desk.section()
+    assert (after["exposed"], before["exposed"]) == ([[1, "stable", 2]], [[1, "stable", 1]])
+    assert after["outcomes"] == before["outcomes"] == [["converted", 1, "stable", 1, 1, 10**6, 10**12]]
+
+
+async def test_behind_a_store_that_hangs_nobody_waits_for_ever(desk: Desk) -> None:
+    class Hanging(MemoryStore):
+        hangs = True
+
+        async def write(self, attempt: str, batch: Batch) -> list[str]:
+            if self.hangs:
+                await asyncio.Event().wait()
+            return await super().write(attempt, batch)
+
+    desk.store = Hanging()
+    desk.intake = Intake(desk.store, lambda: desk.keys, lambda: desk.document, lambda: None, lambda: NOW, answer_s=0.05)
+    async with asyncio.timeout(30):
+        answers = await asyncio.gather(*(desk.take(converted(desk.id(number))) for number in range(20)))
+    assert {(status, answer["code"]) for status, answer in answers} == {(503, "FeedbackUnavailable")}
+    assert desk.intake.failures == 20
+    desk.store.hangs = False
+    assert (await desk.take(converted(desk.id(1))))[1]["accepted"] == 1
+
+
+async def test_what_waits_is_handed_over_on_the_way_out(desk: Desk) -> None:
+    desk.lines = [(7, int(NOW * 1e6))]
+    desk.drain()
+    await desk.intake.finish()
+    assert desk.store.attempts["digits/d-1"].firsts.keys() == {7}
+    desk.store.away = True
+    desk.lines = [(8, int(NOW * 1e6))]
+    desk.drain()
+    await desk.intake.finish()
+
+
+async def test_a_new_attempt_begins_at_nothing(desk: Desk) -> None:
+    await desk.take(converted(desk.id(1)))
+    desk.document = document("d-2")
+    assert desk.intake.follow() is True
+    assert [*desk.intake.first_seen] == ["digits/d-2"]
+    assert (await desk.section())["sequence"] == 0
+    assert (await desk.take(converted(desk.id(1))))[1]["unknown"] == 1
+
+
+async def test_who_came_before_outcomes_were_asked_for_is_first_when_he_comes_again(desk: Desk) -> None:
+    """As after a warm-up, of which lines still come when the next epoch is on its way."""
+    desk.document, coming = document(epoch=1, feedback=None), document(epoch=2)
+    desk.intake = Intake(desk.store, lambda: desk.keys, lambda: desk.document, desk.drain, lambda: NOW)
+    assert desk.intake.follow(coming) is True
+    seen = desk.intake.first_seen["digits/d-1"]
+    seen.see(7, int(NOW * 1e6), 1, "stable")
+    desk.document = coming
+    desk.intake.follow()
+    seen.see(8, int(NOW * 1e6), 1, "stable")
+    seen.see(7, int(NOW * 1e6) + 1, 2, "stable")
+    assert (await desk.section())["exposed"] == [[2, "stable", 1]]
+
+
+async def test_an_agent_that_is_started_anew_takes_the_lines_that_waited_for_it(desk: Desk) -> None:
+    desk.document, coming = None, document(epoch=5)
+    desk.intake = Intake(desk.store, lambda: desk.keys, lambda: desk.document, desk.drain, lambda: NOW)
+    assert desk.intake.follow(coming) is True
+    desk.intake.first_seen["digits/d-1"].see(7, int(NOW * 1e6), 4, "stable")
+    desk.document = coming
+    assert (await desk.section())["exposed"] == [[4, "stable", 1]]
+
+
+async def test_where_requests_are_units_none_is_watched(desk: Desk) -> None:
+    desk.document = document(unit={"kind": "request"})
+    assert desk.intake.follow() is True
+    assert not desk.intake.first_seen
+    assert (await desk.take(converted(desk.id(5))))[0] == 200
+    found = await desk.section()
+    assert (found["exposed"], found["outcomes"][0][3]) == ([], 1)
+
+
+async def test_what_found_no_room_is_counted_once_however_many_report_at_once(desk: Desk) -> None:
+    class Slow(MemoryStore):
+        async def write(self, attempt: str, batch: Batch) -> list[str]:
+            for _ in range(20):
+                await asyncio.sleep(0)
+            return await super().write(attempt, batch)
+
+    desk.store = Slow()
+    desk.intake = Intake(desk.store, lambda: desk.keys, lambda: desk.document, lambda: None, lambda: NOW)
+    desk.intake.follow()
+    desk.intake.first_seen["digits/d-1"].dropped = 7
+    await asyncio.gather(*(desk.take(converted(desk.id(number))) for number in range(5)))
+    assert desk.intake.first_seen["digits/d-1"].dropped == 0
+    assert desk.store.attempts["digits/d-1"].tally["overflow"] == 7
+
+
+def locks() -> int:
+    return sum(type(each) is asyncio.Lock for each in gc.get_objects())
+
+
+async def test_attempts_that_have_ended_leave_nothing(desk: Desk) -> None:
+    before = locks()
+    for number in range(1, 6):
+        desk.document = document(f"d-{number}")
+        desk.intake.follow()
+        assert (await desk.take(converted(desk.id(number, f"d-{number}"))))[0] == 200
+    assert locks() == before
+
+
+def test_services_share_the_memory_for_units(desk: Desk) -> None:
+    assert desk.document is not None
+    (service,) = desk.document.services
+    many = tuple(service.model_copy(update={"name": f"s{number}"}) for number in range(40))
+    desk.document = desk.document.model_copy(update={"services": many})
+    desk.intake.follow()
+    assert sum(seen.waits for seen in desk.intake.first_seen.values()) == 400_000
+    desk.document = desk.document.model_copy(update={"services": many[:2]})
+    desk.intake.follow()
+    assert [seen.waits for seen in desk.intake.first_seen.values()] == [100_000] * 2
+
+
+async def test_an_edge_whose_clock_is_behind_that_of_another_takes_what_happens_now(desk: Desk) -> None:
+    ahead = signed(KEY, "digits", Exposure("d-1", 1, "stable", 1, int(NOW) + 2))
+    told = datetime.fromtimestamp(NOW, UTC).isoformat()
+    _, answer = await desk.take(converted(ahead), converted(ahead, time=told))
+    assert (answer["accepted"], answer["late"]) == (1, 1)
+
+
+async def test_so_it_does_where_the_unit_is_told_and_the_exposure_is_in_the_store(desk: Desk) -> None:
+    desk.lines = [(unit_hash(b"ada"), int(NOW + 2) * 1_000_000)]
+    ada, told = {"unit": "ada", "metric": "converted"}, datetime.fromtimestamp(NOW, UTC).isoformat()
+    _, answer = await desk.take(ada, {**ada, "time": None, "id": "again"}, {**ada, "time": told})
+    assert (answer["accepted"], answer["late"]) == (2, 1)
+    assert [event.seconds for event, _ in desk.store.attempts["digits/d-1"].events] == [int(NOW) + 2] * 2
+
+
+async def test_bodies_at_the_same_time_count_each_event_once(desk: Desk) -> None:
+    items = [converted(desk.id(number)) for number in range(250)]
+    answers = await asyncio.gather(*(desk.take(*items) for _ in range(4)))
+    assert sum(answer["accepted"] for _, answer in answers) == 250
+    assert sum(answer["duplicate"] for _, answer in answers) == 750
+    assert desk.intake.results == {("digits", "accepted"): 250, ("digits", "duplicate"): 750}

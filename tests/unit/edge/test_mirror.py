@@ -1,0 +1,456 @@
+"""Copies of requests: how they are read, when two answers agree, what is counted."""
+
+import asyncio
+import base64
+import itertools
+import math
+import struct
+from typing import Any
+
+import orjson
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sundog_edge import histogram
+from sundog_edge.document import Comparator, PartComparator
+from sundog_edge.mirror.__main__ import sender
+from sundog_edge.mirror.comparing import Incomparable, agree, verdicts
+from sundog_edge.mirror.counts import Counts
+from sundog_edge.mirror.records import Answer, Record, parse
+from sundog_edge.mirror.sending import MOST_BEHIND_US, MOST_IN_FLIGHT, Mirror, Target
+
+NUMBERS = st.floats(-1e6, 1e6) | st.integers(-(10**6), 10**6)
+DOCUMENTS = st.recursive(
+    st.none() | st.booleans() | NUMBERS | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def plain(document: Any) -> Answer:
+    return Answer("application/json", None, orjson.dumps(document))
+
+
+def binary(*tensors: tuple[str, list[int], bytes]) -> Answer:
+    """An answer of the Open Inference Protocol with its tensors behind the JSON."""
+    outputs = [
+        {"name": f"y{index}", "datatype": kind, "shape": shape, "parameters": {"binary_data_size": len(data)}}
+        for index, (kind, shape, data) in enumerate(tensors)
+    ]
+    text = orjson.dumps({"model_name": "m", "outputs": outputs})
+    return Answer("application/octet-stream", len(text), text + b"".join(data for _, _, data in tensors))
+
+
+def encoded(value: bytes) -> bytes:
+    """As HAProxy writes two slices."""
+    halves = [base64.b64encode(value[:6000]), base64.b64encode(value[6000:])]
+    return b"".join(half or b"-" for half in halves)
+
+
+def datagram(**changes: Any) -> bytes:
+    fields: dict[str, Any] = {
+        "boot": "b1-7",
+        "key": "digits/att/3",
+        "skip": "-",
+        "status": "200",
+        "termination": "--",
+        "outcome": "ok",
+        "received": "1700000000000000",
+        "total": "2500",
+        "id": "r-1",
+        "prefix": "/digits-r7.app",
+        "size": "2",
+        "answer_size": "3",
+        "path": b"/digits-r7.app/v2/infer?a=%22",
+        "type": b"application/json",
+        "json": b"",
+        "accept": b'x "y]',
+        "answer_type": b"application/json",
+        "answer_json": b"",
+        "body": b"{}",
+        "answer": b"[1]",
+        **changes,
+    }
+    written = [encoded(value) if isinstance(value, bytes) else value.encode() for value in fields.values()]
+    return b'<133>1 - - haproxy 1 - [mirror of="' + b" ".join(written) + b'"] line of the log\n'
+
+
+def test_a_record_is_read_as_it_was_sent() -> None:
+    record = parse(datagram())
+    assert record == Record(
+        "b1-7", "digits/att/3", "", 1700000000002500, 2500, record.request, Answer("application/json", None, b"[1]")
+    )
+    assert record.request == ("r-1", "/v2/infer?a=%22", "application/json", "", 'x "y]', b"{}")
+
+
+@given(body=st.binary(max_size=12_000), answer=st.binary(max_size=12_000))
+def test_bodies_survive_the_way(body: bytes, answer: bytes) -> None:
+    record = parse(datagram(body=body, size=str(len(body)), answer=answer, answer_size=str(len(answer))))
+    assert (record.skip, record.request.body, record.answer.body) == ("", body, answer)
+
+
+@pytest.mark.parametrize(
+    ("changes", "skip"),
+    [
+        ({"skip": "grpc"}, "grpc"),
+        ({"status": "404"}, "failed"),
+        ({"termination": "SD"}, "failed"),
+        ({"outcome": "invalid"}, "failed"),
+        ({"size": "3"}, "size"),
+        ({"answer_size": "9"}, "size"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_repeated_says_why(changes: dict[str, str], skip: str) -> None:
+    assert parse(datagram(**changes)).skip == skip
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [b"", b"<133>1 - -", datagram()[:80], datagram(key=" a b"), datagram(received="-"), datagram(body="***")],
+    ids=lambda each: str(each[:30]),
+)
+def test_what_is_no_record_is_refused(damaged: bytes) -> None:
+    with pytest.raises(ValueError, match=r"record|literal|base64"):
+        parse(damaged)
+
+
+@pytest.mark.parametrize("kind", ["exact", "tolerance"])
+@given(document=DOCUMENTS)
+def test_every_answer_agrees_with_itself_in_any_order(kind: str, document: Any) -> None:
+    def turned(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: turned(value[name]) for name in reversed(value)}
+        return [turned(each) for each in value] if isinstance(value, list) else value
+
+    assert agree(Comparator(kind=kind), plain(document), plain(turned(document)))
+
+
+@given(one=DOCUMENTS, other=DOCUMENTS)
+def test_exact_is_symmetric_and_tolerance_forgives_no_less(one: Any, other: Any) -> None:
+    exact = agree(Comparator(), plain(one), plain(other))
+    assert exact == agree(Comparator(), plain(other), plain(one))
+    if exact:
+        assert agree(Comparator(kind="tolerance", rtol=0.1), plain(one), plain(other))
+
+
+@given(
+    rows=st.lists(st.lists(st.floats(-100, 100), min_size=1, max_size=5), min_size=1, max_size=4), off=st.floats(0, 2)
+)
+def test_tolerance_is_a_limit(rows: list[list[float]], off: float) -> None:
+    moved = [[value + off for value in row] for row in rows]
+    within = all(
+        abs(b - a) <= 1.0 for row, other in zip(rows, moved, strict=True) for a, b in zip(row, other, strict=True)
+    )
+    assert agree(Comparator(kind="tolerance", atol=1.0), plain(rows), plain(moved)) == within
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (1, 1.0, True),
+        (True, 1, False),
+        (None, False, False),
+        ({"a": 1}, {"a": 1, "b": None}, False),
+        ([1, 2], [1, 2, 3], False),
+        ("1", 1, False),
+        ([], {}, False),
+    ],
+    ids=str,
+)
+def test_what_json_calls_equal_is_equal(one: Any, other: Any, same: bool) -> None:
+    for kind in ("exact", "tolerance"):
+        assert agree(Comparator(kind=kind), plain(one), plain(other)) == same
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ({"outputs": [[0.1, 0.9], [0.8, 0.2]]}, {"outputs": [[0.4, 0.6], [1, 0]]}, True),
+        ({"outputs": [[0.1, 0.9], [0.8, 0.2]]}, {"outputs": [[0.4, 0.6], [0, 1]]}, False),
+        ({"outputs": [[0.1, 0.9]]}, {"outputs": [[0.1, 0.9], [0.1, 0.9]]}, False),
+        (
+            {"outputs": [{"data": [1, 2, 4, 3], "shape": [2, 2]}]},
+            {"outputs": [{"data": [0, 9, 9, 0], "shape": [2, 2]}]},
+            True,
+        ),
+        (
+            {"outputs": [{"data": [1, 2, 4, 3], "shape": [1, 4]}]},
+            {"outputs": [{"data": [0, 9, 9, 0], "shape": [1, 4]}]},
+            False,
+        ),
+        ([1, 1, 1], [2, 2, 2], True),
+        ([1, 2], "a", False),
+    ],
+    ids=str,
+)
+def test_argmax_looks_at_places_alone(one: Any, other: Any, same: bool) -> None:
+    assert agree(Comparator(kind="argmax"), plain(one), plain(other)) == same
+
+
+def test_a_path_leaves_aside_what_is_elsewhere() -> None:
+    one, other = {"model": "v1", "outputs": [{"data": [1]}]}, {"model": "v2", "outputs": [{"data": [1]}]}
+    assert not agree(Comparator(), plain(one), plain(other))
+    assert agree(Comparator(path="$.outputs[0].data"), plain(one), plain(other))
+    assert not agree(Comparator(path="$.outputs[0].data"), plain(one), plain({"outputs": []}))
+    with pytest.raises(Incomparable, match=r"nothing at \$.x"):
+        agree(Comparator(path="$.x"), plain(one), plain(other))
+
+
+SCORES = PartComparator(kind="argmax", path="$.scores")
+BOX = PartComparator(kind="tolerance", path="$.box", atol=1.0)
+CUSTOM = Comparator(kind="custom", parts=(SCORES, BOX))
+
+
+@pytest.mark.parametrize(
+    ("other", "same", "by_part"),
+    [
+        ({"scores": [0.3, 0.7], "box": [1.5, 9.5], "id": "b"}, True, (True, True)),
+        ({"scores": [0.7, 0.3], "box": [1, 9]}, False, (False, True)),
+        ({"scores": [0.1, 0.9], "box": [1, 11]}, False, (True, False)),
+        ({"scores": [0.1, 0.9]}, False, (True, False)),
+        ("no object", False, (False, False)),
+    ],
+    ids=str,
+)
+def test_custom_agrees_where_every_part_does_in_its_own_way(other: Any, same: bool, by_part: tuple[bool, bool]) -> None:
+    one = plain({"scores": [0.1, 0.9], "box": [1, 9], "id": "a"})
+    assert agree(CUSTOM, one, plain(other)) == same
+    found = verdicts(CUSTOM, one, plain(other))
+    assert found == {"argmax $.scores": by_part[0], "tolerance $.box": by_part[1], "exact": False, "custom": same}
+    assert verdicts(CUSTOM, one, one) == dict.fromkeys(found, True)
+
+
+def test_custom_is_no_measure_where_stable_lacks_a_part_whatever_the_others_say() -> None:
+    one, other = plain({"scores": [0.1, 0.9]}), plain({"scores": [0.9, 0.1], "box": [1, 9]})
+    found = verdicts(CUSTOM, one, other)
+    assert found == {"argmax $.scores": False, "tolerance $.box": None, "exact": False, "custom": None}
+    garbage = Answer("", None, b"{[")
+    assert verdicts(CUSTOM, garbage, other) == dict.fromkeys(found)
+    assert verdicts(CUSTOM, other, garbage) == dict.fromkeys(found, False)
+
+
+def test_what_is_compared_exactly_beside_is_the_same_part() -> None:
+    one, other = plain({"a": [1.0, 2.0], "id": 1}), plain({"a": [1.0, 2.0], "id": 2})
+    assert verdicts(Comparator(kind="argmax", path="$.a"), one, other) == {"argmax": True, "exact": True}
+    assert verdicts(Comparator(), one, other) == {"exact": False}
+
+
+def test_a_target_is_told_whole() -> None:
+    told = orjson.loads(orjson.dumps(target(comparator=CUSTOM).as_json()))
+    assert Target.from_json(told) == target(comparator=CUSTOM)
+
+
+@pytest.mark.parametrize(
+    "comparator",
+    [
+        {"kind": "custom"},
+        {"kind": "exact", "parts": [{"path": "$.a"}]},
+        {"kind": "custom", "parts": [{"kind": "custom", "path": "$.a"}]},
+        {"kind": "custom", "parts": [{"path": "$.a"}] * 9},
+        {"kind": "custom", "parts": [{"path": "a"}]},
+    ],
+    ids=str,
+)
+def test_parts_that_nobody_can_compare_are_refused(comparator: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"[Cc]omparator"):
+        Comparator.model_validate(comparator)
+
+
+def test_binary_tensors_are_compared_as_numbers() -> None:
+    one = binary(("FP32", [1, 2], struct.pack("<2f", 1.0, 2.0)), ("INT64", [1], struct.pack("<q", 7)))
+    near = binary(("FP32", [1, 2], struct.pack("<2f", 1.0, 2.001)), ("INT64", [1], struct.pack("<q", 7)))
+    assert not agree(Comparator(), one, near)
+    assert agree(Comparator(kind="tolerance", rtol=0.01), one, near)
+    assert agree(Comparator(kind="argmax"), one, near)
+    nan = binary(("FP64", [1], struct.pack("<d", float("nan"))))
+    assert agree(Comparator(), nan, nan)
+    endless, finite, other = (binary(("FP64", [1], struct.pack("<d", value))) for value in (math.inf, 1.0, -math.inf))
+    forgiving = Comparator(kind="tolerance", atol=1.0, rtol=0.1)
+    assert agree(forgiving, endless, endless)
+    assert not any(
+        agree(forgiving, one, another) for one, another in itertools.permutations((endless, finite, other), 2)
+    )
+    assert not agree(Comparator(), binary(("BYTES", [1], b"\1\0\0\0a")), binary(("BYTES", [1], b"\1\0\0\0b")))
+
+
+def test_bfloat16_is_compared_as_the_numbers_it_stands_for() -> None:
+    # 1.0 and 2.0, and 1.0 and the next number after 2.0, which is larger by one of 128 parts.
+    one, near = (binary(("BF16", [1, 2], bytes.fromhex(told))) for told in ("803f0040", "803f0140"))
+    assert not agree(Comparator(), one, near)
+    assert agree(Comparator(kind="tolerance", rtol=0.008), one, near)
+    assert not agree(Comparator(kind="tolerance", rtol=0.007), one, near)
+    # 1.0 and 2.0 beside 256.0 and 2.0: as bytes, the first of either is the largest.
+    assert not agree(Comparator(kind="argmax"), one, binary(("BF16", [1, 2], bytes.fromhex("80430040"))))
+    assert agree(Comparator(kind="argmax"), one, near)
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        Answer("", None, b"\x00{["),
+        Answer("", 5, b"{}"),
+        Answer("", 14, b'{"outputs": 1}xx'),
+        binary(("FP32", [1], b"abc")),
+        binary(("BF16", [1], b"abc")),
+        Answer("", None, b"[" * 5000),
+    ],
+    ids=lambda each: str(each.body[:20]),
+)
+@pytest.mark.parametrize("kind", ["exact", "tolerance", "argmax"])
+def test_garbage_agrees_with_nothing_and_is_no_measure(kind: str, garbage: Answer) -> None:
+    assert not agree(Comparator(kind=kind), plain({"outputs": [1.0, 2.0]}), garbage)
+    with pytest.raises(Incomparable):
+        agree(Comparator(kind=kind), garbage, plain({"outputs": [1.0, 2.0]}))
+
+
+@pytest.mark.parametrize("kind", ["exact", "tolerance", "argmax"])
+def test_what_is_nested_deeper_than_is_looked_at_is_no_measure(kind: str) -> None:
+    deep = Answer("", None, b"[" * 1000 + b"1" + b"]" * 1000)
+    with pytest.raises(Incomparable, match="nested too deeply"):
+        agree(Comparator(kind=kind), deep, deep)
+
+
+NOW_US = 1_700_000_000_002_500 + 1
+
+
+def target(**changes: Any) -> Target:
+    fields: dict[str, Any] = {
+        "key": "digits/att/3",
+        "prefix": "/digits-r8.app",
+        "addresses": ("127.0.0.1:1",),
+        "comparator": Comparator(),
+        **changes,
+    }
+    return Target(**fields, timeout_s=5.0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "aim", "late_us", "counted"),
+    [
+        ({"skip": "size"}, {}, 0, {"size": 1}),
+        ({"status": "500"}, {}, 0, {"failed": 1}),
+        ({"key": "digits/att/2"}, {}, 0, {"ended": 1}),
+        ({"key": "other/att/3"}, {}, 0, {"ended": 1}),
+        ({}, {"addresses": ()}, 0, {"noReplica": 1}),
+        ({}, {}, MOST_BEHIND_US, {"dropped": 1}),
+    ],
+)
+async def test_what_is_not_to_be_repeated_is_not(
+    fields: dict[str, str], aim: dict[str, Any], late_us: int, counted: dict[str, int]
+) -> None:
+    async with sender() as session:
+        mirror = Mirror(session)
+        mirror.follow({"digits": target(**aim)})
+        mirror.take(datagram(**fields), NOW_US + late_us)
+    (own,) = mirror.counts.values()
+    assert (own.sent, own.skipped | ({"dropped": own.dropped} if own.dropped else {})) == (0, counted)
+
+
+async def test_what_finds_no_replica_once_the_candidate_has_answered_counts_against_it() -> None:
+    async def answer(_: web.Request) -> web.Response:
+        return web.json_response([1])
+
+    app = web.Application()
+    app.router.add_post("/{any:.*}", answer)
+    async with TestServer(app) as server, sender() as session:
+        mirror = Mirror(session)
+        mirror.follow({"digits": target(addresses=())})
+        mirror.take(datagram(), NOW_US)
+        mirror.follow({"digits": target(addresses=(f"127.0.0.1:{server.port}",))})
+        mirror.take(datagram(), NOW_US)
+        (own,) = mirror.counts.values()
+        assert (own.sent, own.skipped) == (1, {"noReplica": 1})
+        async with asyncio.timeout(30):
+            await asyncio.gather(*mirror._running["digits"])
+        assert own.paired == 1
+        mirror.follow({"digits": target(addresses=())})
+        mirror.take(datagram(), NOW_US)
+        assert (own.sent, own.errors, own.in_flight, own.skipped) == (2, 1, 0, {"noReplica": 1})
+        mirror.follow({"digits": target(addresses=(), key="digits/att/4")})
+        mirror.take(datagram(key="digits/att/4"), NOW_US)
+    later = mirror.counts["b1-7", "digits/att/4"]
+    assert (later.sent, later.skipped) == (0, {"noReplica": 1}), "of another epoch nothing has answered yet"
+
+
+async def test_copies_under_way_are_few() -> None:
+    async with sender() as session:
+        mirror = Mirror(session)
+        mirror.follow({"digits": target()})
+        for _ in range(MOST_IN_FLIGHT + 5):
+            mirror.take(datagram(), NOW_US)
+        (own,) = mirror.counts.values()
+        assert (own.sent, own.in_flight, own.dropped) == (MOST_IN_FLIGHT, MOST_IN_FLIGHT, 5)
+        async with asyncio.timeout(30):
+            await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()})
+    assert (own.errors, own.in_flight) == (MOST_IN_FLIGHT, 0)
+
+
+async def test_a_copy_goes_nowhere_but_to_a_replica() -> None:
+    seen: list[str] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        seen.append(request.path)
+        return web.Response(status=307, headers={"location": "/elsewhere"})
+
+    app = web.Application()
+    app.router.add_post("/{any:.*}", answer)
+    async with TestServer(app) as server, sender() as session:
+        mirror = Mirror(session)
+        mirror.follow({"digits": target(addresses=(f"127.0.0.1:{server.port}",))})
+        mirror.take(datagram(), NOW_US)
+        (own,) = mirror.counts.values()
+        async with asyncio.timeout(30):
+            await asyncio.gather(*mirror._running["digits"])
+    assert (seen, own.errors) == (["/digits-r8.app/v2/infer"], 1)
+
+
+async def test_a_cookie_of_one_answer_goes_with_no_other_copy() -> None:
+    seen: list[str | None] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        seen.append(request.headers.get("cookie"))
+        return web.Response(headers={"set-cookie": "who=ada; Path=/"})
+
+    app = web.Application()
+    app.router.add_post("/", answer)
+    # By a name: aiohttp keeps no cookies of bare addresses anyway.
+    async with TestServer(app, host="localhost") as server, sender() as session:
+        for _ in range(2):
+            (await session.post(server.make_url("/"))).release()
+    assert seen == [None, None]
+
+
+def some() -> Counts:
+    counts = Counts(sent=5, dropped=2, errors=1, timeouts=1, in_flight=1)
+    counts.skip("size")
+    counts.took(1250, 1000)
+    counts.took(910, 1000)
+    for verdict in (True, False):
+        counts.compared("exact", agree=verdict)
+    return counts
+
+
+def test_counts_keep_what_they_are_over_a_restart() -> None:
+    counts = some()
+    stored = Counts.from_json(orjson.loads(orjson.dumps(counts.as_json())))
+    assert stored == counts
+    ended = counts.ended()
+    assert (ended.lost, ended.in_flight) == (1, 0)
+    assert ended.sent == ended.paired + ended.errors + ended.timeouts + ended.lost
+    stored.add(some())
+    assert (stored.paired, stored.received, stored.skipped, stored.verdicts["exact"]) == (4, 16, {"size": 2}, [2, 2, 0])
+    assert sum(stored.slower) == sum(stored.faster) == 2
+    assert sum(stored.stable) == sum(stored.candidate) == 4
+
+
+def test_how_long_both_took_is_counted_apart() -> None:
+    counts = Counts()
+    counts.took(1250, 1000)
+    at = histogram.bucket_of
+    assert (counts.candidate[at(1250)], counts.stable[at(1000)], counts.slower[at(250)]) == (1, 1, 1)
+    before = {name: value for name, value in counts.as_json().items() if name not in ("stable", "candidate")}
+    assert Counts.from_json(before).stable == []

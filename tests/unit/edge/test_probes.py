@@ -1,0 +1,160 @@
+"""Probes: the edge and the model server agree on what they are, and they are counted apart."""
+
+import re
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sundog_edge.counters import Ledger, Seen
+from sundog_edge.evidence import Surroundings, build
+from sundog_edge.feedback.first_seen import FirstSeen
+from sundog_edge.haproxy import probes
+from sundog_edge.metrics import text
+from sundog_runtime.errors import Problem
+from sundog_runtime.formats.model import LoadedModel
+from sundog_runtime.protocol.grpc_service import METHODS
+from sundog_runtime.protocol.query import Answer
+from sundog_runtime.protocol.routes import Route, Routes
+from sundog_runtime.replica import STARTUP_PATH
+from sundog_runtime.signature import Signature
+
+ROUTES = Routes("digits", "1.0", LoadedModel("python", "", lambda batch: batch, Signature()))
+ROUTES.add(STARTUP_PATH, Route(answer=Answer(b"")))
+PARTS = (
+    "",
+    "v2",
+    "health",
+    "live",
+    "ready",
+    "models",
+    "digits",
+    "versions",
+    "1",
+    "infer",
+    "openapi.json",
+    "-",
+    "startup",
+)
+WITHOUT_THE_MODEL = (
+    "/v2",
+    "/v2/",
+    "/v2/health/live",
+    "/v2/health/ready",
+    "/v2/health/ready//",
+    "/v2/models/digits",
+    "/v2/models/digits/ready",
+    "/v2/models/digits/versions/1",
+    "/v2/models/digits/versions/1/ready",
+    "/openapi.json",
+    "/-/startup",
+)
+
+
+def is_probe(path: str) -> bool:
+    return re.fullmatch(probes.PATHS, path) is not None
+
+
+def route(path: str) -> Route | None:
+    """What the model server has at a path below its prefix; it takes slashes at the end away."""
+    try:
+        return ROUTES.find(path.rstrip("/") or "/")
+    except Problem:
+        return None
+
+
+@pytest.mark.parametrize("path", WITHOUT_THE_MODEL)
+def test_what_the_model_server_answers_without_its_model_is_a_probe(path):
+    found = route(path)
+    assert found is not None
+    assert found.answer is not None
+    assert is_probe(path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        "/",
+        "/v2/models",
+        "/v2/models/digits/infer",
+        "/v2/models/digits/versions",
+        "/v2/models/digits/versions/1/infer",
+        "/v2/health",
+        "/v2/health/readyz",
+        "//v2/health/ready",
+        "/v2//health/ready",
+        "/v2/health/ready/x",
+        "/v22",
+        "/V2",
+        "/openapi_json",
+        "/openapi.json5",
+        "/-/routes",
+    ],
+)
+def test_any_other_path_is_a_request(path):
+    assert not is_probe(path)
+
+
+@given(st.lists(st.sampled_from(PARTS), max_size=7))
+def test_no_path_of_the_model_is_a_probe_and_none_of_the_others_is_missed(parts):
+    path = "/" + "/".join(parts)
+    found = route(path)
+    if found is not None:
+        assert is_probe(path) == (found.answer is not None), path
+
+
+def test_of_grpc_all_but_predictions_are_probes():
+    assert {*probes.METHODS} == {*METHODS} - {"ModelInfer"}
+
+
+def line(row: str, number: int, total_us: int, unit: int = 5) -> bytes:
+    head = f"a-1 {row} digits - 200 -- 0 10.0.0.1:80 ok 1000 100"
+    return f"{head} {number} 10 {total_us} 20 {unit} 7 1000000000".encode()
+
+
+REQUEST, PROBE = "digits/att/2/stable/assigned/sticky", "digits/att/2/stable/probe/anonymous"
+
+
+def test_probes_leave_the_row_the_units_and_the_metrics_of_an_arm_as_they_would_be_without_them():
+    def told(lines: list[bytes], requests: int, asked: int):
+        ledger, seen = Ledger(), FirstSeen()
+        ledger.watch({"digits/att": seen})
+        ledger.consume(lines, 1.0)
+        table = {REQUEST: Seen(requests, 0), **({PROBE: Seen(asked, 0)} if asked else {})}
+        ledger.boots["a-1"].settle({"all": Seen(requests + asked, 0), **table}, "all", 1.0)
+        rows = {row["origin"]: row for row in build(Surroundings("e", "n"), None, ledger, 2.0)["counters"]}
+        page = text(ledger, None, {}, "", {}).decode().splitlines()
+        kept = [each for each in page if "_log_" not in each and "_created" not in each]
+        return rows, seen.some(), ledger.samples["digits/att"].as_json(), kept
+
+    requests = [line(REQUEST, number, 5000, unit=number) for number in range(1, 4)]
+    asked = [line(PROBE, number, 50, unit=100 + number) for number in range(1, 41)]
+    alone, both = told(requests, 3, 0), told([*requests, *asked], 3, 40)
+    assert both[0]["assigned"] == alone[0]["assigned"]
+    assert both[1:3] == alone[1:3]
+    extra = [each for each in both[3] if each not in alone[3]]
+    assert extra == ['sundog_edge_probes_total{arm="stable",end="ok",revision="",service="digits"} 40.0']
+    probe = both[0]["probe"]
+    assert (probe["assigned"], probe["ends"]["ok"], probe["inFlight"], probe["lost"]) == (40, 40, 0, 0)
+
+
+def test_a_probe_whose_line_is_lost_is_lost_among_probes():
+    ledger = Ledger()
+    ledger.consume([line(PROBE, 1, 50), line(REQUEST, 1, 50)], 1.0)
+    ledger.boots["a-1"].settle({"all": Seen(4, 1), PROBE: Seen(3, 1), REQUEST: Seen(1, 0)}, "all", 1.0)
+    rows = {key: (row.assigned, row.ended, row.in_flight, row.lost) for key, row in ledger.boots["a-1"].rows.items()}
+    assert rows == {PROBE: (3, 1, 1, 1), REQUEST: (1, 1, 0, 0)}
+
+
+def test_probes_that_are_forgotten_stay_in_the_sum_of_probes():
+    ledger = Ledger()
+    ledger.consume([line(PROBE, 1, 50), line(PROBE, 2, 50), line(REQUEST, 1, 50)], 1.0)
+    ledger.forget_rows("a-1", ledger.idle_rows("a-1", 2.0, set()))
+    again = Ledger.from_json(orjson.loads(orjson.dumps(ledger.as_json())))
+    page = text(again, None, {}, "", {}).decode()
+    assert 'sundog_edge_probes_total{arm="stable",end="ok",revision="",service="digits"} 2.0' in page
+    assert 'sundog_edge_assigned_total{arm="stable",revision="",service="digits"} 1.0' in page
+    before = {name: value for name, value in ledger.as_json().items() if name != "pastProbes"}
+    assert Ledger.from_json(before).past_probes == {}

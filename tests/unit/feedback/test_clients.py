@@ -1,0 +1,312 @@
+"""The clients of feedback: what they send, what they send again, and that they hold up nobody."""
+
+import asyncio
+import json
+import logging
+import os
+import select
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Awaitable, Callable
+
+import httpx
+import pytest
+
+from sundog_edge.feedback.events import items_of
+from sundog_feedback import AsyncFeedback, Counts, Feedback
+from sundog_feedback.batches import MAX_BYTES, MAX_ITEMS, Outbox
+from sundog_feedback.delivery import NotTaken, TryAgain, read
+
+URL = "http://digits.test"
+
+
+@pytest.mark.parametrize("client", [Feedback, AsyncFeedback])
+def test_an_option_that_no_client_knows_is_refused(client: type[Feedback] | type[AsyncFeedback]) -> None:
+    with pytest.raises(TypeError, match="linger"):
+        client(URL, linger=1)
+
+
+class Server:
+    """Answers by a script, then takes everything. Keeps what it was sent."""
+
+    def __init__(self, *script: httpx.Response | Exception) -> None:
+        self.script = [*script]
+        self.bodies: list[list[dict[str, object]]] = []
+        self.headers: list[httpx.Headers] = []
+        self.urls: list[str] = []
+        self.taken: list[dict[str, object]] = []
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        items = json.loads(request.content)
+        self.bodies.append(items)
+        self.headers.append(request.headers)
+        self.urls.append(str(request.url))
+        if self.script:
+            step = self.script.pop(0)
+            if isinstance(step, Exception):
+                raise step
+            return step
+        self.taken += items
+        return httpx.Response(200, json={"accepted": len(items), "duplicate": 0, "problems": []})
+
+
+Report = Callable[..., Awaitable[Counts]]
+
+
+@pytest.fixture(params=["threaded", "asynchronous"])
+def report(request: pytest.FixtureRequest) -> Report:
+    """Sends events to a server with one of the clients, closes it, and gives its counts."""
+
+    async def threaded(server: Server, *events: dict[str, object], **options: object) -> Counts:
+        def run() -> Counts:
+            with Feedback(URL, transport=httpx.MockTransport(server), **options) as feedback:
+                for event in events:
+                    feedback.send(**event)
+            return feedback.counts
+
+        return await asyncio.to_thread(run)
+
+    async def asynchronous(server: Server, *events: dict[str, object], **options: object) -> Counts:
+        async with AsyncFeedback(URL, transport=httpx.MockTransport(server), **options) as feedback:
+            for event in events:
+                feedback.send(**event)
+        return feedback.counts
+
+    return {"threaded": threaded, "asynchronous": asynchronous}[request.param]
+
+
+def event(number: int = 0, **members: object) -> dict[str, object]:
+    return {"exposure": f"e{number}", "metric": "m", **members}
+
+
+async def test_events_go_together_with_what_was_told_of_them(report: Report) -> None:
+    server = Server()
+    told = {"event_id": "order-7", "time": "2026-01-31T12:00:00Z", "value": 2.5}
+    counts = await report(server, event(1), {"unit": "ada", "metric": "n", **told}, headers={"x-api-key": "k"})
+    assert counts == Counts(accepted=2)
+    assert server.bodies == [
+        [
+            {"exposure": "e1", "metric": "m", "value": 1},
+            {"unit": "ada", "metric": "n", "value": 2.5, "id": "order-7", "time": "2026-01-31T12:00:00Z"},
+        ]
+    ]
+    assert server.urls == ["http://digits.test/-/feedback"]
+    assert (server.headers[0]["x-api-key"], server.headers[0]["content-type"]) == ("k", "application/json")
+
+
+async def test_an_edge_that_is_away_or_busy_is_asked_again(report: Report) -> None:
+    server = Server(
+        httpx.ConnectError("refused"),
+        httpx.ReadTimeout("late"),
+        httpx.Response(503, headers={"retry-after": "0"}, text="away"),
+        httpx.Response(429),
+        httpx.Response(502),
+    )
+    assert await report(server, event()) == Counts(accepted=1)
+    assert len(server.bodies) == 6
+    assert server.taken == [{"exposure": "e0", "metric": "m", "value": 1}]
+
+
+async def test_what_an_edge_will_never_take_is_dropped_and_told_once(report: Report, caplog) -> None:
+    for status in (400, 401, 403, 404, 413, 301):
+        caplog.clear()
+        server = Server(*(httpx.Response(status) for _ in range(2)))
+        assert await report(server, event(), linger_s=0.0) == Counts(dropped=1)
+        assert len(server.bodies) == 1
+        assert len([record for record in caplog.records if record.name == "sundog_feedback"]) == 1
+        assert f"answered {status}" in caplog.text
+
+
+async def test_after_a_while_an_edge_is_given_up(report: Report) -> None:
+    server = Server(*(httpx.ConnectError("refused") for _ in range(1000)))
+    assert await report(server, event(), give_up_s=0.2) == Counts(dropped=1)
+
+
+async def test_single_refusals_are_counted(report: Report, caplog) -> None:
+    problem = {
+        "item": 1,
+        "result": "unknown",
+        "field": "exposure",
+        "found": "a text that is none",
+        "expected": "an exposure",
+    }
+    answer = {"accepted": 1, "duplicate": 1, "unknown": 1, "problems": [problem]}
+    counts = await report(Server(httpx.Response(207, json=answer)), *map(event, range(3)))
+    assert counts == Counts(accepted=1, duplicate=1, refused=1)
+    assert "'field': 'exposure'" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"no",
+        b"[]",
+        b"7",
+        b'{"accepted": null}',
+        b'{"accepted": "no"}',
+        b'{"accepted": true}',
+        b'{"problems": {"a": 1}}',
+    ],
+)
+async def test_an_answer_of_somebody_else_is_no_success(report: Report, body: bytes) -> None:
+    counts = await report(Server(httpx.Response(200, content=body)), event())
+    assert (counts.accepted, counts.refused + counts.dropped) == (0, 1)
+
+
+async def test_a_strange_answer_is_no_end_of_a_client(report: Report) -> None:
+    server = Server(httpx.Response(200, content=b'{"accepted": [1], "problems": 7}'))
+    counts = await report(server, *map(event, range(1500)), linger_s=60.0)
+    assert counts == Counts(accepted=500, refused=1000)
+
+
+async def test_many_events_go_in_as_many_requests_as_an_edge_takes(report: Report) -> None:
+    server = Server()
+    assert await report(server, *map(event, range(2500)), linger_s=60.0) == Counts(accepted=2500)
+    assert max(len(body) for body in server.bodies) <= MAX_ITEMS
+    assert [each["exposure"] for each in server.taken] == [f"e{number}" for number in range(2500)]
+
+
+async def test_nothing_is_raised_for_what_cannot_be_sent(report: Report) -> None:
+    server = Server()
+    nothing = {"exposure": None, "metric": "m"}
+    counts = await report(server, nothing, event(value=float("nan")), event(value=object()), event(1))
+    assert counts == Counts(accepted=1, dropped=3)
+
+
+@pytest.mark.parametrize(
+    "poison",
+    [{"event_id": "\ud800"}, {"exposure": "\udfff"}, {"value": 10**400}, {"exposure": None, "unit": 10**400}],
+    ids=["half a character", "the other half", "value", "unit"],
+)
+async def test_what_an_edge_cannot_read_spoils_no_other_event(report: Report, poison: dict[str, object]) -> None:
+    server = Server()
+    counts = await report(server, event(1), event(**poison), event(2, event_id="h\u00e9"), linger_s=60.0)
+    assert counts == Counts(accepted=2, dropped=1)
+    assert len(items_of(json.dumps(server.bodies[0], ensure_ascii=False).encode())) == 2
+
+
+async def test_what_is_nested_deeper_than_json_goes_is_dropped(report: Report) -> None:
+    deep: object = 1
+    for _ in range(100_000):
+        deep = [deep]
+    assert await report(Server(), event(value=deep)) == Counts(dropped=1)
+
+
+def test_in_a_forked_process_a_client_takes_nothing_and_holds_up_nobody() -> None:
+    with Feedback(URL, transport=httpx.MockTransport(Server()), linger_s=60.0) as feedback:
+        feedback.send(**event(1))
+        reading, writing = os.pipe()
+        # As another thread may hold it at the moment of a fork, when nobody in the child will ever let go of it.
+        held, done = threading.Event(), threading.Event()
+        holder = threading.Thread(target=_hold, args=(feedback, held, done))
+        holder.start()
+        assert held.wait(30)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            child = os.fork()
+        if not child:
+            told = (feedback.send(**event(2)), feedback.flush(0), feedback.counts.dropped)
+            feedback.close()
+            os.write(writing, repr(told).encode())
+            os._exit(0)
+        done.set()
+        holder.join()
+        os.close(writing)
+        try:
+            assert select.select([reading], [], [], 30)[0], "the child waits for ever"
+            assert os.read(reading, 100) == b"(False, False, 1)"
+        finally:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            os.close(reading)
+    assert feedback.counts == Counts(accepted=1)
+
+
+def _hold(feedback: Feedback, held: threading.Event, done: threading.Event) -> None:
+    with feedback._changed:
+        held.set()
+        done.wait(30)
+
+
+async def test_a_client_whose_task_has_ended_takes_nothing() -> None:
+    feedback = await AsyncFeedback(URL, transport=httpx.MockTransport(Server())).__aenter__()
+    (task,) = [task for task in asyncio.all_tasks() if task.get_name() == "sundog-feedback"]
+    task.cancel()
+    await asyncio.wait([task])
+    assert feedback.send(**event()) is False
+    await feedback.close()
+    assert feedback.counts == Counts(dropped=1)
+
+
+async def test_a_closed_client_takes_nothing(report: Report) -> None:
+    feedback = Feedback(URL, transport=httpx.MockTransport(Server()))
+    await asyncio.to_thread(feedback.close)
+    assert feedback.send(**event()) is False
+    never = AsyncFeedback(URL)
+    assert never.send(**event()) is False
+    await never.close()
+    assert feedback.counts == never.counts == Counts(dropped=1)
+
+
+def test_a_full_outbox_drops_the_newest_and_counts() -> None:
+    outbox = Outbox(capacity=3)
+    assert [outbox.put(event(number)) for number in range(5)] == [True, True, True, False, False]
+    assert [each["exposure"] for each in json.loads(outbox.take())] == ["e0", "e1", "e2"]
+    assert outbox.put(event()) is False, "what is under way takes room, too"
+    outbox.settle({"accepted": 3})
+    assert outbox.put(event()) is True
+    assert outbox.counts == Counts(accepted=3, dropped=3)
+
+
+def test_a_batch_is_no_larger_than_an_edge_takes() -> None:
+    outbox = Outbox()
+    for number in range(500):
+        outbox.put({"unit": f"{number}-{'x' * 4000}", "metric": "m"})
+    sizes, items = [], 0
+    while body := outbox.take():
+        sizes.append(len(body))
+        items += len(json.loads(body))
+        outbox.settle({"accepted": 1})
+    assert (max(sizes) <= MAX_BYTES + 2, items) == (True, 500)
+    assert outbox.counts == Counts(accepted=len(sizes), refused=500 - len(sizes))
+
+
+def test_who_sends_never_waits_and_a_closing_client_waits_no_longer_than_told() -> None:
+    hangs, entered = threading.Event(), threading.Event()
+
+    def server(request: httpx.Request) -> httpx.Response:
+        entered.set()
+        hangs.wait(30)
+        return httpx.Response(503)
+
+    feedback = Feedback(URL, transport=httpx.MockTransport(server), capacity=10, linger_s=0.0)
+    feedback.send(**event())
+    assert entered.wait(30)
+    began = time.monotonic()
+    taken = [feedback.send(**event(number)) for number in range(100)]
+    assert (taken.count(True), time.monotonic() - began < 5) == (9, True)
+    assert feedback.flush(0.01) is False
+    feedback.close(0.01)
+    assert feedback.counts == Counts(dropped=101)
+    hangs.set()
+
+
+def test_an_answer_is_read_by_its_status() -> None:
+    with pytest.raises(TryAgain) as raised:
+        read(httpx.Response(503, headers={"retry-after": "3"}))
+    assert raised.value.after == 3
+    for text, wanted in (("3600", 10), ("Wed, 21 Oct 2026 07:28:00 GMT", 0), ("", 0)):
+        with pytest.raises(TryAgain) as raised:
+            read(httpx.Response(429, headers={"retry-after": text}))
+        assert raised.value.after == wanted
+    with pytest.raises(NotTaken, match="answered 401 Unauthorized"):
+        read(httpx.Response(401))
+
+
+def test_what_is_no_url_is_told_at_once() -> None:
+    with pytest.raises(httpx.InvalidURL):
+        Feedback("http://a:b:c")
+    assert logging.getLogger("sundog_feedback").level == logging.NOTSET

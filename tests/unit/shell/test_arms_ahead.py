@@ -1,0 +1,168 @@
+"""`sundog experiment power` and `simulate` of an Experiment: what they are asked, what they show, and what does not go together."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CONVERSION = {"name": "conversion", "feedback": "converted", "minimumEffect": "10%"}
+REVENUE = {"name": "revenue", "feedback": "spent", "type": "mean"}
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Any:
+    def written(*success: dict[str, Any], copies: int = 1, **changes: Any) -> str:
+        given = {"modelDeployment": "digits", "arms": [{"name": "wide"}, {"name": "deep"}], **changes}
+        spec = {**given, "metrics": {"success": list(success)}}
+        head = {"apiVersion": "serving.sundog.dev/v1alpha1", "kind": "Experiment"}
+        path = tmp_path / "experiment.yaml"
+        path.write_text(
+            "\n---\n".join(json.dumps({**head, "metadata": {"name": f"e{n}"}, "spec": spec}) for n in range(copies))
+        )
+        return str(path)
+
+    return written
+
+
+def test_power_over_some_effects(sundog: Any, manifest: Any) -> None:
+    done = sundog("experiment", "power", "-f", manifest(CONVERSION), "--rps", "1", "--rate", "10%", "--runs", "10")
+    assert done.code == 0, done.err
+    title, names, *rows, planned, peeked = done.out.splitlines()
+    assert title == (
+        "2 beside control, conversion to increase, 20% of the units, alpha 0.05, fixed weights, 14d at most"
+    )
+    assert names.split() == ["EFFECT", "UNITS", "TIME", "WINS", "WRONG", "NO", "WINNER", "UNDECIDED"]
+    assert [row.split()[0] for row in rows] == ["0", "5", "10", "20"]
+    assert "100%" in rows[-1]
+    assert done.err.strip() == ""
+    once, five = (float(found) for found in re.findall(r"(\d+) (?:units|at most)", planned))
+    # Three arms, two tests, each of one side: 1.96 and 0.84 standard errors for 10 % of 10 %.
+    assert once == pytest.approx(3 * (1.96 + 0.8416) ** 2 * (0.1 * 0.9 + 0.11 * 0.89) / 0.01**2, rel=1e-3)
+    assert once < five < 1.03 * once
+    assert (
+        "Looked at each day, 14 times, the former finds what is not there in 22% of all experiments, not in 5%"
+        in peeked
+    )
+
+
+@pytest.mark.parametrize(("goal", "rows"), [("increase", ["0", "10", "20"]), ("decrease", ["0", "10", "20", "40"])])
+def test_no_arm_is_better_than_all_units(sundog: Any, manifest: Any, goal: str, rows: list[str]) -> None:
+    path = manifest({**CONVERSION, "minimumEffect": "20%", "goal": goal})
+    done = sundog("experiment", "power", "-f", path, "--rps", "1", "--rate", "80%", "--runs", "10")
+    assert done.code == 0, done.err
+    assert [row.split()[0] for row in done.out.splitlines()[2:-2]] == rows
+
+
+@pytest.mark.parametrize("verb", ["power", "simulate"])
+def test_the_largest_alpha_is_no_accident(sundog: Any, manifest: Any, verb: str) -> None:
+    path = manifest(CONVERSION, arms=[{"name": "wide"}], alpha=0.5)
+    done = sundog("experiment", verb, "-f", path, "--rps", "1", "--rate", "10%", "--runs", "10")
+    assert done.code == 0, done.err
+
+
+def test_an_effect_that_is_hardly_found_is_warned_of(sundog: Any, manifest: Any) -> None:
+    path = manifest(CONVERSION, stop={"maxDuration": "1h"})
+    done = sundog("experiment", "power", "-f", path, "--rps", "1", "--rate", "10%", "--runs", "10", "--effect", "10%")
+    assert "warning: an arm that is better by 10 % wins with a likelihood of 0% only within 1h" in done.err
+
+
+def test_a_simulation_tells_when(sundog: Any, manifest: Any) -> None:
+    path = manifest(CONVERSION, unit={"header": "x-user-id"}, allocation={"mode": "thompson"})
+    options = ("-f", path, "--units", "90000", "--rate", "10%", "--runs", "10", "--effect", "30%")
+    done = sundog("experiment", "simulate", *options)
+    assert done.code == 0, done.err
+    _, names, row = done.out.splitlines()
+    assert names.split()[-3:] == ["MEDIAN", "80", "%"]
+    assert row.startswith("30 % better  100%")
+    (found,) = json.loads(sundog("experiment", "simulate", *options, "-o", "json").out)["effects"]
+    assert (found["wins"], found["wrongWins"], found["noWinner"]) == (1.0, 0.0, 0.0)
+    assert 0 < found["medianMinutes"] <= found["lateMinutes"] < 14 * 1440
+
+
+def test_a_mean(sundog: Any, manifest: Any) -> None:
+    path = manifest(CONVERSION, REVENUE)
+    options = ("-f", path, "--rps", "1", "--mean", "4", "--deviation", "12", "--metric", "revenue", "--runs", "10")
+    found = json.loads(sundog("experiment", "power", *options, "-o", "json").out)
+    assert found["metric"] == "revenue"
+    assert [each["effect"] for each in found["effects"]] == [0.0, 0.025, 0.05, 0.1]
+    assert found["effects"][0]["units"] is None
+    units = [each["units"] for each in found["effects"][1:]]
+    assert units == sorted(units, reverse=True)
+    assert found["peeking"] == {"looks": 14, "every": "1d", "wrong": pytest.approx(0.22, abs=0.001)}
+    assert (found["effects"][0]["oneLook"], found["effects"][0]["fiveLooks"]) == (None, None)
+    # As far as one arm of three is from control, in standard errors of 12 by unit.
+    assert found["effects"][3]["oneLook"] == pytest.approx(3 * 2 * (12 * (2.2414 + 0.8416) / 0.4) ** 2, rel=1e-3)
+
+
+@pytest.mark.parametrize(("longest", "told"), [("10h", "each hour, 10 times"), ("1h", None)])
+def test_what_is_soon_over_is_looked_at_each_hour_or_once(
+    sundog: Any, manifest: Any, longest: str, told: str | None
+) -> None:
+    path = manifest(CONVERSION, stop={"maxDuration": longest})
+    done = sundog("experiment", "power", "-f", path, "--rps", "1", "--rate", "10%", "--runs", "10")
+    assert ("times, the former" in done.out) == (told is not None)
+    assert (told or "") in done.out
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (("--rate", "4%"), "each request is a unit; give --rps"),
+        (("--rps", "1", "--mean", "4"), "conversion is a rate; give control's with --rate"),
+        (
+            ("--rps", "1", "--rate", "4%", "--metric", "revenue"),
+            "revenue is a mean; give control's with --mean and --deviation",
+        ),
+        (
+            ("--rps", "1", "--mean", "4", "--metric", "revenue"),
+            "revenue is a mean; give control's with --mean and --deviation",
+        ),
+        (("--rps", "1", "--rate", "4%", "--metric", "profit"), "has no profit; there are conversion, revenue"),
+        (("--rps", "1"), "a rollout needs --rps and --errors; an Experiment -f, with --rate or --mean"),
+        (
+            ("--rps", "1", "--errors", "1%"),
+            "experiment.yaml: has 0 ModelDeployments; one is expected; of an Experiment tell --rate or --mean",
+        ),
+        (
+            ("--rps", "1", "--rate", "4%", "--errors", "1%"),
+            "--errors is about a rollout; --rate and --mean are about an Experiment",
+        ),
+        (
+            ("--rps", "1", "--errors", "1%", "--effect", "5%"),
+            "--effect is about an Experiment; give --rate or --mean as well",
+        ),
+        (
+            ("--rps", "1", "--rate", "80%", "--effect", "50%"),
+            "conversion of 0.8 of the units cannot be 50 % better; at most 25 % is left",
+        ),
+    ],
+)
+@pytest.mark.parametrize("verb", ["power", "simulate"])
+def test_what_does_not_go_together_is_told(
+    sundog: Any, manifest: Any, verb: str, options: tuple[str, ...], problem: str
+) -> None:
+    done = sundog("experiment", verb, "-f", manifest(CONVERSION, REVENUE), *options)
+    assert done.code != 0
+    assert problem in done.err
+
+
+def test_manifests_that_do_not_do_are_told(sundog: Any, manifest: Any) -> None:
+    asked = ("experiment", "power", "--rps", "1", "--rate", "4%")
+    for options, problem in (
+        (lambda: (), "give its manifest with -f"),
+        (lambda: ("-f", manifest()), "has no metric; there is nothing to win by"),
+        (lambda: ("-f", manifest(CONVERSION, copies=2)), "has 2 Experiments; one is expected"),
+        (
+            lambda: ("-f", manifest(CONVERSION, weights={"control": 100})),
+            "experiment.yaml: Experiment default/e0 is invalid: spec.weights: ",
+        ),
+        (
+            lambda: ("-f", manifest(CONVERSION, unit={"cookie": "user"})),
+            "give with --units how many new ones come a day",
+        ),
+    ):
+        done = sundog(*asked, *options())
+        assert done.code != 0
+        assert problem in done.err

@@ -1,0 +1,271 @@
+"""`sundog experiment export`, from an edge's own answer to files."""
+
+import asyncio
+import builtins
+import json
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from doubles.cluster import NAMESPACE, Cluster
+from doubles.outcomes import MemoryOutcomes, section
+from sundog_edge import export
+from sundog_edge.export import Exposed, Outcome
+from sundog_operator.adapters.memory_kubernetes.kubeconfig import write_kubeconfig
+from sundog_operator.ports import EXPERIMENT, POD, Object, Ref
+from sundog_operator.shell.exits import Exit
+
+NAME = "wide-or-narrow"
+SUCCESS = {"success": [{"name": "conversion", "feedback": "converted"}]}
+EXPERIMENT_OBJECT: Object = {
+    "apiVersion": EXPERIMENT.api_version,
+    "kind": EXPERIMENT.kind,
+    "metadata": {"name": NAME, "namespace": NAMESPACE, "uid": "uid-1"},
+    "spec": {"modelDeployment": "digits", "arms": [{"name": "wide"}], "metrics": SUCCESS},
+}
+
+
+def pod(address: str, port: int, *, ready: bool = True) -> Object:
+    labels = {"app.kubernetes.io/name": "sundog-edge"}
+    ports = [{"name": "agent", "containerPort": port}]
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "sundog-edge-0", "namespace": NAMESPACE, "labels": labels},
+        "spec": {"containers": [{"name": "agent", "image": "edge", "ports": ports}]},
+        "status": {"podIP": address, "conditions": [{"type": "Ready", "status": str(ready)}]},
+    }
+
+
+@dataclass
+class Edge:
+    """An edge's agent on loopback, and beside it an API server that leads to one elsewhere."""
+
+    store: MemoryOutcomes = field(default_factory=MemoryOutcomes)
+    port: int = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def app(self) -> web.Application:
+        async def experiment(_: web.Request) -> web.Response:
+            return web.json_response(EXPERIMENT_OBJECT)
+
+        async def pods(_: web.Request) -> web.Response:
+            listed = {"kind": "PodList", "metadata": {"resourceVersion": "1"}, "items": [pod("10.0.0.9", 9090)]}
+            return web.json_response(listed)
+
+        answer = export.handler(lambda: self.store, section)
+        app, path = web.Application(), "/feedback/{service}/{attempt}/export"
+        app.router.add_get(path, answer)
+        objects = f"/apis/{EXPERIMENT.api_version}/namespaces/{NAMESPACE}"
+        app.router.add_get(f"{objects}/experiments/{NAME}", experiment)
+        app.router.add_get(f"/api/v1/namespaces/{NAMESPACE}/pods", pods)
+        app.router.add_get(f"/api/v1/namespaces/{NAMESPACE}/pods/sundog-edge-0:9090/proxy{path}", answer)
+        return app
+
+
+@pytest.fixture
+def edge() -> Iterator[Edge]:
+    made, loop, stop, ready = Edge(), asyncio.new_event_loop(), asyncio.Event(), threading.Event()
+
+    async def serve() -> None:
+        runner = web.AppRunner(made.app(), shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        made.port = runner.addresses[0][1]
+        ready.set()
+        await stop.wait()
+        await runner.cleanup()
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
+    thread.start()
+    assert ready.wait(10)
+    yield made
+    loop.call_soon_threadsafe(stop.set)
+    thread.join(10)
+    loop.close()
+
+
+def fill(store: MemoryOutcomes, units: int = 3) -> None:
+    store.exposed = [Exposed(unit, 1_750_000_000_000_000 + unit, 1, "control") for unit in range(units)]
+    store.told = [
+        Outcome(unit, "converted", 1, "control", 1_500_000, 1_750_000_000 + unit) for unit in range(0, units, 2)
+    ]
+
+
+@pytest.fixture
+def exported(on_server: Any, server: Any, edge: Edge, tmp_path: Path) -> Callable[..., Any]:
+    """Run the command with a pod of an edge, and an Experiment of given metrics."""
+
+    def call(*arguments: str, ready: bool = True, **metrics: Any) -> Any:
+        async def make(cluster: Cluster) -> None:
+            spec = {**EXPERIMENT_OBJECT["spec"], "metrics": metrics or SUCCESS}
+            meta = {"name": NAME, "namespace": NAMESPACE}
+            await cluster.kube.apply({**EXPERIMENT_OBJECT, "metadata": meta, "spec": spec})
+            await cluster.kube.delete(Ref(POD, NAMESPACE, "sundog-edge-0"))
+            found = await cluster.kube.create(pod("127.0.0.1", edge.port))
+            version = found["metadata"]["resourceVersion"]
+            status = pod("127.0.0.1", edge.port, ready=ready)["status"]
+            await cluster.kube.patch_status(Ref(POD, NAMESPACE, "sundog-edge-0"), status, resource_version=version)
+
+        server.do(make)
+        return on_server("experiment", "export", NAME, "--to", str(tmp_path / "out"), *arguments)
+
+    return call
+
+
+def rows(path: Path) -> list[Any]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_all_of_it_is_written_to_three_files(exported: Any, edge: Edge, tmp_path: Path) -> None:
+    fill(edge.store)
+    done = exported()
+    assert (done.code, done.err) == (0, "")
+    assert done.out == f"wrote 3 exposures and 2 outcomes to {tmp_path}/out\n"
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "exposures.jsonl",
+        "outcomes.jsonl",
+        "plan.json",
+    ]
+    assert rows(tmp_path / "out/exposures.jsonl")[2] == {
+        "unit": "0000000000000002",
+        "time": "2025-06-15T15:06:40.000002Z",
+        "epoch": 1,
+        "arm": "control",
+    }
+    assert rows(tmp_path / "out/outcomes.jsonl")[1] == {
+        "unit": "0000000000000002",
+        "metric": "converted",
+        "value": 1.5,
+        "time": "2025-06-15T15:06:42Z",
+        "epoch": 1,
+        "arm": "control",
+    }
+    plan = json.loads((tmp_path / "out/plan.json").read_text())
+    assert plan["complete"] is True
+    assert plan["feedback"]["squares"] == 2**70
+    assert plan["spec"]["metrics"]["success"][0]["feedback"] == "converted"
+    (asked,) = {*edge.store.asked}
+    assert asked == f"digits/{plan['experiment']['uid']}"
+
+
+def test_an_export_replaces_the_one_before(exported: Any, edge: Edge, tmp_path: Path) -> None:
+    fill(edge.store, 3)
+    exported()
+    fill(edge.store, 1)
+    exported()
+    assert len(rows(tmp_path / "out/exposures.jsonl")) == 1
+
+
+def test_parquet_has_the_same(exported: Any, edge: Edge, tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    fill(edge.store, 50_001)
+    assert exported("--format", "parquet").code == 0
+    exported("--format", "jsonl")
+    table = parquet.read_table(tmp_path / "out/exposures.parquet")
+    assert table.column_names == ["unit", "time", "epoch", "arm"]
+    assert str(table.schema.field("time").type) == "timestamp[us, tz=UTC]"
+    found = [{**row, "time": row["time"].isoformat().replace("+00:00", "Z")} for row in table.to_pylist()]
+    assert found[1:] == rows(tmp_path / "out/exposures.jsonl")[1:]
+    outcomes = parquet.read_table(tmp_path / "out/outcomes.parquet")
+    assert outcomes.num_rows == 25_001
+    assert outcomes["value"].to_pylist()[0] == 1.5
+
+
+def test_without_pyarrow_parquet_is_refused_with_the_way_to_it(
+    exported: Any, edge: Edge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = builtins.__import__
+
+    def lacking(name: str, *rest: Any) -> Any:
+        if name.startswith("pyarrow"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", lacking)
+    done = exported("--format", "parquet")
+    assert (done.code, edge.store.asked) == (Exit.REFUSED, [])
+    assert "parquet needs pyarrow, which is not installed: pip install 'sundog[parquet]'" in done.err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"grows": 1}, "more came meanwhile"),
+        ({"events": 5}, "of 5 outcomes the newest 2 are kept"),
+    ],
+)
+def test_what_is_not_all_is_written_and_told(
+    exported: Any, edge: Edge, tmp_path: Path, change: dict[str, int], why: str
+) -> None:
+    fill(edge.store)
+    vars(edge.store).update(change)
+    done = exported()
+    assert done.code == 0
+    assert why in done.err
+    assert json.loads((tmp_path / "out/plan.json").read_text())["complete"] is False
+
+
+@pytest.mark.parametrize(("after", "why"), [(0, "status 503: the store is away"), (1, "broke off")])
+def test_a_store_that_goes_away_leaves_no_file(exported: Any, edge: Edge, tmp_path: Path, after: int, why: str) -> None:
+    fill(edge.store)
+    edge.store.fails_after = after
+    done = exported()
+    assert done.code == Exit.UNREACHABLE
+    assert why in done.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_experiment_without_outcomes_has_nothing_to_export(exported: Any) -> None:
+    done = exported(guardrails=[{"metric": "errorRate"}])
+    assert done.code == Exit.REFUSED
+    assert f"Experiment {NAMESPACE}/{NAME} has neither success nor secondary metrics" in done.err
+
+
+def test_without_a_ready_edge_it_says_so(exported: Any) -> None:
+    done = exported(ready=False)
+    assert done.code == Exit.UNREACHABLE
+    assert f"namespace {NAMESPACE} has no edge that is ready" in done.err
+
+
+def test_an_edge_can_be_named(exported: Any, edge: Edge, tmp_path: Path) -> None:
+    fill(edge.store)
+    assert exported("--url", edge.url, ready=False).code == 0
+    assert exported("--url", "http://127.0.0.1:1", ready=False).code == Exit.UNREACHABLE
+    for url in ("nowhere", "ftp://127.0.0.1:1", "127.0.0.1:1", "http://[::1"):
+        done = exported("--url", url, ready=False)
+        assert done.code == Exit.USAGE
+        assert done.err.startswith(f"error: --url {url!r} is not an address such as http://HOST:PORT")
+
+
+def test_from_outside_of_a_cluster_it_goes_through_the_api_server(sundog: Any, edge: Edge, tmp_path: Path) -> None:
+    fill(edge.store)
+    write_kubeconfig(tmp_path / "kubeconfig", edge.url, "let me in", namespace=NAMESPACE)
+    place = tmp_path / "out"
+    done = sundog("experiment", "export", NAME, "--to", f"file://{place}", "--kubeconfig", str(tmp_path / "kubeconfig"))
+    assert (done.code, done.err) == (0, "")
+    assert len(rows(place / "exposures.jsonl")) == 3
+    assert edge.store.asked == ["digits/uid-1", "digits/uid-1"]
+
+
+@pytest.mark.parametrize("place", ["ftp://host/x", "s3:///x", "pvc://claim/x", "file://host/x"])
+def test_a_place_of_another_kind_is_refused(exported: Any, edge: Edge, place: str) -> None:
+    done = exported("--to", place)
+    assert done.code == Exit.REFUSED
+    assert place in done.err or "names no bucket" in done.err
+
+
+def test_a_directory_that_cannot_be_written_is_named(exported: Any, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file")
+    done = exported()
+    assert done.code == Exit.REFUSED
+    assert done.err.startswith(f"error: {tmp_path}/out: cannot be written")

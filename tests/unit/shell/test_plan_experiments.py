@@ -1,0 +1,323 @@
+"""`sundog plan` of Experiments: what would be compared, compared with what then is."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from charting import installed
+from doubles.cluster import NAMESPACE
+from doubles.traffic import Answers, Traffic
+from sundog_operator.ports import EXPERIMENT
+from sundog_operator.shell.exits import Exit
+from sundog_operator.shell.experiment_preview import preview_experiment
+from sundog_operator.shell.target import Server as Connection
+from sundog_operator.shell.verbs.plan import log_refusal
+
+Json = dict[str, Any]
+BUYING = {"success": [{"name": "conversion", "feedback": "bought", "minimumEffect": "20%"}]}
+NOW = datetime(2026, 11, 27, tzinfo=UTC)
+WIDE = {"name": "wide", "model": {"uri": "file:///models/wide"}}
+
+
+@pytest.fixture
+def served(on_server: Any, server: Any, manifest: Any) -> Any:
+    """Revision 1 serves, and has traffic."""
+
+    async def busy(cluster: Any) -> None:
+        cluster.edges.traffic = Traffic(3)
+        cluster.edges.traffic.rps = {"digits": 60}
+        cluster.edges.traffic.answers = {f"digits-r{number}": Answers() for number in (1, 2)}
+        cluster.edges.outcomes.chance = {"digits-r1": {"bought": 0.2}, "digits-r2": {"bought": 0.21}}
+
+    server.do(busy)
+    warmup = {"warmup": {"requests": 200, "duration": "1m"}}
+    on_server("apply", "-f", str(manifest(runtime={"userConfig": {"threshold": 0.5}}, rollout=warmup)))
+    server.serve_revision(1)
+    server.operator.clear()
+    return on_server
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> Callable[..., Path]:
+    """Write a manifest; JSON is YAML."""
+
+    def write(name: str = "ab", arms: list[Json] | None = None, **spec: Any) -> Path:
+        meta: Json = {"name": name}
+        document = {
+            "apiVersion": "serving.sundog.dev/v1alpha1",
+            "kind": "Experiment",
+            "metadata": meta,
+            "spec": {"modelDeployment": "digits", "arms": arms or [WIDE], **spec},
+        }
+        path = tmp_path / f"{name}.yaml"
+        path.write_bytes(orjson.dumps(document))
+        return path
+
+    return write
+
+
+def plan(call: Any, *paths: Path) -> Json:
+    done = call("plan", *(word for path in paths for word in ("-f", str(path))), "-o", "json")
+    preview = done.json[-1]
+    assert done.code == (Exit.REFUSED if preview["outcome"] == "refused" else Exit.OK), done
+    found: Json = preview
+    return found
+
+
+def test_arms_shares_and_what_decides_are_told_and_nothing_is_written(
+    served: Any, server: Any, experiment: Any
+) -> None:
+    before = server.cluster.kube.store.revision
+    path = experiment(
+        arms=[WIDE, {"name": "strict", "runtime": {"userConfig": {"threshold": 0.7}}}, {"name": "same"}],
+        weights={"control": 40, "wide": 30, "strict": 20, "same": 10},
+        unit={"header": "x-user-id"},
+        metrics={**BUYING, "guardrails": [{"metric": "errorRate"}]},
+    )
+    preview = plan(served, path)
+    assert (preview["kind"], preview["name"], preview["outcome"]) == ("Experiment", f"{NAMESPACE}/ab", "create")
+    lines = preview["lines"]
+    assert lines[:7] == [
+        "begins when the replicas of its arms are ready",
+        "compares with control, which is revision 1",
+        "arm wide: makes revision 2 (spec.model.uri: file:///models/v1 → file:///models/wide)",
+        "arm strict: makes revision 3 (spec.runtime.userConfig.threshold: 0.5 → 0.7)",
+        "arm same: makes revision 4, which differs in nothing",
+        "shares of the traffic: stable 80 %, control 8 %, wide 6 %, strict 4 %, same 2 %",
+        "units stay with their arm, by header x-user-id",
+    ]
+    assert any(line.startswith("guardrail errorRate: up to 25 % more than control") for line in lines)
+    assert lines[-4:] == [
+        "success conversion: rate of bought should increase, by 20 % or more",
+        "ends when an arm has won or none can, after 14d or 2000000 units",
+        "alpha is 0.05, the error of each direction; 0.0167 for each of 3 pairs of arm and success metric",
+        "how long that takes: `sundog experiment power` tells, with what comes and what of control is known",
+    ]
+    assert server.cluster.kube.store.revision == before
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({}, "weights follow the first success metric, none below 5 % of what is exposed"),
+        ({"floor": "12.5%"}, "weights follow the first success metric, none below 12.5 % of what is exposed"),
+        ({"floor": "50%"}, "weights come to be equal and stay so: 2 arms cannot have more than 50 % each"),
+    ],
+)
+def test_where_weights_may_go_is_told(served: Any, experiment: Any, given: Json, told: str) -> None:
+    path = experiment(metrics=BUYING, allocation={"mode": "thompson", **given})
+    assert f"shares of the traffic: stable 80 %, control 10 %, wide 10 %; {told}" in plan(served, path)["lines"]
+
+
+def test_what_was_planned_is_what_begins_and_an_edit_of_it_is_refused(
+    served: Any, server: Any, experiment: Any
+) -> None:
+    path = experiment(exposure="60%")
+    planned = plan(served, path)["lines"]
+    assert "arm wide: makes revision 2 (spec.model.uri: file:///models/v1 → file:///models/wide)" in planned
+    assert "shares of the traffic: stable 40 %, control 30 %, wide 30 %" in planned
+    begin(served, server, path)
+    told = server.do(lambda cluster: cluster.experiment("ab"))["status"]["arms"]
+    found = [(arm["name"], arm["revision"], arm["weight"]) for arm in told]
+    assert found == [("stable", 1, 40), ("control", 1, 30), ("wide", 2, 30)]
+    assert plan(served, path)["lines"] == ["nothing changes", "it runs"]
+    refused = plan(served, experiment(exposure="80%"))
+    assert refused["problems"] == ["PlanFrozen: spec.exposure or spec.weights: cannot be changed while it runs"]
+    assert refused["lines"] == ["what runs goes on by its plan"]
+    moved = plan(served, experiment(exposure="60%", modelDeployment="letters"))
+    assert moved["problems"] == ["spec.modelDeployment: cannot be changed; create another Experiment"]
+    assert plan(served, experiment(exposure="60%", stopped=True))["lines"] == ["it ends, with the evidence so far"]
+    other = plan(served, experiment("other"))["lines"]
+    assert other[0] == "waits until Experiment ab has ended"
+    assert other[2].startswith("arm wide: revision 2, which is known already (")
+    assert served("apply", "-f", str(experiment("other"))).code == 0
+    assert plan(served, experiment("other", exposure="10%"))["lines"][0] == "waits until Experiment ab has ended"
+
+
+def begin(call: Any, server: Any, path: Path) -> None:
+    assert call("apply", "-f", str(path)).code == 0
+
+    async def runs(cluster: Any) -> bool:
+        return bool((await cluster.experiment("ab")).get("status", {}).get("phase") == "Running")
+
+    server.until(runs, "the experiment runs")
+    server.operator.clear()
+
+
+def test_how_long_it_takes_is_told_by_what_the_last_one_has_counted(served: Any, server: Any, experiment: Any) -> None:
+    begin(served, server, experiment(metrics=BUYING, exposure="100%", stop={"maxDuration": "20m"}))
+
+    async def ended(cluster: Any) -> None:
+        async def is_over() -> bool:
+            return bool((await cluster.experiment("ab"))["status"]["phase"] == "Concluded")
+
+        assert await cluster.go_on(120, is_over)
+
+    server.do(ended)
+    assert plan(served, experiment(metrics=BUYING, exposure="50%"))["lines"] == [
+        "it has ended, and no edit begins it again: create another Experiment"
+    ]
+    again = {"success": [{"name": "bought", "feedback": "bought", "minimumEffect": "20%"}]}
+    lines = plan(served, experiment("again", metrics=again, exposure="50%"))["lines"]
+    assert lines[-2].startswith("by what Experiment ab has counted, ")
+    assert 4e6 < float(lines[-2].split()[-5]) < 7e6
+    assert lines[-1].startswith("bought: an arm that is better by 20 % is typically found after ")
+    assert 0.1 < float(lines[-1].rpartition("; control has ")[2]) < 0.23
+    small = {"success": [{"name": "bought", "feedback": "bought", "minimumEffect": "0.1%"}]}
+    stop = {"maxUnits": 10_000}
+    assert "bought is hardly decided" in plan(served, experiment("again", metrics=small, stop=stop))["lines"][-1]
+    for unknown in (
+        {"unit": {"header": "x-user-id"}},
+        {"metrics": {"success": [{**again["success"][0], "type": "mean"}]}},
+    ):
+        lines = plan(served, experiment("again", **{"metrics": again, **unknown}))["lines"]
+        assert lines[-1].startswith("how long that takes: `sundog experiment power` tells")
+
+
+@pytest.mark.parametrize(
+    ("spec", "problem"),
+    [
+        ({"exposure": "0%"}, "spec.exposure: 0% leaves every arm without units"),
+        (
+            {"metrics": BUYING, "allocation": {"mode": "thompson", "floor": "60%"}},
+            "spec.allocation.floor: 60% of each arm, control included, is more than 100% of all",
+        ),
+        ({"exposure": "0.004%"}, "InvalidSpec: spec.exposure: 0.004% leaves control and wide without any"),
+        ({"exposition": "5%"}, "spec.exposition: unknown field"),
+        ({"unit": {"jwtClaim": "sub"}}, "InvalidSpec: spec.unit.jwtClaim: sub is read from verified tokens, and "),
+        (
+            {"arms": [{"name": "wide", "resources": {"gpu": {"count": 1, "vendor": "tpu"}}}]},
+            "NotYetSupported: spec.arms[0].resources.gpu.vendor: tpu is not supported yet",
+        ),
+    ],
+)
+def test_what_would_be_refused_is_told(served: Any, experiment: Any, spec: Json, problem: str) -> None:
+    preview = plan(served, experiment(**spec))
+    assert preview["problems"][0].startswith(problem)
+    assert preview["lines"] == []
+
+
+def test_a_place_that_no_administrator_allows_is_told_where_that_may_be_read(
+    served: Any, server: Any, experiment: Any
+) -> None:
+    path = experiment(metrics=BUYING, exposureLog={"uri": "s3://logs/b"})
+    before = plan(served, path)
+    server.do(lambda cluster: cluster.kube.create(installed("sundog", ["s3://logs/a"])))
+    after = plan(served, path)
+    assert after == {
+        **before,
+        "lines": [
+            *before["lines"],
+            "no exposure log is written: PlaceNotAllowed: s3://logs/b is below none of the places that an administrator allows in"
+            " installation.exposureLogs.places",
+        ],
+    }
+    allowed = plan(served, experiment(metrics=BUYING, exposureLog={"uri": "s3://logs/a/team"}))
+    assert allowed["lines"] == before["lines"]
+    assert plan(served, experiment(metrics=BUYING))["lines"] == before["lines"]
+
+
+async def test_local_mode_allows_any_place_that_a_machine_has() -> None:
+    refusal = await log_refusal(Connection(None, NAMESPACE, local=True), NAMESPACE)  # type: ignore[arg-type]
+    assert refusal("file:///home/ada/logs") == ""
+    assert refusal("pvc://logs/a") == "pvc:// is for clusters; in local mode file:// is there"
+
+
+def test_one_without_its_deployment_waits_for_it(on_server: Any, server: Any, manifest: Any, experiment: Any) -> None:
+    lines = plan(on_server, experiment())["lines"]
+    assert lines[:2] == ["begins once ModelDeployment digits serves", "there is no ModelDeployment digits yet"]
+    both = plan(on_server, manifest(), experiment())["lines"]
+    assert both[:2] == [
+        "begins once ModelDeployment digits, which is applied with it, serves",
+        "shares of the traffic: stable 80 %, control 10 %, wide 10 %",
+    ]
+    assert plan(on_server, experiment(stopped=True))["lines"] == ["it never begins, for it is stopped"]
+    assert server.do(lambda cluster: cluster.kube.list(EXPERIMENT)) == []
+
+
+def test_it_waits_for_a_rollout_and_while_the_spec_is_paused(
+    served: Any, server: Any, manifest: Any, experiment: Any
+) -> None:
+    served("apply", "-f", str(manifest("file:///models/v2")))
+    server.until(lambda cluster: cluster.at_weight(2, 25), "25 %")
+    server.operator.clear()
+    served("apply", "-f", str(manifest("file:///models/v2", paused=True)))
+    assert plan(served, experiment())["lines"][0] == (
+        "waits until the rollout of revision 2 has ended and spec.paused of ModelDeployment digits is false"
+    )
+
+
+def test_the_text_names_the_kind(served: Any, experiment: Any) -> None:
+    assert served("plan", "-f", str(experiment())).out.splitlines()[0] == f"Experiment {NAMESPACE}/ab is created"
+
+
+NOTHING: Json = {"exposure": "0%"}
+"""What an Experiment of before the rule against it may say."""
+
+
+def stored(**spec: Any) -> Json:
+    return {
+        "apiVersion": "serving.sundog.dev/v1alpha1",
+        "kind": "Experiment",
+        "metadata": {"name": "ab", "namespace": NAMESPACE},
+        "spec": {"modelDeployment": "digits", "arms": [WIDE], **spec},
+    }
+
+
+def test_one_whose_stored_spec_is_refused_may_be_stopped() -> None:
+    before = stored(**NOTHING)
+    preview = preview_experiment(stored(**NOTHING, stopped=True), before, None, NOW)
+    assert (preview.outcome, preview.lines) == ("change", ("it never begins, for it is stopped",))
+    running = {**before, "status": {"phase": "Running", "plan": {"hash": "a"}}}
+    assert preview_experiment(stored(**NOTHING, stopped=True), running, None, NOW).problems == ()
+    assert preview_experiment(before, None, None, NOW).outcome == "refused"
+    edited = preview_experiment(stored(**NOTHING, alpha=0.1), before, None, NOW)
+    assert (edited.outcome, edited.problems[0].partition(":")[0]) == ("refused", "InvalidSpec")
+
+
+SPRING: Json = {"header": "x-user-id", "salt": "spring"}
+
+
+def shared(preview: Json) -> list[str]:
+    return [line.partition(": who was")[0] for line in preview["lines"] if line.startswith("SaltReused: ")]
+
+
+def test_a_salt_that_others_have_is_told_before_either_is_applied(
+    served: Any, server: Any, manifest: Any, experiment: Any
+) -> None:
+    assert shared(plan(served, experiment(unit=SPRING))) == []
+    assert served("apply", "-f", str(experiment("earlier", unit=SPRING))).code == Exit.OK
+    of_earlier = ["SaltReused: spec.unit.salt is that of Experiment earlier"]
+    assert shared(plan(served, experiment(unit=SPRING))) == of_earlier
+    assert shared(plan(served, experiment(unit=SPRING, modelDeployment="letters"))) == of_earlier
+    assert shared(plan(served, experiment(unit=SPRING, stopped=True))) == []
+    assert shared(plan(served, experiment("earlier", unit=SPRING))) == []
+    of_rollouts = ["SaltReused: spec.rollout.unit.salt is that of Experiment earlier"]
+    assert shared(plan(served, manifest(rollout={"unit": SPRING}))) == of_rollouts
+    assert shared(plan(served, manifest(name="letters", rollout={"unit": SPRING}))) == of_rollouts
+    # What is applied may be what is told of already.
+    assert served("apply", "-f", str(manifest(rollout={"unit": SPRING}))).code == Exit.OK
+    unchanged = plan(served, manifest(rollout={"unit": SPRING}))
+    assert (unchanged["outcome"], shared(unchanged)) == ("unchanged", of_rollouts)
+    server.until(told_of_spec, "SaltReused of ModelDeployment digits")
+
+
+async def told_of_spec(cluster: Any) -> bool:
+    return bool(await cluster.condition("SpecAccepted") == ("True", "SaltReused"))
+
+
+def test_a_salt_is_shared_by_what_is_applied_together_and_no_more_by_what_is_mended_with_it(
+    served: Any, manifest: Any, experiment: Any
+) -> None:
+    first, second = experiment("first", unit=SPRING), experiment("second", unit=SPRING)
+    assert shared(plan(served, first, second)) == ["SaltReused: spec.unit.salt is that of Experiment first"]
+    letters = manifest(name="letters", file="letters.yaml", rollout={"unit": SPRING})
+    assert shared(plan(served, first, letters)) == ["SaltReused: spec.rollout.unit.salt is that of Experiment first"]
+    assert shared(plan(served, letters, second)) == ["SaltReused: spec.unit.salt is that of ModelDeployment letters"]
+    assert served("apply", "-f", str(first)).code == Exit.OK
+    mended = experiment("first", unit={**SPRING, "salt": "autumn"})
+    assert shared(plan(served, mended, second)) == []
