@@ -1,4 +1,5 @@
-# `make run` shows it working, `make test` checks it; both need Python 3.11+ with pip, and nothing else.
+# `make run` shows it working and `make test` checks it. Both need Linux or macOS and Python 3.11+ with pip, and nothing else.
+SHELL := bash
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -7,78 +8,87 @@ SOURCES := pyproject.toml constraints.txt
 ONLY ?=
 comma := ,
 
-.PHONY: run test check unit integration cluster cluster-up cluster-down bench campaigns prove generate images format clean
+# Tests that share an expensive start share a process (tests/conftest.py); the groups that take longest come first.
+GROUPED := --dist loadgroup --no-loadscope-reorder --durations=25
+# What a tier leaves to `make test-all`.
+GATE := not extended and not campaign
+
+.PHONY: run test e2e test-all more-local more-fuzz more-cluster chaos check unit binaries cluster-up cluster-down bench campaigns generate images format clean
 
 # The demo: two small networks on real handwritten digits, through a canary and a broken release.
-run: $(VENV)/.ready
+run: $(VENV)/.local
 	$(BIN)/sundog demo
 
-# Everything that gates a change; a part that fails does not hide what the next would say.
-# Stores and Kubernetes are compiled meanwhile, out of the way of the tests that need none.
+# The gate, part one: each promise once on real Ray and a real HAProxy, and all that needs neither. Under 20 minutes on two cores.
 test: check
-	@mkdir -p .cluster .tools
-	@export PYTHONPATH=tests/support; \
-	nice -n 19 $(BIN)/python -m store_processes >.tools/build.log 2>&1 & builders=$$!; \
-	nice -n 19 $(BIN)/python -m real_kubernetes build >.cluster/build.log 2>&1 & builders="$$builders $$!"; \
-	trap 'kill $$builders 2>/dev/null' EXIT; unset PYTHONPATH; \
-	$(MAKE) --no-print-directory --keep-going unit integration cluster
+	$(BIN)/pytest tests/integration tests/contract tests/unit tests/fuzz -m 'not cluster and $(GATE)' \
+	    -n 3 $(GROUPED) --hypothesis-profile gate --tier 'make test'
 
 # Style, types and layers; under a minute.
-check: $(VENV)/.ready
+check: $(VENV)/.dev
 	$(BIN)/ruff format --check operator serving tests
 	$(BIN)/ruff check operator serving tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# No Ray, no HAProxy: two processes, since the tests share nothing.
-unit: $(VENV)/.ready
-	$(BIN)/pytest tests/unit tests/contract tests/fuzz -m 'not cluster' -n 2 --dist loadfile
+# No Ray, no HAProxy.
+unit: $(VENV)/.dev
+	$(BIN)/pytest tests/unit tests/contract tests/fuzz -m 'not cluster and $(GATE)' -n 2 $(GROUPED) --hypothesis-profile gate
 
-# Real HAProxy, stores and processes two at a time, for they wait more than they compute; then real Ray, one test after the other.
-integration: $(VENV)/.ready
-	$(BIN)/pytest tests/integration -m 'not ray and not cluster and not campaign' -n 2 --dist loadfile; apart=$$?; \
-	$(BIN)/pytest tests/integration -m 'ray and not cluster and not campaign' && exit $$apart
+# The gate, part two: a real Kubernetes that the tests start themselves, or the one of SUNDOG_TEST_KUBECONFIG. The chart is installed, digits
+# are served, promoted and rolled back, the operator is killed. What needs the API server alone runs beside it. Needs Go once, and root for a node.
+e2e: $(VENV)/.dev binaries
+	$(BIN)/pytest tests/contract tests/integration tests/cluster -m 'cluster and $(GATE)' \
+	    -n 2 $(GROUPED) --hypothesis-profile gate --tier 'make e2e'
 
-# A real Kubernetes that the tests start themselves, or the one of SUNDOG_TEST_KUBECONFIG. Needs Go once, and root for a node.
-# One step of a rollout loses there its operator, Ray's head, a worker and an edge, in two minutes; each by itself and for longer in `make prove`.
-# What an API server is enough for runs beside what needs pods, and is shown after it.
-cluster: $(VENV)/.ready
-	@mkdir -p .cluster
-	$(BIN)/pytest tests/contract tests/integration tests/cluster -m 'cluster and not node and not campaign' \
-	    >.cluster/control-plane-tests.log 2>&1 & beside=$$!; \
-	$(BIN)/pytest tests/contract tests/integration tests/cluster -m 'node and not campaign'; pods=$$?; \
-	wait $$beside; control_plane=$$?; cat .cluster/control-plane-tests.log; [ $$pods = 0 ] && exit $$control_plane
+# Everything, in some hours: both parts of the gate, then every longer case. A part that fails does not hide the next.
+test-all: $(VENV)/.dev
+	@$(MAKE) --no-print-directory --keep-going test e2e more-local more-fuzz more-cluster chaos
+
+# Each edge case of the model server, the edge and local mode, and many examples of what is generated.
+more-local: $(VENV)/.dev binaries
+	$(BIN)/pytest tests/integration tests/contract tests/unit -m 'not cluster and not campaign and (extended or hypothesis)' \
+	    -n 2 $(GROUPED) --hypothesis-profile many --tier 'make more-local'
+
+more-fuzz: export SUNDOG_FUZZ_RUNS := 40000
+more-fuzz: $(VENV)/.dev
+	$(BIN)/pytest tests/fuzz -n 2 $(GROUPED) --hypothesis-profile many --tier 'make more-fuzz'
+
+# Each edge case on a real Kubernetes.
+more-cluster: $(VENV)/.dev binaries
+	$(BIN)/pytest tests/contract tests/integration tests/cluster -m 'cluster and extended and not campaign' \
+	    -n 2 $(GROUPED) --hypothesis-profile many --tier 'make more-cluster'
+
+# Losses at random moments, and whole experiments on real traffic.
+chaos: $(VENV)/.dev binaries
+	$(BIN)/pytest tests/integration tests/cluster -m campaign --durations=25 --tier 'make chaos'
+
+# The programs of that Kubernetes, compiled from Go modules the first time and kept below the user's cache folder for every checkout.
+binaries: $(VENV)/.dev
+	@PYTHONPATH=tests/support $(BIN)/python -m real_kubernetes build
 
 # The same Kubernetes to work with, until it is taken down; `make cluster-up NODE=--no-node` without pods, in seconds.
-cluster-up: $(VENV)/.ready
+cluster-up: $(VENV)/.dev
 	@PYTHONPATH=tests/support $(BIN)/python -m real_kubernetes up $(NODE)
 
 # Ends it, and whatever a killed test run left in this checkout.
-cluster-down: $(VENV)/.ready
+cluster-down: $(VENV)/.dev
 	@PYTHONPATH=tests/support $(BIN)/python -m real_kubernetes down
 
 # Measurements, in about an hour: raw numbers below out/bench, tables in docs/benchmarks.md, also where a part fails.
 # `make bench ONLY=edge,peers` runs some parts and keeps the tables of the others. Needs wrk (apt-get install wrk).
-bench: $(VENV)/.ready
+bench: $(VENV)/.dev
 	$(BIN)/pytest tests/bench -s -m 'not campaign' --only '$(ONLY)'; measured=$$?; \
 	PYTHONPATH=tests/support $(BIN)/python -m measuring.record && exit $$measured
 
 # Whole rollouts on real Ray Serve and a real edge, in four to six hours: good, bad and alike revisions, stalls, and kill -9 all the while.
 # `make campaigns ONLY=real_harm` runs some parts. Each part is recorded as `bench` does, and as soon as there is anything of it.
-campaigns: $(VENV)/.ready
+campaigns: $(VENV)/.dev
 	$(BIN)/pytest tests/bench -s -m campaign --only '$(ONLY)'; measured=$$?; export PYTHONPATH=tests/support; \
 	$(BIN)/python -m campaigning.plotting && $(BIN)/python -m measuring.record && exit $$measured
 
-# Long campaigns: each thing that dies on a cluster while it serves, at random moments, candidates in place, two rollouts at once, whole experiments, a flood of units, a demo that stays up, the fuzzer for a quarter of an hour, then the measurements and whole rollouts.
-prove: $(VENV)/.ready
-	$(BIN)/pytest tests/cluster tests/integration -m campaign
-	SUNDOG_FUZZ_RUNS=1000000 $(BIN)/pytest tests/fuzz/test_fuzz.py
-	SUNDOG_FUZZ_RUNS=40000 $(BIN)/pytest tests/fuzz/test_openapi.py
-	$(MAKE) bench
-	$(MAKE) campaigns
-
 # The CRDs and the API reference from the types; of the chart the table of its values and the golden files.
-generate: $(VENV)/.ready
+generate: $(VENV)/.dev
 	$(BIN)/python -m sundog_operator.api.generate
 	PYTHONPATH=tests/support $(BIN)/python -m charting.generate
 
@@ -86,16 +96,35 @@ generate: $(VENV)/.ready
 images:
 	images/build $(subst $(comma), ,$(ONLY))
 
-format: $(VENV)/.ready
+format: $(VENV)/.dev
 	$(BIN)/ruff format operator serving tests
 	$(BIN)/ruff check --fix operator serving tests
 
-$(VENV)/.ready: $(SOURCES)
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]'
-	touch $@
+# Installs one extra by uv where it is on the PATH, else by pip, whose messages are shown on one line.
+# PyTorch's build for CPUs is a tenth of the size; an index that has none leaves the choice to the installer.
+TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
+define install
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
+	@echo "Installing sundog[$(1)] into $(VENV): a few minutes the first time, most of them for PyTorch."
+	@set -o pipefail; if command -v uv >/dev/null; then \
+	    uv pip install --quiet --python $(BIN)/python --no-deps 'torch==$(TORCH)+cpu' 2>/dev/null; \
+	    uv pip install --python $(BIN)/python --constraint constraints.txt --editable '.[$(1)]'; \
+	else \
+	    $(BIN)/pip install --quiet --no-deps 'torch==$(TORCH)+cpu' 2>/dev/null; \
+	    $(BIN)/pip install --progress-bar off --constraint constraints.txt --editable '.[$(1)]' | $(one_line); \
+	fi
+endef
+one_line = if [ -t 1 ]; then awk '{ printf "\r\033[K%.78s", $$0; fflush() } END { print "" }'; else cat >/dev/null; fi
+
+$(VENV)/.local: $(SOURCES)
+	$(call install,local)
+	@touch $@
+
+# It has all of the other.
+$(VENV)/.dev: $(SOURCES)
+	$(call install,dev)
+	@touch $(VENV)/.local $@
 
 clean:
 	[ ! -d .cluster ] || $(MAKE) --no-print-directory cluster-down
-	rm -rf .cluster .tools $(VENV) .venv-peers out .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .cluster $(VENV) .venv-peers out .mypy_cache .ruff_cache .pytest_cache .hypothesis

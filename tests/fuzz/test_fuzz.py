@@ -1,4 +1,4 @@
-"""The parsers under a coverage-guided fuzzer: a little at every change, much more by `make prove`."""
+"""The parsers under a coverage-guided fuzzer: a little at every change, much more by `make test-all`."""
 
 import datetime as dt
 import gzip

@@ -218,7 +218,7 @@ class Up:
 def instance(folder: Path) -> Iterator[Up]:
     """A state directory of its own. Nothing of it is left afterwards, whatever the test did."""
     # Unix sockets have paths of at most 107 bytes, and Ray adds some 60.
-    state = Path(tempfile.mkdtemp(prefix="sdu-", dir="/tmp"))
+    state = Path(tempfile.mkdtemp(prefix="sdu-"))
     manifests = folder / "manifests"
     manifests.mkdir()
     made = Up(state, manifests, folder / "up.log")

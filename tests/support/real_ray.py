@@ -96,7 +96,7 @@ def running_ray(environment: Mapping[str, str] | None = None) -> Iterator[RaySer
     `environment` is added to that of all its processes, and may change what stands there.
     """
     # Unix sockets have paths of at most 107 bytes, and Ray adds some 60.
-    directory = Path(tempfile.mkdtemp(prefix="sd-ray-", dir="/tmp"))
+    directory = Path(tempfile.mkdtemp(prefix="sd-ray-"))
     mark = uuid.uuid4().hex
     try:
         yield _start(directory, mark, environment or {})

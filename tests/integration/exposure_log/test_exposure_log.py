@@ -210,7 +210,7 @@ async def ray() -> AsyncIterator[int]:
 @pytest.fixture
 async def site(buckets: Path, ray: int) -> AsyncIterator[Site]:
     # Unix socket paths are short, pytest's own temporary paths are not.
-    state = Path(tempfile.mkdtemp(prefix="sdx-", dir="/tmp"))
+    state = Path(tempfile.mkdtemp(prefix="sdx-"))
     kube = MemoryKubernetes(SystemClock())
     edge = LocalEdge(kube, state, SystemClock(), http_port=0, https_port=0)
     try:

@@ -26,7 +26,7 @@ class Controller(Protocol):
 @pytest.fixture
 def state_dir() -> Iterator[Path]:
     """A state directory; afterwards nothing may run in it."""
-    path = Path(tempfile.mkdtemp(prefix="sdl-", dir="/tmp"))
+    path = Path(tempfile.mkdtemp(prefix="sdl-"))
     try:
         yield path
     finally:

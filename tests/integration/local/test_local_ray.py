@@ -75,7 +75,7 @@ def _arguments(process: psutil.Process) -> list[str]:
 
 @pytest.fixture
 def second_state_dir() -> Iterator[Path]:
-    path = Path(tempfile.mkdtemp(prefix="sdl-", dir="/tmp"))
+    path = Path(tempfile.mkdtemp(prefix="sdl-"))
     yield path
     shutil.rmtree(path, ignore_errors=True)
 

@@ -126,7 +126,7 @@ def running_edge(
     `secrets` has a folder for each Secret.
     """
     # Unix sockets have paths of at most 107 bytes.
-    root = Path(tempfile.mkdtemp(prefix="sdb-", dir="/tmp"))
+    root = Path(tempfile.mkdtemp(prefix="sdb-"))
     http, agent_port = free_ports(2)
     state = ("--state-dir", str(root / "s"))
     proxy = [*_EDGE, "haproxy", *state, "--http-bind", f"127.0.0.1:{http}", "--drain-seconds", "10"]

@@ -54,7 +54,7 @@ def prefix(application: str) -> str:
 @contextlib.contextmanager
 def replicas(counts: Mapping[str, int]) -> Iterator[dict[str, list[int]]]:
     """Ports of running stand-ins, by application."""
-    folder = Path(tempfile.mkdtemp(prefix="sds-", dir="/tmp"))
+    folder = Path(tempfile.mkdtemp(prefix="sds-"))
     free = iter(free_ports(sum(counts.values())))
     ports = {application: [next(free) for _ in range(count)] for application, count in counts.items()}
     prefixes = folder / "prefixes.map"

@@ -165,7 +165,7 @@ def test_an_answer_in_pieces(digits: Any, inputs: str, shown: str, prediction: l
 @pytest.fixture
 def local(server: Any, sundog: Any) -> Iterator[Any]:
     """Run a command line against the API server, as that of an instance of local mode."""
-    with tempfile.TemporaryDirectory(prefix="sdt-", dir="/tmp") as folder:
+    with tempfile.TemporaryDirectory(prefix="sdt-") as folder:
         state = place.prepare(Path(folder))
         shutil.copy(server.kubeconfig, state.path / place.KUBECONFIG)
         with state.hold():

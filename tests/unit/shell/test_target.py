@@ -37,7 +37,7 @@ def instance(where: Path) -> Iterator[StateDirectory]:
 
 @pytest.fixture
 def state_dir() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="sdt-", dir="/tmp") as folder:
+    with tempfile.TemporaryDirectory(prefix="sdt-") as folder:
         yield Path(folder)
 
 

@@ -20,7 +20,7 @@ Start = Callable[[str], Instance]
 
 @pytest.fixture
 def state_dir() -> Iterator[Path]:
-    path = Path(tempfile.mkdtemp(prefix="sdd-", dir="/tmp"))
+    path = Path(tempfile.mkdtemp(prefix="sdd-"))
     yield path
     shutil.rmtree(path)
 

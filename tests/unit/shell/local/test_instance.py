@@ -66,7 +66,7 @@ def silent_world(kube: Kubernetes, _session: Any, _token: str, clock: Clock) -> 
 
 @pytest.fixture
 def state_dir() -> Iterator[Path]:
-    path = Path(tempfile.mkdtemp(prefix="sdi-", dir="/tmp"))
+    path = Path(tempfile.mkdtemp(prefix="sdi-"))
     yield path
     table = MachineTable()
     for seen in marked(StateDirectory.at(path), table):
@@ -143,7 +143,7 @@ async def test_a_second_one_is_refused_with_the_pid_of_the_first(state_dir: Path
 
 
 async def test_two_state_directories_run_side_by_side(state_dir: Path, manifests: Path) -> None:
-    other = Path(tempfile.mkdtemp(prefix="sdi-", dir="/tmp"))
+    other = Path(tempfile.mkdtemp(prefix="sdi-"))
     try:
         async with running(state_dir, manifests) as (_, first), running(other, manifests) as (stop, second):
             stop.ask()

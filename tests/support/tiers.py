@@ -1,0 +1,134 @@
+"""Which tests gate a change, and which are left to `make test-all`.
+
+Tests of tests/unit, tests/contract and tests/fuzz gate unless they are marked `extended`. So do tests of tests/cluster
+that need no more than an API server. Of the tests that start real processes, those of this list gate: one for each
+promise. The others are marked `extended` here.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+TESTS: Final = Path(__file__).parents[1]
+
+GATE: Final[dict[str, tuple[str, ...]]] = {
+    # A canary is promoted, aborted and rolled back under load. Replica, agent, Serve and reconciler die. No request is lost.
+    "integration/no_request_lost/test_no_request_lost.py": (),
+    # Evidence promotes a good canary and rolls back bad ones; agent and operator die meanwhile.
+    "integration/evidence/test_evidence_rollouts.py": (),
+    # Bad manifests, models, requests and commands are refused with a reason, and lose nothing.
+    "integration/bad_input/test_bad_input.py": (),
+    # A model is served on real Ray, and real clients speak each protocol.
+    "integration/runtime/test_serve.py": (
+        "test_a_replica_answers_below_its_prefix",
+        "test_streams_through_serve",
+        "test_a_bad_revision_leaves_the_good_one_alone",
+        "test_clients_of_the_protocol_through_serve",
+    ),
+    "integration/runtime/test_through_the_edge.py": (),
+    "integration/serve_port/test_serve_port.py": (),
+    # The demo of the README.
+    "integration/demo/test_demo.py": ("test_the_demo_shows_a_canary_and_a_refusal_without_losing_a_request",),
+    # The edge routes, splits and counts every request once, and survives kill -9.
+    "integration/edge/test_routing.py": (),
+    "integration/edge/test_split.py": (),
+    "integration/edge/test_ends.py": (),
+    "integration/edge/test_units.py": (
+        "test_a_cookie_is_the_unit_and_is_issued_where_there_is_none",
+        "test_a_value_in_the_body_is_the_unit",
+        "test_blocks_groups_and_slow_answers_are_told_on_request",
+    ),
+    "integration/edge/test_replicas.py": (
+        "test_a_replica_killed_under_load_fails_no_request",
+        "test_a_removed_replica_finishes_what_it_has",
+        "test_replicas_come_and_go_under_load",
+    ),
+    "integration/edge/test_restarts.py": (
+        "test_the_agent_dies_under_load_and_the_next_one_accounts_for_every_request",
+        "test_a_bad_document_changes_nothing_and_says_why",
+        "test_a_reload_under_load_fails_nothing_and_loses_nothing",
+        "test_haproxy_restarts_with_what_was_in_force_even_without_an_agent",
+    ),
+    "integration/edge/test_admission.py": (
+        "test_no_framing_smuggles_a_second_request",
+        "test_headers_in_disguise_are_taken_away",
+    ),
+    "integration/edge/test_authentication.py": ("test_only_who_has_a_key_is_let_in_and_no_replica_sees_it",),
+    "integration/edge/test_tls.py": ("test_each_host_has_its_certificate_and_the_client_can_check_it",),
+    "integration/edge/test_grpc.py": (
+        "test_a_client_of_the_protocol_is_served_and_the_edge_names_the_application",
+        "test_every_end_of_a_call_counts_as_what_it_is",
+    ),
+    "integration/edge/test_feedback.py": (
+        "test_an_outcome_is_counted_for_the_arm_and_epoch_of_its_exposure",
+        "test_what_was_acknowledged_before_an_agent_was_killed_is_counted_once",
+        "test_what_is_no_feedback_is_refused_and_counted",
+    ),
+    "integration/edge/test_shadow.py": (
+        "test_a_copy_is_the_request_without_credentials_and_its_pair_is_compared",
+        "test_whatever_a_candidate_does_no_caller_waits_for_it",
+    ),
+    # The operator's process hands over its Lease, also when it is killed.
+    "integration/operator_process/test_hand_over.py": (),
+    # An Experiment on a real operator, edge and store drops the arm that has gone.
+    "integration/local_experiments/test_experiments.py": (
+        "test_an_arm_that_is_gone_wins_nothing_by_what_is_told_since",
+    ),
+    # Local mode finds, adopts and ends its processes.
+    "integration/local/test_process_table.py": (),
+    # Models come from stores whole or not at all.
+    "integration/sources/test_cache.py": (),
+    "integration/sources/test_hostile_store.py": (),
+    # The chart is installed, upgraded and removed.
+    "cluster/test_chart.py": (),
+    # Digits are served by name, promoted, and rolled back on evidence while an edge and the operator die.
+    "cluster/test_node.py": (),
+    "cluster/test_serving.py": (),
+    "cluster/test_serving_chaos.py": ("test_a_step_outlives_its_operator_its_head_a_worker_and_an_edge",),
+    "cluster/test_serving_end.py": (),
+}
+
+
+def pytest_configure() -> None:
+    """Refuse a list that names what does not exist: the gate would lack it unnoticed."""
+    if unknown := unknown_tests(GATE):
+        raise pytest.UsageError(
+            f"tests/support/tiers.py: no such test: {', '.join(unknown)}; rename or remove it there"
+        )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what the gate leaves out."""
+    for item in items:
+        if _starts_processes(item) and not _gates(item):
+            item.add_marker(pytest.mark.extended)
+
+
+def unknown_tests(gate: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """Return files and tests of a list that are not in the tree."""
+    texts = {path: (TESTS / path).read_text() if (TESTS / path).exists() else None for path in gate}
+    missing = [path for path, text in texts.items() if text is None]
+    return missing + [
+        f"{path}::{name}" for path in gate for name in gate[path] if f"def {name}(" not in (texts[path] or "")
+    ]
+
+
+def _starts_processes(item: pytest.Item) -> bool:
+    folder = _file(item).partition("/")[0]
+    return folder == "integration" or (folder == "cluster" and "cluster" in getattr(item, "fixturenames", ()))
+
+
+def _gates(item: pytest.Item) -> bool:
+    names = GATE.get(_file(item))
+    return names is not None and (not names or _name(item) in names)
+
+
+def _file(item: pytest.Item) -> str:
+    return item.path.relative_to(TESTS).as_posix() if item.path.is_relative_to(TESTS) else ""
+
+
+def _name(item: pytest.Item) -> str:
+    return getattr(item, "originalname", item.name)
