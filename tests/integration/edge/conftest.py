@@ -20,7 +20,7 @@ from aiohttp import web
 
 from ports import free_port
 from stand_in_ray import end
-from waiting import comes_true
+from waiting import PATIENCE_S, comes_true, patience
 
 EDGE = (sys.executable, "-c", "from sundog_edge.cli import main; main()")
 
@@ -96,7 +96,7 @@ class Replica:
             for number in range(int(query["events"])):
                 await response.write(f"data: {number}\n\n".encode())
                 # The next event only once the test has had this one.
-                await asyncio.wait_for(self.go_on.acquire(), 60)
+                await asyncio.wait_for(self.go_on.acquire(), PATIENCE_S)
             return response
         if "plain" in query:
             return web.Response(
@@ -314,7 +314,7 @@ class Edge:
             if process is not None and process.returncode is None:
                 process.terminate()
                 try:
-                    await asyncio.wait_for(process.wait(), 8)
+                    await asyncio.wait_for(process.wait(), patience(8))
                 except TimeoutError:
                     process.kill()
                     await process.wait()
@@ -355,13 +355,13 @@ class Edge:
         return dict(total)
 
     async def raw(self, request: bytes, *, half_close: bool = False) -> bytes:
-        """Everything that is answered on one connection to `request`, until it is closed or 5 s are over."""
+        """Everything that is answered on one connection to `request`, until it is closed or the time is over."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.http_port)
         writer.write(request)
         if half_close:
             writer.write_eof()
         try:
-            return await asyncio.wait_for(reader.read(), 5)
+            return await asyncio.wait_for(reader.read(), PATIENCE_S)
         finally:
             writer.close()
 

@@ -5,6 +5,8 @@ import json
 
 import pytest
 
+from waiting import PATIENCE_S
+
 pytestmark = pytest.mark.haproxy
 
 HOST = b"host: digits.vision.svc\r\n"
@@ -171,7 +173,10 @@ async def test_the_first_event_arrives_before_the_last_is_sent(edge, digits):
     async with edge.session.get(f"{edge.url}/digits/?events=3") as response:
         assert response.headers["content-type"] == "text/event-stream"
         for number in range(3):
-            assert await asyncio.wait_for(response.content.readuntil(b"\n\n"), 60) == f"data: {number}\n\n".encode()
+            assert (
+                await asyncio.wait_for(response.content.readuntil(b"\n\n"), PATIENCE_S)
+                == f"data: {number}\n\n".encode()
+            )
             digits["stable"].go_on.release()
         assert await response.content.read() == b""
     assert edge.ends(await edge.settled(1)) == {"ok": 1}

@@ -15,6 +15,7 @@ from tritonclient.grpc import service_pb2_grpc as service
 
 from sundog_edge.haproxy.holding import STREAMS
 from sundog_runtime.protocol.grpc_service import METHODS, add_to_server
+from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.haproxy
 
@@ -317,7 +318,7 @@ async def test_calls_that_ask_nothing_of_the_model_are_probes(edge, called):
         )
         for _ in range(8):
             for method, request in asked:
-                await method(request, timeout=10.0)
+                await method(request, timeout=PATIENCE_S)
         await call(opened)
 
     async def counted() -> bool:
@@ -388,7 +389,7 @@ async def test_a_compressed_message_is_refused_before_anybody_unpacks_it(edge, c
         stub = service.GRPCInferenceServiceStub(opened)
         request = protocol.ModelInferRequest(model_name="digits", id="x" * 2000)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await stub.ModelInfer(request, timeout=10.0, compression=grpc.Compression.Gzip)
+            await stub.ModelInfer(request, timeout=PATIENCE_S, compression=grpc.Compression.Gzip)
         wanted = "a compressed message is not supported; send it as it is"
         assert (caught.value.code().name, caught.value.details()) == ("UNIMPLEMENTED", wanted)
         assert called["stable"].seen == []
@@ -442,7 +443,7 @@ async def status_of(edge, headers: dict[str, str], data: bytes) -> int | None:
     reader, writer = await asyncio.open_connection("127.0.0.1", edge.http_port)
     writer.write(opening(VALID_CALL | headers) + data_frames(data, last=True))
     block, ended = b"", False
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while not ended:
             head = await reader.readexactly(9)
             payload = await reader.readexactly(int.from_bytes(head[:3], "big"))
@@ -573,7 +574,7 @@ async def test_a_message_that_comes_drop_by_drop_has_the_calls_time(edge, called
 
     await edge.comes_true(under_way, "the slow call at the replica")
     async with channel(edge) as opened:
-        assert await code(opened, timeout=60.0) == "OK", "its place was not free"
+        assert await code(opened, timeout=PATIENCE_S) == "OK", "its place was not free"
     assert await dripping < DROPS, "it was not answered DEADLINE_EXCEEDED"
     writer.close()
 

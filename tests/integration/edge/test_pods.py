@@ -7,6 +7,8 @@ import time
 import aiohttp
 import pytest
 
+from waiting import PATIENCE_S
+
 pytestmark = pytest.mark.haproxy
 
 COMMAND = (sys.executable, "-c", "from sundog_edge.cli import main; main()")
@@ -55,7 +57,7 @@ async def test_a_leaving_edge_finishes_what_it_has_obeys_and_tells_until_the_end
     await restart_agent(edge, "--linger-seconds", "0.5")
     await edge.up("digits", stable=1)
     slow = asyncio.create_task(edge.get("/digits/?sleep=3"))
-    await asyncio.wait_for(digits["stable"].entered.wait(), 60)
+    await asyncio.wait_for(digits["stable"].entered.wait(), PATIENCE_S)
     drain = await asyncio.create_subprocess_exec(
         *COMMAND, "drain", "--pid", str(edge.haproxy.pid), "--delay-seconds=0.1"
     )
@@ -75,11 +77,11 @@ async def test_a_leaving_edge_finishes_what_it_has_obeys_and_tells_until_the_end
     assert seen["services"]["digits"]["epoch"] == 5
     assert seen["services"]["digits"]["inFlight"]["digits-r7"] == 1
     assert (await slow).status == 200
-    assert await asyncio.wait_for(edge.haproxy.wait(), 60) == 0
-    assert await asyncio.wait_for(drain.wait(), 60) == 0
+    assert await asyncio.wait_for(edge.haproxy.wait(), PATIENCE_S) == 0
+    assert await asyncio.wait_for(drain.wait(), PATIENCE_S) == 0
     last = await edge.evidence()
     assert edge.ends(last)["ok"] == sum(row["assigned"] for row in last["counters"])
-    assert await asyncio.wait_for(edge.agent.wait(), 60) == 0
+    assert await asyncio.wait_for(edge.agent.wait(), PATIENCE_S) == 0
 
 
 async def test_a_drain_waits_before_it_closes_the_door(edge, digits):
@@ -88,5 +90,5 @@ async def test_a_drain_waits_before_it_closes_the_door(edge, digits):
     while time.monotonic() - began < 2:
         async with aiohttp.ClientSession() as anew, anew.get(edge.url + "/digits/") as response:
             assert response.status == 200
-    assert await asyncio.wait_for(edge.haproxy.wait(), 60) == 0
-    assert await asyncio.wait_for(drain.wait(), 60) == 0
+    assert await asyncio.wait_for(edge.haproxy.wait(), PATIENCE_S) == 0
+    assert await asyncio.wait_for(drain.wait(), PATIENCE_S) == 0

@@ -9,6 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from sundog_edge.assignment import bucket
+from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.haproxy
 
@@ -133,7 +134,7 @@ async def test_probes_that_fail_or_hang_say_nothing_of_an_arm(edge, digits):
     await edge.apply(halves(edge, requestTimeoutSeconds=5.0))
     replica.entered.clear()
     hanging = asyncio.create_task(ask(edge, "GET", "/v2/health/ready?sleep=2", by_host=True, x_user_id=user))
-    await asyncio.wait_for(replica.entered.wait(), 60)
+    await asyncio.wait_for(replica.entered.wait(), PATIENCE_S)
     running = {row["origin"]: row["inFlight"] for row in (await edge.evidence())["counters"] if row["inFlight"]}
     assert running == {"probe": 1}
     assert (await hanging).status == 200

@@ -6,13 +6,15 @@ from typing import Any
 
 import pytest
 
+from waiting import PATIENCE_S
+
 pytestmark = pytest.mark.haproxy
 
 
 async def raw(edge, request: bytes) -> bytes:
     reader, writer = await asyncio.open_connection("127.0.0.1", edge.http_port)
     writer.write(request)
-    answer = await asyncio.wait_for(reader.read(), 60)
+    answer = await asyncio.wait_for(reader.read(), PATIENCE_S)
     writer.close()
     return answer
 

@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from sundog_edge.assignment import bucket, group, json_unit, unit_hash
 from sundog_edge.loglines import SLOW
+from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.haproxy
 
@@ -277,7 +278,7 @@ async def test_blocks_groups_and_slow_answers_are_told_on_request(edge, digits):
     # What began under a threshold is judged by it, whatever has come into force since.
     digits["canary"].entered.clear()
     running = asyncio.create_task(ask_as(edge, other, "?events=1"))
-    await asyncio.wait_for(digits["canary"].entered.wait(), 60)
+    await asyncio.wait_for(digits["canary"].entered.wait(), PATIENCE_S)
     await two_thresholds(edge, stable=1, canary=None)
     digits["canary"].go_on.release()
     await running
@@ -315,7 +316,7 @@ async def test_each_threshold_of_an_arm_is_in_force_and_counts_for_itself(edge, 
 
 async def test_a_hanging_request_shows_in_flight_with_its_block(edge, digits):
     task = asyncio.create_task(edge.get("/digits/?sleep=3"))
-    await asyncio.wait_for(digits["stable"].entered.wait(), 60)
+    await asyncio.wait_for(digits["stable"].entered.wait(), PATIENCE_S)
 
     async def running():
         rows = (await edge.evidence("detail=blocks"))["counters"]

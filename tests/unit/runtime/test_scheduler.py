@@ -18,6 +18,7 @@ from sundog_runtime.pace import LONG_SECONDS, is_small
 from sundog_runtime.scheduler import PATIENCE, Scheduler
 from sundog_runtime.signature import Signature
 from sundog_runtime.tensors import TensorSpec
+from waiting import PATIENCE_S
 
 DECLARED = Signature((TensorSpec("x", "float32", (-1, 2)),))
 
@@ -34,7 +35,7 @@ class Gate:
         self.calls.append(batch)
         self.contexts.append(joined())
         self.began.set()
-        assert self.go.wait(30)
+        assert self.go.wait(PATIENCE_S)
         return self._answer(batch)
 
 
@@ -237,7 +238,7 @@ async def test_who_leaves_while_the_others_are_tried_alone_is_not_tried(make: Ca
     def fail(batch: Any) -> Any:
         if batch[0, 0] == 13:
             began.set()
-            assert go.wait(30)
+            assert go.wait(PATIENCE_S)
         raise ValueError("never")
 
     gate = Gate(fail)

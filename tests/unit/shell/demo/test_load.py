@@ -8,6 +8,7 @@ import pytest
 from aiohttp import web
 
 from sundog_operator.shell.demo.load import Load, Sample
+from waiting import PATIENCE_S
 
 BODIES = tuple(orjson.dumps({"inputs": [[[digit] * 8] * 8]}) for digit in range(10))
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -41,7 +42,7 @@ async def echo(request: web.Request) -> web.Response:
 
 async def samples(url: str, at_least: int, **options: int) -> list[Sample]:
     load = Load(url, BODIES, pause_s=0.0, **options)  # type: ignore[arg-type]
-    async with load.running(), asyncio.timeout(60):
+    async with load.running(), asyncio.timeout(PATIENCE_S):
         while True:
             if len(load.samples) >= at_least:
                 break
@@ -81,7 +82,7 @@ async def test_the_end_waits_for_the_answers_that_are_due(serve: Serve) -> None:
 
     load = Load(await serve(answer), BODIES, clients=1)
     async with load.running():
-        await asyncio.wait_for(waiting.wait(), 60)
+        await asyncio.wait_for(waiting.wait(), PATIENCE_S)
         asyncio.get_running_loop().call_later(0.05, released.set)
     assert [sample.problem for sample in load.samples] == [""]
 
