@@ -173,7 +173,7 @@ async def test_a_claim_whose_server_is_away_holds_up_nobody(
     monkeypatch.setattr(Path, "is_dir", waits)
     place = "pvc://logs/a/000001"
     answer = await EdgeLogs(0.5, tmp_path).write(experiment(), edge.pods, place, "parquet", AT, final=False)
-    assert away.is_set(), "it was looked at"
+    assert await asyncio.to_thread(away.wait, PATIENCE_S), "it was looked at"
     assert answer.problem == f"{place}: not written within 0.5 s"
     back.set()
 

@@ -250,7 +250,7 @@ async def test_behind_a_store_that_hangs_nobody_waits_for_ever(desk: Desk) -> No
         answers = await asyncio.gather(*(desk.take(converted(desk.id(number))) for number in range(20)))
     assert {(status, answer["code"]) for status, answer in answers} == {(503, "FeedbackUnavailable")}
     assert desk.intake.failures == 20
-    desk.store.hangs = False
+    desk.store.hangs, desk.intake._answer_s = False, PATIENCE_S
     assert (await desk.take(converted(desk.id(1))))[1]["accepted"] == 1
 
 

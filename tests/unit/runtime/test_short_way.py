@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from sundog_runtime import pace
 from sundog_runtime.context import parameters
 from sundog_runtime.protocol.query import Buffer, Reply
 from sundog_runtime.replica import Replica
@@ -362,8 +364,10 @@ async def test_a_server_that_ends_closes_idle_connections_and_finishes_the_other
 
 
 @pytest.fixture
-async def replica(torch_model: Path, args: Any) -> AsyncIterator[Replica]:
-    """A network that has proved to be quick."""
+async def replica(torch_model: Path, args: Any, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Replica]:
+    """A network that has proved to be quick: on a busy machine too."""
+    monkeypatch.setattr(pace, "QUICK_SECONDS", math.inf)
+    monkeypatch.setattr(pace, "LONG_SECONDS", math.inf)
     made = await Replica.start(args(torch_model))
     await made.reconfigure({"maxRequestBytes": 1000})
     async with httpx.AsyncClient(transport=httpx.ASGITransport(made.app), base_url="http://replica") as client:

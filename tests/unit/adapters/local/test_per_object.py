@@ -50,7 +50,7 @@ class Hour:
         self.now = inner.now
 
     async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(0 if seconds <= 1 else 60)
+        await (asyncio.sleep(0) if seconds <= 1 else asyncio.Event().wait())
 
 
 @pytest.fixture

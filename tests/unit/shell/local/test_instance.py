@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from sundog_operator.shell.exits import Exit
 from sundog_operator.shell.local import instance, place
 from sundog_operator.shell.local.instance import Parts, Stop, run, take_down
 from sundog_operator.shell.local.views import LineView
-from waiting import PATIENCE_S
+from waiting import PATIENCE_S, comes_true
 
 
 class Stubborn:
@@ -90,19 +90,16 @@ def left(path: Path) -> list[int]:
     return [seen.pid for seen in marked(StateDirectory.at(path), MachineTable())]
 
 
-async def eventually(condition: Callable[[], Any]) -> Any:
-    async with asyncio.timeout(PATIENCE_S):
-        while not (value := condition()):  # noqa: ASYNC110 what is awaited is a process
-            await asyncio.sleep(0.02)
-    return value
-
-
 @contextlib.asynccontextmanager
 async def running(path: Path, manifests: Path, grace_s: float = 0.1) -> AsyncIterator[tuple[Stop, asyncio.Task[Exit]]]:
     stop = Stop()
     parts = Parts(lambda kube, state, clock: [Stubborn(kube, state, clock, grace_s)], silent_world)
     task = asyncio.create_task(run(path, manifests, stop, LineView(), parts=parts))
-    await eventually(lambda: task.done() or (left(path) and (path / place.KUBECONFIG).exists()))
+
+    async def is_up() -> bool:
+        return task.done() or bool(left(path) and (path / place.KUBECONFIG).exists())
+
+    await comes_true(is_up, "an instance that runs")
     yield stop, task
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError, Exception):
