@@ -9,7 +9,7 @@ import signal
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -67,6 +67,12 @@ class Replica:
         self.checked += 1
         return web.json_response({self.prefix: self.prefix[1:]})
 
+    async def _linger(self, query: Mapping[str, str]) -> None:
+        await asyncio.sleep(float(query.get("sleep", 0)))
+        if "hold" in query:
+            # The answer only once the test has seen what it wants to see meanwhile.
+            await asyncio.wait_for(self.go_on.acquire(), PATIENCE_S)
+
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
         self.seen.append(
@@ -74,7 +80,7 @@ class Replica:
         )
         self.entered.set()
         query = self.always or request.query
-        await asyncio.sleep(float(query.get("sleep", 0)))
+        await self._linger(query)
         if "die" in query:
             assert request.transport is not None
             if query["die"] == "after":
@@ -208,7 +214,7 @@ def service(name: str, arms: list[dict[str, Any]], **changes: Any) -> dict[str, 
         "unit": {"kind": "header", "name": "x-user-id"},
         "epoch": 0,
         "arms": arms,
-        "requestTimeoutSeconds": 5.0,
+        "requestTimeoutSeconds": PATIENCE_S,
         "maxRequestBytes": 100_000,
         "maxOngoingRequests": 64,
         **changes,

@@ -183,13 +183,13 @@ def channel(edge, authority: str = AUTHORITY) -> grpc.aio.Channel:
     return grpc.aio.insecure_channel(f"127.0.0.1:{edge.http_port}", options=options)
 
 
-async def call(opened: grpc.aio.Channel, kind: str = "", timeout: float = 10.0, **metadata: str | bytes):
+async def call(opened: grpc.aio.Channel, kind: str = "", timeout: float = PATIENCE_S, **metadata: str | bytes):
     pairs = tuple((name.replace("_", "-"), value) for name, value in metadata.items())
     request = protocol.ModelInferRequest(model_name="digits", id=kind)
     return await service.GRPCInferenceServiceStub(opened).ModelInfer(request, metadata=pairs, timeout=timeout)
 
 
-async def code(opened: grpc.aio.Channel, kind: str = "", timeout: float = 10.0, **metadata: str) -> str:
+async def code(opened: grpc.aio.Channel, kind: str = "", timeout: float = PATIENCE_S, **metadata: str) -> str:
     try:
         await call(opened, kind, timeout, **metadata)
     except grpc.aio.AioRpcError as error:
@@ -235,7 +235,7 @@ async def test_a_unit_has_the_same_arm_by_grpc_and_by_http(edge, called):
 
 async def test_a_channel_may_have_more_calls_under_way_than_a_connection_has_streams(edge, called):
     async with channel(edge) as opened:
-        found = await asyncio.gather(*(code(opened, "sleep=0.2", 60.0) for _ in range(3 * STREAMS)))
+        found = await asyncio.gather(*(code(opened, "sleep=0.2") for _ in range(3 * STREAMS)))
     assert Counter(found) == {"OK": 3 * STREAMS}
 
 
@@ -257,7 +257,7 @@ class Calls:
         await asyncio.gather(*self._tasks)
 
     async def one(self, kind: str = "") -> str:
-        found = await code(self._opened, kind, 60.0)
+        found = await code(self._opened, kind)
         self.ended[found] += 1
         return found
 
@@ -285,7 +285,7 @@ ENDS = (
     ("status=UNAVAILABLE", "UNAVAILABLE", "server5xx"),
     ("status=DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED", "timeout"),
     ("invalid", "OK", "invalid"),
-    ("sleep=3", "DEADLINE_EXCEEDED", "timeout"),
+    ("sleep=60", "DEADLINE_EXCEEDED", "timeout"),
 )
 
 
@@ -333,15 +333,17 @@ async def rows(edge, attempt: str) -> list[dict]:
 
 
 async def test_the_deadline_is_the_clients_or_the_services_whichever_is_earlier(edge, called):
+    await edge.apply(split(edge, requestTimeoutSeconds=2000.0))
     async with channel(edge) as opened:
-        await call(opened, timeout=60.0)
-        await call(opened, timeout=2.0)
+        await call(opened, timeout=3600.0)
+        await call(opened, timeout=1000.0)
         request = protocol.ModelInferRequest(model_name="digits")
         await service.GRPCInferenceServiceStub(opened).ModelInfer(request)
     capped, own, none = called["stable"].remaining
-    assert 2 < capped <= 5
-    assert own < 2.5
-    assert 2 < none <= 5
+    # Hundreds of seconds apart: what a call takes changes none of it.
+    assert 1100 < capped <= 2000
+    assert own < 1100
+    assert 1100 < none <= 2000
 
 
 async def test_the_edges_own_answers_are_statuses_that_clients_understand(edge, called, serve):
@@ -509,10 +511,10 @@ async def test_what_is_no_call_is_refused_and_no_arm_is_blamed(edge, called):
 DEADLINE_EXCEEDED = 4
 
 DEADLINES = (
-    ("1n", "sleep=3", "abortBefore"),
-    ("50m", "sleep=3", "abortBefore"),
-    ("300000u", "sleep=3", "abortBefore"),
-    ("1H", "sleep=3", "timeout"),
+    ("1n", "sleep=60", "abortBefore"),
+    ("50m", "sleep=60", "abortBefore"),
+    ("300000u", "sleep=60", "abortBefore"),
+    ("1H", "sleep=60", "timeout"),
     ("1000m", "status=DEADLINE_EXCEEDED", "timeout"),
 )
 """What a client asks for, what the model does, and how it ends where the service gives 2 s."""
@@ -584,7 +586,7 @@ async def test_a_killed_replica_costs_no_call_not_even_those_it_had(edge, called
     victim, http, port = await model_process("digits-r7")
     serve.targets["digits-r7"].append(http)
     serve.grpc["digits-r7"][http] = port
-    await edge.apply(split(edge, attempt="killed", requestTimeoutSeconds=60.0))
+    await edge.apply(split(edge, attempt="killed"))
     await edge.up("digits", stable=2)
     async with channel(edge) as opened, Calls(edge, opened) as load:
         said = asyncio.create_task(victim.stdout.readline())

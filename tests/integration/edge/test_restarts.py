@@ -223,7 +223,7 @@ async def two_boots(edge):
 
 
 async def test_requests_that_die_with_haproxy_are_lost_and_not_in_flight(edge, digits):
-    hanging = asyncio.create_task(edge.get("/digits/?sleep=4"))
+    hanging = asyncio.create_task(edge.get("/digits/?hold"))
     await digits["stable"].entered.wait()
     assert [row["inFlight"] for row in (await edge.evidence())["counters"]] == [1]
     edge.haproxy.kill()
