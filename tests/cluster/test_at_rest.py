@@ -33,9 +33,7 @@ def life(api_server: Cluster, tmp_path: Path) -> Iterator[Life]:
 def test_idle_model_deployments_are_written_to_by_nobody(life: Life, api_server: Cluster) -> None:
     kubectl, asked = api_server.kubectl, Asked(api_server)
     kubectl.apply(*(model_deployment(1, f"idle-{index}") for index in range(COUNT)))
-    life.until(
-        lambda: all(map(fleet.is_ready, kubectl.get("-n", TEAM, MDEP)["items"])), "all of them Ready", within=200
-    )
+    life.until(lambda: all(map(fleet.is_ready, kubectl.get("-n", TEAM, MDEP)["items"])), "all of them Ready")
     rounds(life, asked, 1)
     before = asked.writes()
     rounds(life, asked, ROUNDS)

@@ -21,10 +21,10 @@ from real_kubernetes.checkout import pod_spec
 from real_kubernetes.cluster import BINARIES
 from real_serving import Json, Serving, Team
 from store_processes import BUILD_S, VERSITYGW, go_tool
-from waiting import comes_true
+from waiting import comes_true, patience
 
 pytest.importorskip("pyarrow")
-pytestmark = pytest.mark.timeout(BUILD_S + 900)
+pytestmark = pytest.mark.timeout(BUILD_S + patience(900))
 
 SHOP, AB, MEXP = "shop", "ab", "experiments.serving.sundog.dev"
 CLAIM = "models"

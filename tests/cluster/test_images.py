@@ -12,22 +12,22 @@ from real_kubernetes import node
 from real_kubernetes.binaries import HELM, ROOT
 from real_kubernetes.cluster import BINARIES, Cluster
 from real_kubernetes.helm import CHART, Helm
-from real_kubernetes.kubectl import Object
-from waiting import eventually
+from real_kubernetes.kubectl import WAIT_S, Object
+from waiting import PATIENCE_S, eventually, patience
 
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = pytest.mark.timeout(patience(1800))
 
 NAMESPACE = "sundog-image"
 REGISTRY = "localhost/sundog"
 TAG = "test"
 RUNTIME = "registry.example.com/sundog/runtime:none"
-BUILD_S = 1500
+BUILD_S = patience(1500)
 NEEDED = ("buildah", "debootstrap")
 
 
 def buildah(*arguments: str) -> str:
     command = ("buildah", *arguments)
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=True).stdout
 
 
 def built() -> set[str]:
@@ -107,7 +107,8 @@ def test_it_runs_as_an_edge_and_rays_pods_are_let_in(installed: Helm, cluster: C
         said = kubectl.get("-n", NAMESPACE, "events")["items"]
         assert [event["message"] for event in said if "violates PodSecurity" in event["message"]] == []
     finally:
-        kubectl("-n", NAMESPACE, "delete", "modeldeployments.serving.sundog.dev", "digits", "--timeout=120s")
+        gone = ("delete", "modeldeployments.serving.sundog.dev", "digits", f"--timeout={WAIT_S}s")
+        kubectl("-n", NAMESPACE, *gone, timeout=WAIT_S + 10)
 
 
 def answers_as_an_edge(pod: Object) -> bool:
@@ -115,7 +116,7 @@ def answers_as_an_edge(pod: Object) -> bool:
     states = {each["name"]: each.get("started") for each in pod["status"].get("containerStatuses", ())}
     if states != {"haproxy": True, "agent": True}:
         return False
-    answer = httpx.post(f"http://{pod['status']['podIP']}:8080/digits/", json={"inputs": [[1.0]]})
+    answer = httpx.post(f"http://{pod['status']['podIP']}:8080/digits/", json={"inputs": [[1.0]]}, timeout=PATIENCE_S)
     return answer.status_code == 503 and answer.json()["code"] == "NotReady"
 
 

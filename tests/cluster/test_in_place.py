@@ -19,9 +19,10 @@ from real_kubernetes.cluster import BINARIES
 from real_local import condition
 from real_serving import MDEP, Json, Serving, Team, processes_of
 from sundog_operator.core import names
+from waiting import patience
 
 # Each walks for minutes, for Ray gives an idle pod back only after a while.
-pytestmark = [pytest.mark.campaign, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.campaign, pytest.mark.timeout(patience(900))]
 
 GPU = "nvidia.com/gpu"
 CLAIM = "models"

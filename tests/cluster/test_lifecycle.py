@@ -13,7 +13,7 @@ from real_kubernetes.binaries import CONTROL_PLANE, Binaries
 from real_kubernetes.cluster import BINARIES, Cluster, directory_of, down, up
 from real_kubernetes.instance import ClusterError, Instance
 from real_kubernetes.traces import nothing_left
-from waiting import eventually
+from waiting import PATIENCE_S, eventually
 
 # They start nodes of their own.
 pytestmark = pytest.mark.node
@@ -48,7 +48,7 @@ def test_a_killed_start_is_cleared_by_its_records(directory: Path) -> None:
         starter = subprocess.Popen((sys.executable, "-c", code, str(directory)), env=environment)
         eventually(lambda: "kube-apiserver" in Instance(directory).processes(), "the API server's start")
         starter.send_signal(signal.SIGKILL)
-        starter.wait(10)
+        starter.wait(PATIENCE_S)
         assert set(Instance(directory).processes()) >= {"etcd", "kube-apiserver"}
         down(directory)
 
@@ -96,6 +96,6 @@ def test_nodes_live_side_by_side_and_one_that_was_killed_leaves_nothing(cluster:
         sleeper = instance.start("sleeper", machine.entered(instance, ("sleep", "600")))
         for process in machine.inside(instance):
             process.kill()
-        sleeper.wait(10)
+        sleeper.wait(PATIENCE_S)
         down(directory)
     assert cluster.kubectl.succeeds("get", "nodes")

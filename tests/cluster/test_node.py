@@ -10,15 +10,16 @@ from real_kubernetes import node
 from real_kubernetes.checkout import pod_spec
 from real_kubernetes.cluster import BINARIES, Cluster
 from real_kubernetes.images import write_base_image
-from real_kubernetes.kubectl import Object
+from real_kubernetes.kubectl import WAIT_S, Object
+from waiting import PATIENCE_S
 
 SERVER = "import http.server; http.server.HTTPServer(('', 8080), http.server.SimpleHTTPRequestHandler).serve_forever()"
-CLIENT = """
+CLIENT = f"""
 import ssl, urllib.request, sundog_operator
 print(sundog_operator.__path__[0])
-print(urllib.request.urlopen("http://web.node-test.svc", timeout=20).status)
+print(urllib.request.urlopen("http://web.node-test.svc", timeout={PATIENCE_S}).status)
 context = ssl.create_default_context(cafile="/var/run/secrets/kubernetes.io/serviceaccount/ca.crt")
-print(urllib.request.urlopen("https://kubernetes.default/version", context=context, timeout=20).status)
+print(urllib.request.urlopen("https://kubernetes.default/version", context=context, timeout={PATIENCE_S}).status)
 """
 
 
@@ -26,7 +27,7 @@ print(urllib.request.urlopen("https://kubernetes.default/version", context=conte
 def namespace(cluster: Cluster) -> Iterator[str]:
     cluster.kubectl("create", "namespace", "node-test")
     yield "node-test"
-    cluster.kubectl("delete", "namespace", "node-test", "--timeout=60s")
+    cluster.kubectl("delete", "namespace", "node-test", f"--timeout={WAIT_S}s", timeout=WAIT_S + 10)
 
 
 def pod(name: str, spec: Object, **labels: str) -> Object:
@@ -93,4 +94,4 @@ def test_kuberay_makes_the_head_of_a_cluster(cluster: Cluster, namespace: str) -
         {"apiVersion": "ray.io/v1", "kind": "RayCluster", "metadata": metadata, "spec": {"headGroupSpec": head}}
     )
     cluster.kubectl.wait("-n", namespace, "--for=create", "service/tiny-head-svc")
-    cluster.kubectl("delete", "-n", namespace, "raycluster", "tiny", "--timeout=60s")
+    cluster.kubectl("delete", "-n", namespace, "raycluster", "tiny", f"--timeout={WAIT_S}s", timeout=WAIT_S + 10)

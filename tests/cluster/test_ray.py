@@ -25,6 +25,7 @@ from real_local import NET
 from real_serving import USER, Json, Serving, Team, has_store
 from sundog_operator.api.installation import parse_installation
 from sundog_operator.core import names, ray_groups, ray_pods, ray_token
+from waiting import PATIENCE_S
 
 GPU = "nvidia.com/gpu"
 PRODUCT = "nvidia.com/gpu.product"
@@ -96,7 +97,7 @@ def manifest(name: str, folder: str = "predictor", entrypoint: str = "predictor:
 
 
 def post(url: str) -> httpx.Response:
-    return httpx.post(url, json={"inputs": [[1.0]]}, timeout=30, trust_env=False)
+    return httpx.post(url, json={"inputs": [[1.0]]}, timeout=PATIENCE_S, trust_env=False)
 
 
 def answer(team: Team, name: str) -> Json:

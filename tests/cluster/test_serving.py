@@ -17,8 +17,9 @@ from real_kubernetes import audit
 from real_serving import CLAIM, ROOT, Json, Team, Traffic, example, readme_commands
 from sundog_operator.core.rollout.tallies import Tallies, Tally
 from told_edges import ToldEdges
+from waiting import patience
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(patience(900))
 
 HELD_OUT = 540
 STEPS = [{"weight": 25, "gate": "time", "minDuration": "3s"}, {"weight": 50, "gate": "manual"}]
@@ -38,7 +39,9 @@ FLAWED = {"model": {"entrypoint": "behaving:Behaving", "config": {"failing": 0.2
 def test_the_example_is_served_by_the_name_of_its_service(vision: Team) -> None:
     began = time.monotonic()
     vision.kubectl("apply", "-f", "-", stdin=example())
-    vision.kubectl("wait", "mdep/digits", "--for=condition=Ready", "--timeout=10m", timeout=610)
+    vision.kubectl(
+        "wait", "mdep/digits", "--for=condition=Ready", f"--timeout={patience(600):.0f}s", timeout=patience(610)
+    )
     took = time.monotonic() - began
     assert vision.status()["url"] == "http://digits.vision.svc"
     with vision.traffic() as traffic:

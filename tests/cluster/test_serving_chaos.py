@@ -14,8 +14,9 @@ import pytest
 from charting import NAMESPACE
 from real_kubernetes import control_plane
 from real_serving import Json, Team, Traffic, has_store
+from waiting import patience
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(patience(900))
 
 AWAY_S = 30.0
 SLOW = 8

@@ -7,8 +7,9 @@ import pytest
 
 from charting import NAMESPACE, RELEASE
 from real_serving import MDEP, Json, Team
+from waiting import patience
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(patience(900))
 
 KINDS = (
     "pods,services,configmaps,secrets,serviceaccounts,roles,rolebindings,deployments,statefulsets,poddisruptionbudgets"

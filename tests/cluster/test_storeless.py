@@ -7,8 +7,9 @@ import httpx
 import pytest
 
 from real_serving import Serving, Team
+from waiting import PATIENCE_S, patience
 
-pytestmark = [pytest.mark.campaign, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.campaign, pytest.mark.timeout(patience(900))]
 
 IMAGE = [[0.0] * 8 for _ in range(8)]
 
@@ -30,7 +31,7 @@ def team(serving: Serving) -> Iterator[Team]:
 
 def asked(team: Team) -> httpx.Response:
     address = team.edges()[0]["status"]["podIP"]
-    return httpx.post(f"http://{address}:8080/digits/", json={"inputs": [IMAGE]}, timeout=60, trust_env=False)
+    return httpx.post(f"http://{address}:8080/digits/", json={"inputs": [IMAGE]}, timeout=PATIENCE_S, trust_env=False)
 
 
 def test_nothing_is_kept_for_the_next_head(team: Team) -> None:

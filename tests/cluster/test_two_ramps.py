@@ -12,8 +12,9 @@ from scipy.stats import chi2_contingency
 
 from digit_traffic import USER_HEADER
 from real_serving import Serving, Team, Traffic
+from waiting import patience
 
-pytestmark = [pytest.mark.campaign, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.campaign, pytest.mark.timeout(patience(900))]
 
 USERS = 300
 WEIGHTS = (25, 50, 75)

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from sundog_runtime.protocol.inference_pb2 import ModelInferRequest
+from waiting import patience
 
 pytest.importorskip("atheris", reason="atheris has no wheel for this platform")
 
@@ -111,7 +112,7 @@ SEEDS = {
 TARGETS = tuple(SEEDS)
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(patience(900))
 @pytest.mark.parametrize("target", TARGETS)
 def test_no_bytes_get_anything_but_a_documented_answer(target: str, tmp_path: Path) -> None:
     corpus = tmp_path / "corpus"

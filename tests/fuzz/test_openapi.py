@@ -18,7 +18,7 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from ports import free_port
 from real_local import save_network
-from waiting import eventually
+from waiting import PATIENCE_S, eventually, patience
 
 EXAMPLES = int(os.environ.get("SUNDOG_FUZZ_RUNS", "4000")) // 40
 """Requests for each operation and model."""
@@ -84,12 +84,12 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def _answers(url: str, process: subprocess.Popen[bytes]) -> bool:
     assert process.poll() is None, "the replica did not start"
     try:
-        return httpx.get(f"{url}/v2/health/ready").status_code == 200
+        return httpx.get(f"{url}/v2/health/ready", timeout=PATIENCE_S).status_code == 200
     except httpx.TransportError:
         return False
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(patience(900))
 def test_no_request_gets_a_500_or_what_the_document_does_not_say(server: Server) -> None:
     schema = _schema(server)
     before = server.process.memory_info().rss
@@ -109,7 +109,7 @@ def test_no_request_gets_a_500_or_what_the_document_does_not_say(server: Server)
             case.validate_response(response, excluded_checks=[positive_data_acceptance])
 
         attempt()
-    assert httpx.get(f"{server.url}/v2/health/ready").status_code == 200
+    assert httpx.get(f"{server.url}/v2/health/ready", timeout=PATIENCE_S).status_code == 200
     assert server.process.memory_info().rss - before < GROWTH_BYTES
 
 
@@ -123,7 +123,7 @@ def test_large_bodies_leave_nothing_behind(server: Server) -> None:
         b" " * LARGE_BYTES,
         b'{"inputs":[' + rows,
     )
-    with httpx.Client(base_url=server.url, timeout=60) as client:
+    with httpx.Client(base_url=server.url, timeout=PATIENCE_S) as client:
 
         def resident() -> int:
             statuses = {client.post("/", content=body).status_code for _ in range(10) for body in bodies}

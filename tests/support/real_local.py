@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 import psutil
 import yaml
 
-from waiting import eventually
+from waiting import PATIENCE_S, eventually, patience
 
 Json = dict[str, Any]
 
@@ -127,7 +127,7 @@ class Up:
                 start_new_session=True,
             )
 
-    def end(self, number: signal.Signals, timeout: float = 60.0) -> int:
+    def end(self, number: signal.Signals, timeout: float = PATIENCE_S) -> int:
         assert self.process is not None
         self.process.send_signal(number)
         return self.process.wait(timeout)
@@ -142,7 +142,7 @@ class Up:
             env={**os.environ, "SUNDOG_STATE_DIR": str(self.state)},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE_S,
             check=False,
         )
 
@@ -164,7 +164,7 @@ class Up:
             method=method,
         )
         try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
+            with urllib.request.urlopen(request, timeout=patience(30)) as answer:
                 return answer.status, json.loads(answer.read())
         except urllib.error.HTTPError as err:
             with err:
@@ -196,7 +196,7 @@ class Up:
         (record,) = (self.state / "edge").glob("*/unit.json")
         port = json.loads(record.read_bytes())["facts"]["agentPort"]
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/evidence", timeout=10) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/evidence", timeout=patience(10)) as answer:
                 document: Json = json.loads(answer.read())
         except OSError:
             return {}
@@ -229,7 +229,7 @@ def instance(folder: Path) -> Iterator[Up]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         if made.process is not None:
-            made.process.wait(10)
+            made.process.wait(PATIENCE_S)
         shutil.rmtree(state, ignore_errors=True)
 
 
@@ -296,7 +296,7 @@ class Clients:
     def stop(self) -> None:
         self._stop.set()
         for thread in self._threads:
-            thread.join(60)
+            thread.join(PATIENCE_S)
 
     @property
     def running(self) -> bool:
@@ -318,7 +318,7 @@ class Clients:
     def once(self) -> Any:
         """One more request, counted as all others: the outputs for the first batch."""
         parts = urlsplit(self.url)
-        connection = http.client.HTTPConnection(parts.netloc, timeout=60)
+        connection = http.client.HTTPConnection(parts.netloc, timeout=PATIENCE_S)
         with contextlib.closing(connection), self._lock:
             self.sent += 1
             connection.request("POST", parts.path, json.dumps({"inputs": self.batches[0]}).encode())
@@ -326,7 +326,7 @@ class Clients:
 
     def _ask(self, order: Sequence[int], pause_s: float) -> None:
         parts = urlsplit(self.url)
-        connection = http.client.HTTPConnection(parts.netloc, timeout=60)
+        connection = http.client.HTTPConnection(parts.netloc, timeout=PATIENCE_S)
         bodies = [json.dumps({"inputs": batch}).encode() for batch in self.batches]
         for which in itertools.cycle(order):
             if self._stop.is_set():

@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 
 from ports import free_ports
-from waiting import eventually
+from waiting import PATIENCE_S, eventually, patience
 
 _MARK = "SUNDOG_TEST_RAY"
 _LOOPBACK = "127.0.0.1"
@@ -42,7 +42,7 @@ class RayServe:
         """The JSON of an answer, None for an empty one. Raises urllib's HTTPError for 4xx and 5xx."""
         data = None if document is None else json.dumps(document).encode()
         request = urllib.request.Request(url, data, {"content-type": "application/json"}, method=method)
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
             body = answer.read()
         return json.loads(body) if body else None
 
@@ -158,7 +158,7 @@ def _start(directory: Path, mark: str, more: Mapping[str, str]) -> RayServe:
         "--disable-usage-stats",
         *(f"--{name}={value}" for name, value in options.items()),
     ]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     started = RayServe(
         dashboard=f"http://{_LOOPBACK}:{dashboard}",
@@ -209,11 +209,11 @@ def _has_open(process: psutil.Process, directory: Path) -> bool:
 
 
 def _stop(mark: str, directory: Path) -> set[psutil.Process]:
-    """Kill this Ray's processes until there are none; those that are left after half a minute."""
-    deadline = time.monotonic() + 30
+    """Kill this Ray's processes until there are none; those that are left when the time is over."""
+    deadline = time.monotonic() + PATIENCE_S
     while (found := _processes(mark, directory)) and time.monotonic() < deadline:
         for process in found:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        psutil.wait_procs(found, timeout=5)
+        psutil.wait_procs(found, timeout=patience(5))
     return found

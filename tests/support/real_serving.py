@@ -30,7 +30,7 @@ from real_kubernetes.instance import ClusterError
 from real_kubernetes.kubectl import Kubectl
 from real_local import condition
 from sundog_operator.core import names
-from waiting import PATIENCE_S, eventually
+from waiting import PATIENCE_S, eventually, patience
 
 EXAMPLE = ROOT / "examples" / "digits"
 CLAIM = "digits-models"
@@ -162,7 +162,7 @@ class Serving:
         """The folder with the trained models and the held-out images; beside the network of v2 is `behaving:Behaving`, which may fail."""
         folder = self.folder / "models"
         command = (sys.executable, "-m", "sundog_operator.shell.demo.training", str(folder))
-        subprocess.run(command, check=True, capture_output=True, timeout=300)
+        subprocess.run(command, check=True, capture_output=True, timeout=PATIENCE_S)
         shutil.copyfile(Path(campaigning.__file__).with_name("behaving.py"), folder / "v2" / "behaving.py")
         return folder
 
@@ -191,7 +191,7 @@ class Team:
     serving: Serving
     namespace: str
 
-    def kubectl(self, *arguments: str, stdin: str = "", timeout: float = 120) -> str:
+    def kubectl(self, *arguments: str, stdin: str = "", timeout: float = PATIENCE_S) -> str:
         return self.serving.kubectl("-n", self.namespace, *arguments, stdin=stdin, timeout=timeout)
 
     def load_models(self) -> None:
@@ -205,7 +205,12 @@ class Team:
         lines = [line for line in readme_commands(EXAMPLE / "README.md", "In a cluster") if line.startswith(_LOADING)]
         script = "\n".join(["set -euo pipefail", *lines]).replace("vision", self.namespace)
         done = subprocess.run(
-            ["bash", "-c", script], cwd=folder, env=self.environment(), capture_output=True, text=True, timeout=180
+            ["bash", "-c", script],
+            cwd=folder,
+            env=self.environment(),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
         )
         if done.returncode:
             raise ClusterError(f"{script}\n{done.stdout}{done.stderr}")
@@ -284,7 +289,7 @@ class Team:
     def sundog(self, *arguments: str) -> str:
         """What `kubectl sundog` prints. Raises ClusterError with its words where it fails."""
         command = (f"{sys.prefix}/bin/kubectl-sundog", *arguments, "--namespace", self.namespace)
-        done = subprocess.run(command, env=self.environment(), capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, env=self.environment(), capture_output=True, text=True, timeout=PATIENCE_S)
         if done.returncode:
             raise ClusterError(f"kubectl sundog {' '.join(arguments)}: {done.stdout}{done.stderr}")
         return done.stdout
@@ -390,7 +395,7 @@ class Traffic:
             found: Json = json.loads(cluster.kubectl("get", "--raw", path))
         else:
             url = f"http://{self.address}:{digit_traffic.PORT}/"
-            found = httpx.get(url, timeout=20, trust_env=False).json()
+            found = httpx.get(url, timeout=patience(20), trust_env=False).json()
         return found
 
     def until(self, reached: Callable[[Json], Any], what: str, seconds: float = PATIENCE_S) -> Json:

@@ -8,6 +8,7 @@ import httpx
 
 from edge_counts import booked
 from sundog_operator.core.edge_pods import AGENT_PORT
+from waiting import patience
 
 Json = dict[str, Any]
 
@@ -22,7 +23,7 @@ class ToldEdges:
         """Whether an edge tells what it has counted until now; of one that does not, the words before stay."""
         try:
             url = f"http://{pod['status']['podIP']}:{AGENT_PORT}/evidence"
-            told = httpx.get(url, timeout=5, trust_env=False).raise_for_status().json()
+            told = httpx.get(url, timeout=patience(5), trust_env=False).raise_for_status().json()
             # Its address may be another's by now.
             self.words[told["edge"]] = told
         except (httpx.HTTPError, ValueError, KeyError):

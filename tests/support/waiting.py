@@ -1,14 +1,36 @@
-"""Waiting for what other processes do."""
+"""Waiting for what other processes do, and how long a test may wait."""
 
 import asyncio
+import math
+import os
 import time
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
 T = TypeVar("T")
 
-PATIENCE_S: Final = 300.0
-"""A deadline that is never reached costs nothing, and a busy machine must fail no test."""
+
+def _scale(given: str) -> float:
+    """Return the factor that SUNDOG_PATIENCE gives. Ends the run with one line for anything that is no number above 0."""
+    try:
+        scale = float(given)
+    except ValueError:
+        scale = math.nan
+    if not 0 < scale < math.inf:
+        raise SystemExit(f"SUNDOG_PATIENCE: {given!r}; expected a number above 0, such as 3 on a slow machine.")
+    return scale
+
+
+_SCALE: Final = _scale(os.environ.get("SUNDOG_PATIENCE", "1"))
+
+
+def patience(seconds: float) -> float:
+    """Return a time limit in seconds, scaled by SUNDOG_PATIENCE. `seconds` is ten times what an idle machine needs."""
+    return seconds * _SCALE
+
+
+PATIENCE_S: Final = patience(300.0)
+"""The limit of a test that needs no longer one. It is for hangs only: a busy machine must fail no test."""
 
 
 def eventually(probe: Callable[[], T], what: str, within: float = PATIENCE_S) -> T:

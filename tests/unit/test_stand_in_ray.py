@@ -7,13 +7,14 @@ import pytest
 
 from ports import free_port
 from stand_in_ray import end, listen, replica
+from waiting import PATIENCE_S
 
 
 @pytest.mark.parametrize("turns", range(6))
 async def test_a_connection_that_comes_as_a_server_ends_ends_with_it(turns: int) -> None:
     port = free_port()
     runner = await listen(replica("digits", "/digits.app"), port)
-    with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S) as client:
         for _ in range(turns):
             await asyncio.sleep(0)
         await end(runner)

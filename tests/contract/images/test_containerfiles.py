@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from waiting import PATIENCE_S
+
 ROOT = Path(__file__).parents[3]
 IMAGES = ROOT / "images"
 FILES = sorted(IMAGES.glob("*.Containerfile"))
@@ -113,7 +115,10 @@ def test_how_images_are_stored_is_left_to_the_engine(tmp_path: Path) -> None:
     environment = {key: value for key, value in os.environ.items() if key != "STORAGE_DRIVER"}
     wanted = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "BASE": "debootstrap", "ARGS": "--layers=false"}
     subprocess.run(
-        [IMAGES / "build", "runtime"], env={**environment, **wanted, "ENGINE": "buildah"}, check=True, timeout=60
+        [IMAGES / "build", "runtime"],
+        env={**environment, **wanted, "ENGINE": "buildah"},
+        check=True,
+        timeout=PATIENCE_S,
     )
     inspected, built = told.read_text().splitlines()
     assert inspected.startswith("|inspect ")

@@ -16,6 +16,7 @@ from sundog_operator.adapters.memory_kubernetes.facade import serve
 from sundog_operator.adapters.memory_kubernetes.kubeconfig import write_kubeconfig
 from sundog_operator.errors import AlreadyExists, Conflict, DependencyError, Forbidden, Invalid, NotServed
 from sundog_operator.ports import CONFIG_MAP, DEPLOYMENT, Object, Ref, WatchEvent
+from waiting import PATIENCE_S
 
 A = Ref(CONFIG_MAP, "vision", "a")
 Respond = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -75,7 +76,7 @@ async def client(store: MemoryKubernetes, tmp_path: Path) -> AsyncIterator[Kuber
 
 
 async def take(events: AsyncIterator[WatchEvent], count: int) -> list[tuple[str, str]]:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_S):
         taken = [await anext(events) for _ in range(count)]
     return [(event.type, event.object["metadata"]["name"] if event.object else "") for event in taken]
 
@@ -125,7 +126,7 @@ class TestWatch:
             await take(events, 2)
             store.store.delete(A)
             store.compact()
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(PATIENCE_S):
                 event = await anext(events)
         assert event.type == "DELETED"
         assert event.object == {key: stored[key] for key in ("apiVersion", "kind", "metadata")}
@@ -147,7 +148,7 @@ class TestWatch:
         async with aclosing(client.watch(CONFIG_MAP)) as events:
             await take(events, 1)
             waiting = asyncio.ensure_future(take(events, 1))
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(PATIENCE_S):
                 await third_stream.wait()
             await store.apply(config_map("a"))
             assert await waiting == [("ADDED", "a")]

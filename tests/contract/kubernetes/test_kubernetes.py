@@ -21,11 +21,9 @@ from sundog_operator.ports import (
     WatchEvent,
     ref_of,
 )
+from waiting import PATIENCE_S
 
 Eventually = Callable[[Callable[[], Awaitable[Any]]], Awaitable[None]]
-
-WAIT_S = 60
-"""A real garbage collector knows a new kind only after half a minute."""
 
 DIGITS = Ref(MODEL_DEPLOYMENT, "vision", "digits")
 ACCEPTED = {
@@ -74,7 +72,7 @@ async def status_of(kube: Kubernetes, ref: Ref, status: Object) -> Object:
 
 
 async def take(events: AsyncIterator[WatchEvent], count: int) -> list[WatchEvent]:
-    async with asyncio.timeout(WAIT_S):
+    async with asyncio.timeout(PATIENCE_S):
         return [await anext(events) for _ in range(count)]
 
 

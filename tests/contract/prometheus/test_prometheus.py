@@ -1,6 +1,7 @@
 """One contract for what numbers are read from: the adapter against a real Prometheus, and the stand-in that the reconciler's tests use."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -155,7 +156,7 @@ async def test_it_is_asked_by_post_below_its_address(misbehaving: Callable[..., 
         return web.json_response({"status": "success", "data": {"resultType": "scalar", "result": [1, "7"]}})
 
     assert await (await misbehaving(handle)).query("up") == Reading(7)
-    assert seen == [("POST", "/prefix/api/v1/query", {"query": "up", "timeout": "300s"})]
+    assert seen == [("POST", "/prefix/api/v1/query", {"query": "up", "timeout": f"{math.ceil(PATIENCE_S)}s"})]
 
 
 async def test_no_redirect_is_followed(misbehaving: Callable[..., Any]) -> None:
@@ -236,5 +237,5 @@ async def test_the_stand_in_hangs_alike() -> None:
 
 
 async def test_one_that_is_not_there_is_told(session: aiohttp.ClientSession) -> None:
-    found = await HttpPrometheus(session, f"http://127.0.0.1:{free_port()}", 5).query("up")
+    found = await HttpPrometheus(session, f"http://127.0.0.1:{free_port()}", PATIENCE_S).query("up")
     assert found == Reading(problem="cannot reach Prometheus: it cannot be connected to")

@@ -14,9 +14,9 @@ from aiohttp import web
 
 from doubles.cluster import Cluster
 from sundog_operator.adapters.webhooks import HttpWebhooks, Reach
+from waiting import PATIENCE_S
 
 CONCEPTS = Path(__file__).parents[3] / "docs" / "concepts.md"
-PATIENCE_S = 60.0
 
 
 class Receiver:

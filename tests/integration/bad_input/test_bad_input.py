@@ -19,7 +19,7 @@ from tritonclient.grpc import service_pb2 as protocol
 
 from real_local import GROUP, condition, is_ready, save_network, weight
 from refused_specs import MODEL, REFUSED, REFUSED_EXPERIMENTS
-from waiting import eventually
+from waiting import PATIENCE_S, eventually
 
 pytestmark = [pytest.mark.ray, pytest.mark.haproxy]
 
@@ -72,7 +72,7 @@ def test_kubectl_is_told_the_same(bed: Any, tmp_path: Path) -> None:
         executable=shutil.which("kubectl"),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
         check=False,
     )
     assert done.returncode == 1
@@ -202,7 +202,7 @@ def ask(
 
     With `cut` the client may be told while it is still sending, and then reads on, as most do: nothing can follow on that connection.
     """
-    connection = http.client.HTTPConnection(*address(bed), timeout=30)
+    connection = http.client.HTTPConnection(*address(bed), timeout=PATIENCE_S)
     with contextlib.closing(connection):
         with contextlib.suppress(BrokenPipeError) if cut else contextlib.nullcontext():
             connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
@@ -451,7 +451,7 @@ def caller(serving: Any) -> Iterator[Callable[..., Any]]:
         method = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
 
         def call(message: bytes, service: str = "good") -> Any:
-            answer = method(message, timeout=30, metadata=(("sundog-service", service),))
+            answer = method(message, timeout=PATIENCE_S, metadata=(("sundog-service", service),))
             return protocol.ModelInferResponse.FromString(answer)
 
         eventually(lambda: is_answered(call), "gRPC through the edge")
@@ -503,7 +503,7 @@ def test_a_compressed_body_is_refused(bed: Any) -> None:
 @pytest.mark.parametrize("name", NO_HTTP)
 def test_what_is_no_request_is_answered_400(bed: Any, name: str) -> None:
     """The page is HAProxy's own: its parser answers before any configured reply can."""
-    with counted(bed, "malformed"), socket.create_connection(address(bed), timeout=30) as connection:
+    with counted(bed, "malformed"), socket.create_connection(address(bed), timeout=PATIENCE_S) as connection:
         connection.sendall(NO_HTTP[name])
         answer = connection.makefile("rb").read()
     assert answer.startswith(b"HTTP/1.1 400 ")

@@ -8,22 +8,23 @@ import shutil
 import signal
 import subprocess
 import sysconfig
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
+from waiting import PATIENCE_S, eventually, patience
+
 pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("sklearn", reason="scikit-learn is not installed")
 pytest.importorskip("matplotlib", reason="matplotlib is not installed")
 
-pytestmark = [pytest.mark.ray, pytest.mark.haproxy]
+pytestmark = [pytest.mark.ray, pytest.mark.haproxy, pytest.mark.timeout(patience(1200))]
 
 SUNDOG = Path(sysconfig.get_path("scripts"), "sundog")
 MARK = "SUNDOG_TEST_DEMO"
-DEADLINE_S = 420
+DEADLINE_S = patience(900)
 
 
 @pytest.fixture
@@ -99,16 +100,17 @@ def test_ctrl_c_while_ray_starts_leaves_nothing(tmp_path: Path, environment: dic
     with (tmp_path / "output").open("w+") as output:
         demo = subprocess.Popen([SUNDOG, "demo", "--out", out], env=environment, stdout=output, stderr=output)
         try:
-            deadline = time.monotonic() + DEADLINE_S
-            while not any("raylet" in process.name() for process in marked(environment[MARK])):
+
+            def starts() -> bool:
                 assert demo.poll() is None, (tmp_path / "output").read_text()
-                assert time.monotonic() < deadline
-                time.sleep(0.1)
+                return any("raylet" in process.name() for process in marked(environment[MARK]))
+
+            eventually(starts, "Ray's start")
             seen = state_dirs(marked(environment[MARK]))
             demo.send_signal(signal.SIGINT)
             # A second one, as impatient users do, must not cut the end short.
             demo.send_signal(signal.SIGINT)
-            assert demo.wait(120) == 130, (tmp_path / "output").read_text()
+            assert demo.wait(PATIENCE_S) == 130, (tmp_path / "output").read_text()
         finally:
             demo.kill()
     assert seen
@@ -132,9 +134,11 @@ def test_keep_leaves_it_up_and_says_how_to_go_on(tmp_path: Path, environment: di
     end = re.search(r"sundog local down --state-dir (\S+)", done.stdout)
     try:
         assert done.returncode == 0, done.stdout + done.stderr
-        answer = subprocess.run(commands["curl"], shell=True, capture_output=True, text=True, timeout=60, check=True)
+        answer = subprocess.run(
+            commands["curl"], shell=True, capture_output=True, text=True, timeout=PATIENCE_S, check=True
+        )
         assert len(json.loads(answer.stdout)["outputs"][0]) == 10
     finally:
         if end:
-            subprocess.run([SUNDOG, *end[0].split()[1:]], env=environment, timeout=120, check=True)
+            subprocess.run([SUNDOG, *end[0].split()[1:]], env=environment, timeout=PATIENCE_S, check=True)
             shutil.rmtree(end[1])

@@ -12,6 +12,7 @@ import pytest
 
 from measuring import standins
 from measuring.edge import Edge, arm, running_edge, service
+from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.haproxy
 
@@ -42,7 +43,7 @@ def test_each_example_does_what_it_shows(edge: Edge, tmp_path: Path) -> None:
             env={**os.environ, "EDGE": edge.url("").removesuffix("//")},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE_S,
             check=False,
         )
         assert done.returncode == 0, f"{code}\n{done.stderr}"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from real_local import GROUP, Up, condition, instance, processes_of, stable, weight
-from waiting import eventually
+from waiting import PATIENCE_S, eventually
 
 pytestmark = [pytest.mark.ray, pytest.mark.haproxy]
 
@@ -22,7 +22,6 @@ PART = re.compile(
     re.DOTALL | re.MULTILINE,
 )
 SERVER = "sundog local up "
-FIRST_START_S = 150.0
 
 
 @dataclass
@@ -42,7 +41,7 @@ class Reader:
             env={**self.environment, "ENDS_IN": str(ends_in)},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE_S,
             check=False,
         )
         assert done.returncode == 0, f"{commands}{done.stderr}\n{self.up.told()[-2000:]}"
@@ -65,7 +64,7 @@ class Reader:
         """Wait for what the text promises before the next block."""
         name, verb, *rest = what.split(" ", 2)
         try:
-            eventually(lambda: self._holds(name, verb, rest[0] if rest else ""), what, FIRST_START_S)
+            eventually(lambda: self._holds(name, verb, rest[0] if rest else ""), what)
         except TimeoutError as err:
             raise AssertionError(f"{err}\n{self.up.told()[-2000:]}") from err
 
@@ -127,5 +126,5 @@ def test_the_quickstart_does_what_it_says(reader: Reader) -> None:
                 assert normal(output) == normal(part["output"]), f"{part['commands']}{output}"
     assert compared >= 12
     assert reader.up.process is not None
-    assert reader.up.process.wait(30) == 0, reader.up.told()[-2000:]
+    assert reader.up.process.wait(PATIENCE_S) == 0, reader.up.told()[-2000:]
     assert processes_of(reader.up.state) == []

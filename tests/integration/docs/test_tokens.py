@@ -16,6 +16,7 @@ from measuring import standins
 from measuring.edge import Edge, arm, running_edge, service
 from sundog_operator.api import ModelDeployment
 from sundog_operator.core import traffic
+from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.haproxy
 
@@ -51,7 +52,7 @@ def run(command: str, edge: Edge, here: Path) -> str:
         env={**os.environ, "PATH": path, "EDGE": f"http://127.0.0.1:{edge.http_port}"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
         check=False,
     )
     assert done.returncode == 0, f"{command}\n{done.stderr}"

@@ -9,7 +9,7 @@ import signal
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -20,7 +20,7 @@ from aiohttp import web
 
 from ports import free_port
 from stand_in_ray import end
-from waiting import comes_true
+from waiting import PATIENCE_S, comes_true, patience
 
 EDGE = (sys.executable, "-c", "from sundog_edge.cli import main; main()")
 
@@ -67,6 +67,12 @@ class Replica:
         self.checked += 1
         return web.json_response({self.prefix: self.prefix[1:]})
 
+    async def _linger(self, query: Mapping[str, str]) -> None:
+        await asyncio.sleep(float(query.get("sleep", 0)))
+        if "hold" in query:
+            # The answer only once the test has seen what it wants to see meanwhile.
+            await asyncio.wait_for(self.go_on.acquire(), PATIENCE_S)
+
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
         self.seen.append(
@@ -74,7 +80,7 @@ class Replica:
         )
         self.entered.set()
         query = self.always or request.query
-        await asyncio.sleep(float(query.get("sleep", 0)))
+        await self._linger(query)
         if "die" in query:
             assert request.transport is not None
             if query["die"] == "after":
@@ -96,7 +102,7 @@ class Replica:
             for number in range(int(query["events"])):
                 await response.write(f"data: {number}\n\n".encode())
                 # The next event only once the test has had this one.
-                await asyncio.wait_for(self.go_on.acquire(), 60)
+                await asyncio.wait_for(self.go_on.acquire(), PATIENCE_S)
             return response
         if "plain" in query:
             return web.Response(
@@ -208,7 +214,7 @@ def service(name: str, arms: list[dict[str, Any]], **changes: Any) -> dict[str, 
         "unit": {"kind": "header", "name": "x-user-id"},
         "epoch": 0,
         "arms": arms,
-        "requestTimeoutSeconds": 5.0,
+        "requestTimeoutSeconds": PATIENCE_S,
         "maxRequestBytes": 100_000,
         "maxOngoingRequests": 64,
         **changes,
@@ -314,7 +320,7 @@ class Edge:
             if process is not None and process.returncode is None:
                 process.terminate()
                 try:
-                    await asyncio.wait_for(process.wait(), 8)
+                    await asyncio.wait_for(process.wait(), patience(8))
                 except TimeoutError:
                     process.kill()
                     await process.wait()
@@ -355,13 +361,13 @@ class Edge:
         return dict(total)
 
     async def raw(self, request: bytes, *, half_close: bool = False) -> bytes:
-        """Everything that is answered on one connection to `request`, until it is closed or 5 s are over."""
+        """Everything that is answered on one connection to `request`, until it is closed or the time is over."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.http_port)
         writer.write(request)
         if half_close:
             writer.write_eof()
         try:
-            return await asyncio.wait_for(reader.read(), 5)
+            return await asyncio.wait_for(reader.read(), PATIENCE_S)
         finally:
             writer.close()
 

@@ -5,6 +5,8 @@ import json
 
 import pytest
 
+from waiting import PATIENCE_S
+
 pytestmark = pytest.mark.haproxy
 
 HOST = b"host: digits.vision.svc\r\n"
@@ -151,7 +153,7 @@ async def test_headers_in_disguise_are_taken_away(edge, digits):
         "x-request-disconnect-disabled",
         "x-sundog-timeout-seconds",
     }
-    assert (seen["x-sundog-timeout-seconds"], seen["x-request-disconnect-disabled"]) == ("6", "?1")
+    assert (seen["x-sundog-timeout-seconds"], seen["x-request-disconnect-disabled"]) == (f"{PATIENCE_S + 1:g}", "?1")
 
 
 async def test_a_body_that_tells_no_length_is_capped_where_it_fits_a_buffer(edge, digits):
@@ -171,7 +173,10 @@ async def test_the_first_event_arrives_before_the_last_is_sent(edge, digits):
     async with edge.session.get(f"{edge.url}/digits/?events=3") as response:
         assert response.headers["content-type"] == "text/event-stream"
         for number in range(3):
-            assert await asyncio.wait_for(response.content.readuntil(b"\n\n"), 60) == f"data: {number}\n\n".encode()
+            assert (
+                await asyncio.wait_for(response.content.readuntil(b"\n\n"), PATIENCE_S)
+                == f"data: {number}\n\n".encode()
+            )
             digits["stable"].go_on.release()
         assert await response.content.read() == b""
     assert edge.ends(await edge.settled(1)) == {"ok": 1}
@@ -235,7 +240,7 @@ async def test_a_request_that_does_not_come_is_given_up(edge, strict):
 async def test_an_address_has_only_so_many_connections(edge, strict):
     held = [await asyncio.open_connection("127.0.0.1", edge.http_port) for _ in range(3)]
     for _, writer in held:
-        writer.write(b"GET /digits/?sleep=3 HTTP/1.1\r\nhost: a\r\n\r\n")
+        writer.write(b"GET /digits/?hold HTTP/1.1\r\nhost: a\r\n\r\n")
 
     async def three_running() -> bool:
         return len(strict.seen) == 3
@@ -243,6 +248,8 @@ async def test_an_address_has_only_so_many_connections(edge, strict):
     await edge.comes_true(three_running, "three requests at the replica")
     with pytest.raises((ConnectionError, AssertionError)):
         assert await edge.raw(b"GET /digits/ HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+    for _ in held:
+        strict.go_on.release()
     for reader, writer in held:
         assert (await reader.readline()).startswith(b"HTTP/1.1 200")
         writer.close()
@@ -265,14 +272,21 @@ async def test_no_more_wait_than_may_and_the_rest_is_told_at_once(edge, serve, r
             "digits",
             [edge.arm("stable", "digits-r7", [[0, 10_000]])],
             maxOngoingRequests=1,
-            queue={"maxRequests": waiting, "timeoutSeconds": 4.5},
+            queue={"maxRequests": waiting, "timeoutSeconds": PATIENCE_S},
         )
     )
     await edge.up("digits", stable=1)
-    first = asyncio.create_task(edge.get("/digits/?sleep=1.5"))
+    first = asyncio.create_task(edge.get("/digits/?hold"))
     await replica.entered.wait()
+    asked = [asyncio.create_task(edge.get("/digits/")) for _ in range(5)]
+
+    async def told() -> bool:
+        return sum(task.done() for task in asked) >= refused - 1
+
+    await edge.comes_true(told, "answers to those that may not wait")
+    replica.go_on.release()
     others: list[int] = []
-    for response in await asyncio.gather(*(edge.get("/digits/") for _ in range(5))):
+    for response in await asyncio.gather(*asked):
         others.append(response.status)
         if response.status == 503:
             assert response.headers["retry-after"] == "1"
@@ -292,10 +306,11 @@ async def test_a_wait_ends_when_the_service_says(edge, serve, replicas):
     queue = {"maxRequests": 10, "timeoutSeconds": 0.3}
     await edge.apply(edge.service("digits", arms, maxOngoingRequests=1, queue=queue))
     await edge.up("digits", stable=1)
-    first = asyncio.create_task(edge.get("/digits/?sleep=2"))
+    first = asyncio.create_task(edge.get("/digits/?hold"))
     await replica.entered.wait()
     assert (await edge.get("/digits/")).status == 503
     assert not first.done()
+    replica.go_on.release()
     assert (await first).status == 200
     assert json.loads((edge.root / "s" / "layout.json").read_text())["waits"][0][1] == 300
 

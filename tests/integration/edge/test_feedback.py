@@ -18,6 +18,7 @@ from feedback_stores import redis_server
 from ports import free_port
 from sundog_edge.assignment import json_unit, unit_hash
 from sundog_edge.feedback.exposure import signed, verified
+from sundog_edge.haproxy.feedback import PER_SECOND
 
 pytestmark = pytest.mark.haproxy
 
@@ -551,9 +552,12 @@ async def test_feedback_that_comes_too_often_is_refused_and_traffic_is_not(feedi
             if status == 429:
                 assert "send more events with each request" in answer["detail"]
 
+    began = time.monotonic()
     await asyncio.gather(*(client() for _ in range(16)))
+    took = time.monotonic() - began
     assert set(statuses) <= {207, 429, 503}
-    assert statuses[429] > 0
+    # A machine that is too slow for so many a second is refused nothing. The rate is a sliding one.
+    assert statuses[429] > 0 or took > statuses.total() / (2 * PER_SECOND) - 1
     assert (await edge.get("/digits/")).headers["x-sundog-arm"]
 
 

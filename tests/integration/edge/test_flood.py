@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.haproxy, pytest.mark.campaign, pytest.mark.timeout(3600)]
+from waiting import patience
+
+pytestmark = [pytest.mark.haproxy, pytest.mark.campaign, pytest.mark.timeout(patience(3600))]
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +87,7 @@ async def test_ten_million_units_leave_agent_haproxy_and_store_bounded(edge, ser
     sizes, units = [], []
     for half in ("first", "second"):
         units.append(await flood(edge, tmp_path, half))
-        await edge.comes_true(lambda: counted(edge, sum(units)), "all of them counted", 60)
+        await edge.comes_true(lambda: counted(edge, sum(units)), "all of them counted")
         sizes.append((resident_mib(edge.agent.pid), resident_mib(await worker(edge)), store_mib(edge)))
     log.info("units %s; MiB of (agent, worker, store) after each half: %s", units, sizes)
     evidence = await edge.evidence()

@@ -9,6 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from sundog_edge.assignment import bucket
+from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.haproxy
 
@@ -122,7 +123,7 @@ async def test_probes_that_fail_or_hang_say_nothing_of_an_arm(edge, digits):
     await edge.apply(halves(edge, requestTimeoutSeconds=0.5))
     user = USERS[0]
     replica = digits[arm_of(user)]
-    for query in ("status=503", "status=404", "sleep=2", "die=after"):
+    for query in ("status=503", "status=404", "sleep=60", "die=after"):
         with contextlib.suppress(aiohttp.ClientPayloadError):
             await ask(edge, "GET", f"/v2/health/ready?{query}", by_host=True, x_user_id=user)
     assert (await predict(edge, user)).status == 200
@@ -130,12 +131,13 @@ async def test_probes_that_fail_or_hang_say_nothing_of_an_arm(edge, digits):
         "assigned": {"assigned": 1, "ok": 1},
         "probe": {"assigned": 4, "server5xx": 1, "client4xx": 1, "timeout": 1, "truncated": 1},
     }
-    await edge.apply(halves(edge, requestTimeoutSeconds=5.0))
+    await edge.apply(halves(edge, requestTimeoutSeconds=PATIENCE_S))
     replica.entered.clear()
-    hanging = asyncio.create_task(ask(edge, "GET", "/v2/health/ready?sleep=2", by_host=True, x_user_id=user))
-    await asyncio.wait_for(replica.entered.wait(), 60)
+    hanging = asyncio.create_task(ask(edge, "GET", "/v2/health/ready?hold", by_host=True, x_user_id=user))
+    await asyncio.wait_for(replica.entered.wait(), PATIENCE_S)
     running = {row["origin"]: row["inFlight"] for row in (await edge.evidence())["counters"] if row["inFlight"]}
     assert running == {"probe": 1}
+    replica.go_on.release()
     assert (await hanging).status == 200
     assert by_origin(await edge.settled(6))["probe"]["ok"] == 1
 

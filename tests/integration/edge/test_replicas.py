@@ -66,7 +66,7 @@ async def test_a_removed_replica_finishes_what_it_has(edge, serve, replicas):
     serve.targets = {"digits-r7": [old.address]}
     await one_arm(edge)
     await edge.up("digits", stable=1)
-    slow = asyncio.create_task(edge.get("/digits/?sleep=2"))
+    slow = asyncio.create_task(edge.get("/digits/?hold"))
     await old.entered.wait()
     async with edge.load() as load:
         await load.more(50)
@@ -80,6 +80,7 @@ async def test_a_removed_replica_finishes_what_it_has(edge, serve, replicas):
         served = len(old.seen)
         await load.more(50)
         assert len(old.seen) == served
+    old.go_on.release()
     assert (await slow).status == 200
     assert load.failed == {}
 

@@ -11,6 +11,7 @@ import aiohttp
 import pytest
 
 from sundog_edge.runtime_api import Haproxy
+from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.haproxy
 
@@ -222,7 +223,7 @@ async def two_boots(edge):
 
 
 async def test_requests_that_die_with_haproxy_are_lost_and_not_in_flight(edge, digits):
-    hanging = asyncio.create_task(edge.get("/digits/?sleep=4"))
+    hanging = asyncio.create_task(edge.get("/digits/?hold"))
     await digits["stable"].entered.wait()
     assert [row["inFlight"] for row in (await edge.evidence())["counters"]] == [1]
     edge.haproxy.kill()
@@ -327,7 +328,7 @@ async def test_a_connection_that_idles_across_a_reload_gets_what_is_newer_than_i
         reader, writer = idle[number]
         lines = ("POST /digits/ HTTP/1.1", "host: a", "content-length: 2", *headers, "", "{}")
         writer.write("\r\n".join(lines).encode())
-        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 60)
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), PATIENCE_S)
         length = next(int(line[15:]) for line in head.lower().splitlines() if line.startswith(b"content-length:"))
         return head + await reader.readexactly(length)
 
@@ -347,7 +348,7 @@ async def test_a_connection_that_idles_across_a_reload_gets_what_is_newer_than_i
         assert b"x-sundog-revision: 9" in answer
         assert answer.count(b"x-request-id: mine") == 1
     for reader, writer in idle:
-        assert await asyncio.wait_for(reader.read(), 60) == b""
+        assert await asyncio.wait_for(reader.read(), PATIENCE_S) == b""
         writer.close()
     evidence = await edge.settled(8)
     ended = {(row["boot"] == old, row["unit"]): row["ends"]["ok"] for row in evidence["counters"]}
@@ -373,5 +374,5 @@ async def test_a_worker_that_is_stopped_for_good_answers_what_comes_last(edge, d
 
     await edge.comes_true(closed, "no new connections")
     writer.write(request)
-    assert b" 200 " in await asyncio.wait_for(reader.read(), 60)
+    assert b" 200 " in await asyncio.wait_for(reader.read(), PATIENCE_S)
     writer.close()

@@ -6,13 +6,15 @@ from typing import Any
 
 import pytest
 
+from waiting import PATIENCE_S
+
 pytestmark = pytest.mark.haproxy
 
 
 async def raw(edge, request: bytes) -> bytes:
     reader, writer = await asyncio.open_connection("127.0.0.1", edge.http_port)
     writer.write(request)
-    answer = await asyncio.wait_for(reader.read(), 60)
+    answer = await asyncio.wait_for(reader.read(), PATIENCE_S)
     writer.close()
     return answer
 
@@ -158,7 +160,7 @@ async def test_headers_that_steer_serve_or_the_edge_are_stripped_and_the_timeout
         },
     )
     seen = {name.lower(): value for name, value in digits["stable"].seen[-1]["headers"].items()}
-    assert (seen["x-sundog-timeout-seconds"], seen["x-request-disconnect-disabled"]) == ("6", "?1")
+    assert (seen["x-sundog-timeout-seconds"], seen["x-request-disconnect-disabled"]) == (f"{PATIENCE_S + 1:g}", "?1")
     assert seen["x-kept"] == "yes"
     assert not {"x-request-timeout-seconds", "serve_multiplexed_model_id", "x-sundog-arm", "x-sundog-anything"} & {
         *seen
@@ -214,7 +216,7 @@ async def test_the_ray_token_is_sent_and_a_rotated_one_is_taken_up(edge, serve):
         ("/nothing/", 404, "NoSuchService"),
         ("/empty/", 503, "NotReady"),
         ("/gone/", 503, "NoReplica"),
-        ("/digits/?sleep=3", 504, "DeadlineExceeded"),
+        ("/digits/?sleep=60", 504, "DeadlineExceeded"),
         ("/digits/?die=before", 502, "BadGateway"),
     ],
 )
@@ -222,7 +224,11 @@ async def test_what_the_edge_answers_itself_has_the_members_that_the_model_serve
     edge, digits, path, status, code
 ):
     await edge.apply(
-        edge.service("digits", [edge.arm("stable", "digits-r7", [[0, 10_000]])], requestTimeoutSeconds=0.5),
+        edge.service(
+            "digits",
+            [edge.arm("stable", "digits-r7", [[0, 10_000]])],
+            requestTimeoutSeconds=0.5 if status == 504 else PATIENCE_S,
+        ),
         edge.service("empty", []),
         edge.service("gone", [edge.arm("stable", "gone-r1", [[0, 10_000]])]),
     )

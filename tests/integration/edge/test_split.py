@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 
 from sundog_edge.assignment import arm_of, bucket, segments, unit_hash
+from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.haproxy
 
@@ -62,7 +63,7 @@ async def arms_of(edge, units, path="/digits/") -> list[str]:
         reader, writer = await asyncio.open_connection("127.0.0.1", edge.http_port)
         for place, unit in mine:
             writer.write(b"GET %s HTTP/1.1\r\nhost: a\r\nx-user-id: %s\r\n\r\n" % (path.encode(), unit))
-            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 60)
+            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), PATIENCE_S)
             fields = dict(line.split(b": ", 1) for line in head.lower().split(b"\r\n")[1:] if b": " in line)
             await reader.readexactly(int(fields[b"content-length"]))
             into[place] = fields[b"x-sundog-arm"].decode()

@@ -15,6 +15,7 @@ from tritonclient.grpc import service_pb2 as protocol
 from tritonclient.grpc import service_pb2_grpc as service
 
 from sundog_runtime.protocol.grpc_service import METHODS, add_to_server
+from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.haproxy
 
@@ -147,7 +148,7 @@ async def test_a_call_over_tls_is_served(edge, digits, called):
 
         async def answered():
             try:
-                return await stub.ModelInfer(asked, timeout=10)
+                return await stub.ModelInfer(asked, timeout=PATIENCE_S)
             except grpc.aio.AioRpcError as error:
                 if error.code() is not grpc.StatusCode.UNAVAILABLE:
                     raise
@@ -293,7 +294,7 @@ async def test_a_cookie_given_after_a_reload_is_for_tls_where_the_connection_is(
     cookies = []
     for reader, writer in connections:
         writer.write(request)
-        answer = await asyncio.wait_for(reader.readuntil(b"}"), 60)
+        answer = await asyncio.wait_for(reader.readuntil(b"}"), PATIENCE_S)
         cookies.append(next(line for line in answer.splitlines() if line.startswith(b"set-cookie: sid=")))
         writer.close()
     assert [b"; Secure" in cookie for cookie in cookies] == [True, False]

@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from sundog_edge.assignment import bucket, group, json_unit, unit_hash
 from sundog_edge.loglines import SLOW
+from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.haproxy
 
@@ -240,12 +241,12 @@ async def ask_as(edge, unit: bytes, query: str = "", **options):
 
 
 async def test_blocks_groups_and_slow_answers_are_told_on_request(edge, digits):
-    await two_thresholds(edge, stable=150_000, canary=1)
+    await two_thresholds(edge, stable=1_000_000, canary=1)
     (u1, u2, u3, *_), (other, *_) = units_by_arm()
     for unit in (u1, u2, u2, other, other):
         await ask_as(edge, unit, data=b"x" * 10)
-    await ask_as(edge, u3, "?sleep=0.2")
-    await ask_as(edge, u3, "?status=500&sleep=0.2")
+    await ask_as(edge, u3, "?sleep=1.1")
+    await ask_as(edge, u3, "?status=500&sleep=1.1")
     await edge.settled(7)
     seen = await edge.evidence("detail=blocks,groups&detail=units&service=digits")
     row, canary = sorted(seen["counters"], key=lambda row: row["arm"], reverse=True)
@@ -277,7 +278,7 @@ async def test_blocks_groups_and_slow_answers_are_told_on_request(edge, digits):
     # What began under a threshold is judged by it, whatever has come into force since.
     digits["canary"].entered.clear()
     running = asyncio.create_task(ask_as(edge, other, "?events=1"))
-    await asyncio.wait_for(digits["canary"].entered.wait(), 60)
+    await asyncio.wait_for(digits["canary"].entered.wait(), PATIENCE_S)
     await two_thresholds(edge, stable=1, canary=None)
     digits["canary"].go_on.release()
     await running
@@ -287,12 +288,12 @@ async def test_blocks_groups_and_slow_answers_are_told_on_request(edge, digits):
 
 
 async def test_each_threshold_of_an_arm_is_in_force_and_counts_for_itself(edge, digits):
-    further = {"slowMicroseconds": 150_000, "slowMicroseconds2": 1, "slowMicroseconds3": 60_000_000}
+    further = {"slowMicroseconds": 1_000_000, "slowMicroseconds2": 1, "slowMicroseconds3": 60_000_000}
     arms = [edge.arm("stable", "digits-r7", HALVES[0]), edge.arm("canary", "digits-r8", HALVES[1], revision=8)]
     await edge.apply(edge.service("digits", [{**arms[0], **further}, arms[1]]))
     await edge.up("digits", stable=1, canary=1)
     (u1, u2, *_), (other, *_) = units_by_arm()
-    for unit, query in ((u1, ""), (u2, "?sleep=0.2"), (other, "?sleep=0.2")):
+    for unit, query in ((u1, ""), (u2, "?sleep=1.1"), (other, "?sleep=1.1")):
         await ask_as(edge, unit, query)
     await edge.settled(3)
     seen = await edge.evidence("detail=blocks,groups,units")
@@ -314,8 +315,8 @@ async def test_each_threshold_of_an_arm_is_in_force_and_counts_for_itself(edge, 
 
 
 async def test_a_hanging_request_shows_in_flight_with_its_block(edge, digits):
-    task = asyncio.create_task(edge.get("/digits/?sleep=3"))
-    await asyncio.wait_for(digits["stable"].entered.wait(), 60)
+    task = asyncio.create_task(edge.get("/digits/?hold"))
+    await asyncio.wait_for(digits["stable"].entered.wait(), PATIENCE_S)
 
     async def running():
         rows = (await edge.evidence("detail=blocks"))["counters"]
@@ -325,6 +326,7 @@ async def test_a_hanging_request_shows_in_flight_with_its_block(edge, digits):
     ((start, count),) = row["inFlightSince"]
     assert count == row["inFlight"] == 1
     assert row["blocks"] == [[start, *[0] * 14, 1]]
+    digits["stable"].go_on.release()
     await task
     (row,) = (await edge.settled(1))["counters"]
     assert row["inFlightSince"] == []

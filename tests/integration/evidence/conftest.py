@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from real_local import GROUP, Clients, Up, is_ready, save_network
-from waiting import eventually
+from waiting import PATIENCE_S, eventually
 
 Json = dict[str, Any]
 
@@ -156,7 +156,7 @@ class Service:
     def report(self, body: bytes) -> tuple[int, str]:
         """The status and the code that feedback gets."""
         parts = urlsplit(self.load.url)
-        with contextlib.closing(http.client.HTTPConnection(parts.netloc, timeout=60)) as connection:
+        with contextlib.closing(http.client.HTTPConnection(parts.netloc, timeout=PATIENCE_S)) as connection:
             connection.request("POST", f"{parts.path.rstrip('/')}/-/feedback", body)
             answer = connection.getresponse()
             return answer.status, json.loads(answer.read())["code"]

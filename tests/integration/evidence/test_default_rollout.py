@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from real_local import Clients, is_ready, stable
-from waiting import eventually
+from waiting import eventually, patience
 
-pytestmark = [pytest.mark.ray, pytest.mark.haproxy, pytest.mark.campaign, pytest.mark.timeout(7200)]
+pytestmark = [pytest.mark.ray, pytest.mark.haproxy, pytest.mark.campaign, pytest.mark.timeout(patience(7200))]
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ PAUSE_S = 0.25
 HISTORY_S = 60.0
 """Of traffic, from which on it is known how much there is."""
 
-LONGEST_S = 5400.0
+LONGEST_S = patience(5400)
 
 
 class Digits(Clients):

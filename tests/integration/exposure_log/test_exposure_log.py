@@ -38,7 +38,7 @@ from sundog_operator.ports import EVENT, EXPERIMENT, MODEL_DEPLOYMENT, POD, Obje
 from waiting import PATIENCE_S, comes_true
 
 pytest.importorskip("pyarrow")
-pytestmark = [pytest.mark.haproxy, pytest.mark.timeout(BUILD_S + 300)]
+pytestmark = [pytest.mark.haproxy, pytest.mark.timeout(BUILD_S + PATIENCE_S)]
 
 NAMESPACE, AB = "vision", "ab"
 USERS = 400

@@ -19,6 +19,7 @@ from sundog_operator.adapters.local.edge import LocalEdge
 from sundog_operator.adapters.local.ports_allocation import single
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
 from sundog_operator.ports import DEPLOYMENT, POD, Object, Ref
+from waiting import patience
 
 STANDIN = (sys.executable, str(Path(__file__).with_name("standin_edge.py")))
 NAME = "sundog-edge"
@@ -99,7 +100,7 @@ class Cluster:
 
 def _get(url: str) -> str:
     try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
+        with urllib.request.urlopen(url, timeout=patience(5)) as answer:
             return str(answer.read().decode())
     except OSError:
         return ""

@@ -16,6 +16,7 @@ from sundog_operator.adapters.edges import HttpEdges
 from sundog_operator.adapters.local.edge import LocalEdge
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
 from sundog_operator.ports import POD, Object, Ref
+from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.haproxy
 
@@ -88,5 +89,5 @@ async def test_the_real_edge_is_ready_serves_and_heals(
                 async with http.get(f"http://127.0.0.1:{port}/nobody/") as answer:
                     assert answer.status == status
     finally:
-        await asyncio.wait_for(edge.stop_all(), 60)
+        await asyncio.wait_for(edge.stop_all(), PATIENCE_S)
     assert local.running_in(state_dir) == []

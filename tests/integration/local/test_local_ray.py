@@ -22,6 +22,7 @@ from sundog_operator.adapters.local.ray_cluster import LocalRay
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
 from sundog_operator.core.ray_cluster import ClusterView, make_ray_cluster, view
 from sundog_operator.ports import RAY_CLUSTER, Ref
+from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.ray
 
@@ -203,5 +204,5 @@ async def _check_healed(local: Any, instance: Instance, before: ClusterView) -> 
     assert "Ray ended with signal 9" in problem
     assert await local.comes_true(instance.ready, "the healed cluster") == before
     assert instance.head().pid != old
-    with socket.create_connection(("127.0.0.1", int(before.dashboard_port)), timeout=5):
+    with socket.create_connection(("127.0.0.1", int(before.dashboard_port)), timeout=PATIENCE_S):
         pass

@@ -172,21 +172,21 @@ async def test_the_network_that_reads_better_wins_by_labels_that_come_late(up: U
     assert 0.05 < reached["conv"] - reached["linear"] < 0.15
     (up.manifests / "digits.yaml").write_text(json.dumps(service()))
     up.start()
-    await asyncio.to_thread(eventually, lambda: is_ready(up.read("digits")), "digits serve", 240)
+    await asyncio.to_thread(eventually, lambda: is_ready(up.read("digits")), "digits serve")
     status, told = up.api("POST", EXPERIMENTS, experiment(models))
     assert status == 201, told
 
     reading = Reading(up.read("digits")["status"]["url"], images, labels)
     running = asyncio.create_task(reading.run())
     try:
-        obj = await asyncio.to_thread(eventually, lambda: has_won(up), "an arm has won", 150)
+        obj = await asyncio.to_thread(eventually, lambda: has_won(up), "an arm has won")
         assert found(obj, "conv")["verdict"] == "Better"
         # What is sure at every look is not the same at every look: a win by a little is one by more later.
-        await asyncio.to_thread(eventually, lambda: is_plain(up), "it is plain", 150)
+        await asyncio.to_thread(eventually, lambda: is_plain(up), "it is plain")
     finally:
         reading.stop()
         counts = await running
-    obj = await asyncio.to_thread(eventually, lambda: has_seen_all(up, reading.read.total()), "all outcomes judged", 90)
+    obj = await asyncio.to_thread(eventually, lambda: has_seen_all(up, reading.read.total()), "all outcomes judged")
 
     assert obj["status"]["verdict"]["winner"] == "conv"
     assert found(obj, "again")["verdict"] in ("Undecided", "NoEffect")
@@ -220,7 +220,7 @@ async def test_the_network_that_reads_better_wins_by_labels_that_come_late(up: U
         assert [1 + own["uplift"], 1 + own["lower"], 1 + own["upper"]] == [theirs["ratio"], *theirs["interval"]]
 
     assert up.api("PATCH", f"{EXPERIMENTS}/{NAME}", {"spec": {"stopped": True}})[0] == 200
-    await asyncio.to_thread(eventually, lambda: read(up)["status"]["phase"] == "Concluded", "it has run its course", 60)
+    await asyncio.to_thread(eventually, lambda: read(up)["status"]["phase"] == "Concluded", "it has run its course")
     described = await asyncio.to_thread(up.sundog, "describe", "mexp", NAME)
     assert "Winner: accuracy of conv is " in described.stdout, described.stderr
     reported = await asyncio.to_thread(up.sundog, "experiment", "report", NAME)

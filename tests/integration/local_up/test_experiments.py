@@ -12,7 +12,7 @@ import pytest
 from scipy.stats import chi2_contingency
 
 from real_local import GROUP, is_ready
-from waiting import eventually
+from waiting import PATIENCE_S, eventually
 
 pytestmark = [pytest.mark.ray, pytest.mark.haproxy, pytest.mark.campaign]
 
@@ -68,10 +68,10 @@ class Asking:
 
     def stop(self) -> None:
         self._stop.set()
-        self._thread.join(60)
+        self._thread.join(PATIENCE_S)
 
     def _ask(self) -> None:
-        connection = http.client.HTTPConnection(self._url.netloc, timeout=60)
+        connection = http.client.HTTPConnection(self._url.netloc, timeout=PATIENCE_S)
         turn = 0
         while not self._stop.wait(0.01):
             user = turn % USERS
@@ -121,7 +121,7 @@ class World:
         for service in SERVICES:
             (up.manifests / f"{service}.yaml").write_text(json.dumps(manifest(service)))
         up.start()
-        eventually(lambda: all(is_ready(up.read(service)) for service in SERVICES), "both serving", 240)
+        eventually(lambda: all(is_ready(up.read(service)) for service in SERVICES), "both serving")
 
     def read(self, name: str) -> Json:
         _, obj = self.up.api("GET", f"{EXPERIMENTS}/{name}")
@@ -131,17 +131,17 @@ class World:
         for each in MADE.values():
             status, told = self.up.api("POST", EXPERIMENTS, each)
             assert status == 201, told
-        self.reach("Running", 240)
-        eventually(lambda: all(self.read(name)["epoch"]["confirmed"] for name in MADE), "both in force", 60)
+        self.reach("Running")
+        eventually(lambda: all(self.read(name)["epoch"]["confirmed"] for name in MADE), "both in force")
 
-    def reach(self, phase: str, seconds: float) -> None:
-        eventually(lambda: all(self.read(name).get("phase") == phase for name in MADE), f"both {phase}", seconds)
+    def reach(self, phase: str) -> None:
+        eventually(lambda: all(self.read(name).get("phase") == phase for name in MADE), f"both {phase}")
 
     def stop(self) -> None:
         for name in MADE:
             assert self.up.api("PATCH", f"{EXPERIMENTS}/{name}", {"spec": {"stopped": True}})[0] == 200
-        self.reach("Stopped", 60)
-        eventually(lambda: all(map(self.is_clean, SERVICES)), "nothing of them left", 120)
+        self.reach("Stopped")
+        eventually(lambda: all(map(self.is_clean, SERVICES)), "nothing of them left")
 
     def is_clean(self, service: str) -> bool:
         status = self.up.read(service)["status"]
@@ -156,7 +156,7 @@ class World:
 def asked_again(own: Asking) -> None:
     """Wait until everybody was answered twice from now on: once by whatever is in force now."""
     asked = {user: len(told) for user, told in own.arms.items()}
-    eventually(lambda: all(len(own.arms[user]) > asked[user] + 1 for user in asked), "everybody asked again", 120)
+    eventually(lambda: all(len(own.arms[user]) > asked[user] + 1 for user in asked), "everybody asked again")
 
 
 def test_two_experiments_at_once_assign_independently_and_one_drops_the_arm_that_fails(
@@ -165,17 +165,17 @@ def test_two_experiments_at_once_assign_independently_and_one_drops_the_arm_that
     world = World(up)
     world.begin()
     letters, digits = asking("letters"), asking("digits")
-    eventually(lambda: min(len(letters.arms), len(digits.arms)) == USERS, "everybody asked once", 60)
+    eventually(lambda: min(len(letters.arms), len(digits.arms)) == USERS, "everybody asked once")
     mine, other = ({user: told[0] for user, told in own.arms.items()} for own in (letters, digits))
     pairs = Counter((mine[user], other[user]) for user in range(USERS))
     table = [[pairs[a, b] for b in ("stable", "control", "again")] for a in ("stable", "control", "again", "bad")]
     assert pairs.total() == sum(map(sum, table))
     assert chi2_contingency(table).pvalue > 1e-4, table
 
-    arms = eventually(world.dropped, "the arm that fails dropped", 300)
+    arms = eventually(world.dropped, "the arm that fails dropped")
     assert arms["bad"]["dropped"].startswith("Harm: ")
     assert [arms[name]["weight"] for name in ("stable", "control", "again", "bad")] == [36, 32, 32, 0]
-    eventually(lambda: not up.read("letters")["status"]["retiring"], "its replicas gone", 120)
+    eventually(lambda: not up.read("letters")["status"]["retiring"], "its replicas gone")
     asked_again(letters)
     # Who was with the arm is outside of the experiment now, and all others are where they were from the first request on.
     moved = [user for user in mine if mine[user] == "bad"]

@@ -18,6 +18,7 @@ import yaml
 
 from certificates import self_signed
 from real_local import condition, is_ready, stable, weight
+from waiting import PATIENCE_S
 
 pytestmark = [pytest.mark.ray, pytest.mark.haproxy]
 
@@ -46,7 +47,7 @@ def test_batching_a_canary_by_cookie_and_an_answer_in_pieces(
 
     write("v1")
     up.start()
-    wait(lambda: is_ready(up.read("mlp")) and is_ready(up.read("words")), "both serving", 150)
+    wait(lambda: is_ready(up.read("mlp")) and is_ready(up.read("words")), "both serving")
 
     done = up.sundog("predict", "words", "-d", f"@{EXAMPLES / 'words' / 'request.json'}")
     assert done.returncode == 0, done.stderr
@@ -58,7 +59,7 @@ def test_batching_a_canary_by_cookie_and_an_answer_in_pieces(
     load.start(4)
     wait(lambda: load.total() > 100, "clients being served")
     write("v2")
-    wait(lambda: weight(up.read("mlp")) == 25, "the canary at 25 %", 90)
+    wait(lambda: weight(up.read("mlp")) == 25, "the canary at 25 %")
     wait(lambda: condition(up.read("mlp"), "TrafficSynced").get("reason") == "InForce", "the split in force")
     answered = [visit(load.url, model.inputs) for _ in range(VISITORS)]
     assert all(len(set(revisions)) == 1 for revisions in answered), "a visitor stays where the cookie says"
@@ -75,7 +76,7 @@ def visit(url: str, inputs: Any) -> list[str]:
     request = urllib.request.Request(url, json.dumps({"inputs": inputs}).encode(), {"content-type": "application/json"})
     found = []
     for _ in range(3):
-        with browser.open(request, timeout=30) as answer:
+        with browser.open(request, timeout=PATIENCE_S) as answer:
             found.append(answer.headers["x-sundog-revision"])
             answer.read()
     return found
@@ -93,7 +94,7 @@ def test_tls_keys_rates_and_secrets_that_come_change_and_go(up: Any, wait: Calla
         found = condition(up.read("secured"), "TrafficSynced")
         return found.get("reason", ""), found.get("message", "")
 
-    wait(lambda: stable(up.read("secured")) == 1, "the revision deployed all the same", 150)
+    wait(lambda: stable(up.read("secured")) == 1, "the revision deployed all the same")
     assert synced()[0] == "SecretNotFound"
     assert "Secret default/secured-cert does not exist" in synced()[1]
     secret = {
@@ -159,7 +160,7 @@ def post(url: str, key: str, authority: Path) -> tuple[int, str]:
     parts = urlsplit(url)
     context = ssl.create_default_context(cafile=str(authority))
     with (
-        socket.create_connection((parts.hostname, parts.port), timeout=30) as plain,
+        socket.create_connection((parts.hostname, parts.port), timeout=PATIENCE_S) as plain,
         context.wrap_socket(plain, server_hostname="secured.default.svc") as encrypted,
     ):
         connection = http.client.HTTPConnection(parts.netloc)

@@ -30,7 +30,7 @@ def test_manifest_to_predictions_canary_kill_and_promotion(
     manifest = up.manifests / "mlp.yaml"
     manifest.write_text(model.manifest("v1"))
     up.start()
-    wait(lambda: ready(up.status("mlp")), "the first revision serving", 120)
+    wait(lambda: ready(up.status("mlp")), "the first revision serving")
     url = up.status("mlp")["status"]["url"]
 
     done = up.sundog("predict", "mlp", "--data", json.dumps(model.inputs), "-o", "json")

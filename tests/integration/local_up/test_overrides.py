@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from real_local import condition, is_ready, stable, weight
+from waiting import PATIENCE_S
 
 pytestmark = [pytest.mark.ray, pytest.mark.haproxy]
 
@@ -61,7 +62,7 @@ def test_callers_on_the_list_choose_the_candidate_before_its_first_weight_and_af
         """The number of the model that answered, and what the edge tells of it."""
         headers = {"content-type": "application/json", **({"x-pick": pick} if pick else {})}
         request = urllib.request.Request(up.read("digits")["status"]["url"], b'{"inputs": [[1.0]]}', headers)
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
             told = {
                 name.lower(): value for name, value in answer.headers.items() if name.lower().startswith("x-sundog")
             }
@@ -72,18 +73,18 @@ def test_callers_on_the_list_choose_the_candidate_before_its_first_weight_and_af
 
     write(1)
     up.start()
-    wait(lambda: is_ready(up.read("digits")), "revision 1 serving", 150)
+    wait(lambda: is_ready(up.read("digits")), "revision 1 serving")
     assert ask("new") == (1, {"x-sundog-arm": "stable", "x-sundog-revision": "1"}), "there is no candidate"
 
     write(2)
-    wait(lambda: ask("new") == (2, {"x-sundog-arm": "canary", "x-sundog-revision": "2"}), "the candidate chosen", 90)
+    wait(lambda: ask("new") == (2, {"x-sundog-arm": "canary", "x-sundog-revision": "2"}), "the candidate chosen")
     assert weight(up.read("digits")) == 0
     assert {ask(pick)[0] for pick in ("", "old", "theirs", "nobody", "New")} == {1}
     assert ("override", "canary") in rows()
     assert ("assigned", "canary") not in rows()
 
     up.command("digits", "promote revision=2 id=a")
-    wait(lambda: weight(up.read("digits")) == 1, "1 %", 60)
+    wait(lambda: weight(up.read("digits")) == 1, "1 %")
     wait(lambda: condition(up.read("digits"), "TrafficSynced").get("reason") == "InForce", "the split in force")
     assert [ask("new")[0] for _ in range(5)] == [2] * 5
     assert [ask("old")[0] for _ in range(5)] == [1] * 5
@@ -97,6 +98,6 @@ def test_callers_on_the_list_choose_the_candidate_before_its_first_weight_and_af
     )
 
     up.command("digits", "abort revision=2 id=b")
-    wait(lambda: ask("new") == (1, {}), "the candidate not to be chosen any more", 60)
+    wait(lambda: ask("new") == (1, {}), "the candidate not to be chosen any more")
     assert ask() == (1, {})
     assert up.end(signal.SIGINT) == 0

@@ -44,28 +44,28 @@ def test_a_window_opens_and_what_is_warm_returns_without_steps(
 
     write("v1", NEVER_NOW)
     up.start()
-    wait(lambda: is_ready(up.read("mlp")), "revision 1 serving", 150)
+    wait(lambda: is_ready(up.read("mlp")), "revision 1 serving")
     load = clients(up.read("mlp")["status"]["url"])
     load.start(4)
 
     write("v2", NEVER_NOW)
-    wait(lambda: "outside its windows" in condition(up.read("mlp"), "Progressing").get("message", ""), "a wait", 90)
-    wait(lambda: replicas(up, 2), "a replica of the candidate", 90)
+    wait(lambda: "outside its windows" in condition(up.read("mlp"), "Progressing").get("message", ""), "a wait")
+    wait(lambda: replicas(up, 2), "a replica of the candidate")
     assert weight(up.read("mlp")) == 0
     write("v2", ALWAYS)
-    wait(lambda: stable(up.read("mlp")) == 2, "revision 2 promoted within a window", 90)
-    wait(lambda: [each["revision"] for each in up.read("mlp")["status"]["kept"]] == [1], "revision 1 kept", 60)
+    wait(lambda: stable(up.read("mlp")) == 2, "revision 2 promoted within a window")
+    wait(lambda: [each["revision"] for each in up.read("mlp")["status"]["kept"]] == [1], "revision 1 kept")
     warm = replicas(up, 1)
     assert warm
     load.fresh()
 
     write("v1", NEVER_NOW)
-    wait(lambda: stable(up.read("mlp")) == 1, "revision 1 back", 60)
+    wait(lambda: stable(up.read("mlp")) == 1, "revision 1 back")
     wait(lambda: condition(up.read("mlp"), "TrafficSynced").get("reason") == "InForce", "the split in force")
     assert replicas(up, 1) == warm, "none was started"
     last = up.read("mlp")["status"]["lastRollout"]
     assert (last["outcome"], last["reason"]) == ("Promoted", "returns to revision 1, within rollbackWindow")
-    wait(lambda: not replicas(up, 2), "revision 2 gone", 60)
+    wait(lambda: not replicas(up, 2), "revision 2 gone")
     load.stop()
     assert load.wrong == []
     assert up.end(signal.SIGINT) == 0

@@ -54,7 +54,7 @@ def test_a_twin_passes_and_another_network_is_rolled_back(
     last = up.read("mlp")["status"]["lastRollout"]
     assert last["outcome"] == "RolledBack"
     assert "agreement by tolerance at $.outputs: 0 % of" in last["reason"]
-    wait(lambda: "shadow" not in up.evidence()["services"]["mlp"], "no more copies", 60)
+    wait(lambda: "shadow" not in up.evidence()["services"]["mlp"], "no more copies")
     assert {row["arm"] for row in up.evidence()["counters"] if row["assigned"]} == {"stable"}
 
     load.stop()

@@ -11,7 +11,7 @@ import pytest
 from measuring.edge import Edge, arm, running_edge, service
 from real_local import SLOW, Clients, save_network
 from real_ray import RayServe, running_ray
-from waiting import eventually
+from waiting import PATIENCE_S, eventually
 
 pytestmark = [pytest.mark.ray, pytest.mark.haproxy]
 
@@ -50,7 +50,9 @@ def test_the_gcs_is_killed_and_stays_away(tmp_path: Path) -> None:
             answered(load, 200)
             gcs_of(ray).kill()
             ends = time.monotonic() + SECONDS
-            eventually(lambda: time.monotonic() > ends and answered(load, 200), "answers without Ray", SECONDS + 60)
+            eventually(
+                lambda: time.monotonic() > ends and answered(load, 200), "answers without Ray", SECONDS + PATIENCE_S
+            )
             assert edge.evidence()["services"]["steady"]["arms"]["stable"]["servers"]["up"] == 2
         finally:
             load.stop()

@@ -7,6 +7,7 @@ from typing import Any
 
 from standing_in.operator_process import OperatorProcess, wait_until
 from sundog_operator.ports import CONFIG_MAP, CONTROLLER_REVISION, MODEL_DEPLOYMENT
+from waiting import PATIENCE_S
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +116,7 @@ def test_another_in_the_lease_ends_the_process(api: Any) -> None:
             with api.operator("b") as second:
                 leads(second)
                 operator.process.send_signal(signal.SIGCONT)
-                assert operator.process.wait(30) == 4
+                assert operator.process.wait(PATIENCE_S) == 4
                 assert second.leads()
                 (last,) = operator.lines()[-1:]
                 assert last["reason"] == "LeadershipLost"

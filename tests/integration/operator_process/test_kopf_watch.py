@@ -17,6 +17,7 @@ from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
 from sundog_operator.adapters.memory_kubernetes.facade import application
 from sundog_operator.adapters.memory_kubernetes.kubeconfig import write_kubeconfig
 from sundog_operator.ports import CONFIG_MAP, SECRET, Kind, Object, Ref
+from waiting import PATIENCE_S
 
 OURS = {"app.kubernetes.io/part-of": "sundog"}
 
@@ -37,7 +38,7 @@ class Told:
         self._came.set()
 
     async def until(self, reached: Callable[["Told"], bool]) -> None:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE_S):
             while not reached(self):
                 self._came.clear()
                 await self._came.wait()
@@ -138,7 +139,7 @@ async def test_an_error_that_kopf_does_not_know_costs_a_new_start(store: MemoryK
         return await handler(request)
 
     async with served(store, tmp_path, fail_once) as client, watching([Watched(CONFIG_MAP)], told, client) as watch:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE_S):
             while watch.starts < 2:  # noqa: ASYNC110 - counted in another thread
                 await asyncio.sleep(0.05)
         await store.create(config_map("after"))
@@ -156,7 +157,7 @@ async def test_a_kind_that_is_served_only_later(store: MemoryKubernetes, tmp_pat
 
     await store.create(config_map("a"))
     async with served(store, tmp_path, hide) as client, watching([Watched(CONFIG_MAP)], told, client) as watch:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE_S):
             while watch.starts < 1:  # noqa: ASYNC110 - counted in another thread
                 await asyncio.sleep(0.05)
         hidden = False

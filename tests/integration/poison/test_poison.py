@@ -24,7 +24,7 @@ from real_local import (
     weight,
     without_privilege,
 )
-from waiting import eventually
+from waiting import PATIENCE_S, eventually
 
 pytestmark = [pytest.mark.ray, pytest.mark.haproxy]
 
@@ -253,7 +253,7 @@ def test_a_process_that_dies_under_a_request_takes_only_that_request(
 def post(url: str, document: Any) -> tuple[int, Any]:
     request = urllib.request.Request(url, json.dumps(document).encode(), {"content-type": "application/json"})
     try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
             return answer.status, json.loads(answer.read())
     except urllib.error.HTTPError as err:
         with err:

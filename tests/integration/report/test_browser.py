@@ -15,6 +15,7 @@ from sundog_operator.shell.reporting.content import report_of
 from sundog_operator.shell.reporting.page import page
 from told_experiments import HOUR, means, moving, ten_arms
 from told_rollouts import BEGUN, promoted, stored
+from waiting import PATIENCE_S
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="chromium is not installed")
@@ -66,7 +67,7 @@ def measured(folder: Path, document: str, scheme: str) -> dict[str, Any]:
         capture_output=True,
         text=True,
         check=True,
-        timeout=120,
+        timeout=PATIENCE_S,
     )
     found = re.search("<title>(.*?)</title>", done.stdout)
     assert found is not None, done.stderr[-2000:]

@@ -6,9 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from waiting import patience
+
 PAGE = Path(__file__).parents[3] / "docs" / "models.md"
 
 
+@pytest.mark.timeout(patience(1000))
 def test_the_commands_of_the_page_work(tmp_path: Path) -> None:
     blocks = re.findall(r"^```sh\n(.*?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE)
     # As after `. .venv/bin/activate`: `sundog` and `python` are those that run this test.
@@ -19,7 +24,7 @@ def test_the_commands_of_the_page_work(tmp_path: Path) -> None:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=380,
+        timeout=patience(900),
         check=False,
     )
     assert done.returncode == 0, done.stderr

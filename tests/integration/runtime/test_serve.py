@@ -18,7 +18,7 @@ import tritonclient.http
 from prometheus_client.parser import text_string_to_metric_families
 from tritonclient.utils import InferenceServerException
 
-from waiting import eventually
+from waiting import PATIENCE_S, eventually
 
 pytestmark = [pytest.mark.ray]
 
@@ -58,7 +58,7 @@ def test_a_replica_answers_below_its_prefix(ray_serve: Any, model: Path, applica
     ray_serve.wait_running("digits-r8")
     replica = replica_of(ray_serve, "digits-r8")
     for address in (replica, ray_serve.fallback):
-        with httpx.Client(base_url=f"http://{address}") as client:
+        with httpx.Client(base_url=f"http://{address}", timeout=PATIENCE_S) as client:
             assert client.get("/-/routes").json() == {"/digits-r8.app": "digits-r8"}
             assert client.get("/-/healthz").text == "success"
             for path in ("/digits-r8.app", "/digits-r8.app/"):
@@ -85,16 +85,16 @@ def test_a_replica_tells_of_itself(ray_serve: Any, model: Path, application: Any
     ray_serve.put({"applications": [application("digits-r8", model)]})
     ray_serve.wait_running("digits-r8")
     url = f"http://{replica_of(ray_serve, 'digits-r8')}/digits-r8.app"
-    phases = httpx.get(f"{url}/-/startup").json()["phases"]
+    phases = httpx.get(f"{url}/-/startup", timeout=PATIENCE_S).json()["phases"]
     assert list(phases) == ["download", "load", "warmup"]
     for _ in range(3):
-        assert httpx.post(url, json={"inputs": [ROW]}).status_code == 200
+        assert httpx.post(url, json={"inputs": [ROW]}, timeout=PATIENCE_S).status_code == 200
     lines = [json.loads(line) for line in log_of(ray_serve, "digits-r8").splitlines() if line.startswith("{")]
     [started] = [line for line in lines if line["message"].startswith("started: ")]
     assert (started["service"], started["revision"], started["level"]) == ("digits", 8, "info")
 
     def exported() -> dict[tuple[str, str], float]:
-        text = httpx.get(f"http://{ray_serve.metrics}/metrics").text
+        text = httpx.get(f"http://{ray_serve.metrics}/metrics", timeout=PATIENCE_S).text
         found = {}
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
@@ -119,7 +119,7 @@ def test_a_replica_tells_of_itself(ray_serve: Any, model: Path, application: Any
 def samples_of(ray: Any) -> dict[tuple[str, str], float]:
     """What Ray exports, by name and application or service: the sums over all other labels."""
     found: dict[tuple[str, str], float] = {}
-    for family in text_string_to_metric_families(httpx.get(f"http://{ray.metrics}/metrics").text):
+    for family in text_string_to_metric_families(httpx.get(f"http://{ray.metrics}/metrics", timeout=PATIENCE_S).text):
         for sample in family.samples:
             of = sample.labels.get("application") or sample.labels.get("service") or ""
             key = (sample.name.removeprefix("ray_"), of)
@@ -136,7 +136,7 @@ def test_small_requests_are_answered_at_once_and_serve_counts_them(
     replica = replica_of(ray_serve, "digits-r8")
     host, port = replica.split(":")
     asked = 0
-    with httpx.Client(base_url=f"http://{replica}") as client:
+    with httpx.Client(base_url=f"http://{replica}", timeout=PATIENCE_S) as client:
 
         def some_at_once() -> bool:
             """Whether the model was quick for 20 requests; a machine with other work makes it slow now and then."""
@@ -188,7 +188,7 @@ async def test_serves_limit_holds_for_requests_that_could_be_answered_at_once(
     ray_serve.put({"applications": [document]})
     ray_serve.wait_running("late-r1")
     replica = replica_of(ray_serve, "late-r1")
-    async with httpx.AsyncClient(base_url=f"http://{replica}", timeout=60) as client:
+    async with httpx.AsyncClient(base_url=f"http://{replica}", timeout=PATIENCE_S) as client:
         for _ in range(40):
             assert (await client.post("/late-r1.app", json={"inputs": [ROW]})).json() == {"outputs": [1.75]}
         large = asyncio.create_task(client.post("/late-r1.app", json={"inputs": [ROW] * 20_000}))
@@ -205,7 +205,9 @@ async def test_serves_limit_holds_for_requests_that_could_be_answered_at_once(
         )
         ray_serve.put({"applications": []})
         await asyncio.to_thread(
-            eventually, lambda: httpx.get(f"http://{replica}/-/healthz").status_code == 503, "a replica that drains"
+            eventually,
+            lambda: httpx.get(f"http://{replica}/-/healthz", timeout=PATIENCE_S).status_code == 503,
+            "a replica that drains",
         )
         (tmp_path / "gate").touch()
         assert (await large).json() == (await small).json() == {"outputs": [1.75]}
@@ -231,7 +233,9 @@ def test_streams_through_serve(ray_serve: Any, tmp_path: Path, application: Any)
     (tmp_path / "predictor.py").write_text(STREAMING)
     ray_serve.put({"applications": [application("stream-r1", tmp_path, "predictor:Predictor")]})
     ray_serve.wait_running("stream-r1")
-    with httpx.Client(base_url=f"http://{replica_of(ray_serve, 'stream-r1')}/stream-r1.app") as client:
+    with httpx.Client(
+        base_url=f"http://{replica_of(ray_serve, 'stream-r1')}/stream-r1.app", timeout=PATIENCE_S
+    ) as client:
         whole = client.post("", json={"inputs": [3]}, headers={"accept": "text/event-stream"})
         assert whole.text == "".join(f'data: {{"outputs":{number}}}\n\n' for number in range(3))
         with client.stream("POST", "", json={"inputs": [2]}) as answer:
@@ -265,7 +269,7 @@ def test_a_body_over_the_limit_gets_its_answer_and_the_connection_lives(
     def pieces() -> Iterator[bytes]:
         yield from (b" " * 65_536 for _ in range(100))
 
-    with httpx.Client(base_url=f"http://{replica}", headers=headers) as client:
+    with httpx.Client(base_url=f"http://{replica}", headers=headers, timeout=PATIENCE_S) as client:
         for body in (b" " * 6_553_600, pieces()):
             answer = client.post("/digits-r8.app", content=body)
             assert (answer.status_code, answer.json()["code"]) == (413, "BodyTooLarge")
@@ -284,7 +288,10 @@ def test_a_body_that_comes_drop_by_drop_ends_with_its_request_s_time(
     lines += [f"{name}: {value}" for name, value in by_edge(1).items()]
     answer = b""
     # A reset is an end, too.
-    with socket.create_connection((host, int(port)), timeout=60) as connection, contextlib.suppress(ConnectionError):
+    with (
+        socket.create_connection((host, int(port)), timeout=PATIENCE_S) as connection,
+        contextlib.suppress(ConnectionError),
+    ):
         connection.sendall("\r\n".join([*lines, "", ""]).encode() + b" " * 20_000)
         for _ in range(400):
             if select.select([connection], [], [], 0.05)[0]:
@@ -335,7 +342,7 @@ def test_a_bad_revision_leaves_the_good_one_alone(ray_serve: Any, model: Path, a
     ray_serve.put({"applications": [good, application("digits-r9", Path("/nothing/here"))]})
     failure(ray_serve, "digits-r9")
     assert replica_of(ray_serve, "digits-r8") == replica
-    assert httpx.post(f"http://{replica}/digits-r8.app", json={"inputs": [ROW]}).status_code == 200
+    assert httpx.post(f"http://{replica}/digits-r8.app", json={"inputs": [ROW]}, timeout=PATIENCE_S).status_code == 200
 
 
 SETTABLE = """
@@ -374,7 +381,7 @@ async def test_user_config_changes_in_place_without_losing_a_request(
     before = ray_serve.application("set-r1")["deployments"]["Model"]["replicas"]
     url = f"http://{replica_of(ray_serve, 'set-r1')}/set-r1.app"
     answers: list[list[Any]] = [[] for _ in range(8)]
-    async with httpx.AsyncClient(timeout=60) as client, asyncio.timeout(60):
+    async with httpx.AsyncClient(timeout=PATIENCE_S) as client, asyncio.timeout(PATIENCE_S):
         loops = [asyncio.create_task(ask_until(client, url, "new", each)) for each in answers]
         await asyncio.to_thread(eventually, lambda: all(answers), "an answer to each client")
         await asyncio.to_thread(ray_serve.put, {"applications": [document("new")]})
@@ -389,7 +396,7 @@ async def test_user_config_changes_in_place_without_losing_a_request(
     wrong["deployments"][0]["user_config"] = {"maxRequestBytes": -1}
     ray_serve.put({"applications": [wrong]})
     eventually(lambda: "the new user_config is not applied" in log_of(ray_serve, "set-r1"), "the log line")
-    async with httpx.AsyncClient(timeout=60) as client:
+    async with httpx.AsyncClient(timeout=PATIENCE_S) as client:
         assert (await client.post(url, json={"inputs": [1]})).json() == {"outputs": "new"}
 
 
@@ -416,7 +423,7 @@ async def test_health_checks_are_answered_while_the_model_is_busy(
     ray_serve.put({"applications": [application("busy-r1", tmp_path, "predictor:Predictor")]})
     ray_serve.wait_running("busy-r1")
     replica = replica_of(ray_serve, "busy-r1")
-    async with httpx.AsyncClient(base_url=f"http://{replica}", timeout=60) as client:
+    async with httpx.AsyncClient(base_url=f"http://{replica}", timeout=PATIENCE_S) as client:
         waiting = [asyncio.create_task(client.post("/busy-r1.app", json={"inputs": [1]})) for _ in range(4)]
         for _ in range(20):
             assert (await client.get("/-/routes")).json() == {"/busy-r1.app": "busy-r1"}
@@ -444,7 +451,7 @@ async def test_what_an_edge_sent_for_a_client_that_left_is_never_computed(
     host, port = replica_of(ray_serve, "busy-r1").split(":")
     (seen := tmp_path / "seen").unlink(missing_ok=True)
     path, headers = "/busy-r1.app", by_edge(60)
-    async with httpx.AsyncClient(base_url=f"http://{host}:{port}", timeout=60) as client:
+    async with httpx.AsyncClient(base_url=f"http://{host}:{port}", timeout=PATIENCE_S) as client:
         first = asyncio.create_task(client.post(path, json={"inputs": [1]}, headers=headers))
         await asyncio.to_thread(eventually, seen.exists, "the model at work")
         for number in (71, 72, 73):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from waiting import eventually
+from waiting import PATIENCE_S, eventually
 
 pytestmark = [pytest.mark.ray]
 
@@ -41,10 +41,10 @@ def test_formats_beside_each_other(ray_serve: Any, tmp_path: Path, application: 
     ray_serve.wait_running("words-r1")
     [address] = ray_serve.replicas("trusted-r1")
     row = [0.5, -1.0, 2.0, 0.25]
-    answer = httpx.post(f"http://{address}/trusted-r1.app", json={"inputs": [row]}).json()
+    answer = httpx.post(f"http://{address}/trusted-r1.app", json={"inputs": [row]}, timeout=PATIENCE_S).json()
     assert answer["outputs"][0] == pytest.approx(network(torch.tensor([row]))[0].tolist(), rel=1e-4)
     [address] = ray_serve.replicas("words-r1")
-    streamed = httpx.post(f"http://{address}/words-r1.app", json={"inputs": [[4, 6]]})
+    streamed = httpx.post(f"http://{address}/words-r1.app", json={"inputs": [[4, 6]]}, timeout=PATIENCE_S)
     assert streamed.status_code == 200
     assert streamed.text.count("token") == 3
     eventually(lambda: ray_serve.application("doubted-r1").get("status") == "DEPLOY_FAILED", "refused")

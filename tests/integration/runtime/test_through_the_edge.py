@@ -12,7 +12,7 @@ import tritonclient.http
 from tritonclient.utils import InferenceServerException
 
 from measuring.edge import Edge, arm, running_edge, service
-from waiting import eventually
+from waiting import PATIENCE_S, eventually
 
 pytestmark = [pytest.mark.ray, pytest.mark.haproxy]
 
@@ -57,14 +57,14 @@ def test_grpc_and_rest_give_the_same_answers_and_are_counted_alike(ray_serve: An
 
 def test_the_openapi_document_leads_to_what_it_describes(edge: Edge) -> None:
     where = httpx.URL(f"http://127.0.0.1:{edge.http_port}/digits/openapi.json")
-    eventually(lambda: httpx.get(where).status_code == 200, "the document through the edge")
-    document = httpx.get(where).json()
+    eventually(lambda: httpx.get(where, timeout=PATIENCE_S).status_code == 200, "the document through the edge")
+    document = httpx.get(where, timeout=PATIENCE_S).json()
     (server,) = document["servers"]
     root = str(where.join(server["url"])).rstrip("/")
     bodies = {"/": {"inputs": ROWS.tolist()}, "/v2/models/digits/infer": _row_by_protocol()}
     assert bodies.keys() <= document["paths"].keys()
     for path, body in bodies.items():
-        answer = httpx.post(root + path, json=body)
+        answer = httpx.post(root + path, json=body, timeout=PATIENCE_S)
         assert answer.status_code == 200, answer.text
 
 

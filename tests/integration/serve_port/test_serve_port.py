@@ -20,6 +20,7 @@ from sundog_operator.core.readiness import Readiness, of_revision
 from sundog_operator.core.revisions import Revision
 from sundog_operator.errors import RayUnavailable, ServeRefused
 from sundog_operator.ports import Serve
+from waiting import comes_true
 
 PREDICTOR = "class Echo:\n    def load(self, path, config):\n        pass\n    def predict(self, batch):\n        return batch\n"
 
@@ -51,12 +52,14 @@ class Backend:
         await self.serve.put(self.dashboard, "vision", serve_config.make_document(apps, self.cluster))
 
     async def until(self, condition: Callable[[ServeState], bool]) -> ServeState:
-        for _ in range(600):
+        async def reached() -> ServeState | None:
             state = await self.serve.read(self.dashboard, "vision")
             if condition(state):
                 return state
             await self.wait()
-        raise AssertionError(f"not reached: {state}")
+            return None
+
+        return await comes_true(reached, "the state of Serve")
 
     def readiness(self, state: ServeState, number: int, model: str = "good") -> Readiness:
         return of_revision("port", self.revision(number, model)[0], state)

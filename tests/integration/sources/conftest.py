@@ -16,6 +16,7 @@ from ports import free_port
 from store_processes import FAKE_GCS, VERSITYGW, Put, go_tool, running
 from sundog_runtime.sources import fetch, files
 from sundog_runtime.sources.limits import Limits, limits_of
+from waiting import PATIENCE_S
 
 FAST = Limits(part_bytes=64 * 1024, pause=0.001, longest_pause=0.01, attempts=3, connect=10, idle=20)
 
@@ -134,7 +135,9 @@ def bucket(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> t
 
         def put(key: str, body: bytes) -> None:
             where = f"{url}/upload/storage/v1/b/models/o"
-            httpx.post(where, params={"uploadType": "media", "name": key}, content=body).raise_for_status()
+            httpx.post(
+                where, params={"uploadType": "media", "name": key}, content=body, timeout=PATIENCE_S
+            ).raise_for_status()
 
     return f"{request.param}://models", put
 

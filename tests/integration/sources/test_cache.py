@@ -9,7 +9,6 @@ import stat
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +22,7 @@ from sundog_runtime.errors import DigestMismatch, LoadFailed
 from sundog_runtime.sources import cache as layout
 from sundog_runtime.sources.files import open_model
 from sundog_runtime.sources.transfer import FILES, JOURNAL
+from waiting import eventually
 
 PART = 64 * 1024
 BODY = os.urandom(10 * PART)
@@ -55,10 +55,7 @@ def replica(uri: str, digest: str) -> Iterator["subprocess.Popen[str]"]:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true"
-        time.sleep(0.02)
+    eventually(condition, "the condition")
 
 
 def journal(cache: Path) -> list[str]:

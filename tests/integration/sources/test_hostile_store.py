@@ -26,6 +26,7 @@ from sundog_runtime.errors import (
 from sundog_runtime.sources import fetch
 from sundog_runtime.sources.files import open_model
 from sundog_runtime.sources.guard import Guard
+from waiting import PATIENCE_S
 
 BODY = os.urandom(200_000)
 SHA = "sha256:" + hashlib.sha256(BODY).hexdigest()
@@ -195,8 +196,8 @@ def test_a_hostile_store(
         # Only what drips is to be caught by its rate: a loaded machine is slow to begin.
         lambda: replace(
             usual,
-            window=0.3 if "drip" in name else 20,
-            idle=0.2 if name == "silence" else 20,
+            window=0.3 if "drip" in name else PATIENCE_S,
+            idle=0.2 if name == "silence" else PATIENCE_S,
             bytes_per_second=10_000,
         ),
     )
@@ -228,12 +229,12 @@ def test_a_stubborn_store_is_left_without_its_farewell(
     answers: bytes, says: str, certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usual = fetch.limits_of()
-    monkeypatch.setattr(fetch, "limits_of", lambda: replace(usual, idle=20 if answers else 0.2))
+    monkeypatch.setattr(fetch, "limits_of", lambda: replace(usual, idle=PATIENCE_S if answers else 0.2))
     monkeypatch.setenv("SUNDOG_SOURCE_ALLOW_HOSTS", "127.0.0.1")
     with StubbornStore(certificate, answers) as store:
         with pytest.raises(SourceUnavailable, match=says):
             open_model(f"https://{store.authority}/m.pt2", "")
-        ended = store.ends(5)
+        ended = store.ends(PATIENCE_S)
         assert ended
         assert all(ended)
     # What its loop has not closed warns as it is collected.

@@ -9,8 +9,9 @@ from obstore.store import S3Store
 from store_processes import BUILD_S, Put
 from sundog_operator.adapters import log_places
 from sundog_operator.adapters.log_places import PlaceRefused
+from waiting import PATIENCE_S
 
-pytestmark = pytest.mark.timeout(BUILD_S + 120)
+pytestmark = pytest.mark.timeout(BUILD_S + PATIENCE_S)
 
 
 @pytest.mark.parametrize("bucket", ["s3"], indirect=True)

@@ -31,9 +31,10 @@ from sundog_runtime.errors import (
 from sundog_runtime.sources import bucket as bucket_source
 from sundog_runtime.sources.bucket_listing import page_query
 from sundog_runtime.sources.files import open_model
+from waiting import PATIENCE_S
 
 # The first test of a store waits until its server is built.
-pytestmark = pytest.mark.timeout(BUILD_S + 120)
+pytestmark = pytest.mark.timeout(BUILD_S + PATIENCE_S)
 
 BIG = os.urandom(300_000)
 MODEL = {"model.safetensors": BIG, "model.yaml": b"format: torch\n", "code/net.py": b"class Net: ...\n"}
@@ -581,11 +582,13 @@ class Registry:
 
     def put_blob(self, body: bytes) -> dict[str, Any]:
         base = f"http://{self.authority}"
-        begun = httpx.post(f"{base}/v2/team/digits/blobs/uploads/")
+        begun = httpx.post(f"{base}/v2/team/digits/blobs/uploads/", timeout=PATIENCE_S)
         begun.raise_for_status()
         where = URL(begun.headers["Location"]).update_query(digest=sha(body))
         where = where if where.is_absolute() else URL(base).join(where)
-        httpx.put(str(where), content=body, headers={"Content-Type": "application/octet-stream"}).raise_for_status()
+        httpx.put(
+            str(where), content=body, headers={"Content-Type": "application/octet-stream"}, timeout=PATIENCE_S
+        ).raise_for_status()
         return {"mediaType": "application/octet-stream", "digest": sha(body), "size": len(body)}
 
     def put_manifest(self, layers: list[dict[str, Any]], tag: str = "v1") -> str:
@@ -593,7 +596,7 @@ class Registry:
         config = {**self.put_blob(b"{}"), "mediaType": "application/vnd.oci.empty.v1+json"}
         body = json.dumps({"schemaVersion": 2, "mediaType": kind, "config": config, "layers": layers}).encode()
         url = f"http://{self.authority}/v2/team/digits/manifests/{tag}"
-        httpx.put(url, content=body, headers={"Content-Type": kind}).raise_for_status()
+        httpx.put(url, content=body, headers={"Content-Type": kind}, timeout=PATIENCE_S).raise_for_status()
         return sha(body)
 
     def uri(self, digest: str) -> str:

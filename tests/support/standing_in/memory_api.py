@@ -12,6 +12,7 @@ from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
 from sundog_operator.adapters.memory_kubernetes.facade import serve
 from sundog_operator.adapters.memory_kubernetes.kubeconfig import write_kubeconfig
 from sundog_operator.shell.local.api_server import admit, schemas
+from waiting import PATIENCE_S
 
 
 class MemoryApi:
@@ -31,7 +32,7 @@ class MemoryApi:
     def start(self) -> None:
         self._thread.start()
         self.call(self._set, True)
-        assert self._present.wait(60)
+        assert self._present.wait(PATIENCE_S)
 
     def stop(self) -> None:
         """Also of one that a test has left away."""
@@ -44,13 +45,13 @@ class MemoryApi:
         """Nobody listens meanwhile."""
         self._present.clear()
         self.call(self._set, False)
-        assert self._away.wait(90)
+        assert self._away.wait(PATIENCE_S)
         try:
             yield
         finally:
             self._away.clear()
             self.call(self._set, True)
-            assert self._present.wait(60)
+            assert self._present.wait(PATIENCE_S)
 
     def call(self, act, *arguments):  # type: ignore[no-untyped-def]
         """Call a function in the server's thread; what it gives."""
@@ -58,7 +59,7 @@ class MemoryApi:
         async def run():  # type: ignore[no-untyped-def]
             return act(*arguments)
 
-        return asyncio.run_coroutine_threadsafe(run(), self._loop).result(60)
+        return asyncio.run_coroutine_threadsafe(run(), self._loop).result(PATIENCE_S)
 
     def _set(self, wanted: bool) -> None:
         (self._wanted.set if wanted else self._wanted.clear)()

@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 
-from waiting import PATIENCE_S
+from waiting import PATIENCE_S, patience
 
 SUPPORT = Path(__file__).parents[1]
 # Names of Services are found on loopback; the rest is what the installed script does.
@@ -46,7 +46,7 @@ class OperatorProcess:
     def get(self, path: str) -> tuple[int, str]:
         """The status and the text of an endpoint; 0 where nobody answers."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=patience(5)) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
@@ -89,7 +89,7 @@ class OperatorProcess:
         ]
         return int(line.split()[1]) / 1024
 
-    def end(self, number: signal.Signals = signal.SIGTERM, within: float = 30.0) -> int:
+    def end(self, number: signal.Signals = signal.SIGTERM, within: float = PATIENCE_S) -> int:
         """Send a signal and wait; the exit code."""
         if self.process.poll() is None:
             self.process.send_signal(number)
@@ -128,7 +128,7 @@ def running_operator(
         yield operator
     finally:
         with contextlib.suppress(Exception):
-            operator.end(within=15)
+            operator.end(within=patience(15))
         if process.poll() is None:
             process.kill()
             process.wait()

@@ -21,6 +21,7 @@ from sundog_operator.core.feedback import Sums
 from sundog_operator.core.observed import LogAnswer
 from sundog_operator.core.rollout.tallies import Tallies
 from sundog_operator.ports import Object
+from waiting import PATIENCE_S
 
 parquet = pytest.importorskip("pyarrow.parquet")
 
@@ -51,7 +52,7 @@ class Edge:
     store: MemoryOutcomes = field(default_factory=MemoryOutcomes)
     port: int = 0
     ready: bool = True
-    longest_s: float = 30.0
+    longest_s: float = PATIENCE_S
 
     def fill(self, units: int = 3) -> None:
         self.store.exposed = [Exposed(unit, 1_750_000_000_000_000 + unit, 1, "control") for unit in range(units)]
@@ -172,7 +173,7 @@ async def test_a_claim_whose_server_is_away_holds_up_nobody(
     monkeypatch.setattr(Path, "is_dir", waits)
     place = "pvc://logs/a/000001"
     answer = await EdgeLogs(0.5, tmp_path).write(experiment(), edge.pods, place, "parquet", AT, final=False)
-    assert away.is_set(), "it was looked at"
+    assert await asyncio.to_thread(away.wait, PATIENCE_S), "it was looked at"
     assert answer.problem == f"{place}: not written within 0.5 s"
     back.set()
 

@@ -11,6 +11,7 @@ from doubles.cluster import NAME, NAMESPACE, Cluster, model_deployment
 from sundog_operator.app.keys import Key
 from sundog_operator.app.loop import Operator
 from sundog_operator.ports import CONFIG_MAP, KINDS, SECRET, Ref
+from waiting import PATIENCE_S
 
 KEYS = Ref(SECRET, NAMESPACE, "keys")
 ENDPOINT = {"auth": {"apiKeys": {"secretName": "keys"}}}
@@ -84,7 +85,7 @@ async def test_a_change_of_a_secret_wakes_those_that_name_it(cluster: Cluster) -
     watching = asyncio.ensure_future(operator._watch(SECRET))
     try:
         await put(cluster, ann="one")
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE_S):
             assert await operator.queue.take() == Key("modeldeployment", NAMESPACE, NAME)
         assert len(operator.queue) == 0
     finally:

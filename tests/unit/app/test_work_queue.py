@@ -4,6 +4,7 @@ import pytest
 
 from doubles.clock import FakeClock
 from sundog_operator.app.work_queue import MAX_DELAY_S, WorkQueue, backoff_s
+from waiting import PATIENCE_S
 
 
 @pytest.fixture
@@ -83,7 +84,7 @@ async def test_who_is_about_to_wait_is_woken_although_another_takes_a_key_before
     queue.add("a")
     queue.add("b")
     assert await queue.take() == "a"
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         assert await waiting == "b"
 
 

@@ -15,6 +15,7 @@ from sundog_edge.cluster_source import ClusterSource, pause_s
 from sundog_edge.errors import ApiUnavailable, SettingsError
 from sundog_edge.secrets import ComposedSecrets
 from sundog_edge.state_dir import StateDir
+from waiting import PATIENCE_S
 
 PATH = "/api/v1/namespaces/vision/"
 
@@ -113,7 +114,7 @@ def encode(text: str) -> str:
 
 
 async def until(condition: Callable[[], Any]) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_S):
         while not condition():  # noqa: ASYNC110 - the condition is about files and another task
             await asyncio.sleep(0.005)
 

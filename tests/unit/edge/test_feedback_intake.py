@@ -15,6 +15,7 @@ from sundog_edge.feedback.exposure import Exposure, signed
 from sundog_edge.feedback.intake import MAX_PROBLEMS, Intake
 from sundog_edge.feedback.joining import Batch
 from sundog_edge.feedback.signing import NO_KEYS, SigningKeys
+from waiting import PATIENCE_S
 
 KEY, OLD, OTHER = (bytes([number]) * 32 for number in range(3))
 NOW = 1_769_000_000.0
@@ -245,11 +246,11 @@ async def test_behind_a_store_that_hangs_nobody_waits_for_ever(desk: Desk) -> No
 
     desk.store = Hanging()
     desk.intake = Intake(desk.store, lambda: desk.keys, lambda: desk.document, lambda: None, lambda: NOW, answer_s=0.05)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_S):
         answers = await asyncio.gather(*(desk.take(converted(desk.id(number))) for number in range(20)))
     assert {(status, answer["code"]) for status, answer in answers} == {(503, "FeedbackUnavailable")}
     assert desk.intake.failures == 20
-    desk.store.hangs = False
+    desk.store.hangs, desk.intake._answer_s = False, PATIENCE_S
     assert (await desk.take(converted(desk.id(1))))[1]["accepted"] == 1
 
 

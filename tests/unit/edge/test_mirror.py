@@ -21,6 +21,7 @@ from sundog_edge.mirror.comparing import Incomparable, agree, verdicts
 from sundog_edge.mirror.counts import Counts
 from sundog_edge.mirror.records import Answer, Record, parse
 from sundog_edge.mirror.sending import MOST_BEHIND_US, MOST_IN_FLIGHT, Mirror, Target
+from waiting import PATIENCE_S
 
 NUMBERS = st.floats(-1e6, 1e6) | st.integers(-(10**6), 10**6)
 DOCUMENTS = st.recursive(
@@ -325,7 +326,7 @@ def target(**changes: Any) -> Target:
         "comparator": Comparator(),
         **changes,
     }
-    return Target(**fields, timeout_s=5.0)
+    return Target(**fields, timeout_s=PATIENCE_S)
 
 
 @pytest.mark.parametrize(
@@ -364,7 +365,7 @@ async def test_what_finds_no_replica_once_the_candidate_has_answered_counts_agai
         mirror.take(datagram(), NOW_US)
         (own,) = mirror.counts.values()
         assert (own.sent, own.skipped) == (1, {"noReplica": 1})
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_S):
             await asyncio.gather(*mirror._running["digits"])
         assert own.paired == 1
         mirror.follow({"digits": target(addresses=())})
@@ -384,7 +385,7 @@ async def test_copies_under_way_are_few() -> None:
             mirror.take(datagram(), NOW_US)
         (own,) = mirror.counts.values()
         assert (own.sent, own.in_flight, own.dropped) == (MOST_IN_FLIGHT, MOST_IN_FLIGHT, 5)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_S):
             await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()})
     assert (own.errors, own.in_flight) == (MOST_IN_FLIGHT, 0)
 
@@ -403,7 +404,7 @@ async def test_a_copy_goes_nowhere_but_to_a_replica() -> None:
         mirror.follow({"digits": target(addresses=(f"127.0.0.1:{server.port}",))})
         mirror.take(datagram(), NOW_US)
         (own,) = mirror.counts.values()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_S):
             await asyncio.gather(*mirror._running["digits"])
     assert (seen, own.errors) == (["/digits-r8.app/v2/infer"], 1)
 

@@ -16,6 +16,7 @@ from sundog_runtime.attempts import TOLD_SECONDS, Attempts
 from sundog_runtime.errors import LoadFailed, LoadTimeout, StartError, WarmupTimeout
 from sundog_runtime.formats.deadline import load_seconds
 from sundog_runtime.replica import Replica, _attempts
+from waiting import PATIENCE_S
 
 LATE = LoadTimeout("loading did not end within 3 s")
 
@@ -81,7 +82,7 @@ async def test_what_ends_in_time_leaves_nothing(tmp_path: Path) -> None:
     async def seven() -> int:
         return 7
 
-    assert await attempts.in_time(seven(), 60, LATE) == 7
+    assert await attempts.in_time(seven(), PATIENCE_S, LATE) == 7
     assert left(tmp_path / "starts") == []
     attempts.tell_last()
 
@@ -91,7 +92,7 @@ async def test_what_fails_in_time_leaves_nothing(tmp_path: Path) -> None:
         raise TimeoutError("of the model's own")
 
     with pytest.raises(TimeoutError, match="of the model's own"):
-        await Attempts(tmp_path / "starts", "digits").in_time(fails(), 60, LATE)
+        await Attempts(tmp_path / "starts", "digits").in_time(fails(), PATIENCE_S, LATE)
     assert left(tmp_path / "starts") == []
 
 
@@ -117,7 +118,7 @@ async def test_an_attempt_that_did_not_end_is_told_by_the_next_of_its_revision(
 
 
 async def test_an_attempt_under_way_is_not_told(tmp_path: Path) -> None:
-    under_way = asyncio.create_task(Attempts(tmp_path, "digits").in_time(never(), 60, LATE))
+    under_way = asyncio.create_task(Attempts(tmp_path, "digits").in_time(never(), PATIENCE_S, LATE))
     await asyncio.sleep(0)
     assert len(left(tmp_path)) == 1
     Attempts(tmp_path, "digits").tell_last()
@@ -153,7 +154,7 @@ def test_a_model_that_holds_the_lock_is_ended_and_told(
         # Only what is to be late has little time, for the machine may be busy.
         [sys.executable, "-c", START, json.dumps(wanted), "2" if part == "load" else "600"],
         capture_output=True,
-        timeout=120,
+        timeout=PATIENCE_S,
         check=False,
     )
     assert ended.returncode == 1, ended.stderr
@@ -179,7 +180,7 @@ async def test_what_was_put_in_again_is_a_real_attempt(torch_model: Path, args: 
 def test_every_build_of_an_application_has_a_name_of_its_own(args: Callable[..., dict[str, Any]]) -> None:
     wanted = args(Path("/m"))
     done = subprocess.run(
-        [sys.executable, "-c", BUILD, json.dumps(wanted)], capture_output=True, timeout=300, check=False
+        [sys.executable, "-c", BUILD, json.dumps(wanted)], capture_output=True, timeout=PATIENCE_S, check=False
     )
     assert done.returncode == 0, done.stderr
     (first, name), (second, other) = json.loads(done.stdout.splitlines()[-1])

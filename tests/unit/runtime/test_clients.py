@@ -26,6 +26,7 @@ from tritonclient.utils import InferenceServerException
 
 from sundog_runtime.protocol.grpc_service import GrpcMethods, add_to_server
 from sundog_runtime.replica import Replica
+from waiting import PATIENCE_S
 
 ECHO = """
 import json
@@ -160,12 +161,12 @@ class Served:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        assert self._ready.wait(60)
+        assert self._ready.wait(PATIENCE_S)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._loop.call_soon_threadsafe(self._end.set)
-        self._thread.join(30)
+        self._thread.join(PATIENCE_S)
         assert not self._thread.is_alive()
 
 
@@ -326,7 +327,7 @@ def test_pictures_have_no_form_in_json(gallery: Served) -> None:
         as_json = tritonclient.http.InferRequestedOutput("turned", binary_data=False)
         with pytest.raises(InferenceServerException, match="output 'turned': bytes have no form in JSON; ask for it"):
             client.infer("gallery", [tensor], outputs=[as_json])
-    answer = httpx.post(f"http://{gallery.http}/", json={"inputs": ["text"]})
+    answer = httpx.post(f"http://{gallery.http}/", json={"inputs": ["text"]}, timeout=PATIENCE_S)
     assert (answer.status_code, answer.json()["code"]) == (400, "WrongType")
 
 
@@ -378,7 +379,7 @@ def test_a_deadline_is_kept_and_the_next_request_served(served: Served) -> None:
 
 
 def test_the_client_of_the_working_group_over_http(served: Served) -> None:
-    with httpx.Client() as connection:
+    with httpx.Client(timeout=PATIENCE_S) as connection:
         ask_by_the_client_of_the_working_group(
             OpenInferenceClient(base_url=f"http://{served.http}", httpx_client=connection)
         )
@@ -437,7 +438,7 @@ print("done")
 
 def test_the_client_of_the_working_group_over_grpc(served: Served) -> None:
     command = [sys.executable, "-c", OTHER_GRPC_CLIENT, served.grpc]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
 
 
@@ -455,7 +456,7 @@ def test_the_generated_messages_are_those_of_the_description(tmp_path: Path) -> 
     root = Path(sundog_runtime.__file__).parents[1]
     proto = "sundog_runtime/protocol/inference.proto"
     command = [sys.executable, "-m", "grpc_tools.protoc", "-I.", f"--python_out={tmp_path}", f"--pyi_out={tmp_path}"]
-    subprocess.run([*command, proto], cwd=root, check=True, timeout=60)
+    subprocess.run([*command, proto], cwd=root, check=True, timeout=PATIENCE_S)
     for suffix in ("py", "pyi"):
         name = f"sundog_runtime/protocol/inference_pb2.{suffix}"
         assert (root / name).read_text() == (tmp_path / name).read_text(), f"generate {name} anew"

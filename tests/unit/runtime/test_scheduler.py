@@ -18,6 +18,10 @@ from sundog_runtime.pace import LONG_SECONDS, is_small
 from sundog_runtime.scheduler import PATIENCE, Scheduler
 from sundog_runtime.signature import Signature
 from sundog_runtime.tensors import TensorSpec
+from waiting import PATIENCE_S
+
+SOON_S = 0.5
+"""A deadline that passes while a test waits for it, long after the request is where it is to be by then."""
 
 DECLARED = Signature((TensorSpec("x", "float32", (-1, 2)),))
 
@@ -34,7 +38,7 @@ class Gate:
         self.calls.append(batch)
         self.contexts.append(joined())
         self.began.set()
-        assert self.go.wait(30)
+        assert self.go.wait(PATIENCE_S)
         return self._answer(batch)
 
 
@@ -209,7 +213,7 @@ def test_a_text_or_a_file_is_small_by_its_length(one: Any) -> None:
 async def test_what_has_no_time_left_is_not_computed(make: Callable[..., Scheduler]) -> None:
     gate = Gate()
     scheduler = make(loaded(gate))
-    tasks = await behind(scheduler, gate, rows(13), deadline=time.monotonic() + 0.01)
+    tasks = await behind(scheduler, gate, rows(13), deadline=time.monotonic() + SOON_S)
     with pytest.raises(Problem) as caught:
         await tasks[1]
     assert (caught.value.status, caught.value.code) == (504, "DeadlineExceeded")
@@ -237,7 +241,7 @@ async def test_who_leaves_while_the_others_are_tried_alone_is_not_tried(make: Ca
     def fail(batch: Any) -> Any:
         if batch[0, 0] == 13:
             began.set()
-            assert go.wait(30)
+            assert go.wait(PATIENCE_S)
         raise ValueError("never")
 
     gate = Gate(fail)
@@ -254,7 +258,7 @@ async def test_who_leaves_while_the_others_are_tried_alone_is_not_tried(make: Ca
 async def test_a_pass_that_outlasts_the_deadline_answers_nobody(make: Callable[..., Scheduler]) -> None:
     gate = Gate()
     scheduler = make(loaded(gate))
-    task = asyncio.create_task(scheduler.infer(rows(1), RequestContext(deadline=time.monotonic() + 0.05)))
+    task = asyncio.create_task(scheduler.infer(rows(1), RequestContext(deadline=time.monotonic() + SOON_S)))
     await asyncio.to_thread(gate.began.wait)
     with pytest.raises(Problem, match="time was over"):
         await task

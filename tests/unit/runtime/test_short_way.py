@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ import pytest
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from sundog_runtime import pace
 from sundog_runtime.context import parameters
 from sundog_runtime.protocol.query import Buffer, Reply
 from sundog_runtime.replica import Replica
 from sundog_runtime.short_way import ShortWay, WithoutTrailers, protocol_class
+from waiting import PATIENCE_S
 
 ROW = [0.5, -1.0, 2.0, 0.25]
 GOOD = b'{"inputs":[[0.5,-1.0,2.0,0.25]]}'
@@ -138,7 +141,7 @@ def post(body: bytes, *headers: str, path: str = "/m", method: str = "POST", ver
 
 
 async def answer_of(reader: asyncio.StreamReader) -> tuple[int, dict[str, str], bytes]:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_S):
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
         first, *lines = head.strip().split("\r\n")
         headers = dict(line.split(": ", 1) for line in lines)
@@ -299,7 +302,7 @@ async def test_malformed_requests_harm_nobody(house: House, connect: Any, garbag
     reader, writer = await connect()
     good, more = await connect()
     writer.write(garbage)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_S):
         assert (await reader.read()).startswith(b"HTTP/1.1 400 ")
     more.write(post(b"one"))
     assert (await answer_of(good))[2] == b"short / one"
@@ -349,7 +352,7 @@ async def test_a_server_that_ends_closes_idle_connections_and_finishes_the_other
     while not house.server.server_state.tasks:  # noqa: ASYNC110 (nor for this)
         await asyncio.sleep(0)
     house.server.should_exit = True
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_S):
         assert await idle.read() == b""
     assert not house.serving.done()
     house.gate.set()
@@ -361,12 +364,14 @@ async def test_a_server_that_ends_closes_idle_connections_and_finishes_the_other
 
 
 @pytest.fixture
-async def replica(torch_model: Path, args: Any) -> AsyncIterator[Replica]:
-    """A network that has proved to be quick."""
+async def replica(torch_model: Path, args: Any, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Replica]:
+    """A network that has proved to be quick: on a busy machine too."""
+    monkeypatch.setattr(pace, "QUICK_SECONDS", math.inf)
+    monkeypatch.setattr(pace, "LONG_SECONDS", math.inf)
     made = await Replica.start(args(torch_model))
     await made.reconfigure({"maxRequestBytes": 1000})
     async with httpx.AsyncClient(transport=httpx.ASGITransport(made.app), base_url="http://replica") as client:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE_S):
             while made.app.at_once("/", {}, GOOD) is None:
                 assert (await client.post("/", content=GOOD)).status_code == 200
     yield made
@@ -459,7 +464,7 @@ async def test_nothing_is_answered_beside_a_call_on_the_thread(replica: Replica)
     gate = asyncio.Event()
     loop = asyncio.get_running_loop()
     busy = asyncio.create_task(
-        replica._thread.run(lambda: asyncio.run_coroutine_threadsafe(gate.wait(), loop).result(30))
+        replica._thread.run(lambda: asyncio.run_coroutine_threadsafe(gate.wait(), loop).result(PATIENCE_S))
     )
     await asyncio.sleep(0)
     assert replica.app.at_once("/", {}, GOOD) is None

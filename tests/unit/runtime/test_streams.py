@@ -213,7 +213,7 @@ async def test_a_client_that_leaves_stops_the_model(stream: Any, log: list[Any],
 @every_kind
 async def test_the_deadline_is_that_of_the_last_item(stream: Any, log: list[Any], code: str) -> None:
     client = await stream(code)
-    connection = Connection("x" * 60_000, timeout="0.1")
+    connection = Connection("x" * 200_000, timeout="0.5")
     messages = await all_of(connection, connection.run(client))
     assert b"DeadlineExceeded" in messages[-1]["body"]
     await client.replica._thread.run(lambda: None)

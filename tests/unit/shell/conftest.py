@@ -19,6 +19,7 @@ from sundog_operator.adapters.memory_kubernetes.facade import serve
 from sundog_operator.adapters.memory_kubernetes.kubeconfig import write_kubeconfig
 from sundog_operator.shell import cli
 from sundog_operator.shell.local.api_server import admit, columns, schemas
+from waiting import PATIENCE_S
 
 T = TypeVar("T")
 
@@ -51,12 +52,12 @@ class Server:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        assert self._ready.wait(10)
+        assert self._ready.wait(PATIENCE_S)
         return self
 
     def __exit__(self, *_error: object) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(10)
+        self._thread.join(PATIENCE_S)
         self._loop.close()
 
     def do(self, make: Callable[[Cluster], Awaitable[T]]) -> T:
@@ -65,12 +66,12 @@ class Server:
         async def call() -> T:
             return await make(self.cluster)
 
-        return asyncio.run_coroutine_threadsafe(call(), self._loop).result(20)
+        return asyncio.run_coroutine_threadsafe(call(), self._loop).result(PATIENCE_S)
 
     def until(self, condition: Callable[[Cluster], Awaitable[Any]], what: str) -> Any:
         """Wait for the reconciler to bring something about."""
         self.operator.set()
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE_S
         while not (value := self.do(condition)):
             assert time.monotonic() < deadline, f"{what}: {self.do(lambda cluster: cluster.status())}"
         return value

@@ -11,6 +11,7 @@ import pytest
 from sundog_operator.errors import Conflict, DependencyError, NotFound, RayUnavailable, SpecError, SundogError
 from sundog_operator.shell import cli, reference
 from sundog_operator.shell.exits import MEANINGS, CommandFailed, Exit, exit_of
+from waiting import PATIENCE_S
 
 REFERENCE = Path(__file__).parents[3] / "docs" / "reference" / "cli.md"
 
@@ -32,7 +33,7 @@ def test_help_imports_nothing_heavy() -> None:
         "heavy = {'kubernetes', 'kopf', 'ray', 'torch', 'aiohttp', 'pydantic', 'rich', 'yaml', 'psutil'};"
         "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S, check=True)
     assert done.stderr == "[]\n"
 
 
@@ -44,7 +45,7 @@ def test_verbs_need_neither_ray_nor_torch(verb: str) -> None:
         f"cli.run([{verb!r}, '--help']);"
         f"print(sorted({foreign} & set(sys.modules)), file=sys.stderr)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S, check=True)
     assert done.stderr == "[]\n"
 
 
@@ -176,7 +177,7 @@ def test_commands_of_the_model_server_explain_themselves_without_torch(verb: str
         f"cli.run([{verb!r}, '--help']);"
         "print(sorted({'ray', 'torch', 'kopf'} & set(sys.modules)), file=sys.stderr)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S, check=True)
     assert done.stderr == "[]\n"
 
 

@@ -19,6 +19,7 @@ from sundog_edge.export import Exposed, Outcome
 from sundog_operator.adapters.memory_kubernetes.kubeconfig import write_kubeconfig
 from sundog_operator.ports import EXPERIMENT, POD, Object, Ref
 from sundog_operator.shell.exits import Exit
+from waiting import PATIENCE_S
 
 NAME = "wide-or-narrow"
 SUCCESS = {"success": [{"name": "conversion", "feedback": "converted"}]}
@@ -86,10 +87,10 @@ def edge() -> Iterator[Edge]:
 
     thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
     thread.start()
-    assert ready.wait(10)
+    assert ready.wait(PATIENCE_S)
     yield made
     loop.call_soon_threadsafe(stop.set)
-    thread.join(10)
+    thread.join(PATIENCE_S)
     loop.close()
 
 

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
+from waiting import PATIENCE_S
+
 BEGIN = "import logging, threading, warnings; from sundog_operator.shell.json_logs import log_json; log_json('info'); "
 
 
 def lines(code: str) -> list[dict[str, Any]]:
-    done = subprocess.run((sys.executable, "-c", BEGIN + code), capture_output=True, text=True, timeout=60)
+    done = subprocess.run((sys.executable, "-c", BEGIN + code), capture_output=True, text=True, timeout=PATIENCE_S)
     return [json.loads(line) for line in done.stderr.splitlines()]
 
 

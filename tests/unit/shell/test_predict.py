@@ -23,6 +23,7 @@ from sundog_operator.core import edge_objects
 from sundog_operator.ports import MODEL_DEPLOYMENT, Ref, ref_of
 from sundog_operator.shell.exits import Exit
 from sundog_operator.shell.local import place
+from waiting import PATIENCE_S
 
 
 @dataclass
@@ -96,10 +97,10 @@ def endpoint(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Endpoin
 
     thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
     thread.start()
-    assert ready.wait(10)
+    assert ready.wait(PATIENCE_S)
     yield made
     loop.call_soon_threadsafe(stop.set)
-    thread.join(10)
+    thread.join(PATIENCE_S)
     loop.close()
 
 

@@ -15,6 +15,7 @@ from sundog_operator.adapters.local.ports_allocation import single
 from sundog_operator.adapters.local.state_directory import StateDirectory
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
 from sundog_operator.ports import POD, Object
+from waiting import PATIENCE_S
 
 NAME = "sundog-edge"
 TEAMS = ("one", "two")
@@ -55,7 +56,7 @@ async def test_edges_that_come_at_once_have_ports_of_their_own(
         await kube.create(config_map(team))
         await kube.create(deployment(team))
     edge = LocalEdge(kube, state.path, clock, http_port=preferred, https_port=0, table=table)
-    async with going_on(edge.run()), asyncio.timeout(60):
+    async with going_on(edge.run()), asyncio.timeout(PATIENCE_S):
         while len(pods := await kube.list(POD)) < len(TEAMS):  # noqa: ASYNC110 the pretended world has no events
             await asyncio.sleep(0)
     ports = [

@@ -11,6 +11,7 @@ from sundog_operator.adapters.local.per_object import PerObject
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
 from sundog_operator.errors import DependencyError
 from sundog_operator.ports import CONFIG_MAP, RAY_CLUSTER, Object, Ref
+from waiting import PATIENCE_S
 
 A, B = Ref(RAY_CLUSTER, "n", "a"), Ref(RAY_CLUSTER, "n", "b")
 
@@ -38,7 +39,7 @@ class Steps:
         return 0.0 if obj is None else 3600.0
 
     async def wait(self, *expected: tuple[Ref, Any]) -> None:
-        async with asyncio.timeout(60), self.called:
+        async with asyncio.timeout(PATIENCE_S), self.called:
             await self.called.wait_for(lambda: self.seen[-len(expected) :] == list(expected))
 
 
@@ -49,7 +50,7 @@ class Hour:
         self.now = inner.now
 
     async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(0 if seconds <= 1 else 60)
+        await (asyncio.sleep(0) if seconds <= 1 else asyncio.Event().wait())
 
 
 @pytest.fixture

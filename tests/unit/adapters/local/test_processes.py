@@ -12,6 +12,7 @@ from sundog_operator.adapters.local.process_table import Command
 from sundog_operator.adapters.local.processes import Processes, marked
 from sundog_operator.adapters.local.state_directory import StateDirectory
 from sundog_operator.errors import DependencyError
+from waiting import PATIENCE_S
 
 
 def command(state: StateDirectory, name: str = "ray-0", argv: tuple[str, ...] = ("ray", "start")) -> Command:
@@ -203,12 +204,12 @@ async def test_a_start_that_is_cancelled_is_still_found_and_ended(
 
     def slow(command: Command) -> Any:
         entered.set()
-        assert go.wait(5)
+        assert go.wait(PATIENCE_S)
         return spawn(command)
 
     monkeypatch.setattr(table, "spawn", slow)
     start = asyncio.create_task(processes.start(command(state)))
-    await asyncio.to_thread(entered.wait, 5)
+    await asyncio.to_thread(entered.wait, PATIENCE_S)
     start.cancel()
     asyncio.get_running_loop().call_later(0.01, go.set)
     with pytest.raises(asyncio.CancelledError):

@@ -18,6 +18,7 @@ from sundog_operator.adapters.local.ray_cluster import START_TIMEOUT_S, LocalRay
 from sundog_operator.adapters.local.state_directory import StateDirectory
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
 from sundog_operator.ports import RAY_CLUSTER, Object, Ref
+from waiting import PATIENCE_S
 
 REF = Ref(RAY_CLUSTER, "vision", "sundog-0")
 CLUSTER: Object = {
@@ -43,7 +44,7 @@ def running(ray: LocalRay) -> AbstractAsyncContextManager[None]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_S):
         while not condition():  # noqa: ASYNC110 the pretended world has no events
             await asyncio.sleep(0)
 
@@ -57,7 +58,7 @@ async def condition(kube: MemoryKubernetes) -> tuple[str, str, str]:
 
 
 async def until_condition(kube: MemoryKubernetes, status: str, reason: str) -> str:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_S):
         while (found := await condition(kube))[:2] != (status, reason):  # noqa: ASYNC110
             await asyncio.sleep(0)
     return found[2]
@@ -173,7 +174,7 @@ async def test_a_head_that_lost_a_port_gets_others_and_says_so(
 
             after = port(table.commands[1])
             assert after != before
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(PATIENCE_S):
                 while await endpoint() != str(after):  # noqa: ASYNC110
                     await asyncio.sleep(0)
     assert re.search(rf"port {before} is held by .+ \(pid \d+\); Ray gets other ports", caplog.text)

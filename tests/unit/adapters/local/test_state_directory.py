@@ -19,6 +19,7 @@ from sundog_operator.adapters.local.state_directory import (
     read_json,
     write_atomically,
 )
+from waiting import PATIENCE_S
 
 
 def test_a_path_is_refused_from_one_byte_too_many() -> None:
@@ -129,7 +130,7 @@ def test_a_killed_instance_holds_nothing(state: StateDirectory) -> None:
         "with StateDirectory.at(Path(sys.argv[1])).hold():\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(state.path)], timeout=30)
+    done = subprocess.run([sys.executable, "-c", code, str(state.path)], timeout=PATIENCE_S)
     assert done.returncode == -9
     assert state.holder() is not None
     with state.hold():

@@ -11,6 +11,7 @@ import pytest
 from sundog_operator.adapters.local.state_directory import StateDirectory
 from sundog_operator.adapters.local.units import Restarts, Unit, Units
 from sundog_operator.ports import RAY_CLUSTER, Ref
+from waiting import PATIENCE_S
 
 ONE, TWO, THREE = (Ref(RAY_CLUSTER, "vision", f"sundog-{number}") for number in range(3))
 T = TypeVar("T")
@@ -53,7 +54,7 @@ def all_at_once(act: Callable[[Ref], T]) -> list[T]:
     together = threading.Barrier(len(TEAMS))
 
     def run(ref: Ref) -> T:
-        together.wait(60)
+        together.wait(PATIENCE_S)
         return act(ref)
 
     with ThreadPoolExecutor(len(TEAMS)) as pool:

@@ -18,6 +18,7 @@ from sundog_operator.adapters.memory_kubernetes.facade import application, serve
 from sundog_operator.adapters.memory_kubernetes.kubeconfig import write_kubeconfig
 from sundog_operator.errors import DependencyError
 from sundog_operator.ports import CONFIG_MAP, MODEL_DEPLOYMENT, Object, Ref
+from waiting import PATIENCE_S
 
 TOKEN = "s3cret:with/odd@signs"
 MDEPS = "/apis/serving.sundog.dev/v1alpha1/namespaces/vision/modeldeployments"
@@ -50,7 +51,7 @@ async def url(kube: MemoryKubernetes, clock: Any) -> AsyncIterator[str]:
 @pytest.fixture
 async def session(url: str) -> AsyncIterator[aiohttp.ClientSession]:
     headers = {"Authorization": f"Bearer {TOKEN}"}
-    async with aiohttp.ClientSession(url, headers=headers, timeout=aiohttp.ClientTimeout(total=20)) as opened:
+    async with aiohttp.ClientSession(url, headers=headers, timeout=aiohttp.ClientTimeout(total=PATIENCE_S)) as opened:
         yield opened
 
 
@@ -68,7 +69,7 @@ async def ask(
 
 
 async def watch_lines(response: aiohttp.ClientResponse, count: int) -> list[Any]:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_S):
         return [orjson.loads(await response.content.readline()) for _ in range(count)]
 
 
@@ -264,7 +265,7 @@ class TestWatch:
     async def test_does_not_hold_up_a_shutdown(self, kube: MemoryKubernetes, clock: Any, mdep: Any) -> None:
         await kube.apply(mdep())
         headers = {"Authorization": "Bearer t"}
-        async with aiohttp.ClientSession() as session, asyncio.timeout(60):
+        async with aiohttp.ClientSession() as session, asyncio.timeout(PATIENCE_S):
             async with serve(kube, clock, token="t") as base:
                 response = await session.get(base + MDEPS, params={"watch": "true"}, headers=headers)
                 await watch_lines(response, 1)
@@ -312,7 +313,7 @@ def kubectl(url: str, tmp_path: Path) -> Callable[..., Any]:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE_S):
             output, _ = await process.communicate(orjson.dumps(stdin) if stdin else None)
         assert process.returncode is not None
         return process.returncode, output.decode()
@@ -362,5 +363,5 @@ async def test_a_watch_that_begins_while_the_server_ends_holds_up_nothing(kube: 
         await app.shutdown()
         query = {"watch": "true", "timeoutSeconds": "300"}
         headers = {"Authorization": f"Bearer {TOKEN}"}
-        async with asyncio.timeout(60), client.get(MDEPS, params=query, headers=headers) as response:
+        async with asyncio.timeout(PATIENCE_S), client.get(MDEPS, params=query, headers=headers) as response:
             assert await response.read() == b""

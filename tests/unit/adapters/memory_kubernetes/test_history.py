@@ -4,6 +4,7 @@ import pytest
 
 from sundog_operator.adapters.memory_kubernetes.history import Change, Expired, History
 from sundog_operator.ports import CONFIG_MAP, Ref
+from waiting import PATIENCE_S
 
 
 def change(revision: int, size: int = 2) -> Change:
@@ -49,5 +50,5 @@ async def test_wakes_everyone_who_waits() -> None:
     waiting = [asyncio.ensure_future(history.subscribe(0).next()) for _ in range(3)]
     await asyncio.sleep(0)
     history.append(change(1))
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_S):
         assert [[entry.revision for entry in await task] for task in waiting] == [[1], [1], [1]]

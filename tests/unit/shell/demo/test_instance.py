@@ -14,6 +14,7 @@ from sundog_operator.adapters.local.process_table import MARK
 from sundog_operator.shell.demo import instance
 from sundog_operator.shell.demo.instance import Instance, Seen, watching
 from sundog_operator.shell.exits import CommandFailed
+from waiting import PATIENCE_S
 
 Start = Callable[[str], Instance]
 
@@ -45,7 +46,7 @@ def start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, state_dir: Path) -> I
 
 
 async def told(found: Instance, text: str) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             if text in found.log.read_text():
                 return
@@ -55,7 +56,7 @@ async def told(found: Instance, text: str) -> None:
 async def test_one_that_ends_at_once_is_told_with_its_last_words(start: Start) -> None:
     found = start("print('error: port 1 is taken'); sys.exit(4)")
     with pytest.raises(CommandFailed, match=r"ended with status 4: error: port 1 is taken"):
-        async with watching(found, 20):
+        async with watching(found, PATIENCE_S):
             pass
 
 
@@ -82,7 +83,7 @@ async def test_one_that_does_not_end_is_killed_and_that_is_no_success(
     await told(found, "up")
     with pytest.raises(CommandFailed, match="did not end within 0 s of Ctrl-C and was killed"):
         await found.stop()
-    assert found.process.wait(10) == -9
+    assert found.process.wait(PATIENCE_S) == -9
 
 
 async def test_what_it_leaves_behind_is_killed_and_that_is_no_success(start: Start, state_dir: Path) -> None:

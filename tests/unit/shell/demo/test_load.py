@@ -8,6 +8,7 @@ import pytest
 from aiohttp import web
 
 from sundog_operator.shell.demo.load import Load, Sample
+from waiting import PATIENCE_S
 
 BODIES = tuple(orjson.dumps({"inputs": [[[digit] * 8] * 8]}) for digit in range(10))
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -41,7 +42,7 @@ async def echo(request: web.Request) -> web.Response:
 
 async def samples(url: str, at_least: int, **options: int) -> list[Sample]:
     load = Load(url, BODIES, pause_s=0.0, **options)  # type: ignore[arg-type]
-    async with load.running(), asyncio.timeout(60):
+    async with load.running(), asyncio.timeout(PATIENCE_S):
         while True:
             if len(load.samples) >= at_least:
                 break
@@ -57,12 +58,16 @@ async def test_every_answer_is_recorded_with_its_image_digit_and_revision(serve:
 
 
 async def test_each_client_has_one_request_at_a_time(serve: Serve) -> None:
-    inside, most = 0, 0
+    inside, most, all_inside = 0, 0, asyncio.Event()
 
     async def answer(request: web.Request) -> web.Response:
         nonlocal inside, most
         inside += 1
         most = max(most, inside)
+        if inside == 3:
+            all_inside.set()
+        # The first three answers wait for each other, however slow the machine is.
+        await all_inside.wait()
         await asyncio.sleep(0.001)
         inside -= 1
         return await echo(request)
@@ -81,7 +86,7 @@ async def test_the_end_waits_for_the_answers_that_are_due(serve: Serve) -> None:
 
     load = Load(await serve(answer), BODIES, clients=1)
     async with load.running():
-        await asyncio.wait_for(waiting.wait(), 60)
+        await asyncio.wait_for(waiting.wait(), PATIENCE_S)
         asyncio.get_running_loop().call_later(0.05, released.set)
     assert [sample.problem for sample in load.samples] == [""]
 

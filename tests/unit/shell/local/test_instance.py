@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from sundog_operator.shell.exits import Exit
 from sundog_operator.shell.local import instance, place
 from sundog_operator.shell.local.instance import Parts, Stop, run, take_down
 from sundog_operator.shell.local.views import LineView
+from waiting import PATIENCE_S, comes_true
 
 
 class Stubborn:
@@ -89,19 +90,16 @@ def left(path: Path) -> list[int]:
     return [seen.pid for seen in marked(StateDirectory.at(path), MachineTable())]
 
 
-async def eventually(condition: Callable[[], Any]) -> Any:
-    async with asyncio.timeout(60):
-        while not (value := condition()):  # noqa: ASYNC110 what is awaited is a process
-            await asyncio.sleep(0.02)
-    return value
-
-
 @contextlib.asynccontextmanager
 async def running(path: Path, manifests: Path, grace_s: float = 0.1) -> AsyncIterator[tuple[Stop, asyncio.Task[Exit]]]:
     stop = Stop()
     parts = Parts(lambda kube, state, clock: [Stubborn(kube, state, clock, grace_s)], silent_world)
     task = asyncio.create_task(run(path, manifests, stop, LineView(), parts=parts))
-    await eventually(lambda: task.done() or (left(path) and (path / place.KUBECONFIG).exists()))
+
+    async def is_up() -> bool:
+        return task.done() or bool(left(path) and (path / place.KUBECONFIG).exists())
+
+    await comes_true(is_up, "an instance that runs")
     yield stop, task
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError, Exception):
@@ -115,11 +113,11 @@ async def test_it_answers_by_its_kubeconfig_and_leaves_nothing(state_dir: Path, 
         def applied() -> bool:
             return "a " in sundog("get", "--state-dir", str(state_dir)).out
 
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE_S):
             while not await asyncio.to_thread(applied):
                 pass
         stop.ask()
-        assert await asyncio.wait_for(task, 60) == Exit.OK
+        assert await asyncio.wait_for(task, PATIENCE_S) == Exit.OK
     assert left(state_dir) == []
     assert not (state_dir / place.KUBECONFIG).exists()
     assert not StateDirectory.at(state_dir).is_held()
@@ -131,7 +129,7 @@ async def test_asked_twice_it_kills(state_dir: Path, manifests: Path) -> None:
         await asyncio.sleep(0)
         assert not task.done()
         stop.ask()
-        assert await asyncio.wait_for(task, 60) == Exit.INTERRUPTED
+        assert await asyncio.wait_for(task, PATIENCE_S) == Exit.INTERRUPTED
     assert left(state_dir) == []
 
 
@@ -147,7 +145,7 @@ async def test_two_state_directories_run_side_by_side(state_dir: Path, manifests
     try:
         async with running(state_dir, manifests) as (_, first), running(other, manifests) as (stop, second):
             stop.ask()
-            assert await asyncio.wait_for(second, 60) == Exit.OK
+            assert await asyncio.wait_for(second, PATIENCE_S) == Exit.OK
             assert not first.done()
             assert left(state_dir)
         assert left(other) == []
@@ -221,4 +219,4 @@ def test_a_closed_terminal_ends_it_as_ctrl_c_does(state_dir: Path, manifests: Pa
         assert lines.readline() == "asked\n"
         child.send_signal(signal.SIGINT)
         assert lines.readline() == "hurry\n"
-    assert child.wait(20) == 0
+    assert child.wait(PATIENCE_S) == 0
