@@ -128,8 +128,7 @@ def measure(folder: Path, options: tuple[str, ...]) -> Found:
 
 
 def test_ray_services(tmp_path: Path) -> None:
-    if missing := BINARIES.missing((KUBERAY,)):
-        BINARIES.build(missing)
+    BINARIES.build((KUBERAY,))
     columns = (
         "KubeRay v1.5.0",
         "RUNNING",

@@ -17,10 +17,11 @@ import pytest
 import analysis_script
 from charting import NAMESPACE, account
 from real_kubernetes import audit, walls
+from real_kubernetes.binaries import VERSITYGW
 from real_kubernetes.checkout import pod_spec
 from real_kubernetes.cluster import BINARIES
 from real_serving import Json, Serving, Team
-from store_processes import BUILD_S, VERSITYGW, go_tool
+from store_processes import BUILD_S, go_tool
 from waiting import comes_true, patience
 
 pytest.importorskip("pyarrow")
@@ -105,11 +106,14 @@ class Site:
 
     def serve_buckets(self) -> None:
         kubectl = self.team.serving.kubectl
-        command = (str(go_tool(*VERSITYGW)), "--port", f":{PORT}", "--access", ACCESS, "--secret", SECRET)
+        # Pods see the checkout, but not the folder of programs.
+        program = go_tool(VERSITYGW).resolve()
+        command = (f"/programs/{program.name}", "--port", f":{PORT}", "--access", ACCESS, "--secret", SECRET)
         spec = pod_spec(*command, "posix", "/buckets")
         spec["containers"][0]["readinessProbe"] = {"tcpSocket": {"port": PORT}, "periodSeconds": 1}
-        spec["containers"][0]["volumeMounts"].append({"name": "buckets", "mountPath": "/buckets"})
-        spec["volumes"].append({"name": "buckets", "hostPath": {"path": str(self.buckets)}})
+        for name, path in (("buckets", self.buckets), ("programs", program.parent)):
+            spec["containers"][0]["volumeMounts"].append({"name": name, "mountPath": f"/{name}"})
+            spec["volumes"].append({"name": name, "hostPath": {"path": str(path)}})
         meta = {"name": "s3", "namespace": BUCKETS, "labels": {"app": "s3"}}
         service = {"selector": {"app": "s3"}, "ports": [{"port": PORT}]}
         kubectl.apply(

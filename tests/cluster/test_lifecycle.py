@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from real_kubernetes import control_plane, machine
-from real_kubernetes.binaries import CONTROL_PLANE, Binaries
+from real_kubernetes.binaries import KUBERNETES, Binaries
 from real_kubernetes.cluster import BINARIES, Cluster, directory_of, down, up
 from real_kubernetes.instance import ClusterError, Instance
 from real_kubernetes.traces import nothing_left
@@ -55,8 +55,8 @@ def test_a_killed_start_is_cleared_by_its_records(directory: Path) -> None:
 
 def test_a_failed_start_says_why_and_ends_what_it_began(directory: Path, tmp_path: Path) -> None:
     """The records and logs stay for who looks for the cause."""
-    broken = Binaries(tmp_path)
-    for program in CONTROL_PLANE.programs:
+    broken = Binaries(tmp_path, is_given=True)
+    for program in KUBERNETES.programs:
         (tmp_path / program).symlink_to(BINARIES.path(program))
     (tmp_path / "kube-apiserver").unlink()
     (tmp_path / "kube-apiserver").write_text("#!/bin/sh\necho 'no port left' >&2\nexit 1\n")

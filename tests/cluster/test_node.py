@@ -1,17 +1,19 @@
 """The node: pods that run this checkout, services, names, logs, and devices that only the scheduler believes in."""
 
+import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from real_kubernetes import node
+from real_kubernetes import machine, node, walls
 from real_kubernetes.checkout import pod_spec
 from real_kubernetes.cluster import BINARIES, Cluster
 from real_kubernetes.images import write_base_image
 from real_kubernetes.kubectl import WAIT_S, Object
-from waiting import PATIENCE_S
+from waiting import PATIENCE_S, eventually
 
 SERVER = "import http.server; http.server.HTTPServer(('', 8080), http.server.SimpleHTTPRequestHandler).serve_forever()"
 CLIENT = f"""
@@ -84,6 +86,24 @@ def test_devices_are_placed_by_the_real_scheduler(cluster: Cluster, namespace: s
     cluster.kubectl.wait("-n", namespace, unplaced, "pod/second")
     [condition] = cluster.kubectl.get("-n", namespace, "pod/second")["status"]["conditions"]
     assert f"Insufficient {resource}" in condition["message"]
+
+
+def test_a_metadata_service_has_its_own_network_however_slowly_it_starts(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first start is seen while it is still outside of the node; the second follows at once."""
+    instance = cluster.instance
+    if instance is None:
+        pytest.skip("the cluster is somebody else's")
+    slow = tmp_path / "nsenter"
+    slow.write_text(f'#!/bin/sh\nsleep 0.5\nexec {shutil.which("nsenter")} "$@"\n')
+    slow.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    script = f"import urllib.request; print(urllib.request.urlopen('http://{walls.METADATA}').status)"
+    ask = machine.entered(instance, (sys.executable, "-c", script))
+    for _ in range(2):
+        with walls.metadata_service(instance):
+            assert eventually(lambda: machine.run(*ask, check=False), "an answer") == "200\n"
 
 
 def test_kuberay_makes_the_head_of_a_cluster(cluster: Cluster, namespace: str) -> None:

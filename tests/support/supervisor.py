@@ -68,7 +68,7 @@ def _await_end(child: int) -> tuple[int, bool]:
     deadline = None
     while True:
         received = signal.sigtimedwait(_SIGNALS, 1.0)
-        if received and received.si_signo == signal.SIGTERM or _is_sent_interrupt(received):
+        if (received and received.si_signo == signal.SIGTERM) or _is_sent_interrupt(received):
             # SIGINT lets pytest tear its fixtures down; a second request ends it at once.
             os.kill(child, signal.SIGKILL if deadline else signal.SIGINT)
             deadline = time.monotonic() + _TEARDOWN_S
@@ -132,4 +132,4 @@ def _mounts() -> set[str]:
 
 
 def _print(line: str) -> None:
-    print(f"tests: {line}", file=sys.stderr)
+    sys.stderr.write(f"tests: {line}\n")

@@ -21,8 +21,9 @@ from obstore.store import S3Store
 import analysis_script
 from background import going_on
 from ports import free_port
+from real_kubernetes.binaries import VERSITYGW
 from standing_in.ray_heads import lead, running_head
-from store_processes import BUILD_S, VERSITYGW, go_tool, running
+from store_processes import BUILD_S, go_tool, running
 from sundog_operator.adapters import log_places
 from sundog_operator.adapters.clock import SystemClock
 from sundog_operator.adapters.edges import HttpEdges
@@ -185,7 +186,7 @@ class Site:
 @pytest.fixture
 def buckets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The folder whose folders are the buckets of an S3 server, which the environment names."""
-    folder, port, tool = tmp_path / "buckets", free_port(), str(go_tool(*VERSITYGW))
+    folder, port, tool = tmp_path / "buckets", free_port(), str(go_tool(VERSITYGW))
     (folder / "logs").mkdir(parents=True)
     named = {
         "AWS_ENDPOINT_URL": f"http://localhost:{port}",

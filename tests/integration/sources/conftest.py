@@ -13,7 +13,8 @@ from obstore.store import S3Store
 
 from model_stores import Handler, Server, make_certificate
 from ports import free_port
-from store_processes import FAKE_GCS, VERSITYGW, Put, go_tool, running
+from real_kubernetes.binaries import FAKE_GCS, VERSITYGW
+from store_processes import Put, go_tool, running
 from sundog_runtime.sources import fetch, files
 from sundog_runtime.sources.limits import Limits, limits_of
 from waiting import PATIENCE_S
@@ -83,7 +84,7 @@ def remount(small_disk: Path) -> Callable[[str], None]:
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The endpoint of a real S3 server with the bucket `models`."""
     directory, port = tmp_path_factory.mktemp("s3"), free_port()
-    tool = str(go_tool(*VERSITYGW))
+    tool = str(go_tool(VERSITYGW))
     (directory / "data" / "models").mkdir(parents=True)
     command = (
         tool,
@@ -104,7 +105,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def gcs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of an emulator of Google's storage with the bucket `models`."""
     directory, port = tmp_path_factory.mktemp("gcs"), free_port()
-    tool = str(go_tool(*FAKE_GCS))
+    tool = str(go_tool(FAKE_GCS))
     (directory / "data" / "models").mkdir(parents=True)
     (directory / "data" / "models" / "keep").write_bytes(b"")
     url = f"http://localhost:{port}"

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import shutil
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -28,8 +27,8 @@ AT_ONCE = 16
 @contextlib.contextmanager
 def control_plane(name: str) -> Iterator[Cluster]:
     """One that nothing was in before, with the CRDs; skips where it cannot be had."""
-    if BINARIES.missing(CONTROL_PLANE_BUILDS) and shutil.which("go") is None:
-        pytest.skip("the API server is built by Go, which is not installed")
+    if reason := BINARIES.refusal(CONTROL_PLANE_BUILDS):
+        pytest.skip(reason)
     with temporary(name, with_node=False) as cluster:
         cluster.kubectl("apply", "--server-side", "-f", str(ROOT / "crds"))
         kuberay.apply_crds(cluster.kubectl)

@@ -1,18 +1,15 @@
-"""`python -m real_kubernetes up|down|build`: a cluster to work with, in the checkout's .cluster."""
+"""A cluster to work with, in the checkout's .cluster, and the programs that it and the stores of tests consist of."""
 
 import signal
 import sys
 import time
 
 import click
-from rich.console import Console
 
-from real_kubernetes import cluster
-from real_kubernetes.binaries import ALL
+from real_kubernetes.binaries import ALL, Binaries
 from real_kubernetes.instance import ClusterError
 
-UP = cluster.HOME / "up"
-console = Console(stderr=True)
+# Commands that start or stop a cluster import what they need: `built` answers at once.
 
 
 @click.group(help=__doc__)
@@ -23,7 +20,12 @@ def main() -> None:
 @main.command()
 @click.option("--node/--no-node", default=True, help="With a node, DNS and KubeRay; or the control plane alone.")
 def up(node: bool) -> None:
-    """Starts a cluster that stays until `down`."""
+    """Start a cluster that runs until `down`."""
+    from rich.console import Console
+
+    from real_kubernetes import cluster
+
+    console = Console(stderr=True)
     with console.status("starting") as status:
         started = time.monotonic()
 
@@ -31,31 +33,44 @@ def up(node: bool) -> None:
             console.print(f"[dim]{time.monotonic() - started:5.0f} s[/dim]  {step}")
             status.update(step)
 
-        found = cluster.up(UP, with_node=node, tell=tell)
+        found = cluster.up(cluster.STAYS, with_node=node, tell=tell)
     console.print(f"The cluster runs. [bold]export KUBECONFIG={found.kubeconfig}[/bold]")
     if node:
-        console.print(f"A shell with its network and names: {cluster.shell(UP)}")
+        console.print(f"A shell with its network and names: {cluster.shell(cluster.STAYS)}")
 
 
 @main.command()
 def down() -> None:
-    """Ends it, and every cluster that a killed test run left in this checkout."""
-    with console.status("stopping"):
+    """Stop it, and every cluster that a killed test run left in this checkout."""
+    from rich.console import Console
+
+    from real_kubernetes import cluster
+
+    with Console(stderr=True).status("stopping"):
         cluster.clear_orphans()
-        cluster.down(UP)
+        cluster.down(cluster.STAYS)
 
 
 @main.command()
 def build() -> None:
-    """Builds the programs, so that `up` and the tests find them."""
-    # An end by signal is one for Go's compiler as well.
+    """Build all programs, so that `up` and the tests find them."""
+    # A signal that ends this process also ends Go's compiler.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    cluster.BINARIES.build(ALL, lambda step: console.print(step, highlight=False))
+    Binaries.of_environment().build(ALL, lambda step: click.echo(step, err=True))
+
+
+@main.command()
+def built() -> None:
+    """Exit with 0 if all programs are built; otherwise name those that are not, and exit with 1."""
+    binaries = Binaries.of_environment()
+    if absent := binaries.absent(ALL):
+        found = f"{', '.join(absent)}: not in {binaries.folder}"
+        raise ClusterError(f"{found}; expected all programs. Run `python -m real_kubernetes build`.")
 
 
 if __name__ == "__main__":
     try:
         main(standalone_mode=True)
     except ClusterError as error:
-        console.print(f"error: {error}", markup=False, highlight=False)
+        click.echo(f"error: {error}", err=True)
         sys.exit(1)

@@ -1,4 +1,8 @@
-"""The programs of a cluster, built from their Go modules. What is built once is not built again until a module changes."""
+"""Build the programs that tests start from their Go modules: a Kubernetes, and stores.
+
+A user has each program once: all checkouts share `sundog/test-binaries` in the XDG cache folder. A module that
+changes gets a folder of its own there. `SUNDOG_TEST_BINARIES` names a folder that holds all programs instead.
+"""
 
 import fcntl
 import hashlib
@@ -9,128 +13,138 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final, Self
 
 from real_kubernetes.instance import ClusterError
 
 ROOT = Path(__file__).parents[3]
 MODULES = ROOT / "tests" / "cluster" / "go"
 
-KUBERNETES = "v1.36.3"
+KUBERNETES_VERSION = "v1.36.3"
 BUILD_S = 3600
+GIVEN: Final = "SUNDOG_TEST_BINARIES"
+"""The folder to take programs from; nothing is built then."""
 
 Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Build:
-    """Programs of one Go module that are built by one command: packages, and what each is called."""
+    """One program that Go builds from a package, and the names that it is started by."""
 
     module: str
-    packages: dict[str, str]
+    package: str
+    programs: tuple[str, ...]
     flags: str = "-s -w"
 
-    @property
-    def programs(self) -> tuple[str, ...]:
-        return tuple(self.packages.values())
 
-
-# Without the version an API server says v0.0.0, and clients misjudge it.
-STAMPED = f"-s -w -X k8s.io/component-base/version.gitVersion={KUBERNETES}"
-STAMPED += " -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36"
-
-CONTROL_PLANE = Build(
+KUBERNETES = Build(
     "kubernetes",
-    {
-        "go.etcd.io/etcd/server/v3": "etcd",
-        "k8s.io/kubernetes/cmd/kube-apiserver": "kube-apiserver",
-        "k8s.io/kubernetes/cmd/kube-controller-manager": "kube-controller-manager",
-        "k8s.io/kubernetes/cmd/kubectl": "kubectl",
-    },
-    STAMPED,
+    "sundog.dev/tests/cluster/kubernetes",
+    ("etcd", "kube-apiserver", "kube-controller-manager", "kube-proxy", "kube-scheduler", "kubectl", "kubelet"),
+    # Without the version an API server says v0.0.0, and clients misjudge it.
+    f"-s -w -X k8s.io/component-base/version.gitVersion={KUBERNETES_VERSION}"
+    " -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36",
 )
-NODE = Build(
-    "kubernetes",
-    {
-        "k8s.io/kubernetes/cmd/kube-scheduler": "kube-scheduler",
-        "k8s.io/kubernetes/cmd/kubelet": "kubelet",
-        "k8s.io/kubernetes/cmd/kube-proxy": "kube-proxy",
-    },
-    STAMPED,
-)
-KUBERAY = Build("kuberay", {"github.com/ray-project/kuberay/ray-operator": "kuberay-operator"})
-COREDNS = Build("coredns", {"sundog.dev/tests/cluster/coredns": "coredns"})
-HELM = Build("helm", {"helm.sh/helm/v4/cmd/helm": "helm"})
-KUBECONFORM = Build("kubeconform", {"github.com/yannh/kubeconform/cmd/kubeconform": "kubeconform"})
-POLICIES = Build("network-policies", {"sundog.dev/tests/cluster/network-policies": "network-policies"})
-ALL = (CONTROL_PLANE, NODE, KUBERAY, COREDNS, HELM, KUBECONFORM, POLICIES)
+KUBERAY = Build("kuberay", "github.com/ray-project/kuberay/ray-operator", ("kuberay-operator",))
+COREDNS = Build("coredns", "sundog.dev/tests/cluster/coredns", ("coredns",))
+HELM = Build("helm", "helm.sh/helm/v4/cmd/helm", ("helm",))
+KUBECONFORM = Build("kubeconform", "github.com/yannh/kubeconform/cmd/kubeconform", ("kubeconform",))
+POLICIES = Build("network-policies", "sundog.dev/tests/cluster/network-policies", ("network-policies",))
+VERSITYGW = Build("versitygw", "github.com/versity/versitygw/cmd/versitygw", ("versitygw",))
+FAKE_GCS = Build("fake-gcs-server", "github.com/fsouza/fake-gcs-server", ("fake-gcs-server",))
+ALL = (VERSITYGW, FAKE_GCS, KUBERNETES, KUBERAY, COREDNS, HELM, KUBECONFORM, POLICIES)
+"""In the order in which `make test` needs them."""
+
+_BUILD_OF = {program: build for build in ALL for program in build.programs}
 
 
 @dataclass(frozen=True)
 class Binaries:
-    """A folder of built programs."""
+    """Built programs: a cache with a folder for each module and its state, or a given folder that holds them all."""
 
     folder: Path
+    is_given: bool = False
+
+    @classmethod
+    def of_environment(cls) -> Self:
+        """Return the folder of SUNDOG_TEST_BINARIES, or the user's cache."""
+        if given := os.environ.get(GIVEN):
+            return cls(Path(given).absolute(), is_given=True)
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        return cls(cache.absolute() / "sundog" / "test-binaries")
 
     def path(self, program: str) -> Path:
-        return self.folder / program
+        return self._folder(_BUILD_OF[program]) / program
+
+    def absent(self, builds: Iterable[Build]) -> list[str]:
+        """Return the programs that are not there, or are of another state of their module."""
+        return [program for build in builds for program in build.programs if not self.path(program).exists()]
 
     def missing(self, builds: Iterable[Build]) -> list[Build]:
-        """The builds whose programs are not there, or are of an older module."""
-        return [build for build in builds if not self._fresh(build)]
+        """Return the builds with an absent program."""
+        return [build for build in builds if self.absent((build,))]
+
+    def refusal(self, builds: Iterable[Build]) -> str:
+        """Return why absent programs cannot be built; empty where none is absent, or Go can build them."""
+        absent = [] if self.is_given else self.absent(builds)
+        if not absent or shutil.which("go"):
+            return ""
+        return (
+            f"{', '.join(absent)}: not built; expected Go on the PATH, which builds it. Install Go (https://go.dev/dl)."
+        )
 
     def build(self, builds: Iterable[Build], tell: Tell = lambda _: None) -> None:
-        """Builds what is missing. One process at a time; a second waits. Raises ClusterError in one line."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for build in builds:
-            if self._fresh(build):
-                continue
+        """Build what is missing, one process at a time; a second one waits. Raises ClusterError in one line."""
+        missing = self.missing(builds)
+        if missing and self.is_given:
+            absent = ", ".join(self.absent(missing))
+            raise ClusterError(
+                f"{GIVEN}: no {absent} in {self.folder}; expected all programs. Add them or unset {GIVEN}."
+            )
+        if reason := self.refusal(missing):
+            raise ClusterError(reason)
+        for build in missing:
             with self._locked(build, tell):
-                if not self._fresh(build):
+                if self.missing((build,)):
                     tell(f"building {', '.join(build.programs)}")
                     self._compile(build)
 
-    def _fresh(self, build: Build) -> bool:
-        stamp = self._stamp(build)
-        built = all(self.path(program).exists() for program in build.programs)
-        return built and stamp.exists() and stamp.read_text() == _digest(build)
-
-    def stamp(self, build: Build) -> None:
-        """Notes of which module the programs that lie here are."""
-        self._stamp(build).write_text(_digest(build))
-
-    def _stamp(self, build: Build) -> Path:
-        return self.folder / f".{build.programs[0]}.built"
+    def _folder(self, build: Build) -> Path:
+        return self.folder if self.is_given else self.folder / f"{build.module}-{_digest(build)[:12]}"
 
     @contextmanager
     def _locked(self, build: Build, tell: Tell) -> Iterator[None]:
-        with (self.folder / f".{build.programs[0]}.lock").open("w") as lock:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / f".{build.module}.lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                tell(f"waiting for {build.programs[0]}, which another process builds")
+                tell(f"waiting for {build.module}, which another process builds")
                 fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
     def _compile(self, build: Build) -> None:
-        go = shutil.which("go")
-        if go is None:
-            raise ClusterError(f"{build.programs[0]} is built by Go, which is not installed (https://go.dev/dl)")
-        scratch = self.folder / f".building-{build.programs[0]}"
+        """Build in a folder beside the final one, which then appears at once with all its programs."""
+        folder, scratch = self._folder(build), self.folder / f".{build.module}.building"
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir()
-        command = (go, "build", "-ldflags", build.flags, "-o", f"{scratch}/", *build.packages)
+        command = ("go", "build", "-ldflags", build.flags, "-o", f"{scratch}/", build.package)
         environment = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false", "GOWORK": "off"}
         try:
             done = subprocess.run(
                 command, cwd=MODULES / build.module, env=environment, capture_output=True, text=True, timeout=BUILD_S
             )
             if done.returncode:
-                raise ClusterError(f"go build of {build.programs[0]} failed: {_last(done.stderr)}")
-            for package, program in build.packages.items():
-                (scratch / _built_as(package)).replace(self.path(program))
+                raise ClusterError(f"go build of {build.module} failed: {_last(done.stderr)}")
+            # Go names the program after its package.
+            (built,) = scratch.iterdir()
+            for program in {*build.programs} - {built.name}:
+                (scratch / program).symlink_to(built.name)
+            shutil.rmtree(folder, ignore_errors=True)
+            scratch.rename(folder)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-        self.stamp(build)
 
 
 def module_directory(module: str, path: str) -> Path:
@@ -148,16 +162,12 @@ def module_directory(module: str, path: str) -> Path:
     return Path(listed.stdout.strip())
 
 
-def _built_as(package: str) -> str:
-    """The name that Go gives a program: the last part of its package that is no version."""
-    parts = [part for part in package.split("/") if not (part[:1] == "v" and part[1:].isdigit())]
-    return parts[-1]
-
-
 def _digest(build: Build) -> str:
-    found = hashlib.sha256(f"{build}".encode())
-    for path in sorted((MODULES / build.module).iterdir()):
-        found.update(path.read_bytes())
+    """Return a hash of everything in the checkout that the program depends on."""
+    found = hashlib.sha256(f"{build} {os.uname().machine}".encode())
+    folder = MODULES / build.module
+    for path in sorted((*folder.glob("go.*"), *folder.glob("*.go"))):
+        found.update(f"{path.name} {path.stat().st_size} ".encode() + path.read_bytes())
     return found.hexdigest()
 
 

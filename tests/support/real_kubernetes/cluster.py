@@ -7,14 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from real_kubernetes import control_plane, kuberay, machine, node
-from real_kubernetes.binaries import CONTROL_PLANE, COREDNS, KUBERAY, NODE, ROOT, Binaries
+from real_kubernetes.binaries import COREDNS, KUBERAY, KUBERNETES, ROOT, Binaries
 from real_kubernetes.instance import ClusterError, Instance
 from real_kubernetes.kubectl import Kubectl
 
 HOME = ROOT / ".cluster"
-BINARIES = Binaries(HOME / "bin")
-CONTROL_PLANE_BUILDS = (CONTROL_PLANE,)
-CLUSTER_BUILDS = (CONTROL_PLANE, NODE, COREDNS, KUBERAY)
+STAYS = HOME / "up"
+"""The folder of the cluster to work with."""
+
+BINARIES = Binaries.of_environment()
+CONTROL_PLANE_BUILDS = (KUBERNETES,)
+CLUSTER_BUILDS = (KUBERNETES, COREDNS, KUBERAY)
 
 Tell = Callable[[str], None]
 

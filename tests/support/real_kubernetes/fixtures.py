@@ -1,7 +1,6 @@
 """What tests ask for: `api_server` (a control plane, in seconds) and `cluster` (with a node, DNS and KubeRay)."""
 
 import os
-import shutil
 import sys
 from collections.abc import Generator, Iterator
 from functools import partial
@@ -10,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from real_kubernetes import kuberay, machine, telling
-from real_kubernetes.binaries import BUILD_S, ROOT, Build
+from real_kubernetes.binaries import BUILD_S, ROOT
 from real_kubernetes.checkout import mounted, pod_spec
 from real_kubernetes.cluster import BINARIES, CLUSTER_BUILDS, CONTROL_PLANE_BUILDS, Cluster, directory_of, temporary
 from real_kubernetes.images import BASE
@@ -28,7 +27,7 @@ def api_server() -> Iterator[Cluster]:
     if other := _elsewhere():
         yield other
         return
-    _skip(cannot_build(CONTROL_PLANE_BUILDS))
+    _skip(BINARIES.refusal(CONTROL_PLANE_BUILDS))
     with nothing_left(directory_of("api")), temporary("api", with_node=False) as cluster:
         yield cluster
 
@@ -59,7 +58,7 @@ def cluster() -> Iterator[Cluster]:
         _skip(_cannot_run_the_checkout(other.kubectl))
         yield other
         return
-    _skip(machine.refusal() or cannot_build(CLUSTER_BUILDS))
+    _skip(machine.refusal() or BINARIES.refusal(CLUSTER_BUILDS))
     with nothing_left(directory_of("cluster")), temporary("cluster", with_node=True) as cluster:
         yield cluster
 
@@ -80,15 +79,6 @@ def _cannot_run_the_checkout(kubectl: Kubectl) -> str:
     if ran:
         return ""
     return f"its nodes need the image {BASE} and, at the same paths, {', '.join(map(str, mounted().values()))}"
-
-
-def cannot_build(builds: tuple[Build, ...]) -> str:
-    """Why not; empty where all is built, or can be."""
-    missing = BINARIES.missing(builds)
-    if missing and shutil.which("go") is None:
-        programs = ", ".join(program for build in missing for program in build.programs)
-        return f"{programs} are built by Go, which is not installed"
-    return ""
 
 
 def _skip(reason: str) -> None:

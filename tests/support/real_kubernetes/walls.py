@@ -1,5 +1,6 @@
 """What a cloud's cluster has around its pods: network policies that are enforced, and an address that hands out credentials."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +11,6 @@ from real_kubernetes import machine, node
 from real_kubernetes.binaries import POLICIES, Binaries
 from real_kubernetes.control_plane import await_answer
 from real_kubernetes.instance import Instance
-from waiting import eventually
 
 METADATA: Final = "169.254.169.254"
 
@@ -24,6 +24,7 @@ _RULES: Final = (
     ("-m", "conntrack", "--ctstate", "ESTABLISHED,RELATED", "-j", "RETURN"),
     ("-j", "NFQUEUE", "--queue-num", _QUEUE),
 )
+_LINK: Final = "metadata"
 _NEAR, _FAR = "169.254.1.1", "169.254.1.2"
 
 
@@ -50,13 +51,19 @@ def metadata_service(instance: Instance) -> Iterator[None]:
     here = machine.init_pid(instance)
     nothing = str(instance.folder("metadata"))
     serve = (sys.executable, "-m", "http.server", "--directory", nothing, "80")
+    near = (*_beside(here), "ip")
     server = instance.start("metadata", (*_beside(here), "unshare", "--net", *serve)).pid
     try:
-        eventually(lambda: _network(server) != _network(here), "a network of its own")
-        near, far = (*_beside(here), "ip"), (*_beside(server), "ip")
-        machine.run(*near, "link", "add", "metadata", "type", "veth", "peer", "name", "eth0", "netns", str(server))
-        machine.run(*near, "address", "add", f"{_NEAR}/30", "dev", "metadata")
-        machine.run(*near, "link", "set", "metadata", "up")
+        # The process begins in this machine's network, passes the node's, and only then has its own. A link to it
+        # before that would join the node to this machine, whose own eth0 makes it fail on most machines.
+        others = {_network(os.getpid()), _network(here)}
+        await_answer(instance, "metadata", lambda: _network(server) not in others)
+        # The kernel removes the link of a killed server some time after its process.
+        machine.run(*near, "link", "delete", _LINK, check=False)
+        far = (*_beside(server), "ip")
+        machine.run(*near, "link", "add", _LINK, "type", "veth", "peer", "name", "eth0", "netns", str(server))
+        machine.run(*near, "address", "add", f"{_NEAR}/30", "dev", _LINK)
+        machine.run(*near, "link", "set", _LINK, "up")
         machine.run(*far, "address", "add", f"{_FAR}/30", "dev", "eth0")
         machine.run(*far, "address", "add", f"{METADATA}/32", "dev", "eth0")
         machine.run(*far, "link", "set", "eth0", "up")
@@ -64,6 +71,7 @@ def metadata_service(instance: Instance) -> Iterator[None]:
         machine.run(*near, "route", "add", f"{METADATA}/32", "via", _FAR)
         yield
     finally:
+        machine.run(*near, "link", "delete", _LINK, check=False)
         instance.stop("metadata")
 
 

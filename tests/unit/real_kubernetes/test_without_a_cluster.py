@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from real_kubernetes import fixtures, machine
-from real_kubernetes.binaries import ALL, CONTROL_PLANE, Binaries
+from real_kubernetes.binaries import ALL, HELM, Binaries
 from real_kubernetes.checkout import mounted, pod_template
 from real_kubernetes.images import write_image
 from real_kubernetes.instance import ClusterError, Instance
@@ -28,12 +28,12 @@ def test_missing_tools_are_named_with_their_packages(monkeypatch: pytest.MonkeyP
 def test_without_go_the_tests_are_skipped_and_say_what_is_missing(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(fixtures, "BINARIES", Binaries(tmp_path / "bin"))
+    binaries = Binaries(tmp_path / "bin")
     monkeypatch.setenv("PATH", str(tmp_path))
-    reason = fixtures.cannot_build((CONTROL_PLANE,))
-    assert reason == "etcd, kube-apiserver, kube-controller-manager, kubectl are built by Go, which is not installed"
-    with pytest.raises(ClusterError, match="etcd is built by Go, which is not installed"):
-        fixtures.BINARIES.build(ALL)
+    wanted = "helm: not built; expected Go on the PATH, which builds it. Install Go (https://go.dev/dl)."
+    assert binaries.refusal((HELM,)) == wanted
+    with pytest.raises(ClusterError, match=r"kube-apiserver, .*: not built; expected Go"):
+        binaries.build(ALL)
 
 
 @pytest.mark.parametrize("fixture", ["api_server", "cluster"])
@@ -45,17 +45,6 @@ def test_a_kubernetes_that_is_missing_skips_its_tests(
     monkeypatch.delenv(fixtures.ELSEWHERE, raising=False)
     with pytest.raises(pytest.skip.Exception, match="no Kubernetes here"):
         next(getattr(fixtures, fixture).__wrapped__())
-
-
-def test_what_is_built_is_not_built_again_until_its_module_changes(tmp_path: Path) -> None:
-    binaries = Binaries(tmp_path)
-    for program in CONTROL_PLANE.programs:
-        binaries.path(program).touch()
-    assert binaries.missing((CONTROL_PLANE,)) == [CONTROL_PLANE]
-    binaries.stamp(CONTROL_PLANE)
-    assert binaries.missing((CONTROL_PLANE,)) == []
-    binaries.path("etcd").unlink()
-    assert binaries.missing((CONTROL_PLANE,)) == [CONTROL_PLANE]
 
 
 def test_a_pid_that_another_process_has_by_now_is_not_ours(tmp_path: Path) -> None:
