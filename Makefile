@@ -13,7 +13,7 @@ GROUPED := --dist loadgroup --no-loadscope-reorder --durations=25
 # What a tier leaves to `make test-all`.
 GATE := not extended and not campaign
 
-.PHONY: run test e2e test-all more-local more-fuzz more-cluster chaos check unit binaries cluster-up cluster-down bench campaigns generate images format clean
+.PHONY: run test e2e test-all more-local more-fuzz more-cluster chaos check unit binaries all-binaries cluster-up cluster-down bench campaigns generate images format clean
 
 # The demo: two small networks on real handwritten digits, through a canary and a broken release.
 run: $(VENV)/.local
@@ -46,7 +46,7 @@ test-all: $(VENV)/.dev
 	@$(MAKE) --no-print-directory --keep-going test e2e more-local more-fuzz more-cluster chaos
 
 # Each edge case of the model server, the edge and local mode, and many examples of what is generated.
-more-local: $(VENV)/.dev binaries
+more-local: $(VENV)/.dev all-binaries
 	$(BIN)/pytest tests/integration tests/contract tests/unit -m 'not cluster and not campaign and (extended or hypothesis)' \
 	    -n 2 $(GROUPED) --hypothesis-profile many --tier 'make more-local'
 
@@ -55,17 +55,21 @@ more-fuzz: $(VENV)/.dev
 	$(BIN)/pytest tests/fuzz -n 2 $(GROUPED) --hypothesis-profile many --tier 'make more-fuzz'
 
 # Each edge case on a real Kubernetes.
-more-cluster: $(VENV)/.dev binaries
+more-cluster: $(VENV)/.dev all-binaries
 	$(BIN)/pytest tests/contract tests/integration tests/cluster -m 'cluster and extended and not campaign' \
 	    -n 2 $(GROUPED) --hypothesis-profile many --tier 'make more-cluster'
 
 # Losses at random moments, and whole experiments on real traffic.
-chaos: $(VENV)/.dev binaries
+chaos: $(VENV)/.dev all-binaries
 	$(BIN)/pytest tests/integration tests/cluster -m campaign --durations=25 --tier 'make chaos'
 
 # The programs of that Kubernetes, compiled from Go modules the first time and kept below the user's cache folder for every checkout.
 binaries: $(VENV)/.dev
 	@PYTHONPATH=tests/support $(BIN)/python -m real_kubernetes build
+
+# And the stores that longer cases read models from.
+all-binaries: $(VENV)/.dev
+	@PYTHONPATH=tests/support $(BIN)/python -m real_kubernetes build --all
 
 # The same Kubernetes to work with, until it is taken down; `make cluster-up NODE=--no-node` without pods, in seconds.
 cluster-up: $(VENV)/.dev

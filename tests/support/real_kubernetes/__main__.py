@@ -6,7 +6,7 @@ import time
 
 import click
 
-from real_kubernetes.binaries import ALL, Binaries
+from real_kubernetes.binaries import ALL, CLUSTER, Binaries
 from real_kubernetes.instance import ClusterError
 
 # Commands that start or stop a cluster import what they need: `built` answers at once.
@@ -52,20 +52,20 @@ def down() -> None:
 
 
 @main.command()
-def build() -> None:
-    """Build all programs, so that `up` and the tests find them."""
+@click.option("--all", "whole", is_flag=True, help="With the stores and the network policies of `make test-all`.")
+def build(whole: bool) -> None:
+    """Build the programs of a cluster, so that `up` and the tests find them."""
     # A signal that ends this process also ends Go's compiler.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    Binaries.of_environment().build(ALL, lambda step: click.echo(step, err=True))
+    Binaries.of_environment().build(ALL if whole else CLUSTER, lambda step: click.echo(step, err=True))
 
 
 @main.command()
 def built() -> None:
-    """Exit with 0 if all programs are built; otherwise name those that are not, and exit with 1."""
+    """Exit with 0 if the programs of a cluster are built; otherwise name those that are not, and exit with 1."""
     binaries = Binaries.of_environment()
-    if absent := binaries.absent(ALL):
-        found = f"{', '.join(absent)}: not in {binaries.folder}"
-        raise ClusterError(f"{found}; expected all programs. Run `python -m real_kubernetes build`.")
+    if absent := binaries.absent(CLUSTER):
+        raise ClusterError(f"{', '.join(absent)}: not in {binaries.folder}; expected all programs. Run `make binaries`.")
 
 
 if __name__ == "__main__":

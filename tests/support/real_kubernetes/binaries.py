@@ -53,8 +53,9 @@ KUBECONFORM = Build("kubeconform", "github.com/yannh/kubeconform/cmd/kubeconform
 POLICIES = Build("network-policies", "sundog.dev/tests/cluster/network-policies", ("network-policies",))
 VERSITYGW = Build("versitygw", "github.com/versity/versitygw/cmd/versitygw", ("versitygw",))
 FAKE_GCS = Build("fake-gcs-server", "github.com/fsouza/fake-gcs-server", ("fake-gcs-server",))
-ALL = (VERSITYGW, FAKE_GCS, KUBERNETES, KUBERAY, COREDNS, HELM, KUBECONFORM, POLICIES)
-"""In the order in which `make test` needs them."""
+CLUSTER = (KUBERNETES, KUBERAY, COREDNS, HELM, KUBECONFORM)
+"""What `make e2e` needs."""
+ALL = (*CLUSTER, POLICIES, VERSITYGW, FAKE_GCS)
 
 _BUILD_OF = {program: build for build in ALL for program in build.programs}
 
