@@ -1,18 +1,8 @@
-"""What all tests share: profiles of hypothesis, and which tests share a process."""
-
-import os
+"""Which tests share a process, and the plugins of all tests."""
 
 import pytest
-from hypothesis import settings
 
-# The gate looks at the same few examples every time, so that it fails because of a change and not by chance.
-# `make test-all` looks at many, and at others in each run. The time that an example takes fails nothing.
-settings.register_profile("any", deadline=None)
-settings.register_profile("gate", derandomize=True, deadline=None, max_examples=25)
-settings.register_profile("many", deadline=None, max_examples=500)
-settings.load_profile("gate" if os.environ.get("CI") else "any")
-
-pytest_plugins = ["supervisor", "summary", "tiers", "requiring", "real_kubernetes.fixtures"]
+pytest_plugins = ["profiles", "supervisor", "summary", "tiers", "requiring", "real_kubernetes.fixtures"]
 
 SHARED = {"shared_up": "local up", "ray_serve": "ray", "cluster": "node", "api_server": "api server"}
 """Fixtures that are expensive to start, and the process of pytest-xdist in which all their tests run."""

@@ -23,7 +23,7 @@ from waiting import patience
 pytest.importorskip("atheris", reason="atheris has no wheel for this platform")
 
 FOLDER = Path(__file__).parent
-RUNS = int(os.environ.get("SUNDOG_FUZZ_RUNS", "4000"))
+RUNS = int(os.environ.get("SUNDOG_FUZZ_RUNS", "1000"))
 """Inputs per target. The fuzzer's seed is fixed: what gates a change does not depend on luck."""
 
 

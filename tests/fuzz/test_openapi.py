@@ -20,7 +20,7 @@ from ports import free_port
 from real_local import save_network
 from waiting import PATIENCE_S, eventually, patience
 
-EXAMPLES = int(os.environ.get("SUNDOG_FUZZ_RUNS", "4000")) // 40
+EXAMPLES = int(os.environ.get("SUNDOG_FUZZ_RUNS", "1000")) // 40
 """Requests for each operation and model."""
 
 GROWTH_BYTES = 200 << 20
@@ -113,6 +113,7 @@ def test_no_request_gets_a_500_or_what_the_document_does_not_say(server: Server)
     assert server.process.memory_info().rss - before < GROWTH_BYTES
 
 
+@pytest.mark.extended
 def test_large_bodies_leave_nothing_behind(server: Server) -> None:
     """Good and bad ones: of the right shape or nearly, no JSON, and not what it begins like."""
     row = b"[1.5,2.5,3.5,4.5]"

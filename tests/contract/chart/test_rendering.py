@@ -236,6 +236,7 @@ def test_the_annotations_name_every_crd() -> None:
     assert told == {yaml.safe_load(path.read_text())["metadata"]["name"] for path in Path(ROOT / "crds").glob("*.yaml")}
 
 
+@pytest.mark.extended
 def test_another_installation_file_means_other_pods_and_nothing_else_does() -> None:
     def template(patch: dict[str, Any]) -> Object:
         found: Object = one(merged(SMALLEST, patch), "Deployment")["spec"]["template"]

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
+from profiles import examples
 from sundog_operator.api import RESOURCES, violations
 from sundog_operator.api.structure import Node, structure
 
@@ -148,7 +149,7 @@ def split(denial: Any) -> tuple[str, str]:
 
 @pytest.mark.parametrize("kind", sorted(RESOURCES))
 def test_generated_objects_get_the_same_verdict(admissions: Any, kind: str) -> None:
-    @settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+    @settings(max_examples=examples(400), deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
     @given(resources(kind))
     def agree(obj: dict[str, Any]) -> None:
         assert_agreement(admissions[kind], obj)
@@ -180,7 +181,7 @@ def test_one_part_at_a_time(admissions: Any, kind: str, path: str) -> None:
     for name in path.split("."):
         node = node.fields[name].node
 
-    @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+    @settings(max_examples=examples(150), deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
     @given(near(node))
     def agree(value: Any) -> None:
         spec = BASES[kind] | {path.partition(".")[2]: value}

@@ -12,11 +12,14 @@ class Died(Exception):
     """The operator did."""
 
 
-async def assert_same_end_after_any(way: Callable[[OnWrite], Awaitable[tuple[Any, int]]]) -> None:
-    """`way` gives how it ended and how many writes that took; it goes on after each `Died` that the given hook raises."""
+async def assert_same_end_after_any(way: Callable[[OnWrite], Awaitable[tuple[Any, int]]], every: int = 1) -> None:
+    """Run `way` once for each write, or for each one in `every`, and let the operator die after that write.
+
+    `way` returns how it ended and how many writes that took; it goes on after each `Died` that the given hook raises.
+    """
     wanted, writes = await way(lambda *_: None)
     assert writes > 40
-    for number in range(1, writes + 1):
+    for number in range(1, writes + 1, every):
         count = 0
 
         def die(moment: str, _: Write, number: int = number) -> None:

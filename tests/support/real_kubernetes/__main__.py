@@ -65,7 +65,9 @@ def built() -> None:
     """Exit with 0 if the programs of a cluster are built; otherwise name those that are not, and exit with 1."""
     binaries = Binaries.of_environment()
     if absent := binaries.absent(CLUSTER):
-        raise ClusterError(f"{', '.join(absent)}: not in {binaries.folder}; expected all programs. Run `make binaries`.")
+        raise ClusterError(
+            f"{', '.join(absent)}: not in {binaries.folder}; expected all programs. Run `make binaries`."
+        )
 
 
 if __name__ == "__main__":

@@ -220,6 +220,7 @@ async def test_a_command_ends_a_bake(way: dict[str, Any], command: str, weights:
     assert (await experiment(cluster))["phase"] == phase
 
 
+@pytest.mark.extended
 async def test_a_pause_takes_no_time_of_a_bake_and_hides_no_harm(way: dict[str, Any]) -> None:
     cluster = await baking(rollout=way)
     began = (await experiment(cluster))["step"]["since"]
@@ -238,6 +239,7 @@ async def test_a_pause_takes_no_time_of_a_bake_and_hides_no_harm(way: dict[str, 
     assert (await experiment(cluster))["verdict"]["decision"] == "RolledBack"
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("held", [{"paused": True}, {}], ids=["spec", "window"])
 async def test_what_holds_a_rollout_holds_its_promotion_and_windows_no_time(
     way: dict[str, Any], held: dict[str, Any]
@@ -256,6 +258,7 @@ async def test_what_holds_a_rollout_holds_its_promotion_and_windows_no_time(
     assert 29 <= minutes(cluster, began) <= 31.5
 
 
+@pytest.mark.extended
 async def test_another_revision_during_a_bake_takes_its_place_or_waits_for_its_end(
     way: dict[str, Any],
 ) -> None:
@@ -274,6 +277,7 @@ async def test_another_revision_during_a_bake_takes_its_place_or_waits_for_its_e
     assert await cluster.weights() == {2: 75, 3: 25}
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     ("policy", "phase", "reason"),
     [("hold", "Running", ""), ("pause", "Running", "NoData"), ("promote", "Concluded", "")],
@@ -287,6 +291,7 @@ async def test_without_requests_nothing_is_promoted_unless_a_policy_says_so(
     assert (status["phase"], status.get("paused", {}).get("reason", "")) == (phase, reason)
 
 
+@pytest.mark.extended
 async def test_a_bake_that_is_over_ends_with_the_first_requests_of_both(way: dict[str, Any]) -> None:
     cluster = await baking(0, way)
     await cluster.go_on(12)
@@ -296,6 +301,7 @@ async def test_a_bake_that_is_over_ends_with_the_first_requests_of_both(way: dic
     assert await cluster.go_on(2, lambda: ended(cluster))
 
 
+@pytest.mark.extended
 async def test_an_outage_of_both_takes_no_time_of_a_bake(way: dict[str, Any]) -> None:
     cluster = await baking(rollout=way)
     began = (await experiment(cluster))["step"]["since"]
@@ -310,6 +316,7 @@ async def test_an_outage_of_both_takes_no_time_of_a_bake(way: dict[str, Any]) ->
     assert minutes(cluster, began) >= 25
 
 
+@pytest.mark.extended
 async def test_an_outage_before_the_replicas_of_a_bake_are_there_hides_no_harm_in_it() -> None:
     cluster = await started({"steps": [{"weight": 25}], "bake": BAKE})
     cluster.serve.later_s, cluster.serve.room[CANARY] = 0, 1
@@ -337,6 +344,7 @@ class Died(Exception):
     """The operator did."""
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(("candidate", "phase"), [(FINE, "Concluded"), (Answers(errors=0.3), "Stopped")])
 async def test_an_operator_that_dies_at_every_other_write_ends_a_bake_alike(
     way: dict[str, Any], candidate: Answers, phase: str
@@ -375,6 +383,7 @@ async def test_limits_of_prometheus_hold_in_a_bake(way: dict[str, Any]) -> None:
     assert await cluster.weights() == {1: 100}
 
 
+@pytest.mark.extended
 async def test_a_bake_that_changes_nothing_writes_once_a_minute(way: dict[str, Any]) -> None:
     cluster = await baking(rollout=way)
     await cluster.go_on(3)
@@ -388,6 +397,7 @@ async def told(cluster: Cluster, condition: str) -> tuple[str, str, str]:
     return found["status"], found["reason"], found["message"]
 
 
+@pytest.mark.extended
 async def test_after_a_shadow_it_bakes_once_somebody_says_so_and_then_everything_follows() -> None:
     spec = {"keepPrevious": {"for": "1h"}, "notify": [{"webhook": "http://hooks.example/a"}]}
     cluster = await started({**AFTER_COPIES, **spec})
@@ -453,6 +463,7 @@ async def test_what_harms_in_the_bake_after_a_shadow_is_rolled_back_whatever_its
     assert await cluster.weights() == {1: 100}, "it is not tried again by itself"
 
 
+@pytest.mark.extended
 async def test_promote_leads_past_copies_that_are_not_known_to_pass_to_the_bake_by_two_steps() -> None:
     cluster = await started(AFTER_COPIES)
     assert await cluster.go_on(2, lambda: copies(cluster))

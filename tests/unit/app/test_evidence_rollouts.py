@@ -183,6 +183,7 @@ SEVERAL = {"guardrails": [{"metric": "errorRate"}, {"metric": "latencyP50"}, {"m
 """Of a candidate that is like stable both pass; each of them is harmed by a candidate that leaves the other as it is."""
 
 
+@pytest.mark.extended
 async def test_a_good_revision_is_promoted_by_two_latencies_each_with_its_own_time() -> None:
     cluster = await served(100, SEVERAL)
     assert await cluster.go_on(120, lambda: ended(cluster), seconds=15), await experiment(cluster)
@@ -198,6 +199,7 @@ async def test_a_good_revision_is_promoted_by_two_latencies_each_with_its_own_ti
     assert half["thresholdMicroseconds"] * 2 < slowest["thresholdMicroseconds"]
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     ("candidate", "harmed"),
     [
@@ -220,6 +222,7 @@ async def test_a_revision_that_is_slow_by_one_of_two_latencies_is_rolled_back_by
     assert [name for name, verdict in told.items() if verdict == "Harm"] == [harmed]
 
 
+@pytest.mark.extended
 async def test_a_rollout_of_two_latencies_waits_for_an_edge_that_counts_by_one() -> None:
     """As it is while edges are updated after the operator: such an edge ignores what it does not know of its document."""
     third = "digits-r3"
@@ -288,6 +291,7 @@ async def test_traffic_that_ends_promotes_nothing() -> None:
     assert await cluster.weights() == {1: 75, 2: 25}
 
 
+@pytest.mark.extended
 async def test_an_outage_of_both_arms_is_not_held_against_the_candidate() -> None:
     cluster = await served(100, {})
     await cluster.go_on(3)
@@ -352,6 +356,7 @@ async def test_an_operator_that_dies_again_and_again_decides_the_same(lives: int
     assert stored[1, "stable"] == sent[1, "stable"]
 
 
+@pytest.mark.extended
 async def test_counts_outlive_the_edges_that_counted_them() -> None:
     cluster = await served(100, SHORT)
     await cluster.add_edge("sundog-edge-1")
@@ -382,6 +387,7 @@ async def test_an_edge_that_is_killed_takes_a_minute_of_counts_with_it_at_most()
     assert not await decided(cluster)
 
 
+@pytest.mark.extended
 async def test_an_edge_that_tells_nothing_is_named_and_nothing_is_concluded_without_it() -> None:
     cluster = await served(100, {"steps": [{"weight": 25}]})
     await cluster.add_edge("sundog-edge-1")
@@ -397,6 +403,7 @@ async def test_an_edge_that_tells_nothing_is_named_and_nothing_is_concluded_with
     assert (status["phase"], condition(status, "DataQuality")) == ("Concluded", ("True", "Consistent"))
 
 
+@pytest.mark.extended
 async def test_what_is_known_is_told_also_of_a_candidate_that_is_up_and_down_all_the_time() -> None:
     cluster = await served(20, {})
     assert await cluster.go_on(3, lambda: warm(cluster))
@@ -471,6 +478,7 @@ async def test_another_revision_replaces_a_candidate_that_is_being_weighed() -> 
     assert (await counted(cluster, "digits-r3"))[1, "canary"] == (await came(cluster, "digits-r3"))[1, "canary"]
 
 
+@pytest.mark.extended
 async def test_a_pause_by_hand_holds_what_has_passed_but_no_harm() -> None:
     cluster = await served(100, {"steps": [{"weight": 50}]}, Answers(errors=0.001))
     await cluster.command("pause revision=2 id=p")
@@ -502,6 +510,7 @@ async def test_a_command_ends_what_evidence_has_not_decided(command: str, weight
     assert condition(status, "Conclusive")[0] == "False"
 
 
+@pytest.mark.extended
 async def test_two_services_keep_their_counts_apart() -> None:
     cluster = await served(100, SHORT)
     cluster.edges.traffic.rps["words"] = 60
@@ -526,6 +535,7 @@ async def asked_by(users: Users, candidate: Answers, rps: float = 60, rollout: O
     return cluster
 
 
+@pytest.mark.extended
 async def test_a_good_revision_is_promoted_to_users_who_come_back() -> None:
     rollout = {**BY_USER, "guardrails": [{"metric": "errorRate"}]}
     cluster = await asked_by(Users(1000, anonymous=0.2), Answers(errors=0.002), rollout=rollout)
@@ -547,6 +557,7 @@ async def test_a_revision_that_fails_more_users_is_rolled_back() -> None:
     assert await cluster.weights() == {1: 100}
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("salt", ["a", "b", "c"])
 async def test_users_who_ask_or_fail_more_than_others_are_not_held_against_the_candidate(salt: str) -> None:
     """Five of a hundred users have nearly all errors, and the first one a fifth of all requests."""
@@ -569,6 +580,7 @@ async def test_one_user_whose_every_request_fails_makes_no_dead_candidate() -> N
     assert next(each for each in status["metrics"] if each["name"] == "errorRate")["ratio"] > 5
 
 
+@pytest.mark.extended
 async def test_groups_of_users_outlive_edges_workers_and_the_operator() -> None:
     cluster = await asked_by(Users(100, anonymous=0.2), FINE, rollout={**BY_USER, "steps": [{"weight": 25}]})
     await cluster.add_edge("sundog-edge-1")
@@ -589,6 +601,7 @@ async def test_groups_of_users_outlive_edges_workers_and_the_operator() -> None:
     assert len(tallies.groups) == 5
 
 
+@pytest.mark.extended
 async def test_what_an_earlier_service_of_the_name_was_like_says_nothing_of_this_one() -> None:
     """The edges outlive it, for others are served by them."""
     cluster = Cluster()

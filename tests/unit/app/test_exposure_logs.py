@@ -5,6 +5,8 @@ import functools
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import pytest
+
 from doubles.cluster import NAME, NAMESPACE, Cluster
 from doubles.traffic import Traffic
 from sundog_operator.api.installation import Installation, parse_installation
@@ -131,6 +133,7 @@ async def test_one_is_written_each_hour_and_the_last_at_the_end() -> None:
     assert len(cluster.logs.tried) == 3
 
 
+@pytest.mark.extended
 async def test_what_cannot_be_written_is_told_once_tried_ever_later_and_heals() -> None:
     cluster = await running()
     own = await folder(cluster)

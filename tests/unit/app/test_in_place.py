@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from doubles.cluster import NAME, NAMESPACE, Cluster
 from doubles.crashes import Died, assert_same_end_after_any
 from doubles.traffic import Answers, Traffic
+from profiles import examples
 from sundog_operator.adapters.memory_kubernetes import Write
 from sundog_operator.api.installation import parse_installation
 from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, Ref
@@ -168,6 +169,7 @@ async def test_while_it_gives_back_that_is_told_and_nothing_is_steered() -> None
         assert (last["result"], last["message"]) == ("Rejected", told)
 
 
+@pytest.mark.extended
 async def test_what_is_applied_while_evidence_takes_a_candidate_back_has_its_own_gates() -> None:
     cluster, rollout = Cluster(), {"steps": [{"weight": 50}], "capacity": "inPlace"}
     cluster.serve.devices = 4
@@ -207,6 +209,7 @@ async def test_a_dead_candidate_gives_all_back_at_once() -> None:
     assert all_run(cluster, 1, 4)
 
 
+@pytest.mark.extended
 async def test_a_candidate_that_fails_all_it_gets_gives_all_back_at_once_and_one_that_does_harm_does_not() -> None:
     rollout = {"steps": [{"weight": 50}], "capacity": "inPlace", "warmup": {"requests": 0}}
     for errors, weights in ((1.0, [25, 50]), (0.3, [25, 50, 25])):
@@ -492,8 +495,9 @@ async def _way_and_back(on_write: Callable[[Any, Write], None]) -> tuple[dict[st
     return end, len(cluster.kube.writes)
 
 
-async def test_a_crash_after_any_write_changes_nothing_of_the_end() -> None:
-    await assert_same_end_after_any(_way_and_back)
+@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.extended), 13])
+async def test_a_crash_after_any_write_changes_nothing_of_the_end(every: int) -> None:
+    await assert_same_end_after_any(_way_and_back, every)
 
 
 STEPS = st.lists(st.integers(1, 99), min_size=1, max_size=3, unique=True).map(sorted)
@@ -507,7 +511,7 @@ EVENTS = st.lists(
     ),
     max_size=10,
 )
-SETTINGS = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+SETTINGS = settings(max_examples=examples(30), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 async def play(cluster: Cluster, events: list[tuple[str, int]]) -> None:
@@ -592,6 +596,7 @@ FAULTS = st.lists(
 )
 
 
+@pytest.mark.extended
 @SETTINGS
 @given(st.integers(2, 6), STEPS, FAULTS)
 def test_whatever_fails_no_more_is_asked_for_than_there_is_and_it_ends_on_stable(

@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
+import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from doubles.cluster import MANUAL, NAME, NAMESPACE, TIMED, Cluster
 from doubles.crashes import Died, assert_same_end_after_any
+from profiles import examples
 from sundog_operator.adapters.memory_kubernetes import Write
 from sundog_operator.api import ExperimentStatus, ModelDeploymentStatus
 from sundog_operator.core.buckets import covers_once
@@ -265,7 +267,7 @@ class History:
         return datetime.fromisoformat(candidate["retryAt"]) if "retryAt" in candidate else None
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(25), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(actions, max_size=12))
 # A revision deleted by somebody while edges may still send it what they were told before.
 @example(
@@ -360,5 +362,6 @@ async def _end_state(cluster: Cluster) -> dict[str, Any]:
     }
 
 
-async def test_a_crash_after_any_write_changes_nothing_of_the_end_state() -> None:
-    await assert_same_end_after_any(_promotion)
+@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.extended), 13])
+async def test_a_crash_after_any_write_changes_nothing_of_the_end_state(every: int) -> None:
+    await assert_same_end_after_any(_promotion, every)

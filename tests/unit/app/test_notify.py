@@ -298,6 +298,7 @@ async def lived(die_after: int = 0) -> tuple[list[dict[str, Any]], int]:
     return cluster.webhooks.posted(HOOK), writes
 
 
+@pytest.mark.extended
 async def test_an_operator_that_dies_at_any_write_leaves_nothing_untold_and_nothing_out_of_order() -> None:
     told, writes = await lived()
     events = [(document["event"], document["revision"]) for document in told]

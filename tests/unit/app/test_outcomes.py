@@ -198,6 +198,7 @@ async def test_with_pause_all_stays_as_it_is_until_somebody_ends_it() -> None:
     assert await cluster.weights() == {1: 100}
 
 
+@pytest.mark.extended
 async def test_while_the_store_does_not_answer_nobody_wins_and_then_somebody_does() -> None:
     cluster = await serving({1: 0.2, 2: 0.6})
     cluster.edges.outcomes.error = "redis://sundog-edge-store: does not answer"
@@ -234,6 +235,7 @@ async def test_one_that_ends_while_control_is_in_trouble_stays_told_so() -> None
     assert condition(told, "DataQuality") == ("False", "ControlDegraded")
 
 
+@pytest.mark.extended
 async def test_while_too_many_lines_are_missing_nobody_wins_and_then_somebody_does() -> None:
     cluster = await serving({1: 0.2, 2: 0.6})
     (pod,) = await cluster.kube.list(POD, NAMESPACE, {"app.kubernetes.io/name": "sundog-edge"})
@@ -272,6 +274,7 @@ async def test_what_finds_no_room_in_the_store_is_told_and_nobody_wins_by_the_re
     assert "; nothing is decided: there was no room for " in reason
 
 
+@pytest.mark.extended
 async def test_a_store_that_is_lost_takes_no_outcome_back_and_decides_nothing_any_more() -> None:
     cluster = await serving({1: 0.2, 2: 0.22})
     await cluster.kube.apply(experiment(stop={"maxDuration": "40m"}))
@@ -444,6 +447,7 @@ async def lives(moment: Literal["before", "after"] | None, number: int) -> tuple
     return await status(cluster), writes
 
 
+@pytest.mark.extended
 async def test_an_operator_that_dies_at_any_write_comes_to_the_same_verdict() -> None:
     wanted, writes = await lives(None, 0)
     assert wanted["verdict"]["winner"] == "arm-1"

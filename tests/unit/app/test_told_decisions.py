@@ -3,6 +3,8 @@
 import functools
 from dataclasses import replace
 
+import pytest
+
 from doubles.attempts import ended, experiment, paused
 from doubles.cluster import NAME, NAMESPACE, TIMED, Cluster
 from doubles.traffic import Answers, Traffic
@@ -57,6 +59,7 @@ async def test_what_a_policy_promotes_is_told_before_and_after_it_is() -> None:
     )
 
 
+@pytest.mark.extended
 async def test_a_rollout_that_is_paused_for_the_same_again_is_told_again() -> None:
     cluster = await served(0.5, HASTY)
     for times in (1, 2):

@@ -22,6 +22,7 @@ def test_a_grant_with_a_name_is_another_than_one_without() -> None:
     assert [str(Grant(LIST, EDGE)), str(Grant(LIST))] == ["list secrets sundog-edge", "list secrets"]
 
 
+@pytest.mark.extended
 def test_the_switch_for_secrets_adds_the_grants_without_a_name_and_no_other() -> None:
     given = values("smallest")
     watching = {**given, "installation": {**given["installation"], "watchSecrets": True}}

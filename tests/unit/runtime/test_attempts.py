@@ -136,6 +136,7 @@ async def test_a_folder_that_cannot_be_made_hinders_nobody(tmp_path: Path) -> No
         await attempts.in_time(never(), 0.01, LATE)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     ("part", "says"),
     [

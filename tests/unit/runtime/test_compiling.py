@@ -77,6 +77,7 @@ def compiler(monkeypatch: pytest.MonkeyPatch) -> Compiler:
     return found
 
 
+@pytest.mark.extended
 def test_a_compiled_network_gives_its_answers_and_its_code_is_kept(
     compiled_model: Path, network: torch.nn.Module, cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -17,6 +17,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from profiles import examples
 from waiting import PATIENCE_S
 
 ROW = [0.5, -1.0, 2.0, 0.25]
@@ -638,7 +639,7 @@ bodies = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(300), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(path=st.sampled_from(["/", "/v2/models/digits/infer"]), body=bodies)
 async def test_no_body_gets_more_than_a_problem(client: httpx.AsyncClient, path: str, body: bytes) -> None:
     answer = await client.post(path, content=body)
@@ -654,7 +655,7 @@ async def test_no_body_gets_more_than_a_problem(client: httpx.AsyncClient, path:
     problem(answer, 400, answer.json()["code"])
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(100), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(method=st.sampled_from(["GET", "POST", "DELETE", "OPTIONS"]), path=st.text(max_size=30))
 async def test_no_path_gets_more_than_a_problem(client: httpx.AsyncClient, method: str, path: str) -> None:
     answer = await client.request(method, f"http://replica/digits-r8.app/{quote(path)}")

@@ -96,6 +96,7 @@ def test_a_mean(sundog: Any, manifest: Any) -> None:
     assert found["effects"][3]["oneLook"] == pytest.approx(3 * 2 * (12 * (2.2414 + 0.8416) / 0.4) ** 2, rel=1e-3)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(("longest", "told"), [("10h", "each hour, 10 times"), ("1h", None)])
 def test_what_is_soon_over_is_looked_at_each_hour_or_once(
     sundog: Any, manifest: Any, longest: str, told: str | None

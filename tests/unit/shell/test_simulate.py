@@ -40,6 +40,7 @@ def test_of_a_service_without_errors_none_is_any_number_of_times_as_many(sundog:
     assert (found[1.0]["promoted"], found[1.0]["failedRequests"]) == (1.0, 0.0)
 
 
+@pytest.mark.extended
 def test_too_little_traffic_decides_nothing_and_says_so(sundog: Any) -> None:
     found = simulated(sundog, "--rps", "0.01", "--errors", "1%", "--times", "1")
     assert (found[1.0]["undecided"], found[1.0]["medianMinutes"]) == (1.0, None)

@@ -93,6 +93,7 @@ def drawn(
     return counts, harmed
 
 
+@pytest.mark.extended
 def test_arms_that_are_alike_are_hardly_ever_found_to_do_harm() -> None:
     """α is shared among three arms and two metrics: in twenty experiments of a quarter of an hour one is found at most now and then."""
     status = running("a", "b", "c")

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_counts import ATTEMPT, GROUP_COLUMNS, block, by_unit, evenly, report, row, silent, sticky
+from profiles import examples
 from sundog_operator.api import Epoch, EvidenceEpoch, ExperimentStatus, MetricStatus, Rollout, StepStatus
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.rollout import freeze, judging, tallies
@@ -572,7 +573,7 @@ some = st.lists(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(some, st.integers(1, 4), st.booleans(), st.tuples(st.integers(0, 3), st.integers(0, 3)))
 def test_whatever_is_counted_can_be_told(
     counted: list[tuple[str, int, dict[str, int], int]], index: int, warm: bool, replicas: tuple[int, int]

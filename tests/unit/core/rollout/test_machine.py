@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from profiles import examples
 from sundog_operator.api import (
     ExperimentStatus,
     MetricStatus,
@@ -185,7 +186,7 @@ def test_outside_its_windows_harm_and_abort_act_at_once() -> None:
 stays = st.sampled_from(["free", "held", "outside"])
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(st.lists(st.tuples(st.integers(1, 50), stays, st.booleans()), min_size=1, max_size=12))
 def test_a_step_counts_the_time_in_which_it_may_move_and_no_other(stretches: list[tuple[int, str, bool]]) -> None:
     """Of holds, windows and pauses by hand in any order, overlapping or not."""
@@ -673,7 +674,7 @@ def walked(status: ExperimentStatus, ticks: Walk) -> Iterator[tuple[ExperimentSt
         status = after
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(walks)
 def test_whatever_comes_only_evidence_passes_a_gate_and_harm_ends_it(ticks: Walk) -> None:
     for before, inputs, after in walked(frozen(), ticks):

@@ -394,6 +394,7 @@ def test_the_median_lies_between_its_bounds(counts: list[int]) -> None:
         assert lower <= (told.latency_difference_microseconds or 0) <= upper
 
 
+@pytest.mark.extended
 def test_at_a_hundred_looks_the_median_is_hardly_ever_out_of_its_bounds() -> None:
     generator, missed = random.Random(7), 0
     for _ in range(200):
@@ -458,6 +459,7 @@ def test_a_candidate_is_never_rolled_back_for_how_long_it_takes() -> None:
     assert status.paused.reason == "Inconclusive"
 
 
+@pytest.mark.extended
 def test_at_a_hundred_looks_a_slower_candidate_hardly_ever_passes() -> None:
     generator, passed = random.Random(3), 0
     shadow = {**SLOWEST, "minSamples": 100}

@@ -10,6 +10,7 @@ from cronsim import CronSimError
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from profiles import examples
 from sundog_operator.api import Window
 from sundog_operator.core.rollout import windows
 
@@ -70,7 +71,7 @@ def agrees(each: Window, openings: list[datetime], now: datetime) -> None:
     assert windows.next_opening([each], now) == expected
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(changes, st.integers(0, 23), st.integers(0, 59), lengths, seconds)
 @example(BACK, 2, 45, 20, 30 * 60)  # between two equal hours
 @example(BACK, 2, 30, 60, 29 * 60)
@@ -83,7 +84,7 @@ def test_a_line_with_its_hour_opens_once_a_day_for_as_long_as_it_says(
     agrees(each, daily(change, hour, minute), change + timedelta(seconds=second))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(changes, st.integers(0, 59), st.integers(1, 59), seconds)
 def test_a_line_without_an_hour_opens_in_both_of_two_equal_ones(
     change: datetime, minute: int, length: int, second: int
@@ -92,7 +93,7 @@ def test_a_line_without_an_hour_opens_in_both_of_two_equal_ones(
     agrees(each, hourly(change, minute), change + timedelta(seconds=second))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(changes, st.lists(st.tuples(st.integers(0, 23), lengths), min_size=1, max_size=3), seconds, lengths, lengths)
 def test_the_time_within_is_what_a_stopwatch_shows(
     change: datetime, given_windows: list[tuple[int, int]], second: int, length: int, limit: int

@@ -23,6 +23,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, f
         torch.set_num_threads(threads)
 
 
+@pytest.mark.extended
 def test_v1_is_fair_and_v2_is_better(trained: tuple[Path, dict[str, float]]) -> None:
     _, reached = trained
     assert 0.85 <= reached["v1"] < reached["v2"]
