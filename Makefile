@@ -5,6 +5,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml constraints.txt
 
+# Tests start hundreds of Python processes, each of which would compile Sundog anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 ONLY ?=
 comma := ,
 

@@ -1,11 +1,19 @@
-"""Which tests share a process, and the plugins of all tests."""
+"""Which tests share a process, how long one may hang, and the plugins of all tests."""
 
 import pytest
+
+from waiting import patience
 
 pytest_plugins = ["profiles", "supervisor", "summary", "tiers", "requiring", "real_kubernetes.fixtures"]
 
 SHARED = {"shared_up": "local up", "ray_serve": "ray", "cluster": "node", "api_server": "api server"}
 """Fixtures that are expensive to start, and the process of pytest-xdist in which all their tests run."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Scale the limit of a test that sets none of its own."""
+    if config.getoption("timeout") is None:
+        config.option.timeout = patience(1200)
 
 
 @pytest.hookimpl(tryfirst=True)

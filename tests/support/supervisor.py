@@ -26,6 +26,10 @@ _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)
 _SENT_BY_A_PROCESS: Final = 0
 """`si_code` of a signal that kill(2) sent. A terminal sends Ctrl-C to the child as well, so that one is not forwarded."""
 
+_TESTS: Final = "t"
+_CACHE: Final = "c"
+"""In the run's temporary folder: what pytest gives to tests, and what libraries keep for themselves."""
+
 _TEARDOWN_S: Final = patience(120)
 """Time that fixtures have to end a Ray, an edge or a Kubernetes after an interrupt."""
 
@@ -44,14 +48,16 @@ def pytest_configure(config: pytest.Config) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
-    config.option.basetemp = config.option.basetemp or folder / "t"
+    # PyTorch makes this one when it is imported.
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder / _CACHE))
+    config.option.basetemp = config.option.basetemp or folder / _TESTS
 
 
 def _supervise(child: int, folder: Path) -> NoReturn:
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     mounts = _mounts()
     code, interrupted = _await_end(child)
-    if not interrupted and not _is_removed(folder / "t", keep=code != 0):
+    if not interrupted and not _is_removed(folder / _TESTS, keep=code != 0):
         _print(f"temporary files of the tests are kept in {folder / 't'}")
     left = [*_end_processes(), *_names(folder), *sorted(_mounts() - mounts)]
     if interrupted or code == 0:
@@ -115,7 +121,7 @@ def _end_processes() -> list[str]:
 
 
 def _names(folder: Path) -> Iterable[str]:
-    return (f"file {path}" for path in sorted(folder.iterdir()) if path.name != "t")
+    return (f"file {path}" for path in sorted(folder.iterdir()) if path.name not in (_TESTS, _CACHE))
 
 
 def _is_removed(folder: Path, *, keep: bool) -> bool:

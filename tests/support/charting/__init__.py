@@ -45,7 +45,7 @@ def templates(given: Values) -> dict[str, str]:
 
 def objects(given: Values) -> list[Object]:
     """All objects of a release."""
-    documents = (document for _, text in _manifests(given) for document in yaml.safe_load_all(text))
+    documents = (document for _, text in _manifests(given) for document in yaml.load_all(text, Loader=yaml.CSafeLoader))
     return [document for document in documents if document is not None]
 
 
