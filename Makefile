@@ -24,7 +24,7 @@ run: $(VENV)/.local
 
 # The gate, part one: each promise once on real Ray and a real HAProxy, and all that needs neither. Under 20 minutes on two cores.
 test: check
-	$(BIN)/pytest tests/integration tests/contract tests/unit tests/fuzz -m 'not cluster and $(GATE)' \
+	$(BIN)/pytest tests/contract tests/unit tests/fuzz tests/integration -m 'not cluster and $(GATE)' \
 	    -n 3 $(GROUPED) --hypothesis-profile gate --tier 'make test'
 
 # Style, types and layers; under a minute.

@@ -21,7 +21,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Group tests that share what is slow to start, else by file; begin with the groups that take longest."""
     for item in items:
         names = getattr(item, "fixturenames", ())
-        group = next((SHARED[name] for name in SHARED if name in names), str(item.path))
+        group = next((SHARED[name] for name in SHARED if name in names), _file(item))
         item.add_marker(pytest.mark.xdist_group(group))
     order = list(SHARED.values())
     items.sort(key=lambda item: order.index(group) if (group := _group(item)) in order else len(order))
@@ -29,3 +29,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def _group(item: pytest.Item) -> str:
     return str(item.get_closest_marker("xdist_group").args[0])
+
+
+def _file(item: pytest.Item) -> str:
+    return item.path.relative_to(item.config.rootpath).as_posix()

@@ -58,7 +58,7 @@ def _supervise(child: int, folder: Path) -> NoReturn:
     mounts = _mounts()
     code, interrupted = _await_end(child)
     if not interrupted and not _is_removed(folder / _TESTS, keep=code != 0):
-        _print(f"temporary files of the tests are kept in {folder / 't'}")
+        _print(f"temporary files of the tests are kept in {folder / _TESTS}")
     left = [*_end_processes(), *_names(folder), *sorted(_mounts() - mounts)]
     if interrupted or code == 0:
         shutil.rmtree(folder, ignore_errors=True)
