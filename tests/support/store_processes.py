@@ -15,11 +15,12 @@ from pathlib import Path
 import pytest
 
 from real_kubernetes.binaries import Binaries, Build
+from waiting import PATIENCE_S, patience
 
 Put = Callable[[str, bytes], None]
 """Puts an object into a bucket, by its key."""
 
-BUILD_S = 600
+BUILD_S = patience(600)
 """The time that a test allows for the build of its store."""
 
 
@@ -60,7 +61,7 @@ def running(
 
 
 def _wait(process: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         if process.poll() is not None:
             break

@@ -17,7 +17,15 @@ GATE: Final[dict[str, tuple[str, ...]]] = {
     # A canary is promoted, aborted and rolled back under load. Replica, agent, Serve and reconciler die. No request is lost.
     "integration/no_request_lost/test_no_request_lost.py": (),
     # Evidence promotes a good canary and rolls back bad ones; agent and operator die meanwhile.
-    "integration/evidence/test_evidence_rollouts.py": (),
+    "integration/evidence/test_evidence_rollouts.py": (
+        "test_a_dead_candidate_is_taken_back_before_there_is_any_statistics_of_it",
+        "test_the_agent_and_the_operator_die_in_the_middle",
+        "test_a_running_rollout_says_what_it_waits_for",
+        "test_nonsense_is_refused_and_a_rollout_goes_on_collecting",
+        "test_a_candidate_that_fails_for_some_inputs_is_rolled_back",
+        "test_a_candidate_that_is_slow_is_not_promoted",
+        "test_a_good_candidate_is_promoted_by_evidence_alone",
+    ),
     # Bad manifests, models, requests and commands are refused with a reason, and lose nothing.
     "integration/bad_input/test_bad_input.py": (),
     # A model is served on real Ray, and real clients speak each protocol.

@@ -278,6 +278,7 @@ def test_edges_and_heads_are_told_of_an_api_server_at_another_port() -> None:
     assert parse_installation(text, "everything").network_policies.api_server_ports == (16443,)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", [RELEASE, "blue", "sundog-blue"])
 def test_the_operator_may_hold_the_lease_that_it_is_told_of_and_no_other(name: str) -> None:
     given = {**SMALLEST, "fullnameOverride": name}
@@ -304,6 +305,7 @@ def identity(obj: Object) -> tuple[str, str, str]:
     return obj["kind"], obj["metadata"].get("namespace", ""), obj["metadata"]["name"]
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("key", ["podSecurityContext", "securityContext"])
 def test_users_and_rights_of_processes_can_be_left_to_the_cluster(key: str) -> None:
     def given(patch: Any) -> list[Any]:

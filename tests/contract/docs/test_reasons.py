@@ -186,6 +186,7 @@ class Listener:
         self.heard.add((kind.kind, condition.type, *pair))
 
 
+@pytest.mark.extended
 async def test_what_is_said_in_a_busy_life_is_in_the_reference() -> None:
     cluster = Cluster()
     listener = Listener(cluster)

@@ -1,4 +1,4 @@
-"""Seven rollouts at a time, on one Ray and behind one edge: what the edge counts of them decides each, and nobody says anything.
+"""Up to seven rollouts at a time, on one Ray and behind one edge: what the edge counts of them decides each, and nobody says anything.
 
 One step at 50 % tells two arms apart with the fewest requests. Evidence takes twelve blocks of ten seconds whatever happens, so the warm-up
 and the step's own time are the shortest that still are some. With a floor of 5 % those twelve blocks let a candidate without errors pass at
@@ -51,26 +51,39 @@ def rollout(*guardrails: Json) -> Json:
 
 
 @pytest.fixture(scope="module")
-def fleet(bench: Any) -> dict[str, Any]:
-    """Each service by its name, with its second revision released and its clients asking since before."""
+def fleet(bench: Any, request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Each service by its name, with its second revision released and its clients asking since before.
+
+    Services whose tests are not part of this run are left out: each takes two replicas and forty requests a second.
+    """
     # Latencies on a busy machine come in bursts, which count little: half of stable's answers, above what a candidate may take, are enough.
     latency = {"metric": "latencyP50", "margin": "200%"}
-    services = {
-        "sound": bench.add("sound", {**rollout(latency), **BY_USER}),
-        "flawed": bench.add("flawed", rollout()),
-        "nonsense": bench.add("nonsense", rollout()),
-        "dying": bench.add("dying", rollout()),
-        "dead": bench.add("dead", rollout()),
-        "loyal": bench.add("loyal", {**rollout(), **BY_USER}, pause_s=0.2, users=200),
-        "slow": bench.add("slow", rollout({"metric": "latencyP95", "margin": "25%"})),
+    chosen = {getattr(item, "originalname", "") for item in request.session.items}
+    wanted = [name for name in SECOND if OWN_TEST.get(name, "") in {"", *chosen}]
+    plans = {
+        "sound": {**rollout(latency), **BY_USER},
+        "loyal": {**rollout(), **BY_USER},
+        "slow": rollout({"metric": "latencyP95", "margin": "25%"}),
     }
+    asking: dict[str, Any] = {"loyal": {"pause_s": 0.2, "users": 200}}
+    services = {name: bench.add(name, plans.get(name, rollout()), **asking.get(name, {})) for name in wanted}
     for name, service in services.items():
         service.release(1, SLEEPS.get(name, ""))
     bench.begin(CLIENTS)
-    for name, behaviour in SECOND.items():
-        services[name].release(2, behaviour)
+    for name, service in services.items():
+        service.release(2, SECOND[name])
     return services
 
+
+OWN_TEST = {
+    "dead": "test_a_dead_candidate_is_taken_back_before_there_is_any_statistics_of_it",
+    "flawed": "test_a_candidate_that_fails_for_some_inputs_is_rolled_back",
+    "nonsense": "test_a_candidate_whose_scores_are_no_numbers_is_rolled_back",
+    "dying": "test_a_candidate_whose_process_dies_is_taken_back",
+    "loyal": "test_a_candidate_that_fails_users_who_come_back_is_rolled_back",
+    "slow": "test_a_candidate_that_is_slow_is_not_promoted",
+}
+"""`sound` is part of every run: what is killed, is killed while it collects."""
 
 SLEEPS = {"slow": "        time.sleep(0.05)\n", "sound": "        time.sleep(0.02)\n"}
 SECOND = {

@@ -9,6 +9,8 @@ from typing import Any
 import httpx
 import yaml
 
+from waiting import PATIENCE_S
+
 Object = dict[str, Any]
 
 
@@ -27,7 +29,9 @@ class Api:
         user = _named(config, "users", context["user"])["user"]
         tls = ssl.create_default_context(cadata=base64.b64decode(cluster["certificate-authority-data"]).decode())
         headers = {"Authorization": f"Bearer {user['token']}"} if "token" in user else {}
-        return cls(httpx.Client(base_url=cluster["server"], verify=tls, headers=headers, timeout=30, trust_env=False))
+        return cls(
+            httpx.Client(base_url=cluster["server"], verify=tls, headers=headers, timeout=PATIENCE_S, trust_env=False)
+        )
 
     def send(self, method: str, path: str, body: Any = None, /, **query: str) -> Object:
         """The JSON of the answer, a Status where it is a refusal."""

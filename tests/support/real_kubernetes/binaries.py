@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Final, Self
 
 from real_kubernetes.instance import ClusterError
+from waiting import PATIENCE_S, patience
 
 ROOT = Path(__file__).parents[3]
 MODULES = ROOT / "tests" / "cluster" / "go"
 
 KUBERNETES_VERSION = "v1.36.3"
-BUILD_S = 3600
+BUILD_S = patience(3600)
 GIVEN: Final = "SUNDOG_TEST_BINARIES"
 """The folder to take programs from; nothing is built then."""
 
@@ -158,7 +159,11 @@ def module_directory(module: str, path: str) -> Path:
     if done.returncode:
         raise ClusterError(f"the Go module {path} cannot be had: {_last(done.stderr or done.stdout)}")
     listed = subprocess.run(
-        (go, "list", "-m", "-f", "{{.Dir}}", path), cwd=MODULES / module, capture_output=True, text=True, timeout=60
+        (go, "list", "-m", "-f", "{{.Dir}}", path),
+        cwd=MODULES / module,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
     )
     return Path(listed.stdout.strip())
 

@@ -18,8 +18,9 @@ from real_kubernetes import audit
 from real_kubernetes.binaries import Binaries
 from real_kubernetes.instance import ClusterError, Instance
 from real_kubernetes.kubectl import Kubectl
+from waiting import PATIENCE_S
 
-READY_S = 90.0
+READY_S = PATIENCE_S
 
 API_SERVER = "kube-apiserver"
 PROCESSES = ("kube-controller-manager", API_SERVER, "etcd")

@@ -15,10 +15,10 @@ from real_kubernetes.cluster import BINARIES, CLUSTER_BUILDS, CONTROL_PLANE_BUIL
 from real_kubernetes.images import BASE
 from real_kubernetes.kubectl import Kubectl
 from real_kubernetes.traces import nothing_left
-from waiting import eventually
+from waiting import eventually, patience
 
 ELSEWHERE = "SUNDOG_TEST_KUBECONFIG"
-TRIAL_S = 60
+TRIAL_S = round(patience(60))
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from real_kubernetes.binaries import ROOT
 from real_kubernetes.checkout import pod_template
 from real_kubernetes.images import BASE
 from real_kubernetes.instance import ClusterError
+from waiting import PATIENCE_S
 
 CHART = ROOT / "helm" / "sundog"
 Values = Mapping[str, Any]
@@ -26,7 +27,7 @@ class Helm:
     program: Path
     home: Path
 
-    def __call__(self, *arguments: str, values: Values | None = None, timeout: float = 300) -> str:
+    def __call__(self, *arguments: str, values: Values | None = None, timeout: float = 2 * PATIENCE_S) -> str:
         """What it printed. Raises ClusterError with its words where it fails."""
         folders = {f"HELM_{name}_HOME": str(self.home / name.lower()) for name in ("CACHE", "CONFIG", "DATA")}
         environment = {**os.environ, **folders, "KUBECONFIG": str(self.kubeconfig)}

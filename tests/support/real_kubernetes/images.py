@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from real_kubernetes.instance import ClusterError
+from waiting import PATIENCE_S
 
 PAUSE = "docker.io/local/pause:1"
 BASE = "docker.io/local/base:1"
@@ -29,7 +30,9 @@ def write_pause_image(folder: Path) -> Path:
         raise ClusterError("the pause image is compiled by cc, which is not installed (apt-get install gcc libc6-dev)")
     source, program = folder / "pause.c", folder / "pause"
     source.write_text(_PAUSE_C)
-    subprocess.run((compiler, "-static", "-Os", "-o", program, source), check=True, capture_output=True, timeout=60)
+    subprocess.run(
+        (compiler, "-static", "-Os", "-o", program, source), check=True, capture_output=True, timeout=PATIENCE_S
+    )
     return write_image(folder / "pause.tar", PAUSE, {"pause": program.read_bytes()}, entrypoint=["/pause"])
 
 

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import psutil
 
-END_S = 20.0
+from waiting import patience
+
+END_S = patience(20)
 """How long a process has to end by itself. The API server takes its time."""
 
 

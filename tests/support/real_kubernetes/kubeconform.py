@@ -12,6 +12,7 @@ import kubernetes_validate
 import yaml
 
 from real_kubernetes.binaries import KUBECONFORM, Binaries
+from waiting import PATIENCE_S
 
 PUBLISHED = Path(kubernetes_validate.__file__).parent / "kubernetes-json-schema"
 _REFERENCE = re.compile(r'"\$ref": "#/\$defs/([^"]+)"')
@@ -30,7 +31,7 @@ class Kubeconform:
         place = f"{self.folder}/{{{{.NormalizedKubernetesVersion}}}}/{{{{.ResourceKind}}}}{{{{.KindSuffix}}}}.json"
         command = (str(self.program), "-strict", "-kubernetes-version", version, "-schema-location", place)
         done = subprocess.run(
-            command, input=yaml.safe_dump_all(map(dict, objects)), capture_output=True, text=True, timeout=120
+            command, input=yaml.safe_dump_all(map(dict, objects)), capture_output=True, text=True, timeout=PATIENCE_S
         )
         return done.stdout.splitlines() + done.stderr.splitlines()
 

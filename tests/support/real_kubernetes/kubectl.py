@@ -22,7 +22,7 @@ class Kubectl:
     kubeconfig: Path
     program: Path | str = "kubectl"
 
-    def run(self, *arguments: str, stdin: str = "", timeout: float = 120) -> "subprocess.CompletedProcess[str]":
+    def run(self, *arguments: str, stdin: str = "", timeout: float = PATIENCE_S) -> "subprocess.CompletedProcess[str]":
         """The finished call, whatever its exit code."""
         environment = {**os.environ, "KUBECONFIG": str(self.kubeconfig)}
         return subprocess.run(
@@ -34,7 +34,7 @@ class Kubectl:
             timeout=timeout,
         )
 
-    def __call__(self, *arguments: str, stdin: str = "", timeout: float = 120) -> str:
+    def __call__(self, *arguments: str, stdin: str = "", timeout: float = PATIENCE_S) -> str:
         """What it printed. Raises ClusterError with its words where it fails."""
         done = self.run(*arguments, stdin=stdin, timeout=timeout)
         if done.returncode:

@@ -18,6 +18,7 @@ import psutil
 
 from real_kubernetes.control_plane import Addresses
 from real_kubernetes.instance import ClusterError, Instance
+from waiting import PATIENCE_S, patience
 
 INIT = "machine"
 MACHINES = 8
@@ -148,7 +149,7 @@ def inside(instance: Instance) -> Iterator[psutil.Process]:
         yield outer
 
 
-def _await_ready(instance: Instance, within: float = 20.0) -> None:
+def _await_ready(instance: Instance, within: float = PATIENCE_S) -> None:
     deadline = time.monotonic() + within
     while not (instance.directory / "machine-ready").exists():
         if INIT not in instance.processes() or time.monotonic() > deadline:
@@ -176,7 +177,7 @@ def _link(instance: Instance) -> Slot:
     raise ClusterError(f"{MACHINES} clusters with a node run on this machine already (ip link show type veth)")
 
 
-def run(*command: str, check: bool = True, timeout: float = 60) -> str | None:
+def run(*command: str, check: bool = True, timeout: float = PATIENCE_S) -> str | None:
     """A short command's output. Where it fails: ClusterError with its words, or None without `check`."""
     done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
     if done.returncode == 0:
@@ -209,7 +210,7 @@ def _remove_cgroups(slot: Slot) -> None:
 
 def _remove_cgroup(folder: Path) -> None:
     """The kernel says busy for a moment after the last process of a cgroup was killed."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + patience(10)
     while folder.exists():
         try:
             folder.rmdir()

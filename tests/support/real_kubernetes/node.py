@@ -14,6 +14,7 @@ from real_kubernetes.images import BASE, PAUSE, write_base_image, write_pause_im
 from real_kubernetes.instance import ClusterError, Instance
 from real_kubernetes.kubectl import Kubectl
 from real_kubernetes.machine import Slot, entered
+from waiting import patience
 
 NAME = "node"
 SOCKET = "/run/containerd/containerd.sock"
@@ -21,7 +22,7 @@ HERE = Path("/run/node")
 """The instance's folder, as the processes inside see it."""
 
 SYNC = "10s"
-IMPORT_S = 900
+IMPORT_S = patience(900)
 """Some images have gigabytes."""
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from real_kubernetes.machine import CGROUPS, SETTINGS, others
 from real_local import processes_of
+from waiting import PATIENCE_S
 
 PLACES = (
     "/usr/libexec/kubernetes",
@@ -46,7 +47,7 @@ def nothing_left(directory: Path) -> Iterator[None]:
 
 def _lines(*command: str) -> list[str]:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     except FileNotFoundError:
         return []
     # What follows of a link changes by itself.

@@ -202,6 +202,7 @@ async def test_gates_by_hand_are_looked_at_for_harm_where_a_bake_follows_and_not
     assert (status["phase"], status["verdict"]["decision"]) == ("Concluded", "Undecided")
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     ("command", "weights", "phase"),
     [
@@ -373,6 +374,7 @@ async def test_an_operator_that_dies_at_every_other_write_ends_a_bake_alike(
     assert next(deaths) > 10
 
 
+@pytest.mark.extended
 async def test_limits_of_prometheus_hold_in_a_bake(way: dict[str, Any]) -> None:
     check = {"name": "oom", "prometheus": {"query": "oom", "interval": "30s"}, "threshold": {"max": 0}}
     cluster = await baking(50, {**way, "guardrails": [check]}, numbers={"oom": 0})
@@ -447,6 +449,7 @@ async def test_after_a_shadow_it_bakes_once_somebody_says_so_and_then_everything
     ]
 
 
+@pytest.mark.extended
 async def test_what_harms_in_the_bake_after_a_shadow_is_rolled_back_whatever_its_copies_came_to() -> None:
     cluster = await baking(rollout={**AFTER_COPIES, "notify": [{"webhook": "http://hooks.example/a"}]})
     assert (await experiment(cluster))["verdict"]["decision"] == "Passed"

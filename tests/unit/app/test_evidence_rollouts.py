@@ -44,6 +44,7 @@ def first_weight(rps: float, rollout: Object) -> int:
     return int(steps[0]["weight"]) if steps else 5 if rps >= 50 else 25
 
 
+@pytest.mark.extended
 async def test_promote_is_refused_while_the_split_is_wrong_and_taken_once_it_is_right(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -271,6 +272,7 @@ async def test_little_traffic_is_not_called_none() -> None:
     assert min((await came(cluster)).values()) > 0
 
 
+@pytest.mark.extended
 async def test_the_rate_of_a_service_is_known_although_a_rollout_took_some_of_the_hour() -> None:
     cluster = await served(60, {"steps": [{"weight": 5, "gate": "manual"}]})
     await cluster.settle(15, seconds=60)
@@ -281,6 +283,7 @@ async def test_the_rate_of_a_service_is_known_although_a_rollout_took_some_of_th
     assert abs(plan["requestsPerSecond"] / 60 - 1) < 0.1
 
 
+@pytest.mark.extended
 async def test_traffic_that_ends_promotes_nothing() -> None:
     cluster = await served(100, {"steps": [{"weight": 25, "maxDuration": "20m"}]})
     await cluster.go_on(3)
@@ -328,6 +331,7 @@ class Died(Exception):
     """The operator did."""
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("lives", [2, 3])
 async def test_an_operator_that_dies_again_and_again_decides_the_same(lives: int) -> None:
     cluster = await served(100, SHORT, Answers(errors=0.05))
@@ -416,6 +420,7 @@ async def test_what_is_known_is_told_also_of_a_candidate_that_is_up_and_down_all
     assert "so far" not in told["message"]
 
 
+@pytest.mark.extended
 async def test_a_clock_that_is_set_back_keeps_nothing_from_being_told() -> None:
     cluster = await served(20, {"steps": [{"weight": 25, "minDuration": "1h"}]})
     assert await cluster.go_on(3, lambda: warm(cluster))
@@ -432,6 +437,7 @@ async def warm(cluster: Cluster) -> bool:
     return bool((await experiment(cluster))["step"].get("warm"))
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     ("policies", "rps", "phase", "reason"),
     [
@@ -466,6 +472,7 @@ async def test_without_warmup_the_first_epoch_of_a_step_is_evidence() -> None:
     assert [each["number"] for each in (await experiment(cluster))["evidenceEpochs"]] == [1]
 
 
+@pytest.mark.extended
 async def test_another_revision_replaces_a_candidate_that_is_being_weighed() -> None:
     cluster = await served(100, SHORT)
     await cluster.go_on(2)
@@ -494,6 +501,7 @@ async def test_a_pause_by_hand_holds_what_has_passed_but_no_harm() -> None:
     assert (await experiment(cluster))["verdict"]["decision"] == "RolledBack"
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     ("command", "weights", "phase"),
     [("promote revision=2 id=a full=true", {2: 100}, "Concluded"), ("abort revision=2 id=a", {1: 100}, "Stopped")],
@@ -569,6 +577,7 @@ async def test_users_who_ask_or_fail_more_than_others_are_not_held_against_the_c
     assert condition(status, "DataQuality") == ("True", "Consistent")
 
 
+@pytest.mark.extended
 async def test_one_user_whose_every_request_fails_makes_no_dead_candidate() -> None:
     """He makes most of the candidate's requests, once he is the candidate's."""
     users = Users(60, zipf=2.0, failing={0: 1.0})

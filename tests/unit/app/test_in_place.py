@@ -563,6 +563,7 @@ async def end_on_stable(cluster: Cluster, needed: int) -> None:
     assert await replicas(cluster) == {stable: needed}
 
 
+@pytest.mark.extended
 @SETTINGS
 @given(st.integers(2, 7), STEPS, EVENTS)
 @example(2, [50], [("rounds", 12)])

@@ -224,6 +224,7 @@ async def test_while_the_store_does_not_answer_nobody_wins_and_then_somebody_doe
     assert condition(told, "DataQuality") == ("True", "Consistent")
 
 
+@pytest.mark.extended
 async def test_one_that_ends_while_control_is_in_trouble_stays_told_so() -> None:
     cluster = await serving({1: 0.2, 2: 0.2})
     await cluster.go_on(5)
@@ -379,6 +380,7 @@ async def test_an_arm_whose_guardrail_has_not_passed_does_not_win_yet() -> None:
     assert (told["phase"], told["verdict"]["decision"]) == ("Running", "Undecided")
 
 
+@pytest.mark.extended
 async def test_secondary_metrics_are_told_and_decide_nothing() -> None:
     metrics = {"secondary": [{"name": "clicks", "feedback": "bought"}]}
     cluster = await serving({1: 0.2, 2: 0.6})
@@ -392,6 +394,7 @@ async def test_secondary_metrics_are_told_and_decide_nothing() -> None:
     assert (told["phase"], told["verdict"]["decision"]) == ("Running", "Undecided")
 
 
+@pytest.mark.extended
 async def test_weights_follow_outcomes_once_an_hour_and_what_is_exposed_stays() -> None:
     cluster = await serving({1: 0.20, 2: 0.20, 3: 0.23})
     cluster.edges.traffic.rps = {NAME: 3}

@@ -4,6 +4,8 @@ import dataclasses
 import functools
 from typing import Any
 
+import pytest
+
 from doubles.cluster import NAME, NAMESPACE, Cluster
 from sundog_operator.app.keys import Key
 from sundog_operator.app.posts import Posts
@@ -93,6 +95,7 @@ async def test_an_operator_that_begins_anew_counts_on() -> None:
     await cluster.until(functools.partial(ended, cluster), rounds=200)
 
 
+@pytest.mark.extended
 async def test_without_a_prometheus_a_rollout_waits_and_is_paused() -> None:
     cluster = await rolling(1, guardrails=[GUARDRAIL])
     cluster.world = dataclasses.replace(cluster.world, prometheus=None)
@@ -118,6 +121,7 @@ async def test_one_that_hangs_holds_up_neither_commands_nor_passes() -> None:
     await cluster.until(functools.partial(cluster.at_weight, 2, 50), rounds=10)
 
 
+@pytest.mark.extended
 async def test_waiting_writes_nothing_but_a_number_a_minute() -> None:
     cluster = await rolling(
         2, guardrails=[GUARDRAIL], steps=[STEPS[0], {"pause": {}}, {"weight": 50, "gate": "manual"}]
@@ -142,6 +146,7 @@ async def test_nothing_is_asked_of_a_rollout_that_is_over_or_gone() -> None:
     assert cluster.world.queries.under_way == []
 
 
+@pytest.mark.extended
 async def test_the_plan_keeps_its_checks_whatever_the_spec_becomes() -> None:
     cluster = await rolling(2, guardrails=[GUARDRAIL])
     await cluster.apply(V2, rollout={"steps": STEPS})

@@ -92,6 +92,7 @@ async def test_a_candidate_that_answers_otherwise_is_rolled_back_and_says_by_wha
     assert await cluster.weights() == {1: 100}
 
 
+@pytest.mark.extended
 async def test_numbers_are_written_once_a_minute_and_nothing_where_nothing_changes() -> None:
     cluster = await comparing()
     await tell(cluster, agree=10)
@@ -175,6 +176,7 @@ async def with_a_verdict() -> Cluster:
     return cluster
 
 
+@pytest.mark.extended
 async def test_alone_it_takes_its_time_and_then_a_person_decides() -> None:
     cluster = await shadowed(replicas=3)
     begun = cluster.clock.now()
@@ -213,6 +215,7 @@ async def test_alone_promote_gives_it_all_traffic_once_it_has_the_replicas() -> 
     assert (await rollout(cluster))["verdict"]["decision"] == "Passed"
 
 
+@pytest.mark.extended
 async def test_alone_abort_removes_it_and_an_edit_begins_anew() -> None:
     cluster = await with_a_verdict()
     await cluster.command("abort revision=2 id=c1")
@@ -237,6 +240,7 @@ async def test_alone_a_candidate_that_answers_otherwise_is_rolled_back() -> None
     assert (told["status"], told["reason"]) == ("True", "RolledBack")
 
 
+@pytest.mark.extended
 async def test_alone_an_edit_of_the_strategy_does_not_let_it_go_on_by_itself() -> None:
     cluster = await with_a_verdict()
     await cluster.apply(V2, rollout={"steps": [{"weight": 50, "gate": "time", "minDuration": "1s"}]}, replicas=3)

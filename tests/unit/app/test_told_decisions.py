@@ -39,6 +39,7 @@ async def is_frozen(cluster: Cluster) -> bool:
     return (await condition(cluster, "Conclusive"))[0] != "Absent"
 
 
+@pytest.mark.extended
 async def test_what_a_policy_promotes_is_told_before_and_after_it_is() -> None:
     cluster = await served(0.5, {**HASTY, "onInconclusive": "promote"})
     assert await cluster.go_on(3, functools.partial(is_frozen, cluster), seconds=1)
@@ -105,6 +106,7 @@ async def counts(cluster: Cluster) -> bool:
     return bool((await experiment(cluster)).get("evidenceEpochs"))
 
 
+@pytest.mark.extended
 async def test_an_experiment_that_stands_still_while_control_fails_is_told_to_go_on() -> None:
     cluster = Cluster()
     cluster.edges.traffic = Traffic(1)

@@ -3,6 +3,7 @@
 import tracemalloc
 from collections import defaultdict
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -178,6 +179,7 @@ def test_many_attempts_hold_no_more_than_a_few() -> None:
         assert (seen.remembered, seen.waits) == (remembered, waits)
 
 
+@pytest.mark.extended
 def test_a_flood_of_units_leaves_memory_bounded() -> None:
     seen = FirstSeen(remembered=20_000, waiting=10_000)
     largest = 0

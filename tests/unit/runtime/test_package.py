@@ -128,6 +128,7 @@ def test_declared_inputs_are_kept_and_tried(workshop: Path) -> None:
     assert "batchable   no" in done.output
 
 
+@pytest.mark.extended
 def test_an_exported_program_needs_trust(workshop: Path) -> None:
     program = torch.export.export(Net().eval(), (torch.zeros(2, 4),), dynamic_shapes=({0: torch.export.Dim("b")},))
     torch.export.save(program, "net.pt2")

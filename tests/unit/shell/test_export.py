@@ -166,6 +166,7 @@ def test_an_export_replaces_the_one_before(exported: Any, edge: Edge, tmp_path: 
     assert len(rows(tmp_path / "out/exposures.jsonl")) == 1
 
 
+@pytest.mark.extended
 def test_parquet_has_the_same(exported: Any, edge: Edge, tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     fill(edge.store, 50_001)

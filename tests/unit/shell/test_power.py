@@ -27,6 +27,7 @@ def plan(weight: int = 50, floor: float = 0.0, **gate: Any) -> FrozenPlan:
     )
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     ("weight", "floor", "errors", "times", "by"),
     [

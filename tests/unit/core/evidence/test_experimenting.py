@@ -65,6 +65,7 @@ class _Ramped:
         return self._world.look(draw, number, np.broadcast_to([1 - candidate, candidate], shares.shape), epoch)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("metric", [RATE, MEAN])
 @pytest.mark.parametrize(("better", "times"), [(0.11, 1.05), (0.12, 1.05), (0.13, 1.35)])
 def test_a_better_arm_wins_about_as_soon_as_one_look_at_the_end_would_have_it(
@@ -84,6 +85,7 @@ def regret(found: Played, rates: Sequence[float]) -> float:
     return float((found.units * (max(rates) - np.array(rates))).sum(-1).mean())
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("rates", [(0.1, 0.12), (0.1, 0.09, 0.11, 0.13)])
 def test_weights_that_move_cost_fewer_outcomes_and_find_the_same(rates: tuple[float, ...]) -> None:
     shares, tests, right = (1 / len(rates),) * len(rates), len(rates) - 1, len(rates) - 2

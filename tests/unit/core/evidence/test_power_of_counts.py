@@ -78,6 +78,7 @@ def test_harm_is_known_by_as_many_events_as_designed(ratio: float) -> None:
         assert found[1] <= late, weight
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("allowed", NO_WORSE)
 def test_what_is_no_worse_is_known_by_as_many_events_as_designed_or_as_told(allowed: float) -> None:
     least, median, late = AS_DESIGNED

@@ -101,6 +101,7 @@ def test_arms_that_are_alike_are_hardly_ever_found_to_do_harm() -> None:
     assert sum(found) <= 3
 
 
+@pytest.mark.extended
 def test_an_arm_that_is_three_times_worse_is_found_and_the_others_are_not() -> None:
     status = running("a", "b", "c")
     for seed in range(5):

@@ -195,6 +195,7 @@ def test_alone_nothing_but_a_command_leads_to_traffic(steps: list[dict[str, Any]
     assert shadow.min_duration == shadow.max_duration == timedelta(hours=24)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("policy", ["pause", "rollback", "promote"])
 @given(data=st.data())
 def test_alone_a_candidate_never_gets_traffic_by_itself(policy: str, data: st.DataObject) -> None:

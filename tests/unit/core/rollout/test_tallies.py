@@ -333,6 +333,7 @@ def test_the_text_is_small_and_empty_while_nothing_is_counted() -> None:
     assert len(known.pack()) < len(json.dumps(known.as_json())) / 4
 
 
+@pytest.mark.extended
 def test_what_is_kept_of_very_many_groups_can_be_read_again() -> None:
     own = ((10_000,) * (grouped.GROUPS + 1), *grouped.NOTHING[1:])
     places = [(epoch, f"arm-{number}") for epoch in range(40) for number in range(10)]
