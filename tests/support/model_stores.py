@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from stand_in_ray import end
 from waiting import PATIENCE_S
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -105,7 +106,7 @@ class Server:
         for connection in runner.server.connections:
             if connection.transport is not None:
                 connection.transport.abort()
-        await runner.cleanup()
+        await end(runner)
         others = asyncio.all_tasks() - {asyncio.current_task()}
         for task in others:
             task.cancel()

@@ -47,14 +47,28 @@ class RayServe:
         return json.loads(body) if body else None
 
     def put(self, document: Mapping[str, Any]) -> None:
-        """PUT the application list. Options of the HTTP server and the proxy's place are filled in."""
+        """PUT the application list, again while Serve itself is still starting.
+
+        Options of the HTTP server and the proxy's place are filled in. Raises urllib's HTTPError for what Serve refuses.
+        """
         whole = {
             "proxy_location": "HeadOnly",
             "http_options": self.http_options,
             "grpc_options": self.grpc_options,
             **document,
         }
-        self.request("PUT", f"{self.dashboard}/api/serve/applications/", whole)
+
+        def accepted() -> bool:
+            try:
+                self.request("PUT", f"{self.dashboard}/api/serve/applications/", whole)
+            except urllib.error.HTTPError as error:
+                if error.code < 500:
+                    raise
+                error.close()
+                return False
+            return True
+
+        eventually(accepted, "Serve takes the applications")
 
     def get(self) -> dict[str, Any]:
         """What Serve says it serves."""
@@ -115,6 +129,7 @@ def _start(directory: Path, mark: str, more: Mapping[str, str]) -> RayServe:
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
         _MARK: mark,
+        "TMPDIR": str(directory),
         "RAY_AUTH_MODE": "disabled",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_SERVE_ENABLE_DIRECT_INGRESS": "1",

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from stand_in_ray import end
 from sundog_operator.adapters.kubernetes_client import KubernetesClient
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
 from sundog_operator.adapters.memory_kubernetes.facade import serve
@@ -61,7 +62,7 @@ async def answering(respond: Respond, tmp_path: Path) -> AsyncIterator[Kubernete
         async with client_of(f"http://{host}:{port}", tmp_path) as client:
             yield client
     finally:
-        await runner.cleanup()
+        await end(runner)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from doubles.clock import FakeClock
 from doubles.prometheus import HANGS_S, FakePrometheus
 from ports import free_port
 from real_prometheus import MISSING, prometheus
+from stand_in_ray import end
 from sundog_operator.adapters.prometheus import MOST_BYTES, HttpPrometheus
 from sundog_operator.core.observed import Reading
 from sundog_operator.ports import Prometheus
@@ -145,7 +146,7 @@ async def misbehaving(session: aiohttp.ClientSession) -> AsyncIterator[Callable[
 
     yield start
     for runner in runners:
-        await runner.cleanup()
+        await end(runner)
 
 
 async def test_it_is_asked_by_post_below_its_address(misbehaving: Callable[..., Any]) -> None:

@@ -13,6 +13,7 @@ import pytest
 from aiohttp import web
 
 from doubles.cluster import Cluster
+from stand_in_ray import end
 from sundog_operator.adapters.webhooks import HttpWebhooks, Reach
 from waiting import PATIENCE_S
 
@@ -47,7 +48,7 @@ async def receiver() -> AsyncIterator[Receiver]:
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     made.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
     yield made
-    await runner.cleanup()
+    await end(runner)
 
 
 async def rolled_out(receiver: Receiver) -> Cluster:

@@ -16,6 +16,7 @@ import certificates
 from doubles.clock import FakeClock
 from doubles.webhooks import FakeWebhooks
 from ports import free_port
+from stand_in_ray import end
 from sundog_operator.adapters.webhooks import HttpWebhooks, Reach
 from sundog_operator.core.observed import WebhookAnswer
 from sundog_operator.ports import Webhooks
@@ -127,7 +128,7 @@ async def server() -> AsyncIterator[Server]:
     made = Server()
     runner = await started(made)
     yield made
-    await runner.cleanup()
+    await end(runner)
 
 
 @pytest.fixture(params=["stand-in", "http"])
@@ -214,7 +215,7 @@ async def test_a_certificate_that_signs_itself_is_not_trusted(tmp_path: Path) ->
     server = Server()
     runner = await started(server, tls)
     answer = await server.webhooks.post(f"{server.url}/200", DOCUMENT, PATIENCE_S)
-    await runner.cleanup()
+    await end(runner)
     assert answer == WebhookAnswer(problem="shows a certificate that is not trusted")
     assert server.requests == []
 

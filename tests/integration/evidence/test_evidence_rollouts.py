@@ -85,14 +85,14 @@ OWN_TEST = {
 }
 """`sound` is part of every run: what is killed, is killed while it collects."""
 
-SLEEPS = {"slow": "        time.sleep(0.05)\n", "sound": "        time.sleep(0.02)\n"}
+SLEEPS = {"slow": "        time.sleep(0.1)\n", "sound": "        time.sleep(0.02)\n"}
 SECOND = {
     "dead": DEAD,
     "flawed": FLAWED,
     "nonsense": NOT_A_NUMBER,
     "dying": DYING,
     "loyal": FLAWED,
-    "slow": "        time.sleep(0.1)\n",
+    "slow": "        time.sleep(0.3)\n",
     "sound": SLEEPS["sound"],
 }
 

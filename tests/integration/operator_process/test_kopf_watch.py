@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from stand_in_ray import end
 from sundog_operator.adapters.clock import SystemClock
 from sundog_operator.adapters.kopf_watch import KopfWatch, Watched
 from sundog_operator.adapters.kubernetes_client import KubernetesClient
@@ -62,7 +63,7 @@ async def served(store: MemoryKubernetes, folder: Path, middleware: Any = None) 
     finally:
         await client.close()
         store.close()
-        await runner.cleanup()
+        await end(runner)
 
 
 @asynccontextmanager

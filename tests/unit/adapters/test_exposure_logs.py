@@ -13,6 +13,7 @@ import pytest
 from aiohttp import web
 
 from doubles.outcomes import MemoryOutcomes, section
+from stand_in_ray import end
 from sundog_edge import export
 from sundog_edge.export import Exposed, Outcome
 from sundog_operator.adapters import exposure_logs
@@ -90,7 +91,7 @@ async def edge(tmp_path: Path) -> AsyncIterator[Edge]:
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     made.port = runner.addresses[0][1]
     yield made
-    await runner.cleanup()
+    await end(runner)
 
 
 async def test_it_is_three_files_in_a_folder(edge: Edge) -> None:

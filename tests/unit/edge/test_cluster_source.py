@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from stand_in_ray import end
 from sundog_edge import api_server, cluster_source
 from sundog_edge.api_server import Account, ApiServer
 from sundog_edge.cluster_source import ClusterSource, pause_s
@@ -49,7 +50,7 @@ class Api:
 
     async def stop(self) -> None:
         if self._runner is not None:
-            await self._runner.cleanup()
+            await end(self._runner)
             self._runner = None
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:

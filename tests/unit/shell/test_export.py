@@ -14,6 +14,7 @@ from aiohttp import web
 
 from doubles.cluster import NAMESPACE, Cluster
 from doubles.outcomes import MemoryOutcomes, section
+from stand_in_ray import end
 from sundog_edge import export
 from sundog_edge.export import Exposed, Outcome
 from sundog_operator.adapters.memory_kubernetes.kubeconfig import write_kubeconfig
@@ -83,7 +84,7 @@ def edge() -> Iterator[Edge]:
         made.port = runner.addresses[0][1]
         ready.set()
         await stop.wait()
-        await runner.cleanup()
+        await end(runner)
 
     thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
     thread.start()

@@ -17,6 +17,7 @@ from aiohttp import web
 
 from certificates import Certificate, self_signed
 from doubles.cluster import NAMESPACE
+from stand_in_ray import end
 from sundog_operator.adapters.local.status import pod_status
 from sundog_operator.adapters.memory_kubernetes.kubeconfig import write_kubeconfig
 from sundog_operator.core import edge_objects
@@ -93,7 +94,7 @@ def endpoint(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Endpoin
         made.url = f"http{'s' if context else ''}://127.0.0.1:{runner.addresses[0][1]}/digits"
         ready.set()
         await stop.wait()
-        await runner.cleanup()
+        await end(runner)
 
     thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
     thread.start()

@@ -13,6 +13,7 @@ import aiohttp.web
 import pytest
 
 from background import going_on
+from stand_in_ray import end
 from sundog_operator.adapters.local.ports_allocation import allocate, is_free
 from sundog_operator.adapters.local.ray_cluster import START_TIMEOUT_S, LocalRay
 from sundog_operator.adapters.local.state_directory import StateDirectory
@@ -85,7 +86,7 @@ async def dashboard(at: int, answers: list[int]) -> AsyncIterator[list[str]]:
     try:
         yield authorizations
     finally:
-        await runner.cleanup()
+        await end(runner)
 
 
 async def test_a_head_is_ready_when_serve_answers_and_not_before(

@@ -7,6 +7,7 @@ import orjson
 import pytest
 from aiohttp import web
 
+from stand_in_ray import end
 from sundog_operator.shell.demo.load import Load, Sample
 from waiting import PATIENCE_S
 
@@ -30,7 +31,7 @@ async def serve() -> AsyncIterator[Serve]:
 
     yield start
     for runner in runners:
-        await runner.cleanup()
+        await end(runner)
 
 
 async def echo(request: web.Request) -> web.Response:
