@@ -12,7 +12,6 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -27,8 +26,7 @@ _SENT_BY_A_PROCESS: Final = 0
 """`si_code` of a signal that kill(2) sent. A terminal sends Ctrl-C to the child as well, so that one is not forwarded."""
 
 _TESTS: Final = "t"
-_CACHE: Final = "c"
-"""In the run's temporary folder: what pytest gives to tests, and what libraries keep for themselves."""
+"""What pytest gives to tests, in the temporary folder of the run."""
 
 _TEARDOWN_S: Final = patience(120)
 """Time that fixtures have to end a Ray, an edge or a Kubernetes after an interrupt."""
@@ -48,8 +46,6 @@ def pytest_configure(config: pytest.Config) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
-    # PyTorch makes this one when it is imported.
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder / _CACHE))
     config.option.basetemp = config.option.basetemp or folder / _TESTS
 
 
@@ -57,11 +53,11 @@ def _supervise(child: int, folder: Path) -> NoReturn:
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     mounts = _mounts()
     code, interrupted = _await_end(child)
-    if not interrupted and not _is_removed(folder / _TESTS, keep=code != 0):
-        _print(f"temporary files of the tests are kept in {folder / _TESTS}")
-    left = [*_end_processes(), *_names(folder), *sorted(_mounts() - mounts)]
+    left = [*_end_processes(), *sorted(_mounts() - mounts)]
     if interrupted or code == 0:
         shutil.rmtree(folder, ignore_errors=True)
+    else:
+        _print(f"temporary files of the tests are kept in {folder / _TESTS}")
     for line in [] if interrupted else left:
         _print(f"left behind by the tests: {line}; a test must end and remove what it starts")
     sys.stderr.flush()
@@ -118,16 +114,6 @@ def _end_processes() -> list[str]:
         time.sleep(0.05)
         _reaped(0)
     return list(found.values())
-
-
-def _names(folder: Path) -> Iterable[str]:
-    return (f"file {path}" for path in sorted(folder.iterdir()) if path.name not in (_TESTS, _CACHE))
-
-
-def _is_removed(folder: Path, *, keep: bool) -> bool:
-    if not keep:
-        shutil.rmtree(folder, ignore_errors=True)
-    return not folder.exists()
 
 
 def _mounts() -> set[str]:
