@@ -22,7 +22,7 @@ GATE := not extended and not campaign
 run: $(VENV)/.local
 	$(BIN)/sundog demo
 
-# The gate, part one: each promise once on real Ray and a real HAProxy, and all that needs neither. Under 20 minutes on two cores.
+# What gates a change: each promise once on real Ray and a real HAProxy, and all that needs neither. Some 20 minutes on two cores.
 test: check
 	$(BIN)/pytest tests/contract tests/unit tests/fuzz tests/integration -m 'not cluster and $(GATE)' \
 	    -n 3 $(GROUPED) --hypothesis-profile gate --tier 'make test'
@@ -38,13 +38,13 @@ check: $(VENV)/.dev
 unit: $(VENV)/.dev
 	$(BIN)/pytest tests/unit tests/contract tests/fuzz -m 'not cluster and $(GATE)' -n 2 $(GROUPED) --hypothesis-profile gate
 
-# The gate, part two: a real Kubernetes that the tests start themselves, or the one of SUNDOG_TEST_KUBECONFIG. The chart is installed, digits
+# A real Kubernetes that the tests start themselves, or the one of SUNDOG_TEST_KUBECONFIG. The chart is installed, digits
 # are served, promoted and rolled back, the operator is killed. What needs the API server alone runs beside it. Needs Go once, and root for a node.
 e2e: $(VENV)/.dev binaries
 	$(BIN)/pytest tests/contract tests/integration tests/cluster -m 'cluster and $(GATE)' \
 	    -n 2 $(GROUPED) --hypothesis-profile gate --tier 'make e2e'
 
-# Everything, in some hours: both parts of the gate, then every longer case. A part that fails does not hide the next.
+# Everything, in some hours: both of these, then every longer case. A part that fails does not hide the next.
 test-all: $(VENV)/.dev
 	@$(MAKE) --no-print-directory --keep-going test e2e more-local more-fuzz more-cluster chaos
 

@@ -11,7 +11,6 @@ import yaml
 from charting import GOLDEN, ROOT, cases, objects, values
 from real_kubernetes import gateway_api, prometheus_operator
 from real_kubernetes.cluster import BINARIES
-from real_kubernetes.fixtures import cannot_build
 from real_kubernetes.kubeconform import KUBECONFORM, Kubeconform, prepare
 from sundog_operator.api import ModelDeployment
 from sundog_operator.core.http_route import make_route
@@ -24,7 +23,7 @@ EDGE = sorted((ROOT / "tests" / "unit" / "core" / "golden").glob("edge*.yaml"))
 
 @pytest.fixture(scope="module")
 def kubeconform(tmp_path_factory: pytest.TempPathFactory) -> Kubeconform:
-    if reason := cannot_build((KUBECONFORM,)):
+    if reason := BINARIES.refusal((KUBECONFORM,)):
         pytest.skip(reason)
     crds = [*CRDS, *gateway_api.crds(), *prometheus_operator.crds()]
     return prepare(BINARIES, tmp_path_factory.mktemp("schemas"), VERSIONS, crds)

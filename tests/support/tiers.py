@@ -1,7 +1,7 @@
-"""Which tests gate a change, and which are left to `make test-all`.
+"""Which tests `make test` and `make e2e` run, and which are left to `make test-all`.
 
-Tests of tests/unit, tests/contract and tests/fuzz gate unless they are marked `extended`. So do tests of tests/cluster
-that need no more than an API server. Of the tests that start real processes, those of this list gate: one for each
+They run tests of tests/unit, tests/contract and tests/fuzz that are not marked `extended`, and tests of tests/cluster
+that need no more than an API server. Of the tests that start real processes they run those of this list: one for each
 promise. The others are marked `extended` here.
 """
 
