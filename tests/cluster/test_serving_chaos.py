@@ -1,6 +1,7 @@
 """Whatever dies on the cluster while digits are served and rolled out: no request is lost, and the end is the one that was asked for.
 
-One rollout through most of it is part of `make e2e`. Each loss by itself, at random moments and for longer, is a campaign of `make test-all`.
+One rollout through most of it is part of `make e2e`.
+Each loss by itself, at random moments and for longer, is a campaign of `make test-all`.
 """
 
 import os
