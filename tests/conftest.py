@@ -16,6 +16,11 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.timeout = patience(1200)
 
 
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Name long bytes by their length: archives hold the time at which they were made, and all processes must agree on names."""
+    return f"{len(val)} bytes" if isinstance(val, bytes) and len(val) > 64 else None
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Group tests that share what is slow to start, else by file; begin with the groups that take longest."""
