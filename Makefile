@@ -1,4 +1,4 @@
-# `make run` shows it working and `make test` checks it. Both need Linux or macOS and Python 3.11+ with pip, and nothing else.
+# `make run` shows it working and `make test` checks it. Both need bash and Python 3.11+ with pip, and nothing else.
 SHELL := bash
 PYTHON ?= python3
 VENV ?= .venv
@@ -16,7 +16,7 @@ GROUPED := --dist loadgroup --no-loadscope-reorder --durations=25
 # What a tier leaves to `make test-all`.
 GATE := not extended and not campaign
 
-.PHONY: run test e2e test-all more-local more-fuzz more-cluster chaos check unit binaries all-binaries cluster-up cluster-down bench campaigns generate images format clean
+.PHONY: run test e2e test-all more-local more-fuzz more-fuzz-parsers more-fuzz-openapi more-cluster chaos check unit binaries all-binaries cluster-up cluster-down bench campaigns generate images format clean
 
 # The demo: two small networks on real handwritten digits, through a canary and a broken release.
 run: $(VENV)/.local
@@ -53,9 +53,14 @@ more-local: $(VENV)/.dev all-binaries
 	$(BIN)/pytest tests/integration tests/contract tests/unit -m 'not cluster and not campaign and (extended or hypothesis)' \
 	    -n 2 $(GROUPED) --hypothesis-profile many --tier 'make more-local'
 
-more-fuzz: export SUNDOG_FUZZ_RUNS := 40000
-more-fuzz: $(VENV)/.dev
-	$(BIN)/pytest tests/fuzz -n 2 $(GROUPED) --hypothesis-profile many --tier 'make more-fuzz'
+# A fuzzer that fails does not hide the other.
+more-fuzz: more-fuzz-parsers more-fuzz-openapi
+
+more-fuzz-parsers: $(VENV)/.dev
+	SUNDOG_FUZZ_RUNS=1000000 $(BIN)/pytest tests/fuzz/test_fuzz.py -n 2 --durations=25 --tier 'make more-fuzz-parsers'
+
+more-fuzz-openapi: $(VENV)/.dev
+	SUNDOG_FUZZ_RUNS=40000 $(BIN)/pytest tests/fuzz/test_openapi.py --durations=25 --tier 'make more-fuzz-openapi'
 
 # Each edge case on a real Kubernetes.
 more-cluster: $(VENV)/.dev all-binaries
