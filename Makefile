@@ -16,7 +16,7 @@ GROUPED := --dist loadgroup --no-loadscope-reorder --durations=25
 # What a tier leaves to `make test-all`.
 GATE := not extended and not campaign
 
-.PHONY: run test e2e test-all more-local more-fuzz more-fuzz-parsers more-fuzz-openapi more-cluster chaos check unit binaries all-binaries cluster-up cluster-down bench campaigns generate images format clean
+.PHONY: run test e2e e2e-api e2e-pods test-all more-local more-fuzz more-fuzz-parsers more-fuzz-openapi more-cluster chaos check unit binaries all-binaries cluster-up cluster-down bench campaigns generate images format clean
 
 # The demo: two small networks on real handwritten digits, through a canary and a broken release.
 run: $(VENV)/.local
@@ -38,11 +38,18 @@ check: $(VENV)/.dev
 unit: $(VENV)/.dev
 	$(BIN)/pytest tests/unit tests/contract tests/fuzz -m 'not cluster and $(GATE)' -n 2 $(GROUPED) --hypothesis-profile gate
 
-# A real Kubernetes that the tests start themselves, or the one of SUNDOG_TEST_KUBECONFIG. The chart is installed, digits
-# are served, promoted and rolled back, the operator is killed. What needs the API server alone runs beside it. Needs Go once, and root for a node.
-e2e: $(VENV)/.dev binaries
-	$(BIN)/pytest tests/contract tests/integration tests/cluster -m 'cluster and $(GATE)' \
-	    -n 2 $(GROUPED) --hypothesis-profile gate --tier 'make e2e'
+# A real Kubernetes that the tests start themselves, or the one of SUNDOG_TEST_KUBECONFIG. What needs the API server alone
+# comes first; then the chart is installed, digits are served, promoted and rolled back, and the operator is killed.
+# One after the other: two clusters at once leave two cores no time to renew a Lease. Needs Go once, and root for a node.
+e2e:
+	@$(MAKE) --no-print-directory --keep-going e2e-api e2e-pods
+
+e2e-api: $(VENV)/.dev binaries
+	$(BIN)/pytest tests/contract tests/integration tests/cluster -m 'cluster and not node and $(GATE)' \
+	    --durations=25 --hypothesis-profile gate --tier 'make e2e-api'
+
+e2e-pods: $(VENV)/.dev binaries
+	$(BIN)/pytest tests/cluster -m 'node and $(GATE)' --durations=25 --hypothesis-profile gate --tier 'make e2e-pods'
 
 # Everything, in some hours: both of these, then every longer case. A part that fails does not hide the next.
 test-all: $(VENV)/.dev
@@ -112,20 +119,22 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format operator serving tests
 	$(BIN)/ruff check --fix operator serving tests
 
-# Installs one extra by uv where it is on the PATH, else by pip, whose messages are shown on one line.
+# Installs one extra by uv: that of the PATH, else one that pip puts into the environment. pip itself installs where an
+# index of its own is set up for it, which uv would not read, or where uv fails; its messages are shown on one line.
 # PyTorch's build for CPUs is a tenth of the size; an index that has none leaves the choice to the installer.
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 define install
 	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
 	@echo "Installing sundog[$(1)] into $(VENV): a few minutes the first time, most of them for PyTorch."
-	@set -o pipefail; if command -v uv >/dev/null; then \
-	    uv pip install --quiet --python $(BIN)/python --no-deps 'torch==$(TORCH)+cpu' 2>/dev/null; \
-	    uv pip install --python $(BIN)/python --constraint constraints.txt --editable '.[$(1)]'; \
-	else \
-	    $(BIN)/pip install --quiet --no-deps 'torch==$(TORCH)+cpu' 2>/dev/null; \
-	    $(BIN)/pip install --progress-bar off --constraint constraints.txt --editable '.[$(1)]' | $(one_line); \
+	@set -o pipefail; uv=$$($(find_uv)); \
+	if ! { [ "$$uv" ] && $(call install_by,$$uv pip install --python $(BIN)/python,$(1)); }; then \
+	    $(call install_by,$(BIN)/pip install --progress-bar off,$(1)) | $(one_line); \
 	fi
 endef
+find_uv = command -v uv || { ! $(BIN)/pip config list | grep -q index-url && \
+    $(BIN)/pip install --quiet --constraint constraints.txt uv && echo $(BIN)/uv; }
+install_by = { $(1) --quiet --no-deps 'torch==$(TORCH)+cpu' 2>/dev/null; \
+    $(1) --constraint constraints.txt --editable '.[$(2)]'; }
 one_line = if [ -t 1 ]; then awk '{ printf "\r\033[K%.78s", $$0; fflush() } END { print "" }'; else cat >/dev/null; fi
 
 $(VENV)/.local: $(SOURCES)

@@ -25,11 +25,16 @@ def pytest_make_parametrize_id(val: object) -> str | None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Group tests that share what is slow to start, else by file; begin with the groups that take longest."""
     for item in items:
-        names = getattr(item, "fixturenames", ())
-        group = next((SHARED[name] for name in SHARED if name in names), _file(item))
-        item.add_marker(pytest.mark.xdist_group(group))
+        item.add_marker(pytest.mark.xdist_group(_shared(item) or _file(item)))
     order = list(SHARED.values())
     items.sort(key=lambda item: order.index(group) if (group := _group(item)) in order else len(order))
+
+
+def _shared(item: pytest.Item) -> str | None:
+    """Return the group of a test that shares something; a unit test may call a fixture of its own `cluster`."""
+    if item.path.relative_to(item.config.rootpath).parts[:2] == ("tests", "unit"):
+        return None
+    return next((SHARED[name] for name in SHARED if name in getattr(item, "fixturenames", ())), None)
 
 
 def _group(item: pytest.Item) -> str:
