@@ -9,6 +9,9 @@ pytest_plugins = ["profiles", "supervisor", "summary", "tiers", "requiring", "re
 SHARED = {"shared_up": "local up", "ray_serve": "ray", "cluster": "node", "api_server": "api server"}
 """Fixtures that are expensive to start, and the process of pytest-xdist in which all their tests run."""
 
+LAST = "tests/integration/bad_input/"
+"""It starts many models at once and takes both cores for a minute, beside which no other Ray should have to start."""
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Scale the limit of a test that sets none of its own."""
@@ -23,11 +26,10 @@ def pytest_make_parametrize_id(val: object) -> str | None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Group tests that share what is slow to start, else by file; begin with the groups that take longest."""
+    """Group tests that share what is slow to start, else by file; begin with what waits most and leave what only computes."""
     for item in items:
         item.add_marker(pytest.mark.xdist_group(_shared(item) or _file(item)))
-    order = list(SHARED.values())
-    items.sort(key=lambda item: order.index(group) if (group := _group(item)) in order else len(order))
+    items.sort(key=_turn)
 
 
 def _shared(item: pytest.Item) -> str | None:
@@ -37,8 +39,14 @@ def _shared(item: pytest.Item) -> str | None:
     return next((SHARED[name] for name in SHARED if name in getattr(item, "fixturenames", ())), None)
 
 
-def _group(item: pytest.Item) -> str:
-    return str(item.get_closest_marker("xdist_group").args[0])
+def _turn(item: pytest.Item) -> tuple[int, bool]:
+    group = item.get_closest_marker("xdist_group").args[0]
+    if group in SHARED.values() and group != SHARED["ray_serve"]:
+        return 0, _file(item).startswith(LAST)
+    if _file(item).startswith("tests/integration/"):
+        # One Ray starts at a time.
+        return 2 if item.get_closest_marker("ray") else 1, False
+    return 3, False
 
 
 def _file(item: pytest.Item) -> str:
