@@ -125,9 +125,9 @@ format: $(VENV)/.dev
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 define install
 	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
-	@echo "Installing sundog[$(1)] into $(VENV): a few minutes the first time, most of them for PyTorch."
+	@echo "Installing sundog[$(1)] into $(VENV): a minute or a few the first time, most of it for PyTorch."
 	@set -o pipefail; uv=$$($(find_uv)); \
-	if ! { [ "$$uv" ] && $(call install_by,$$uv pip install --python $(BIN)/python,$(1)); }; then \
+	if ! { [ "$$uv" ] && $(call install_by,$$uv pip install --python $(BIN)/python,$(1)) 2>&1 | $(one_line); }; then \
 	    $(call install_by,$(BIN)/pip install --progress-bar off,$(1)) | $(one_line); \
 	fi
 endef
