@@ -1,6 +1,6 @@
 """A parent process of the test run that ends whatever the run leaves behind.
 
-pytest forks once when it starts. The child runs the tests; the parent waits for it. The parent adopts every process
+pytest runs as two processes. The child runs the tests; the parent waits for it. The parent adopts every process
 whose own parent has gone (Ray's daemons, workers of pytest-xdist that were killed), so it finds all of them when the
 child has ended, however it ended: after its last test, by SIGINT, by SIGTERM or by SIGKILL.
 """
@@ -25,6 +25,9 @@ _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)
 _SENT_BY_A_PROCESS: Final = 0
 """`si_code` of a signal that kill(2) sent. A terminal sends Ctrl-C to the child as well, so that one is not forwarded."""
 
+_FOLDER: Final = "SUNDOG_TESTS_FOLDER"
+"""Names the temporary folder of the run to the child."""
+
 _TESTS: Final = "t"
 """What pytest gives to tests, in the temporary folder of the run."""
 
@@ -37,16 +40,24 @@ def pytest_configure(config: pytest.Config) -> None:
     """Fork before pytest-xdist starts its workers; the workers themselves have the same supervisor."""
     if hasattr(config, "workerinput") or sys.platform != "linux":
         return
-    # Unix sockets have paths of at most 107 bytes, and Ray adds some 60: this one stays short.
-    folder = Path(tempfile.mkdtemp(prefix="sd-", dir="/tmp"))
-    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    if child := os.fork():
-        config.pluginmanager.getplugin("capturemanager").suspend_global_capture(in_=True)
-        _supervise(child, folder)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    if (given := os.environ.pop(_FOLDER, None)) is None:
+        _start(config)
+    folder = Path(given)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
     config.option.basetemp = config.option.basetemp or folder / _TESTS
+
+
+def _start(config: pytest.Config) -> NoReturn:
+    # Unix sockets have paths of at most 107 bytes, and Ray adds some 60: this one stays short.
+    folder = Path(tempfile.mkdtemp(prefix="sd-", dir="/tmp"))
+    config.pluginmanager.getplugin("capturemanager").suspend_global_capture(in_=True)
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    if child := os.fork():
+        _supervise(child, folder)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    # Python begins anew: a library that conftests have loaded, such as Helm's with the runtime of Go, does not survive a fork.
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, _FOLDER: str(folder)})
 
 
 def _supervise(child: int, folder: Path) -> NoReturn:
