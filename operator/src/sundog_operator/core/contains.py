@@ -9,8 +9,14 @@ def contains(found: Any, wanted: Any) -> bool:
 
     Servers add defaults and fields of their own, so further keys of a mapping do not matter; lists must match item by item.
     """
+    # Most parts are equal, which is found out without a look at each.
+    if found == wanted:
+        return True
     if isinstance(wanted, Mapping):
         return isinstance(found, Mapping) and all(key in found and contains(found[key], wanted[key]) for key in wanted)
-    if isinstance(wanted, list):
-        return isinstance(found, list) and len(found) == len(wanted) and all(map(contains, found, wanted))
-    return bool(found == wanted)
+    return (
+        isinstance(wanted, list)
+        and isinstance(found, list)
+        and len(found) == len(wanted)
+        and all(map(contains, found, wanted))
+    )
