@@ -113,7 +113,8 @@ def test_a_killed_download_is_resumed_and_never_seen_half_done(serve: Serve, cac
     before = len(server.ranges())
     gate.opened.set()
     assert open_model(uri, SHA).path.read_bytes() == BODY
-    assert len(server.ranges()) - before == 6
+    # The killed process may have asked for one of them that the server sees only now.
+    assert len(set(server.ranges()[before:])) == 6
     assert entries(cache) == [KEY]
     assert not list(cache.glob("models/*/partial/*"))
 
@@ -132,7 +133,7 @@ def test_parts_of_two_versions_are_never_joined(serve: Serve, cache: Path) -> No
     gate.opened.set()
     before = len(server.ranges())
     assert open_model(uri, SHA).path.read_bytes() == BODY
-    assert len(server.ranges()) - before == 10
+    assert len(set(server.ranges()[before:])) == 10
 
 
 def test_a_crash_on_the_last_step_is_no_hole(serve: Serve, cache: Path) -> None:
