@@ -748,3 +748,78 @@ def test_a_ceiling_is_kept_by_users_and_not_by_requests() -> None:
     assert judge(at_step(1, capped), by_unit(*kept(BOTH_FAIL))).passed
     few = metric(judge(at_step(1, capped), by_unit(*kept(BOTH_FAIL, groups=5))))
     assert few.message.startswith("errorRate of the candidate is not known to be below max 10 % yet")
+
+
+def looked_at(status: ExperimentStatus, reports: Sequence[EdgeReport], now_s: float, before: Tallies) -> Tallies:
+    look = Look([each.number for each in status.evidence_epochs], status.epoch.number, now_s, 30)
+    return tallies.take(before, reports, tallies.blocks_of(ATTEMPT, reports), look)
+
+
+def verdicts_over_time(
+    status: ExperimentStatus, stable: dict[str, int], canary: dict[str, int], burst: dict[str, dict[str, int]]
+) -> list[Judgement]:
+    """What is found every second of the half minute in which a burst comes on top of one block, after ten calm minutes."""
+    calm = {"stable": stable, "canary": canary}
+    rows = []
+    for arm, usual in calm.items():
+        own = evenly(arm, 2, T0, 60, **usual)
+        more = dict(usual)
+        for name, count in burst.get(arm, {}).items():
+            more[name] = more.get(name, 0) + count
+        whole = {name: 60 * usual.get(name, 0) + more.get(name, 0) for name in {*usual, *more}}
+        rows.append(row(arm, 2, blocks=[*own["blocks"], block(T0 + 600, **more)], **whole))
+    reports, counted, found = [report(*rows)], Tallies(ATTEMPT), []
+    for now_s in range(T0 + 601, T0 + 631):
+        counted = looked_at(status, reports, now_s, counted)
+        told = judging.Seen(counted, reports, tallies.blocks_of(ATTEMPT, reports), KNOWN, now_s, 30, (3, 3))
+        found.append(judging.judge(status, told))
+    return found
+
+
+def test_failures_that_come_together_are_no_harm_before_their_block_is_over() -> None:
+    told = verdicts_over_time(at_step(1), {"ok": 300}, {"ok": 100}, {"canary": {"server5xx": 8}})
+    assert {each.harm for each in told} == {""}
+    assert metric(told[0]).events == (0, 0)
+    assert metric(told[-1]).events == (0, 8)
+
+
+def test_slow_answers_that_come_together_are_no_harm_before_their_block_is_over() -> None:
+    told = verdicts_over_time(at_step(1), {"ok": 300, "slow": 15}, {"ok": 100, "slow": 5}, {"canary": {"slow": 100}})
+    assert {each.harm for each in told} == {""}
+
+
+def test_failures_of_stable_that_come_together_open_no_gate_before_their_block_is_over() -> None:
+    last = at_step(
+        2, {"steps": [{"weight": 10}, {"weight": 50}], "guardrails": [{"metric": "errorRate", "floor": "0%"}]}
+    )
+    status = last.model_copy(update={"evidence_epochs": (EvidenceEpoch(number=2, weight=50),)})
+    status = status.model_copy(update={"epoch": Epoch(number=2, confirmed=True)})
+    worse = {"ok": 397, "server5xx": 3}
+    told = verdicts_over_time(status, {"ok": 398, "server5xx": 2}, worse, {"stable": {"server5xx": 150}})
+    assert not any(each.passed for each in told)
+    assert {metric(each).verdict for each in told} == {"Undecided"}
+
+
+def test_an_edge_that_is_silent_holds_what_is_judged_where_it_was_for_harm_as_for_gates() -> None:
+    status, (stable, canary) = at_step(1), arms(2, {"ok": 300}, {"ok": 100})
+    fine = report(*arms(2, {"ok": 3}, {"ok": 1}), pod="edge-1")
+    before = take([report(stable, canary), fine], Look([2], 2, NOW, 30))
+    failing = [block(T0 + 600 + 10 * number, ok=50, server5xx=50) for number in range(6)]
+    worse = row("canary", 2, blocks=[*canary["blocks"], *failing], ok=6300, server5xx=300)
+    for second, harms in ((silent("edge-1"), False), (fine, True)):
+        reports = [report(stable, worse), second]
+        counted = looked_at(status, reports, NOW + 65, before)
+        told = judging.Seen(counted, reports, {}, KNOWN, NOW + 65, 30, (3, 1))
+        assert (judging.judge(status, told).harm != "") is harms
+
+
+def test_harm_waits_for_no_request_that_runs_on_and_a_gate_does() -> None:
+    status, (stable, canary) = at_step(1), arms(2, {"ok": 300}, {"ok": 97, "server5xx": 3})
+    begin, *others = canary["blocks"]
+    hanging = {**canary, "blocks": [begin, *([*each[:-1], 1] for each in others)]}
+    reports = [report(stable, hanging)]
+    look = Look([2], 2, T0 + 200, 3600)
+    counted = tallies.take(Tallies(ATTEMPT), reports, tallies.blocks_of(ATTEMPT, reports), look)
+    told = judging.judge(status, judging.Seen(counted, reports, {}, KNOWN, T0 + 200, 3600, (3, 1)))
+    assert told.harm.startswith("errorRate never happened in stable")
+    assert not told.passed

@@ -212,21 +212,25 @@ def _bake(plan: FrozenPlan) -> int | None:
 def _is_long(newest: EvidenceEpoch, seen: Counted) -> bool:
     """Whether the newest epoch tells how its events vary: a last gate looks at nothing else."""
     folded = seen.tallies.folded.get(newest.number)
-    return folded is not None and folded.lengths[0].closed >= dispersion.LEAST_BLOCKS
+    return folded is not None and folded.closed >= dispersion.LEAST_BLOCKS
 
 
 @dataclass(frozen=True, slots=True)
 class Compared:
     """An epoch as gates see it, and as the test of harm does: what became of a request that nobody knows of is taken for the worse.
 
-    Requests that run on although their time is over fail at gates alone: they may still be answered, and harm is not taken back.
+    Both see what lies in blocks, by which it is known how events come together: gates in those whose requests have ended, harm in those
+    that are over. Requests that run on although their time is over fail at gates alone: they may still be answered, and harm is not taken
+    back.
 
     Attributes:
+        split: how all requests until now fell to the arms.
         unknown: of how many requests of the arm nobody knows how they ended, and how many run on although their time is over.
     """
 
     gate: Epoch
     harm: Epoch
+    split: Split
     unknown: tuple[int, int] = (0, 0)
 
 
@@ -245,25 +249,47 @@ def count(
 def _compared(
     pair: Pair, limits: Limits, epoch: int, share: float, known: Tallies, present: Collection[str], overdue: int
 ) -> Compared:
-    control, arm = (known.of(epoch, name, present) for name in pair.both)
-    folded = known.folded.get(epoch, tallies.Folded(0))
+    until_now = [known.of(epoch, name, present) for name in pair.both]
+    control, arm = until_now
     kinds = _kinds(limits.guardrails)
-    blocks = [[(each.closed, *each.of(EVENTS.index(kind), pair.place)) for each in folded.lengths] for kind in kinds]
+    by_unit = _units_of(pair, kinds, epoch, known, until_now, overdue) if limits.keeps_units else None
 
-    def made(control: Tally, arm: Tally) -> Epoch:
-        events = [(int(getattr(control, kind)), int(getattr(arm, kind))) for kind in kinds]
-        requests = control.assigned, arm.assigned
-        if not limits.keeps_units:
-            return Epoch(share, requests, events, blocks)
-        by_arm = [grouped.of(known.groups, epoch, name) for name in pair.both]
-        by_unit = _by_unit(
-            by_arm, requests, [(EVENTS.index(kind), own) for kind, own in zip(kinds, events, strict=True)]
-        )
+    def made(folded: tallies.Folded, failed_control: int, failed_arm: int) -> Epoch:
+        blocks = [
+            [(each.closed, *each.of(EVENTS.index(kind), pair.place)) for each in folded.lengths] for kind in kinds
+        ]
+        counts = folded.counts(pair.place)
+        both = [_with_unknown_ends(*each) for each in zip(counts, until_now, (failed_control, failed_arm), strict=True)]
+        requests = both[0].assigned, both[1].assigned
+        events = [(int(getattr(both[0], kind)), int(getattr(both[1], kind))) for kind in kinds]
         # Who asks often draws a share of requests that is not the weight: rates are compared by the requests that came.
-        weight = arm.assigned / sum(requests) if min(requests) else share
+        weight = requests[1] / sum(requests) if limits.keeps_units and min(requests) else share
         return Epoch(weight, requests, events, blocks, by_unit)
 
-    return Compared(made(control, _failed(arm, overdue)), made(_failed(control), arm), (arm.lost, overdue))
+    none = tallies.Folded.begun(0, 1 + pair.place)
+    gate = made(known.folded.get(epoch, none), 0, arm.lost + overdue)
+    harm = made(known.over.get(epoch, none), control.lost, 0)
+    return Compared(gate, harm, Split.of_two(share, (control.assigned, arm.assigned)), (arm.lost, overdue))
+
+
+def _with_unknown_ends(counts: Tally, until_now: Tally, failed: int) -> Tally:
+    """What blocks have, and what was lost, which no block has; so many requests are taken for failures."""
+    return counts._replace(assigned=counts.assigned + until_now.lost, errors=counts.errors + failed)
+
+
+def _units_of(
+    pair: Pair, kinds: Sequence[str], epoch: int, known: Tallies, until_now: Sequence[Tally], overdue: int
+) -> Units:
+    """What is known by group of units until now, with failures of which nobody knows the group: they may all be one unit's.
+
+    It only tells how much a unit's requests vary together, for which newer counts than those that are judged do no harm.
+    """
+    by_arm = [grouped.of(known.groups, epoch, name) for name in pair.both]
+    control, arm = (
+        each._replace(errors=each.errors + each.lost + late) for each, late in zip(until_now, (0, overdue), strict=True)
+    )
+    events = [(EVENTS.index(kind), (int(getattr(control, kind)), int(getattr(arm, kind)))) for kind in kinds]
+    return _by_unit(by_arm, (control.assigned, arm.assigned), events)
 
 
 def _by_unit(
@@ -301,25 +327,26 @@ def _kinds(guardrails: Sequence[PlanGuardrail]) -> list[str]:
     return [_RATES.get(each.metric) or next(slow) for each in guardrails]
 
 
-def _failed(tally: Tally, overdue: int = 0) -> Tally:
-    """With what was lost, and what is overdue, as failures."""
-    return tally._replace(errors=tally.errors + tally.lost + overdue)
-
-
-def _later_than_allowed(pair: Pair, limits: Limits, epochs: Sequence[EvidenceEpoch], seen: Counted) -> dict[str, int]:
-    """By latency with a longest time, how many of the arm's requests of the newest epoch of gates may have taken longer.
+def _later_than_allowed(
+    pair: Pair, limits: Limits, epochs: Sequence[EvidenceEpoch], seen: Counted
+) -> dict[str, tuple[int, int]]:
+    """By latency with a longest time, how many of the arm's requests of the newest epoch of gates may have taken longer, and of how many.
 
     All do that are not known to have been answered in time or rejected: edges count thresholds to the microsecond, other times by bucket.
+    Times are not told by block, so this is of all requests until now; what is late and new only keeps a gate shut.
     """
     longest = {each.metric: each.max_microseconds for each in limits.guardrails if each.max_microseconds is not None}
     newest = next((each.number for each in reversed(epochs) if _decides(limits, each)), 0)
     tally, attempt = seen.tallies.of(newest, pair.arm, seen.present), seen.tallies.attempt
     return {
-        metric: max(
-            0,
-            tally.assigned
-            - tally.rejections
-            - stable_traffic.answered_within(attempt, pair.arm, newest, seen.reports, microseconds),
+        metric: (
+            max(
+                0,
+                tally.assigned
+                - tally.rejections
+                - stable_traffic.answered_within(attempt, pair.arm, newest, seen.reports, microseconds),
+            ),
+            tally.assigned,
         )
         for metric, microseconds in longest.items()
     }
@@ -376,15 +403,14 @@ def _below_ceiling(
     index: int,
     newest: Epoch | None,
     alpha: float,
-    late: Mapping[str, int],
+    late: Mapping[str, tuple[int, int]],
 ) -> MetricStatus:
     """No gate passes what is not known to be below its ceiling, as the newest epoch has it."""
     longest = guardrail.max_microseconds
     ceiling = guardrail.max if longest is None else 1 - quantile(guardrail.metric)
     if ceiling is None or newest is None or told.verdict not in (Verdict.PASSED, SUSPENDED):
         return told
-    trials = newest.units[1]
-    hits = newest.events[index][1] if longest is None else late[guardrail.metric]
+    hits, trials = (newest.events[index][1], newest.units[1]) if longest is None else late[guardrail.metric]
     if ceilings.is_below(hits, trials, newest.blocks[index], ceiling, alpha, weighing.clumping(newest)):
         return told
     limit = f"{ceiling * 100:g} %" if longest is None else spoken(longest)
@@ -516,7 +542,7 @@ def _passes(told: MetricStatus, *, last: bool) -> bool:
 
 
 def _mismatch_of_requests(counted: Sequence[Compared]) -> str:
-    splits = [Split.of_two(each.gate.weight, each.gate.units) for each in counted]
+    splits = [each.split for each in counted]
     return _mismatch(weighing.mismatch(splits), splits, "requests")
 
 
