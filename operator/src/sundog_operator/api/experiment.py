@@ -789,7 +789,7 @@ class MetricStatus(Part):
     arm: Text = Field("", description="The arm that is judged; of a rollout canary.")
     events: Annotated[Items[Count], Field(max_length=2)] = Field(
         (),
-        description="Of stable and of that arm, over all epochs of evidence: failures, answers that took too long or failed,"
+        description="Of stable and of that arm, in what basis says: failures, answers that took too long or failed,"
         " rejections, or retries. Requests of that arm whose end nobody knows are counted as failures. Of an outcome units: of a rate those"
         " whose first value was above 0, of a mean those with any.",
     )
@@ -800,13 +800,20 @@ class MetricStatus(Part):
     )
     interval: Annotated[Items[float], Field(max_length=2)] = Field(
         (),
-        description="Lower and upper end around the ratio, right at every look; an upper end that is not known yet is left out, and"
-        " both where no one ratio fits all epochs.",
+        description="Lower and upper end around the ratio, right at every look, each where the test of the decision in basis has it: a gate"
+        " passes by its margin when the upper end is at most allowed, and harm is found when the lower end is above it. An upper end that"
+        " is not known yet is left out, and both where no one ratio fits all epochs.",
+    )
+    basis: Text = Field(
+        "",
+        description="The decision that was made or is pending, of which events, ratio, interval and allowed are. AllSteps: the gate, by all"
+        " epochs of evidence. ThisStep: the gate, by the newest epoch alone, as before 100 % and for latencies. Harm: by all epochs, those"
+        " of a bake among them. Empty for outcomes and shadows.",
     )
     allowed: float | None = Field(
         None,
         description="The ratio up to which the gate passes: the margin at the next weight, so 1.5 before 50 % and 1.25 before 100 %"
-        " for 25 %. Of a latency 1, for its margin is in the times.",
+        " for 25 %. Of harm 1 and the margin. Of a latency 1, for its margin is in the times.",
     )
     verdict: Text = Field(
         "",

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from sundog_operator.core.evidence import weighing
-from sundog_operator.core.evidence.verdicts import Verdict
+from sundog_operator.core.evidence.verdicts import Basis, Verdict
 from sundog_operator.core.evidence.weighing import Epoch, Metric, Split
 
 ERRORS = Metric(margin=0.25, floor=0.01, next_weight=0.5, newest_alone=False)
@@ -72,6 +72,67 @@ def test_a_floor_waits_until_the_newest_epoch_tells_how_its_events_vary() -> Non
     assert weighing.weigh([metric], [epoch(0.1, (0, 0)), old], 0.05)[0].verdict == Verdict.PASSED
     silent = Epoch(0.5, (0, 0), [(0, 0)], [[(0,) * 6] * 3])
     assert weighing.weigh([metric], [epoch(0.1, (0, 0)), silent], 0.05)[0].verdict == Verdict.UNDECIDED
+
+
+@pytest.mark.parametrize("newest_alone", [False, True])
+@pytest.mark.parametrize("candidate", range(1, 8))
+@pytest.mark.parametrize("alpha", [0.05, 0.01])
+def test_what_is_shown_is_what_decides(candidate: int, alpha: float, newest_alone: bool) -> None:
+    """A gate passes by its margin where the upper end is at most what is allowed, and harm is a lower end above its margin."""
+    metric = replace(ERRORS, floor=0.0, margin=0.2, newest_alone=newest_alone)
+    for blocks in range(1, 6):
+        epochs = [epoch(0.25, (9, 3)), epoch(0.5, (3 * blocks, candidate * blocks))]
+        found = weighing.weigh([metric, metric], epochs, alpha)[0]
+        assert found.verdict in (Verdict.PASSED, Verdict.UNDECIDED, Verdict.HARM)
+        assert (found.verdict == Verdict.HARM) == (found.basis == Basis.HARM)
+        if found.basis == Basis.HARM:
+            assert found.lower >= found.allowed == 1.2
+        else:
+            assert (found.verdict == Verdict.PASSED) == (found.upper <= found.allowed == 1.4)
+
+
+def test_a_gate_of_the_newest_epoch_shows_that_epoch_alone() -> None:
+    last = replace(ERRORS, newest_alone=True, next_weight=1.0, floor=0.0)
+    before, newest = epoch(0.25, (30, 20)), epoch(0.5, (9, 9))
+    found, alone = (weighing.weigh([last], epochs, 0.05)[0] for epochs in ([before, newest], [newest]))
+    assert (found.ratio, found.lower, found.upper) == (alone.ratio, alone.lower, alone.upper)
+    assert (found.basis, alone.basis) == (Basis.THIS_STEP, Basis.ALL_STEPS)
+    assert found.sentence("errorRate").startswith("errorRate is 1 times control's in this step (")
+    pooled = weighing.weigh([replace(last, newest_alone=False)], [before, newest], 0.05)[0]
+    assert pooled.ratio > 1.3
+
+
+def test_a_metric_that_no_gate_waits_for_shows_the_test_of_harm() -> None:
+    epochs = [epoch(0.25, (3, 1)), epoch(0.5, (3, 3))]
+    found = weighing.weigh([replace(ERRORS, gates=False, newest_alone=True)] * 4, epochs, 0.05)[0]
+    assert (found.verdict, found.basis, found.allowed) == (Verdict.UNDECIDED, Basis.HARM, 1.25)
+    assert found.sentence("rejections").endswith("at every look); more than 1.25 times is harm")
+    alone = weighing.weigh([replace(ERRORS, gates=False)], epochs, 0.05)[0]
+    assert found.lower < alone.lower < alone.upper < found.upper
+
+
+def test_what_passed_by_its_floor_is_told_by_the_decision() -> None:
+    """The newest epoch alone passes by the margin, although both together would not show it."""
+    metric = replace(ERRORS, newest_alone=True, next_weight=1.0)
+    by_margin = weighing.weigh([metric], [epoch(0.25, (9, 9)), epoch(0.5, (30, 15))], 0.05)[0]
+    assert (by_margin.verdict, by_margin.by_floor) == (Verdict.HARM, False)
+    by_margin = weighing.weigh([metric], [epoch(0.25, (30, 11)), epoch(0.5, (30, 15))], 0.05)[0]
+    assert (by_margin.verdict, by_margin.by_floor) == (Verdict.PASSED, False)
+    assert "no worse than the 1.25 times that are allowed" in by_margin.sentence("errorRate")
+    by_floor = weighing.weigh([metric], [epoch(0.25, (0, 0)), epoch(0.5, (0, 0))], 0.05)[0]
+    assert (by_floor.verdict, by_floor.by_floor) == (Verdict.PASSED, True)
+    assert by_floor.sentence("errorRate").endswith("than its floor allows")
+
+
+def test_a_ratio_that_changes_keeps_no_gate_shut_that_looks_at_one_epoch() -> None:
+    """The tail of latencies changes with load by nature: half as many long answers at first, as many as stable's later."""
+    epochs = [epoch(0.25, (90, 12)), epoch(0.5, (30, 24))]
+    alone, pooled = (replace(SLOW, newest_alone=newest_alone) for newest_alone in (True, False))
+    found = weighing.weigh(
+        [alone, pooled], [replace(each, events=each.events * 2, blocks=[*each.blocks] * 2) for each in epochs], 0.05
+    )
+    assert [each.verdict for each in found] == [Verdict.PASSED, Verdict.HETEROGENEOUS]
+    assert math.isnan(found[1].lower)
 
 
 def test_harm_in_any_epoch_is_harm_to_both_kinds() -> None:

@@ -8,7 +8,7 @@ Arrays have their epochs in the last axis, and any axes of metrics and arms befo
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
@@ -23,6 +23,9 @@ CONCENTRATIONS: Final = (2.0, 50.0)
 _FAR: Final = 35.0
 _STEPS: Final = 80
 _CLOSE: Final = 1e-9
+_SECANTS: Final = 8
+_NEAR: Final = 0.02
+"""Of the log ratio: how far the end of a test of one side is from that of an interval with half the error, or less."""
 
 
 def log_e(
@@ -74,6 +77,40 @@ def ratio_interval(
     with np.errstate(all="ignore"):
         against_equal = log_e(control, candidate, weight, 1.0, "both", concentrations)
     return interval_of(against_equal, control, candidate, weight, bar)
+
+
+def decided_interval(control: Numbers, candidate: Numbers, weight: Numbers, bar: Numbers) -> tuple[Numbers, Numbers]:
+    """The ratios that no test of one side rejects, as (lower, upper), of shape (...): at each end a test of its side reaches `bar`.
+
+    So the upper end is at most a ratio exactly where `log_e` below that ratio is at least `bar`. Arguments and edge cases as for
+    `ratio_interval`, with a `bar` for each side.
+    """
+    with np.errstate(all="ignore"):
+        # Cut at the null, the mixture has about twice the evidence of the whole.
+        lower, upper = map(np.log, ratio_interval(control, candidate, weight, bar - math.log(2)))
+
+        def end(start: Numbers, side: Side) -> Numbers:
+            return np.exp(_secant(lambda ratio: log_e(control, candidate, weight, np.exp(ratio), side) - bar, start))
+
+        found = end(lower, "above"), end(upper, "below")
+    empty = np.isnan(found[0]) | np.isnan(found[1]) | (found[0] > found[1])
+    low, high = (np.where(empty, np.nan, each) for each in found)
+    return low, high
+
+
+def _secant(excess: Callable[[Numbers], Numbers], start: Numbers) -> Numbers:
+    """Where `excess` is 0 near a start; an infinite start stays."""
+    finite = np.isfinite(start)
+    before = np.where(finite, start, 0.0)
+    now, told = before + _NEAR, excess(before)
+    for _ in range(_SECANTS):
+        value = excess(now)
+        step = np.clip(value * (now - before) / (value - told), -1.0, 1.0)
+        step = np.where(np.isfinite(step), step, 0.0)
+        before, now, told = now, now - step, value
+        if not np.any(np.abs(step) > _CLOSE):
+            break
+    return np.where(finite, now, start)
 
 
 def interval_of(

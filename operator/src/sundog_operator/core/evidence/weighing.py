@@ -10,7 +10,7 @@ import numpy as np
 from sundog_operator.core.evidence import clusters, sample_ratio, verdicts
 from sundog_operator.core.evidence.clusters import Groups
 from sundog_operator.core.evidence.dispersion import Blocks
-from sundog_operator.core.evidence.verdicts import Counts, Finding, Limits, Verdict
+from sundog_operator.core.evidence.verdicts import Basis, Counts, Finding, Findings, Limits, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +22,14 @@ class Metric:
         floor: by how much its rate may be higher at a gate; 0 for none.
         next_weight: the share of traffic that is asked for, in (0, 1].
         newest_alone: whether a gate looks at the newest epoch only.
+        gates: whether a gate waits for it; harm is looked for in any.
     """
 
     margin: float
     floor: float
     next_weight: float
     newest_alone: bool
+    gates: bool = True
 
 
 UNITS_CONCENTRATION: Final = 60.0
@@ -73,6 +75,9 @@ class Epoch:
 def weigh(metrics: Sequence[Metric], epochs: Sequence[Epoch], alpha: float, shares: int = 1) -> list[Finding]:
     """What is found of each metric; with no epoch nothing was counted.
 
+    Ratio and interval are those of the decision that is made or pending: of harm where that was found, or where no gate waits for the
+    metric, else of the gate.
+
     `alpha` is the error of each direction. Of that of harm these metrics have one of so many `shares`, and each an equal part of it.
     """
     if not epochs:
@@ -82,9 +87,39 @@ def weigh(metrics: Sequence[Metric], epochs: Sequence[Epoch], alpha: float, shar
     limits, counts = _limits(metrics, alpha, shares), _counts(len(metrics), epochs)
     alone = np.array([metric.newest_alone for metric in metrics])
     findings = verdicts.judge(counts, limits, promotes=alone)
-    undecided = findings.verdict == Verdict.UNDECIDED
+    undecided = (findings.verdict == Verdict.UNDECIDED) & np.array([metric.gates for metric in metrics])
     units, seconds = verdicts.units_for_floor(counts, limits, undecided)
-    return [_with_floor(findings.at(index), units[index], seconds[index]) for index in range(len(metrics))]
+    told = _as_decided(metrics, counts, limits, findings)
+    return [_with_floor(each, units[index], seconds[index]) for index, each in enumerate(told)]
+
+
+def _as_decided(metrics: Sequence[Metric], counts: Counts, limits: Limits, findings: Findings) -> list[Finding]:
+    """Each finding with ratio, interval and limit of the decision that is made or pending."""
+    alone, gates = (np.array([getattr(metric, name) for metric in metrics]) for name in ("newest_alone", "gates"))
+    of_harm = (findings.verdict == Verdict.HARM) | ~gates
+    gate = findings.ratio, *verdicts.gate_interval(counts, limits, promotes=alone)
+    harm = verdicts.harm_interval(counts, limits) if of_harm.any() else gate
+    fits = (findings.verdict != Verdict.HETEROGENEOUS) & counts.valid
+    ends = [np.where(of_harm, *both) for both in zip(harm, gate, strict=True)]
+    several = counts.control.shape[-1] > 1
+    found = []
+    for index, metric in enumerate(metrics):
+        ratio, lower, upper = (float(end[index]) for end in ends)
+        told = replace(findings.at(index), ratio=ratio)
+        told = replace(told, lower=lower if fits[index] else math.nan, upper=upper if fits[index] else math.nan)
+        if of_harm[index]:
+            told = replace(told, basis=Basis.HARM, allowed=1 + metric.margin)
+        elif metric.newest_alone and several:
+            told = replace(told, basis=Basis.THIS_STEP)
+        found.append(told if metric.gates else _without_gate(told))
+    return found
+
+
+def _without_gate(finding: Finding) -> Finding:
+    """No gate waits for it: nothing passes, and nothing but harm is to be decided."""
+    passes = finding.verdict in (Verdict.PASSED, Verdict.HETEROGENEOUS)
+    verdict = Verdict.UNDECIDED if passes else finding.verdict
+    return replace(finding, verdict=verdict, by_floor=False, needed=math.nan, eta_s=math.inf)
 
 
 def _with_floor(finding: Finding, units: float, seconds: float) -> Finding:

@@ -7,7 +7,7 @@ import functools
 import itertools
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final
 
@@ -22,7 +22,7 @@ from sundog_operator.api import (
 )
 from sundog_operator.core import names, units
 from sundog_operator.core.evidence import ceilings, dispersion, weighing
-from sundog_operator.core.evidence.verdicts import Finding, Verdict
+from sundog_operator.core.evidence.verdicts import Basis, Finding, Verdict
 from sundog_operator.core.evidence.weighing import Epoch, Metric, Split, Units
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.rollout import (
@@ -365,19 +365,18 @@ def tell(
     harms = [each.harm for each in counted]
     findings = _weigh(limits, gates)
     harmful = findings if gates == harms else _weigh(limits, harms)
-    events = [
-        tuple(map(sum, zip(*(epoch.events[index] for epoch in gates), strict=True))) for index in range(len(findings))
+    decided = [
+        _decided(guardrail, _Decided(finding, gates), _Decided(harm, harms))
+        for guardrail, finding, harm in zip(limits.guardrails, findings, harmful, strict=True)
     ]
     closed = int(gates[-1].blocks[0][0][0]) if gates and gates[-1].blocks else 0
     newest, late = gates[-1] if gates else None, _later_than_allowed(pair, limits, epochs, seen)
     unknown = [each.unknown for each, epoch in zip(counted, epochs, strict=True) if _decides(limits, epoch)]
     told = [
         _below_ceiling(
-            pair, _tell(pair, guardrail, finding, harm, happened, times), guardrail, index, newest, limits.alpha, late
+            pair, _tell(pair, guardrail, own, own.events(index), times), guardrail, index, newest, limits.alpha, late
         )
-        for index, (guardrail, finding, harm, happened) in enumerate(
-            zip(limits.guardrails, findings, harmful, events, strict=True)
-        )
+        for index, (guardrail, own) in enumerate(zip(limits.guardrails, decided, strict=True))
     ]
     return tuple(_tell_earliest(_with_unknown(pair, each, unknown), closed) for each in told)
 
@@ -428,24 +427,47 @@ def _weigh(limits: Limits, epochs: Sequence[Epoch]) -> list[Finding]:
     following = limits.next_weight
     metrics = [
         # What takes long is compared with a time that has the margin in it already.
-        Metric(0.0, each.floor, following, newest_alone=limits.newest_times)
+        Metric(0.0, each.floor, following, newest_alone=limits.newest_times, gates=each.role == "guardrail")
         if is_latency(each.metric)
-        else Metric(each.margin, each.floor, following, newest_alone=limits.newest_alone)
+        else Metric(
+            each.margin, each.floor, following, newest_alone=limits.newest_alone, gates=each.role == "guardrail"
+        )
         for each in limits.guardrails
     ]
     return weighing.weigh(metrics, epochs, limits.alpha, limits.harm_shares)
 
 
+@dataclass(frozen=True, slots=True)
+class _Decided:
+    """What is found of a metric, by which epochs, and whether it is harm only if all requests failed that were lost."""
+
+    finding: Finding
+    epochs: Sequence[Epoch]
+    harm_by_losses: bool = False
+
+    def events(self, index: int) -> tuple[int, int]:
+        """Control's and the arm's, of the metric with that index."""
+        columns = zip((0, 0), *(epoch.events[index] for epoch in self.epochs), strict=True)
+        control, arm = (sum(column) for column in columns)
+        return control, arm
+
+
+def _decided(guardrail: PlanGuardrail, gate: _Decided, harm: _Decided) -> _Decided:
+    """What is found by the decision that is made or pending: harm where it is that, or where no gate waits for the metric."""
+    if harm.finding.verdict == Verdict.HARM or guardrail.role == "harm":
+        return harm
+    if gate.finding.basis == Basis.THIS_STEP:
+        return replace(gate, epochs=gate.epochs[-1:])
+    return replace(gate, harm_by_losses=gate.finding.verdict == Verdict.HARM)
+
+
 def _tell(
-    pair: Pair, guardrail: PlanGuardrail, finding: Finding, harm: Finding, events: tuple[int, ...], times: float
+    pair: Pair, guardrail: PlanGuardrail, decided: _Decided, events: tuple[int, int], times: float
 ) -> MetricStatus:
-    finding = harm if harm.verdict == Verdict.HARM else finding
+    finding = decided.finding
     verdict, message = finding.verdict, finding.sentence(_name(pair, guardrail), pair.control)
-    if verdict != harm.verdict and verdict == Verdict.HARM:
-        verdict, message = (
-            Verdict.UNDECIDED,
-            f"{message} if all requests that were lost failed",
-        )
+    if decided.harm_by_losses:
+        verdict, message = Verdict.UNDECIDED, f"{message} if all requests that were lost failed"
     told = str(verdict)
     if is_latency(guardrail.metric) and guardrail.threshold_microseconds is None:
         told = str(Verdict.UNDECIDED)
@@ -459,6 +481,7 @@ def _tell(
         events=events,
         ratio=_number(finding.ratio),
         interval=tuple(end for end in map(_number, (finding.lower, finding.upper)) if end is not None),
+        basis=str(finding.basis),
         allowed=_number(finding.allowed),
         verdict=told,
         needed=_number(finding.needed),
