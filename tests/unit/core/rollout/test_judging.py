@@ -823,3 +823,21 @@ def test_harm_waits_for_no_request_that_runs_on_and_a_gate_does() -> None:
     told = judging.judge(status, judging.Seen(counted, reports, {}, KNOWN, T0 + 200, 3600, (3, 1)))
     assert told.harm.startswith("errorRate never happened in stable")
     assert not told.passed
+
+
+@pytest.mark.parametrize("replicas", [(3, 1), (1, 1)])
+def test_a_candidate_that_is_ten_times_slower_is_harm_although_errors_alone_are_a_guardrail(
+    replicas: tuple[int, int],
+) -> None:
+    status = at_step(1, {**THREE, "guardrails": ERRORS})
+    slow = judge(status, report(*arms(2, {"ok": 300, "slow": 15}, {"ok": 100, "slow": 95})), replicas=replicas)
+    assert slow.harm.startswith("latencyP95 (answers above 500 ms")
+    fine = judge(status, report(*arms(2, {"ok": 300, "slow": 15}, {"ok": 100, "slow": 5})), replicas=replicas)
+    assert (fine.passed, metric(fine, "latencyP95").role, metric(fine, "latencyP95").verdict) == (
+        True,
+        "harm",
+        "Undecided",
+    )
+    off = {**THREE, "guardrails": [*ERRORS, {"metric": "latencyP95", "enabled": False}]}
+    told = judge(at_step(1, off), report(*arms(2, {"ok": 300, "slow": 15}, {"ok": 100, "slow": 95})))
+    assert (told.harm, told.passed) == ("", True)

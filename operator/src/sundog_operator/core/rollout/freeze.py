@@ -235,7 +235,8 @@ def resolved(rollout: Rollout, traffic: Traffic, replicas: int = 1, shared: Plan
     gated = any(step.gate == "evidence" for step in given)
     weighed = gated or rollout.bake is not None
     judged = _judged_by(rollout, traffic, gated=gated) if weighed else ()
-    steps = _with_equal_load(given, replicas, shared) if any(is_latency(each.metric) for each in judged) else given
+    compares_latencies = any(is_latency(each.metric) and each.role == "guardrail" for each in judged)
+    steps = _with_equal_load(given, replicas, shared) if compares_latencies else given
     steps = steps if rollout.bake is None else _with_bake(steps, rollout.bake)
     return FrozenPlan(
         strategy="shadow" if rollout.strategy == SHADOW else "canary",

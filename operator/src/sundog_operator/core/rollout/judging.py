@@ -473,7 +473,7 @@ def _tell(
         told = str(Verdict.UNDECIDED)
         message = f"{guardrail.metric}: waits until {names.STABLE} has answered enough to know what a long answer is"
     elif is_latency(guardrail.metric):
-        told, message = _by_load(pair, verdict, message, times)
+        told, message = _by_load(pair, verdict, message, times, gates=guardrail.role == "guardrail")
     return MetricStatus(
         name=guardrail.metric,
         role=guardrail.role,
@@ -546,14 +546,14 @@ def _name(pair: Pair, guardrail: PlanGuardrail) -> str:
     return f"{guardrail.metric} (answers above {spoken(stable)}, {pair.who}'s above {spoken(canary)})"
 
 
-def _by_load(pair: Pair, verdict: Verdict, message: str, times: float) -> tuple[str, str]:
+def _by_load(pair: Pair, verdict: Verdict, message: str, times: float, *, gates: bool) -> tuple[str, str]:
     """Latencies are compared only as far as the replicas' unequal loads do not explain them."""
     if math.isnan(times) and verdict in (Verdict.HARM, Verdict.PASSED, Verdict.UNDECIDED):
         return Verdict.UNDECIDED, f"{message}; not judged while an arm has no healthy replica"
     told = f"each replica of {pair.who} has {times:.3g} times the load of one of stable"
     if verdict == Verdict.HARM and times > load.EQUAL:
         return Verdict.UNDECIDED, f"{message}; but {told}"
-    if verdict in (Verdict.PASSED, Verdict.UNDECIDED) and times < 1 / load.EQUAL:
+    if gates and verdict in (Verdict.PASSED, Verdict.UNDECIDED) and times < 1 / load.EQUAL:
         return SUSPENDED, f"{message}; not judged while {told}"
     return str(verdict), message
 
