@@ -23,6 +23,22 @@ def test_at_the_margin_hardly_any_is_promoted_and_hardly_any_rolled_back() -> No
     assert found.rolled_back.sum() <= 6
 
 
+@pytest.mark.parametrize("base", [0.0005, 0.005, 0.02])
+def test_at_the_floor_hardly_any_is_promoted(base: float) -> None:
+    """Worse by exactly the floor at each step: of few errors many times as bad, of many within the margin of harm."""
+    rooms = (DEFAULT.floor / following for following in (*DEFAULT.weights[1:], 1.0))
+    worse = Steady(50, base, tuple((base + room) / base for room in rooms))
+    found = roll_out(DEFAULT, worse, runs=RUNS, ticks=180, seed=11)
+    assert found.promoted.sum() <= 6
+
+
+def test_twice_few_errors_are_within_the_floor_and_twice_many_are_harm() -> None:
+    few, many = (roll_out(DEFAULT, Steady(50, base, 2.0), runs=RUNS, ticks=180, seed=12) for base in (0.001, 0.02))
+    assert few.promoted.mean() >= 0.5
+    assert many.promoted.sum() <= 6
+    assert many.rolled_back.mean() >= 0.9
+
+
 def test_good_epochs_do_not_carry_a_bad_last_one() -> None:
     found = roll_out(Plan(), Steady(100, 0.02, (0.8, 0.8, 1.26)), runs=RUNS, ticks=AN_HOUR // 2, seed=2)
     assert found.promoted.sum() <= 6
