@@ -583,6 +583,10 @@ class FrozenPlan(Part):
         description="Of a rollout: among how many `alpha` is shared for rolling back, each shadow step and traffic where harm is looked"
         " for in it; absent where all of it is for one.",
     )
+    mixture: Annotated[Items[Annotated[float, Field(gt=0)]], Field(max_length=8)] | None = Field(
+        None,
+        description="Concentrations of the mixture by which counts are tested; absent for those of version 0.1, 2 and 50.",
+    )
     guardrails: Annotated[Items[PlanGuardrail], Field(max_length=12)] = Field(
         (),
         description="What the candidate is judged by; empty where no step has a gate of evidence and there is no bake, for nothing is"
@@ -712,6 +716,11 @@ class EvidenceEpoch(Part):
     troubled: bool = Field(
         False,
         description="Whether stable was no measure in it: gates leave it out, and harm is looked for in it all the same.",
+    )
+    restarts: Count = Field(
+        0,
+        description="How many epochs of evidence came before it at the same weight, as after an outage of stable. The last gate looks at"
+        " the newest one alone: the first has nine tenths of alpha, and each further one nine tenths of what is left.",
     )
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from edge_counts import ATTEMPT, GROUP_COLUMNS, block, by_unit, evenly, report, row, silent, sticky
 from profiles import examples
 from sundog_operator.api import Epoch, EvidenceEpoch, ExperimentStatus, MetricStatus, Rollout, StepStatus
+from sundog_operator.core.evidence import rates
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.rollout import freeze, judging, tallies
 from sundog_operator.core.rollout.judgement import Judgement
@@ -841,3 +842,29 @@ def test_a_candidate_that_is_ten_times_slower_is_harm_although_errors_alone_are_
     off = {**THREE, "guardrails": [*ERRORS, {"metric": "latencyP95", "enabled": False}]}
     told = judge(at_step(1, off), report(*arms(2, {"ok": 300, "slow": 15}, {"ok": 100, "slow": 95})))
     assert (told.harm, told.passed) == ("", True)
+
+
+def test_a_last_gate_that_begins_anew_has_what_is_left_of_the_error() -> None:
+    last = at_step(
+        2, {"steps": [{"weight": 10}, {"weight": 25}], "guardrails": [{"metric": "errorRate", "floor": "0%"}]}
+    )
+    first, newest = last.evidence_epochs
+    rows = arms(newest.number, {"ok": 294, "server5xx": 6}, {"ok": 99, "server5xx": 1}, blocks=38)
+
+    def upper(restarts: int) -> float:
+        again = newest.model_copy(update={"restarts": restarts})
+        told = judge(last.model_copy(update={"evidence_epochs": (first, again)}), report(*rows))
+        return metric(told).interval[1]
+
+    assert upper(0) < upper(1) < upper(2)
+
+
+def test_the_mixture_is_that_of_the_plan() -> None:
+    assert freeze.MIXTURE == rates.CONCENTRATIONS
+    status = at_step(1)
+    assert status.plan.mixture == freeze.MIXTURE
+    rows = report(*arms(2, {"ok": 285, "server5xx": 15}, {"ok": 95, "server5xx": 5}))
+    other = status.model_copy(update={"plan": status.plan.model_copy(update={"mixture": (500.0,)})})
+    before = status.model_copy(update={"plan": status.plan.model_copy(update={"mixture": None})})
+    assert metric(judge(status, rows)).interval == metric(judge(before, rows)).interval
+    assert metric(judge(status, rows)).interval != metric(judge(other, rows)).interval

@@ -318,6 +318,7 @@ def test_an_outage_in_a_pause_by_hand_is_no_evidence_either() -> None:
     resumed = machine.obey(settle(hit, LATER * 4, judged()), Command("r", "resume", 8), T0 + LATER * 4)
     gone_on = settle(resumed, LATER * 4, judged())
     assert [(each.number, each.troubled) for each in gone_on.evidence_epochs] == [(2, True), (3, False)]
+    assert [each.restarts for each in gone_on.evidence_epochs] == [0, 1]
 
 
 def test_a_warm_up_does_not_end_in_an_outage() -> None:

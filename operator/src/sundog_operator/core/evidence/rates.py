@@ -79,7 +79,13 @@ def ratio_interval(
     return interval_of(against_equal, control, candidate, weight, bar)
 
 
-def decided_interval(control: Numbers, candidate: Numbers, weight: Numbers, bar: Numbers) -> tuple[Numbers, Numbers]:
+def decided_interval(
+    control: Numbers,
+    candidate: Numbers,
+    weight: Numbers,
+    bar: Numbers,
+    concentrations: Sequence[float] = CONCENTRATIONS,
+) -> tuple[Numbers, Numbers]:
     """The ratios that no test of one side rejects, as (lower, upper), of shape (...): at each end a test of its side reaches `bar`.
 
     So the upper end is at most a ratio exactly where `log_e` below that ratio is at least `bar`. Arguments and edge cases as for
@@ -87,10 +93,13 @@ def decided_interval(control: Numbers, candidate: Numbers, weight: Numbers, bar:
     """
     with np.errstate(all="ignore"):
         # Cut at the null, the mixture has about twice the evidence of the whole.
-        lower, upper = map(np.log, ratio_interval(control, candidate, weight, bar - math.log(2)))
+        lower, upper = map(np.log, ratio_interval(control, candidate, weight, bar - math.log(2), concentrations))
 
         def end(start: Numbers, side: Side) -> Numbers:
-            return np.exp(_secant(lambda ratio: log_e(control, candidate, weight, np.exp(ratio), side) - bar, start))
+            def excess(log_ratio: Numbers) -> Numbers:
+                return log_e(control, candidate, weight, np.exp(log_ratio), side, concentrations) - bar
+
+            return np.exp(_secant(excess, start))
 
         found = end(lower, "above"), end(upper, "below")
     empty = np.isnan(found[0]) | np.isnan(found[1]) | (found[0] > found[1])

@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 import numpy as np
 
-from sundog_operator.core.evidence import dispersion, verdicts
+from sundog_operator.core.evidence import dispersion, many, verdicts
 from sundog_operator.core.evidence.binary import Numbers
 from sundog_operator.core.evidence.dispersion import Blocks
 from sundog_operator.core.evidence.verdicts import Counts, Limits, Verdict
@@ -54,7 +54,8 @@ class Plan:
 
     def limits(self, step: int) -> Limits:
         """What the gate of a step asks for."""
-        return Limits(self.margin, self.floor, self._following(step), self.alpha, self.metrics)
+        share = many.share_of_epoch(1) if self.promotes(step) else 1.0
+        return Limits(self.margin, self.floor, self._following(step), self.alpha, self.metrics, share)
 
     def promotes(self, step: int) -> bool:
         """Whether passing a step leads to all traffic."""

@@ -125,10 +125,15 @@ class Counts:
         """What a request is worth less than a unit where nothing tells yet that requests of a unit differ, shape (...)."""
         return np.ones(self.control.shape[:-1]) if self.groups is None else clusters.of_requests(self.groups)
 
-    def log_e(self, ratio: Numbers, side: Side) -> tuple[Numbers, Numbers]:
+    def log_e(self, ratio: Numbers, side: Side, concentrations: Sequence[float]) -> tuple[Numbers, Numbers]:
         """Log E against a ratio, shape (...), and the dispersion by which it is divided already."""
         phi = np.broadcast_to(self.dispersion(ratio), self.control.shape[:-1])
-        return rates.log_e(self.control, self.candidate, self.weight, ratio, side) / phi, phi
+        return rates.log_e(self.control, self.candidate, self.weight, ratio, side, concentrations) / phi, phi
+
+    def interval(self, ratio: Numbers, alpha: float, concentrations: Sequence[float]) -> tuple[Numbers, Numbers]:
+        """(lower, upper): the ratios that no test of one side at that level rejects, with the dispersion against a ratio."""
+        bar = np.broadcast_to(self.dispersion(ratio), self.control.shape[:-1]) * many.bar(alpha)
+        return rates.decided_interval(self.control, self.candidate, self.weight, bar, concentrations)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +146,8 @@ class Limits:
         next_weight: the share of traffic that is asked for, in (0, 1].
         alpha: the error of each direction.
         tests: metrics times arms, and times what looks for harm beside them, among which the error of harm is shared.
+        gate_share: of the error, what this gate has: less than all where it looks at an epoch that may begin anew.
+        concentrations: of the mixture, as frozen in the plan.
     """
 
     margin: float | Numbers
@@ -148,6 +155,13 @@ class Limits:
     next_weight: float | Numbers
     alpha: float
     tests: int = 1
+    gate_share: float = 1.0
+    concentrations: Sequence[float] = rates.CONCENTRATIONS
+
+    @property
+    def gate_alpha(self) -> float:
+        """The error of the gate; half of it is for each of its two ways to pass."""
+        return self.alpha * self.gate_share
 
     @property
     def allowed(self) -> Numbers:
@@ -289,9 +303,10 @@ def judge(counts: Counts, limits: Limits, *, promotes: bool | NDArray[np.bool_])
     valid = counts.valid
     sane = counts.only(valid)
     gate = sane.newest(promotes)
-    harm, _ = sane.log_e(1 + np.asarray(limits.margin), "above")
-    passing, phi = gate.log_e(limits.allowed, "below")
-    lower, upper = rates.ratio_interval(gate.control, gate.candidate, gate.weight, phi * many.bar(limits.alpha))
+    harm, _ = sane.log_e(1 + np.asarray(limits.margin), "above", limits.concentrations)
+    passing, phi = gate.log_e(limits.allowed, "below", limits.concentrations)
+    bar = phi * many.bar(limits.gate_alpha)
+    lower, upper = rates.ratio_interval(gate.control, gate.candidate, gate.weight, bar, limits.concentrations)
     ratio = rates.most_likely(gate.control, gate.candidate, gate.weight)
     early = sane.closed < dispersion.LEAST_BLOCKS
     verdict = _verdicts(valid, gate, limits, harm, passing, early=early, empty=np.isnan(lower))
@@ -301,11 +316,11 @@ def judge(counts: Counts, limits: Limits, *, promotes: bool | NDArray[np.bool_])
     by_floor = np.zeros(verdict.shape, bool)
     if open_.any():
         clumped = np.broadcast_to(np.maximum(newest.dispersion(limits.allowed), newest.of_requests()), open_.shape)
-        below = _is_below_floor(newest.sums[:, open_], _fitting(limits.room, open_), clumped[open_], limits.alpha)
+        below = _is_below_floor(newest.sums[:, open_], _fitting(limits.room, open_), clumped[open_], limits.gate_alpha)
         by_floor[open_] = below
         verdict[by_floor] = Verdict.PASSED
     allowed = np.broadcast_to(limits.allowed, valid.shape)
-    needed = _needed(gate, allowed, phi * many.bar(limits.alpha / 2), verdict == Verdict.UNDECIDED)
+    needed = _needed(gate, allowed, phi * many.bar(limits.gate_alpha / 2), verdict == Verdict.UNDECIDED)
     ratio, lower, upper = (np.where(valid, part, np.nan) for part in (ratio, lower, upper))
     return Findings(ratio, lower, upper, harm, passing, allowed, needed, _eta_s(gate, needed), verdict, by_floor)
 
@@ -313,17 +328,15 @@ def judge(counts: Counts, limits: Limits, *, promotes: bool | NDArray[np.bool_])
 def gate_interval(counts: Counts, limits: Limits, *, promotes: bool | NDArray[np.bool_]) -> tuple[Numbers, Numbers]:
     """(lower, upper) of the ratio as the gate tests it: it passes by the margin exactly where the upper end is at most `allowed`."""
     gate = counts.only(counts.valid).newest(promotes)
-    phi = np.broadcast_to(gate.dispersion(limits.allowed), gate.control.shape[:-1])
-    return rates.decided_interval(gate.control, gate.candidate, gate.weight, phi * many.bar(limits.alpha / 2))
+    return gate.interval(limits.allowed, limits.gate_alpha / 2, limits.concentrations)
 
 
 def harm_interval(counts: Counts, limits: Limits) -> tuple[Numbers, Numbers, Numbers]:
     """(ratio, lower, upper) as harm is tested: it is found exactly where the lower end is at least 1 + margin."""
     sane = counts.only(counts.valid)
-    phi = np.broadcast_to(sane.dispersion(1 + np.asarray(limits.margin)), sane.control.shape[:-1])
-    bar = phi * many.bar(limits.alpha / limits.tests)
     ratio = rates.most_likely(sane.control, sane.candidate, sane.weight)
-    return ratio, *rates.decided_interval(sane.control, sane.candidate, sane.weight, bar)
+    boundary = 1 + np.asarray(limits.margin)
+    return ratio, *sane.interval(boundary, limits.alpha / limits.tests, limits.concentrations)
 
 
 def _verdicts(
@@ -343,7 +356,7 @@ def _verdicts(
         (early, Verdict.UNDECIDED),
         (harm >= many.bar(limits.alpha / limits.tests), Verdict.HARM),
         (empty, Verdict.HETEROGENEOUS),
-        (passing >= many.bar(limits.alpha / 2), Verdict.PASSED),
+        (passing >= many.bar(limits.gate_alpha / 2), Verdict.PASSED),
     ]
     found = np.full(valid.shape, Verdict.UNDECIDED, object)
     for where, verdict in reversed(cases):
@@ -366,7 +379,7 @@ def _is_below_floor(sums: Numbers, room: Numbers, phi: Numbers, alpha: float) ->
         sums: as of `Counts`, shape (4, ...).
         room: by how much the rate may be above control's, above 0, shape (...).
         phi: the dispersion, shape (...).
-        alpha: the error of each direction.
+        alpha: the error of the gate.
     """
     control, candidate, control_units, candidate_units = sums
     optimum = proportions.tightest_for(room)
@@ -397,7 +410,7 @@ def units_for_floor(counts: Counts, limits: Limits, wanted: NDArray[np.bool_]) -
         gate = newest.at(wanted)
         phi = np.maximum(gate.dispersion(_fitting(limits.allowed, wanted)), gate.of_requests())
         room, sums = _fitting(limits.room, wanted), gate.sums[:, None]
-        times = _first_factor(lambda factors: _is_below_floor(sums * factors, room, phi, limits.alpha), phi.size)
+        times = _first_factor(lambda factors: _is_below_floor(sums * factors, room, phi, limits.gate_alpha), phi.size)
         counted_s = gate.closed * dispersion.LENGTHS_S[0]
         units[wanted] = gate.sums[3] * times
         seconds[wanted] = np.where(counted_s > 0, np.maximum(counted_s, 1.0) * (times - 1), np.inf)

@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from sundog_operator.core.evidence import clusters, sample_ratio, verdicts
+from sundog_operator.core.evidence import clusters, rates, sample_ratio, verdicts
 from sundog_operator.core.evidence.clusters import Groups
 from sundog_operator.core.evidence.dispersion import Blocks
 from sundog_operator.core.evidence.verdicts import Basis, Counts, Finding, Findings, Limits, Verdict
@@ -72,19 +72,34 @@ class Epoch:
     by_unit: Units | None = None
 
 
-def weigh(metrics: Sequence[Metric], epochs: Sequence[Epoch], alpha: float, shares: int = 1) -> list[Finding]:
+@dataclass(frozen=True, slots=True)
+class Levels:
+    """How much error each test may have, and the mixture that all of them use.
+
+    Attributes:
+        alpha: of each direction.
+        harm_shares: into how many parts that of harm goes, of which these metrics have one and each an equal part of it.
+        gate_share: of that of gates, what this one has.
+        mixture: the concentrations of its parts.
+    """
+
+    alpha: float
+    harm_shares: int = 1
+    gate_share: float = 1.0
+    mixture: Sequence[float] = rates.CONCENTRATIONS
+
+
+def weigh(metrics: Sequence[Metric], epochs: Sequence[Epoch], levels: Levels) -> list[Finding]:
     """What is found of each metric; with no epoch nothing was counted.
 
     Ratio and interval are those of the decision that is made or pending: of harm where that was found, or where no gate waits for the
     metric, else of the gate.
-
-    `alpha` is the error of each direction. Of that of harm these metrics have one of so many `shares`, and each an equal part of it.
     """
     if not epochs:
         epochs = [Epoch(0.5, (0, 0), [(0, 0)] * len(metrics), [[(0,) * 6]] * len(metrics))]
     if not metrics:
         return []
-    limits, counts = _limits(metrics, alpha, shares), _counts(len(metrics), epochs)
+    limits, counts = _limits(metrics, levels), _counts(len(metrics), epochs)
     alone = np.array([metric.newest_alone for metric in metrics])
     findings = verdicts.judge(counts, limits, promotes=alone)
     undecided = (findings.verdict == Verdict.UNDECIDED) & np.array([metric.gates for metric in metrics])
@@ -161,11 +176,12 @@ def _mismatch(split: Split, concentration: float) -> float:
     return float(sample_ratio.log_e(units, shares, concentration * shares))
 
 
-def _limits(metrics: Sequence[Metric], alpha: float, shares: int) -> Limits:
+def _limits(metrics: Sequence[Metric], levels: Levels) -> Limits:
     margin, floor, weight = (
         np.array([getattr(metric, name) for metric in metrics]) for name in ("margin", "floor", "next_weight")
     )
-    return Limits(margin, floor, weight, alpha, len(metrics) * shares)
+    tests = len(metrics) * levels.harm_shares
+    return Limits(margin, floor, weight, levels.alpha, tests, levels.gate_share, levels.mixture)
 
 
 def _counts(metrics: int, epochs: Sequence[Epoch]) -> Counts:

@@ -46,6 +46,9 @@ EQUAL_WEIGHT: Final = 50
 
 _ALIKE: Final = 1 / load.EQUAL
 
+MIXTURE: Final = (2.0, 50.0)
+"""Concentrations of the mixture that new plans freeze: to choose others on the data that they judge would spend alpha again."""
+
 STEPPED: Final = ("canary", SHADOW)
 """Strategies of which a rollout walks steps."""
 
@@ -245,6 +248,7 @@ def resolved(rollout: Rollout, traffic: Traffic, replicas: int = 1, shared: Plan
         steps=steps,
         alpha=rollout.alpha,
         harm_shares=_harm_shares(steps, judged),
+        mixture=MIXTURE if judged else None,
         guardrails=judged,
         checks=plan_checks(rollout),
         warmup_requests=rollout.warmup.requests if weighed else 0,
@@ -306,6 +310,7 @@ def _is_equal(weight: int, replicas: int, shared: PlanInPlace) -> bool:
 def _hash(plan: FrozenPlan) -> str:
     # What is not asked for is left out: plans of before it was there have their hashes.
     absent = {name for name in ("in_place", "harm_shares") if getattr(plan, name) is None}
+    absent |= {"mixture"} if plan.mixture in (None, MIXTURE) else set()
     told = plan.model_dump(mode="json", by_alias=True, exclude={"comparison", *absent})
     body = json.dumps(told, separators=(",", ":"), sort_keys=True)
     return hashlib.sha256(body.encode()).hexdigest()[:16]

@@ -21,9 +21,9 @@ from sundog_operator.api import (
     is_latency,
 )
 from sundog_operator.core import names, units
-from sundog_operator.core.evidence import ceilings, dispersion, weighing
+from sundog_operator.core.evidence import ceilings, dispersion, many, weighing
 from sundog_operator.core.evidence.verdicts import Basis, Finding, Verdict
-from sundog_operator.core.evidence.weighing import Epoch, Metric, Split, Units
+from sundog_operator.core.evidence.weighing import Epoch, Levels, Metric, Split, Units
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.rollout import (
     control,
@@ -36,6 +36,7 @@ from sundog_operator.core.rollout import (
     stable_traffic,
     tallies,
 )
+from sundog_operator.core.rollout.freeze import MIXTURE
 from sundog_operator.core.rollout.grouped import Grouped
 from sundog_operator.core.rollout.judgement import Judgement
 from sundog_operator.core.rollout.reported import EVENTS, SLOW
@@ -129,24 +130,22 @@ class Limits:
 
     Attributes:
         guardrails: what it may not be worse in, by how much.
-        alpha: the error of each direction.
+        levels: how much error each test may have.
         next_weight: the share of traffic that it is to have then, in (0, 1].
         newest_alone: whether rates are judged by the newest epoch only.
         newest_times: whether latencies are.
         keeps_units: whether what comes of one unit goes to one arm.
         bake: the candidate's percent in epochs that decide no gate, and in which harm is looked for all the same; None for none, or where
             there are no others.
-        harm_shares: into how many parts the error of harm goes, of which this has one.
     """
 
     guardrails: Sequence[PlanGuardrail]
-    alpha: float
+    levels: Levels
     next_weight: float
     newest_alone: bool
     newest_times: bool
     keeps_units: bool
     bake: int | None = None
-    harm_shares: int = 1
 
 
 def judge(status: ExperimentStatus, seen: Seen) -> Judgement:
@@ -193,14 +192,25 @@ def _limits(status: ExperimentStatus) -> Limits:
     following, plan = machine.next_weight(status) / 100, status.plan
     return Limits(
         guardrails=plan.guardrails,
-        alpha=plan.alpha or DEFAULT_ALPHA,
+        levels=levels_of(plan, gate_share=_gate_share(status) if following == 1 else 1.0),
         next_weight=following,
         newest_alone=following == 1,
         newest_times=True,
         keeps_units=units.keeps(plan),
         bake=_bake(plan),
-        harm_shares=plan.harm_shares or 1,
     )
+
+
+def levels_of(plan: FrozenPlan, *, arms: int = 1, gate_share: float = 1.0) -> Levels:
+    """The error of one of so many arms, as a plan has frozen it."""
+    alpha = (plan.alpha or DEFAULT_ALPHA) / arms
+    return Levels(alpha, plan.harm_shares or 1, gate_share, plan.mixture or MIXTURE)
+
+
+def _gate_share(status: ExperimentStatus) -> float:
+    """What the gate in question has of the error where it looks at the newest epoch alone: the rest is for epochs that begin anew."""
+    deciding = [each for each in status.evidence_epochs if 0 < each.weight < 100 and each.weight != _bake(status.plan)]
+    return many.share_of_epoch(1 + (deciding[-1].restarts if deciding else 0))
 
 
 def _bake(plan: FrozenPlan) -> int | None:
@@ -374,7 +384,7 @@ def tell(
     unknown = [each.unknown for each, epoch in zip(counted, epochs, strict=True) if _decides(limits, epoch)]
     told = [
         _below_ceiling(
-            pair, _tell(pair, guardrail, own, own.events(index), times), guardrail, index, newest, limits.alpha, late
+            pair, _tell(pair, guardrail, own, own.events(index), times), guardrail, index, newest, limits.levels, late
         )
         for index, (guardrail, own) in enumerate(zip(limits.guardrails, decided, strict=True))
     ]
@@ -401,7 +411,7 @@ def _below_ceiling(
     guardrail: PlanGuardrail,
     index: int,
     newest: Epoch | None,
-    alpha: float,
+    levels: Levels,
     late: Mapping[str, tuple[int, int]],
 ) -> MetricStatus:
     """No gate passes what is not known to be below its ceiling, as the newest epoch has it."""
@@ -410,7 +420,9 @@ def _below_ceiling(
     if ceiling is None or newest is None or told.verdict not in (Verdict.PASSED, SUSPENDED):
         return told
     hits, trials = (newest.events[index][1], newest.units[1]) if longest is None else late[guardrail.metric]
-    if ceilings.is_below(hits, trials, newest.blocks[index], ceiling, alpha, weighing.clumping(newest)):
+    if ceilings.is_below(
+        hits, trials, newest.blocks[index], ceiling, levels.alpha * levels.gate_share, weighing.clumping(newest)
+    ):
         return told
     limit = f"{ceiling * 100:g} %" if longest is None else spoken(longest)
     above = "" if longest is None else f", of which {ceiling * 100:.3g} % may take longer"
@@ -434,7 +446,7 @@ def _weigh(limits: Limits, epochs: Sequence[Epoch]) -> list[Finding]:
         )
         for each in limits.guardrails
     ]
-    return weighing.weigh(metrics, epochs, limits.alpha, limits.harm_shares)
+    return weighing.weigh(metrics, epochs, limits.levels)
 
 
 @dataclass(frozen=True, slots=True)

@@ -662,7 +662,10 @@ def _as_evidence(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus:
     Of a step whose weight is yet to come it is none, only of harm: that one has its own warm-up, and begins its own.
     """
     guardrails = seen.evidence.guardrails if seen.evidence else status.plan.guardrails
-    epoch = EvidenceEpoch(number=status.epoch.number, weight=canary_weight(status))
+    before = status.evidence_epochs[-1] if status.evidence_epochs else None
+    weight = canary_weight(status)
+    restarts = before.restarts + 1 if before is not None and before.weight == weight else 0
+    epoch = EvidenceEpoch(number=status.epoch.number, weight=weight, restarts=restarts)
     warm = canary_weight(status) == current_step(status).weight
     return status.model_copy(
         update={
