@@ -83,29 +83,30 @@ def test_what_is_shown_is_what_decides(candidate: int, alpha: float, newest_alon
     """A gate passes by its margin where the upper end is at most what is allowed, and harm is a lower end above its margin."""
     metric = replace(ERRORS, floor=0.0, margin=0.2, newest_alone=newest_alone)
     for blocks in range(1, 6):
-        epochs = [epoch(0.25, (9, 3)), epoch(0.5, (3 * blocks, candidate * blocks))]
+        epochs = [epoch(0.25, *[(9, 3)] * 2), epoch(0.5, *[(3 * blocks, candidate * blocks)] * 2)]
         found = weighing.weigh([metric, metric], epochs, Levels(alpha))[0]
-        assert found.verdict in (Verdict.PASSED, Verdict.UNDECIDED, Verdict.HARM)
         assert (found.verdict == Verdict.HARM) == (found.basis == Basis.HARM)
         if found.basis == Basis.HARM:
             assert found.lower >= found.allowed == 1.2
+        elif found.verdict == Verdict.HETEROGENEOUS:
+            assert not newest_alone
         else:
             assert (found.verdict == Verdict.PASSED) == (found.upper <= found.allowed == 1.4)
 
 
 def test_a_gate_of_the_newest_epoch_shows_that_epoch_alone() -> None:
     last = replace(ERRORS, newest_alone=True, next_weight=1.0, floor=0.0)
-    before, newest = epoch(0.25, (30, 20)), epoch(0.5, (9, 9))
+    before, newest = epoch(0.25, (30, 12)), epoch(0.5, (9, 9))
     found, alone = (weighing.weigh([last], epochs, Levels(0.05))[0] for epochs in ([before, newest], [newest]))
     assert (found.ratio, found.lower, found.upper) == (alone.ratio, alone.lower, alone.upper)
     assert (found.basis, alone.basis) == (Basis.THIS_STEP, Basis.ALL_STEPS)
     assert found.sentence("errorRate").startswith("errorRate is 1 times control's in this step (")
     pooled = weighing.weigh([replace(last, newest_alone=False)], [before, newest], Levels(0.05))[0]
-    assert pooled.ratio > 1.3
+    assert pooled.ratio > 1.1
 
 
 def test_a_metric_that_no_gate_waits_for_shows_the_test_of_harm() -> None:
-    epochs = [epoch(0.25, (3, 1)), epoch(0.5, (3, 3))]
+    epochs = [epoch(0.25, *[(3, 1)] * 4), epoch(0.5, *[(3, 3)] * 4)]
     found = weighing.weigh([replace(ERRORS, gates=False, newest_alone=True)] * 4, epochs, Levels(0.05))[0]
     assert (found.verdict, found.basis, found.allowed) == (Verdict.UNDECIDED, Basis.HARM, 1.25)
     assert found.sentence("rejections").endswith("at every look); more than 1.25 times is harm")
@@ -131,7 +132,9 @@ def test_a_ratio_that_changes_keeps_no_gate_shut_that_looks_at_one_epoch() -> No
     epochs = [epoch(0.25, (90, 12)), epoch(0.5, (30, 24))]
     alone, pooled = (replace(SLOW, newest_alone=newest_alone) for newest_alone in (True, False))
     found = weighing.weigh(
-        [alone, pooled], [replace(each, events=each.events * 2, blocks=[*each.blocks] * 2) for each in epochs], 0.05
+        [alone, pooled],
+        [replace(each, events=each.events * 2, blocks=[*each.blocks] * 2) for each in epochs],
+        Levels(0.05),
     )
     assert [each.verdict for each in found] == [Verdict.PASSED, Verdict.HETEROGENEOUS]
     assert math.isnan(found[1].lower)

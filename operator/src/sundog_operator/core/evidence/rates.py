@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from scipy.special import expit
 
-from sundog_operator.core.evidence import binary
+from sundog_operator.core.evidence import binary, roots
 from sundog_operator.core.evidence.binary import Numbers, Side
 
 CONCENTRATIONS: Final = (2.0, 50.0)
@@ -23,9 +23,9 @@ CONCENTRATIONS: Final = (2.0, 50.0)
 _FAR: Final = 35.0
 _STEPS: Final = 80
 _CLOSE: Final = 1e-9
-_SECANTS: Final = 8
-_NEAR: Final = 0.02
-"""Of the log ratio: how far the end of a test of one side is from that of an interval with half the error, or less."""
+_FIRST_MOVE: Final = 0.25
+_MOVES: Final = 7
+"""Of the log ratio, each twice as long as the one before."""
 
 
 def log_e(
@@ -86,40 +86,40 @@ def decided_interval(
     bar: Numbers,
     concentrations: Sequence[float] = CONCENTRATIONS,
 ) -> tuple[Numbers, Numbers]:
-    """The ratios that no test of one side rejects, as (lower, upper), of shape (...): at each end a test of its side reaches `bar`.
+    """(lower, upper) of shape (...): the ratios at which the test of each side reaches `bar`.
 
-    So the upper end is at most a ratio exactly where `log_e` below that ratio is at least `bar`. Arguments and edge cases as for
-    `ratio_interval`, with a `bar` for each side.
+    So the upper end is at most a ratio exactly where `log_e` below that ratio is at least `bar`, and likewise the lower one. Of epochs that
+    no one ratio fits the lower end may be above the upper one. Arguments and edge cases as for `ratio_interval`.
     """
+
+    def end(side: Side) -> Numbers:
+        def excess(log_ratio: Numbers) -> Numbers:
+            return log_e(control, candidate, weight, np.exp(log_ratio), side, concentrations) - bar
+
+        # Further out a test below rejects, and one above does not.
+        outwards = 1.0 if side == "below" else -1.0
+        inside, within = _moved_until(lambda at: excess(at) < 0, centre, -outwards, excess)
+        outside, beyond = _moved_until(lambda at: excess(at) >= 0, centre, outwards, excess)
+        found = roots.crossing(excess, inside, outside, within, beyond)
+        return np.exp(np.where((within < 0) & (beyond >= 0), found, outwards * np.inf))
+
     with np.errstate(all="ignore"):
-        # Cut at the null, the mixture has about twice the evidence of the whole.
-        lower, upper = map(np.log, ratio_interval(control, candidate, weight, bar - math.log(2), concentrations))
-
-        def end(start: Numbers, side: Side) -> Numbers:
-            def excess(log_ratio: Numbers) -> Numbers:
-                return log_e(control, candidate, weight, np.exp(log_ratio), side, concentrations) - bar
-
-            return np.exp(_secant(excess, start))
-
-        found = end(lower, "above"), end(upper, "below")
-    empty = np.isnan(found[0]) | np.isnan(found[1]) | (found[0] > found[1])
-    low, high = (np.where(empty, np.nan, each) for each in found)
-    return low, high
+        centre, _ = _likeliest(control, candidate, weight)
+        lower, upper = end("above"), end("below")
+    return np.where(candidate.sum(-1) == 0, 0.0, lower), np.where(control.sum(-1) == 0, np.inf, upper)
 
 
-def _secant(excess: Callable[[Numbers], Numbers], start: Numbers) -> Numbers:
-    """Where `excess` is 0 near a start; an infinite start stays."""
-    finite = np.isfinite(start)
-    before = np.where(finite, start, 0.0)
-    now, told = before + _NEAR, excess(before)
-    for _ in range(_SECANTS):
-        value = excess(now)
-        step = np.clip(value * (now - before) / (value - told), -1.0, 1.0)
-        step = np.where(np.isfinite(step), step, 0.0)
-        before, now, told = now, now - step, value
-        if not np.any(np.abs(step) > _CLOSE):
+def _moved_until(
+    is_there: Callable[[Numbers], Numbers], start: Numbers, direction: float, excess: Callable[[Numbers], Numbers]
+) -> tuple[Numbers, Numbers]:
+    """Points moved in a direction, further each time, until each is there or far away; and the excess at them."""
+    at, step = start, _FIRST_MOVE
+    for _ in range(_MOVES):
+        short = ~is_there(at)
+        if not np.any(short):
             break
-    return np.where(finite, now, start)
+        at, step = np.where(short, at + direction * step, at), 2 * step
+    return at, excess(at)
 
 
 def interval_of(

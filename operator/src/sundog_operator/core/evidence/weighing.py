@@ -120,8 +120,14 @@ def _as_decided(metrics: Sequence[Metric], counts: Counts, limits: Limits, findi
     found = []
     for index, metric in enumerate(metrics):
         ratio, lower, upper = (float(end[index]) for end in ends)
-        told = replace(findings.at(index), ratio=ratio)
-        told = replace(told, lower=lower if fits[index] else math.nan, upper=upper if fits[index] else math.nan)
+        told = findings.at(index)
+        if not fits[index]:
+            told = replace(told, lower=math.nan, upper=math.nan)
+        elif of_harm[index]:
+            # Of epochs that no one ratio fits the end gives way that decides nothing.
+            told = replace(told, ratio=ratio, lower=lower, upper=upper if upper >= lower else math.inf)
+        else:
+            told = replace(told, lower=min(lower, upper), upper=upper)
         if of_harm[index]:
             told = replace(told, basis=Basis.HARM, allowed=1 + metric.margin)
         elif metric.newest_alone and several:
