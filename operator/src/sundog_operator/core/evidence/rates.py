@@ -104,7 +104,8 @@ def decided_interval(
         return np.exp(np.where((within < 0) & (beyond >= 0), found, outwards * np.inf))
 
     with np.errstate(all="ignore"):
-        centre, _ = _likeliest(control, candidate, weight)
+        likeliest, _ = _likeliest(control, candidate, weight)
+        centre = np.where((control.sum(-1) == 0) | (candidate.sum(-1) == 0), 0.0, likeliest)
         lower, upper = end("above"), end("below")
     return np.where(candidate.sum(-1) == 0, 0.0, lower), np.where(control.sum(-1) == 0, np.inf, upper)
 
