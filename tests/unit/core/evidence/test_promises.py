@@ -7,6 +7,7 @@ import pytest
 
 import returning_users
 from default_plans import by_default
+from held_out_worlds import SEED, HeldOut
 from returning_users import Users, by_beta, by_zipf, few_have_most
 from stalling_replicas import Stalling
 from sundog_operator.core.evidence.simulating import Plan, Steady, roll_out
@@ -89,3 +90,18 @@ def test_who_asks_often_hides_no_candidate_that_is_twice_as_bad() -> None:
 def test_without_requests_nothing_is_decided() -> None:
     found = roll_out(DEFAULT, Steady(0, 0.01), runs=5, ticks=100, seed=6)
     assert not found.ended.any()
+
+
+@pytest.mark.parametrize("together", [0.0, 0.5])
+def test_stalls_of_other_lengths_than_those_that_blocks_were_chosen_by_roll_little_back(together: float) -> None:
+    world = HeldOut(RUNS, 50, together=together, swing=0.8)
+    found = roll_out(DEFAULT, world, runs=RUNS, ticks=180, seed=SEED + 900)
+    assert found.rolled_back.sum() <= 10
+
+
+def test_a_stall_in_both_arms_is_one_of_both() -> None:
+    world = HeldOut(RUNS, 1000, base=0.0, together=1.0, per_hour=360.0, failing=(1.0, 1.0))
+    step, weight = np.zeros(RUNS, int), np.full(RUNS, 0.5)
+    for tick in range(3):
+        _, _, control, candidate = world.tick(np.random.default_rng(SEED), tick, step, weight)
+        assert np.array_equal(control > 100, candidate > 100)
