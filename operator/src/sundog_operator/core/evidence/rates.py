@@ -98,8 +98,8 @@ def decided_interval(
 
         # Further out a test below rejects, and one above does not.
         outwards = 1.0 if side == "below" else -1.0
-        inside, within = _moved_until(lambda at: excess(at) < 0, centre, -outwards, excess)
-        outside, beyond = _moved_until(lambda at: excess(at) >= 0, centre, outwards, excess)
+        inside, within = _moved(excess, centre, -outwards, rejects=False)
+        outside, beyond = _moved(excess, centre, outwards, rejects=True)
         found = roots.crossing(excess, inside, outside, within, beyond)
         return np.exp(np.where((within < 0) & (beyond >= 0), found, outwards * np.inf))
 
@@ -110,17 +110,18 @@ def decided_interval(
     return np.where(candidate.sum(-1) == 0, 0.0, lower), np.where(control.sum(-1) == 0, np.inf, upper)
 
 
-def _moved_until(
-    is_there: Callable[[Numbers], Numbers], start: Numbers, direction: float, excess: Callable[[Numbers], Numbers]
+def _moved(
+    excess: Callable[[Numbers], Numbers], start: Numbers, direction: float, *, rejects: bool
 ) -> tuple[Numbers, Numbers]:
-    """Points moved in a direction, further each time, until each is there or far away; and the excess at them."""
-    at, step = start, _FIRST_MOVE
+    """Points moved in a direction, further each time, until each is rejected or not, or far away; and the excess at them."""
+    at, value, step = start, excess(start), _FIRST_MOVE
     for _ in range(_MOVES):
-        short = ~is_there(at)
+        short = (value >= 0) != rejects
         if not np.any(short):
             break
         at, step = np.where(short, at + direction * step, at), 2 * step
-    return at, excess(at)
+        value = excess(at)
+    return at, value
 
 
 def interval_of(
