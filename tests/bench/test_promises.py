@@ -81,6 +81,35 @@ def test_how_often_it_errs() -> None:
     assert errs[0].rolled_back.mean() <= 0.065
 
 
+def worse_by_the_floor(plan: Plan, base: float) -> Steady:
+    """A candidate whose rate is above control's by exactly what the floor allows at each step."""
+    room = [plan.floor / following for following in (*plan.weights[1:], 1.0)]
+    return Steady(100, base, tuple((base + more) / base for more in room))
+
+
+def test_what_a_floor_lets_through() -> None:
+    bases = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02)
+    rows: list[Row] = []
+    for plan, rps in ((TWO_STEPS, 20), (THREE_STEPS, 100)):
+        name = f"{plan.floor:.1%} of {rps} requests a second"
+        rows += [(f"{name}, twice {base:.2%} errors", plan, Steady(rps, base, 2.0), 200, 4 * AN_HOUR) for base in bases]
+    boundary: list[Row] = [
+        (
+            f"{plan.floor:.1%}, {base:.2%} errors and exactly the floor more",
+            plan,
+            worse_by_the_floor(plan, base),
+            2000,
+            AN_HOUR,
+        )
+        for plan in (TWO_STEPS, THREE_STEPS)
+        for base in (0.0001, *bases)
+    ]
+    found = played(
+        Record("promises_floor", "What the floor of `rollout: {}` lets through", COLUMNS), [*rows, *boundary]
+    )
+    assert all(each.promoted.mean() <= 0.065 for each in found[len(rows) :])
+
+
 def test_stalls_of_replicas() -> None:
     rows: list[Row] = []
     for seconds, failing in ((2.0, 0.3), (3.0, 0.5), (20.0, 0.2)):

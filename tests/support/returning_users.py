@@ -176,7 +176,7 @@ def roll_out(
         live = rows[ended == 0]
         if not live.size:
             break
-        world.tick(tick, live, step[live], weights[step[live]], (stayed[live] >= plan.warmup_ticks).astype(float))
+        world.tick(tick, live, step[live], weights[step[live]], (stayed[live] > plan.warmup_ticks).astype(float))
         stayed += 1
         for number in np.unique(step[live]) if (tick + 1) % every == 0 else ():
             at, last = live[step[live] == number], number == len(weights) - 1

@@ -25,26 +25,19 @@ from sundog_edge.document import Document
 from sundog_edge.feedback.first_seen import FirstSeen
 from sundog_edge.groups import Groups
 from sundog_edge.haproxy.names import FALLBACK, PROBE
-from sundog_edge.loglines import ABORTS, ENDS, ERRORS, SLOW, TAIL_FIELDS, EndHead, FeedbackHead, RefusalHead, parse_head
+from sundog_edge.loglines import ABORTS, ENDS, SLOW, TAIL_FIELDS, EndHead, FeedbackHead, RefusalHead, parse_head
 from sundog_edge.units import EVENT_OF_END, Sample, limit_for
 
 KINDS = ("ok", "failed", "aborted")
 KIND_OF_END = {name: "ok" if name == "ok" else "aborted" if name in ABORTS else "failed" for name in ENDS}
-STABLE = "stable"
 STICKY = "sticky"
 ASSIGNED = "assigned"
 _TIMED_ENDS = frozenset({"ok", "client4xx", "throttled", *ABORTS})
 """Ends that can be slow. Who gives up has waited for so long at least; failures are counted as what they are."""
 
-MAX_REPLICAS = 64
-"""Replicas of a row that have blocks of their own; more than these share one entry."""
-
-OTHER_REPLICAS = "others"
-
 ROW_COLUMNS = (*ENDS, SLOW[0], "firstAttemptFailed", *SLOW[1:])
 """What the blocks of a row count."""
 
-REPLICA_COLUMNS = ("ended", "errors", "slow")
 _SLOW, *_SLOW_FURTHER = map(ROW_COLUMNS.index, SLOW)
 _FIRST_ATTEMPT_FAILED = ROW_COLUMNS.index("firstAttemptFailed")
 _MAX_CELLS = 10_000
@@ -91,7 +84,6 @@ class Row:
     total: dict[str, list[int]] = field(default_factory=_by_kind)
     changed: float = 0.0
     blocks: Blocks = field(default_factory=lambda: Blocks(len(ROW_COLUMNS)))
-    replicas: dict[str, Blocks] = field(default_factory=dict)
     groups: Groups = field(default_factory=dict)
 
     @property
@@ -120,14 +112,6 @@ class Row:
         self.highest = max(self.highest, seen.assigned)
         self.lost = max(self.lost, seen.assigned - seen.running - self.ended)
 
-    def replica(self, name: str) -> Blocks:
-        """The blocks of one replica."""
-        found = self.replicas.get(name)
-        if found is None:
-            name = name if len(self.replicas) < MAX_REPLICAS else OTHER_REPLICAS
-            found = self.replicas.setdefault(name, Blocks(len(REPLICA_COLUMNS)))
-        return found
-
     def merge(self, other: "Row") -> None:
         """Add the counts of another boot or edge; requests in flight there stay in flight here."""
         self.highest = self.assigned + other.assigned
@@ -140,8 +124,6 @@ class Row:
             histogram.merge(self.total[kind], other.total[kind])
         self.changed = max(self.changed, other.changed)
         self.blocks.merge(other.blocks.rows())
-        for name, blocks in other.replicas.items():
-            self.replica(name).merge(blocks.rows())
         grouping.merge(self.groups, grouping.rows(other.groups))
 
     def as_json(self) -> dict[str, Any]:
@@ -150,21 +132,15 @@ class Row:
 
     def details_as_json(self) -> dict[str, Any]:
         """For the snapshot: blocks and groups."""
-        return {
-            "blocks": self.blocks.rows(),
-            "replicas": {name: blocks.rows() for name, blocks in self.replicas.items()},
-            "groups": grouping.rows(self.groups),
-        }
+        return {"blocks": self.blocks.rows(), "groups": grouping.rows(self.groups)}
 
     def take_details(self, stored: Mapping[str, Any]) -> None:
         """Add what `details_as_json` gave."""
         self.blocks.merge(stored["blocks"])
-        for name, rows in stored["replicas"].items():
-            self.replica(name).merge(rows)
         grouping.merge(self.groups, stored["groups"])
 
 
-_DETAILS = ("blocks", "replicas", "groups")
+_DETAILS = ("blocks", "groups")
 _SUMS = (
     "lost",
     "ended",
@@ -360,7 +336,7 @@ class Ledger:
         touched: list[_Cell] = []
         for line in lines:
             try:
-                head, count, ttfb, total, size, unit, group, received = line.rsplit(b" ", TAIL_FIELDS)
+                head, count, ttfb, total, _, unit, group, received = line.rsplit(b" ", TAIL_FIELDS)
                 cell = cells.get(head) or self._cell(head, now)
                 if not cell.n:
                     touched.append(cell)
@@ -371,7 +347,7 @@ class Ledger:
                 ttfb_us = total_us if ttfb == b"-" else max(0, int(ttfb))
                 number = int(count)
                 if cell.groups is not None:
-                    _count_unit(cell, total_us, int(size), int(unit), int(group), int(received))
+                    _count_unit(cell, total_us, int(unit), int(group), int(received))
             except ValueError:
                 self._count_unparsable(line)
                 continue
@@ -461,7 +437,7 @@ class Ledger:
 
     def _keep_sums(self, key: str, row: Row) -> None:
         parts = RowKey.of(key)
-        row.blocks, row.replicas, row.groups = Blocks(len(ROW_COLUMNS)), {}, {}
+        row.blocks, row.groups = Blocks(len(ROW_COLUMNS)), {}
         name = f"{parts.service}/{self.revision(parts)}/{parts.arm}"
         past = self.past_probes if parts.origin == PROBE else self.past
         past.setdefault(name, Row()).merge(row)
@@ -534,7 +510,7 @@ def _time(cell: _Cell, total: list[int], total_us: int, ttfb_us: int) -> None:
     histogram.add(cell.ttfb, histogram.bucket_of(ttfb_us))
 
 
-def _count_unit(cell: _Cell, total_us: int, size: int, unit: int, group: int, received: int) -> None:
+def _count_unit(cell: _Cell, total_us: int, unit: int, group: int, received: int) -> None:
     """Count one request of a sticky unit in its group and, if it was drawn, in the sample."""
     counts = grouping.counts_of(cell.groups if cell.groups is not None else {}, group)
     slow = total_us > cell.slow_us
@@ -546,13 +522,6 @@ def _count_unit(cell: _Cell, total_us: int, size: int, unit: int, group: int, re
             counts[column] += total_us > limit
     if cell.retried:
         counts[grouping.FIRST_ATTEMPT_FAILED] += 1
-    if cell.total is not None:
-        counts[_TIMED] += 1
-        counts[_Y] += total_us
-        counts[_YY] += total_us * total_us
-        counts[_X] += size
-        counts[_XX] += size * size
-        counts[_XY] += size * total_us
     sample = cell.sample
     if sample is not None:
         number = unit & _UNSIGNED
@@ -566,7 +535,6 @@ def _count_unit(cell: _Cell, total_us: int, size: int, unit: int, group: int, re
             sample.see(number, (received, cell.key.epoch, cell.key.arm), events)
 
 
-_TIMED, _Y, _YY, _X, _XX, _XY = range(grouping.TIMED, grouping.TIMED + 6)
 _SLOW_OF_GROUP, *_FURTHER_OF_GROUP = grouping.SLOW
 
 
@@ -613,9 +581,4 @@ def _flush_ends(cell: _Cell, row: Row, head: EndHead, n: int, present: int) -> N
             setattr(row, name, getattr(row, name) + count)
             row.blocks.add(head.block, column, count, present)
             cell.further[place] = 0
-    if cell.key.arm == STABLE:
-        replica = row.replica(head.server)
-        for column, count in enumerate((n, n if head.end in ERRORS else 0, cell.slow)):
-            if count:
-                replica.add(head.block, column, count, present)
     cell.slow = cell.us = 0

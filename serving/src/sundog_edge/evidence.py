@@ -7,7 +7,7 @@ from typing import Any
 from sundog_edge import blocks as blocking
 from sundog_edge import groups as grouping
 from sundog_edge import histogram
-from sundog_edge.counters import REPLICA_COLUMNS, ROW_COLUMNS, Boot, Ledger, Row, RowKey
+from sundog_edge.counters import ROW_COLUMNS, Boot, Ledger, Row, RowKey
 from sundog_edge.document import Arm, Document, Service
 from sundog_edge.loglines import OF_SERVICE, SLOW
 
@@ -111,11 +111,7 @@ def build(
 def _details(ledger: Ledger, question: Question) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if "blocks" in question.details:
-        found["blocks"] = {
-            "seconds": blocking.SECONDS,
-            "columns": BLOCK_COLUMNS,
-            "replicaColumns": ("start", *REPLICA_COLUMNS),
-        }
+        found["blocks"] = {"seconds": blocking.SECONDS, "columns": BLOCK_COLUMNS}
     if "groups" in question.details:
         found["groups"] = {"columns": ("group", *grouping.COLUMNS)}
     if "units" in question.details:
@@ -201,10 +197,6 @@ def _row(boot: Boot, key: str, row: Row, question: Question) -> dict[str, Any]:
     }
     if "blocks" in question.details:
         made["blocks"] = _blocks(row, running)
-        made["replicas"] = {
-            name: [[block * blocking.SECONDS, *counts] for block, *counts in own.rows()]
-            for name, own in row.replicas.items()
-        }
     if "groups" in question.details:
         made["groups"] = grouping.rows(row.groups)
     return made

@@ -1,4 +1,4 @@
-"""Sums per group of units: what the variance of sticky units is measured on. Pure."""
+"""Counts per group of units: what the variance of sticky units is measured on. Pure."""
 
 from collections.abc import Iterable, Sequence
 
@@ -7,12 +7,8 @@ from sundog_edge.assignment import GROUPS
 from sundog_edge.loglines import ENDS
 
 _FIRST, *_FURTHER = loglines.SLOW
-COLUMNS = (*ENDS, _FIRST, "timed", "sumY", "sumYY", "sumX", "sumXX", "sumXY", "firstAttemptFailed", *_FURTHER)
-"""`timed` requests are in the sums: y is the total time in microseconds, x the size of the request's body in bytes, which no arm
-can influence. Sums of squares outgrow 64 bits."""
-
+COLUMNS = (*ENDS, _FIRST, "firstAttemptFailed", *_FURTHER)
 SLOW = tuple(map(COLUMNS.index, loglines.SLOW))
-TIMED = COLUMNS.index("timed")
 FIRST_ATTEMPT_FAILED = COLUMNS.index("firstAttemptFailed")
 
 Groups = dict[int, list[int]]
@@ -30,8 +26,10 @@ def counts_of(groups: Groups, number: int) -> list[int]:
 
 
 def merge(groups: Groups, rows: Iterable[Sequence[int]]) -> None:
-    """Add `[group, count, …]` rows in place."""
+    """Add `[group, count, …]` rows in place. Rows with other columns, as of a snapshot of another version, are left out."""
     for number, *counts in rows:
+        if len(counts) != len(COLUMNS):
+            continue
         own = counts_of(groups, number)
         for column, count in enumerate(counts):
             own[column] += count

@@ -382,6 +382,14 @@ RULES: list[tuple[dict[str, Any], str]] = [
         guardrail(metric="errorRate", name="oom"),
         "spec.rollout.guardrails[0]: name and threshold go with prometheus only",
     ),
+    (
+        guardrail(metric="errorRate", enabled=False),
+        "spec.rollout.guardrails[0]: enabled: false goes with a latency alone, without margin, floor and max",
+    ),
+    (
+        guardrail(metric="latencyP99", margin="5%", enabled=False),
+        "spec.rollout.guardrails[0]: enabled: false goes with a latency alone, without margin, floor and max",
+    ),
     (guardrail(margin="5%", **PROMETHEUS), "spec.rollout.guardrails[0]: margin, floor and max go with metric only"),
     (
         guardrail(metric="errorRate", max="500ms"),

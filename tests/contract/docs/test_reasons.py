@@ -94,9 +94,10 @@ NO_REASONS = {
         "Superseded",
         "Suspended",
     ),
-    *("AnyRevision", "Dispersed", "Folded", "Split", "Tally", "Tallies"),
+    *("AnyRevision", "Block", "Dispersed", "Folded", "Split", "Tally", "Tallies"),
     *("Gateway", "PathPrefix", "ResolvedRefs"),
     *("NoData", "Invalid", "Undecided", "Heterogeneous", "Passed", "Harm"),
+    *("AllSteps", "ThisStep"),
     *("Better", "Worse", "NoEffect"),
     *("Winner", "NoWinner", "Open", "Held", "Won", "Hopeless", "Out"),
 }

@@ -255,13 +255,10 @@ async def test_blocks_groups_and_slow_answers_are_told_on_request(edge, digits):
     sums = dict(zip(columns, (sum(column) for column in zip(*row["blocks"], strict=True)), strict=True))
     assert (sums["ok"], sums["server5xx"], sums["slow"], sums["inFlight"]) == (4, 1, 1, 0)
     assert all(start % 10 == 0 for start, *_ in row["blocks"])
-    ((name, replica),) = row["replicas"].items()
-    assert name == digits["stable"].address
-    assert [sum(column) for column in zip(*replica, strict=True)][1:] == [5, 1, 1]
     names = seen["groups"]["columns"]
     groups = {counts[0]: dict(zip(names, counts, strict=True)) for counts in row["groups"]}
     assert set(groups) == {group("digits-salt", unit) for unit in (u1, u2, u3)}
-    assert groups[group("digits-salt", u2)]["sumX"] == 20
+    assert groups[group("digits-salt", u2)]["ok"] == 2
     (sample,) = seen["units"]
     found = {number: (n, sorted(events)) for number, _, n, events in sample["units"]}
     assert found == {

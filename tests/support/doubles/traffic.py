@@ -9,7 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Literal, NamedTuple, Protocol
 
 import numpy as np
 import orjson
@@ -23,6 +23,8 @@ _ENDINGS: Final = {
     "client4xx": "422 -- 0 r1 ok",
     "server5xx": "500 -- 0 r1 ok",
     "timeout": "504 sH 0 r1 -",
+    "truncated": "200 SD 0 r1 ok",
+    "invalid": "200 -- 0 r1 invalid",
 }
 """Status, termination, retries, server and outcome in a line, by how the request ended."""
 
@@ -88,7 +90,8 @@ class Answers:
     """How an application answers.
 
     Attributes:
-        errors: the share that is answered 500.
+        errors: the share that fails.
+        failing: how it fails, as edges call it: answered 500, cut off after status 200, or an answer that is none of the model's.
         rejections: the share that is answered 422.
         hanging: the share that is not answered before its timeout.
         median_ms: of the times that answers take, which are lognormal.
@@ -97,6 +100,7 @@ class Answers:
     """
 
     errors: float = 0.0
+    failing: Literal["server5xx", "truncated", "invalid"] = "server5xx"
     rejections: float = 0.0
     hanging: float = 0.0
     median_ms: float = 20.0
@@ -336,7 +340,7 @@ class Traffic:
         self.failed[place] += hanging + failed
         edge.hangs(at_s, place, hanging, self.timeout_s, units[:hanging])
         units = units[hanging:]
-        for end, number in (("server5xx", failed), ("client4xx", rejected), ("ok", fine)):
+        for end, number in ((answers.failing, failed), ("client4xx", rejected), ("ok", fine)):
             if number:
                 times = self._draw.lognormal(math.log(1000 * answers.median_ms), answers.spread, number)
                 if answers.lingering:

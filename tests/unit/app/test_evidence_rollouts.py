@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -135,7 +136,8 @@ async def test_a_good_revision_is_promoted_through_the_steps_of_its_traffic(rps:
     ]
     told = {each["name"]: each for each in history[-1]["metrics"]}
     assert {told[each["name"]]["verdict"] for each in status["metrics"] if each["role"] == "guardrail"} == {"Passed"}
-    assert told["errorRate"]["upper"] < max(each["upper"] for point in history for each in point.get("metrics", ()))
+    before_events = [each.get("upper", math.inf) for point in history for each in point.get("metrics", ())]
+    assert told["errorRate"]["upper"] < max(before_events)
     # About one write a minute for what is told, and some for each step.
     after = writes(cluster)
     for kind in ("Experiment", "ModelDeployment"):
@@ -159,6 +161,10 @@ async def test_a_good_revision_is_promoted_through_the_steps_of_its_traffic(rps:
         (Answers(rejections=1.0), "rejections never happened in stable", 240),
         (Answers(errors=1.0, median_ms=1), "the candidate failed ", 60),
         (Answers(hanging=1.0), "the candidate failed ", 150),
+        (Answers(hanging=0.3), "errorRate is ", 330),
+        (Answers(errors=0.1, failing="truncated"), "errorRate is ", 600),
+        (Answers(errors=0.1, failing="invalid"), "errorRate is ", 600),
+        (Answers(errors=0.3, median_ms=1), "errorRate is ", 600),
     ],
 )
 async def test_a_bad_revision_is_rolled_back_by_name(candidate: Answers, metric: str, within_s: float) -> None:

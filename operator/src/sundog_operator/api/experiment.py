@@ -583,6 +583,10 @@ class FrozenPlan(Part):
         description="Of a rollout: among how many `alpha` is shared for rolling back, each shadow step and traffic where harm is looked"
         " for in it; absent where all of it is for one.",
     )
+    mixture: Annotated[Items[Annotated[float, Field(gt=0)]], Field(max_length=8)] | None = Field(
+        None,
+        description="Concentrations of the mixture by which counts are tested; absent for those of version 0.1, 2 and 50.",
+    )
     guardrails: Annotated[Items[PlanGuardrail], Field(max_length=12)] = Field(
         (),
         description="What the candidate is judged by; empty where no step has a gate of evidence and there is no bake, for nothing is"
@@ -713,6 +717,11 @@ class EvidenceEpoch(Part):
         False,
         description="Whether stable was no measure in it: gates leave it out, and harm is looked for in it all the same.",
     )
+    restarts: Count = Field(
+        0,
+        description="How many epochs of evidence came before it at the same weight, as after an outage of stable. The last gate looks at"
+        " the newest one alone: the first has nine tenths of alpha, and each further one nine tenths of what is left.",
+    )
 
 
 class ArmStatus(Part):
@@ -789,7 +798,7 @@ class MetricStatus(Part):
     arm: Text = Field("", description="The arm that is judged; of a rollout canary.")
     events: Annotated[Items[Count], Field(max_length=2)] = Field(
         (),
-        description="Of stable and of that arm, over all epochs of evidence: failures, answers that took too long or failed,"
+        description="Of stable and of that arm, in what basis says: failures, answers that took too long or failed,"
         " rejections, or retries. Requests of that arm whose end nobody knows are counted as failures. Of an outcome units: of a rate those"
         " whose first value was above 0, of a mean those with any.",
     )
@@ -800,13 +809,20 @@ class MetricStatus(Part):
     )
     interval: Annotated[Items[float], Field(max_length=2)] = Field(
         (),
-        description="Lower and upper end around the ratio, right at every look; an upper end that is not known yet is left out, and"
-        " both where no one ratio fits all epochs.",
+        description="Lower and upper end around the ratio, right at every look, each where the test of the decision in basis has it: a gate"
+        " passes by its margin when the upper end is at most allowed, and harm is found when the lower end is above it. An upper end that"
+        " is not known yet is left out, and both where no one ratio fits all epochs.",
+    )
+    basis: Text = Field(
+        "",
+        description="The decision that was made or is pending, of which events, ratio, interval and allowed are. AllSteps: the gate, by all"
+        " epochs of evidence. ThisStep: the gate, by the newest epoch alone, as before 100 % and for latencies. Harm: by all epochs, those"
+        " of a bake among them. Empty for outcomes and shadows.",
     )
     allowed: float | None = Field(
         None,
         description="The ratio up to which the gate passes: the margin at the next weight, so 1.5 before 50 % and 1.25 before 100 %"
-        " for 25 %. Of a latency 1, for its margin is in the times.",
+        " for 25 %. Of harm 1 and the margin. Of a latency 1, for its margin is in the times.",
     )
     verdict: Text = Field(
         "",

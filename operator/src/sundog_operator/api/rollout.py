@@ -493,6 +493,10 @@ class MetricGuardrail(Part):
 class RolloutGuardrail(MetricGuardrail):
     """A metric of the edge, or a Prometheus query with a threshold."""
 
+    enabled: bool = Field(
+        True,
+        description="false leaves a latency out, also where it would be looked at for harm by default. Errors are always looked at.",
+    )
     name: Name | None = Field(None, description="Names a Prometheus guardrail.")
     prometheus: PrometheusQuery | None = Field(None, description="A number read from Prometheus.")
     threshold: Threshold | None = Field(None, description="What that number may be.")
@@ -518,8 +522,18 @@ class RolloutGuardrail(MetricGuardrail):
             holds=lambda guardrail: guardrail.metric is not None or not given(guardrail, ("margin", "floor", "max")),
             message="margin, floor and max go with metric only",
         ),
+        Rule(
+            cel="!has(self.enabled) || self.enabled || has(self.metric) && self.metric.startsWith('latency')"
+            " && !has(self.margin) && !has(self.floor) && !has(self.max)",
+            holds=lambda guardrail: guardrail.enabled or _is_only_a_latency(guardrail),
+            message="enabled: false goes with a latency alone, without margin, floor and max",
+        ),
         CEILING_FITS,
     )
+
+
+def _is_only_a_latency(guardrail: RolloutGuardrail) -> bool:
+    return is_latency(guardrail.metric or "") and not given(guardrail, ("margin", "floor", "max"))
 
 
 class RolloutWarmup(Part):
@@ -813,7 +827,8 @@ class Rollout(Part):
     ] = Field(
         (),
         description="What may not get worse; none means errorRate by 25% and latencyP95 by 25%, from 50 requests a second on"
-        " latencyP99 by 10%. Metrics that are given replace these; queries of Prometheus are beside them."
+        " latencyP99 by 10%. Metrics that are given replace these at gates; the latency is looked at for harm all the same, unless"
+        " it is given with enabled: false. Queries of Prometheus are beside them."
         f" At most {MOST_LATENCIES} latencies. With strategy: shadow beside bake only.",
     )
     warmup: RolloutWarmup = Field(

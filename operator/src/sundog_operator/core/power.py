@@ -9,7 +9,7 @@ from typing import Final
 
 from sundog_operator.api import DEFAULT_ALPHA, FrozenPlan, PlanGuardrail, PlanStep, format_duration
 from sundog_operator.core import forecast as forecasting
-from sundog_operator.core.evidence import dispersion
+from sundog_operator.core.evidence import dispersion, many
 from sundog_operator.core.evidence.typical import Typical, typical
 from sundog_operator.core.evidence.verdicts import Limits
 from sundog_operator.core.forecast import Forecast, Service
@@ -80,7 +80,8 @@ def _typical(
 ) -> Typical | None:
     alpha = plan.alpha or DEFAULT_ALPHA
     tests = len(plan.guardrails) * (plan.harm_shares or 1)
-    limits = Limits(errors.margin, errors.floor, following / 100, alpha, tests)
+    share = many.share_of_epoch(1) if following == 100 else 1.0
+    limits = Limits(errors.margin, errors.floor, following / 100, alpha, tests, share)
     return typical(service.errors, times, step.weight / 100, limits)
 
 

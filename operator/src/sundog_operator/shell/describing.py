@@ -428,12 +428,13 @@ def _metric(metric: MetricStatus, *, over: bool) -> tuple[str, ...]:
 
 
 def interval(metric: MetricStatus) -> str:
-    """Both ends, or the lower one where the upper is not known; empty where neither is."""
+    """Both ends, or the lower one where the upper is not known, and that they are of this step alone; empty where neither is."""
+    alone = " in this step" if metric.basis == "ThisStep" else ""
     match metric.interval:
         case (lower, upper):
-            return f"{lower:.3g}–{upper:.3g}"
+            return f"{lower:.3g}–{upper:.3g}{alone}"
         case (lower,):
-            return f"{lower:.3g}–"
+            return f"{lower:.3g}–{alone}"
         case _:
             return ""
 

@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 from scipy.optimize import brentq
+from scipy.special import lambertw
 
-from sundog_operator.core.evidence import binary, means
+from sundog_operator.core.evidence import binary
 from sundog_operator.core.evidence.contrasts import Contrast, Sums, contrast
 
 MILLION = 10**6
@@ -31,16 +32,47 @@ def test_the_normal_mixture() -> None:
     """1000 pairs, a difference of 0.1, σ² = 1, τ² = 0.01: Σh = 500, and the deviation is τ."""
     found = told(1.0, 1.1, 0.0, 2 / 1000, 500)
     assert float(found.log_e_both(1.0, 0.1)) == pytest.approx(1.187454, abs=5e-7)
+    assert math.exp(-float(found.log_e_both(1.0, 0.1))) == pytest.approx(0.30500, abs=5e-6)
     lower, upper = found.interval(0.1, math.log(20))
     assert float(upper) - 1.1 == pytest.approx(0.136674, abs=5e-7)
     assert 1.1 - float(lower) == pytest.approx(0.136674, abs=5e-7)
 
 
+def tuned(optimum: float, alpha: float = 0.05) -> float:
+    """ρ² with which an interval is tightest after so many observations, by the lower branch of Lambert's W."""
+    return float((-lambertw(-(alpha**2) * math.exp(-1), -1).real - 1) / optimum)
+
+
+@pytest.mark.parametrize(
+    ("count", "halfwidth"), [(100, 0.382322), (1000, 0.095979), (10_000, 0.032463), (100_000, 0.011278)]
+)
+def test_halfwidths_at_unit_variance(count: int, halfwidth: float) -> None:
+    deviation = math.sqrt(tuned(1000))
+    assert deviation == pytest.approx(0.0906199, abs=5e-8)
+    lower, upper = told(1.0, 1.0, 0.0, 1 / count, count).interval(deviation, math.log(20))
+    assert float(upper) - 1 == pytest.approx(halfwidth, abs=5e-7)
+    assert 1 - float(lower) == pytest.approx(halfwidth, abs=5e-7)
+
+
 def test_two_rates_of_ten_thousand() -> None:
     """500 and 580: n = 20 000 observations, Σh = 5000."""
     found = told(0.05, 0.058, 0.05 * 0.95 / 1e4, 0.058 * 0.942 / 1e4, 5000)
-    deviation = math.sqrt(means.tuned(20_000, 0.05) * 20_000 / 5000)
+    deviation = math.sqrt(tuned(20_000) * 20_000 / 5000)
     assert float(found.log_e_both(1.0, deviation)) == pytest.approx(1.6827, abs=5e-5)
+    difference = told(1.0, 1.008, 0.0, float(found.control_variance + found.candidate_variance) / 5000**2, 5000)
+    lower, upper = difference.interval(deviation, math.log(20))
+    assert (float(upper) - float(lower)) / 2 == pytest.approx(0.009700, abs=5e-7)
+
+
+def test_the_mixture_of_both_sides() -> None:
+    """A sum of 10 at an intrinsic time of 100, tuned for 100; then the bound at 0.05."""
+    r = float(binary.tightest(100, 0.05))
+
+    def at(total: float) -> float:
+        return float(told(0.0, total / 100, 0.0, 0.01, 100).log_e_both(1.0, 1 / math.sqrt(r)))
+
+    assert at(10) == pytest.approx(-0.6510052, abs=5e-8)
+    assert brentq(lambda total: at(total) - math.log(20), 1, 100) == pytest.approx(30.35209, abs=5e-6)
 
 
 def test_the_mixture_of_one_side() -> None:

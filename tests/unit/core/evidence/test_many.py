@@ -61,3 +61,10 @@ def test_events_until_harm_against_the_table(weight: float, ratio: float, events
 def test_what_never_decides_takes_infinitely_many() -> None:
     assert planning.events_needed(1.0, 1.25, 0.5, math.log(20), "above") == math.inf
     assert planning.events_needed(1.25, 1.25, 0.5, math.log(20), "below") == math.inf
+
+
+def test_a_gate_that_begins_anew_never_has_more_than_all_of_its_error() -> None:
+    shares = [many.share_of_epoch(number) for number in range(1, 500)]
+    assert shares[:2] == pytest.approx([0.9, 0.09])
+    assert sum(shares) <= 1 + 1e-12
+    assert min(shares) > 0

@@ -7,6 +7,7 @@ import pytest
 
 import returning_users
 from default_plans import by_default
+from held_out_worlds import SEED, HeldOut
 from returning_users import Users, by_beta, by_zipf, few_have_most
 from stalling_replicas import Stalling
 from sundog_operator.core.evidence.simulating import Plan, Steady, roll_out
@@ -21,6 +22,22 @@ def test_at_the_margin_hardly_any_is_promoted_and_hardly_any_rolled_back() -> No
     found = roll_out(Plan(), drifting, runs=RUNS, ticks=120, seed=1)
     assert found.promoted.sum() <= 6
     assert found.rolled_back.sum() <= 6
+
+
+@pytest.mark.parametrize("base", [0.0005, 0.005, 0.02])
+def test_at_the_floor_hardly_any_is_promoted(base: float) -> None:
+    """Worse by exactly the floor at each step: of few errors many times as bad, of many within the margin of harm."""
+    rooms = (DEFAULT.floor / following for following in (*DEFAULT.weights[1:], 1.0))
+    worse = Steady(50, base, tuple((base + room) / base for room in rooms))
+    found = roll_out(DEFAULT, worse, runs=RUNS, ticks=180, seed=11)
+    assert found.promoted.sum() <= 6
+
+
+def test_twice_few_errors_are_within_the_floor_and_twice_many_are_harm() -> None:
+    few, many = (roll_out(DEFAULT, Steady(50, base, 2.0), runs=RUNS, ticks=180, seed=12) for base in (0.001, 0.02))
+    assert few.promoted.mean() >= 0.5
+    assert many.promoted.sum() <= 6
+    assert many.rolled_back.mean() >= 0.9
 
 
 def test_good_epochs_do_not_carry_a_bad_last_one() -> None:
@@ -73,3 +90,18 @@ def test_who_asks_often_hides_no_candidate_that_is_twice_as_bad() -> None:
 def test_without_requests_nothing_is_decided() -> None:
     found = roll_out(DEFAULT, Steady(0, 0.01), runs=5, ticks=100, seed=6)
     assert not found.ended.any()
+
+
+@pytest.mark.parametrize("together", [0.0, 0.5])
+def test_stalls_of_other_lengths_than_those_that_blocks_were_chosen_by_roll_little_back(together: float) -> None:
+    world = HeldOut(RUNS, 50, together=together, swing=0.8)
+    found = roll_out(DEFAULT, world, runs=RUNS, ticks=180, seed=SEED + 900)
+    assert found.rolled_back.sum() <= 10
+
+
+def test_a_stall_in_both_arms_is_one_of_both() -> None:
+    world = HeldOut(RUNS, 1000, base=0.0, together=1.0, per_hour=360.0, failing=(1.0, 1.0))
+    step, weight = np.zeros(RUNS, int), np.full(RUNS, 0.5)
+    for tick in range(3):
+        _, _, control, candidate = world.tick(np.random.default_rng(SEED), tick, step, weight)
+        assert np.array_equal(control > 100, candidate > 100)

@@ -43,6 +43,26 @@ def test_more_known_values() -> None:
     assert found == pytest.approx((0.7009, 1.5270), abs=5e-5)
     uniform = binary.log_e(numbers(80), numbers(950), numbers(0.05), numbers(1), numbers(1))
     assert uniform == pytest.approx(numbers(3.2870), abs=5e-5)
+    found = rates.interval_of(uniform.sum(-1), numbers(950), numbers(80), numbers(0.05), BAR)
+    assert found == pytest.approx((1.0104, 2.4039), abs=5e-5)
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 400), st.integers(0, 400), st.sampled_from([0.05, 0.25, 0.5])), min_size=1, max_size=3
+    ),
+    st.floats(0.5, 200),
+)
+def test_the_interval_that_decides_ends_where_a_test_of_one_side_reaches_the_bar(
+    epochs: list[tuple[int, int, float]], bar: float
+) -> None:
+    control, candidate, weight = (numbers(*column) for column in zip(*epochs, strict=True))
+    lower, upper = rates.decided_interval(control, candidate, weight, np.asarray(bar))
+    for end, side in ((float(lower), "above"), (float(upper), "below")):
+        for ratio in (0.2, 0.8, 1.0, 1.25, 3.0):
+            told = float(rates.log_e(control, candidate, weight, ratio, side))  # type: ignore[arg-type]
+            if abs(told - bar) > 1e-3:
+                assert (told >= bar) == (ratio <= end if side == "above" else ratio >= end), (side, ratio, end)
 
 
 @pytest.mark.parametrize("side", ["both", "above", "below"])

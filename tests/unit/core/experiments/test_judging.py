@@ -54,18 +54,13 @@ class Counts:
             failed = errors.get(name, 0)
             self.rows[1, name] = self.rows[1, name].plus(Tally(assigned=asked, errors=failed))
             own.add(name, BlockCounts(errors=failed, ended=asked))
-        following = self.folded.following + 1
-        events = own.events("control", self.compared)
-        lengths = tuple(
-            each.take(events, closes=following % length == 0)
-            for each, length in zip(self.folded.lengths, tallies.LENGTHS, strict=True)
-        )
-        self.folded = Folded(following, lengths)
+        self.folded = self.folded.take(own, "control", self.compared)
+        following = self.folded.following
         self.blocks = {**{n: b for n, b in self.blocks.items() if n > following - 60}, following - 1: own}
 
     def judge(self, feedback: tuple[str, str] | None = None) -> Judgement:
         seen = Counted(
-            tallies=Tallies("uid", {"edge-0/b": self.rows}, {1: self.folded}),
+            tallies=Tallies("uid", {"edge-0/b": self.rows}, {1: self.folded}, {1: self.folded}),
             reports=[],
             blocks={1: self.blocks},
             traffic=Traffic(),

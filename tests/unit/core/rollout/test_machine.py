@@ -129,9 +129,19 @@ def test_another_epoch_begins_once_it_is_known_what_a_long_answer_is(warmup: dic
     assert len(epochs(waiting)) == 1
     known = settle(waiting, LATER, judged())
     assert (len(epochs(known)), epochs(known)[-1][0]) == (2, known.epoch.number)
+    assert [each.restarts for each in known.evidence_epochs] == [0, 1], "the last gate has less of alpha"
     assert known.plan.guardrails == PLAN.guardrails
     slower = tuple(each.model_copy(update={"margin": 9.0}) for each in PLAN.guardrails)
     assert settle(known, LATER + LATER, judged(guardrails=slower)).plan.guardrails == PLAN.guardrails
+
+
+def test_no_epoch_begins_for_a_latency_that_no_gate_waits_for() -> None:
+    errors = [{"metric": "errorRate"}]
+    unknown, learned = frozen(Traffic(), guardrails=errors), frozen(guardrails=errors).plan.guardrails
+    nothing = judged(guardrails=unknown.plan.guardrails)
+    waiting = settle(settle(unknown, timedelta(0), nothing), LATER, nothing)
+    known = settle(waiting, LATER, judged(guardrails=learned))
+    assert (epochs(known), known.plan.guardrails) == (epochs(waiting), learned)
 
 
 def test_a_pause_before_any_traffic_is_no_evidence() -> None:
@@ -318,6 +328,7 @@ def test_an_outage_in_a_pause_by_hand_is_no_evidence_either() -> None:
     resumed = machine.obey(settle(hit, LATER * 4, judged()), Command("r", "resume", 8), T0 + LATER * 4)
     gone_on = settle(resumed, LATER * 4, judged())
     assert [(each.number, each.troubled) for each in gone_on.evidence_epochs] == [(2, True), (3, False)]
+    assert [each.restarts for each in gone_on.evidence_epochs] == [0, 1]
 
 
 def test_a_warm_up_does_not_end_in_an_outage() -> None:

@@ -1,5 +1,7 @@
 """What a spec leaves to the service's own traffic."""
 
+from typing import Any
+
 import pytest
 
 from sundog_operator.api import PlanGuardrail, Rollout
@@ -14,7 +16,7 @@ def weights(traffic: Traffic) -> list[int]:
     return [step.weight for step in resolve.default_steps(traffic)]
 
 
-def told(traffic: Traffic, *given: dict[str, str]) -> list[tuple[str, str, float, float]]:
+def told(traffic: Traffic, *given: dict[str, Any]) -> list[tuple[str, str, float, float]]:
     found = resolve.guardrails(Rollout.from_json({"guardrails": list(given)} if given else {}), traffic)
     return [(each.metric, each.role, each.margin, each.floor) for each in found]
 
@@ -57,14 +59,26 @@ def test_steps_that_are_resolved_collect_for_five_minutes_at_least_and_a_day_at_
 def test_guardrails_of_the_spec_take_the_place_of_those_that_are_resolved_and_no_harm_may_hide_beside_them() -> None:
     assert told(Traffic(), {"metric": "latencyP50"}) == [
         ("latencyP50", "guardrail", 0.1, 0.05),
+        ("latencyP95", "harm", 0.25, 0.0),
         ("errorRate", "harm", 0.25, 0.0),
         *HARM,
     ]
     assert told(Traffic(60), {"metric": "errorRate", "margin": "50%"}) == [
         ("errorRate", "guardrail", 0.5, 0.005),
+        ("latencyP99", "harm", 0.1, 0.0),
         *HARM,
     ]
+    assert told(Traffic(60), {"metric": "latencyP99", "margin": "50%"})[0] == ("latencyP99", "guardrail", 0.5, 0.001)
     assert told(Traffic(60), {"metric": "errorRate", "floor": "0%"})[0] == ("errorRate", "guardrail", 0.25, 0.0)
+
+
+def test_a_latency_is_left_out_by_its_name_alone_or_where_edges_count_no_more_of_them() -> None:
+    errors, off = {"metric": "errorRate"}, {"metric": "latencyP95", "enabled": False}
+    assert [metric for metric, *_ in told(Traffic(), errors, off)] == ["errorRate", "rejections", "retries"]
+    assert [metric for metric, *_ in told(Traffic(60), errors, off)] == ["errorRate", "latencyP99", *NEVER_LATENCIES]
+    assert told(Traffic(), off) == [QUIET[0], *HARM]
+    three = [{"metric": f"latencyP{each}"} for each in (50, 90, 99)]
+    assert [metric for metric, *_ in told(Traffic(), *three)][3:] == ["errorRate", *NEVER_LATENCIES]
 
 
 def latency(metric: str = "latencyP95", margin: str = "25%", traffic: Traffic = KNOWN) -> PlanGuardrail:
@@ -108,7 +122,8 @@ def test_several_latencies_have_a_time_each_and_all_are_known_at_once() -> None:
     first, second, *harm = resolve.guardrails(spec, KNOWN)
     assert (first.threshold_microseconds, first.candidate_threshold_microseconds) == (100, 1100)
     assert (second.threshold_microseconds, second.candidate_threshold_microseconds) == (10_000, 12_000)
-    assert [(each.metric, each.role) for each in harm] == [(name, "harm") for name in ("errorRate", *NEVER_LATENCIES)]
+    hidden = ("latencyP95", "errorRate", *NEVER_LATENCIES)
+    assert [(each.metric, each.role) for each in harm] == [(name, "harm") for name in hidden]
     # Half of the answers are in the first bucket, and the slowest of a hundred are beyond the last.
     half = Traffic(10, [60, 0, 0, 40], EDGES_US)
     for each in resolve.guardrails(spec, half):

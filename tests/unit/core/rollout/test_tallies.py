@@ -229,6 +229,27 @@ def test_nothing_is_known_of_the_blocks_of_an_hour_without_a_look() -> None:
     assert closed(late)[0] < 360
 
 
+def test_requests_and_events_of_whole_blocks_are_counted_by_arm() -> None:
+    stable = {**row("stable"), "blocks": [block(T0 - 10, ok=99, timeout=9), block(T0, ok=5, timeout=1, inFlight=1)]}
+    canary = {**row(), "blocks": [BEGIN, block(T0, ok=2, slow=1, throttled=1), block(T0 + 10, ok=70)]}
+    told = [report(stable), report(canary, pod="edge-1")]
+    assert take(NOTHING, *told, now=T0 + 20).folded[2].counts() == (Tally(), Tally())
+    counted = take(NOTHING, *told, now=T0 + 45).folded[2]
+    assert counted.counts() == (Tally(7, errors=1), Tally(73, slow=1, rejections=1))
+    assert take(NOTHING, *told, now=T0 + 20).over[2].counts() == (Tally(7, errors=1), Tally(3, slow=1, rejections=1))
+
+
+def test_what_was_stored_before_requests_were_counted_by_block_is_folded_anew() -> None:
+    told = report(two_minutes(ok=1, server5xx=2))
+    counted = take(NOTHING, told)
+    stored = json.loads(json.dumps(counted.as_json()))
+    for epoch in stored["epochs"].values():
+        del epoch["requests"]
+    before = Tallies.from_json(stored, ATTEMPT)
+    assert (before.sources, before.folded) == (counted.sources, {})
+    assert take(before, told).folded == counted.folded
+
+
 def test_columns_are_found_by_their_names() -> None:
     turned = tuple(reversed(COLUMNS))
     blocks = [BEGIN, block(T0, ok=1, server5xx=2, slow=3, firstAttemptFailed=9, slow2=8, slow3=7)]
@@ -297,9 +318,15 @@ def test_what_is_stored_and_was_damaged_can_be_read() -> None:
         {**STORED, "sources": {"edge-0/b1": {"2/canary": [-1, 0, 0, 0, 0, 0]}}},
         {**STORED, "sources": {"edge-0/b1": {"2/canary": [1.5, 0, 0, 0, 0, 0]}}},
         {**STORED, "columns": ["assigned"]},
-        {**STORED, "epochs": {"2": {"following": 1, "lengths": []}}},
-        {**STORED, "epochs": {"2": {"following": 1, "lengths": [[0, [["a"] * 5] * 3, [[0, 0]] * 3]] * 3}}},
-        {**STORED, "epochs": {"2": {"following": 1, "lengths": [[0, [[0] * 5] * 3, [[0, 0]]]] * 3}}},
+        {**STORED, "epochs": {"2": {"following": 1, "lengths": [], "requests": [0, 0]}}},
+        {
+            **STORED,
+            "epochs": {"2": {"following": 1, "lengths": [[0, [["a"] * 5] * 3, [[0, 0]] * 3]] * 3, "requests": [0, 0]}},
+        },
+        {
+            **STORED,
+            "epochs": {"2": {"following": 1, "lengths": [[0, [[0] * 5] * 3, [[0, 0]]]] * 3, "requests": [0, 0]}},
+        },
     ],
 )
 def test_nothing_is_counted_of_what_is_damaged_or_of_another_attempt(stored: Any) -> None:

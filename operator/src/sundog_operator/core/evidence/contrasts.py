@@ -3,7 +3,7 @@
 An epoch counts by what it tells, h = n_A·n_B/(n_A + n_B), the inverse of a difference's variance where both arms vary alike: an epoch with
 few units of one arm, as adaptive weights make them, hardly counts. What is compared are thus averages of epochs, control's Σh·ȳ_A/Σh with
 the candidate's; neither a constant ratio nor a constant difference is assumed. Time is Σh, in which the sum Σh(ȳ_B − ȳ_A) gathers variance
-evenly however weights change. Asymptotic: an epoch counts once each arm has its burn-in (`means.BURN_IN` units with a value other than 0).
+evenly however weights change. Asymptotic: an epoch counts once each arm has its burn-in (`BURN_IN` units with a value other than 0).
 Sources: Waudby-Smith et al. (arXiv 2103.06476), the Lyapunov form; Howard et al. (arXiv 1810.08240) for the mixture of one side.
 
 The variance of an arm is taken for no less than that of both arms together. Where values have heavy tails, an arm that lacks its large ones
@@ -20,11 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_ndtr
 
-from sundog_operator.core.evidence import means
 from sundog_operator.core.evidence.binary import Numbers
 
 Wholes = NDArray[np.object_]
 """Integers of any size."""
+
+BURN_IN: Final = 30
+"""Units with a value, in each arm of an epoch, before its variance says anything."""
 
 _FACTORS: Final = np.geomspace(1.0, 1e6, 145)
 """By which what was counted may grow: each a tenth above the one before."""
@@ -107,7 +109,10 @@ class Contrast:
         return np.where(np.isnan(found), -np.inf, found)
 
     def log_e_both(self, ratio: float | Numbers, deviation: float) -> Numbers:
-        """Log E against exactly so many times, by the mixture of both sides; that of `means.log_e` with n·ρ² = Σh·deviation²."""
+        """Log E against exactly so many times, by the normal mixture of both sides, with n·ρ² = Σh·deviation².
+
+        Source: Johari, Pekelis and Walsh (arXiv 1512.04922), with the prior variance τ² = ρ²·n·V.
+        """
         sigma, spread = self._sigmas(ratio), self.time * deviation**2
         with np.errstate(all="ignore"):
             found = spread / (1 + spread) * sigma**2 / 2 - 0.5 * np.log1p(spread)
@@ -154,7 +159,7 @@ def contrast(control: Sums, candidate: Sums) -> Contrast:
     least = np.minimum(_floats(control.valued), _floats(candidate.valued))
     together = control.plus(candidate).variance
     with np.errstate(all="ignore"):
-        time = np.where(least >= means.BURN_IN, counts * others / (counts + others), 0.0)
+        time = np.where(least >= BURN_IN, counts * others / (counts + others), 0.0)
         of_control, of_candidate = (
             np.where(time > 0, time**2 * np.maximum(arm.variance, together) / count, 0.0)
             for arm, count in ((control, counts), (candidate, others))

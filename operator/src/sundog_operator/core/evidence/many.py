@@ -1,10 +1,17 @@
 """Several tests at once, and several arms."""
 
 import math
+from typing import Final
 
 import numpy as np
 
 from sundog_operator.core.evidence.binary import Numbers
+
+_LEFT: Final = 0.1
+"""Of the error, for epochs that begin anew: few rollouts have any, and each takes two thirds more events."""
+
+_MOST: Final = 99
+"""Epochs after which no less is left, so that a float has it."""
 
 
 def discoveries(log_es: Numbers, alpha: float) -> list[int]:
@@ -21,6 +28,14 @@ def discoveries(log_es: Numbers, alpha: float) -> list[int]:
 def allowed_ratio(margin: float | Numbers, weight: float | Numbers) -> float | Numbers:
     """The largest ratio that costs all traffic no more than the margin, where that share of it goes to the candidate."""
     return 1 + np.asarray(margin) / weight
+
+
+def share_of_epoch(number: int) -> float:
+    """Of the error of a gate that looks at the newest epoch alone, what the n-th one has that begins at the same weight, from 1 on.
+
+    The first has nine tenths, and each further one nine tenths of what is left: together never more than all of it.
+    """
+    return (1 - _LEFT) * _LEFT ** min(number - 1, _MOST)
 
 
 def bar(alpha: float) -> float:

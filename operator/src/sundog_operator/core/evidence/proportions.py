@@ -1,19 +1,14 @@
 """One rate by its counts: an interval that holds at every look. Source: Howard et al. (arXiv 1810.08240), the beta-binomial mixture."""
 
-from collections.abc import Callable
 from typing import Final
 
 import numpy as np
 from scipy.special import expit, logit
 
-from sundog_operator.core.evidence import binary
+from sundog_operator.core.evidence import binary, roots
 from sundog_operator.core.evidence.binary import Numbers, Side
 
 _FAR: Final = 35.0
-_STEPS: Final = 60
-_CLOSE: Final = 1e-6
-"""In log odds, of the last step but one: the last is far shorter."""
-
 _LEAST_CONCENTRATION: Final = 1e-3
 _EVENTS_OF_NONE: Final = 3.0
 
@@ -77,28 +72,8 @@ def lower(hits: Numbers, trials: Numbers, bar: float | Numbers, optimum: float |
         if np.any(beyond < 0):
             outside = np.where(beyond < 0, -_FAR, outside)
             beyond = excess(outside)
-        found = np.where(beyond >= 0, expit(_crossing(excess, inside, outside, -np.sqrt(bar - least), beyond)), 0.0)
+        found = np.where(
+            beyond >= 0, expit(roots.crossing(excess, inside, outside, -np.sqrt(bar - least), beyond)), 0.0
+        )
     strange = ~(np.isfinite(hits) & np.isfinite(trials))
     return np.where(strange, np.nan, np.where(hits <= 0, 0.0, found))
-
-
-def _crossing(
-    excess: Callable[[Numbers], Numbers], inside: Numbers, outside: Numbers, within: Numbers, beyond: Numbers
-) -> Numbers:
-    """Where `excess` is 0 between points inside, where it is `within`, and points outside, where it is `beyond`: regula falsi.
-
-    Where one end stays twice, its value is halved, else it would stay for ever (Dowell and Jarratt, BIT 1971).
-    """
-    stayed, found = np.zeros(inside.shape), outside
-    for _ in range(_STEPS):
-        middle = (inside * beyond - outside * within) / (beyond - within)
-        value = excess(middle)
-        is_out = value >= 0
-        within = np.where(is_out, np.where(stayed > 0, within / 2, within), value)
-        beyond = np.where(is_out, value, np.where(stayed < 0, beyond / 2, beyond))
-        inside, outside = np.where(is_out, inside, middle), np.where(is_out, middle, outside)
-        stayed = np.where(is_out, 1.0, -1.0)
-        moved, found = np.abs(middle - found), middle
-        if not np.any(moved > _CLOSE):
-            break
-    return found

@@ -8,13 +8,13 @@ Arrays have their epochs in the last axis, and any axes of metrics and arms befo
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
 from scipy.special import expit
 
-from sundog_operator.core.evidence import binary
+from sundog_operator.core.evidence import binary, roots
 from sundog_operator.core.evidence.binary import Numbers, Side
 
 CONCENTRATIONS: Final = (2.0, 50.0)
@@ -23,6 +23,9 @@ CONCENTRATIONS: Final = (2.0, 50.0)
 _FAR: Final = 35.0
 _STEPS: Final = 80
 _CLOSE: Final = 1e-9
+_FIRST_MOVE: Final = 0.25
+_MOVES: Final = 7
+"""Of the log ratio, each twice as long as the one before."""
 
 
 def log_e(
@@ -74,6 +77,51 @@ def ratio_interval(
     with np.errstate(all="ignore"):
         against_equal = log_e(control, candidate, weight, 1.0, "both", concentrations)
     return interval_of(against_equal, control, candidate, weight, bar)
+
+
+def decided_interval(
+    control: Numbers,
+    candidate: Numbers,
+    weight: Numbers,
+    bar: Numbers,
+    concentrations: Sequence[float] = CONCENTRATIONS,
+) -> tuple[Numbers, Numbers]:
+    """(lower, upper) of shape (...): the ratios at which the test of each side reaches `bar`.
+
+    So the upper end is at most a ratio exactly where `log_e` below that ratio is at least `bar`, and likewise the lower one. Of epochs that
+    no one ratio fits the lower end may be above the upper one. Arguments and edge cases as for `ratio_interval`.
+    """
+
+    def end(side: Side) -> Numbers:
+        def excess(log_ratio: Numbers) -> Numbers:
+            return log_e(control, candidate, weight, np.exp(log_ratio), side, concentrations) - bar
+
+        # Further out a test below rejects, and one above does not.
+        outwards = 1.0 if side == "below" else -1.0
+        inside, within = _moved(excess, centre, -outwards, rejects=False)
+        outside, beyond = _moved(excess, centre, outwards, rejects=True)
+        found = roots.crossing(excess, inside, outside, within, beyond)
+        return np.exp(np.where((within < 0) & (beyond >= 0), found, outwards * np.inf))
+
+    with np.errstate(all="ignore"):
+        likeliest, _ = _likeliest(control, candidate, weight)
+        centre = np.where((control.sum(-1) == 0) | (candidate.sum(-1) == 0), 0.0, likeliest)
+        lower, upper = end("above"), end("below")
+    return np.where(candidate.sum(-1) == 0, 0.0, lower), np.where(control.sum(-1) == 0, np.inf, upper)
+
+
+def _moved(
+    excess: Callable[[Numbers], Numbers], start: Numbers, direction: float, *, rejects: bool
+) -> tuple[Numbers, Numbers]:
+    """Points moved in a direction, further each time, until each is rejected or not, or far away; and the excess at them."""
+    at, value, step = start, excess(start), _FIRST_MOVE
+    for _ in range(_MOVES):
+        short = (value >= 0) != rejects
+        if not np.any(short):
+            break
+        at, step = np.where(short, at + direction * step, at), 2 * step
+        value = excess(at)
+    return at, value
 
 
 def interval_of(

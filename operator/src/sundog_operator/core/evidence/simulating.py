@@ -1,15 +1,19 @@
 """Rollouts in simulated worlds, many at once: what the counters would say after each ten seconds, and what evidence makes of it.
 
+Time goes by blocks of ten seconds, as it does for the operator: it looks more often, but what it judges changes when a block is folded. A
+block is judged when the lines and reports about it have come, which is within the next one, and one in which an epoch begins is not.
+
 Draws come from a generator with a seed, so that the same question has the same answer.
 """
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 import numpy as np
 
-from sundog_operator.core.evidence import dispersion, verdicts
+from sundog_operator.core.evidence import dispersion, many, verdicts
 from sundog_operator.core.evidence.binary import Numbers
 from sundog_operator.core.evidence.dispersion import Blocks
 from sundog_operator.core.evidence.verdicts import Counts, Limits, Verdict
@@ -17,6 +21,9 @@ from sundog_operator.core.evidence.verdicts import Counts, Limits, Verdict
 TICK_S: Final = 10.0
 LENGTHS: Final = tuple(round(length / TICK_S) for length in dispersion.LENGTHS_S)
 """Of blocks, in ticks."""
+
+LAG: Final = 1
+"""Ticks from the end of a block to the look that has it: five seconds of grace, and five until the operator looks again."""
 
 Generator = np.random.Generator
 
@@ -32,7 +39,7 @@ class Plan:
         alpha: the error of each direction.
         metrics: among how many the error of harm is shared.
         least_ticks: how long a step lasts at least.
-        warmup_ticks: how much of it is no evidence.
+        warmup_ticks: how much of it is no evidence; neither is the tick after that, in which the epoch begins.
         following: the share of the traffic that passing each step leads to; by default that of the next, and all after the last.
     """
 
@@ -47,7 +54,8 @@ class Plan:
 
     def limits(self, step: int) -> Limits:
         """What the gate of a step asks for."""
-        return Limits(self.margin, self.floor, self._following(step), self.alpha, self.metrics)
+        share = many.share_of_epoch(1) if self.promotes(step) else 1.0
+        return Limits(self.margin, self.floor, self._following(step), self.alpha, self.metrics, share)
 
     def promotes(self, step: int) -> bool:
         """Whether passing a step leads to all traffic."""
@@ -81,24 +89,32 @@ class Outcomes:
         return np.where(self.ended > 0, self.ended * TICK_S / 60, np.inf)
 
 
-class _Sums:
-    """Counts and blocks of each run and step."""
+class Sums:
+    """Counts and blocks of each run and step, as the operator folds them."""
 
     def __init__(self, runs: int, steps: int) -> None:
         self._counts = np.zeros((4, runs, steps))
         self._blocks = {length: np.zeros((6, runs, steps)) for length in LENGTHS}
         self._open = {length: np.zeros((2, runs)) for length in LENGTHS}
+        self._since = {length: np.full(runs, -1) for length in LENGTHS}
+        """The step whose evidence a run's open block has from its first tick on; -1 where it has none."""
 
     def add(self, tick: int, rows: Numbers, step: Numbers, seen: Numbers) -> None:
-        """`seen` are control's and the candidate's requests, then their events."""
+        """Take in one tick of the runs whose requests are evidence.
+
+        `step` is that of each run in this tick, `seen` has control's and the candidate's requests, then their events, of each run.
+        """
         self._counts[:, rows, step[rows]] += seen[:, rows]
         for length, sums in self._blocks.items():
-            open_ = self._open[length]
+            open_, since = self._open[length], self._since[length]
+            if tick % length == 0:
+                open_[:], since[:] = 0, -1
+                since[rows] = step[rows]
             open_[:, rows] += np.stack([seen[3], seen[2] + seen[3]])[:, rows]
             if (tick + 1) % length == 0:
-                x, s = open_[:, rows]
-                sums[:, rows, step[rows]] += np.stack([np.ones(x.shape), x, s, x**2, x * s, s**2])
-                open_[:] = 0
+                whole = rows[since[rows] == step[rows]]
+                x, s = open_[:, whole]
+                sums[:, whole, step[whole]] += np.stack([np.ones(x.shape), x, s, x**2, x * s, s**2])
 
     def counts(self, rows: Numbers, weights: Numbers) -> Counts:
         """Of these runs, and of as many steps as there are weights."""
@@ -132,13 +148,16 @@ def roll_out(
     draw, rows = np.random.default_rng(seed), np.arange(runs)
     step, stayed, ended = np.zeros(runs, int), np.zeros(runs, int), np.zeros(runs, int)
     promoted, rolled_back = np.zeros(runs, bool), np.zeros(runs, bool)
-    failed, weights, sums = np.zeros(runs), np.asarray(plan.weights), _Sums(runs, len(plan.weights))
+    failed, weights, sums = np.zeros(runs), np.asarray(plan.weights), Sums(runs, len(plan.weights))
+    under_way = deque[tuple[int, Numbers, Numbers, Numbers]]()
     for tick in range(ticks):
         live = rows[ended == 0]
         if not live.size:
             break
         seen = np.stack(world.tick(draw, tick, step, weights[step]))
-        sums.add(tick, live[stayed[live] >= plan.warmup_ticks], step, seen)
+        under_way.append((tick, live[stayed[live] > plan.warmup_ticks], step.copy(), seen))
+        if len(under_way) > LAG:
+            sums.add(*under_way.popleft())
         failed[live] += seen[3, live]
         stayed += 1
         on_tick(tick)

@@ -52,7 +52,7 @@ def typical(rate: float, times: float, weight: float, limits: Limits) -> Typical
 
 
 def _by_margin(times: float, weight: float, limits: Limits) -> tuple[Verdict, By, float]:
-    return Verdict.PASSED, "margin", _events(times, limits.allowed, weight, many.bar(limits.alpha / 2), "below")
+    return Verdict.PASSED, "margin", _events(times, limits.allowed, weight, many.bar(limits.gate_alpha / 2), "below")
 
 
 def _by_harm(times: float, weight: float, limits: Limits) -> tuple[Verdict, By, float]:

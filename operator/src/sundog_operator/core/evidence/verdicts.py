@@ -125,10 +125,15 @@ class Counts:
         """What a request is worth less than a unit where nothing tells yet that requests of a unit differ, shape (...)."""
         return np.ones(self.control.shape[:-1]) if self.groups is None else clusters.of_requests(self.groups)
 
-    def log_e(self, ratio: Numbers, side: Side) -> tuple[Numbers, Numbers]:
+    def log_e(self, ratio: Numbers, side: Side, concentrations: Sequence[float]) -> tuple[Numbers, Numbers]:
         """Log E against a ratio, shape (...), and the dispersion by which it is divided already."""
         phi = np.broadcast_to(self.dispersion(ratio), self.control.shape[:-1])
-        return rates.log_e(self.control, self.candidate, self.weight, ratio, side) / phi, phi
+        return rates.log_e(self.control, self.candidate, self.weight, ratio, side, concentrations) / phi, phi
+
+    def interval(self, ratio: Numbers, alpha: float, concentrations: Sequence[float]) -> tuple[Numbers, Numbers]:
+        """(lower, upper): the ratios that no test of one side at that level rejects, with the dispersion against a ratio."""
+        bar = np.broadcast_to(self.dispersion(ratio), self.control.shape[:-1]) * many.bar(alpha)
+        return rates.decided_interval(self.control, self.candidate, self.weight, bar, concentrations)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +146,8 @@ class Limits:
         next_weight: the share of traffic that is asked for, in (0, 1].
         alpha: the error of each direction.
         tests: metrics times arms, and times what looks for harm beside them, among which the error of harm is shared.
+        gate_share: of the error, what this gate has: less than all where it looks at an epoch that may begin anew.
+        concentrations: of the mixture, as frozen in the plan.
     """
 
     margin: float | Numbers
@@ -148,6 +155,13 @@ class Limits:
     next_weight: float | Numbers
     alpha: float
     tests: int = 1
+    gate_share: float = 1.0
+    concentrations: Sequence[float] = rates.CONCENTRATIONS
+
+    @property
+    def gate_alpha(self) -> float:
+        """The error of the gate; half of it is for each of its two ways to pass."""
+        return self.alpha * self.gate_share
 
     @property
     def allowed(self) -> Numbers:
@@ -160,22 +174,33 @@ class Limits:
         return np.asarray(self.floor) / self.next_weight
 
 
+class Basis(StrEnum):
+    """Of which decision a ratio and its interval are: a gate by all its epochs, a gate by the newest alone, or harm."""
+
+    ALL_STEPS = "AllSteps"
+    THIS_STEP = "ThisStep"
+    HARM = "Harm"
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What is known of one metric of one arm.
+    """What is known of one metric of one arm, by the decision that is made or pending: that of the gate, or that on harm.
 
     Attributes:
         ratio: of the rates, the candidate's to control's; NaN where there were no events.
-        lower: end of the interval that holds at every look; NaN with `upper` where no ratio fits all epochs.
+        lower: end of the interval that holds at every look, where the test of that decision has it; NaN with `upper` where no ratio fits
+            all epochs.
         upper: the other end.
         harm: log E against "within the margin", divided by the dispersion.
         passing: log E against "worse than allowed", divided by it.
-        allowed: the ratio up to which the next weight is given.
+        allowed: the ratio up to which the next weight is given; above which it is harm, where the decision is that.
         needed: events of both arms, in all, that typically decide if the ratio is what it seems; infinite where none do.
         eta_s: seconds until there are so many, at the pace of the epochs that are looked at; infinite where that is never.
         verdict: what follows.
+        by_floor: whether it passed by its floor, and not by its margin.
         units: the candidate's requests, in all, at which the floor is known to be kept if the rates stay; infinite where that is never,
             NaN where it was not asked for.
+        basis: of which decision ratio, interval and `allowed` are.
     """
 
     ratio: float
@@ -187,7 +212,9 @@ class Finding:
     needed: float
     eta_s: float
     verdict: Verdict
+    by_floor: bool = False
     units: float = math.nan
+    basis: Basis = Basis.ALL_STEPS
 
     def sentence(self, metric: str, control: str = "control") -> str:
         """For a person; `control` is what that arm is called."""
@@ -198,24 +225,29 @@ class Finding:
                 return f"{metric}: the counters are no counts"
             case Verdict.HETEROGENEOUS:
                 return f"{metric}: no one ratio fits all epochs, so none is promoted on"
-        if math.isnan(self.ratio):
-            seen = f"{metric} happened in neither arm"
-        elif math.isnan(self.lower) or math.isnan(self.upper):
-            seen = f"{metric} is {self.ratio:.3g} times {control}'s"
-        elif math.isinf(self.ratio):
-            seen = f"{metric} never happened in {control} (more than {self.lower:.3g} times as often as there at every look)"
-        else:
-            seen = (
-                f"{metric} is {self.ratio:.3g} times {control}'s ({self.lower:.3g} to {self.upper:.3g} at every look)"
-            )
+        seen = self._seen(metric, control)
         match self.verdict:
             case Verdict.HARM:
                 return f"{seen}: worse than its margin"
-            case Verdict.PASSED if math.isnan(self.ratio) or self.upper > self.allowed:
+            case Verdict.PASSED if self.by_floor:
                 return f"{seen}: no more above {control}'s rate than its floor allows"
             case Verdict.PASSED:
                 return f"{seen}: no worse than the {self.allowed:.3g} times that are allowed"
+        if self.basis == Basis.HARM:
+            return f"{seen}; more than {self.allowed:.3g} times is harm"
         return f"{seen}, and {self.allowed:.3g} times are allowed: {self._wanted()}"
+
+    def _seen(self, metric: str, control: str) -> str:
+        alone = " in this step" if self.basis == Basis.THIS_STEP else ""
+        if math.isnan(self.ratio):
+            return f"{metric} happened in neither arm{alone}"
+        if math.isnan(self.lower) or math.isnan(self.upper):
+            return f"{metric} is {self.ratio:.3g} times {control}'s{alone}"
+        if math.isinf(self.ratio):
+            often = f"more than {self.lower:.3g} times as often as there at every look"
+            return f"{metric} never happened in {control}{alone} ({often})"
+        ends = f"({self.lower:.3g} to {self.upper:.3g} at every look)"
+        return f"{metric} is {self.ratio:.3g} times {control}'s{alone} {ends}"
 
     def _wanted(self) -> str:
         """What will decide."""
@@ -251,6 +283,7 @@ class Findings:
     needed: Numbers
     eta_s: Numbers
     verdict: NDArray[np.object_]
+    by_floor: NDArray[np.bool_]
 
     def at(self, *index: int) -> Finding:
         """One of them."""
@@ -260,6 +293,9 @@ class Findings:
 def judge(counts: Counts, limits: Limits, *, promotes: bool | NDArray[np.bool_]) -> Findings:
     """Findings for any counts. Harm is looked for in all epochs; where the step promotes, leave is given by the newest alone.
 
+    Ratio and interval are those of the gate, the interval by a quicker test than the gate's. Whether one ratio fits all epochs is asked
+    where the gate pools them: a ratio that changes, as that of a tail does with load, says nothing against a gate that looks at one epoch.
+
     A ratio that changes over epochs within the null breaks neither test, but a bad newest epoch can hide behind good older ones: so the
     last step does not look at those. A floor never does: it compares rates, and of epochs with other weights and other rates the sums of
     an arm may be lower than the other's although none of its own is (Simpson). `promotes` is of a shape that fits the metrics and arms.
@@ -267,24 +303,40 @@ def judge(counts: Counts, limits: Limits, *, promotes: bool | NDArray[np.bool_])
     valid = counts.valid
     sane = counts.only(valid)
     gate = sane.newest(promotes)
-    harm, harm_phi = sane.log_e(1 + np.asarray(limits.margin), "above")
-    passing, phi = gate.log_e(limits.allowed, "below")
-    bar = np.maximum(harm_phi, phi) * many.bar(limits.alpha)
-    lower, upper = rates.ratio_interval(sane.control, sane.candidate, sane.weight, bar)
-    ratio = rates.most_likely(sane.control, sane.candidate, sane.weight)
+    harm, _ = sane.log_e(1 + np.asarray(limits.margin), "above", limits.concentrations)
+    passing, phi = gate.log_e(limits.allowed, "below", limits.concentrations)
+    bar = phi * many.bar(limits.gate_alpha)
+    lower, upper = rates.ratio_interval(gate.control, gate.candidate, gate.weight, bar, limits.concentrations)
+    ratio = rates.most_likely(gate.control, gate.candidate, gate.weight)
     early = sane.closed < dispersion.LEAST_BLOCKS
     verdict = _verdicts(valid, gate, limits, harm, passing, early=early, empty=np.isnan(lower))
     newest = sane.newest(True)
     long = newest.has_units & (newest.closed >= dispersion.LEAST_BLOCKS)
     open_ = (verdict == Verdict.UNDECIDED) & long & (limits.room > 0)
+    by_floor = np.zeros(verdict.shape, bool)
     if open_.any():
         clumped = np.broadcast_to(np.maximum(newest.dispersion(limits.allowed), newest.of_requests()), open_.shape)
-        below = _is_below_floor(newest.sums[:, open_], _fitting(limits.room, open_), clumped[open_], limits.alpha)
-        verdict[open_] = np.where(below, Verdict.PASSED, Verdict.UNDECIDED)
+        below = _is_below_floor(newest.sums[:, open_], _fitting(limits.room, open_), clumped[open_], limits.gate_alpha)
+        by_floor[open_] = below
+        verdict[by_floor] = Verdict.PASSED
     allowed = np.broadcast_to(limits.allowed, valid.shape)
-    needed = _needed(gate, allowed, phi * many.bar(limits.alpha / 2), verdict == Verdict.UNDECIDED)
+    needed = _needed(gate, allowed, phi * many.bar(limits.gate_alpha / 2), verdict == Verdict.UNDECIDED)
     ratio, lower, upper = (np.where(valid, part, np.nan) for part in (ratio, lower, upper))
-    return Findings(ratio, lower, upper, harm, passing, allowed, needed, _eta_s(gate, needed), verdict)
+    return Findings(ratio, lower, upper, harm, passing, allowed, needed, _eta_s(gate, needed), verdict, by_floor)
+
+
+def gate_interval(counts: Counts, limits: Limits, *, promotes: bool | NDArray[np.bool_]) -> tuple[Numbers, Numbers]:
+    """(lower, upper) of the ratio as the gate tests it: it passes by the margin exactly where the upper end is at most `allowed`."""
+    gate = counts.only(counts.valid).newest(promotes)
+    return gate.interval(limits.allowed, limits.gate_alpha / 2, limits.concentrations)
+
+
+def harm_interval(counts: Counts, limits: Limits) -> tuple[Numbers, Numbers, Numbers]:
+    """(ratio, lower, upper) as harm is tested: it is found exactly where the lower end is at least 1 + margin."""
+    sane = counts.only(counts.valid)
+    ratio = rates.most_likely(sane.control, sane.candidate, sane.weight)
+    boundary = 1 + np.asarray(limits.margin)
+    return ratio, *sane.interval(boundary, limits.alpha / limits.tests, limits.concentrations)
 
 
 def _verdicts(
@@ -304,7 +356,7 @@ def _verdicts(
         (early, Verdict.UNDECIDED),
         (harm >= many.bar(limits.alpha / limits.tests), Verdict.HARM),
         (empty, Verdict.HETEROGENEOUS),
-        (passing >= many.bar(limits.alpha / 2), Verdict.PASSED),
+        (passing >= many.bar(limits.gate_alpha / 2), Verdict.PASSED),
     ]
     found = np.full(valid.shape, Verdict.UNDECIDED, object)
     for where, verdict in reversed(cases):
@@ -327,7 +379,7 @@ def _is_below_floor(sums: Numbers, room: Numbers, phi: Numbers, alpha: float) ->
         sums: as of `Counts`, shape (4, ...).
         room: by how much the rate may be above control's, above 0, shape (...).
         phi: the dispersion, shape (...).
-        alpha: the error of each direction.
+        alpha: the error of the gate.
     """
     control, candidate, control_units, candidate_units = sums
     optimum = proportions.tightest_for(room)
@@ -358,7 +410,7 @@ def units_for_floor(counts: Counts, limits: Limits, wanted: NDArray[np.bool_]) -
         gate = newest.at(wanted)
         phi = np.maximum(gate.dispersion(_fitting(limits.allowed, wanted)), gate.of_requests())
         room, sums = _fitting(limits.room, wanted), gate.sums[:, None]
-        times = _first_factor(lambda factors: _is_below_floor(sums * factors, room, phi, limits.alpha), phi.size)
+        times = _first_factor(lambda factors: _is_below_floor(sums * factors, room, phi, limits.gate_alpha), phi.size)
         counted_s = gate.closed * dispersion.LENGTHS_S[0]
         units[wanted] = gate.sums[3] * times
         seconds[wanted] = np.where(counted_s > 0, np.maximum(counted_s, 1.0) * (times - 1), np.inf)

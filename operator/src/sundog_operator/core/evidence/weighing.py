@@ -7,10 +7,10 @@ from typing import Final
 
 import numpy as np
 
-from sundog_operator.core.evidence import clusters, sample_ratio, verdicts
+from sundog_operator.core.evidence import clusters, rates, sample_ratio, verdicts
 from sundog_operator.core.evidence.clusters import Groups
 from sundog_operator.core.evidence.dispersion import Blocks
-from sundog_operator.core.evidence.verdicts import Counts, Finding, Limits, Verdict
+from sundog_operator.core.evidence.verdicts import Basis, Counts, Finding, Findings, Limits, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +22,14 @@ class Metric:
         floor: by how much its rate may be higher at a gate; 0 for none.
         next_weight: the share of traffic that is asked for, in (0, 1].
         newest_alone: whether a gate looks at the newest epoch only.
+        gates: whether a gate waits for it; harm is looked for in any.
     """
 
     margin: float
     floor: float
     next_weight: float
     newest_alone: bool
+    gates: bool = True
 
 
 UNITS_CONCENTRATION: Final = 60.0
@@ -70,21 +72,75 @@ class Epoch:
     by_unit: Units | None = None
 
 
-def weigh(metrics: Sequence[Metric], epochs: Sequence[Epoch], alpha: float, shares: int = 1) -> list[Finding]:
+@dataclass(frozen=True, slots=True)
+class Levels:
+    """How much error each test may have, and the mixture that all of them use.
+
+    Attributes:
+        alpha: of each direction.
+        harm_shares: into how many parts that of harm goes, of which these metrics have one and each an equal part of it.
+        gate_share: of that of gates, what this one has.
+        mixture: the concentrations of its parts.
+    """
+
+    alpha: float
+    harm_shares: int = 1
+    gate_share: float = 1.0
+    mixture: Sequence[float] = rates.CONCENTRATIONS
+
+
+def weigh(metrics: Sequence[Metric], epochs: Sequence[Epoch], levels: Levels) -> list[Finding]:
     """What is found of each metric; with no epoch nothing was counted.
 
-    `alpha` is the error of each direction. Of that of harm these metrics have one of so many `shares`, and each an equal part of it.
+    Ratio and interval are those of the decision that is made or pending: of harm where that was found, or where no gate waits for the
+    metric, else of the gate.
     """
     if not epochs:
         epochs = [Epoch(0.5, (0, 0), [(0, 0)] * len(metrics), [[(0,) * 6]] * len(metrics))]
     if not metrics:
         return []
-    limits, counts = _limits(metrics, alpha, shares), _counts(len(metrics), epochs)
+    limits, counts = _limits(metrics, levels), _counts(len(metrics), epochs)
     alone = np.array([metric.newest_alone for metric in metrics])
     findings = verdicts.judge(counts, limits, promotes=alone)
-    undecided = findings.verdict == Verdict.UNDECIDED
+    undecided = (findings.verdict == Verdict.UNDECIDED) & np.array([metric.gates for metric in metrics])
     units, seconds = verdicts.units_for_floor(counts, limits, undecided)
-    return [_with_floor(findings.at(index), units[index], seconds[index]) for index in range(len(metrics))]
+    told = _as_decided(metrics, counts, limits, findings)
+    return [_with_floor(each, units[index], seconds[index]) for index, each in enumerate(told)]
+
+
+def _as_decided(metrics: Sequence[Metric], counts: Counts, limits: Limits, findings: Findings) -> list[Finding]:
+    """Each finding with ratio, interval and limit of the decision that is made or pending."""
+    alone, gates = (np.array([getattr(metric, name) for metric in metrics]) for name in ("newest_alone", "gates"))
+    of_harm = (findings.verdict == Verdict.HARM) | ~gates
+    gate = findings.ratio, *verdicts.gate_interval(counts, limits, promotes=alone)
+    harm = verdicts.harm_interval(counts, limits) if of_harm.any() else gate
+    fits = (findings.verdict != Verdict.HETEROGENEOUS) & counts.valid
+    ends = [np.where(of_harm, *both) for both in zip(harm, gate, strict=True)]
+    several = counts.control.shape[-1] > 1
+    found = []
+    for index, metric in enumerate(metrics):
+        ratio, lower, upper = (float(end[index]) for end in ends)
+        told = findings.at(index)
+        if not fits[index]:
+            told = replace(told, lower=math.nan, upper=math.nan)
+        elif of_harm[index]:
+            # Of epochs that no one ratio fits the end gives way that decides nothing.
+            told = replace(told, ratio=ratio, lower=lower, upper=upper if upper >= lower else math.inf)
+        else:
+            told = replace(told, lower=min(lower, upper), upper=upper)
+        if of_harm[index]:
+            told = replace(told, basis=Basis.HARM, allowed=1 + metric.margin)
+        elif metric.newest_alone and several:
+            told = replace(told, basis=Basis.THIS_STEP)
+        found.append(told if metric.gates else _without_gate(told))
+    return found
+
+
+def _without_gate(finding: Finding) -> Finding:
+    """No gate waits for it: nothing passes, and nothing but harm is to be decided."""
+    passes = finding.verdict in (Verdict.PASSED, Verdict.HETEROGENEOUS)
+    verdict = Verdict.UNDECIDED if passes else finding.verdict
+    return replace(finding, verdict=verdict, by_floor=False, needed=math.nan, eta_s=math.inf)
 
 
 def _with_floor(finding: Finding, units: float, seconds: float) -> Finding:
@@ -126,11 +182,12 @@ def _mismatch(split: Split, concentration: float) -> float:
     return float(sample_ratio.log_e(units, shares, concentration * shares))
 
 
-def _limits(metrics: Sequence[Metric], alpha: float, shares: int) -> Limits:
+def _limits(metrics: Sequence[Metric], levels: Levels) -> Limits:
     margin, floor, weight = (
         np.array([getattr(metric, name) for metric in metrics]) for name in ("margin", "floor", "next_weight")
     )
-    return Limits(margin, floor, weight, alpha, len(metrics) * shares)
+    tests = len(metrics) * levels.harm_shares
+    return Limits(margin, floor, weight, levels.alpha, tests, levels.gate_share, levels.mixture)
 
 
 def _counts(metrics: int, epochs: Sequence[Epoch]) -> Counts:

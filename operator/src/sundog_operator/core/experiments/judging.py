@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
-from sundog_operator.api import CONTROL, DEFAULT_ALPHA, EvidenceEpoch, ExperimentStatus, MetricStatus
+from sundog_operator.api import CONTROL, EvidenceEpoch, ExperimentStatus, MetricStatus
 from sundog_operator.core import names, units
 from sundog_operator.core.buckets import BUCKETS
 from sundog_operator.core.evidence import weighing
@@ -86,7 +86,7 @@ def _limits(status: ExperimentStatus) -> Limits:
     arms = len(machine.beside_control(status))
     return Limits(
         guardrails=status.plan.guardrails,
-        alpha=(status.plan.alpha or DEFAULT_ALPHA) / arms,
+        levels=judging.levels_of(status.plan, arms=arms),
         next_weight=1.0,
         newest_alone=False,
         newest_times=False,

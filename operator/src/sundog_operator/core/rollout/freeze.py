@@ -46,6 +46,9 @@ EQUAL_WEIGHT: Final = 50
 
 _ALIKE: Final = 1 / load.EQUAL
 
+MIXTURE: Final = (2.0, 50.0)
+"""Concentrations of the mixture that new plans freeze: to choose others on the data that they judge would spend alpha again."""
+
 STEPPED: Final = ("canary", SHADOW)
 """Strategies of which a rollout walks steps."""
 
@@ -235,7 +238,8 @@ def resolved(rollout: Rollout, traffic: Traffic, replicas: int = 1, shared: Plan
     gated = any(step.gate == "evidence" for step in given)
     weighed = gated or rollout.bake is not None
     judged = _judged_by(rollout, traffic, gated=gated) if weighed else ()
-    steps = _with_equal_load(given, replicas, shared) if any(is_latency(each.metric) for each in judged) else given
+    compares_latencies = any(is_latency(each.metric) and each.role == "guardrail" for each in judged)
+    steps = _with_equal_load(given, replicas, shared) if compares_latencies else given
     steps = steps if rollout.bake is None else _with_bake(steps, rollout.bake)
     return FrozenPlan(
         strategy="shadow" if rollout.strategy == SHADOW else "canary",
@@ -244,6 +248,7 @@ def resolved(rollout: Rollout, traffic: Traffic, replicas: int = 1, shared: Plan
         steps=steps,
         alpha=rollout.alpha,
         harm_shares=_harm_shares(steps, judged),
+        mixture=MIXTURE if judged else None,
         guardrails=judged,
         checks=plan_checks(rollout),
         warmup_requests=rollout.warmup.requests if weighed else 0,
@@ -305,6 +310,7 @@ def _is_equal(weight: int, replicas: int, shared: PlanInPlace) -> bool:
 def _hash(plan: FrozenPlan) -> str:
     # What is not asked for is left out: plans of before it was there have their hashes.
     absent = {name for name in ("in_place", "harm_shares") if getattr(plan, name) is None}
+    absent |= {"mixture"} if plan.mixture in (None, MIXTURE) else set()
     told = plan.model_dump(mode="json", by_alias=True, exclude={"comparison", *absent})
     body = json.dumps(told, separators=(",", ":"), sort_keys=True)
     return hashlib.sha256(body.encode()).hexdigest()[:16]

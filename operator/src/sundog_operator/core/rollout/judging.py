@@ -7,7 +7,7 @@ import functools
 import itertools
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final
 
@@ -21,9 +21,9 @@ from sundog_operator.api import (
     is_latency,
 )
 from sundog_operator.core import names, units
-from sundog_operator.core.evidence import ceilings, dispersion, weighing
-from sundog_operator.core.evidence.verdicts import Finding, Verdict
-from sundog_operator.core.evidence.weighing import Epoch, Metric, Split, Units
+from sundog_operator.core.evidence import ceilings, dispersion, many, weighing
+from sundog_operator.core.evidence.verdicts import Basis, Finding, Verdict
+from sundog_operator.core.evidence.weighing import Epoch, Levels, Metric, Split, Units
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.rollout import (
     control,
@@ -36,6 +36,7 @@ from sundog_operator.core.rollout import (
     stable_traffic,
     tallies,
 )
+from sundog_operator.core.rollout.freeze import MIXTURE
 from sundog_operator.core.rollout.grouped import Grouped
 from sundog_operator.core.rollout.judgement import Judgement
 from sundog_operator.core.rollout.reported import EVENTS, SLOW
@@ -129,24 +130,22 @@ class Limits:
 
     Attributes:
         guardrails: what it may not be worse in, by how much.
-        alpha: the error of each direction.
+        levels: how much error each test may have.
         next_weight: the share of traffic that it is to have then, in (0, 1].
         newest_alone: whether rates are judged by the newest epoch only.
         newest_times: whether latencies are.
         keeps_units: whether what comes of one unit goes to one arm.
         bake: the candidate's percent in epochs that decide no gate, and in which harm is looked for all the same; None for none, or where
             there are no others.
-        harm_shares: into how many parts the error of harm goes, of which this has one.
     """
 
     guardrails: Sequence[PlanGuardrail]
-    alpha: float
+    levels: Levels
     next_weight: float
     newest_alone: bool
     newest_times: bool
     keeps_units: bool
     bake: int | None = None
-    harm_shares: int = 1
 
 
 def judge(status: ExperimentStatus, seen: Seen) -> Judgement:
@@ -193,14 +192,25 @@ def _limits(status: ExperimentStatus) -> Limits:
     following, plan = machine.next_weight(status) / 100, status.plan
     return Limits(
         guardrails=plan.guardrails,
-        alpha=plan.alpha or DEFAULT_ALPHA,
+        levels=levels_of(plan, gate_share=_gate_share(status) if following == 1 else 1.0),
         next_weight=following,
         newest_alone=following == 1,
         newest_times=True,
         keeps_units=units.keeps(plan),
         bake=_bake(plan),
-        harm_shares=plan.harm_shares or 1,
     )
+
+
+def levels_of(plan: FrozenPlan, *, arms: int = 1, gate_share: float = 1.0) -> Levels:
+    """The error of one of so many arms, as a plan has frozen it."""
+    alpha = (plan.alpha or DEFAULT_ALPHA) / arms
+    return Levels(alpha, plan.harm_shares or 1, gate_share, plan.mixture or MIXTURE)
+
+
+def _gate_share(status: ExperimentStatus) -> float:
+    """What the gate in question has of the error where it looks at the newest epoch alone: the rest is for epochs that begin anew."""
+    deciding = [each for each in status.evidence_epochs if 0 < each.weight < 100 and each.weight != _bake(status.plan)]
+    return many.share_of_epoch(1 + (deciding[-1].restarts if deciding else 0))
 
 
 def _bake(plan: FrozenPlan) -> int | None:
@@ -212,21 +222,25 @@ def _bake(plan: FrozenPlan) -> int | None:
 def _is_long(newest: EvidenceEpoch, seen: Counted) -> bool:
     """Whether the newest epoch tells how its events vary: a last gate looks at nothing else."""
     folded = seen.tallies.folded.get(newest.number)
-    return folded is not None and folded.lengths[0].closed >= dispersion.LEAST_BLOCKS
+    return folded is not None and folded.closed >= dispersion.LEAST_BLOCKS
 
 
 @dataclass(frozen=True, slots=True)
 class Compared:
     """An epoch as gates see it, and as the test of harm does: what became of a request that nobody knows of is taken for the worse.
 
-    Requests that run on although their time is over fail at gates alone: they may still be answered, and harm is not taken back.
+    Both see what lies in blocks, by which it is known how events come together: gates in those whose requests have ended, harm in those
+    that are over. Requests that run on although their time is over fail at gates alone: they may still be answered, and harm is not taken
+    back.
 
     Attributes:
+        split: how all requests until now fell to the arms.
         unknown: of how many requests of the arm nobody knows how they ended, and how many run on although their time is over.
     """
 
     gate: Epoch
     harm: Epoch
+    split: Split
     unknown: tuple[int, int] = (0, 0)
 
 
@@ -245,25 +259,47 @@ def count(
 def _compared(
     pair: Pair, limits: Limits, epoch: int, share: float, known: Tallies, present: Collection[str], overdue: int
 ) -> Compared:
-    control, arm = (known.of(epoch, name, present) for name in pair.both)
-    folded = known.folded.get(epoch, tallies.Folded(0))
+    until_now = [known.of(epoch, name, present) for name in pair.both]
+    control, arm = until_now
     kinds = _kinds(limits.guardrails)
-    blocks = [[(each.closed, *each.of(EVENTS.index(kind), pair.place)) for each in folded.lengths] for kind in kinds]
+    by_unit = _units_of(pair, kinds, epoch, known, until_now, overdue) if limits.keeps_units else None
 
-    def made(control: Tally, arm: Tally) -> Epoch:
-        events = [(int(getattr(control, kind)), int(getattr(arm, kind))) for kind in kinds]
-        requests = control.assigned, arm.assigned
-        if not limits.keeps_units:
-            return Epoch(share, requests, events, blocks)
-        by_arm = [grouped.of(known.groups, epoch, name) for name in pair.both]
-        by_unit = _by_unit(
-            by_arm, requests, [(EVENTS.index(kind), own) for kind, own in zip(kinds, events, strict=True)]
-        )
+    def made(folded: tallies.Folded, failed_control: int, failed_arm: int) -> Epoch:
+        blocks = [
+            [(each.closed, *each.of(EVENTS.index(kind), pair.place)) for each in folded.lengths] for kind in kinds
+        ]
+        counts = folded.counts(pair.place)
+        both = [_with_unknown_ends(*each) for each in zip(counts, until_now, (failed_control, failed_arm), strict=True)]
+        requests = both[0].assigned, both[1].assigned
+        events = [(int(getattr(both[0], kind)), int(getattr(both[1], kind))) for kind in kinds]
         # Who asks often draws a share of requests that is not the weight: rates are compared by the requests that came.
-        weight = arm.assigned / sum(requests) if min(requests) else share
+        weight = requests[1] / sum(requests) if limits.keeps_units and min(requests) else share
         return Epoch(weight, requests, events, blocks, by_unit)
 
-    return Compared(made(control, _failed(arm, overdue)), made(_failed(control), arm), (arm.lost, overdue))
+    none = tallies.Folded.begun(0, 1 + pair.place)
+    gate = made(known.folded.get(epoch, none), 0, arm.lost + overdue)
+    harm = made(known.over.get(epoch, none), control.lost, 0)
+    return Compared(gate, harm, Split.of_two(share, (control.assigned, arm.assigned)), (arm.lost, overdue))
+
+
+def _with_unknown_ends(counts: Tally, until_now: Tally, failed: int) -> Tally:
+    """What blocks have, and what was lost, which no block has; so many requests are taken for failures."""
+    return counts._replace(assigned=counts.assigned + until_now.lost, errors=counts.errors + failed)
+
+
+def _units_of(
+    pair: Pair, kinds: Sequence[str], epoch: int, known: Tallies, until_now: Sequence[Tally], overdue: int
+) -> Units:
+    """What is known by group of units until now, with failures of which nobody knows the group: they may all be one unit's.
+
+    It only tells how much a unit's requests vary together, for which newer counts than those that are judged do no harm.
+    """
+    by_arm = [grouped.of(known.groups, epoch, name) for name in pair.both]
+    control, arm = (
+        each._replace(errors=each.errors + each.lost + late) for each, late in zip(until_now, (0, overdue), strict=True)
+    )
+    events = [(EVENTS.index(kind), (int(getattr(control, kind)), int(getattr(arm, kind)))) for kind in kinds]
+    return _by_unit(by_arm, (control.assigned, arm.assigned), events)
 
 
 def _by_unit(
@@ -301,25 +337,26 @@ def _kinds(guardrails: Sequence[PlanGuardrail]) -> list[str]:
     return [_RATES.get(each.metric) or next(slow) for each in guardrails]
 
 
-def _failed(tally: Tally, overdue: int = 0) -> Tally:
-    """With what was lost, and what is overdue, as failures."""
-    return tally._replace(errors=tally.errors + tally.lost + overdue)
-
-
-def _later_than_allowed(pair: Pair, limits: Limits, epochs: Sequence[EvidenceEpoch], seen: Counted) -> dict[str, int]:
-    """By latency with a longest time, how many of the arm's requests of the newest epoch of gates may have taken longer.
+def _later_than_allowed(
+    pair: Pair, limits: Limits, epochs: Sequence[EvidenceEpoch], seen: Counted
+) -> dict[str, tuple[int, int]]:
+    """By latency with a longest time, how many of the arm's requests of the newest epoch of gates may have taken longer, and of how many.
 
     All do that are not known to have been answered in time or rejected: edges count thresholds to the microsecond, other times by bucket.
+    Times are not told by block, so this is of all requests until now; what is late and new only keeps a gate shut.
     """
     longest = {each.metric: each.max_microseconds for each in limits.guardrails if each.max_microseconds is not None}
     newest = next((each.number for each in reversed(epochs) if _decides(limits, each)), 0)
     tally, attempt = seen.tallies.of(newest, pair.arm, seen.present), seen.tallies.attempt
     return {
-        metric: max(
-            0,
-            tally.assigned
-            - tally.rejections
-            - stable_traffic.answered_within(attempt, pair.arm, newest, seen.reports, microseconds),
+        metric: (
+            max(
+                0,
+                tally.assigned
+                - tally.rejections
+                - stable_traffic.answered_within(attempt, pair.arm, newest, seen.reports, microseconds),
+            ),
+            tally.assigned,
         )
         for metric, microseconds in longest.items()
     }
@@ -338,19 +375,18 @@ def tell(
     harms = [each.harm for each in counted]
     findings = _weigh(limits, gates)
     harmful = findings if gates == harms else _weigh(limits, harms)
-    events = [
-        tuple(map(sum, zip(*(epoch.events[index] for epoch in gates), strict=True))) for index in range(len(findings))
+    decided = [
+        _decided(guardrail, _Decided(finding, gates), _Decided(harm, harms))
+        for guardrail, finding, harm in zip(limits.guardrails, findings, harmful, strict=True)
     ]
     closed = int(gates[-1].blocks[0][0][0]) if gates and gates[-1].blocks else 0
     newest, late = gates[-1] if gates else None, _later_than_allowed(pair, limits, epochs, seen)
     unknown = [each.unknown for each, epoch in zip(counted, epochs, strict=True) if _decides(limits, epoch)]
     told = [
         _below_ceiling(
-            pair, _tell(pair, guardrail, finding, harm, happened, times), guardrail, index, newest, limits.alpha, late
+            pair, _tell(pair, guardrail, own, own.events(index), times), guardrail, index, newest, limits.levels, late
         )
-        for index, (guardrail, finding, harm, happened) in enumerate(
-            zip(limits.guardrails, findings, harmful, events, strict=True)
-        )
+        for index, (guardrail, own) in enumerate(zip(limits.guardrails, decided, strict=True))
     ]
     return tuple(_tell_earliest(_with_unknown(pair, each, unknown), closed) for each in told)
 
@@ -375,17 +411,18 @@ def _below_ceiling(
     guardrail: PlanGuardrail,
     index: int,
     newest: Epoch | None,
-    alpha: float,
-    late: Mapping[str, int],
+    levels: Levels,
+    late: Mapping[str, tuple[int, int]],
 ) -> MetricStatus:
     """No gate passes what is not known to be below its ceiling, as the newest epoch has it."""
     longest = guardrail.max_microseconds
     ceiling = guardrail.max if longest is None else 1 - quantile(guardrail.metric)
     if ceiling is None or newest is None or told.verdict not in (Verdict.PASSED, SUSPENDED):
         return told
-    trials = newest.units[1]
-    hits = newest.events[index][1] if longest is None else late[guardrail.metric]
-    if ceilings.is_below(hits, trials, newest.blocks[index], ceiling, alpha, weighing.clumping(newest)):
+    hits, trials = (newest.events[index][1], newest.units[1]) if longest is None else late[guardrail.metric]
+    if ceilings.is_below(
+        hits, trials, newest.blocks[index], ceiling, levels.alpha * levels.gate_share, weighing.clumping(newest)
+    ):
         return told
     limit = f"{ceiling * 100:g} %" if longest is None else spoken(longest)
     above = "" if longest is None else f", of which {ceiling * 100:.3g} % may take longer"
@@ -402,30 +439,53 @@ def _weigh(limits: Limits, epochs: Sequence[Epoch]) -> list[Finding]:
     following = limits.next_weight
     metrics = [
         # What takes long is compared with a time that has the margin in it already.
-        Metric(0.0, each.floor, following, newest_alone=limits.newest_times)
+        Metric(0.0, each.floor, following, newest_alone=limits.newest_times, gates=each.role == "guardrail")
         if is_latency(each.metric)
-        else Metric(each.margin, each.floor, following, newest_alone=limits.newest_alone)
+        else Metric(
+            each.margin, each.floor, following, newest_alone=limits.newest_alone, gates=each.role == "guardrail"
+        )
         for each in limits.guardrails
     ]
-    return weighing.weigh(metrics, epochs, limits.alpha, limits.harm_shares)
+    return weighing.weigh(metrics, epochs, limits.levels)
+
+
+@dataclass(frozen=True, slots=True)
+class _Decided:
+    """What is found of a metric, by which epochs, and whether it is harm only if all requests failed that were lost."""
+
+    finding: Finding
+    epochs: Sequence[Epoch]
+    harm_by_losses: bool = False
+
+    def events(self, index: int) -> tuple[int, int]:
+        """Control's and the arm's, of the metric with that index."""
+        columns = zip((0, 0), *(epoch.events[index] for epoch in self.epochs), strict=True)
+        control, arm = (sum(column) for column in columns)
+        return control, arm
+
+
+def _decided(guardrail: PlanGuardrail, gate: _Decided, harm: _Decided) -> _Decided:
+    """What is found by the decision that is made or pending: harm where it is that, or where no gate waits for the metric."""
+    if harm.finding.verdict == Verdict.HARM or guardrail.role == "harm":
+        return harm
+    if gate.finding.basis == Basis.THIS_STEP:
+        return replace(gate, epochs=gate.epochs[-1:])
+    return replace(gate, harm_by_losses=gate.finding.verdict == Verdict.HARM)
 
 
 def _tell(
-    pair: Pair, guardrail: PlanGuardrail, finding: Finding, harm: Finding, events: tuple[int, ...], times: float
+    pair: Pair, guardrail: PlanGuardrail, decided: _Decided, events: tuple[int, int], times: float
 ) -> MetricStatus:
-    finding = harm if harm.verdict == Verdict.HARM else finding
+    finding = decided.finding
     verdict, message = finding.verdict, finding.sentence(_name(pair, guardrail), pair.control)
-    if verdict != harm.verdict and verdict == Verdict.HARM:
-        verdict, message = (
-            Verdict.UNDECIDED,
-            f"{message} if all requests that were lost failed",
-        )
+    if decided.harm_by_losses:
+        verdict, message = Verdict.UNDECIDED, f"{message} if all requests that were lost failed"
     told = str(verdict)
     if is_latency(guardrail.metric) and guardrail.threshold_microseconds is None:
         told = str(Verdict.UNDECIDED)
         message = f"{guardrail.metric}: waits until {names.STABLE} has answered enough to know what a long answer is"
     elif is_latency(guardrail.metric):
-        told, message = _by_load(pair, verdict, message, times)
+        told, message = _by_load(pair, verdict, message, times, gates=guardrail.role == "guardrail")
     return MetricStatus(
         name=guardrail.metric,
         role=guardrail.role,
@@ -433,6 +493,7 @@ def _tell(
         events=events,
         ratio=_number(finding.ratio),
         interval=tuple(end for end in map(_number, (finding.lower, finding.upper)) if end is not None),
+        basis=str(finding.basis),
         allowed=_number(finding.allowed),
         verdict=told,
         needed=_number(finding.needed),
@@ -497,14 +558,14 @@ def _name(pair: Pair, guardrail: PlanGuardrail) -> str:
     return f"{guardrail.metric} (answers above {spoken(stable)}, {pair.who}'s above {spoken(canary)})"
 
 
-def _by_load(pair: Pair, verdict: Verdict, message: str, times: float) -> tuple[str, str]:
+def _by_load(pair: Pair, verdict: Verdict, message: str, times: float, *, gates: bool) -> tuple[str, str]:
     """Latencies are compared only as far as the replicas' unequal loads do not explain them."""
     if math.isnan(times) and verdict in (Verdict.HARM, Verdict.PASSED, Verdict.UNDECIDED):
         return Verdict.UNDECIDED, f"{message}; not judged while an arm has no healthy replica"
     told = f"each replica of {pair.who} has {times:.3g} times the load of one of stable"
     if verdict == Verdict.HARM and times > load.EQUAL:
         return Verdict.UNDECIDED, f"{message}; but {told}"
-    if verdict in (Verdict.PASSED, Verdict.UNDECIDED) and times < 1 / load.EQUAL:
+    if gates and verdict in (Verdict.PASSED, Verdict.UNDECIDED) and times < 1 / load.EQUAL:
         return SUSPENDED, f"{message}; not judged while {told}"
     return str(verdict), message
 
@@ -516,7 +577,7 @@ def _passes(told: MetricStatus, *, last: bool) -> bool:
 
 
 def _mismatch_of_requests(counted: Sequence[Compared]) -> str:
-    splits = [Split.of_two(each.gate.weight, each.gate.units) for each in counted]
+    splits = [each.split for each in counted]
     return _mismatch(weighing.mismatch(splits), splits, "requests")
 
 

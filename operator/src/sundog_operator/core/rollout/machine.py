@@ -636,7 +636,10 @@ def _needs_no_warmup(status: ExperimentStatus) -> bool:
 
 
 def _warm_up(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
-    """End a step's warm-up: from the next epoch on counts are evidence. Likewise once it is known what a long answer is."""
+    """End a step's warm-up: from the next epoch on counts are evidence. Likewise once it is known what a long answer is.
+
+    A gate looks at an epoch in which long answers were counted from the start. A latency that no gate waits for begins none.
+    """
     step, evidence = current_step(status), seen.evidence
     if status.phase != RUNNING or status.step is None or evidence is None or status.step.since is None:
         return None
@@ -648,8 +651,12 @@ def _warm_up(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
     ):
         return None
     if status.step.warm:
-        learned = lacks_threshold(status.plan.guardrails) and not lacks_threshold(evidence.guardrails)
-        return _as_evidence(_at_weight(status, step.weight, seen.now), seen) if learned else None
+        known = status.plan.guardrails
+        if not lacks_threshold(known) or lacks_threshold(evidence.guardrails):
+            return None
+        if lacks_threshold([each for each in known if each.role == "guardrail"]):
+            return _as_evidence(_at_weight(status, step.weight, seen.now), seen)
+        return status.model_copy(update={"plan": status.plan.model_copy(update={"guardrails": evidence.guardrails})})
     waited = status.epoch.since is not None and seen.now - status.epoch.since >= status.plan.warmup_duration
     if not waited and evidence.requests < status.plan.warmup_requests:
         return None
@@ -662,7 +669,10 @@ def _as_evidence(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus:
     Of a step whose weight is yet to come it is none, only of harm: that one has its own warm-up, and begins its own.
     """
     guardrails = seen.evidence.guardrails if seen.evidence else status.plan.guardrails
-    epoch = EvidenceEpoch(number=status.epoch.number, weight=canary_weight(status))
+    before = status.evidence_epochs[-1] if status.evidence_epochs else None
+    weight = canary_weight(status)
+    restarts = before.restarts + 1 if before is not None and before.weight == weight else 0
+    epoch = EvidenceEpoch(number=status.epoch.number, weight=weight, restarts=restarts)
     warm = canary_weight(status) == current_step(status).weight
     return status.model_copy(
         update={

@@ -8,6 +8,7 @@ from typing import Final
 from sundog_operator.api import (
     DEFAULT_MAX_DURATION,
     DEFAULT_MIN_DURATION,
+    MOST_LATENCIES,
     MetricGuardrail,
     PlanGuardrail,
     PlanStep,
@@ -77,15 +78,23 @@ def default_steps(traffic: Traffic) -> tuple[PlanStep, ...]:
 
 
 def guardrails(rollout: Rollout, traffic: Traffic) -> tuple[PlanGuardrail, ...]:
-    """What a candidate is judged by."""
+    """What a candidate is judged by. A latency that a list of guardrails leaves out is looked at for harm, unless the list disables it."""
     # What Prometheus is asked for stands beside the metrics, and in the place of none.
-    given = [each for each in rollout.guardrails if each.metric is not None] or _defaults(traffic)
-    return with_harm(given, traffic)
+    named = [each for each in rollout.guardrails if each.metric is not None]
+    given, known = [each for each in named if each.enabled], {each.metric for each in named}
+    defaults = [each for each in _defaults(traffic) if each.metric not in known]
+    if not given:
+        return with_harm(defaults, traffic)
+    room = MOST_LATENCIES - sum(is_latency(each.metric or "") for each in given)
+    return with_harm(given, traffic, [each for each in defaults if is_latency(each.metric or "")][:room])
 
 
-def with_harm(given: Sequence[MetricGuardrail], traffic: Traffic) -> tuple[PlanGuardrail, ...]:
-    """Guardrails as frozen. Errors, rejections and retries are always looked at, for no harm may hide in them."""
-    judged = with_thresholds([_frozen(each, traffic) for each in given], traffic)
+def with_harm(
+    given: Sequence[MetricGuardrail], traffic: Traffic, harm_alone: Sequence[MetricGuardrail] = ()
+) -> tuple[PlanGuardrail, ...]:
+    """Guardrails as frozen, and those that no gate waits for. Errors, rejections and retries are always looked at for harm."""
+    kept = (_frozen(each, traffic).model_copy(update={"role": "harm", "floor": 0.0}) for each in harm_alone)
+    judged = with_thresholds([*(_frozen(each, traffic) for each in given), *kept], traffic)
     known = {each.metric for each in judged}
     hidden = (
         PlanGuardrail(metric=metric, role="harm", margin=ERROR_MARGIN)

@@ -3,6 +3,8 @@
 Edges count cumulatively, each process for itself. Of each the highest counts that it ever reported are kept; their sum is the evidence. How
 events vary with time comes in blocks of ten seconds of arrival, which are added over edges before they are squared; a block is folded into
 sums once its requests have ended, and not looked at again.
+
+Verdicts are reached by what lies in blocks: if events counted earlier than blocks, a burst would be judged before its dispersion is known.
 """
 
 import functools
@@ -141,26 +143,66 @@ class Dispersed:
 
 @dataclass(frozen=True, slots=True)
 class Folded:
-    """How one epoch's events vary with time: the next block to take in (Unix seconds by `BLOCK_S`), and the sums of each of `LENGTHS`."""
+    """What lies in the blocks of one epoch: what is judged of it.
+
+    Attributes:
+        following: the next block to take in, Unix seconds by `BLOCK_S`.
+        lengths: the sums of each of `LENGTHS`.
+        requests: how many requests came in the blocks that the shortest length has, of control and of each arm beside it.
+    """
 
     following: int
     lengths: tuple[Dispersed, ...] = (Dispersed(),) * len(LENGTHS)
+    requests: tuple[int, ...] = (0, 0)
 
     @classmethod
     def begun(cls, following: int, arms: int) -> "Folded":
         """With nothing taken in yet, of so many arms beside control."""
-        return cls(following, (Dispersed(sums=(NOTHING,) * (arms * len(EVENTS))),) * len(LENGTHS))
+        return cls(following, (Dispersed(sums=(NOTHING,) * (arms * len(EVENTS))),) * len(LENGTHS), (0,) * (1 + arms))
+
+    @property
+    def closed(self) -> int:
+        """How many blocks of ten seconds are in it, each seen as a whole."""
+        return self.lengths[0].closed
+
+    def counts(self, arm: int = 0) -> tuple[Tally, Tally]:
+        """(control's, the arm's) requests and events in those blocks."""
+        sums = [self.lengths[0].of(kind, arm) for kind in range(len(EVENTS))]
+        own = {event: x for event, (x, *_) in zip(EVENTS, sums, strict=True)}
+        control = {event: s - x for event, (x, s, *_) in zip(EVENTS, sums, strict=True)}
+        requests = self.requests[1 + arm] if 1 + arm < len(self.requests) else 0
+        return Tally(assigned=self.requests[0], **control), Tally(assigned=requests, **own)
+
+    def take(self, block: "Block", control: str, arms: Sequence[str]) -> "Folded":
+        """Take in the next block."""
+        following, events = self.following + 1, block.events(control, arms)
+        lengths = tuple(
+            own.take(events, closes=following % length == 0) for own, length in zip(self.lengths, LENGTHS, strict=True)
+        )
+        if lengths[0].closed == self.closed:
+            return Folded(following, lengths, self.requests)
+        came = (block.of(arm).requests for arm in (control, *arms))
+        return Folded(following, lengths, tuple(map(sum, zip(self.requests, came, strict=True))))
 
 
 @dataclass(frozen=True, slots=True)
 class Tallies:
-    """What is known of one attempt. `sources` has for each process of an edge its tallies by epoch and arm, `groups` those by group,
-    `feedback` what was told of outcomes.
+    """What is known of one attempt.
+
+    Attributes:
+        attempt: its UID.
+        sources: for each process of an edge its tallies by epoch and arm.
+        folded: by epoch, the blocks whose requests have ended.
+        over: the same with those whose ten seconds are over although requests still run: for what cannot wait. It is made anew at every
+            look, and not stored.
+        groups: tallies by group.
+        feedback: what was told of outcomes.
     """
 
     attempt: str
     sources: Mapping[str, Mapping[tuple[int, str], Tally]] = field(default_factory=dict)
     folded: Mapping[int, Folded] = field(default_factory=dict)
+    over: Mapping[int, Folded] = field(default_factory=dict, compare=False)
     groups: grouped.Sources = field(default_factory=dict)
     feedback: FeedbackSums = field(default_factory=FeedbackSums)
 
@@ -219,6 +261,7 @@ class Tallies:
                 str(epoch): {
                     "following": each.following,
                     "lengths": [[own.closed, _first(kinds, own.sums), _first(kinds, own.open)] for own in each.lengths],
+                    "requests": list(each.requests),
                 }
                 for epoch, each in sorted(self.folded.items())
             },
@@ -261,11 +304,14 @@ class Tallies:
                 for source, rows in stored["sources"].items()
             }
             kinds = count(stored.get("events", FIRST_EVENTS))
-            folded = {int(epoch): _folded(each, kinds) for epoch, each in stored["epochs"].items()}
+            # What was stored before requests were counted by block is folded anew, out of what edges have kept.
+            folded = {
+                int(epoch): _folded(each, kinds) for epoch, each in stored["epochs"].items() if "requests" in each
+            }
             told = feedback.from_json(stored["feedback"]) if "feedback" in stored else FeedbackSums()
         except DAMAGED:
             return cls(attempt)
-        return cls(attempt, sources, folded, grouped.from_json(stored.get("groups", {})), told)
+        return cls(attempt, sources, folded, groups=grouped.from_json(stored.get("groups", {})), feedback=told)
 
 
 def _row(key: str, counts: Sequence[int], at: Mapping[str, int]) -> tuple[tuple[int, str], Tally]:
@@ -281,7 +327,10 @@ def _folded(stored: Mapping[str, Any], kinds: int) -> Folded:
     )
     if len(lengths) != len(LENGTHS):
         raise ValueError(f"{len(lengths)} lengths of blocks instead of {len(LENGTHS)}")
-    return Folded(count(stored["following"]), lengths)
+    requests = tuple(map(count, stored["requests"]))
+    if len(requests) != 1 + len(lengths[0].sums) // len(EVENTS):
+        raise ValueError(f"requests of {len(requests)} arms instead of those that have sums")
+    return Folded(count(stored["following"]), lengths, requests)
 
 
 def _sums(stored: Sequence[Sequence[int]]) -> tuple[Sums, ...]:
@@ -352,6 +401,11 @@ class BlockCounts(NamedTuple):
     def plus(self, other: Self) -> Self:
         """Both together."""
         return type(self)(*map(sum, zip(self, other, strict=True)))
+
+    @property
+    def requests(self) -> int:
+        """All of them that are known of."""
+        return self.ended + self.running
 
 
 @dataclass(slots=True)
@@ -431,7 +485,8 @@ def take(before: Tallies, reports: Sequence[EdgeReport], blocks: Blocks, look: L
     )
     groups = grouped.take(known_groups, told_groups, present)
     folded = _fold(before, reports, blocks, look)
-    return Tallies(before.attempt, _bounded(sources, present), folded, groups, before.feedback)
+    over = _fold(replace(before, folded=folded), reports, blocks, replace(look, timeout_s=0.0))
+    return Tallies(before.attempt, _bounded(sources, present), folded, over, groups, before.feedback)
 
 
 def groups_of(attempt: str, reports: Iterable[EdgeReport]) -> grouped.Sources:
@@ -568,21 +623,16 @@ def _has_counted(before: Tallies, report: EdgeReport) -> bool:
 
 def _fold_epoch(known: Folded, blocks: Mapping[int, Block], end: int, look: Look) -> Folded:
     """Take in the blocks before `end` that are over, in order."""
-    following, lengths = known.following, known.lengths
-    if following < end - _KEPT_BLOCKS:
+    if known.following < end - _KEPT_BLOCKS:
         # Edges have forgotten the blocks between: what is open would be closed with others than its own.
-        following = end - _KEPT_BLOCKS
-        lengths = tuple(Dispersed(own.closed, own.sums) for own in lengths)
-    while following < end:
-        block, over_s = blocks.get(following, Block()), (following + 1) * BLOCK_S + GRACE_S
+        lengths = tuple(Dispersed(own.closed, own.sums) for own in known.lengths)
+        known = replace(known, following=end - _KEPT_BLOCKS, lengths=lengths)
+    while known.following < end:
+        block, over_s = blocks.get(known.following, Block()), (known.following + 1) * BLOCK_S + GRACE_S
         if look.now_s < over_s or (block.running and look.now_s < over_s + look.timeout_s):
             break
-        following += 1
-        events = block.events(look.control, look.arms)
-        lengths = tuple(
-            own.take(events, closes=following % length == 0) for own, length in zip(lengths, LENGTHS, strict=True)
-        )
-    return Folded(following, lengths)
+        known = known.take(block, look.control, look.arms)
+    return known
 
 
 def overdue(attempt: str, reports: Iterable[EdgeReport], now_s: float, timeout_s: float) -> dict[tuple[int, str], int]:

@@ -1,0 +1,84 @@
+"""What evidence promises in worlds that nothing was chosen by, beside those of development in `test_promises`.
+
+Seeds are fixed and apart from those of development; minutes are those of the simulated service.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import returning_users
+from default_plans import by_default
+from held_out_worlds import SEED, HeldOut
+from measuring.record import Record
+from returning_users import Users, by_beta, unevenly
+from stalling_replicas import Stalling
+from sundog_operator.core.evidence.simulating import World, roll_out
+
+pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]
+
+RUNS = 1000
+AN_HOUR = 360
+ALPHA = 0.05
+BY_CHANCE = 3 * (ALPHA * (1 - ALPHA) / RUNS) ** 0.5
+PLAN = by_default(1)
+BOUNDARY = replace(PLAN, floor=0.0)
+"""Without a floor, what is as bad as the margin allows is at the boundary of both tests."""
+
+Made = Callable[[float], World]
+DEVELOPMENT: dict[str, Made] = {
+    "development: stalls of 2 s": lambda rps: Stalling(RUNS, rps=rps, replicas=(4, 1), seconds=2.0, failing=0.3),
+    "development: stalls of 20 s": lambda rps: Stalling(RUNS, rps=rps, replicas=(1, 1), seconds=20.0, failing=0.2),
+}
+ALIKE: dict[str, Made] = {
+    "stalls of 1 to 60 s": lambda rps: HeldOut(RUNS, rps),
+    "half of them in both arms at once": lambda rps: HeldOut(RUNS, rps, together=0.5),
+    "bursts of slow answers, 1 % slow": lambda rps: HeldOut(RUNS, rps, base=0.01, failing=(0.9, 1.0), per_hour=12.0),
+    "load that changes by 80 % over a day": lambda rps: HeldOut(RUNS, rps, swing=0.8, together=0.5),
+}
+
+
+def test_candidates_like_stable_and_at_the_margin() -> None:
+    record = Record(
+        "promises_held_out",
+        "Worlds of development and such that nothing was chosen by, an hour each",
+        ("world", "requests a second", "like stable: promoted", "rolled back", "at the margin: promoted"),
+    )
+    found = {}
+    for place, (name, made) in enumerate({**DEVELOPMENT, **ALIKE}.items()):
+        for rps in (10.0, 100.0):
+            seed = SEED + 10 * place + (rps > 10)
+            alike = roll_out(PLAN, made(rps), runs=RUNS, ticks=AN_HOUR, seed=seed)
+            promoted = "–"
+            if name in ALIKE:
+                world = made(rps)
+                assert isinstance(world, HeldOut)
+                worse = roll_out(BOUNDARY, replace(world, ratio=1.25), runs=RUNS, ticks=AN_HOUR, seed=seed)
+                promoted = f"{worse.promoted.mean():.1%}"
+                found[name, rps] = alike.rolled_back.mean(), worse.promoted.mean()
+            shares = (f"{share.mean():.1%}" for share in (alike.promoted, alike.rolled_back))
+            record.add(name, f"{rps:g}", *shares, promoted)
+    record.finish()
+    assert all(max(each) <= ALPHA + BY_CHANCE for each in found.values()), found
+
+
+def test_users_who_come_back() -> None:
+    columns = ("users", "candidate", "promoted", "rolled back", "split called wrong")
+    record = Record("promises_held_out_users", "Users of other numbers and ways than those of development", columns)
+    plan = replace(BOUNDARY, warmup_ticks=6)
+    ends = {}
+    for place, count in enumerate((60, 700)):
+        for ratio in (1.0, 1.25):
+            users = Users(count, unevenly, by_beta, rps=25.0, base=0.02, ratio=ratio, alone=0.2)
+            found = returning_users.roll_out(plan, users, runs=300, ticks=AN_HOUR, seed=SEED + 100 + place)
+            ends[count, ratio] = found
+            told = (found.outcomes.promoted, found.outcomes.rolled_back, found.mismatched)
+            record.add(str(count), f"{ratio:g} times the errors", *(f"{np.mean(each):.1%}" for each in told))
+    record.finish()
+    most = ALPHA + 3 * (ALPHA * (1 - ALPHA) / 300) ** 0.5
+    for (_, ratio), found in ends.items():
+        assert found.mismatched.mean() <= 0.01
+        assert found.outcomes.rolled_back.mean() <= most
+        assert ratio == 1.0 or found.outcomes.promoted.mean() <= most
