@@ -27,6 +27,8 @@ CHECK_PATIENCE_S = 5
 
 DRAIN_LIMIT_S = 60.0
 
+_PROTOCOLS = ("HTTP", "gRPC")
+
 Targets = Mapping[str, tuple[str, ...]]
 """Application → addresses of its replicas; empty where Serve names none but its own proxy."""
 
@@ -34,54 +36,83 @@ Calls = Mapping[str, Mapping[str, int]]
 """Application → address of each replica's gRPC port → its HTTP port."""
 
 
-def targets_of(answer: Any, cluster: Cluster) -> Targets:
-    """The replicas in the answer of `GET /api/serve/applications/`.
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A replica's port as Serve names it. `address` is `<numeric address>:<port>` and nothing else."""
 
-    A target on the port of Serve's own proxy is not a replica: Serve names it while it knows none. With a dashboard on loopback the
-    replicas listen on loopback too, whatever address of the node Serve gives. Raises ServeUnavailable for an answer of another shape.
-    """
-    host = urlsplit(cluster.dashboard).hostname or ""
-    loopback = host if _is_loopback(host) else ""
-    fallback_port = cluster.fallback.rpartition(":")[2]
-    found: dict[str, tuple[str, ...]] = {}
-    try:
-        for group in answer["target_groups"]:
-            if group["protocol"] != "HTTP" or not group.get("app_name"):
-                continue
-            addresses = (
-                f"{loopback or target['ip']}:{int(target['port'])}"
-                for target in group["targets"]
-                if str(target["port"]) != fallback_port
-            )
-            found[group["app_name"]] = (*found.get(group["app_name"], ()), *addresses)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ServeUnavailable(f"Serve's answer has no usable target_groups: {type(error).__name__} {error}") from None
-    return found
+    application: str
+    protocol: str
+    name: str
+    address: str
+    port: int
+
+
+def targets_of(answer: Any, cluster: Cluster) -> Targets:
+    """The replicas in the answer of `GET /api/serve/applications/`. Raises ServeUnavailable for an answer of another shape."""
+    found: dict[str, list[str]] = {}
+    for target in _read(answer, cluster):
+        if target.protocol == "HTTP":
+            addresses = found.setdefault(target.application, [])
+            if not _is_proxy(target, cluster):
+                addresses.append(target.address)
+    return {application: tuple(addresses) for application, addresses in found.items()}
 
 
 def calls_of(answer: Any, cluster: Cluster) -> Calls:
     """The gRPC ports in the same answer, for replicas that have an HTTP port too; Serve's own proxy is none. Raises ServeUnavailable."""
+    targets = _read(answer, cluster)
+    http = {
+        (target.application, target.name): target.port
+        for target in targets
+        if target.protocol == "HTTP" and not _is_proxy(target, cluster)
+    }
+    found: dict[str, dict[str, int]] = {}
+    for target in targets:
+        key = (target.application, target.name)
+        if target.protocol == "gRPC" and key in http:
+            found.setdefault(target.application, {})[target.address] = http[key]
+    return found
+
+
+def _is_proxy(target: Target, cluster: Cluster) -> bool:
+    """Whether a target is Serve's own proxy, which Serve names while an application has no replica."""
+    return str(target.port) == cluster.fallback.rpartition(":")[2]
+
+
+def _read(answer: Any, cluster: Cluster) -> list[Target]:
+    """All targets of all applications.
+
+    The answer comes from a process that models run in: what becomes part of a command for HAProxy is parsed, not passed on. With a
+    dashboard on loopback the replicas listen on loopback too, whatever address of the node Serve gives. Raises ServeUnavailable.
+    """
     host = urlsplit(cluster.dashboard).hostname or ""
     loopback = host if _is_loopback(host) else ""
-    fallback_port = cluster.fallback.rpartition(":")[2]
-    http: dict[tuple[str, str], int] = {}
-    calls: list[tuple[str, str, str]] = []
     try:
-        for group in answer["target_groups"]:
-            application = group.get("app_name")
-            for target in group["targets"] if application else ():
-                key = (application, str(target.get("name", "")))
-                if group["protocol"] == "gRPC":
-                    calls.append((*key, f"{loopback or target['ip']}:{int(target['port'])}"))
-                elif group["protocol"] == "HTTP" and str(target["port"]) != fallback_port:
-                    http[key] = int(target["port"])
+        return [
+            _target(group, target, loopback)
+            for group in answer["target_groups"]
+            if group["protocol"] in _PROTOCOLS and group.get("app_name")
+            for target in group["targets"]
+        ]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ServeUnavailable(f"Serve's answer has no usable target_groups: {type(error).__name__} {error}") from None
-    found: dict[str, dict[str, int]] = {}
-    for application, name, address in calls:
-        if (application, name) in http:
-            found.setdefault(application, {})[address] = http[application, name]
-    return found
+
+
+def _target(group: Mapping[str, Any], target: Mapping[str, Any], loopback: str) -> Target:
+    application, port = group["app_name"], target["port"]
+    if not isinstance(application, str):
+        raise TypeError(f"app_name: found {str(application)[:60]!r}; expected a string")
+    if type(port) is not int or not 0 < port < 1 << 16:
+        raise ValueError(f"port of {application[:60]!r}: found {str(port)[:60]!r}; expected an integer from 1 to 65535")
+    host = loopback or target["ip"]
+    try:
+        address = ipaddress.ip_address(host if isinstance(host, str) else "")
+    except ValueError:
+        address = None
+    # A scope is whatever follows a %: Python checks none of it.
+    if address is None or getattr(address, "scope_id", None):
+        raise ValueError(f"ip of {application[:60]!r}: found {str(host)[:60]!r}; expected a numeric address")
+    return Target(application, group["protocol"], str(target.get("name", "")), f"{address}:{port}", port)
 
 
 def _is_loopback(host: str) -> bool:

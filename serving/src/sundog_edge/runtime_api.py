@@ -18,6 +18,8 @@ _FIRST_PATIENCE_S = 0.5
 _PAYLOAD_BYTES = 12_000
 _BATCH = 40
 _WHOLESALE = 400
+# What ends a command, escapes its end, or begins a payload. A path may hold any other letter.
+_SEPARATOR = re.compile(r"[;\\\x00-\x1f\x7f]|<<")
 # Printable ASCII but for what HAProxy's command line reads as an end, an escape or the mark of a payload.
 _PLAIN = re.compile(r"[!$-&(-:=-\[\]-~]*")
 _ROW = re.compile(r"key=(\S+) .*gpc0=(\d+) conn_cur=(\d+)")
@@ -86,7 +88,10 @@ class Haproxy:
         self._socket = socket
 
     async def command(self, text: str, pid: int | None = None, *, patience_s: float = TIMEOUT_S) -> str:
-        """The answer to one command of the master, or of the worker `pid`."""
+        """The answer to one command of the master, or of the worker `pid`. Its first line may end in ` <<`; what follows is its payload."""
+        return await self._send(_one(text), pid, patience_s)
+
+    async def _send(self, text: str, pid: int | None, patience_s: float = TIMEOUT_S) -> str:
         line = text if pid is None else f"@!{pid} {text}"
         try:
             async with asyncio.timeout(patience_s):
@@ -108,7 +113,7 @@ class Haproxy:
     async def batch(self, commands: Sequence[str], pid: int) -> None:
         """Run commands in order in one worker. Raises HaproxyRefused naming the first answer that is no success."""
         for chunk in _chunks(commands, pid):
-            answer = await self.command("; ".join([chunk[0], *(f"@!{pid} {text}" for text in chunk[1:])]), pid)
+            answer = await self._send(_joined(chunk, pid), pid)
             for line in answer.splitlines():
                 if not _EXPECTED.match(line.strip()):
                     raise HaproxyRefused(f"HAProxy worker {pid}: {line.strip()} ({chunk[0]} …)")
@@ -265,10 +270,7 @@ class Haproxy:
         return Load({proxy: count for (proxy, name), count in current.items() if name == "BACKEND"}, current)
 
     async def _many(self, commands: Sequence[str], pid: int) -> str:
-        answers = [
-            await self.command("; ".join([chunk[0], *(f"@!{pid} {text}" for text in chunk[1:])]), pid)
-            for chunk in _chunks(commands, pid)
-        ]
+        answers = [await self._send(_joined(chunk, pid), pid) for chunk in _chunks(commands, pid)]
         return "\n".join(answers)
 
     async def relay(self, pid: int, path: Path) -> None:
@@ -280,6 +282,24 @@ class Haproxy:
         answer = await self.command("reload")
         if not answer.startswith("Success=1"):
             raise HaproxyRefused(f"HAProxy refused to reload: {' '.join(answer.split())[:300]}")
+
+
+def _one(command: str) -> str:
+    """The command, if it is one and no more. Raises HaproxyRefused: what is written into a command must not be able to begin another."""
+    line, mark, payload = command.partition(" <<\n")
+    found = _SEPARATOR.search(line)
+    if found or "\x00" in payload or (mark and (payload.startswith("\n") or "\n\n" in payload)):
+        what = repr(found[0]) if found else "an empty line in its payload"
+        raise HaproxyRefused(f"command {line[:100]!r} was not sent: it holds {what}, which would begin another command")
+    return command
+
+
+def _joined(commands: Sequence[str], pid: int) -> str:
+    """Commands for one worker as one line; each of them has to be a single one without a payload. Raises HaproxyRefused."""
+    for command in commands:
+        if "\n" in _one(command):
+            raise HaproxyRefused(f"command {command[:100]!r} was not sent: a payload cannot be one of several commands")
+    return "; ".join([commands[0], *(f"@!{pid} {command}" for command in commands[1:])])
 
 
 def _chunks(commands: Sequence[str], pid: int) -> list[list[str]]:
@@ -300,6 +320,10 @@ def _payloads(entries: Mapping[str, str]) -> list[str]:
     chunks: list[str] = []
     current = ""
     for key, value in entries.items():
+        if "\n" in key or "\n" in value:
+            raise HaproxyRefused(
+                f"entry {key[:100]!r} of a map was not sent: it holds a line feed, which would begin another entry"
+            )
         line = f"{key} {value}\n"
         if current and len(current) + len(line) > _PAYLOAD_BYTES:
             chunks.append(current)

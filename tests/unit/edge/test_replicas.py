@@ -1,5 +1,6 @@
 """From Serve's answer and HAProxy's state to commands."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -49,11 +50,65 @@ def test_targets_are_read_and_serves_own_proxy_is_none():
 
 @pytest.mark.parametrize(
     "answer",
-    [{}, [], None, {"target_groups": [{}]}, {"target_groups": [group("a", ("x", "port"))]}, {"target_groups": 3}],
+    [
+        {},
+        [],
+        None,
+        {"target_groups": [{}]},
+        {"target_groups": [group("a", ("x", "port"))]},
+        {"target_groups": 3},
+        {"target_groups": [group(["a"], ("10.0.0.7", 1))]},
+    ],
 )
 def test_an_answer_of_another_shape_is_unknown_and_not_empty(answer):
     with pytest.raises(ServeUnavailable):
         targets_of(answer, REMOTE)
+
+
+@pytest.mark.parametrize(
+    ("ip", "port"),
+    [
+        ("10.0.0.1:1; disable frontend edge", 30003),
+        ("10.0.0.1:1\ndisable frontend edge", 30003),
+        ("10.0.0.1:1 weight 256", 30003),
+        ("fe80::1%eth0", 30003),
+        ("fe80::1%; disable frontend edge;", 30003),
+        ("head.vision.svc", 30003),
+        ("10.0.0.7\n", 30003),
+        ("", 30003),
+        (167772167, 30003),
+        (None, 30003),
+        ("10.0.0.7", "30003"),
+        ("10.0.0.7", "30003; disable frontend edge"),
+        ("10.0.0.7", 0),
+        ("10.0.0.7", -1),
+        ("10.0.0.7", 65536),
+        ("10.0.0.7", 30003.5),
+        ("10.0.0.7", True),
+    ],
+)
+@pytest.mark.parametrize("protocol", ["HTTP", "gRPC"])
+def test_an_address_that_is_more_than_an_address_makes_the_answer_unusable(ip, port, protocol):
+    answer = {"target_groups": [group("a", (ip, port), protocol=protocol)]}
+    with pytest.raises(ServeUnavailable, match=r"(ip|port) of 'a': found .*; expected "):
+        targets_of(answer, REMOTE)
+    with pytest.raises(ServeUnavailable, match=r"(ip|port) of 'a': found .*; expected "):
+        calls_of(answer, REMOTE)
+
+
+def test_an_address_of_ipv6_is_one():
+    answer = {"target_groups": [group("a", ("FD00::0007", 30003))]}
+    assert targets_of(answer, REMOTE) == {"a": ("fd00::7:30003",)}
+
+
+@given(st.text() | st.from_regex(r"10\.0\.0\.1[;\n %:]+.*"), st.integers() | st.text())
+def test_whatever_serve_names_a_command_to_add_it_is_one_command(ip, port):
+    try:
+        targets = targets_of({"target_groups": [group("a", (ip, port))]}, REMOTE)
+    except ServeUnavailable:
+        return
+    for address in targets["a"]:
+        assert re.fullmatch(r"[0-9a-f.:]+:[0-9]{1,5}", address)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sundog_edge.errors import HaproxySilent
+from sundog_edge.errors import HaproxyRefused, HaproxySilent
 from sundog_edge.runtime_api import Haproxy, Process
 
 
@@ -51,3 +51,43 @@ async def test_another_command_is_sent_once_and_its_silence_told(master: Master)
     with pytest.raises(HaproxySilent, match=rf"does not answer on {master.path} within 0.05 s"):
         await Haproxy(master.path).command("reload", patience_s=0.05)
     assert master.asked == ["reload"]
+
+
+SEPARATED = (
+    "add server slot0/a 10.0.0.1:1; disable frontend edge",
+    "add server slot0/a 10.0.0.1:1\ndisable frontend edge",
+    "add server slot0/a 10.0.0.1:1\rdisable frontend edge",
+    "add server slot0/a\\ b 10.0.0.1:1",
+    "add server slot0/a 10.0.0.1:1\x00",
+    "add server slot0/a << 10.0.0.1:1",
+)
+
+
+@pytest.mark.parametrize("command", SEPARATED)
+async def test_what_would_be_more_than_one_command_is_not_sent(master: Master, command: str) -> None:
+    haproxy = Haproxy(master.path)
+    for send in (haproxy.command(command, 7), haproxy.batch(["show info", command], 7)):
+        with pytest.raises(HaproxyRefused, match="was not sent"):
+            await send
+    assert master.asked == []
+
+
+@pytest.mark.parametrize("payload", ["a 1\n\ndisable frontend edge\n", "\ndisable frontend edge\n", "a \x00\n"])
+async def test_a_payload_that_would_end_early_is_not_sent(master: Master, payload: str) -> None:
+    with pytest.raises(HaproxyRefused, match="was not sent"):
+        await Haproxy(master.path).command(f"add map /s/hosts.map <<\n{payload}", 7)
+    with pytest.raises(HaproxyRefused, match="a payload cannot be one of several"):
+        await Haproxy(master.path).batch(["add map /s/hosts.map <<\na 1\n"], 7)
+    assert master.asked == []
+
+
+@pytest.mark.parametrize("entries", [{"a": "1\nb 2"}, {"a\nb": "1"}])
+async def test_an_entry_of_a_map_that_would_be_two_is_not_sent(master: Master, entries: dict[str, str]) -> None:
+    with pytest.raises(HaproxyRefused, match="was not sent"):
+        await Haproxy(master.path).change_map(7, Path("/s/hosts.map"), {}, entries)
+    assert master.asked == []
+
+
+async def test_a_path_with_other_letters_and_a_payload_are_sent(master: Master) -> None:
+    await Haproxy(master.path).command("add map /home/josé/s/hosts.map <<\na 1; 2\nb 2\n", 7)
+    assert master.asked == ["@!7 add map /home/josé/s/hosts.map <<"]
