@@ -57,7 +57,10 @@ _GRPC_ENDS = {
 
 
 class EndHead(NamedTuple):
-    """What the head of a line says about requests that had an arm. `slow_us` has the arm's thresholds, in the order of `SLOW`."""
+    """What the head of a line says about requests that had an arm. `slow_us` has the arm's thresholds, in the order of `SLOW`.
+
+    `poison` where the first attempt failed, and the replica of the second went away without an answer.
+    """
 
     boot: str
     row: str
@@ -67,6 +70,7 @@ class EndHead(NamedTuple):
     server: str
     slow_us: tuple[int, ...]
     block: int
+    poison: bool = False
 
 
 class RefusalHead(NamedTuple):
@@ -110,6 +114,7 @@ def parse_head(head: bytes) -> EndHead | RefusalHead | FeedbackHead:
         server,
         () if slow == _NONE else _thresholds(slow),
         int(block),
+        int(retries) > 0 and outcome == _NONE and (status, termination[:2]) == ("502", "SH"),
     )
 
 

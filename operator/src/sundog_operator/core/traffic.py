@@ -468,3 +468,13 @@ def counts_of(attempt: str, arm: str, reports: Iterable[EdgeReport], *, forced: 
             requests += int(row.get("assigned", 0))
             errors += sum(int(ends.get(end, 0)) for end in ERRORS)
     return requests, errors
+
+
+def poison_of(attempt: str, arm: str, reports: Iterable[EdgeReport]) -> int:
+    """Requests of an arm, whatever led them there, that were retried and then got no answer of that replica either."""
+    return sum(
+        int((row.get("retries") or {}).get("poison", 0))
+        for report in reports
+        for row in (report.evidence or {}).get("counters", ())
+        if (row.get("attempt"), row.get("arm")) == (attempt, arm)
+    )
