@@ -25,7 +25,8 @@ FORGET_DOWN_S = 30
 CHECK_PATIENCE_S = 5
 """How long a new replica may take to pass its check before it no longer keeps the replaced ones."""
 
-DRAIN_LIMIT_S = 60.0
+LEAST_DRAIN_S = 60.0
+_DRAIN_MARGIN_S = 10.0
 
 _PROTOCOLS = ("HTTP", "gRPC")
 
@@ -168,7 +169,7 @@ async def _read_capped(response: aiohttp.ClientResponse) -> bytes:
 class Wish:
     """What one slot should have. `listed` is None while Serve's answer is not known, and empty when it names no replica.
 
-    `check_ports` by address, where that is a gRPC port.
+    `check_ports` by address, where that is a gRPC port. `request_s` is the longest that a request may take, in seconds.
     """
 
     slot: str
@@ -178,6 +179,7 @@ class Wish:
     check_ms: int = CHECK_MS
     fallback_check_ms: int = CHECK_MS
     check_ports: Mapping[str, int] = field(default_factory=dict)
+    request_s: float = 0.0
 
 
 def wanted(wish: Wish, present: Sequence[ServerState]) -> dict[str, Server]:
@@ -230,22 +232,28 @@ def _given_up(server: ServerState) -> bool:
     return server.since_s >= CHECK_PATIENCE_S
 
 
+def drain_limit_s(request_s: float) -> float:
+    """Seconds that a leaving replica has for its requests, of which each may take `request_s`."""
+    return max(LEAST_DRAIN_S, request_s + _DRAIN_MARGIN_S)
+
+
 def plan(
     slot: str,
     want: Mapping[str, Server],
     present: Sequence[ServerState],
     running: Mapping[tuple[str, str], int],
     drained_for: Mapping[tuple[str, str], float],
+    limit_s: float = LEAST_DRAIN_S,
 ) -> list[str]:
     """Commands that bring one slot of one worker closer to `want`.
 
     A server leaves in steps that HAProxy's own state records, so that any agent can go on: drain, then maintenance once its
-    requests are done or DRAIN_LIMIT_S have passed, then deletion. `drained_for` has seconds since a server was first seen draining.
+    requests are done or `limit_s` have passed, then deletion. `drained_for` has seconds since a server was first seen draining.
     """
     commands: list[str] = []
     names = {server.name for server in present}
     for server in present:
-        commands += _keep(server) if server.name in want else _remove(server, running, drained_for)
+        commands += _keep(server) if server.name in want else _remove(server, running, drained_for, limit_s)
     for name, wish in want.items():
         if name not in names:
             commands += _add(slot, wish)
@@ -261,7 +269,10 @@ def _keep(server: ServerState) -> list[str]:
 
 
 def _remove(
-    server: ServerState, running: Mapping[tuple[str, str], int], drained_for: Mapping[tuple[str, str], float]
+    server: ServerState,
+    running: Mapping[tuple[str, str], int],
+    drained_for: Mapping[tuple[str, str], float],
+    limit_s: float,
 ) -> list[str]:
     key = (server.slot, server.name)
     where = f"{server.slot}/{server.name}"
@@ -271,7 +282,7 @@ def _remove(
         return [f"set server {where} state drain"]
     if running.get(key, 0) == 0:
         return [f"set server {where} state maint"]
-    if drained_for.get(key, 0.0) > DRAIN_LIMIT_S:
+    if drained_for.get(key, 0.0) > limit_s:
         return [f"shutdown sessions server {where}", f"set server {where} state maint"]
     return []
 

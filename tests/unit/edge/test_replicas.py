@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sundog_edge.document import Cluster
 from sundog_edge.errors import ServeUnavailable
 from sundog_edge.haproxy.backends import server_options
-from sundog_edge.replicas import Wish, calls_of, plan, targets_of, wanted
+from sundog_edge.replicas import Wish, calls_of, drain_limit_s, plan, targets_of, wanted
 from sundog_edge.runtime_api import ServerState
 
 LOCAL = Cluster(dashboard="http://127.0.0.1:8265", fallback="127.0.0.1:8000")
@@ -193,6 +193,13 @@ def test_a_new_server_gets_no_request_before_its_check_has_passed():
 def test_a_server_leaves_in_steps(state, running, drained_s, commands):
     key = ("slot0", "b:1")
     assert plan("slot0", {}, [state], {key: running}, {key: drained_s}) == commands
+
+
+def test_a_server_leaves_when_the_longest_request_of_its_service_has_had_its_time():
+    key, state = ("slot0", "b:1"), server("b:1", draining=True)
+    assert [drain_limit_s(seconds) for seconds in (0.5, 30, 90, 86_400)] == [60, 60, 100, 86_410]
+    assert plan("slot0", {}, [state], {key: 1}, {key: 99.0}, drain_limit_s(90)) == []
+    assert plan("slot0", {}, [state], {key: 1}, {key: 101.0}, drain_limit_s(90)) != []
 
 
 def test_a_server_that_comes_back_while_it_drains_is_ready_again_but_never_from_maintenance():
