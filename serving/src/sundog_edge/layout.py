@@ -13,6 +13,9 @@ _DRAIN_MARGIN_S = 20
 CHECK_MS = 500
 """Between two health checks of a server, where there are few."""
 
+FALL, RISE = 2, 1
+"""Checks in a row that fail until a server is down, and that pass until it is up again."""
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Server:

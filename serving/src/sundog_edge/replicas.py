@@ -1,7 +1,7 @@
 """Following an application's replicas: what Serve says, what HAProxy has, and the commands that lead from one to the other."""
 
 import ipaddress
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -230,6 +230,30 @@ def _still_starting(listed: Iterable[str], candidates: Iterable[ServerState]) ->
 
 def _given_up(server: ServerState) -> bool:
     return server.since_s >= CHECK_PATIENCE_S
+
+
+def keep_slow(wish: Wish, present: Sequence[ServerState], proven: Collection[str]) -> list[str]:
+    """Commands that keep replicas in whose checks only come too late, where no other answers in time.
+
+    To take out all that are slow would fail every request, as on a machine without CPU. One that refuses connections or answers for another
+    application goes all the same, and so does one that Serve no longer names or that has never passed a check (is not `proven`).
+    """
+    candidates = [server for server in present if _is_candidate(server)]
+    if any(server.running and not server.slow for server in candidates):
+        return []
+    return [
+        f"set server {server.slot}/{server.name} health up"
+        for server in candidates
+        if server.slow
+        and server.failing
+        and server.name in proven
+        and (wish.listed is None or server.name in wish.listed)
+    ]
+
+
+def still_proven(before: Collection[str], present: Sequence[ServerState]) -> frozenset[str]:
+    """The servers of a slot that have passed a check and, since then, failed none but by being slow. `before`: those of the last look."""
+    return frozenset(server.name for server in present if server.running or (server.slow and server.name in before))
 
 
 def drain_limit_s(request_s: float) -> float:

@@ -10,6 +10,7 @@ from sundog_edge.counters import Seen
 from sundog_edge.errors import HaproxyRefused, HaproxySilent, HaproxyUnavailable
 from sundog_edge.haproxy.names import BLOCKS_TABLE, BOOT_VARIABLE, MIRRORED_TABLE, ROWS_TABLE
 from sundog_edge.haproxy.relay import KNOWN
+from sundog_edge.layout import FALL, RISE
 
 TIMEOUT_S = 5.0
 # HAProxy opens its socket before it parts into master and worker, and nobody ever answers who connected in between: he has to come again.
@@ -27,6 +28,10 @@ _RUNNING = re.compile(r"key=(\S+)/(\d+) .*conn_cur=(\d+)")
 _SAMPLED = re.compile(r"key=(\S+) .*gpc0=(\d+) .*conn_cur=(\d+) .*gpc1=(\d+)")
 _EXPECTED = re.compile(r"^(New server registered\.|Server deleted\.|)$")
 _DRAIN_FLAGS = 0x08 | 0x10
+_TIMED_OUT = "12"
+"""HAProxy's number for a check that was connected and got no answer in time (L7TOUT)."""
+
+_HEALTHY = RISE + FALL - 1
 _MAINTENANCE_FLAGS = 0x01 | 0x02 | 0x04 | 0x20
 
 
@@ -40,7 +45,10 @@ class Process:
 
 @dataclass(frozen=True, slots=True)
 class ServerState:
-    """One server of a slot in one worker. `since_s` is the time since it last went up or down, `check_port` 0 its own."""
+    """One server of a slot in one worker. `since_s` is the time since it last went up or down, `check_port` 0 its own.
+
+    `slow` where its last check was connected and got no answer in time, `failing` where its last check counts against it.
+    """
 
     slot: str
     name: str
@@ -50,6 +58,8 @@ class ServerState:
     maintenance: bool
     since_s: int
     check_port: int = 0
+    slow: bool = False
+    failing: bool = False
 
     @property
     def up(self) -> bool:
@@ -343,4 +353,6 @@ def _server_state(row: Sequence[str]) -> ServerState:
         maintenance=bool(admin & _MAINTENANCE_FLAGS),
         since_s=int(row[9]),
         check_port=int(row[21]),
+        slow=row[10] == _TIMED_OUT,
+        failing=int(row[12]) < _HEALTHY,
     )

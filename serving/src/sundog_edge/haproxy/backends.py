@@ -4,7 +4,7 @@ from sundog_edge.haproxy import admission, assignment, feedback, grpc, probes, s
 from sundog_edge.haproxy.identity import NAMED
 from sundog_edge.haproxy.names import BLOCKS_TABLE, FALLBACK, FATAL_TABLE, GRPC, MAX_BLOCKS, MAX_ROWS, ROWS_TABLE
 from sundog_edge.haproxy.problems import problem
-from sundog_edge.layout import CHECK_MS, Server
+from sundog_edge.layout import CHECK_MS, FALL, RISE, Server
 from sundog_edge.state_dir import StateDir
 
 CHECK_AT_ONCE_MS = 100
@@ -19,10 +19,10 @@ def server_options(server: Server) -> str:
     if server.backup:
         return f"{server.address} check inter {server.check_ms} fall 1 rise 1{call}{limit} backup"
     # One that refuses a request's connection is out at once. One whose check fails is asked again at once, and is out when that fails
-    # too: a busy machine makes a check late now and then, and where the replica is the only one nobody else could answer.
+    # too: a busy machine makes a check late now and then. Where no replica answers in time, the agent keeps those in that only are slow.
     return (
         f"{server.address} check inter {server.check_ms} fastinter {CHECK_AT_ONCE_MS} downinter {CHECK_MS} "
-        f"observe layer4 error-limit 1 on-error mark-down fall 2 rise 1{call}{limit}"
+        f"observe layer4 error-limit 1 on-error mark-down fall {FALL} rise {RISE}{call}{limit}"
     )
 
 
