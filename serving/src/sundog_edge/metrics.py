@@ -135,7 +135,9 @@ def _traffic(ledger: Ledger) -> Iterator[Metric]:
         "sundog_edge_slow_further", "Answers above a further threshold of their arm.", labels=(*_ARM, "threshold")
     )
     duration = HistogramMetricFamily(
-        "sundog_edge_request_duration_seconds", "From the request received to its last byte answered.", labels=_ARM
+        "sundog_edge_request_duration_seconds",
+        "From the headers and the first 16 kB of the body received to the last byte answered.",
+        labels=_ARM,
     )
     for labels, own in sorted(_sums(ledger, probes=False).items()):
         assigned.add_metric(labels, own.assigned)
