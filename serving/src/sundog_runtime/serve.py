@@ -5,7 +5,7 @@ import logging
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 from ray import serve
 from ray.util.metrics import Counter, Gauge
@@ -13,6 +13,7 @@ from ray.util.metrics import Counter, Gauge
 from sundog_runtime.arguments import parse_arguments
 from sundog_runtime.errors import StartError
 from sundog_runtime.logs import make_no_records_of_requests, use_json_lines
+from sundog_runtime.loop_watch import watch
 from sundog_runtime.protocol.grpc_service import Answers, GrpcMethods
 from sundog_runtime.ray_metrics import Exporter
 
@@ -34,6 +35,7 @@ class _Model(GrpcMethods):
         with _told():
             self._replica = await Replica.start(args, build)
         exporter = Exporter(self._replica.metrics, arguments.service, arguments.revision, Counter, Gauge)
+        self._watching: asyncio.Task[NoReturn] | None = None
         self._exporting = asyncio.create_task(exporter.export_forever())
         make_no_records_of_requests(logging.getLogger("ray.serve"))
         _shorten_the_way(self._replica.app)
@@ -50,11 +52,18 @@ class _Model(GrpcMethods):
         """Serve hands over `user_config`, at the start, before the replica counts as ready, and on every change."""
         with _told():
             await self._replica.reconfigure(user_config)
+        self._watch()
 
     async def check_health(self) -> None:
         """Serve asks before the replica is ready, then every few seconds; raising three times makes it replace it."""
         with _told():
             await self._replica.check_health()
+        self._watch()
+
+    def _watch(self) -> None:
+        """Watch the event loop from when the replica has started: until then the start is what is watched."""
+        if self._watching is None:
+            self._watching = asyncio.create_task(watch())
 
 
 def _shorten_the_way(app: Any) -> None:
