@@ -2,11 +2,13 @@
 
 import asyncio
 import logging
+import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
+import ray
 from ray import serve
 from ray.util.metrics import Counter, Gauge
 
@@ -19,6 +21,12 @@ from sundog_runtime.ray_metrics import Exporter
 
 MAX_START_FAILURES = 3
 """Serve gives up after so many failed starts, whatever the number of replicas: most failures are for good."""
+
+KNOWN_RAY = "2.60"
+"""The release whose private names `serve_internals` uses."""
+
+FAST_PATH_VARIABLE, OFF = "SUNDOG_FAST_PATH", "off"
+"""The environment variable of a replica, and its value, with which every request takes Serve's own way."""
 
 _logger = logging.getLogger("ray.serve.sundog")
 
@@ -67,13 +75,18 @@ class _Model(GrpcMethods):
 
 
 def _shorten_the_way(app: Any) -> None:
-    """Have small requests answered at once, where Serve is as we know it from inside."""
+    """Have small requests answered at once, where Ray is the one whose inside we know."""
+    if not ray.__version__.startswith(f"{KNOWN_RAY}."):
+        _logger.warning(
+            "requests take Serve's own way, which is longer: Ray is %s, known is %s", ray.__version__, KNOWN_RAY
+        )
+        return
     try:
         from sundog_runtime.serve_internals import shorten_the_way
     except ImportError as error:
         _logger.warning("requests take Serve's own way, which is longer: %s", error)
         return
-    shorten_the_way(app.at_once, app.paths)
+    shorten_the_way(app.at_once, app.paths, is_on=os.environ.get(FAST_PATH_VARIABLE, "").lower() != OFF)
 
 
 @contextmanager
