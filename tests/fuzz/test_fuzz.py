@@ -17,6 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from sundog_edge.counters import Ledger
 from sundog_runtime.protocol.inference_pb2 import ModelInferRequest
 from waiting import patience
 
@@ -107,9 +108,24 @@ SEEDS = {
         b'{"unit":"ada","metric":"converted","value":1.5,"id":"x","time":"2026-01-31T12:00:00Z"}',
         b'[{"exposure":"1~a~0~stable~0123456789abcdef~1769000000~kV0zM5mPp0l2nS7Jr9c1Xw","metric":"converted","value":true}]',
     ],
-    "log_lines": [b"a-1 digits/a/0/stable/assigned/sticky digits - 200 -- 0 s1 - - 5 1 2 3\n\xff\xfe\n"],
+    "log_lines": [
+        b"a-1 digits/a/0/stable/assigned/sticky digits - 200 -- 0 s1 ok 500,90 179500000 1 20 50 7 5 7 1795000000000000",
+        b"a-1 digits/a/0/canary/assigned/anonymous digits - 502 SH +1 s1 - - 179500000 1 - 50 7 - - 1795000000000000",
+        b"a-1 - digits - 413 LR 0 <NOSRV> - - 179500000 - - - - - - 1795000000000000",
+        b"a-1 - digits feedback 207 -- 0 agent - - 179500000 - - - - - - 1795000000000000",
+        b"\xff\xfe\n",
+    ],
 }
 TARGETS = tuple(SEEDS)
+
+
+def test_the_seeds_of_lines_are_lines() -> None:
+    """Else the fuzzer begins, and stays, with what is refused at the first look."""
+    ledger = Ledger()
+    ledger.consume(SEEDS["log_lines"], 1.8e9)
+    (boot,) = ledger.boots.values()
+    assert (boot.lines, boot.unparsable, ledger.strays) == (4, 0, 1)
+    assert sum(row.ended for row in boot.rows.values()) == 2
 
 
 @pytest.mark.timeout(patience(900))

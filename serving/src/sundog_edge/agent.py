@@ -14,7 +14,7 @@ import aiohttp
 from sundog_edge import evidence, metrics
 from sundog_edge.counting import Counting
 from sundog_edge.document import Document, parse
-from sundog_edge.errors import DocumentError, EdgeError, HaproxyRefused, HaproxyUnavailable
+from sundog_edge.errors import DocumentError, EdgeError, HaproxyUnavailable
 from sundog_edge.feedback.intake import Intake
 from sundog_edge.feedback.signing import SigningKeyFile
 from sundog_edge.feedback.stored import Store
@@ -38,6 +38,8 @@ FORGET_S = 60.0
 SECRETS_S = 1.0
 AGAIN_S = 1.0
 """Pause before what HAProxy refused is tried again: each try may have it check a whole configuration."""
+
+LONGEST_AGAIN_S = 10.0
 
 _STALE_S = 5.0
 _STUCK_S = 60.0
@@ -82,10 +84,10 @@ class Agent:
         # Before any line is counted: those that wait in the pipe show first exposures too.
         self._watch_units()
         self._shadowing = Shadowing(haproxy, self._workers, options.state)
-        self._raw: bytes | None = None
-        self._refused: bytes | None = None
+        self._done: tuple[int, ...] = ()
+        self._failed: tuple[int, ...] = ()
+        self._failures = 0
         self._again_at = 0.0
-        self._version: tuple[int, ...] = ()
         self._error = ""
         self._alive_at = 0.0
         self._away = asyncio.Event()
@@ -136,7 +138,10 @@ class Agent:
         return self.healthy and self._traffic.in_force is not None and self._settled
 
     async def evidence(self, question: evidence.Question = evidence.EVERYTHING) -> dict[str, Any]:
-        """The evidence document, or what of it is asked for, with HAProxy's counts as they are now or, without HAProxy, were last read."""
+        """The evidence document, or what of it is asked for, with HAProxy's counts as they are now or, without HAProxy, were last read.
+
+        Raises OSError where the counters cannot be written down.
+        """
         running: dict[str, dict[str, int]] = {}
         with contextlib.suppress(EdgeError):
             await self._counting.settle()
@@ -240,42 +245,54 @@ class Agent:
         self._settled = found or time.monotonic() >= self._settle_until
 
     async def _follow_document(self) -> None:
+        """Put the newest document in force. What fails is tried again, more rarely each time; a document that has changed, at once."""
         try:
             status = self._options.split.stat()
             version = (status.st_ino, status.st_mtime_ns, status.st_size)
-            if version == self._version and self._raw is not None and not self._error:
+            if version == self._done or (version == self._failed and time.monotonic() < self._again_at):
                 return
             raw = await asyncio.to_thread(self._options.split.read_bytes)
-            self._version = version
         except FileNotFoundError:
             return
         except OSError as error:
+            self._done = ()
             self._error = f"split document {self._options.split} cannot be read: {error.strerror}"
-            return
-        if raw == self._raw or (raw == self._refused and time.monotonic() < self._again_at):
             return
         try:
             document = parse(raw, self._options.namespace)
-            in_force = self._traffic.in_force
-            if in_force is None or in_force.document != document:
-                # Its first requests may have ended before all workers have it.
-                self._watch_units(document)
-                await self._traffic.apply(document, time.time())
-                LOG.info("generation %d is in force", document.generation)
-            self._counting.ledger.know(document)
-            self._watch_units()
         except DocumentError as error:
             LOG.warning("%s", error)
-            self._error = str(error)
-            self._raw = raw
-        except EdgeError as error:
-            self._error = f"generation could not be applied yet: {error}"
-            if isinstance(error, HaproxyRefused):
-                self._refused, self._again_at = raw, time.monotonic() + AGAIN_S
+            self._done, self._error = version, str(error)
+            return
+        try:
+            await self._take(document)
+        except (EdgeError, OSError) as error:
+            self._error = f"generation {document.generation} could not be applied and is tried again: {error}"
+            self._postpone(version, error)
             raise
-        else:
-            self._error = ""
-            self._raw = raw
+        self._done, self._failures, self._error = version, 0, ""
+
+    async def _take(self, document: Document) -> None:
+        in_force = self._traffic.in_force
+        if in_force is None or in_force.document != document:
+            # Its first requests may have ended before all workers have it.
+            self._watch_units(document)
+            await self._traffic.apply(document, time.time())
+            LOG.info("generation %d is in force", document.generation)
+        self._counting.ledger.know(document)
+        self._watch_units()
+
+    def _postpone(self, version: tuple[int, ...], error: Exception) -> None:
+        self._failures = self._failures + 1 if version == self._failed else 1
+        self._failed = version
+        # Whether HAProxy is back costs nothing to find out.
+        pause_s = 0.0 if isinstance(error, HaproxyUnavailable) else again_s(self._failures)
+        self._again_at = time.monotonic() + pause_s
+
+
+def again_s(failures: int) -> float:
+    """Seconds until a document that could not be applied so many times in a row is tried again."""
+    return min(AGAIN_S * 2.0 ** min(failures - 1, 10), LONGEST_AGAIN_S)
 
 
 async def _repeat(step: Step, pause_s: Callable[[], float]) -> None:

@@ -48,7 +48,11 @@ def main() -> None:
 )
 @click.option("--max-connections", type=click.IntRange(0), default=0, show_default=True, help="0: as files allow.")
 @click.option(
-    "--drain-seconds", type=click.IntRange(1), default=120, show_default=True, help="Deadline of a replaced worker."
+    "--drain-seconds",
+    type=click.IntRange(1),
+    default=120,
+    show_default=True,
+    help="Least deadline of a worker that leaves; longer where a request may take longer.",
 )
 @click.option(
     "--request-seconds", type=click.IntRange(1), default=15, show_default=True, help="For a request's headers to come."

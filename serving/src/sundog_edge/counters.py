@@ -75,6 +75,7 @@ class Row:
     retries: int = 0
     redispatched: int = 0
     rescued: int = 0
+    poison: int = 0
     served_elsewhere: int = 0
     slow: int = 0
     slow2: int = 0
@@ -148,6 +149,7 @@ _SUMS = (
     "retries",
     "redispatched",
     "rescued",
+    "poison",
     "served_elsewhere",
     *SLOW,
     "duration_us",
@@ -567,6 +569,7 @@ def _flush_ends(cell: _Cell, row: Row, head: EndHead, n: int, present: int) -> N
         row.retries += n * head.retries
         row.redispatched += n if head.redispatched else 0
         row.rescued += n if head.end == "ok" else 0
+        row.poison += n if head.poison else 0
         row.blocks.add(head.block, _FIRST_ATTEMPT_FAILED, n, present)
     if cell.total is None:
         row.served_elsewhere += n

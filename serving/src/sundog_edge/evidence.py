@@ -190,6 +190,7 @@ def _row(boot: Boot, key: str, row: Row, question: Question) -> dict[str, Any]:
             "retries": row.retries,
             "redispatched": row.redispatched,
             "rescued": row.rescued,
+            "poison": row.poison,
         },
         "servedElsewhere": row.served_elsewhere,
         "ttfb": row.ttfb,

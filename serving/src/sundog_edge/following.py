@@ -12,8 +12,8 @@ from sundog_edge.document import Cluster, Service
 from sundog_edge.errors import HaproxyRefused, ServeUnavailable
 from sundog_edge.evidence import ServerCounts
 from sundog_edge.haproxy.names import FALLBACK, GRPC
-from sundog_edge.layout import CHECK_MS, Holding, Layout, Server
-from sundog_edge.replicas import Calls, ServeClient, Targets, Wish, plan, wanted
+from sundog_edge.layout import CHECK_MS, USUAL_DRAIN_S, Holding, Layout, Server, request_s
+from sundog_edge.replicas import Calls, ServeClient, Targets, Wish, drain_limit_s, keep_slow, plan, still_proven, wanted
 from sundog_edge.runtime_api import Haproxy, Load, ServerState
 from sundog_edge.traffic import Traffic
 from sundog_edge.workers import Worker, Workers
@@ -134,6 +134,8 @@ class Following:
         self._traffic = traffic
         self._answers = answers
         self._draining_since: dict[tuple[int, str, str], float] = {}
+        self._drain_limits: dict[str, float] = {}
+        self._proven: dict[tuple[int, str], frozenset[str]] = {}
         self._wishes: dict[str, Wish] = {}
         self._wished_for: tuple[object, ...] = ()
         self._unsettled: set[str] = set()
@@ -168,6 +170,7 @@ class Following:
         pids = [worker.pid for worker in self._workers.all]
         if now >= self._sweep_at or pids != self._pids:
             self._pids = pids
+            self._proven = {key: names for key, names in self._proven.items() if key[0] in pids}
             await self._sweep(layout)
             self._sweep_at = now + COST_FACTOR * (time.thread_time() - began)
         elif changed or (self._unsettled and now >= self._again_at):
@@ -207,9 +210,14 @@ class Following:
         for slot in {*slots, *by_slot}:
             present = by_slot.get(slot, [])
             want = wanted(self._wishes[slot], present) if slot in self._wishes else {}
-            commands = plan(slot, want, present, load.servers, self._drained_for(worker, present))
+            # Nothing is known of a slot that was left before this agent began.
+            limit_s = self._drain_limits.get(slot, max(USUAL_DRAIN_S, layout.drain_s))
+            commands = plan(slot, want, present, load.servers, self._drained_for(worker, present), limit_s)
             commands += _limits(want, present, known.get(slot, ()))
-            if commands or any(not server.up and not server.name.startswith(FALLBACK) for server in present):
+            proven = self._proven[worker.pid, slot] = still_proven(self._proven.get((worker.pid, slot), ()), present)
+            if slot in self._wishes:
+                commands += keep_slow(self._wishes[slot], present, proven)
+            if commands or any(_is_unsettled(server) for server in present):
                 self._unsettled.add(slot)
             if commands:
                 await self._run(worker, commands)
@@ -250,6 +258,8 @@ class Following:
                 if layout.grpc:
                     wishes[holding.slot + GRPC] = self._call_wish(holding, services[holding.service], check_ms)
         before, self._wishes, self._wished_for = self._wishes, wishes, wished_for
+        # A slot that is left keeps the limit that it had.
+        self._drain_limits |= {slot: drain_limit_s(wish.request_s) for slot, wish in wishes.items()}
         return {slot for slot in {*before, *wishes} if before.get(slot) != wishes.get(slot)}
 
     def _wish(self, holding: Holding, service: Service, check_ms: int, fallback_check_ms: int) -> Wish:
@@ -261,6 +271,7 @@ class Following:
             maxconn=_limit(holding, service),
             check_ms=check_ms,
             fallback_check_ms=fallback_check_ms,
+            request_s=request_s(service),
         )
 
     def _call_wish(self, holding: Holding, service: Service, check_ms: int) -> Wish:
@@ -274,6 +285,7 @@ class Following:
             _limit(holding, service),
             check_ms,
             check_ports=listed,
+            request_s=request_s(service),
         )
 
     def _drained_for(self, worker: Worker, present: Sequence[ServerState]) -> dict[tuple[str, str], float]:
@@ -310,6 +322,10 @@ class Following:
     def _note(self, layout: Layout, leaving: Collection[Holding]) -> None:
         up = tuple(sorted(server for holding in layout.held for server in self._up.get(holding.application, ())))
         self._traffic.note_servers(up, frozenset(holding.slot for holding in leaving))
+
+
+def _is_unsettled(server: ServerState) -> bool:
+    return not server.name.startswith(FALLBACK) and (server.failing or not server.up)
 
 
 def _limits(want: Mapping[str, Server], present: Iterable[ServerState], known: Iterable[Server]) -> list[str]:

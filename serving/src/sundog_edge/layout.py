@@ -4,12 +4,17 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from sundog_edge.document import Document
+from sundog_edge.document import Document, Service
 from sundog_edge.policy import DEFAULT_WAIT_MS
 
 MIN_SLOTS = 16
+USUAL_DRAIN_S = 120
+_DRAIN_MARGIN_S = 20
 CHECK_MS = 500
 """Between two health checks of a server, where there are few."""
+
+FALL, RISE = 2, 1
+"""Checks in a row that fail until a server is down, and that pass until it is up again."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -47,7 +52,8 @@ class Layout:
     names of headers, cookies and JSON paths. `units` has them as `header:x-user-id`, `overrides` and `matches` as bare header names;
     `waits` are milliseconds by slot, where the longest wait is not the default; `public_keys` are names of files; `grpc` says whether
     every slot has a twin for gRPC, which comes with the first replica that offers it; `shadow` whether the rules of mirroring are there,
-    which come with the first service that asks for it. `leaving` are slots whose
+    which come with the first service that asks for it; `drain_s` the seconds that a worker which was replaced has for its requests, 0 where
+    what it was started with is enough. `leaving` are slots whose
     application left the document but which may still have servers and requests. `servers` are those that were up, so that a new worker
     starts with them.
     """
@@ -60,6 +66,7 @@ class Layout:
     public_keys: tuple[str, ...] = ()
     grpc: bool = False
     shadow: bool = False
+    drain_s: int = 0
     held: tuple[Holding, ...] = ()
     leaving: tuple[Holding, ...] = ()
     servers: tuple[Server, ...] = ()
@@ -85,6 +92,7 @@ class Layout:
             public_keys=tuple(stored.get("public_keys", ())),
             grpc=stored.get("grpc", False),
             shadow=stored.get("shadow", False),
+            drain_s=stored.get("drain_s", 0),
             held=tuple(Holding(**holding) for holding in stored["held"]),
             leaving=tuple(Holding(**holding) for holding in stored["leaving"]),
             servers=tuple(Server(**server) for server in stored["servers"]),
@@ -98,7 +106,7 @@ class Layout:
     @property
     def static(self) -> tuple[object, ...]:
         """What only a reload changes, but for public keys."""
-        return self.slots, self.units, self.overrides, self.matches, self.waits, self.grpc, self.shadow
+        return self.slots, self.units, self.overrides, self.matches, self.waits, self.grpc, self.shadow, self.drain_s
 
 
 def slot_names(count: int) -> tuple[str, ...]:
@@ -145,9 +153,24 @@ def fit(layout: Layout, document: Document) -> Layout:
         matches=layout.matches if matches <= {*layout.matches} else tuple(sorted(matches)),
         waits=waits,
         shadow=layout.shadow or any(service.shadow for service in document.services),
+        drain_s=max(layout.drain_s, _drain_s(document)),
         held=(*kept.values(), *fresh.values()),
         leaving=leaving,
     )
+
+
+def request_s(service: Service) -> float:
+    """The longest that a request of a service may be at the edge, in seconds, its wait for a replica included."""
+    wait_ms = service.queue.wait_ms if service.queue else DEFAULT_WAIT_MS
+    return service.requestTimeoutSeconds + wait_ms / 1000
+
+
+def _drain_s(document: Document) -> int:
+    """The least of 120, 240, 480 … seconds that is longer than any request; 0 for the first of them."""
+    needed, found = max(map(request_s, document.services), default=0.0) + _DRAIN_MARGIN_S, USUAL_DRAIN_S
+    while found < needed:
+        found *= 2
+    return found if found > USUAL_DRAIN_S else 0
 
 
 def _places(

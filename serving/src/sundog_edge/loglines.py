@@ -3,7 +3,8 @@
 A line is a head, which many requests have alike, and a tail of numbers, parted by one blank, `-` where there is nothing:
 `boot row service refused status termination retries server outcome slow block` and
 `count ttfb total bytes unit group received`. `slow` has the arm's thresholds, parted by commas, and `block` is the number of the 10 s block
-of arrival; times are microseconds, `ttfb` and `total` from the request fully received. `unit` is the unsalted hash as a signed integer.
+of arrival; times are microseconds, `ttfb` and `total` from the instant at which the edge had the headers and as much of the body as fits
+its buffer: all of a smaller one, while the rest of a larger one comes after it. `unit` is the unsalted hash as a signed integer.
 HAProxy composes every field from fixed words, its own maps and its own numbers, so no client or replica can put a blank or a line
 end into one.
 """
@@ -57,7 +58,10 @@ _GRPC_ENDS = {
 
 
 class EndHead(NamedTuple):
-    """What the head of a line says about requests that had an arm. `slow_us` has the arm's thresholds, in the order of `SLOW`."""
+    """What the head of a line says about requests that had an arm. `slow_us` has the arm's thresholds, in the order of `SLOW`.
+
+    `poison` where the first attempt failed, and the replica of the second went away without an answer.
+    """
 
     boot: str
     row: str
@@ -67,6 +71,7 @@ class EndHead(NamedTuple):
     server: str
     slow_us: tuple[int, ...]
     block: int
+    poison: bool = False
 
 
 class RefusalHead(NamedTuple):
@@ -110,6 +115,7 @@ def parse_head(head: bytes) -> EndHead | RefusalHead | FeedbackHead:
         server,
         () if slow == _NONE else _thresholds(slow),
         int(block),
+        int(retries) > 0 and outcome == _NONE and (status, termination[:2]) == ("502", "SH"),
     )
 
 

@@ -28,10 +28,22 @@ _EDGES = tuple(step for step in range(len(EDGES_US)) if step % 50 in {0, 15, 35}
 class _Sum:
     """What one arm's rows add up to."""
 
-    __slots__ = ("assigned", "ends", "further", "lost", "rescued", "retries", "running", "slow", "total", "us")
+    __slots__ = (
+        "assigned",
+        "ends",
+        "further",
+        "lost",
+        "poison",
+        "rescued",
+        "retries",
+        "running",
+        "slow",
+        "total",
+        "us",
+    )
 
     def __init__(self) -> None:
-        self.assigned = self.lost = self.retries = self.rescued = self.running = self.slow = self.us = 0
+        self.assigned = self.lost = self.retries = self.rescued = self.poison = self.running = self.slow = self.us = 0
         self.further = dict.fromkeys(SLOW[1:], 0)
         self.ends = dict.fromkeys(ENDS, 0)
         self.total = {kind: [0] * (len(_EDGES) + 1) for kind in KINDS}
@@ -42,6 +54,7 @@ class _Sum:
         self.lost += row.lost
         self.retries += row.retries
         self.rescued += row.rescued
+        self.poison += row.poison
         self.slow += row.slow
         self.us += row.duration_us
         for name in self.further:
@@ -110,6 +123,11 @@ def _traffic(ledger: Ledger) -> Iterator[Metric]:
     running = GaugeMetricFamily("sundog_edge_in_flight", "Requests running.", labels=_ARM)
     retries = CounterMetricFamily("sundog_edge_retries", "Further attempts at another replica.", labels=_ARM)
     rescued = CounterMetricFamily("sundog_edge_rescued", "Requests that a further attempt made good.", labels=_ARM)
+    poison = CounterMetricFamily(
+        "sundog_edge_poison",
+        "Requests that were retried and ended without an answer of that replica either.",
+        labels=_ARM,
+    )
     slow = CounterMetricFamily(
         "sundog_edge_slow", "Answers above their arm's threshold, the first of several.", labels=_ARM
     )
@@ -117,7 +135,9 @@ def _traffic(ledger: Ledger) -> Iterator[Metric]:
         "sundog_edge_slow_further", "Answers above a further threshold of their arm.", labels=(*_ARM, "threshold")
     )
     duration = HistogramMetricFamily(
-        "sundog_edge_request_duration_seconds", "From the request received to its last byte answered.", labels=_ARM
+        "sundog_edge_request_duration_seconds",
+        "From the headers and the first 16 kB of the body received to the last byte answered.",
+        labels=_ARM,
     )
     for labels, own in sorted(_sums(ledger, probes=False).items()):
         assigned.add_metric(labels, own.assigned)
@@ -125,6 +145,7 @@ def _traffic(ledger: Ledger) -> Iterator[Metric]:
         running.add_metric(labels, own.running)
         retries.add_metric(labels, own.retries)
         rescued.add_metric(labels, own.rescued)
+        poison.add_metric(labels, own.poison)
         slow.add_metric(labels, own.slow)
         for place, count in enumerate(own.further.values(), start=2):
             if count:
@@ -133,7 +154,7 @@ def _traffic(ledger: Ledger) -> Iterator[Metric]:
             if count:
                 ends.add_metric((*labels, end), count)
         duration.add_metric(labels, _buckets(own), own.us / 1e6)
-    yield from (assigned, ends, lost, running, retries, rescued, slow, further, duration)
+    yield from (assigned, ends, lost, running, retries, rescued, poison, slow, further, duration)
 
 
 def _probes(ledger: Ledger) -> Iterator[Metric]:

@@ -1,7 +1,7 @@
 """Following an application's replicas: what Serve says, what HAProxy has, and the commands that lead from one to the other."""
 
 import ipaddress
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,10 @@ FORGET_DOWN_S = 30
 CHECK_PATIENCE_S = 5
 """How long a new replica may take to pass its check before it no longer keeps the replaced ones."""
 
-DRAIN_LIMIT_S = 60.0
+LEAST_DRAIN_S = 60.0
+_DRAIN_MARGIN_S = 10.0
+
+_PROTOCOLS = ("HTTP", "gRPC")
 
 Targets = Mapping[str, tuple[str, ...]]
 """Application → addresses of its replicas; empty where Serve names none but its own proxy."""
@@ -34,54 +37,83 @@ Calls = Mapping[str, Mapping[str, int]]
 """Application → address of each replica's gRPC port → its HTTP port."""
 
 
-def targets_of(answer: Any, cluster: Cluster) -> Targets:
-    """The replicas in the answer of `GET /api/serve/applications/`.
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A replica's port as Serve names it. `address` is `<numeric address>:<port>` and nothing else."""
 
-    A target on the port of Serve's own proxy is not a replica: Serve names it while it knows none. With a dashboard on loopback the
-    replicas listen on loopback too, whatever address of the node Serve gives. Raises ServeUnavailable for an answer of another shape.
-    """
-    host = urlsplit(cluster.dashboard).hostname or ""
-    loopback = host if _is_loopback(host) else ""
-    fallback_port = cluster.fallback.rpartition(":")[2]
-    found: dict[str, tuple[str, ...]] = {}
-    try:
-        for group in answer["target_groups"]:
-            if group["protocol"] != "HTTP" or not group.get("app_name"):
-                continue
-            addresses = (
-                f"{loopback or target['ip']}:{int(target['port'])}"
-                for target in group["targets"]
-                if str(target["port"]) != fallback_port
-            )
-            found[group["app_name"]] = (*found.get(group["app_name"], ()), *addresses)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ServeUnavailable(f"Serve's answer has no usable target_groups: {type(error).__name__} {error}") from None
-    return found
+    application: str
+    protocol: str
+    name: str
+    address: str
+    port: int
+
+
+def targets_of(answer: Any, cluster: Cluster) -> Targets:
+    """The replicas in the answer of `GET /api/serve/applications/`. Raises ServeUnavailable for an answer of another shape."""
+    found: dict[str, list[str]] = {}
+    for target in _read(answer, cluster):
+        if target.protocol == "HTTP":
+            addresses = found.setdefault(target.application, [])
+            if not _is_proxy(target, cluster):
+                addresses.append(target.address)
+    return {application: tuple(addresses) for application, addresses in found.items()}
 
 
 def calls_of(answer: Any, cluster: Cluster) -> Calls:
     """The gRPC ports in the same answer, for replicas that have an HTTP port too; Serve's own proxy is none. Raises ServeUnavailable."""
+    targets = _read(answer, cluster)
+    http = {
+        (target.application, target.name): target.port
+        for target in targets
+        if target.protocol == "HTTP" and not _is_proxy(target, cluster)
+    }
+    found: dict[str, dict[str, int]] = {}
+    for target in targets:
+        key = (target.application, target.name)
+        if target.protocol == "gRPC" and key in http:
+            found.setdefault(target.application, {})[target.address] = http[key]
+    return found
+
+
+def _is_proxy(target: Target, cluster: Cluster) -> bool:
+    """Whether a target is Serve's own proxy, which Serve names while an application has no replica."""
+    return str(target.port) == cluster.fallback.rpartition(":")[2]
+
+
+def _read(answer: Any, cluster: Cluster) -> list[Target]:
+    """All targets of all applications.
+
+    The answer comes from a process that models run in: what becomes part of a command for HAProxy is parsed, not passed on. With a
+    dashboard on loopback the replicas listen on loopback too, whatever address of the node Serve gives. Raises ServeUnavailable.
+    """
     host = urlsplit(cluster.dashboard).hostname or ""
     loopback = host if _is_loopback(host) else ""
-    fallback_port = cluster.fallback.rpartition(":")[2]
-    http: dict[tuple[str, str], int] = {}
-    calls: list[tuple[str, str, str]] = []
     try:
-        for group in answer["target_groups"]:
-            application = group.get("app_name")
-            for target in group["targets"] if application else ():
-                key = (application, str(target.get("name", "")))
-                if group["protocol"] == "gRPC":
-                    calls.append((*key, f"{loopback or target['ip']}:{int(target['port'])}"))
-                elif group["protocol"] == "HTTP" and str(target["port"]) != fallback_port:
-                    http[key] = int(target["port"])
+        return [
+            _target(group, target, loopback)
+            for group in answer["target_groups"]
+            if group["protocol"] in _PROTOCOLS and group.get("app_name")
+            for target in group["targets"]
+        ]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ServeUnavailable(f"Serve's answer has no usable target_groups: {type(error).__name__} {error}") from None
-    found: dict[str, dict[str, int]] = {}
-    for application, name, address in calls:
-        if (application, name) in http:
-            found.setdefault(application, {})[address] = http[application, name]
-    return found
+
+
+def _target(group: Mapping[str, Any], target: Mapping[str, Any], loopback: str) -> Target:
+    application, port = group["app_name"], target["port"]
+    if not isinstance(application, str):
+        raise TypeError(f"app_name: found {str(application)[:60]!r}; expected a string")
+    if type(port) is not int or not 0 < port < 1 << 16:
+        raise ValueError(f"port of {application[:60]!r}: found {str(port)[:60]!r}; expected an integer from 1 to 65535")
+    host = loopback or target["ip"]
+    try:
+        address = ipaddress.ip_address(host if isinstance(host, str) else "")
+    except ValueError:
+        address = None
+    # A scope is whatever follows a %: Python checks none of it.
+    if address is None or getattr(address, "scope_id", None):
+        raise ValueError(f"ip of {application[:60]!r}: found {str(host)[:60]!r}; expected a numeric address")
+    return Target(application, group["protocol"], str(target.get("name", "")), f"{address}:{port}", port)
 
 
 def _is_loopback(host: str) -> bool:
@@ -137,7 +169,7 @@ async def _read_capped(response: aiohttp.ClientResponse) -> bytes:
 class Wish:
     """What one slot should have. `listed` is None while Serve's answer is not known, and empty when it names no replica.
 
-    `check_ports` by address, where that is a gRPC port.
+    `check_ports` by address, where that is a gRPC port. `request_s` is the longest that a request may take, in seconds.
     """
 
     slot: str
@@ -147,6 +179,7 @@ class Wish:
     check_ms: int = CHECK_MS
     fallback_check_ms: int = CHECK_MS
     check_ports: Mapping[str, int] = field(default_factory=dict)
+    request_s: float = 0.0
 
 
 def wanted(wish: Wish, present: Sequence[ServerState]) -> dict[str, Server]:
@@ -199,22 +232,52 @@ def _given_up(server: ServerState) -> bool:
     return server.since_s >= CHECK_PATIENCE_S
 
 
+def keep_slow(wish: Wish, present: Sequence[ServerState], proven: Collection[str]) -> list[str]:
+    """Commands that keep replicas in whose checks only come too late, where no other answers in time.
+
+    To take out all that are slow would fail every request, as on a machine without CPU. One that refuses connections or answers for another
+    application goes all the same, and so does one that Serve no longer names or that has never passed a check (is not `proven`).
+    """
+    candidates = [server for server in present if _is_candidate(server)]
+    if any(server.running and not server.slow for server in candidates):
+        return []
+    return [
+        f"set server {server.slot}/{server.name} health up"
+        for server in candidates
+        if server.slow
+        and server.failing
+        and server.name in proven
+        and (wish.listed is None or server.name in wish.listed)
+    ]
+
+
+def still_proven(before: Collection[str], present: Sequence[ServerState]) -> frozenset[str]:
+    """The servers of a slot that have passed a check and, since then, failed none but by being slow. `before`: those of the last look."""
+    return frozenset(server.name for server in present if server.running or (server.slow and server.name in before))
+
+
+def drain_limit_s(request_s: float) -> float:
+    """Seconds that a leaving replica has for its requests, of which each may take `request_s`."""
+    return max(LEAST_DRAIN_S, request_s + _DRAIN_MARGIN_S)
+
+
 def plan(
     slot: str,
     want: Mapping[str, Server],
     present: Sequence[ServerState],
     running: Mapping[tuple[str, str], int],
     drained_for: Mapping[tuple[str, str], float],
+    limit_s: float = LEAST_DRAIN_S,
 ) -> list[str]:
     """Commands that bring one slot of one worker closer to `want`.
 
     A server leaves in steps that HAProxy's own state records, so that any agent can go on: drain, then maintenance once its
-    requests are done or DRAIN_LIMIT_S have passed, then deletion. `drained_for` has seconds since a server was first seen draining.
+    requests are done or `limit_s` have passed, then deletion. `drained_for` has seconds since a server was first seen draining.
     """
     commands: list[str] = []
     names = {server.name for server in present}
     for server in present:
-        commands += _keep(server) if server.name in want else _remove(server, running, drained_for)
+        commands += _keep(server) if server.name in want else _remove(server, running, drained_for, limit_s)
     for name, wish in want.items():
         if name not in names:
             commands += _add(slot, wish)
@@ -230,7 +293,10 @@ def _keep(server: ServerState) -> list[str]:
 
 
 def _remove(
-    server: ServerState, running: Mapping[tuple[str, str], int], drained_for: Mapping[tuple[str, str], float]
+    server: ServerState,
+    running: Mapping[tuple[str, str], int],
+    drained_for: Mapping[tuple[str, str], float],
+    limit_s: float,
 ) -> list[str]:
     key = (server.slot, server.name)
     where = f"{server.slot}/{server.name}"
@@ -240,7 +306,7 @@ def _remove(
         return [f"set server {where} state drain"]
     if running.get(key, 0) == 0:
         return [f"set server {where} state maint"]
-    if drained_for.get(key, 0.0) > DRAIN_LIMIT_S:
+    if drained_for.get(key, 0.0) > limit_s:
         return [f"shutdown sessions server {where}", f"set server {where} state maint"]
     return []
 

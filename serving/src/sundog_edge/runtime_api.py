@@ -10,6 +10,7 @@ from sundog_edge.counters import Seen
 from sundog_edge.errors import HaproxyRefused, HaproxySilent, HaproxyUnavailable
 from sundog_edge.haproxy.names import BLOCKS_TABLE, BOOT_VARIABLE, MIRRORED_TABLE, ROWS_TABLE
 from sundog_edge.haproxy.relay import KNOWN
+from sundog_edge.layout import FALL, RISE
 
 TIMEOUT_S = 5.0
 # HAProxy opens its socket before it parts into master and worker, and nobody ever answers who connected in between: he has to come again.
@@ -18,6 +19,8 @@ _FIRST_PATIENCE_S = 0.5
 _PAYLOAD_BYTES = 12_000
 _BATCH = 40
 _WHOLESALE = 400
+# What ends a command, escapes its end, or begins a payload. A path may hold any other letter.
+_SEPARATOR = re.compile(r"[;\\\x00-\x1f\x7f]|<<")
 # Printable ASCII but for what HAProxy's command line reads as an end, an escape or the mark of a payload.
 _PLAIN = re.compile(r"[!$-&(-:=-\[\]-~]*")
 _ROW = re.compile(r"key=(\S+) .*gpc0=(\d+) conn_cur=(\d+)")
@@ -25,6 +28,10 @@ _RUNNING = re.compile(r"key=(\S+)/(\d+) .*conn_cur=(\d+)")
 _SAMPLED = re.compile(r"key=(\S+) .*gpc0=(\d+) .*conn_cur=(\d+) .*gpc1=(\d+)")
 _EXPECTED = re.compile(r"^(New server registered\.|Server deleted\.|)$")
 _DRAIN_FLAGS = 0x08 | 0x10
+_TIMED_OUT = "12"
+"""HAProxy's number for a check that was connected and got no answer in time (L7TOUT)."""
+
+_HEALTHY = RISE + FALL - 1
 _MAINTENANCE_FLAGS = 0x01 | 0x02 | 0x04 | 0x20
 
 
@@ -38,7 +45,10 @@ class Process:
 
 @dataclass(frozen=True, slots=True)
 class ServerState:
-    """One server of a slot in one worker. `since_s` is the time since it last went up or down, `check_port` 0 its own."""
+    """One server of a slot in one worker. `since_s` is the time since it last went up or down, `check_port` 0 its own.
+
+    `slow` where its last check was connected and got no answer in time, `failing` where its last check counts against it.
+    """
 
     slot: str
     name: str
@@ -48,6 +58,8 @@ class ServerState:
     maintenance: bool
     since_s: int
     check_port: int = 0
+    slow: bool = False
+    failing: bool = False
 
     @property
     def up(self) -> bool:
@@ -86,7 +98,10 @@ class Haproxy:
         self._socket = socket
 
     async def command(self, text: str, pid: int | None = None, *, patience_s: float = TIMEOUT_S) -> str:
-        """The answer to one command of the master, or of the worker `pid`."""
+        """The answer to one command of the master, or of the worker `pid`. Its first line may end in ` <<`; what follows is its payload."""
+        return await self._send(_one(text), pid, patience_s)
+
+    async def _send(self, text: str, pid: int | None, patience_s: float = TIMEOUT_S) -> str:
         line = text if pid is None else f"@!{pid} {text}"
         try:
             async with asyncio.timeout(patience_s):
@@ -108,7 +123,7 @@ class Haproxy:
     async def batch(self, commands: Sequence[str], pid: int) -> None:
         """Run commands in order in one worker. Raises HaproxyRefused naming the first answer that is no success."""
         for chunk in _chunks(commands, pid):
-            answer = await self.command("; ".join([chunk[0], *(f"@!{pid} {text}" for text in chunk[1:])]), pid)
+            answer = await self._send(_joined(chunk, pid), pid)
             for line in answer.splitlines():
                 if not _EXPECTED.match(line.strip()):
                     raise HaproxyRefused(f"HAProxy worker {pid}: {line.strip()} ({chunk[0]} …)")
@@ -265,10 +280,7 @@ class Haproxy:
         return Load({proxy: count for (proxy, name), count in current.items() if name == "BACKEND"}, current)
 
     async def _many(self, commands: Sequence[str], pid: int) -> str:
-        answers = [
-            await self.command("; ".join([chunk[0], *(f"@!{pid} {text}" for text in chunk[1:])]), pid)
-            for chunk in _chunks(commands, pid)
-        ]
+        answers = [await self._send(_joined(chunk, pid), pid) for chunk in _chunks(commands, pid)]
         return "\n".join(answers)
 
     async def relay(self, pid: int, path: Path) -> None:
@@ -280,6 +292,24 @@ class Haproxy:
         answer = await self.command("reload")
         if not answer.startswith("Success=1"):
             raise HaproxyRefused(f"HAProxy refused to reload: {' '.join(answer.split())[:300]}")
+
+
+def _one(command: str) -> str:
+    """The command, if it is one and no more. Raises HaproxyRefused: what is written into a command must not be able to begin another."""
+    line, mark, payload = command.partition(" <<\n")
+    found = _SEPARATOR.search(line)
+    if found or "\x00" in payload or (mark and (payload.startswith("\n") or "\n\n" in payload)):
+        what = repr(found[0]) if found else "an empty line in its payload"
+        raise HaproxyRefused(f"command {line[:100]!r} was not sent: it holds {what}, which would begin another command")
+    return command
+
+
+def _joined(commands: Sequence[str], pid: int) -> str:
+    """Commands for one worker as one line; each of them has to be a single one without a payload. Raises HaproxyRefused."""
+    for command in commands:
+        if "\n" in _one(command):
+            raise HaproxyRefused(f"command {command[:100]!r} was not sent: a payload cannot be one of several commands")
+    return "; ".join([commands[0], *(f"@!{pid} {command}" for command in commands[1:])])
 
 
 def _chunks(commands: Sequence[str], pid: int) -> list[list[str]]:
@@ -300,6 +330,10 @@ def _payloads(entries: Mapping[str, str]) -> list[str]:
     chunks: list[str] = []
     current = ""
     for key, value in entries.items():
+        if "\n" in key or "\n" in value:
+            raise HaproxyRefused(
+                f"entry {key[:100]!r} of a map was not sent: it holds a line feed, which would begin another entry"
+            )
         line = f"{key} {value}\n"
         if current and len(current) + len(line) > _PAYLOAD_BYTES:
             chunks.append(current)
@@ -319,4 +353,6 @@ def _server_state(row: Sequence[str]) -> ServerState:
         maintenance=bool(admin & _MAINTENANCE_FLAGS),
         since_s=int(row[9]),
         check_port=int(row[21]),
+        slow=row[10] == _TIMED_OUT,
+        failing=int(row[12]) < _HEALTHY,
     )

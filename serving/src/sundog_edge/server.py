@@ -24,7 +24,12 @@ def application(agent: Agent) -> web.Application:
             question = question_of(request.query.getall)
         except ValueError as error:
             return web.Response(status=400, text=f"{error}\n")
-        return web.Response(body=_encode(await agent.evidence(question)), content_type="application/json")
+        try:
+            document = await agent.evidence(question)
+        except OSError as error:
+            # Counters that the next agent would not know are not shown.
+            return web.Response(status=503, text=f"the counters cannot be written: {error}\n")
+        return web.Response(body=_encode(document), content_type="application/json")
 
     async def metrics(_: web.Request) -> web.Response:
         return web.Response(body=await agent.metrics(), headers={"content-type": CONTENT_TYPE_LATEST})

@@ -159,7 +159,8 @@ def read_json(path: Path) -> Any | None:
 class Settings:
     """How HAProxy runs: what only a restart or a reload changes. Times in seconds, sizes in bytes. `https_bind` empty is no TLS.
 
-    `max_connections` 0 is as many as the limit of open files allows. `request_seconds` is for the headers of a request and the part of
+    `drain_seconds` is the least deadline of a worker that leaves. `max_connections` 0 is as many as the limit of open files allows.
+    `request_seconds` is for the headers of a request and the part of
     its body that fits `buffer_bytes`, which is also what is retried and searched for a unit; `client_seconds` is for any later silence
     of the client, `source_connections` for one client address, as connections and as requests under way (0: any number).
     `memory_bytes` is what HAProxy may use, of which buffers take half.

@@ -98,12 +98,14 @@ class Traffic:
     async def apply(self, document: Document, now: float) -> None:
         """Put `document` in force for every new request, as a whole.
 
-        Raises DocumentError, HaproxyRefused or HaproxyUnavailable; then the previous document stays in force, or, when HAProxy went away
-        half way, the next attempt completes this one.
+        Raises DocumentError, HaproxyRefused, HaproxyUnavailable, or OSError for a file that cannot be written or a process that cannot be
+        started; then the previous document stays in force, or, where that happened half way, the next attempt completes this one.
         """
         await self._put(document, *await asyncio.to_thread(self._read_secrets, document), now)
-        self.in_force = InForce(document, now, _since(self.in_force, document, now))
-        write_atomically(self._state.applied, orjson.dumps(_stored(self.in_force)))
+        in_force = InForce(document, now, _since(self.in_force, document, now))
+        # In force is what an agent that is started anew finds too.
+        write_atomically(self._state.applied, orjson.dumps(_stored(in_force)))
+        self.in_force = in_force
 
     async def offer_grpc(self, now: float) -> None:
         """Give every slot its twin for gRPC, from the first replica on that has such a port. Raises as `apply` does."""

@@ -2,22 +2,31 @@
 
 import asyncio
 import logging
+import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
+import ray
 from ray import serve
 from ray.util.metrics import Counter, Gauge
 
 from sundog_runtime.arguments import parse_arguments
 from sundog_runtime.errors import StartError
 from sundog_runtime.logs import make_no_records_of_requests, use_json_lines
+from sundog_runtime.loop_watch import watch
 from sundog_runtime.protocol.grpc_service import Answers, GrpcMethods
 from sundog_runtime.ray_metrics import Exporter
 
 MAX_START_FAILURES = 3
 """Serve gives up after so many failed starts, whatever the number of replicas: most failures are for good."""
+
+KNOWN_RAY = "2.60"
+"""The release whose private names `serve_internals` uses."""
+
+FAST_PATH_VARIABLE, OFF = "SUNDOG_FAST_PATH", "off"
+"""The environment variable of a replica, and its value, with which every request takes Serve's own way."""
 
 _logger = logging.getLogger("ray.serve.sundog")
 
@@ -34,6 +43,7 @@ class _Model(GrpcMethods):
         with _told():
             self._replica = await Replica.start(args, build)
         exporter = Exporter(self._replica.metrics, arguments.service, arguments.revision, Counter, Gauge)
+        self._watching: asyncio.Task[NoReturn] | None = None
         self._exporting = asyncio.create_task(exporter.export_forever())
         make_no_records_of_requests(logging.getLogger("ray.serve"))
         _shorten_the_way(self._replica.app)
@@ -50,21 +60,33 @@ class _Model(GrpcMethods):
         """Serve hands over `user_config`, at the start, before the replica counts as ready, and on every change."""
         with _told():
             await self._replica.reconfigure(user_config)
+        self._watch()
 
     async def check_health(self) -> None:
         """Serve asks before the replica is ready, then every few seconds; raising three times makes it replace it."""
         with _told():
             await self._replica.check_health()
+        self._watch()
+
+    def _watch(self) -> None:
+        """Watch the event loop from when the replica has started: until then the start is what is watched."""
+        if self._watching is None:
+            self._watching = asyncio.create_task(watch())
 
 
 def _shorten_the_way(app: Any) -> None:
-    """Have small requests answered at once, where Serve is as we know it from inside."""
+    """Have small requests answered at once, where Ray is the one whose inside we know."""
+    if not ray.__version__.startswith(f"{KNOWN_RAY}."):
+        _logger.warning(
+            "requests take Serve's own way, which is longer: Ray is %s, known is %s", ray.__version__, KNOWN_RAY
+        )
+        return
     try:
         from sundog_runtime.serve_internals import shorten_the_way
     except ImportError as error:
         _logger.warning("requests take Serve's own way, which is longer: %s", error)
         return
-    shorten_the_way(app.at_once, app.paths)
+    shorten_the_way(app.at_once, app.paths, is_on=os.environ.get(FAST_PATH_VARIABLE, "").lower() != OFF)
 
 
 @contextmanager

@@ -28,10 +28,11 @@ Answering: TypeAlias = Callable[[str, Mapping[bytes, bytes], Buffer], Reply | No
 _logger = logging.getLogger("ray.serve.sundog")
 
 
-def shorten_the_way(answer: Answering, paths: Iterable[str]) -> None:
+def shorten_the_way(answer: Answering, paths: Iterable[str], *, is_on: bool = True) -> None:
     """Called while Serve constructs the replica: its HTTP server, when it starts, answers at once what `answer` can.
 
-    `paths` are those below the prefix that `answer` knows. Where Serve is not as expected the log says so, once.
+    `paths` are those below the prefix that `answer` knows. Where Serve is not as expected the log says so, once. Where it is not `is_on`,
+    only trailers are kept from becoming headers.
     """
     try:
         replica = worker.global_worker.actors[worker.global_worker.actor_id]._replica_impl
@@ -43,7 +44,7 @@ def shorten_the_way(answer: Answering, paths: Iterable[str]) -> None:
     async def start_with_a_short_way() -> None:
         await start()
         try:
-            why_not = _put_in(replica, answer, paths)
+            why_not = _put_in(replica, answer, paths, is_on=is_on)
         except Exception as error:  # noqa: BLE001 (as above)
             why_not = f"{type(error).__name__}: {error}"
         if why_not:
@@ -58,7 +59,7 @@ def _tell(why_not: str) -> None:
     _logger.warning("requests take Serve's own way, which is longer: %s", one_line(why_not))
 
 
-def _put_in(replica: Any, answer: Answering, paths: Iterable[str]) -> str:
+def _put_in(replica: Any, answer: Answering, paths: Iterable[str], *, is_on: bool = True) -> str:
     """Why it was not done; empty where it was. Raises whatever the internals of another Serve lead to."""
     server = replica._direct_ingress_http_server
     if server is None:
@@ -67,6 +68,8 @@ def _put_in(replica: Any, answer: Answering, paths: Iterable[str]) -> str:
         return "its HTTP server does not speak by httptools"
     # What it is configured with counts until it is loaded, and what it has loaded from then on.
     server.config.http = server.config.http_protocol_class = WithoutTrailers
+    if not is_on:
+        return "it was switched off"
     if why_not := _why_not(replica, server.config):
         return why_not
     prefix = replica._route_prefix.rstrip("/")

@@ -18,7 +18,7 @@ from sundog_operator.api import (
     reference,
     violations,
 )
-from sundog_operator.core import edge_pods
+from sundog_operator.core import drain_limits, edge_pods
 from sundog_operator.core.rollout import windows
 from sundog_operator.shell.cli import root
 
@@ -163,7 +163,7 @@ def test_commands_were_found() -> None:
 
 @pytest.mark.parametrize("page", ["limits.md", "operations.md"])
 def test_how_long_an_edge_takes_to_leave_is_what_its_pods_are_given(page: str) -> None:
-    assert f"{edge_pods.GRACE_S} s at" in (ROOT / "docs" / page).read_text()
+    assert f"{edge_pods.grace_s(drain_limits.USUAL_EDGE_S)} s at" in (ROOT / "docs" / page).read_text()
 
 
 def test_trouble_by_reason_names_every_reason_that_is_trouble() -> None:

@@ -57,6 +57,7 @@ NO_REASONS = {
         "Pause",
         "Promote",
         "ReplaceEdge",
+        "RetryRequest",
         "Resume",
         "RollBack",
         "Rollout",

@@ -120,6 +120,7 @@ class Replica:
 
 
 REPLICA_PROCESS = """
+import os
 import sys
 from aiohttp import web
 
@@ -128,7 +129,10 @@ prefix = sys.argv[1]
 async def routes(_):
     return web.json_response({prefix: prefix[1:]})
 
-async def answer(_):
+async def answer(request):
+    await request.read()
+    if "die" in request.query:
+        os._exit(1)
     return web.json_response({"prefix": prefix})
 
 app = web.Application()

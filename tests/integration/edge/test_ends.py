@@ -145,6 +145,49 @@ async def test_a_retry_that_helps_is_charged_to_the_arm(edge, serve, replicas):
     assert row["retries"]["redispatched"] >= 1
 
 
+async def send(edge, name: str = "") -> int:
+    """Have a request end the replica that it reaches.
+
+    On a connection of its own: where a replica closes one that had requests before, HAProxy may close the client's without a word.
+    """
+    headers = {"x-request-id": name} if name else {}
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"{edge.url}/digits/?die", data=b"{}", headers=headers) as response,
+    ):
+        return response.status
+
+
+@pytest.mark.parametrize("name", ["", "poison-1"])
+async def test_a_request_that_ends_its_replica_ends_two_at_most_and_one_more_if_it_comes_again(
+    edge, serve, replica_process, name
+):
+    started = [await replica_process("digits-r7") for _ in range(4)]
+    serve.targets = {"digits-r7": [address for _, address in started]}
+    await edge.apply(edge.service("digits", [edge.arm("stable", "digits-r7", [[0, 10_000]])]))
+    await edge.up("digits", stable=4)
+
+    def dead() -> int:
+        return sum(process.returncode is not None for process, _ in started)
+
+    async def so_many(count: int) -> None:
+        async def reached() -> bool:
+            return dead() >= count
+
+        await edge.comes_true(reached, f"{count} replicas dead")
+        await edge.up("digits", stable=4 - count)
+        assert dead() == count
+
+    assert await send(edge, name) == 502
+    await so_many(2)
+    assert [await ask(edge, "/digits/") for _ in range(4)] == [200] * 4
+    (row,) = (await edge.settled(5))["counters"]
+    assert (row["ends"]["edge5xx"], row["retries"]["poison"], row["retries"]["rescued"]) == (1, 1, 0)
+    assert await send(edge, name) == 502
+    # Whoever did not say that it is the same request has another one.
+    await so_many(3 if name else 4)
+
+
 async def test_a_hanging_request_is_assigned_and_in_flight_before_it_ends(edge, digits):
     hanging = asyncio.create_task(ask(edge, "/digits/?hold"))
     await digits["stable"].entered.wait()

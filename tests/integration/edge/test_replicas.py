@@ -42,7 +42,7 @@ async def test_a_replica_killed_under_load_fails_no_request(edge, serve, replica
     await edge.comes_true(removed, "the dead replica forgotten")
 
 
-async def test_one_late_check_does_not_take_the_only_replica_out_and_two_do(edge, serve, replicas):
+async def test_late_checks_do_not_take_the_only_replica_out_and_one_of_another_application_does(edge, serve, replicas):
     only = await replicas("digits-r7")
     serve.targets = {"digits-r7": [only.address]}
     await one_arm(edge)
@@ -51,14 +51,35 @@ async def test_one_late_check_does_not_take_the_only_replica_out_and_two_do(edge
     async def checked_again() -> bool:
         return only.late_checks == 0 and only.checked > before
 
-    before, only.late_checks = only.checked, 1
+    before, only.late_checks = only.checked, 4
     async with edge.load() as load:
-        await edge.comes_true(checked_again, "a check after the late one")
+        await edge.comes_true(checked_again, "a check after four late ones")
     assert load.sent > 100
     assert load.failed == {}
-    only.late_checks = 2
+    only.prefix = "/other-r1.app"
     await edge.up("digits", stable=0)
+    only.prefix = "/digits-r7.app"
     await edge.up("digits", stable=1)
+
+
+async def test_a_replica_whose_checks_are_late_is_out_while_another_answers_and_in_again_when_that_one_is_gone(
+    edge, serve, replicas
+):
+    slow, quick = await replicas("digits-r7"), await replicas("digits-r7")
+    serve.targets = {"digits-r7": [slow.address, quick.address]}
+    await one_arm(edge)
+    await edge.up("digits", stable=2)
+    slow.late_checks = 1000
+    await edge.up("digits", stable=1)
+    await quick.stop()
+
+    async def answered() -> bool:
+        return (await edge.get("/digits/")).status == 200
+
+    await edge.comes_true(answered, "the slow replica takes over")
+    async with edge.load() as load:
+        await load.more(100)
+    assert load.failed == {}
 
 
 async def test_a_removed_replica_finishes_what_it_has(edge, serve, replicas):

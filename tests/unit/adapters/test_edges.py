@@ -90,7 +90,28 @@ async def test_an_answer_that_is_too_large_is_not_read_to_its_end(monkeypatch: p
     async with TestServer(app) as server, aiohttp.ClientSession() as session:
         (report,) = await HttpEdges(session).read([pod(server.port)])
     assert report.evidence is None
-    assert report.error.endswith("/evidence: status 200, 31 bytes")
+    assert report.error.endswith("/evidence: 31 bytes, at most 30 are read")
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"the counters cannot\n be written: no space\n", ": the counters cannot be written: no space"),
+        (b"", ""),
+        (b"\x00\xff", ""),
+        (b"a" * 5000, ": " + "a" * 200),
+    ],
+)
+async def test_what_an_edge_says_instead_of_evidence_is_its_error(body: bytes, said: str) -> None:
+    async def away(_: web.Request) -> web.Response:
+        return web.Response(status=503, body=body)
+
+    app = web.Application()
+    app.router.add_get("/evidence", away)
+    async with TestServer(app) as server, aiohttp.ClientSession() as session:
+        (report,) = await HttpEdges(session).read([pod(server.port)])
+    assert report.evidence is None
+    assert report.error.endswith(f"/evidence: status 503{said}")
 
 
 async def test_what_serve_tells_in_parts_is_read_to_its_end() -> None:

@@ -80,6 +80,13 @@ def haproxy_args(text: str = "") -> list[str]:
     return found
 
 
+def test_a_pod_that_may_drain_for_long_is_given_the_grace_for_it() -> None:
+    deployment = edge_pods.make_deployment("vision", MEMBERS, parse_installation("", "test"), drain_s=960)
+    spec = deployment["spec"]["template"]["spec"]
+    assert spec["terminationGracePeriodSeconds"] == 1000
+    assert "--drain-seconds=960" in spec["containers"][0]["args"]
+
+
 def test_only_what_an_administrator_changes_of_haproxy_is_an_argument() -> None:
     changed = {
         "bufferBytes: 32768": "--buffer-bytes=32768",

@@ -1,5 +1,6 @@
 """What is asked of KubeRay, and what of it is an administrator's, a user's or ours."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -68,8 +69,10 @@ def store_of(
     return valkey.make_stateful_set(valkey.of_cluster(made), server, wanted.pods, stored)
 
 
-def group(made: Revision, text: str = "runtimeImage: example.com/runtime:1") -> dict[str, Any]:
-    return ray_pods.make_worker_group("digits", made, (1, 3), "example.com/runtime:1", installation(text))
+def group(
+    made: Revision, text: str = "runtimeImage: example.com/runtime:1", timeout: timedelta = timedelta(seconds=30)
+) -> dict[str, Any]:
+    return ray_pods.make_worker_group("digits", made, (1, 3), "example.com/runtime:1", installation(text), timeout)
 
 
 def worker(made: Revision, text: str = "runtimeImage: example.com/runtime:1") -> tuple[Any, Any, Any]:
@@ -120,6 +123,15 @@ def test_each_vendor_s_device_is_named_to_kubernetes_and_to_ray(vendor: str, res
     assert spec["containers"][0]["resources"]["limits"][resource] == "1"
     assert spec["tolerations"] == [{"key": resource, "operator": "Exists"}]
     assert "NVIDIA_VISIBLE_DEVICES" not in env_of(spec["containers"][0])
+
+
+@pytest.mark.parametrize(("seconds", "drain", "grace"), [(30, 105, 120), (0.5, 76, 91), (3600, 3675, 3690)])
+def test_a_worker_has_time_for_the_longest_request_and_for_its_successor_to_start(
+    seconds: float, drain: int, grace: int
+) -> None:
+    spec = group(revision(), timeout=timedelta(seconds=seconds))["template"]["spec"]
+    assert env_of(spec["containers"][0])["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] == str(drain)
+    assert spec["terminationGracePeriodSeconds"] == grace
 
 
 def test_a_pod_without_devices_is_shown_none() -> None:

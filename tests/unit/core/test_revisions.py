@@ -74,7 +74,7 @@ def test_serve_is_told_of_a_revision_what_earlier_releases_told(
     """A failure here means that an upgrade of the operator would restart every replica: mend the code, not the golden.
 
     One more key in `args` is enough, also one that is empty: leave it out where the revision does not ask for it. Only what Serve takes
-    up in place may change: numbers of replicas, their scaling, and `user_config`.
+    up in place may change: numbers of replicas, their scaling, how long one that is stopped may take, and `user_config`.
     """
     golden = GOLDEN / f"serve-application-{name}.json"
     assert application(spec, scale, in_pods=in_pods) == golden.read_text(encoding="utf-8")

@@ -192,6 +192,17 @@ def test_an_edge_that_counts_other_answers_as_slow_confirms_no_split(
     assert found.confirmed is confirmed
 
 
+def test_why_an_edge_has_another_split_in_force_is_said_with_what_it_has() -> None:
+    split = traffic.whole("digits", "1f0c9a3e-5d2b", 7)
+    why = "generation 9 could not be applied and is tried again: [Errno 28] No space left on device"
+    for services in ({}, {"digits": {"attempt": "other", "epoch": 1, "arms": {}}}):
+        told = {"document": {"generation": 8, "error": why}, "services": services}
+        found = traffic.confirm("digits", split, [EdgeReport("edge-0", True, False, told)])
+        ((pod, waits),) = found.waiting
+        assert (found.confirmed, pod) == (False, "edge-0")
+        assert waits.endswith(f" ({why})")
+
+
 def test_an_edge_that_is_not_ready_says_why() -> None:
     split = traffic.whole("digits", "1f0c9a3e-5d2b", 7)
     taken = "port 8080, on which the haproxy of this edge listens, is held by python (pid 7)"

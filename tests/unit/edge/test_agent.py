@@ -2,10 +2,11 @@
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,9 +15,10 @@ import pytest
 
 from feedback_stores import MemoryStore
 from sundog_edge import agent as loops
+from sundog_edge import traffic
 from sundog_edge.agent import Agent, Options
 from sundog_edge.document import parse
-from sundog_edge.errors import HaproxyRefused
+from sundog_edge.errors import HaproxyRefused, HaproxyUnavailable
 from sundog_edge.evidence import InForce
 from sundog_edge.feedback.joining import First
 from sundog_edge.following import Following
@@ -223,3 +225,108 @@ async def test_first_exposures_are_seen_while_a_document_comes_into_force(edge, 
             }
         finally:
             agent._counting.stop()
+
+
+@pytest.fixture
+async def following(tmp_path, turns) -> AsyncIterator[tuple[Agent, Path]]:
+    """An agent without HAProxy, whose control loop a test turns, and the file of its split document."""
+    split = tmp_path / "split.json"
+    split.write_text(json.dumps(DOCUMENT))
+    options = Options(StateDir.at(tmp_path / "s"), split, "edge-0", "vision", None, SecretsDir(None))
+    async with aiohttp.ClientSession() as session:
+        agent = Agent(options, session)
+        yield agent, split
+        agent._counting.stop()
+
+
+def failing(monkeypatch, errors: list[Exception]) -> list[int]:
+    """Have the next attempts to apply a document fail; gives the generations of all attempts."""
+    attempts: list[int] = []
+
+    async def apply(self, document, now):
+        attempts.append(document.generation)
+        if errors:
+            raise errors.pop(0)
+        self.in_force = InForce(document, now, {})
+
+    monkeypatch.setattr(Traffic, "apply", apply)
+    return attempts
+
+
+FULL_DISK = OSError(errno.ENOSPC, "No space left on device", "/s/applied.json")
+NO_PROCESS = BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+
+@pytest.mark.parametrize("error", [FULL_DISK, NO_PROCESS, HaproxyRefused("no"), HaproxyUnavailable("away")])
+async def test_a_document_that_failed_to_apply_is_applied_later_and_its_error_shown_until_then(
+    following, monkeypatch, error
+):
+    agent, split = following
+    attempts = failing(monkeypatch, [])
+    await agent._control()
+    split.write_text(json.dumps({**DOCUMENT, "generation": 2}))
+    attempts.clear()
+    failing_twice = failing(monkeypatch, [error, error])
+    for _ in range(2):
+        await agent._control()
+        told = (await agent.evidence())["document"]
+        assert told["generation"] == 1
+        assert told["error"] == f"generation 2 could not be applied and is tried again: {error}"
+    await agent._control()
+    told = (await agent.evidence())["document"]
+    assert (told["generation"], told["error"]) == (2, "")
+    await agent._control()
+    assert failing_twice == [2, 2, 2]
+
+
+async def test_a_document_that_changes_is_applied_at_once_though_the_one_before_is_to_wait(following, monkeypatch):
+    agent, split = following
+    monkeypatch.setattr(loops, "AGAIN_S", 1000.0)
+    monkeypatch.setattr(loops, "LONGEST_AGAIN_S", 1000.0)
+    attempts = failing(monkeypatch, [FULL_DISK])
+    for _ in range(3):
+        await agent._control()
+    assert attempts == [1]
+    split.write_text(json.dumps({**DOCUMENT, "generation": 2}))
+    await agent._control()
+    assert attempts == [1, 2]
+    assert agent._error == ""
+
+
+def test_the_pause_before_another_attempt_grows_to_ten_seconds():
+    assert [loops.again_s(failures) for failures in (1, 2, 3, 4, 5, 5000)] == [1, 2, 4, 8, 10, 10]
+
+
+async def test_the_error_of_a_document_that_could_not_be_read_goes_when_it_can(following, monkeypatch):
+    agent, split = following
+    attempts = failing(monkeypatch, [])
+    await agent._control()
+    content = split.read_bytes()
+    split.unlink()
+    split.mkdir()
+    await agent._control()
+    assert agent._error == f"split document {split} cannot be read: Is a directory"
+    split.rmdir()
+    split.write_bytes(content)
+    await agent._control()
+    assert (agent._error, attempts) == ("", [1])
+
+
+async def test_what_cannot_be_written_down_is_not_in_force(tmp_path, monkeypatch):
+    async def put(self, *_):
+        pass
+
+    def full(path, content):
+        raise FULL_DISK
+
+    state = StateDir.at(tmp_path / "s")
+    moved = Traffic(None, None, state, SecretsDir(None))
+    monkeypatch.setattr(Traffic, "_put", put)
+    document = parse(json.dumps(DOCUMENT).encode(), "vision")
+    with monkeypatch.context() as disk:
+        disk.setattr(traffic, "write_atomically", full)
+        with pytest.raises(OSError, match="No space left"):
+            await moved.apply(document, 1.0)
+    assert moved.in_force is None
+    await moved.apply(document, 2.0)
+    assert Traffic(None, None, state, SecretsDir(None)).in_force == moved.in_force

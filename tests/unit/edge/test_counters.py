@@ -222,6 +222,28 @@ def test_retries_are_charged_and_rescues_counted():
     assert (row.first_attempt_failed, row.retries, row.redispatched, row.rescued) == (2, 3, 1, 1)
 
 
+def test_poison_is_counted_stays_in_snapshots_and_is_shown():
+    ledger, key = Ledger(), KEY.format("canary")
+    ledger.consume([line("a-1", key, number, 502, "SH", retries="+1") for number in range(1, 4)], 0)
+    ledger.consume([line("a-1", key, 4, 502, "SH", retries="0"), line("a-1", key, 5, retries="+1")], 0)
+    for known in (ledger, Ledger.from_json(ledger.as_json())):
+        (row,) = build(Surroundings("e", "n"), None, known, 0.0)["counters"]
+        assert row["retries"]["poison"] == 3
+        assert row["ends"]["edge5xx"] == 4
+    assert b'sundog_edge_poison_total{arm="canary",revision="",service="digits"} 3.0' in text(ledger, None, {}, "", {})
+
+
+def test_a_snapshot_of_before_poison_was_counted_has_none():
+    ledger = Ledger()
+    ledger.consume([line("a-1", KEY.format("stable"), 1)], 0)
+    stored = ledger.as_json()
+    for boot in stored["boots"]:
+        for row in boot["rows"].values():
+            del row["poison"]
+    (row,) = Ledger.from_json(stored).boots["a-1"].rows.values()
+    assert row.poison == 0
+
+
 def test_a_block_has_the_requests_that_arrived_in_it_and_whose_first_attempt_failed():
     ledger = Ledger()
     key = KEY.format("canary")

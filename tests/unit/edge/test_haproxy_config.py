@@ -380,3 +380,17 @@ def test_a_shadow_is_one_reload_and_two_fields_more():
 def test_a_shadow_that_cannot_be_is_refused(shadow, says):
     with pytest.raises(ValueError, match=re.escape(says)):
         document("digits-r7", "digits-r8", shadow=shadow)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "wait", "hard_stop"), [(30, 5, 120), (95, 5, 120), (96, 5, 240), (95, 60, 240), (600, 5, 960)]
+)
+def test_a_worker_that_leaves_outlives_the_longest_request(seconds, wait, hard_stop):
+    wanted = document("digits-r7", requestTimeoutSeconds=seconds, queue={"timeoutSeconds": wait})
+    layout = fit(Layout(), wanted)
+    assert f"    hard-stop-after {hard_stop}s\n" in render(Settings(), layout, STATE)
+    assert Layout().needs_reload(layout) is (hard_stop > 120)
+    # What was once allowed may still run: a shorter one changes nothing, and is not worth a reload.
+    assert fit(layout, document("digits-r7")).drain_s == layout.drain_s
+    assert Layout.from_json(layout.as_json()) == layout
+    assert "    hard-stop-after 3000s\n" in render(Settings(drain_seconds=3000), layout, STATE)

@@ -40,6 +40,25 @@ def test_a_head_is_read():
 
 
 @pytest.mark.parametrize(
+    ("changes", "poison"),
+    [
+        ({}, True),
+        ({"retries": "1"}, True),
+        ({"retries": "0"}, False),
+        ({"status": "503", "termination": "SC"}, False),
+        ({"status": "504", "termination": "sH"}, False),
+        ({"status": "502", "termination": "PH"}, False),
+        ({"status": "502", "termination": "--", "outcome": "ok"}, False),
+        ({"status": "200", "termination": "SD", "outcome": "ok"}, False),
+    ],
+)
+def test_a_request_is_poison_where_two_replicas_in_a_row_went_away_without_an_answer(changes, poison):
+    told = parse_head(head(**{"status": "502", "termination": "SH", "retries": "+1", "outcome": "-", **changes}))
+    assert isinstance(told, EndHead)
+    assert told.poison is poison
+
+
+@pytest.mark.parametrize(
     ("status", "termination", "outcome", "end"),
     [
         (200, "--", "ok", "ok"),

@@ -1,5 +1,6 @@
 """From Serve's answer and HAProxy's state to commands."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from sundog_edge.document import Cluster
 from sundog_edge.errors import ServeUnavailable
 from sundog_edge.haproxy.backends import server_options
-from sundog_edge.replicas import Wish, calls_of, plan, targets_of, wanted
+from sundog_edge.replicas import Wish, calls_of, drain_limit_s, keep_slow, plan, still_proven, targets_of, wanted
 from sundog_edge.runtime_api import ServerState
 
 LOCAL = Cluster(dashboard="http://127.0.0.1:8265", fallback="127.0.0.1:8000")
@@ -25,8 +26,8 @@ def group(name, *targets, protocol="HTTP"):
     }
 
 
-def server(address, *, running=True, draining=False, maintenance=False, since_s=100, slot="slot0"):
-    return ServerState(slot, address, address, running, draining, maintenance, since_s)
+def server(address, *, running=True, draining=False, maintenance=False, since_s=100, slot="slot0", **checks):
+    return ServerState(slot, address, address, running, draining, maintenance, since_s, **checks)
 
 
 def wish(*listed, known=True, fallback=""):
@@ -49,11 +50,65 @@ def test_targets_are_read_and_serves_own_proxy_is_none():
 
 @pytest.mark.parametrize(
     "answer",
-    [{}, [], None, {"target_groups": [{}]}, {"target_groups": [group("a", ("x", "port"))]}, {"target_groups": 3}],
+    [
+        {},
+        [],
+        None,
+        {"target_groups": [{}]},
+        {"target_groups": [group("a", ("x", "port"))]},
+        {"target_groups": 3},
+        {"target_groups": [group(["a"], ("10.0.0.7", 1))]},
+    ],
 )
 def test_an_answer_of_another_shape_is_unknown_and_not_empty(answer):
     with pytest.raises(ServeUnavailable):
         targets_of(answer, REMOTE)
+
+
+@pytest.mark.parametrize(
+    ("ip", "port"),
+    [
+        ("10.0.0.1:1; disable frontend edge", 30003),
+        ("10.0.0.1:1\ndisable frontend edge", 30003),
+        ("10.0.0.1:1 weight 256", 30003),
+        ("fe80::1%eth0", 30003),
+        ("fe80::1%; disable frontend edge;", 30003),
+        ("head.vision.svc", 30003),
+        ("10.0.0.7\n", 30003),
+        ("", 30003),
+        (167772167, 30003),
+        (None, 30003),
+        ("10.0.0.7", "30003"),
+        ("10.0.0.7", "30003; disable frontend edge"),
+        ("10.0.0.7", 0),
+        ("10.0.0.7", -1),
+        ("10.0.0.7", 65536),
+        ("10.0.0.7", 30003.5),
+        ("10.0.0.7", True),
+    ],
+)
+@pytest.mark.parametrize("protocol", ["HTTP", "gRPC"])
+def test_an_address_that_is_more_than_an_address_makes_the_answer_unusable(ip, port, protocol):
+    answer = {"target_groups": [group("a", (ip, port), protocol=protocol)]}
+    with pytest.raises(ServeUnavailable, match=r"(ip|port) of 'a': found .*; expected "):
+        targets_of(answer, REMOTE)
+    with pytest.raises(ServeUnavailable, match=r"(ip|port) of 'a': found .*; expected "):
+        calls_of(answer, REMOTE)
+
+
+def test_an_address_of_ipv6_is_one():
+    answer = {"target_groups": [group("a", ("FD00::0007", 30003))]}
+    assert targets_of(answer, REMOTE) == {"a": ("fd00::7:30003",)}
+
+
+@given(st.text() | st.from_regex(r"10\.0\.0\.1[;\n %:]+.*"), st.integers() | st.text())
+def test_whatever_serve_names_a_command_to_add_it_is_one_command(ip, port):
+    try:
+        targets = targets_of({"target_groups": [group("a", (ip, port))]}, REMOTE)
+    except ServeUnavailable:
+        return
+    for address in targets["a"]:
+        assert re.fullmatch(r"[0-9a-f.:]+:[0-9]{1,5}", address)
 
 
 @pytest.mark.parametrize(
@@ -138,6 +193,61 @@ def test_a_new_server_gets_no_request_before_its_check_has_passed():
 def test_a_server_leaves_in_steps(state, running, drained_s, commands):
     key = ("slot0", "b:1")
     assert plan("slot0", {}, [state], {key: running}, {key: drained_s}) == commands
+
+
+SLOW = {"slow": True, "failing": True}
+
+
+@pytest.mark.parametrize(
+    ("present", "kept"),
+    [
+        ([server("a:1", **SLOW)], ["a:1"]),
+        ([server("a:1", running=False, **SLOW)], ["a:1"]),
+        ([server("a:1", **SLOW), server("b:1", running=False, **SLOW)], ["a:1", "b:1"]),
+        # Put back a moment ago, and not checked since.
+        ([server("a:1", slow=True), server("b:1", **SLOW)], ["b:1"]),
+        ([server("a:1", slow=True)], []),
+        ([server("a:1", **SLOW), server("b:1")], []),
+        ([server("a:1", **SLOW), server("b:1", failing=True)], []),
+        ([server("a:1", **SLOW), server("b:1", running=False, failing=True)], ["a:1"]),
+        ([server("a:1", running=False, failing=True)], []),
+        ([server("a:1", draining=True, **SLOW)], []),
+        ([server("a:1", maintenance=True, **SLOW)], []),
+        ([server("fallback-p:8", **SLOW)], []),
+        ([server("a:1", **SLOW), server("fallback-p:8")], ["a:1"]),
+        ([server("new:1", **SLOW)], []),
+        ([server("gone:1", **SLOW)], []),
+    ],
+    ids=[
+        *("about to go", "gone", "all are slow", "the last look kept one", "kept already", "another answers"),
+        *("another answered before", "another refuses", "refuses", "leaving", "left", "Serve's own proxy"),
+        *("beside Serve's own proxy", "never passed", "Serve names it no more"),
+    ],
+)
+def test_replicas_that_only_are_slow_stay_where_no_other_answers_in_time(present, kept):
+    wished = wish("a:1", "b:1", "new:1")
+    commands = keep_slow(wished, present, {"a:1", "b:1", "gone:1"})
+    assert commands == [f"set server slot0/{name} health up" for name in kept]
+
+
+def test_while_serve_is_silent_all_that_are_there_count_as_named():
+    assert keep_slow(wish(known=False), [server("gone:1", **SLOW)], {"gone:1"}) == ["set server slot0/gone:1 health up"]
+
+
+def test_a_server_is_proven_until_a_check_fails_for_another_reason_than_its_slowness():
+    new, slow = server("a:1", running=False, failing=True), server("a:1", running=False, **SLOW)
+    assert still_proven((), [new]) == still_proven((), [slow]) == frozenset()
+    assert still_proven((), [server("a:1")]) == {"a:1"}
+    assert still_proven({"a:1"}, [slow]) == {"a:1"}
+    # Another application has its address, or nobody.
+    assert still_proven({"a:1"}, [new]) == still_proven({"a:1"}, []) == frozenset()
+
+
+def test_a_server_leaves_when_the_longest_request_of_its_service_has_had_its_time():
+    key, state = ("slot0", "b:1"), server("b:1", draining=True)
+    assert [drain_limit_s(seconds) for seconds in (0.5, 30, 90, 86_400)] == [60, 60, 100, 86_410]
+    assert plan("slot0", {}, [state], {key: 1}, {key: 99.0}, drain_limit_s(90)) == []
+    assert plan("slot0", {}, [state], {key: 1}, {key: 101.0}, drain_limit_s(90)) != []
 
 
 def test_a_server_that_comes_back_while_it_drains_is_ready_again_but_never_from_maintenance():

@@ -15,6 +15,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from ray.serve._private.http_util import RequestIdMiddleware
 
+    from sundog_runtime.serve import FAST_PATH_VARIABLE, _shorten_the_way
     from sundog_runtime.serve_internals import _Metered, _put_in, shorten_the_way
     from sundog_runtime.short_way import WithoutTrailers
 
@@ -132,6 +133,49 @@ async def test_a_serve_without_what_we_know_of_it_is_told_once_and_serves(
     [record] = [each for each in caplog.records if each.name == "ray.serve.sundog"]
     assert f"requests take Serve's own way, which is longer: AttributeError: {''}" in record.getMessage()
     assert missing in record.getMessage()
+
+
+@pytest.mark.parametrize(
+    ("version", "value", "why"),
+    [
+        ("2.61.0", "", "Ray is 2.61.0, known is 2.60"),
+        ("2.600.0", "", "Ray is 2.600.0, known is 2.60"),
+        ("3.0.0.dev0", "", "Ray is 3.0.0.dev0, known is 2.60"),
+        ("2.60.1", "off", "it was switched off"),
+        ("2.60.1", "OFF", "it was switched off"),
+        ("2.60.0", "", ""),
+        ("2.60.0", "on", ""),
+    ],
+)
+async def test_it_is_off_by_its_switch_and_with_any_other_ray(
+    quiet_serve: logging.Logger,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    version: str,
+    value: str,
+    why: str,
+) -> None:
+    import ray
+    from ray._private import worker
+
+    replica = standin()
+
+    async def start() -> None: ...
+
+    replica._maybe_start_direct_ingress_servers = start
+    monkeypatch.setattr(
+        worker.global_worker, "actors", {worker.global_worker.actor_id: SimpleNamespace(_replica_impl=replica)}
+    )
+    monkeypatch.setattr(ray, "__version__", version)
+    monkeypatch.setenv(FAST_PATH_VARIABLE, value)
+    _shorten_the_way(SimpleNamespace(at_once=lambda *_: None, paths=("/",)))
+    await replica._maybe_start_direct_ingress_servers()
+    told = [record.getMessage() for record in caplog.records if record.name == "ray.serve.sundog"]
+    assert told == ([f"requests take Serve's own way, which is longer: {why}"] if why else [])
+    # What was switched off still lets no trailer become a header; of another Ray nothing is touched.
+    config = replica._direct_ingress_http_server.config
+    assert (config.http == "auto") == ("Ray is" in why)
+    assert hasattr(config.http, "way") == (not why)
 
 
 async def test_requests_count_until_the_event_loop_comes_round() -> None:

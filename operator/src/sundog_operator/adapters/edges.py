@@ -14,6 +14,7 @@ from sundog_operator.ports import Object
 
 MAX_EVIDENCE_BYTES: Final = 16 * 2**20
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=2, connect=1)
+_MOST_SAID: Final = 200
 _PORT_NAME: Final = "agent"
 
 
@@ -54,8 +55,10 @@ class HttpEdges:
         try:
             async with self._session.get(url, params=question, timeout=_TIMEOUT, allow_redirects=False) as response:
                 body = await body_of(response, MAX_EVIDENCE_BYTES)
-                if response.status != 200 or len(body) > MAX_EVIDENCE_BYTES:
-                    return None, f"GET {url}: status {response.status}, {len(body)} bytes"
+                if response.status != 200:
+                    return None, f"GET {url}: status {response.status}{_why(body)}"
+                if len(body) > MAX_EVIDENCE_BYTES:
+                    return None, f"GET {url}: {len(body)} bytes, at most {MAX_EVIDENCE_BYTES} are read"
             # Sums of squares outgrow 64 bits, beyond which orjson rounds.
             document = json.loads(body, parse_constant=_refuse)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError, RecursionError) as err:
@@ -63,6 +66,12 @@ class HttpEdges:
         if not isinstance(document, dict) or document.get("version") != 1:
             return None, f"GET {url}: not an evidence document of version 1"
         return document, ""
+
+
+def _why(body: bytes) -> str:
+    """What an answer that is no document says, as the end of a line."""
+    text = " ".join(body[:1000].decode(errors="replace").split())
+    return f": {text[:_MOST_SAID]}" if text.isprintable() and text else ""
 
 
 def _refuse(constant: str) -> None:

@@ -499,6 +499,11 @@ EVENTS: Final = (
         "The API server does not let its Service be written, as by a quota; the note has why. It is tried again.",
     ),
     Reason("Warning", "EdgeReplaced", "An edge did not take up an abort for a minute and was deleted."),
+    Reason(
+        "Warning",
+        "PoisonRequest",
+        "A request ended without an answer at one replica and then at another: it may have ended both. It is not tried a third time.",
+    ),
     Reason("Normal", "CommandAccepted", "A command was run."),
     Reason("Warning", "CommandRejected", "A command was refused; the note says why."),
     Reason("Warning", "InvalidSpec", "The spec is refused: once per generation, as for each reason of `SpecAccepted`."),

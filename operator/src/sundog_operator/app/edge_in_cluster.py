@@ -98,14 +98,17 @@ async def put_pods(
     stored: Object | None,
     *,
     feedback: bool,
+    drain_s: int,
 ) -> bool:
     """Apply the Deployment, once there is a Ray token for its pods: one that starts before it would get it a minute late.
 
-    `feedback`: whether its agents are given the store of the edges. Whether it is there. Raises DependencyError.
+    `feedback`: whether its agents are given the store of the edges. `drain_s`: seconds for what a leaving HAProxy has.
+    Whether it is there. Raises DependencyError.
     """
     if stored is None and await world.kube.get(Ref(SECRET, namespace, names.RAY)) is None:
         return False
-    await ensure(world, edge_pods.make_deployment(namespace, members, installation, feedback=feedback), stored)
+    wanted = edge_pods.make_deployment(namespace, members, installation, feedback=feedback, drain_s=drain_s)
+    await ensure(world, wanted, stored)
     return True
 
 

@@ -10,7 +10,7 @@ from sundog_operator.app.children import ensure
 from sundog_operator.app.keys import Key
 from sundog_operator.app.ray_clusters import view_of
 from sundog_operator.app.world import World
-from sundog_operator.core import edge_objects, hosts, live, names, revisions, traffic
+from sundog_operator.core import drain_limits, edge_objects, hosts, live, names, revisions, traffic
 from sundog_operator.core.ray_cluster import ClusterView, is_ours
 from sundog_operator.core.revisions import Revision
 from sundog_operator.core.spec import accept
@@ -71,7 +71,15 @@ async def reconcile_edge(world: World, key: Key) -> float | None:
     await edge_in_cluster.put_shared(world, key.namespace, members, installation)
     wanted_store = await edge_store.is_wanted(world, key.namespace)
     feedback = wanted_store and await edge_store.put(world, key.namespace, members, installation)
-    there = await edge_in_cluster.put_pods(world, key.namespace, members, installation, deployment, feedback=feedback)
+    there = await edge_in_cluster.put_pods(
+        world,
+        key.namespace,
+        members,
+        installation,
+        deployment,
+        feedback=feedback,
+        drain_s=drain_limits.edge_s(document["services"]),
+    )
     if not wanted_store:
         await edge_store.take_away(world, key.namespace, deployment)
     failed = await edge_in_cluster.put_services(world, members, document)

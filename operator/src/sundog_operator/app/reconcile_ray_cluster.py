@@ -1,14 +1,15 @@
 """Reconciles one RayCluster: its members own it, and its Serve document is the union of their live revisions."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
 
-from sundog_operator.api import ModelDeploymentSpec, ModelDeploymentStatus
+from sundog_operator.api import Endpoint, ModelDeploymentSpec, ModelDeploymentStatus
 from sundog_operator.api.installation import Installation
 from sundog_operator.app import ray_clusters
 from sundog_operator.app.children import ensure
 from sundog_operator.app.keys import Key
 from sundog_operator.app.world import World
-from sundog_operator.core import live, names, ray_cluster, ray_pods, revisions, serve_config, traffic
+from sundog_operator.core import drain_limits, live, names, ray_cluster, ray_pods, revisions, serve_config, traffic
 from sundog_operator.core.live import live_revisions
 from sundog_operator.core.observed import ServeState
 from sundog_operator.core.ray_cluster import ClusterView
@@ -100,7 +101,15 @@ def _group(
     service, current = member["metadata"]["name"], accept(member, installation).spec
     kept = None if current else _bounds_as_deployed(names.application(service, revision.number), serve, stored)
     bounds = kept or _bounds(ModelDeploymentStatus.parse(member.get("status")), revision, current)
-    return ray_pods.make_worker_group(service, revision, bounds, image, installation)
+    timeout = current.endpoint.request_timeout if current else _timeout_as_stored(service, revision, stored)
+    return ray_pods.make_worker_group(service, revision, bounds, image, installation, timeout)
+
+
+def _timeout_as_stored(service: str, revision: Revision, stored: Object | None) -> timedelta:
+    """The `requestTimeout` that a revision's pods were given their grace for; the default before they have any."""
+    group = _stored_group(names.application(service, revision.number), stored)
+    grace = group["template"]["spec"].get("terminationGracePeriodSeconds") if group is not None else None
+    return drain_limits.timeout_of(grace) if grace else Endpoint().request_timeout
 
 
 def _bounds(status: ModelDeploymentStatus, revision: Revision, current: ModelDeploymentSpec | None) -> tuple[int, int]:
@@ -116,14 +125,18 @@ def _bounds_as_deployed(application: str, serve: ServeState | None, stored: Obje
     While Serve cannot be asked, pods are as they are.
     """
     if serve is None:
-        groups = stored["spec"].get("workerGroupSpecs") or () if stored is not None else ()
-        found = ((each["minReplicas"], each["maxReplicas"]) for each in groups if each["groupName"] == application)
-        return next(found, None)
+        group = _stored_group(application, stored)
+        return (group["minReplicas"], group["maxReplicas"]) if group is not None else None
     app = serve.applications.get(application)
     deployments = app.config.get("deployments") or () if app is not None else ()
     scaling = next((each.get("autoscaling_config") for each in deployments), None) or {}
     fewest, most = scaling.get("min_replicas"), scaling.get("max_replicas")
     return None if fewest is None or most is None else (fewest, most)
+
+
+def _stored_group(application: str, stored: Object | None) -> Object | None:
+    groups = stored["spec"].get("workerGroupSpecs") or () if stored is not None else ()
+    return next((each for each in groups if each["groupName"] == application), None)
 
 
 async def _without_members(world: World, key: Key, stored: Object | None, deployments: list[Object]) -> float | None:

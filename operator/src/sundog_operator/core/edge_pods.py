@@ -1,7 +1,8 @@
 """The edge of a namespace as pods: HAProxy and its agent, each in a container of its own, and what both share and each alone may see.
 
-Nothing here depends on a service, a revision or a Secret of the namespace: edges are rolled by an upgrade or by an administrator, never by
-what users edit; and by the first Experiment of the namespace with metrics of outcomes, and the end of the last one.
+Nothing here depends on a revision or a Secret of the namespace: edges are rolled by an upgrade or by an administrator; by the first
+Experiment of the namespace with metrics of outcomes, and the end of the last one; and where the longest `requestTimeout` of its services
+needs another time to drain, which doubles from 120 s on.
 """
 
 import math
@@ -10,7 +11,7 @@ from typing import Any, Final
 
 from sundog_operator.api import canonical_quantity
 from sundog_operator.api.installation import Haproxy, Installation, PodTemplate, Requirements
-from sundog_operator.core import edge_objects, edge_store, names, pods
+from sundog_operator.core import drain_limits, edge_objects, edge_store, names, pods
 from sundog_operator.core.pods import Demand
 
 HTTP: Final = "http"
@@ -22,11 +23,10 @@ AGENT_PORT: Final = 9090
 
 LEAVE_S: Final = 15
 """How long a leaving edge still takes new connections: until every node has heard that it leaves, on a busy cluster as well."""
-DRAIN_S: Final = 120
 LINGER_S: Final = 3
 SETTLE_S: Final = 10
-GRACE_S: Final = LEAVE_S + DRAIN_S + LINGER_S + 22
-"""With room for probes and slow starts of processes; what is over then is killed."""
+_ROOM_S: Final = 22
+"""For probes and slow starts of processes."""
 
 _USER: Final = 65532
 _STATE: Final = "/run/sundog"
@@ -43,12 +43,22 @@ _AGENT_RESOURCES: Final[Mapping[str, Mapping[str, str]]] = {
 Json = dict[str, Any]
 
 
+def grace_s(drain_s: int) -> int:
+    """Seconds of grace of an edge's pod whose HAProxy may drain for so long; what is over then is killed."""
+    return LEAVE_S + drain_s + LINGER_S + _ROOM_S
+
+
 def make_deployment(
-    namespace: str, members: Iterable[Json], installation: Installation, *, feedback: bool = False
+    namespace: str,
+    members: Iterable[Json],
+    installation: Installation,
+    *,
+    feedback: bool = False,
+    drain_s: int = drain_limits.USUAL_EDGE_S,
 ) -> Json:
     """The Deployment. A new pod is ready before an old one leaves.
 
-    `feedback`: its agents keep exposures and outcomes in the store of the edges.
+    `feedback`: its agents keep exposures and outcomes in the store of the edges. `drain_s`: seconds for what a leaving HAProxy has.
     """
     edge = installation.edge
     spec = {
@@ -56,7 +66,7 @@ def make_deployment(
         "revisionHistoryLimit": 2,
         "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
         "selector": {"matchLabels": edge_objects.SELECTOR},
-        "template": _template(namespace, installation, feedback=feedback),
+        "template": _template(namespace, installation, drain_s, feedback=feedback),
     }
     meta = edge_objects.metadata(namespace, members)
     meta["annotations"] = {names.ANNOTATION_MADE_AS: pods.fingerprint(spec)}
@@ -74,9 +84,12 @@ def takes_feedback(deployment: Mapping[str, Any]) -> bool:
     return any(volume["name"] == _FEEDBACK_VOLUME for volume in volumes)
 
 
-def _template(namespace: str, installation: Installation, *, feedback: bool) -> Json:
+def _template(namespace: str, installation: Installation, drain_s: int, *, feedback: bool) -> Json:
     template = _with_user(installation.edge.pods)
-    containers = [_haproxy(installation, template), _agent(namespace, installation, template, feedback=feedback)]
+    containers = [
+        _haproxy(installation, template, drain_s),
+        _agent(namespace, installation, template, feedback=feedback),
+    ]
     volumes = [*_volumes(), *([_feedback_volume(installation)] if feedback else [])]
     demand = Demand(labels=names.labels(names.EDGE), volumes=volumes, service_account=service_account(installation))
     made = pods.make_pod(template, demand, containers)
@@ -84,13 +97,13 @@ def _template(namespace: str, installation: Installation, *, feedback: bool) -> 
     made["spec"] |= {
         # Else each container has variables of every Service of the namespace.
         "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": GRACE_S,
+        "terminationGracePeriodSeconds": grace_s(drain_s),
         "topologySpreadConstraints": [_spread("kubernetes.io/hostname"), _spread("topology.kubernetes.io/zone")],
     }
     return made
 
 
-def _haproxy(installation: Installation, template: PodTemplate) -> Json:
+def _haproxy(installation: Installation, template: PodTemplate, drain_s: int) -> Json:
     listening = {"tcpSocket": {"port": HTTP}}
     return _container(
         template,
@@ -102,7 +115,7 @@ def _haproxy(installation: Installation, template: PodTemplate) -> Json:
                 f"--state-dir={_STATE}",
                 f"--http-bind=*:{HTTP_PORT}",
                 f"--https-bind=*:{HTTPS_PORT}",
-                f"--drain-seconds={DRAIN_S}",
+                f"--drain-seconds={drain_s}",
                 *_limits(installation.edge.haproxy),
             ],
             "ports": [_port(HTTP, HTTP_PORT), _port(HTTPS, HTTPS_PORT)],

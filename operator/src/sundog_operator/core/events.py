@@ -150,6 +150,16 @@ def edge_replaced(pod: str, uid: str, epoch: int) -> Event:
     return Event("Warning", "EdgeReplaced", "ReplaceEdge", note, uid)
 
 
+def poison_request(revision: int, count: int, attempt: str) -> Event:
+    """Requests took two replicas with them. It is told again when there are twice as many."""
+    requests = "1 request" if count == 1 else f"{count} requests"
+    note = (
+        f"revision {revision}: {requests} ended without an answer at two replicas, one after the other, and may have ended both; "
+        "each was tried no third time"
+    )
+    return Event("Warning", "PoisonRequest", "RetryRequest", note, f"{attempt}/{revision}/{count.bit_length()}")
+
+
 def notification_failed(experiment: str, receiver: int, place: str, problem: str) -> Event:
     """A receiver could not be told what happened in a rollout."""
     note = f"rollout {experiment}: {place} (notify[{receiver}]) {problem}; it is tried for an hour, and the rollout goes on"

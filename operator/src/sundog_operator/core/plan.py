@@ -17,6 +17,7 @@ from sundog_operator.core.experiments import telling, walking
 from sundog_operator.core.late_edges import replace_late
 from sundog_operator.core.obey import obey
 from sundog_operator.core.observed import EdgeReport
+from sundog_operator.core.poison import report_poison
 from sundog_operator.core.rollout import checking, history, machine, shadowing
 from sundog_operator.core.spec import accept
 
@@ -76,6 +77,7 @@ def plan(seen: Observed, now: datetime) -> Plan:
     say.conclude_rollout(draft)
     telling.conclude(draft)
     walking.doubt(draft)
+    report_poison(draft)
     late = replace_late(draft)
     return Plan(
         creates=tuple(draft.creates),

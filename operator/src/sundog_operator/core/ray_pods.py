@@ -6,11 +6,12 @@ name, since KubeRay otherwise guesses. Ray's token is in the environment, becaus
 
 import math
 from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from typing import Any, Final
 
 from sundog_operator.api import cpu_cores, memory_bytes
 from sundog_operator.api.installation import Installation
-from sundog_operator.core import accelerators, names, pods, references, valkey
+from sundog_operator.core import accelerators, drain_limits, names, pods, references, valkey
 from sundog_operator.core.contains import contains
 from sundog_operator.core.pods import Demand
 from sundog_operator.core.ray_cluster import as_object
@@ -40,6 +41,8 @@ ever being idle.
 """
 
 DRAIN_S: Final = 5
+DRAIN_VARIABLE: Final = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
+"""After SIGTERM Ray tells Serve that the node ends, and waits so many seconds for its replicas to have gone."""
 CACHE_DIRECTORY: Final = "/var/cache/sundog"
 _CACHE: Final = "sundog-cache"
 
@@ -145,9 +148,14 @@ def _fault_tolerance(cluster: str, installation: Installation) -> Json:
 
 
 def make_worker_group(
-    service: str, revision: Revision, bounds: tuple[int, int], image: str, installation: Installation
+    service: str,
+    revision: Revision,
+    bounds: tuple[int, int],
+    image: str,
+    installation: Installation,
+    request_timeout: timedelta,
 ) -> Json:
-    """The worker group of a revision: a pod per replica."""
+    """The worker group of a revision: a pod per replica. Pods that run keep the time to drain that they were started with."""
     application = names.application(service, revision.number)
     spec = spec_of(revision)
     memory = memory_bytes(spec.resources.memory)
@@ -158,20 +166,25 @@ def make_worker_group(
         "memory": str(memory),
         **({devices.ray_name: str(devices.count)} if devices else {}),
     }
-    template = _worker(service, revision, image, installation)
+    template = _worker(service, revision, image, installation, request_timeout)
     return make_group(application, bounds, ray_resources, template)
 
 
-def _worker(service: str, revision: Revision, image: str, installation: Installation) -> Json:
+def _worker(
+    service: str, revision: Revision, image: str, installation: Installation, request_timeout: timedelta
+) -> Json:
     spec, template = spec_of(revision), installation.ray.pods
     devices = accelerators.devices_of(spec.resources.gpu)
     limits = {"memory": str(memory_bytes(spec.resources.memory) + OVERHEAD_BYTES)}
     given = {devices.resource: str(devices.count)} if devices else {}
     mounted = references.mounts_of(spec)
-    cache = {"name": "SUNDOG_CACHE_DIR", "value": CACHE_DIRECTORY}
+    own = [
+        {"name": "SUNDOG_CACHE_DIR", "value": CACHE_DIRECTORY},
+        {"name": DRAIN_VARIABLE, "value": str(drain_limits.node_s(request_timeout))},
+    ]
     # A user's variables first: neither ours nor an administrator's can be replaced by them.
     env = pods.merge_env(
-        references.env_of(spec), mounted.env, [cache, *environment(), *([] if devices else [NO_DEVICES])]
+        references.env_of(spec), mounted.env, [*own, *environment(), *([] if devices else [NO_DEVICES])]
     )
     container = pods.make_container(
         template,
@@ -198,7 +211,9 @@ def _worker(service: str, revision: Revision, image: str, installation: Installa
         affinity=accelerators.affinity(spec.resources.gpu, installation.gpu.aliases),
         service_account=spec.model.credentials.service_account_name,
     )
-    return pods.make_pod(template, demand, [container])
+    made = pods.make_pod(template, demand, [container])
+    made["spec"]["terminationGracePeriodSeconds"] = drain_limits.worker_pod_s(request_timeout)
+    return made
 
 
 def _cache(folder: str) -> Json:

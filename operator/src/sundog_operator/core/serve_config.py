@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sundog_operator.api import Autoscaling, ModelDeploymentSpec, ModelDeploymentStatus, cpu_cores, memory_bytes
-from sundog_operator.core import accelerators, names
+from sundog_operator.core import accelerators, drain_limits, names
 from sundog_operator.core.contains import contains
 from sundog_operator.core.ray_cluster import ClusterView
 from sundog_operator.core.revisions import Revision, own_user_config, spec_of
@@ -121,6 +121,7 @@ def _deployment(
         **_replicas(scale),
         "max_ongoing_requests": fixed.runtime.max_ongoing_requests,
         "max_surge_percent": 100,
+        "graceful_shutdown_timeout_s": drain_limits.replica_s(current.endpoint.request_timeout),
         "user_config": {
             "userConfig": dict(user_config),
             "maxRequestBytes": memory_bytes(current.endpoint.max_request_bytes),

@@ -365,12 +365,20 @@ def confirm(service: str, split: Split, reports: Sequence[EdgeReport]) -> Confir
     if not asked:
         waiting = tuple((report.pod, _not_ready(report)) for report in reports)
         return Confirmation(False, waiting or (("no edge", "not ready"),))
-    waiting = tuple((report.pod, why) for report in asked if (why := _not_in_force(service, split, report)))
+    waiting = tuple(
+        (report.pod, why + _problem(report)) for report in asked if (why := _not_in_force(service, split, report))
+    )
     return Confirmation(not waiting, waiting)
 
 
 def _not_ready(report: EdgeReport) -> str:
     return f"not ready: {report.unready}" if report.unready else "not ready"
+
+
+def _problem(report: EdgeReport) -> str:
+    """Why an edge that answers does not have the newest document in force, as it says itself."""
+    error = ((report.evidence or {}).get("document") or {}).get("error")
+    return f" ({error})" if error else ""
 
 
 def _not_in_force(service: str, split: Split, report: EdgeReport) -> str:
@@ -460,3 +468,13 @@ def counts_of(attempt: str, arm: str, reports: Iterable[EdgeReport], *, forced: 
             requests += int(row.get("assigned", 0))
             errors += sum(int(ends.get(end, 0)) for end in ERRORS)
     return requests, errors
+
+
+def poison_of(attempt: str, arm: str, reports: Iterable[EdgeReport]) -> int:
+    """Requests of an arm, whatever led them there, that were retried and then got no answer of that replica either."""
+    return sum(
+        int((row.get("retries") or {}).get("poison", 0))
+        for report in reports
+        for row in (report.evidence or {}).get("counters", ())
+        if (row.get("attempt"), row.get("arm")) == (attempt, arm)
+    )

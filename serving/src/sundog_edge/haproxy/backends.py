@@ -1,12 +1,14 @@
 """The arm slots: what happens to a request once its arm is chosen."""
 
 from sundog_edge.haproxy import admission, assignment, feedback, grpc, probes, shadow
-from sundog_edge.haproxy.names import BLOCKS_TABLE, FALLBACK, GRPC, MAX_BLOCKS, MAX_ROWS, ROWS_TABLE
+from sundog_edge.haproxy.identity import NAMED
+from sundog_edge.haproxy.names import BLOCKS_TABLE, FALLBACK, FATAL_TABLE, GRPC, MAX_BLOCKS, MAX_ROWS, ROWS_TABLE
 from sundog_edge.haproxy.problems import problem
-from sundog_edge.layout import CHECK_MS, Server
+from sundog_edge.layout import CHECK_MS, FALL, RISE, Server
 from sundog_edge.state_dir import StateDir
 
 CHECK_AT_ONCE_MS = 100
+_FATAL_IDS = 100_000
 
 
 def server_options(server: Server) -> str:
@@ -17,21 +19,26 @@ def server_options(server: Server) -> str:
     if server.backup:
         return f"{server.address} check inter {server.check_ms} fall 1 rise 1{call}{limit} backup"
     # One that refuses a request's connection is out at once. One whose check fails is asked again at once, and is out when that fails
-    # too: a busy machine makes a check late now and then, and where the replica is the only one nobody else could answer.
+    # too: a busy machine makes a check late now and then. Where no replica answers in time, the agent keeps those in that only are slow.
     return (
         f"{server.address} check inter {server.check_ms} fastinter {CHECK_AT_ONCE_MS} downinter {CHECK_MS} "
-        f"observe layer4 error-limit 1 on-error mark-down fall 2 rise 1{call}{limit}"
+        f"observe layer4 error-limit 1 on-error mark-down fall {FALL} rise {RISE}{call}{limit}"
     )
 
 
 def tables() -> str:
-    """Backends that hold no server: counts by row, those running by row and block of arrival, and where requests without a slot end."""
+    """Backends that hold no server: counts by row, those running by row and block of arrival, ids of requests that replicas died of, and
+    where requests without a slot end.
+    """
     # A split that names a slot this worker lacks must not pick a server: `none` has none.
     return f"""backend {ROWS_TABLE} from base
     stick-table type string len 250 size {MAX_ROWS} nopurge store gpc0,conn_cur
 
 backend {BLOCKS_TABLE} from base
     stick-table type string len 250 size {MAX_BLOCKS} expire 1m store conn_cur
+
+backend {FATAL_TABLE} from base
+    stick-table type string len 128 size {_FATAL_IDS} expire 10m store gpc0
 
 backend none from base
 """
@@ -67,10 +74,20 @@ def call(state: StateDir, *, shadowed: bool = False) -> str:
     return _defaults("call", grpc.errors() + grpc.replica(state) + mirrored, grpc.outcome(), state)
 
 
+def _fatal() -> str:
+    """A request of which a replica died, and the next one too, is tried no third time, not even when its client sends it again."""
+    known = "{ sc_get_gpc0(8) gt 0 }"
+    died = "{ status 502 } !{ var(txn.outcome) -m found }"
+    return f"""    http-request track-sc8 var(txn.requestid) table {FATAL_TABLE} if {NAMED}
+    http-request disable-l7-retry if {NAMED} {known}
+    http-after-response sc-inc-gpc0(8) if {NAMED} {died}
+"""
+
+
 def _defaults(name: str, request: str, response: str, state: StateDir) -> str:
     return f"""defaults {name} from base
     balance leastconn
-    retries 3
+    retries 1
     option redispatch 1
     retry-on conn-failure empty-response
     http-reuse safe
@@ -85,6 +102,7 @@ def _defaults(name: str, request: str, response: str, state: StateDir) -> str:
     http-request set-var(txn.block) var(txn.received),div(10000000)
     http-request track-sc2 var(txn.row),concat(/,txn.block) table {BLOCKS_TABLE}
 {admission.queue(state)}\
+{_fatal()}\
     http-request set-timeout server var(txn.split),field(3,|)
 {request}\
     http-response set-var(txn.ttfb) date(0,us),sub(txn.received)

@@ -23,7 +23,7 @@ def render(settings: Settings, layout: Layout, state: StateDir) -> str:
         by_slot.get(server.slot, []).append(server)
     waits = dict(layout.waits)
     parts = [
-        process(settings),
+        process(settings, layout.drain_s),
         base(settings),
         frontend(settings, layout, state),
         backends.tables(),

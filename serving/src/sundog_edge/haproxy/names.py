@@ -19,5 +19,10 @@ MIRRORED_TABLE = "mirrored"
 CLIENT_ADDRESS = "src,ipmask(32,64)"
 """Whose a connection is; of IPv6 the first 64 bits, of which one client has all that follows."""
 
-STICK_COUNTERS = 8
-"""0 row, 1 all requests, 2 block, 3 client, 4 service, 5 source address, 6 what is mirrored, 7 requests of a source address."""
+FATAL_TABLE = "fatal"
+"""Ids of requests that replicas died of."""
+
+STICK_COUNTERS = 9
+"""0 row, 1 all requests, 2 block, 3 client, 4 service, 5 source address, 6 what is mirrored, 7 requests of a source address, 8 id of a
+request.
+"""

@@ -13,14 +13,14 @@ CIPHERS = ":".join(
 )
 
 
-def process(settings: Settings) -> str:
-    """`global`: what the process may use."""
+def process(settings: Settings, drain_s: int = 0) -> str:
+    """`global`: what the process may use. `drain_s`: the least seconds for the requests of a worker that leaves."""
     # The limit of open files of a container can be a thousand times what is needed, and HAProxy allocates for all of it.
     connections = f"maxconn {settings.max_connections}" if settings.max_connections else "fd-hard-limit 65536"
     return f"""global
     {connections}
     nbthread {settings.threads}
-    hard-stop-after {settings.drain_seconds}s
+    hard-stop-after {max(settings.drain_seconds, drain_s)}s
     tune.bufsize {settings.buffer_bytes}
     tune.maxrewrite 1024
     tune.http.maxhdr 101
