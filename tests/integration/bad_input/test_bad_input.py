@@ -315,7 +315,7 @@ PROTOCOL: dict[str, tuple[Any, str]] = {
     "unknown input": (tensor(name="y"), "'y'; expected 'x'"),
     "twice": ({"inputs": tensor()["inputs"] * 2}, "twice"),
     "wrong id": ({**tensor(), "id": 5}, "id"),
-    "unknown field": ({**tensor(), "extra": 5}, "'extra'"),
+    "unknown field": (tensor(extra=5), "'extra'"),
     "unknown output": ({**tensor(), "outputs": [{"name": "z"}]}, "the model has no output 'z'"),
     "unknown parameter": ({**tensor(), "parameters": {"sequence_id": 1}}, "sequence_id"),
 }

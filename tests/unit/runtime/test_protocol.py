@@ -199,13 +199,21 @@ async def test_plain_bodies_that_are_wrong(client: httpx.AsyncClient, body: str,
         (tensor(ROW, name="y"), "WrongInputs", "'y'; expected 'x'"),
         ({"inputs": tensor(ROW)["inputs"] * 2}, "WrongInputs", "twice"),
         (tensor(ROW) | {"id": 5}, "WrongType", "id"),
-        (tensor(ROW) | {"extra": 5}, "UnknownField", "'extra'"),
+        (tensor(ROW, extra=5), "UnknownField", "'extra'"),
         (tensor(ROW) | {"outputs": "scores"}, "WrongType", "outputs"),
     ],
 )
 async def test_protocol_bodies_that_are_wrong(client: httpx.AsyncClient, body: Any, code: str, says: str) -> None:
     answer = await client.post("/v2/models/digits/infer", json=body)
     assert says in problem(answer, 400, code)
+
+
+async def test_unknown_members_of_a_request_are_ignored(client: httpx.AsyncClient) -> None:
+    """KServe's own client always sends `model_name`."""
+    expected = await client.post("/v2/models/digits/infer", json=tensor(ROW) | {"id": "one"})
+    sent = {"id": "one", "model_name": "digits", "extra": [5], **tensor(ROW)}
+    answer = await client.post("/v2/models/digits/infer", json=sent)
+    assert (answer.status_code, answer.json()) == (200, expected.json())
 
 
 async def test_a_batch_of_nothing(torch_model: Path, args: Any, serve: Any) -> None:

@@ -151,6 +151,8 @@ def _request(model: LoadedModel, parameters: Json) -> Json:
         {"inputs": {"type": "array", "items": items, **count}},
         optional={"id": {"type": "string"}, "parameters": parameters, "outputs": {"type": "array", "items": wanted}},
     )
+    # Other members are ignored.
+    request["additionalProperties"] = True
     example: Json | None = {"inputs": [_sent(spec) for spec in inputs]} if _has_example(inputs) else None
     if example is not None and _of_bytes(model.signature.outputs):
         example["parameters"] = {"binary_data_output": True}
