@@ -13,6 +13,7 @@ from urllib.parse import quote
 import httpx
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -214,6 +215,50 @@ async def test_unknown_members_of_a_request_are_ignored(client: httpx.AsyncClien
     sent = {"id": "one", "model_name": "digits", "extra": [5], **tensor(ROW)}
     answer = await client.post("/v2/models/digits/infer", json=sent)
     assert (answer.status_code, answer.json()) == (200, expected.json())
+
+
+TWO_INPUTS = """
+import torch
+
+class Net(torch.nn.Module):
+    def forward(self, left, right):
+        return left + right
+"""
+
+
+@pytest.mark.parametrize(("batchable", "status"), [("", 400), ("batchable: false\n", 200)])
+@pytest.mark.parametrize("path", ["/", "/v2/models/digits/infer"])
+async def test_inputs_have_as_many_rows_as_each_other(
+    torch_model: Path, args: Any, serve: Any, batchable: str, status: int, path: str
+) -> None:
+    (torch_model / "net.py").write_text(TWO_INPUTS)
+    safetensors.torch.save_file({}, torch_model / "model.safetensors")
+    (torch_model / "model.yaml").write_text(
+        "inputs:\n- {name: left, dtype: float32, shape: [-1, 2]}\n- {name: right, dtype: float32, shape: [-1, 2]}\n"
+        + batchable
+    )
+    client = await serve(args(torch_model))
+    rows = {"left": [[1.0, 2.0], [3.0, 4.0]], "right": [[1.0, 1.0]]}
+    tensors = [{"name": name, "datatype": "FP32", "shape": [len(data), 2], "data": data} for name, data in rows.items()]
+    answer = await client.post(path, json={"inputs": rows if path == "/" else tensors})
+    assert answer.status_code == status
+    if status == 400:
+        says = "input 'right' has the size 1 in dimension 0; expected 2, as input 'left' has in dimension 0"
+        assert problem(answer, 400, "WrongShape") == says
+
+
+async def test_texts_have_as_many_rows_as_what_comes_with_them(
+    python_model: Callable[[str], Path], args: Any, serve: Any
+) -> None:
+    path = python_model(
+        "class Predictor:\n    def load(self, path, config): pass\n    def predict(self, batch): return [1]\n"
+    )
+    (path / "model.yaml").write_text(
+        "inputs:\n- {name: text, dtype: string, shape: [-1]}\n- {name: weight, dtype: float32, shape: [-1]}\n"
+    )
+    client = await serve(args(path, "predictor:Predictor"))
+    answer = await client.post("/", json={"inputs": {"text": ["a", "b"], "weight": [1.0]}})
+    assert "'weight' has the size 1" in problem(answer, 400, "WrongShape")
 
 
 async def test_a_batch_of_nothing(torch_model: Path, args: Any, serve: Any) -> None:

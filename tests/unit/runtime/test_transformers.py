@@ -163,6 +163,25 @@ def test_embeddings_leave_padding_out(tmp_path: Path, pooling: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("mask", "says"),
+    [
+        ([[1, 1]], "input 'attention_mask' has the shape [1, 2]; expected [1, 3]"),
+        ([[0, 0, 0]], "input 'attention_mask' has a row without a token"),
+    ],
+)
+def test_what_comes_beside_tokens_fits_to_them(tmp_path: Path, mask: list[list[int]], says: str) -> None:
+    save(tmp_path, bert(BertModel))
+    (tmp_path / "model.yaml").write_text(
+        "inputs:\n- {name: input_ids, dtype: int64, shape: [-1, -1]}\n"
+        "- {name: attention_mask, dtype: int64, shape: [-1, -1]}\n"
+    )
+    with pytest.raises(Problem) as caught:
+        load(tmp_path).predict({"input_ids": np.array([[2, 4, 3]]), "attention_mask": np.array(mask)})
+    assert caught.value.status == 400
+    assert says in caught.value.detail
+
+
+@pytest.mark.parametrize(
     ("config", "names"),
     [
         ({"problem_type": "multi_label_classification"}, ["scores", "logits"]),

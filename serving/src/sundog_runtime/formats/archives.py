@@ -17,7 +17,7 @@ from sundog_runtime.description import FILE_NAME, Description
 from sundog_runtime.errors import CodeNotTrusted, LoadFailed
 from sundog_runtime.formats.detect import Found
 from sundog_runtime.formats.device import CPU, Device
-from sundog_runtime.formats.model import LoadedModel, may_batch
+from sundog_runtime.formats.model import LoadedModel
 from sundog_runtime.formats.module import (
     caller,
     compiles,
@@ -27,7 +27,7 @@ from sundog_runtime.formats.module import (
     network_caller,
     use_channels_last,
 )
-from sundog_runtime.signature import Signature
+from sundog_runtime.signature import Signature, may_batch
 from sundog_runtime.tensors import OIP_TYPES, TensorSpec, to_numpy
 
 

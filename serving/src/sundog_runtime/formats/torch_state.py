@@ -14,7 +14,7 @@ from sundog_runtime.description import Description
 from sundog_runtime.errors import EntrypointMissing, FormatNotRecognised, LoadFailed
 from sundog_runtime.formats.detect import Content, Found
 from sundog_runtime.formats.device import CPU, Device
-from sundog_runtime.formats.model import LoadedModel, may_batch
+from sundog_runtime.formats.model import LoadedModel
 from sundog_runtime.formats.module import (
     compiles,
     failed,
@@ -23,6 +23,7 @@ from sundog_runtime.formats.module import (
     place,
     use_channels_last,
 )
+from sundog_runtime.signature import may_batch
 
 
 def use_cores(cpu: float) -> None:

@@ -14,7 +14,7 @@ declared in `model.yaml` are given to the model by their names instead.
 """
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -27,11 +27,11 @@ from sundog_runtime.description import Description
 from sundog_runtime.errors import FormatNotRecognised, LoadFailed, bad_input
 from sundog_runtime.formats.detect import transformers_config
 from sundog_runtime.formats.device import CPU, Device
-from sundog_runtime.formats.model import LoadedModel, may_batch
+from sundog_runtime.formats.model import LoadedModel
 from sundog_runtime.formats.module import failed
 from sundog_runtime.formats.stepping import without_gradients
 from sundog_runtime.formats.tensors_in import tensors
-from sundog_runtime.signature import Signature
+from sundog_runtime.signature import Signature, may_batch
 from sundog_runtime.sources.files import ModelFiles
 from sundog_runtime.tensors import TensorSpec
 
@@ -194,7 +194,7 @@ def _assemble(network: Any, device: Device, tokenizer: Any, settings: Settings) 
 
 
 def _signature(model: _Model, declared: Signature) -> Signature:
-    return Signature(declared.inputs or _inputs(model), declared.outputs or _outputs(model))
+    return Signature(declared.inputs or _inputs(model), declared.outputs or _outputs(model), declared.axes)
 
 
 def _inputs(model: _Model) -> tuple[TensorSpec, ...]:
@@ -286,7 +286,20 @@ def _given(model: _Model, batch: Any, names: list[str]) -> dict[str, Any]:
         if model.max_length and ids.shape[-1] > model.max_length:
             found = f"input 'input_ids' has {ids.shape[-1]} tokens"
             raise bad_input("WrongShape", f"{found}; the model takes at most {model.max_length}")
+        _check_beside(given, ids)
     return {name: _of_weights(model, value) for name, value in model.device.give(given).items()}
+
+
+def _check_beside(given: Mapping[str, Any], ids: torch.Tensor) -> None:
+    """What comes beside tokens fits to them. Raises Problem 400."""
+    for name in ("attention_mask", "token_type_ids", "position_ids"):
+        value = given.get(name)
+        if isinstance(value, torch.Tensor) and value.ndim == 2 and value.shape != ids.shape:
+            found = f"input {name!r} has the shape {list(value.shape)}"
+            raise bad_input("WrongShape", f"{found}; expected {list(ids.shape)}, as 'input_ids' has")
+    mask = given.get("attention_mask")
+    if isinstance(mask, torch.Tensor) and mask.ndim == 2 and not bool(mask.any(dim=1).all()):
+        raise bad_input("EmptyInput", "input 'attention_mask' has a row without a token")
 
 
 def _of_weights(model: _Model, value: Any) -> Any:
