@@ -1,6 +1,7 @@
 """gRPC through the edge: the same services, splits and counts, with a server of the protocol's own stubs behind it."""
 
 import asyncio
+import contextlib
 import re
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -303,6 +304,20 @@ async def test_every_end_of_a_call_counts_as_what_it_is(edge, called):
         return seen == wanted
 
     await edge.comes_true(counted, "the ends of calls")
+
+
+async def test_a_method_that_no_replica_has_is_refused_while_its_client_sends_on(edge, called):
+    async with channel(edge) as opened:
+        stub = service.GRPCInferenceServiceStub(opened)
+        stream = stub.ModelStreamInfer(timeout=PATIENCE_S)
+        with contextlib.suppress(grpc.aio.AioRpcError):  # the answer may be there before the message is gone
+            await stream.write(protocol.ModelInferRequest(model_name="digits"))
+        assert await stream.code() == grpc.StatusCode.UNIMPLEMENTED
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.ModelStatistics(protocol.ModelStatisticsRequest(), timeout=PATIENCE_S)
+        assert (caught.value.code().name, caught.value.details()) == ("UNIMPLEMENTED", "this method is not supported")
+        assert await code(opened) == "OK"
+    assert [*map(len, (called["stable"].seen, called["canary"].seen))] == [1, 0]
 
 
 async def test_calls_that_ask_nothing_of_the_model_are_probes(edge, called):

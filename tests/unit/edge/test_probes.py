@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sundog_edge.counters import Ledger, Seen
 from sundog_edge.evidence import Surroundings, build
 from sundog_edge.feedback.first_seen import FirstSeen
-from sundog_edge.haproxy import probes
+from sundog_edge.haproxy import grpc, probes
 from sundog_edge.metrics import text
 from sundog_runtime.errors import Problem
 from sundog_runtime.formats.model import LoadedModel
@@ -106,7 +106,7 @@ def test_no_path_of_the_model_is_a_probe_and_none_of_the_others_is_missed(parts)
 
 
 def test_of_grpc_all_but_predictions_are_probes():
-    assert {*probes.METHODS} == {*METHODS} - {"ModelInfer"}
+    assert {*grpc.PROBES} == {*METHODS} - {"ModelInfer"}
 
 
 def line(row: str, number: int, total_us: int, unit: int = 5) -> bytes:

@@ -9,6 +9,9 @@ from sundog_edge.loglines import GIVEN_UP
 from sundog_edge.state_dir import StateDir
 
 SERVICE = "/inference.GRPCInferenceService/"
+PROBES = ("ServerLive", "ServerReady", "ServerMetadata", "ModelReady", "ModelMetadata")
+"""Methods that the model server answers without its model."""
+
 METADATA = "sundog-service"
 """Names the service where the authority does not."""
 
@@ -37,6 +40,13 @@ _BASE64 = f"({_DIGIT}{{64}})*({_DIGIT}{{4}}){{0,15}}({_DIGIT}[AQgw]|{_DIGIT}{{2}
 
 _BINARY, _END = r"(^|\n)[^:\n]*-bin: ", r"\r"
 """Of a line of headers, what stands before the value of one in base64, and after it."""
+
+
+def unsupported() -> str:
+    """Refuse at once a method that no replica has: the client of a stream sends on, and waits for the answer meanwhile."""
+    known = " ".join(f"{SERVICE}{method}" for method in (*PROBES, "ModelInfer"))
+    refused = call_problem(405, "this method is not supported")
+    return f"    http-request return {refused} if {IS_CALL} !{{ path -m str {known} }}\n"
 
 
 def malformed() -> str:

@@ -15,9 +15,6 @@ PATHS = "(/openapi[.]json|/-/startup|/v2(/health/(live|ready)|/models/[^/]+(/ver
 Of any model: the answer that there is no such one says nothing of the arm either.
 """
 
-METHODS = ("ServerLive", "ServerReady", "ServerMetadata", "ModelReady", "ModelMetadata")
-"""Of gRPC."""
-
 ASKED = "{ var(txn.probe) -m bool }"
 """Whether a request is a probe; so from `rules` on."""
 
@@ -25,7 +22,7 @@ ASKED = "{ var(txn.probe) -m bool }"
 def rules() -> str:
     """Set `txn.probe`. What is asked by POST pays for one comparison."""
     asked, by_host = "{ method GET HEAD }", "{ var(txn.byhost) -m found }"
-    methods = " ".join(f"{grpc.SERVICE}{method}" for method in METHODS)
+    methods = " ".join(f"{grpc.SERVICE}{method}" for method in grpc.PROBES)
     return f"""    http-request set-var(txn.probe) bool(true) if {asked} {by_host} {{ path -m reg ^{PATHS}$ }}
     http-request set-var(txn.probe) bool(true) if {asked} !{by_host} {{ path -m reg ^/[^/]+{PATHS}$ }}
     http-request set-var(txn.probe) bool(true) if {IS_CALL} {{ path -m str {methods} }}

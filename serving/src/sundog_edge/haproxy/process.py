@@ -52,7 +52,6 @@ def base(settings: Settings) -> str:
     timeout server 60s
     timeout http-request {settings.request_seconds}s
     timeout http-keep-alive 60s
-    option http-buffer-request
     option http-no-delay
     option dontlognull
     option abortonclose
