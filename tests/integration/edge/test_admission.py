@@ -47,6 +47,8 @@ TARGETS = (
     (b"GET /../x HTTP/1.1", HOST, 400, None),
     (b"CONNECT digits.vision.svc:80 HTTP/1.1", b"host: digits.vision.svc:80\r\n", 405, None),
     (b"TRACE /digits/ HTTP/1.1", b"host: a\r\n", 405, None),
+    (b"PROPFIND /digits/ HTTP/1.1", b"host: a\r\n", 405, None),
+    (b"GET /digits/x HTTP/1.1", b"", 400, None),
     (b"GET /digits/x HTTP/1.1", HOST + b"host: letters.vision.svc\r\n", 400, None),
     (b"GET /digits/x", b"", 400, None),
     (b"GET /digits/x y HTTP/1.1", b"host: a\r\n", 400, None),
@@ -181,6 +183,20 @@ async def test_the_first_event_arrives_before_the_last_is_sent(edge, digits):
             digits["stable"].go_on.release()
         assert await response.content.read() == b""
     assert edge.ends(await edge.settled(1)) == {"ok": 1}
+
+
+async def test_a_body_that_is_too_large_is_not_asked_for(edge, digits):
+    """A client that waits to be asked for its body is told before it sends any."""
+    await edge.apply(edge.service("digits", stable(edge), maxRequestBytes=1000))
+    head = (
+        b"POST /digits/ HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
+    )
+    answer = await edge.raw(head % 1001)
+    assert status_of(answer) == 413
+    assert b"the body of 1001 bytes is larger than 1000 bytes" in answer
+    assert b'"code":"BodyTooLarge"' in answer
+    answer = await edge.raw(head % 1000 + b" " * 1000)
+    assert answer.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 ")
 
 
 @pytest.mark.parametrize("version", ["--http1.1", "--http2-prior-knowledge"])

@@ -34,6 +34,7 @@ def frontend(settings: Settings, layout: Layout, state: StateDir) -> str:
 {identity.rules()}\
 {routing.name(state)}\
 {grpc.unsupported()}\
+{admission.expectation(state)}\
 {holding.wait(settings)}\
     http-request set-var(txn.received) date(0,us)
     http-request track-sc1 str({ALL_REQUESTS}) table {ROWS_TABLE}
