@@ -238,14 +238,21 @@ def test_tritonclient_over_http(served: Served, binary_in: bool, binary_out: boo
 
 
 @pytest.mark.parametrize("compression", ["gzip", "deflate"])
-def test_what_tritonclient_is_told_over_http(served: Served, compression: str) -> None:
+def test_tritonclient_may_compress(served: Served, compression: str) -> None:
+    with tritonclient.http.InferenceServerClient(served.http) as client:
+        for binary in (True, False):
+            tensor = tritonclient.http.InferInput("x", [2], "FP32")
+            tensor.set_data_from_numpy(np.array([1, 2], np.float32), binary_data=binary)
+            result = client.infer("echo", [tensor], request_compression_algorithm=compression)
+            np.testing.assert_array_equal(result.as_numpy("outputs"), [1, 2])
+
+
+def test_what_tritonclient_is_told_over_http(served: Served) -> None:
     with tritonclient.http.InferenceServerClient(served.http) as client:
         tensor = tritonclient.http.InferInput("x", [1], "FP32")
         tensor.set_data_from_numpy(np.array([1], np.float32))
         with pytest.raises(InferenceServerException, match="there is no model 'other'"):
             client.infer("other", [tensor])
-        with pytest.raises(InferenceServerException, match="a compressed body is not supported"):
-            client.infer("echo", [tensor], request_compression_algorithm=compression)
         with pytest.raises(InferenceServerException, match="which is not supported"):
             client.infer("echo", [tensor], sequence_id=3, sequence_start=True)
 

@@ -1,9 +1,12 @@
 """Requests: every good one is answered, every bad one gets problem details that name what is wrong."""
 
 import asyncio
+import gzip
 import json
 import logging
 import math
+import tracemalloc
+import zlib
 from collections.abc import AsyncIterator, Callable
 from http import HTTPStatus
 from pathlib import Path
@@ -274,9 +277,54 @@ async def test_a_tensor_without_data(client: httpx.AsyncClient) -> None:
     assert "binary" in problem(await client.post("/v2/models/digits/infer", json=body), 400, "MissingInputs")
 
 
-async def test_compressed_bodies_are_refused(client: httpx.AsyncClient) -> None:
-    answer = await client.post("/", content=b"\x1f\x8b", headers={"content-encoding": "gzip"})
-    problem(answer, 415, "ContentEncoding")
+PACKED: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": gzip.compress,
+    "x-gzip": gzip.compress,
+    "deflate": zlib.compress,
+    "GZIP": gzip.compress,
+    "identity": bytes,
+}
+
+
+@pytest.mark.parametrize("encoding", PACKED)
+async def test_compressed_bodies(client: httpx.AsyncClient, encoding: str) -> None:
+    body = json.dumps({"inputs": [ROW]}).encode()
+    wanted = (await client.post("/", content=body)).json()
+    answer = await client.post("/", content=PACKED[encoding](body), headers={"content-encoding": encoding})
+    assert (answer.status_code, answer.json()) == (200, wanted)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body", "status", "code", "says"),
+    [
+        ("br", b"x", 415, "ContentEncoding", "the content encoding 'br'; expected gzip, x-gzip, deflate or none"),
+        ("gzip, gzip", b"x", 415, "ContentEncoding", "'gzip, gzip'"),
+        ("gzip", b"\x1f\x8b\x08", 400, "MalformedBody", "the body ends within its gzip data"),
+        ("gzip", b"{}", 400, "MalformedBody", "the body is not gzip"),
+        ("gzip", gzip.compress(b"{}") + b"{}", 400, "MalformedBody", "has bytes behind its gzip data"),
+        ("deflate", gzip.compress(b"{}"), 400, "MalformedBody", "the body is not deflate"),
+    ],
+)
+async def test_compressed_bodies_that_are_wrong(
+    client: httpx.AsyncClient, encoding: str, body: bytes, status: int, code: str, says: str
+) -> None:
+    answer = await client.post("/", content=body, headers={"content-encoding": encoding})
+    assert says in problem(answer, status, code)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+async def test_a_small_body_does_not_unpack_to_more_than_a_body_may_have(
+    torch_model: Path, args: Any, serve: Any, encoding: str
+) -> None:
+    limit = 1_000_000
+    client = await serve(args(torch_model), {"maxRequestBytes": limit})
+    packed = PACKED[encoding](bytes(100 * limit))
+    tracemalloc.start()
+    answer = await client.post("/", content=packed, headers={"content-encoding": encoding})
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert problem(answer, 413, "BodyTooLarge") == f"the body is larger than {limit} bytes"
+    assert peak < 10 * limit
 
 
 async def test_a_client_that_goes_away_gets_no_answer(client: httpx.AsyncClient) -> None:

@@ -24,7 +24,7 @@ _PROBLEM_CODES = {
     "404": "There is no such model or path.",
     "405": "The method is not allowed here.",
     "413": "The body is larger than this deployment takes.",
-    "415": "A compressed body.",
+    "415": "An unknown content encoding.",
     "500": "The model failed, or what it answered is not what was declared.",
     "503": "Too many requests at once.",
     "504": "The time for the answer is over.",
