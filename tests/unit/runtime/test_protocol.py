@@ -212,6 +212,66 @@ async def test_protocol_bodies_that_are_wrong(client: httpx.AsyncClient, body: A
     assert says in problem(answer, 400, code)
 
 
+async def test_the_repository_holds_the_model(client: httpx.AsyncClient) -> None:
+    answer = await client.post("/v2/repository/index", json={"ready": True})
+    assert answer.json() == [{"name": "digits", "version": "1", "state": "READY", "reason": ""}]
+    problem(await client.get("/v2/repository/index"), 405, "MethodNotAllowed")
+
+
+async def test_version_1_of_kserve_s_protocol(client: httpx.AsyncClient, network: torch.nn.Module) -> None:
+    assert (await client.get("/v1/models")).json() == {"models": ["digits"]}
+    assert (await client.get("/v1/models/digits")).json() == {"name": "digits", "ready": True}
+    expected = network(torch.tensor([ROW, ROW])).tolist()
+    for instances in ([ROW, ROW], [{"x": ROW}, {"x": ROW}]):
+        answer = await client.post("/v1/models/digits:predict", json={"instances": instances, "signature_name": "x"})
+        assert set(answer.json()) == {"predictions"}
+        np.testing.assert_allclose(answer.json()["predictions"], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("path", ["/v1/models/letters:predict", "/v1/models/digits:explain"])
+async def test_version_1_of_another_model(client: httpx.AsyncClient, path: str) -> None:
+    problem(await client.post(path, json={"instances": [ROW]}), 404, "ModelNotFound")
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "says"),
+    [
+        ({}, "MissingInputs", "instances"),
+        ({"instances": []}, "MissingInputs", "instances"),
+        ({"instances": {"x": [ROW]}}, "MissingInputs", "instances"),
+        ([ROW], "WrongType", "the body is a JSON array"),
+        ({"instances": [{"x": ROW}, ROW]}, "WrongType", "instances[1] is a JSON array"),
+        ({"instances": [{"x": ROW}, {"y": ROW}]}, "WrongInputs", "instances[1] has other names"),
+        ({"instances": [{"y": ROW}]}, "WrongInputs", "'y'; expected 'x'"),
+        ({"instances": [[1, 2]]}, "WrongShape", "[1, 2]"),
+    ],
+)
+async def test_version_1_bodies_that_are_wrong(client: httpx.AsyncClient, body: Any, code: str, says: str) -> None:
+    assert says in problem(await client.post("/v1/models/digits:predict", json=body), 400, code)
+
+
+@pytest.mark.parametrize(
+    ("output", "predictions"),
+    [
+        ("{'a': numpy.array([[1, 2], [3, 4]]), 'b': ['x', 'y']}", [{"a": [1, 2], "b": "x"}, {"a": [3, 4], "b": "y"}]),
+        ("{'a': numpy.array([1, 2]), 'b': numpy.array([1])}", {"a": [1, 2], "b": [1]}),
+        ("{'a': 1}", {"a": 1}),
+        ("numpy.array([1, 2])", [1, 2]),
+        ("batch", [{"free": 1}, {"free": 2}]),
+    ],
+)
+async def test_version_1_answers_in_rows(
+    python_model: Callable[[str], Path], args: Any, serve: Any, output: str, predictions: Any
+) -> None:
+    path = python_model(
+        "import numpy\nclass Predictor:\n    def load(self, path, config): pass\n"
+        f"    def predict(self, batch): return {output}\n"
+    )
+    client = await serve(args(path, "predictor:Predictor"))
+    answer = await client.post("/v1/models/digits:predict", json={"instances": [{"free": 1}, {"free": 2}]})
+    assert answer.json() == {"predictions": predictions}
+
+
 async def test_unknown_members_of_a_request_are_ignored(client: httpx.AsyncClient) -> None:
     """KServe's own client always sends `model_name`."""
     expected = await client.post("/v2/models/digits/infer", json=tensor(ROW) | {"id": "one"})

@@ -9,8 +9,18 @@ from sundog_edge.loglines import GIVEN_UP
 from sundog_edge.state_dir import StateDir
 
 SERVICE = "/inference.GRPCInferenceService/"
-PROBES = ("ServerLive", "ServerReady", "ServerMetadata", "ModelReady", "ModelMetadata")
-"""Methods that the model server answers without its model."""
+HEALTH = "/grpc.health.v1.Health/"
+PROBES = (
+    *(
+        f"{SERVICE}{method}"
+        for method in ("ServerLive", "ServerReady", "ServerMetadata", "ModelReady", "ModelMetadata")
+    ),
+    f"{HEALTH}Check",
+)
+"""Paths that the model server answers without its model."""
+
+IS_CALLED = f"{{ path -m beg {SERVICE} {HEALTH} }}"
+"""Whether the path is one of gRPC: what `txn.grpc` is set by."""
 
 METADATA = "sundog-service"
 """Names the service where the authority does not."""
@@ -44,7 +54,7 @@ _BINARY, _END = r"(^|\n)[^:\n]*-bin: ", r"\r"
 
 def unsupported() -> str:
     """Refuse at once a method that no replica has: the client of a stream sends on, and waits for the answer meanwhile."""
-    known = " ".join(f"{SERVICE}{method}" for method in (*PROBES, "ModelInfer"))
+    known = " ".join((*PROBES, f"{SERVICE}ModelInfer"))
     refused = call_problem(405, "this method is not supported")
     return f"    http-request return {refused} if {IS_CALL} !{{ path -m str {known} }}\n"
 

@@ -12,7 +12,7 @@ def name(state: StateDir) -> str:
     return f"""    http-request set-var(txn.byhost) req.hdr(host),host_only,rtrim(.),lower,map_str({state.map("hosts")})
     http-request set-var(txn.name) var(txn.byhost)
     http-request set-var(txn.name) path,field(2,/) unless {{ var(txn.byhost) -m found }}
-    http-request set-var(txn.grpc) bool(true) if {{ path -m beg {grpc.SERVICE} }}
+    http-request set-var(txn.grpc) bool(true) if {grpc.IS_CALLED}
     http-request set-var(txn.name) {_METADATA} if {IS_CALL} !{{ var(txn.byhost) -m found }}
 """
 

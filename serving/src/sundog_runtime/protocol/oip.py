@@ -48,6 +48,11 @@ def server_metadata(version: str) -> bytes:
     return encode({"name": "sundog", "version": version, "extensions": list(EXTENSIONS)})
 
 
+def repository_index(name: str) -> bytes:
+    """`POST /v2/repository/index`, of Triton's extension: the one model, which is ready, as nobody would be answered before."""
+    return encode([{"name": name, "version": MODEL_VERSION, "state": "READY", "reason": ""}])
+
+
 def model_metadata(name: str, model: LoadedModel) -> bytes:
     """`GET /v2/models/{name}`."""
     return encode(
