@@ -128,7 +128,7 @@ def flatten(value: Any, what: str) -> Flat:
 def shape_of(value: Any) -> tuple[int, ...]:
     """The shape of an array, or of nested lists that are known to be rectangular and to hold something."""
     if isinstance(value, np.ndarray):
-        return value.shape
+        return tuple(value.shape)
     return (len(value), *shape_of(value[0])) if isinstance(value, list) else ()
 
 

@@ -175,7 +175,7 @@ async def test_a_model_that_answers_nan_to_everything_does_not_start(
     torch_model: Path, args: Any, network: torch.nn.Module
 ) -> None:
     with torch.no_grad():
-        network.second.bias[:] = float("nan")  # type: ignore[union-attr, operator]
+        network.second.bias[:] = float("nan")
     safetensors.torch.save_file(network.state_dict(), torch_model / "model.safetensors")
     with pytest.raises(WarmupFailed) as caught:
         await started(args(torch_model))
@@ -184,7 +184,7 @@ async def test_a_model_that_answers_nan_to_everything_does_not_start(
 
 async def test_nan_that_is_declared_is_an_answer(torch_model: Path, args: Any, network: torch.nn.Module) -> None:
     with torch.no_grad():
-        network.second.bias[:] = float("nan")  # type: ignore[union-attr, operator]
+        network.second.bias[:] = float("nan")
     safetensors.torch.save_file(network.state_dict(), torch_model / "model.safetensors")
     (torch_model / "model.yaml").write_text(
         "inputs: [{name: x, dtype: float32, shape: [-1, 4]}]\n"

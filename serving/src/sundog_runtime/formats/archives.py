@@ -160,9 +160,9 @@ class _Inputs:
 def _under(declared: Signature, found: Signature) -> Signature:
     """What model.yaml declares, else what the program says; sizes in common are the program's. Raises LoadFailed."""
     if declared.inputs and len(declared.inputs) != len(found.inputs):
-        names = ", ".join(spec.name for spec in found.inputs)
+        taken = ", ".join(spec.name for spec in found.inputs)
         raise LoadFailed(
-            f"{FILE_NAME}: inputs has {len(declared.inputs)} tensors; the program takes {len(found.inputs)}: {names}"
+            f"{FILE_NAME}: inputs has {len(declared.inputs)} tensors; the program takes {len(found.inputs)}: {taken}"
         )
     inputs = declared.inputs or found.inputs
     names = {own.name: spec.name for own, spec in zip(found.inputs, inputs, strict=True)}

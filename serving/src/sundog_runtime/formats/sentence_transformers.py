@@ -70,7 +70,9 @@ def read_sentences(root: Path) -> Sentences | None:
             f"{MODULES_FILE}: the paths are {folders}; expected the Transformer at '' and the Pooling in a folder"
         )
     main = _read(root / _MAIN_FILE, dict) if (root / _MAIN_FILE).is_file() else {}
-    transformer = next((_read(root / name, dict) for name in _TRANSFORMER_FILES if (root / name).is_file()), {})
+    transformer: dict[str, Any] = next(
+        (_read(root / name, dict) for name in _TRANSFORMER_FILES if (root / name).is_file()), {}
+    )
     prompt = _prompt(main)
     return Sentences(
         pooling=_modes(
