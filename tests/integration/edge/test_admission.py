@@ -336,6 +336,23 @@ async def test_no_more_wait_than_may_and_the_rest_is_told_at_once(edge, serve, r
     assert edge.ends(evidence) == {"ok": 1 + others.count(200), "edge5xx": others.count(503)}
 
 
+async def test_two_hundred_at_once_are_let_in_by_default(edge, serve, replicas):
+    replica = await replicas("digits-r7")
+    serve.targets = {"digits-r7": [replica.address]}
+    arms = [edge.arm("stable", "digits-r7", [[0, 10_000]])]
+    await edge.apply(edge.service("digits", arms, maxOngoingRequests=64, queue={"timeoutSeconds": PATIENCE_S}))
+    await edge.up("digits", stable=1)
+    asked = [asyncio.create_task(edge.get("/digits/?hold")) for _ in range(200)]
+
+    async def full() -> bool:
+        return len(replica.seen) == 64
+
+    await edge.comes_true(full, "as many at the replica as it takes")
+    for _ in asked:
+        replica.go_on.release()
+    assert {response.status for response in await asyncio.gather(*asked)} == {200}
+
+
 async def test_a_wait_ends_when_the_service_says(edge, serve, replicas):
     replica = await replicas("digits-r7")
     serve.targets = {"digits-r7": [replica.address]}
