@@ -17,7 +17,7 @@ from sundog_runtime.protocol.body import Incoming, Message, Receive, decompresse
 from sundog_runtime.protocol.problems import PROBLEM_TYPE, problem_body, problem_of
 from sundog_runtime.protocol.query import Answer, Buffer, Query, Reply
 from sundog_runtime.protocol.routes import Decode, Route, Routes
-from sundog_runtime.protocol.streams import BrokenStreamError, send_stream, until_gone, wants_events
+from sundog_runtime.protocol.streams import BrokenStreamError, send_stream, until_gone, wants_events, whole_stream
 
 Scope = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
@@ -121,7 +121,11 @@ class App:
             query = await self._read(route.decode, headers, body, limit)
         finally:
             scheduler.expected()
-        if self._inference.streams:
+        if self._inference.streams and scope.get("http_version") == "1.0":
+            # It has no chunks, and the HTTP server would send it some.
+            answers = self._inference.stream(query, context)
+            await _send_answer(send, await whole_stream(answers, wants_events(headers), incoming.receive))
+        elif self._inference.streams:
             answers = self._inference.stream(query, context)
             tell = partial(as_problem, context=context)
             await send_stream(answers, wants_events(headers), incoming.receive, send, tell)
