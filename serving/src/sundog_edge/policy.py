@@ -44,7 +44,7 @@ class Auth(_Part):
 class Queue(_Part):
     """How many requests may wait for a replica, and for how long each."""
 
-    maxRequests: Annotated[int, Field(ge=0, le=100_000)] = 100  # noqa: N815
+    maxRequests: Annotated[int, Field(ge=0, le=100_000)] = 1000  # noqa: N815
     timeoutSeconds: Annotated[float, Field(ge=0, le=86_400, strict=False)] = DEFAULT_WAIT_MS / 1000  # noqa: N815
 
     @property

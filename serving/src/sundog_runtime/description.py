@@ -23,7 +23,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sundog_runtime.arguments import Format, Model
 from sundog_runtime.errors import LoadFailed
-from sundog_runtime.signature import Signature, TensorField
+from sundog_runtime.signature import Signature, TensorField, with_rows
+from sundog_runtime.tensors import TensorSpec
 
 FILE_NAME = "model.yaml"
 MAX_BYTES = 64 * 1024
@@ -70,7 +71,7 @@ class DescriptionFile(BaseModel):
         bool | None,
         Field(
             description="Whether rows of several requests may be joined along the first dimension. By default they may where"
-            " every declared input and output has -1 there."
+            " every declared input and output has -1 there; the inputs of a request then have as many rows as each other."
         ),
     ] = None
     channels_last: Annotated[
@@ -144,13 +145,15 @@ def parse_description(text: bytes) -> Description:
         format=parsed.format,
         entrypoint=parsed.entrypoint,
         config=parsed.config,
-        signature=Signature(
-            tuple(item.spec() for item in parsed.inputs), tuple(item.spec() for item in parsed.outputs)
-        ),
+        signature=with_rows(parsed.batchable, Signature(_specs(parsed.inputs), _specs(parsed.outputs))),
         batchable=parsed.batchable,
         channels_last=parsed.channels_last,
         compile=parsed.compile,
     )
+
+
+def _specs(fields: list[TensorField]) -> tuple[TensorSpec, ...]:
+    return tuple(item.spec() for item in fields)
 
 
 def under(manifest: Model, file: Description) -> Description:

@@ -67,8 +67,12 @@ class Inference:
         self, decode: Callable[[Mapping[bytes, bytes], Buffer], Query], headers: Mapping[bytes, bytes], body: Buffer
     ) -> Query:
         """The query in `body`. Raises Problem 400."""
-        if len(body) <= SMALL_BYTES:
-            return decode(headers, body)
+        return decode(headers, body) if len(body) <= SMALL_BYTES else await self.read_aside(decode, headers, body)
+
+    async def read_aside(
+        self, decode: Callable[[Mapping[bytes, bytes], Buffer], Query], headers: Mapping[bytes, bytes], body: Buffer
+    ) -> Query:
+        """As `read`, while the event loop goes on. Raises Problem 400."""
         return await self._codec.run(lambda: decode(headers, body))
 
     async def answer(self, query: Query, context: RequestContext) -> Answer:

@@ -4,13 +4,14 @@
 are checked on every request, declared outputs on every answer. `description` reads them from `model.yaml`.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from sundog_runtime.errors import Problem, bad_output
+from sundog_runtime.errors import Problem, bad_input, bad_output
 from sundog_runtime.tensors import (
     MAX_DIMENSIONS,
     OIP_TYPES,
@@ -79,10 +80,50 @@ class TensorField(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """Inputs and outputs in order; empty where nothing is known."""
+    """Inputs and outputs in order; empty where nothing is known. `axes` are what sizes of the inputs must have in common."""
 
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
+    axes: "tuple[Axis, ...]" = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """One size, wherever it occurs: `places` are names of inputs and a dimension of each. `most` 0 is no limit."""
+
+    places: tuple[tuple[str, int], ...]
+    least: int = 1
+    most: int = 0
+
+    def check(self, shapes: Mapping[str, Sequence[int]]) -> None:
+        """Raises Problem 400 naming the input."""
+        (first, at), *others = self.places
+        size = shapes[first][at]
+        if size < self.least or 0 < self.most < size:
+            limits = f"at least {self.least}" if size < self.least else f"at most {self.most}"
+            raise bad_input("WrongShape", f"input {first!r} has the size {size} in dimension {at}; expected {limits}")
+        for name, dimension in others:
+            if (found := shapes[name][dimension]) != size:
+                raise bad_input(
+                    "WrongShape",
+                    f"input {name!r} has the size {found} in dimension {dimension}; "
+                    f"expected {size}, as input {first!r} has in dimension {at}",
+                )
+
+
+def may_batch(batchable: bool | None, signature: Signature) -> bool:
+    """What `batchable` in model.yaml says; else whether every declared input and output has rows, as many as you like."""
+    if batchable is not None:
+        return batchable
+    return all(spec.shape[:1] == (-1,) for spec in (*signature.inputs, *signature.outputs))
+
+
+def with_rows(batchable: bool | None, signature: Signature) -> Signature:
+    """The same, where the first size is the number of rows: all inputs with a free one must have as many."""
+    free = tuple((spec.name, 0) for spec in signature.inputs if spec.shape[:1] == (-1,))
+    if len(free) < 2 or not may_batch(batchable, signature):
+        return signature
+    return replace(signature, axes=(Axis(free),))
 
 
 def inputs_of_example(example: Any) -> tuple[TensorSpec, ...]:

@@ -125,6 +125,13 @@ def flatten(value: Any, what: str) -> Flat:
     return Flat(level, tuple(shape), types)
 
 
+def shape_of(value: Any) -> tuple[int, ...]:
+    """The shape of an array, or of nested lists that are known to be rectangular and to hold something."""
+    if isinstance(value, np.ndarray):
+        return tuple(value.shape)
+    return (len(value), *shape_of(value[0])) if isinstance(value, list) else ()
+
+
 def numbers_of(value: Any, spec: TensorSpec) -> Array | None:
     """Nested lists that are at once seen to hold what `spec` says, as an array; None where a closer look is needed.
 

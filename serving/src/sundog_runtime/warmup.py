@@ -35,7 +35,7 @@ def warm_up(
     With `max_rows` above 1 the model is then given that many rows at once, as batching will; where it fails on that, or
     answers with another number of rows, `stop_joining` is told why. Where nothing is known about the inputs nothing is
     done. Raises WarmupFailed when the model raises on its example, when an answer is not as declared, or when the
-    answer to the model's own example is not finite (zeros may lawfully give NaN).
+    answer to the model's own example is not finite. Zeros may lawfully give NaN, so where they do, other numbers must not.
     """
     if not requests:
         return 0
@@ -46,8 +46,10 @@ def warm_up(
         _logger.info("warm-up skipped: the model has no example()%s", why)
         return 0
     for number in range(1, requests + 1):
+        which = f"warm-up request {number} of {requests}"
         # A copy each: a model may change what it is given.
-        _predict(model, deepcopy(example), f"warm-up request {number} of {requests}", loop, own=own)
+        if not _is_finite(model, deepcopy(example), which, loop, own=own) and number == 1:
+            _require_some_finite(model, which, loop)
     if max_rows > 1:
         _warm_up_joined(model, example, requests, max_rows, stop_joining)
     return requests
@@ -60,15 +62,32 @@ def zeros(inputs: tuple[TensorSpec, ...]) -> Any:
     """
     if not inputs or any(spec.dtype == "bytes" for spec in inputs):
         return None
-    named = {spec.name: _zero(spec) for spec in inputs}
+    return _batch(inputs, _zero)
+
+
+def _batch(inputs: tuple[TensorSpec, ...], value: Callable[[TensorSpec], Any]) -> Any:
+    """A `value` for each input, as `predict` gets them."""
+    named = {spec.name: value(spec) for spec in inputs}
     return next(iter(named.values())) if len(named) == 1 else named
 
 
 def _zero(spec: TensorSpec) -> Any:
-    shape = [1 if size == -1 else size for size in spec.shape]
     if spec.dtype == "string":
-        return np.full(shape, "", dtype=object).tolist()
-    return np.zeros(shape, dtype=numpy_type(spec.dtype))
+        return np.full(_shape(spec), "", dtype=object).tolist()
+    return np.zeros(_shape(spec), dtype=numpy_type(spec.dtype))
+
+
+def _varied(spec: TensorSpec) -> Any:
+    """Numbers between 0 and 1 that differ, the same each time; whole ones are 0 and 1, which any vocabulary has."""
+    if spec.dtype == "string":
+        return np.full(_shape(spec), "a", dtype=object).tolist()
+    numbers = np.random.default_rng(0).random(_shape(spec))
+    dtype = np.dtype(numpy_type(spec.dtype))
+    return numbers.astype(dtype) if dtype.kind == "f" else (numbers < 0.5).astype(dtype)
+
+
+def _shape(spec: TensorSpec) -> list[int]:
+    return [1 if size == -1 else size for size in spec.shape]
 
 
 def _example(model: LoadedModel) -> Any:
@@ -79,7 +98,22 @@ def _example(model: LoadedModel) -> Any:
         raise WarmupFailed(f"example() raised {type(error).__name__}: {error}") from error
 
 
-def _predict(model: LoadedModel, example: Any, which: str, loop: asyncio.AbstractEventLoop, *, own: bool) -> None:
+def _require_some_finite(model: LoadedModel, which: str, loop: asyncio.AbstractEventLoop) -> None:
+    """After zeros that gave NaN. Raises WarmupFailed where other numbers do too; ones that the model does not take prove nothing."""
+    try:
+        finite = _is_finite(model, _batch(model.signature.inputs, _varied), which, loop, own=False)
+    except WarmupFailed as error:
+        _logger.info("%s: other numbers than zeros were not tried to the end: %s", which, error.message)
+        return
+    if not finite:
+        raise WarmupFailed(
+            f"{which}: the model's output holds NaN or infinity, for zeros and for other numbers; "
+            "check its weights, or give it an example() that it answers, or declare its outputs with allowNaN"
+        )
+
+
+def _is_finite(model: LoadedModel, example: Any, which: str, loop: asyncio.AbstractEventLoop, *, own: bool) -> bool:
+    """Predict. Whether the answer holds neither NaN nor infinity; of the model's `own` example it must not, or WarmupFailed is raised."""
     try:
         output = model.predict(example)
         if isgenerator(output):
@@ -93,9 +127,10 @@ def _predict(model: LoadedModel, example: Any, which: str, loop: asyncio.Abstrac
             _encode(conform(model.signature.outputs, plain(item)), model.signature)
     except Problem as problem:
         if problem.code == "OutputNotFinite" and not own:
-            _logger.warning("%s, all zeros: %s", which, problem.detail)
-            return
+            _logger.warning("%s, not of its example: %s", which, problem.detail)
+            return False
         raise WarmupFailed(f"{which}: {problem.detail}") from None
+    return True
 
 
 def _encode(output: Any, signature: Signature) -> None:

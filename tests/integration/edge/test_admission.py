@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 
 import pytest
 
@@ -46,6 +47,8 @@ TARGETS = (
     (b"GET /../x HTTP/1.1", HOST, 400, None),
     (b"CONNECT digits.vision.svc:80 HTTP/1.1", b"host: digits.vision.svc:80\r\n", 405, None),
     (b"TRACE /digits/ HTTP/1.1", b"host: a\r\n", 405, None),
+    (b"PROPFIND /digits/ HTTP/1.1", b"host: a\r\n", 405, None),
+    (b"GET /digits/x HTTP/1.1", b"", 400, None),
     (b"GET /digits/x HTTP/1.1", HOST + b"host: letters.vision.svc\r\n", 400, None),
     (b"GET /digits/x", b"", 400, None),
     (b"GET /digits/x y HTTP/1.1", b"host: a\r\n", 400, None),
@@ -182,6 +185,40 @@ async def test_the_first_event_arrives_before_the_last_is_sent(edge, digits):
     assert edge.ends(await edge.settled(1)) == {"ok": 1}
 
 
+async def test_a_body_that_is_too_large_is_not_asked_for(edge, digits):
+    """A client that waits to be asked for its body is told before it sends any."""
+    await edge.apply(edge.service("digits", stable(edge), maxRequestBytes=1000))
+    head = (
+        b"POST /digits/ HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
+    )
+    answer = await edge.raw(head % 1001)
+    assert status_of(answer) == 413
+    assert b"the body of 1001 bytes is larger than 1000 bytes" in answer
+    assert b'"code":"BodyTooLarge"' in answer
+    answer = await edge.raw(head % 1000 + b" " * 1000)
+    assert answer.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("version", ["--http1.1", "--http2-prior-knowledge"])
+async def test_every_event_arrives_without_delay(edge, digits, version):
+    """A piece that the kernel holds back is late by 200 ms, each of them. The quickest tells, however busy the machine is."""
+    pieces = 20
+    process = await asyncio.create_subprocess_exec(
+        *("curl", "-sN", version, f"{edge.url}/digits/?events={pieces}"), stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    quickest = PATIENCE_S
+    for number in range(pieces):
+        asked = time.monotonic()
+        piece = await asyncio.wait_for(process.stdout.readuntil(b"\n\n"), PATIENCE_S)
+        assert piece == f"data: {number}\n\n".encode()
+        if number:
+            quickest = min(quickest, time.monotonic() - asked)
+        digits["stable"].go_on.release()
+    assert await process.wait() == 0
+    assert quickest < 0.15
+
+
 async def test_http_2_without_tls_is_spoken_by_its_preface(edge, digits):
     process = await asyncio.create_subprocess_exec(
         *(
@@ -297,6 +334,23 @@ async def test_no_more_wait_than_may_and_the_rest_is_told_at_once(edge, serve, r
     assert others.count(200) <= waiting + 1
     evidence = await edge.settled(6)
     assert edge.ends(evidence) == {"ok": 1 + others.count(200), "edge5xx": others.count(503)}
+
+
+async def test_two_hundred_at_once_are_let_in_by_default(edge, serve, replicas):
+    replica = await replicas("digits-r7")
+    serve.targets = {"digits-r7": [replica.address]}
+    arms = [edge.arm("stable", "digits-r7", [[0, 10_000]])]
+    await edge.apply(edge.service("digits", arms, maxOngoingRequests=64, queue={"timeoutSeconds": PATIENCE_S}))
+    await edge.up("digits", stable=1)
+    asked = [asyncio.create_task(edge.get("/digits/?hold")) for _ in range(200)]
+
+    async def full() -> bool:
+        return len(replica.seen) == 64
+
+    await edge.comes_true(full, "as many at the replica as it takes")
+    for _ in asked:
+        replica.go_on.release()
+    assert {response.status for response in await asyncio.gather(*asked)} == {200}
 
 
 async def test_a_wait_ends_when_the_service_says(edge, serve, replicas):

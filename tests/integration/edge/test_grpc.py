@@ -1,6 +1,7 @@
 """gRPC through the edge: the same services, splits and counts, with a server of the protocol's own stubs behind it."""
 
 import asyncio
+import contextlib
 import re
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -305,6 +306,20 @@ async def test_every_end_of_a_call_counts_as_what_it_is(edge, called):
     await edge.comes_true(counted, "the ends of calls")
 
 
+async def test_a_method_that_no_replica_has_is_refused_while_its_client_sends_on(edge, called):
+    async with channel(edge) as opened:
+        stub = service.GRPCInferenceServiceStub(opened)
+        stream = stub.ModelStreamInfer(timeout=PATIENCE_S)
+        with contextlib.suppress(grpc.aio.AioRpcError):  # the answer may be there before the message is gone
+            await stream.write(protocol.ModelInferRequest(model_name="digits"))
+        assert await stream.code() == grpc.StatusCode.UNIMPLEMENTED
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.ModelStatistics(protocol.ModelStatisticsRequest(), timeout=PATIENCE_S)
+        assert (caught.value.code().name, caught.value.details()) == ("UNIMPLEMENTED", "this method is not supported")
+        assert await code(opened) == "OK"
+    assert [*map(len, (called["stable"].seen, called["canary"].seen))] == [1, 0]
+
+
 async def test_calls_that_ask_nothing_of_the_model_are_probes(edge, called):
     await edge.apply(split(edge, attempt="probes"))
     async with channel(edge) as opened:
@@ -315,6 +330,7 @@ async def test_calls_that_ask_nothing_of_the_model_are_probes(edge, called):
             (stub.ServerMetadata, protocol.ServerMetadataRequest()),
             (stub.ModelReady, protocol.ModelReadyRequest(name="digits")),
             (stub.ModelMetadata, protocol.ModelMetadataRequest(name="digits")),
+            (opened.unary_unary("/grpc.health.v1.Health/Check"), b""),
         )
         for _ in range(8):
             for method, request in asked:
@@ -323,9 +339,9 @@ async def test_calls_that_ask_nothing_of_the_model_are_probes(edge, called):
 
     async def counted() -> bool:
         found = {row["origin"]: (row["assigned"], row["ends"]["ok"]) for row in await rows(edge, "probes")}
-        return found == {"assigned": (1, 1), "probe": (40, 40)}
+        return found == {"assigned": (1, 1), "probe": (48, 48)}
 
-    await edge.comes_true(counted, "forty probes and one prediction")
+    await edge.comes_true(counted, "48 probes and one prediction")
 
 
 async def rows(edge, attempt: str) -> list[dict]:

@@ -24,7 +24,7 @@ from sundog_operator.core.units import frozen_in
 T0 = datetime(2026, 11, 25, 12, tzinfo=UTC)
 
 STEPS = [{"weight": 25, "gate": "manual"}]
-QUEUE = {"queue": {"maxRequests": 100, "timeoutSeconds": 5.0}}
+QUEUE = {"queue": {"maxRequests": 1000, "timeoutSeconds": 5.0}}
 
 
 def service(split: traffic.Split | None = None, **spec: Any) -> dict[str, Any]:

@@ -362,7 +362,7 @@ def test_a_shadow_is_one_reload_and_two_fields_more():
     assert "mirror" not in render(Settings(), before, STATE)
     text = render(Settings(), after, STATE)
     assert f"log {STATE.mirror_socket} len 65535 format rfc5424 local0 notice" in text
-    assert text.count("wait-for-body") == 1
+    assert text.count("http-response wait-for-body") == 1
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sundog_edge.counters import Ledger, Seen
 from sundog_edge.evidence import Surroundings, build
 from sundog_edge.feedback.first_seen import FirstSeen
-from sundog_edge.haproxy import probes
+from sundog_edge.haproxy import grpc, probes
 from sundog_edge.metrics import text
 from sundog_runtime.errors import Problem
 from sundog_runtime.formats.model import LoadedModel
@@ -33,6 +33,10 @@ PARTS = (
     "versions",
     "1",
     "infer",
+    "v1",
+    "digits:predict",
+    "repository",
+    "index",
     "openapi.json",
     "-",
     "startup",
@@ -49,11 +53,14 @@ WITHOUT_THE_MODEL = (
     "/v2/models/digits/versions/1/ready",
     "/openapi.json",
     "/-/startup",
+    "/v1/models",
+    "/v1/models/digits",
+    "/v2/repository/index",
 )
 
 
 def is_probe(path: str) -> bool:
-    return re.fullmatch(probes.PATHS, path) is not None
+    return any(re.fullmatch(found, path) for found in (probes.PATHS, probes.POSTED))
 
 
 def route(path: str) -> Route | None:
@@ -79,6 +86,9 @@ def test_what_the_model_server_answers_without_its_model_is_a_probe(path):
         "/",
         "/v2/models",
         "/v2/models/digits/infer",
+        "/v1/models/digits:predict",
+        "/v1",
+        "/v2/repository",
         "/v2/models/digits/versions",
         "/v2/models/digits/versions/1/infer",
         "/v2/health",
@@ -106,7 +116,7 @@ def test_no_path_of_the_model_is_a_probe_and_none_of_the_others_is_missed(parts)
 
 
 def test_of_grpc_all_but_predictions_are_probes():
-    assert {*probes.METHODS} == {*METHODS} - {"ModelInfer"}
+    assert {path.rpartition("/")[2] for path in grpc.PROBES} == {*METHODS} - {"ModelInfer"}
 
 
 def line(row: str, number: int, total_us: int, unit: int = 5) -> bytes:

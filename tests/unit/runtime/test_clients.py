@@ -24,7 +24,8 @@ from open_inference.openapi.types import InferenceRequest, RequestInput
 from PIL import Image
 from tritonclient.utils import InferenceServerException
 
-from sundog_runtime.protocol.grpc_service import GrpcMethods, add_to_server
+from sundog_runtime.protocol.grpc_service import SERVICE, GrpcMethods, add_to_server
+from sundog_runtime.protocol.inference_pb2 import HealthCheckRequest, HealthCheckResponse
 from sundog_runtime.replica import Replica
 from waiting import PATIENCE_S
 
@@ -238,16 +239,46 @@ def test_tritonclient_over_http(served: Served, binary_in: bool, binary_out: boo
 
 
 @pytest.mark.parametrize("compression", ["gzip", "deflate"])
-def test_what_tritonclient_is_told_over_http(served: Served, compression: str) -> None:
+def test_tritonclient_may_compress(served: Served, compression: str) -> None:
+    with tritonclient.http.InferenceServerClient(served.http) as client:
+        for binary in (True, False):
+            tensor = tritonclient.http.InferInput("x", [2], "FP32")
+            tensor.set_data_from_numpy(np.array([1, 2], np.float32), binary_data=binary)
+            result = client.infer("echo", [tensor], request_compression_algorithm=compression)
+            np.testing.assert_array_equal(result.as_numpy("outputs"), [1, 2])
+
+
+def test_what_tritonclient_is_told_over_http(served: Served) -> None:
     with tritonclient.http.InferenceServerClient(served.http) as client:
         tensor = tritonclient.http.InferInput("x", [1], "FP32")
         tensor.set_data_from_numpy(np.array([1], np.float32))
         with pytest.raises(InferenceServerException, match="there is no model 'other'"):
             client.infer("other", [tensor])
-        with pytest.raises(InferenceServerException, match="a compressed body is not supported"):
-            client.infer("echo", [tensor], request_compression_algorithm=compression)
         with pytest.raises(InferenceServerException, match="which is not supported"):
             client.infer("echo", [tensor], sequence_id=3, sequence_start=True)
+
+
+@pytest.mark.parametrize(("service", "code"), [("", "OK"), ("echo", "OK"), (SERVICE, "OK"), ("other", "NOT_FOUND")])
+def test_health_as_grpc_has_it(served: Served, service: str, code: str) -> None:
+    with grpc.insecure_channel(served.grpc) as channel:
+        call = channel.unary_unary(
+            "/grpc.health.v1.Health/Check",
+            request_serializer=HealthCheckRequest.SerializeToString,
+            response_deserializer=HealthCheckResponse.FromString,
+        )
+        if code == "OK":
+            answer = call(HealthCheckRequest(service=service), timeout=PATIENCE_S)
+            assert answer.status == HealthCheckResponse.SERVING
+            return
+        with pytest.raises(grpc.RpcError) as caught:
+            call(HealthCheckRequest(service=service), timeout=PATIENCE_S)
+        assert caught.value.code().name == code
+
+
+def test_tritonclient_lists_the_repository(served: Served) -> None:
+    with tritonclient.http.InferenceServerClient(served.http) as client:
+        [model] = client.get_model_repository_index()
+    assert (model["name"], model["version"], model["state"]) == ("echo", "1", "READY")
 
 
 @pytest.mark.parametrize("raw", [True, False])

@@ -72,6 +72,26 @@ def test_weights_of_half_precision(torch_model: Path, network: torch.nn.Module, 
     torch.testing.assert_close(answer, network(torch.from_numpy(X).bfloat16()).detach())
 
 
+@pytest.mark.parametrize("suffix", ["safetensors", "pt"])
+def test_integers_are_no_weights_of_a_module_that_has_fractions(
+    torch_model: Path, network: torch.nn.Module, suffix: str
+) -> None:
+    """Quantised weights without their scales would be served as if they were the trained ones."""
+    state = network.state_dict()
+    state["second.weight"] = (state["second.weight"] * 100).to(torch.int8)
+    (torch_model / "model.safetensors").unlink()
+    save = safetensors.torch.save_file if suffix == "safetensors" else torch.save
+    save(state, torch_model / f"model.{suffix}")
+    with pytest.raises(LoadFailed) as caught:
+        load(torch_model)
+    assert f"model.{suffix}: tensor 'second.weight' is int8; expected float32" in caught.value.message
+
+
+def test_weights_of_another_precision_are_converted(torch_model: Path, network: torch.nn.Module) -> None:
+    safetensors.torch.save_file(network.half().state_dict(), torch_model / "model.safetensors")
+    torch.testing.assert_close(load(torch_model).predict(X), network.float()(torch.from_numpy(X)).detach())
+
+
 def test_what_the_manifest_says_goes_before_model_yaml(torch_model: Path) -> None:
     (torch_model / "model.yaml").write_text("entrypoint: net:Nowhere\nconfig: {hidden: 5, wrong: 1}\nformat: python\n")
     append(torch_model / "net.py", "\ndef make(hidden, wrong):\n    assert wrong == 1\n    return Net(hidden)\n")

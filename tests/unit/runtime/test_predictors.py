@@ -12,9 +12,9 @@ import torch
 from sundog_runtime.arguments import Model
 from sundog_runtime.formats.deadline import BASE_SECONDS, load_seconds, size_of
 from sundog_runtime.formats.load import load_model
-from sundog_runtime.formats.model import LoadedModel, may_batch
+from sundog_runtime.formats.model import LoadedModel
 from sundog_runtime.formats.tensors_in import tensor
-from sundog_runtime.signature import Signature
+from sundog_runtime.signature import Signature, may_batch
 from sundog_runtime.sources.files import ModelFiles, open_model
 from sundog_runtime.tensors import TensorSpec
 

@@ -156,6 +156,113 @@ async def test_a_program_of_half_precision(
     np.testing.assert_allclose(answer.json()["outputs"], wanted, rtol=0.02)
 
 
+class Words(torch.nn.Module):
+    """Inputs by position and by keyword, of tokens and of numbers; a constant; one that is a dict of tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = torch.nn.Embedding(5, 3)
+
+    def forward(self, ids: torch.Tensor, double: bool, *, weights: dict[str, torch.Tensor], bias: torch.Tensor) -> Any:
+        found = self.embedding(ids) * weights["scale"] + bias
+        return found * 2 if double else found
+
+
+def export_words(path: Path) -> Path:
+    rows, length = torch.export.Dim("rows"), torch.export.Dim("length", max=8)
+    kwargs = {"weights": {"scale": torch.ones(2, 4, 3)}, "bias": torch.zeros(3)}
+    shapes = {"ids": {0: rows, 1: length}, "double": None, "weights": {"scale": {0: rows, 1: length}}, "bias": None}
+    args = torch.zeros(2, 4, dtype=torch.int64), True
+    torch.export.save(torch.export.export(Words().eval(), args, kwargs, dynamic_shapes=shapes), path)
+    return path
+
+
+async def test_inputs_by_keyword_are_inputs_as_those_by_position(
+    tmp_path: Path, serve: Callable[..., Any], args: Callable[..., dict[str, Any]]
+) -> None:
+    program = torch.export.load(export_words(tmp_path / "words.pt2"))
+    client = await serve(args(tmp_path, "", trustCode=True))
+    metadata = (await client.get("/v2/models/digits")).json()
+    assert metadata["inputs"] == [
+        {"name": "ids", "datatype": "INT64", "shape": [-1, -1]},
+        {"name": "weights_scale", "datatype": "FP32", "shape": [-1, -1, 3]},
+        {"name": "bias", "datatype": "FP32", "shape": [3]},
+    ]
+    ids, scale, bias = torch.tensor([[1, 4]]), torch.rand(1, 2, 3), torch.rand(3)
+    given = {"ids": ids, "weights_scale": scale, "bias": bias}
+    answer = await client.post("/", json={"inputs": {name: value.tolist() for name, value in given.items()}})
+    assert answer.status_code == 200, answer.text
+    wanted = program.module()(ids, True, weights={"scale": scale}, bias=bias)
+    np.testing.assert_allclose(answer.json()["outputs"], wanted.tolist(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("names", [["ids", "weights_scale", "bias"], ["a", "b", "c"]])
+@pytest.mark.parametrize(
+    ("ids", "scale", "says"),
+    [
+        ((2, 4), (3, 4, 3), "'{1}' has the size 3 in dimension 0; expected 2, as input '{0}' has in dimension 0"),
+        ((2, 4), (2, 5, 3), "'{1}' has the size 5 in dimension 1; expected 4, as input '{0}' has in dimension 1"),
+        ((2, 9), (2, 9, 3), "'{0}' has the size 9 in dimension 1; expected at most 8"),
+    ],
+)
+@pytest.mark.parametrize("protocol", ["plain", "open inference"])
+async def test_sizes_that_a_program_does_not_take_are_the_client_s_mistake(
+    tmp_path: Path,
+    serve: Callable[..., Any],
+    args: Callable[..., dict[str, Any]],
+    names: list[str],
+    ids: tuple[int, ...],
+    scale: tuple[int, ...],
+    says: str,
+    protocol: str,
+) -> None:
+    export_words(tmp_path / "words.pt2")
+    if names[0] == "a":
+        (tmp_path / "model.yaml").write_text(
+            "inputs:\n- {name: a, dtype: int64, shape: [-1, -1]}\n- {name: b, dtype: float32, shape: [-1, -1, 3]}\n"
+            "- {name: c, dtype: float32, shape: [3]}\n"
+        )
+    client = await serve(args(tmp_path, "", trustCode=True))
+    values = dict(zip(names, (np.zeros(ids, int), np.zeros(scale), np.zeros(3)), strict=True))
+    if protocol == "plain":
+        answer = await client.post("/", json={"inputs": {name: value.tolist() for name, value in values.items()}})
+    else:
+        tensors = [
+            {
+                "name": name,
+                "datatype": "FP32" if value.dtype.kind == "f" else "INT64",
+                "shape": list(value.shape),
+                "data": value.ravel().tolist(),
+            }
+            for name, value in values.items()
+        ]
+        answer = await client.post("/v2/models/digits/infer", json={"inputs": tensors})
+    assert (answer.status_code, answer.json()["code"]) == (400, "WrongShape")
+    assert answer.json()["detail"] == "input " + says.format(*names)
+
+
+class Scaled(torch.nn.Module):
+    """A factor that is a tensor without a dimension, which no request can give."""
+
+    def forward(self, image: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+        return image * factor
+
+
+def test_a_program_that_no_request_can_be_given_to_is_refused(tmp_path: Path) -> None:
+    torch.export.save(torch.export.export(Scaled(), (torch.ones(2), torch.tensor(1.0))), tmp_path / "scaled.pt2")
+    with pytest.raises(LoadFailed) as caught:
+        load(tmp_path)
+    assert "scaled.pt2: input 'factor' of the program is torch.float32 []; expected a tensor" in caught.value.message
+
+
+def test_model_yaml_declares_every_input_of_a_program(tmp_path: Path) -> None:
+    export(Two("tuple"), tmp_path / "two.pt2", torch.zeros(2, 4), torch.zeros(2))
+    (tmp_path / "model.yaml").write_text("inputs:\n- {name: a, dtype: float32, shape: [-1, 4]}\n")
+    with pytest.raises(LoadFailed) as caught:
+        load(tmp_path)
+    assert caught.value.message == "model.yaml: inputs has 1 tensors; the program takes 2: left, right"
+
+
 def test_rows_are_joined_only_where_the_program_takes_any_number(tmp_path: Path) -> None:
     assert load(export(Digits(), tmp_path / "any.pt2", torch.zeros(2, 64))).batches
     assert not load(export(Digits(), tmp_path / "two.pt2", torch.zeros(2, 64), batch=None)).batches

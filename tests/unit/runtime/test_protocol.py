@@ -1,9 +1,12 @@
 """Requests: every good one is answered, every bad one gets problem details that name what is wrong."""
 
 import asyncio
+import gzip
 import json
 import logging
 import math
+import tracemalloc
+import zlib
 from collections.abc import AsyncIterator, Callable
 from http import HTTPStatus
 from pathlib import Path
@@ -13,6 +16,7 @@ from urllib.parse import quote
 import httpx
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -199,13 +203,125 @@ async def test_plain_bodies_that_are_wrong(client: httpx.AsyncClient, body: str,
         (tensor(ROW, name="y"), "WrongInputs", "'y'; expected 'x'"),
         ({"inputs": tensor(ROW)["inputs"] * 2}, "WrongInputs", "twice"),
         (tensor(ROW) | {"id": 5}, "WrongType", "id"),
-        (tensor(ROW) | {"extra": 5}, "UnknownField", "'extra'"),
+        (tensor(ROW, extra=5), "UnknownField", "'extra'"),
         (tensor(ROW) | {"outputs": "scores"}, "WrongType", "outputs"),
     ],
 )
 async def test_protocol_bodies_that_are_wrong(client: httpx.AsyncClient, body: Any, code: str, says: str) -> None:
     answer = await client.post("/v2/models/digits/infer", json=body)
     assert says in problem(answer, 400, code)
+
+
+async def test_the_repository_holds_the_model(client: httpx.AsyncClient) -> None:
+    answer = await client.post("/v2/repository/index", json={"ready": True})
+    assert answer.json() == [{"name": "digits", "version": "1", "state": "READY", "reason": ""}]
+    problem(await client.get("/v2/repository/index"), 405, "MethodNotAllowed")
+
+
+async def test_version_1_of_kserve_s_protocol(client: httpx.AsyncClient, network: torch.nn.Module) -> None:
+    assert (await client.get("/v1/models")).json() == {"models": ["digits"]}
+    assert (await client.get("/v1/models/digits")).json() == {"name": "digits", "ready": True}
+    expected = network(torch.tensor([ROW, ROW])).tolist()
+    for instances in ([ROW, ROW], [{"x": ROW}, {"x": ROW}]):
+        answer = await client.post("/v1/models/digits:predict", json={"instances": instances, "signature_name": "x"})
+        assert set(answer.json()) == {"predictions"}
+        np.testing.assert_allclose(answer.json()["predictions"], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("path", ["/v1/models/letters:predict", "/v1/models/digits:explain"])
+async def test_version_1_of_another_model(client: httpx.AsyncClient, path: str) -> None:
+    problem(await client.post(path, json={"instances": [ROW]}), 404, "ModelNotFound")
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "says"),
+    [
+        ({}, "MissingInputs", "instances"),
+        ({"instances": []}, "MissingInputs", "instances"),
+        ({"instances": {"x": [ROW]}}, "MissingInputs", "instances"),
+        ([ROW], "WrongType", "the body is a JSON array"),
+        ({"instances": [{"x": ROW}, ROW]}, "WrongType", "instances[1] is a JSON array"),
+        ({"instances": [{"x": ROW}, {"y": ROW}]}, "WrongInputs", "instances[1] has other names"),
+        ({"instances": [{"y": ROW}]}, "WrongInputs", "'y'; expected 'x'"),
+        ({"instances": [[1, 2]]}, "WrongShape", "[1, 2]"),
+    ],
+)
+async def test_version_1_bodies_that_are_wrong(client: httpx.AsyncClient, body: Any, code: str, says: str) -> None:
+    assert says in problem(await client.post("/v1/models/digits:predict", json=body), 400, code)
+
+
+@pytest.mark.parametrize(
+    ("output", "predictions"),
+    [
+        ("{'a': numpy.array([[1, 2], [3, 4]]), 'b': ['x', 'y']}", [{"a": [1, 2], "b": "x"}, {"a": [3, 4], "b": "y"}]),
+        ("{'a': numpy.array([1, 2]), 'b': numpy.array([1])}", {"a": [1, 2], "b": [1]}),
+        ("{'a': 1}", {"a": 1}),
+        ("numpy.array([1, 2])", [1, 2]),
+        ("batch", [{"free": 1}, {"free": 2}]),
+    ],
+)
+async def test_version_1_answers_in_rows(
+    python_model: Callable[[str], Path], args: Any, serve: Any, output: str, predictions: Any
+) -> None:
+    path = python_model(
+        "import numpy\nclass Predictor:\n    def load(self, path, config): pass\n"
+        f"    def predict(self, batch): return {output}\n"
+    )
+    client = await serve(args(path, "predictor:Predictor"))
+    answer = await client.post("/v1/models/digits:predict", json={"instances": [{"free": 1}, {"free": 2}]})
+    assert answer.json() == {"predictions": predictions}
+
+
+async def test_unknown_members_of_a_request_are_ignored(client: httpx.AsyncClient) -> None:
+    """KServe's own client always sends `model_name`."""
+    expected = await client.post("/v2/models/digits/infer", json=tensor(ROW) | {"id": "one"})
+    sent = {"id": "one", "model_name": "digits", "extra": [5], **tensor(ROW)}
+    answer = await client.post("/v2/models/digits/infer", json=sent)
+    assert (answer.status_code, answer.json()) == (200, expected.json())
+
+
+TWO_INPUTS = """
+import torch
+
+class Net(torch.nn.Module):
+    def forward(self, left, right):
+        return left + right
+"""
+
+
+@pytest.mark.parametrize(("batchable", "status"), [("", 400), ("batchable: false\n", 200)])
+@pytest.mark.parametrize("path", ["/", "/v2/models/digits/infer"])
+async def test_inputs_have_as_many_rows_as_each_other(
+    torch_model: Path, args: Any, serve: Any, batchable: str, status: int, path: str
+) -> None:
+    (torch_model / "net.py").write_text(TWO_INPUTS)
+    safetensors.torch.save_file({}, torch_model / "model.safetensors")
+    (torch_model / "model.yaml").write_text(
+        "inputs:\n- {name: left, dtype: float32, shape: [-1, 2]}\n- {name: right, dtype: float32, shape: [-1, 2]}\n"
+        + batchable
+    )
+    client = await serve(args(torch_model))
+    rows = {"left": [[1.0, 2.0], [3.0, 4.0]], "right": [[1.0, 1.0]]}
+    tensors = [{"name": name, "datatype": "FP32", "shape": [len(data), 2], "data": data} for name, data in rows.items()]
+    answer = await client.post(path, json={"inputs": rows if path == "/" else tensors})
+    assert answer.status_code == status
+    if status == 400:
+        says = "input 'right' has the size 1 in dimension 0; expected 2, as input 'left' has in dimension 0"
+        assert problem(answer, 400, "WrongShape") == says
+
+
+async def test_texts_have_as_many_rows_as_what_comes_with_them(
+    python_model: Callable[[str], Path], args: Any, serve: Any
+) -> None:
+    path = python_model(
+        "class Predictor:\n    def load(self, path, config): pass\n    def predict(self, batch): return [1]\n"
+    )
+    (path / "model.yaml").write_text(
+        "inputs:\n- {name: text, dtype: string, shape: [-1]}\n- {name: weight, dtype: float32, shape: [-1]}\n"
+    )
+    client = await serve(args(path, "predictor:Predictor"))
+    answer = await client.post("/", json={"inputs": {"text": ["a", "b"], "weight": [1.0]}})
+    assert "'weight' has the size 1" in problem(answer, 400, "WrongShape")
 
 
 async def test_a_batch_of_nothing(torch_model: Path, args: Any, serve: Any) -> None:
@@ -221,9 +337,54 @@ async def test_a_tensor_without_data(client: httpx.AsyncClient) -> None:
     assert "binary" in problem(await client.post("/v2/models/digits/infer", json=body), 400, "MissingInputs")
 
 
-async def test_compressed_bodies_are_refused(client: httpx.AsyncClient) -> None:
-    answer = await client.post("/", content=b"\x1f\x8b", headers={"content-encoding": "gzip"})
-    problem(answer, 415, "ContentEncoding")
+PACKED: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": gzip.compress,
+    "x-gzip": gzip.compress,
+    "deflate": zlib.compress,
+    "GZIP": gzip.compress,
+    "identity": bytes,
+}
+
+
+@pytest.mark.parametrize("encoding", PACKED)
+async def test_compressed_bodies(client: httpx.AsyncClient, encoding: str) -> None:
+    body = json.dumps({"inputs": [ROW]}).encode()
+    wanted = (await client.post("/", content=body)).json()
+    answer = await client.post("/", content=PACKED[encoding](body), headers={"content-encoding": encoding})
+    assert (answer.status_code, answer.json()) == (200, wanted)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body", "status", "code", "says"),
+    [
+        ("br", b"x", 415, "ContentEncoding", "the content encoding 'br'; expected gzip, x-gzip, deflate or none"),
+        ("gzip, gzip", b"x", 415, "ContentEncoding", "'gzip, gzip'"),
+        ("gzip", b"\x1f\x8b\x08", 400, "MalformedBody", "the body ends within its gzip data"),
+        ("gzip", b"{}", 400, "MalformedBody", "the body is not gzip"),
+        ("gzip", gzip.compress(b"{}") + b"{}", 400, "MalformedBody", "has bytes behind its gzip data"),
+        ("deflate", gzip.compress(b"{}"), 400, "MalformedBody", "the body is not deflate"),
+    ],
+)
+async def test_compressed_bodies_that_are_wrong(
+    client: httpx.AsyncClient, encoding: str, body: bytes, status: int, code: str, says: str
+) -> None:
+    answer = await client.post("/", content=body, headers={"content-encoding": encoding})
+    assert says in problem(answer, status, code)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+async def test_a_small_body_does_not_unpack_to_more_than_a_body_may_have(
+    torch_model: Path, args: Any, serve: Any, encoding: str
+) -> None:
+    limit = 1_000_000
+    client = await serve(args(torch_model), {"maxRequestBytes": limit})
+    packed = PACKED[encoding](bytes(100 * limit))
+    tracemalloc.start()
+    answer = await client.post("/", content=packed, headers={"content-encoding": encoding})
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert problem(answer, 413, "BodyTooLarge") == f"the body is larger than {limit} bytes"
+    assert peak < 10 * limit
 
 
 async def test_a_client_that_goes_away_gets_no_answer(client: httpx.AsyncClient) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+import safetensors.torch
 import torch
 
 from sundog_runtime.errors import LoadFailed, WarmupFailed, WarmupTimeout
@@ -170,12 +171,34 @@ async def test_warm_up_fails(python_model: Callable[[str], Path], args: Any, bod
     assert caught.value.message == says
 
 
+async def test_a_model_that_answers_nan_to_everything_does_not_start(
+    torch_model: Path, args: Any, network: torch.nn.Module
+) -> None:
+    with torch.no_grad():
+        network.second.bias[:] = float("nan")
+    safetensors.torch.save_file(network.state_dict(), torch_model / "model.safetensors")
+    with pytest.raises(WarmupFailed) as caught:
+        await started(args(torch_model))
+    assert "NaN or infinity, for zeros and for other numbers" in caught.value.message
+
+
+async def test_nan_that_is_declared_is_an_answer(torch_model: Path, args: Any, network: torch.nn.Module) -> None:
+    with torch.no_grad():
+        network.second.bias[:] = float("nan")
+    safetensors.torch.save_file(network.state_dict(), torch_model / "model.safetensors")
+    (torch_model / "model.yaml").write_text(
+        "inputs: [{name: x, dtype: float32, shape: [-1, 4]}]\n"
+        "outputs: [{name: scores, dtype: float32, shape: [-1, 3], allowNaN: true}]\n"
+    )
+    await started(args(torch_model))
+
+
 async def test_zeros_may_give_nan(torch_model: Path, args: Any, serve: Any, caplog: pytest.LogCaptureFixture) -> None:
     source = (torch_model / "net.py").read_text().replace("return self", "return 0 / x.sum() + self")
     (torch_model / "net.py").write_text(source)
     with caplog.at_level(logging.WARNING, "ray.serve.sundog"):
         client = await serve(args(torch_model))
-    assert "all zeros: the model's output holds NaN" in caplog.text
+    assert "request 1 of 4, not of its example: the model's output holds NaN" in caplog.text
     assert (await client.post("/", json={"inputs": [[1.0] * 4]})).status_code == 200
     assert (await client.post("/", json={"inputs": [[0.0] * 4]})).json()["code"] == "OutputNotFinite"
 

@@ -93,6 +93,32 @@ async def all_of(connection: Connection, task: "asyncio.Task[None]") -> list[Any
     return messages
 
 
+@pytest.mark.parametrize(
+    ("accept", "body"),
+    [
+        ("text/event-stream", b'data: {"outputs":{"item":1}}\n\ndata: {"outputs":{"item":2}}\n\n'),
+        ("", b'{"outputs":{"item":1}}\n{"outputs":{"item":2}}\n'),
+    ],
+)
+async def test_a_client_of_http_1_0_gets_all_pieces_at_once(stream: Any, accept: str, body: bytes) -> None:
+    """It has no chunks: without a length it would take them for what the model answers."""
+    connection = Connection([1, 2], accept)
+    connection.scope["http_version"] = "1.0"
+    start, whole = await all_of(connection, connection.run(await stream(STREAMING)))
+    headers = dict(start["headers"])
+    assert start["status"] == 200
+    assert headers[b"content-type"].decode() == (accept or "application/x-ndjson")
+    assert headers[b"content-length"] == b"%d" % len(body)
+    assert (whole["body"], whole["more_body"]) == (body, False)
+
+
+async def test_a_client_of_http_1_0_is_told_of_an_error_by_its_status(stream: Any) -> None:
+    connection = Connection([1, None])
+    connection.scope["http_version"] = "1.0"
+    start, whole = await all_of(connection, connection.run(await stream(STREAMING)))
+    assert (start["status"], orjson.loads(whole["body"])["code"]) == (500, "ModelError")
+
+
 @every_kind
 async def test_lines(stream: Any, log: list[Any], code: str) -> None:
     client = await stream(code)

@@ -163,6 +163,155 @@ def test_embeddings_leave_padding_out(tmp_path: Path, pooling: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("mask", "says"),
+    [
+        ([[1, 1]], "input 'attention_mask' has the shape [1, 2]; expected [1, 3]"),
+        ([[0, 0, 0]], "input 'attention_mask' has a row without a token"),
+    ],
+)
+def test_what_comes_beside_tokens_fits_to_them(tmp_path: Path, mask: list[list[int]], says: str) -> None:
+    save(tmp_path, bert(BertModel))
+    (tmp_path / "model.yaml").write_text(
+        "inputs:\n- {name: input_ids, dtype: int64, shape: [-1, -1]}\n"
+        "- {name: attention_mask, dtype: int64, shape: [-1, -1]}\n"
+    )
+    with pytest.raises(Problem) as caught:
+        load(tmp_path).predict({"input_ids": np.array([[2, 4, 3]]), "attention_mask": np.array(mask)})
+    assert caught.value.status == 400
+    assert says in caught.value.detail
+
+
+def sentences(
+    root: Path,
+    pooling: dict[str, Any],
+    steps: tuple[str, ...] = ("Transformer", "Pooling"),
+    transformer: dict[str, Any] | None = None,
+    main: dict[str, Any] | None = None,
+) -> Path:
+    """The files that make a directory one of sentence-transformers."""
+    paths = ["", *(f"{index}_{step}" for index, step in enumerate(steps[1:], start=1))]
+    types = (f"sentence_transformers.models.{step}" for step in steps)
+    modules = [{"type": kind, "path": path} for kind, path in zip(types, paths, strict=True)]
+    (root / "modules.json").write_text(json.dumps(modules))
+    (root / "1_Pooling").mkdir()
+    (root / "1_Pooling" / "config.json").write_text(json.dumps({"word_embedding_dimension": 16, **pooling}))
+    (root / "sentence_bert_config.json").write_text(json.dumps(transformer or {}))
+    (root / "config_sentence_transformers.json").write_text(json.dumps(main or {}))
+    return root
+
+
+TEXTS = ["good", "a Bad bad film"]
+
+
+def vectors(network: Any, texts: list[str], pool: Callable[[torch.Tensor], torch.Tensor], limit: int = 12) -> Any:
+    """One text after the other, so that there is no padding."""
+    words = tokenizer()
+    given = [words(text, return_tensors="pt", truncation=True, max_length=limit) for text in texts]
+    return torch.stack([pool(network(**one).last_hidden_state[0]) for one in given]).detach()
+
+
+POOLING: list[tuple[dict[str, Any], Callable[[torch.Tensor], torch.Tensor]]] = [
+    ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, lambda tokens: tokens[0]),
+    ({"pooling_mode_max_tokens": True}, lambda tokens: tokens.max(dim=0).values),
+    ({"pooling_mode_mean_tokens": True}, lambda tokens: tokens.mean(dim=0)),
+    ({"pooling_mode_mean_sqrt_len_tokens": True}, lambda tokens: tokens.sum(dim=0) / len(tokens) ** 0.5),
+    ({"pooling_mode_lasttoken": True}, lambda tokens: tokens[-1]),
+    (
+        {"pooling_mode_weightedmean_tokens": True},
+        lambda tokens: sum(tokens[at] * (at + 1) for at in range(len(tokens))) / sum(range(1, len(tokens) + 1)),
+    ),
+    (
+        {"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": True},
+        lambda tokens: torch.cat([tokens[0], tokens.mean(dim=0)]),
+    ),
+    ({"pooling_mode": "max"}, lambda tokens: tokens.max(dim=0).values),
+    ({"pooling_mode": ["max", "cls"]}, lambda tokens: torch.cat([tokens.max(dim=0).values, tokens[0]])),
+]
+
+
+@pytest.mark.parametrize(("config", "pool"), POOLING, ids=[" ".join(config) for config, _ in POOLING])
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_sentences_are_pooled_as_their_directory_says(
+    tmp_path: Path, config: dict[str, Any], pool: Callable[[torch.Tensor], torch.Tensor], normalize: bool, side: str
+) -> None:
+    network, words = bert(BertModel, position_embedding_type="none"), tokenizer()
+    words.padding_side = side
+    if side == "left":
+        # Positions go from the left, padding or none: without a meaning of theirs the answers are the same.
+        torch.nn.init.zeros_(network.embeddings.position_embeddings.weight)
+    save(tmp_path, network, words)
+    sentences(tmp_path, config, ("Transformer", "Pooling", *(["Normalize"] if normalize else [])))
+    model = load(tmp_path)
+    wanted = vectors(network, TEXTS, pool)
+    wanted = torch.nn.functional.normalize(wanted, dim=1) if normalize else wanted
+    assert model.signature.outputs[0].shape == (-1, wanted.shape[1])
+    torch.testing.assert_close(model.predict(TEXTS)["embeddings"], wanted, atol=1e-5, rtol=1e-4)
+
+
+def test_sentences_are_cut_lowered_and_prompted_as_their_directory_says(tmp_path: Path) -> None:
+    network = bert(BertModel)
+    save(tmp_path, network, tokenizer())
+    main = {"prompts": {"query": "A film ", "other": "x"}, "default_prompt_name": "query"}
+    sentences(
+        tmp_path,
+        {"pooling_mode_mean_tokens": True},
+        transformer={"max_seq_length": 5, "do_lower_case": True},
+        main=main,
+    )
+    wanted = vectors(network, ["a film good", "a film a bad bad film"], lambda tokens: tokens.mean(dim=0), limit=5)
+    torch.testing.assert_close(load(tmp_path).predict(TEXTS)["embeddings"], wanted, atol=1e-5, rtol=1e-4)
+
+
+def test_sentences_of_a_network_that_was_saved_under_another_head(tmp_path: Path) -> None:
+    network = bert(BertModel)
+    save(tmp_path, network, tokenizer())
+    edited(tmp_path, architectures=["BertForMaskedLM"])
+    sentences(tmp_path, {"pooling_mode_cls_token": True})
+    wanted = vectors(network, TEXTS, lambda tokens: tokens[0])
+    torch.testing.assert_close(load(tmp_path).predict(TEXTS)["embeddings"], wanted, atol=1e-5, rtol=1e-4)
+
+
+def test_the_manifest_s_pooling_and_task_go_before_the_directory_s(tmp_path: Path) -> None:
+    network = bert(BertModel)
+    sentences(save(tmp_path, network, tokenizer()), {"pooling_mode_mean_tokens": True})
+    wanted = vectors(network, TEXTS, lambda tokens: tokens[0])
+    answer = load(tmp_path, config={"pooling": "first"}).predict(TEXTS)["embeddings"]
+    torch.testing.assert_close(answer, wanted, atol=1e-5, rtol=1e-4)
+    assert "last_hidden_state" in load(tmp_path, config={"task": "tensors"}).predict(TEXTS)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"steps": ("Transformer", "Pooling", "Dense")}, "the steps are Transformer, Pooling, Dense; expected"),
+        ({"steps": ("CLIPModel",)}, "the steps are CLIPModel; expected"),
+        (
+            {"pooling": {"pooling_mode": "median"}},
+            "1_Pooling/config.json: pooling_mode is 'median'; expected one of cls",
+        ),
+        ({"pooling": {}}, "1_Pooling/config.json: no mode of pooling is set"),
+        (
+            {
+                "pooling": {"pooling_mode": "cls", "include_prompt": False},
+                "main": {"prompts": {"q": "a"}, "default_prompt_name": "q"},
+            },
+            "include_prompt is false",
+        ),
+        ({"main": {"default_prompt_name": "q"}}, "default_prompt_name is 'q'; expected the name of one of its prompts"),
+    ],
+)
+def test_sentences_that_would_not_be_their_authors_are_refused(
+    tmp_path: Path, change: dict[str, Any], says: str
+) -> None:
+    save(tmp_path, bert(BertModel), tokenizer())
+    sentences(tmp_path, **({"pooling": {"pooling_mode": "cls"}} | change))
+    with pytest.raises(LoadFailed) as caught:
+        load(tmp_path)
+    assert says in caught.value.message
+
+
+@pytest.mark.parametrize(
     ("config", "names"),
     [
         ({"problem_type": "multi_label_classification"}, ["scores", "logits"]),

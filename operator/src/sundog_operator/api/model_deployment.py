@@ -428,7 +428,7 @@ class Queue(Part):
     """Requests that wait at the edge."""
 
     max_requests: Annotated[Integer, Field(ge=0, le=100_000)] = Field(
-        100, description="How many may wait; 0 means none."
+        1000, description="How many may wait; 0 means none."
     )
     timeout: Annotated[Duration, WITHIN_A_DAY] = Field(
         timedelta(seconds=5), description="How long one may wait, less than a day."

@@ -11,6 +11,9 @@ from sundog_edge.state_dir import Settings, StateDir
 
 SOURCES_TABLE = "sources"
 _SOURCES = 100_000
+_METHODS = ("GET", "HEAD", "POST", "OPTIONS", "PUT", "PATCH", "DELETE")
+"""Those that a model server refuses with a problem document, if it does. Its parser does not know all others."""
+
 POLICY = "{ var(txn.policy) -m found }"
 """Whether the service asks for more than what every service gets."""
 
@@ -33,14 +36,32 @@ def backends(layout: Layout, state: StateDir) -> str:
 {authentication.backend(layout, state)}"""
 
 
+def expectation(state: StateDir) -> str:
+    """Refuse a body that is larger by what the request says of itself, where the client waits to be asked for it.
+
+    Others send it whatever is answered, and read that only if somebody reads theirs.
+    """
+    asks = f"!{IS_CALL} {{ req.fhdr(expect) -i -m str 100-continue }} {{ req.hdr(content-length) -m found }}"
+    large = "{ var(txn.limit) -m found } { req.hdr_val(content-length),sub(txn.limit) gt 0 }"
+    limit = "larger than %[var(txn.limit)] bytes"
+    found = "the body of %[req.hdr_val(content-length)] bytes is"
+    refused = problem(413, "Content Too Large", f"{found} {limit}", code="BodyTooLarge")
+    return f"""    http-request set-var(txn.limit) var(txn.name),map_str({state.map("splits")}),field(5,|) if {asks}
+    http-request return {refused} if {asks} {large}
+"""
+
+
 def rules(state: StateDir) -> str:
     """Refuse what the service does not take, and set `txn.policy` where the service has one."""
     method = refusal(
         405,
         "Method Not Allowed",
-        "CONNECT and TRACE are not supported",
-        "{ method CONNECT TRACE }",
+        "this method is not supported",
+        f"!{{ method {' '.join(_METHODS)} }}",
         " hdr Allow GET,HEAD,OPTIONS,POST",
+    )
+    host = refusal(
+        400, "Bad Request", "a request of HTTP/1.1 needs the header host", "{ req.ver 1.1 } !{ req.hdr(host) -m found }"
     )
     websocket = refusal(
         501,
@@ -55,7 +76,7 @@ def rules(state: StateDir) -> str:
         "the path has a segment of two dots",
         r"{ path -i -m sub .. %2e } { path -i -m reg (^|/|%2f)(\.|%2e){2}(/|%2f|$) }",
     )
-    return f"""{method}{websocket}{dots}\
+    return f"""{method}{host}{websocket}{dots}\
     http-request set-var(txn.limit) var(txn.split),field(5,|)
     http-request set-var(txn.limit) int({feedback.MAX_BYTES}) if {feedback.ASKED}
 {_body()}\

@@ -31,10 +31,14 @@ def frontend(settings: Settings, layout: Layout, state: StateDir) -> str:
 {logline.rules()}\
 {shadow.lines(state) if layout.shadow else ""}\
 {relay.rules(state)}\
+{identity.rules()}\
+{routing.name(state)}\
+{grpc.unsupported()}\
+{admission.expectation(state)}\
+{holding.wait(settings)}\
     http-request set-var(txn.received) date(0,us)
     http-request track-sc1 str({ALL_REQUESTS}) table {ROWS_TABLE}
     http-request sc-inc-gpc0(1)
-{identity.rules()}\
 {routing.rules(state)}\
 {feedback.route()}\
 {probes.rules()}\

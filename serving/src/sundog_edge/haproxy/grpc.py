@@ -9,6 +9,19 @@ from sundog_edge.loglines import GIVEN_UP
 from sundog_edge.state_dir import StateDir
 
 SERVICE = "/inference.GRPCInferenceService/"
+HEALTH = "/grpc.health.v1.Health/"
+PROBES = (
+    *(
+        f"{SERVICE}{method}"
+        for method in ("ServerLive", "ServerReady", "ServerMetadata", "ModelReady", "ModelMetadata")
+    ),
+    f"{HEALTH}Check",
+)
+"""Paths that the model server answers without its model."""
+
+IS_CALLED = f"{{ path -m beg {SERVICE} {HEALTH} }}"
+"""Whether the path is one of gRPC: what `txn.grpc` is set by."""
+
 METADATA = "sundog-service"
 """Names the service where the authority does not."""
 
@@ -37,6 +50,13 @@ _BASE64 = f"({_DIGIT}{{64}})*({_DIGIT}{{4}}){{0,15}}({_DIGIT}[AQgw]|{_DIGIT}{{2}
 
 _BINARY, _END = r"(^|\n)[^:\n]*-bin: ", r"\r"
 """Of a line of headers, what stands before the value of one in base64, and after it."""
+
+
+def unsupported() -> str:
+    """Refuse at once a method that no replica has: the client of a stream sends on, and waits for the answer meanwhile."""
+    known = " ".join((*PROBES, f"{SERVICE}ModelInfer"))
+    refused = call_problem(405, "this method is not supported")
+    return f"    http-request return {refused} if {IS_CALL} !{{ path -m str {known} }}\n"
 
 
 def malformed() -> str:

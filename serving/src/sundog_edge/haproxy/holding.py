@@ -1,6 +1,7 @@
 """What clients may hold of HAProxy's memory: buffers in all, requests of one connection, and requests of one address.
 
-The start of a body is waited for before any other rule, so who holds what is bounded whoever calls, and whatever for.
+The start of a body is waited for before any rule that refuses, except for those that need none, so who holds what is bounded whoever
+calls, and whatever for.
 """
 
 from sundog_edge.haproxy.names import CLIENT_ADDRESS
@@ -40,6 +41,11 @@ def rules(settings: Settings) -> str:
     tcp-request content set-var(txn.refused) str({KIND}) if {many}
     tcp-request content reject if {many}
 """
+
+
+def wait(settings: Settings) -> str:
+    """Wait until a request's body is here, or as much of it as a buffer takes."""
+    return f"    http-request wait-for-body time {settings.request_seconds}s\n"
 
 
 def table() -> str:

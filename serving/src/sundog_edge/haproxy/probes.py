@@ -9,26 +9,27 @@ from sundog_edge.haproxy import grpc
 from sundog_edge.haproxy.names import PROBE
 from sundog_edge.haproxy.problems import IS_CALL
 
-PATHS = "(/openapi[.]json|/-/startup|/v2(/health/(live|ready)|/models/[^/]+(/versions/[^/]+)?(/ready)?)?)/*"
+PATHS = "(/openapi[.]json|/-/startup|/v1/models(/[^/:]+)?|/v2(/health/(live|ready)|/models/[^/]+(/versions/[^/]+)?(/ready)?)?)/*"
 """As a regular expression, what is asked by GET or HEAD, below a service's own path.
 
 Of any model: the answer that there is no such one says nothing of the arm either.
 """
 
-METHODS = ("ServerLive", "ServerReady", "ServerMetadata", "ModelReady", "ModelMetadata")
-"""Of gRPC."""
+POSTED = "/v2/repository/index/*"
+"""The same for what is asked by POST."""
 
 ASKED = "{ var(txn.probe) -m bool }"
 """Whether a request is a probe; so from `rules` on."""
 
 
 def rules() -> str:
-    """Set `txn.probe`. What is asked by POST pays for one comparison."""
+    """Set `txn.probe`. What is asked by POST pays for two comparisons."""
     asked, by_host = "{ method GET HEAD }", "{ var(txn.byhost) -m found }"
-    methods = " ".join(f"{grpc.SERVICE}{method}" for method in METHODS)
     return f"""    http-request set-var(txn.probe) bool(true) if {asked} {by_host} {{ path -m reg ^{PATHS}$ }}
     http-request set-var(txn.probe) bool(true) if {asked} !{by_host} {{ path -m reg ^/[^/]+{PATHS}$ }}
-    http-request set-var(txn.probe) bool(true) if {IS_CALL} {{ path -m str {methods} }}
+    http-request set-var(txn.probe) bool(true) if {{ method POST }} {by_host} {{ path -m reg ^{POSTED}$ }}
+    http-request set-var(txn.probe) bool(true) if {{ method POST }} !{by_host} {{ path -m reg ^/[^/]+{POSTED}$ }}
+    http-request set-var(txn.probe) bool(true) if {IS_CALL} {{ path -m str {" ".join(grpc.PROBES)} }}
 """
 
 

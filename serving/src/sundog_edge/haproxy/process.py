@@ -44,6 +44,7 @@ def base(settings: Settings) -> str:
     )
     lines = "\n".join(f"    http-error {error}" for error in errors)
     # A first packet that was lost is sent again after a second: with no more patience than that one lost packet is a replica that is down.
+    # `http-no-delay`: the kernel would hold back each piece of a stream for 200 ms, in case that more comes to fill its packet.
     return f"""defaults base
     mode http
     timeout connect 2s
@@ -51,7 +52,7 @@ def base(settings: Settings) -> str:
     timeout server 60s
     timeout http-request {settings.request_seconds}s
     timeout http-keep-alive 60s
-    option http-buffer-request
+    option http-no-delay
     option dontlognull
     option abortonclose
     option idle-close-on-response

@@ -40,7 +40,7 @@ def rules(state: StateDir) -> str:
 def choice(state: StateDir) -> str:
     """The first choice of a backend."""
     relays = _relays(state)
-    return f"""    use_backend relay-calls if {relays} {{ path -m beg {grpc.SERVICE} }}
+    return f"""    use_backend relay-calls if {relays} {grpc.IS_CALLED}
     use_backend relay if {relays}
 """
 

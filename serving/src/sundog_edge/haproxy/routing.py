@@ -4,10 +4,22 @@ from sundog_edge.haproxy import grpc
 from sundog_edge.haproxy.problems import IS_CALL, in_header, in_json, refusal
 from sundog_edge.state_dir import StateDir
 
+_METADATA = f"req.fhdr({grpc.METADATA})"
+
+
+def name(state: StateDir) -> str:
+    """Set `txn.name`. `txn.byhost` is there if the host decided."""
+    return f"""    http-request set-var(txn.byhost) req.hdr(host),host_only,rtrim(.),lower,map_str({state.map("hosts")})
+    http-request set-var(txn.name) var(txn.byhost)
+    http-request set-var(txn.name) path,field(2,/) unless {{ var(txn.byhost) -m found }}
+    http-request set-var(txn.grpc) bool(true) if {grpc.IS_CALLED}
+    http-request set-var(txn.name) {_METADATA} if {IS_CALL} !{{ var(txn.byhost) -m found }}
+"""
+
 
 def rules(state: StateDir) -> str:
-    """Set `txn.name` and the service's `splits` value `txn.split`, or answer 404. `txn.byhost` is there if the host decided."""
-    host, metadata = "req.hdr(host)", f"req.fhdr({grpc.METADATA})"
+    """Set the service's `splits` value `txn.split`, or answer 404. This comes behind the wait for a body: a value may not grow old."""
+    host, metadata = "req.hdr(host)", _METADATA
     unknown = refusal(
         404,
         "Not Found",
@@ -16,12 +28,7 @@ def rules(state: StateDir) -> str:
         code="NoSuchService",
         call=f"no service has this host or {grpc.METADATA}: {in_header(host)}, {in_header(metadata)}",
     )
-    return f"""    http-request set-var(txn.byhost) req.hdr(host),host_only,rtrim(.),lower,map_str({state.map("hosts")})
-    http-request set-var(txn.name) var(txn.byhost)
-    http-request set-var(txn.name) path,field(2,/) unless {{ var(txn.byhost) -m found }}
-    http-request set-var(txn.grpc) bool(true) if {{ path -m beg {grpc.SERVICE} }}
-    http-request set-var(txn.name) {metadata} if {IS_CALL} !{{ var(txn.byhost) -m found }}
-    http-request set-var(txn.split) var(txn.name),map_str({state.map("splits")})
+    return f"""    http-request set-var(txn.split) var(txn.name),map_str({state.map("splits")})
 {unknown}\
     http-request set-var(txn.service) var(txn.name)
 """

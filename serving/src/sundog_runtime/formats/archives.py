@@ -6,18 +6,22 @@ are opened only where the manifest says `trustCode: true`.
 
 import inspect
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.export.graph_signature import ConstantArgument, InputKind
 from torch.export.passes import move_to_device_pass
+from torch.utils._pytree import tree_leaves, tree_unflatten
 
 from sundog_runtime.description import FILE_NAME, Description
 from sundog_runtime.errors import CodeNotTrusted, LoadFailed
 from sundog_runtime.formats.detect import Found
 from sundog_runtime.formats.device import CPU, Device
-from sundog_runtime.formats.model import LoadedModel, may_batch
+from sundog_runtime.formats.model import LoadedModel
 from sundog_runtime.formats.module import (
     caller,
     compiles,
@@ -27,7 +31,7 @@ from sundog_runtime.formats.module import (
     network_caller,
     use_channels_last,
 )
-from sundog_runtime.signature import Signature
+from sundog_runtime.signature import Axis, Signature, may_batch
 from sundog_runtime.tensors import OIP_TYPES, TensorSpec, to_numpy
 
 
@@ -46,9 +50,10 @@ def load_exported(path: Path, archive: Found, description: Description, device: 
         # By descriptor: given a path, torch complains of a name that does not end in .pt2.
         with path.open("rb") as file:
             program = torch.export.load(file)
-        signature = _under(description.signature, Signature(_program_inputs(program), _program_outputs(program)))
+        inputs = _program_inputs(program, archive.name)
+        signature = _under(description.signature, Signature(inputs.specs, _program_outputs(program), inputs.axes))
         names = [spec.name for spec in signature.inputs]
-        example = _example(program, names)
+        example = _example(program, inputs, names)
         # A program remembers devices in its steps as well, which `to` of a module would not change.
         module = (program if device.is_cpu else move_to_device_pass(program, device.where)).module()
     except Exception as error:
@@ -63,7 +68,7 @@ def load_exported(path: Path, archive: Found, description: Description, device: 
         device,
         batches=batches,
         channels_last=_channels_last(module, description),
-        order=names,
+        arrange=partial(inputs.arranged, names),
     )
     return LoadedModel(
         platform="pytorch",
@@ -116,16 +121,97 @@ def _channels_last(module: torch.nn.Module, description: Description) -> bool:
     return description.channels_last is True and use_channels_last(module, description)
 
 
+_TENSOR = object()
+"""A leaf of a program's arguments that requests give. All others are constants."""
+
+_NO_LIMIT = 2**31
+
+
+@dataclass(frozen=True, slots=True)
+class _Inputs:
+    """The tensors that a program takes, in its order, with its own names, and where they stand among its arguments.
+
+    `leaves` are those of the tree of its arguments, by position and by keyword. `axes` are sizes that are one in the program.
+    """
+
+    specs: tuple[TensorSpec, ...]
+    axes: tuple[Axis, ...]
+    leaves: tuple[Any, ...]
+    tree: Any
+
+    def arranged(self, names: Sequence[str], call: Callable[..., Any]) -> Callable[..., Any]:
+        """`call`, a program, with its tensors by name, or the only one by position. `names` stand for those of `specs`."""
+
+        def with_structure(*args: Any, **kwargs: Any) -> Any:
+            given = iter(args or [kwargs[name] for name in names])
+            positional, by_keyword = tree_unflatten(
+                [next(given) if leaf is _TENSOR else leaf for leaf in self.leaves], self.tree
+            )
+            return call(*positional, **by_keyword)
+
+        def in_order(*args: Any, **kwargs: Any) -> Any:
+            return call(*args, *(kwargs[name] for name in names)) if kwargs else call(*args)
+
+        positional, by_keyword = self.tree.child(0), self.tree.child(1)
+        is_flat = not by_keyword.num_leaves and positional.num_children == len(self.specs) == len(self.leaves)
+        return in_order if is_flat else with_structure
+
+
 def _under(declared: Signature, found: Signature) -> Signature:
-    return Signature(declared.inputs or found.inputs, declared.outputs or found.outputs)
+    """What model.yaml declares, else what the program says; sizes in common are the program's. Raises LoadFailed."""
+    if declared.inputs and len(declared.inputs) != len(found.inputs):
+        taken = ", ".join(spec.name for spec in found.inputs)
+        raise LoadFailed(
+            f"{FILE_NAME}: inputs has {len(declared.inputs)} tensors; the program takes {len(found.inputs)}: {taken}"
+        )
+    inputs = declared.inputs or found.inputs
+    names = {own.name: spec.name for own, spec in zip(found.inputs, inputs, strict=True)}
+    axes = tuple(
+        replace(axis, places=tuple((names[name], dimension) for name, dimension in axis.places)) for axis in found.axes
+    )
+    return Signature(inputs, declared.outputs or found.outputs, axes)
 
 
-def _program_inputs(program: torch.export.ExportedProgram) -> tuple[TensorSpec, ...]:
-    """The program's positional inputs with its own names, types and sizes; empty where one is no tensor."""
-    values = _placeholders(program)
-    specs = [_spec(name, values.get(name)) for name in program.graph_signature.user_inputs if isinstance(name, str)]
-    plain = len(specs) == len(program.graph_signature.user_inputs) and not program.call_spec.in_spec.child(1).num_leaves
-    return tuple(spec for spec in specs if spec) if plain and all(specs) else ()
+def _program_inputs(program: torch.export.ExportedProgram, archive: str) -> _Inputs:
+    """Raises LoadFailed for an input that no request can give."""
+    values, leaves, specs = _placeholders(program), list[Any](), list[TensorSpec]()
+    for given in program.graph_signature.input_specs:
+        if given.kind is not InputKind.USER_INPUT:
+            continue
+        if isinstance(given.arg, ConstantArgument):
+            leaves.append(given.arg.value)
+            continue
+        name, value = given.arg.name, values.get(given.arg.name)
+        spec = _spec(name, value)
+        if spec is None:
+            found = f"{value.dtype} {list(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
+            raise LoadFailed(
+                f"{archive}: input {name!r} of the program is {found}; expected a tensor with at least one dimension, "
+                f"of {', '.join(OIP_TYPES)}. Export a module that wraps it and takes such"
+            )
+        leaves.append(_TENSOR)
+        specs.append(spec)
+    return _Inputs(tuple(specs), _axes(program, specs), tuple(leaves), program.call_spec.in_spec)
+
+
+def _axes(program: torch.export.ExportedProgram, specs: Sequence[TensorSpec]) -> tuple[Axis, ...]:
+    """The free sizes that occur more than once, or have limits."""
+    values, places = _placeholders(program), dict[Any, list[tuple[str, int]]]()
+    for spec in specs:
+        for dimension, size in enumerate(values[spec.name].shape):
+            if isinstance(size, torch.SymInt) and size.node.expr.is_Symbol:
+                places.setdefault(size.node.expr, []).append((spec.name, dimension))
+    axes = [Axis(tuple(where), *_limits(program, symbol)) for symbol, where in places.items()]
+    return tuple(axis for axis in axes if len(axis.places) > 1 or axis.least > 1 or axis.most)
+
+
+def _limits(program: torch.export.ExportedProgram, symbol: Any) -> tuple[int, int]:
+    """The least and the most that a program takes as a size. A least of 2 is what it was traced with, and is not checked by torch."""
+    limits = program.range_constraints.get(symbol)
+    if limits is None:
+        return 1, 0
+    least = int(limits.lower) if limits.lower.is_Integer and limits.lower > 2 else 1
+    return least, int(limits.upper) if limits.upper.is_Integer and limits.upper < _NO_LIMIT else 0
 
 
 def _program_outputs(program: torch.export.ExportedProgram) -> tuple[TensorSpec, ...]:
@@ -161,11 +247,16 @@ def _spec(name: str, value: Any) -> TensorSpec | None:
     return TensorSpec(name, dtype, tuple(size if isinstance(size, int) else -1 for size in value.shape))
 
 
-def _example(program: torch.export.ExportedProgram, names: list[str]) -> Callable[[], Any] | None:
+def _example(program: torch.export.ExportedProgram, inputs: _Inputs, names: list[str]) -> Callable[[], Any] | None:
     """What the program was exported with, as a batch."""
-    args, kwargs = program.example_inputs or ((), {})
-    arrays = [to_numpy(value) for value in args]
-    if kwargs or not arrays or len(arrays) != len(names):
+    if program.example_inputs is None:
+        return None
+    args, kwargs = program.example_inputs
+    values = tree_leaves((args, {name: kwargs[name] for name in inputs.tree.child(1).context}))
+    if len(values) != len(inputs.leaves):
+        return None
+    arrays = [to_numpy(value) for value, leaf in zip(values, inputs.leaves, strict=True) if leaf is _TENSOR]
+    if not arrays:
         return None
     return lambda: arrays[0] if len(arrays) == 1 else dict(zip(names, arrays, strict=True))
 

@@ -62,10 +62,3 @@ class LoadedModel:
     module: Any = None
     device: str = "cpu"
     lost: Callable[[], str] = lambda: ""
-
-
-def may_batch(batchable: bool | None, signature: Signature) -> bool:
-    """What `batchable` in model.yaml says; else whether every declared input and output has rows, as many as you like."""
-    if batchable is not None:
-        return batchable
-    return all(spec.shape[:1] == (-1,) for spec in (*signature.inputs, *signature.outputs))

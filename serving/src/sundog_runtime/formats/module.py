@@ -1,6 +1,6 @@
 """What the formats that end in a torch module have in common: how it is called, and what is told about it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -83,29 +83,18 @@ def network_caller(
     *,
     batches: bool,
     channels_last: bool,
-    order: Sequence[str] = (),
+    arrange: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda call: call,
 ) -> Callable[[Any], Any]:
-    """`predict` of a network, compiled by now where model.yaml asks for it; `order` as of `in_order`."""
+    """`predict` of a network, compiled by now where model.yaml asks for it.
+
+    `arrange` makes what is called with inputs by name, or with one, of what takes the network's own arguments.
+    """
     if not description.compile.enabled:
-        return caller(in_order(module, order), signature, device, channels_last=channels_last, half=is_half(module))
+        return caller(arrange(module), signature, device, channels_last=channels_last, half=is_half(module))
     network = Compiled(module, description.compile.mode)
-    predict = caller(in_order(network, order), signature, device, channels_last=channels_last, half=is_half(module))
+    predict = caller(arrange(network), signature, device, channels_last=channels_last, half=is_half(module))
     compile_now(network, predict, shapes(example, signature, batches=batches))
     return predict
-
-
-def in_order(call: Callable[..., Any], names: Sequence[str]) -> Callable[..., Any]:
-    """`call` with named arguments given by position, in the order of `names`; without names as it is.
-
-    A program's inputs may be called otherwise in model.yaml than in its forward.
-    """
-    if not names:
-        return call
-
-    def by_position(*args: Any, **kwargs: Any) -> Any:
-        return call(*args, *(kwargs[name] for name in names)) if kwargs else call(*args)
-
-    return by_position
 
 
 def caller(

@@ -7,9 +7,10 @@ import torch
 
 from sundog_runtime.description import FILE_NAME, Description
 from sundog_runtime.errors import EntrypointMissing, LoadFailed
-from sundog_runtime.formats.model import LoadedModel, may_batch
+from sundog_runtime.formats.model import LoadedModel
 from sundog_runtime.formats.module import failed, name_outputs
 from sundog_runtime.formats.stepping import is_stream, without_gradients
+from sundog_runtime.signature import may_batch
 
 _METHODS = ("load", "predict")
 

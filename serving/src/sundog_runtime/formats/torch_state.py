@@ -2,7 +2,7 @@
 
 import contextlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from sundog_runtime.description import Description
 from sundog_runtime.errors import EntrypointMissing, FormatNotRecognised, LoadFailed
 from sundog_runtime.formats.detect import Content, Found
 from sundog_runtime.formats.device import CPU, Device
-from sundog_runtime.formats.model import LoadedModel, may_batch
+from sundog_runtime.formats.model import LoadedModel
 from sundog_runtime.formats.module import (
     compiles,
     failed,
@@ -23,6 +23,7 @@ from sundog_runtime.formats.module import (
     place,
     use_channels_last,
 )
+from sundog_runtime.signature import may_batch
 
 
 def use_cores(cpu: float) -> None:
@@ -45,6 +46,7 @@ def load_torch(path: Path, weights: Found, factory: Any, description: Descriptio
         )
     module = build(factory, description.config)
     state = read_state(path, weights)
+    _check_types(module, state, weights.name)
     try:
         # strict: a missing or surplus tensor would be a model that answers, with other weights than were trained.
         module.load_state_dict(state, strict=True)
@@ -92,6 +94,26 @@ def build(factory: Callable[..., Any], config: dict[str, Any]) -> torch.nn.Modul
     if not isinstance(module, torch.nn.Module):
         raise EntrypointMissing(f"the entrypoint returned a {type(module).__name__}; expected a torch.nn.Module")
     return module
+
+
+def _check_types(module: torch.nn.Module, state: Mapping[str, torch.Tensor], name: str) -> None:
+    """Refuse integers where the module has numbers with a fraction. Raises LoadFailed.
+
+    Torch would convert them. Weights that were quantised mean nothing without their scales, and the model would answer all the same.
+    """
+    for key, wanted in module.state_dict().items():
+        found = state.get(key)
+        if found is None or not wanted.is_floating_point() or found.is_floating_point():
+            continue
+        if found.dtype is not torch.bool and not found.is_complex():
+            raise LoadFailed(
+                f"{name}: tensor {key!r} is {_dtype(found)}; expected {_dtype(wanted)}, as the entrypoint's module has it. "
+                "Save the weights before they are quantised"
+            )
+
+
+def _dtype(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def read_state(path: Path, weights: Found) -> dict[str, torch.Tensor]:

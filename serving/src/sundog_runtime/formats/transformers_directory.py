@@ -5,7 +5,8 @@ looked up on the network, and weights are safetensors only. What the model does 
 `config.task`:
 
     classification   labels [n], scores [n] and logits [n, classes]; without labels where several may be true at once
-    embeddings       embeddings [n, size]: the mean over the tokens of the last layer, or its first token
+    embeddings       embeddings [n, size]: the mean over the tokens of the last layer, or its first token; what a directory of
+                     sentence-transformers says of its own is done instead
     generation       the most likely continuation of one text, sent piece by piece
     tensors          the tensors of the model's own output, such as logits
 
@@ -14,8 +15,8 @@ declared in `model.yaml` are given to the model by their names instead.
 """
 
 import inspect
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -27,11 +28,12 @@ from sundog_runtime.description import Description
 from sundog_runtime.errors import FormatNotRecognised, LoadFailed, bad_input
 from sundog_runtime.formats.detect import transformers_config
 from sundog_runtime.formats.device import CPU, Device
-from sundog_runtime.formats.model import LoadedModel, may_batch
+from sundog_runtime.formats.model import LoadedModel
 from sundog_runtime.formats.module import failed
+from sundog_runtime.formats.sentence_transformers import Sentences, read_sentences
 from sundog_runtime.formats.stepping import without_gradients
 from sundog_runtime.formats.tensors_in import tensors
-from sundog_runtime.signature import Signature
+from sundog_runtime.signature import Signature, may_batch
 from sundog_runtime.sources.files import ModelFiles
 from sundog_runtime.tensors import TensorSpec
 
@@ -56,7 +58,7 @@ class Settings(BaseModel):
 
     task: Task | None = None
     max_length: Annotated[int | None, Field(alias="maxLength", ge=1, le=_MAX_TOKENS)] = None
-    pooling: Literal["mean", "first"] = "mean"
+    pooling: Literal["mean", "first"] | None = None
     max_new_tokens: Annotated[int, Field(alias="maxNewTokens", ge=1, le=4096)] = 64
 
 
@@ -69,6 +71,7 @@ class _Model:
     tokenizer: Any
     task: Task
     settings: Settings
+    sentences: Sentences
     vocabulary: int
     max_length: int
 
@@ -80,12 +83,13 @@ def load_transformers(files: ModelFiles, description: Description, device: Devic
     if document is None:
         raise FormatNotRecognised(f"{files.path} has no config.json with a model_type, as save_pretrained writes it")
     settings = _settings(description.config)
+    sentences = read_sentences(root) if settings.task in (None, "embeddings") else None
     try:
-        network = device.place(_network(root, document))
+        network = device.place(_network(root, document, embeds=sentences is not None))
         tokenizer = _tokenizer(root)
     except Exception as error:
         raise failed(f"loading {root}", error) from error
-    model = _assemble(network, device, tokenizer, settings)
+    model = _assemble(network, device, tokenizer, settings, sentences)
     signature = _signature(model, description.signature)
     _check_inputs(model, signature)
     streams = model.task == "generation"
@@ -113,9 +117,13 @@ def _settings(config: dict[str, Any]) -> Settings:
         raise LoadFailed(f"a transformers model takes task, maxLength, pooling and maxNewTokens: {wrong}") from None
 
 
-def _network(root: Path, document: dict[str, Any]) -> Any:
-    """The network in evaluation mode. Raises a StartError, or what the library raises."""
-    kind = _class(document)
+def _network(root: Path, document: dict[str, Any], *, embeds: bool) -> Any:
+    """The network in evaluation mode. Raises a StartError, or what the library raises.
+
+    One that `embeds` sentences is taken without its head, as by sentence-transformers: they are often saved under the class that was
+    trained before, whose head is not there.
+    """
+    kind = _without_head(_class(document)) if embeds else _class(document)
     network, report = kind.from_pretrained(
         root,
         config=kind.config_class.from_dict(document),
@@ -126,9 +134,20 @@ def _network(root: Path, document: dict[str, Any]) -> Any:
         attn_implementation="sdpa" if kind._supports_sdpa else "eager",  # noqa: SLF001 (how transformers itself asks)
     )
     # The library fills what is missing with random numbers, and goes on.
-    if missing := sorted(report["missing_keys"]):
+    missing = sorted(key for key in report["missing_keys"] if not (embeds and key.startswith("pooler.")))
+    if missing:
         raise LoadFailed(f"the weights lack {len(missing)} tensors of {kind.__name__}, such as {missing[0]}")
     return network.eval().requires_grad_(False)
+
+
+def _without_head(kind: Any) -> Any:
+    """The class of the same network that ends with its last hidden layer."""
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING
+
+    if kind.__name__.endswith("Model"):
+        return kind
+    found = MODEL_MAPPING.get(kind.config_class, None)
+    return found if inspect.isclass(found) else kind
 
 
 def _class(document: dict[str, Any]) -> Any:
@@ -173,28 +192,30 @@ def _tokenizer(root: Path) -> Any:
     return tokenizer
 
 
-def _assemble(network: Any, device: Device, tokenizer: Any, settings: Settings) -> _Model:
+def _assemble(network: Any, device: Device, tokenizer: Any, settings: Settings, sentences: Sentences | None) -> _Model:
     name = type(network).__name__
     natural: Task = next((task for end, task in _TASKS.items() if name.endswith(end)), "tensors")
-    task = settings.task or natural
+    task = settings.task or ("embeddings" if sentences else natural)
+    sentences = sentences or Sentences()
+    if settings.pooling is not None:
+        sentences = replace(sentences, pooling=("cls" if settings.pooling == "first" else settings.pooling,))
     if task == "classification" and natural != "classification":
         raise LoadFailed(f"config.task is classification; {name} has no classes")
     if task == "generation" and not network.can_generate():
         raise LoadFailed(f"config.task is generation; {name} cannot generate")
     text = network.config.get_text_config()
-    limits = [getattr(text, "max_position_embeddings", None), settings.max_length]
+    limits = [getattr(text, "max_position_embeddings", None), settings.max_length, sentences.max_length]
     if tokenizer is not None:
         limits.append(tokenizer.model_max_length)
         if network.config.pad_token_id is None:
             network.config.pad_token_id = tokenizer.pad_token_id
     known = [limit for limit in limits if isinstance(limit, int) and 0 < limit <= _MAX_TOKENS]
-    return _Model(
-        network, device, tokenizer, task, settings, getattr(text, "vocab_size", None) or 0, min(known, default=0)
-    )
+    vocabulary = getattr(text, "vocab_size", None) or 0
+    return _Model(network, device, tokenizer, task, settings, sentences, vocabulary, min(known, default=0))
 
 
 def _signature(model: _Model, declared: Signature) -> Signature:
-    return Signature(declared.inputs or _inputs(model), declared.outputs or _outputs(model))
+    return Signature(declared.inputs or _inputs(model), declared.outputs or _outputs(model), declared.axes)
 
 
 def _inputs(model: _Model) -> tuple[TensorSpec, ...]:
@@ -216,7 +237,7 @@ def _outputs(model: _Model) -> tuple[TensorSpec, ...]:
     config = model.network.config
     match model.task:
         case "embeddings" if isinstance(size := getattr(config, "hidden_size", None), int):
-            return (TensorSpec("embeddings", "float32", (-1, size)),)
+            return (TensorSpec("embeddings", "float32", (-1, size * len(model.sentences.pooling))),)
         case "classification":
             logits = TensorSpec("logits", "float32", (-1, config.num_labels))
             if _regression(config):
@@ -286,7 +307,20 @@ def _given(model: _Model, batch: Any, names: list[str]) -> dict[str, Any]:
         if model.max_length and ids.shape[-1] > model.max_length:
             found = f"input 'input_ids' has {ids.shape[-1]} tokens"
             raise bad_input("WrongShape", f"{found}; the model takes at most {model.max_length}")
+        _check_beside(given, ids)
     return {name: _of_weights(model, value) for name, value in model.device.give(given).items()}
+
+
+def _check_beside(given: Mapping[str, Any], ids: torch.Tensor) -> None:
+    """What comes beside tokens fits to them. Raises Problem 400."""
+    for name in ("attention_mask", "token_type_ids", "position_ids"):
+        value = given.get(name)
+        if isinstance(value, torch.Tensor) and value.ndim == 2 and value.shape != ids.shape:
+            found = f"input {name!r} has the shape {list(value.shape)}"
+            raise bad_input("WrongShape", f"{found}; expected {list(ids.shape)}, as 'input_ids' has")
+    mask = given.get("attention_mask")
+    if isinstance(mask, torch.Tensor) and mask.ndim == 2 and not bool(mask.any(dim=1).all()):
+        raise bad_input("EmptyInput", "input 'attention_mask' has a row without a token")
 
 
 def _of_weights(model: _Model, value: Any) -> Any:
@@ -298,6 +332,8 @@ def _of_weights(model: _Model, value: Any) -> Any:
 def _tokens(model: _Model, texts: Any) -> dict[str, Any]:
     """Texts as tokens, padded to the longest; what is longer than the model takes is cut off at its end."""
     limit = {"truncation": True, "max_length": model.max_length} if model.max_length else {}
+    if model.task == "embeddings":
+        texts = model.sentences.prepared(texts)
     encoded = model.tokenizer(texts, padding=len(texts) > 1, return_tensors="pt", return_attention_mask=True, **limit)
     if encoded["input_ids"].shape[-1] == 0 or not bool(encoded["attention_mask"].any(dim=1).all()):
         raise bad_input("EmptyInput", "input 'text' holds a text without a token")
@@ -327,16 +363,12 @@ def _classes(config: Any, logits: torch.Tensor) -> dict[str, Any]:
 
 
 def _pooled(model: _Model, given: dict[str, Any], output: Any) -> torch.Tensor:
-    """One vector for each row: of the first token, or the mean over those that are no padding."""
+    """One vector for each row: from its tokens, or for an image without tokens the mean over its places."""
     last = output.hidden_states[-1] if "last_hidden_state" not in output else output.last_hidden_state
     last = last.float()
-    if last.ndim != 3 or model.settings.pooling == "first":
-        return last[:, 0] if last.ndim == 3 else last.flatten(2).mean(dim=2)
-    mask = given.get("attention_mask")
-    if mask is None:
-        return last.mean(dim=1)
-    weights = mask.to(last.dtype).unsqueeze(-1)
-    return (last * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+    if last.ndim != 3:
+        return last.flatten(2).mean(dim=2)
+    return model.sentences.pooled(last, given.get("attention_mask"))
 
 
 def _generator(model: _Model) -> Callable[[Any], Iterator[Any]]:

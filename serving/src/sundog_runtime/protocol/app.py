@@ -13,11 +13,11 @@ from sundog_runtime.context import RequestContext, deadline_of, headers_of
 from sundog_runtime.errors import ClientGoneError, Problem
 from sundog_runtime.inference import Inference
 from sundog_runtime.metrics import CLIENT_GONE, OK, Metrics
-from sundog_runtime.protocol.body import Incoming, Message, Receive, read_in_time
+from sundog_runtime.protocol.body import Incoming, Message, Receive, decompressed, encoding_of, read_in_time
 from sundog_runtime.protocol.problems import PROBLEM_TYPE, problem_body, problem_of
-from sundog_runtime.protocol.query import Answer, Buffer, Reply
-from sundog_runtime.protocol.routes import Route, Routes
-from sundog_runtime.protocol.streams import BrokenStreamError, send_stream, until_gone, wants_events
+from sundog_runtime.protocol.query import Answer, Buffer, Query, Reply
+from sundog_runtime.protocol.routes import Decode, Route, Routes
+from sundog_runtime.protocol.streams import BrokenStreamError, send_stream, until_gone, wants_events, whole_stream
 
 Scope = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
@@ -116,17 +116,33 @@ class App:
         scheduler = self._inference.scheduler
         scheduler.expect()
         try:
-            body = await read_in_time(headers, incoming, self.max_request_bytes)
-            query = await self._inference.read(route.decode, headers, body)
+            limit = self.max_request_bytes
+            body = await read_in_time(headers, incoming, limit)
+            query = await self._read(route.decode, headers, body, limit)
         finally:
             scheduler.expected()
-        if self._inference.streams:
+        if self._inference.streams and scope.get("http_version") == "1.0":
+            # It has no chunks, and the HTTP server would send it some.
+            answers = self._inference.stream(query, context)
+            await _send_answer(send, await whole_stream(answers, wants_events(headers), incoming.receive))
+        elif self._inference.streams:
             answers = self._inference.stream(query, context)
             tell = partial(as_problem, context=context)
             await send_stream(answers, wants_events(headers), incoming.receive, send, tell)
         else:
             await _send_answer(send, await self._inference.answer(query, context))
         return OK
+
+    async def _read(self, decode: Decode, headers: Mapping[bytes, bytes], body: Buffer, limit: int) -> Query:
+        """The query in a body, as it was sent."""
+        if not (encoding := encoding_of(headers)):
+            return await self._inference.read(decode, headers, body)
+
+        def read(headers: Mapping[bytes, bytes], body: Buffer) -> Query:
+            return decode(headers, decompressed(body, encoding, limit))
+
+        # Whatever its size: a few bytes may become very many.
+        return await self._inference.read_aside(read, headers, body)
 
     def _route(self, scope: Scope) -> Route:
         route = self._routes.find(_path(scope))

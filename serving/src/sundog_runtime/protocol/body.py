@@ -6,12 +6,13 @@ holds for as long as more is to come, also after it was answered.
 
 import asyncio
 import time
+import zlib
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from contextlib import suppress
 from math import inf
 from typing import Any
 
-from sundog_runtime.errors import ClientGoneError, Problem
+from sundog_runtime.errors import ClientGoneError, Problem, bad_input
 from sundog_runtime.protocol.oip import padding_of
 from sundog_runtime.protocol.query import Buffer
 
@@ -20,6 +21,9 @@ Receive = Callable[[], Awaitable[Message]]
 
 _UNREAD_BYTES = 16_384
 """As much as an edge hands over at a time of a body that it has."""
+
+_WINDOWS = {b"gzip": 16 + zlib.MAX_WBITS, b"x-gzip": 16 + zlib.MAX_WBITS, b"deflate": zlib.MAX_WBITS}
+"""Content encodings that are taken, with zlib's name for their form."""
 
 _TURNS = 3
 """Of the event loop, until what has come to the server has come to who asks for it."""
@@ -106,14 +110,15 @@ async def read_body(headers: Mapping[bytes, bytes], receive: Receive, limit: int
 
     What comes in pieces lies so that binary tensors behind their JSON are aligned, and can be written to.
 
-    Raises Problem 413 (by Content-Length before anything is read, or while reading), 415 for a content encoding, and
-    ClientGoneError when there is nobody left to answer.
+    Raises Problem 413 (by Content-Length before anything is read, or while reading), 415 for an unknown content encoding,
+    and ClientGoneError when there is nobody left to answer.
     """
     length = headers.get(b"content-length", b"")
     if length.isdigit() and int(length[:20]) > limit:
         raise _too_large(limit)
-    if headers.get(b"content-encoding", b"").strip().lower() not in (b"", b"identity"):
-        raise Problem(415, "ContentEncoding", "a compressed body is not supported; send it as it is")
+    if (encoding := encoding_of(headers)) and encoding not in _WINDOWS:
+        shown, known = encoding[:60].decode("latin-1"), b", ".join(_WINDOWS).decode()
+        raise Problem(415, "ContentEncoding", f"the body has the content encoding {shown!r}; expected {known} or none")
     whole, padding = bytearray(), padding_of(headers)
     while True:
         message = await receive()
@@ -130,6 +135,27 @@ async def read_body(headers: Mapping[bytes, bytes], receive: Receive, limit: int
         whole += part
         if not more:
             return memoryview(whole)[padding:] if padding else whole
+
+
+def encoding_of(headers: Mapping[bytes, bytes]) -> bytes:
+    """How the body is compressed, in lower case; empty where it is not."""
+    encoding = headers.get(b"content-encoding", b"").strip().lower()
+    return b"" if encoding == b"identity" else encoding
+
+
+def decompressed(body: Buffer, encoding: bytes, limit: int) -> bytes:
+    """The body itself, of which no more than `limit` bytes are ever in memory. Raises Problem 413 for more, 400 for what is damaged."""
+    inflater = zlib.decompressobj(_WINDOWS[encoding])
+    try:
+        whole = inflater.decompress(body, limit + 1)
+    except zlib.error as error:
+        raise bad_input("MalformedBody", f"the body is not {encoding.decode()}: {error}") from None
+    if len(whole) > limit:
+        raise _too_large(limit)
+    if not inflater.eof or inflater.unused_data:
+        found = "ends within" if not inflater.eof else "has bytes behind"
+        raise bad_input("MalformedBody", f"the body {found} its {encoding.decode()} data")
+    return whole
 
 
 def _too_large(limit: int) -> Problem:

@@ -9,6 +9,7 @@ from sundog_runtime.errors import Problem, bad_input, bad_output
 from sundog_runtime.formats.model import LoadedModel
 from sundog_runtime.protocol.parameters import for_the_model
 from sundog_runtime.protocol.plain import check_names, kind
+from sundog_runtime.signature import Axis
 from sundog_runtime.tensors import (
     DTYPES,
     MAX_DIMENSIONS,
@@ -91,7 +92,7 @@ def batch_of_sent(model: LoadedModel, inputs: Sequence[Sent]) -> Any:
     if len(set(names)) < len(names):
         raise bad_input("WrongInputs", "inputs names a tensor twice")
     if declared := {spec.name: spec for spec in model.signature.inputs}:
-        _check_declared(declared, inputs)
+        _check_declared(declared, model.signature.axes, inputs)
         by_name = {sent.spec.name: sent for sent in inputs}
         arrays = {name: by_name[name].read(spec) for name, spec in declared.items()}
     else:
@@ -125,7 +126,7 @@ def outputs_of(model: LoadedModel, output: Any, wanted: Sequence[str] | None) ->
     return [_output(name, named[name], declared.get(name, "")) for name in wanted]
 
 
-def _check_declared(declared: dict[str, TensorSpec], inputs: Sequence[Sent]) -> None:
+def _check_declared(declared: dict[str, TensorSpec], axes: Sequence[Axis], inputs: Sequence[Sent]) -> None:
     if sorted(declared) != sorted(sent.spec.name for sent in inputs):
         found = ", ".join(repr(sent.spec.name[:60]) for sent in inputs[:10])
         raise bad_input("WrongInputs", f"inputs has {found}; expected {', '.join(map(repr, declared))}")
@@ -137,6 +138,8 @@ def _check_declared(declared: dict[str, TensorSpec], inputs: Sequence[Sent]) -> 
                 f"input {spec.name!r} has the datatype {OIP_TYPES[spec.dtype]}; expected {OIP_TYPES[wanted.dtype]}",
             )
         check_shape(wanted, spec.shape)
+    for axis in axes:
+        axis.check({sent.spec.name: sent.spec.shape for sent in inputs})
 
 
 def _check_undeclared(model: LoadedModel, inputs: Sequence[Sent]) -> None:

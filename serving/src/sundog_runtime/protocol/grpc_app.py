@@ -15,6 +15,7 @@ from sundog_runtime.inference import Inference
 from sundog_runtime.metrics import CLIENT_GONE, OK, Metrics
 from sundog_runtime.protocol.grpc_messages import (
     decode_infer,
+    health,
     model_metadata,
     model_ready,
     server_live,
@@ -71,6 +72,7 @@ class GrpcApp:
             "ServerReady": lambda _: server_ready(),
             "ServerMetadata": lambda _: server_metadata(version),
             "ModelReady": lambda body: model_ready(name, body),
+            "Check": lambda body: health(name, body),
             "ModelMetadata": lambda body: model_metadata(name, model, body),
         }
         self._decode: Callable[[Mapping[bytes, bytes], Buffer], Query] = lambda _, body: decode_infer(name, model, body)

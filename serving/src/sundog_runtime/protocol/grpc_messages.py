@@ -12,7 +12,7 @@ import numpy as np
 from google.protobuf.message import DecodeError, Message
 
 from sundog_runtime.context import Parameter
-from sundog_runtime.errors import bad_input, bad_output
+from sundog_runtime.errors import Problem, bad_input, bad_output
 from sundog_runtime.formats.model import LoadedModel
 from sundog_runtime.protocol.exchange import (
     EXTENSIONS,
@@ -27,7 +27,10 @@ from sundog_runtime.protocol.exchange import (
     sent_spec,
     told_beside,
 )
+from sundog_runtime.protocol.grpc_service import SERVICE
 from sundog_runtime.protocol.inference_pb2 import (
+    HealthCheckRequest,
+    HealthCheckResponse,
     InferParameter,
     InferTensorContents,
     ModelInferRequest,
@@ -73,6 +76,14 @@ def server_live() -> bytes:
 def server_ready() -> bytes:
     """The answer of ServerReady."""
     return ServerReadyResponse(ready=True).SerializeToString()
+
+
+def health(name: str, body: bytes) -> bytes:
+    """The answer of gRPC's own health check, of the server, the protocol's service or the model. Raises Problem 400 and 404."""
+    service = _parse(HealthCheckRequest, body).service
+    if service not in ("", SERVICE, name):
+        raise Problem(404, "NotFound", f"there is no service {service[:100]!r} here; expected {SERVICE!r} or {name!r}")
+    return HealthCheckResponse(status=HealthCheckResponse.SERVING).SerializeToString()
 
 
 def server_metadata(version: str) -> bytes:

@@ -9,15 +9,26 @@ from typing import Any, Protocol
 import grpc
 
 SERVICE = "inference.GRPCInferenceService"
-METHODS = ("ServerLive", "ServerReady", "ModelReady", "ServerMetadata", "ModelMetadata", "ModelInfer")
+HEALTH = "grpc.health.v1.Health"
+_SERVICE_OF = {
+    "ServerLive": SERVICE,
+    "ServerReady": SERVICE,
+    "ModelReady": SERVICE,
+    "ServerMetadata": SERVICE,
+    "ModelMetadata": SERVICE,
+    "ModelInfer": SERVICE,
+    "Check": HEALTH,
+}
+METHODS = tuple(_SERVICE_OF)
 
 
 def add_to_server(servicer: Any, server: Any) -> None:
     """What `grpc_options.grpc_servicer_functions` names. Messages stay bytes in both directions."""
     handlers: dict[str, Any] = {
-        method: grpc.unary_unary_rpc_method_handler(getattr(servicer, method)) for method in METHODS
+        f"/{service}/{method}": grpc.unary_unary_rpc_method_handler(getattr(servicer, method))
+        for method, service in _SERVICE_OF.items()
     }
-    server.add_generic_rpc_handlers((_Handlers({f"/{SERVICE}/{name}": handler for name, handler in handlers.items()}),))
+    server.add_generic_rpc_handlers((_Handlers(handlers),))
 
 
 class _Handlers(grpc.ServiceRpcHandler):
@@ -32,7 +43,7 @@ class _Handlers(grpc.ServiceRpcHandler):
         self._method_handlers = handlers
 
     def service_name(self) -> str:
-        """The service that all of them belong to."""
+        """The service that most of them belong to."""
         return SERVICE
 
     def service(self, handler_call_details: Any) -> Any:
@@ -122,6 +133,10 @@ class GrpcMethods:
     async def ModelMetadata(self, request: bytes, grpc_context: Context) -> Serialized:  # noqa: N802
         """Inputs and outputs of the model."""
         return Serialized(await self.grpc_answers().answer("ModelMetadata", request, grpc_context))
+
+    async def Check(self, request: bytes, grpc_context: Context) -> Serialized:  # noqa: N802 (that of gRPC's own health checks)
+        """Whether the server, or a service of it, is served."""
+        return Serialized(await self.grpc_answers().answer("Check", request, grpc_context))
 
     async def ModelInfer(self, request: bytes, grpc_context: Context) -> Serialized:  # noqa: N802
         """One prediction."""

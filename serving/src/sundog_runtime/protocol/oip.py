@@ -35,7 +35,6 @@ from sundog_runtime.tensors import OIP_TYPES, Flat, TensorSpec, flatten, numbers
 JSON_LENGTH_HEADER = b"inference-header-content-length"
 BINARY_TYPE = b"application/octet-stream"
 
-_REQUEST_FIELDS = frozenset({"id", "parameters", "inputs", "outputs"})
 _INPUT_FIELDS = frozenset({"name", "shape", "datatype", "parameters", "data"})
 _OUTPUT_FIELDS = frozenset({"name", "parameters"})
 _NO_FORM_IN_JSON = {"bfloat16": "BF16 has", "bytes": "bytes have"}
@@ -47,6 +46,11 @@ _ALIGNMENT = 16
 def server_metadata(version: str) -> bytes:
     """`GET /v2`."""
     return encode({"name": "sundog", "version": version, "extensions": list(EXTENSIONS)})
+
+
+def repository_index(name: str) -> bytes:
+    """`POST /v2/repository/index`, of Triton's extension: the one model, which is ready, as nobody would be answered before."""
+    return encode([{"name": name, "version": MODEL_VERSION, "state": "READY", "reason": ""}])
 
 
 def model_metadata(name: str, model: LoadedModel) -> bytes:
@@ -63,10 +67,12 @@ def model_metadata(name: str, model: LoadedModel) -> bytes:
 
 
 def decode_oip(name: str, model: LoadedModel, headers: Mapping[bytes, bytes], body: Buffer) -> Query:
-    """`POST /v2/models/{name}/infer`. Raises Problem 400."""
+    """`POST /v2/models/{name}/infer`. Raises Problem 400.
+
+    Unknown members of the request are ignored, as other servers do: KServe's client, for one, always sends `model_name`.
+    """
     text, tail = _split(headers, body)
     request = parse_object(text)
-    _check_fields(request, _REQUEST_FIELDS, "the body")
     request_id = request.get("id", "")
     if not isinstance(request_id, str):
         raise bad_input("WrongType", "id is not a string")

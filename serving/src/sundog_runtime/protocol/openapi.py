@@ -24,7 +24,7 @@ _PROBLEM_CODES = {
     "404": "There is no such model or path.",
     "405": "The method is not allowed here.",
     "413": "The body is larger than this deployment takes.",
-    "415": "A compressed body.",
+    "415": "An unknown content encoding.",
     "500": "The model failed, or what it answered is not what was declared.",
     "503": "Too many requests at once.",
     "504": "The time for the answer is over.",
@@ -151,6 +151,8 @@ def _request(model: LoadedModel, parameters: Json) -> Json:
         {"inputs": {"type": "array", "items": items, **count}},
         optional={"id": {"type": "string"}, "parameters": parameters, "outputs": {"type": "array", "items": wanted}},
     )
+    # Other members are ignored.
+    request["additionalProperties"] = True
     example: Json | None = {"inputs": [_sent(spec) for spec in inputs]} if _has_example(inputs) else None
     if example is not None and _of_bytes(model.signature.outputs):
         example["parameters"] = {"binary_data_output": True}

@@ -8,7 +8,7 @@ from sundog_runtime.errors import bad_input, bad_output
 from sundog_runtime.formats.model import LoadedModel
 from sundog_runtime.protocol.parameters import for_the_model, parameters_in
 from sundog_runtime.protocol.query import Answer, Buffer, Query
-from sundog_runtime.tensors import Array, TensorSpec, check_shape, flatten, numbers_of, to_array
+from sundog_runtime.tensors import Array, TensorSpec, check_shape, flatten, numbers_of, shape_of, to_array
 
 _FIELDS = frozenset({"inputs", "parameters"})
 _BINARY = "binary tensor of the Open Inference Protocol"
@@ -56,7 +56,7 @@ def decode_plain(model: LoadedModel, body: Buffer) -> Query:
     elif not isinstance(document, list):
         raise bad_input("WrongType", f"the body is a JSON {kind(document)}; expected an object or an array")
     batch = batch_of(model, document, may_hold_booleans(body))
-    _check_json_outputs(model)
+    check_json_outputs(model)
     return Query(batch, _encode_plain, told)
 
 
@@ -78,12 +78,14 @@ def batch_of(model: LoadedModel, inputs: Any, booleans: bool = True) -> Any:
     if not specs:
         return _undeclared(model, inputs)
     if len(specs) == 1 and not isinstance(inputs, dict):
-        return declared_array(specs[0], inputs, booleans)
+        inputs = {specs[0].name: inputs}
     if not isinstance(inputs, dict):
         raise bad_input("WrongType", f"inputs is a JSON {kind(inputs)}; expected an object with {_names(specs)}")
     if sorted(inputs) != sorted(spec.name for spec in specs):
         raise bad_input("WrongInputs", f"inputs has {_shown(sorted(inputs))}; expected {_names(specs)}")
     named = {spec.name: declared_array(spec, inputs[spec.name], booleans) for spec in specs}
+    for axis in model.signature.axes:
+        axis.check({name: shape_of(value) for name, value in named.items()})
     return named if len(specs) > 1 else named[specs[0].name]
 
 
@@ -107,7 +109,7 @@ def check_json_input(spec: TensorSpec) -> None:
         raise bad_input("WrongType", f"input {spec.name!r}: bytes have no form in JSON; send it as a {_BINARY}")
 
 
-def _check_json_outputs(model: LoadedModel) -> None:
+def check_json_outputs(model: LoadedModel) -> None:
     """As `check_json_input`, before the model runs for nothing."""
     for spec in model.signature.outputs:
         if spec.dtype == "bytes":

@@ -8,10 +8,11 @@ from typing import TypeAlias
 from sundog_runtime.errors import Problem
 from sundog_runtime.formats.model import LoadedModel
 from sundog_runtime.protocol.exchange import check_model
-from sundog_runtime.protocol.oip import decode_oip, model_metadata, server_metadata
+from sundog_runtime.protocol.oip import decode_oip, model_metadata, repository_index, server_metadata
 from sundog_runtime.protocol.openapi import openapi
 from sundog_runtime.protocol.plain import decode_plain, encode
 from sundog_runtime.protocol.query import Answer, Buffer, Query
+from sundog_runtime.protocol.v1 import decode_v1, model_list, model_status
 
 Headers: TypeAlias = Mapping[bytes, bytes]
 """Names in lower case, as ASGI gives them; of a name sent twice the last."""
@@ -19,20 +20,22 @@ Headers: TypeAlias = Mapping[bytes, bytes]
 Decode: TypeAlias = Callable[[Headers, Buffer], Query]
 """From headers and body to a query. Raises Problem."""
 
+_V1_PATH = re.compile(r"/v1/models/([^/]+?)(?::predict)?")
 _MODEL_PATH = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?(/.*)?")
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Either an answer to GET, finished or made when it is asked for, or what decodes the body of a POST."""
+    """Either an answer to GET (to POST where it is `posted`), made before or when it is asked for, or what decodes the body of a POST."""
 
     answer: Answer | Callable[[], Answer] | None = None
     decode: Decode | None = None
+    posted: bool = False
 
     @property
     def methods(self) -> tuple[str, ...]:
         """The HTTP methods that are allowed here."""
-        return ("GET", "HEAD") if self.decode is None else ("POST",)
+        return ("POST",) if self.decode is not None or self.posted else ("GET", "HEAD")
 
 
 class Routes:
@@ -46,6 +49,10 @@ class Routes:
             "/v2": _get(server_metadata(version)),
             "/v2/health/live": _get(encode({"live": True})),
             "/v2/health/ready": _get(encode({"ready": True})),
+            "/v2/repository/index": Route(answer=Answer(repository_index(name)), posted=True),
+            "/v1/models": _get(model_list(name)),
+            f"/v1/models/{name}": _get(model_status(name)),
+            f"/v1/models/{name}:predict": Route(decode=lambda _, body: decode_v1(model, body)),
         }
         self._of_model = {
             "": _get(model_metadata(name, model)),
@@ -68,6 +75,8 @@ class Routes:
         """The route of a path below the prefix, which has no slash at its end but `/` itself. Raises Problem 404."""
         if found := self._fixed.get(path):
             return found
+        if matched := _V1_PATH.fullmatch(path):
+            check_model(matched[1], "", self._name)
         matched = _MODEL_PATH.fullmatch(path)
         route = self._of_model.get(matched[3] or "") if matched else None
         if matched is None or route is None:

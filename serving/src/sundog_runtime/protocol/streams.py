@@ -50,8 +50,7 @@ async def send_stream(
     try:
         async with aclosing(answers):
             answer = await _next(answers, gone)
-            content_type = SSE_TYPE if events else LINES_TYPE
-            headers = [(b"content-type", content_type), (b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
+            headers = [_content_type(events), (b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             while answer is not None:
                 await send({"type": "http.response.body", "body": _event(answer.body, events), "more_body": True})
@@ -67,6 +66,25 @@ async def send_stream(
             await send({"type": "http.response.body", "body": b""})
     finally:
         gone.cancel()
+
+
+async def whole_stream(
+    answers: AsyncGenerator[Answer, None], events: bool, receive: Callable[[], Awaitable[Message]]
+) -> Answer:
+    """All pieces as one answer, for a client that knows no others. Raises what `answers` raises, and ClientGoneError."""
+    gone = asyncio.create_task(until_gone(receive))
+    pieces = list[bytes]()
+    try:
+        async with aclosing(answers):
+            while (answer := await _next(answers, gone)) is not None:
+                pieces.append(_event(answer.body, events))
+    finally:
+        gone.cancel()
+    return Answer(b"".join(pieces), _content_type(events)[1])
+
+
+def _content_type(events: bool) -> tuple[bytes, bytes]:
+    return b"content-type", SSE_TYPE if events else LINES_TYPE
 
 
 async def _next(answers: AsyncGenerator[Answer, None], gone: "asyncio.Task[None]") -> Answer | None:

@@ -1,0 +1,66 @@
+"""KServe's protocol of version 1, for clients that know no other: `{"instances": [row, …]}` → `{"predictions": [row, …]}`.
+
+https://kserve.github.io/website/docs/concepts/architecture/data-plane/v1-protocol
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sundog_runtime.errors import bad_input
+from sundog_runtime.formats.model import LoadedModel
+from sundog_runtime.protocol.plain import batch_of, check_json_outputs, encode, kind, may_hold_booleans, parse_object
+from sundog_runtime.protocol.query import Answer, Buffer, Query
+from sundog_runtime.tensors import Array
+
+
+def model_list(name: str) -> bytes:
+    """`GET /v1/models`."""
+    return encode({"models": [name]})
+
+
+def model_status(name: str) -> bytes:
+    """`GET /v1/models/{name}`."""
+    return encode({"name": name, "ready": True})
+
+
+def decode_v1(model: LoadedModel, body: Buffer) -> Query:
+    """`POST /v1/models/{name}:predict`. Raises Problem 400."""
+    instances = parse_object(body).get("instances")
+    if not isinstance(instances, list) or not instances:
+        raise bad_input("MissingInputs", 'the body has no "instances"; expected {"instances": [row, …]}')
+    batch = batch_of(model, _inputs(model, instances), may_hold_booleans(body))
+    check_json_outputs(model)
+    return Query(batch, _encode)
+
+
+def _inputs(model: LoadedModel, instances: list[Any]) -> Any:
+    """Rows as columns where they name the model's inputs; else as they are. Raises Problem 400 for rows with other names."""
+    if not model.signature.inputs or not isinstance(instances[0], dict):
+        return instances
+    names = instances[0].keys()
+    for index, row in enumerate(instances):
+        if not isinstance(row, dict):
+            raise bad_input(
+                "WrongType", f"instances[{index}] is a JSON {kind(row)}; expected an object, as instances[0] is"
+            )
+        if row.keys() != names:
+            raise bad_input("WrongInputs", f"instances[{index}] has other names than instances[0]")
+    return {name: [row[name] for row in instances] for name in names}
+
+
+def _encode(output: Any) -> Answer:
+    return Answer(encode({"predictions": _rows(output)}))
+
+
+def _rows(output: Any) -> Any:
+    """Columns as rows with names, where all have as many; anything else as it is."""
+    if not isinstance(output, Mapping) or not output or not all(map(_has_rows, output.values())):
+        return output
+    columns = {name: value.tolist() if not isinstance(value, list) else value for name, value in output.items()}
+    if len(set(map(len, columns.values()))) > 1:
+        return output
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _has_rows(value: list[Any] | Array | Any) -> bool:
+    return isinstance(value, list) or getattr(value, "ndim", 0) > 0
