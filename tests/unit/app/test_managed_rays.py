@@ -229,6 +229,21 @@ async def test_an_edit_of_the_head_by_hand_is_taken_back(cluster: Cluster) -> No
     assert (await ray(cluster))["spec"]["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
 
 
+async def test_a_head_of_an_unknown_image_stays_as_an_earlier_release_made_it(cluster: Cluster) -> None:
+    await served(cluster)
+    stored = await ray(cluster)
+    del stored["spec"]["headGroupSpec"]["template"]["spec"]["volumes"]
+    del stored["spec"]["autoscalerOptions"]["volumeMounts"]
+    await cluster.kube.replace(stored)
+    for revision in await cluster.kube.list(CONTROLLER_REVISION, NAMESPACE):
+        await cluster.kube.delete(Ref(CONTROLLER_REVISION, NAMESPACE, revision["metadata"]["name"]))
+    await reconcile_ray_cluster(cluster.world, Key("raycluster", NAMESPACE, RAY))
+    spec = (await ray(cluster))["spec"]
+    volumes = spec["headGroupSpec"]["template"]["spec"].get("volumes", [])
+    mounted = {mount["name"] for mount in spec["autoscalerOptions"].get("volumeMounts", [])}
+    assert mounted <= {volume["name"] for volume in volumes}
+
+
 async def test_another_image_is_another_cluster_and_the_first_goes_once_nothing_is_on_it(cluster: Cluster) -> None:
     await served(cluster)
     other = names.ray_cluster(0, "example.com/other:2")

@@ -72,8 +72,9 @@ async def _ensure(
     image = images[0] if images else world.settings.runtime_image
     wanted = ray_pods.make_ray_cluster(key.namespace, key.name, members, image, installation)
     if stored is not None and not images:
-        # Nothing tells its image any more; its head keeps the one it has.
-        wanted["spec"]["headGroupSpec"] = stored["spec"]["headGroupSpec"]
+        # No revision names its image now: the head stays as it was made, with the autoscaler's container that mounts its volumes.
+        kept = ("headGroupSpec", "autoscalerOptions")
+        wanted["spec"] |= {field: stored["spec"][field] for field in kept if field in stored["spec"]}
     serve = serve if serve is not None and serve.known else None
     groups = [_group(member, revision, image, installation, serve, stored) for member, revision, image in placed]
     deployed = frozenset(serve.applications) if serve is not None else None
