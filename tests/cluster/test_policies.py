@@ -183,6 +183,12 @@ def test_a_model_is_rolled_out_and_asked_behind_them(behind: Walls) -> None:
         behind.team.until_stable(2)
 
 
+def test_the_phases_of_a_start_come_through_them(behind: Walls) -> None:
+    """The operator reaches no replica: an edge has asked one."""
+    behind.team.until(lambda: behind.team.status().get("startup"), "a start that is told")
+    assert {"load", "warmup", "total"} <= behind.team.status()["startup"].keys()
+
+
 def test_strangers_reach_the_edge_alone(behind: Walls) -> None:
     # What is no pod of ours is no business of ours: a stranger asks its cloud whatever it likes.
     found = eventually(lambda: behind.reached_from(behind.stranger("strangers")), "an answer")
@@ -205,12 +211,6 @@ def test_each_of_ours_reaches_what_it_needs_and_no_credentials_of_the_node(behin
     assert not behind.reached_from(operator) & {"store", "control plane", "replica", "metadata"}
 
 
-def test_without_them_everything_is_reached(behind: Walls) -> None:
-    """So that the tests above say something."""
-    behind.down.close()
-    eventually(
-        lambda: behind.reached_from(behind.stranger("strangers")) == EVERYTHING, "a stranger who reaches everything"
-    )
 def test_a_task_of_a_model_finds_no_credentials_in_the_head(behind: Walls) -> None:
     head = behind.head()
     address, port = behind.targets()["API server"]
@@ -220,3 +220,9 @@ def test_a_task_of_a_model_finds_no_credentials_in_the_head(behind: Walls) -> No
     assert told == {"host": head["metadata"]["name"], "token": False, "metadata": False}
 
 
+def test_without_them_everything_is_reached(behind: Walls) -> None:
+    """So that the tests above say something."""
+    behind.down.close()
+    eventually(
+        lambda: behind.reached_from(behind.stranger("strangers")) == EVERYTHING, "a stranger who reaches everything"
+    )

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, Protocol, TypeVar
 
-from sundog_operator.core.observed import EdgeReport, LogAnswer, Reading, ReplicaStart, ServeState, WebhookAnswer
+from sundog_operator.core.observed import EdgeReport, LogAnswer, Reading, ServeState, WebhookAnswer
 
 Object = dict[str, Any]
 """A Kubernetes object as plain JSON."""
@@ -177,9 +177,6 @@ class Serve(Protocol):
 
     async def read(self, dashboard: str, namespace: str) -> ServeState:
         """What is deployed on a cluster of that namespace, whose token counts. Raises RayUnavailable."""
-
-    async def start(self, dashboard: str, namespace: str, application: str) -> ReplicaStart:
-        """How one replica of an application started; without phases where none can be reached from here."""
 
     async def put(self, dashboard: str, namespace: str, document: Mapping[str, Any]) -> None:
         """Replace the whole application list. Raises RayUnavailable, or ServeRefused when Serve rejects the document."""

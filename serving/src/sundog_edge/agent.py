@@ -23,6 +23,7 @@ from sundog_edge.replicas import ServeClient
 from sundog_edge.runtime_api import Haproxy
 from sundog_edge.secrets import Secrets
 from sundog_edge.shadowing import Shadowing
+from sundog_edge.starts import Starts
 from sundog_edge.state_dir import StateDir
 from sundog_edge.steps import Step
 from sundog_edge.traffic import Traffic
@@ -34,6 +35,7 @@ DRAIN_S = 0.05
 COUNT_S = 1.0
 FEEDBACK_S = 1.0
 MIRROR_S = 0.5
+STARTS_S = 0.5
 FORGET_S = 60.0
 SECRETS_S = 1.0
 AGAIN_S = 1.0
@@ -82,6 +84,7 @@ class Agent:
         # Before any line is counted: those that wait in the pipe show first exposures too.
         self._watch_units()
         self._shadowing = Shadowing(haproxy, self._workers, options.state)
+        self._starts = Starts(session)
         self._raw: bytes | None = None
         self._refused: bytes | None = None
         self._again_at = 0.0
@@ -109,6 +112,7 @@ class Agent:
                 tasks.create_task(_repeat(Step(self._counting.tick), lambda: COUNT_S))
                 tasks.create_task(_repeat(Step(self.intake.tick), lambda: FEEDBACK_S))
                 tasks.create_task(_repeat(Step(self._mirror), lambda: MIRROR_S))
+                tasks.create_task(_repeat(Step(self._ask_starts), lambda: STARTS_S))
                 tasks.create_task(_repeat(Step(self._forget), lambda: FORGET_S))
                 tasks.create_task(_repeat(Step(self._poll), lambda: self._following.poll_pause_s))
         finally:
@@ -155,6 +159,7 @@ class Agent:
             self.intake.sections(),
             self._shadowing.rows,
             self._shadowing.ready,
+            self._starts.known,
         )
         return evidence.build(seen, self._traffic.in_force, self._counting.ledger, time.time(), question)
 
@@ -184,6 +189,10 @@ class Agent:
     async def _mirror(self) -> None:
         in_force = self._traffic.in_force
         await self._shadowing.tick(in_force.document if in_force else None, self._following.addresses)
+
+    async def _ask_starts(self) -> None:
+        in_force = self._traffic.in_force
+        await self._starts.tick(in_force.document if in_force else None, self._following.addresses)
 
     async def _poll(self) -> None:
         in_force = self._traffic.in_force

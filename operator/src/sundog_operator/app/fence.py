@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from sundog_operator.app.elector import LeadershipLost
-from sundog_operator.core.observed import ReplicaStart, ServeState
+from sundog_operator.core.observed import ServeState
 from sundog_operator.ports import Kind, Kubernetes, Object, Ref, Serve, WatchEvent, ref_of
 
 T = TypeVar("T")
@@ -91,10 +91,6 @@ class FencedServe:
     async def read(self, dashboard: str, namespace: str) -> ServeState:
         """See the port."""
         return await self._serve.read(dashboard, namespace)
-
-    async def start(self, dashboard: str, namespace: str, application: str) -> ReplicaStart:
-        """See the port."""
-        return await self._serve.start(dashboard, namespace, application)
 
     async def put(self, dashboard: str, namespace: str, document: Mapping[str, Any]) -> None:
         """See the port."""

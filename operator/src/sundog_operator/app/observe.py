@@ -35,9 +35,8 @@ from sundog_operator.core.edge_objects import is_gone
 from sundog_operator.core.experiments import arms
 from sundog_operator.core.experiments.accepting import accept as accept_experiment
 from sundog_operator.core.experiments.queue import OwnExperiment, in_line
-from sundog_operator.core.observed import EdgeReport, Reading, ReplicaStart, ServeState, WebhookAnswer
+from sundog_operator.core.observed import EdgeReport, Reading, ServeState, WebhookAnswer
 from sundog_operator.core.ray_cluster import ClusterView
-from sundog_operator.core.readiness import of_revision
 from sundog_operator.core.rollout import checking, machine
 from sundog_operator.core.rollout.asking import question, stands_still
 from sundog_operator.core.salts import Salted
@@ -113,7 +112,6 @@ async def observe(world: World, deployment: Object) -> Observed:
         references=await _references(world, deployment),
         pods=await _pods(world, namespace, name, tuple(views)),
         room=await _room(world, deployment, stored_status),
-        start=await _start(world, deployment, owned, views, serves),
         route=route,
         routes_served=routes_served,
         answer=_answer(world, deployment, _attempt(rollouts, stored_status), owned),
@@ -339,26 +337,6 @@ def _is_commanded(deployment: Object, status: ModelDeploymentStatus) -> bool:
     text = (deployment["metadata"].get("annotations") or {}).get(names.ANNOTATION_COMMAND, "")
     last = status.last_command
     return bool(text) and (last is None or last.id != commands.parse(text).id)
-
-
-async def _start(
-    world: World,
-    deployment: Object,
-    known: Sequence[revisions.Revision],
-    views: Mapping[str, ClusterView],
-    serves: Mapping[str, ServeState],
-) -> ReplicaStart:
-    """How the newest revision started, asked once: of a replica, as soon as Serve calls the revision ready."""
-    meta, status = deployment["metadata"], ModelDeploymentStatus.parse(deployment.get("status"))
-    newest = status.candidate or status.stable
-    if newest is None or (status.startup and status.startup.revision == newest.revision):
-        return ReplicaStart()
-    cluster, revision = newest.cluster or status.cluster, revisions.by_number(known, newest.revision)
-    serve = serves.get(cluster)
-    if serve is None or revision is None or not of_revision(meta["name"], revision, serve).ready:
-        return ReplicaStart()
-    application = names.application(meta["name"], newest.revision)
-    return await world.serve.start(views[cluster].dashboard, meta["namespace"], application)
 
 
 async def read_serve(world: World, namespace: str, cluster: ClusterView) -> ServeState:
