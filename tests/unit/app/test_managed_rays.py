@@ -328,16 +328,55 @@ async def test_a_status_that_was_lost_deletes_no_cluster_that_serves(cluster: Cl
     assert await rays(cluster) == [RAY]
 
 
+def foreign_secret(name: str) -> Object:
+    meta = {"name": name, "namespace": NAMESPACE}
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": meta, "stringData": {"token": "theirs"}}
+
+
+@pytest.mark.parametrize("name", ["sundog-ray", "sundog-edge"])
+async def test_a_foreign_secret_is_named_in_each_service_that_it_blocks(cluster: Cluster, name: str) -> None:
+    theirs = await cluster.kube.create(foreign_secret(name))
+    await cluster.apply()
+    await cluster.kube.create(model_deployment("file:///models/v1", name="other"))
+    await cluster.settle(5)
+    for service in (NAME, "other"):
+        assert await cluster.condition("SpecAccepted", service) == ("False", "NotOwned")
+        stored = await cluster.kube.get(Ref(MODEL_DEPLOYMENT, NAMESPACE, service))
+        assert stored is not None
+        (told,) = (each["message"] for each in stored["status"]["conditions"] if each["type"] == "SpecAccepted")
+        assert told == f"Secret {name}: exists and was not made by Sundog; it is left alone. Rename or delete it"
+    assert await rays(cluster) == []
+    assert await cluster.kube.get(Ref(SECRET, NAMESPACE, name)) == theirs
+
+    await cluster.kube.delete(Ref(SECRET, NAMESPACE, name))
+    await cluster.until(functools.partial(cluster.serves, 1))
+    assert await cluster.condition("SpecAccepted") == ("True", "Accepted")
+
+
+async def test_a_foreign_secret_is_named_to_a_service_that_is_edited_and_not_asked_for_at_rest(
+    cluster: Cluster,
+) -> None:
+    await served(cluster)
+    ref = Ref(SECRET, NAMESPACE, "sundog-edge")
+    await cluster.kube.delete(ref)
+    await cluster.kube.create(foreign_secret(ref.name))
+    await cluster.settle(5)
+    assert await cluster.condition("SpecAccepted") == ("True", "Accepted"), "it waits for nothing"
+    await cluster.apply(replicas=2)
+    await cluster.settle(60)
+    assert await cluster.condition("SpecAccepted") == ("False", "NotOwned")
+    await cluster.kube.delete(ref)
+    await cluster.settle(60)
+    assert await cluster.condition("SpecAccepted") == ("True", "Accepted")
+
+
 async def test_a_foreign_token_is_left_alone(cluster: Cluster) -> None:
-    foreign = {
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "metadata": {"name": "sundog-ray", "namespace": NAMESPACE},
-        "stringData": {"token": "theirs"},
-    }
-    await cluster.kube.create(foreign)
     await cluster.apply()
     await cluster.round()
+    for ray_cluster_name in await rays(cluster):
+        await cluster.kube.delete(Ref(RAY_CLUSTER, NAMESPACE, ray_cluster_name))
+    await cluster.kube.delete(Ref(SECRET, NAMESPACE, "sundog-ray"))
+    await cluster.kube.create(foreign_secret("sundog-ray"))
     with pytest.raises(Conflict, match="vision/sundog-ray exists and was not made by Sundog"):
         await reconcile_ray_cluster(cluster.world, Key("raycluster", NAMESPACE, RAY))
     assert await rays(cluster) == []

@@ -100,6 +100,7 @@ async def observe(world: World, deployment: Object) -> Observed:
             await _edges(world, pods, name, stored_status, rollouts, own, dry_run=_is_dry_run(world, deployment))
         ),
         foreign=(
+            *await _foreign_secrets(world, deployment, stored_status, views),
             *await foreign_among(world, (*rays, config_map, edge_deployment)),
             *await foreign_to(world, deployment),
         ),
@@ -325,8 +326,29 @@ async def _nodes_and_pods(server: Kubernetes) -> tuple[Sequence[Object] | None, 
         return None, ()
 
 
+async def _foreign_secrets(
+    world: World, deployment: Object, status: ModelDeploymentStatus, views: Mapping[str, ClusterView]
+) -> list[str]:
+    """Secrets of others in the place of Ray's token or of the edges' Secret.
+
+    Secrets are not kept in memory, so the API server is asked only while the ModelDeployment may wait for them.
+    """
+    truths = _truths(status)
+    serves = truths.get("SpecAccepted") == truths.get("Ready") == "True" and not any(
+        each.problem for each in views.values()
+    )
+    if world.settings.installation is None or (serves and _is_settled(deployment, status)):
+        return []
+    namespace = deployment["metadata"]["namespace"]
+    return await foreign_among(world, (Ref(SECRET, namespace, names.RAY), Ref(SECRET, namespace, names.EDGE)))
+
+
+def _truths(status: ModelDeploymentStatus) -> dict[str, str]:
+    return {condition.type: condition.status for condition in status.conditions}
+
+
 def _is_settled(deployment: Object, status: ModelDeploymentStatus) -> bool:
-    truths = {condition.type: condition.status for condition in status.conditions}
+    truths = _truths(status)
     seen = status.observed_generation == deployment["metadata"].get("generation")
     settled = seen and truths.get("Promoted") == "True" and truths.get("CapacityAvailable") == "True"
     return settled and not _is_commanded(deployment, status)
