@@ -138,9 +138,15 @@ class Kubernetes(Protocol):
         """
 
     async def views(
-        self, kind: Kind, namespace: str, of: Callable[[Object], T], labels: Mapping[str, str] | None = None
+        self, kind: Kind, namespace: str | None, of: Callable[[Object], T], labels: Mapping[str, str] | None = None
     ) -> Sequence[T]:
-        """Likewise of all objects of a kind in a namespace, as `list` gives them."""
+        """Likewise of all objects of a kind, as `list` gives them."""
+
+    async def scan(self, kind: Kind, of: Callable[[Object], T]) -> Sequence[T]:
+        """What a pure function makes of each object of a kind in all namespaces, in no order; read from the server, a page at a time.
+
+        For kinds of which a cluster may have very many, most of them not ours.
+        """
 
     async def create(self, obj: Object) -> Object:
         """Create. Raises AlreadyExists."""

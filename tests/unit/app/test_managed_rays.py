@@ -866,7 +866,7 @@ async def test_an_experiment_whose_arms_find_no_gpus_begins_only_once_there_are_
     assert len(await cluster.kube.list(CONTROLLER_REVISION, NAMESPACE)) == revisions, "nothing is made of what waits"
     await cluster.kube.delete(Ref(NODE, "", "node"))
     await offer(cluster, 6)
-    await cluster.settle(5)
+    await cluster.settle(15)
     assert set(await groups(cluster)) == {"digits-r1", "digits-r2", "digits-r3"}
     await place(cluster)
     await cluster.settle(20)
@@ -952,6 +952,7 @@ async def test_a_revision_that_finds_no_gpus_ends_no_experiment_that_has_none(cl
     assert await planned(cluster, **waiting) == ["waits for the end of Experiment a first"]
     await cluster.kube.delete(Ref(NODE, "", "node"))
     await offer(cluster, 8)
+    cluster.clock.advance(10)
     assert await planned(cluster, **asked) == ["ends Experiment a first"]
     await cluster.until(functools.partial(cluster.at_weight, 3, 25))
     assert await phases(cluster, *"abc") == {"a": "Stopped", "b": "Queued", "c": "Queued"}

@@ -26,6 +26,9 @@ _APPLY = "application/apply-patch+yaml"
 _JSON_PATCH = "application/json-patch+json"
 _MERGE_PATCH = "application/merge-patch+json"
 _REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=30)
+_PAGE = 500
+"""Objects that `scan` asks for at once."""
+
 _WATCH_S = 300
 # The server ends a watch after _WATCH_S; silence beyond that is a dead connection.
 _WATCH_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=_WATCH_S + 30)
@@ -128,10 +131,23 @@ class KubernetesClient:
         return None if obj is None else of(obj)
 
     async def views(
-        self, kind: Kind, namespace: str, of: Callable[[Object], T], labels: Mapping[str, str] | None = None
+        self, kind: Kind, namespace: str | None, of: Callable[[Object], T], labels: Mapping[str, str] | None = None
     ) -> Sequence[T]:
         """See the port."""
         return [of(obj) for obj in await self.list(kind, namespace, labels)]
+
+    async def scan(self, kind: Kind, of: Callable[[Object], T]) -> Sequence[T]:
+        """See the port. What changes while pages are read is in them or not; raises DependencyError where the list expires meanwhile."""
+        found: list[T] = []
+        query: tuple[tuple[str, str], ...] = ()
+        while True:
+            page = (("limit", str(_PAGE)), *query)
+            document = await self._json(_Call(kind.plural, "GET", _collection(kind, None), page))
+            found += [of(_typed(kind, item)) for item in document["items"]]
+            token = document["metadata"].get("continue")
+            if not token:
+                return found
+            query = (("continue", token),)
 
     async def create(self, obj: Object) -> Object:
         """See the port."""

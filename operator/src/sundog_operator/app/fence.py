@@ -30,10 +30,14 @@ class FencedKubernetes:
         return await self._kube.view(ref, of)
 
     async def views(
-        self, kind: Kind, namespace: str, of: Callable[[Object], T], labels: Mapping[str, str] | None = None
+        self, kind: Kind, namespace: str | None, of: Callable[[Object], T], labels: Mapping[str, str] | None = None
     ) -> Sequence[T]:
         """See the port."""
         return await self._kube.views(kind, namespace, of, labels)
+
+    async def scan(self, kind: Kind, of: Callable[[Object], T]) -> Sequence[T]:
+        """See the port."""
+        return await self._kube.scan(kind, of)
 
     async def create(self, obj: Object) -> Object:
         """See the port."""

@@ -41,7 +41,7 @@ from sundog_operator.core.rollout import checking, machine
 from sundog_operator.core.rollout.asking import question, stands_still
 from sundog_operator.core.salts import Salted
 from sundog_operator.core.spec import accept
-from sundog_operator.errors import DependencyError, Forbidden, NotServed, RayUnavailable
+from sundog_operator.errors import DependencyError, NotServed, RayUnavailable
 from sundog_operator.ports import (
     CONFIG_MAP,
     CONTROLLER_REVISION,
@@ -49,7 +49,6 @@ from sundog_operator.ports import (
     EXPERIMENT,
     HTTP_ROUTE,
     MODEL_DEPLOYMENT,
-    NODE,
     PERSISTENT_VOLUME_CLAIM,
     POD,
     RAY_CLUSTER,
@@ -57,7 +56,6 @@ from sundog_operator.ports import (
     SECRET,
     SERVICE_ACCOUNT,
     Kind,
-    Kubernetes,
     Object,
     Ref,
 )
@@ -100,9 +98,9 @@ async def observe(world: World, deployment: Object) -> Observed:
             await _edges(world, pods, name, stored_status, rollouts, own, dry_run=_is_dry_run(world, deployment))
         ),
         foreign=(
-            *await _foreign_secrets(world, deployment, stored_status, views),
             *await foreign_among(world, (*rays, config_map, edge_deployment)),
             *await foreign_to(world, deployment),
+            *await _foreign_secrets(world, deployment, stored_status, views),
         ),
         url=_url(pods, namespace, name, tls=_has_tls(world, deployment, split)),
         split=split,
@@ -310,20 +308,12 @@ async def _rooms(
         return {}
     try:
         quotas = await world.kube.list(RESOURCE_QUOTA, namespace)
-        nodes, pods = await _nodes_and_pods(world.server or world.kube)
+        devices = await world.devices.look(world.server or world.kube, world.kube, world.clock)
     except DependencyError as err:
         log.debug("free accelerators cannot be looked at: %s", err)
         return {}
-    found = {name: capacity.look(spec, nodes, pods, quotas, installation) for name, spec in specs.items()}
+    found = {name: capacity.look(spec, devices, quotas, installation) for name, spec in specs.items()}
     return {name: room for name, room in found.items() if room is not None}
-
-
-async def _nodes_and_pods(server: Kubernetes) -> tuple[Sequence[Object] | None, Sequence[Object]]:
-    """Those of the cluster; None for nodes that may not be looked at."""
-    try:
-        return await server.list(NODE), await server.list(POD)
-    except Forbidden:
-        return None, ()
 
 
 async def _foreign_secrets(

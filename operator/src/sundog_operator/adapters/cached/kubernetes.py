@@ -36,7 +36,7 @@ from sundog_operator.ports import (
     ref_of,
 )
 
-OURS: Final[Mapping[str, str]] = {names.LABEL_PART_OF: "sundog"}
+OURS: Final[Mapping[str, str]] = names.OURS
 """The label of all that Sundog makes, by which it is told apart from the rest of a large cluster."""
 
 SCOPES: Final[Mapping[Kind, Mapping[str, str]]] = {
@@ -241,12 +241,16 @@ class CachedKubernetes:
         return None if obj is None else of(obj)
 
     async def views(
-        self, kind: Kind, namespace: str, of: Callable[[Object], T], labels: Mapping[str, str] | None = None
+        self, kind: Kind, namespace: str | None, of: Callable[[Object], T], labels: Mapping[str, str] | None = None
     ) -> Sequence[T]:
         """See the port."""
         if not self._keeps(kind, namespace):
             return [of(obj) for obj in await self.list(kind, namespace, labels)]
         return [entry.view(of) for entry in await self._known(kind, namespace, labels)]
+
+    async def scan(self, kind: Kind, of: Callable[[Object], T]) -> Sequence[T]:
+        """See the port."""
+        return await self._source.scan(kind, of)
 
     async def create(self, obj: Object) -> Object:
         """See the port."""
