@@ -248,7 +248,7 @@ async def _work(watching: Watching, elector: Elector, operator: Operator, metric
 @contextlib.asynccontextmanager
 async def _endpoints(options: Options, metrics: Metrics, watching: Watching, operator: Operator) -> AsyncIterator[None]:
     heart = Heart()
-    metrics.measure(lambda: len(operator.queue), lambda: [(k.kind, watching.kube.objects.count(k)) for k in SCOPES])
+    metrics.measure(lambda: operator.queue.depth, lambda: [(k.kind, watching.kube.objects.count(k)) for k in SCOPES])
     metrics.describe(lambda: (entry.load() for entry in watching.kube.objects.find(MODEL_DEPLOYMENT, None, {})))
     health = {
         "loop": probes.beats(lambda: heart.beat, "the event loop"),
