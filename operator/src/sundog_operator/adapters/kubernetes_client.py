@@ -264,6 +264,15 @@ class KubernetesClient:
         # The server orders by its storage keys, where "a-b/x" comes before "a/x".
         return Snapshot(sorted(objects, key=_place), document["metadata"]["resourceVersion"])
 
+    async def schemas(self, api_version: str) -> Mapping[str, Any]:
+        """The schemas that the server publishes of the kinds of a group's version (OpenAPI v3), by any names; everybody may read them.
+
+        Raises DependencyError.
+        """
+        document = await self._json(_Call(api_version, "GET", f"/openapi/v3/apis/{api_version}"))
+        found: Mapping[str, Any] = (document.get("components") or {}).get("schemas") or {}
+        return found
+
     async def _stream(self, kind: Kind, namespace: str | None, version: str) -> AsyncGenerator[bytes, None]:
         """The lines that tell of changes after a resourceVersion, until the server ends the stream."""
         query = (

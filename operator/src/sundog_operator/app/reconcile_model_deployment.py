@@ -9,6 +9,7 @@ from sundog_operator.app.keys import Key
 from sundog_operator.app.observe import observe
 from sundog_operator.app.querying import read
 from sundog_operator.app.recorder import record
+from sundog_operator.app.statuses import write_status
 from sundog_operator.app.world import World
 from sundog_operator.core.experiments.written_logs import with_log_of
 from sundog_operator.core.plan import Plan, plan
@@ -47,7 +48,7 @@ async def _act(world: World, stored: Object, decided: Plan, experiments: Mapping
         await _commit(world, Ref(EXPERIMENT, namespace, name), experiments.get(name, ""), status.to_json())
     # Where somebody else has written the ModelDeployment meanwhile, the next pass finds nothing that moves any more, and no event.
     await record(world, stored, decided.events)
-    await _write_status(world, stored, decided.status.to_json())
+    await write_status(world, stored, decided.status.to_json())
     for edge in decided.late_edges:
         await world.kube.delete(Ref(POD, namespace, edge.pod), uid=edge.uid)
     for name in decided.surplus_revisions:
@@ -65,13 +66,4 @@ async def _commit(world: World, ref: Ref, uid: str, status: dict[str, Any]) -> N
     if stored is None or uid not in ("", stored["metadata"]["uid"]):
         raise Conflict(f"{ref}: it went before its step could be written")
     known = stored.get("status")
-    await _write_status(world, stored, with_log_of(notices.with_deliveries_of(status, known), known))
-
-
-async def _write_status(world: World, stored: Object, status: dict[str, Any]) -> None:
-    if stored.get("status") == status:
-        return
-    meta = stored["metadata"]
-    kind = MODEL_DEPLOYMENT if stored["kind"] == "ModelDeployment" else EXPERIMENT
-    ref = Ref(kind, meta["namespace"], meta["name"])
-    await world.kube.patch_status(ref, status, resource_version=meta["resourceVersion"])
+    await write_status(world, stored, with_log_of(notices.with_deliveries_of(status, known), known))
