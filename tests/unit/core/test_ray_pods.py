@@ -246,6 +246,13 @@ def test_of_the_head_only_the_autoscaler_mounts_the_token_of_the_api_server() ->
     assert volume["name"] not in [each["name"] for each in head.get("volumeMounts", ())]
 
 
+def test_a_null_of_a_security_context_is_left_out() -> None:
+    """The API server would drop it, and the object be applied again and again."""
+    text = "ray: {pods: {securityContext: {runAsNonRoot: true, runAsUser: null}}}"
+    pod = cluster(text)["spec"]["headGroupSpec"]["template"]["spec"]
+    assert pod["securityContext"] == {"runAsNonRoot": True}
+
+
 def test_every_member_owns_the_cluster_and_none_controls_it() -> None:
     owners = cluster(members=3)["metadata"]["ownerReferences"]
     assert [owner["uid"] for owner in owners] == ["u0", "u1", "u2"]

@@ -141,7 +141,8 @@ def fingerprint(value: Any) -> str:
 
 
 def _context(given: Mapping[str, Any] | None, default: Mapping[str, Any]) -> Json:
-    return dict(default if given is None else given)
+    # The API server stores no null, and what it does not store would be applied again and again.
+    return {key: value for key, value in (default if given is None else given).items() if value is not None}
 
 
 def _toleration(toleration: Any) -> Json:
