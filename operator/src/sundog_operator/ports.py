@@ -142,6 +142,9 @@ class Kubernetes(Protocol):
     ) -> Sequence[T]:
         """Likewise of all objects of a kind, as `list` gives them."""
 
+    def version(self, namespace: str) -> int | None:
+        """A number that is another one after each change of what is kept in memory of a namespace; None where not all of it is kept."""
+
     async def scan(self, kind: Kind, of: Callable[[Object], T]) -> Sequence[T]:
         """What a pure function makes of each object of a kind in all namespaces, in no order; read from the server, a page at a time.
 

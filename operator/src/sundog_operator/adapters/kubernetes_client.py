@@ -136,6 +136,10 @@ class KubernetesClient:
         """See the port."""
         return [of(obj) for obj in await self.list(kind, namespace, labels)]
 
+    def version(self, namespace: str) -> int | None:  # noqa: ARG002 - nothing is kept
+        """See the port."""
+        return None
+
     async def scan(self, kind: Kind, of: Callable[[Object], T]) -> Sequence[T]:
         """See the port. What changes while pages are read is in them or not; raises DependencyError where the list expires meanwhile."""
         found: list[T] = []

@@ -35,6 +35,10 @@ class FencedKubernetes:
         """See the port."""
         return await self._kube.views(kind, namespace, of, labels)
 
+    def version(self, namespace: str) -> int | None:
+        """See the port."""
+        return self._kube.version(namespace)
+
     async def scan(self, kind: Kind, of: Callable[[Object], T]) -> Sequence[T]:
         """See the port."""
         return await self._kube.scan(kind, of)

@@ -76,7 +76,7 @@ async def observe(world: World, deployment: Object) -> Observed:
     others = [each for each in deployments if each.object["metadata"]["uid"] != uid]
     stored_status = ModelDeploymentStatus.parse(deployment.get("status"))
     rays = [Ref(RAY_CLUSTER, namespace, name) for name in sorted(live.clusters(stored_status))]
-    views = {ref.name: view_of(world, namespace, ref.name, await world.kube.view(ref, _without_spec)) for ref in rays}
+    views = {ref.name: await ray_cluster_view(world, namespace, ref.name) for ref in rays}
     config_map, edge_deployment = (Ref(kind, namespace, names.EDGE) for kind in (CONFIG_MAP, DEPLOYMENT))
     split = traffic.entry_of(await world.kube.view(config_map, traffic.read_document), name)
     pods = await edge_pods(world, namespace)
@@ -349,6 +349,12 @@ def _is_commanded(deployment: Object, status: ModelDeploymentStatus) -> bool:
     text = (deployment["metadata"].get("annotations") or {}).get(names.ANNOTATION_COMMAND, "")
     last = status.last_command
     return bool(text) and (last is None or last.id != commands.parse(text).id)
+
+
+async def ray_cluster_view(world: World, namespace: str, name: str) -> ClusterView:
+    """A RayCluster as it is stored. Raises DependencyError."""
+    stored = await world.kube.view(Ref(RAY_CLUSTER, namespace, name), _without_spec)
+    return view_of(world, namespace, name, stored)
 
 
 async def read_serve(world: World, namespace: str, cluster: ClusterView) -> ServeState:

@@ -104,6 +104,10 @@ class MemoryKubernetes:
         """See the port."""
         return [of(obj) for obj in await self.list(kind, namespace, labels)]
 
+    def version(self, namespace: str) -> int | None:  # noqa: ARG002 - nothing is kept
+        """See the port."""
+        return None
+
     async def scan(self, kind: Kind, of: Callable[[Object], T]) -> Sequence[T]:
         """See the port."""
         return [of(obj) for obj in await self.list(kind)]
