@@ -42,6 +42,41 @@ for line in pathlib.Path("/proc/net/tcp").read_text().splitlines()[1:]:
 """
 """A replica's port for HTTP, as its pod knows it."""
 
+FROM_THE_HEAD = """
+import json, pathlib, socket, ssl, sys, urllib.error, urllib.request
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On
+
+ACCOUNT = pathlib.Path("/var/run/secrets/kubernetes.io/serviceaccount")
+
+
+@ray.remote(num_cpus=0)
+def look(api_server, metadata):
+    def answered():
+        context = ssl._create_unverified_context()
+        try:
+            return urllib.request.urlopen(api_server, timeout=5, context=context).status
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    def reached():
+        try:
+            socket.create_connection((metadata, 80), 5).close()
+        except OSError:
+            return False
+        return True
+
+    return {"host": socket.gethostname(), "token": ACCOUNT.exists(), "pods": answered(), "metadata": reached()}
+
+
+ray.init(log_to_driver=False)
+(head,) = (node["NodeID"] for node in ray.nodes() if node["Alive"] and "node:__internal_head__" in node["Resources"])
+strategy = On(head, soft=False)
+print(json.dumps(ray.get(look.options(scheduling_strategy=strategy).remote(*sys.argv[1:]), timeout=60)))
+"""
+"""What a model finds that runs a task of its own in the head: Ray's token is in its environment."""
+
 CURIOUS = "curious"
 API_SERVER = ("default", "service", "kubernetes")
 OUTSIDE = frozenset({"API server", "metadata"})
@@ -148,6 +183,12 @@ def test_a_model_is_rolled_out_and_asked_behind_them(behind: Walls) -> None:
         behind.team.until_stable(2)
 
 
+def test_the_phases_of_a_start_come_through_them(behind: Walls) -> None:
+    """The operator reaches no replica: an edge has asked one."""
+    behind.team.until(lambda: behind.team.status().get("startup"), "a start that is told")
+    assert {"load", "warmup", "total"} <= behind.team.status()["startup"].keys()
+
+
 def test_strangers_reach_the_edge_alone(behind: Walls) -> None:
     # What is no pod of ours is no business of ours: a stranger asks its cloud whatever it likes.
     found = eventually(lambda: behind.reached_from(behind.stranger("strangers")), "an answer")
@@ -168,6 +209,15 @@ def test_each_of_ours_reaches_what_it_needs_and_no_credentials_of_the_node(behin
     assert behind.reached_from(edge, "agent") == {"edge", "agent", "dashboard", "replica", "API server"}
     assert behind.reached_from(operator) >= {"agent", "dashboard", "API server"}
     assert not behind.reached_from(operator) & {"store", "control plane", "replica", "metadata"}
+
+
+def test_a_task_of_a_model_finds_no_credentials_in_the_head(behind: Walls) -> None:
+    head = behind.head()
+    address, port = behind.targets()["API server"]
+    pods = f"https://{address}:{port}/api/v1/namespaces/{behind.team.namespace}/pods"
+    told = json.loads(behind.python(behind.worker(), FROM_THE_HEAD, pods, walls.METADATA, container="ray-worker"))
+    assert told.pop("pods") in (401, 403), "it is nobody to the API server"
+    assert told == {"host": head["metadata"]["name"], "token": False, "metadata": False}
 
 
 def test_without_them_everything_is_reached(behind: Walls) -> None:

@@ -3,6 +3,9 @@
 The API server is real and writes down every request; KubeRay, Serve and the edges are stood in for, so that no pod has to run.
 """
 
+import itertools
+import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -26,8 +29,6 @@ NOT_ASKED_FOR = {
     Grant(Right("update", "rayclusters/finalizers.ray.io")): "likewise",
     Grant(Right("list", "secrets"), names.EDGE): "each edge is granted it, and nobody can grant what he does not hold",
     Grant(Right("watch", "secrets"), names.EDGE): "likewise",
-    # Of an edge that stays behind an abort for a minute, and of workers that KubeRay forgot.
-    Grant(Right("delete", "pods")): "stand-ins have neither",
     Grant(Right("create", "leases.coordination.k8s.io")): "of one alone, but a name does not bind who makes it by POST",
     # Of the shared objects of a namespace, whose owners change.
     **{
@@ -46,16 +47,8 @@ NOT_ASKED_FOR = {
         for name in owned
     },
 }
-# Asked for in some lives and not in others.
-BY_CHANCE = {
-    Grant(
-        Right("get", MDEP)
-    ): "after its status could not be written, for somebody wrote it meanwhile; of one to be told of a log",
-    Grant(Right("get", "pods")): "of one that was deleted: whether it is gone",
-    Grant(Right("get", "configmaps")): "of those that an environment names, as none does here",
-    Grant(Right("get", "serviceaccounts")): "of those that a model's credentials name, as none do here",
-}
 HISTORY = 13
+NODES = audit.Use(Right("list", "nodes"), "", "")
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +71,7 @@ def used(audited: Cluster, tmp_path_factory: pytest.TempPathFactory) -> tuple[se
     """What the account did in a whole life, and what it was refused."""
     gateway_api.apply_crds(audited.kubectl)
     with beginning(audited, tmp_path_factory.mktemp("rights")) as life:
-        live(audited.kubectl, life)
+        live(audited, life)
     return record(audited, RELEASE)
 
 
@@ -87,8 +80,9 @@ def make_keys(kubectl: Kubectl) -> None:
     kubectl("-n", TEAM, "create", "secret", "generic", "keys", "--from-literal=ann=0123456789abcdef0123456789abcdef")
 
 
-def live(kubectl: Kubectl, life: Life) -> None:
+def live(audited: Cluster, life: Life) -> None:
     """From the first version to the last."""
+    kubectl = audited.kubectl
     make_keys(kubectl)
     life.apply(1, **CANARY, **KEYS)
     life.until_serves(1)
@@ -103,6 +97,9 @@ def live(kubectl: Kubectl, life: Life) -> None:
     a_neighbour(kubectl, life)
     outcomes_wanted_no_more(kubectl, life)
     a_gateway(kubectl, life)
+    what_pods_refer_to(kubectl, life)
+    a_head_without_its_autoscaler(kubectl, life)
+    a_status_that_somebody_else_writes_too(audited, life)
     kubectl("-n", TEAM, "delete", MDEP, "--all")
     life.until(lambda: not kubectl.get("-n", TEAM, "controllerrevisions")["items"], "nothing of it left")
 
@@ -187,6 +184,54 @@ def a_gateway(kubectl: Kubectl, life: Life) -> None:
     life.until(lambda: not kubectl.get("-n", TEAM, gateway_api.HTTP_ROUTES)["items"], "no route")
 
 
+def what_pods_refer_to(kubectl: Kubectl, life: Life) -> None:
+    """A ConfigMap in the environment, and the account that the model's source is read with."""
+    kubectl("-n", TEAM, "create", "configmap", "settings", "--from-literal=level=info")
+    kubectl("-n", TEAM, "create", "serviceaccount", "reader")
+    model = {**model_deployment(2)["spec"]["model"], "credentials": {"serviceAccountName": "reader"}}
+    env = [{"name": "LEVEL", "valueFrom": {"configMapKeyRef": {"name": "settings", "key": "level"}}}]
+    life.apply(2, **RECREATE, model=model, runtime={"env": env})
+    life.until_serves(2)
+
+
+def a_head_without_its_autoscaler(kubectl: Kubectl, life: Life) -> None:
+    """The operator deletes the pod, for KubeRay to make another, and asks whether it is gone."""
+    cluster = life.status()["cluster"]
+    containers = [{"name": name, "image": "registry.example.com/ray:1"} for name in ("ray-head", "autoscaler")]
+    labels = {**names.labels(names.RAY), "ray.io/cluster": cluster, "ray.io/node-type": "head"}
+    head = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": f"{cluster}-head-ended", "namespace": TEAM, "labels": labels},
+        "spec": {"restartPolicy": "Never", "automountServiceAccountToken": False, "containers": containers},
+    }
+    kubectl.apply(head)
+    ended = {"name": "autoscaler", "image": "i", "imageID": "", "ready": False, "restartCount": 0}
+    status = {"containerStatuses": [{**ended, "state": {"terminated": {"exitCode": 1}}}]}
+    patch = ("--subresource=status", "--type=merge", "-p", json.dumps({"status": status}))
+    kubectl("-n", TEAM, "patch", "pod", head["metadata"]["name"], *patch)
+    life.until(lambda: not kubectl.get("-n", TEAM, "pods", "-l", "ray.io/node-type=head")["items"], "no such head")
+
+
+def a_status_that_somebody_else_writes_too(audited: Cluster, life: Life) -> None:
+    """The operator's write of the status comes too late, and it reads the object anew; again until that has happened."""
+    asked = audit.Use(Right("get", MDEP), TEAM, "digits")
+    numbers = itertools.count()
+
+    def annotate(number: int) -> None:
+        audited.kubectl("-n", TEAM, "annotate", "--overwrite", MDEP, "digits", f"example.com/note={number}")
+
+    def is_asked() -> bool:
+        with ThreadPoolExecutor() as pool:
+            # A command that is rejected is told by a status.
+            command = pool.submit(life.command, f"promote revision=999 id=n{next(numbers)}")
+            list(pool.map(annotate, itertools.islice(numbers, 4)))
+            command.result()
+        return asked in record(audited, RELEASE)[0]
+
+    life.until(is_asked, "an object that is read again")
+
+
 def owners(kubectl: Kubectl, kind: str, name: str = names.EDGE) -> set[str]:
     found = kubectl.get("-n", TEAM, kind, name)
     return {reference["uid"] for reference in found["metadata"]["ownerReferences"]}
@@ -198,13 +243,12 @@ def test_the_operator_is_refused_nothing(used: tuple[set[audit.Use], set[audit.U
 
 def test_no_right_is_granted_that_is_not_used(used: tuple[set[audit.Use], set[audit.Use]]) -> None:
     unused = account.unused(account.granted(values("smallest")), used[0], FIXED)
-    assert sorted(map(str, unused - NOT_ASKED_FOR.keys() - BY_CHANCE.keys())) == []
+    assert sorted(map(str, unused - NOT_ASKED_FOR.keys())) == []
 
 
 def test_no_exception_is_out_of_date(used: tuple[set[audit.Use], set[audit.Use]]) -> None:
     held = account.granted(values("smallest"))
     assert sorted(map(str, NOT_ASKED_FOR.keys() - account.unused(held, used[0], FIXED))) == []
-    assert sorted(map(str, BY_CHANCE.keys() - held)) == []
 
 
 def test_secrets_are_listed_and_watched_where_the_installation_says_so(audited: Cluster, tmp_path: Path) -> None:
@@ -234,9 +278,14 @@ def test_roles_in_the_watched_namespaces_alone_are_enough_to_serve(audited: Clus
         kubectl.apply(model_deployment(1, "letters", **RECREATE))
         life.until(lambda: life.condition("Ready", "letters")[0] == "True", "a neighbour that serves")
         a_gateway(kubectl, life)
+        kubectl.apply(model_deployment(1, "pictures", **RECREATE, resources={"gpu": {"count": 1}}))
+        life.until(lambda: life.condition("Ready", "pictures")[0] == "True", "a neighbour with a GPU that serves")
         kubectl("-n", TEAM, "delete", MDEP, "--all")
         life.until(lambda: not kubectl.get("-n", TEAM, "controllerrevisions")["items"], "nothing of it left")
     uses, refusals = record(audited, "namespaced")
-    assert refusals == set()
+    # No node is in a namespace: whether a GPU is free is not known, and asked once.
+    assert refusals == {NODES}
+    assert audited.instance is not None
+    assert audit.requests(audit.log(audited.instance), f"{NAMESPACE}:namespaced").count(NODES) == 1
     everywhere = {use.right.resource for use in uses if not use.namespace}
     assert "modeldeployments.serving.sundog.dev" not in everywhere

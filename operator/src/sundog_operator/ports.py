@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, Protocol, TypeVar
 
-from sundog_operator.core.observed import EdgeReport, LogAnswer, Reading, ReplicaStart, ServeState, WebhookAnswer
+from sundog_operator.core.observed import EdgeReport, LogAnswer, Reading, ServeState, WebhookAnswer
 
 Object = dict[str, Any]
 """A Kubernetes object as plain JSON."""
@@ -138,9 +138,18 @@ class Kubernetes(Protocol):
         """
 
     async def views(
-        self, kind: Kind, namespace: str, of: Callable[[Object], T], labels: Mapping[str, str] | None = None
+        self, kind: Kind, namespace: str | None, of: Callable[[Object], T], labels: Mapping[str, str] | None = None
     ) -> Sequence[T]:
-        """Likewise of all objects of a kind in a namespace, as `list` gives them."""
+        """Likewise of all objects of a kind, as `list` gives them."""
+
+    def version(self, namespace: str) -> int | None:
+        """A number that is another one after each change of what is kept in memory of a namespace; None where not all of it is kept."""
+
+    async def scan(self, kind: Kind, of: Callable[[Object], T]) -> Sequence[T]:
+        """What a pure function makes of each object of a kind in all namespaces, in no order; read from the server, a page at a time.
+
+        For kinds of which a cluster may have very many, most of them not ours.
+        """
 
     async def create(self, obj: Object) -> Object:
         """Create. Raises AlreadyExists."""
@@ -177,9 +186,6 @@ class Serve(Protocol):
 
     async def read(self, dashboard: str, namespace: str) -> ServeState:
         """What is deployed on a cluster of that namespace, whose token counts. Raises RayUnavailable."""
-
-    async def start(self, dashboard: str, namespace: str, application: str) -> ReplicaStart:
-        """How one replica of an application started; without phases where none can be reached from here."""
 
     async def put(self, dashboard: str, namespace: str, document: Mapping[str, Any]) -> None:
         """Replace the whole application list. Raises RayUnavailable, or ServeRefused when Serve rejects the document."""

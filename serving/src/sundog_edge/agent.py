@@ -23,6 +23,7 @@ from sundog_edge.replicas import ServeClient
 from sundog_edge.runtime_api import Haproxy
 from sundog_edge.secrets import Secrets
 from sundog_edge.shadowing import Shadowing
+from sundog_edge.starts import Starts
 from sundog_edge.state_dir import StateDir
 from sundog_edge.steps import Step
 from sundog_edge.traffic import Traffic
@@ -34,6 +35,7 @@ DRAIN_S = 0.05
 COUNT_S = 1.0
 FEEDBACK_S = 1.0
 MIRROR_S = 0.5
+STARTS_S = 0.5
 FORGET_S = 60.0
 SECRETS_S = 1.0
 AGAIN_S = 1.0
@@ -87,6 +89,7 @@ class Agent:
         self._done: tuple[int, ...] = ()
         self._failed: tuple[int, ...] = ()
         self._failures = 0
+        self._starts = Starts(session)
         self._again_at = 0.0
         self._error = ""
         self._alive_at = 0.0
@@ -111,6 +114,7 @@ class Agent:
                 tasks.create_task(_repeat(Step(self._counting.tick), lambda: COUNT_S))
                 tasks.create_task(_repeat(Step(self.intake.tick), lambda: FEEDBACK_S))
                 tasks.create_task(_repeat(Step(self._mirror), lambda: MIRROR_S))
+                tasks.create_task(_repeat(Step(self._ask_starts), lambda: STARTS_S))
                 tasks.create_task(_repeat(Step(self._forget), lambda: FORGET_S))
                 tasks.create_task(_repeat(Step(self._poll), lambda: self._following.poll_pause_s))
         finally:
@@ -160,6 +164,7 @@ class Agent:
             self.intake.sections(),
             self._shadowing.rows,
             self._shadowing.ready,
+            self._starts.known,
         )
         return evidence.build(seen, self._traffic.in_force, self._counting.ledger, time.time(), question)
 
@@ -189,6 +194,10 @@ class Agent:
     async def _mirror(self) -> None:
         in_force = self._traffic.in_force
         await self._shadowing.tick(in_force.document if in_force else None, self._following.addresses)
+
+    async def _ask_starts(self) -> None:
+        in_force = self._traffic.in_force
+        await self._starts.tick(in_force.document if in_force else None, self._following.addresses)
 
     async def _poll(self) -> None:
         in_force = self._traffic.in_force

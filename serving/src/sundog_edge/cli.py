@@ -55,7 +55,11 @@ def main() -> None:
     help="Least deadline of a worker that leaves; longer where a request may take longer.",
 )
 @click.option(
-    "--request-seconds", type=click.IntRange(1), default=15, show_default=True, help="For a request's headers to come."
+    "--request-seconds",
+    type=click.IntRange(1),
+    default=15,
+    show_default=True,
+    help="For a request's headers, and its body up to the size of a buffer, to come.",
 )
 @click.option(
     "--client-seconds", type=click.IntRange(1), default=30, show_default=True, help="Longest silence of a client."

@@ -36,7 +36,7 @@ class InForce:
 class Surroundings:
     """What the agent sees beside the counters: replicas by application, running requests by service and
     application (those that have left the document included), why a document was refused, what services lack of their Secrets, the feedback
-    of services that take any, what was mirrored, and whether a mirror runs.
+    of services that take any, what was mirrored, whether a mirror runs, and how the first replica of each application started.
     """
 
     edge: str
@@ -48,6 +48,7 @@ class Surroundings:
     feedback: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     mirrored: Sequence[Mapping[str, Any]] = ()
     mirroring: bool = False
+    starts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +152,8 @@ def _arm(arm: Arm, seen: Surroundings) -> dict[str, Any]:
     }
     if counts is not None:
         told["servers"] = {"up": counts.up, "down": counts.down, "draining": counts.draining}
+    if arm.application in seen.starts:
+        told["startup"] = seen.starts[arm.application]
     return told
 
 

@@ -317,6 +317,36 @@ def test_users_and_rights_of_processes_can_be_left_to_the_cluster(key: str) -> N
     assert [part["securityContext"]["runAsUser"] for part in given({"runAsUser": 1000})] == [1000, 1000]
 
 
+def test_users_of_processes_alone_can_be_left_to_the_cluster() -> None:
+    """As OpenShift's `restricted-v2` wants it."""
+    left = dict.fromkeys(("runAsUser", "runAsGroup", "fsGroup"))
+    for _, pod in pods(objects(merged(SMALLEST, {"podSecurityContext": left}))):
+        assert pod["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+
+
+def test_extra_objects_are_templates_of_the_release() -> None:
+    name = '{{ include "sundog.fullname" . }}-note'
+    plain = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": name, "namespace": "{{ .Release.Namespace }}"},
+    }
+    text = "apiVersion: v1\nkind: Secret\nmetadata: {name: text}\n"
+    given = merged(SMALLEST, {"extraObjects": [plain, text]})
+    assert one(given, "ConfigMap", "sundog-note")["metadata"]["namespace"] == NAMESPACE
+    assert one(given, "Secret", "text") is not None
+
+
+def test_common_labels_are_everywhere_but_at_pods_and_replace_none_of_ours() -> None:
+    labels = {"cost-center": "ml", "app.kubernetes.io/name": "theirs"}
+    for obj in objects(merged(SMALLEST, {"commonLabels": labels})):
+        found = obj["metadata"]["labels"]
+        assert found["cost-center"] == "ml", obj["metadata"]
+        assert found["app.kubernetes.io/name"] != "theirs", obj["metadata"]
+    deployment = one(merged(SMALLEST, {"commonLabels": labels}), "Deployment")
+    assert "cost-center" not in deployment["spec"]["template"]["metadata"]["labels"]
+
+
 def test_an_operator_of_some_namespaces_holds_the_same_there_and_nothing_of_the_cluster() -> None:
     """The rights of the cluster's mode were compared with their use on a real API server."""
     given = values("namespaced")

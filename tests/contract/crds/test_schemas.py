@@ -104,11 +104,17 @@ def test_structural(documented: Any, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_only_free_form_fields_keep_what_nobody_knows(documented: Any, kind: str) -> None:
-    free = {
-        path for path, schema in schemas(documented[kind].schema) if "x-kubernetes-preserve-unknown-fields" in schema
-    }
+def test_only_free_form_fields_of_a_spec_keep_what_nobody_knows(documented: Any, kind: str) -> None:
+    spec = documented[kind].schema["properties"]["spec"]
+    free = {path for path, schema in schemas(spec) if "x-kubernetes-preserve-unknown-fields" in schema}
     assert {path.rpartition(".")[2] for path in free} == {"config", "userConfig"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_status_keeps_the_fields_of_a_newer_release(documented: Any, kind: str) -> None:
+    for path, schema in schemas(documented[kind].schema["properties"]["status"]):
+        if "properties" in schema:
+            assert schema["x-kubernetes-preserve-unknown-fields"] is True, path
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -118,7 +124,8 @@ def test_everything_is_bounded(documented: Any, kind: str) -> None:
             assert "maxLength" in schema or "enum" in schema, path
         if schema.get("type") == "array":
             assert "maxItems" in schema, path
-        if "additionalProperties" in schema or "x-kubernetes-preserve-unknown-fields" in schema:
+        free = "x-kubernetes-preserve-unknown-fields" in schema and "properties" not in schema
+        if "additionalProperties" in schema or free:
             assert "maxProperties" in schema, path
 
 

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from real_serving import readme_commands
+from sundog_operator.adapters.local import doctor
 from sundog_operator.api import (
     ModelDeployment,
     ModelDeploymentSpec,
@@ -164,6 +165,15 @@ def test_commands_were_found() -> None:
 @pytest.mark.parametrize("page", ["limits.md", "operations.md"])
 def test_how_long_an_edge_takes_to_leave_is_what_its_pods_are_given(page: str) -> None:
     assert f"{edge_pods.grace_s(drain_limits.USUAL_EDGE_S)} s at" in (ROOT / "docs" / page).read_text()
+
+
+def test_the_readme_asks_for_the_memory_that_doctor_wants() -> None:
+    assert f"{doctor.MEMORY_GIB:.0f} GiB of free memory" in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=relative)
+def test_metrics_have_their_whole_names_for_who_searches(page: Path) -> None:
+    assert re.findall(r"`…_\w+[^`]*`", prose(page)) == []
 
 
 def test_trouble_by_reason_names_every_reason_that_is_trouble() -> None:

@@ -16,6 +16,7 @@ from doubles.cluster import Cluster
 from sundog_edge import document as edge_document
 from sundog_edge.counters import Ledger
 from sundog_edge.evidence import InForce, ServerCounts, Surroundings, build
+from sundog_edge.starts import UNKNOWN
 from sundog_operator.api import ModelDeploymentSpec, parse_rate
 from sundog_operator.core import revisions, serve_config, traffic
 from sundog_operator.core.buckets import two_arms
@@ -268,7 +269,7 @@ async def test_the_stand_in_edge_reports_in_the_shape_of_the_real_one() -> None:
     (fake,) = await cluster.edges.read([pod])
     assert fake.evidence is not None
     document = edge_document.parse(json.dumps(cluster.edges.in_force()[0]).encode(), "vision")
-    looked = Surroundings("edge-0", "vision", servers={"digits-r1": ServerCounts(up=1)})
+    looked = Surroundings("edge-0", "vision", servers={"digits-r1": ServerCounts(up=1)}, starts={"digits-r1": UNKNOWN})
     real = build(looked, InForce(document, 1.0, {}), Ledger(), 2.0)
     real_service, fake_service = real["services"]["digits"], fake.evidence["services"]["digits"]
     assert set(fake.evidence) <= set(real)

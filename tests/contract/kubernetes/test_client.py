@@ -16,7 +16,7 @@ from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
 from sundog_operator.adapters.memory_kubernetes.facade import serve
 from sundog_operator.adapters.memory_kubernetes.kubeconfig import write_kubeconfig
 from sundog_operator.errors import AlreadyExists, Conflict, DependencyError, Forbidden, Invalid, NotServed
-from sundog_operator.ports import CONFIG_MAP, DEPLOYMENT, Object, Ref, WatchEvent
+from sundog_operator.ports import CONFIG_MAP, DEPLOYMENT, POD, Object, Ref, WatchEvent
 from waiting import PATIENCE_S
 
 A = Ref(CONFIG_MAP, "vision", "a")
@@ -351,3 +351,19 @@ async def test_items_of_a_list_have_their_type(tmp_path: Path) -> None:
         ("ConfigMap", "v1", "a"),
         ("ConfigMap", "v1", "a-b"),
     ]
+
+
+async def test_a_scan_reads_page_by_page(tmp_path: Path) -> None:
+    asked: list[dict[str, str]] = []
+
+    async def pages(request: web.Request) -> web.Response:
+        asked.append(dict(request.query))
+        number = int(request.query.get("continue", "0"))
+        token = {"continue": str(number + 1)} if number < 2 else {}
+        items = [{"metadata": {"name": f"p{number}", "namespace": "vision"}}]
+        return web.json_response({"metadata": {"resourceVersion": "7", **token}, "items": items})
+
+    async with answering(pages, tmp_path) as client:
+        assert await client.scan(POD, lambda pod: pod["metadata"]["name"]) == ["p0", "p1", "p2"]
+    assert [each.get("continue") for each in asked] == [None, "1", "2"]
+    assert {each["limit"] for each in asked} == {"500"}

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 from doubles.feedback import Outcomes
 from doubles.traffic import CountingEdge, Replicas, Traffic
@@ -12,6 +12,12 @@ from sundog_edge.evidence import EVERYTHING, InForce, Question, ServerCounts, Su
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.ports import CONFIG_MAP, POD, Clock, Object, Ref
+
+
+class Serving(Replicas, Protocol):
+    """Who knows how they started, too."""
+
+    def start_of(self, name: str) -> dict[str, Any] | None: ...
 
 
 class FakeEdges:
@@ -31,7 +37,7 @@ class FakeEdges:
     """
 
     def __init__(
-        self, kube: MemoryKubernetes, serve: Replicas, clock: Clock, namespace: str, lag_s: float = 1.0
+        self, kube: MemoryKubernetes, serve: Serving, clock: Clock, namespace: str, lag_s: float = 1.0
     ) -> None:
         self._kube, self._serve, self._clock, self._namespace = kube, serve, clock, namespace
         self.lag_s = lag_s
@@ -129,6 +135,7 @@ class FakeEdges:
             problems={service["name"]: self.problems for service in services},
             mirrored=self.mirrored.get(name, ()),
             feedback=self.outcomes.sections(self._in_force.get(name, {})),
+            starts={each: told for each in seen if (told := self._serve.start_of(each)) is not None},
         )
 
 

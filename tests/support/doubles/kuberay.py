@@ -34,9 +34,6 @@ class FakeServes:
     async def put(self, dashboard: str, namespace: str, document: Any) -> None:
         await self.of(dashboard).put(dashboard, namespace, document)
 
-    async def start(self, dashboard: str, namespace: str, application: str) -> Any:
-        return await self.of(dashboard).start(dashboard, namespace, application)
-
     def of(self, dashboard: str) -> FakeServe:
         if dashboard not in self.by_dashboard:
             serve = self.by_dashboard[dashboard] = FakeServe(self._clock)
@@ -46,6 +43,9 @@ class FakeServes:
 
     def running(self, name: str) -> int:
         return sum(serve.running(name) for serve in self.by_dashboard.values())
+
+    def start_of(self, name: str) -> dict[str, Any] | None:
+        return next((told for serve in self.by_dashboard.values() if (told := serve.start_of(name)) is not None), None)
 
     def applications(self, dashboard: str) -> set[str]:
         """Names in the document that was PUT last."""

@@ -81,8 +81,12 @@ class FakeServe:
         self._ended += [now] * max(0, had - self._placed())
         self._place()
 
-    async def start(self, dashboard: str, namespace: str, application: str) -> ReplicaStart:
-        return self.started
+    def start_of(self, name: str) -> dict[str, Any] | None:
+        """What a replica of an application answers an edge of its start."""
+        if not self.running(name):
+            return None
+        began = self.started.began
+        return {"phases": dict(self.started.phases), **({} if began is None else {"beganAt": began.timestamp()})}
 
     def crash_replicas(self, name: str) -> None:
         """All replicas of an application die and start again."""

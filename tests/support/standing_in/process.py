@@ -111,10 +111,6 @@ class StandIn:
             targets = [_target(app, address_of(host)) for app in documents or ()]
             return web.json_response(info | {"applications": applications, "target_groups": targets})
 
-        async def startup(_: web.Request) -> web.Response:
-            phases = {"download": 0.0, "load": 0.0, "warmup": 0.0}
-            return web.json_response({"version": 1, "beganAt": time.time(), "phases": phases})
-
         async def put(request: web.Request) -> web.Response:
             self._documents[host] = (await request.json())["applications"]
             self.puts += 1
@@ -123,7 +119,6 @@ class StandIn:
         app = web.Application(client_max_size=2**26)
         app.router.add_get("/api/serve/applications/", get)
         app.router.add_put("/api/serve/applications/", put)
-        app.router.add_get("/{application}/-/startup", startup)
         return app
 
     def _edge(self, namespace: str) -> web.Application:
@@ -174,6 +169,7 @@ def _in_force(service: Json) -> Json:
             "weight": arm["weight"],
             **{name: told for name, told in arm.items() if name.startswith("slowMicroseconds")},
             "servers": {"up": 1, "down": 0, "draining": 0},
+            "startup": {"phases": {"download": 0.0, "load": 0.0, "warmup": 0.0}, "beganAt": time.time()},
         }
         for arm in service["arms"]
     }

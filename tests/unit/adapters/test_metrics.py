@@ -65,7 +65,7 @@ async def test_a_loop_that_works_tells_all_of_it(metrics: Metrics) -> None:
     cluster = Cluster()
     await cluster.apply()
     operator = Operator(cluster.world, observer=metrics)
-    metrics.measure(lambda: len(operator.queue), lambda: [("Pod", 3)])
+    metrics.measure(lambda: operator.queue.depth, lambda: [("Pod", 3)])
     operator.queue.add(KEY)
     operator.queue.add(KEY)
     cluster.clock.advance(2)

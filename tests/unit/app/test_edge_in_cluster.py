@@ -55,7 +55,8 @@ async def cluster() -> Cluster:
 
 async def put_secret(cluster: Cluster, name: str, **keys: str) -> None:
     data = {key: base64.b64encode(value.encode()).decode() for key, value in keys.items()}
-    meta = {"name": name, "namespace": NAMESPACE}
+    ours = {"labels": names.labels(name)} if name == names.RAY else {}
+    meta = {"name": name, "namespace": NAMESPACE, **ours}
     await cluster.kube.apply({"apiVersion": "v1", "kind": "Secret", "metadata": meta, "data": data})
 
 
@@ -126,12 +127,12 @@ async def test_a_secret_that_changes_or_goes_changes_in_the_copy(cluster: Cluste
 async def test_who_uses_a_secret_and_the_edge_are_woken_by_it(cluster: Cluster) -> None:
     operator = Operator(cluster.world)
     await operator.wake_users(NAMESPACE, "keys")
-    assert {await operator.queue.take() for _ in range(len(operator.queue))} == {
+    assert {await operator.queue.take() for _ in range(operator.queue.depth)} == {
         Key("modeldeployment", NAMESPACE, NAME),
         edge_key(NAMESPACE),
     }
     await operator.wake_users(NAMESPACE, "unnamed")
-    assert len(operator.queue) == 0
+    assert operator.queue.depth == 0
 
 
 @pytest.mark.parametrize("kind", [SECRET, SERVICE_ACCOUNT, ROLE, ROLE_BINDING, POD_DISRUPTION_BUDGET, SERVICE])

@@ -56,7 +56,8 @@ def installed(cluster: Cluster, text: str = "") -> None:
 
 async def put_secret(cluster: Cluster, name: str, **keys: str) -> None:
     data = {key: base64.b64encode(value.encode()).decode() for key, value in keys.items()}
-    meta = {"name": name, "namespace": NAMESPACE}
+    ours = {"labels": names.labels(name)} if name == names.RAY else {}
+    meta = {"name": name, "namespace": NAMESPACE, **ours}
     await cluster.kube.apply({"apiVersion": "v1", "kind": "Secret", "metadata": meta, "data": data})
 
 

@@ -229,6 +229,21 @@ async def test_an_edit_of_the_head_by_hand_is_taken_back(cluster: Cluster) -> No
     assert (await ray(cluster))["spec"]["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
 
 
+async def test_a_head_of_an_unknown_image_stays_as_an_earlier_release_made_it(cluster: Cluster) -> None:
+    await served(cluster)
+    stored = await ray(cluster)
+    del stored["spec"]["headGroupSpec"]["template"]["spec"]["volumes"]
+    del stored["spec"]["autoscalerOptions"]["volumeMounts"]
+    await cluster.kube.replace(stored)
+    for revision in await cluster.kube.list(CONTROLLER_REVISION, NAMESPACE):
+        await cluster.kube.delete(Ref(CONTROLLER_REVISION, NAMESPACE, revision["metadata"]["name"]))
+    await reconcile_ray_cluster(cluster.world, Key("raycluster", NAMESPACE, RAY))
+    spec = (await ray(cluster))["spec"]
+    volumes = spec["headGroupSpec"]["template"]["spec"].get("volumes", [])
+    mounted = {mount["name"] for mount in spec["autoscalerOptions"].get("volumeMounts", [])}
+    assert mounted <= {volume["name"] for volume in volumes}
+
+
 async def test_another_image_is_another_cluster_and_the_first_goes_once_nothing_is_on_it(cluster: Cluster) -> None:
     await served(cluster)
     other = names.ray_cluster(0, "example.com/other:2")
@@ -313,16 +328,55 @@ async def test_a_status_that_was_lost_deletes_no_cluster_that_serves(cluster: Cl
     assert await rays(cluster) == [RAY]
 
 
+def foreign_secret(name: str) -> Object:
+    meta = {"name": name, "namespace": NAMESPACE}
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": meta, "stringData": {"token": "theirs"}}
+
+
+@pytest.mark.parametrize("name", ["sundog-ray", "sundog-edge"])
+async def test_a_foreign_secret_is_named_in_each_service_that_it_blocks(cluster: Cluster, name: str) -> None:
+    theirs = await cluster.kube.create(foreign_secret(name))
+    await cluster.apply()
+    await cluster.kube.create(model_deployment("file:///models/v1", name="other"))
+    await cluster.settle(5)
+    for service in (NAME, "other"):
+        assert await cluster.condition("SpecAccepted", service) == ("False", "NotOwned")
+        stored = await cluster.kube.get(Ref(MODEL_DEPLOYMENT, NAMESPACE, service))
+        assert stored is not None
+        (told,) = (each["message"] for each in stored["status"]["conditions"] if each["type"] == "SpecAccepted")
+        assert told == f"Secret {name}: exists and was not made by Sundog; it is left alone. Rename or delete it"
+    assert await rays(cluster) == []
+    assert await cluster.kube.get(Ref(SECRET, NAMESPACE, name)) == theirs
+
+    await cluster.kube.delete(Ref(SECRET, NAMESPACE, name))
+    await cluster.until(functools.partial(cluster.serves, 1))
+    assert await cluster.condition("SpecAccepted") == ("True", "Accepted")
+
+
+async def test_a_foreign_secret_is_named_to_a_service_that_is_edited_and_not_asked_for_at_rest(
+    cluster: Cluster,
+) -> None:
+    await served(cluster)
+    ref = Ref(SECRET, NAMESPACE, "sundog-edge")
+    await cluster.kube.delete(ref)
+    await cluster.kube.create(foreign_secret(ref.name))
+    await cluster.settle(5)
+    assert await cluster.condition("SpecAccepted") == ("True", "Accepted"), "it waits for nothing"
+    await cluster.apply(replicas=2)
+    await cluster.settle(60)
+    assert await cluster.condition("SpecAccepted") == ("False", "NotOwned")
+    await cluster.kube.delete(ref)
+    await cluster.settle(60)
+    assert await cluster.condition("SpecAccepted") == ("True", "Accepted")
+
+
 async def test_a_foreign_token_is_left_alone(cluster: Cluster) -> None:
-    foreign = {
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "metadata": {"name": "sundog-ray", "namespace": NAMESPACE},
-        "stringData": {"token": "theirs"},
-    }
-    await cluster.kube.create(foreign)
     await cluster.apply()
     await cluster.round()
+    for ray_cluster_name in await rays(cluster):
+        await cluster.kube.delete(Ref(RAY_CLUSTER, NAMESPACE, ray_cluster_name))
+    await cluster.kube.delete(Ref(SECRET, NAMESPACE, "sundog-ray"))
+    await cluster.kube.create(foreign_secret("sundog-ray"))
     with pytest.raises(Conflict, match="vision/sundog-ray exists and was not made by Sundog"):
         await reconcile_ray_cluster(cluster.world, Key("raycluster", NAMESPACE, RAY))
     assert await rays(cluster) == []
@@ -812,7 +866,7 @@ async def test_an_experiment_whose_arms_find_no_gpus_begins_only_once_there_are_
     assert len(await cluster.kube.list(CONTROLLER_REVISION, NAMESPACE)) == revisions, "nothing is made of what waits"
     await cluster.kube.delete(Ref(NODE, "", "node"))
     await offer(cluster, 6)
-    await cluster.settle(5)
+    await cluster.settle(15)
     assert set(await groups(cluster)) == {"digits-r1", "digits-r2", "digits-r3"}
     await place(cluster)
     await cluster.settle(20)
@@ -898,6 +952,7 @@ async def test_a_revision_that_finds_no_gpus_ends_no_experiment_that_has_none(cl
     assert await planned(cluster, **waiting) == ["waits for the end of Experiment a first"]
     await cluster.kube.delete(Ref(NODE, "", "node"))
     await offer(cluster, 8)
+    cluster.clock.advance(10)
     assert await planned(cluster, **asked) == ["ends Experiment a first"]
     await cluster.until(functools.partial(cluster.at_weight, 3, 25))
     assert await phases(cluster, *"abc") == {"a": "Stopped", "b": "Queued", "c": "Queued"}

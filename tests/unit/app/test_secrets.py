@@ -87,7 +87,7 @@ async def test_a_change_of_a_secret_wakes_those_that_name_it(cluster: Cluster) -
         await put(cluster, ann="one")
         async with asyncio.timeout(PATIENCE_S):
             assert await operator.queue.take() == Key("modeldeployment", NAMESPACE, NAME)
-        assert len(operator.queue) == 0
+        assert operator.queue.depth == 0
     finally:
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)

@@ -32,7 +32,7 @@ async def test_a_key_stands_in_line_once(queue: WorkQueue[str]) -> None:
     queue.add("a")
     queue.add("a")
     queue.add("b")
-    assert len(queue) == 2
+    assert queue.depth == 2
     assert [await taken(queue), await taken(queue), await taken(queue)] == ["a", "b", None]
 
 
@@ -43,6 +43,22 @@ async def test_a_key_at_work_is_not_taken_twice_and_comes_back_after(queue: Work
     assert await taken(queue) is None
     queue.done("a")
     assert await taken(queue) == "a"
+
+
+async def test_the_depth_counts_what_is_due_and_not_at_work(queue: WorkQueue[str], clock: FakeClock) -> None:
+    queue.add("resync", delay_s=30)
+    assert queue.depth == 0
+    queue.add("a")
+    queue.add("b")
+    assert queue.depth == 2
+    assert await taken(queue) == "a"
+    assert queue.depth == 1
+    queue.add("a")
+    assert queue.depth == 2, "it is to be worked on again"
+    assert queue.failed("a") > 0
+    queue.done("a")
+    clock.advance(30)
+    assert queue.depth == 3
 
 
 async def test_a_delayed_key_waits_for_its_time(queue: WorkQueue[str], clock: FakeClock) -> None:

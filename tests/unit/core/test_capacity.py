@@ -39,7 +39,8 @@ def room(
 ) -> Room:
     gpu = {"count": count, **spec.pop("gpu", {})}
     asked = ModelDeploymentSpec.from_json({"model": {"uri": "file:///m"}, "resources": {"gpu": gpu}, **spec})
-    found = capacity.look(asked, nodes, pods, quotas, parse_installation(text, "test"))
+    known = None if nodes is None else capacity.inventory(map(capacity.of_node, nodes), map(capacity.of_pod, pods))
+    found = capacity.look(asked, known, quotas, parse_installation(text, "test"))
     assert found is not None
     return found
 
@@ -52,7 +53,17 @@ def free(nodes: list[Any], pods: Any = (), **asked: Any) -> OnNodes:
 
 def test_nothing_is_looked_for_without_devices() -> None:
     asked = ModelDeploymentSpec.from_json({"model": {"uri": "file:///m"}})
-    assert capacity.look(asked, [node("a", 4)], (), (), parse_installation("", "test")) is None
+    known = capacity.inventory([node("a", 4)], ())
+    assert capacity.look(asked, known, (), parse_installation("", "test")) is None
+
+
+def test_of_most_pods_and_nodes_little_is_kept() -> None:
+    container = {"name": "c", "resources": {"requests": {"cpu": "1", "memory": "1Gi", "hugepages-2Mi": "2Mi"}}}
+    assert capacity.of_pod({"spec": {"nodeName": "a", "containers": [container]}}) == {}
+    assert capacity.of_pod(pod("a", 2)) == {("a", GPU): 2}
+    assert capacity.of_pod(pod("", 2)) == {}
+    large = {**node("a", 4), "status": {**node("a", 4)["status"], "images": [{"names": ["x" * 10_000]}]}}
+    assert len(str(capacity.of_node(large))) < 400
 
 
 def test_what_pods_have_is_taken_until_they_end() -> None:

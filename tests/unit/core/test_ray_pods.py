@@ -242,6 +242,29 @@ def test_the_head_runs_no_model_and_its_token_comes_from_a_secret() -> None:
     assert spec["enableInTreeAutoscaling"] is True
 
 
+def test_of_the_head_only_the_autoscaler_mounts_the_token_of_the_api_server() -> None:
+    spec = cluster()["spec"]
+    pod = spec["headGroupSpec"]["template"]["spec"]
+    assert pod["automountServiceAccountToken"] is False
+    (volume,) = (each for each in pod["volumes"] if "serviceAccountToken" in str(each))
+    (mount,) = (each for each in spec["autoscalerOptions"]["volumeMounts"] if each["name"] == volume["name"])
+    # Ray's autoscaler reads the token and the authority from there.
+    assert (mount["mountPath"], mount["readOnly"]) == ("/var/run/secrets/kubernetes.io/serviceaccount", True)
+    files = [
+        file["path"] for each in volume["projected"]["sources"] for file in each.get("configMap", {}).get("items", [])
+    ]
+    assert files == ["ca.crt"]
+    (head,) = pod["containers"]
+    assert volume["name"] not in [each["name"] for each in head.get("volumeMounts", ())]
+
+
+def test_a_null_of_a_security_context_is_left_out() -> None:
+    """The API server would drop it, and the object be applied again and again."""
+    text = "ray: {pods: {securityContext: {runAsNonRoot: true, runAsUser: null}}}"
+    pod = cluster(text)["spec"]["headGroupSpec"]["template"]["spec"]
+    assert pod["securityContext"] == {"runAsNonRoot": True}
+
+
 def test_every_member_owns_the_cluster_and_none_controls_it() -> None:
     owners = cluster(members=3)["metadata"]["ownerReferences"]
     assert [owner["uid"] for owner in owners] == ["u0", "u1", "u2"]

@@ -3,8 +3,10 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
+
 from sundog_operator.core import starts
-from sundog_operator.core.observed import ReplicaStart
+from sundog_operator.core.observed import EdgeReport, ReplicaStart
 
 
 def at(second: float) -> datetime:
@@ -68,3 +70,51 @@ def test_of_a_role_that_began_after_the_start_nothing_is_said() -> None:
 def test_clocks_that_differ_make_no_phase_negative() -> None:
     found = starts.phases(at(5), [pod(4, 4, 4, 8)], ReplicaStart(began=at(7.5)), at(9))
     assert seconds(found) == {"cluster": 0, "scheduled": 0, "image": 4, "ray": 0, "total": 4}
+
+
+def edge(*startups: Any) -> EdgeReport:
+    """An edge with an arm of `digits-r1` per startup, and another application beside them."""
+    arms = {f"a{index}": {"application": "digits-r1", "startup": each} for index, each in enumerate(startups)}
+    other = {"application": "digits-r2", "startup": {"phases": {"load": 9.0}}}
+    return EdgeReport("e", True, False, {"services": {"digits": {"arms": {**arms, "other": other}}}})
+
+
+def reported(*reports: EdgeReport) -> ReplicaStart | None:
+    return starts.reported("digits", "digits-r1", reports)
+
+
+def test_an_edge_that_has_asked_no_replica_reports_no_start() -> None:
+    assert reported(EdgeReport("e", True, False, None), edge()) is None
+
+
+def test_phases_that_any_edge_has_are_reported() -> None:
+    asked = {"phases": {"load": 2, "warmup": 0.5, "later": 1.0}, "beganAt": 1767225600.25}
+    began = datetime(2026, 1, 1, microsecond=250_000, tzinfo=UTC)
+    assert reported(edge({"phases": {}}), edge(asked)) == ReplicaStart({"load": 2.0, "warmup": 0.5}, began)
+    assert reported(edge({"phases": {"load": 2}})) == ReplicaStart({"load": 2.0}, None)
+
+
+@pytest.mark.parametrize(
+    "startup",
+    [
+        None,
+        [],
+        {"phases": None},
+        {"phases": {"load": "soon"}},
+        {"phases": {"load": float("nan")}},
+        {"phases": {"load": -1.0}},
+        {"phases": {"load": 1e300}},
+        {"phases": {"load": 1.0}, "beganAt": "noon"},
+        {"phases": {"load": 1.0}, "beganAt": 1e300},
+        {"phases": {"load": 1.0}, "beganAt": {"a": 1}},
+    ],
+)
+def test_a_start_of_another_shape_has_no_phases(startup: Any) -> None:
+    assert reported(edge(startup)) == ReplicaStart()
+
+
+@pytest.mark.parametrize(
+    "services", [None, [], {"digits": None}, {"digits": {"arms": []}}, {"digits": {"arms": {"a": 1}}}]
+)
+def test_evidence_of_another_shape_reports_no_start(services: Any) -> None:
+    assert reported(EdgeReport("e", True, False, {"services": services})) is None

@@ -26,6 +26,9 @@ _APPLY = "application/apply-patch+yaml"
 _JSON_PATCH = "application/json-patch+json"
 _MERGE_PATCH = "application/merge-patch+json"
 _REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=30)
+_PAGE = 500
+"""Objects that `scan` asks for at once."""
+
 _WATCH_S = 300
 # The server ends a watch after _WATCH_S; silence beyond that is a dead connection.
 _WATCH_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=_WATCH_S + 30)
@@ -128,10 +131,27 @@ class KubernetesClient:
         return None if obj is None else of(obj)
 
     async def views(
-        self, kind: Kind, namespace: str, of: Callable[[Object], T], labels: Mapping[str, str] | None = None
+        self, kind: Kind, namespace: str | None, of: Callable[[Object], T], labels: Mapping[str, str] | None = None
     ) -> Sequence[T]:
         """See the port."""
         return [of(obj) for obj in await self.list(kind, namespace, labels)]
+
+    def version(self, namespace: str) -> int | None:  # noqa: ARG002 - nothing is kept
+        """See the port."""
+        return None
+
+    async def scan(self, kind: Kind, of: Callable[[Object], T]) -> Sequence[T]:
+        """See the port. What changes while pages are read is in them or not; raises DependencyError where the list expires meanwhile."""
+        found: list[T] = []
+        query: tuple[tuple[str, str], ...] = ()
+        while True:
+            page = (("limit", str(_PAGE)), *query)
+            document = await self._json(_Call(kind.plural, "GET", _collection(kind, None), page))
+            found += [of(_typed(kind, item)) for item in document["items"]]
+            token = document["metadata"].get("continue")
+            if not token:
+                return found
+            query = (("continue", token),)
 
     async def create(self, obj: Object) -> Object:
         """See the port."""
@@ -247,6 +267,15 @@ class KubernetesClient:
         objects = [_typed(kind, item) for item in document["items"]]
         # The server orders by its storage keys, where "a-b/x" comes before "a/x".
         return Snapshot(sorted(objects, key=_place), document["metadata"]["resourceVersion"])
+
+    async def schemas(self, api_version: str) -> Mapping[str, Any]:
+        """The schemas that the server publishes of the kinds of a group's version (OpenAPI v3), by any names; everybody may read them.
+
+        Raises DependencyError.
+        """
+        document = await self._json(_Call(api_version, "GET", f"/openapi/v3/apis/{api_version}"))
+        found: Mapping[str, Any] = (document.get("components") or {}).get("schemas") or {}
+        return found
 
     async def _stream(self, kind: Kind, namespace: str | None, version: str) -> AsyncGenerator[bytes, None]:
         """The lines that tell of changes after a resourceVersion, until the server ends the stream."""

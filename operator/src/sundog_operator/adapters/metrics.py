@@ -118,7 +118,7 @@ class Metrics:
                 lambda: [
                     _gauge(
                         "workqueue_depth",
-                        "Keys in line, those that wait for their time included.",
+                        "Keys that are due and that no worker has taken yet.",
                         ("name",),
                         [((QUEUE,), depth())],
                     ),

@@ -2,7 +2,6 @@
 
 import base64
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import UTC, datetime
 from typing import Any, Final
 
 import aiohttp
@@ -10,16 +9,13 @@ import orjson
 
 from sundog_operator.adapters.whole_answers import body_of
 from sundog_operator.core import names
-from sundog_operator.core.observed import ApplicationState, DeploymentState, ReplicaStart, ReplicaState, ServeState
-from sundog_operator.errors import DependencyError, RayUnavailable, ServeRefused
+from sundog_operator.core.observed import ApplicationState, DeploymentState, ReplicaState, ServeState
+from sundog_operator.errors import RayUnavailable, ServeRefused
 from sundog_operator.ports import SECRET, Clock, Kubernetes, Ref
 
 MAX_RESPONSE_BYTES: Final = 32 * 2**20
 _PATH: Final = "/api/serve/applications/"
 _ADVERTISEMENT: Final = "For further information visit"
-_STARTUP: Final = "/-/startup"
-_MAX_STARTUP_BYTES: Final = 64 * 1024
-_REPLICA_TIMEOUT: Final = aiohttp.ClientTimeout(total=2, connect=1)
 TOKEN_S: Final = 30.0
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=10, connect=2)
 
@@ -31,7 +27,8 @@ Tokens = Callable[[str], Awaitable[str]]
 class RayServe:
     """`ports.Serve`. The clusters of a namespace share one token.
 
-    Answers come from pods that run tenants' code, so their size and time are capped and redirects are not followed.
+    Answers come from pods that run tenants' code: their size and time are capped, redirects are not followed, and no address in them is
+    connected to.
     """
 
     def __init__(self, session: aiohttp.ClientSession, tokens: Tokens) -> None:
@@ -49,30 +46,6 @@ class RayServe:
     async def put(self, dashboard: str, namespace: str, document: Mapping[str, Any]) -> None:
         """Replace the whole application list. Raises RayUnavailable, or ServeRefused."""
         await self._request("PUT", dashboard, namespace, document)
-
-    async def start(self, dashboard: str, namespace: str, application: str) -> ReplicaStart:
-        """How one replica started; without phases where none can be reached from here, as behind a NetworkPolicy."""
-        try:
-            answer = orjson.loads(await self._request("GET", dashboard, namespace))
-            groups = [g for g in answer["target_groups"] if (g["app_name"], g["protocol"]) == (application, "HTTP")]
-            target = groups[0]["targets"][0]
-            url = f"http://{target['ip']}:{int(target['port'])}{groups[0]['route_prefix']}{_STARTUP}"
-            async with self._session.get(url, timeout=_REPLICA_TIMEOUT, allow_redirects=False) as response:
-                document = orjson.loads(await body_of(response, _MAX_STARTUP_BYTES))
-            phases = {str(name): float(seconds) for name, seconds in document["phases"].items()}
-            began = document.get("beganAt")
-            return ReplicaStart(phases, None if began is None else datetime.fromtimestamp(float(began), UTC))
-        except (
-            aiohttp.ClientError,
-            OSError,
-            DependencyError,
-            ArithmeticError,
-            ValueError,
-            LookupError,
-            TypeError,
-            AttributeError,
-        ):
-            return ReplicaStart()
 
     async def _request(
         self, method: str, dashboard: str, namespace: str, document: Mapping[str, Any] | None = None

@@ -119,7 +119,9 @@ MODEL_DEPLOYMENT_CONDITIONS: Final = (
         (
             Reason("True", "Aborted", "What the spec stands for failed or was aborted, and is held back."),
             Reason(
-                "True", "RolledBack", "A command went back to an earlier revision; what the spec says is held back."
+                "True",
+                "RolledBack",
+                "The candidate did harm, or a command went back to an earlier revision; what the spec says is held back.",
             ),
             Reason(
                 "True",

@@ -158,13 +158,13 @@ def root_schema(resource: type[Resource]) -> Schema:
         "apiVersion": {"type": "string"},
         "kind": {"type": "string"},
         "metadata": {"type": "object"},
-        "spec": _schema(node.fields["spec"].node, defaults=True),
-        "status": _schema(node.fields["status"].node, defaults=False) | {"default": _INITIAL_STATUS},
+        "spec": _schema(node.fields["spec"].node, of_status=False),
+        "status": _schema(node.fields["status"].node, of_status=True) | {"default": _INITIAL_STATUS},
     }
     return schema
 
 
-def _schema(node: Node, *, defaults: bool) -> Schema:
+def _schema(node: Node, *, of_status: bool) -> Schema:
     if node.text_or_integer:
         return _text_or_integer(node)
     schema: Schema = {"description": node.description} if node.description else {}
@@ -176,27 +176,29 @@ def _schema(node: Node, *, defaults: bool) -> Schema:
     if node.enum:
         schema["enum"] = list(node.enum)
     if node.kind == "object":
-        schema |= _object(node, defaults=defaults)
+        schema |= _object(node, of_status=of_status)
     if node.kind == "map" and node.items is not None:
-        schema["additionalProperties"] = _schema(node.items, defaults=defaults)
+        schema["additionalProperties"] = _schema(node.items, of_status=of_status)
     if node.kind == "array" and node.items is not None:
-        schema |= {"items": _schema(node.items, defaults=defaults), **_list_type(node)}
+        schema |= {"items": _schema(node.items, of_status=of_status), **_list_type(node)}
     return _with_rules(schema, node)
 
 
-def _object(node: Node, *, defaults: bool) -> Schema:
+def _object(node: Node, *, of_status: bool) -> Schema:
     properties = {}
     for name, child in node.fields.items():
-        schema = _schema(child.node, defaults=defaults)
+        schema = _schema(child.node, of_status=of_status)
         if child.description:
             # First, for who reads the file.
             schema = {"description": child.description} | schema | {"description": child.description}
-        if defaults and child.default is not None:
+        if not of_status and child.default is not None:
             schema["default"] = _default(child)
         properties[name] = schema
     required = [name for name, child in node.fields.items() if child.required]
     # The API server stores no empty list of properties: tools that compare would see a difference for ever.
-    return ({"required": required} if required else {}) | ({"properties": properties} if properties else {})
+    made = ({"required": required} if required else {}) | ({"properties": properties} if properties else {})
+    # A rollback of the chart brings back the CRDs of before, by which a newer release's fields would be pruned.
+    return made | ({"x-kubernetes-preserve-unknown-fields": True} if of_status else {})
 
 
 def _default(field: FieldNode) -> Any:

@@ -5,13 +5,14 @@ from typing import Final, Literal
 from sundog_operator.api import ExperimentSpec, ExperimentStatus, ExposureLog
 from sundog_operator.app.observe import edge_pods
 from sundog_operator.app.recorder import record
+from sundog_operator.app.statuses import write_status
 from sundog_operator.app.world import World
 from sundog_operator.core import events
 from sundog_operator.core.experiments import written_logs
 from sundog_operator.core.observed import LogAnswer
 from sundog_operator.core.rollout.machine import is_over
 from sundog_operator.errors import DependencyError
-from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, Object, Ref
+from sundog_operator.ports import MODEL_DEPLOYMENT, Object, Ref
 
 RETRY_S: Final = 10.0
 LONGEST_RETRY_S: Final = 600.0
@@ -102,6 +103,4 @@ async def _complain(world: World, experiment: Object, sequence: int, problem: st
 
 async def _write(world: World, experiment: Object, before: ExperimentStatus, after: ExperimentStatus) -> None:
     if after != before:
-        meta = experiment["metadata"]
-        ref = Ref(EXPERIMENT, meta["namespace"], meta["name"])
-        await world.kube.patch_status(ref, after.to_json(), resource_version=meta["resourceVersion"])
+        await write_status(world, experiment, after.to_json())

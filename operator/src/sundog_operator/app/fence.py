@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from sundog_operator.app.elector import LeadershipLost
-from sundog_operator.core.observed import ReplicaStart, ServeState
+from sundog_operator.core.observed import ServeState
 from sundog_operator.ports import Kind, Kubernetes, Object, Ref, Serve, WatchEvent, ref_of
 
 T = TypeVar("T")
@@ -30,10 +30,18 @@ class FencedKubernetes:
         return await self._kube.view(ref, of)
 
     async def views(
-        self, kind: Kind, namespace: str, of: Callable[[Object], T], labels: Mapping[str, str] | None = None
+        self, kind: Kind, namespace: str | None, of: Callable[[Object], T], labels: Mapping[str, str] | None = None
     ) -> Sequence[T]:
         """See the port."""
         return await self._kube.views(kind, namespace, of, labels)
+
+    def version(self, namespace: str) -> int | None:
+        """See the port."""
+        return self._kube.version(namespace)
+
+    async def scan(self, kind: Kind, of: Callable[[Object], T]) -> Sequence[T]:
+        """See the port."""
+        return await self._kube.scan(kind, of)
 
     async def create(self, obj: Object) -> Object:
         """See the port."""
@@ -91,10 +99,6 @@ class FencedServe:
     async def read(self, dashboard: str, namespace: str) -> ServeState:
         """See the port."""
         return await self._serve.read(dashboard, namespace)
-
-    async def start(self, dashboard: str, namespace: str, application: str) -> ReplicaStart:
-        """See the port."""
-        return await self._serve.start(dashboard, namespace, application)
 
     async def put(self, dashboard: str, namespace: str, document: Mapping[str, Any]) -> None:
         """See the port."""

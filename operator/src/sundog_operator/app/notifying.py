@@ -5,6 +5,7 @@ from typing import Final, NamedTuple
 
 from sundog_operator.api import ExperimentStatus
 from sundog_operator.app.recorder import record
+from sundog_operator.app.statuses import write_status
 from sundog_operator.app.work_queue import backoff_s
 from sundog_operator.app.world import World
 from sundog_operator.core import events, names, webhooks
@@ -41,9 +42,7 @@ async def notify(world: World, experiment: Object) -> float | None:
     if after == status:
         return min(looks)
     await _complain(world, experiment, status, after)
-    meta = experiment["metadata"]
-    ref = Ref(EXPERIMENT, meta["namespace"], meta["name"])
-    await world.kube.patch_status(ref, after.to_json(), resource_version=meta["resourceVersion"])
+    await write_status(world, experiment, after.to_json())
     return 0.0
 
 

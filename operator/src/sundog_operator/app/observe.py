@@ -35,14 +35,13 @@ from sundog_operator.core.edge_objects import is_gone
 from sundog_operator.core.experiments import arms
 from sundog_operator.core.experiments.accepting import accept as accept_experiment
 from sundog_operator.core.experiments.queue import OwnExperiment, in_line
-from sundog_operator.core.observed import EdgeReport, Reading, ReplicaStart, ServeState, WebhookAnswer
+from sundog_operator.core.observed import EdgeReport, Reading, ServeState, WebhookAnswer
 from sundog_operator.core.ray_cluster import ClusterView
-from sundog_operator.core.readiness import of_revision
 from sundog_operator.core.rollout import checking, machine
 from sundog_operator.core.rollout.asking import question, stands_still
 from sundog_operator.core.salts import Salted
 from sundog_operator.core.spec import accept
-from sundog_operator.errors import DependencyError, Forbidden, NotServed, RayUnavailable
+from sundog_operator.errors import DependencyError, NotServed, RayUnavailable
 from sundog_operator.ports import (
     CONFIG_MAP,
     CONTROLLER_REVISION,
@@ -50,7 +49,6 @@ from sundog_operator.ports import (
     EXPERIMENT,
     HTTP_ROUTE,
     MODEL_DEPLOYMENT,
-    NODE,
     PERSISTENT_VOLUME_CLAIM,
     POD,
     RAY_CLUSTER,
@@ -58,7 +56,6 @@ from sundog_operator.ports import (
     SECRET,
     SERVICE_ACCOUNT,
     Kind,
-    Kubernetes,
     Object,
     Ref,
 )
@@ -79,7 +76,7 @@ async def observe(world: World, deployment: Object) -> Observed:
     others = [each for each in deployments if each.object["metadata"]["uid"] != uid]
     stored_status = ModelDeploymentStatus.parse(deployment.get("status"))
     rays = [Ref(RAY_CLUSTER, namespace, name) for name in sorted(live.clusters(stored_status))]
-    views = {ref.name: view_of(world, namespace, ref.name, await world.kube.view(ref, _without_spec)) for ref in rays}
+    views = {ref.name: await ray_cluster_view(world, namespace, ref.name) for ref in rays}
     config_map, edge_deployment = (Ref(kind, namespace, names.EDGE) for kind in (CONFIG_MAP, DEPLOYMENT))
     split = traffic.entry_of(await world.kube.view(config_map, traffic.read_document), name)
     pods = await edge_pods(world, namespace)
@@ -103,6 +100,7 @@ async def observe(world: World, deployment: Object) -> Observed:
         foreign=(
             *await foreign_among(world, (*rays, config_map, edge_deployment)),
             *await foreign_to(world, deployment),
+            *await _foreign_secrets(world, deployment, stored_status, views),
         ),
         url=_url(pods, namespace, name, tls=_has_tls(world, deployment, split)),
         split=split,
@@ -113,7 +111,6 @@ async def observe(world: World, deployment: Object) -> Observed:
         references=await _references(world, deployment),
         pods=await _pods(world, namespace, name, tuple(views)),
         room=await _room(world, deployment, stored_status),
-        start=await _start(world, deployment, owned, views, serves),
         route=route,
         routes_served=routes_served,
         answer=_answer(world, deployment, _attempt(rollouts, stored_status), owned),
@@ -311,24 +308,37 @@ async def _rooms(
         return {}
     try:
         quotas = await world.kube.list(RESOURCE_QUOTA, namespace)
-        nodes, pods = await _nodes_and_pods(world.server or world.kube)
+        devices = await world.devices.look(world.server or world.kube, world.kube, world.clock)
     except DependencyError as err:
         log.debug("free accelerators cannot be looked at: %s", err)
         return {}
-    found = {name: capacity.look(spec, nodes, pods, quotas, installation) for name, spec in specs.items()}
+    found = {name: capacity.look(spec, devices, quotas, installation) for name, spec in specs.items()}
     return {name: room for name, room in found.items() if room is not None}
 
 
-async def _nodes_and_pods(server: Kubernetes) -> tuple[Sequence[Object] | None, Sequence[Object]]:
-    """Those of the cluster; None for nodes that may not be looked at."""
-    try:
-        return await server.list(NODE), await server.list(POD)
-    except Forbidden:
-        return None, ()
+async def _foreign_secrets(
+    world: World, deployment: Object, status: ModelDeploymentStatus, views: Mapping[str, ClusterView]
+) -> list[str]:
+    """Secrets of others in the place of Ray's token or of the edges' Secret.
+
+    Secrets are not kept in memory, so the API server is asked only while the ModelDeployment may wait for them.
+    """
+    truths = _truths(status)
+    serves = truths.get("SpecAccepted") == truths.get("Ready") == "True" and not any(
+        each.problem for each in views.values()
+    )
+    if world.settings.installation is None or (serves and _is_settled(deployment, status)):
+        return []
+    namespace = deployment["metadata"]["namespace"]
+    return await foreign_among(world, (Ref(SECRET, namespace, names.RAY), Ref(SECRET, namespace, names.EDGE)))
+
+
+def _truths(status: ModelDeploymentStatus) -> dict[str, str]:
+    return {condition.type: condition.status for condition in status.conditions}
 
 
 def _is_settled(deployment: Object, status: ModelDeploymentStatus) -> bool:
-    truths = {condition.type: condition.status for condition in status.conditions}
+    truths = _truths(status)
     seen = status.observed_generation == deployment["metadata"].get("generation")
     settled = seen and truths.get("Promoted") == "True" and truths.get("CapacityAvailable") == "True"
     return settled and not _is_commanded(deployment, status)
@@ -341,24 +351,10 @@ def _is_commanded(deployment: Object, status: ModelDeploymentStatus) -> bool:
     return bool(text) and (last is None or last.id != commands.parse(text).id)
 
 
-async def _start(
-    world: World,
-    deployment: Object,
-    known: Sequence[revisions.Revision],
-    views: Mapping[str, ClusterView],
-    serves: Mapping[str, ServeState],
-) -> ReplicaStart:
-    """How the newest revision started, asked once: of a replica, as soon as Serve calls the revision ready."""
-    meta, status = deployment["metadata"], ModelDeploymentStatus.parse(deployment.get("status"))
-    newest = status.candidate or status.stable
-    if newest is None or (status.startup and status.startup.revision == newest.revision):
-        return ReplicaStart()
-    cluster, revision = newest.cluster or status.cluster, revisions.by_number(known, newest.revision)
-    serve = serves.get(cluster)
-    if serve is None or revision is None or not of_revision(meta["name"], revision, serve).ready:
-        return ReplicaStart()
-    application = names.application(meta["name"], newest.revision)
-    return await world.serve.start(views[cluster].dashboard, meta["namespace"], application)
+async def ray_cluster_view(world: World, namespace: str, name: str) -> ClusterView:
+    """A RayCluster as it is stored. Raises DependencyError."""
+    stored = await world.kube.view(Ref(RAY_CLUSTER, namespace, name), _without_spec)
+    return view_of(world, namespace, name, stored)
 
 
 async def read_serve(world: World, namespace: str, cluster: ClusterView) -> ServeState:

@@ -8,6 +8,7 @@ from typing import Final
 from sundog_operator.api import ExperimentStatus, experiment_conditions
 from sundog_operator.app import exposure_logs, notifying
 from sundog_operator.app.keys import Key
+from sundog_operator.app.statuses import write_status
 from sundog_operator.app.world import World
 from sundog_operator.core.experiments import machine
 from sundog_operator.core.experiments.accepting import Acceptance, accept
@@ -26,8 +27,7 @@ async def reconcile_experiment(world: World, key: Key) -> float | None:
 
     Gives after how many seconds to look again; None for never.
     """
-    ref = Ref(EXPERIMENT, key.namespace, key.name)
-    stored = await world.kube.get(ref)
+    stored = await world.kube.get(Ref(EXPERIMENT, key.namespace, key.name))
     if stored is None:
         notifying.forget(world, key.namespace, key.name)
         exposure_logs.forget(world, key.namespace, key.name)
@@ -41,7 +41,7 @@ async def reconcile_experiment(world: World, key: Key) -> float | None:
     if is_over(before):
         return await exposure_logs.keep(world, stored, acceptance.spec)
     if (told := await _told(world, stored, acceptance, before)) is not None:
-        await _write(world, ref, stored, told)
+        await write_status(world, stored, told.to_json())
         return RESYNC_S
     again_s = await exposure_logs.keep(world, stored, acceptance.spec)
     return RESYNC_S if again_s is None else min(again_s, RESYNC_S)
@@ -76,8 +76,3 @@ def _refused(stored: Object, status: ExperimentStatus, reason: str, message: str
     for type_ in ("Ready", "Running", *(() if reason == NOT_FOUND else ("SpecAccepted",))):
         conditions.mark_false(type_, reason, message, at=now)
     return status.model_copy(update={"observed_generation": generation, "conditions": conditions.conditions()})
-
-
-async def _write(world: World, ref: Ref, stored: Object, status: ExperimentStatus) -> None:
-    if status.to_json() != stored.get("status"):
-        await world.kube.patch_status(ref, status.to_json(), resource_version=stored["metadata"]["resourceVersion"])

@@ -6,13 +6,17 @@ from typing import Any
 from sundog_operator.app.children import create
 from sundog_operator.app.confirming import answer_to
 from sundog_operator.app.keys import Key
-from sundog_operator.app.observe import observe
+from sundog_operator.app.observe import edge_pods, observe, ray_cluster_view, read_serve
 from sundog_operator.app.querying import read
 from sundog_operator.app.recorder import record
+from sundog_operator.app.rest import reports_of, resting, state_of
+from sundog_operator.app.statuses import write_status
 from sundog_operator.app.world import World
+from sundog_operator.core.experiments.queue import in_line
 from sundog_operator.core.experiments.written_logs import with_log_of
 from sundog_operator.core.plan import Plan, plan
 from sundog_operator.core.rollout import notices
+from sundog_operator.core.say import RESYNC_S
 from sundog_operator.errors import Conflict
 from sundog_operator.ports import CONTROLLER_REVISION, EXPERIMENT, MODEL_DEPLOYMENT, POD, Object, Ref
 
@@ -22,8 +26,12 @@ async def reconcile_model_deployment(world: World, key: Key) -> float | None:
 
     Raises DependencyError. A pass that changes nothing writes nothing.
     """
+    looked, began = await _look(world, key), world.clock.monotonic()
+    if world.rests.may_rest(key, looked, began):
+        return RESYNC_S
     stored = await world.kube.get(Ref(MODEL_DEPLOYMENT, key.namespace, key.name))
     if stored is None or "deletionTimestamp" in stored["metadata"]:
+        world.rests.note(key, None, began)
         answer_to(world, key, None)
         read(world, key, ())
         return None
@@ -31,7 +39,24 @@ async def reconcile_model_deployment(world: World, key: Key) -> float | None:
     decided = plan(seen, world.clock.now())
     experiments = {each.name: each.uid for each in seen.rollouts} | {each.name: each.uid for each in seen.own}
     await _act(world, stored, decided, experiments)
+    rests = decided.requeue_after_s == RESYNC_S and not in_line(seen.own)
+    world.rests.note(key, looked if rests else None, began)
     return decided.requeue_after_s
+
+
+async def _look(world: World, key: Key) -> object:
+    """What a pass would see of a ModelDeployment that may rest; None for any other. A write changes the version, and so does any other."""
+    version = world.kube.version(key.namespace)
+    found = None
+    if version is not None:
+        found = await world.kube.view(Ref(MODEL_DEPLOYMENT, key.namespace, key.name), resting)
+    if found is None:
+        return None
+    cluster = await ray_cluster_view(world, key.namespace, found.cluster)
+    serve = await read_serve(world, key.namespace, cluster)
+    reports = await world.edges.read(await edge_pods(world, key.namespace))
+    application = state_of(serve.applications.get(found.application))
+    return version, cluster, serve.known, application, reports_of(key.name, reports)
 
 
 async def _act(world: World, stored: Object, decided: Plan, experiments: Mapping[str, str]) -> None:
@@ -47,7 +72,7 @@ async def _act(world: World, stored: Object, decided: Plan, experiments: Mapping
         await _commit(world, Ref(EXPERIMENT, namespace, name), experiments.get(name, ""), status.to_json())
     # Where somebody else has written the ModelDeployment meanwhile, the next pass finds nothing that moves any more, and no event.
     await record(world, stored, decided.events)
-    await _write_status(world, stored, decided.status.to_json())
+    await write_status(world, stored, decided.status.to_json())
     for edge in decided.late_edges:
         await world.kube.delete(Ref(POD, namespace, edge.pod), uid=edge.uid)
     for name in decided.surplus_revisions:
@@ -65,13 +90,4 @@ async def _commit(world: World, ref: Ref, uid: str, status: dict[str, Any]) -> N
     if stored is None or uid not in ("", stored["metadata"]["uid"]):
         raise Conflict(f"{ref}: it went before its step could be written")
     known = stored.get("status")
-    await _write_status(world, stored, with_log_of(notices.with_deliveries_of(status, known), known))
-
-
-async def _write_status(world: World, stored: Object, status: dict[str, Any]) -> None:
-    if stored.get("status") == status:
-        return
-    meta = stored["metadata"]
-    kind = MODEL_DEPLOYMENT if stored["kind"] == "ModelDeployment" else EXPERIMENT
-    ref = Ref(kind, meta["namespace"], meta["name"])
-    await world.kube.patch_status(ref, status, resource_version=meta["resourceVersion"])
+    await write_status(world, stored, with_log_of(notices.with_deliveries_of(status, known), known))

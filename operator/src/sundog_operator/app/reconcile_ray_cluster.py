@@ -8,6 +8,8 @@ from sundog_operator.api.installation import Installation
 from sundog_operator.app import ray_clusters
 from sundog_operator.app.children import ensure
 from sundog_operator.app.keys import Key
+from sundog_operator.app.observe import ray_cluster_view, read_serve
+from sundog_operator.app.rest import states_of
 from sundog_operator.app.world import World
 from sundog_operator.core import drain_limits, live, names, ray_cluster, ray_pods, revisions, serve_config, traffic
 from sundog_operator.core.live import live_revisions
@@ -26,6 +28,25 @@ READ_BACK_S = 1.0
 
 async def reconcile_ray_cluster(world: World, key: Key) -> float | None:
     """One pass. Returns after how many seconds to look again, None for a cluster without members. Raises DependencyError."""
+    looked, began = await _look(world, key), world.clock.monotonic()
+    if world.rests.may_rest(key, looked, began):
+        return RESYNC_S
+    again_s = await _reconcile(world, key)
+    world.rests.note(key, looked if again_s == RESYNC_S else None, began)
+    return again_s
+
+
+async def _look(world: World, key: Key) -> object:
+    """What a pass would see of a RayCluster that serves; None of any other."""
+    version = world.kube.version(key.namespace)
+    if version is None:
+        return None
+    view = await ray_cluster_view(world, key.namespace, key.name)
+    serve = await read_serve(world, key.namespace, view)
+    return (version, view, states_of(serve)) if serve.known else None
+
+
+async def _reconcile(world: World, key: Key) -> float | None:
     deployments = await world.kube.list(MODEL_DEPLOYMENT, key.namespace)
     members = _members(deployments, key.name)
     stored = await world.kube.get(Ref(RAY_CLUSTER, key.namespace, key.name))
@@ -73,8 +94,9 @@ async def _ensure(
     image = images[0] if images else world.settings.runtime_image
     wanted = ray_pods.make_ray_cluster(key.namespace, key.name, members, image, installation)
     if stored is not None and not images:
-        # Nothing tells its image any more; its head keeps the one it has.
-        wanted["spec"]["headGroupSpec"] = stored["spec"]["headGroupSpec"]
+        # No revision names its image now: the head stays as it was made, with the autoscaler's container that mounts its volumes.
+        kept = ("headGroupSpec", "autoscalerOptions")
+        wanted["spec"] |= {field: stored["spec"][field] for field in kept if field in stored["spec"]}
     serve = serve if serve is not None and serve.known else None
     groups = [_group(member, revision, image, installation, serve, stored) for member, revision, image in placed]
     deployed = frozenset(serve.applications) if serve is not None else None

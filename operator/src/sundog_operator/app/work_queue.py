@@ -61,8 +61,11 @@ class WorkQueue(Generic[K]):
         self._failures: dict[K, int] = {}
         self._changed = asyncio.Event()
 
-    def __len__(self) -> int:
-        return len(self._due)
+    @property
+    def depth(self) -> int:
+        """Keys that are due and not taken yet, as client-go counts them: what waits for its time is not in line."""
+        now = self._clock.monotonic()
+        return sum(due <= now for due in self._due.values())
 
     def add(self, key: K, delay_s: float = 0.0) -> None:
         """Ask for work on a key, at the earliest after a delay in seconds."""

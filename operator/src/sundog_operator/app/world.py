@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from typing import Final, Self
 
 from sundog_operator.api.installation import Installation
+from sundog_operator.app.device_inventory import DeviceInventory
 from sundog_operator.app.posts import Posts
+from sundog_operator.app.rest import Rests
 from sundog_operator.core import names
 from sundog_operator.core.events import Event
 from sundog_operator.core.observed import LogAnswer, Reading, WebhookAnswer
@@ -76,7 +78,8 @@ class World:
     """The ports, the settings of this installation, the events told lately, and the posts, queries and logs that are under way.
 
     `prometheus` is None where no administrator named one, `exposure_logs` where nobody can write any. `server` is the API server itself
-    where `kube` knows of most kinds our own objects alone; None where `kube` knows all.
+    where `kube` knows of most kinds our own objects alone; None where `kube` knows all. `devices` are the accelerators of all its nodes,
+    `rests` what keys saw that have nothing to do.
     """
 
     kube: Kubernetes
@@ -87,6 +90,8 @@ class World:
     settings: Settings = Settings()
     told: Told = field(default_factory=Told, compare=False)
     server: Kubernetes | None = None
+    devices: DeviceInventory = field(default_factory=DeviceInventory, compare=False)
+    rests: Rests = field(default_factory=Rests, compare=False)
     posts: Posts[WebhookAnswer] = field(default_factory=Posts, compare=False)
     prometheus: Prometheus | None = None
     queries: Posts[Reading] = field(default_factory=Posts, compare=False)

@@ -8,7 +8,7 @@ from typing import Any, Final
 from sundog_operator.api import ModelDeploymentSpec
 from sundog_operator.api.installation import Installation
 from sundog_operator.api.quantities import parse_quantity
-from sundog_operator.core import accelerators, pods
+from sundog_operator.core import accelerators, names, pods
 from sundog_operator.core.accelerators import Devices
 from sundog_operator.core.pod_problems import is_scheduled
 
@@ -49,32 +49,77 @@ class Room:
     quota: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """The devices of a cluster.
+
+    Attributes:
+        nodes: as `of_node` makes them.
+        taken: devices that pods have, by node and resource.
+    """
+
+    nodes: Sequence[Json]
+    taken: Mapping[tuple[str, str], int]
+
+
+def inventory(nodes: Iterable[Json], running: Iterable[Mapping[tuple[str, str], int]]) -> Inventory:
+    """The inventory of nodes and of what each pod has, as `of_node` and `of_pod` make them."""
+    return with_pods(Inventory(tuple(nodes), {}), running)
+
+
+def with_pods(known: Inventory, running: Iterable[Mapping[tuple[str, str], int]]) -> Inventory:
+    """The same with what more pods have."""
+    taken = Counter(known.taken)
+    for counts in running:
+        taken.update(counts)
+    return replace(known, taken=taken)
+
+
+def of_node(node: Json) -> Json:
+    """As much of a node as is looked at: a cluster may have thousands."""
+    meta, spec, status = node["metadata"], node.get("spec") or {}, node.get("status") or {}
+    return {
+        "metadata": {"name": meta["name"], "labels": meta.get("labels") or {}},
+        "spec": {"unschedulable": spec.get("unschedulable"), "taints": spec.get("taints") or ()},
+        "status": {"allocatable": status.get("allocatable") or {}, "conditions": status.get("conditions") or ()},
+    }
+
+
+def of_pod(pod: Json) -> Mapping[tuple[str, str], int]:
+    """Devices that a pod has, by node and resource; nothing for most pods."""
+    if not is_scheduled(pod):
+        return {}
+    # The name of a device has a domain; those of cpu, memory and the like have none.
+    resources = {name for each in _requests(pod) for name in each if "/" in name}
+    return {(pod["spec"]["nodeName"], name): requested(pod, name) for name in resources}
+
+
+def of_others_pod(pod: Json) -> Mapping[tuple[str, str], int]:
+    """The same of a pod that is not Sundog's; nothing for Sundog's own, which are known anyhow."""
+    labels = pod["metadata"].get("labels") or {}
+    return {} if names.OURS.items() <= labels.items() else of_pod(pod)
+
+
 def look(
-    spec: ModelDeploymentSpec,
-    nodes: Iterable[Json] | None,
-    running: Iterable[Json],
-    quotas: Iterable[Json],
-    installation: Installation,
+    spec: ModelDeploymentSpec, known: Inventory | None, quotas: Iterable[Json], installation: Installation
 ) -> Room | None:
     """What is free for a spec; None where it asks for no accelerator.
 
-    `nodes` are None where they may not be looked at, `running` are pods of all namespaces, `quotas` of its own.
+    `known` is None where nodes may not be looked at, `quotas` are those of its namespace.
     """
     devices = accelerators.devices_of(spec.resources.gpu)
     if devices is None:
         return None
-    fitting = None if nodes is None else [node for node in nodes if _takes(node, spec, devices, installation)]
-    on_nodes = None if fitting is None else _on_nodes(fitting, running, devices)
+    on_nodes = None
+    if known is not None:
+        fitting = [node for node in known.nodes if _takes(node, spec, devices, installation)]
+        on_nodes = _on_nodes(fitting, known.taken, devices)
     return Room(devices.resource, on_nodes, _quota_left(quotas, devices.resource))
 
 
-def _on_nodes(fitting: Sequence[Json], running: Iterable[Json], devices: Devices) -> OnNodes:
-    taken: Counter[str] = Counter()
-    for pod in running:
-        if is_scheduled(pod):
-            taken[pod["spec"]["nodeName"]] += requested(pod, devices.resource)
+def _on_nodes(fitting: Sequence[Json], taken: Mapping[tuple[str, str], int], devices: Devices) -> OnNodes:
     total = {node["metadata"]["name"]: _allocatable(node, devices.resource) for node in fitting}
-    free = {name: max(count - taken[name], 0) for name, count in total.items()}
+    free = {name: max(count - taken.get((name, devices.resource), 0), 0) for name, count in total.items()}
     replicas = sum(count // devices.count for count in free.values())
     return OnNodes(len(fitting), sum(total.values()), sum(free.values()), replicas)
 
@@ -115,8 +160,12 @@ def holds_back(short: tuple[str, str] | None, installation: Installation | None)
 
 def requested(pod: Json, resource: str) -> int:
     """Devices that a pod has."""
+    return sum(_count(each, resource) for each in _requests(pod))
+
+
+def _requests(pod: Json) -> list[Json]:
     containers = (pod.get("spec") or {}).get("containers") or ()
-    return sum(_count((container.get("resources") or {}).get("requests"), resource) for container in containers)
+    return [(container.get("resources") or {}).get("requests") or {} for container in containers]
 
 
 def _takes(node: Json, spec: ModelDeploymentSpec, devices: Devices, installation: Installation) -> bool:

@@ -21,7 +21,7 @@ from sundog_operator.core.capacity import Room
 from sundog_operator.core.events import Event
 from sundog_operator.core.experiments.judgement import Judgement as OwnJudgement
 from sundog_operator.core.experiments.queue import OwnExperiment
-from sundog_operator.core.observed import EdgeReport, Reading, ReplicaStart, ServeState, WebhookAnswer
+from sundog_operator.core.observed import EdgeReport, Reading, ServeState, WebhookAnswer
 from sundog_operator.core.ray_cluster import ClusterView
 from sundog_operator.core.readiness import NOT_DEPLOYED, Readiness, of_revision
 from sundog_operator.core.references import Found
@@ -75,7 +75,6 @@ class Observed:
         references: what its pods need beside it, as far as it was looked for.
         pods: pods of its revisions, heads and stores of its RayClusters; none in local mode.
         room: what is free of the accelerators that the spec asks for; None where it asks for none, or was not looked at.
-        start: how the newest revision started, as one of its replicas tells; without phases where none was asked.
         route: the HTTPRoute of its name, where its endpoint names a Gateway.
         routes_served: whether the API server knows HTTPRoutes, as far as that was looked at.
         answer: the last one to the webhook of the step that the rollout is at; None where there is none yet.
@@ -105,7 +104,6 @@ class Observed:
     references: Found = field(default_factory=dict)
     pods: tuple[Json, ...] = ()
     room: Room | None = None
-    start: ReplicaStart = field(default_factory=ReplicaStart)
     route: Json | None = None
     routes_served: bool = True
     answer: WebhookAnswer | None = None

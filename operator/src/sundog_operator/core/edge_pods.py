@@ -30,11 +30,10 @@ _ROOM_S: Final = 22
 
 _USER: Final = 65532
 _STATE: Final = "/run/sundog"
-_ACCOUNT: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
 _RAY_TOKEN: Final = "/var/run/secrets/sundog-ray"  # noqa: S105 a directory
 _FEEDBACK: Final = "/var/run/secrets/sundog-feedback"
 _FEEDBACK_VOLUME: Final = "sundog-feedback"
-_TOKEN_S: Final = 3607
+_ACCOUNT_VOLUME: Final = "account"
 _AGENT_RESOURCES: Final[Mapping[str, Mapping[str, str]]] = {
     "requests": {"cpu": "50m", "memory": "128Mi"},
     "limits": {"memory": "1Gi"},
@@ -174,7 +173,7 @@ def _agent(namespace: str, installation: Installation, template: PodTemplate, *,
             "livenessProbe": {**asked("/livez"), "periodSeconds": 10},
             "volumeMounts": [
                 _mount("state", _STATE),
-                _mount("account", _ACCOUNT, read_only=True),
+                pods.account_mount(_ACCOUNT_VOLUME),
                 _mount("ray-token", _RAY_TOKEN, read_only=True),
                 *([_mount(_FEEDBACK_VOLUME, _FEEDBACK, read_only=True)] if feedback else []),
             ],
@@ -184,13 +183,9 @@ def _agent(namespace: str, installation: Installation, template: PodTemplate, *,
 
 def _volumes() -> list[Json]:
     """In memory, for certificates and keys are in it; what an API server would grant is mounted into the agent's container alone."""
-    account = [
-        {"serviceAccountToken": {"path": "token", "expirationSeconds": _TOKEN_S}},
-        {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
-    ]
     return [
         {"name": "state", "emptyDir": {"medium": "Memory", "sizeLimit": "256Mi"}},
-        {"name": "account", "projected": {"sources": account}},
+        pods.account_volume(_ACCOUNT_VOLUME),
         # A namespace's first edge may be there before Ray's token.
         {"name": "ray-token", "secret": {"secretName": names.RAY, "optional": True}},
     ]

@@ -12,6 +12,8 @@ LABEL_ROLLOUT = f"{GROUP}/rollout"
 LABEL_NAME = "app.kubernetes.io/name"
 LABEL_INSTANCE = "app.kubernetes.io/instance"
 LABEL_PART_OF = "app.kubernetes.io/part-of"
+OURS = {LABEL_PART_OF: "sundog"}
+"""The label of all that Sundog makes."""
 LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
 ANNOTATION_COMMAND = f"{GROUP}/command"
 ANNOTATION_MADE_AS = f"{GROUP}/made-as"
@@ -114,4 +116,4 @@ def hosts(service: str, namespace: str, extra: str = "", domain: str = CLUSTER_D
 
 def labels(name: str) -> dict[str, str]:
     """Labels that every child carries."""
-    return {LABEL_NAME: name, LABEL_PART_OF: "sundog", LABEL_MANAGED_BY: MANAGER}
+    return {LABEL_NAME: name, **OURS, LABEL_MANAGED_BY: MANAGER}

@@ -21,13 +21,12 @@ METADATA: Final = (("0.0.0.0/0", "169.254.169.254/32"), ("::/0", "fd00:ec2::254/
 
 NAMES_PORT: Final = 53
 
-_OURS: Final = {names.LABEL_PART_OF: "sundog"}
 _OF_RAY: Final = [{"key": "ray.io/cluster", "operator": "Exists"}]
-_RAY_PODS: Final = {"matchLabels": _OURS, "matchExpressions": _OF_RAY}
+_RAY_PODS: Final = {"matchLabels": names.OURS, "matchExpressions": _OF_RAY}
 """Of our RayClusters; somebody else's in the same namespace are none of our business."""
 
-_HEADS: Final = {"matchLabels": {**_OURS, "ray.io/node-type": "head"}, "matchExpressions": _OF_RAY}
-_WORKERS: Final = {"matchLabels": {**_OURS, "ray.io/node-type": "worker"}, "matchExpressions": _OF_RAY}
+_HEADS: Final = {"matchLabels": {**names.OURS, "ray.io/node-type": "head"}, "matchExpressions": _OF_RAY}
+_WORKERS: Final = {"matchLabels": {**names.OURS, "ray.io/node-type": "worker"}, "matchExpressions": _OF_RAY}
 _STORES: Final = {"matchLabels": {names.LABEL_NAME: names.VALKEY}}
 _EDGES: Final = {"podSelector": {"matchLabels": edge_objects.SELECTOR}}
 

@@ -54,11 +54,11 @@ class ServeState:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaStart:
-    """How a replica started, as it tells itself.
+    """How a replica started, as it reported itself to an edge.
 
     Attributes:
-        phases: seconds by phase; empty where no replica could be asked.
-        began: when it began to download, by its own clock; None where it does not tell.
+        phases: seconds by phase; empty where the edge could not ask it.
+        began: when it began to download, by its own clock; None where it does not report that.
     """
 
     phases: Mapping[str, float] = field(default_factory=dict)

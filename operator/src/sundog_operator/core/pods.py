@@ -16,6 +16,10 @@ RESTRICTED_CONTAINER: Final[Mapping[str, Any]] = {
 }
 """What the `restricted` pod security standard asks for."""
 
+_ACCOUNT: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
+_TOKEN_S: Final = 3607
+"""As the API server's own admission asks for."""
+
 Json = dict[str, Any]
 
 
@@ -26,7 +30,6 @@ class Demand:
     Attributes:
         scheduling: a user's; an administrator's node selector outranks it, its other fields outrank an administrator's.
         service_account: empty means the administrator's.
-        mounts_token: whether the pod talks to the API server.
     """
 
     labels: Mapping[str, str]
@@ -35,11 +38,13 @@ class Demand:
     tolerations: Sequence[Json] = ()
     affinity: Json | None = None
     service_account: str = ""
-    mounts_token: bool = False
 
 
 def make_pod(template: PodTemplate, demand: Demand, containers: Sequence[Json]) -> Json:
-    """A pod template of containers made by `make_container`. Fields without a value are left out."""
+    """A pod template of containers made by `make_container`. Fields without a value are left out.
+
+    No container has a token of the API server, except those that mount `account_volume`.
+    """
     scheduling = demand.scheduling
     spec = {
         "containers": list(containers),
@@ -58,10 +63,24 @@ def make_pod(template: PodTemplate, demand: Demand, containers: Sequence[Json]) 
         "labels": {**template.labels, **demand.labels},
         **({"annotations": dict(template.annotations)} if template.annotations else {}),
     }
-    return {
-        "metadata": metadata,
-        "spec": {**made, **({} if demand.mounts_token else {"automountServiceAccountToken": False})},
-    }
+    return {"metadata": metadata, "spec": {**made, "automountServiceAccountToken": False}}
+
+
+def account_volume(name: str) -> Json:
+    """Return a volume with the token of the pod's account and the authority of the API server.
+
+    Each container that talks to the API server mounts it by `account_mount`; no other container of the pod can read it.
+    """
+    sources = [
+        {"serviceAccountToken": {"path": "token", "expirationSeconds": _TOKEN_S}},
+        {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
+    ]
+    return {"name": name, "projected": {"sources": sources}}
+
+
+def account_mount(name: str) -> Json:
+    """Return the mount of `account_volume` where Kubernetes clients look for it."""
+    return {"name": name, "mountPath": _ACCOUNT, "readOnly": True}
 
 
 def node_selector(template: PodTemplate, scheduling: Scheduling) -> dict[str, str]:
@@ -122,7 +141,8 @@ def fingerprint(value: Any) -> str:
 
 
 def _context(given: Mapping[str, Any] | None, default: Mapping[str, Any]) -> Json:
-    return dict(default if given is None else given)
+    # The API server stores no null, and what it does not store would be applied again and again.
+    return {key: value for key, value in (default if given is None else given).items() if value is not None}
 
 
 def _toleration(toleration: Any) -> Json:

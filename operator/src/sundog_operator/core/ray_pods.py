@@ -1,7 +1,8 @@
 """RayClusters whose head and workers are pods: what we ask of KubeRay v1.5 and later.
 
-The head runs no model, so that no model is near the one account that talks to the API server. Autoscaler v2 and its wiring are asked for by
-name, since KubeRay otherwise guesses. Ray's token is in the environment, because KubeRay v1.5.0 has no `authOptions`.
+The head is scheduled no model, but a model holds Ray's token and can run a task there. So only the autoscaler's container mounts a token of
+the API server. Autoscaler v2 and its wiring are asked for by name, since KubeRay otherwise guesses. Ray's token is in the environment,
+because KubeRay v1.5.0 has no `authOptions`.
 """
 
 import math
@@ -45,6 +46,7 @@ DRAIN_VARIABLE: Final = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
 """After SIGTERM Ray tells Serve that the node ends, and waits so many seconds for its replicas to have gone."""
 CACHE_DIRECTORY: Final = "/var/cache/sundog"
 _CACHE: Final = "sundog-cache"
+_ACCOUNT: Final = "sundog-account"
 
 Json = dict[str, Any]
 
@@ -110,9 +112,10 @@ def _head(installation: Installation, image: str) -> Json:
             **_probes("/api/gcs_healthz", PORTS["dashboard"]),
         },
     )
-    # The head keeps the account that KubeRay makes for its autoscaler, with the rights for just this RayCluster.
+    # The head keeps the account that KubeRay makes for its autoscaler, with permissions for just this RayCluster.
     own = template.model_copy(update={"service_account_name": ""})
-    return pods.make_pod(own, Demand(names.labels(names.RAY), mounts_token=True), [container])
+    demand = Demand(names.labels(names.RAY), volumes=[pods.account_volume(_ACCOUNT)])
+    return pods.make_pod(own, demand, [container])
 
 
 def _probes(path: str, port: int) -> Json:
@@ -125,7 +128,8 @@ def _probes(path: str, port: int) -> Json:
 
 
 def _autoscaler(installation: Installation) -> Json:
-    container = pods.make_container(installation.ray.pods, {"env": environment()})
+    own = {"env": environment(), "volumeMounts": [pods.account_mount(_ACCOUNT)]}
+    container = pods.make_container(installation.ray.pods, own)
     return {
         "version": "v2",
         "idleTimeoutSeconds": math.ceil(installation.ray.idle_timeout.total_seconds()),

@@ -267,7 +267,7 @@ def _measure_capacity(draft: Draft, needed: int) -> Capacity | None:
 
 
 def _measure_startup(draft: Draft) -> Startup | None:
-    """The phases of the newest revision's start, told once it is ready."""
+    """The phases of the newest revision's start, told once it is ready and an edge has asked one of its replicas."""
     newest, told = draft.status.candidate or draft.status.stable, draft.status.startup
     if newest is None or (told is not None and told.revision == newest.revision):
         return told
@@ -275,11 +275,12 @@ def _measure_startup(draft: Draft) -> Startup | None:
     known = next((each for each in live.told(draft.before) if each.revision == newest.revision), None)
     if not isinstance(known, RevisionStatus) or not draft.readiness(newest.revision).ready:
         return told
+    start = starts.reported(draft.service, names.application(draft.service, newest.revision), draft.seen.edges)
     pods = draft.pods_of(newest.revision)
-    if not pods and not draft.seen.start.phases:
+    if start is None or not (pods or start.phases):
         return told
     since = _to_run_since(draft, known)
-    return Startup(revision=newest.revision, **starts.phases(since, pods, draft.seen.start, draft.now))
+    return Startup(revision=newest.revision, **starts.phases(since, pods, start, draft.now))
 
 
 def _to_run_since(draft: Draft, known: RevisionStatus) -> datetime | None:

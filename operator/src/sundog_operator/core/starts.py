@@ -1,15 +1,17 @@
-"""How long the phases of a revision's start took, by the API server's times of its pods and by what one of its replicas tells."""
+"""How long the phases of a revision's start took, by the API server's times of its pods and by what one of its replicas tells an edge."""
 
-from collections.abc import Iterator, Sequence
-from datetime import datetime, timedelta
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from sundog_operator.api import parse_instant
-from sundog_operator.core.observed import ReplicaStart
+from sundog_operator.core.observed import EdgeReport, ReplicaStart
 from sundog_operator.core.pod_problems import Pod, condition, containers
 
 _TOLD: Final = ("download", "load", "warmup")
 _SECOND: Final = timedelta(seconds=1)
+_MOST_S: Final = 1e7
 
 
 def phases(since: datetime | None, pods: Sequence[Pod], told: ReplicaStart, now: datetime) -> dict[str, timedelta]:
@@ -37,6 +39,35 @@ def phases(since: datetime | None, pods: Sequence[Pod], told: ReplicaStart, now:
         "total": _between(since, now),
     }
     return {name: span for name, span in spans.items() if span is not None}
+
+
+def reported(service: str, application: str, reports: Iterable[EdgeReport]) -> ReplicaStart | None:
+    """What edges report of the start of an application: the first with phases; None where none has asked a replica yet.
+
+    The evidence comes from pods of a tenant's namespace: a start of another shape counts as one without phases.
+    """
+    found = [_read(each) for report in reports for each in _startups(service, application, report)]
+    return next((each for each in found if each.phases), found[0] if found else None)
+
+
+def _startups(service: str, application: str, report: EdgeReport) -> Iterator[Any]:
+    services = (report.evidence or {}).get("services")
+    entry = services.get(service) if isinstance(services, Mapping) else None
+    arms = entry.get("arms") if isinstance(entry, Mapping) else None
+    for arm in arms.values() if isinstance(arms, Mapping) else ():
+        if isinstance(arm, Mapping) and arm.get("application") == application and "startup" in arm:
+            yield arm["startup"]
+
+
+def _read(startup: Any) -> ReplicaStart:
+    try:
+        phases = {name: float(startup["phases"][name]) for name in _TOLD if name in startup["phases"]}
+        began = startup.get("beganAt")
+        if not all(math.isfinite(seconds) and 0 <= seconds <= _MOST_S for seconds in phases.values()):
+            return ReplicaStart()
+        return ReplicaStart(phases, None if began is None else datetime.fromtimestamp(float(began), UTC))
+    except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError):
+        return ReplicaStart()
 
 
 def _between(begin: datetime | None, end: datetime | None) -> timedelta | None:

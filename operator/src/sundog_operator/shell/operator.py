@@ -30,6 +30,7 @@ from sundog_operator.adapters.prometheus import HttpPrometheus
 from sundog_operator.adapters.ray_serve import RayServe, SecretTokens
 from sundog_operator.adapters.webhooks import HttpWebhooks, Reach
 from sundog_operator.api.installation import Installation, parse_installation
+from sundog_operator.api.resource import API_VERSION
 from sundog_operator.app.elector import Elector
 from sundog_operator.app.fence import FencedKubernetes, FencedServe
 from sundog_operator.app.loop import Operator
@@ -37,6 +38,7 @@ from sundog_operator.app.world import Settings, Told, World
 from sundog_operator.errors import DependencyError, NotServed, SundogError
 from sundog_operator.ports import LEASE, MODEL_DEPLOYMENT, SECRET, Kind, Object, Ref
 from sundog_operator.shell import probes
+from sundog_operator.shell.crd_skew import log_skew
 from sundog_operator.shell.exits import Exit, one_line
 from sundog_operator.shell.json_logs import log_json
 
@@ -211,7 +213,8 @@ async def run(options: Options) -> Exit:
         operator = Operator(world, observer=metrics)
         watching.wakes(operator)
         await stack.enter_async_context(_endpoints(options, metrics, watching, operator))
-        return await _until_asked(_work(watching, elector, operator, metrics), watching.run(), release=elector.release)
+        work = _work(watching, elector, operator, metrics, client)
+        return await _until_asked(work, watching.run(), release=elector.release)
 
 
 def _prometheus(session: aiohttp.ClientSession, installation: Installation) -> HttpPrometheus | None:
@@ -227,12 +230,15 @@ async def _connected(options: Options, metrics: Metrics, stack: contextlib.Async
     return client
 
 
-async def _work(watching: Watching, elector: Elector, operator: Operator, metrics: Metrics) -> None:
+async def _work(
+    watching: Watching, elector: Elector, operator: Operator, metrics: Metrics, client: KubernetesClient
+) -> None:
     """Follow, then lead. Raises LeadershipLost."""
     await elector.acquire()
     async with asyncio.TaskGroup() as group:
         group.create_task(elector.keep())
         metrics.led(leads=True)
+        group.create_task(log_skew(client, API_VERSION))
         # What the last leader wrote must be known before anything is decided.
         while True:
             try:
@@ -248,7 +254,7 @@ async def _work(watching: Watching, elector: Elector, operator: Operator, metric
 @contextlib.asynccontextmanager
 async def _endpoints(options: Options, metrics: Metrics, watching: Watching, operator: Operator) -> AsyncIterator[None]:
     heart = Heart()
-    metrics.measure(lambda: len(operator.queue), lambda: [(k.kind, watching.kube.objects.count(k)) for k in SCOPES])
+    metrics.measure(lambda: operator.queue.depth, lambda: [(k.kind, watching.kube.objects.count(k)) for k in SCOPES])
     metrics.describe(lambda: (entry.load() for entry in watching.kube.objects.find(MODEL_DEPLOYMENT, None, {})))
     health = {
         "loop": probes.beats(lambda: heart.beat, "the event loop"),

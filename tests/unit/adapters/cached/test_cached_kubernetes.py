@@ -519,3 +519,21 @@ def test_in_whatever_order_news_comes_the_end_is_the_servers(data: st.DataObject
         assert await world.cached.list(MODEL_DEPLOYMENT) == await world.server.list(MODEL_DEPLOYMENT)
 
     asyncio.run(run())
+
+
+async def test_the_version_of_a_namespace_moves_with_each_of_its_changes(world: World) -> None:
+    assert world.cached.version("vision") is None, "not every kind was listed"
+    for kind in SCOPES:
+        await world.cached.resync(kind)
+    seen, other = [world.cached.version("vision")], world.cached.version("audio")
+    changed = await world.server.annotate(DIGITS, {"example.com/by": "somebody"})
+    await world.told(changed)
+    seen.append(world.cached.version("vision"))
+    await world.told(changed)
+    assert world.cached.version("vision") == seen[-1], "no news"
+    await world.cached.apply(thing(CONFIG_MAP, "sundog-edge"))
+    seen.append(world.cached.version("vision"))
+    await world.cached.delete(DIGITS)
+    seen.append(world.cached.version("vision"))
+    assert len({*seen}) == len(seen)
+    assert world.cached.version("audio") == other

@@ -1,6 +1,7 @@
 """The port `ports.Kubernetes` with reads from memory. Watches and lists fill the memory; so does every answer to a write of our own."""
 
 import math
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, NoReturn, Protocol, TypeVar
 
@@ -36,7 +37,7 @@ from sundog_operator.ports import (
     ref_of,
 )
 
-OURS: Final[Mapping[str, str]] = {names.LABEL_PART_OF: "sundog"}
+OURS: Final[Mapping[str, str]] = names.OURS
 """The label of all that Sundog makes, by which it is told apart from the rest of a large cluster."""
 
 SCOPES: Final[Mapping[Kind, Mapping[str, str]]] = {
@@ -111,8 +112,9 @@ class CachedKubernetes:
     ) -> None:
         """`namespaces` are those that are looked at, none for all."""
         self._source = source
-        self._on_change = on_change
-        self._on_write = on_write or on_change
+        self._hear_change = on_change
+        self._hear_write = on_write or on_change
+        self._versions: Counter[str] = Counter()
         self._namespaces: Sequence[str | None] = tuple(namespaces) or (None,)
         self._scopes = scopes
         self._clock = clock
@@ -241,12 +243,21 @@ class CachedKubernetes:
         return None if obj is None else of(obj)
 
     async def views(
-        self, kind: Kind, namespace: str, of: Callable[[Object], T], labels: Mapping[str, str] | None = None
+        self, kind: Kind, namespace: str | None, of: Callable[[Object], T], labels: Mapping[str, str] | None = None
     ) -> Sequence[T]:
         """See the port."""
         if not self._keeps(kind, namespace):
             return [of(obj) for obj in await self.list(kind, namespace, labels)]
         return [entry.view(of) for entry in await self._known(kind, namespace, labels)]
+
+    def version(self, namespace: str) -> int | None:
+        """See the port."""
+        is_looked_at = namespace in self._namespaces or self._namespaces == (None,)
+        return self._versions[namespace] if self.ready and is_looked_at and namespace not in self.closed else None
+
+    async def scan(self, kind: Kind, of: Callable[[Object], T]) -> Sequence[T]:
+        """See the port."""
+        return await self._source.scan(kind, of)
 
     async def create(self, obj: Object) -> Object:
         """See the port."""
@@ -354,7 +365,16 @@ class CachedKubernetes:
                 self._on_write(obj)
         return obj
 
+    def _on_change(self, obj: Object) -> None:
+        self._versions[obj["metadata"].get("namespace", "")] += 1
+        self._hear_change(obj)
+
+    def _on_write(self, obj: Object) -> None:
+        self._versions[obj["metadata"].get("namespace", "")] += 1
+        self._hear_write(obj)
+
     def _doubt(self, ref: Ref) -> None:
+        self._versions[ref.namespace] += 1
         self.forget_secret(ref)
         self._absent.pop(ref, None)
         if ref.kind in self._scopes:

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
-from sundog_operator.core.observed import EdgeReport, ReplicaStart, ServeState
+from sundog_operator.core.observed import EdgeReport, ServeState
 from sundog_operator.ports import Clock, Edges, Object, Serve
 
 FRESH_S: Final = 0.5
@@ -62,10 +62,6 @@ class SharedServe:
     async def read(self, dashboard: str, namespace: str) -> ServeState:
         """See the port."""
         return await self._states.get(dashboard, lambda: self._serve.read(dashboard, namespace))
-
-    async def start(self, dashboard: str, namespace: str, application: str) -> ReplicaStart:
-        """See the port."""
-        return await self._serve.start(dashboard, namespace, application)
 
     async def put(self, dashboard: str, namespace: str, document: Mapping[str, Any]) -> None:
         """See the port."""

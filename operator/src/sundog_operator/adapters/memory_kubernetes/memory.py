@@ -99,10 +99,18 @@ class MemoryKubernetes:
         return None if obj is None else of(obj)
 
     async def views(
-        self, kind: Kind, namespace: str, of: Callable[[Object], T], labels: Mapping[str, str] | None = None
+        self, kind: Kind, namespace: str | None, of: Callable[[Object], T], labels: Mapping[str, str] | None = None
     ) -> Sequence[T]:
         """See the port."""
         return [of(obj) for obj in await self.list(kind, namespace, labels)]
+
+    def version(self, namespace: str) -> int | None:  # noqa: ARG002 - nothing is kept
+        """See the port."""
+        return None
+
+    async def scan(self, kind: Kind, of: Callable[[Object], T]) -> Sequence[T]:
+        """See the port."""
+        return [of(obj) for obj in await self.list(kind)]
 
     async def create(self, obj: Object, *, manager: str | None = None, strict: bool = False) -> Object:
         """See the port. Raises Invalid besides; `strict` makes a field that the schema lacks invalid."""

@@ -14,7 +14,7 @@ from sundog_operator.app.observe import observe, salts_of
 from sundog_operator.app.world import Settings, World
 from sundog_operator.core import salts
 from sundog_operator.core.experiments import written_logs
-from sundog_operator.core.observed import EdgeReport, ReplicaStart, ServeState, WebhookAnswer
+from sundog_operator.core.observed import EdgeReport, ServeState, WebhookAnswer
 from sundog_operator.core.salts import Salted
 from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, SECRET, Kind, Object, Ref
 from sundog_operator.shell.exits import CommandFailed, Exit
@@ -41,10 +41,6 @@ class _Unasked:
     async def read(self, dashboard: str, namespace: str) -> ServeState:  # noqa: ARG002
         """Nothing is known."""
         return ServeState(known=False)
-
-    async def start(self, dashboard: str, namespace: str, application: str) -> ReplicaStart:  # noqa: ARG002
-        """Nothing is known."""
-        return ReplicaStart()
 
     async def put(self, dashboard: str, namespace: str, document: Mapping[str, Any]) -> None:
         """A preview writes nothing."""

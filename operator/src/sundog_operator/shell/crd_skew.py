@@ -1,0 +1,65 @@
+"""Compares the CRDs of the cluster with this release, once at the start."""
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final, Protocol
+
+from sundog_operator.api import skew
+from sundog_operator.api.schema import DEFINITIONS, Definition
+from sundog_operator.api.structure import structure
+from sundog_operator.errors import DependencyError
+
+log = logging.getLogger("sundog.operator")
+
+_SHOWN: Final = 5
+_PARTS: Final = ("spec", "status")
+
+
+class Publisher(Protocol):
+    """Who publishes the schemas of an API group's version, by any names."""
+
+    async def schemas(self, api_version: str) -> Mapping[str, Any]:
+        """Raises DependencyError."""
+
+
+async def log_skew(server: Publisher, api_version: str) -> None:
+    """Log which fields the CRDs lack, and which they have beyond this release. Nothing where the API server does not publish them."""
+    try:
+        published = await server.schemas(api_version)
+    except DependencyError as err:
+        log.debug("the CRDs could not be compared: %s", err)
+        return
+    for definition in DEFINITIONS:
+        schema = skew.served_schema(published, api_version.partition("/")[0], definition.kind)
+        if schema is not None:
+            _log(definition, schema)
+
+
+def _log(definition: Definition, schema: Mapping[str, Any]) -> None:
+    name = definition.plural
+    if lacking := list(_paths(definition, schema, skew.lacking)):
+        log.error(
+            "CRD %s: has no %s; expected the CRD of this release. The API server drops these fields: apply the CRD of this release",
+            name,
+            _shown(lacking),
+            extra={"reason": "CRDOlder"},
+        )
+    if unknown := list(_paths(definition, schema, skew.unknown)):
+        log.warning(
+            "CRD %s: has %s, which this release does not know; it leaves them as they are and does nothing with them",
+            name,
+            _shown(unknown),
+            extra={"reason": "CRDNewer"},
+        )
+
+
+def _paths(definition: Definition, schema: Mapping[str, Any], compare: Any) -> Iterator[str]:
+    node, properties = structure(definition.resource), schema.get("properties") or {}
+    for part in _PARTS:
+        yield from compare(properties.get(part) or {}, node.fields[part].node, part)
+
+
+def _shown(paths: Iterable[str]) -> str:
+    found = sorted(paths)
+    more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    return ", ".join(found[:_SHOWN]) + more

@@ -1,0 +1,134 @@
+"""How often the nodes and pods of a cluster are listed, however many ModelDeployments wait for their devices."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from sundog_operator.app import device_inventory
+from sundog_operator.app.device_inventory import DeviceInventory
+from sundog_operator.errors import DependencyError, Forbidden
+from sundog_operator.ports import NODE, POD, Kind
+
+GPU = "nvidia.com/gpu"
+
+
+OURS = {"app.kubernetes.io/part-of": "sundog"}
+
+
+def pod(devices: int, **labels: str) -> dict[str, Any]:
+    container = {"resources": {"requests": {GPU: str(devices)}}}
+    return {"metadata": {"labels": labels}, "spec": {"nodeName": "a", "containers": [container]}}
+
+
+class Memory:
+    """What the operator keeps in memory: its own pods."""
+
+    def __init__(self) -> None:
+        self.pods: list[dict[str, Any]] = []
+
+    async def views(self, kind: Kind, namespace: str | None, of: Callable[[Any], Any], labels: Any) -> Sequence[Any]:
+        assert (kind, namespace, labels) == (POD, None, OURS)
+        return list(map(of, self.pods))
+
+
+class Server:
+    """One node, a pod of Sundog's and one of somebody else. It counts its lists, and answers after giving way to other tasks."""
+
+    def __init__(self) -> None:
+        self.lists: Counter[str] = Counter()
+        self.fault: Exception | None = None
+
+    async def scan(self, kind: Kind, of: Callable[[Any], Any]) -> Sequence[Any]:
+        self.lists[kind.plural] += 1
+        await asyncio.sleep(0)
+        if self.fault is not None:
+            raise self.fault
+        node = {"metadata": {"name": "a"}, "status": {"allocatable": {GPU: "2"}}}
+        return [of(each) for each in {NODE: [node], POD: [pod(1), pod(2, **OURS)]}[kind]]
+
+
+class Clock:
+    """One that a test moves."""
+
+    def __init__(self) -> None:
+        self.at = 0.0
+
+    def monotonic(self) -> float:
+        return self.at
+
+
+@pytest.fixture
+def server() -> Server:
+    return Server()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def cpu(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """The CPU time of the thread: each look takes `cost` of it."""
+    told = SimpleNamespace(at=0.0, cost=0.0)
+
+    def thread_time() -> float:
+        told.at += told.cost
+        return told.at
+
+    monkeypatch.setattr(device_inventory, "time", SimpleNamespace(thread_time=thread_time))
+    return told
+
+
+async def look(devices: DeviceInventory, server: Server, clock: Clock, memory: Memory | None = None) -> Any:
+    return await devices.look(server, memory or Memory(), clock)  # type: ignore[arg-type]
+
+
+async def wait(server: Server, clock: Clock, seconds: int, deployments: int = 100) -> None:
+    """Let so many ModelDeployments look, each five times a second."""
+    devices = DeviceInventory()
+    for tick in range(seconds * 5):
+        clock.at = tick / 5
+        await asyncio.gather(*(look(devices, server, clock) for _ in range(deployments)))
+
+
+async def test_all_who_wait_share_one_list_every_ten_seconds(
+    server: Server, clock: Clock, cpu: SimpleNamespace
+) -> None:
+    await wait(server, clock, 60)
+    assert server.lists == {"nodes": 6, "pods": 6}
+
+
+async def test_lists_that_take_long_are_made_less_often(server: Server, clock: Clock, cpu: SimpleNamespace) -> None:
+    cpu.cost = 1.5
+    await wait(server, clock, 60, deployments=3)
+    assert server.lists["pods"] == 2, "a twentieth of the time"
+
+
+async def test_who_may_not_list_nodes_asks_once_in_ten_minutes(server: Server, clock: Clock) -> None:
+    server.fault = Forbidden("nodes is forbidden (403)")
+    await wait(server, clock, 590, deployments=2)
+    assert server.lists == {"nodes": 1}
+
+
+async def test_pods_of_sundog_count_as_they_are_now_and_others_as_they_were(server: Server, clock: Clock) -> None:
+    devices, memory = DeviceInventory(), Memory()
+    found = await look(devices, server, clock, memory)
+    assert [node["metadata"]["name"] for node in found.nodes] == ["a"]
+    assert found.taken == {("a", GPU): 1}
+    memory.pods = [pod(4, **OURS)]
+    assert (await look(devices, server, clock, memory)).taken == {("a", GPU): 5}
+    assert server.lists["pods"] == 1
+
+
+async def test_a_list_that_fails_is_asked_for_again(server: Server, clock: Clock) -> None:
+    devices = DeviceInventory()
+    server.fault = DependencyError("the API server does not answer")
+    with pytest.raises(DependencyError):
+        await look(devices, server, clock)
+    server.fault = None
+    assert await look(devices, server, clock) is not None

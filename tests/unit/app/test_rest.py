@@ -1,0 +1,127 @@
+"""What has nothing to do is looked at, and planned anew only where something has changed."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from doubles.cluster import NAME, model_deployment
+from doubles.watched_cluster import TICK_S, WatchedCluster, watched_cluster
+from sundog_operator.app import reconcile_model_deployment, reconcile_ray_cluster
+from sundog_operator.app.rest import LONGEST_S, resting
+from sundog_operator.core.say import RESYNC_S
+
+
+def is_ready(status: dict[str, Any]) -> bool:
+    return any((each["type"], each["status"]) == ("Ready", "True") for each in status.get("conditions", ()))
+
+
+async def run(cluster: WatchedCluster, seconds: float) -> None:
+    for _ in range(round(seconds / TICK_S)):
+        await cluster.tick()
+
+
+@pytest.fixture
+def worked(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often a ModelDeployment was planned, and a RayCluster worked on."""
+    counted: Counter[str] = Counter()
+    observe, ensure = reconcile_model_deployment.observe, reconcile_ray_cluster._ensure
+
+    def observed(*args: Any) -> Any:
+        counted["planned"] += 1
+        return observe(*args)
+
+    def ensured(*args: Any) -> Any:
+        counted["ensured"] += 1
+        return ensure(*args)
+
+    monkeypatch.setattr(reconcile_model_deployment, "observe", observed)
+    monkeypatch.setattr(reconcile_ray_cluster, "_ensure", ensured)
+    return counted
+
+
+@pytest.fixture
+async def cluster(worked: Counter[str]) -> AsyncIterator[WatchedCluster]:
+    """One in which a ModelDeployment rests."""
+    async with watched_cluster() as cluster:
+        await cluster.kube.create(model_deployment())
+        await cluster.until_all(is_ready)
+        await run(cluster, 3 * RESYNC_S)
+        cluster.passes.counted.clear()
+        worked.clear()
+        yield cluster
+
+
+async def test_nothing_is_planned_while_nothing_changes(cluster: WatchedCluster, worked: Counter[str]) -> None:
+    await run(cluster, 4 * RESYNC_S)
+    assert cluster.passes.counted["modeldeployment"] >= 4, "it is looked at"
+    assert worked == {}
+
+
+async def test_a_pass_is_made_from_time_to_time_all_the_same(cluster: WatchedCluster, worked: Counter[str]) -> None:
+    await run(cluster, LONGEST_S + RESYNC_S)
+    assert worked == {"planned": 1, "ensured": 1}
+
+
+async def test_a_replica_that_dies_is_noticed_at_the_next_look(cluster: WatchedCluster, worked: Counter[str]) -> None:
+    (serve,) = cluster.serve_apis.by_dashboard.values()
+    serve.start_s = 1e6
+    serve.crash_replicas(f"{NAME}-r1")
+    await run(cluster, RESYNC_S + 1)
+    assert worked["planned"]
+    assert (await cluster.status())["readyReplicas"] == 0
+
+
+async def test_what_an_edge_reports_is_noticed_at_the_next_look(cluster: WatchedCluster, worked: Counter[str]) -> None:
+    cluster.edges.problems = ["Secret keys has no key"]
+    await run(cluster, RESYNC_S + 1)
+    assert worked == {"planned": 1}
+
+
+async def test_an_edit_is_planned_at_once(cluster: WatchedCluster, worked: Counter[str]) -> None:
+    await cluster.apply(replicas=3)
+    await run(cluster, 1)
+    assert worked["planned"]
+    assert (await cluster.status())["replicas"] == 3
+
+
+RESTS: dict[str, Any] = {
+    "metadata": {"name": NAME, "generation": 2},
+    "spec": {"model": {"uri": "file:///models/v1"}},
+    "status": {
+        "observedGeneration": 2,
+        "cluster": "ray",
+        "stable": {"revision": 1, "uri": "file:///models/v1", "weight": 100},
+        "conditions": [
+            {"type": each, "status": "True", "reason": "R", "lastTransitionTime": "2026-01-01T00:00:00Z"}
+            for each in ("Ready", "SpecAccepted", "TrafficSynced", "CapacityAvailable")
+        ],
+    },
+}
+
+
+def test_one_revision_that_serves_may_rest() -> None:
+    found = resting(RESTS)
+    assert found is not None
+    assert dataclasses.astuple(found) == ("ray", f"{NAME}-r1")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"metadata": {"name": NAME, "generation": 3}},
+        {"metadata": {"name": NAME, "generation": 2, "deletionTimestamp": "2026-01-01T00:00:00Z"}},
+        {"spec": {"endpoint": {"tls": {"secretName": "certificate"}}}},
+        {"status": {**RESTS["status"], "stable": None}},
+        {"status": {**RESTS["status"], "candidate": {"revision": 2}}},
+        {"status": {**RESTS["status"], "queued": 2}},
+        {"status": {**RESTS["status"], "experiment": "compared"}},
+        {"status": {**RESTS["status"], "kept": [{"revision": 1, "since": "2026-01-01T00:00:00Z"}]}},
+        {"status": {**RESTS["status"], "conditions": RESTS["status"]["conditions"][1:]}},
+        {"status": {}},
+    ],
+)
+def test_what_has_something_under_way_or_names_secrets_may_not(changes: dict[str, Any]) -> None:
+    assert resting({**RESTS, **changes}) is None
