@@ -139,10 +139,10 @@ class KubernetesClient:
         path = _collection(ref.kind, ref.namespace)
         return await self._object(ref.kind, _Call(str(ref), "POST", path, self._as_manager(), _own(obj)))
 
-    async def apply(self, obj: Object) -> Object:
-        """See the port. A resourceVersion or uid in the metadata is a precondition (Conflict)."""
+    async def apply(self, obj: Object, *, dry_run: bool = False) -> Object:
+        """See the port. A resourceVersion or uid in the metadata is a precondition (Conflict). A `dry_run` stores nothing."""
         ref = ref_of(obj)
-        query = (*self._as_manager(), ("force", "true"))
+        query = (*self._as_manager(), ("force", "true"), *((("dryRun", "All"),) if dry_run else ()))
         return await self._object(ref.kind, _Call(str(ref), "PATCH", _path(ref), query, _own(obj), _APPLY))
 
     async def replace(self, obj: Object) -> Object:
