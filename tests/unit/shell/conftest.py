@@ -147,13 +147,19 @@ def on_server(sundog: Sundog, server: Server) -> Sundog:
 
 
 @pytest.fixture
-def local(server: Server, sundog: Sundog) -> Iterator[Sundog]:
-    """Run a command line against the API server, as that of an instance of local mode."""
+def local_state(server: Server) -> Iterator[Path]:
+    """The state directory of an instance of local mode that has the API server."""
     with tempfile.TemporaryDirectory(prefix="sdt-") as folder:
         state = place.prepare(Path(folder))
         shutil.copy(server.kubeconfig, state.path / place.KUBECONFIG)
         with state.hold():
-            yield lambda *arguments: sundog(*arguments, "--state-dir", folder)
+            yield state.path
+
+
+@pytest.fixture
+def local(local_state: Path, sundog: Sundog) -> Sundog:
+    """Run a command line against the API server, as that of an instance of local mode."""
+    return lambda *arguments: sundog(*arguments, "--state-dir", str(local_state))
 
 
 @pytest.fixture

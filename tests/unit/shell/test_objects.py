@@ -10,6 +10,7 @@ import yaml
 from doubles.cluster import NAMESPACE
 from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, Ref
 from sundog_operator.shell.exits import Exit
+from sundog_operator.shell.local import place
 
 FULL = "modeldeployment.serving.sundog.dev/digits"
 
@@ -126,6 +127,18 @@ def test_get_shows_the_columns_of_the_crd(on_server: Any, server: Any, manifest:
     assert "URL" in on_server("get", "mdep", "digits", "-o", "wide").out.splitlines()[0]
     head, line = on_server("get", "-A").out.splitlines()
     assert (head.split()[0], line.split()[:2]) == ("NAMESPACE", ["vision", "digits"])
+
+
+def test_what_local_mode_could_not_apply_is_told_beside_what_is_there(
+    local: Any, local_state: Path, manifest: Any
+) -> None:
+    local("apply", "-f", str(manifest()))
+    place.write_problems(local_state, ["a.yaml: spec.replicas: -1 is less than 0"])
+    told = "not applied: a.yaml: spec.replicas: -1 is less than 0\n"
+    assert local("get").err == local("describe", "digits").err == told
+    assert local("get", "digits", "-o", "json").json["metadata"]["name"] == "digits"
+    place.write_problems(local_state, [])
+    assert local("get").err == ""
 
 
 def test_get_prints_documents(on_server: Any, manifest: Any) -> None:

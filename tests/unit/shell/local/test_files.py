@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from doubles.clock import FakeClock
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
 from sundog_operator.ports import MODEL_DEPLOYMENT, Object, Ref
+from sundog_operator.shell.local import place
 from sundog_operator.shell.local.api_server import admit, schemas
 from sundog_operator.shell.local.files import ManifestFiles
 from sundog_operator.shell.local.origins import Origins
@@ -33,12 +35,16 @@ class Seen:
 
     notices: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    now: list[str] = field(default_factory=list)
 
     def notice(self, told: str) -> None:
         self.notices.append(told)
 
     def problem(self, told: str) -> None:
         self.problems.append(told)
+
+    def standing(self, problems: Any) -> None:
+        self.now = list(problems)
 
     def deployments(self, objects: Any) -> None: ...
 
@@ -62,7 +68,13 @@ class World:
 
     def start(self) -> "World":
         self.files = ManifestFiles(
-            self.root, self.kube, Origins(self.state / "origins.json"), self.clock, self.view, namespace="default"
+            self.root,
+            self.kube,
+            Origins(self.state / "origins.json"),
+            self.clock,
+            self.view,
+            namespace="default",
+            keep=partial(place.write_problems, self.state),
         )
         return self
 
@@ -165,6 +177,23 @@ async def test_a_mistake_is_told_once_and_keeps_what_serves(world: World, bad: s
     world.write("a.yaml", text("a", "v3"))
     await world.settle()
     assert await world.uris() == {"a": "v3"}
+
+
+async def test_what_is_refused_stands_until_it_is_fixed(world: World) -> None:
+    world.write("a.yaml", text("a"))
+    world.write("bad.yaml", "a: [")
+    await world.settle()
+    world.write("a.yaml", text("a").replace("spec: {", "spec: {replicas: -1, "))
+    await world.settle()
+    await world.settle()
+    refused, unreadable = world.view.now
+    assert refused.startswith(f"{world.folder}/a.yaml: ModelDeployment default/a: spec.replicas: ")
+    assert unreadable.startswith(f"{world.folder}/bad.yaml: ")
+    assert place.read_problems(world.state) == [refused, unreadable]
+    world.write("a.yaml", text("a", "v2"))
+    (world.folder / "bad.yaml").unlink()
+    await world.settle()
+    assert world.view.now == place.read_problems(world.state) == []
 
 
 async def test_removed_documents_and_files_take_their_objects_with_them(world: World) -> None:

@@ -145,4 +145,6 @@ def status(state_dir: Path | None, instance: str | None) -> int:
     click.echo(f"kubeconfig       {state.path / place.KUBECONFIG}")
     click.echo(f"logs             {state.logs}")
     click.echo(f"processes        {len(processes)}")
+    for line in place.read_problems(state.path):
+        click.echo(f"not applied      {line}")
     return Exit.OK

@@ -2,7 +2,7 @@
 
 import contextlib
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -35,8 +35,25 @@ class ManifestFiles:
     """
 
     def __init__(
-        self, root: Path, kube: MemoryKubernetes, origins: Origins, clock: Clock, view: View, *, namespace: str
+        self,
+        root: Path,
+        kube: MemoryKubernetes,
+        origins: Origins,
+        clock: Clock,
+        view: View,
+        *,
+        namespace: str,
+        keep: Callable[[Sequence[str]], None] = lambda _: None,
     ) -> None:
+        """Args:
+        root: a file, or a folder of files.
+        kube: what the manifests are applied to.
+        origins: which object came from which file.
+        clock: tells how long a file has been stable.
+        view: where it is shown what happens.
+        namespace: of objects that name none.
+        keep: called with all problems of the manifests whenever they change, for others to read.
+        """
         self._root = root
         self._is_folder = root.is_dir()
         self._kube = kube
@@ -48,6 +65,9 @@ class ManifestFiles:
         self._applied: set[Ref] = set()
         self._told: set[str] = set()
         self._told_empty: set[str] = set()
+        self._refused: dict[Ref, str] = {}
+        self._keep = keep
+        self._standing: list[str] | None = None
         self._gone_since: dict[tuple[Ref, int], float] = {}
         self._empty_since: dict[str, float] = {}
 
@@ -88,6 +108,18 @@ class ManifestFiles:
             )
         await self._delete({ref for ref, _ in _lasting(self._gone_since, now)})
         self._tell_of_empty(_lasting(self._empty_since, now))
+        self._show_standing(reading)
+
+    def _show_standing(self, reading: Reading) -> None:
+        """Show what is wrong now, and keep it."""
+        present = {document.ref for document in reading.documents}
+        self._refused = {ref: told for ref, told in self._refused.items() if ref in present}
+        mistakes = [str(problem) for problem in reading.problems if not problem.skipped]
+        standing = sorted({*mistakes, *self._refused.values(), *self._told_empty})
+        if standing != self._standing:
+            self._standing = standing
+            self._keep(standing)
+            self._view.standing(standing)
 
     def _stamp(self, ref: Ref) -> int:
         """When the file that described an object was changed last, in nanoseconds; 0 where it is gone."""
@@ -134,12 +166,12 @@ class ManifestFiles:
         try:
             before = await self._kube.get(ref)
             stored = await self._kube.apply(document.object, manager=MANAGER, strict=True)
-        except Invalid as err:
-            self._view.problem(f"{document.source}: {ref}: {'; '.join(err.causes)}")
-            return
         except SundogError as err:
-            self._view.problem(f"{document.source}: {one_line(err)}")
+            told = f"{ref}: {'; '.join(err.causes)}" if isinstance(err, Invalid) else one_line(err)
+            self._refused[ref] = f"{document.source}: {told}"
+            self._view.problem(self._refused[ref])
             return
+        self._refused.pop(ref, None)
         self._remember(document, stored)
         self._applied.add(ref)
         if not manifests.is_same(before, stored):

@@ -8,6 +8,7 @@ import secrets
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -37,7 +38,7 @@ from sundog_operator.shell.local.api_server import columns, open_api_server
 from sundog_operator.shell.local.files import ManifestFiles
 from sundog_operator.shell.local.follow import follow
 from sundog_operator.shell.local.origins import Origins
-from sundog_operator.shell.local.views import View
+from sundog_operator.shell.local.views import LoggedView, View
 
 log = logging.getLogger("sundog.local")
 
@@ -120,13 +121,21 @@ async def run(
     Raises StateDirectoryError (of which AnotherInstance) and StateRefused before anything is started.
     """
     parts, clock = parts or Parts(), SystemClock()
-    state = await asyncio.to_thread(place.prepare, path)
+    state, view = await asyncio.to_thread(place.prepare, path), LoggedView(view)
     with state.hold(), _logging(state), contextlib.closing(open_api_server(state.path / _STORE, clock)) as kube:
         controllers = parts.controllers(kube, state.path, clock)
         try:
             async with _reachable(kube, state, clock, namespace), aiohttp.ClientSession() as session:
                 world = parts.world(kube, session, state.ray_token.read_text().strip(), clock)
-                files = ManifestFiles(manifests, kube, Origins(state.path / _ORIGINS), clock, view, namespace=namespace)
+                files = ManifestFiles(
+                    manifests,
+                    kube,
+                    Origins(state.path / _ORIGINS),
+                    clock,
+                    view,
+                    namespace=namespace,
+                    keep=partial(place.write_problems, state.path),
+                )
                 work = [Operator(world).run(), *(each.run() for each in controllers), files.run(), follow(kube, view)]
                 view.notice(f"serving {manifests}; state is in {path}, Ctrl-C ends it")
                 await _until_asked(stop, work)

@@ -37,6 +37,7 @@ async def describe(server: Server, what: tuple[str, ...]) -> None:
         else:
             shown = describe_model_deployment(await _subject(server, obj, events), now)
         print_rich(shown, None if sys.stdout.isatty() else NO_TERMINAL)
+    server.show_problems()
 
 
 async def _subject(server: Server, obj: Object, events: list[Object]) -> Subject:

@@ -26,6 +26,7 @@ async def get(server: Server, what: tuple[str, ...], all_namespaces: bool, watch
         return
     objects = await _read(server, kind, namespace, names)
     _print(kind, objects, output, single=len(names) == 1, namespaces=all_namespaces, namespace=namespace)
+    server.show_problems()
 
 
 async def _read(server: Server, kind: Kind, namespace: str | None, names: tuple[str, ...]) -> list[Object]:
