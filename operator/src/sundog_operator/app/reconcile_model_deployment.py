@@ -26,10 +26,12 @@ async def reconcile_model_deployment(world: World, key: Key) -> float | None:
     if stored is None or "deletionTimestamp" in stored["metadata"]:
         answer_to(world, key, None)
         read(world, key, ())
+        world.replicas.forget(key)
         return None
     seen = await observe(world, stored)
     decided = plan(seen, world.clock.now())
     experiments = {each.name: each.uid for each in seen.rollouts} | {each.name: each.uid for each in seen.own}
+    await record(world, stored, world.replicas.lost(key, seen))
     await _act(world, stored, decided, experiments)
     return decided.requeue_after_s
 
