@@ -14,6 +14,8 @@ import orjson
 import yaml
 from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
+from kubernetes.aio.stream import WsApiClient
+from kubernetes.aio.stream.ws_client import ERROR_CHANNEL, STDOUT_CHANNEL
 
 from sundog_operator.errors import AlreadyExists, Conflict, DependencyError, Forbidden, Invalid, NotFound, NotServed
 from sundog_operator.ports import Kind, Object, Ref, Snapshot, WatchEvent, ref_of
@@ -202,6 +204,34 @@ class KubernetesClient:
         """
         url = f"{_collection(pod.kind, pod.namespace)}/{quote(pod.name, safe='')}:{port}/proxy{path}"
         return await self._answer(_Call(str(pod), "GET", url), aiohttp.ClientTimeout(total=None), {})
+
+    async def output_of(self, pod: Ref, container: str, command: Sequence[str]) -> AsyncIterator[bytes]:
+        """What a command in a container writes to its standard output, as it comes, until it ends.
+
+        Raises Forbidden, DependencyError: also where the command fails.
+        """
+        query = [("command", part) for part in command] + [("container", container), ("stdout", "true")]
+        api = WsApiClient(self._api.configuration)
+        subject = f"{pod}: container {container}"
+        try:
+            method, url, headers, _, _ = await self._api.param_serialize(
+                "GET", f"{_path(pod)}/exec", query_params=query, header_params={}, auth_settings=["BearerToken"]
+            )
+            answer = await api.call_api(method, url, headers, _preload_content=False)
+            async with answer.response as socket:
+                async for message in socket:
+                    channel, data = message.data[0], message.data[1:]
+                    if channel == STDOUT_CHANNEL:
+                        yield data
+                    elif channel == ERROR_CHANNEL and (status := orjson.loads(data)).get("status") != "Success":
+                        raise DependencyError(f"{subject}: {status.get('message') or 'the command failed'}")
+        except aiohttp.WSServerHandshakeError as error:
+            told = f"{subject}: the API server lets nothing be run in it ({error.status})"
+            raise (Forbidden if error.status == 403 else DependencyError)(told) from error
+        except (aiohttp.ClientError, TimeoutError, OSError, ConfigException, ValueError) as error:
+            raise DependencyError(f"{subject}: the API server does not answer: {error!r}") from error
+        finally:
+            await api.close()
 
     async def watch(self, kind: Kind, namespace: str | None = None) -> AsyncIterator[WatchEvent]:
         """See the port.

@@ -32,6 +32,7 @@ COMMANDS: Final[dict[str, Entry]] = {
     "apply": Entry("verbs.apply:apply", "Create or change what manifests describe."),
     "get": Entry("verbs.get:get", "List ModelDeployments or Experiments."),
     "describe": Entry("verbs.describe:describe", "Tell all about one, and what it waits for."),
+    "logs": Entry("verbs.logs:logs", "Print what the replicas of a model log."),
     "delete": Entry("verbs.delete:delete", "Delete ModelDeployments or Experiments."),
     "plan": Entry("verbs.plan:plan", "Tell what applying manifests would do, and why."),
     "experiment": Entry("verbs.experiment:experiment", "Look ahead at what evidence will say, or report it."),

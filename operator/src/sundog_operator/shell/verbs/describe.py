@@ -10,7 +10,12 @@ from sundog_operator.api import ModelDeploymentStatus
 from sundog_operator.core import names, revisions
 from sundog_operator.ports import CONTROLLER_REVISION, EVENT, EXPERIMENT, MODEL_DEPLOYMENT, Object, Ref
 from sundog_operator.shell import kinds
-from sundog_operator.shell.describing import Subject, describe_experiment, describe_model_deployment
+from sundog_operator.shell.describing import (
+    Subject,
+    describe_experiment,
+    describe_model_deployment,
+    newest_rollout,
+)
 from sundog_operator.shell.output import NO_TERMINAL, print_rich
 from sundog_operator.shell.target import Server, complete_name, talks_to_server
 from sundog_operator.shell.verbs.get import find
@@ -51,8 +56,18 @@ async def _subject(server: Server, obj: Object, events: list[Object]) -> Subject
         obj=obj,
         revisions=[revision for each in own if (revision := revisions.read_controller_revision(each)) is not None],
         experiment=await server.kube.get(Ref(EXPERIMENT, server.namespace, experiment)) if experiment else None,
+        exception=_exception(server, meta["name"], newest_rollout(status)),
         events=events,
     )
+
+
+def _exception(server: Server, name: str, revision: int | None) -> str:
+    """What the model of a revision raised last, where its replicas' logs are on this machine."""
+    if server.state is None or revision is None:
+        return ""
+    from sundog_operator.adapters.local import replica_logs
+
+    return replica_logs.last_exception(server.state, name, revision)
 
 
 async def _events(server: Server, obj: Object) -> list[Object]:
