@@ -227,6 +227,21 @@ def test_a_rollout_that_evidence_does_not_decide_is_seen_at_once(on_server: Any,
     assert dict(zip(head.split(), line.split(), strict=False))["PAUSED"] == "NoData"
 
 
+def test_get_says_that_a_rollout_waits_for_evidence(on_server: Any, server: Any, manifest: Any) -> None:
+    rollout = {"steps": [{"weight": 25}]}
+    on_server("apply", "-f", str(manifest(rollout=rollout)))
+    server.serve_revision(1)
+    on_server("apply", "-f", str(manifest("file:///models/v2", rollout=rollout)))
+
+    async def told(cluster: Any) -> bool:
+        conditions = (await cluster.status())["conditions"]
+        ready = next(each for each in conditions if each["type"] == "Ready")
+        return "revision 1 serves; revision 2 waits for evidence at 25 %" in str(ready["message"])
+
+    server.until(told, "what it waits for")
+    assert "revision 2 waits for evidence at 25 %" in on_server("get", "digits").out
+
+
 def test_describe_shows_why_a_spec_is_refused(on_server: Any, server: Any, manifest: Any) -> None:
     on_server("apply", "-f", str(manifest("pvc://models/v1")))
 

@@ -215,7 +215,12 @@ class Finding:
                 return f"{seen}: no more above {control}'s rate than its floor allows"
             case Verdict.PASSED:
                 return f"{seen}: no worse than the {self.allowed:.3g} times that are allowed"
-        return f"{seen}, and {self.allowed:.3g} times are allowed: {self._wanted()}"
+        return f"{seen}, and {self._limit(control)}: {self._wanted()}"
+
+    def _limit(self, control: str) -> str:
+        """How much is allowed; a margin that is in a threshold already leaves a ratio of 1."""
+        times = f"{self.allowed:.3g}"
+        return f"no more than {control}'s are allowed" if times == "1" else f"{times} times are allowed"
 
     def _wanted(self) -> str:
         """What will decide."""
@@ -228,7 +233,9 @@ class Finding:
             )
         else:
             wanted = by_floor or "no number of events will decide"
-        return f"{wanted}, in some {told_time(self.eta_s)}" if math.isfinite(self.eta_s) else wanted
+        # Where nothing more has to be counted, time alone is missing, which is told beside it.
+        soon = math.isfinite(self.eta_s) and self.eta_s >= 1
+        return f"{wanted}, in some {told_time(self.eta_s)}" if soon else wanted
 
 
 def told_time(seconds: float) -> str:
