@@ -229,7 +229,7 @@ class KubernetesClient:
             told = f"{subject}: the API server lets nothing be run in it ({error.status})"
             raise (Forbidden if error.status == 403 else DependencyError)(told) from error
         except (aiohttp.ClientError, TimeoutError, OSError, ConfigException, ValueError) as error:
-            raise DependencyError(f"{subject}: the API server does not answer: {error!r}") from error
+            raise DependencyError(f"{subject}: the API server does not answer: {_told(error)}") from error
         finally:
             await api.close()
 
@@ -333,13 +333,18 @@ class KubernetesClient:
             answer = await self._api.call_api(method, url, sent, body, _request_timeout=timeout)
         except (aiohttp.ClientError, TimeoutError, OSError, ConfigException) as error:
             self.on_answer(call.method, self._api.configuration.host, 0)
-            raise DependencyError(f"{call.subject}: the API server does not answer: {error!r}") from error
+            raise DependencyError(f"{call.subject}: the API server does not answer: {_told(error)}") from error
         response: aiohttp.ClientResponse = answer.response
         self.on_answer(call.method, self._api.configuration.host, response.status)
         return response
 
     def _as_manager(self) -> tuple[tuple[str, str]]:
         return (("fieldManager", self._manager),)
+
+
+def _told(error: BaseException) -> str:
+    """What went wrong with a connection, in words: not every exception has some."""
+    return str(error) or type(error).__name__
 
 
 def _nothing(_method: str, _host: str, _status: int) -> None:
