@@ -181,6 +181,18 @@ def test_commands_of_the_model_server_explain_themselves_without_torch(verb: str
     assert done.stderr == "[]\n"
 
 
+def test_get_and_completion_of_a_local_instance_import_nothing_slow(local_state: Path) -> None:
+    """Modules stand for time: these took more than half of it."""
+    slow = ("kubernetes", "pydantic", "sundog_operator.api", "numpy", "sundog_operator.adapters.memory_kubernetes")
+    code = (
+        "import sys; from sundog_operator.shell import cli\n"
+        f"assert cli.run(['get', '--state-dir', {str(local_state)!r}]) == 0\n"
+        f"print([name for name in {slow!r} if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S, check=True)
+    assert done.stderr.splitlines()[-1] == "[]"
+
+
 def test_what_a_model_is_refused_for_is_code_1(sundog: Any, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("nowhere")
     done = sundog("digest", str(tmp_path))

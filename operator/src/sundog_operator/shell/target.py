@@ -182,7 +182,10 @@ def talks_to_server(
 async def _connected(target: Target, use: Callable[[Server], Awaitable[T]]) -> T:
     from sundog_operator.adapters.kubernetes_client import KubernetesClient
 
-    kube = await KubernetesClient.connect(target.kubeconfig, context=target.context, manager=MANAGER)
+    if target.local:
+        kube = KubernetesClient.local(target.kubeconfig, manager=MANAGER)
+    else:
+        kube = await KubernetesClient.connect(target.kubeconfig, context=target.context, manager=MANAGER)
     try:
         state = target.kubeconfig.parent if target.local else None
         return await use(Server(kube, target.namespace, state))
