@@ -1,5 +1,7 @@
 """The command as a whole: overview, start-up, errors, exit codes, reference."""
 
+import errno
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -152,6 +154,31 @@ def test_debug_shows_the_traceback(sundog: Any, monkeypatch: pytest.MonkeyPatch)
 def test_ctrl_c_is_code_130(sundog: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli.root, "get_command", lambda *_: _failing(KeyboardInterrupt()))
     assert sundog("version").code == Exit.INTERRUPTED
+
+
+def test_ctrl_c_while_the_command_is_imported_shows_no_traceback() -> None:
+    code = (
+        "import builtins, os, signal\n"
+        "found = builtins.__import__\n"
+        "def interrupted(name, *more):\n"
+        "    if name == 'click': os.kill(os.getpid(), signal.SIGINT)\n"
+        "    return found(name, *more)\n"
+        "builtins.__import__ = interrupted\n"
+        "from sundog_operator.shell.entry import main\n"
+        "main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
+
+
+def test_a_full_disk_is_one_line(sundog: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device", "/state/origins.json")
+    monkeypatch.setattr(cli.root, "get_command", lambda *_: _failing(full))
+    done = sundog("version")
+    assert done.code == Exit.REFUSED
+    assert done.err == (
+        "error: /state/origins.json: No space left on device: free some space, or choose another --state-dir\n"
+    )
 
 
 def test_what_is_not_installed_is_named(sundog: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -284,3 +284,23 @@ def test_an_experiment_of_ones_own_is_answered(on_server: Any, server: Any, tmp_
     assert on_server("apply", "-f", str(path)).out == "experiment.serving.sundog.dev/mine created\n"
     stored = server.do(lambda cluster: cluster.kube.get(Ref(EXPERIMENT, NAMESPACE, "mine")))
     assert stored["spec"]["exposure"] == "20%"
+
+
+def test_describe_prints_documents(on_server: Any, server: Any, manifest: Any) -> None:
+    on_server("apply", "-f", str(manifest()))
+    server.serve_revision(1)
+    told = on_server("describe", "digits", "-o", "json").json
+    assert told["modelDeployment"]["metadata"]["name"] == "digits"
+    assert told["waitsFor"] == "nothing"
+    assert [each["revision"] for each in told["revisions"]] == [1]
+    assert {"RevisionCreated", "Promoted"} <= {each["reason"] for each in told["events"]}
+    assert yaml.safe_load(on_server("describe", "digits", "-o", "yaml").out) == told
+
+
+def test_url_is_the_endpoint_alone(on_server: Any, server: Any, manifest: Any) -> None:
+    on_server("apply", "-f", str(manifest()))
+    done = on_server("url", "digits")
+    assert (done.code, done.out) == (Exit.REFUSED, "")
+    assert "has no endpoint yet: `sundog describe digits` tells why" in done.err
+    server.serve_revision(1)
+    assert on_server("url", "digits").out == f"{on_server('get', 'digits', '-o', 'json').json['status']['url']}\n"

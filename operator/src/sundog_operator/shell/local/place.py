@@ -1,5 +1,6 @@
 """Where an instance of local mode keeps its state."""
 
+import contextlib
 import hashlib
 import os
 import stat
@@ -50,6 +51,18 @@ def prepare(path: Path) -> StateDirectory:
     state = StateDirectory.at(reached)
     state.prepare()
     return state
+
+
+def release(path: Path) -> None:
+    """Take away the short link to a state directory that nothing runs in, and the folder of links when it was the last."""
+    reached = short(path)
+    if reached == path:
+        return
+    with contextlib.suppress(OSError):
+        if reached.is_symlink():
+            reached.unlink()
+        # Refused while others have links there.
+        reached.parent.rmdir()
 
 
 def find(path: Path) -> StateDirectory:
