@@ -18,6 +18,7 @@ from sundog_operator.shell.describing import (
     newest_rollout,
     waits_for,
 )
+from sundog_operator.shell.live_counts import with_live_counts
 from sundog_operator.shell.output import NO_TERMINAL, print_document, print_rich
 from sundog_operator.shell.target import Server, complete_name, talks_to_server
 from sundog_operator.shell.verbs.get import find
@@ -74,7 +75,7 @@ def _document(subject: Subject) -> dict[str, Any]:
 async def _subject(server: Server, obj: Object, events: list[Object]) -> Subject:
     meta = obj["metadata"]
     if obj["kind"] == EXPERIMENT.kind:
-        return Subject(obj=obj, events=events)
+        return Subject(obj=await with_live_counts(server, obj), events=events)
     stored = await server.kube.list(CONTROLLER_REVISION, server.namespace, {names.LABEL_MODEL_DEPLOYMENT: meta["name"]})
     own = [each for each in stored if revisions.owned_by(each, meta["uid"])]
     status = ModelDeploymentStatus.parse(obj.get("status"))
@@ -82,10 +83,15 @@ async def _subject(server: Server, obj: Object, events: list[Object]) -> Subject
     return Subject(
         obj=obj,
         revisions=[revision for each in own if (revision := revisions.read_controller_revision(each)) is not None],
-        experiment=await server.kube.get(Ref(EXPERIMENT, server.namespace, experiment)) if experiment else None,
+        experiment=await _with_counts(server, Ref(EXPERIMENT, server.namespace, experiment)) if experiment else None,
         exception=_exception(server, meta["name"], newest_rollout(status)),
         events=events,
     )
+
+
+async def _with_counts(server: Server, ref: Ref) -> Object | None:
+    experiment = await server.kube.get(ref)
+    return None if experiment is None else await with_live_counts(server, experiment)
 
 
 def _exception(server: Server, name: str, revision: int | None) -> str:
