@@ -309,6 +309,8 @@ class Following:
                 present = by_slot.get(slot, ())
                 want = wanted(self._wishes[slot], present) if slot in self._wishes else {}
                 up += [want[server.name] for server in present if server.up and server.name in want]
+            for level, told in health_changes(holding, self._up.get(holding.application, ()), up, states):
+                LOG.log(level, "%s", told)
             self._up[holding.application] = tuple(up)
             replicas = [server for server in states if not server.name.startswith(FALLBACK)]
             leaving = sum(server.draining or server.maintenance for server in replicas)
@@ -326,6 +328,28 @@ class Following:
 
 def _is_unsettled(server: ServerState) -> bool:
     return not server.name.startswith(FALLBACK) and (server.failing or not server.up)
+
+
+def health_changes(
+    holding: Holding, before: Iterable[Server], now: Iterable[Server], states: Iterable[ServerState]
+) -> list[tuple[int, str]]:
+    """Which replicas began to answer, failed or left: a level and a line for the log. Those of gRPC are the same processes.
+
+    HAProxy writes this too, but without a time, and with the name of a slot in place of the application's.
+    """
+    was, has = ({server.name for server in each if not (server.check_port or server.backup)} for each in (before, now))
+    leaving = {server.name for server in states if server.draining or server.maintenance}
+    known = {server.name for server in states}
+    of = f"of {holding.application} ({holding.slot})"
+    lines = [(logging.INFO, f"replica {name} {of} answers") for name in sorted(has - was)]
+    for name in sorted(was - has):
+        if name in leaving or name not in known:
+            lines.append((logging.INFO, f"replica {name} {of} leaves"))
+        else:
+            lines.append(
+                (logging.WARNING, f"replica {name} {of} is down: it refuses connections or fails its health check")
+            )
+    return lines
 
 
 def _limits(want: Mapping[str, Server], present: Iterable[ServerState], known: Iterable[Server]) -> list[str]:

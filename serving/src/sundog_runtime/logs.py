@@ -4,11 +4,15 @@ Serve's handlers decide where a line goes; the lines of this package get a form 
 """
 
 import logging
+import traceback
 from datetime import UTC, datetime
+from types import TracebackType
 
 import orjson
 
 from sundog_runtime.context import RequestContext, current
+
+ExceptionInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
 LOGGER_NAME = "ray.serve.sundog"
 
@@ -34,6 +38,9 @@ class JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """One line, without a line break."""
+        if record.exc_info and not record.exc_text:
+            # The other formatter takes what it finds here.
+            record.exc_text = self.formatException(record.exc_info)
         if record.name != LOGGER_NAME:
             return self._others.format(record)
         document = {
@@ -47,8 +54,12 @@ class JsonLines(logging.Formatter):
         if isinstance(request, RequestContext):
             document |= {"request_id": request.request_id, "trace_id": request.trace_id}
         if record.exc_info:
-            document["exception"] = self.formatException(record.exc_info)
+            document["exception"] = record.exc_text
         return orjson.dumps(document, default=str).decode()
+
+    def formatException(self, ei: ExceptionInfo) -> str:  # noqa: N802 logging's name
+        """The traceback, made without `print`: Serve replaces it in replicas by one that writes a tuple into a file."""
+        return "".join(traceback.format_exception(*ei)).rstrip("\n")
 
 
 def use_json_lines(service: str, revision: int, parent: logging.Logger) -> None:

@@ -57,6 +57,7 @@ NO_REASONS = {
         "Pause",
         "Promote",
         "ReplaceEdge",
+        "ReplaceReplica",
         "RetryRequest",
         "Resume",
         "RollBack",

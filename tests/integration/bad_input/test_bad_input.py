@@ -249,7 +249,11 @@ BODIES: dict[str, tuple[Callable[[], Any], int, str]] = {
         400,
         "input 'x' has more than 32",
     ),
-    "too large": (lambda: b" " * (11 << 20), 413, "the body of 11534336 bytes is larger than 10485760 bytes"),
+    "too large": (
+        lambda: b" " * (11 << 20),
+        413,
+        "the body of 11534336 bytes is larger than 10485760 bytes, which is endpoint.maxRequestBytes of its service",
+    ),
     "too large in chunks": (lambda: chunks(11 << 20), 413, "the body is larger than 10485760 bytes"),
 }
 ROW = struct.pack("<4f", 0.5, -1.0, 2.0, 0.0)
@@ -359,7 +363,8 @@ CALLS: dict[str, tuple[bytes, str, str, str]] = {
         TOO_LARGE,
         "good",
         "RESOURCE_EXHAUSTED",
-        f"the message of {len(TOO_LARGE)} bytes is larger than 10485760 bytes",
+        f"the message of {len(TOO_LARGE)} bytes is larger than 10485760 bytes,"
+        " which is endpoint.maxRequestBytes of its service",
     ),
     "unknown model": (
         infer("other").SerializeToString(),

@@ -390,7 +390,10 @@ async def test_a_message_is_refused_by_the_length_in_front_of_it_before_a_replic
         called["stable"].seen.clear()
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await call(opened, "x" * size)
-        wanted = f"the message of {length} bytes is larger than {length - 1} bytes"
+        wanted = (
+            f"the message of {length} bytes is larger than {length - 1} bytes,"
+            " which is endpoint.maxRequestBytes of its service"
+        )
         assert (caught.value.code().name, caught.value.details()) == ("RESOURCE_EXHAUSTED", wanted)
         assert called["stable"].seen == []
         # It takes nothing from the next one on the same channel.

@@ -84,7 +84,7 @@ async def test_a_body_above_the_services_limit_is_413_and_reaches_no_replica(edg
         b"POST /digits/ HTTP/1.1\r\nhost: a\r\ncontent-length: 100001\r\nconnection: close\r\n\r\n" + b"x" * 20_000,
     )
     assert answer.startswith(b"HTTP/1.1 413 ")
-    detail = "the body of 100001 bytes is larger than 100000 bytes"
+    detail = "the body of 100001 bytes is larger than 100000 bytes, which is endpoint.maxRequestBytes of its service"
     assert (told(answer)["detail"], told(answer)["error"]) == (detail, detail)
     assert b"application/problem+json" in answer
     assert [seen["size"] for seen in digits["stable"].seen] == [100_000]

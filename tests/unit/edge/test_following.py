@@ -1,6 +1,7 @@
 """Asking clusters for their replicas."""
 
 import asyncio
+import logging
 from collections import Counter
 
 import pytest
@@ -9,6 +10,8 @@ from sundog_edge import following
 from sundog_edge.document import Cluster
 from sundog_edge.errors import ServeUnavailable
 from sundog_edge.following import Answers, Following
+from sundog_edge.layout import Holding, Server
+from sundog_edge.runtime_api import ServerState
 
 GOOD, SLOW = Cluster(dashboard="http://good"), Cluster(dashboard="http://slow")
 
@@ -82,6 +85,28 @@ async def test_all_ports_of_all_clusters_count(monkeypatch):
     answers = Answers(Client())
     await answers.poll({"good": GOOD, "again": GOOD})
     assert answers.count == 2
+
+
+def test_what_becomes_of_a_replica_is_logged_by_the_name_of_its_application():
+    holding = Holding("slot2", "digits-r7", "digits", "/digits-r7")
+    names = ("stays", "comes", "fails", "drains", "went")
+    stays, comes, fails, drains, went = (Server("slot2", name, name, 0) for name in names)
+    call = Server("slot2", "call", "call", 0, check_port=1)
+    states = [
+        *(ServerState("slot2", name, name, True, False, False, 1) for name in ("stays", "comes")),
+        ServerState("slot2", "fails", "fails", False, False, False, 1),
+        ServerState("slot2", "drains", "drains", True, True, False, 1),
+    ]
+    told = following.health_changes(holding, (stays, fails, drains, went, call), (stays, comes), states)
+    assert told == [
+        (logging.INFO, "replica comes of digits-r7 (slot2) answers"),
+        (logging.INFO, "replica drains of digits-r7 (slot2) leaves"),
+        (
+            logging.WARNING,
+            "replica fails of digits-r7 (slot2) is down: it refuses connections or fails its health check",
+        ),
+        (logging.INFO, "replica went of digits-r7 (slot2) leaves"),
+    ]
 
 
 class Names:

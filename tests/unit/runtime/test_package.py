@@ -320,3 +320,18 @@ def test_the_digest_of_a_file_is_its_hash(workshop: Path) -> None:
     assert sundog(digest, "empty").output == (
         "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\n"
     )
+
+
+def test_a_path_may_lead_up(workshop: Path) -> None:
+    done = sundog(package, "../workshop/model", "--entrypoint", "net:Net", "--weights", "weights.pt")
+    assert done.exit_code == 0, done.output
+    assert f"directory   {workshop}/model\n" in done.output
+
+
+def test_a_model_that_answers_nan_is_refused_in_one_line(workshop: Path) -> None:
+    weights = {name: torch.full_like(value, float("nan")) for name, value in Net().state_dict().items()}
+    torch.save(weights, workshop / "weights.pt")
+    done = sundog(package, "model", "--entrypoint", "net:Net", "--weights", "weights.pt")
+    assert done.exit_code == 1, done.output
+    assert done.output.startswith("Error: LoadFailed: a prediction failed: ")
+    assert not (workshop / "model").exists()

@@ -109,6 +109,25 @@ def test_lines_are_json_and_serves_lines_stay(caplog: pytest.LogCaptureFixture) 
     assert "ValueError: wrong" in json.loads(written.format(made))["exception"]
 
 
+@pytest.mark.parametrize("name", ["ray.serve", "ray.serve.sundog"])
+def test_a_traceback_is_whole_although_serve_replaces_print(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    printed = print
+
+    def of_serve(*objects: Any, file: Any = None, **more: Any) -> None:
+        printed(objects, file=file, **more)
+
+    try:
+        raise ValueError("wrong")
+    except ValueError as error:
+        found = (type(error), error, error.__traceback__)
+    record = logging.makeLogRecord({"name": name, "levelname": "ERROR", "msg": "it raised", "exc_info": found})
+    monkeypatch.setattr("builtins.print", of_serve)
+    line = JsonLines("digits", 8, logging.Formatter("%(message)s")).format(record)
+    told = line.partition("\n")[2] if name == "ray.serve" else json.loads(line)["exception"]
+    assert told.startswith("Traceback (most recent call last):\n  File ")
+    assert told.endswith("\nValueError: wrong")
+
+
 @pytest.fixture
 def loggers() -> Iterator[tuple[logging.Logger, logging.Logger]]:
     """Serve's logger and ours, put back as they were."""

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -18,6 +20,7 @@ from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
 from sundog_operator.adapters.memory_kubernetes.facade import serve
 from sundog_operator.adapters.memory_kubernetes.kubeconfig import write_kubeconfig
 from sundog_operator.shell import cli
+from sundog_operator.shell.local import place
 from sundog_operator.shell.local.api_server import admit, columns, schemas
 from waiting import PATIENCE_S
 
@@ -141,6 +144,22 @@ def on_server(sundog: Sundog, server: Server) -> Sundog:
         return sundog(*arguments, "--kubeconfig", str(server.kubeconfig))
 
     return call
+
+
+@pytest.fixture
+def local_state(server: Server) -> Iterator[Path]:
+    """The state directory of an instance of local mode that has the API server."""
+    with tempfile.TemporaryDirectory(prefix="sdt-") as folder:
+        state = place.prepare(Path(folder))
+        shutil.copy(server.kubeconfig, state.path / place.KUBECONFIG)
+        with state.hold():
+            yield state.path
+
+
+@pytest.fixture
+def local(local_state: Path, sundog: Sundog) -> Sundog:
+    """Run a command line against the API server, as that of an instance of local mode."""
+    return lambda *arguments: sundog(*arguments, "--state-dir", str(local_state))
 
 
 @pytest.fixture

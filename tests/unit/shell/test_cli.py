@@ -1,5 +1,7 @@
 """The command as a whole: overview, start-up, errors, exit codes, reference."""
 
+import errno
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -154,6 +156,31 @@ def test_ctrl_c_is_code_130(sundog: Any, monkeypatch: pytest.MonkeyPatch) -> Non
     assert sundog("version").code == Exit.INTERRUPTED
 
 
+def test_ctrl_c_while_the_command_is_imported_shows_no_traceback() -> None:
+    code = (
+        "import builtins, os, signal\n"
+        "found = builtins.__import__\n"
+        "def interrupted(name, *more):\n"
+        "    if name == 'click': os.kill(os.getpid(), signal.SIGINT)\n"
+        "    return found(name, *more)\n"
+        "builtins.__import__ = interrupted\n"
+        "from sundog_operator.shell.entry import main\n"
+        "main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
+
+
+def test_a_full_disk_is_one_line(sundog: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device", "/state/origins.json")
+    monkeypatch.setattr(cli.root, "get_command", lambda *_: _failing(full))
+    done = sundog("version")
+    assert done.code == Exit.REFUSED
+    assert done.err == (
+        "error: /state/origins.json: No space left on device: free some space, or choose another --state-dir\n"
+    )
+
+
 def test_what_is_not_installed_is_named(sundog: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sundog_operator.shell.demo.command", None)
     done = sundog("demo")
@@ -179,6 +206,18 @@ def test_commands_of_the_model_server_explain_themselves_without_torch(verb: str
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S, check=True)
     assert done.stderr == "[]\n"
+
+
+def test_get_and_completion_of_a_local_instance_import_nothing_slow(local_state: Path) -> None:
+    """Modules stand for time: these took more than half of it."""
+    slow = ("kubernetes", "pydantic", "sundog_operator.api", "numpy", "sundog_operator.adapters.memory_kubernetes")
+    code = (
+        "import sys; from sundog_operator.shell import cli\n"
+        f"assert cli.run(['get', '--state-dir', {str(local_state)!r}]) == 0\n"
+        f"print([name for name in {slow!r} if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S, check=True)
+    assert done.stderr.splitlines()[-1] == "[]"
 
 
 def test_what_a_model_is_refused_for_is_code_1(sundog: Any, tmp_path: Path) -> None:

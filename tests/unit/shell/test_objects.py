@@ -10,6 +10,7 @@ import yaml
 from doubles.cluster import NAMESPACE
 from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, Ref
 from sundog_operator.shell.exits import Exit
+from sundog_operator.shell.local import place
 
 FULL = "modeldeployment.serving.sundog.dev/digits"
 
@@ -128,6 +129,18 @@ def test_get_shows_the_columns_of_the_crd(on_server: Any, server: Any, manifest:
     assert (head.split()[0], line.split()[:2]) == ("NAMESPACE", ["vision", "digits"])
 
 
+def test_what_local_mode_could_not_apply_is_told_beside_what_is_there(
+    local: Any, local_state: Path, manifest: Any
+) -> None:
+    local("apply", "-f", str(manifest()))
+    place.write_problems(local_state, ["a.yaml: spec.replicas: -1 is less than 0"])
+    told = "not applied: a.yaml: spec.replicas: -1 is less than 0\n"
+    assert local("get").err == local("describe", "digits").err == told
+    assert local("get", "digits", "-o", "json").json["metadata"]["name"] == "digits"
+    place.write_problems(local_state, [])
+    assert local("get").err == ""
+
+
 def test_get_prints_documents(on_server: Any, manifest: Any) -> None:
     on_server("apply", "-f", str(manifest()))
     one = json.loads(on_server("get", "digits", "-o", "json").out)
@@ -214,6 +227,21 @@ def test_a_rollout_that_evidence_does_not_decide_is_seen_at_once(on_server: Any,
     assert dict(zip(head.split(), line.split(), strict=False))["PAUSED"] == "NoData"
 
 
+def test_get_says_that_a_rollout_waits_for_evidence(on_server: Any, server: Any, manifest: Any) -> None:
+    rollout = {"steps": [{"weight": 25}]}
+    on_server("apply", "-f", str(manifest(rollout=rollout)))
+    server.serve_revision(1)
+    on_server("apply", "-f", str(manifest("file:///models/v2", rollout=rollout)))
+
+    async def told(cluster: Any) -> bool:
+        conditions = (await cluster.status())["conditions"]
+        ready = next(each for each in conditions if each["type"] == "Ready")
+        return "revision 1 serves; revision 2 waits for evidence at 25 %" in str(ready["message"])
+
+    server.until(told, "what it waits for")
+    assert "revision 2 waits for evidence at 25 %" in on_server("get", "digits").out
+
+
 def test_describe_shows_why_a_spec_is_refused(on_server: Any, server: Any, manifest: Any) -> None:
     on_server("apply", "-f", str(manifest("pvc://models/v1")))
 
@@ -256,3 +284,23 @@ def test_an_experiment_of_ones_own_is_answered(on_server: Any, server: Any, tmp_
     assert on_server("apply", "-f", str(path)).out == "experiment.serving.sundog.dev/mine created\n"
     stored = server.do(lambda cluster: cluster.kube.get(Ref(EXPERIMENT, NAMESPACE, "mine")))
     assert stored["spec"]["exposure"] == "20%"
+
+
+def test_describe_prints_documents(on_server: Any, server: Any, manifest: Any) -> None:
+    on_server("apply", "-f", str(manifest()))
+    server.serve_revision(1)
+    told = on_server("describe", "digits", "-o", "json").json
+    assert told["modelDeployment"]["metadata"]["name"] == "digits"
+    assert told["waitsFor"] == "nothing"
+    assert [each["revision"] for each in told["revisions"]] == [1]
+    assert {"RevisionCreated", "Promoted"} <= {each["reason"] for each in told["events"]}
+    assert yaml.safe_load(on_server("describe", "digits", "-o", "yaml").out) == told
+
+
+def test_url_is_the_endpoint_alone(on_server: Any, server: Any, manifest: Any) -> None:
+    on_server("apply", "-f", str(manifest()))
+    done = on_server("url", "digits")
+    assert (done.code, done.out) == (Exit.REFUSED, "")
+    assert "has no endpoint yet: `sundog describe digits` tells why" in done.err
+    server.serve_revision(1)
+    assert on_server("url", "digits").out == f"{on_server('get', 'digits', '-o', 'json').json['status']['url']}\n"

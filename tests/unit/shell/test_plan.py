@@ -1,6 +1,7 @@
 """`sundog plan`: what would happen, compared with what then happens."""
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -377,6 +378,32 @@ def test_replicas_of_an_autoscaler_are_no_change(served: Any, server: Any, manif
 
     server.do(scale)
     assert plan(served, manifest())["outcome"] == "unchanged"
+
+
+def test_replicas_that_a_manifest_no_longer_has_are_what_an_apply_makes_of_them(
+    on_server: Any, server: Any, manifest: Any
+) -> None:
+    on_server("apply", "-f", str(manifest(replicas=2)))
+    server.serve_revision(1)
+    path = manifest()
+    planned = plan(on_server, path)
+    assert planned["lines"][0] == "changes in place, without a revision (spec.replicas: 2 → 1)"
+    assert plan(on_server, path) == planned, "nothing was written"
+    on_server("apply", "-f", str(path))
+    stored = server.do(lambda cluster: cluster.kube.get(Ref(MODEL_DEPLOYMENT, NAMESPACE, "digits")))
+    assert stored["spec"]["replicas"] == 1
+    assert plan(on_server, path)["outcome"] == "unchanged"
+
+
+def test_a_model_that_this_machine_lacks_is_told_where_it_would_be_loaded(
+    on_server: Any, local: Any, manifest: Any, tmp_path: Path
+) -> None:
+    path = manifest(f"file://{tmp_path}/model")
+    told = f"spec.model.uri: {tmp_path}/model does not exist on this machine; nothing of it starts before it does"
+    assert plan(local, path)["lines"][-1] == told
+    assert told not in plan(on_server, path)["lines"], "a cluster has other files"
+    (tmp_path / "model").mkdir()
+    assert told not in plan(local, path)["lines"]
 
 
 def test_the_text_is_for_people(served: Any, manifest: Any) -> None:

@@ -2,9 +2,7 @@
 
 import asyncio
 import json
-import shutil
 import ssl
-import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -23,7 +21,6 @@ from sundog_operator.adapters.memory_kubernetes.kubeconfig import write_kubeconf
 from sundog_operator.core import edge_objects
 from sundog_operator.ports import MODEL_DEPLOYMENT, Ref, ref_of
 from sundog_operator.shell.exits import Exit
-from sundog_operator.shell.local import place
 from waiting import PATIENCE_S
 
 
@@ -162,16 +159,6 @@ def test_an_answer_in_pieces(digits: Any, inputs: str, shown: str, prediction: l
     assert done.err.startswith("arm stable, ")
     whole = json.loads(digits("predict", "digits", "-d", f'"{inputs}"', "-o", "json").out)
     assert whole["prediction"] == prediction
-
-
-@pytest.fixture
-def local(server: Any, sundog: Any) -> Iterator[Any]:
-    """Run a command line against the API server, as that of an instance of local mode."""
-    with tempfile.TemporaryDirectory(prefix="sdt-") as folder:
-        state = place.prepare(Path(folder))
-        shutil.copy(server.kubeconfig, state.path / place.KUBECONFIG)
-        with state.hold():
-            yield lambda *arguments: sundog(*arguments, "--state-dir", folder)
 
 
 TAKEN = ("PortTaken", "port 8080, on which the haproxy of this edge listens, is held by python (pid 7)")

@@ -57,6 +57,13 @@ def test_a_page_is_written_where_it_is_asked_for(rolling: Any, tmp_path: Path) -
     assert [each.text for each in root.iter("h1")] == ["vision/digits-r3"]
 
 
+def test_its_numbers_are_printed_as_json(rolling: Any) -> None:
+    told = report(rolling, "digits", "-o", "json").json
+    assert told["title"] == "vision/digits-r3"
+    assert [each["name"] for each in told["arms"]] == ["stable", "canary"]
+    assert not any("_" in key for key in told)
+
+
 @pytest.mark.parametrize(
     ("file", "code", "problem"),
     [

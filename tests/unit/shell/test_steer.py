@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from doubles.cluster import NAMESPACE
+from sundog_operator.adapters.kubernetes_client import KubernetesClient
 from sundog_operator.api import ModelDeploymentStatus
 from sundog_operator.core.revisions import Revision
+from sundog_operator.errors import DependencyError
 from sundog_operator.ports import MODEL_DEPLOYMENT, Object, Ref
 from sundog_operator.shell.exits import CommandFailed, Exit
 from sundog_operator.shell.verbs.get import find
@@ -188,6 +190,42 @@ def test_without_an_operator_the_wait_ends_with_code_5(canary: Any, server: Any)
     assert done.code == Exit.TIMEOUT
     assert "no operator handled the command within 0.5 s" in done.err
     assert len(done.err.splitlines()) == 1
+
+
+def test_what_becomes_of_a_command_is_told_where_the_api_server_goes_away(
+    canary: Any, server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.operator.clear()
+    get, annotate = KubernetesClient.get, KubernetesClient.annotate
+    written = False
+
+    async def goes_away(client: KubernetesClient, ref: Ref) -> Object | None:
+        if written:
+            raise DependencyError(f"{ref}: the API server does not answer: Cannot connect")
+        return await get(client, ref)
+
+    async def writes(client: KubernetesClient, *what: Any, **how: Any) -> Object:
+        nonlocal written
+        written = True
+        return await annotate(client, *what, **how)
+
+    monkeypatch.setattr(KubernetesClient, "get", goes_away)
+    monkeypatch.setattr(KubernetesClient, "annotate", writes)
+    done = canary("abort", "digits")
+    assert done.code == Exit.UNREACHABLE
+    begin = f"error: ModelDeployment {NAMESPACE}/digits: abort revision 2 is kept as "
+    assert done.err.startswith(begin)
+    assert ", and handled when an operator runs (ModelDeployment" in done.err
+
+    async def is_gone(*_what: Any, **_how: Any) -> Object:
+        raise DependencyError("the API server does not answer")
+
+    written = False
+    monkeypatch.setattr(KubernetesClient, "annotate", is_gone)
+    server.do(lambda cluster: cluster.kube.annotate(Ref(MODEL_DEPLOYMENT, NAMESPACE, "digits"), {COMMAND: None}))
+    done = canary("abort", "digits")
+    assert done.code == Exit.UNREACHABLE
+    assert "whether the API server has taken the command is not known: `sundog describe` shows it" in done.err
 
 
 def test_no_wait_writes_the_annotation_and_returns(canary: Any, server: Any) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Final, cast
 
 import kopf
 
-from sundog_operator.adapters.kubernetes_client import Login
+from sundog_operator.adapters.kubernetes_connection import Login
 from sundog_operator.ports import Kind, Object
 
 log = logging.getLogger("sundog.watch")

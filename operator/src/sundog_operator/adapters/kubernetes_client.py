@@ -3,18 +3,15 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
-from ipaddress import ip_address
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import aiohttp
 import orjson
-import yaml
-from kubernetes.aio.client import ApiClient, Configuration
-from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
 
+from sundog_operator.adapters.kubernetes_connection import Connection, LibraryConnection, Login, PlainConnection
 from sundog_operator.errors import AlreadyExists, Conflict, DependencyError, Forbidden, Invalid, NotFound, NotServed
 from sundog_operator.ports import Kind, Object, Ref, Snapshot, WatchEvent, ref_of
 
@@ -25,6 +22,9 @@ FIELD_MANAGER = "sundog"
 _APPLY = "application/apply-patch+yaml"
 _JSON_PATCH = "application/json-patch+json"
 _MERGE_PATCH = "application/merge-patch+json"
+_TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io, application/json"
+# Of the WebSocket by which a command is run.
+_STDOUT, _ERROR = 1, 3
 _REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=30)
 _PAGE = 500
 """Objects that `scan` asks for at once."""
@@ -47,26 +47,14 @@ class _Call:
     content_type: str = "application/json"
 
 
-@dataclass(frozen=True, slots=True)
-class Login:
-    """How to reach an API server and who asks, for another client."""
-
-    server: str
-    verify: bool
-    ca_file: str | None
-    certificate_file: str | None
-    key_file: str | None
-    authorization: str | None = field(repr=False)
-
-
 class KubernetesClient:
     """The port over HTTP. Besides the port's errors, what the server finds wrong with an object (422) raises Invalid.
 
     A request takes at most 30 s. Nothing is tried twice here: the caller has the back-off.
     """
 
-    def __init__(self, api: ApiClient, *, manager: str = FIELD_MANAGER) -> None:
-        self._api = api
+    def __init__(self, connection: Connection, *, manager: str = FIELD_MANAGER) -> None:
+        self._connection = connection
         self._manager = manager
         self.on_answer: Callable[[str, str, int], None] = _nothing
         """Called with the method, the host and the HTTP status of each answer, 0 where none came."""
@@ -79,39 +67,20 @@ class KubernetesClient:
 
         Raises DependencyError when the configuration is missing or wrong. The server is not asked yet.
         """
-        configuration = Configuration()
-        try:
-            if kubeconfig is None:
-                load_incluster_config(client_configuration=configuration)
-            else:
-                await load_kube_config(
-                    config_file=str(kubeconfig),
-                    context=context,
-                    client_configuration=configuration,
-                    persist_config=False,
-                )
-            if _is_loopback(configuration.host):
-                # What runs on this machine is not reached through a proxy of the environment, as in Go clients.
-                configuration.client_session_kwargs = {"trust_env": False}
-            return cls(ApiClient(configuration), manager=manager)
-        except (ConfigException, OSError, yaml.YAMLError) as error:
-            raise DependencyError(f"no configuration for a Kubernetes API server: {error}") from error
+        return cls(await LibraryConnection.of(kubeconfig, context), manager=manager)
+
+    @classmethod
+    def local(cls, kubeconfig: Path, *, manager: str = FIELD_MANAGER) -> Self:
+        """A client for an instance of local mode, which takes less time to import. Raises DependencyError."""
+        return cls(PlainConnection.of(kubeconfig), manager=manager)
 
     async def login(self) -> Login:
         """What this client logs in with now; a token that is renewed is read anew."""
-        configuration = self._api.configuration
-        return Login(
-            server=configuration.host,
-            verify=configuration.verify_ssl,
-            ca_file=configuration.ssl_ca_cert,
-            certificate_file=configuration.cert_file,
-            key_file=configuration.key_file,
-            authorization=await configuration.get_api_key_with_prefix("BearerToken"),
-        )
+        return await self._connection.login()
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._api.close()
+        await self._connection.close()
 
     async def get(self, ref: Ref) -> Object | None:
         """See the port."""
@@ -159,10 +128,10 @@ class KubernetesClient:
         path = _collection(ref.kind, ref.namespace)
         return await self._object(ref.kind, _Call(str(ref), "POST", path, self._as_manager(), _own(obj)))
 
-    async def apply(self, obj: Object) -> Object:
-        """See the port. A resourceVersion or uid in the metadata is a precondition (Conflict)."""
+    async def apply(self, obj: Object, *, dry_run: bool = False) -> Object:
+        """See the port. A resourceVersion or uid in the metadata is a precondition (Conflict). A `dry_run` stores nothing."""
         ref = ref_of(obj)
-        query = (*self._as_manager(), ("force", "true"))
+        query = (*self._as_manager(), ("force", "true"), *((("dryRun", "All"),) if dry_run else ()))
         return await self._object(ref.kind, _Call(str(ref), "PATCH", _path(ref), query, _own(obj), _APPLY))
 
     async def replace(self, obj: Object) -> Object:
@@ -222,6 +191,36 @@ class KubernetesClient:
         """
         url = f"{_collection(pod.kind, pod.namespace)}/{quote(pod.name, safe='')}:{port}/proxy{path}"
         return await self._answer(_Call(str(pod), "GET", url), aiohttp.ClientTimeout(total=None), {})
+
+    async def output_of(self, pod: Ref, container: str, command: Sequence[str]) -> AsyncIterator[bytes]:
+        """What a command in a container writes to its standard output, as it comes, until it ends.
+
+        Raises Forbidden, DependencyError: also where the command fails.
+        """
+        query = [*(("command", part) for part in command), ("container", container), ("stdout", "true")]
+        subject = f"{pod}: container {container}"
+        try:
+            async with aclosing(self._connection.run(f"{_path(pod)}/exec", query)) as messages:
+                async for message in messages:
+                    channel, data = message.data[0], message.data[1:]
+                    if channel == _STDOUT:
+                        yield data
+                    elif channel == _ERROR and (status := orjson.loads(data)).get("status") != "Success":
+                        raise DependencyError(f"{subject}: {status.get('message') or 'the command failed'}")
+        except aiohttp.WSServerHandshakeError as error:
+            told = f"{subject}: the API server lets nothing be run in it ({error.status})"
+            raise (Forbidden if error.status == 403 else DependencyError)(told) from error
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            raise DependencyError(f"{subject}: the API server does not answer: {_told(error)}") from error
+
+    async def table(self, kind: Kind, namespace: str | None, name: str = "") -> Object:
+        """The Table that the API server prints of all objects of a kind, or of one. Raises NotFound."""
+        path = _path(Ref(kind, namespace or "", name)) if name else _collection(kind, namespace)
+        call = _Call(f"{kind.kind} {namespace}/{name}" if name else kind.plural, "GET", path)
+        response = await self._answer(call, _REQUEST_TIMEOUT, {"Accept": _TABLE})
+        if response.status >= 400:
+            raise await _failure(call.subject, response)
+        return await self._document(call, response)
 
     async def watch(self, kind: Kind, namespace: str | None = None) -> AsyncIterator[WatchEvent]:
         """See the port.
@@ -304,7 +303,9 @@ class KubernetesClient:
         return _typed(kind, await self._json(call))
 
     async def _json(self, call: _Call) -> Object:
-        response = await self._send(call, _REQUEST_TIMEOUT)
+        return await self._document(call, await self._send(call, _REQUEST_TIMEOUT))
+
+    async def _document(self, call: _Call, response: aiohttp.ClientResponse) -> Object:
         try:
             document: Object = orjson.loads(await response.read())
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
@@ -320,37 +321,26 @@ class KubernetesClient:
     async def _answer(
         self, call: _Call, timeout: aiohttp.ClientTimeout, headers: Mapping[str, str]
     ) -> aiohttp.ClientResponse:
+        sent = {"Accept": "application/json", "Content-Type": call.content_type, **headers}
         try:
-            method, url, sent, body, _ = await self._api.param_serialize(
-                call.method,
-                call.path,
-                query_params=list(call.query),
-                header_params={"Accept": "application/json", "Content-Type": call.content_type, **headers},
-                body=call.body,
-                auth_settings=["BearerToken"],
-            )
-            answer = await self._api.call_api(method, url, sent, body, _request_timeout=timeout)
-        except (aiohttp.ClientError, TimeoutError, OSError, ConfigException) as error:
-            self.on_answer(call.method, self._api.configuration.host, 0)
-            raise DependencyError(f"{call.subject}: the API server does not answer: {error!r}") from error
-        response: aiohttp.ClientResponse = answer.response
-        self.on_answer(call.method, self._api.configuration.host, response.status)
+            response = await self._connection.request(call.method, call.path, call.query, sent, call.body, timeout)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            self.on_answer(call.method, self._connection.host, 0)
+            raise DependencyError(f"{call.subject}: the API server does not answer: {_told(error)}") from error
+        self.on_answer(call.method, self._connection.host, response.status)
         return response
 
     def _as_manager(self) -> tuple[tuple[str, str]]:
         return (("fieldManager", self._manager),)
 
 
+def _told(error: BaseException) -> str:
+    """What went wrong with a connection, in words: not every exception has some."""
+    return str(error) or type(error).__name__
+
+
 def _nothing(_method: str, _host: str, _status: int) -> None:
     return None
-
-
-def _is_loopback(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 class _Absent(NotFound):

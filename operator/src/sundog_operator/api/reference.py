@@ -500,6 +500,7 @@ EVENTS: Final = (
         "ServiceRefused",
         "The API server does not let its Service be written, as by a quota; the note has why. It is tried again.",
     ),
+    Reason("Warning", "ReplicaLost", "A replica was killed, hung or lost its node, and Serve starts another."),
     Reason("Warning", "EdgeReplaced", "An edge did not take up an abort for a minute and was deleted."),
     Reason(
         "Warning",

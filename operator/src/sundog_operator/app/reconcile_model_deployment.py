@@ -34,10 +34,12 @@ async def reconcile_model_deployment(world: World, key: Key) -> float | None:
         world.rests.note(key, None, began)
         answer_to(world, key, None)
         read(world, key, ())
+        world.replicas.forget(key)
         return None
     seen = await observe(world, stored)
     decided = plan(seen, world.clock.now())
     experiments = {each.name: each.uid for each in seen.rollouts} | {each.name: each.uid for each in seen.own}
+    await record(world, stored, world.replicas.lost(key, seen))
     await _act(world, stored, decided, experiments)
     rests = decided.requeue_after_s == RESYNC_S and not in_line(seen.own)
     world.rests.note(key, looked if rests else None, began)

@@ -7,6 +7,7 @@ from typing import Final, Self
 
 from sundog_operator.api.installation import Installation
 from sundog_operator.app.device_inventory import DeviceInventory
+from sundog_operator.app.lost_replicas import LastReplicas
 from sundog_operator.app.posts import Posts
 from sundog_operator.app.rest import Rests
 from sundog_operator.core import names
@@ -75,7 +76,8 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """The ports, the settings of this installation, the events told lately, and the posts, queries and logs that are under way.
+    """The ports, the settings of this installation, the events told lately, the posts, queries and logs that are under way,
+    and the replicas that ran at the last pass.
 
     `prometheus` is None where no administrator named one, `exposure_logs` where nobody can write any. `server` is the API server itself
     where `kube` knows of most kinds our own objects alone; None where `kube` knows all. `devices` are the accelerators of all its nodes,
@@ -97,3 +99,4 @@ class World:
     queries: Posts[Reading] = field(default_factory=Posts, compare=False)
     exposure_logs: ExposureLogs | None = None
     logs: Posts[LogAnswer] = field(default_factory=Posts, compare=False)
+    replicas: LastReplicas = field(default_factory=LastReplicas, compare=False)

@@ -144,6 +144,14 @@ def service_refused(problem: str) -> Event:
     return Event("Warning", "ServiceRefused", "WriteService", note, "")
 
 
+def replica_lost(revision: int, replicas: Sequence[str], running: int, wanted: int, problem: str) -> Event:
+    """Replicas ended that nobody asked to. `problem` is what Serve says of them; empty where it says nothing."""
+    which = f"replica {replicas[0]}" if len(replicas) == 1 else f"{len(replicas)} replicas"
+    note = f"revision {revision}: {which} ended, and Serve starts another in its place; {running} of {wanted} run"
+    said = " ".join(problem.split())
+    return Event("Warning", "ReplicaLost", "ReplaceReplica", note + _because(said), ",".join(replicas))
+
+
 def edge_replaced(pod: str, uid: str, epoch: int) -> Event:
     """An edge that did not take up an abort is deleted."""
     note = f"edge {pod} has not put epoch {epoch} in force for 60 s after an abort: it is deleted, and another takes its place"

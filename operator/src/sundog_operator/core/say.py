@@ -509,14 +509,20 @@ def _what_fails(said: dict[str, Said]) -> list[str]:
 
 
 def _what_is_asked(draft: Draft) -> list[str]:
-    """What a person is waited for, by name: somebody who looks would else wait too."""
+    """What a rollout waits for, a person or evidence: somebody who looks would else not know whether to wait too."""
     candidate, progress = draft.status.candidate, draft.progress
     if candidate is None or progress is None:
         return []
     if progress.paused is not None:
         return [f"revision {candidate.revision} is paused ({progress.paused.reason})"]
-    asked = progress.step is not None and progress.step.reason == machine.WAITS_FOR_PROMOTE
-    return [f"revision {candidate.revision} {machine.WAITS_FOR_PROMOTE}"] if asked else []
+    step = progress.step
+    if step is None:
+        return []
+    if step.reason == machine.WAITS_FOR_PROMOTE:
+        return [f"revision {candidate.revision} {machine.WAITS_FOR_PROMOTE}"]
+    if step.gate == "evidence" and step.since is not None:
+        return [f"revision {candidate.revision} waits for evidence at {machine.canary_weight(progress)} %"]
+    return []
 
 
 def _stalled(draft: Draft, said: dict[str, Said]) -> Said:

@@ -1,5 +1,6 @@
 """The command `sundog`. Every verb is imported when it is used, so that the command starts fast."""
 
+import errno
 import importlib
 import os
 import sys
@@ -14,6 +15,7 @@ from sundog_operator.shell.exits import MEANINGS, CommandFailed, Exit, exit_of, 
 DEBUG: Final = "SUNDOG_DEBUG"
 PLUGIN: Final = "kubectl sundog"
 """What the command calls itself as kubectl's plugin."""
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 _PACKAGE: Final = "sundog_operator.shell"
 
 
@@ -32,10 +34,12 @@ COMMANDS: Final[dict[str, Entry]] = {
     "apply": Entry("verbs.apply:apply", "Create or change what manifests describe."),
     "get": Entry("verbs.get:get", "List ModelDeployments or Experiments."),
     "describe": Entry("verbs.describe:describe", "Tell all about one, and what it waits for."),
+    "logs": Entry("verbs.logs:logs", "Print what the replicas of a model log."),
     "delete": Entry("verbs.delete:delete", "Delete ModelDeployments or Experiments."),
     "plan": Entry("verbs.plan:plan", "Tell what applying manifests would do, and why."),
     "experiment": Entry("verbs.experiment:experiment", "Look ahead at what evidence will say, or report it."),
     "predict": Entry("verbs.predict:predict", "Send a request to a model's endpoint."),
+    "url": Entry("verbs.url:url", "Print the address of a model's endpoint."),
     "promote": Entry("verbs.steer:promote", "Let a rollout pass its current step."),
     "skip": Entry("verbs.steer:skip", "Leave out a rollout's current step."),
     "pause": Entry("verbs.steer:pause", "Let a rollout stand still."),
@@ -140,11 +144,20 @@ def run(arguments: Sequence[str], program: str = "sundog") -> int:
         return Exit.OK
     except SundogError as err:
         return _fail(err, one_line(err), exit_of(err))
+    except OSError as err:
+        if err.errno not in _FULL:
+            return _fail_inside(err)
+        what = f"{err.filename}: " if err.filename else ""
+        return _fail(err, f"{what}{err.strerror}: free some space, or choose another --state-dir", Exit.REFUSED)
     except Exception as err:  # noqa: BLE001 the last line of defence: no user sees a traceback
-        return _fail(
-            err, f"in sundog itself: {type(err).__name__}: {one_line(err)} ({DEBUG}=1 tells more)", Exit.INTERNAL
-        )
+        return _fail_inside(err)
     return int(code) if isinstance(code, int) else Exit.OK
+
+
+def _fail_inside(error: Exception) -> int:
+    return _fail(
+        error, f"in sundog itself: {type(error).__name__}: {one_line(error)} ({DEBUG}=1 tells more)", Exit.INTERNAL
+    )
 
 
 def _fail(error: Exception, message: str, code: Exit) -> int:

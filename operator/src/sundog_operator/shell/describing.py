@@ -48,11 +48,15 @@ _UNDECIDED: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is known of a ModelDeployment. `experiment` is that of the rollout under way, or of the last one."""
+    """What is known of a ModelDeployment.
+
+    `experiment` is that of the rollout under way, or of the last one; `exception` is what its model raised last, where that is known.
+    """
 
     obj: Object
     revisions: Sequence[Revision] = ()
     experiment: Object | None = None
+    exception: str = ""
     events: Sequence[Object] = field(default_factory=tuple)
 
 
@@ -62,7 +66,7 @@ def describe_model_deployment(subject: Subject, now: datetime) -> RenderableType
     status = ModelDeploymentStatus.parse(subject.obj.get("status"))
     parts: list[RenderableType] = [
         _title(f"ModelDeployment {meta['namespace']}/{meta['name']}"),
-        _facts(_summary(subject.obj, status)),
+        _facts([*_summary(subject.obj, status), *_raised(subject, status)]),
     ]
     parts += _section("Revisions", _revisions(subject, status, now))
     if subject.experiment is not None:
@@ -116,6 +120,22 @@ def _summary(obj: Object, status: ModelDeploymentStatus) -> list[tuple[str, str]
         *([("Dry run", dry.message)] if (dry := _dry_run(status)) is not None else []),
         *([("Paused", "spec.paused is true: rollouts stand still")] if obj["spec"].get("paused") else []),
     ]
+
+
+def _raised(subject: Subject, status: ModelDeploymentStatus) -> Iterator[tuple[str, str]]:
+    """What the model of the newest rollout raised, and where more of it is."""
+    number = newest_rollout(status)
+    if subject.exception:
+        yield "Raised", f"revision {number}: {subject.exception}"
+    if subject.exception or (status.last_rollout is not None and status.last_rollout.outcome == "RolledBack"):
+        yield "Logs", f"sundog logs {subject.obj['metadata']['name']} --revision {number}"
+
+
+def newest_rollout(status: ModelDeploymentStatus) -> int | None:
+    """The revision that is rolled out, or was last."""
+    if status.candidate is not None:
+        return status.candidate.revision
+    return status.last_rollout.revision if status.last_rollout is not None else None
 
 
 def _sharing(status: ModelDeploymentStatus) -> str:

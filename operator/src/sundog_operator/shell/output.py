@@ -44,17 +44,14 @@ def print_document(document: Any, output: Format) -> None:
     (print_yaml if output == "yaml" else print_json)(document)
 
 
-def print_objects(kind: Kind, objects: Sequence[Object], output: Format, *, single: bool, namespaces: bool) -> None:
-    """Print objects of one kind: `single` without a list around it, with `namespaces` the namespace of each."""
-    match output:
-        case "name":
-            for obj in objects:
-                click.echo(full_name(kind, obj["metadata"]["name"]))
-        case "json" | "yaml":
-            listed = {"apiVersion": "v1", "kind": "List", "items": list(objects)}
-            print_document(objects[0] if single else listed, output)
-        case _:
-            print_table(*table_of(kind, objects, wide=output == "wide", namespaces=namespaces))
+def print_objects(kind: Kind, objects: Sequence[Object], output: Format, *, single: bool) -> None:
+    """Print objects of one kind as documents or by name: `single` without a list around it."""
+    if output == "name":
+        for obj in objects:
+            click.echo(full_name(kind, obj["metadata"]["name"]))
+    else:
+        listed = {"apiVersion": "v1", "kind": "List", "items": list(objects)}
+        print_document(objects[0] if single else listed, output)
 
 
 def table_of(
@@ -64,14 +61,20 @@ def table_of(
     from sundog_operator.adapters.memory_kubernetes import tables
     from sundog_operator.shell.local.api_server import columns
 
-    shown = [column for column in columns()[kind.kind] if wide or not column.get("priority")]
-    table = tables.table(objects, shown, "0", datetime.now(UTC))
-    headers = [str(definition["name"]).upper() for definition in table["columnDefinitions"]]
-    rows = [["" if cell is None else str(cell) for cell in row["cells"]] for row in table["rows"]]
-    if namespaces:
-        headers = ["NAMESPACE", *headers]
-        rows = [[obj["metadata"]["namespace"], *row] for obj, row in zip(objects, rows, strict=True)]
-    return headers, rows
+    table = tables.table(objects, columns()[kind.kind], "0", datetime.now(UTC))
+    return shown(table, wide=wide, namespaces=namespaces)
+
+
+def shown(table: Object, *, wide: bool, namespaces: bool) -> tuple[list[str], list[list[str]]]:
+    """(headers, rows) of a Table of an API server, without the columns for wide terminals unless `wide`."""
+    columns = [(each, wide or not each.get("priority")) for each in table["columnDefinitions"]]
+    headers = [str(each["name"]).upper() for each, is_shown in columns if is_shown]
+    rows = []
+    for row in table["rows"]:
+        cells = zip(row["cells"], columns, strict=True)
+        line = ["" if cell is None else str(cell) for cell, (_, is_shown) in cells if is_shown]
+        rows.append([row["object"]["metadata"]["namespace"], *line] if namespaces else line)
+    return ["NAMESPACE", *headers] if namespaces else headers, rows
 
 
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, header: bool = True) -> None:

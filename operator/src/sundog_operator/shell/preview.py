@@ -56,10 +56,20 @@ class Preview:
     kind: str = "ModelDeployment"
 
 
-def preview(manifest: Object, stored: Object | None, seen: Observed, now: datetime) -> Preview:
-    """Preview one ModelDeployment, given the object as it is (None where there is none) and what is observed of it."""
+def preview(
+    manifest: Object, stored: Object | None, seen: Observed, now: datetime, applied: Object | None = None
+) -> Preview:
+    """Preview one ModelDeployment.
+
+    Args:
+        manifest: what is to be applied.
+        stored: the object as it is; None where there is none.
+        seen: what is observed of it.
+        now: the current instant.
+        applied: the object as the API server would store it; None where it was not asked or does not say.
+    """
     name = f"{manifest['metadata']['namespace']}/{manifest['metadata']['name']}"
-    wanted = _merged(manifest, stored)
+    wanted = _merged(manifest, stored, applied)
     if problems := refused_by_server(manifest, wanted, stored):
         return Preview(name, "refused", problems=problems, lines=_kept(stored))
     acceptance = accept(wanted, seen.installation)
@@ -84,13 +94,14 @@ def blank(manifest: Object) -> Object:
     return {**manifest, "metadata": {**manifest["metadata"], "uid": "", "generation": 1}}
 
 
-def _merged(manifest: Object, stored: Object | None) -> Object:
+def _merged(manifest: Object, stored: Object | None, applied: Object | None) -> Object:
     if stored is None:
         return blank(manifest)
     spec = dict(manifest.get("spec") or {})
-    # Left out of Git where an autoscaler drives it: the stored value then stays.
-    if "replicas" not in spec and "replicas" in stored["spec"]:
-        spec["replicas"] = stored["spec"]["replicas"]
+    # Left out of Git where an autoscaler drives it: the stored value then stays. Only the API server knows whose it is.
+    left = (applied or stored)["spec"]
+    if "replicas" not in spec and "replicas" in left:
+        spec["replicas"] = left["replicas"]
     meta = stored["metadata"]
     return {**stored, "spec": spec, "metadata": {**meta, "generation": meta.get("generation", 0) + 1}}
 

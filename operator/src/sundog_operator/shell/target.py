@@ -134,7 +134,20 @@ class Server:
 
     kube: "KubernetesClient"
     namespace: str
-    local: bool = False
+    state: Path | None = None
+    """The state directory of a local instance; None for a cluster."""
+
+    @property
+    def local(self) -> bool:
+        """Whether it is that of an instance of local mode, which has no pods."""
+        return self.state is not None
+
+    def show_problems(self) -> None:
+        """Print what is wrong with the manifests of a local instance, which no object can tell."""
+        from sundog_operator.shell.local import place
+
+        for line in place.read_problems(self.state) if self.state is not None else ():
+            click.echo(f"not applied: {line}", err=True)
 
 
 def talks_to_server(
@@ -169,9 +182,13 @@ def talks_to_server(
 async def _connected(target: Target, use: Callable[[Server], Awaitable[T]]) -> T:
     from sundog_operator.adapters.kubernetes_client import KubernetesClient
 
-    kube = await KubernetesClient.connect(target.kubeconfig, context=target.context, manager=MANAGER)
+    if target.local:
+        kube = KubernetesClient.local(target.kubeconfig, manager=MANAGER)
+    else:
+        kube = await KubernetesClient.connect(target.kubeconfig, context=target.context, manager=MANAGER)
     try:
-        return await use(Server(kube, target.namespace, target.local))
+        state = target.kubeconfig.parent if target.local else None
+        return await use(Server(kube, target.namespace, state))
     finally:
         await kube.close()
 

@@ -96,14 +96,17 @@ def _body() -> str:
     large, told = "{ req.body_size,sub(txn.limit) gt 0 }", "{ req.hdr(content-length) -m found }"
     limit = "larger than %[var(txn.limit)] bytes"
     packed = call_problem(415, "a compressed message is not supported; send it as it is")
-    message = call_problem(413, f"the message of %[var(txn.message)] bytes is {limit}")
-    sized, unsized = (
-        problem(413, "Content Too Large", f"the body{found} is {limit}", code="BodyTooLarge")
-        for found in (" of %[req.body_size] bytes", "")
+    # That of feedback is no field's.
+    field = ", which is endpoint.maxRequestBytes of its service"
+    message = call_problem(413, f"the message of %[var(txn.message)] bytes is {limit}{field}")
+    sized, unsized, outcome = (
+        problem(413, "Content Too Large", f"the body{found}", code="BodyTooLarge")
+        for found in (f" of %[req.body_size] bytes is {limit}{field}", f" is {limit}{field}", f" is {limit}")
     )
     return f"""    http-request return {packed} if {IS_CALL} {{ req.body,bytes(0,1),hex -m str 01 }}
     http-request set-var(txn.message) req.body,bytes(1,4),be2dec(,4) if {IS_CALL}
     http-request return {message} if {IS_CALL} {{ var(txn.message),sub(txn.limit) gt 0 }}
+    http-request return {outcome} if {large} {feedback.ASKED}
     http-request return {sized} if !{IS_CALL} {large} {told}
     http-request return {unsized} if !{IS_CALL} {large}
 """

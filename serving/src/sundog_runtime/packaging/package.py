@@ -9,7 +9,7 @@ from typing import Any
 
 from sundog_runtime.arguments import Format, Model
 from sundog_runtime.description import FILE_NAME, MAX_BYTES, Compile, Description, parse_description
-from sundog_runtime.errors import LoadFailed, StartError
+from sundog_runtime.errors import LoadFailed, Problem, StartError
 from sundog_runtime.formats.load import load_model
 from sundog_runtime.formats.model import LoadedModel
 from sundog_runtime.joining import why_not_joinable
@@ -128,10 +128,13 @@ def _load(stage: Path, wanted: Wanted, entries: tuple[Entry, ...] = ()) -> tuple
 
 
 def _latency(model: LoadedModel, batch: Any, runs: int) -> float:
-    """The median of some runs after the first, whose answer is checked as every answer is."""
+    """The median of some runs after the first, whose answer is checked as every answer is. Raises a StartError."""
     output = run(model, batch)
     if not model.streams:
-        conform(model.signature.outputs, output)
+        try:
+            conform(model.signature.outputs, output)
+        except Problem as problem:
+            raise LoadFailed(f"a prediction failed: {problem.detail}") from None
     taken = []
     for _ in range(max(1, runs)):
         begun = time.perf_counter()

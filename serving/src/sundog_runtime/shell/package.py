@@ -1,6 +1,7 @@
 """`sundog package`."""
 
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -116,7 +117,8 @@ def package(  # one parameter for each option
         ) from error
     wanted = Wanted(entrypoint, weights, code, format_, dict(config), inputs, example, compile_, trust_code, runs)
     try:
-        report = write(directory.absolute(), wanted)
+        # The URI that it is loaded by has no `..`; links are kept.
+        report = write(Path(os.path.abspath(directory)), wanted)  # noqa: PTH100
     except StartError as error:
         raise click.ClickException(f"{error.reason}: {error.message}") from None
     except OSError as error:

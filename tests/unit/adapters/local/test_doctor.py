@@ -1,5 +1,6 @@
 """What the doctor makes of what it finds."""
 
+import os
 import socket
 from pathlib import Path
 
@@ -85,6 +86,9 @@ def test_a_taken_port_is_told_with_its_holder() -> None:
         port = server.getsockname()[1]
         assert doctor.edge_port(port).status == "warn"
         assert "pid" in doctor.edge_port(port).found
+        assert doctor.edge_port(port, {os.getpid()}) == doctor.Check(
+            f"port {port}", "ok", "held by this instance's edge"
+        )
     assert doctor.edge_port(port).status == "ok"
 
 

@@ -2,7 +2,10 @@
 
 import asyncio
 import contextlib
+import os
+import socket
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -14,7 +17,7 @@ from sundog_operator.adapters.local.edge import LocalEdge
 from sundog_operator.adapters.local.ports_allocation import single
 from sundog_operator.adapters.local.state_directory import StateDirectory
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
-from sundog_operator.ports import POD, Object
+from sundog_operator.ports import EVENT, POD, Object
 from waiting import PATIENCE_S
 
 NAME = "sundog-edge"
@@ -65,3 +68,64 @@ async def test_edges_that_come_at_once_have_ports_of_their_own(
     assert preferred in ports
     assert sorted(ports) == sorted(set(ports))
     assert len(ports) == 3 * len(TEAMS)
+
+
+@pytest.fixture
+def make_edge(kube: MemoryKubernetes, state: StateDirectory, clock: Any, table: Any) -> Callable[[], LocalEdge]:
+    return lambda: LocalEdge(kube, state.path, clock, http_port=0, https_port=0, table=table)
+
+
+@pytest.fixture
+def kube(clock: Any) -> MemoryKubernetes:
+    return MemoryKubernetes(clock)
+
+
+async def http_port(kube: MemoryKubernetes, table: Any) -> int:
+    """Where the edge's only HAProxy listens, once it does."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not (pods := await kube.list(POD)) or len(table.processes) < 2:  # noqa: ASYNC110 the pretended world has no events
+            await asyncio.sleep(0)
+    return int(pods[0]["spec"]["containers"][0]["ports"][0]["containerPort"])
+
+
+async def test_a_start_leaves_a_remembered_port_that_somebody_took(
+    kube: MemoryKubernetes, table: Any, make_edge: Callable[[], LocalEdge]
+) -> None:
+    await kube.create(config_map("one"))
+    await kube.create(deployment("one"))
+    async with going_on((edge := make_edge()).run()):
+        before = await http_port(kube, table)
+    await edge.stop_all()
+    with socket.create_server(("127.0.0.1", before)):
+        async with going_on(make_edge().run()):
+            after = await http_port(kube, table)
+    (event,) = await kube.list(EVENT)
+    assert after != before
+    assert f"--http-bind=127.0.0.1:{after}" in table.commands[2].argv
+    assert event["reason"] == "PortTaken"
+    assert event["regarding"]["name"] == NAME
+    assert f"port {before} is held by" in event["note"]
+    assert f"(pid {os.getpid()}); the edge listens on port {after} for haproxy" in event["note"]
+
+
+async def test_a_port_that_is_taken_in_a_run_is_waited_for_with_what_to_do(
+    kube: MemoryKubernetes, table: Any, make_edge: Callable[[], LocalEdge], caplog: pytest.LogCaptureFixture
+) -> None:
+    await kube.create(config_map("one"))
+    await kube.create(deployment("one"))
+    async with going_on(make_edge().run()), asyncio.timeout(PATIENCE_S):
+        before = await http_port(kube, table)
+        with socket.create_server(("127.0.0.1", before)):
+            (haproxy,) = (seen.pid for seen in table.processes.values() if "haproxy" in seen.argv)
+            table.end(haproxy, 1)
+            message = ""
+            while not message:
+                (pod,) = await kube.list(POD)
+                told = (pod.get("status") or {}).get("conditions", [{}])[0]
+                message = told["message"] if told.get("reason") == "PortTaken" else ""
+                await asyncio.sleep(0)
+        assert await http_port(kube, table) == before
+    assert f"port {before}, on which the haproxy of this edge listens, is held by" in message
+    assert message.endswith("end that process, or start local mode again, which takes another port")
+    assert caplog.text.count(message) == 1
+    assert await kube.list(EVENT) == []

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -134,6 +135,13 @@ def test_what_is_undecided_says_what_decides_and_when() -> None:
     never = finding(counts([300], [200], 0.25, 40_000, blocks=60), Limits(0.75, 0, 1, 0.0001))
     assert (never.needed, never.eta_s) == (math.inf, math.inf)
     assert never.sentence("errorRate").endswith("no number of events will decide")
+
+
+def test_nothing_is_expected_in_no_time_and_a_ratio_of_1_is_said_in_words() -> None:
+    found = finding(counts([90], [30], 0.25, 10_000, blocks=60))
+    assert " in some " not in replace(found, eta_s=0.0).sentence("errorRate", "stable")
+    told = replace(found, allowed=1.0).sentence("errorRate", "stable")
+    assert ", and no more than stable's are allowed: about " in told
 
 
 some = st.one_of(st.integers(0, 5000).map(float), st.sampled_from([0.0, 1e12, math.nan, math.inf, -1.0]))

@@ -442,6 +442,14 @@ PAUSE = Command("p", "pause", 8)
 RESUME = Command("r", "resume", 8)
 
 
+@pytest.mark.parametrize("slow", [timedelta(minutes=9), None])
+def test_a_step_tells_of_the_metric_that_is_expected_last(slow: timedelta | None) -> None:
+    soon = OPEN.model_copy(update={"eta": timedelta(minutes=1)})
+    last = OPEN.model_copy(update={"name": "latencyP95", "message": "latencyP95 is open", "eta": slow})
+    known = collecting().model_copy(update={"metrics": (soon, last)})
+    assert machine.waiting_for_evidence(known) == "latencyP95 is open"
+
+
 def test_a_pause_by_hand_leaves_the_cause_of_another_and_the_step_its_time_anew() -> None:
     late = settle(collecting(), timedelta(hours=1), judged())
     paused = machine.obey(late, PAUSE, T0 + timedelta(hours=3))

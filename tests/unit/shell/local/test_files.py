@@ -1,7 +1,9 @@
 """Manifests as the truth: edits, mistakes, removals, restarts."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 from doubles.clock import FakeClock
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
 from sundog_operator.ports import MODEL_DEPLOYMENT, Object, Ref
+from sundog_operator.shell.local import place
 from sundog_operator.shell.local.api_server import admit, schemas
 from sundog_operator.shell.local.files import ManifestFiles
 from sundog_operator.shell.local.origins import Origins
@@ -32,6 +35,7 @@ class Seen:
 
     notices: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    now: list[str] = field(default_factory=list)
 
     def notice(self, told: str) -> None:
         self.notices.append(told)
@@ -39,18 +43,14 @@ class Seen:
     def problem(self, told: str) -> None:
         self.problems.append(told)
 
+    def standing(self, problems: Any) -> None:
+        self.now = list(problems)
+
     def deployments(self, objects: Any) -> None: ...
 
     def event(self, event: Object) -> None: ...
 
     def close(self) -> None: ...
-
-
-class Impatient(FakeClock):
-    """Waits for nothing."""
-
-    async def sleep(self, seconds: float) -> None:
-        self.advance(seconds)
 
 
 class World:
@@ -60,7 +60,7 @@ class World:
         self.folder = folder / "manifests"
         self.folder.mkdir()
         self.state = folder
-        self.clock = Impatient()
+        self.clock = FakeClock()
         self.kube = MemoryKubernetes(self.clock, schemas=schemas(), admit=admit)
         self.view = Seen()
         self.root = self.folder
@@ -68,9 +68,21 @@ class World:
 
     def start(self) -> "World":
         self.files = ManifestFiles(
-            self.root, self.kube, Origins(self.state / "origins.json"), self.clock, self.view, namespace="default"
+            self.root,
+            self.kube,
+            Origins(self.state / "origins.json"),
+            self.clock,
+            self.view,
+            namespace="default",
+            keep=partial(place.write_problems, self.state),
         )
         return self
+
+    async def settle(self) -> None:
+        """Look once, and once more when every file has been as it is for 5 s."""
+        await self.files.sync()
+        self.clock.advance(5)
+        await self.files.sync()
 
     def write(self, file: str, content: str) -> None:
         (self.folder / file).write_text(content)
@@ -90,13 +102,13 @@ def world(tmp_path: Path) -> Iterator[World]:
 async def test_edits_are_applied_and_nothing_else_is(world: World) -> None:
     world.write("a.yaml", text("a"))
     world.write("b.yaml", text("b"))
-    await world.files.sync()
+    await world.settle()
     assert await world.uris() == {"a": "v1", "b": "v1"}
     world.kube.writes.clear()
-    await world.files.sync()
+    await world.settle()
     assert list(world.kube.writes) == []
     world.write("a.yaml", text("a", "v2"))
-    await world.files.sync()
+    await world.settle()
     assert await world.uris() == {"a": "v2", "b": "v1"}
     assert [write.ref.name for write in world.kube.writes] == ["a"]
     assert world.view.problems == []
@@ -104,29 +116,29 @@ async def test_edits_are_applied_and_nothing_else_is(world: World) -> None:
 
 async def test_what_was_applied_by_command_stays_until_the_file_changes(world: World) -> None:
     world.write("a.yaml", text("a"))
-    await world.files.sync()
+    await world.settle()
     stored = await world.kube.get(Ref(MODEL_DEPLOYMENT, "default", "a"))
     assert stored is not None
     stored["spec"]["model"]["uri"] = "file:///other"
     await world.kube.apply(stored, manager="sundog-cli")
     world.write("b.yaml", text("b"))
-    await world.files.sync()
+    await world.settle()
     assert await world.uris() == {"a": "other", "b": "v1"}
 
 
 async def test_what_was_deleted_by_command_stays_away_until_the_file_changes(world: World) -> None:
     world.write("a.yaml", text("a"))
-    await world.files.sync()
+    await world.settle()
     world.view.notices.clear()
     await world.kube.delete(Ref(MODEL_DEPLOYMENT, "default", "a"))
     for _ in range(3):
-        await world.files.sync()
+        await world.settle()
     assert await world.uris() == {}
     (told,) = world.view.notices
     assert told.startswith("ModelDeployment default/a was deleted; ")
     assert "a.yaml still describes it, so an edit or the next start makes it again" in told
     world.write("a.yaml", text("a", "v2"))
-    await world.files.sync()
+    await world.settle()
     assert await world.uris() == {"a": "v2"}
 
 
@@ -153,49 +165,101 @@ async def test_what_was_deleted_by_command_stays_away_until_the_file_changes(wor
 )
 async def test_a_mistake_is_told_once_and_keeps_what_serves(world: World, bad: str, told: str) -> None:
     world.write("a.yaml", text("a"))
-    await world.files.sync()
+    await world.settle()
     world.write("a.yaml", bad)
     for _ in range(3):
-        await world.files.sync()
+        await world.settle()
     assert len(world.view.problems) == 1
     assert told in world.view.problems[0]
     assert world.view.problems[0].removeprefix("skipped: ").startswith(str(world.folder))
     assert "\n" not in world.view.problems[0]
     assert await world.uris() == {"a": "v1"}
     world.write("a.yaml", text("a", "v3"))
-    await world.files.sync()
+    await world.settle()
     assert await world.uris() == {"a": "v3"}
+
+
+async def test_what_is_refused_stands_until_it_is_fixed(world: World) -> None:
+    world.write("a.yaml", text("a"))
+    world.write("bad.yaml", "a: [")
+    await world.settle()
+    world.write("a.yaml", text("a").replace("spec: {", "spec: {replicas: -1, "))
+    await world.settle()
+    await world.settle()
+    refused, unreadable = world.view.now
+    assert refused.startswith(f"{world.folder}/a.yaml: ModelDeployment default/a: spec.replicas: ")
+    assert unreadable.startswith(f"{world.folder}/bad.yaml: ")
+    assert place.read_problems(world.state) == [refused, unreadable]
+    world.write("a.yaml", text("a", "v2"))
+    (world.folder / "bad.yaml").unlink()
+    await world.settle()
+    assert world.view.now == place.read_problems(world.state) == []
 
 
 async def test_removed_documents_and_files_take_their_objects_with_them(world: World) -> None:
     world.write("a.yaml", f"{text('a')}---\n{text('b')}")
     world.write("c.yaml", text("c"))
-    await world.files.sync()
+    await world.settle()
     world.write("a.yaml", text("a"))
     (world.folder / "c.yaml").unlink()
-    await world.files.sync()
+    await world.settle()
     assert await world.uris() == {"a": "v1"}
 
 
 async def test_objects_that_came_from_no_file_are_not_touched(world: World) -> None:
     await world.kube.apply({**_object("mine"), "spec": {"model": {"uri": "file:///mine"}}}, manager="sundog-cli")
     world.write("a.yaml", text("a"))
-    await world.files.sync()
+    await world.settle()
     (world.folder / "a.yaml").unlink()
-    await world.files.sync()
+    await world.settle()
     assert await world.uris() == {"mine": "mine"}
+
+
+async def test_a_deletion_is_announced_and_waits_until_the_file_is_stable(world: World) -> None:
+    world.write("a.yaml", f"{text('a')}---\n{text('b')}")
+    await world.settle()
+    world.view.notices.clear()
+    world.write("a.yaml", text("a"))
+    await world.files.sync()
+    announced = (
+        "ModelDeployment default/b: no manifest describes it any more; it is deleted in 5 s unless one does again"
+    )
+    assert world.view.notices == [announced]
+    world.clock.advance(4)
+    os.utime(world.folder / "a.yaml", ns=(1, 1))
+    await world.files.sync()
+    world.clock.advance(4)
+    await world.files.sync()
+    assert await world.uris() == {"a": "v1", "b": "v1"}, "the file was written 4 s ago"
+    assert world.view.notices == [announced]
+    world.clock.advance(1)
+    await world.files.sync()
+    assert await world.uris() == {"a": "v1"}
+    assert world.view.notices[1].startswith("ModelDeployment default/b deleted")
+
+
+async def test_a_file_that_lacks_an_object_for_a_moment_deletes_nothing(world: World) -> None:
+    whole = f"{text('a')}---\n{text('b')}"
+    world.write("a.yaml", whole)
+    await world.settle()
+    world.write("a.yaml", text("a"))
+    await world.files.sync()
+    world.clock.advance(3)
+    world.write("a.yaml", whole)
+    await world.files.sync()
+    world.clock.advance(60)
+    await world.files.sync()
+    assert await world.uris() == {"a": "v1", "b": "v1"}
 
 
 async def test_a_file_that_is_empty_for_a_moment_deletes_nothing(world: World) -> None:
     world.write("a.yaml", text("a"))
-    await world.files.sync()
+    await world.settle()
     world.write("a.yaml", "")
-
-    async def saved(_seconds: float) -> None:
-        world.write("a.yaml", text("a", "v2"))
-
-    world.clock.sleep = saved  # type: ignore[method-assign]
     await world.files.sync()
+    world.clock.advance(3)
+    world.write("a.yaml", text("a", "v2"))
+    await world.settle()
     assert await world.uris() == {"a": "v2"}
     assert not any("deleted" in notice for notice in world.view.notices)
     assert world.view.problems == []
@@ -204,101 +268,101 @@ async def test_a_file_that_is_empty_for_a_moment_deletes_nothing(world: World) -
 @pytest.mark.parametrize("empty", ["", "\n", "---\n", "---\n---\n", "# a comment\n", "null", "kind: List\nitems: []"])
 async def test_a_file_that_describes_nothing_keeps_what_it_described_and_is_told_once(world: World, empty: str) -> None:
     world.write("a.yaml", f"{text('a')}---\n{text('b')}")
-    await world.files.sync()
+    await world.settle()
     world.write("a.yaml", empty)
     for _ in range(3):
-        await world.files.sync()
+        await world.settle()
     told = (
         f"{world.folder}/a.yaml: describes nothing; kept until the file is removed:"
         " ModelDeployment default/a, ModelDeployment default/b"
     )
     assert world.view.problems == [told]
     assert await world.uris() == {"a": "v1", "b": "v1"}
-    await world.start().files.begin()
+    await world.start().settle()
     assert world.view.problems == [told, told], "a later start keeps and tells it too"
     assert await world.uris() == {"a": "v1", "b": "v1"}
     (world.folder / "a.yaml").unlink()
-    await world.files.sync()
+    await world.settle()
     assert await world.uris() == {}
 
 
 async def test_an_emptied_file_is_told_anew_after_it_described_something(world: World) -> None:
     for round_ in (1, 2):
         world.write("a.yaml", text("a"))
-        await world.files.sync()
+        await world.settle()
         world.write("a.yaml", "# " + text("a").replace("\n", "\n# "))
-        await world.files.sync()
+        await world.settle()
         assert len(world.view.problems) == round_
 
 
 async def test_what_was_emptied_here_may_be_described_elsewhere(world: World) -> None:
     world.write("a.yaml", text("a"))
-    await world.files.sync()
+    await world.settle()
     world.write("a.yaml", "")
     world.write("b.yaml", text("a", "v2"))
-    await world.files.sync()
+    await world.settle()
     assert await world.uris() == {"a": "v2"}
     assert world.view.problems == []
     (world.folder / "b.yaml").unlink()
-    await world.files.sync()
+    await world.settle()
     assert await world.uris() == {}
 
 
 async def test_a_file_that_was_moved_and_then_emptied_keeps_what_it_described(world: World) -> None:
     world.write("a.yaml", text("a"))
-    await world.files.sync()
+    await world.settle()
     (world.folder / "a.yaml").rename(world.folder / "b.yaml")
-    await world.files.sync()
+    await world.settle()
     world.write("a.yaml", "")
     world.write("b.yaml", "")
-    await world.files.sync()
+    await world.settle()
     assert await world.uris() == {"a": "v1"}
     (told,) = world.view.problems
     assert told.startswith(f"{world.folder}/b.yaml: describes nothing; kept until the file is removed")
     (world.folder / "b.yaml").unlink()
-    await world.files.sync()
+    await world.settle()
     assert await world.uris() == {}
 
 
 async def test_nothing_is_told_of_files_that_never_described_anything_or_whose_object_was_deleted(world: World) -> None:
     world.write("notes.yaml", "# nothing here\n")
     world.write("a.yaml", text("a"))
-    await world.files.sync()
+    await world.settle()
     await world.kube.delete(Ref(MODEL_DEPLOYMENT, "default", "a"))
     world.write("a.yaml", "")
-    await world.files.sync()
+    await world.settle()
     assert world.view.problems == []
 
 
 async def test_a_file_that_describes_another_object_takes_the_one_before_with_it(world: World) -> None:
     world.write("a.yaml", text("a"))
-    await world.files.sync()
+    await world.settle()
     world.write("a.yaml", text("b"))
-    await world.files.sync()
+    await world.settle()
     assert await world.uris() == {"b": "v1"}
 
 
 async def test_a_single_file_that_was_emptied_keeps_what_it_described(world: World) -> None:
     world.write("a.yaml", text("a"))
     world.root = world.folder / "a.yaml"
-    await world.start().files.sync()
+    await world.start().settle()
     world.write("a.yaml", "")
-    await world.files.sync()
+    await world.settle()
     assert await world.uris() == {"a": "v1"}
     assert len(world.view.problems) == 1
 
 
 async def test_a_folder_that_is_gone_deletes_nothing(world: World) -> None:
     world.write("a.yaml", text("a"))
-    await world.files.sync()
+    await world.settle()
     world.folder.rename(world.state / "moved")
-    await world.files.sync()
+    await world.settle()
     assert await world.uris() == {"a": "v1"}
 
 
 async def test_a_start_at_another_path_takes_nothing_away(world: World) -> None:
     world.write("a.yaml", text("a"))
-    await world.files.sync()
+    await world.settle()
     world.root = world.state / "elsewhere"
     world.root.mkdir()
     (world.root / "b.yaml").write_text(text("b"))
@@ -310,21 +374,21 @@ async def test_a_start_at_another_path_takes_nothing_away(world: World) -> None:
 async def test_a_restart_knows_what_came_from_files(world: World) -> None:
     world.write("a.yaml", text("a"))
     world.write("b.yaml", text("b"))
-    await world.files.sync()
+    await world.settle()
     (world.folder / "a.yaml").unlink()
     world.write("b.yaml", text("b", "v2"))
-    await world.start().files.sync()
+    await world.start().settle()
     assert await world.uris() == {"b": "v2"}
 
 
 async def test_an_object_that_somebody_made_anew_is_left_alone(world: World) -> None:
     world.write("a.yaml", text("a"))
-    await world.files.sync()
+    await world.settle()
     ref = Ref(MODEL_DEPLOYMENT, "default", "a")
     await world.kube.delete(ref)
     await world.kube.apply({**_object("a"), "spec": {"model": {"uri": "file:///mine"}}}, manager="sundog-cli")
     (world.folder / "a.yaml").unlink()
-    await world.files.sync()
+    await world.settle()
     assert await world.uris() == {"a": "mine"}
 
 
@@ -332,16 +396,16 @@ async def test_a_single_file_is_a_root_too(world: World) -> None:
     world.write("a.yaml", text("a"))
     world.write("b.yaml", text("b"))
     world.root = world.folder / "a.yaml"
-    await world.start().files.sync()
+    await world.start().settle()
     assert await world.uris() == {"a": "v1"}
     world.root.unlink()
-    await world.files.sync()
+    await world.settle()
     assert await world.uris() == {}
 
 
 async def test_other_kinds_are_skipped_with_a_line(world: World) -> None:
     world.write("pod.yaml", "apiVersion: v1\nkind: Pod\nmetadata: {name: x}")
-    await world.files.sync()
+    await world.settle()
     assert [problem.split(":")[0] for problem in world.view.problems] == ["skipped"]
 
 

@@ -44,6 +44,19 @@ def test_a_long_path_is_reached_by_a_private_link(tmp_path: Path, links: Path) -
     assert place.prepare(path).path.readlink() == path
 
 
+def test_the_link_goes_with_the_instance_and_the_folder_with_the_last_link(tmp_path: Path, links: Path) -> None:
+    one, two = (tmp_path / ("long" * 20) / name for name in ("one", "two"))
+    place.prepare(one)
+    place.prepare(two)
+    place.release(one)
+    assert [path.readlink() for path in (links / f"sundog-{os.geteuid()}").iterdir()] == [two]
+    place.release(two)
+    assert list(links.iterdir()) == []
+    assert (two / "ray-token").exists()
+    place.release(two)
+    place.release(links)
+
+
 def test_the_longest_link_leaves_room_for_sockets() -> None:
     assert len("/tmp/sundog-4294967294/01234567") <= MAX_PATH_BYTES
     assert str(place.short(Path("/long" * 20))).startswith(f"/tmp/sundog-{os.geteuid()}/")

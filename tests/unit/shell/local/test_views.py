@@ -1,10 +1,11 @@
 import io
+import logging
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from sundog_operator.shell.local.views import LineView, TableView
+from sundog_operator.shell.local.views import LineView, LoggedView, TableView
 
 OBJECT: dict[str, Any] = {
     "metadata": {"namespace": "default", "name": "digits"},
@@ -61,6 +62,31 @@ def test_a_reader_that_went_away_is_no_error(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr("sys.stdout", Closed())
     LineView().notice("anything")
+
+
+def test_what_is_not_applied_stays_below_the_table() -> None:
+    screen = io.StringIO()
+    view = TableView(Console(file=screen, force_terminal=True, width=120), "sundog local")
+    view.standing(["a.yaml: spec.replicas: -1 is less than 0"])
+    for number in range(20):
+        view.notice(f"notice {number}")
+    view.close()
+    last = screen.getvalue().rpartition("notice 12")[0].rpartition("sundog local")[2]
+    assert "a.yaml: spec.replicas: -1 is less than 0" in last
+
+
+def test_what_is_shown_is_logged(caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]) -> None:
+    caplog.set_level(logging.INFO)
+    view = LoggedView(LineView(quiet=True))
+    view.notice("created")
+    view.problem("a.yaml: nonsense")
+    view.event(EVENT)
+    assert [(each.levelname, each.getMessage()) for each in caplog.records] == [
+        ("INFO", "created"),
+        ("WARNING", "a.yaml: nonsense"),
+        ("WARNING", "default/digits: RolloutAborted: revision 8: by hand"),
+    ]
+    assert capsys.readouterr().err == "error: a.yaml: nonsense\n"
 
 
 def test_the_table_shows_rows_and_the_last_events() -> None:

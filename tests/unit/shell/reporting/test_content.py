@@ -250,6 +250,12 @@ def test_a_terminal_shows_the_interval_shrink_between_its_limits() -> None:
     assert widths[0] > 2 * widths[-1]
 
 
+def test_a_terminal_repeats_no_row() -> None:
+    status = promoted()
+    again = (*status.history, status.history[-1])
+    assert lines(status.model_copy(update={"history": again})) == lines(status)
+
+
 def test_a_terminal_obeys_no_name_or_message() -> None:
     hostile = ERRORS.model_copy(update={"message": "\x1b[2J[bold]gone\x07 \x9b31m"})
     shown = "\n".join(lines(running(metrics=(hostile,))))

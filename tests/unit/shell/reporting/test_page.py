@@ -21,6 +21,7 @@ from sundog_operator.shell.reporting.page import page
 from told_experiments import NINE, means, moving, of_before, one_name, ten_arms, two_arms
 from told_rollouts import BEGUN, ERRORS, MINUTE, promoted, rolled_back, running, stored, without_traffic
 
+REQUESTS = "Requests by arm, in all since the begin"
 NOW = BEGUN + 12 * MINUTE
 OF_ROLLOUTS = {
     "running": running(),
@@ -112,10 +113,10 @@ def test_every_drawing_says_what_it_shows_and_has_its_numbers_beside_it(status: 
 @pytest.mark.parametrize(
     ("state", "charts_", "verdict"),
     [
-        ("running", ["Traffic of the candidate", "Requests by arm", "errorRate"], "verdict open"),
-        ("promoted", ["Traffic of the candidate", "Requests by arm", "errorRate"], "verdict good"),
-        ("rolled back", ["Traffic of the candidate", "Requests by arm", "errorRate"], "verdict bad"),
-        ("no traffic", ["Traffic of the candidate", "Requests by arm"], "verdict open"),
+        ("running", ["Traffic of the candidate", REQUESTS, "errorRate"], "verdict open"),
+        ("promoted", ["Traffic of the candidate", REQUESTS, "errorRate"], "verdict good"),
+        ("rolled back", ["Traffic of the candidate", REQUESTS, "errorRate"], "verdict bad"),
+        ("no traffic", ["Traffic of the candidate", REQUESTS], "verdict open"),
         ("not begun", [], "verdict open"),
     ],
 )
@@ -197,8 +198,8 @@ def test_ten_arms_are_ten_lines_and_none_hides_another() -> None:
         assert heights[-1] <= charts.BOTTOM
     rows = tables(parsed(ten_arms()))
     assert rows["Traffic of the arms"][-1][-2:] == ["0 %", "0 %"]
-    assert rows["Requests by arm"][0][:5] == ["time", "stable, outside", "errors", "control", "errors"]
-    assert kinds(figure_of(ten_arms(), "Requests by arm"), "line") == list(lines)
+    assert rows[REQUESTS][0][:5] == ["time", "stable, outside", "errors", "control", "errors"]
+    assert kinds(figure_of(ten_arms(), REQUESTS), "line") == list(lines)
 
 
 def test_weights_below_one_percent_are_shown() -> None:
@@ -268,7 +269,7 @@ def test_two_metrics_of_one_name_are_two_charts_with_their_own_numbers() -> None
         ["a: errorRate (harm)", "harm", "Harm", "300", "330", "1.1"],
     ]
     before = parsed(of_before(one_name()))
-    assert [text_of(each) for each in before.iter("figcaption")] == ["Traffic of the arms", "Requests by arm"]
+    assert [text_of(each) for each in before.iter("figcaption")] == ["Traffic of the arms", REQUESTS]
 
 
 def palette(scheme: int) -> dict[str, str]:
@@ -332,7 +333,7 @@ def test_the_tables_have_the_numbers() -> None:
     ]
     assert found["errorRate"][-1] == ["0:11:00", "1.05", "0.788–1.4", "1.25", "Passed"]
     assert found["Traffic of the candidate"][-1] == ["0:11:00", "100 %", "25 %"]
-    assert found["Requests by arm"][-1] == ["0:11:00", "49500", "495", "16500", "176"]
+    assert found[REQUESTS][-1] == ["0:11:00", "49500", "495", "16500", "176"]
 
 
 def test_an_end_that_is_not_known_is_marked_and_harm_is_told_apart() -> None:

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -45,6 +46,7 @@ def examine(state_dir: Path) -> list[Check]:
     """Every check, in the order in which to read them. Blocks for some 100 ms."""
     state = StateDirectory.at(state_dir)
     proxy = _haproxy_about_itself()
+    own = {seen.pid for seen in marked(state, MachineTable())}
     return [
         python(sys.version_info[:3]),
         package("ray", _RAY),
@@ -56,7 +58,7 @@ def examine(state_dir: Path) -> list[Check]:
         state_directory(state),
         instance(state),
         *([] if state.is_held() else [leftovers(state)]),
-        *map(edge_port, (PREFERRED_HTTP_PORT, PREFERRED_HTTPS_PORT)),
+        *(edge_port(port, own) for port in (PREFERRED_HTTP_PORT, PREFERRED_HTTPS_PORT)),
         *([] if state.is_held() else [ray_ports()]),
     ]
 
@@ -142,14 +144,15 @@ def leftovers(state: StateDirectory) -> Check:
     return Check("leftover processes", "warn", f"{len(found)} still run (pid {pids})", fix)
 
 
-def edge_port(port: int) -> Check:
-    """A port that the first edge prefers."""
+def edge_port(port: int, own: Collection[int] = ()) -> Check:
+    """A port that the first edge prefers. `own` are the pids of the instance's own processes."""
     name = f"port {port}"
     if ports_allocation.is_free(port):
         return Check(name, "ok", "free")
-    return Check(
-        name, "warn", f"held by {ports_allocation.holder_of(port)}", "the edge takes another port, and says which"
-    )
+    if ports_allocation.holder_pid(port) in own:
+        return Check(name, "ok", "held by this instance's edge")
+    fix = "at its start the edge takes another port; `sundog get -o wide` shows which"
+    return Check(name, "warn", f"held by {ports_allocation.holder_of(port)}", fix)
 
 
 def ray_ports() -> Check:

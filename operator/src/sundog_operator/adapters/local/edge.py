@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import logging
 import os
 import sys
@@ -22,8 +23,10 @@ from sundog_operator.adapters.local.state_directory import StateDirectory, write
 from sundog_operator.adapters.local.status import deployment_status, pod, pod_status
 from sundog_operator.adapters.local.units import Restarts, Unit, Units
 from sundog_operator.adapters.whole_answers import body_of
+from sundog_operator.api import format_micro_instant
 from sundog_operator.core import names, secrets, traffic
-from sundog_operator.errors import Conflict, NotFound, SundogError
+from sundog_operator.core.events import Event, make_event
+from sundog_operator.errors import AlreadyExists, Conflict, NotFound, SundogError
 from sundog_operator.ports import CONFIG_MAP, DEPLOYMENT, POD, SECRET, Clock, Kubernetes, Object, Ref, ref_of
 
 logger = logging.getLogger(__name__)
@@ -36,8 +39,10 @@ AGENT: Final = "agent"
 HTTPS: Final = "https"
 PREFERRED_HTTP_PORT: Final = 8080
 PREFERRED_HTTPS_PORT: Final = 8443
+_REPORTER: Final = "sundog-local"
 # HAProxy first: it must not lose the agent before it has drained.
 _PARTS: Final = (HAPROXY, AGENT)
+_LISTENERS: Final = {HAPROXY: (HAPROXY, HTTPS), AGENT: (AGENT,)}
 _GRACE_S: Final = 5.0
 _PROBE_EVERY: Final = timedelta(seconds=2)
 _PROBE_TIMEOUT: Final = aiohttp.ClientTimeout(total=2, connect=1)
@@ -56,12 +61,17 @@ class _Part:
 
 @dataclass(slots=True)
 class _Edge:
-    """What is known of an edge in this run. `needs` are the Secrets that its document names; None before there was one."""
+    """What is known of an edge in this run.
+
+    `needs` are the Secrets that its document names; None before there was one.
+    `settled`: its ports were looked at in this run; they stay as they are until the next.
+    """
 
     unit: Unit
     parts: Mapping[str, _Part] = field(default_factory=lambda: {name: _Part() for name in _PARTS})
     healthy_at: datetime | None = None
     needs: frozenset[str] | None = None
+    settled: bool = False
 
     @property
     def split(self) -> Path:
@@ -91,7 +101,7 @@ class _Edge:
 
     def ports(self, part: str) -> tuple[int, ...]:
         """All ports that a process listens on."""
-        return (self.port(HAPROXY), self.port(HTTPS)) if part == HAPROXY else (self.port(part),)
+        return tuple(self.port(each) for each in _LISTENERS[part])
 
 
 class LocalEdge:
@@ -179,6 +189,9 @@ class LocalEdge:
             await self._report(edge, deployment, missing, dict.fromkeys(_PARTS, missing))
             return LOOK_S
         await asyncio.to_thread(self._choose_ports, edge)
+        if not edge.settled:
+            await self._leave_taken_ports(edge, deployment)
+            edge.settled = True
         await self._ensure_pod(edge, deployment)
         stopped = {part: problem for part in _PARTS if (problem := await self._keep(edge, part)) is not None}
         problem = next(iter(stopped.values()), None) or await self._health(edge)
@@ -232,6 +245,33 @@ class LocalEdge:
         if missing:
             edge.unit = self._units.choose(edge.unit, lambda units: self._ports_for(missing, units))
 
+    async def _leave_taken_ports(self, edge: _Edge, deployment: Object) -> None:
+        """Choose others in place of remembered ports that somebody took while no process of the edge listened there."""
+        taken: dict[str, str] = {}
+        for part in _PARTS:
+            if await self._processes.running(edge.process(part)) is not None:
+                continue
+            await self._processes.clear(edge.process(part))
+            for listener in _LISTENERS[part]:
+                if not await asyncio.to_thread(ports_allocation.is_free, edge.port(listener)):
+                    taken[listener] = await asyncio.to_thread(ports_allocation.holder_of, edge.port(listener))
+        if not taken:
+            return
+        before = {listener: edge.port(listener) for listener in taken}
+        edge.unit = await asyncio.to_thread(
+            self._units.choose, edge.unit, lambda units: self._ports_for([*taken], units)
+        )
+        for listener, holder in taken.items():
+            note = f"port {before[listener]} is held by {holder}; the edge listens on port {edge.port(listener)} for {listener}"
+            logger.warning("%s: %s", edge.unit.ref, note)
+            event = Event("Warning", "PortTaken", "ChoosePort", note, f"{before[listener]}/{edge.port(listener)}")
+            await self._tell(deployment, event)
+
+    async def _tell(self, deployment: Object, event: Event) -> None:
+        made = make_event(event, deployment, _REPORTER, format_micro_instant(self._clock.now()))
+        with contextlib.suppress(AlreadyExists):
+            await self._kube.create(made)
+
     def _ports_for(self, parts: Sequence[str], units: Sequence[Unit]) -> dict[str, int]:
         """Ports that no edge has, as facts to remember."""
         taken = {port for unit in units for part in (HAPROXY, AGENT) for port in _Edge(unit).ports(part)}
@@ -283,7 +323,10 @@ class LocalEdge:
         for port in edge.ports(name):
             if not await asyncio.to_thread(ports_allocation.is_free, port):
                 holder = await asyncio.to_thread(ports_allocation.holder_of, port)
-                told = f"port {port}, on which the {name} of this edge listens, is held by {holder}"
+                told = (
+                    f"port {port}, on which the {name} of this edge listens, is held by {holder}:"
+                    " end that process, or start local mode again, which takes another port"
+                )
                 if part.death != told:
                     # Whoever asks there is answered by somebody else, until it is free.
                     logger.warning("%s: %s", edge.unit.ref, told)

@@ -144,12 +144,21 @@ def single(taken: Collection[int] = (), singles: Collection[int] = SINGLES) -> i
 
 def holder_of(port: int) -> str:
     """Who listens on a port, such as `nginx (pid 42)`; `another process` where the system does not tell."""
+    pid = holder_pid(port)
+    if pid is not None:
+        with contextlib.suppress(psutil.Error, OSError):
+            return f"{psutil.Process(pid).name()} (pid {pid})"
+    return "another process"
+
+
+def holder_pid(port: int) -> int | None:
+    """The process that listens on a port; None where the system does not tell, as of other users."""
     with contextlib.suppress(psutil.Error, OSError):
         for connection in psutil.net_connections(kind="tcp"):
             listens = connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr[1] == port
             if listens and connection.pid:
-                return f"{psutil.Process(connection.pid).name()} (pid {connection.pid})"
-    return "another process"
+                return int(connection.pid)
+    return None
 
 
 def _bind(port: int) -> socket.socket | None:

@@ -155,7 +155,7 @@ class _Facade:
 
     async def patch(self, kind: Kind, request: web.Request) -> web.StreamResponse:
         ref, body = _ref(kind, request), await _parse(request)
-        if request.content_type == "application/apply-patch+yaml" and not _subresource(request):
+        if _is_apply(request):
             return await self._apply(ref, body, request)
         return await self._update(ref, _change(request.content_type, body), request)
 
@@ -202,7 +202,13 @@ class _Facade:
         if "fieldManager" not in request.query:
             raise BadRequest("fieldManager: is required for apply")
         force = request.query.get("force") in {"true", "1"}
-        applied = await self._kube.apply(body, manager=_manager(request), force=force, strict=_strict(request))
+        applied = await self._kube.apply(
+            body,
+            manager=_manager(request),
+            force=force,
+            strict=_strict(request),
+            dry_run="dryRun" in request.query,
+        )
         return _json(applied)
 
     async def _select(self, selection: Selection) -> tuple[Sequence[Object], int]:
@@ -274,8 +280,8 @@ class _Facade:
 
 async def _answer(kind: Kind, handler: Handler, request: web.Request) -> web.StreamResponse:
     try:
-        if "dryRun" in request.query:
-            raise BadRequest("dryRun: is not served")
+        if "dryRun" in request.query and not _is_apply(request):
+            raise BadRequest("dryRun: is served for apply alone")
         return await handler(kind, request)
     except (SundogError, ValueError) as error:
         code, status = failure(error, kind, request.match_info.get("name", ""))
@@ -355,6 +361,10 @@ def _ref(kind: Kind, request: web.Request) -> Ref:
 def _manager(request: web.Request) -> str:
     agent = request.headers.get("User-Agent", "unknown").partition("/")[0]
     return request.query.get("fieldManager") or agent
+
+
+def _is_apply(request: web.Request) -> bool:
+    return request.content_type == "application/apply-patch+yaml" and not _subresource(request)
 
 
 def _strict(request: web.Request) -> bool:

@@ -2,6 +2,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
@@ -119,15 +120,23 @@ class MemoryKubernetes:
         )
 
     async def apply(
-        self, obj: Object, *, manager: str | None = None, force: bool = True, strict: bool = False
+        self,
+        obj: Object,
+        *,
+        manager: str | None = None,
+        force: bool = True,
+        strict: bool = False,
+        dry_run: bool = False,
     ) -> Object:
         """See the port. A resourceVersion or uid in the metadata is a precondition (Conflict). Raises Invalid besides.
 
-        `strict` makes a field that the schema lacks invalid; else it is dropped.
+        `strict` makes a field that the schema lacks invalid; else it is dropped. A `dry_run` stores nothing.
         """
-        return await self._write(
-            "apply", _ref(obj), lambda: self.store.apply(obj, manager or self.manager, force=force, strict=strict)
-        )
+        act = partial(self.store.apply, obj, manager or self.manager, force=force, strict=strict, dry_run=dry_run)
+        if dry_run:
+            await self.enter("apply", _ref(obj))
+            return act().object
+        return await self._write("apply", _ref(obj), act)
 
     async def replace(self, obj: Object) -> Object:
         """See the port. Raises Invalid besides."""

@@ -121,10 +121,10 @@ class Store:
             raise Invalid(str(ref), ["metadata.resourceVersion: must not be set on create"])
         return self._write(ref, None, intent, lambda after: fields.update(_blank(ref), {}, after, manager))
 
-    def apply(self, obj: Object, manager: str, *, force: bool, strict: bool) -> Outcome:
+    def apply(self, obj: Object, manager: str, *, force: bool, strict: bool, dry_run: bool = False) -> Outcome:
         """Server-side apply. Raises Conflict for a resourceVersion, a uid or (without force) another owner; Invalid.
 
-        Strict makes a field that the schema lacks invalid; else it is dropped.
+        Strict makes a field that the schema lacks invalid; else it is dropped. A dry run stores nothing.
         """
         ref, intent = self._intent(obj, strict=strict)
         record = self._find(ref)
@@ -134,7 +134,7 @@ class Store:
             after, owners = fields.apply(before, record.owners if record else {}, intent, manager, force=force)
         except Conflict as error:
             raise Conflict(f"{ref}: {error}") from None
-        return self._write(ref, record, after, lambda _: owners)
+        return self._write(ref, record, after, lambda _: owners, dry_run=dry_run)
 
     def update(
         self,
@@ -203,7 +203,13 @@ class Store:
             raise Invalid(str(ref), unknown)
 
     def _write(
-        self, ref: Ref, record: Record | None, after: Object, owners_of: Callable[[Object], fields.Owners]
+        self,
+        ref: Ref,
+        record: Record | None,
+        after: Object,
+        owners_of: Callable[[Object], fields.Owners],
+        *,
+        dry_run: bool = False,
     ) -> Outcome:
         before = record.load() if record else None
         if schema := self._schemas.get(ref.kind.kind):
@@ -213,6 +219,8 @@ class Store:
         if record is not None and after == before and owners == record.owners:
             return Outcome(after, changed=False)
         self._judge(ref, after, before)
+        if dry_run:
+            return Outcome(after, changed=False)
         if (
             record is not None
             and after["metadata"].get("deletionTimestamp")

@@ -235,7 +235,12 @@ class Finding:
                 return f"{seen}: no worse than the {self.allowed:.3g} times that are allowed"
         if self.basis == Basis.HARM:
             return f"{seen}; more than {self.allowed:.3g} times is harm"
-        return f"{seen}, and {self.allowed:.3g} times are allowed: {self._wanted()}"
+        return f"{seen}, and {self._limit(control)}: {self._wanted()}"
+
+    def _limit(self, control: str) -> str:
+        """How much is allowed; a margin that is in a threshold already leaves a ratio of 1."""
+        times = f"{self.allowed:.3g}"
+        return f"no more than {control}'s are allowed" if times == "1" else f"{times} times are allowed"
 
     def _seen(self, metric: str, control: str) -> str:
         alone = " in this step" if self.basis == Basis.THIS_STEP else ""
@@ -260,7 +265,9 @@ class Finding:
             )
         else:
             wanted = by_floor or "no number of events will decide"
-        return f"{wanted}, in some {told_time(self.eta_s)}" if math.isfinite(self.eta_s) else wanted
+        # Where nothing more has to be counted, time alone is missing, which is told beside it.
+        soon = math.isfinite(self.eta_s) and self.eta_s >= 1
+        return f"{wanted}, in some {told_time(self.eta_s)}" if soon else wanted
 
 
 def told_time(seconds: float) -> str:

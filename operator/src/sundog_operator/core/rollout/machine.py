@@ -877,10 +877,14 @@ def waiting_for_evidence(status: ExperimentStatus) -> str:
         lasts = current_step(status).min_duration
         return f"copies requests for {format_duration(lasts)}: {known}" if lasts else known
     asked = [each for each in status.metrics if each.role == "guardrail"]
-    open_ = [each.message for each in asked if each.verdict != "Passed"]
+    # The gate opens with the last of them: the one that is expected last holds it, and one that nobody can expect most of all.
+    holding = sorted(
+        (each for each in asked if each.verdict != "Passed"),
+        key=lambda each: (each.eta is not None, -each.eta if each.eta is not None else timedelta(0)),
+    )
     least = format_duration(current_step(status).min_duration)
     passed = f"every guardrail has passed; a step takes {least} and two minutes of evidence at least"
-    return open_[0] if open_ else passed if asked else "collects evidence"
+    return holding[0].message if holding else passed if asked else "collects evidence"
 
 
 def _gate(status: ExperimentStatus) -> str:

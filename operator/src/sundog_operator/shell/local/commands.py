@@ -69,7 +69,7 @@ def _checked_url(_context: click.Context, _parameter: click.Parameter, url: str)
 def up(path: Path, state_dir: Path | None, instance: str | None, namespace: str, quiet: bool, prometheus: str) -> int:
     """Serve the manifests at PATH, a file or a folder, until Ctrl-C.
 
-    Saving a manifest applies it; removing one deletes what it described, and emptying one does not.
+    Saving a manifest applies it; removing one deletes what it described after 5 s, and emptying one does not.
     A later start goes on where this one ended.
     In a manifest, file://${MANIFEST_DIR} stands for the folder that the manifest is in.
     """
@@ -145,4 +145,6 @@ def status(state_dir: Path | None, instance: str | None) -> int:
     click.echo(f"kubeconfig       {state.path / place.KUBECONFIG}")
     click.echo(f"logs             {state.logs}")
     click.echo(f"processes        {len(processes)}")
+    for line in place.read_problems(state.path):
+        click.echo(f"not applied      {line}")
     return Exit.OK

@@ -2,8 +2,9 @@
 
 import contextlib
 import hashlib
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import orjson
 from watchfiles import Change, awatch
@@ -19,7 +20,8 @@ from sundog_operator.shell.manifests import Document, Reading
 from sundog_operator.shell.target import MANAGER
 
 _RESCAN_MS: Final = 2000
-_GRACE_S: Final = 1.0
+_GRACE_S: Final = 5.0
+_Key = TypeVar("_Key")
 
 
 class ManifestFiles:
@@ -28,12 +30,30 @@ class ManifestFiles:
     A document is applied at the start and whenever it changed, so what `sundog apply` did meanwhile stays until then.
     An error is shown once, and what serves is kept. An object is deleted only if it came from a file at this very path
     that was removed, or that can be read and describes others: who starts with another path by mistake loses nothing, and
-    neither does who empties a file.
+    neither does who empties a file. A deletion is announced, and happens when the file has not changed for 5 s, for an
+    editor may write it in pieces.
     """
 
     def __init__(
-        self, root: Path, kube: MemoryKubernetes, origins: Origins, clock: Clock, view: View, *, namespace: str
+        self,
+        root: Path,
+        kube: MemoryKubernetes,
+        origins: Origins,
+        clock: Clock,
+        view: View,
+        *,
+        namespace: str,
+        keep: Callable[[Sequence[str]], None] = lambda _: None,
     ) -> None:
+        """Args:
+        root: a file, or a folder of files.
+        kube: what the manifests are applied to.
+        origins: which object came from which file.
+        clock: tells how long a file has been stable.
+        view: where it is shown what happens.
+        namespace: of objects that name none.
+        keep: called with all problems of the manifests whenever they change, for others to read.
+        """
         self._root = root
         self._is_folder = root.is_dir()
         self._kube = kube
@@ -45,6 +65,11 @@ class ManifestFiles:
         self._applied: set[Ref] = set()
         self._told: set[str] = set()
         self._told_empty: set[str] = set()
+        self._refused: dict[Ref, str] = {}
+        self._keep = keep
+        self._standing: list[str] | None = None
+        self._gone_since: dict[tuple[Ref, int], float] = {}
+        self._empty_since: dict[str, float] = {}
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -65,20 +90,43 @@ class ManifestFiles:
         """Apply everything, delete what was taken out meanwhile, and tell what came from elsewhere."""
         reading = await self._apply_all()
         self._tell_of_others({document.ref for document in reading.documents})
-        await self._delete(self._gone(reading))
-        self._tell_of_empty(await self._kept(reading))
+        await self._let_go(reading)
 
     async def sync(self) -> None:
-        """Apply what changed, and delete what was taken out."""
-        reading = await self._apply_all()
-        gone, kept = self._gone(reading), await self._kept(reading)
-        if gone or not kept <= self._told_empty:
-            # A file that is being saved can be empty for a moment.
-            await self._clock.sleep(_GRACE_S)
-            reading = await self._apply_all()
-            gone, kept = gone & self._gone(reading), await self._kept(reading)
-        await self._delete(gone)
-        self._tell_of_empty(kept)
+        """Apply what changed, and delete what has been taken out for long enough."""
+        await self._let_go(await self._apply_all())
+
+    async def _let_go(self, reading: Reading) -> None:
+        """Announce what is taken out, and delete what still is when its file has been stable."""
+        now = self._clock.monotonic()
+        before = {ref for ref, _ in self._gone_since}
+        self._gone_since = _since({(ref, self._stamp(ref)) for ref in self._gone(reading)}, self._gone_since, now)
+        self._empty_since = _since(await self._kept(reading), self._empty_since, now)
+        for ref in sorted({ref for ref, _ in self._gone_since} - before):
+            self._view.notice(
+                f"{ref}: no manifest describes it any more; it is deleted in {_GRACE_S:g} s unless one does again"
+            )
+        await self._delete({ref for ref, _ in _lasting(self._gone_since, now)})
+        self._tell_of_empty(_lasting(self._empty_since, now))
+        self._show_standing(reading)
+
+    def _show_standing(self, reading: Reading) -> None:
+        """Show what is wrong now, and keep it."""
+        present = {document.ref for document in reading.documents}
+        self._refused = {ref: told for ref, told in self._refused.items() if ref in present}
+        mistakes = [str(problem) for problem in reading.problems if not problem.skipped]
+        standing = sorted({*mistakes, *self._refused.values(), *self._told_empty})
+        if standing != self._standing:
+            self._standing = standing
+            self._keep(standing)
+            self._view.standing(standing)
+
+    def _stamp(self, ref: Ref) -> int:
+        """When the file that described an object was changed last, in nanoseconds; 0 where it is gone."""
+        try:
+            return Path(self._origins.all()[ref].path).stat().st_mtime_ns
+        except OSError:
+            return 0
 
     def _concerns_us(self, _change: Change, path: str) -> bool:
         return manifests.is_manifest(Path(path).name) if self._is_folder else Path(path) == self._root
@@ -118,12 +166,12 @@ class ManifestFiles:
         try:
             before = await self._kube.get(ref)
             stored = await self._kube.apply(document.object, manager=MANAGER, strict=True)
-        except Invalid as err:
-            self._view.problem(f"{document.source}: {ref}: {'; '.join(err.causes)}")
-            return
         except SundogError as err:
-            self._view.problem(f"{document.source}: {one_line(err)}")
+            told = f"{ref}: {'; '.join(err.causes)}" if isinstance(err, Invalid) else one_line(err)
+            self._refused[ref] = f"{document.source}: {told}"
+            self._view.problem(self._refused[ref])
             return
+        self._refused.pop(ref, None)
         self._remember(document, stored)
         self._applied.add(ref)
         if not manifests.is_same(before, stored):
@@ -181,3 +229,13 @@ class ManifestFiles:
             with contextlib.suppress(Conflict):
                 await self._kube.delete(ref, uid=origin.uid)
                 self._view.notice(f"{ref} deleted: no manifest describes it any more, it came from {origin.path}")
+
+
+def _since(keys: Collection[_Key], before: Mapping[_Key, float], now: float) -> dict[_Key, float]:
+    """Since when each holds, by the monotonic clock in seconds."""
+    return {key: before.get(key, now) for key in keys}
+
+
+def _lasting(since: Mapping[_Key, float], now: float) -> set[_Key]:
+    """Those that have held for as long as a file may take to be written."""
+    return {key for key, begun in since.items() if now - begun >= _GRACE_S}

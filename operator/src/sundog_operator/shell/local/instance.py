@@ -8,6 +8,7 @@ import secrets
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -37,7 +38,7 @@ from sundog_operator.shell.local.api_server import columns, open_api_server
 from sundog_operator.shell.local.files import ManifestFiles
 from sundog_operator.shell.local.follow import follow
 from sundog_operator.shell.local.origins import Origins
-from sundog_operator.shell.local.views import View
+from sundog_operator.shell.local.views import LoggedView, View
 
 log = logging.getLogger("sundog.local")
 
@@ -120,13 +121,37 @@ async def run(
     Raises StateDirectoryError (of which AnotherInstance) and StateRefused before anything is started.
     """
     parts, clock = parts or Parts(), SystemClock()
-    state = await asyncio.to_thread(place.prepare, path)
-    with state.hold(), _logging(state), contextlib.closing(open_api_server(state.path / _STORE, clock)) as kube:
+    state, view = await asyncio.to_thread(place.prepare, path), LoggedView(view)
+    with state.hold():
+        await _run(path, state, manifests, stop, view, namespace, parts, clock)
+        await asyncio.to_thread(place.release, path)
+    return Exit.INTERRUPTED if stop.hurry.is_set() else Exit.OK
+
+
+async def _run(
+    path: Path,
+    state: StateDirectory,
+    manifests: Path,
+    stop: Stop,
+    view: View,
+    namespace: str,
+    parts: Parts,
+    clock: Clock,
+) -> None:
+    with _logging(state), contextlib.closing(open_api_server(state.path / _STORE, clock)) as kube:
         controllers = parts.controllers(kube, state.path, clock)
         try:
             async with _reachable(kube, state, clock, namespace), aiohttp.ClientSession() as session:
                 world = parts.world(kube, session, state.ray_token.read_text().strip(), clock)
-                files = ManifestFiles(manifests, kube, Origins(state.path / _ORIGINS), clock, view, namespace=namespace)
+                files = ManifestFiles(
+                    manifests,
+                    kube,
+                    Origins(state.path / _ORIGINS),
+                    clock,
+                    view,
+                    namespace=namespace,
+                    keep=partial(_keep_problems, state.path),
+                )
                 work = [Operator(world).run(), *(each.run() for each in controllers), files.run(), follow(kube, view)]
                 view.notice(f"serving {manifests}; state is in {path}, Ctrl-C ends it")
                 await _until_asked(stop, work)
@@ -134,7 +159,14 @@ async def run(
             view.notice("stopping Ray and the edge; Ctrl-C again kills them")
             await end_all(state, controllers, stop)
         view.notice("stopped, no process is left")
-    return Exit.INTERRUPTED if stop.hurry.is_set() else Exit.OK
+
+
+def _keep_problems(state: Path, problems: Sequence[str]) -> None:
+    """Keep them for other commands; an instance goes on where the disk is full."""
+    try:
+        place.write_problems(state, problems)
+    except OSError as err:
+        log.warning("problems of manifests cannot be kept for others: %s", one_line(err))
 
 
 @contextlib.asynccontextmanager
@@ -216,15 +248,21 @@ async def take_down(path: Path) -> bool:
             with contextlib.closing(open_api_server(state.path / _STORE, clock)) as kube:
                 await end_all(state, real_controllers(kube, state.path, clock), Stop())
         (state.path / place.KUBECONFIG).unlink(missing_ok=True)
+        await asyncio.to_thread(place.release, path)
         return found
+
+
+class _LogFile(logging.handlers.RotatingFileHandler):
+    """A log that is lost where the disk is full, without a traceback through the table for each line."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 logging's name
+        """Drop the line."""
 
 
 @contextlib.contextmanager
 def _logging(state: StateDirectory) -> Iterator[None]:
     """Log into a file, so that nothing runs through the table."""
-    handler = logging.handlers.RotatingFileHandler(
-        state.logs / _LOG, maxBytes=_LOG_BYTES, backupCount=1, encoding="utf-8"
-    )
+    handler = _LogFile(state.logs / _LOG, maxBytes=_LOG_BYTES, backupCount=1, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     root = logging.getLogger()
     root.addHandler(handler)

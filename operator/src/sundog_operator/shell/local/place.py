@@ -1,17 +1,27 @@
 """Where an instance of local mode keeps its state."""
 
+import contextlib
 import hashlib
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from sundog_operator.adapters.local.state_directory import MAX_PATH_BYTES, StateDirectory, StateDirectoryError
+import orjson
+
+from sundog_operator.adapters.local.state_directory import (
+    MAX_PATH_BYTES,
+    StateDirectory,
+    StateDirectoryError,
+    read_json,
+    write_atomically,
+)
 
 STATE_DIR: Final = "SUNDOG_STATE_DIR"
 INSTANCE: Final = "default"
 KUBECONFIG: Final = "kubeconfig"
+_PROBLEMS: Final = "problems.json"
 _LINKS: Final = Path("/tmp")  # noqa: S108 the folder of links below it is private, which is checked
 
 
@@ -43,9 +53,32 @@ def prepare(path: Path) -> StateDirectory:
     return state
 
 
+def release(path: Path) -> None:
+    """Take away the short link to a state directory that nothing runs in, and the folder of links when it was the last."""
+    reached = short(path)
+    if reached == path:
+        return
+    with contextlib.suppress(OSError):
+        if reached.is_symlink():
+            reached.unlink()
+        # Refused while others have links there.
+        reached.parent.rmdir()
+
+
 def find(path: Path) -> StateDirectory:
     """The state directory as a running instance knows it; nothing is created."""
     return StateDirectory.at(short(path))
+
+
+def write_problems(path: Path, problems: Sequence[str]) -> None:
+    """Keep what is wrong with the manifests of an instance, one line each, for verbs that run beside it."""
+    write_atomically(path / _PROBLEMS, orjson.dumps({"version": 1, "problems": list(problems)}))
+
+
+def read_problems(path: Path) -> list[str]:
+    """What is wrong with the manifests of the instance in a state directory; empty where nothing is known."""
+    found = (read_json(path / _PROBLEMS) or {}).get("problems")
+    return [str(each) for each in found] if isinstance(found, list) else []
 
 
 def _link(link: Path, target: Path) -> None:

@@ -1,6 +1,7 @@
 """What `sundog local up` shows: a live table on a terminal, else one plain line per change."""
 
 import contextlib
+import logging
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -13,6 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from sundog_operator.ports import Object
+
+log = logging.getLogger("sundog.local")
 
 _SHOWN_EVENTS: Final = 8
 _COLUMNS: Final = ("NAME", "READY", "REASON", "STABLE", "CANDIDATE", "WEIGHT", "REPLICAS", "URL")
@@ -27,6 +30,9 @@ class View(Protocol):
 
     def problem(self, text: str) -> None:
         """Something is wrong and has to be mended by the user."""
+
+    def standing(self, problems: Sequence[str]) -> None:
+        """All problems of manifests as they are now; each was told when it came up."""
 
     def deployments(self, objects: Sequence[Object]) -> None:
         """All ModelDeployments as they are now."""
@@ -82,6 +88,9 @@ class LineView:
         """See View."""
         _echo(f"error: {text}" if self._quiet else f"{_now()} error: {text}", err=True)
 
+    def standing(self, problems: Sequence[str]) -> None:
+        """See View."""
+
     def deployments(self, objects: Sequence[Object]) -> None:
         """See View."""
         rows = {row["NAME"]: _sentence(row) for row in map(row_of, objects)}
@@ -108,6 +117,40 @@ def _sentence(row: dict[str, str]) -> str:
     return f"{row['NAME']}: {ready} stable={row['STABLE']}{candidate} replicas={row['REPLICAS']}{url}{message}"
 
 
+class LoggedView:
+    """Passes everything on to another view, and logs what a reader of the log needs later."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+
+    def notice(self, text: str) -> None:
+        """See View."""
+        log.info("%s", text)
+        self._view.notice(text)
+
+    def problem(self, text: str) -> None:
+        """See View."""
+        log.warning("%s", text)
+        self._view.problem(text)
+
+    def standing(self, problems: Sequence[str]) -> None:
+        """See View."""
+        self._view.standing(problems)
+
+    def deployments(self, objects: Sequence[Object]) -> None:
+        """See View."""
+        self._view.deployments(objects)
+
+    def event(self, event: Object) -> None:
+        """See View."""
+        log.log(logging.WARNING if event["type"] == "Warning" else logging.INFO, "%s", event_line(event))
+        self._view.event(event)
+
+    def close(self) -> None:
+        """See View."""
+        self._view.close()
+
+
 class TableView:
     """A table that is drawn anew in place, with the last lines below it."""
 
@@ -115,6 +158,7 @@ class TableView:
         self._title = title
         self._rows: list[dict[str, str]] = []
         self._lines: deque[Text] = deque(maxlen=_SHOWN_EVENTS)
+        self._standing: tuple[str, ...] = ()
         self._live = Live(console=console, auto_refresh=False)
         self._live.start()
 
@@ -125,6 +169,12 @@ class TableView:
     def problem(self, text: str) -> None:
         """See View."""
         self._line(Text(f"error: {text}", style="red"))
+
+    def standing(self, problems: Sequence[str]) -> None:
+        """See View. They stay below the table for as long as they last."""
+        if tuple(problems) != self._standing:
+            self._standing = tuple(problems)
+            self._draw()
 
     def deployments(self, objects: Sequence[Object]) -> None:
         """See View."""
@@ -159,7 +209,12 @@ class TableView:
             table.add_row(*(Text(row[name], style=style if name == "READY" else "") for name in _COLUMNS))
         body = table if self._rows else Text(f"{self._title}\nno ModelDeployment yet")
         with contextlib.suppress(OSError):
-            self._live.update(Group(body, Text(), *self._lines), refresh=True)
+            self._live.update(Group(body, *self._pinned(), Text(), *self._lines), refresh=True)
+
+    def _pinned(self) -> list[Text]:
+        if not self._standing:
+            return []
+        return [Text(), Text("not applied:"), *(Text(f"  {each}", style="red") for each in self._standing)]
 
 
 def _echo(text: str, *, err: bool = False) -> None:

@@ -280,7 +280,7 @@ def _requests(report: Report, time: Scale) -> Chart:
     who = "stable and the candidate" if report.kind == ROLLOUT else "control and each arm"
     return Chart(
         ident="requests",
-        title="Requests by arm",
+        title="Requests by arm, in all since the begin",
         description=f"How many requests {who} have got since the begin.",
         legend=tuple((lane.kind, lane.name) for _, lane in drawn),
         x_ticks=tuple(scales.time_ticks(time, _APART_X)),
@@ -321,7 +321,8 @@ def _of_metric(metric: Metric, number: int, time: Scale) -> Chart:
         x_ticks=tuple(scales.time_ticks(time, _APART_X)),
         y_ticks=tuple(scales.ratio_ticks(up, _APART_Y)),
         head=("time", "ratio", "interval", "allowed", "verdict"),
-        rows=tuple(_row(bound, judged=metric.judged) for bound in metric.bounds),
+        # A change of weight and a look may fall into one second.
+        rows=tuple(dict.fromkeys(_row(bound, judged=metric.judged) for bound in metric.bounds)),
         lines=tuple(lines),
         bars=bars,
     )

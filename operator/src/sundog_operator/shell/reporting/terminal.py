@@ -123,14 +123,25 @@ def _metric(metric: Metric) -> RenderableType:
         grid.add_column(name, no_wrap=True, justify="right")
     grid.add_column(_axis(across), no_wrap=True)
     grid.add_column("VERDICT", no_wrap=True)
-    for bound in _spread(metric.bounds):
-        ratio = "–" if bound.ratio is None else f"{bound.ratio:.3g}"
-        grid.add_row(
-            *map(Text, (charts.elapsed(bound.at_s), ratio, told_interval(bound) or "–")),
-            _drawn(bound, metric, across),
-            Text(bound.verdict),
-        )
+    for bound in _spread(_once(metric.bounds)):
+        grid.add_row(*map(Text, _numbers(bound)), _drawn(bound, metric, across), Text(bound.verdict))
     return grid
+
+
+def _numbers(bound: Bound) -> tuple[str, str, str]:
+    """Time, ratio and interval as they are shown."""
+    ratio = "–" if bound.ratio is None else f"{bound.ratio:.3g}"
+    return charts.elapsed(bound.at_s), ratio, told_interval(bound) or "–"
+
+
+def _once(bounds: Sequence[Bound]) -> list[Bound]:
+    """Without those that would be shown as the one before: a change of weight and a look fall into one second."""
+    pairs = zip((None, *bounds), bounds, strict=False)
+    return [each for before, each in pairs if before is None or _shown(before) != _shown(each)]
+
+
+def _shown(bound: Bound) -> tuple[str, ...]:
+    return (*_numbers(bound), bound.verdict, f"{bound.allowed:.3g}")
 
 
 def _axis(across: Scale) -> Text:

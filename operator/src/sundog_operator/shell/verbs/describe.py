@@ -1,17 +1,25 @@
 """`sundog describe`."""
 
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 import click
 
 from sundog_operator.api import ModelDeploymentStatus
 from sundog_operator.core import names, revisions
-from sundog_operator.ports import CONTROLLER_REVISION, EVENT, EXPERIMENT, MODEL_DEPLOYMENT, Object, Ref
+from sundog_operator.ports import CONTROLLER_REVISION, EVENT, EXPERIMENT, Object, Ref
 from sundog_operator.shell import kinds
-from sundog_operator.shell.describing import Subject, describe_experiment, describe_model_deployment
-from sundog_operator.shell.output import NO_TERMINAL, print_rich
+from sundog_operator.shell.describing import (
+    Subject,
+    describe_experiment,
+    describe_model_deployment,
+    newest_rollout,
+    waits_for,
+)
+from sundog_operator.shell.live_counts import with_live_counts
+from sundog_operator.shell.output import NO_TERMINAL, print_document, print_rich
 from sundog_operator.shell.target import Server, complete_name, talks_to_server
 from sundog_operator.shell.verbs.get import find
 
@@ -20,28 +28,54 @@ _EVENTS: Final = 12
 
 @click.command()
 @click.argument("what", nargs=-1, required=True, metavar="[mdep|mexp] NAME...", shell_complete=complete_name)
+@click.option("-o", "--output", type=click.Choice(("text", "json", "yaml")), default="text", show_default=True)
 @talks_to_server
-async def describe(server: Server, what: tuple[str, ...]) -> None:
+async def describe(server: Server, what: tuple[str, ...], output: str) -> None:
     """Tell all about a ModelDeployment or an Experiment: revisions, steps, what it waits for, conditions, events."""
     kind, found = kinds.split(what)
     if not found:
         raise click.UsageError("give a NAME")
-    for position, name in enumerate(found):
-        obj = await find(server, Ref(kind, server.namespace, name))
-        events = await _events(server, obj)
-        now = datetime.now(UTC)
+    objects = [await find(server, Ref(kind, server.namespace, name)) for name in found]
+    known = [await _subject(server, obj, await _events(server, obj)) for obj in objects]
+    if output == "json" or output == "yaml":
+        documents = [_document(subject) for subject in known]
+        print_document(documents[0] if len(documents) == 1 else documents, "json" if output == "json" else "yaml")
+    else:
+        _print(known)
+    server.show_problems()
+
+
+def _print(known: Sequence[Subject]) -> None:
+    now = datetime.now(UTC)
+    for position, subject in enumerate(known):
         if position:
             click.echo()
-        if kind == EXPERIMENT:
-            shown = describe_experiment(obj, events, now)
+        if subject.obj["kind"] == EXPERIMENT.kind:
+            shown = describe_experiment(subject.obj, subject.events, now)
         else:
-            shown = describe_model_deployment(await _subject(server, obj, events), now)
+            shown = describe_model_deployment(subject, now)
         print_rich(shown, None if sys.stdout.isatty() else NO_TERMINAL)
+
+
+def _document(subject: Subject) -> dict[str, Any]:
+    """All that a description is made of, as the API server has it."""
+    if subject.obj["kind"] == EXPERIMENT.kind:
+        return {"experiment": subject.obj, "events": list(subject.events)}
+    status = ModelDeploymentStatus.parse(subject.obj.get("status"))
+    return {
+        "modelDeployment": subject.obj,
+        "waitsFor": waits_for(subject.obj, status),
+        "revisions": [{"revision": each.number, "content": dict(each.content)} for each in subject.revisions],
+        "experiment": subject.experiment,
+        "raised": subject.exception,
+        "events": list(subject.events),
+    }
 
 
 async def _subject(server: Server, obj: Object, events: list[Object]) -> Subject:
     meta = obj["metadata"]
-    assert obj["kind"] == MODEL_DEPLOYMENT.kind
+    if obj["kind"] == EXPERIMENT.kind:
+        return Subject(obj=await with_live_counts(server, obj), events=events)
     stored = await server.kube.list(CONTROLLER_REVISION, server.namespace, {names.LABEL_MODEL_DEPLOYMENT: meta["name"]})
     own = [each for each in stored if revisions.owned_by(each, meta["uid"])]
     status = ModelDeploymentStatus.parse(obj.get("status"))
@@ -49,9 +83,24 @@ async def _subject(server: Server, obj: Object, events: list[Object]) -> Subject
     return Subject(
         obj=obj,
         revisions=[revision for each in own if (revision := revisions.read_controller_revision(each)) is not None],
-        experiment=await server.kube.get(Ref(EXPERIMENT, server.namespace, experiment)) if experiment else None,
+        experiment=await _with_counts(server, Ref(EXPERIMENT, server.namespace, experiment)) if experiment else None,
+        exception=_exception(server, meta["name"], newest_rollout(status)),
         events=events,
     )
+
+
+async def _with_counts(server: Server, ref: Ref) -> Object | None:
+    experiment = await server.kube.get(ref)
+    return None if experiment is None else await with_live_counts(server, experiment)
+
+
+def _exception(server: Server, name: str, revision: int | None) -> str:
+    """What the model of a revision raised last, where its replicas' logs are on this machine."""
+    if server.state is None or revision is None:
+        return ""
+    from sundog_operator.adapters.local import replica_logs
+
+    return replica_logs.last_exception(server.state, name, revision)
 
 
 async def _events(server: Server, obj: Object) -> list[Object]:

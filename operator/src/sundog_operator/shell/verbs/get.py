@@ -5,7 +5,7 @@ import click
 from sundog_operator.errors import NotFound
 from sundog_operator.ports import Kind, Object, Ref
 from sundog_operator.shell import kinds, output
-from sundog_operator.shell.output import OUTPUT, Format
+from sundog_operator.shell.output import OUTPUT, Format, print_objects
 from sundog_operator.shell.target import Server, complete_name, talks_to_server
 
 
@@ -24,8 +24,11 @@ async def get(server: Server, what: tuple[str, ...], all_namespaces: bool, watch
     if watch:
         await _watch(server, kind, namespace, names, output)
         return
-    objects = await _read(server, kind, namespace, names)
-    _print(kind, objects, output, single=len(names) == 1, namespaces=all_namespaces, namespace=namespace)
+    if output in ("table", "wide"):
+        await _print_table(server, kind, namespace, names, wide=output == "wide")
+    else:
+        print_objects(kind, await _read(server, kind, namespace, names), output, single=len(names) == 1)
+    server.show_problems()
 
 
 async def _read(server: Server, kind: Kind, namespace: str | None, names: tuple[str, ...]) -> list[Object]:
@@ -42,14 +45,30 @@ async def find(server: Server, ref: Ref) -> Object:
     return obj
 
 
-def _print(
-    kind: Kind, objects: list[Object], form: Format, *, single: bool, namespaces: bool, namespace: str | None
+async def _print_table(
+    server: Server, kind: Kind, namespace: str | None, names: tuple[str, ...], *, wide: bool
 ) -> None:
-    if not objects and form in ("table", "wide"):
+    """The table that the API server makes: it knows the columns."""
+    found = await _tables(server, kind, namespace, names)
+    table = {**found[0], "rows": [row for each in found for row in each["rows"]]}
+    if not table["rows"]:
         where = f"in namespace {namespace}" if namespace else "in any namespace"
         click.echo(f"no {kind.kind} {where}", err=True)
         return
-    output.print_objects(kind, objects, form, single=single, namespaces=namespaces)
+    output.print_table(*output.shown(table, wide=wide, namespaces=namespace is None))
+
+
+async def _tables(server: Server, kind: Kind, namespace: str | None, names: tuple[str, ...]) -> list[Object]:
+    """Of all objects, or one for each name. Raises NotFound."""
+    if not names:
+        return [await server.kube.table(kind, namespace)]
+    tables = []
+    for name in names:
+        try:
+            tables.append(await server.kube.table(kind, namespace, name))
+        except NotFound:
+            raise NotFound(f"{Ref(kind, server.namespace, name)} does not exist") from None
+    return tables
 
 
 async def _watch(server: Server, kind: Kind, namespace: str | None, names: tuple[str, ...], form: Format) -> None:
@@ -61,7 +80,7 @@ async def _watch(server: Server, kind: Kind, namespace: str | None, names: tuple
         if event.type in ("SYNCED", "DELETED") or (names and meta["name"] not in names):
             continue
         if not is_table:
-            output.print_objects(kind, [event.object], form, single=True, namespaces=False)
+            print_objects(kind, [event.object], form, single=True)
             continue
         headers, rows = output.table_of(kind, [event.object], wide=form == "wide", namespaces=namespace is None)
         place, line = (meta["namespace"], meta["name"]), rows[0]

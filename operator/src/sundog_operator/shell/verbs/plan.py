@@ -1,6 +1,6 @@
 """`sundog plan`."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from sundog_operator.core import salts
 from sundog_operator.core.experiments import written_logs
 from sundog_operator.core.observed import EdgeReport, ServeState, WebhookAnswer
 from sundog_operator.core.salts import Salted
+from sundog_operator.errors import SundogError
 from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, SECRET, Kind, Object, Ref
 from sundog_operator.shell.exits import CommandFailed, Exit
 from sundog_operator.shell.experiment_preview import preview_experiment
@@ -32,6 +33,7 @@ _TITLES: Final = {
     "unchanged": "stays as it is",
     "refused": "is refused",
 }
+_FILE: Final = "file://"
 _SALTED: Final[Mapping[Kind, salts.Kind]] = {EXPERIMENT: "Experiment", MODEL_DEPLOYMENT: "ModelDeployment"}
 
 
@@ -107,7 +109,39 @@ async def _preview(server: Server, document: Document, given: Sequence[Document]
         if (each.ref.kind, each.ref.namespace) == (SECRET, namespace)
     }
     seen = replace(seen, secrets={**seen.secrets, **known}, salts=_salts_with(seen.salts, given, namespace))
-    return preview(document.object, stored, seen, world.clock.now())
+    applied = None if stored is None else await _applied(server, document.object)
+    return _with_missing_files(server, document, preview(document.object, stored, seen, world.clock.now(), applied))
+
+
+async def _applied(server: Server, manifest: Object) -> Object | None:
+    """The object as the API server would store it; None where it refuses, also for want of a permission."""
+    try:
+        return await server.kube.apply(manifest, dry_run=True)
+    except SundogError:
+        return None
+
+
+def _with_missing_files(server: Server, document: Document, found: Preview) -> Preview:
+    """Add which model files this machine lacks, where it is the one that would load them."""
+    if not server.local or found.outcome == "refused":
+        return found
+    missing = tuple(
+        f"{where}: {path} does not exist on this machine; nothing of it starts before it does"
+        for where, path in _files(document.object["spec"])
+        if not path.exists()
+    )
+    return replace(found, lines=(*found.lines, *missing))
+
+
+def _files(spec: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
+    """The local paths of the models of a valid spec, by their fields."""
+    models = {"spec.model.uri": spec.get("model")} | {
+        f"spec.arms[{index}].model.uri": arm.get("model") for index, arm in enumerate(spec.get("arms") or ())
+    }
+    for where, model in models.items():
+        uri = str((model or {}).get("uri", ""))
+        if uri.startswith(_FILE):
+            yield where, Path(uri.removeprefix(_FILE))
 
 
 async def _preview_experiment(server: Server, document: Document, given: Sequence[Document]) -> Preview:
@@ -118,7 +152,7 @@ async def _preview_experiment(server: Server, document: Document, given: Sequenc
     deployment = await server.kube.get(ref) if ref is not None else None
     seen = await observe(world, deployment) if deployment is not None else None
     known = seen.salts if seen is not None else await salts_of(world, namespace)
-    return preview_experiment(
+    found = preview_experiment(
         document.object,
         stored,
         seen,
@@ -127,6 +161,7 @@ async def _preview_experiment(server: Server, document: Document, given: Sequenc
         log_refusal=await log_refusal(server, namespace),
         known_salts=_salts_with(known, given, namespace),
     )
+    return _with_missing_files(server, document, found)
 
 
 def _salts_with(stored: Sequence[Salted], given: Sequence[Document], namespace: str) -> tuple[Salted, ...]:

@@ -1,21 +1,26 @@
 """`sundog experiment report`."""
 
+import re
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
+import orjson
 
+from sundog_operator.api import MetricStatus
 from sundog_operator.core import names
 from sundog_operator.errors import NotFound
 from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, Object, Ref
 from sundog_operator.shell.exits import CommandFailed, Exit
-from sundog_operator.shell.output import NO_TERMINAL, print_rich
+from sundog_operator.shell.output import NO_TERMINAL, print_json, print_rich
 from sundog_operator.shell.reporting import terminal
 from sundog_operator.shell.reporting.content import Report, report_of
 from sundog_operator.shell.target import NAME, Server, talks_to_server
 
+_JSON: Final = Path("json")
+_NAMES: Final = re.compile(r"_([a-z])")
 _SUFFIXES: Final = (".html", ".htm")
 
 
@@ -26,8 +31,8 @@ _SUFFIXES: Final = (".html", ".htm")
     "--output",
     "file",
     type=click.Path(dir_okay=False, path_type=Path),
-    metavar="FILE.html",
-    help="Write a page with charts instead: one file that needs no other and no network.",
+    metavar="FILE.html|json",
+    help="Write a page with charts instead: one file that needs no other and no network. json prints the numbers.",
 )
 @talks_to_server
 async def report(server: Server, name: str, file: Path | None) -> None:
@@ -35,15 +40,35 @@ async def report(server: Server, name: str, file: Path | None) -> None:
 
     NAME is that of an Experiment, or of a ModelDeployment, whose rollout that is under way is taken, else its newest.
     """
-    if file is not None and file.suffix.lower() not in _SUFFIXES:
-        raise click.BadParameter(f"{file} does not end with {_SUFFIXES[0]}", param_hint="'-o'")
+    as_json = file == _JSON
+    if file is not None and not as_json and file.suffix.lower() not in _SUFFIXES:
+        raise click.BadParameter(f"{file} does not end with {_SUFFIXES[0]}, nor is it {_JSON}", param_hint="'-o'")
     now = datetime.now(UTC)
     told = report_of(await _attempt(server, name), now)
+    if as_json:
+        print_json(_camel(orjson.loads(orjson.dumps(told, default=_plain))))
+        return
     if file is None:
         print_rich(terminal.shown(told), None if sys.stdout.isatty() else NO_TERMINAL)
         return
     _write(file, told, now)
     click.echo(f"wrote {file}")
+
+
+def _plain(part: object) -> object:
+    """What is no dataclass, as JSON: numbers of a metric as the API has them."""
+    assert isinstance(part, MetricStatus)
+    return part.to_json()
+
+
+def _camel(document: Any) -> Any:
+    """A document with the names of its fields as the API writes names."""
+    match document:
+        case dict():
+            return {_NAMES.sub(lambda each: each[1].upper(), key): _camel(value) for key, value in document.items()}
+        case list():
+            return [_camel(each) for each in document]
+    return document
 
 
 def _write(file: Path, told: Report, now: datetime) -> None:

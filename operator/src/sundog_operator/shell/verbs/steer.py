@@ -12,7 +12,7 @@ from sundog_operator.api import ExperimentStatus, ModelDeploymentStatus
 from sundog_operator.core import commands, holding, names, revisions
 from sundog_operator.core.revisions import Revision
 from sundog_operator.core.rollout import machine
-from sundog_operator.errors import Conflict, NotFound
+from sundog_operator.errors import Conflict, DependencyError, Forbidden, NotFound
 from sundog_operator.ports import CONTROLLER_REVISION, EXPERIMENT, MODEL_DEPLOYMENT, Object, Ref, ref_of
 from sundog_operator.shell.exits import CommandFailed, Exit
 from sundog_operator.shell.target import NAME, Server, talks_to_server
@@ -133,6 +133,17 @@ def _named(obj: Object) -> Iterator[None]:
         raise CommandFailed(f"{ref_of(obj)}: {failed}", failed.exit_code) from None
 
 
+@contextmanager
+def _told_if_cut_off(ref: Ref, what_follows: str) -> Iterator[None]:
+    """What becomes of a command whose API server went away meanwhile, as one does while its instance stops."""
+    try:
+        yield
+    except (Conflict, NotFound, Forbidden):
+        raise
+    except DependencyError as lost:
+        raise CommandFailed(f"{ref}: {what_follows} ({lost})", Exit.UNREACHABLE) from None
+
+
 async def _stopped(server: Server, name: str) -> Object:
     """The ModelDeployment. Raises NotFound, which tells whoever gave an Experiment's name whose it is."""
     try:
@@ -165,13 +176,16 @@ async def _send(
     """Write the annotation and report what became of it. Raises CommandFailed."""
     ref = Ref(MODEL_DEPLOYMENT, server.namespace, obj["metadata"]["name"])
     ident = secrets.token_hex(8)
-    await _write(server, obj, f"{verb} revision={revision} id={ident}{options}")
+    with _told_if_cut_off(ref, "whether the API server has taken the command is not known: `sundog describe` shows it"):
+        await _write(server, obj, f"{verb} revision={revision} id={ident}{options}")
     if not wait:
         click.echo(f"{ref.name}: {verb} revision {revision} sent as {ident}")
         return
+    kept = f"{verb} revision {revision} is kept as {ident}, and handled when an operator runs"
     try:
-        async with asyncio.timeout(timeout):
-            done = await _handled(server, ref, ident)
+        with _told_if_cut_off(ref, kept):
+            async with asyncio.timeout(timeout):
+                done = await _handled(server, ref, ident)
     except TimeoutError:
         raise CommandFailed(
             f"{ref}: no operator handled the command within {timeout:g} s; it stays in the annotation as {ident}",

@@ -1,0 +1,96 @@
+"""`sundog logs`."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Final
+
+import click
+
+from sundog_operator.adapters.local import replica_logs
+from sundog_operator.core import names
+from sundog_operator.ports import MODEL_DEPLOYMENT, POD, Object, Ref
+from sundog_operator.shell.exits import CommandFailed, Exit
+from sundog_operator.shell.target import NAME, Server, talks_to_server
+from sundog_operator.shell.verbs.get import find
+
+_LOOK_S: Final = 0.5
+_CONTAINER: Final = "ray-worker"
+_FILES: Final = "/tmp/ray/session_latest/logs/serve"  # noqa: S108 in the pod
+
+
+@click.command()
+@NAME
+@click.option("--revision", type=click.IntRange(1), help="Of this revision alone. Default: of all that have replicas.")
+@click.option("-f", "--follow", is_flag=True, help="Go on with what is written, until Ctrl-C.")
+@click.option(
+    "--tail", type=click.IntRange(0), default=100, show_default=True, help="At most so many lines of each replica."
+)
+@talks_to_server
+async def logs(server: Server, name: str, revision: int | None, follow: bool, tail: int) -> None:
+    """Print what the replicas of a ModelDeployment log: what their models raised, by request id, and how they started.
+
+    In local mode also that of replicas that have ended. In a cluster it takes the permission to create `pods/exec`.
+    """
+    await find(server, Ref(MODEL_DEPLOYMENT, server.namespace, name))
+    if server.state is not None:
+        await _of_files(server.state, name, revision, follow, tail)
+    else:
+        await _of_pods(server, name, revision, follow, tail)
+
+
+async def _of_files(state: Path, name: str, revision: int | None, follow: bool, tail: int) -> None:
+    readers: dict[Path, replica_logs.Reader] = {}
+    while True:
+        for file in replica_logs.find(state, name, revision):
+            known = readers.get(file.path)
+            reader = readers.setdefault(file.path, replica_logs.Reader(file.path))
+            for line in reader.last(tail) if known is None else reader.more():
+                click.echo(f"{file.label} | {line}")
+        if not readers and not follow:
+            raise _nothing(name, revision)
+        if not follow:
+            return
+        await asyncio.sleep(_LOOK_S)
+
+
+async def _of_pods(server: Server, name: str, revision: int | None, follow: bool, tail: int) -> None:
+    labels = {names.LABEL_MODEL_DEPLOYMENT: name}
+    if revision is not None:
+        labels[names.LABEL_REVISION] = str(revision)
+    pods = [pod for pod in await server.kube.list(POD, server.namespace, labels) if _runs(pod)]
+    if not pods:
+        raise _nothing(name, revision)
+    await asyncio.gather(*(_of_pod(server, pod, name, follow, tail) for pod in pods))
+
+
+async def _of_pod(server: Server, pod: Object, name: str, follow: bool, tail: int) -> None:
+    meta = pod["metadata"]
+    number = (meta.get("labels") or {}).get(names.LABEL_REVISION, "")
+    # A pod has one replica at a time; `-q` leaves out the names of its files.
+    how = f"-q -n {tail}{' -F' if follow else ''}"
+    command = ("sh", "-c", f"tail {how} {_FILES}/replica_{name}-r{number}_*.log 2>/dev/null")
+    async for line in _lines(server.kube.output_of(Ref(POD, server.namespace, meta["name"]), _CONTAINER, command)):
+        click.echo(f"r{number} {meta['name']} | {line}")
+
+
+async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[str]:
+    """Text line by line, the last one also without its end."""
+    partial = b""
+    async for chunk in chunks:
+        *whole, partial = (partial + chunk).split(b"\n")
+        for line in whole:
+            yield line.decode("utf-8", "replace")
+    if partial:
+        yield partial.decode("utf-8", "replace")
+
+
+def _runs(pod: Object) -> bool:
+    return (pod.get("status") or {}).get("phase") == "Running"
+
+
+def _nothing(name: str, revision: int | None) -> CommandFailed:
+    of = f"revision {revision} of {name}" if revision is not None else name
+    return CommandFailed(
+        f"no replica of {of} has written a log: `sundog describe {name}` tells what it waits for", Exit.NOT_FOUND
+    )

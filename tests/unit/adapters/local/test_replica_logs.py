@@ -1,0 +1,69 @@
+"""Logs of replicas: whose they are, what was written since, and what a model raised last."""
+
+import os
+from pathlib import Path
+
+import orjson
+import pytest
+
+from sundog_operator.adapters.local.replica_logs import Reader, find, last_exception
+
+
+def log(state: Path, name: str, *lines: str, at: int = 0) -> Path:
+    path = state / "ray" / "0" / "session_latest" / "logs" / "serve" / f"replica_{name}.log"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{line}\n" for line in lines))
+    os.utime(path, (at, at))
+    return path
+
+
+def raised(time: str, exception: str) -> str:
+    return orjson.dumps({"time": time, "message": "the model raised", "exception": exception}).decode()
+
+
+def test_logs_are_found_by_service_and_revision_in_the_order_of_their_last_lines(tmp_path: Path) -> None:
+    log(tmp_path, "digits-r1_Model_aaa", at=2)
+    log(tmp_path, "digits-r2_Model_bbb", at=1)
+    log(tmp_path, "digits-r12_Model_ccc", at=3)
+    log(tmp_path, "digits-r1-r1_Model_ddd")
+    log(tmp_path, "other-r1_Model_eee")
+    assert [file.label for file in find(tmp_path, "digits")] == ["r2 bbb", "r1 aaa", "r12 ccc"]
+    assert [file.label for file in find(tmp_path, "digits", 1)] == ["r1 aaa"]
+    assert find(tmp_path / "nowhere", "digits") == []
+
+
+@pytest.mark.parametrize(("lines", "told"), [(2, ["two", "three"]), (9, ["one", "two", "three"]), (0, [])])
+def test_a_reader_begins_with_the_last_lines_and_goes_on_behind_them(
+    tmp_path: Path, lines: int, told: list[str]
+) -> None:
+    path = log(tmp_path, "digits-r1_Model_aaa", "one", "two", "three")
+    reader = Reader(path)
+    assert reader.last(lines) == told
+    assert reader.more() == []
+    with path.open("a") as file:
+        file.write("four\nfi")
+    assert reader.more() == ["four"]
+    with path.open("a") as file:
+        file.write("ve\n")
+    assert reader.more() == ["five"]
+    path.write_text("anew\n")
+    assert reader.more() == ["anew"]
+    path.unlink()
+    assert reader.more() == []
+
+
+def test_of_a_large_file_no_half_line_is_told(tmp_path: Path) -> None:
+    path = log(tmp_path, "digits-r1_Model_aaa", *(f"{number} {'x' * 1000}" for number in range(2000)))
+    told = Reader(path).last(5000)
+    assert told[-1].startswith("1999 ")
+    assert len(told) < 2000
+    assert all(len(line.partition(" ")[2]) == 1000 for line in told)
+
+
+def test_the_newest_exception_of_a_revision_is_its_last_line(tmp_path: Path) -> None:
+    trace = "Traceback (most recent call last):\n  File\nValueError: "
+    log(tmp_path, "digits-r2_Model_aaa", "INFO plain", raised("2026-11-29T05:00:02", trace + "second"), at=1)
+    log(tmp_path, "digits-r2_Model_bbb", raised("2026-11-29T05:00:01", trace + "first"), '{"exception": 1', at=2)
+    log(tmp_path, "digits-r1_Model_ccc", raised("2026-11-29T05:00:03", trace + "of another"))
+    assert last_exception(tmp_path, "digits", 2) == "2026-11-29T05:00:02 ValueError: second"
+    assert last_exception(tmp_path, "digits", 3) == ""

@@ -1,0 +1,73 @@
+"""`sundog logs`, in local mode and in a cluster, and what `describe` takes from them."""
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from doubles.cluster import NAMESPACE
+from sundog_operator.adapters.kubernetes_client import KubernetesClient
+from sundog_operator.core import names
+from sundog_operator.ports import Object, Ref, ref_of
+from sundog_operator.shell.exits import Exit
+
+
+@pytest.fixture
+def replicas(local_state: Path) -> Path:
+    """Two revisions have logged."""
+    folder = local_state / "ray" / "0" / "session_latest" / "logs" / "serve"
+    folder.mkdir(parents=True)
+    raised = {"time": "2026-11-29T05:00:00", "exception": "Called from …\nValueError: wrong"}
+    (folder / "replica_digits-r1_Model_aaa.log").write_text("one\ntwo\n")
+    (folder / "replica_digits-r2_Model_bbb.log").write_bytes(b"three\n" + orjson.dumps(raised) + b"\n")
+    return folder
+
+
+def test_lines_tell_whose_they_are(local: Any, manifest: Any, replicas: Path) -> None:
+    local("apply", "-f", str(manifest()))
+    assert local("logs", "digits", "--tail", "1", "--revision", "1").out == "r1 aaa | two\n"
+    assert {line.partition(" | ")[0] for line in local("logs", "digits").out.splitlines()} == {"r1 aaa", "r2 bbb"}
+    done = local("logs", "digits", "--revision", "3")
+    assert (done.code, done.out) == (Exit.NOT_FOUND, "")
+    assert done.err.startswith("error: no replica of revision 3 of digits has written a log: `sundog describe digits`")
+    assert local("logs", "nothing").code == Exit.NOT_FOUND
+
+
+def test_describe_shows_what_the_candidate_raised(local: Any, server: Any, manifest: Any, replicas: Path) -> None:
+    local("apply", "-f", str(manifest()))
+    server.serve_revision(1)
+    local("apply", "-f", str(manifest("file:///models/v2")))
+    server.until(lambda cluster: cluster.at_weight(2, 25), "25 %")
+    told = local("describe", "digits").out
+    assert "revision 2: 2026-11-29T05:00:00 ValueError: wrong" in told
+    assert "sundog logs digits --revision 2" in told
+
+
+def test_in_a_cluster_each_running_pod_is_asked(
+    on_server: Any, server: Any, manifest: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_server("apply", "-f", str(manifest()))
+
+    async def pods(cluster: Any) -> None:
+        for name, phase in (("w1", "Running"), ("w2", "Pending")):
+            labels = {names.LABEL_MODEL_DEPLOYMENT: "digits", names.LABEL_REVISION: "1"}
+            meta = {"name": name, "namespace": NAMESPACE, "labels": labels}
+            made: Object = {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": {"containers": []}}
+            stored = await cluster.kube.create(made)
+            version = stored["metadata"]["resourceVersion"]
+            await cluster.kube.patch_status(ref_of(made), {"phase": phase}, resource_version=version)
+
+    server.do(pods)
+    asked: list[tuple[str, str, str]] = []
+
+    async def output_of(_self: Any, pod: Ref, container: str, command: Any) -> Any:
+        asked.append((pod.name, container, command[-1]))
+        for chunk in (b"on", b"e\ntwo\nthr", b"ee"):
+            yield chunk
+
+    monkeypatch.setattr(KubernetesClient, "output_of", output_of)
+    assert on_server("logs", "digits", "--tail", "7").out == "r1 w1 | one\nr1 w1 | two\nr1 w1 | three\n"
+    files = "/tmp/ray/session_latest/logs/serve/replica_digits-r1_*.log"
+    assert asked == [("w1", "ray-worker", f"tail -q -n 7 {files} 2>/dev/null")]
+    assert on_server("logs", "digits", "--revision", "2").code == Exit.NOT_FOUND
