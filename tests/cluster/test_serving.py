@@ -28,7 +28,8 @@ EVIDENCE = {
     "rollout": {
         # What is to be seen is that evidence decides, and not how little of it: a wide floor needs some hundred requests.
         "steps": [{"weight": 50, "minDuration": "10s"}],
-        "guardrails": [{"metric": "errorRate", "floor": "5%"}],
+        # The slowest answers of a busy machine are its own.
+        "guardrails": [{"metric": "errorRate", "floor": "5%"}, {"metric": "latencyP95", "enabled": False}],
         "warmup": {"requests": 50, "duration": "10s"},
     }
 }

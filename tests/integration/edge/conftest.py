@@ -74,6 +74,9 @@ class Replica:
             await asyncio.wait_for(self.go_on.acquire(), PATIENCE_S)
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
+        if request.path.endswith("/-/startup"):
+            # The agent's question, which is no client's request.
+            raise web.HTTPNotFound
         body = await request.read()
         self.seen.append(
             {"path": request.path_qs, "headers": dict(request.headers), "size": len(body), "method": request.method}

@@ -38,6 +38,8 @@ DEAD = "        raise RuntimeError('nothing works')\n"
 LEAST_BLOCKS = 12
 BY_USER = {"unit": {"header": "x-user-id"}}
 ARMS = ("stable", "canary")
+# The slowest answers of a busy machine are its own.
+UNWATCHED = {"metric": "latencyP95", "enabled": False}
 STRANGERS = 2000
 FEEDBACK = (b"", b"no JSON", b"[]", b'{"unit": "user-1", "metric": "bought"}', b"[" + b"{}," * 2000 + b"{}]")
 
@@ -46,7 +48,7 @@ def rollout(*guardrails: Json) -> Json:
     return {
         "steps": [{"weight": 50, "minDuration": "10s"}],
         "warmup": {"requests": 50, "duration": "10s"},
-        "guardrails": [ERRORS, *guardrails],
+        "guardrails": [ERRORS, UNWATCHED, *guardrails],
     }
 
 
