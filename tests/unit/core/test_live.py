@@ -23,11 +23,13 @@ LONG = Traffic(10, [60, 40], (100,))
         (
             {"guardrails": [{"metric": "latencyP99"}, {"metric": "latencyP50", "margin": "20%"}]},
             BOTH,
-            [(500, 100), (1500, 1100)],
+            # The default latency is looked at for harm beside them.
+            [(500, 100, 500), (1500, 1100, 1500)],
         ),
         ({"guardrails": [{"metric": "latencyP99"}, {"metric": "latencyP50"}]}, LONG, [(), ()]),
         ({}, Traffic(), [(), ()]),
-        ({"guardrails": [{"metric": "errorRate"}]}, KNOWN, [(), ()]),
+        ({"guardrails": [{"metric": "errorRate"}]}, KNOWN, [(500,), (1500,)]),
+        ({"guardrails": [{"metric": "errorRate"}, {"metric": "latencyP95", "enabled": False}]}, KNOWN, [(), ()]),
         ({"steps": [{"weight": 10, "gate": "time"}]}, KNOWN, [(), ()]),
     ],
 )

@@ -14,6 +14,7 @@ from sundog_runtime.formats import transformers_directory
 from sundog_runtime.formats.device import CPU, Device, Watch, device_for
 from sundog_runtime.formats.load import load_model
 from sundog_runtime.formats.model import LoadedModel
+from sundog_runtime.formats.sentence_transformers import Sentences
 from sundog_runtime.sources.files import open_model
 
 X = np.ones((2, 4), np.float32)
@@ -112,7 +113,7 @@ def test_generated_tokens_go_where_the_first_ones_were() -> None:
             return type("Output", (dict,), {"logits": torch.tensor([[[0.0, 1.0]]])})({"cache": None})
 
     settings = transformers_directory.Settings.model_validate({"maxNewTokens": 3})
-    model = transformers_directory._Model(Network(), CPU, None, "generation", settings, 2, 0)
+    model = transformers_directory._Model(Network(), CPU, None, "generation", settings, Sentences(), 2, 0)
     assert list(transformers_directory._continuation(model, torch.zeros(1, 1, device="meta"), set())) == [1, 1, 1]
     assert seen == ["meta", "meta", "meta"]
 

@@ -87,6 +87,7 @@ ACTED_ON = frozenset(
         "spec.rollout.steps[].shadow.maxDuration",
         "spec.rollout.guardrails[].metric",
         "spec.rollout.guardrails[].margin",
+        "spec.rollout.guardrails[].enabled",
         "spec.rollout.guardrails[].floor",
         "spec.rollout.guardrails[].max",
         "spec.rollout.warmup.requests",
