@@ -46,6 +46,7 @@ class Replica:
     async def start(self) -> "Replica":
         app = web.Application(client_max_size=1 << 26)
         app.router.add_get("/-/routes", self._routes)
+        app.router.add_get("/{application}/-/startup", self._startup)
         app.router.add_route("*", "/{tail:.*}", self._answer)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
         await self._runner.setup()
@@ -67,6 +68,10 @@ class Replica:
         self.checked += 1
         return web.json_response({self.prefix: self.prefix[1:]})
 
+    async def _startup(self, _: web.Request) -> web.Response:
+        """The question of the agent, which is no client's request."""
+        return web.json_response({}, status=404)
+
     async def _linger(self, query: Mapping[str, str]) -> None:
         await asyncio.sleep(float(query.get("sleep", 0)))
         if "hold" in query:
@@ -74,9 +79,6 @@ class Replica:
             await asyncio.wait_for(self.go_on.acquire(), PATIENCE_S)
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
-        if request.path.endswith("/-/startup"):
-            # The agent's question, which is no client's request.
-            raise web.HTTPNotFound
         body = await request.read()
         self.seen.append(
             {"path": request.path_qs, "headers": dict(request.headers), "size": len(body), "method": request.method}
