@@ -28,7 +28,8 @@ def pytest_make_parametrize_id(val: object) -> str | None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Group tests that share what is slow to start, else by file; begin with what waits most and leave what only computes."""
     for item in items:
-        item.add_marker(pytest.mark.xdist_group(_shared(item) or _file(item)))
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(_shared(item) or _file(item)))
     items.sort(key=_turn)
 
 
@@ -41,12 +42,9 @@ def _shared(item: pytest.Item) -> str | None:
 
 def _turn(item: pytest.Item) -> tuple[int, bool]:
     group = item.get_closest_marker("xdist_group").args[0]
-    if group in SHARED.values() and group != SHARED["ray_serve"]:
-        return 0, _file(item).startswith(LAST)
-    if _file(item).startswith("tests/integration/"):
-        # One Ray starts at a time.
-        return 2 if item.get_closest_marker("ray") else 1, False
-    return 3, False
+    if group in SHARED.values():
+        return int(group == SHARED["ray_serve"]), _file(item).startswith(LAST)
+    return (2 if _file(item).startswith("tests/integration/") else 3), False
 
 
 def _file(item: pytest.Item) -> str:

@@ -20,7 +20,13 @@ pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("sklearn", reason="scikit-learn is not installed")
 pytest.importorskip("matplotlib", reason="matplotlib is not installed")
 
-pytestmark = [pytest.mark.ray, pytest.mark.haproxy, pytest.mark.timeout(patience(1200))]
+# Its Ray starts in turn with that of other tests: many at once take each other's CPU.
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.haproxy,
+    pytest.mark.timeout(patience(1200)),
+    pytest.mark.xdist_group("ray"),
+]
 
 SUNDOG = Path(sysconfig.get_path("scripts"), "sundog")
 MARK = "SUNDOG_TEST_DEMO"
