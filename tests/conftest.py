@@ -20,8 +20,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:
-    """Name long bytes by their length: archives hold the time at which they were made, and all processes must agree on names."""
-    return f"{len(val)} bytes" if isinstance(val, bytes) and len(val) > 64 else None
+    """Name bytes that are no short text by their length: archives hold the time of their making, and all processes must agree."""
+    is_text = isinstance(val, bytes) and len(val) <= 64 and val.isascii() and val.decode().isprintable()
+    return f"{len(val)} bytes" if isinstance(val, bytes) and not is_text else None
 
 
 @pytest.hookimpl(tryfirst=True)
