@@ -222,7 +222,7 @@ def test_a_place_that_no_administrator_allows_is_told_where_that_may_be_read(
 
 
 async def test_local_mode_allows_any_place_that_a_machine_has() -> None:
-    refusal = await log_refusal(Connection(None, NAMESPACE, local=True), NAMESPACE)  # type: ignore[arg-type]
+    refusal = await log_refusal(Connection(None, NAMESPACE, Path("state")), NAMESPACE)  # type: ignore[arg-type]
     assert refusal("file:///home/ada/logs") == ""
     assert refusal("pvc://logs/a") == "pvc:// is for clusters; in local mode file:// is there"
 
