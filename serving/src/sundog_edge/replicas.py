@@ -16,6 +16,7 @@ from sundog_edge.haproxy.backends import server_options
 from sundog_edge.haproxy.names import FALLBACK
 from sundog_edge.layout import CHECK_MS, Server
 from sundog_edge.runtime_api import ServerState
+from sundog_edge.whole_answers import body_of
 
 MAX_ANSWER_BYTES = 16 << 20
 POLL_TIMEOUT_S = 3.0
@@ -148,21 +149,14 @@ class ServeClient:
             async with self._session.get(url, headers=headers, timeout=timeout, allow_redirects=False) as response:
                 if response.status != 200:
                     raise ServeUnavailable(f"Serve answered {response.status} at {url}")
-                body = await _read_capped(response)
+                body = await body_of(response, MAX_ANSWER_BYTES)
+                if len(body) > MAX_ANSWER_BYTES:
+                    raise ServeUnavailable(f"Serve's answer is larger than {MAX_ANSWER_BYTES} bytes")
             answer = orjson.loads(body)
             return targets_of(answer, cluster), calls_of(answer, cluster)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             # A ValueError is an answer that is no JSON, or a host that Python cannot encode.
             raise ServeUnavailable(f"Serve does not answer at {url}: {type(error).__name__}") from None
-
-
-async def _read_capped(response: aiohttp.ClientResponse) -> bytes:
-    body = bytearray()
-    async for chunk in response.content.iter_chunked(1 << 16):
-        body += chunk
-        if len(body) > MAX_ANSWER_BYTES:
-            raise ServeUnavailable(f"Serve's answer is larger than {MAX_ANSWER_BYTES} bytes")
-    return bytes(body)
 
 
 @dataclass(frozen=True, slots=True)

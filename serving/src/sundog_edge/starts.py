@@ -11,6 +11,7 @@ import aiohttp
 import orjson
 
 from sundog_edge.document import Document
+from sundog_edge.whole_answers import body_of
 
 PATH: Final = "/-/startup"
 AGAIN_S: Final = 30.0
@@ -57,19 +58,11 @@ class Starts:
     async def _ask(self, url: str) -> Start:
         try:
             async with self._session.get(url, timeout=_TIMEOUT, allow_redirects=False) as response:
-                body = await _read(response)
-                return parse(orjson.loads(body)) if response.status == 200 else UNKNOWN
+                body = await body_of(response, _MOST_BYTES)
+                is_told = response.status == 200 and len(body) <= _MOST_BYTES
+                return parse(orjson.loads(body)) if is_told else UNKNOWN
         except (aiohttp.ClientError, OSError, ValueError):
             return UNKNOWN
-
-
-async def _read(response: aiohttp.ClientResponse) -> bytes:
-    body = bytearray()
-    async for chunk in response.content.iter_any():
-        body += chunk
-        if len(body) > _MOST_BYTES:
-            raise ValueError(f"the answer is larger than {_MOST_BYTES} bytes")
-    return bytes(body)
 
 
 def parse(answer: Any) -> Start:

@@ -10,12 +10,17 @@ import aiohttp
 from sundog_operator.adapters.whole_answers import body_of
 from sundog_operator.core import pod_problems
 from sundog_operator.core.observed import EdgeReport
+from sundog_operator.errors import SundogError
 from sundog_operator.ports import Object
 
 MAX_EVIDENCE_BYTES: Final = 16 * 2**20
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=2, connect=1)
 _MOST_SAID: Final = 200
 _PORT_NAME: Final = "agent"
+
+
+class NoEvidenceError(SundogError):
+    """What an edge answered is no document that can be read."""
 
 
 class HttpEdges:
@@ -59,13 +64,23 @@ class HttpEdges:
                     return None, f"GET {url}: status {response.status}{_why(body)}"
                 if len(body) > MAX_EVIDENCE_BYTES:
                     return None, f"GET {url}: {len(body)} bytes, at most {MAX_EVIDENCE_BYTES} are read"
-            # Sums of squares outgrow 64 bits, beyond which orjson rounds.
-            document = json.loads(body, parse_constant=_refuse)
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError, RecursionError) as err:
+            return evidence_of(body), ""
+        except NoEvidenceError as err:
+            return None, f"GET {url}: {err}"
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as err:
             return None, f"GET {url}: {type(err).__name__}"
-        if not isinstance(document, dict) or document.get("version") != 1:
-            return None, f"GET {url}: not an evidence document of version 1"
-        return document, ""
+
+
+def evidence_of(body: bytes) -> dict[str, Any]:
+    """The evidence document in an answer. Raises NoEvidenceError."""
+    try:
+        # Sums of squares outgrow 64 bits, beyond which orjson rounds.
+        document = json.loads(body, parse_constant=_refuse)
+    except (ValueError, RecursionError) as err:
+        raise NoEvidenceError(type(err).__name__) from None
+    if not isinstance(document, dict) or document.get("version") != 1:
+        raise NoEvidenceError("not an evidence document of version 1")
+    return document
 
 
 def _why(body: bytes) -> str:

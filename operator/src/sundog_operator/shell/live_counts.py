@@ -1,13 +1,12 @@
 """Counts of a rollout's arms as its edges have them now: a status is written once a minute, lest it change with each request."""
 
 import asyncio
-import json
 from collections.abc import Sequence
 from typing import Any, Final
 
 import aiohttp
 
-from sundog_operator.adapters.edges import MAX_EVIDENCE_BYTES, HttpEdges, agent_port
+from sundog_operator.adapters.edges import MAX_EVIDENCE_BYTES, HttpEdges, NoEvidenceError, agent_port, evidence_of
 from sundog_operator.adapters.whole_answers import body_of
 from sundog_operator.core import edge_objects, traffic
 from sundog_operator.core.observed import EdgeReport
@@ -55,8 +54,7 @@ async def _by_api_server(server: Server, pod: Object) -> EdgeReport:
         async with asyncio.timeout(_PATIENCE_S):
             response = await server.kube.get_of_pod(ref_of(pod), port, "/evidence")
             body = await body_of(response, MAX_EVIDENCE_BYTES)
-        document = json.loads(body) if response.status == 200 else None
-    except (DependencyError, aiohttp.ClientError, OSError, ValueError):
+        evidence = evidence_of(body) if response.status == 200 else None
+    except (DependencyError, aiohttp.ClientError, OSError, NoEvidenceError):
         return nothing
-    evidence = document if isinstance(document, dict) and document.get("version") == 1 else None
     return EdgeReport(nothing.pod, ready=True, terminating=False, evidence=evidence)

@@ -15,6 +15,7 @@ from sundog_edge.document import Comparator
 from sundog_edge.mirror.comparing import verdicts
 from sundog_edge.mirror.counts import Counts
 from sundog_edge.mirror.records import Answer, Record, Request, parse
+from sundog_edge.whole_answers import body_of
 
 LOG = logging.getLogger(__name__)
 MOST_IN_FLIGHT: Final = 32
@@ -142,11 +143,7 @@ class Mirror:
         async with self._session.post(url, data=request.body, headers=sent, allow_redirects=False) as response:
             if response.status != 200 or response.headers.get("x-sundog-outcome") == "invalid":
                 return None
-            body = b""
-            async for chunk in response.content.iter_any():
-                body += chunk
-                if len(body) > _MOST_ANSWER_BYTES:
-                    # No answer of stable's that is compared is nearly as long.
-                    break
+            # No answer of stable's that is compared is nearly as long.
+            body = await body_of(response, _MOST_ANSWER_BYTES)
             length = response.headers.get(_JSON_LENGTH, "")
             return Answer(response.content_type, int(length) if length.isdecimal() else None, body)

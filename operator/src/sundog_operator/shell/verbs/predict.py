@@ -25,6 +25,7 @@ from sundog_operator.shell.answers import Answer
 from sundog_operator.shell.exits import CommandFailed, Exit, one_line
 from sundog_operator.shell.target import NAME, Server, talks_to_server
 from sundog_operator.shell.verbs.get import find
+from sundog_operator.shell.verbs.url import endpoint_of
 
 _INPUTS: Final = "inputs"
 _API_KEY: Final = "x-api-key"
@@ -164,18 +165,14 @@ def _is_surrogate(each: str) -> bool:
 
 async def _endpoint(server: Server, name: str) -> Endpoint:
     obj = await find(server, Ref(MODEL_DEPLOYMENT, server.namespace, name))
-    address = (obj.get("status") or {}).get("url")
-    if not address:
-        raise CommandFailed(
-            f"ModelDeployment {server.namespace}/{name} has no endpoint yet: `sundog describe {name}` tells why"
-        )
+    address = endpoint_of(obj)
     if server.local:
         await _refuse_a_stranger(server, Ref(MODEL_DEPLOYMENT, server.namespace, name))
     service = Ref(SERVICE, server.namespace, name)
-    inside = urlsplit(str(address)).hostname in names.hosts(name, server.namespace)
-    if inside and not await _is_known(str(urlsplit(str(address)).hostname)):
-        return Endpoint(str(address), service=service)
-    return Endpoint(str(address), _certified(obj, str(address)))
+    inside = urlsplit(address).hostname in names.hosts(name, server.namespace)
+    if inside and not await _is_known(str(urlsplit(address).hostname)):
+        return Endpoint(address, service=service)
+    return Endpoint(address, _certified(obj, address))
 
 
 async def _refuse_a_stranger(server: Server, ref: Ref) -> None:

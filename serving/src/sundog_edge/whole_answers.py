@@ -1,0 +1,13 @@
+"""Answers of others, read to their end."""
+
+import aiohttp
+
+
+async def body_of(response: aiohttp.ClientResponse, most: int) -> bytes:
+    """The whole body, or `most` + 1 bytes of one that is larger."""
+    body = bytearray()
+    async for chunk in response.content.iter_any():
+        body += chunk
+        if len(body) > most:
+            break
+    return bytes(body[: most + 1])
