@@ -1,5 +1,7 @@
 """Which tests share a process, how long one may hang, and the plugins of all tests."""
 
+import os
+
 import pytest
 
 from waiting import patience
@@ -11,6 +13,10 @@ SHARED = {"shared_up": "local up", "ray_serve": "ray", "cluster": "node", "api_s
 
 LAST = "tests/integration/bad_input/"
 """It starts many models at once and takes both cores for a minute, beside which no other Ray should have to start."""
+
+
+# No test asks a public server, and every client would parse the system's certificates: 50 ms of CPU, a thousand times.
+os.environ.setdefault("SSL_CERT_FILE", os.devnull)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -1,6 +1,7 @@
 """The backends that the suite runs over. One more is one more branch of `kube`: a context that yields the port."""
 
 import asyncio
+import functools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -122,11 +123,16 @@ async def memory(_tmp_path: Path) -> AsyncIterator[Kubernetes]:
 @asynccontextmanager
 async def with_our_crds(_tmp_path: Path) -> AsyncIterator[Kubernetes]:
     """Shows that the suite's objects are good ones under the schemas and rules that a real server would have."""
-    crds = [yaml.safe_load(path.read_text()) for path in sorted(CRDS.glob("*.yaml"))]
-    schemas = {crd["spec"]["names"]["kind"]: crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"] for crd in crds}
-    kube = MemoryKubernetes(TickingClock(), schemas=schemas, admit=admit)
+    kube = MemoryKubernetes(TickingClock(), schemas=crd_schemas(), admit=admit)
     yield kube
     kube.close()
+
+
+@functools.cache
+def crd_schemas() -> dict[str, Object]:
+    """By kind. They are megabytes of YAML, which take seconds to parse."""
+    crds = [yaml.safe_load(path.read_text()) for path in sorted(CRDS.glob("*.yaml"))]
+    return {crd["spec"]["names"]["kind"]: crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"] for crd in crds}
 
 
 def admit(obj: Object, before: Object | None) -> list[str]:

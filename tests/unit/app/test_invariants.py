@@ -362,6 +362,6 @@ async def _end_state(cluster: Cluster) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.extended), 13])
+@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.extended), 41])
 async def test_a_crash_after_any_write_changes_nothing_of_the_end_state(every: int) -> None:
     await assert_same_end_after_any(_promotion, every)
