@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 
 import aiohttp
 import pytest
@@ -24,45 +25,38 @@ async def ask(edge, path: str) -> int | str:
         return type(error).__name__
 
 
-@pytest.mark.parametrize(
-    ("query", "answer", "end"),
-    [
-        ("status=200", 200, "ok"),
-        ("status=302", 302, "ok"),
-        ("status=404", 404, "client4xx"),
-        ("status=422", 422, "client4xx"),
-        ("status=429", 429, "throttled"),
-        ("status=500", 500, "server5xx"),
-        ("status=503", 503, "server5xx"),
-        ("sleep=60", 504, "timeout"),
-        ("drip=60", "ClientPayloadError", "timeout"),
-        ("die=after", "ClientPayloadError", "truncated"),
-        ("die=before", 502, "edge5xx"),
-        ("outcome=invalid", 200, "invalid"),
-        ("outcome=fine", 200, "ok"),
-        ("outcome=invalid&status=500", 500, "server5xx"),
-    ],
-)
-async def test_a_replicas_answer_has_one_end(edge, digits, query, answer, end):
-    await edge.apply(
-        edge.service(
-            "digits",
-            [edge.arm("stable", "digits-r7", [[0, 10_000]]), edge.arm("canary", "digits-r8", [])],
-            requestTimeoutSeconds=0.5 if end == "timeout" else PATIENCE_S,
-        )
-    )
-    assert await ask(edge, f"/digits/?{query}") == answer
-    evidence = await edge.settled(1)
-    assert edge.ends(evidence) == {end: 1}
-    row = evidence["counters"][0]
-    kind = {"ok": "ok"}.get(end, "failed")
-    assert {name: sum(counts) for name, counts in row["total"].items()} == {"ok": 0, "failed": 0, "aborted": 0} | {
-        kind: 1
-    }
-    assert {name: sum(counts) for name, counts in row["ttfb"].items()} == {"ok": 0, "failed": 0, "aborted": 0} | {
-        kind: 1
-    }
-    assert row["lost"] == 0
+ENDS = {
+    "status=200": (200, "ok"),
+    "status=302": (302, "ok"),
+    "status=404": (404, "client4xx"),
+    "status=422": (422, "client4xx"),
+    "status=429": (429, "throttled"),
+    "status=500": (500, "server5xx"),
+    "status=503": (503, "server5xx"),
+    "die=after": ("ClientPayloadError", "truncated"),
+    "die=before": (502, "edge5xx"),
+    "outcome=invalid": (200, "invalid"),
+    "outcome=fine": (200, "ok"),
+    "outcome=invalid&status=500": (500, "server5xx"),
+}
+TIMEOUTS = {"sleep=60": (504, "timeout"), "drip=60": ("ClientPayloadError", "timeout")}
+
+
+@pytest.mark.parametrize(("cases", "limit_s"), [(ENDS, PATIENCE_S), (TIMEOUTS, 0.5)], ids=["in time", "too late"])
+async def test_a_replicas_answer_has_one_end(edge, digits, cases, limit_s):
+    arms = [edge.arm("stable", "digits-r7", [[0, 10_000]]), edge.arm("canary", "digits-r8", [])]
+    await edge.apply(edge.service("digits", arms, requestTimeoutSeconds=limit_s))
+    ends, times = Counter(), Counter()
+    for number, (query, (answer, end)) in enumerate(cases.items(), start=1):
+        assert await ask(edge, f"/digits/?{query}") == answer, query
+        evidence = await edge.settled(number)
+        ends[end] += 1
+        times["ok" if end == "ok" else "failed"] += 1
+        assert edge.ends(evidence) == ends, query
+        row = evidence["counters"][0]
+        for histograms in (row["total"], row["ttfb"]):
+            assert +Counter({name: sum(counts) for name, counts in histograms.items()}) == times, query
+        assert row["lost"] == 0
 
 
 async def test_a_timeout_counts_at_the_elapsed_time(edge, digits):
@@ -229,19 +223,18 @@ async def test_an_unknown_port_is_no_replica(edge, serve):
     assert await ask(edge, "/digits/") == 503
 
 
-@pytest.mark.parametrize(
-    ("query", "status", "end"),
-    [
-        ("plain=404", 503, "edge5xx"),
-        ("plain=500", 503, "edge5xx"),
-        ("plain=503", 503, "edge5xx"),
-        ("plain=408", 504, "timeout"),
-        ("status=404", 404, "client4xx"),
-        ("status=500", 500, "server5xx"),
-        ("plain=200", 200, "ok"),
-    ],
-)
-async def test_what_serves_own_proxy_says_of_itself_is_the_edges_to_say(edge, serve, replicas, query, status, end):
+OF_SERVES_PROXY = {
+    "plain=404": (503, "edge5xx"),
+    "plain=500": (503, "edge5xx"),
+    "plain=503": (503, "edge5xx"),
+    "plain=408": (504, "timeout"),
+    "status=404": (404, "client4xx"),
+    "status=500": (500, "server5xx"),
+    "plain=200": (200, "ok"),
+}
+
+
+async def test_what_serves_own_proxy_says_of_itself_is_the_edges_to_say(edge, serve, replicas):
     await replicas("digits-r7", port=int(serve.fallback.rpartition(":")[2]))
     serve.targets, serve.fallback_for = {"digits-r7": []}, {"digits-r7"}
     await edge.apply(edge.service("digits", [edge.arm("stable", "digits-r7", [[0, 10_000]])]))
@@ -253,11 +246,12 @@ async def test_what_serves_own_proxy_says_of_itself_is_the_edges_to_say(edge, se
         return (await edge.get("/digits/")).status == 200
 
     await edge.comes_true(there, "an answer through Serve's own proxy")
-    before = edge.ends(await edge.settled(asked))
-    response = await edge.get(f"/digits/?{query}")
-    own = status in {503, 504}
-    assert response.status == status
-    assert (response.content_type == "application/problem+json") == own
-    assert response.headers.get("retry-after") == ("1" if status == 503 else None)
-    assert response.headers["x-sundog-arm"] == "stable"
-    assert edge.ends(await edge.settled(asked + 1)) - before == {end: 1}
+    for number, (query, (status, end)) in enumerate(OF_SERVES_PROXY.items(), start=asked):
+        before = edge.ends(await edge.settled(number))
+        response = await edge.get(f"/digits/?{query}")
+        own = status in {503, 504}
+        assert response.status == status, query
+        assert (response.content_type == "application/problem+json") == own, query
+        assert response.headers.get("retry-after") == ("1" if status == 503 else None), query
+        assert response.headers["x-sundog-arm"] == "stable"
+        assert edge.ends(await edge.settled(number + 1)) - before == {end: 1}, query

@@ -123,19 +123,19 @@ MALFORMED = {
 }
 
 
-@pytest.mark.parametrize("request_bytes", MALFORMED.values(), ids=MALFORMED)
-async def test_malformed_requests_are_400_and_counted(edge, digits, request_bytes):
-    answer = await raw(edge, request_bytes)
-    # HAProxy's own page, whatever `errorfile` or `http-error` say: its parser answers from the program's memory.
-    assert answer.startswith(b"HTTP/1.1 400 ")
-    assert answer.endswith(b"Your browser sent an invalid request.\n</body></html>\n")
-    assert len(answer) < 300
+async def test_malformed_requests_are_400_and_counted(edge, digits):
+    for number, (name, request) in enumerate(MALFORMED.items(), start=1):
+        answer = await raw(edge, request)
+        # HAProxy's own page, whatever `errorfile` or `http-error` say: its parser answers from the program's memory.
+        assert answer.startswith(b"HTTP/1.1 400 "), name
+        assert answer.endswith(b"Your browser sent an invalid request.\n</body></html>\n"), name
+        assert len(answer) < 300, name
 
-    async def counted() -> bool:
-        boots = (await edge.evidence())["boots"]
-        return sum(boot["refused"]["malformed"] for boot in boots) == 1
+        async def counted(number: int = number) -> bool:
+            boots = (await edge.evidence())["boots"]
+            return sum(boot["refused"]["malformed"] for boot in boots) == number
 
-    await edge.comes_true(counted, "one malformed")
+        await edge.comes_true(counted, f"{name}: {number} malformed")
     assert digits["stable"].seen == []
     assert (await edge.get("/digits/")).status == 200
 
@@ -210,33 +210,32 @@ async def test_the_ray_token_is_sent_and_a_rotated_one_is_taken_up(edge, serve):
     await edge.comes_true(lambda: sent("second"), "the rotated token")
 
 
-@pytest.mark.parametrize(
-    ("path", "status", "code"),
-    [
-        ("/nothing/", 404, "NoSuchService"),
-        ("/empty/", 503, "NotReady"),
-        ("/gone/", 503, "NoReplica"),
-        ("/digits/?sleep=60", 504, "DeadlineExceeded"),
-        ("/digits/?die=before", 502, "BadGateway"),
-    ],
-)
+OWN_ANSWERS = {
+    "/nothing/": (404, "NoSuchService"),
+    "/empty/": (503, "NotReady"),
+    "/gone/": (503, "NoReplica"),
+    "/digits/?die=before": (502, "BadGateway"),
+    "/hasty/?sleep=60": (504, "DeadlineExceeded"),
+}
+
+
 async def test_what_the_edge_answers_itself_has_the_members_that_the_model_servers_problems_have(
-    edge, digits, path, status, code
+    edge, serve, replicas, digits
 ):
+    serve.targets["hasty-r1"] = [(await replicas("hasty-r1")).address]
     await edge.apply(
-        edge.service(
-            "digits",
-            [edge.arm("stable", "digits-r7", [[0, 10_000]])],
-            requestTimeoutSeconds=0.5 if status == 504 else PATIENCE_S,
-        ),
+        edge.service("digits", [edge.arm("stable", "digits-r7", [[0, 10_000]])]),
+        edge.service("hasty", [edge.arm("stable", "hasty-r1", [[0, 10_000]])], requestTimeoutSeconds=0.5),
         edge.service("empty", []),
         edge.service("gone", [edge.arm("stable", "gone-r1", [[0, 10_000]])]),
     )
-    answer = await edge.get(path, headers={"x-request-id": "mine-1"})
-    told = await answer.json(content_type="application/problem+json")
-    assert (answer.status, told["status"], told["code"], told["requestId"]) == (status, status, code, "mine-1")
-    assert answer.headers["x-request-id"] == "mine-1"
-    assert told["error"] == told["detail"], "clients of the Open Inference Protocol read no other member"
+    await edge.up("hasty", stable=1)
+    for path, (status, code) in OWN_ANSWERS.items():
+        answer = await edge.get(path, headers={"x-request-id": "mine-1"})
+        told = await answer.json(content_type="application/problem+json")
+        found = (answer.status, told["status"], told["code"], told["requestId"], answer.headers["x-request-id"])
+        assert found == (status, status, code, "mine-1", "mine-1"), path
+        assert told["error"] == told["detail"], "clients of the Open Inference Protocol read no other member"
 
 
 NOBODY = {
@@ -249,10 +248,10 @@ NOBODY = {
 }
 
 
-@pytest.mark.parametrize(("target", "host", "shown"), NOBODY.values(), ids=NOBODY)
-async def test_who_asks_for_a_service_that_is_not_there_is_told_what_was_asked_for(edge, digits, target, host, shown):
-    answer = await raw(edge, b"GET %b HTTP/1.1\r\nhost: %b\r\nconnection: close\r\n\r\n" % (target, host))
-    document = told(answer)
-    assert (document["status"], document["code"]) == (404, "NoSuchService")
-    assert document["detail"] == f"no service has this host or path: '{shown[0]}', '{shown[1]}'"
-    assert document["error"] == document["detail"]
+async def test_who_asks_for_a_service_that_is_not_there_is_told_what_was_asked_for(edge, digits):
+    for name, (target, host, shown) in NOBODY.items():
+        answer = await raw(edge, b"GET %b HTTP/1.1\r\nhost: %b\r\nconnection: close\r\n\r\n" % (target, host))
+        document = told(answer)
+        assert (document["status"], document["code"]) == (404, "NoSuchService"), name
+        assert document["detail"] == f"no service has this host or path: '{shown[0]}', '{shown[1]}'"
+        assert document["error"] == document["detail"]
