@@ -19,7 +19,7 @@ from sundog_runtime.formats.model import LoadedModel
 from sundog_runtime.joining import form, join, split, why_not_joinable
 from sundog_runtime.metrics import Metrics
 from sundog_runtime.model_thread import STUCK_AFTER_SECONDS, ModelThread, as_exception
-from sundog_runtime.pace import Pace, is_small
+from sundog_runtime.pace import Pace, Usage, is_small, own_seconds, usage_of_thread
 from sundog_runtime.tensors import plain
 
 Result = TypeVar("Result")
@@ -51,12 +51,16 @@ _Entry: TypeAlias = Entry[_Ask]
 
 @dataclass(frozen=True, slots=True)
 class _Passed:
-    """What came out of handing out one batch: for each request its output or its error."""
+    """What came out of handing out one batch: for each request its output or its error.
+
+    `seconds` are from begin to end; `own_seconds` are those of them that were not the machine's (`pace`).
+    """
 
     batch: list[_Entry]
     ends: list[tuple[Any, BaseException | None]]
     begun: float
     seconds: float
+    own_seconds: float
 
 
 class Scheduler:
@@ -71,12 +75,14 @@ class Scheduler:
         max_delay: float = 0.0,
         max_waiting: int = MAX_WAITING,
         clock: Callable[[], float] = time.monotonic,
+        usage: Callable[[], Usage] | None = usage_of_thread,
     ) -> None:
         self._model = model
         self._thread = thread
         self._metrics = metrics
         self._max_waiting = max_waiting
         self._clock = clock
+        self._usage = usage
         # A predictor's own code may depend on its thread (a database connection, asyncio.run); a module does not.
         self._pace = Pace() if model.platform == "pytorch" and not model.compiles else None
         # It may also answer with memory of its own that its next call writes to, before this answer is written.
@@ -153,10 +159,11 @@ class Scheduler:
         return self._pace is not None and self._pace.quick and not self._stepping and self._thread.idle
 
     def _here(self, batch: Any, context: RequestContext, now: float) -> Any:
+        before = self._usage() if self._usage is not None else None
         output, error = self._alone(batch, context)
         seconds = self._clock() - now
         if self._pace is not None:
-            self._pace.observe(seconds)
+            self._pace.observe(self._own(seconds, before))
         self._metrics.passed(1, seconds)
         if error is not None:
             raise as_exception(error)
@@ -246,7 +253,7 @@ class Scheduler:
         """On the event loop: give every request its end."""
         self._metrics.passed(len(passed.batch), passed.seconds)
         if self._pace is not None:
-            self._pace.observe(passed.seconds)
+            self._pace.observe(passed.own_seconds)
         for entry, (output, error) in zip(passed.batch, passed.ends, strict=True):
             self._metrics.waited(passed.begun - entry.arrived)
             future = entry.payload.future
@@ -286,11 +293,19 @@ class Scheduler:
             return
 
     def _pass(self, batch: list[_Entry]) -> _Passed:
+        before = self._usage() if self._usage is not None else None
         begun = self._clock()
         ends = self._joined(batch) if len(batch) > 1 else None
         if ends is None:
             ends = [self._of(entry) for entry in batch]
-        return _Passed(batch, ends, begun, self._clock() - begun)
+        seconds = self._clock() - begun
+        return _Passed(batch, ends, begun, seconds, self._own(seconds, before))
+
+    def _own(self, seconds: float, before: Usage | None) -> float:
+        """The own time of a pass on this thread; all of it where nothing says what the thread has had."""
+        if before is None or self._usage is None:
+            return seconds
+        return own_seconds(seconds, before, self._usage)
 
     def _joined(self, batch: list[_Entry]) -> list[tuple[Any, BaseException | None]] | None:
         """Every request's part of one call; None where the call failed: then each must be tried alone.

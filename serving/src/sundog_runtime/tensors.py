@@ -210,7 +210,8 @@ def is_finite(array: Array) -> bool:
         with np.errstate(all="ignore"):
             if np.isfinite(array.sum()):
                 return True
-    return bool(np.isfinite(array).all())
+    # Half of the time that `all` takes for a small array.
+    return bool(np.count_nonzero(np.isfinite(array)) == array.size)
 
 
 def check_shape(spec: TensorSpec, shape: Sequence[int]) -> None:

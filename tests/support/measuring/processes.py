@@ -29,6 +29,16 @@ def cost_of(pid: int) -> Cost:
     return Cost(cpu, rss)
 
 
+def listening(port: int) -> int:
+    """The process that listens on a TCP port. Raises LookupError where there is none."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            for each in process.net_connections("tcp"):
+                if each.status == psutil.CONN_LISTEN and each.laddr.port == port:
+                    return process.pid
+    raise LookupError(f"nobody listens on port {port}")
+
+
 @contextlib.contextmanager
 def running(
     command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None, cwd: Path | None = None

@@ -16,15 +16,7 @@ import torch
 
 from sundog_runtime.errors import LoadFailed, WarmupFailed, WarmupTimeout
 from sundog_runtime.model_thread import STUCK_AFTER_SECONDS, ModelThread
-from sundog_runtime.pace import (
-    FIRST_PENALTY_CALLS,
-    FORGET_AFTER_CALLS,
-    LONG_SECONDS,
-    PENALTY_CALLS,
-    PROBATION_CALLS,
-    QUICK_SECONDS,
-    Pace,
-)
+from sundog_runtime.pace import Pace
 from sundog_runtime.replica import Replica
 from sundog_runtime.scheduler import Scheduler
 from waiting import eventually
@@ -340,34 +332,6 @@ async def test_who_has_the_result_of_a_call_finds_the_thread_free(monkeypatch: p
     assert thread.busy_seconds == 0.0
     looked_at.set()
     thread.close()
-
-
-def test_pace_trusts_after_probation_and_forgets_slowly() -> None:
-    pace = Pace()
-    for _ in range(PROBATION_CALLS):
-        assert not pace.quick
-        pace.observe(QUICK_SECONDS / 4)
-    assert pace.quick
-    for penalty in (*(FIRST_PENALTY_CALLS * 4**times for times in range(4)), PENALTY_CALLS, PENALTY_CALLS):
-        pace.observe(LONG_SECONDS * 1.01)
-        for _ in range(penalty):
-            assert not pace.quick
-            pace.observe(QUICK_SECONDS / 4)
-        assert pace.quick
-    for _ in range(FORGET_AFTER_CALLS):
-        pace.observe(QUICK_SECONDS / 4)
-    pace.observe(LONG_SECONDS * 1.01)
-    for _ in range(FIRST_PENALTY_CALLS):
-        assert not pace.quick
-        pace.observe(QUICK_SECONDS / 4)
-    assert pace.quick
-
-
-def test_pace_never_calls_a_slow_model_quick() -> None:
-    pace = Pace()
-    for _ in range(1000):
-        pace.observe(QUICK_SECONDS * 1.5)
-    assert not pace.quick
 
 
 async def test_quick_passes_leave_the_thread_and_slow_ones_do_not(torch_model: Path, args: Any, serve: Any) -> None:

@@ -1,6 +1,7 @@
 """Where the short way is put into Serve, that another Serve is left as it is, and that Serve still counts."""
 
 import asyncio
+import gc
 import logging
 import warnings
 from collections.abc import Callable
@@ -15,7 +16,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from ray.serve._private.http_util import RequestIdMiddleware
 
-    from sundog_runtime.serve import FAST_PATH_VARIABLE, _shorten_the_way
+    from sundog_runtime.serve import FAST_PATH_VARIABLE, _Model, _shorten_the_way
     from sundog_runtime.serve_internals import _Metered, _put_in, shorten_the_way
     from sundog_runtime.short_way import WithoutTrailers
 
@@ -200,3 +201,25 @@ async def test_serves_limits_hold(change: dict[str, Any]) -> None:
     replica = standin(**change)
     assert not _Metered(replica, asyncio.get_running_loop()).enter()
     assert replica._metrics_manager.ongoing == 0
+
+
+async def test_once_it_has_started_a_replica_leaves_what_stays_to_no_collection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls: list[str] = []
+    monkeypatch.setattr(gc, "collect", lambda: calls.append("collect"))
+    monkeypatch.setattr(gc, "freeze", lambda: calls.append("freeze"))
+
+    async def start(_: Any = None) -> None:
+        assert not calls
+
+    model: Any = _Model.__new__(_Model)
+    model._replica = SimpleNamespace(reconfigure=start, check_health=lambda: asyncio.sleep(0))
+    model._watching = None
+    await model.reconfigure({})
+    # What is garbage by then is collected: it would stay for good.
+    assert calls == ["collect", "freeze"]
+    await model.check_health()
+    assert calls == ["collect", "freeze"]
+    assert model._watching is not None
+    model._watching.cancel()
