@@ -6,7 +6,7 @@ from typing import Any
 from sundog_operator.app.children import create
 from sundog_operator.app.confirming import answer_to
 from sundog_operator.app.keys import Key
-from sundog_operator.app.observe import edge_pods, observe, ray_cluster_view, read_serve
+from sundog_operator.app.observe import edge_pods, keys_of_secrets, observe, ray_cluster_view, read_serve
 from sundog_operator.app.querying import read
 from sundog_operator.app.recorder import record
 from sundog_operator.app.rest import reports_of, resting, state_of
@@ -58,7 +58,8 @@ async def _look(world: World, key: Key) -> object:
     serve = await read_serve(world, key.namespace, cluster)
     reports = await world.edges.read(await edge_pods(world, key.namespace))
     application = state_of(serve.applications.get(found.application))
-    return version, cluster, serve.known, application, reports_of(key.name, reports)
+    keys = await keys_of_secrets(world, key.namespace, found.secrets)
+    return version, cluster, serve.known, application, reports_of(key.name, reports), keys
 
 
 async def _act(world: World, stored: Object, decided: Plan, experiments: Mapping[str, str]) -> None:

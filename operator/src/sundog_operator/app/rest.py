@@ -11,10 +11,11 @@ from typing import Any, Final
 
 import orjson
 
-from sundog_operator.api import ModelDeploymentStatus
+from sundog_operator.api import ModelDeployment, ModelDeploymentStatus
 from sundog_operator.app.keys import Key
-from sundog_operator.core import live, names
+from sundog_operator.core import live, names, secrets
 from sundog_operator.core.observed import ApplicationState, EdgeReport, ServeState
+from sundog_operator.errors import SpecError
 from sundog_operator.ports import Object
 
 LONGEST_S: Final = 300.0
@@ -23,22 +24,25 @@ LONGEST_S: Final = 300.0
 _CHANGING: Final = frozenset({"inFlight", "refused", "feedback"})
 """What an edge reports of a service and no decision at rest depends on."""
 
-_AT_REST: Final = {"Ready": "True", "SpecAccepted": "True", "TrafficSynced": "True", "CapacityAvailable": "True"}
+_AT_REST: Final = dict.fromkeys(
+    ("Ready", "SpecAccepted", "RevisionReady", "TrafficSynced", "CapacityAvailable"), "True"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Resting:
-    """Where the only revision of a ModelDeployment runs that has nothing under way."""
+    """Where the only revision of a ModelDeployment runs that has nothing under way, and the Secrets that its endpoint names.
+
+    What else a spec names is needed by pods that start, and no pass looks for it once they run.
+    """
 
     cluster: str
     application: str
+    secrets: tuple[str, ...] = ()
 
 
 def resting(deployment: Object) -> Resting | None:
-    """The revision of a stored ModelDeployment that may rest; None for one that may not.
-
-    One that names Secrets may not: they are asked for by name, and no watch need report them.
-    """
+    """The revision of a stored ModelDeployment that may rest; None for one that may not."""
     meta, status = deployment["metadata"], ModelDeploymentStatus.parse(deployment.get("status"))
     under_way = (status.candidate, status.queued, status.arms, status.experiment, status.retiring, status.kept)
     truths = {each.type: each.status for each in status.conditions}
@@ -46,10 +50,13 @@ def resting(deployment: Object) -> Resting | None:
         return None
     if status.observed_generation != meta.get("generation") or "deletionTimestamp" in meta:
         return None
-    if b"ecret" in orjson.dumps(deployment.get("spec")):
+    try:
+        endpoint = ModelDeployment.parse(deployment).spec.endpoint
+    except SpecError:
+        # Accepted by an earlier release.
         return None
     number = status.stable.revision
-    return Resting(live.places(status)[number], names.application(meta["name"], number))
+    return Resting(live.places(status)[number], names.application(meta["name"], number), secrets.names_of(endpoint))
 
 
 def state_of(application: ApplicationState | None) -> object:
