@@ -10,8 +10,8 @@ import pytest
 from doubles.cluster import NAME, NAMESPACE, model_deployment
 from doubles.watched_cluster import TICK_S, WatchedCluster, watched_cluster
 from sundog_operator.adapters.cached.kubernetes import SECRET_S
-from sundog_operator.app import reconcile_model_deployment, reconcile_ray_cluster
-from sundog_operator.app.rest import LONGEST_S, resting
+from sundog_operator.app import reconcile_model_deployment, reconcile_ray_cluster, rest
+from sundog_operator.app.rest import resting
 from sundog_operator.core.say import RESYNC_S
 from sundog_operator.ports import SECRET, Ref
 
@@ -23,6 +23,14 @@ def is_ready(status: dict[str, Any]) -> bool:
 async def run(cluster: WatchedCluster, seconds: float) -> None:
     for _ in range(round(seconds / TICK_S)):
         await cluster.tick()
+
+
+async def until_all_rest(cluster: WatchedCluster, deployments: int) -> None:
+    """Until so many ModelDeployments, their RayCluster and their edge were looked at and found as they were."""
+    while len(cluster.world.rests.of(NAMESPACE)) < deployments + 2:
+        await run(cluster, 1)
+    await run(cluster, RESYNC_S + 1)
+    assert len(cluster.world.rests.of(NAMESPACE)) == deployments + 2
 
 
 @pytest.fixture
@@ -50,7 +58,7 @@ async def cluster(worked: Counter[str]) -> AsyncIterator[WatchedCluster]:
     async with watched_cluster() as cluster:
         await cluster.kube.create(model_deployment())
         await cluster.until_all(is_ready)
-        await run(cluster, 3 * RESYNC_S)
+        await until_all_rest(cluster, 1)
         cluster.passes.counted.clear()
         worked.clear()
         yield cluster
@@ -58,13 +66,36 @@ async def cluster(worked: Counter[str]) -> AsyncIterator[WatchedCluster]:
 
 async def test_nothing_is_planned_while_nothing_changes(cluster: WatchedCluster, worked: Counter[str]) -> None:
     await run(cluster, 4 * RESYNC_S)
-    assert cluster.passes.counted["modeldeployment"] >= 4, "it is looked at"
+    assert cluster.passes.counted["resting"] >= 4, "it is looked at"
+    assert cluster.passes.counted.keys() == {"resting"}
     assert worked == {}
 
 
-async def test_a_pass_is_made_from_time_to_time_all_the_same(cluster: WatchedCluster, worked: Counter[str]) -> None:
-    await run(cluster, LONGEST_S + RESYNC_S)
+async def test_a_pass_is_made_from_time_to_time_all_the_same(
+    worked: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rest, "LONGEST_S", 60.0)
+    async with watched_cluster() as cluster:
+        await cluster.kube.create(model_deployment())
+        await cluster.until_all(is_ready)
+        await until_all_rest(cluster, 1)
+        cluster.passes.counted.clear()
+        worked.clear()
+        await run(cluster, 60)
     assert worked == {"planned": 1, "ensured": 1}
+    assert cluster.passes.counted["edge"] == 1
+
+
+async def test_many_share_a_look(cluster: WatchedCluster) -> None:
+    for index in range(5):
+        await cluster.kube.create(model_deployment(name=f"beside-{index}"))
+    await cluster.until_all(is_ready)
+    await until_all_rest(cluster, 6)
+    cluster.passes.counted.clear()
+    reads = cluster.serve_apis.reads
+    await run(cluster, 4 * RESYNC_S)
+    assert cluster.passes.counted.keys() == {"resting"}
+    assert cluster.serve_apis.reads - reads <= 5
 
 
 async def test_a_replica_that_dies_is_noticed_at_the_next_look(cluster: WatchedCluster, worked: Counter[str]) -> None:
@@ -95,7 +126,8 @@ async def test_one_that_names_secrets_rests_too_until_one_loses_a_key(
     secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "keys", "namespace": NAMESPACE}}
     await cluster.kube.create({**secret, "data": {"alice": "c2VjcmV0"}})
     await cluster.apply(endpoint={"auth": {"apiKeys": {"secretName": "keys"}}})
-    await run(cluster, 3 * RESYNC_S)
+    await run(cluster, 1)
+    await until_all_rest(cluster, 1)
     worked.clear()
     await run(cluster, 3 * RESYNC_S)
     assert worked["planned"] == 0
