@@ -1,15 +1,23 @@
-"""What the operator asks of the API server while nothing happens, over five minutes, so that every interval comes at least twice."""
+"""What the operator does while nothing happens: what it asks of the API server, and the CPU that it takes however many rest."""
 
 import asyncio
+import os
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pytest
 
+from charting.life import standing_in
 from measuring import fleet
 from measuring.record import Record
+from standing_in.memory_api import MemoryApi
+from standing_in.operator_process import OperatorProcess, running_operator
+from sundog_operator.core import names
+from sundog_operator.ports import Object
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(1200)]
 
@@ -17,6 +25,11 @@ COUNT = 50
 NAMESPACES = 5
 SETTLE_S = 60.0
 REST_S = 300.0
+"""So that nearly every interval comes at least twice."""
+MANY = [int(each) for each in os.environ.get("SUNDOG_BENCH_COUNTS", "100,1000").split(",")]
+MANY_NAMESPACES = 20
+PASSES = "controller_runtime_reconcile_total"
+KINDS = ("modeldeployment", "raycluster", "edge", "resting")
 
 
 @dataclass
@@ -52,3 +65,88 @@ def test_nothing_to_do(tmp_path: Path) -> None:
     record.raw = asdict(found)
     record.finish()
     assert found.writes == {}
+
+
+@dataclass
+class AtRest:
+    """CPU of the operator's process while so many ModelDeployments rest, and its passes by kind."""
+
+    count: int
+    cpu_s: float
+    rest_s: float
+    passes: dict[str, float]
+    load: float
+    resident_mib: float
+
+    @property
+    def share(self) -> float:
+        """Of a core."""
+        return self.cpu_s / self.rest_s
+
+
+@contextmanager
+def in_memory(folder: Path) -> Iterator[tuple[Path, OperatorProcess]]:
+    """An operator before an API server in memory, with stand-ins for what runs in pods; needs no binary."""
+    api = MemoryApi(folder)
+    api.start()
+    try:
+        with (
+            standing_in(api.kubeconfig, folder / "stand-in.log"),
+            running_operator(folder, api.kubeconfig, "--namespace", "sundog-system") as operator,
+        ):
+            yield api.kubeconfig, operator
+    finally:
+        api.stop()
+
+
+def edge_pod(namespace: str) -> Object:
+    """Nobody makes pods of Deployments there."""
+    ports = [{"name": "agent", "containerPort": 9090}]
+    labels = {**names.OURS, names.LABEL_NAME: names.EDGE}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": f"{names.EDGE}-0", "namespace": namespace, "labels": labels},
+        "spec": {"containers": [{"name": "agent", "image": "edge", "ports": ports}]},
+    }
+
+
+async def add_edges(kubeconfig: Path) -> None:
+    async with fleet.client_of(kubeconfig) as client:
+        for index in range(MANY_NAMESPACES):
+            await client.create(edge_pod(f"team-{index}"))
+
+
+def passes(operator: OperatorProcess) -> dict[str, float]:
+    return {kind: operator.metric(PASSES, controller=kind) for kind in KINDS}
+
+
+def at_rest(folder: Path, count: int) -> AtRest:
+    with in_memory(folder) as (kubeconfig, operator):
+        asyncio.run(add_edges(kubeconfig))
+        asyncio.run(fleet.apply_all(kubeconfig, operator, count, MANY_NAMESPACES, 900))
+        time.sleep(SETTLE_S)
+        passed, cpu, began = passes(operator), operator.cpu_s(), time.monotonic()
+        time.sleep(REST_S)
+        cpu_s, rest_s = operator.cpu_s() - cpu, time.monotonic() - began
+        made = {kind: number - passed[kind] for kind, number in passes(operator).items()}
+        return AtRest(count, cpu_s, rest_s, made, os.getloadavg()[1], operator.resident_mib())
+
+
+def test_many_at_rest(tmp_path: Path) -> None:
+    columns = ("ModelDeployments", "of a core", *(f"passes a minute: {kind}" for kind in KINDS), "load", "memory")
+    title = f"Idle ModelDeployments in {MANY_NAMESPACES} namespaces before an API server in memory, {REST_S / 60:.0f} minutes"
+    record = Record("at_rest_cpu", title, columns)
+    found = []
+    for count in MANY:
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        found.append(at_rest(folder, count))
+    for each in found:
+        made = (f"{each.passes[kind] * 60 / each.rest_s:.0f}" for kind in KINDS)
+        record.add(f"{each.count}", f"{each.share:.2%}", *made, f"{each.load:.1f}", f"{each.resident_mib:.0f} MiB")
+    record.notes.append(
+        "CPU is that of the operator's process, load the machine's in the last 5 minutes, on two cores."
+    )
+    record.raw = {str(each.count): asdict(each) for each in found}
+    record.finish()

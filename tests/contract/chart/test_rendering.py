@@ -347,6 +347,22 @@ def test_common_labels_are_everywhere_but_at_pods_and_replace_none_of_ours() -> 
     assert "cost-center" not in deployment["spec"]["template"]["metadata"]["labels"]
 
 
+def test_common_annotations_are_everywhere_but_at_pods_and_replace_none_of_ours() -> None:
+    theirs = {"example.com/owner": "ml", "helm.sh/resource-policy": "delete"}
+    given = merged(values("everything"), {"commonAnnotations": theirs, "podAnnotations": {}})
+    for obj in objects(given):
+        found = obj["metadata"]["annotations"]
+        assert found["example.com/owner"] == "ml", obj["metadata"]
+        kept = "keep" if obj["kind"] == "CustomResourceDefinition" else "delete"
+        assert found["helm.sh/resource-policy"] == kept, obj["metadata"]
+    account_ = one(given, "ServiceAccount", given["serviceAccount"]["name"])
+    assert account_["metadata"]["annotations"].items() >= given["serviceAccount"]["annotations"].items()
+    (hook,) = [obj for obj in objects(given) if obj["kind"] == "Pod"]
+    assert hook["metadata"]["annotations"]["helm.sh/hook"] == "test"
+    deployment = one(given, "Deployment", given["fullnameOverride"])
+    assert "example.com/owner" not in deployment["spec"]["template"]["metadata"]["annotations"]
+
+
 def test_an_operator_of_some_namespaces_holds_the_same_there_and_nothing_of_the_cluster() -> None:
     """The rights of the cluster's mode were compared with their use on a real API server."""
     given = values("namespaced")

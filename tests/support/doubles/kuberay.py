@@ -26,8 +26,10 @@ class FakeServes:
         self.by_dashboard: dict[str, FakeServe] = {}
         self.namespaces: set[str] = set()
         self.started_at_once = False
+        self.reads = 0
 
     async def read(self, dashboard: str, namespace: str) -> Any:
+        self.reads += 1
         self.namespaces.add(namespace)
         return await self.of(dashboard).read(dashboard, namespace)
 

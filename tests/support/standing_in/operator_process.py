@@ -89,6 +89,10 @@ class OperatorProcess:
         ]
         return int(line.split()[1]) / 1024
 
+    def resident_mib(self) -> float:
+        """The memory that it has now."""
+        return float(psutil.Process(self.process.pid).memory_info().rss) / 2**20
+
     def end(self, number: signal.Signals = signal.SIGTERM, within: float = PATIENCE_S) -> int:
         """Send a signal and wait; the exit code."""
         if self.process.poll() is None:

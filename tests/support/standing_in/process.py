@@ -23,6 +23,8 @@ from sundog_operator.ports import CONFIG_MAP, POD, RAY_CLUSTER, Kind, Object, re
 Json = dict[str, Any]
 EDGE = "sundog-edge"
 NAME = "app.kubernetes.io/name"
+BEGAN_AT = time.time()
+"""When each replica began to download, in Unix seconds: it stays, or the operator would plan anew at each look."""
 
 
 class StandIn:
@@ -169,7 +171,7 @@ def _in_force(service: Json) -> Json:
             "weight": arm["weight"],
             **{name: told for name, told in arm.items() if name.startswith("slowMicroseconds")},
             "servers": {"up": 1, "down": 0, "draining": 0},
-            "startup": {"phases": {"download": 0.0, "load": 0.0, "warmup": 0.0}, "beganAt": time.time()},
+            "startup": {"phases": {"download": 0.0, "load": 0.0, "warmup": 0.0}, "beganAt": BEGAN_AT},
         }
         for arm in service["arms"]
     }

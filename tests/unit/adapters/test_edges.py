@@ -122,6 +122,23 @@ async def test_what_serve_tells_in_parts_is_read_to_its_end() -> None:
     assert sorted(state.applications) == ["a"]
 
 
+async def test_what_serve_tells_again_is_read_once() -> None:
+    message = "deploying"
+
+    async def tell(_: web.Request) -> web.Response:
+        application = {"status": "RUNNING", "message": message, "deployments": {}, "deployed_app_config": {}}
+        return web.json_response({"applications": {"a": application}})
+
+    app = web.Application()
+    app.router.add_get("/api/serve/applications/", tell)
+    async with TestServer(app) as server, aiohttp.ClientSession() as session:
+        serve, dashboard = RayServe(session, one_token("")), str(server.make_url("")).rstrip("/")
+        first = await serve.read(dashboard, "vision")
+        assert await serve.read(dashboard, "vision") is first
+        message = ""
+        assert (await serve.read(dashboard, "vision")).applications["a"].message == ""
+
+
 async def serve_in_parts(request: web.Request) -> web.StreamResponse:
     response = web.StreamResponse()
     await response.prepare(request)

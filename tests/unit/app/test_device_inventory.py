@@ -104,9 +104,9 @@ async def test_all_who_wait_share_one_list_every_ten_seconds(
 
 
 async def test_lists_that_take_long_are_made_less_often(server: Server, clock: Clock, cpu: SimpleNamespace) -> None:
-    cpu.cost = 1.5
+    cpu.cost = 0.75
     await wait(server, clock, 60, deployments=3)
-    assert server.lists["pods"] == 2, "a twentieth of the time"
+    assert server.lists["pods"] == 2, "a fortieth of the time"
 
 
 async def test_who_may_not_list_nodes_asks_once_in_ten_minutes(server: Server, clock: Clock) -> None:

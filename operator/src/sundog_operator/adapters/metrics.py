@@ -2,15 +2,15 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Final
+from typing import Final, get_args
 from urllib.parse import urlsplit
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from sundog_operator.app.keys import Key
-from sundog_operator.app.loop import RECONCILERS, Result
+from sundog_operator.app.keys import Key, Kind
+from sundog_operator.app.loop import Result
 from sundog_operator.core.events import Event
 from sundog_operator.ports import Object
 
@@ -51,7 +51,7 @@ class Metrics:
         self._leads = self._gauge("leader_election_master_status", "1 in the process that leads.", "name")
         self._identity = identity
         self._running: dict[Key, float] = {}
-        for kind in RECONCILERS:
+        for kind in get_args(Kind):
             most.labels(kind).set(workers)
             self._active.labels(kind).set(0)
             self._errors.labels(kind)

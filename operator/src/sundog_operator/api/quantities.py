@@ -6,6 +6,7 @@ The patterns are shared with the CRDs, so they use only what RE2, Go and Python 
 import re
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_CEILING, Decimal
+from functools import lru_cache
 
 DURATION_PATTERN = r"^([0-9]{1,5}d|([0-9]{1,6}h)?([0-9]{1,6}m)?([0-9]{1,6}s)?([0-9]{1,6}ms)?([0-9]{1,6}us)?)$"
 """Days stand alone (`14d`); smaller units combine, largest first (`1h30m`)."""
@@ -65,6 +66,7 @@ def format_duration(duration: timedelta) -> str:
     return text
 
 
+@lru_cache(maxsize=1024)
 def parse_quantity(text: str) -> Decimal:
     """The number a Kubernetes quantity stands for (`500m` is 0.5, `2Gi` is 2147483648). Raises ValueError."""
     match = _QUANTITY.fullmatch(text)

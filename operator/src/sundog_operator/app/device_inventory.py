@@ -11,8 +11,8 @@ from sundog_operator.errors import Forbidden
 from sundog_operator.ports import NODE, POD, Clock, Kubernetes
 
 LEAST_S: Final = 10.0
-COST_FACTOR: Final = 20.0
-"""Looks take at most a twentieth of a core, however many pods there are."""
+COST_FACTOR: Final = 40.0
+"""Looks take at most a fortieth of a core, however many pods there are: about as much as a hundred who ask for the result."""
 
 FORBIDDEN_S: Final = 600.0
 """Pause after the API server refused: an operator of some namespaces alone has no permission to list nodes."""

@@ -7,12 +7,12 @@ from sundog_operator.api import ModelDeploymentStatus
 from sundog_operator.core import live, names, ray_groups
 from sundog_operator.ports import Object
 
-Kind = Literal["modeldeployment", "experiment", "raycluster", "edge"]
+Kind = Literal["modeldeployment", "experiment", "raycluster", "edge", "resting"]
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Key:
-    """One unit of reconciliation. The edge of a namespace is named `sundog-edge`."""
+    """One unit of reconciliation. The edge of a namespace is named `sundog-edge`, and what rests in it has no name."""
 
     kind: Kind
     namespace: str
@@ -25,6 +25,11 @@ class Key:
 def edge_key(namespace: str) -> Key:
     """The key of a namespace's edge."""
     return Key("edge", namespace, names.EDGE)
+
+
+def resting_key(namespace: str) -> Key:
+    """The key of all that rests in a namespace."""
+    return Key("resting", namespace, "")
 
 
 def keys_for(obj: Object) -> list[Key]:

@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from typing import Final, Literal, Protocol
 
-from sundog_operator.app.keys import Key, Kind, edge_key, keys_for
+from sundog_operator.app.keys import Key, Kind, edge_key, keys_for, resting_key
+from sundog_operator.app.look import LOOK_S, changed
 from sundog_operator.app.observe import secrets_of
 from sundog_operator.app.reconcile_edge import reconcile_edge
 from sundog_operator.app.reconcile_experiment import reconcile_experiment
@@ -133,7 +134,7 @@ class Operator:
 
     async def _pass(self, key: Key) -> Result:
         try:
-            again_s = await RECONCILERS[key.kind](self._world, key)
+            again_s = await (self._look(key) if key.kind == "resting" else RECONCILERS[key.kind](self._world, key))
         except (Conflict, NotFound) as err:
             delay_s = self.queue.failed(key)
             log.debug("%s: %s; read again in %.1f s", key, err, delay_s, extra=_fields(key, err))
@@ -149,10 +150,20 @@ class Operator:
             log.exception("%s: unexpected error; again in %.1f s", key, delay_s, extra=_fields(key, err))
             return "panic"
         self.queue.done(key)
+        if self._world.rests.of(key.namespace):
+            self._add_later(resting_key(key.namespace), LOOK_S)
         if again_s is None:
             return "success"
-        self.queue.add(key, together_s(key, again_s, self._world.clock.monotonic()))
+        self._add_later(key, again_s)
         return "requeue_after"
+
+    def _add_later(self, key: Key, after_s: float) -> None:
+        self.queue.add(key, together_s(key, after_s, self._world.clock.monotonic()))
+
+    async def _look(self, key: Key) -> None:
+        """Ask for work on what rests in a namespace and would see something else now. Raises DependencyError."""
+        for each in await changed(self._world, key.namespace):
+            self.queue.add(each)
 
 
 def together_s(key: Key, again_s: float, now: float) -> float:

@@ -208,9 +208,13 @@ async def _route(world: World, deployment: Object) -> tuple[Object | None, bool]
 
 async def _secrets(world: World, deployment: Object) -> secrets.Keys:
     """The keys of the Secrets that an endpoint names. A spec that is refused names none."""
-    namespace = deployment["metadata"]["namespace"]
     spec = accept(deployment, world.settings.installation).spec
-    needed = sorted({use.secret for use in secrets.uses(spec.endpoint)}) if spec is not None else ()
+    needed = secrets.names_of(spec.endpoint) if spec is not None else ()
+    return await keys_of_secrets(world, deployment["metadata"]["namespace"], needed)
+
+
+async def keys_of_secrets(world: World, namespace: str, needed: Sequence[str]) -> secrets.Keys:
+    """The keys of each of some Secrets of a namespace. Raises DependencyError."""
     return {name: secrets.keys_of(await world.kube.get(Ref(SECRET, namespace, name))) for name in needed}
 
 
@@ -220,7 +224,7 @@ def secrets_of(world: World, deployment: Object) -> set[str]:
     if spec is None:
         return set()
     of_pods = {need.name for need in references.needs(spec) if need.kind == "Secret"}
-    return of_pods | {use.secret for use in secrets.uses(spec.endpoint)}
+    return of_pods.union(secrets.names_of(spec.endpoint))
 
 
 _REFERRED: Final[Mapping[references.Kind, Kind]] = {

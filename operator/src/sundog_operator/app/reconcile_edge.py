@@ -1,6 +1,7 @@
 """Reconciles the edge of one namespace: one split document for all its services, and the pods that follow it."""
 
 import logging
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ from sundog_operator.api import ModelDeploymentStatus
 from sundog_operator.app import edge_in_cluster, edge_store
 from sundog_operator.app.children import ensure
 from sundog_operator.app.keys import Key
+from sundog_operator.app.look import Look
 from sundog_operator.app.ray_clusters import view_of
 from sundog_operator.app.world import World
 from sundog_operator.core import drain_limits, edge_objects, hosts, live, names, revisions, traffic
@@ -28,6 +30,8 @@ from sundog_operator.ports import (
 log = logging.getLogger("sundog.operator")
 
 RESYNC_S = 30.0
+AT_REST_S = math.inf
+"""Nothing is left to do until something changes that a look sees. Objects of others and the Secrets of a store are none of that."""
 WAITING_S = 1.0
 
 
@@ -36,6 +40,13 @@ async def reconcile_edge(world: World, key: Key) -> float | None:
 
     Raises DependencyError, or Invalid where the API server finds something wrong with an object.
     """
+    seen_before = await Look(world, key.namespace).sees(key)
+    again_s = await _reconcile(world, key)
+    rests = again_s == AT_REST_S
+    return world.rests.note(key, seen_before, RESYNC_S if rests else again_s, rests=rests)
+
+
+async def _reconcile(world: World, key: Key) -> float | None:
     deployments = sorted(await world.kube.list(MODEL_DEPLOYMENT, key.namespace), key=hosts.age)
     config_map = await world.kube.get(Ref(CONFIG_MAP, key.namespace, names.EDGE))
     deployment = await world.kube.get(Ref(DEPLOYMENT, key.namespace, names.EDGE))
@@ -61,7 +72,7 @@ async def reconcile_edge(world: World, key: Key) -> float | None:
         await ensure(world, wanted, config_map)
         made = edge_objects.make_deployment(key.namespace, members, world.settings.edge_image)
         await ensure(world, made, deployment)
-        return RESYNC_S
+        return AT_REST_S
     if await edge_in_cluster.foreign(world, key.namespace, installation):
         return RESYNC_S
     # A Secret is there before the document names it, and goes in a later pass than its name.
@@ -87,7 +98,9 @@ async def reconcile_edge(world: World, key: Key) -> float | None:
         failed += await edge_in_cluster.put_routes(world, key.namespace, members, document)
     if failed:
         raise failed[0]
-    return RESYNC_S if there else WAITING_S
+    if not there:
+        return WAITING_S
+    return RESYNC_S if wanted_store else AT_REST_S
 
 
 def _tell_of_networks(namespace: str, services: Sequence[Object], document: Object, previous: Object | None) -> None:

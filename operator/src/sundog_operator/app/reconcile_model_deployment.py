@@ -6,10 +6,10 @@ from typing import Any
 from sundog_operator.app.children import create
 from sundog_operator.app.confirming import answer_to
 from sundog_operator.app.keys import Key
-from sundog_operator.app.observe import edge_pods, observe, ray_cluster_view, read_serve
+from sundog_operator.app.look import Look
+from sundog_operator.app.observe import observe
 from sundog_operator.app.querying import read
 from sundog_operator.app.recorder import record
-from sundog_operator.app.rest import reports_of, resting, state_of
 from sundog_operator.app.statuses import write_status
 from sundog_operator.app.world import World
 from sundog_operator.core.experiments.queue import in_line
@@ -26,12 +26,10 @@ async def reconcile_model_deployment(world: World, key: Key) -> float | None:
 
     Raises DependencyError. A pass that changes nothing writes nothing.
     """
-    looked, began = await _look(world, key), world.clock.monotonic()
-    if world.rests.may_rest(key, looked, began):
-        return RESYNC_S
+    seen_before = await Look(world, key.namespace).sees(key)
     stored = await world.kube.get(Ref(MODEL_DEPLOYMENT, key.namespace, key.name))
     if stored is None or "deletionTimestamp" in stored["metadata"]:
-        world.rests.note(key, None, began)
+        world.rests.note(key, None, None, rests=False)
         answer_to(world, key, None)
         read(world, key, ())
         world.replicas.forget(key)
@@ -42,23 +40,7 @@ async def reconcile_model_deployment(world: World, key: Key) -> float | None:
     await record(world, stored, world.replicas.lost(key, seen))
     await _act(world, stored, decided, experiments)
     rests = decided.requeue_after_s == RESYNC_S and not in_line(seen.own)
-    world.rests.note(key, looked if rests else None, began)
-    return decided.requeue_after_s
-
-
-async def _look(world: World, key: Key) -> object:
-    """What a pass would see of a ModelDeployment that may rest; None for any other. A write changes the version, and so does any other."""
-    version = world.kube.version(key.namespace)
-    found = None
-    if version is not None:
-        found = await world.kube.view(Ref(MODEL_DEPLOYMENT, key.namespace, key.name), resting)
-    if found is None:
-        return None
-    cluster = await ray_cluster_view(world, key.namespace, found.cluster)
-    serve = await read_serve(world, key.namespace, cluster)
-    reports = await world.edges.read(await edge_pods(world, key.namespace))
-    application = state_of(serve.applications.get(found.application))
-    return version, cluster, serve.known, application, reports_of(key.name, reports)
+    return world.rests.note(key, seen_before, decided.requeue_after_s, rests=rests)
 
 
 async def _act(world: World, stored: Object, decided: Plan, experiments: Mapping[str, str]) -> None:

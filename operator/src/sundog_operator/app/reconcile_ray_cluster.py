@@ -8,8 +8,7 @@ from sundog_operator.api.installation import Installation
 from sundog_operator.app import ray_clusters
 from sundog_operator.app.children import ensure
 from sundog_operator.app.keys import Key
-from sundog_operator.app.observe import ray_cluster_view, read_serve
-from sundog_operator.app.rest import states_of
+from sundog_operator.app.look import Look
 from sundog_operator.app.world import World
 from sundog_operator.core import drain_limits, live, names, ray_cluster, ray_pods, revisions, serve_config, traffic
 from sundog_operator.core.live import live_revisions
@@ -20,7 +19,7 @@ from sundog_operator.core.spec import accept
 from sundog_operator.errors import RayUnavailable
 from sundog_operator.ports import CONFIG_MAP, CONTROLLER_REVISION, MODEL_DEPLOYMENT, RAY_CLUSTER, Object, Ref
 
-RESYNC_S = 10.0
+RESYNC_S = 15.0
 NOT_READY_S = 0.5
 READ_BACK_S = 1.0
 """A document that is PUT while Serve is starting can be lost without an error: it is read back."""
@@ -28,22 +27,9 @@ READ_BACK_S = 1.0
 
 async def reconcile_ray_cluster(world: World, key: Key) -> float | None:
     """One pass. Returns after how many seconds to look again, None for a cluster without members. Raises DependencyError."""
-    looked, began = await _look(world, key), world.clock.monotonic()
-    if world.rests.may_rest(key, looked, began):
-        return RESYNC_S
+    seen_before = await Look(world, key.namespace).sees(key)
     again_s = await _reconcile(world, key)
-    world.rests.note(key, looked if again_s == RESYNC_S else None, began)
-    return again_s
-
-
-async def _look(world: World, key: Key) -> object:
-    """What a pass would see of a RayCluster that serves; None of any other."""
-    version = world.kube.version(key.namespace)
-    if version is None:
-        return None
-    view = await ray_cluster_view(world, key.namespace, key.name)
-    serve = await read_serve(world, key.namespace, view)
-    return (version, view, states_of(serve)) if serve.known else None
+    return world.rests.note(key, seen_before, again_s, rests=again_s == RESYNC_S)
 
 
 async def _reconcile(world: World, key: Key) -> float | None:

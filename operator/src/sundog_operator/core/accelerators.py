@@ -1,6 +1,6 @@
 """Accelerators: whole devices by device plugin, on nodes of the types that a spec names."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -124,10 +124,10 @@ def affinity(gpu: Gpu, aliases: Aliases) -> Json | None:
     return {"nodeAffinity": {**required, **preference}}
 
 
-def matches(labels: Mapping[str, str], types: Iterable[str], aliases: Aliases) -> bool:
-    """Whether a node's labels tell one of the types; every node does where none is named."""
-    wanted = list(types)
-    return not wanted or any(labels.get(key) in values for key, values in _spellings(wanted, aliases).items())
+def matcher(types: Iterable[str], aliases: Aliases) -> Callable[[Mapping[str, str]], bool]:
+    """Whether a node's labels tell one of the types, as a function of these; every node does where none is named."""
+    spellings = _spellings(types, aliases)
+    return lambda labels: not spellings or any(labels.get(key) in values for key, values in spellings.items())
 
 
 def _terms(types: Iterable[str], aliases: Aliases) -> list[Json]:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from sundog_operator.api import ModelDeploymentSpec
@@ -56,10 +56,12 @@ class Inventory:
     Attributes:
         nodes: as `of_node` makes them.
         taken: devices that pods have, by node and resource.
+        fitting: nodes by what pods ask of them: made out once for all who ask the same, whatever is taken meanwhile.
     """
 
     nodes: Sequence[Json]
     taken: Mapping[tuple[str, str], int]
+    fitting: dict[str, Sequence[Json]] = field(default_factory=dict, compare=False, repr=False)
 
 
 def inventory(nodes: Iterable[Json], running: Iterable[Mapping[tuple[str, str], int]]) -> Inventory:
@@ -78,10 +80,12 @@ def with_pods(known: Inventory, running: Iterable[Mapping[tuple[str, str], int]]
 def of_node(node: Json) -> Json:
     """As much of a node as is looked at: a cluster may have thousands."""
     meta, spec, status = node["metadata"], node.get("spec") or {}, node.get("status") or {}
+    ready = [each for each in status.get("conditions") or () if each.get("type") == "Ready"]
+    devices = {name: count for name, count in (status.get("allocatable") or {}).items() if "/" in name}
     return {
         "metadata": {"name": meta["name"], "labels": meta.get("labels") or {}},
         "spec": {"unschedulable": spec.get("unschedulable"), "taints": spec.get("taints") or ()},
-        "status": {"allocatable": status.get("allocatable") or {}, "conditions": status.get("conditions") or ()},
+        "status": {"allocatable": devices, "conditions": ready},
     }
 
 
@@ -112,8 +116,7 @@ def look(
         return None
     on_nodes = None
     if known is not None:
-        fitting = [node for node in known.nodes if _takes(node, spec, devices, installation)]
-        on_nodes = _on_nodes(fitting, known.taken, devices)
+        on_nodes = _on_nodes(_fitting(known, spec, devices, installation), known.taken, devices)
     return Room(devices.resource, on_nodes, _quota_left(quotas, devices.resource))
 
 
@@ -168,19 +171,33 @@ def _requests(pod: Json) -> list[Json]:
     return [(container.get("resources") or {}).get("requests") or {} for container in containers]
 
 
-def _takes(node: Json, spec: ModelDeploymentSpec, devices: Devices, installation: Installation) -> bool:
+def _fitting(
+    known: Inventory, spec: ModelDeploymentSpec, devices: Devices, installation: Installation
+) -> Sequence[Json]:
+    """The nodes that the pods of a spec may come to."""
     template = installation.ray.pods
-    labels = node["metadata"].get("labels") or {}
-    if not _allocatable(node, devices.resource) or (node.get("spec") or {}).get("unschedulable"):
+    selector = pods.node_selector(template, spec.scheduling)
+    tolerations = pods.tolerations(template, spec.scheduling, accelerators.tolerations(devices))
+    types, aliases = spec.resources.gpu.type, installation.gpu.aliases
+    asked = pods.fingerprint([devices.resource, selector, tolerations, types, aliases])
+    if asked not in known.fitting:
+        matches = accelerators.matcher(types, aliases)
+        known.fitting[asked] = [
+            node
+            for node in known.nodes
+            if _takes(node, devices.resource, selector, tolerations) and matches(node["metadata"].get("labels") or {})
+        ]
+    return known.fitting[asked]
+
+
+def _takes(node: Json, resource: str, selector: Mapping[str, str], tolerations: Sequence[Json]) -> bool:
+    node_spec, labels = node.get("spec") or {}, node["metadata"].get("labels") or {}
+    if not _allocatable(node, resource) or node_spec.get("unschedulable"):
         return False
     conditions = (node.get("status") or {}).get("conditions") or ()
     ready = any(each.get("type") == "Ready" and each.get("status") == "True" for each in conditions)
-    wanted = pods.node_selector(template, spec.scheduling)
-    selected = all(labels.get(key) == value for key, value in wanted.items())
-    tolerations = pods.tolerations(template, spec.scheduling, accelerators.tolerations(devices))
-    tolerated = all(pods.tolerates(tolerations, taint) for taint in (node.get("spec") or {}).get("taints") or ())
-    typed = accelerators.matches(labels, spec.resources.gpu.type, installation.gpu.aliases)
-    return ready and selected and tolerated and typed
+    selected = all(labels.get(key) == value for key, value in selector.items())
+    return ready and selected and all(pods.tolerates(tolerations, taint) for taint in node_spec.get("taints") or ())
 
 
 def _allocatable(node: Json, resource: str) -> int:

@@ -49,6 +49,11 @@ def uses(endpoint: Endpoint) -> tuple[Use, ...]:
     return tuple(use for use in named if use.secret)
 
 
+def names_of(endpoint: Endpoint) -> tuple[str, ...]:
+    """The names of these, each once."""
+    return tuple(sorted({use.secret for use in uses(endpoint)}))
+
+
 def problem(needed: Sequence[Use], found: Keys, namespace: str) -> tuple[str, str] | None:
     """(reason, message) of what is missing; None while nothing is."""
     lacking = [(use, why) for use in needed if (why := _lack(use, found.get(use.secret)))]

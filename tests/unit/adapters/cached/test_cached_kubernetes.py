@@ -537,3 +537,23 @@ async def test_the_version_of_a_namespace_moves_with_each_of_its_changes(world: 
     seen.append(world.cached.version("vision"))
     assert len({*seen}) == len(seen)
     assert world.cached.version("audio") == other
+
+
+async def test_the_version_of_all_namespaces_moves_with_a_kind_that_comes_or_goes(world: World) -> None:
+    lacking = True
+    world.server.faults = lambda verb, ref: NotServed("no httproutes") if lacking and ref.kind == HTTP_ROUTE else None
+    for kind in SCOPES:
+        with contextlib.suppress(NotServed):
+            await world.cached.resync(kind)
+    seen = [world.cached.version("vision")]
+    with pytest.raises(NotServed):
+        await world.cached.resync(HTTP_ROUTE)
+    assert world.cached.version("vision") == seen[-1], "no news"
+    lacking = False
+    await world.cached.resync(HTTP_ROUTE)
+    seen.append(world.cached.version("vision"))
+    lacking = True
+    with pytest.raises(NotServed):
+        await world.cached.resync(HTTP_ROUTE)
+    seen.append(world.cached.version("vision"))
+    assert len({*seen}) == len(seen)

@@ -115,6 +115,8 @@ class CachedKubernetes:
         self._hear_change = on_change
         self._hear_write = on_write or on_change
         self._versions: Counter[str] = Counter()
+        self._kinds_version = 0
+        """Of which kinds the server serves, which bears on all namespaces."""
         self._namespaces: Sequence[str | None] = tuple(namespaces) or (None,)
         self._scopes = scopes
         self._clock = clock
@@ -170,7 +172,9 @@ class CachedKubernetes:
             self._refused(kind, next(iter(refusals.values())))
         self._closed[kind] = frozenset(refusals)
         self._synced.add(kind)
-        self._lacking.discard(kind)
+        if kind in self._lacking:
+            self._lacking.remove(kind)
+            self._kinds_version += 1
         return missed
 
     def _refused(self, kind: Kind, refusal: Forbidden) -> NoReturn:
@@ -191,6 +195,7 @@ class CachedKubernetes:
     def _lack(self, kind: Kind) -> None:
         """Of a kind that is not served, or not to us, nothing is known; its objects may be there."""
         if kind in OPTIONAL:
+            self._kinds_version += kind not in self._lacking
             self._synced.discard(kind)
             self._lacking.add(kind)
             for obj in self.objects.forget(kind):
@@ -253,7 +258,9 @@ class CachedKubernetes:
     def version(self, namespace: str) -> int | None:
         """See the port."""
         is_looked_at = namespace in self._namespaces or self._namespaces == (None,)
-        return self._versions[namespace] if self.ready and is_looked_at and namespace not in self.closed else None
+        if not self.ready or not is_looked_at or namespace in self.closed:
+            return None
+        return self._versions[namespace] + self._kinds_version
 
     async def scan(self, kind: Kind, of: Callable[[Object], T]) -> Sequence[T]:
         """See the port."""
