@@ -1,9 +1,10 @@
-"""One JSON document a line, for what the model server itself has to say.
+"""One JSON document a line, for what the model server logs and what its model prints and logs.
 
-Serve's handlers decide where a line goes; the lines of this package get a form of their own there, and Serve's keep theirs.
+Serve's handlers decide where a line goes; these lines get a form of their own there, and Serve's keep theirs.
 """
 
 import logging
+import logging.handlers
 import traceback
 from datetime import UTC, datetime
 from types import TracebackType
@@ -14,7 +15,8 @@ from sundog_runtime.context import RequestContext, current
 
 ExceptionInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
-LOGGER_NAME = "ray.serve.sundog"
+SERVE_LOGGER_NAME = "ray.serve"
+LOGGER_NAME = f"{SERVE_LOGGER_NAME}.sundog"
 
 
 class AboutRequest(logging.Filter):
@@ -28,7 +30,7 @@ class AboutRequest(logging.Filter):
 
 
 class JsonLines(logging.Formatter):
-    """Formats the records of one logger as JSON, and leaves all others to the formatter that was there before."""
+    """Formats records as JSON, and leaves those of Serve's logger to the formatter that was there before."""
 
     def __init__(self, service: str, revision: int, others: logging.Formatter | None) -> None:
         super().__init__()
@@ -41,7 +43,7 @@ class JsonLines(logging.Formatter):
         if record.exc_info and not record.exc_text:
             # The other formatter takes what it finds here.
             record.exc_text = self.formatException(record.exc_info)
-        if record.name != LOGGER_NAME:
+        if record.name == SERVE_LOGGER_NAME:
             return self._others.format(record)
         document = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
@@ -50,6 +52,8 @@ class JsonLines(logging.Formatter):
             "service": self._service,
             "revision": self._revision,
         }
+        if record.name != LOGGER_NAME:
+            document["logger"] = record.name
         request = getattr(record, "request_context", None)
         if isinstance(request, RequestContext):
             document |= {"request_id": request.request_id, "trace_id": request.trace_id}
@@ -63,7 +67,10 @@ class JsonLines(logging.Formatter):
 
 
 def use_json_lines(service: str, revision: int, parent: logging.Logger) -> None:
-    """Give the handlers of `parent`, and those they pass records on to, this form for the lines of this package."""
+    """Give the handlers of `parent`, and those they pass records on to, this form, and let none hold lines back.
+
+    Serve's throughput mode keeps a thousand records in memory before it writes them, which is for records of requests.
+    """
     logger = logging.getLogger(LOGGER_NAME)
     if not any(isinstance(found, AboutRequest) for found in logger.filters):
         logger.addFilter(AboutRequest())
@@ -71,6 +78,9 @@ def use_json_lines(service: str, revision: int, parent: logging.Logger) -> None:
         writing = getattr(handler, "target", None) or handler
         if not isinstance(writing.formatter, JsonLines):
             writing.setFormatter(JsonLines(service, revision, writing.formatter))
+        if isinstance(handler, logging.handlers.MemoryHandler):
+            handler.flush()
+            handler.capacity = 1
 
 
 def make_no_records_of_requests(parent: logging.Logger) -> None:

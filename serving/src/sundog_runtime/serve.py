@@ -15,8 +15,9 @@ from ray.util.metrics import Counter, Gauge
 
 from sundog_runtime.arguments import parse_arguments
 from sundog_runtime.errors import StartError
-from sundog_runtime.logs import make_no_records_of_requests, use_json_lines
+from sundog_runtime.logs import SERVE_LOGGER_NAME, make_no_records_of_requests, use_json_lines
 from sundog_runtime.loop_watch import watch
+from sundog_runtime.model_output import log_model_output
 from sundog_runtime.protocol.grpc_service import Answers, GrpcMethods
 from sundog_runtime.ray_metrics import Exporter
 
@@ -40,13 +41,14 @@ class _Model(GrpcMethods):
         from sundog_runtime.replica import Replica
 
         arguments = parse_arguments(args)
-        use_json_lines(arguments.service, arguments.revision, logging.getLogger("ray.serve"))
+        use_json_lines(arguments.service, arguments.revision, logging.getLogger(SERVE_LOGGER_NAME))
+        log_model_output()
         with _told():
             self._replica = await Replica.start(args, build)
         exporter = Exporter(self._replica.metrics, arguments.service, arguments.revision, Counter, Gauge)
         self._watching: asyncio.Task[NoReturn] | None = None
         self._exporting = asyncio.create_task(exporter.export_forever())
-        make_no_records_of_requests(logging.getLogger("ray.serve"))
+        make_no_records_of_requests(logging.getLogger(SERVE_LOGGER_NAME))
         _shorten_the_way(self._replica.app)
 
     def __serve_build_asgi_app__(self) -> Any:
@@ -109,10 +111,6 @@ def _told() -> Iterator[None]:
     except StartError as error:
         _logger.exception("the replica cannot start")
         raise error.with_traceback(None) from None
-    finally:
-        # The throughput mode keeps a thousand lines back; those about the start, settings and health are wanted now.
-        for handler in logging.getLogger("ray.serve").handlers:
-            handler.flush()
 
 
 Model = serve.deployment(name="Model", max_constructor_retry_count=MAX_START_FAILURES)(serve.ingress()(_Model))

@@ -15,6 +15,7 @@ from sundog_runtime.errors import Problem, bad_input, bad_output
 from sundog_runtime.tensors import (
     MAX_DIMENSIONS,
     OIP_TYPES,
+    Array,
     TensorSpec,
     numpy_type,
     output_array,
@@ -63,9 +64,8 @@ class TensorField(BaseModel):
     shape: Annotated[
         list[Annotated[int, Field(ge=-1, le=2**31)]],
         Field(
-            min_length=1,
             max_length=MAX_DIMENSIONS,
-            description="The sizes; -1 is any size. The first is the number of rows.",
+            description="The sizes; -1 is any size, 0 included. The first is the number of rows. `[]` is a single value.",
         ),
     ]
     allow_nan: Annotated[
@@ -123,7 +123,13 @@ def with_rows(batchable: bool | None, signature: Signature) -> Signature:
     free = tuple((spec.name, 0) for spec in signature.inputs if spec.shape[:1] == (-1,))
     if len(free) < 2 or not may_batch(batchable, signature):
         return signature
-    return replace(signature, axes=(Axis(free),))
+    return replace(signature, axes=(Axis(free, least=0),))
+
+
+def never_empty(signature: Signature) -> Signature:
+    """The same, where no input has a size of 0: for models that were not made for it."""
+    free = [(spec.name, at) for spec in signature.inputs for at, size in enumerate(spec.shape) if size == -1]
+    return replace(signature, axes=(*signature.axes, *(Axis((place,)) for place in free)))
 
 
 def inputs_of_example(example: Any) -> tuple[TensorSpec, ...]:
@@ -160,12 +166,24 @@ def conform(specs: tuple[TensorSpec, ...], output: Any) -> Any:
 def _conform(spec: TensorSpec, value: Any) -> Any:
     if not spec.allow_nan and spec.dtype != "bytes":
         require_finite(value)
-    array = output_array(spec.name, value, spec.dtype, allow_nan=spec.allow_nan)
+    array = declared_output(spec, value)
     if array.dtype.name != numpy_type(spec.dtype) or not spec.accepts(array.shape):
         found = spec.dtype if array.dtype.kind == "O" else array.dtype.name
         declared = f"declared is {spec.dtype} {list(spec.shape)}"
         raise _wrong(f"output {spec.name!r} is {found} {list(array.shape)}; {declared}")
     return value if array.dtype.kind == "O" else array
+
+
+def declared_output(spec: TensorSpec, value: Any) -> Array:
+    """An output of `tensors.plain` as an array of the declared type. Raises Problem 500.
+
+    A scalar is an array of one where that is declared, and an empty list has no rows, of whatever size.
+    """
+    array = output_array(spec.name, value, spec.dtype, allow_nan=spec.allow_nan)
+    if not array.ndim and spec.accepts((1,)):
+        return array.reshape(1)
+    no_rows = (0, *(max(size, 0) for size in spec.shape[1:]))
+    return array.reshape(no_rows) if isinstance(value, list) and not value and spec.accepts(no_rows) else array
 
 
 def _wrong(detail: str) -> Problem:

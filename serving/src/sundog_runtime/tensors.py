@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
-from math import isfinite, prod
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -126,10 +126,12 @@ def flatten(value: Any, what: str) -> Flat:
 
 
 def shape_of(value: Any) -> tuple[int, ...]:
-    """The shape of an array, or of nested lists that are known to be rectangular and to hold something."""
+    """The shape of an array, or of nested lists that are known to be rectangular."""
     if isinstance(value, np.ndarray):
         return tuple(value.shape)
-    return (len(value), *shape_of(value[0])) if isinstance(value, list) else ()
+    if not isinstance(value, list):
+        return ()
+    return (len(value), *shape_of(value[0])) if value else (0,)
 
 
 def numbers_of(value: Any, spec: TensorSpec) -> Array | None:
@@ -215,23 +217,21 @@ def is_finite(array: Array) -> bool:
 
 
 def check_shape(spec: TensorSpec, shape: Sequence[int]) -> None:
-    """Raises Problem 400 naming found and expected; an empty batch is refused too."""
+    """Raises Problem 400 naming found and expected."""
     if not spec.accepts(shape):
         raise bad_input("WrongShape", f"input {spec.name!r} has the shape {list(shape)}; expected {list(spec.shape)}")
-    if prod(shape) == 0:
-        raise bad_input("EmptyInput", f"input {spec.name!r} has the shape {list(shape)}: it holds no values")
 
 
 def output_array(name: str, value: Any, dtype: str = "", *, allow_nan: bool = False) -> Array:
-    """One output of `plain` as an array: nested lists get `dtype`, or their natural type; a scalar is an array of one.
+    """One output of `plain` as an array: nested lists get `dtype`, or their natural type; a scalar has no dimensions.
 
     Raises Problem 500.
     """
-    if isinstance(value, np.ndarray):
-        return value
+    if isinstance(value, np.ndarray | np.generic):
+        return np.asarray(value)
     what = f"output {name!r}"
     try:
-        flat = flatten(value if isinstance(value, list) else [value], what)
+        flat = flatten(value, what)
         return to_array(flat, dtype or _natural(flat.types), what, allow_nan=allow_nan)
     except Problem as problem:
         raise bad_output("OutputUnusable", problem.detail) from None
@@ -248,6 +248,7 @@ def _natural(types: frozenset[type]) -> str:
 def plain(output: Any, *, copy: bool = False) -> Any:
     """A model's output as what orjson writes, numpy arrays, lists, strings and numbers, and bytes, which it does not.
 
+    A numpy scalar, as which an array without dimensions counts, keeps its type outside of lists.
     With `copy` its arrays share no memory with the model's. Raises Problem 500 for all other types. NaN, infinity and bytes
     where there should be none are `require_finite`'s business.
     """
@@ -260,8 +261,8 @@ def require_finite(value: Any) -> None:
     JSON would turn the former into null, and a wrong answer with status 200 is invisible to whoever counts errors. It has no
     form for the latter, which are for outputs that are declared to hold them.
     """
-    if isinstance(value, np.ndarray):
-        finite = is_finite(value)
+    if isinstance(value, np.ndarray | np.generic):
+        finite = is_finite(np.asarray(value))
     elif isinstance(value, dict | list):
         for item in value.values() if isinstance(value, dict) else value:
             require_finite(item)
@@ -295,16 +296,17 @@ def _plain(value: Any, depth: int, *, copy: bool) -> Any:
     if depth > MAX_DIMENSIONS:
         raise _unusable(f"is nested deeper than {MAX_DIMENSIONS}")
     value = to_numpy(value)
-    if isinstance(value, np.generic):
+    if isinstance(value, np.generic) and value.dtype.kind not in "biuf":
         value = value.item()
-    if isinstance(value, np.ndarray):
-        return _plain_array(value, depth, copy=copy)
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain_array(np.asarray(value), depth, copy=copy)
     if isinstance(value, Mapping):
         if any(not isinstance(key, str) for key in value):
             raise _unusable("has a key that is no string")
         return {key: _plain(item, depth + 1, copy=copy) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item, depth + 1, copy=copy) for item in value]
+        items = [_plain(item, depth + 1, copy=copy) for item in value]
+        return [item.item() if isinstance(item, np.generic) else item for item in items]
     if value is None or isinstance(value, str | bytes | bool | int | float):
         return value
     raise _unusable(f"holds an object of type {type(value).__name__}")
@@ -313,7 +315,7 @@ def _plain(value: Any, depth: int, *, copy: bool) -> Any:
 def _plain_array(array: Array, depth: int, *, copy: bool) -> Any:
     if array.dtype.kind in "biuf":
         if not array.ndim:
-            return array.item()
+            return array[()]
         # JSON is written of arrays in the machine's byte order alone.
         ours = array.dtype if array.dtype.isnative else array.dtype.newbyteorder("=")
         return np.array(array, ours, order="C") if copy else np.ascontiguousarray(array, ours)

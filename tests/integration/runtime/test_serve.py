@@ -80,16 +80,47 @@ def test_a_replica_answers_below_its_prefix(ray_serve: Any, model: Path, applica
     assert "warm-up: 4 requests in" in log
 
 
+SPEAKING = """
+import logging
+import sys
+
+print("printed at import")
+logging.getLogger("net").info("logged at import")
+silent = Net.forward
+
+
+def forward(self, x):
+    print("printed in a request")
+    sys.stderr.write("written in a request\\n")
+    logging.getLogger("net").info("logged in a request")
+    return silent(self, x)
+
+
+Net.forward = forward
+"""
+
+
 def test_a_replica_tells_of_itself(ray_serve: Any, model: Path, application: Any) -> None:
-    """Phases of the start, JSON lines, and counts at the port that Prometheus scrapes."""
+    """Phases of the start, JSON lines, what its model prints and logs, and counts at the port that Prometheus scrapes."""
+    with (model / "net.py").open("a") as code:
+        code.write(SPEAKING)
     ray_serve.put({"applications": [application("digits-r8", model)]})
     ray_serve.wait_running("digits-r8")
     url = f"http://{replica_of(ray_serve, 'digits-r8')}/digits-r8.app"
     phases = httpx.get(f"{url}/-/startup", timeout=PATIENCE_S).json()["phases"]
     assert list(phases) == ["download", "load", "warmup"]
-    for _ in range(3):
-        assert httpx.post(url, json={"inputs": [ROW]}, timeout=PATIENCE_S).status_code == 200
+    for number in range(3):
+        asked = httpx.post(url, json={"inputs": [ROW]}, headers={"x-request-id": f"asked-{number}"}, timeout=PATIENCE_S)
+        assert asked.status_code == 200
     lines = [json.loads(line) for line in log_of(ray_serve, "digits-r8").splitlines() if line.startswith("{")]
+    said = [(line["logger"], line["message"]) for line in lines if "logger" in line]
+    assert said[:2] == [("stdout", "printed at import"), ("net", "logged at import")]
+    # Lines are in the file before the answer is sent, and nothing is logged of a request itself.
+    assert [(line["logger"], line["message"]) for line in lines if line.get("request_id") == "asked-2"] == [
+        ("stdout", "printed in a request"),
+        ("stderr", "written in a request"),
+        ("net", "logged in a request"),
+    ]
     [started] = [line for line in lines if line["message"].startswith("started: ")]
     assert (started["service"], started["revision"], started["level"]) == ("digits", 8, "info")
 

@@ -82,7 +82,9 @@ RUNNING = ExperimentStatus(
             weight=25,
             requests=(30, 9),
             errors=(2, 1),
-            metrics=(HistoryMetric(name="errorRate", ratio=1.05, lower=0.7, upper=1.53, verdict="Passed"),),
+            metrics=(
+                HistoryMetric(name="errorRate", ratio=1.05, lower=0.7, upper=1.53, basis="ThisStep", verdict="Passed"),
+            ),
         ),
         HistoryPoint(
             at=NOW,

@@ -399,7 +399,7 @@ def test_types_of_undeclared_numbers() -> None:
         ),
         ("config: {depth: 1, depth: 2}", "model.yaml: line 1: key 'depth' is there twice, first in line 1"),
         ("inputs: [{name: x, dtype: float31, shape: [1]}]", "inputs.0.dtype"),
-        ("inputs: [{name: x, dtype: float32, shape: []}]", "inputs.0.shape"),
+        ("inputs: [{name: x, dtype: float32, shape: 4}]", "inputs.0.shape"),
         ("inputs: [{name: x, dtype: float32, shape: [-2]}]", "inputs.0.shape.0"),
         ("surprise: 1", "surprise"),
         ("[1]", "valid dictionary"),

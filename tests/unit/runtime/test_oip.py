@@ -318,7 +318,25 @@ CASES: list[tuple[str, Callable[[], tuple[Any, bytes]], str, str]] = [
         "take more than",
     ),
     ("negative", lambda: ({"inputs": [sent("float32", FOUR, shape=[-2, 2])]}, FOUR), "WrongShape", "sizes"),
-    ("nothing", lambda: ({"inputs": [sent("float32", b"", shape=[0, 2])]}, b""), "EmptyInput", "no values"),
+    ("no shape", lambda: ({"inputs": [sent("float32", FOUR, shape=None)]}, FOUR), "WrongShape", "'x': shape is not"),
+    (
+        "nothing",
+        lambda: ({"inputs": [sent("float32", b"", shape=[2, 0])]}, b""),
+        "WrongShape",
+        "'x' has the shape [2, 0]",
+    ),
+    (
+        "a scalar",
+        lambda: ({"inputs": [sent("float32", FOUR[:4], shape=[])]}, FOUR[:4]),
+        "WrongShape",
+        "'x' has the shape []",
+    ),
+    (
+        "next to nothing",
+        lambda: ({"inputs": [sent("float32", b"", shape=[0, 2**21])]}, b""),
+        "WrongShape",
+        "'x': shape holds no values; its other sizes",
+    ),
     (
         "true as a size",
         lambda: ({"inputs": [sent("float32", FOUR, parameters={"binary_data_size": True})]}, FOUR),

@@ -193,6 +193,7 @@ async def test_plain_bodies_that_are_wrong(client: httpx.AsyncClient, body: str,
         (tensor(ROW, datatype="FP64"), "WrongType", "FP64; expected FP32"),
         (tensor(ROW, datatype="BYTES"), "WrongType", "BYTES; expected FP32"),
         (tensor(ROW, shape=[4]), "WrongShape", "[4]; expected [-1, 4]"),
+        (tensor([1.0], shape=[]), "WrongShape", "'x' has the shape []; expected [-1, 4]"),
         (tensor(ROW, shape=[2, 4]), "WrongShape", "data has the shape [4]; shape says [2, 4]"),
         (tensor(ROW, shape=[10**12, 4]), "WrongShape", "data has the shape [4]"),
         (tensor(ROW, shape=[-1, 4]), "WrongShape", "not an array of sizes"),
@@ -324,11 +325,16 @@ async def test_texts_have_as_many_rows_as_what_comes_with_them(
     assert "'weight' has the size 1" in problem(answer, 400, "WrongShape")
 
 
-async def test_a_batch_of_nothing(torch_model: Path, args: Any, serve: Any) -> None:
+async def test_a_batch_without_rows_has_an_answer(client: httpx.AsyncClient) -> None:
+    answer = await client.post("/v2/models/digits/infer", json=tensor([], shape=[0, 4]))
+    assert [(found["shape"], found["data"]) for found in answer.json()["outputs"]] == [([0, 3], [])]
+    problem(await client.post("/", json={"inputs": []}), 400, "WrongShape")
+
+
+async def test_plain_json_without_values_is_taken_for_a_mistake(torch_model: Path, args: Any, serve: Any) -> None:
     (torch_model / "model.yaml").write_text("inputs: [{name: x, dtype: float32, shape: [-1]}]")
     client = await serve(args(torch_model, warmup={"requests": 0}))
     problem(await client.post("/", json={"inputs": []}), 400, "EmptyInput")
-    problem(await client.post("/v2/models/digits/infer", json=tensor([], shape=[0])), 400, "EmptyInput")
 
 
 async def test_a_tensor_without_data(client: httpx.AsyncClient) -> None:

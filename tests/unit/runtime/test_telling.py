@@ -109,6 +109,18 @@ def test_lines_are_json_and_serves_lines_stay(caplog: pytest.LogCaptureFixture) 
     assert "ValueError: wrong" in json.loads(written.format(made))["exception"]
 
 
+def test_no_record_waits_for_others(tmp_path: Path) -> None:
+    parent = logging.Logger("a parent")
+    target = logging.FileHandler(tmp_path / "replica.log")
+    parent.addHandler(logging.handlers.MemoryHandler(1000, target=target))
+    parent.info("before")
+    use_json_lines("digits", 8, parent)
+    parent.info("after")
+    target.close()
+    lines = [json.loads(line) for line in (tmp_path / "replica.log").read_text().splitlines()]
+    assert [line["message"] for line in lines] == ["before", "after"]
+
+
 @pytest.mark.parametrize("name", ["ray.serve", "ray.serve.sundog"])
 def test_a_traceback_is_whole_although_serve_replaces_print(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     printed = print

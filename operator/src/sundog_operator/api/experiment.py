@@ -855,6 +855,11 @@ class HistoryMetric(Part):
         None, description="Lower end of the interval around it; absent where no one ratio fits all epochs."
     )
     upper: float | None = Field(None, description="Upper end; absent while it is not known.")
+    basis: Text | None = Field(
+        None,
+        description="The decision that ratio and interval are of, as in status.metrics: ThisStep or Harm; absent for AllSteps, of"
+        " outcomes, and of points of before it was kept.",
+    )
     verdict: Text | None = Field(None, description="As in status.metrics; absent for Undecided.")
 
 

@@ -195,14 +195,13 @@ def _program_inputs(program: torch.export.ExportedProgram, archive: str) -> _Inp
 
 
 def _axes(program: torch.export.ExportedProgram, specs: Sequence[TensorSpec]) -> tuple[Axis, ...]:
-    """The free sizes that occur more than once, or have limits."""
+    """The free sizes, of which none may be 0: a program is exported for sizes of 1 and more."""
     values, places = _placeholders(program), dict[Any, list[tuple[str, int]]]()
     for spec in specs:
         for dimension, size in enumerate(values[spec.name].shape):
             if isinstance(size, torch.SymInt) and size.node.expr.is_Symbol:
                 places.setdefault(size.node.expr, []).append((spec.name, dimension))
-    axes = [Axis(tuple(where), *_limits(program, symbol)) for symbol, where in places.items()]
-    return tuple(axis for axis in axes if len(axis.places) > 1 or axis.least > 1 or axis.most)
+    return tuple(Axis(tuple(where), *_limits(program, symbol)) for symbol, where in places.items())
 
 
 def _limits(program: torch.export.ExportedProgram, symbol: Any) -> tuple[int, int]:

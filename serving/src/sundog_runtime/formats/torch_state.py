@@ -23,7 +23,7 @@ from sundog_runtime.formats.module import (
     place,
     use_channels_last,
 )
-from sundog_runtime.signature import may_batch
+from sundog_runtime.signature import may_batch, never_empty
 
 
 def use_cores(cpu: float) -> None:
@@ -60,26 +60,28 @@ def load_torch(path: Path, weights: Found, factory: Any, description: Descriptio
         module.to(memory_format=torch.channels_last)
     numbers, whole_numbers = natural_types(module)
     example, batches = getattr(module, "example", None), may_batch(description.batchable, description.signature)
+    # No batch that was compiled for is empty, so one that is would meet the compiler.
+    signature = never_empty(description.signature) if description.compile.enabled else description.signature
     return LoadedModel(
         platform="pytorch",
         found=f"{weights.name}, which is {weights.content}",
         predict=network_caller(
             module,
             description,
-            description.signature,
+            signature,
             example,
             device,
             batches=batches,
             channels_last=channels_last,
         ),
-        signature=description.signature,
+        signature=signature,
         example=example,
         configure=getattr(module, "configure", None),
         parameters=inspect.signature(module.forward),
         numbers=numbers,
         whole_numbers=whole_numbers,
         batches=batches,
-        compiles=compiles(description, description.signature, device, batches=batches),
+        compiles=compiles(description, signature, device, batches=batches),
         module=module,
         device=device.name,
     )

@@ -33,7 +33,7 @@ from sundog_runtime.formats.module import failed
 from sundog_runtime.formats.sentence_transformers import Sentences, read_sentences
 from sundog_runtime.formats.stepping import without_gradients
 from sundog_runtime.formats.tensors_in import tensors
-from sundog_runtime.signature import Signature, may_batch
+from sundog_runtime.signature import Signature, may_batch, never_empty
 from sundog_runtime.sources.files import ModelFiles
 from sundog_runtime.tensors import TensorSpec
 
@@ -215,7 +215,8 @@ def _assemble(network: Any, device: Device, tokenizer: Any, settings: Settings, 
 
 
 def _signature(model: _Model, declared: Signature) -> Signature:
-    return Signature(declared.inputs or _inputs(model), declared.outputs or _outputs(model), declared.axes)
+    known = Signature(declared.inputs or _inputs(model), declared.outputs or _outputs(model), declared.axes)
+    return never_empty(known)
 
 
 def _inputs(model: _Model) -> tuple[TensorSpec, ...]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 from sundog_runtime.context import Parameter, Parameters
@@ -9,7 +10,7 @@ from sundog_runtime.errors import Problem, bad_input, bad_output
 from sundog_runtime.formats.model import LoadedModel
 from sundog_runtime.protocol.parameters import for_the_model
 from sundog_runtime.protocol.plain import check_names, kind
-from sundog_runtime.signature import Axis
+from sundog_runtime.signature import Axis, declared_output
 from sundog_runtime.tensors import (
     DTYPES,
     MAX_DIMENSIONS,
@@ -25,6 +26,9 @@ MODEL_VERSION = "1"
 
 EXTENSIONS = ("binary_tensor_data",)
 MAX_TENSORS = 1024
+
+MAX_EMPTY_SIZES = 2**20
+"""Limit of the product of the sizes beside a 0: no bytes pay for them, but lists and the model's own arrays may have as many items."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +65,15 @@ def sent_spec(name: Any, datatype: Any, shape: Any, where: str) -> TensorSpec:
     if not isinstance(datatype, str) or datatype not in DTYPES:
         found = repr(datatype[:60]) if isinstance(datatype, str) else f"a JSON {kind(datatype)}"
         raise bad_input("WrongType", f"input {name[:60]!r}: datatype is {found}; expected one of {', '.join(DTYPES)}")
-    if not isinstance(shape, list) or not shape or not all(type(size) is int and size >= 0 for size in shape):
+    if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
         raise bad_input("WrongShape", f"input {name[:60]!r}: shape is not an array of sizes ≥ 0")
     if len(shape) > MAX_DIMENSIONS:
         raise bad_input("WrongShape", f"input {name[:60]!r}: shape has more than {MAX_DIMENSIONS} dimensions")
+    if 0 in shape and prod(size for size in shape if size) > MAX_EMPTY_SIZES:
+        raise bad_input(
+            "WrongShape",
+            f"input {name[:60]!r}: shape holds no values; its other sizes multiply to more than {MAX_EMPTY_SIZES}",
+        )
     return TensorSpec(name, DTYPES[datatype], tuple(shape))
 
 
@@ -117,13 +126,13 @@ def check_wanted(model: LoadedModel, wanted: Sequence[str]) -> None:
 
 def outputs_of(model: LoadedModel, output: Any, wanted: Sequence[str] | None) -> list[Output]:
     """The outputs asked for, or all. Raises Problem 400 for an unknown one, 500 for one without a datatype."""
-    declared = {spec.name: spec.dtype for spec in model.signature.outputs}
+    declared = {spec.name: spec for spec in model.signature.outputs}
     named = output if isinstance(output, dict) else {next(iter(declared), "outputs"): output}
     if wanted is None:
         wanted = list(declared or named)
     if missing := [name for name in wanted if name not in named]:
         raise _unknown_output(missing[0], list(named))
-    return [_output(name, named[name], declared.get(name, "")) for name in wanted]
+    return [_output(name, named[name], declared.get(name)) for name in wanted]
 
 
 def _check_declared(declared: dict[str, TensorSpec], axes: Sequence[Axis], inputs: Sequence[Sent]) -> None:
@@ -138,8 +147,9 @@ def _check_declared(declared: dict[str, TensorSpec], axes: Sequence[Axis], input
                 f"input {spec.name!r} has the datatype {OIP_TYPES[spec.dtype]}; expected {OIP_TYPES[wanted.dtype]}",
             )
         check_shape(wanted, spec.shape)
+    shapes = {sent.spec.name: sent.spec.shape for sent in inputs}
     for axis in axes:
-        axis.check({sent.spec.name: sent.spec.shape for sent in inputs})
+        axis.check(shapes)
 
 
 def _check_undeclared(model: LoadedModel, inputs: Sequence[Sent]) -> None:
@@ -161,9 +171,11 @@ def _unknown_output(name: str, names: Sequence[str]) -> Problem:
     return bad_input("UnknownOutput", f"the model has no output {name[:60]!r}; it has {', '.join(map(repr, names))}")
 
 
-def _output(name: str, value: Any, declared: str) -> Output:
+def _output(name: str, value: Any, declared: TensorSpec | None) -> Output:
+    if declared is not None:
+        return Output(name, declared.dtype, declared_output(declared, value))
     array = output_array(name, value)
-    dtype = declared or ("string" if array.dtype.kind == "O" else array.dtype.name)
+    dtype = "string" if array.dtype.kind == "O" else array.dtype.name
     if dtype not in OIP_TYPES:
         raise bad_output(
             "OutputUnusable", f"output {name!r} holds {array.dtype}, which has no datatype in the protocol"

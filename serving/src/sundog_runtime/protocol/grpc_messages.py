@@ -194,12 +194,10 @@ def _typed_array(spec: TensorSpec, values: Sequence[Any], wanted: TensorSpec) ->
     what, count = f"input {spec.name[:60]!r}", prod(spec.shape)
     if len(values) != count:
         raise bad_input("WrongShape", f"{what}: contents has {len(values)} values; shape says {list(spec.shape)}")
-    if not count:
-        raise bad_input("EmptyInput", f"{what} holds no values")
     if spec.dtype == "string":
         return shaped([element_of(value, wanted, what) for value in values], spec.shape)
     array: Array = np.fromiter(values, dtype=_wide(spec.dtype), count=count)
-    if array.dtype.kind in "iu":
+    if array.dtype.kind in "iu" and count:
         limits = np.iinfo(spec.dtype)
         if array.min() < limits.min or array.max() > limits.max:
             raise bad_input("OutOfRange", f"{what} holds a value outside of the range of {spec.dtype}")

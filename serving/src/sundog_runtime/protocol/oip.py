@@ -196,8 +196,6 @@ def _json_array(spec: TensorSpec, data: Any, booleans: bool) -> Any:
     flat = flatten(data, what)
     if flat.shape not in (spec.shape, (count,)):
         raise bad_input("WrongShape", f"{what}: data has the shape {list(flat.shape)}; shape says {list(spec.shape)}")
-    if not flat.values:
-        raise bad_input("EmptyInput", f"{what} holds no values")
     array = to_array(Flat(flat.values, spec.shape, flat.types), spec.dtype, what)
     return shaped(flat.values, spec.shape) if spec.dtype == "string" else array
 

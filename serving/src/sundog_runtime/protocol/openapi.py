@@ -100,12 +100,14 @@ def _plain(model: LoadedModel) -> Json:
     # A single input may be sent with its name or without.
     value: Json = {} if not inputs else {"anyOf": [_nested(inputs[0]), named]} if len(inputs) == 1 else named
     body: Json = _object({"inputs": value}, optional={"parameters": {"$ref": "#/components/schemas/Parameters"}})
-    if len(inputs) == 1:
+    if len(inputs) == 1 and inputs[0].shape:
         body = {"anyOf": [body, _nested(inputs[0])]}
     elif not inputs:
         body = {"anyOf": [body, {"type": "array", "minItems": 1}]}
-    answers = _object({spec.name: _nested(spec) for spec in outputs})
-    answer: Json = {} if not outputs else {"anyOf": [_nested(outputs[0]), answers]} if len(outputs) == 1 else answers
+    answers = _object({spec.name: _nested(spec, least=0) for spec in outputs})
+    answer: Json = (
+        {} if not outputs else {"anyOf": [_nested(outputs[0], least=0), answers]} if len(outputs) == 1 else answers
+    )
     example = {"inputs": _example(inputs)} if _has_example(inputs) else None
     return {
         "operationId": "predict",
@@ -165,9 +167,9 @@ def _of_bytes(specs: tuple[TensorSpec, ...]) -> bool:
 
 
 def _tensor(spec: TensorSpec, parameters: Json) -> Json:
-    sizes = [{"const": size} if size >= 0 else {"type": "integer", "minimum": 1} for size in spec.shape]
+    sizes = [{"const": size} if size >= 0 else {"type": "integer", "minimum": 0} for size in spec.shape]
     shape = {**_sizes(), "prefixItems": sizes, "minItems": len(sizes), "maxItems": len(sizes)}
-    flat = {"type": "array", "minItems": 1, "items": _scalar(spec)}
+    flat = {"type": "array", "items": _scalar(spec)}
     return _object(
         {
             "name": {"const": spec.name},
@@ -185,18 +187,18 @@ def _any_tensor(parameters: Json) -> Json:
         {
             "name": {"type": "string", "minLength": 1},
             "datatype": {"enum": datatypes},
-            "shape": {**_sizes(), "minItems": 1},
-            "data": {"type": "array", "minItems": 1},
+            "shape": _sizes(),
+            "data": {},
         },
         optional={"parameters": parameters},
     )
 
 
-def _nested(spec: TensorSpec) -> Json:
-    """Lists in lists, one for each dimension."""
+def _nested(spec: TensorSpec, least: int = 1) -> Json:
+    """Lists in lists, one for each dimension; `least` is the least of a free size."""
     schema = _scalar(spec)
     for size in reversed(spec.shape):
-        limits = {"minItems": size, "maxItems": size} if size >= 0 else {"minItems": 1}
+        limits = {"minItems": size, "maxItems": size} if size >= 0 else {"minItems": least}
         schema = {"type": "array", "items": schema, **limits}
     return schema
 

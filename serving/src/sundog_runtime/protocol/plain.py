@@ -84,8 +84,10 @@ def batch_of(model: LoadedModel, inputs: Any, booleans: bool = True) -> Any:
     if sorted(inputs) != sorted(spec.name for spec in specs):
         raise bad_input("WrongInputs", f"inputs has {_shown(sorted(inputs))}; expected {_names(specs)}")
     named = {spec.name: declared_array(spec, inputs[spec.name], booleans) for spec in specs}
-    for axis in model.signature.axes:
-        axis.check({name: shape_of(value) for name, value in named.items()})
+    if model.signature.axes:
+        shapes = {name: shape_of(value) for name, value in named.items()}
+        for axis in model.signature.axes:
+            axis.check(shapes)
     return named if len(specs) > 1 else named[specs[0].name]
 
 
@@ -99,6 +101,8 @@ def declared_array(spec: TensorSpec, value: Any, booleans: bool) -> Any:
     what = f"input {spec.name!r}"
     flat = flatten(value, what)
     check_shape(spec, flat.shape)
+    if not flat.values:
+        raise bad_input("EmptyInput", f"{what} has the shape {list(flat.shape)}: it holds no values")
     array = to_array(flat, spec.dtype, what)
     return value if spec.dtype == "string" else array
 

@@ -60,6 +60,17 @@ def test_of_a_large_file_no_half_line_is_told(tmp_path: Path) -> None:
     assert all(len(line.partition(" ")[2]) == 1000 for line in told)
 
 
+def test_an_exception_that_the_model_caught_and_logged_is_none_that_it_raised(tmp_path: Path) -> None:
+    caught = {"time": "2026-11-29T05:00:02", "logger": "mymodel", "exception": "ValueError: caught"}
+    log(
+        tmp_path,
+        "digits-r2_Model_aaa",
+        raised("2026-11-29T05:00:01", "ValueError: raised"),
+        orjson.dumps(caught).decode(),
+    )
+    assert last_exception(tmp_path, "digits", 2) == "2026-11-29T05:00:01 ValueError: raised"
+
+
 def test_the_newest_exception_of_a_revision_is_its_last_line(tmp_path: Path) -> None:
     trace = "Traceback (most recent call last):\n  File\nValueError: "
     log(tmp_path, "digits-r2_Model_aaa", "INFO plain", raised("2026-11-29T05:00:02", trace + "second"), at=1)

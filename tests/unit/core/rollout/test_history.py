@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -43,6 +44,14 @@ def test_a_point_has_what_was_known_then_in_few_digits() -> None:
     (point,) = after((0, 25, (ERRORS,)))
     told = HistoryMetric(name="errorRate", ratio=1.05, lower=0.703, upper=1.53)
     assert point == HistoryPoint(at=T0, epoch=0, weight=25, requests=(1000, 2000), errors=(10, 20), metrics=(told,))
+
+
+@pytest.mark.parametrize(
+    ("basis", "kept"), [("AllSteps", None), ("ThisStep", "ThisStep"), ("Harm", "Harm"), ("", None)]
+)
+def test_a_point_says_what_its_intervals_are_of(basis: str, kept: str | None) -> None:
+    (point,) = after((0, 25, (ERRORS.model_copy(update={"basis": basis}),)))
+    assert [each.basis for each in point.metrics or ()] == [kept]
 
 
 def test_only_a_rollouts_arm_goes_without_its_name() -> None:

@@ -250,6 +250,18 @@ def test_a_terminal_shows_the_interval_shrink_between_its_limits() -> None:
     assert widths[0] > 2 * widths[-1]
 
 
+@pytest.mark.parametrize("width", [10_000, 80])
+def test_an_interval_of_one_step_alone_says_so(width: int) -> None:
+    *before, last = running().history
+    metrics = tuple(each.model_copy(update={"basis": "ThisStep"}) for each in last.metrics or ())
+    status = running(history=(*before, last.model_copy(update={"metrics": metrics})))
+    found = lines(status, width)
+    assert not any("this step" in line for line in lines(running(), width))
+    assert any("this step" in line for line in found)
+    assert "in this step</td>" in page(told(status), "0.1.0", NOW)
+    assert all(len(line) <= width for line in found)
+
+
 def test_a_terminal_repeats_no_row() -> None:
     status = promoted()
     again = (*status.history, status.history[-1])

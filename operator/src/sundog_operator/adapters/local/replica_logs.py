@@ -81,12 +81,14 @@ def last_exception(state: Path, service: str, revision: int) -> str:
 
 
 def _exceptions(path: Path) -> Iterator[tuple[str, str]]:
-    """(time, last line) of each exception in the log of the model server."""
+    """(time, last line) of each exception that the model server logged; what a model caught and logged itself has a `logger`."""
     for line in Reader(path).last(_TAIL_BYTES):
         if not line.startswith("{") or '"exception"' not in line:
             continue
         try:
             document = orjson.loads(line)
+            if "logger" in document:
+                continue
             text = str(document["exception"]).strip()
             yield str(document["time"]), text.splitlines()[-1]
         except (ValueError, LookupError, TypeError):

@@ -6,7 +6,7 @@ from typing import Final
 
 from sundog_operator.api import ArmStatus, ExperimentStatus, HistoryMetric, HistoryPoint, MetricStatus
 from sundog_operator.core import names
-from sundog_operator.core.evidence.verdicts import Verdict
+from sundog_operator.core.evidence.verdicts import Basis, Verdict
 from sundog_operator.core.rollout import machine
 
 MOST: Final = 32
@@ -74,6 +74,7 @@ def _metric(told: MetricStatus, *, of_rollout: bool) -> HistoryMetric:
         ratio=_short(told.ratio),
         lower=_short(lower),
         upper=_short(upper),
+        basis=None if told.basis in ("", Basis.ALL_STEPS) else told.basis,
         verdict=None if told.verdict == Verdict.UNDECIDED else told.verdict,
     )
 

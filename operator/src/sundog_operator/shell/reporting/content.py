@@ -81,7 +81,8 @@ class Look:
 class Bound:
     """What was known of one metric at one time; `allowed` is the ratio up to which the gate of that time passes.
 
-    An end that is None is not known; a ratio that is None is of a metric that stable never had.
+    An end that is None is not known; a ratio that is None is of a metric that stable never had. `basis` is as in `HistoryMetric`,
+    empty where that has none.
     """
 
     at_s: float
@@ -90,6 +91,7 @@ class Bound:
     upper: float | None
     verdict: str
     allowed: float
+    basis: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -494,7 +496,8 @@ def _bounds(
         found = _found(plan, point, guardrail.metric, guardrail.role, arm)
         if found is not None:
             verdict, allowed = printable(found.verdict or "Undecided"), _allowed(plan, guardrail, before.weight)
-            yield Bound(_since(begun, point.at), found.ratio, found.lower, found.upper, verdict, allowed)
+            at_s, basis = _since(begun, point.at), found.basis or ""
+            yield Bound(at_s, found.ratio, found.lower, found.upper, verdict, allowed, basis)
 
 
 def _found(plan: FrozenPlan, point: HistoryPoint, name: str, role: str, arm: str | None) -> HistoryMetric | None:
@@ -526,6 +529,6 @@ def _allowed(plan: FrozenPlan, guardrail: PlanGuardrail, weight: int) -> float:
 
 
 def told_interval(bound: Bound) -> str:
-    """Both ends, as in the other tables."""
+    """Both ends, and that they are of one step alone, as in the other tables."""
     ends = tuple(end for end in (bound.lower, bound.upper) if end is not None)
-    return interval(MetricStatus(name="", interval=ends if bound.lower is not None else ()))
+    return interval(MetricStatus(name="", interval=ends if bound.lower is not None else (), basis=bound.basis))

@@ -120,7 +120,7 @@ def _metric(metric: Metric) -> RenderableType:
     grid = Table(box=None, header_style="", padding=(0, 2, 0, 0))
     across = charts.ratio_scale(metric, 0, _ACROSS - 1)
     for name in ("TIME", "RATIO", "INTERVAL"):
-        grid.add_column(name, no_wrap=True, justify="right")
+        grid.add_column(name, no_wrap=name != "INTERVAL", justify="right")
     grid.add_column(_axis(across), no_wrap=True)
     grid.add_column("VERDICT", no_wrap=True)
     for bound in _spread(_once(metric.bounds)):
