@@ -2,7 +2,8 @@
 
 from sundog_operator.api import Rollout
 from sundog_operator.core.evidence.simulating import Plan
-from sundog_operator.core.forecast import error_guardrail, weighed_steps
+from sundog_operator.core.forecast import error_guardrail, harm_tests, weighed_steps
+from sundog_operator.core.rollout import first_blocks
 from sundog_operator.core.rollout.freeze import resolved
 from sundog_operator.core.rollout.resolve import Traffic
 
@@ -13,4 +14,10 @@ def by_default(requests_per_second: float) -> Plan:
     errors = error_guardrail(plan)
     assert errors is not None
     weights = tuple(step.weight / 100 for step in weighed_steps(plan))
-    return Plan(weights=weights, margin=errors.margin, floor=errors.floor, metrics=len(plan.guardrails))
+    return Plan(
+        weights=weights,
+        margin=errors.margin,
+        floor=errors.floor,
+        metrics=harm_tests(plan),
+        early_alpha=first_blocks.alpha(plan),
+    )

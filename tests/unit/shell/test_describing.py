@@ -248,6 +248,13 @@ def test_alpha_is_told_with_what_shadows_and_traffic_share_of_it() -> None:
     assert telling.alpha(alone) == "0.05, the error of each direction; of rolling back 0.025 for each shadow step"
 
 
+def test_alpha_is_told_with_what_the_first_blocks_have_of_it() -> None:
+    plan = PLAN.model_copy(update={"early_harm": 0.2})
+    assert telling.alpha(plan) == (
+        "0.05, the error of each direction; 0.01 to roll back for errors in the candidate's first 200 s"
+    )
+
+
 def test_what_is_not_known_yet_is_said() -> None:
     latency = PlanGuardrail(metric="latencyP95", margin=0.25)
     plan = PLAN.model_copy(update={"guardrails": (latency,), "requests_per_second": None})

@@ -33,6 +33,7 @@ from sundog_operator.api import (
 )
 from sundog_operator.core import names, units
 from sundog_operator.core.buckets import two_arms
+from sundog_operator.core.evidence import early_harm
 from sundog_operator.core.revisions import Revision, owner_reference
 from sundog_operator.core.rollout import in_place, load
 from sundog_operator.core.rollout.comparison import SHADOW
@@ -214,7 +215,7 @@ def freeze_without_steps(
 def _frozen(plan: FrozenPlan, stable: int, candidate: int, now: datetime) -> ExperimentStatus:
     return ExperimentStatus(
         phase="Pending",
-        plan=plan.model_copy(update={"hash": _hash(plan), "frozen_at": now}),
+        plan=plan.model_copy(update={"hash": hash_of(plan), "frozen_at": now}),
         epoch=Epoch(number=0, since=now, confirmed=False),
         arms=arms_at(0, stable, candidate),
         had_traffic=False,
@@ -248,6 +249,7 @@ def resolved(rollout: Rollout, traffic: Traffic, replicas: int = 1, shared: Plan
         steps=steps,
         alpha=rollout.alpha,
         harm_shares=_harm_shares(steps, judged),
+        early_harm=_early_harm(rollout, judged),
         mixture=MIXTURE if judged else None,
         guardrails=judged,
         checks=plan_checks(rollout),
@@ -272,6 +274,11 @@ def _harm_shares(steps: tuple[PlanStep, ...], judged: tuple[PlanGuardrail, ...])
     """Among how many the error of rolling back is shared: each shadow step counts anew, and traffic counts once; None for one."""
     looks = sum(step.shadow is not None for step in steps) + bool(judged)
     return looks if looks > 1 else None
+
+
+def _early_harm(rollout: Rollout, judged: tuple[PlanGuardrail, ...]) -> float | None:
+    """What the candidate's first blocks have of the error of harm by traffic; None with units, whose requests may all fail together."""
+    return early_harm.SHARE if judged and units.unit_of(rollout.unit) == units.REQUEST else None
 
 
 def _with_bake(steps: tuple[PlanStep, ...], bake: Bake) -> tuple[PlanStep, ...]:
@@ -307,9 +314,10 @@ def _is_equal(weight: int, replicas: int, shared: PlanInPlace) -> bool:
     return load.ratio(weight, sizes.stable, sizes.candidate) >= _ALIKE
 
 
-def _hash(plan: FrozenPlan) -> str:
+def hash_of(plan: FrozenPlan) -> str:
+    """Of all that is in a plan, before it is frozen."""
     # What is not asked for is left out: plans of before it was there have their hashes.
-    absent = {name for name in ("in_place", "harm_shares") if getattr(plan, name) is None}
+    absent = {name for name in ("in_place", "harm_shares", "early_harm") if getattr(plan, name) is None}
     absent |= {"mixture"} if plan.mixture in (None, MIXTURE) else set()
     told = plan.model_dump(mode="json", by_alias=True, exclude={"comparison", *absent})
     body = json.dumps(told, separators=(",", ":"), sort_keys=True)

@@ -1,0 +1,51 @@
+"""Looks for harm in a candidate's first blocks, those of its warm-up too, until the usual test has the blocks that it takes. Pure."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from sundog_operator.api import DEFAULT_ALPHA, FrozenPlan
+from sundog_operator.core import names
+from sundog_operator.core.evidence import early_harm, many
+from sundog_operator.core.rollout.resolve import ERROR_RATE
+from sundog_operator.core.rollout.tallies import BLOCK_S, GRACE_S, Block, Blocks, sum_of
+
+
+def alpha(plan: FrozenPlan) -> float:
+    """The error of rolling back by a candidate's first blocks; 0 where none is looked for in them."""
+    return (plan.alpha or DEFAULT_ALPHA) / (plan.harm_shares or 1) * (plan.early_harm or 0.0)
+
+
+def harm(plan: FrozenPlan, weights: Mapping[int, float], blocks: Blocks, now_s: float) -> str:
+    """How the candidate's errors in its first blocks are more than its margin allows, in a sentence; empty where they are not known to be.
+
+    Args:
+        plan: as frozen.
+        weights: by epoch, the candidate's share of the traffic; others than those in (0, 1) tell nothing of two arms.
+        blocks: what all edges count.
+        now_s: Unix seconds.
+    """
+    margin = next((each.margin for each in plan.guardrails if each.metric == ERROR_RATE), None)
+    own = {number: blocks[number] for number, weight in weights.items() if 0 < weight < 1 and number in blocks}
+    began = [at for each in own.values() for at, block in each.items() if block.of(names.CANARY).requests]
+    if not began or margin is None or not alpha(plan):
+        return ""
+    first = min(began)
+    over = range(first, min(first + early_harm.BLOCKS, int(now_s - GRACE_S) // BLOCK_S))
+    found = sum((_log_ratios(each, weights[number], over, margin) for number, each in own.items()), np.zeros(len(over)))
+    if early_harm.log_e(found) < many.bar(alpha(plan)):
+        return ""
+    seen = [each[at] for each in own.values() for at in over if at in each]
+    stable, canary = (sum_of(arm, seen) for arm in (names.STABLE, names.CANARY))
+    return (
+        f"{ERROR_RATE}: the candidate failed {canary.errors} of {canary.ended} requests in its first {len(over) * BLOCK_S} s,"
+        f" {names.STABLE} {stable.errors} of {stable.ended}: worse than its margin, also without its {early_harm.LEFT_OUT} worst"
+        f" blocks of {BLOCK_S} s"
+    )
+
+
+def _log_ratios(blocks: Mapping[int, Block], weight: float, over: range, margin: float) -> early_harm.Numbers:
+    """Of an epoch, block by block."""
+    errors = [[blocks.get(at, Block()).of(arm).errors for at in over] for arm in (names.STABLE, names.CANARY)]
+    control, canary = np.array(errors, float)
+    return early_harm.log_ratio(control, canary, weight, margin)
