@@ -495,10 +495,10 @@ def test_a_candidate_that_fails_some_requests_in_every_block_does_harm_before_it
     told = of(8)
     assert (told.harm, told.dead) == (metric(told).message, False)
     assert told.harm == (
-        "errorRate: the candidate failed 56 of 400 requests in its first 80 s, stable 0 of 1200: worse than its margin, also without its"
-        " 7 worst blocks of 10 s"
+        "errorRate is 56 of 400 requests of the candidate in its first 80 s, and 0 of 1200 of stable: worse than its margin, also without"
+        " its 7 worst blocks of 10 s"
     )
-    assert (metric(told).verdict, metric(told).basis, metric(told).eta) == ("Harm", "Harm", None)
+    assert (metric(told).verdict, metric(told).basis, metric(told).events) == ("Harm", "Harm", (0, 56))
     assert of(7).harm == ""
     assert of(20, {"server5xx": 1, "ok": 49}, {"server5xx": 3, "ok": 147}).harm == ""
     assert of(12, spec={"unit": {"header": "x-user-id"}}).harm == ""
@@ -514,7 +514,7 @@ def test_early_harm_counts_the_blocks_of_the_warm_up_and_of_evidence_alike() -> 
     rows = [
         lately(arm, *[own] * 4 + [{}] * 4, epoch=1) for arm, own in (("canary", FAILING), ("stable", NONE_FAILED))
     ] + [lately(arm, *[own] * 4, epoch=2) for arm, own in (("canary", FAILING), ("stable", NONE_FAILED))]
-    assert judge(at_step(1), report(*rows)).harm.startswith("errorRate: the candidate failed 56 of 400 requests")
+    assert judge(at_step(1), report(*rows)).harm.startswith("errorRate is 56 of 400 requests of")
     assert judge(at_step(1), report(*rows), silent("edge-1")).harm == ""
 
 

@@ -1,6 +1,7 @@
 """Looks for harm in a candidate's first blocks, those of its warm-up too, until the usual test has the blocks that it takes. Pure."""
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,8 +17,15 @@ def alpha(plan: FrozenPlan) -> float:
     return (plan.alpha or DEFAULT_ALPHA) / (plan.harm_shares or 1) * (plan.early_harm or 0.0)
 
 
-def harm(plan: FrozenPlan, weights: Mapping[int, float], blocks: Blocks, now_s: float) -> str:
-    """How the candidate's errors in its first blocks are more than its margin allows, in a sentence; empty where they are not known to be.
+class Harm(NamedTuple):
+    """That the candidate's errors in its first blocks are more than its margin allows: in a sentence, and stable's and its own errors."""
+
+    message: str
+    events: tuple[int, int]
+
+
+def harm(plan: FrozenPlan, weights: Mapping[int, float], blocks: Blocks, now_s: float) -> Harm | None:
+    """Look for harm in the candidate's first blocks; None where it is not known to be any.
 
     Args:
         plan: as frozen.
@@ -29,19 +37,20 @@ def harm(plan: FrozenPlan, weights: Mapping[int, float], blocks: Blocks, now_s: 
     own = {number: blocks[number] for number, weight in weights.items() if 0 < weight < 1 and number in blocks}
     began = [at for each in own.values() for at, block in each.items() if block.of(names.CANARY).requests]
     if not began or margin is None or not alpha(plan):
-        return ""
+        return None
     first = min(began)
     over = range(first, min(first + early_harm.BLOCKS, int(now_s - GRACE_S) // BLOCK_S))
     found = sum((_log_ratios(each, weights[number], over, margin) for number, each in own.items()), np.zeros(len(over)))
     if early_harm.log_e(found) < many.bar(alpha(plan)):
-        return ""
+        return None
     seen = [each[at] for each in own.values() for at in over if at in each]
     stable, canary = (sum_of(arm, seen) for arm in (names.STABLE, names.CANARY))
-    return (
-        f"{ERROR_RATE}: the candidate failed {canary.errors} of {canary.ended} requests in its first {len(over) * BLOCK_S} s,"
-        f" {names.STABLE} {stable.errors} of {stable.ended}: worse than its margin, also without its {early_harm.LEFT_OUT} worst"
+    message = (
+        f"{ERROR_RATE} is {canary.errors} of {canary.ended} requests of the candidate in its first {len(over) * BLOCK_S} s, and"
+        f" {stable.errors} of {stable.ended} of {names.STABLE}: worse than its margin, also without its {early_harm.LEFT_OUT} worst"
         f" blocks of {BLOCK_S} s"
     )
+    return Harm(message, (stable.errors, canary.errors))
 
 
 def _log_ratios(blocks: Mapping[int, Block], weight: float, over: range, margin: float) -> early_harm.Numbers:

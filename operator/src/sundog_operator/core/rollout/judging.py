@@ -193,8 +193,10 @@ def _with_early_harm(
     known = {number: own[-1] for number, own in with_warmup(status.plan, evident).items()}
     weights = {status.epoch.number: machine.canary_weight(status) / 100, **known}
     harm = first_blocks.harm(status.plan, weights, seen.blocks, seen.now_s)
-    update = {"verdict": str(Verdict.HARM), "basis": str(Basis.HARM), "message": harm, "needed": None, "eta": None}
-    return tuple(each.model_copy(update=update) if harm and each.name == ERROR_RATE else each for each in told)
+    if harm is None:
+        return told
+    update = {**harm._asdict(), "verdict": str(Verdict.HARM), "basis": str(Basis.HARM), "needed": None, "eta": None}
+    return tuple(each.model_copy(update=update) if each.name == ERROR_RATE else each for each in told)
 
 
 def _lost(epochs: Sequence[EvidenceEpoch], seen: Counted) -> tuple[int, int]:
