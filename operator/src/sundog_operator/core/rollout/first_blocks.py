@@ -8,6 +8,7 @@ import numpy as np
 from sundog_operator.api import DEFAULT_ALPHA, FrozenPlan
 from sundog_operator.core import names
 from sundog_operator.core.evidence import early_harm, many
+from sundog_operator.core.evidence.binary import Numbers
 from sundog_operator.core.rollout.resolve import ERROR_RATE
 from sundog_operator.core.rollout.tallies import BLOCK_S, GRACE_S, Block, Blocks, sum_of
 
@@ -53,7 +54,7 @@ def harm(plan: FrozenPlan, weights: Mapping[int, float], blocks: Blocks, now_s: 
     return Harm(message, (stable.errors, canary.errors))
 
 
-def _log_ratios(blocks: Mapping[int, Block], weight: float, over: range, margin: float) -> early_harm.Numbers:
+def _log_ratios(blocks: Mapping[int, Block], weight: float, over: range, margin: float) -> Numbers:
     """Of an epoch, block by block."""
     errors = [[blocks.get(at, Block()).of(arm).errors for at in over] for arm in (names.STABLE, names.CANARY)]
     control, canary = np.array(errors, float)
