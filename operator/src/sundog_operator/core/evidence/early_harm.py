@@ -9,6 +9,7 @@ Of one alternative the log of the likelihood ratio adds up over blocks, whatever
 ratio; sources: Lindon and Malek (arXiv 2011.03567) for the likelihood, Ville for the bound at every look.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -55,3 +56,9 @@ def log_e(log_ratios: Numbers) -> Numbers:
     kept = max(0, log_ratios.shape[-1] - LEFT_OUT)
     found: Numbers = np.sort(log_ratios, axis=-1)[..., :kept].sum(-1)
     return found
+
+
+def of_epochs(epochs: Sequence[tuple[float, Sequence[int], Sequence[int]]], margin: float) -> float:
+    """Log E of blocks that epochs share: of each the candidate's weight, and by block the events of control and of the candidate."""
+    found = [log_ratio(np.array(ours, float), np.array(its, float), weight, margin) for weight, ours, its in epochs]
+    return float(log_e(np.sum(found, axis=0)))

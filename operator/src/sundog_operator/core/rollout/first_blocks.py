@@ -3,12 +3,9 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import numpy as np
-
 from sundog_operator.api import DEFAULT_ALPHA, FrozenPlan
 from sundog_operator.core import names
 from sundog_operator.core.evidence import early_harm, many
-from sundog_operator.core.evidence.binary import Numbers
 from sundog_operator.core.rollout.resolve import ERROR_RATE
 from sundog_operator.core.rollout.tallies import BLOCK_S, GRACE_S, Block, Blocks, sum_of
 
@@ -41,8 +38,8 @@ def harm(plan: FrozenPlan, weights: Mapping[int, float], blocks: Blocks, now_s: 
         return None
     first = min(began)
     over = range(first, min(first + early_harm.BLOCKS, int(now_s - GRACE_S) // BLOCK_S))
-    found = sum((_log_ratios(each, weights[number], over, margin) for number, each in own.items()), np.zeros(len(over)))
-    if early_harm.log_e(found) < many.bar(alpha(plan)):
+    found = early_harm.of_epochs([(weights[number], *_errors(each, over)) for number, each in own.items()], margin)
+    if found < many.bar(alpha(plan)):
         return None
     seen = [each[at] for each in own.values() for at in over if at in each]
     stable, canary = (sum_of(arm, seen) for arm in (names.STABLE, names.CANARY))
@@ -54,8 +51,7 @@ def harm(plan: FrozenPlan, weights: Mapping[int, float], blocks: Blocks, now_s: 
     return Harm(message, (stable.errors, canary.errors))
 
 
-def _log_ratios(blocks: Mapping[int, Block], weight: float, over: range, margin: float) -> Numbers:
-    """Of an epoch, block by block."""
-    errors = [[blocks.get(at, Block()).of(arm).errors for at in over] for arm in (names.STABLE, names.CANARY)]
-    control, canary = np.array(errors, float)
-    return early_harm.log_ratio(control, canary, weight, margin)
+def _errors(blocks: Mapping[int, Block], over: range) -> tuple[list[int], list[int]]:
+    """Stable's and the candidate's, block by block."""
+    stable, canary = ([blocks.get(at, Block()).of(arm).errors for at in over] for arm in (names.STABLE, names.CANARY))
+    return stable, canary
