@@ -3,8 +3,7 @@
 from sundog_operator.api import Rollout
 from sundog_operator.core.evidence.simulating import Plan
 from sundog_operator.core.forecast import error_guardrail, harm_tests, weighed_steps
-from sundog_operator.core.rollout import first_blocks
-from sundog_operator.core.rollout.freeze import resolved
+from sundog_operator.core.rollout.freeze import early_alpha, resolved
 from sundog_operator.core.rollout.resolve import Traffic
 
 
@@ -23,5 +22,5 @@ def by_default(requests_per_second: float, *, units: bool = False) -> Plan:
         margin=errors.margin,
         floor=errors.floor,
         metrics=harm_tests(plan),
-        early_alpha=first_blocks.alpha(plan),
+        early_alpha=early_alpha(plan),
     )

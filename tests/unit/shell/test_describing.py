@@ -251,7 +251,7 @@ def test_alpha_is_told_with_what_shadows_and_traffic_share_of_it() -> None:
 def test_alpha_is_told_with_what_the_first_blocks_have_of_it() -> None:
     plan = PLAN.model_copy(update={"early_harm": 0.2})
     assert telling.alpha(plan) == (
-        "0.05, the error of each direction; 0.01 to roll back for errors in the candidate's first 200 s"
+        "0.05, the error of each direction; 0.01 to roll back for errors in the candidate's first blocks"
     )
 
 

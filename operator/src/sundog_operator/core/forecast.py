@@ -9,7 +9,7 @@ from typing import Final
 from sundog_operator.api import DEFAULT_ALPHA, FrozenPlan, PlanGuardrail, PlanStep
 from sundog_operator.core.evidence import simulating
 from sundog_operator.core.evidence.simulating import Plan, Steady
-from sundog_operator.core.rollout import first_blocks, machine
+from sundog_operator.core.rollout import freeze, machine
 from sundog_operator.core.rollout.resolve import ERROR_RATE
 
 _LOOKS_EVERY: Final = 3
@@ -130,7 +130,7 @@ def _simulated(plan: FrozenPlan, service: Service) -> Plan:
         floor=errors.floor,
         alpha=plan.alpha or DEFAULT_ALPHA,
         metrics=harm_tests(plan),
-        early_alpha=first_blocks.alpha(plan),
+        early_alpha=freeze.early_alpha(plan),
         least_ticks=math.ceil(least / simulating.TICK_S),
         warmup_ticks=math.ceil(warmup_s(plan, service, steps[0]) / simulating.TICK_S),
         following=[machine.weight_after(plan.steps, step.weight) / 100 for step in steps],

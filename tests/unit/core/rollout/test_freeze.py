@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 
 from sundog_operator.api import ExperimentStatus, Rollout
-from sundog_operator.core.evidence import early_harm
 from sundog_operator.core.rollout import freeze
 from sundog_operator.core.rollout.resolve import Traffic
 
@@ -210,8 +209,8 @@ def test_a_plan_without_a_bake_hashes_to_what_it_did() -> None:
 @pytest.mark.parametrize(
     ("spec", "share"),
     [
-        ({}, early_harm.SHARE),
-        ({"steps": [{"weight": 10, "gate": "manual"}], **BAKE}, early_harm.SHARE),
+        ({}, freeze.EARLY_HARM),
+        ({"steps": [{"weight": 10, "gate": "manual"}], **BAKE}, freeze.EARLY_HARM),
         ({"unit": {"header": "x-user-id"}}, None),
         ({"steps": [{"weight": 10, "gate": "manual"}]}, None),
         ({"strategy": "shadow"}, None),

@@ -15,7 +15,7 @@ from sundog_operator.api import Epoch, EvidenceEpoch, ExperimentStatus, MetricSt
 from sundog_operator.core import forecast
 from sundog_operator.core.evidence import rates
 from sundog_operator.core.observed import EdgeReport
-from sundog_operator.core.rollout import first_blocks, freeze, judging, tallies
+from sundog_operator.core.rollout import freeze, judging, tallies
 from sundog_operator.core.rollout.judgement import Judgement
 from sundog_operator.core.rollout.resolve import Traffic
 from sundog_operator.core.rollout.tallies import Look, Tallies
@@ -533,9 +533,9 @@ def test_early_harm_is_not_looked_for_once_the_usual_test_can_tell_nor_by_a_plan
 def test_early_harm_leaves_the_usual_test_the_rest_of_its_error() -> None:
     plan = at_step(1).plan
     whole = plan.model_copy(update={"early_harm": None})
-    assert first_blocks.alpha(plan) == pytest.approx(0.05 * 0.2)
-    assert first_blocks.alpha(whole) == 0
-    assert first_blocks.alpha(plan.model_copy(update={"harm_shares": 2})) == pytest.approx(0.025 * 0.2)
+    assert freeze.early_alpha(plan) == pytest.approx(0.05 * 0.2)
+    assert freeze.early_alpha(whole) == 0
+    assert freeze.early_alpha(plan.model_copy(update={"harm_shares": 2})) == pytest.approx(0.025 * 0.2)
     assert (judging.levels_of(plan).harm_left, judging.levels_of(whole).harm_left) == (0.8, 1.0)
     assert forecast.harm_tests(plan) == pytest.approx(len(plan.guardrails) / 0.8)
 

@@ -23,9 +23,6 @@ BLOCKS: Final = 20
 LEFT_OUT: Final = 7
 """Blocks that a stall of a minute touches."""
 
-SHARE: Final = 0.2
-"""Of the error of harm, what new plans have for this."""
-
 _TIMES: Final = 5.0
 """Control's rate, as the alternative: what is far worse is found as soon, and less than three times is left to the usual test."""
 

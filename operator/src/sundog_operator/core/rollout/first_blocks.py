@@ -3,16 +3,12 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from sundog_operator.api import DEFAULT_ALPHA, FrozenPlan
+from sundog_operator.api import FrozenPlan
 from sundog_operator.core import names
 from sundog_operator.core.evidence import early_harm, many
+from sundog_operator.core.rollout import freeze
 from sundog_operator.core.rollout.resolve import ERROR_RATE
 from sundog_operator.core.rollout.tallies import BLOCK_S, GRACE_S, Block, Blocks, sum_of
-
-
-def alpha(plan: FrozenPlan) -> float:
-    """The error of rolling back by a candidate's first blocks; 0 where none is looked for in them."""
-    return (plan.alpha or DEFAULT_ALPHA) / (plan.harm_shares or 1) * (plan.early_harm or 0.0)
 
 
 class Harm(NamedTuple):
@@ -34,12 +30,12 @@ def harm(plan: FrozenPlan, weights: Mapping[int, float], blocks: Blocks, now_s: 
     margin = next((each.margin for each in plan.guardrails if each.metric == ERROR_RATE), None)
     own = {number: blocks[number] for number, weight in weights.items() if 0 < weight < 1 and number in blocks}
     began = [at for each in own.values() for at, block in each.items() if block.of(names.CANARY).requests]
-    if not began or margin is None or not alpha(plan):
+    if not began or margin is None or not freeze.early_alpha(plan):
         return None
     first = min(began)
     over = range(first, min(first + early_harm.BLOCKS, int(now_s - GRACE_S) // BLOCK_S))
     found = early_harm.of_epochs([(weights[number], *_errors(each, over)) for number, each in own.items()], margin)
-    if found < many.bar(alpha(plan)):
+    if found < many.bar(freeze.early_alpha(plan)):
         return None
     seen = [each[at] for each in own.values() for at in over if at in each]
     stable, canary = (sum_of(arm, seen) for arm in (names.STABLE, names.CANARY))

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final, Literal
 
 from sundog_operator.api import (
+    DEFAULT_ALPHA,
     DEFAULT_MIN_DURATION,
     ArmStatus,
     Bake,
@@ -33,7 +34,6 @@ from sundog_operator.api import (
 )
 from sundog_operator.core import names, units
 from sundog_operator.core.buckets import two_arms
-from sundog_operator.core.evidence import early_harm
 from sundog_operator.core.revisions import Revision, owner_reference
 from sundog_operator.core.rollout import in_place, load
 from sundog_operator.core.rollout.comparison import SHADOW
@@ -49,6 +49,9 @@ _ALIKE: Final = 1 / load.EQUAL
 
 MIXTURE: Final = (2.0, 50.0)
 """Concentrations of the mixture that new plans freeze: to choose others on the data that they judge would spend alpha again."""
+
+EARLY_HARM: Final = 0.2
+"""Of the error of harm by traffic, what new plans have for errors in the candidate's first blocks."""
 
 STEPPED: Final = ("canary", SHADOW)
 """Strategies of which a rollout walks steps."""
@@ -278,7 +281,12 @@ def _harm_shares(steps: tuple[PlanStep, ...], judged: tuple[PlanGuardrail, ...])
 
 def _early_harm(rollout: Rollout, judged: tuple[PlanGuardrail, ...]) -> float | None:
     """What the candidate's first blocks have of the error of harm by traffic; None with units, whose requests may all fail together."""
-    return early_harm.SHARE if judged and units.unit_of(rollout.unit) == units.REQUEST else None
+    return EARLY_HARM if judged and units.unit_of(rollout.unit) == units.REQUEST else None
+
+
+def early_alpha(plan: FrozenPlan) -> float:
+    """The error of rolling back by a candidate's first blocks; 0 where none is looked for in them."""
+    return (plan.alpha or DEFAULT_ALPHA) / (plan.harm_shares or 1) * (plan.early_harm or 0.0)
 
 
 def _with_bake(steps: tuple[PlanStep, ...], bake: Bake) -> tuple[PlanStep, ...]:

@@ -14,10 +14,8 @@ from sundog_operator.api import (
 )
 from sundog_operator.core import names
 from sundog_operator.core.counted import counted
-from sundog_operator.core.evidence import early_harm
-from sundog_operator.core.rollout import checking, first_blocks, load, matching
+from sundog_operator.core.rollout import checking, freeze, load, matching
 from sundog_operator.core.rollout.resolve import spoken
-from sundog_operator.core.rollout.tallies import BLOCK_S
 
 _GATES: Final = {
     "manual": "manual gate",
@@ -57,7 +55,7 @@ def alpha(plan: FrozenPlan) -> str:
         traffic = " and for traffic" if plan.guardrails else ""
         told = f"{told}; of rolling back {whole / plan.harm_shares:.3g} for each shadow step{traffic}"
     if plan.early_harm is not None:
-        told = f"{told}; {first_blocks.alpha(plan):.3g} to roll back for errors in the candidate's first {early_harm.BLOCKS * BLOCK_S} s"
+        told = f"{told}; {freeze.early_alpha(plan):.3g} to roll back for errors in the candidate's first blocks"
     return told
 
 
