@@ -1,10 +1,12 @@
 """What evidence promises in worlds that nothing was chosen by, beside those of development in `test_promises`.
 
-Seeds are fixed and apart from those of development; minutes are those of the simulated service.
+Seeds are fixed and apart from those of development; minutes are those of the simulated service. It takes some six minutes of a core, and
+runs on all of them.
 """
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ import returning_users
 from default_plans import by_default
 from held_out_worlds import SEED, HeldOut
 from measuring.record import Record
+from measuring.side_by_side import in_processes
 from returning_users import Users, by_beta, unevenly
 from stalling_replicas import Stalling
 from sundog_operator.core.evidence.simulating import World, roll_out
@@ -46,20 +49,24 @@ def test_candidates_like_stable_and_at_the_margin() -> None:
         "Worlds of development and such that nothing was chosen by, an hour each",
         ("world", "requests a second", "like stable: promoted", "rolled back", "at the margin: promoted"),
     )
-    found = {}
+    asked = {}
     for place, (name, made) in enumerate({**DEVELOPMENT, **ALIKE}.items()):
         for rps in (10.0, 100.0):
-            seed = SEED + 10 * place + (rps > 10)
-            alike = roll_out(PLAN, made(rps), runs=RUNS, ticks=AN_HOUR, seed=seed)
-            promoted = "–"
-            if name in ALIKE:
-                world = made(rps)
-                assert isinstance(world, HeldOut)
-                worse = roll_out(BOUNDARY, replace(world, ratio=1.25), runs=RUNS, ticks=AN_HOUR, seed=seed)
-                promoted = f"{worse.promoted.mean():.1%}"
-                found[name, rps] = alike.rolled_back.mean(), worse.promoted.mean()
-            shares = (f"{share.mean():.1%}" for share in (alike.promoted, alike.rolled_back))
-            record.add(name, f"{rps:g}", *shares, promoted)
+            how, world = {"runs": RUNS, "ticks": AN_HOUR, "seed": SEED + 10 * place + (rps > 10)}, made(rps)
+            asked[name, rps, False] = partial(roll_out, PLAN, world, **how)
+            if isinstance(world, HeldOut):
+                asked[name, rps, True] = partial(roll_out, BOUNDARY, replace(world, ratio=1.25), **how)
+    ends = dict(zip(asked, in_processes(record.part, [*asked.values()]), strict=True))
+    found = {}
+    for name, rps, worse in ends:
+        if worse:
+            continue
+        alike, at_margin, promoted = ends[name, rps, False], ends.get((name, rps, True)), "–"
+        if at_margin is not None:
+            promoted = f"{at_margin.promoted.mean():.1%}"
+            found[name, rps] = alike.rolled_back.mean(), at_margin.promoted.mean()
+        shares = (f"{share.mean():.1%}" for share in (alike.promoted, alike.rolled_back))
+        record.add(name, f"{rps:g}", *shares, promoted)
     record.finish()
     assert all(max(each) <= ALPHA + BY_CHANCE for each in found.values()), found
 
@@ -67,15 +74,18 @@ def test_candidates_like_stable_and_at_the_margin() -> None:
 def test_users_who_come_back() -> None:
     columns = ("users", "candidate", "promoted", "rolled back", "split called wrong")
     record = Record("promises_held_out_users", "Users of other numbers and ways than those of development", columns)
-    plan = replace(BOUNDARY, warmup_ticks=6)
-    ends = {}
+    plan = replace(by_default(1, units=True), floor=0.0, warmup_ticks=6)
+    asked = {}
     for place, count in enumerate((60, 700)):
         for ratio in (1.0, 1.25):
             users = Users(count, unevenly, by_beta, rps=25.0, base=0.02, ratio=ratio, alone=0.2)
-            found = returning_users.roll_out(plan, users, runs=300, ticks=AN_HOUR, seed=SEED + 100 + place)
-            ends[count, ratio] = found
-            told = (found.outcomes.promoted, found.outcomes.rolled_back, found.mismatched)
-            record.add(str(count), f"{ratio:g} times the errors", *(f"{np.mean(each):.1%}" for each in told))
+            asked[count, ratio] = partial(
+                returning_users.roll_out, plan, users, runs=300, ticks=AN_HOUR, seed=SEED + 100 + place
+            )
+    ends = dict(zip(asked, in_processes(record.part, [*asked.values()]), strict=True))
+    for (count, ratio), found in ends.items():
+        told = (found.outcomes.promoted, found.outcomes.rolled_back, found.mismatched)
+        record.add(str(count), f"{ratio:g} times the errors", *(f"{np.mean(each):.1%}" for each in told))
     record.finish()
     most = ALPHA + 3 * (ALPHA * (1 - ALPHA) / 300) ** 0.5
     for (_, ratio), found in ends.items():

@@ -1,11 +1,13 @@
 """What evidence promises, in thousands of simulated rollouts: how often it errs, and how long it takes.
 
-Seeds are fixed, and nothing is measured on the machine: minutes are those of the simulated service.
+Seeds are fixed, and nothing is measured on the machine: minutes are those of the simulated service. It takes some 20 minutes of a core, and
+runs on all of them.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ import pytest
 import returning_users
 from default_plans import by_default
 from measuring.record import Record
+from measuring.side_by_side import in_processes
 from returning_users import Users, alike, by_beta, by_zipf, few_have_most, unevenly, with_a_whale
 from stalling_replicas import Stalling
 from sundog_operator.core.evidence.simulating import Outcomes, Plan, Steady, World, roll_out
@@ -50,10 +53,14 @@ def told(minutes: float) -> str:
 
 def played(record: Record, rows: Sequence[Row], further: Sequence[str] = ()) -> list[Outcomes]:
     """Play all, and tell of each; `further` are the cells of a last column."""
-    found = []
-    for seed, (name, plan, world, runs, ticks) in enumerate(rows):
-        ends = roll_out(plan, world, runs=runs, ticks=ticks, seed=seed)
-        found.append(ends)
+    found = in_processes(
+        record.part,
+        [
+            partial(roll_out, plan, world, runs=runs, ticks=ticks, seed=seed)
+            for seed, (_, plan, world, runs, ticks) in enumerate(rows)
+        ],
+    )
+    for seed, ((name, _, _, runs, _), ends) in enumerate(zip(rows, found, strict=True)):
         times = (np.median(ends.minutes), np.quantile(ends.minutes, 0.8, method="higher"))
         shares = (f"{share.mean():.1%}" for share in (ends.promoted, ends.rolled_back))
         record.add(name, str(runs), *shares, *map(told, times), *further[seed : seed + 1])
@@ -127,7 +134,7 @@ def test_users_who_come_back() -> None:
     columns = ("users, their requests, their failures", "steps", "candidate", *COLUMNS[1:], "split called wrong")
     title = "Users who come back: 40 requests a second, 3 % fail, an hour; units stay with their arm"
     record = Record("promises_units", title, columns)
-    ramp = replace(THREE_STEPS, floor=0.0, warmup_ticks=6)
+    ramp = replace(by_default(BUSY_RPS, units=True), floor=0.0, warmup_ticks=6)
     one = replace(ramp, weights=(0.5,))
     kinds = {
         "200, alike, alike": Users(200),
@@ -138,15 +145,19 @@ def test_users_who_come_back() -> None:
         "1000, lognormal, by beta": Users(1000, unevenly, by_beta),
     }
     plans = (("5, 25, 50 %", ramp, 1.0), ("5, 25, 50 %", ramp, 1.25), ("50 %", one, 1.25), ("5, 25, 50 %", ramp, 2.0))
-    found = {}
-    for seed, (name, users) in enumerate(kinds.items()):
-        for steps, plan, ratio in plans:
-            ends = returning_users.roll_out(plan, replace(users, ratio=ratio), runs=300, ticks=AN_HOUR, seed=seed)
-            found[name, steps, ratio] = ends
-            minutes, shares = ends.outcomes.minutes, (ends.outcomes.promoted, ends.outcomes.rolled_back)
-            times = (np.median(minutes), np.quantile(minutes, 0.8, method="higher"))
-            cells = (*(f"{share.mean():.1%}" for share in shares), *map(told, times), f"{ends.mismatched.mean():.1%}")
-            record.add(name, steps, f"{ratio:g} times the errors", "300", *cells)
+    asked = {
+        (name, steps, ratio): partial(
+            returning_users.roll_out, plan, replace(users, ratio=ratio), runs=300, ticks=AN_HOUR, seed=seed
+        )
+        for seed, (name, users) in enumerate(kinds.items())
+        for steps, plan, ratio in plans
+    }
+    found = dict(zip(asked, in_processes(record.part, [*asked.values()]), strict=True))
+    for (name, steps, ratio), ends in found.items():
+        minutes, shares = ends.outcomes.minutes, (ends.outcomes.promoted, ends.outcomes.rolled_back)
+        times = (np.median(minutes), np.quantile(minutes, 0.8, method="higher"))
+        cells = (*(f"{share.mean():.1%}" for share in shares), *map(told, times), f"{ends.mismatched.mean():.1%}")
+        record.add(name, steps, f"{ratio:g} times the errors", "300", *cells)
     record.finish()
     for (name, _, ratio), ends in found.items():
         assert ends.mismatched.mean() <= 0.01, name

@@ -1,24 +1,24 @@
 """Whole rollouts through the planner on a fake clock: what `rollout: {}` makes of revisions as good as stable, and of worse ones.
 
 And what tools that hold an error rate against a threshold make of the same services. Seeds are fixed, and nothing is measured on the
-machine.
+machine. A minute of a rollout takes some 0.2 s of a core: all of them some 40 minutes, and they run on all cores.
 """
 
-import asyncio
-import functools
-import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
+from functools import partial
 
 import numpy as np
 import pytest
 from scipy.stats import binom, binomtest
 
-from doubles.cluster import NAME, Cluster
-from doubles.traffic import Answers, Stalls, Traffic
+from doubles.cluster import NAME
+from doubles.traffic import Answers, Stalls
 from measuring.record import Record
+from measuring.side_by_side import in_processes
 from measuring.thresholds import Argo, Fixed, Flagger, Played, Policy, play
+from whole_rollouts import ANY, APPLICATIONS, Ended, Service, play_out, service
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(7200)]
 
@@ -28,13 +28,7 @@ LEAST_FOUND = 0.9
 """Of the worse ones, the share that is rolled back within the hour; then no more of them can have been promoted than `ALPHA` allows."""
 
 ALPHA = 0.05
-LIMIT_MINUTES = 60.0
-LOOK_S = 5.0
-"""Between two looks, as the operator lets pass."""
-
 STALLS = (None, Stalls(2.0, 0.3), Stalls(3.0, 0.5), Stalls(20.0, 0.2))
-APPLICATIONS = ("digits-r1", "digits-r2")
-ANY = (0.001, 0.02)
 WITHIN_FLOOR = "twice the errors, 0.1 to 0.4 % before: within the floor"
 HOWS = ("Promoted", "RolledBack", "Paused", "Collecting")
 TOOLS: dict[str, Callable[[], Policy]] = {
@@ -43,81 +37,19 @@ TOOLS: dict[str, Callable[[], Policy]] = {
     "Flagger, success rate ≥ 99 %": lambda: Flagger(0.01),
 }
 
-
-@dataclass(frozen=True)
-class Service:
-    """A service, and a revision that is to take over."""
-
-    rps: float
-    replicas: int
-    stable: Answers
-    candidate: Answers
-
-    def traffic(self, seed: int) -> Traffic:
-        """Its requests."""
-        found = Traffic(seed)
-        found.rps = {NAME: self.rps}
-        found.answers = dict(zip(APPLICATIONS, (self.stable, self.candidate), strict=True))
-        return found
+_ENDED: dict[tuple[Service, int], Ended] = {}
+"""What each rollout came to, played once for all tables."""
 
 
-@dataclass(frozen=True)
-class Ended:
-    """How a rollout ended, after how long, after how many of the candidate's requests that were evidence, and how many that failed."""
-
-    how: str
-    minutes: float
-    requests: int
-    failed: int
-
-
-def service(
-    seed: int,
-    stalls: Stalls | None,
-    worse: Callable[[Answers], Answers] = lambda fine: fine,
-    usual: tuple[float, float] = ANY,
-) -> Service:
-    """One with 10 to 100 requests a second, of which a usual share fails, and with one or four replicas."""
-    draw = np.random.default_rng(seed)
-    errors, rps = math.exp(draw.uniform(*np.log(usual))), float(draw.uniform(10, 100))
-    stable = Answers(errors=errors, stalls=stalls)
-    return Service(rps, int(draw.choice([1, 4])), stable, worse(stable))
-
-
-async def roll_out(asked: Service, seed: int) -> Ended:
-    """One rollout by `rollout: {}`, an hour at most."""
-    cluster = Cluster()
-    cluster.edges.traffic = asked.traffic(seed)
-    spec = {"rollout": {}, "replicas": asked.replicas}
-    await cluster.apply(**spec)
-    await cluster.until(functools.partial(cluster.serves, 1))
-    await cluster.go_on(5, seconds=LOOK_S)
-    await cluster.apply("file:///models/v2", **spec)
-    began = cluster.clock.now()
-
-    async def over() -> bool:
-        return "lastRollout" in await cluster.status()
-
-    await cluster.go_on(LIMIT_MINUTES, over, seconds=LOOK_S)
-    minutes = (cluster.clock.now() - began).total_seconds() / 60
-    status = (await cluster.experiment("digits-r2"))["status"]
-    how = (
-        (await cluster.status()).get("lastRollout", {}).get("outcome", "Paused" if "paused" in status else "Collecting")
-    )
-    evidence = {epoch["number"] for epoch in status["evidenceEpochs"]}
-    traffic = cluster.edges.traffic
-    requests = sum(n for at, n in traffic.assigned.items() if at.arm == "canary" and at.epoch in evidence)
-    return Ended(how, minutes, requests, sum(n for at, n in traffic.failed.items() if at.arm == "canary"))
-
-
-@functools.cache
-def ended(asked: Service, seed: int) -> Ended:
-    """What one rollout came to, played once for all tables."""
-    return asyncio.run(roll_out(asked, seed))
+def ended(services: Sequence[tuple[int, Service]], name: str) -> list[Ended]:
+    """How rollouts end; `name` is what they are called while they go on."""
+    missing = [(asked, seed) for seed, asked in services if (asked, seed) not in _ENDED]
+    _ENDED.update(zip(missing, in_processes(name, [partial(play_out, *each) for each in missing]), strict=True))
+    return [_ENDED[asked, seed] for seed, asked in services]
 
 
 def rolled_out(services: Sequence[tuple[int, Service]], record: Record, key: str) -> list[Ended]:
-    found = [ended(asked, seed) for seed, asked in services]
+    found = ended(services, f"{record.part}, {key}")
     record.raw[key] = [asdict(each) for each in found]
     return found
 
@@ -200,7 +132,7 @@ def test_thresholds_on_the_same_services() -> None:
             ]
             for tool, policy in TOOLS.items()
         }
-        ends["Sundog, `rollout: {}`"] = [ended(asked, seed) for seed, asked in services]
+        ends["Sundog, `rollout: {}`"] = ended(services, f"{record.part}, {kind}")
         for tool, found in ends.items():
             record.raw[f"{kind}, {tool}"] = [asdict(each) for each in found]
             failed = int(np.median([each.failed for each in found]))

@@ -157,6 +157,7 @@ async def test_a_good_revision_is_promoted_through_the_steps_of_its_traffic(rps:
     ("candidate", "metric", "within_s"),
     [
         (Answers(errors=0.05), "errorRate is ", 600),
+        (Answers(errors=0.14), "errorRate is ", 150),
         (replace(FINE, median_ms=40), "latencyP99 (answers above ", 600),
         (Answers(rejections=1.0), "rejections never happened in stable", 240),
         (Answers(errors=1.0, median_ms=1), "the candidate failed ", 60),

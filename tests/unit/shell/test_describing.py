@@ -33,11 +33,13 @@ from sundog_operator.api import (
     Verdict,
 )
 from sundog_operator.core.rollout import freeze, telling
+from sundog_operator.core.rollout.resolve import Traffic, guardrails
 from sundog_operator.shell.describing import (
     ONE_SIDE,
     Subject,
     describe_experiment,
     describe_model_deployment,
+    limit,
     waits_for,
 )
 from told_experiments import two_arms
@@ -218,7 +220,7 @@ def test_the_plan_says_what_the_candidate_is_held_to() -> None:
         "traffic 12.3 requests a second when it began",
         "errorRate up to 25 % more than stable, or 0.5 % of all requests",
         "latencyP99 no more answers above 110 ms than stable has above 100 ms",
-        "rejections harm is looked for from 25 % more than stable on; no gate waits for it",
+        "rejections for harm alone, from 25 % more than stable on; no gate waits for it",
         "alpha 0.05, the error of each direction",
         "this step takes at least 2m more; undecided in 23h, it is paused",
     ]
@@ -229,7 +231,13 @@ def test_what_arms_are_held_to_is_told_beside_control() -> None:
     Console(file=out, width=10_000).print(describe_experiment(stored(two_arms()), (), NOW))
     lines = [" ".join(line.split()) for line in out.getvalue().splitlines()]
     assert "errorRate up to 25 % more than control, or 0.5 % of all requests" in lines
-    assert "rejections harm is looked for from 25 % more than control on; no gate waits for it" in lines
+    assert "rejections for harm alone, from 25 % more than control on; no gate waits for it" in lines
+
+
+def test_a_latency_that_a_list_leaves_out_is_told_to_be_for_harm_alone() -> None:
+    spec = Rollout.from_json({"guardrails": [{"metric": "errorRate"}, {"metric": "latencyP99"}]})
+    left_out = next(each for each in guardrails(spec, Traffic(10)) if each.metric == "latencyP95")
+    assert limit(left_out, "stable") == "for harm alone, from 25 % longer than stable on; no gate waits for it"
 
 
 def test_alpha_is_told_with_what_shadows_and_traffic_share_of_it() -> None:
@@ -238,6 +246,13 @@ def test_alpha_is_told_with_what_shadows_and_traffic_share_of_it() -> None:
     assert f"alpha {both}" in told(collecting(plan=shared))
     alone = shared.model_copy(update={"guardrails": (), "harm_shares": 2})
     assert telling.alpha(alone) == "0.05, the error of each direction; of rolling back 0.025 for each shadow step"
+
+
+def test_alpha_is_told_with_what_the_first_blocks_have_of_it() -> None:
+    plan = PLAN.model_copy(update={"early_harm": 0.2})
+    assert telling.alpha(plan) == (
+        "0.05, the error of each direction; 0.01 to roll back for errors in the candidate's first blocks"
+    )
 
 
 def test_what_is_not_known_yet_is_said() -> None:

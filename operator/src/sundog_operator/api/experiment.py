@@ -583,6 +583,11 @@ class FrozenPlan(Part):
         description="Of a rollout: among how many `alpha` is shared for rolling back, each shadow step and traffic where harm is looked"
         " for in it; absent where all of it is for one.",
     )
+    early_harm: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None,
+        description="Of a rollout: of what traffic has of `alpha` for rolling back, the share for errors in the candidate's first blocks;"
+        " absent where none are looked for there.",
+    )
     mixture: Annotated[Items[Annotated[float, Field(gt=0)]], Field(max_length=8)] | None = Field(
         None,
         description="Concentrations of the mixture by which counts are tested; absent for those of version 0.1, 2 and 50.",

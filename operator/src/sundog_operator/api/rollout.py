@@ -827,8 +827,8 @@ class Rollout(Part):
     ] = Field(
         (),
         description="What may not get worse; none means errorRate by 25% and latencyP95 by 25%, from 50 requests a second on"
-        " latencyP99 by 10%. Metrics that are given replace these at gates; the latency is looked at for harm all the same, unless"
-        " it is given with enabled: false. Queries of Prometheus are beside them."
+        " latencyP99 by 10%. Metrics that are given replace these at gates; this latency is tested for harm alone then, also where"
+        " the list has another latency, unless it is given with enabled: false. Queries of Prometheus are beside them."
         f" At most {MOST_LATENCIES} latencies. With strategy: shadow beside bake only.",
     )
     warmup: RolloutWarmup = Field(

@@ -9,7 +9,7 @@ from typing import Final
 from sundog_operator.api import DEFAULT_ALPHA, FrozenPlan, PlanGuardrail, PlanStep
 from sundog_operator.core.evidence import simulating
 from sundog_operator.core.evidence.simulating import Plan, Steady
-from sundog_operator.core.rollout import machine
+from sundog_operator.core.rollout import freeze, machine
 from sundog_operator.core.rollout.resolve import ERROR_RATE
 
 _LOOKS_EVERY: Final = 3
@@ -115,6 +115,11 @@ def forecast(
     )
 
 
+def harm_tests(plan: FrozenPlan) -> float:
+    """Among how many the error of harm is shared, as the test of all counts has it: more by as much as the first blocks have of it."""
+    return len(plan.guardrails) * (plan.harm_shares or 1) / (1 - (plan.early_harm or 0.0))
+
+
 def _simulated(plan: FrozenPlan, service: Service) -> Plan:
     steps, errors = weighed_steps(plan), error_guardrail(plan)
     assert errors is not None
@@ -124,7 +129,8 @@ def _simulated(plan: FrozenPlan, service: Service) -> Plan:
         margin=errors.margin,
         floor=errors.floor,
         alpha=plan.alpha or DEFAULT_ALPHA,
-        metrics=len(plan.guardrails) * (plan.harm_shares or 1),
+        metrics=harm_tests(plan),
+        early_alpha=freeze.early_alpha(plan),
         least_ticks=math.ceil(least / simulating.TICK_S),
         warmup_ticks=math.ceil(warmup_s(plan, service, steps[0]) / simulating.TICK_S),
         following=[machine.weight_after(plan.steps, step.weight) / 100 for step in steps],

@@ -79,7 +79,7 @@ def _typical(
     plan: FrozenPlan, errors: PlanGuardrail, service: Service, times: float, step: PlanStep, following: int
 ) -> Typical | None:
     alpha = plan.alpha or DEFAULT_ALPHA
-    tests = len(plan.guardrails) * (plan.harm_shares or 1)
+    tests = forecasting.harm_tests(plan)
     share = many.share_of_epoch(1) if following == 100 else 1.0
     limits = Limits(errors.margin, errors.floor, following / 100, alpha, tests, share)
     return typical(service.errors, times, step.weight / 100, limits)

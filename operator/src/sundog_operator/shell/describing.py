@@ -377,7 +377,8 @@ def beside(plan: FrozenPlan) -> str:
 def limit(guardrail: PlanGuardrail, than: str) -> str:
     """How much worse than that a candidate, or an arm, may be."""
     if guardrail.role == "harm":
-        return f"harm is looked for from {_percent(guardrail.margin)} more than {than} on; no gate waits for it"
+        more = "longer" if is_latency(guardrail.metric) else "more"
+        return f"for harm alone, from {_percent(guardrail.margin)} {more} than {than} on; no gate waits for it"
     if not is_latency(guardrail.metric):
         floor = f", or {_percent(guardrail.floor)} of all requests" if guardrail.floor else ""
         ceiling = f"; at most {_percent(guardrail.max)} of its own" if guardrail.max else ""

@@ -50,6 +50,16 @@ def test_three_times_the_errors_are_found_within_three_minutes() -> None:
     assert found.rolled_back.mean() >= 0.8
 
 
+def test_what_fails_in_every_block_is_rolled_back_before_the_usual_test_can_tell() -> None:
+    plan, failing = replace(DEFAULT, warmup_ticks=6), Steady(20, 0.001, 140)
+    found, before = (
+        roll_out(each, failing, runs=RUNS, ticks=20, seed=9) for each in (plan, replace(plan, early_alpha=0.0))
+    )
+    assert np.median(found.minutes) <= 2
+    assert np.median(before.minutes) > 3
+    assert np.median(found.failed) <= 0.6 * np.median(before.failed)
+
+
 def test_a_candidate_like_control_is_promoted() -> None:
     found = roll_out(DEFAULT, Steady(200, 0.01), runs=RUNS, ticks=AN_HOUR // 2, seed=4)
     assert found.promoted.all()

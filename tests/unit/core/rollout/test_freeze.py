@@ -200,7 +200,29 @@ def test_a_shadow_alone_bakes_behind_the_gate_that_a_command_opens() -> None:
 
 
 def test_a_plan_without_a_bake_hashes_to_what_it_did() -> None:
-    assert frozen({}).plan.hash == "23452c78682c3188"
+    status = frozen({})
+    assert status.plan.hash == "e98f26973a1ecf89"
+    before = status.plan.model_copy(update={"hash": "", "frozen_at": None, "early_harm": None})
+    assert freeze.hash_of(before) == "23452c78682c3188"
+
+
+@pytest.mark.parametrize(
+    ("spec", "share"),
+    [
+        ({}, freeze.EARLY_HARM),
+        ({"steps": [{"weight": 10, "gate": "manual"}], **BAKE}, freeze.EARLY_HARM),
+        ({"unit": {"header": "x-user-id"}}, None),
+        ({"steps": [{"weight": 10, "gate": "manual"}]}, None),
+        ({"strategy": "shadow"}, None),
+    ],
+    ids=str,
+)
+def test_a_plan_looks_for_early_harm_where_requests_are_judged_one_by_one(
+    spec: dict[str, Any], share: float | None
+) -> None:
+    status = frozen(spec)
+    assert status.plan.early_harm == share
+    assert ExperimentStatus.parse(status.to_json()).plan == status.plan
 
 
 COPIED: dict[str, Any] = {"shadow": {}}

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from edge_counts import ATTEMPT, GROUP_COLUMNS, block, by_unit, evenly, report, row, silent, sticky
 from profiles import examples
 from sundog_operator.api import Epoch, EvidenceEpoch, ExperimentStatus, MetricStatus, Rollout, StepStatus
+from sundog_operator.core import forecast
 from sundog_operator.core.evidence import rates
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.rollout import freeze, judging, tallies
@@ -479,6 +480,64 @@ def test_failures_of_all_edges_and_epochs_are_one_death() -> None:
     assert judge(at_step(1, warm=False), report(*rows), report(*rows, pod="edge-1")).harm
     before = lately("canary", *[half] * 3, epoch=2)
     assert judge(at_step(2, warm=False), report(*rows, before)).harm
+
+
+FAILING, NONE_FAILED = {"server5xx": 7, "ok": 43}, {"ok": 150}
+
+
+def test_a_candidate_that_fails_some_requests_in_every_block_does_harm_before_its_warm_up_is_over() -> None:
+    def of(
+        blocks: int, canary: dict[str, int] = FAILING, stable: dict[str, int] = NONE_FAILED, **how: Any
+    ) -> Judgement:
+        rows = lately("canary", *[canary] * blocks), lately("stable", *[stable] * blocks)
+        return judge(at_step(1, warm=False, **how), report(*rows))
+
+    told = of(8)
+    assert (told.harm, told.dead) == (metric(told).message, False)
+    assert told.harm == (
+        "errorRate is 56 of 400 requests of the candidate in its first 80 s, and 0 of 1200 of stable: worse than its margin, also without"
+        " its 7 worst blocks of 10 s"
+    )
+    assert (metric(told).verdict, metric(told).basis, metric(told).events) == ("Harm", "Harm", (0, 56))
+    assert of(7).harm == ""
+    assert of(20, {"server5xx": 1, "ok": 49}, {"server5xx": 3, "ok": 147}).harm == ""
+    assert of(12, spec={"unit": {"header": "x-user-id"}}).harm == ""
+
+
+def test_a_minute_of_failures_is_no_early_harm_however_many_there_are() -> None:
+    worse = [{"ok": 50}] * 3 + [{"server5xx": 20, "ok": 30}] * 7 + [{"ok": 50}] * 6
+    rows = lately("canary", *worse), lately("stable", *[NONE_FAILED] * 16)
+    assert judge(at_step(1, warm=False), report(*rows)).harm == ""
+
+
+def test_early_harm_counts_the_blocks_of_the_warm_up_and_of_evidence_alike() -> None:
+    rows = [
+        lately(arm, *[own] * 4 + [{}] * 4, epoch=1) for arm, own in (("canary", FAILING), ("stable", NONE_FAILED))
+    ] + [lately(arm, *[own] * 4, epoch=2) for arm, own in (("canary", FAILING), ("stable", NONE_FAILED))]
+    assert judge(at_step(1), report(*rows)).harm.startswith("errorRate is 56 of 400 requests of")
+    assert judge(at_step(1), report(*rows), silent("edge-1")).harm == ""
+
+
+def test_early_harm_is_not_looked_for_once_the_usual_test_can_tell_nor_by_a_plan_of_before() -> None:
+    status = at_step(1, warm=False)
+    rows = [lately(arm, *[own] * 10) for arm, own in (("canary", FAILING), ("stable", NONE_FAILED))]
+    before = status.model_copy(update={"plan": status.plan.model_copy(update={"early_harm": None})})
+    assert (judge(status, report(*rows)).harm != "", judge(before, report(*rows)).harm) == (True, "")
+    first = [lately(arm, *[own] * 9 + [{}] * 14) for arm, own in (("canary", FAILING), ("stable", NONE_FAILED))]
+    fine = [
+        lately(arm, *[{}] * 2, *[own] * 13, epoch=2) for arm, own in (("canary", {"ok": 50}), ("stable", NONE_FAILED))
+    ]
+    assert judge(at_step(1), report(*first, *fine)).harm == ""
+
+
+def test_early_harm_leaves_the_usual_test_the_rest_of_its_error() -> None:
+    plan = at_step(1).plan
+    whole = plan.model_copy(update={"early_harm": None})
+    assert freeze.early_alpha(plan) == pytest.approx(0.05 * 0.2)
+    assert freeze.early_alpha(whole) == 0
+    assert freeze.early_alpha(plan.model_copy(update={"harm_shares": 2})) == pytest.approx(0.025 * 0.2)
+    assert (judging.levels_of(plan).harm_left, judging.levels_of(whole).harm_left) == (0.8, 1.0)
+    assert forecast.harm_tests(plan) == pytest.approx(len(plan.guardrails) / 0.8)
 
 
 def test_without_any_counts_nothing_follows() -> None:

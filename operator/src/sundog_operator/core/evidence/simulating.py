@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
-from sundog_operator.core.evidence import dispersion, many, verdicts
+from sundog_operator.core.evidence import dispersion, early_harm, many, verdicts
 from sundog_operator.core.evidence.binary import Numbers
 from sundog_operator.core.evidence.dispersion import Blocks
 from sundog_operator.core.evidence.verdicts import Counts, Limits, Verdict
@@ -38,6 +39,7 @@ class Plan:
         floor: as of a guardrail, such as 0.005.
         alpha: the error of each direction.
         metrics: among how many the error of harm is shared.
+        early_alpha: the error of harm in the first blocks, before the usual test can tell; 0 where none is looked for in them.
         least_ticks: how long a step lasts at least.
         warmup_ticks: how much of it is no evidence; neither is the tick after that, in which the epoch begins.
         following: the share of the traffic that passing each step leads to; by default that of the next, and all after the last.
@@ -47,7 +49,8 @@ class Plan:
     margin: float = 0.25
     floor: float = 0.0
     alpha: float = 0.05
-    metrics: int = 1
+    metrics: float = 1
+    early_alpha: float = 0.0
     least_ticks: int = 30
     warmup_ticks: int = 0
     following: Sequence[float] = ()
@@ -149,6 +152,7 @@ def roll_out(
     step, stayed, ended = np.zeros(runs, int), np.zeros(runs, int), np.zeros(runs, int)
     promoted, rolled_back = np.zeros(runs, bool), np.zeros(runs, bool)
     failed, weights, sums = np.zeros(runs), np.asarray(plan.weights), Sums(runs, len(plan.weights))
+    first = np.zeros((runs, early_harm.BLOCKS))
     under_way = deque[tuple[int, Numbers, Numbers, Numbers]]()
     for tick in range(ticks):
         live = rows[ended == 0]
@@ -157,7 +161,10 @@ def roll_out(
         seen = np.stack(world.tick(draw, tick, step, weights[step]))
         under_way.append((tick, live[stayed[live] > plan.warmup_ticks], step.copy(), seen))
         if len(under_way) > LAG:
-            sums.add(*under_way.popleft())
+            over, evident, then, told = under_way.popleft()
+            sums.add(over, evident, then, told)
+            if over < early_harm.BLOCKS:
+                first[:, over] = early_harm.log_ratio(told[2], told[3], weights[then], plan.margin)
         failed[live] += seen[3, live]
         stayed += 1
         on_tick(tick)
@@ -167,12 +174,21 @@ def roll_out(
             at, last = live[step[live] == number], number == len(weights) - 1
             counts = sums.counts(at, weights[: number + 1])
             verdict = verdicts.judge(counts, plan.limits(number), promotes=plan.promotes(number)).verdict
-            rolled_back[at] = verdict == Verdict.HARM
+            early = _early_harm(plan, first[at, : max(0, tick + 1 - LAG)]) & (counts.closed < dispersion.LEAST_BLOCKS)
+            rolled_back[at] = (verdict == Verdict.HARM) | early
             passed = at[(verdict == Verdict.PASSED) & (stayed[at] >= plan.least_ticks)]
             promoted[passed] = last
             step[passed], stayed[passed] = number + (not last), 0
         ended[(promoted | rolled_back) & (ended == 0)] = tick + 1
     return Outcomes(promoted, rolled_back, ended, failed)
+
+
+def _early_harm(plan: Plan, first: Numbers) -> NDArray[np.bool_]:
+    """Of runs, given log ratios of their first blocks, shape (runs, blocks)."""
+    if not plan.early_alpha:
+        return np.zeros(len(first), bool)
+    found: NDArray[np.bool_] = early_harm.log_e(first) >= many.bar(plan.early_alpha)
+    return found
 
 
 @dataclass(frozen=True)

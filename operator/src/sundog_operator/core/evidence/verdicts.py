@@ -145,7 +145,8 @@ class Limits:
         floor: by how much its rate may be worse, in the rate's unit; 0 for none.
         next_weight: the share of traffic that is asked for, in (0, 1].
         alpha: the error of each direction.
-        tests: metrics times arms, and times what looks for harm beside them, among which the error of harm is shared.
+        tests: metrics times arms, and times what looks for harm beside them, among which the error of harm is shared; more by as much as
+            early harm has of it.
         gate_share: of the error, what this gate has: less than all where it looks at an epoch that may begin anew.
         concentrations: of the mixture, as frozen in the plan.
     """
@@ -154,7 +155,7 @@ class Limits:
     floor: float | Numbers
     next_weight: float | Numbers
     alpha: float
-    tests: int = 1
+    tests: float = 1
     gate_share: float = 1.0
     concentrations: Sequence[float] = rates.CONCENTRATIONS
 

@@ -81,12 +81,14 @@ class Levels:
         harm_shares: into how many parts that of harm goes, of which these metrics have one and each an equal part of it.
         gate_share: of that of gates, what this one has.
         mixture: the concentrations of its parts.
+        harm_left: of the error of harm, what the first blocks of a candidate leave to these metrics.
     """
 
     alpha: float
     harm_shares: int = 1
     gate_share: float = 1.0
     mixture: Sequence[float] = rates.CONCENTRATIONS
+    harm_left: float = 1.0
 
 
 def weigh(metrics: Sequence[Metric], epochs: Sequence[Epoch], levels: Levels) -> list[Finding]:
@@ -186,7 +188,7 @@ def _limits(metrics: Sequence[Metric], levels: Levels) -> Limits:
     margin, floor, weight = (
         np.array([getattr(metric, name) for metric in metrics]) for name in ("margin", "floor", "next_weight")
     )
-    tests = len(metrics) * levels.harm_shares
+    tests = len(metrics) * levels.harm_shares / levels.harm_left
     return Limits(margin, floor, weight, levels.alpha, tests, levels.gate_share, levels.mixture)
 
 

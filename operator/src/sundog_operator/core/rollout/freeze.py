@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final, Literal
 
 from sundog_operator.api import (
+    DEFAULT_ALPHA,
     DEFAULT_MIN_DURATION,
     ArmStatus,
     Bake,
@@ -48,6 +49,9 @@ _ALIKE: Final = 1 / load.EQUAL
 
 MIXTURE: Final = (2.0, 50.0)
 """Concentrations of the mixture that new plans freeze: to choose others on the data that they judge would spend alpha again."""
+
+EARLY_HARM: Final = 0.2
+"""Of the error of harm by traffic, what new plans have for errors in the candidate's first blocks."""
 
 STEPPED: Final = ("canary", SHADOW)
 """Strategies of which a rollout walks steps."""
@@ -214,7 +218,7 @@ def freeze_without_steps(
 def _frozen(plan: FrozenPlan, stable: int, candidate: int, now: datetime) -> ExperimentStatus:
     return ExperimentStatus(
         phase="Pending",
-        plan=plan.model_copy(update={"hash": _hash(plan), "frozen_at": now}),
+        plan=plan.model_copy(update={"hash": hash_of(plan), "frozen_at": now}),
         epoch=Epoch(number=0, since=now, confirmed=False),
         arms=arms_at(0, stable, candidate),
         had_traffic=False,
@@ -248,6 +252,7 @@ def resolved(rollout: Rollout, traffic: Traffic, replicas: int = 1, shared: Plan
         steps=steps,
         alpha=rollout.alpha,
         harm_shares=_harm_shares(steps, judged),
+        early_harm=_early_harm(rollout, judged),
         mixture=MIXTURE if judged else None,
         guardrails=judged,
         checks=plan_checks(rollout),
@@ -272,6 +277,16 @@ def _harm_shares(steps: tuple[PlanStep, ...], judged: tuple[PlanGuardrail, ...])
     """Among how many the error of rolling back is shared: each shadow step counts anew, and traffic counts once; None for one."""
     looks = sum(step.shadow is not None for step in steps) + bool(judged)
     return looks if looks > 1 else None
+
+
+def _early_harm(rollout: Rollout, judged: tuple[PlanGuardrail, ...]) -> float | None:
+    """What the candidate's first blocks have of the error of harm by traffic; None with units, whose requests may all fail together."""
+    return EARLY_HARM if judged and units.unit_of(rollout.unit) == units.REQUEST else None
+
+
+def early_alpha(plan: FrozenPlan) -> float:
+    """The error of rolling back by a candidate's first blocks; 0 where none is looked for in them."""
+    return (plan.alpha or DEFAULT_ALPHA) / (plan.harm_shares or 1) * (plan.early_harm or 0.0)
 
 
 def _with_bake(steps: tuple[PlanStep, ...], bake: Bake) -> tuple[PlanStep, ...]:
@@ -307,9 +322,10 @@ def _is_equal(weight: int, replicas: int, shared: PlanInPlace) -> bool:
     return load.ratio(weight, sizes.stable, sizes.candidate) >= _ALIKE
 
 
-def _hash(plan: FrozenPlan) -> str:
+def hash_of(plan: FrozenPlan) -> str:
+    """Of all that is in a plan, before it is frozen."""
     # What is not asked for is left out: plans of before it was there have their hashes.
-    absent = {name for name in ("in_place", "harm_shares") if getattr(plan, name) is None}
+    absent = {name for name in ("in_place", "harm_shares", "early_harm") if getattr(plan, name) is None}
     absent |= {"mixture"} if plan.mixture in (None, MIXTURE) else set()
     told = plan.model_dump(mode="json", by_alias=True, exclude={"comparison", *absent})
     body = json.dumps(told, separators=(",", ":"), sort_keys=True)

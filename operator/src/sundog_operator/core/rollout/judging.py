@@ -28,6 +28,7 @@ from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.rollout import (
     control,
     exposures,
+    first_blocks,
     freeze,
     grouped,
     load,
@@ -160,6 +161,7 @@ def judge(status: ExperimentStatus, seen: Seen) -> Judgement:
     warm = status.step is not None and status.step.warm and bool(epochs) and epochs[-1].number == status.epoch.number
     unheard = tallies.silent(seen.tallies, seen.reports)
     told = _beside_headers(as_counted(told, limits, seen), status)
+    told = told if unheard else _with_early_harm(told, status, seen)
     stable, canary = (seen.tallies.of(status.epoch.number, arm, present).assigned for arm in CANDIDATE.both)
     killed = dead(CANDIDATE, limits, seen)
     return Judgement(
@@ -179,6 +181,22 @@ def judge(status: ExperimentStatus, seen: Seen) -> Judgement:
         guardrails=with_thresholds(status.plan.guardrails, seen.traffic),
         lost=_lost(epochs, seen),
     )
+
+
+def _with_early_harm(
+    told: tuple[MetricStatus, ...], status: ExperimentStatus, seen: Counted
+) -> tuple[MetricStatus, ...]:
+    """With harm of the candidate's first blocks, as long as the usual test has too few of them."""
+    over, evident = seen.tallies.over, _shares(status.evidence_epochs)
+    if sum(over[number].closed for number in evident if number in over) >= dispersion.LEAST_BLOCKS:
+        return told
+    known = {number: own[-1] for number, own in with_warmup(status.plan, evident).items()}
+    weights = {status.epoch.number: machine.canary_weight(status) / 100, **known}
+    harm = first_blocks.harm(status.plan, weights, seen.blocks, seen.now_s)
+    if harm is None:
+        return told
+    update = {**harm._asdict(), "verdict": str(Verdict.HARM), "basis": str(Basis.HARM), "needed": None, "eta": None}
+    return tuple(each.model_copy(update=update) if each.name == ERROR_RATE else each for each in told)
 
 
 def _lost(epochs: Sequence[EvidenceEpoch], seen: Counted) -> tuple[int, int]:
@@ -204,7 +222,7 @@ def _limits(status: ExperimentStatus) -> Limits:
 def levels_of(plan: FrozenPlan, *, arms: int = 1, gate_share: float = 1.0) -> Levels:
     """The error of one of so many arms, as a plan has frozen it."""
     alpha = (plan.alpha or DEFAULT_ALPHA) / arms
-    return Levels(alpha, plan.harm_shares or 1, gate_share, plan.mixture or MIXTURE)
+    return Levels(alpha, plan.harm_shares or 1, gate_share, plan.mixture or MIXTURE, 1 - (plan.early_harm or 0.0))
 
 
 def _gate_share(status: ExperimentStatus) -> float:
@@ -582,9 +600,13 @@ def _mismatch_of_requests(counted: Sequence[Compared]) -> str:
 
 
 def _mismatch_of_units(status: ExperimentStatus, epochs: Sequence[EvidenceEpoch], seen: Counted) -> str:
-    shares = {each.number: (1 - each.weight / 100, each.weight / 100) for each in epochs}
-    splits, log_e = splits_of_units(CANDIDATE.both, with_warmup(status.plan, shares), seen)
+    splits, log_e = splits_of_units(CANDIDATE.both, with_warmup(status.plan, _shares(epochs)), seen)
     return _mismatch(log_e, splits, OF_UNITS)
+
+
+def _shares(epochs: Sequence[EvidenceEpoch]) -> dict[int, Shares]:
+    """Those of stable and the candidate."""
+    return {each.number: (1 - each.weight / 100, each.weight / 100) for each in epochs}
 
 
 def with_warmup(plan: FrozenPlan, by_epoch: Mapping[int, Shares]) -> dict[int, Shares]:

@@ -14,7 +14,7 @@ from sundog_operator.api import (
 )
 from sundog_operator.core import names
 from sundog_operator.core.counted import counted
-from sundog_operator.core.rollout import checking, load, matching
+from sundog_operator.core.rollout import checking, freeze, load, matching
 from sundog_operator.core.rollout.resolve import spoken
 
 _GATES: Final = {
@@ -51,10 +51,12 @@ def alpha(plan: FrozenPlan) -> str:
     """How often it may err, such as `0.05, the error of each direction`."""
     whole = plan.alpha or DEFAULT_ALPHA
     told = f"{whole:g}, the error of each direction"
-    if plan.harm_shares is None:
-        return told
-    traffic = " and for traffic" if plan.guardrails else ""
-    return f"{told}; of rolling back {whole / plan.harm_shares:.3g} for each shadow step{traffic}"
+    if plan.harm_shares is not None:
+        traffic = " and for traffic" if plan.guardrails else ""
+        told = f"{told}; of rolling back {whole / plan.harm_shares:.3g} for each shadow step{traffic}"
+    if plan.early_harm is not None:
+        told = f"{told}; {freeze.early_alpha(plan):.3g} to roll back for errors in the candidate's first blocks"
+    return told
 
 
 def comparator(shadow: PlanShadow) -> str:
