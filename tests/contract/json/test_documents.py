@@ -36,6 +36,14 @@ CALLERS: list[dict[str, Any]] = [
     {"apiKeys": [f"k{n}" for n in range(32)], "networks": [f"10.0.{n}.0/24" for n in range(32)]},
 ]
 
+ORIGINS = (
+    "https://app.example.com",
+    "http://localhost:3000",
+    "http://[::1]:1",
+    "app-1.a+b://a_b.c",
+    "https://a" + ".b" * 120,
+)
+
 specs = st.fixed_dictionaries(
     {
         "model": st.fixed_dictionaries(
@@ -96,6 +104,18 @@ specs = st.fixed_dictionaries(
                             },
                         ),
                     },
+                ),
+                "cors": st.one_of(
+                    st.just({"allowedOrigins": ["*"]}),
+                    st.fixed_dictionaries(
+                        {"allowedOrigins": st.lists(st.sampled_from(ORIGINS), min_size=1, unique=True)},
+                        optional={
+                            "allowedHeaders": st.just(["x-a", "x_b"]),
+                            "exposedHeaders": st.just(["0"]),
+                            "maxAge": st.sampled_from(("0s", "1500ms", "23h59m59s")),
+                            "allowCredentials": st.booleans(),
+                        },
+                    ),
                 ),
                 "queue": st.fixed_dictionaries(
                     {"maxRequests": st.sampled_from((0, 100_000)), "timeout": st.sampled_from(("0s", "1ms", "23h"))}
@@ -200,16 +220,26 @@ def _admission_of(wanted: edge_document.Service | ModelDeploymentSpec) -> dict[s
         rates = {name: getattr(wanted.rateLimit, name) for name in ("perClient", "total")}
         return {
             "tls": wanted.tls,
+            "cors": wanted.cors.model_dump() if wanted.cors else None,
             "keys": wanted.auth.apiKeys,
             "jwt": (jwt.jwks, jwt.issuer, jwt.audience) if jwt else None,
             "queue": (queue.maxRequests, queue.timeoutSeconds) if queue else None,
             **{name: (rate.requests, rate.seconds) if rate else None for name, rate in rates.items()},
         }
     endpoint = wanted.endpoint
-    token = endpoint.auth.jwt
+    token, cors = endpoint.auth.jwt, endpoint.cors
     limits = {"perClient": endpoint.rate_limit.per_client, "total": endpoint.rate_limit.total}
     asked = {
         "tls": endpoint.tls.secret_name,
+        "cors": {
+            "allowedOrigins": cors.allowed_origins,
+            "allowedHeaders": cors.allowed_headers,
+            "exposedHeaders": cors.exposed_headers,
+            "maxAgeSeconds": int(cors.max_age.total_seconds()),
+            "allowCredentials": cors.allow_credentials,
+        }
+        if cors
+        else None,
         "keys": endpoint.auth.api_keys.secret_name,
         "jwt": (token.jwks_secret_name, token.issuer, token.audience) if token.jwks_secret_name else None,
         "queue": (endpoint.queue.max_requests, endpoint.queue.timeout.total_seconds()),

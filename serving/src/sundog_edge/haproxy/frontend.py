@@ -3,6 +3,7 @@
 from sundog_edge.haproxy import (
     admission,
     assignment,
+    cors,
     feedback,
     grpc,
     holding,
@@ -33,6 +34,7 @@ def frontend(settings: Settings, layout: Layout, state: StateDir) -> str:
 {relay.rules(state)}\
 {identity.rules()}\
 {routing.name(state)}\
+{cors.rules(state) if layout.cors else ""}\
 {grpc.unsupported()}\
 {admission.expectation(state)}\
 {holding.wait(settings)}\

@@ -11,7 +11,7 @@
 - `matches`: `table|header|SHA-256 of its value` → `+`, and `table|number of such headers` → the arm that a request with all of them gets.
 - `networks`: network → itself, to find a client's narrowest one that any override names.
 - `prefixes`: slot → route prefix, for health checks; `applications`: gRPC slot → application.
-- `queues`, `keys`, `tokens`, `policies`: as `haproxy.policies` has them.
+- `queues`, `keys`, `tokens`, `policies`: as `haproxy.policies` has them; `cors`, `origins`: as `haproxy.cors` has them.
 - `signing`: `newest` → the key, as base64, that exposures are signed with.
 
 A table is named by a hash of its content and never changes. What is new is written before `splits` points at it, and what is old is
@@ -30,6 +30,7 @@ from sundog_edge.assignment import prefixes
 from sundog_edge.credentials import NOBODY, Credentials
 from sundog_edge.document import Arm, Document, Service
 from sundog_edge.feedback.exposure import SEPARATOR
+from sundog_edge.haproxy import cors
 from sundog_edge.haproxy.feedback import NEWEST
 from sundog_edge.haproxy.names import GRPC
 from sundog_edge.haproxy.policies import policy_maps
@@ -53,6 +54,8 @@ MAP_NAMES = (
     "tokens",
     "policies",
     "signing",
+    "origins",
+    "cors",
     "ranges",
     "overrides",
     "matches",
@@ -71,7 +74,9 @@ def maps_of(document: Document, layout: Layout, credentials: Credentials = NOBOD
     slots = layout.slot_of
     twins = ("", GRPC) if layout.grpc else ("",)
     networks = sorted(document.networks)
-    maps: Maps = {name: {} for name in MAP_NAMES} | policy_maps(document, slots, credentials, twins)
+    maps: Maps = (
+        {name: {} for name in MAP_NAMES} | policy_maps(document, slots, credentials, twins) | cors.maps(document)
+    )
     maps["prefixes"] = {
         holding.slot + twin: holding.prefix for holding in (*layout.leaving, *layout.held) for twin in twins
     }
