@@ -4,6 +4,7 @@ from sundog_edge.haproxy import (
     admission,
     assignment,
     cors,
+    drain,
     feedback,
     grpc,
     holding,
@@ -49,6 +50,7 @@ def frontend(settings: Settings, layout: Layout, state: StateDir) -> str:
 {admission.headers()}\
 {assignment.arm(state)}\
 {relay.choice(state)}\
+{drain.choice()}\
 {feedback.choice()}\
 {grpc.choice(layout)}\
     use_backend %[var(txn.arm),field(1,!)]
