@@ -271,6 +271,7 @@ class Service(_Part):
     overrides: tuple[Override, ...] = ()
     match: Match | None = None
     auth: Auth = Auth()
+    compression: Literal["", "gzip"] = ""
     cors: Cors | None = None
     tls: SecretName | Literal[""] = ""
     queue: Queue | None = None

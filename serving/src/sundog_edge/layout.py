@@ -52,7 +52,8 @@ class Layout:
     names of headers, cookies and JSON paths. `units` has them as `header:x-user-id`, `overrides` and `matches` as bare header names;
     `waits` are milliseconds by slot, where the longest wait is not the default; `public_keys` are names of files; `grpc` says whether
     every slot has a twin for gRPC, which comes with the first replica that offers it; `shadow` whether the rules of mirroring are there,
-    and `cors` whether those for browsers are, which come with the first service that asks for them; `drain_s` the seconds that a worker
+    `cors` whether those for browsers are, and `compression` whether answers can be compressed, which come with the first service
+    that asks for them; `drain_s` the seconds that a worker
     which was replaced has for its requests, 0 where what it was started with is enough. `leaving` are slots whose
     application left the document but which may still have servers and requests. `servers` are those that were up, so that a new worker
     starts with them.
@@ -67,6 +68,7 @@ class Layout:
     grpc: bool = False
     shadow: bool = False
     cors: bool = False
+    compression: bool = False
     drain_s: int = 0
     held: tuple[Holding, ...] = ()
     leaving: tuple[Holding, ...] = ()
@@ -94,6 +96,7 @@ class Layout:
             grpc=stored.get("grpc", False),
             shadow=stored.get("shadow", False),
             cors=stored.get("cors", False),
+            compression=stored.get("compression", False),
             drain_s=stored.get("drain_s", 0),
             held=tuple(Holding(**holding) for holding in stored["held"]),
             leaving=tuple(Holding(**holding) for holding in stored["leaving"]),
@@ -109,7 +112,7 @@ class Layout:
     def static(self) -> tuple[object, ...]:
         """What only a reload changes, but for public keys."""
         names = self.units, self.overrides, self.matches
-        return self.slots, names, self.waits, self.grpc, self.shadow, self.cors, self.drain_s
+        return self.slots, names, self.waits, self.grpc, self.shadow, self.cors, self.compression, self.drain_s
 
 
 def slot_names(count: int) -> tuple[str, ...]:
@@ -157,6 +160,7 @@ def fit(layout: Layout, document: Document) -> Layout:
         waits=waits,
         shadow=layout.shadow or any(service.shadow for service in document.services),
         cors=layout.cors or any(service.cors for service in document.services),
+        compression=layout.compression or any(service.compression for service in document.services),
         drain_s=max(layout.drain_s, _drain_s(document)),
         held=(*kept.values(), *fresh.values()),
         leaving=leaving,

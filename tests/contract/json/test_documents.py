@@ -80,6 +80,7 @@ specs = st.fixed_dictionaries(
                 "maxRequestBytes": st.sampled_from(("1", "10Mi", "2Gi")),
                 "tls": st.just({"secretName": "cert.example"}),
                 "reveal": st.booleans(),
+                "compression": st.sampled_from(("none", "gzip")),
                 "overrides": st.lists(
                     st.fixed_dictionaries(
                         {
@@ -220,6 +221,7 @@ def _admission_of(wanted: edge_document.Service | ModelDeploymentSpec) -> dict[s
         rates = {name: getattr(wanted.rateLimit, name) for name in ("perClient", "total")}
         return {
             "tls": wanted.tls,
+            "compression": wanted.compression,
             "cors": wanted.cors.model_dump() if wanted.cors else None,
             "keys": wanted.auth.apiKeys,
             "jwt": (jwt.jwks, jwt.issuer, jwt.audience) if jwt else None,
@@ -231,6 +233,7 @@ def _admission_of(wanted: edge_document.Service | ModelDeploymentSpec) -> dict[s
     limits = {"perClient": endpoint.rate_limit.per_client, "total": endpoint.rate_limit.total}
     asked = {
         "tls": endpoint.tls.secret_name,
+        "compression": endpoint.compression.removeprefix("none"),
         "cors": {
             "allowedOrigins": cors.allowed_origins,
             "allowedHeaders": cors.allowed_headers,

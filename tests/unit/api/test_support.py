@@ -100,6 +100,7 @@ ACCEPTED = [
             }
         }
     ),
+    spec(endpoint={"compression": "gzip"}),
     spec(endpoint={"queue": {"maxRequests": 5, "timeout": "1s"}, "rateLimit": {"perClient": "5/s", "total": "9/m"}}),
     spec(runtime={"batching": {"maxSize": 8, "maxDelay": "5ms"}}),
     *(

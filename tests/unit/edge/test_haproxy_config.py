@@ -318,6 +318,19 @@ def test_arms_that_share_an_application_share_its_queue():
     assert maps_of(shared, fit(Layout(), shared))["queues"] == {"slot0": str(whole)}
 
 
+def test_answers_are_compressed_where_a_service_offers_it():
+    plain, asked = document("digits-r7"), document("digits-r7", compression="gzip")
+    assert "compression algo" not in render(Settings(), fit(Layout(), plain), STATE)
+    layout = fit(fit(Layout(), plain), asked)
+    assert fit(Layout(), plain).needs_reload(layout)
+    assert Layout.from_json(layout.as_json()).compression
+    text = render(Settings(), layout, STATE)
+    # Of arms alone: calls by gRPC, feedback and what the edge answers itself stay as they are.
+    assert text.count("compression algo gzip") == 1
+    assert "compression algo gzip" in text[text.index("defaults arm from base") :]
+    assert maps_of(asked, layout)["splits"]["digits"].split("|")[6] == "rz"
+
+
 def test_the_rules_for_browsers_are_there_where_a_service_asks_and_its_unit_may_be_sent():
     plain = document("digits-r7")
     assert "access-control" not in render(Settings(), fit(Layout(), plain), STATE)

@@ -585,6 +585,13 @@ class Endpoint(Part):
     cors: Cors | None = Field(
         None, description="Which pages of other origins may ask from a browser; left out means none may read an answer."
     )
+    compression: Literal["none", "gzip"] = Field(
+        "none",
+        description=(
+            "gzip: answers of type application/json are compressed for clients that ask for it, however short they are. For large answers"
+            " over slow networks; it costs the edge CPU time."
+        ),
+    )
     request_timeout: Annotated[PositiveDuration, WITHIN_A_DAY] = Field(
         timedelta(seconds=30), description="The deadline of a request, less than a day."
     )

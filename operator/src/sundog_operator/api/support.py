@@ -124,6 +124,7 @@ ACTED_ON = frozenset(
         "spec.endpoint.cors.exposedHeaders",
         "spec.endpoint.cors.maxAge",
         "spec.endpoint.cors.allowCredentials",
+        "spec.endpoint.compression",
         "spec.endpoint.queue.maxRequests",
         "spec.endpoint.queue.timeout",
         "spec.endpoint.rateLimit.perClient",

@@ -139,6 +139,7 @@ def _admission(endpoint: Endpoint) -> Json:
     auth = {"apiKeys": endpoint.auth.api_keys.secret_name, "jwt": _jwt(endpoint.auth.jwt)}
     limits = {"perClient": endpoint.rate_limit.per_client, "total": endpoint.rate_limit.total}
     asked = {
+        "compression": "" if endpoint.compression == "none" else endpoint.compression,
         "cors": _cors(endpoint.cors) if endpoint.cors else {},
         "tls": endpoint.tls.secret_name,
         "auth": {name: value for name, value in auth.items() if value},

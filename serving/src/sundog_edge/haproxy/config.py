@@ -33,7 +33,7 @@ def render(settings: Settings, layout: Layout, state: StateDir) -> str:
         admission.backends(layout, state),
         feedback.backends(state),
         drain.backend(state),
-        backends.arm(state, shadowed=layout.shadow),
+        backends.arm(state, shadowed=layout.shadow, compressed=layout.compression),
         *([backends.call(state, shadowed=layout.shadow)] if layout.grpc else []),
         *(
             backends.slot(name, waits.get(name.removesuffix(GRPC), DEFAULT_WAIT_MS), servers)

@@ -3,7 +3,8 @@
 - `hosts`: host → service.
 - `splits`: service → `salt|unit source|timeout ms|timeout s|max bytes|table|flags`, and of a service that is mirrored `|share|arm`: how
   many of 10 000 requests, and the arm that gets the copies. One value, so one look-up decides by which table a request is assigned.
-  Flags: `r` reveals the arm to clients, `o` has overrides, `h` looks at headers, `f` takes feedback, `-` none of these.
+  Flags: `r` reveals the arm to clients, `o` has overrides, `h` looks at headers, `f` takes feedback, `z` compresses answers,
+  `-` none of these.
 - `ranges`: `table/prefix` → arm, the prefixes of `assignment.prefixes`. An arm is `slot!row!route prefix!revision!name!slow us`, its
   row `service/attempt/epoch/arm/origin`; several such times are parted by commas. Where an answer tells its exposure,
   `!attempt~epoch~arm` follows, without the arm where clients must not know it.
@@ -98,7 +99,13 @@ def maps_of(document: Document, layout: Layout, credentials: Credentials = NOBOD
 def split_value(service: Service, table: str) -> str:
     """The value of one service in `splits`."""
     timeout_ms = max(1, round(service.requestTimeoutSeconds * 1000))
-    asked = {"r": service.reveal, "o": service.overrides, "h": service.match, "f": service.feedback}
+    asked = {
+        "r": service.reveal,
+        "o": service.overrides,
+        "h": service.match,
+        "f": service.feedback,
+        "z": service.compression,
+    }
     flags = "".join(flag for flag, is_asked in asked.items() if is_asked)
     # The replica gets a second more than the edge: else its own 408 could come first and count as the client's fault.
     fields = (
