@@ -169,8 +169,8 @@ def fit(layout: Layout, document: Document) -> Layout:
 
 def request_s(service: Service) -> float:
     """The longest that a request of a service may be at the edge, in seconds, its wait for a replica included."""
-    wait_ms = service.queue.wait_ms if service.queue else DEFAULT_WAIT_MS
-    return service.requestTimeoutSeconds + wait_ms / 1000
+    wait_s = service.queue.timeoutSeconds if service.queue else DEFAULT_WAIT_MS / 1000
+    return service.requestTimeoutSeconds + wait_s
 
 
 def _drain_s(document: Document) -> int:

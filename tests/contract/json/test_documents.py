@@ -16,9 +16,10 @@ from doubles.cluster import Cluster
 from sundog_edge import document as edge_document
 from sundog_edge.counters import Ledger
 from sundog_edge.evidence import InForce, ServerCounts, Surroundings, build
+from sundog_edge.layout import USUAL_DRAIN_S, Layout, fit
 from sundog_edge.starts import UNKNOWN
 from sundog_operator.api import ModelDeploymentSpec, parse_rate
-from sundog_operator.core import revisions, serve_config, traffic
+from sundog_operator.core import drain_limits, revisions, serve_config, traffic
 from sundog_operator.core.buckets import two_arms
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.ray_cluster import ClusterView
@@ -208,6 +209,34 @@ def test_the_edge_reads_what_the_operator_writes(spec_json: dict[str, Any], weig
     assert [(*words, callers.keys, callers.networks) for *words, callers in found] == [
         (*words, callers.api_keys, callers.networks) for *words, callers in asked if words[2] in there
     ]
+
+
+@pytest.mark.parametrize(
+    ("timeout", "wait", "seconds"),
+    [
+        ("30s", "5s", 120),
+        ("95s", "5s", 120),
+        ("95s", "5001ms", 240),
+        ("100s", "0s", 120),
+        ("3m35s", "5s", 240),
+        ("1ms", "23h", 122_880),
+        ("23h59m", "23h", 245_760),
+    ],
+)
+def test_both_sides_give_an_edge_that_leaves_the_same_time(timeout: str, wait: str, seconds: int) -> None:
+    """The operator gives it to the edge's pod, and the edge to its HAProxy."""
+    endpoint = {"requestTimeout": timeout, "queue": {"timeout": wait}}
+    services = [
+        traffic.make_service("vision", name, ModelDeploymentSpec.from_json(spec), "sundog-0", None)
+        for name, spec in (
+            ("digits", {"model": {"uri": "file:///m"}, "endpoint": endpoint}),
+            ("letters", {"model": {"uri": "file:///m"}}),
+        )
+    ]
+    written = traffic.make_document("vision", services, traffic.make_clusters([CLUSTER], None), None)
+    read = edge_document.parse(json.dumps(written).encode(), "vision")
+    assert drain_limits.edge_s(written["services"]) == seconds
+    assert (fit(Layout(), read).drain_s or USUAL_DRAIN_S) == seconds
 
 
 def test_a_namespace_may_name_as_many_networks_as_an_edge_takes() -> None:
