@@ -1,4 +1,4 @@
-"""The agent: follows the split document, Serve's replicas and HAProxy's counters. It is never on a request's path."""
+"""The agent: follows the split document, Serve's replicas and HAProxy's counters. It is on the path of no request to a model."""
 
 import asyncio
 import contextlib

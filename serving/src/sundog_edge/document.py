@@ -19,7 +19,7 @@ from pydantic import (
 
 from sundog_edge.assignment import BUCKETS, Segment, segments
 from sundog_edge.errors import DocumentError
-from sundog_edge.policy import Auth, Queue, RateLimit, SecretName
+from sundog_edge.policy import Auth, Cors, Queue, RateLimit, SecretName
 
 VERSION = 1
 MAX_ARMS = 11
@@ -271,6 +271,8 @@ class Service(_Part):
     overrides: tuple[Override, ...] = ()
     match: Match | None = None
     auth: Auth = Auth()
+    compression: Literal["", "gzip"] = ""
+    cors: Cors | None = None
     tls: SecretName | Literal[""] = ""
     queue: Queue | None = None
     shadow: Shadow | None = None

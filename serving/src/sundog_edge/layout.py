@@ -52,8 +52,9 @@ class Layout:
     names of headers, cookies and JSON paths. `units` has them as `header:x-user-id`, `overrides` and `matches` as bare header names;
     `waits` are milliseconds by slot, where the longest wait is not the default; `public_keys` are names of files; `grpc` says whether
     every slot has a twin for gRPC, which comes with the first replica that offers it; `shadow` whether the rules of mirroring are there,
-    which come with the first service that asks for it; `drain_s` the seconds that a worker which was replaced has for its requests, 0 where
-    what it was started with is enough. `leaving` are slots whose
+    `cors` whether those for browsers are, and `compression` whether answers can be compressed, which come with the first service
+    that asks for them; `drain_s` the seconds that a worker
+    which was replaced has for its requests, 0 where what it was started with is enough. `leaving` are slots whose
     application left the document but which may still have servers and requests. `servers` are those that were up, so that a new worker
     starts with them.
     """
@@ -66,6 +67,8 @@ class Layout:
     public_keys: tuple[str, ...] = ()
     grpc: bool = False
     shadow: bool = False
+    cors: bool = False
+    compression: bool = False
     drain_s: int = 0
     held: tuple[Holding, ...] = ()
     leaving: tuple[Holding, ...] = ()
@@ -92,6 +95,8 @@ class Layout:
             public_keys=tuple(stored.get("public_keys", ())),
             grpc=stored.get("grpc", False),
             shadow=stored.get("shadow", False),
+            cors=stored.get("cors", False),
+            compression=stored.get("compression", False),
             drain_s=stored.get("drain_s", 0),
             held=tuple(Holding(**holding) for holding in stored["held"]),
             leaving=tuple(Holding(**holding) for holding in stored["leaving"]),
@@ -106,7 +111,8 @@ class Layout:
     @property
     def static(self) -> tuple[object, ...]:
         """What only a reload changes, but for public keys."""
-        return self.slots, self.units, self.overrides, self.matches, self.waits, self.grpc, self.shadow, self.drain_s
+        names = self.units, self.overrides, self.matches
+        return self.slots, names, self.waits, self.grpc, self.shadow, self.cors, self.compression, self.drain_s
 
 
 def slot_names(count: int) -> tuple[str, ...]:
@@ -153,6 +159,8 @@ def fit(layout: Layout, document: Document) -> Layout:
         matches=layout.matches if matches <= {*layout.matches} else tuple(sorted(matches)),
         waits=waits,
         shadow=layout.shadow or any(service.shadow for service in document.services),
+        cors=layout.cors or any(service.cors for service in document.services),
+        compression=layout.compression or any(service.compression for service in document.services),
         drain_s=max(layout.drain_s, _drain_s(document)),
         held=(*kept.values(), *fresh.values()),
         leaving=leaving,
@@ -161,8 +169,8 @@ def fit(layout: Layout, document: Document) -> Layout:
 
 def request_s(service: Service) -> float:
     """The longest that a request of a service may be at the edge, in seconds, its wait for a replica included."""
-    wait_ms = service.queue.wait_ms if service.queue else DEFAULT_WAIT_MS
-    return service.requestTimeoutSeconds + wait_ms / 1000
+    wait_s = service.queue.timeoutSeconds if service.queue else DEFAULT_WAIT_MS / 1000
+    return service.requestTimeoutSeconds + wait_s
 
 
 def _drain_s(document: Document) -> int:

@@ -1,15 +1,19 @@
-"""What a service asks of the edge beside its split: who may call it, how often, and how many may wait. Typed and checked."""
+"""What a service asks of the edge beside its split: who may call, also from which pages, how often, and how many may wait."""
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationInfo, field_validator
 
 SecretName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
 # A field of a HAProxy map value: no separator, no control character, no blank at its ends.
 Words = Annotated[
     str, StringConstraints(pattern=r"^([^|\x00-\x20\x7f]([^|\x00-\x1f\x7f]*[^|\x00-\x20\x7f])?)?$", max_length=512)
 ]
+
+ANY_ORIGIN = "*"
+Origin = Annotated[str, StringConstraints(pattern=r"^(\*|[a-z][a-z0-9+.-]{0,31}://[a-z0-9._:\[\]-]{1,253})$")]
+CorsHeader = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][-a-z0-9_]{0,62}$")]
 
 DEFAULT_WAIT_MS = 5000
 _LEAST_SHARE = 10
@@ -76,3 +80,28 @@ class RateLimit(_Part):
 
     perClient: Rate | None = None  # noqa: N815
     total: Rate | None = None
+
+
+class Cors(_Part):
+    """Which pages of other origins may call, as browsers ask on their behalf (the CORS protocol of the Fetch standard).
+
+    `allowedHeaders` and `exposedHeaders` come on top of those that every client of a service needs.
+    """
+
+    allowedOrigins: Annotated[tuple[Origin, ...], Field(min_length=1, max_length=32)]  # noqa: N815
+    allowedHeaders: Annotated[tuple[CorsHeader, ...], Field(max_length=16)] = ()  # noqa: N815
+    exposedHeaders: Annotated[tuple[CorsHeader, ...], Field(max_length=16)] = ()  # noqa: N815
+    maxAgeSeconds: Annotated[int, Field(ge=0, le=86_400)] = 600  # noqa: N815
+    allowCredentials: bool = False  # noqa: N815
+
+    @field_validator("allowedOrigins", "allowedHeaders", "exposedHeaders", mode="before")
+    @classmethod
+    def _list_to_tuple(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+    @field_validator("allowCredentials")
+    @classmethod
+    def _origins_are_named(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and ANY_ORIGIN in info.data.get("allowedOrigins", ()):
+            raise ValueError("credentials are for origins that are named, and allowedOrigins has *")
+        return value

@@ -63,6 +63,10 @@ def overriding(**fields: Any) -> dict[str, Any]:
     return deployment({"endpoint": {"overrides": [OVERRIDE | fields]}})
 
 
+def cors(*origins: str, **fields: Any) -> dict[str, Any]:
+    return deployment({"endpoint": {"cors": {"allowedOrigins": list(origins), **fields}}})
+
+
 def guardrail(**fields: Any) -> dict[str, Any]:
     return deployment({"rollout": {"guardrails": [fields]}})
 
@@ -437,6 +441,23 @@ RULES: list[tuple[dict[str, Any], str]] = [
         deployment({"endpoint": {"auth": {"jwt": {"issuer": "https://id"}}}}),
         "spec.endpoint.auth.jwt.jwksSecretName: issuer and audience need the Secret with the keys",
     ),
+    (
+        cors("*", "https://app.example.com"),
+        "spec.endpoint.cors.allowedOrigins: * stands for every origin; leave out the others",
+    ),
+    (
+        cors("*", allowCredentials=True),
+        "spec.endpoint.cors.allowCredentials: is for origins that are named, and allowedOrigins has *; name them",
+    ),
+    *(
+        (
+            cors("https://app.example.com", origin),
+            f"spec.endpoint.cors.allowedOrigins[1]: {origin} names the port that browsers leave out, and would match none of them; leave it"
+            " out",
+        )
+        for origin in ("https://app.example.com:443", "http://localhost:80")
+    ),
+    (cors("https://a.example", maxAge="1d"), "spec.endpoint.cors.maxAge: must be less than a day"),
     (deployment({"endpoint": {"requestTimeout": "24h"}}), "spec.endpoint.requestTimeout: must be less than a day"),
     (deployment({"endpoint": {"requestTimeout": "0ms"}}), "spec.endpoint.requestTimeout: 0s is not more than 0s"),
     (deployment({"endpoint": {"queue": {"timeout": "1d"}}}), "spec.endpoint.queue.timeout: must be less than a day"),
@@ -659,6 +680,10 @@ REPEATED: list[tuple[dict[str, Any], str]] = [
         "spec.endpoint.overrides[0].callers.networks[1]: 10.0.0.0/8 is given twice",
     ),
     (
+        cors("https://a.example", "https://a.example"),
+        "spec.endpoint.cors.allowedOrigins[1]: https://a.example is given twice",
+    ),
+    (
         deployment(
             {
                 "endpoint": {
@@ -855,6 +880,21 @@ GOOD: list[dict[str, Any]] = [
                 ]
             }
         }
+    ),
+    cors("*"),
+    cors(
+        *(
+            "https://app.example.com",
+            "http://localhost:3000",
+            "http://[::1]:5173",
+            "capacitor://localhost",
+            "https://a.example:8443",
+        ),
+        *("http://a.example:443", "https://a.example:80"),
+        allowedHeaders=["x-tenant"],
+        exposedHeaders=["x-model"],
+        maxAge="0s",
+        allowCredentials=True,
     ),
     deployment(
         {

@@ -16,9 +16,10 @@ from doubles.cluster import Cluster
 from sundog_edge import document as edge_document
 from sundog_edge.counters import Ledger
 from sundog_edge.evidence import InForce, ServerCounts, Surroundings, build
+from sundog_edge.layout import USUAL_DRAIN_S, Layout, fit
 from sundog_edge.starts import UNKNOWN
 from sundog_operator.api import ModelDeploymentSpec, parse_rate
-from sundog_operator.core import revisions, serve_config, traffic
+from sundog_operator.core import drain_limits, revisions, serve_config, traffic
 from sundog_operator.core.buckets import two_arms
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.core.ray_cluster import ClusterView
@@ -35,6 +36,14 @@ CALLERS: list[dict[str, Any]] = [
     {"apiKeys": ["ops", "a.b_C-1"]},
     {"apiKeys": [f"k{n}" for n in range(32)], "networks": [f"10.0.{n}.0/24" for n in range(32)]},
 ]
+
+ORIGINS = (
+    "https://app.example.com",
+    "http://localhost:3000",
+    "http://[::1]:1",
+    "app-1.a+b://a_b.c",
+    "https://a" + ".b" * 120,
+)
 
 specs = st.fixed_dictionaries(
     {
@@ -72,6 +81,7 @@ specs = st.fixed_dictionaries(
                 "maxRequestBytes": st.sampled_from(("1", "10Mi", "2Gi")),
                 "tls": st.just({"secretName": "cert.example"}),
                 "reveal": st.booleans(),
+                "compression": st.sampled_from(("none", "gzip")),
                 "overrides": st.lists(
                     st.fixed_dictionaries(
                         {
@@ -96,6 +106,18 @@ specs = st.fixed_dictionaries(
                             },
                         ),
                     },
+                ),
+                "cors": st.one_of(
+                    st.just({"allowedOrigins": ["*"]}),
+                    st.fixed_dictionaries(
+                        {"allowedOrigins": st.lists(st.sampled_from(ORIGINS), min_size=1, unique=True)},
+                        optional={
+                            "allowedHeaders": st.just(["x-a", "x_b"]),
+                            "exposedHeaders": st.just(["0"]),
+                            "maxAge": st.sampled_from(("0s", "1500ms", "23h59m59s")),
+                            "allowCredentials": st.booleans(),
+                        },
+                    ),
                 ),
                 "queue": st.fixed_dictionaries(
                     {"maxRequests": st.sampled_from((0, 100_000)), "timeout": st.sampled_from(("0s", "1ms", "23h"))}
@@ -189,6 +211,34 @@ def test_the_edge_reads_what_the_operator_writes(spec_json: dict[str, Any], weig
     ]
 
 
+@pytest.mark.parametrize(
+    ("timeout", "wait", "seconds"),
+    [
+        ("30s", "5s", 120),
+        ("95s", "5s", 120),
+        ("95s", "5001ms", 240),
+        ("100s", "0s", 120),
+        ("3m35s", "5s", 240),
+        ("1ms", "23h", 122_880),
+        ("23h59m", "23h", 245_760),
+    ],
+)
+def test_both_sides_give_an_edge_that_leaves_the_same_time(timeout: str, wait: str, seconds: int) -> None:
+    """The operator gives it to the edge's pod, and the edge to its HAProxy."""
+    endpoint = {"requestTimeout": timeout, "queue": {"timeout": wait}}
+    services = [
+        traffic.make_service("vision", name, ModelDeploymentSpec.from_json(spec), "sundog-0", None)
+        for name, spec in (
+            ("digits", {"model": {"uri": "file:///m"}, "endpoint": endpoint}),
+            ("letters", {"model": {"uri": "file:///m"}}),
+        )
+    ]
+    written = traffic.make_document("vision", services, traffic.make_clusters([CLUSTER], None), None)
+    read = edge_document.parse(json.dumps(written).encode(), "vision")
+    assert drain_limits.edge_s(written["services"]) == seconds
+    assert (fit(Layout(), read).drain_s or USUAL_DRAIN_S) == seconds
+
+
 def test_a_namespace_may_name_as_many_networks_as_an_edge_takes() -> None:
     assert traffic.MOST_NETWORKS == edge_document.MAX_NETWORKS
 
@@ -200,16 +250,28 @@ def _admission_of(wanted: edge_document.Service | ModelDeploymentSpec) -> dict[s
         rates = {name: getattr(wanted.rateLimit, name) for name in ("perClient", "total")}
         return {
             "tls": wanted.tls,
+            "compression": wanted.compression,
+            "cors": wanted.cors.model_dump() if wanted.cors else None,
             "keys": wanted.auth.apiKeys,
             "jwt": (jwt.jwks, jwt.issuer, jwt.audience) if jwt else None,
             "queue": (queue.maxRequests, queue.timeoutSeconds) if queue else None,
             **{name: (rate.requests, rate.seconds) if rate else None for name, rate in rates.items()},
         }
     endpoint = wanted.endpoint
-    token = endpoint.auth.jwt
+    token, cors = endpoint.auth.jwt, endpoint.cors
     limits = {"perClient": endpoint.rate_limit.per_client, "total": endpoint.rate_limit.total}
     asked = {
         "tls": endpoint.tls.secret_name,
+        "compression": endpoint.compression.removeprefix("none"),
+        "cors": {
+            "allowedOrigins": cors.allowed_origins,
+            "allowedHeaders": cors.allowed_headers,
+            "exposedHeaders": cors.exposed_headers,
+            "maxAgeSeconds": int(cors.max_age.total_seconds()),
+            "allowCredentials": cors.allow_credentials,
+        }
+        if cors
+        else None,
         "keys": endpoint.auth.api_keys.secret_name,
         "jwt": (token.jwks_secret_name, token.issuer, token.audience) if token.jwks_secret_name else None,
         "queue": (endpoint.queue.max_requests, endpoint.queue.timeout.total_seconds()),

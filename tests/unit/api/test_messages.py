@@ -99,6 +99,24 @@ CASES: list[tuple[dict[str, Any], str]] = [
         deployment(endpoint={"rateLimit": {"total": "100"}}),
         "spec.endpoint.rateLimit.total: 100 is not a rate such as 100/s, 600/m or 5000/h",
     ),
+    *(
+        (
+            deployment(endpoint={"cors": {"allowedOrigins": [origin]}}),
+            f"spec.endpoint.cors.allowedOrigins[0]: {origin} is not an origin such as https://app.example.com, in lower case and without a"
+            " path, or *",
+        )
+        for origin in (
+            "app.example.com",
+            "https://app.example.com/",
+            "https://App.example.com",
+            "https://*.example.com",
+            "null",
+        )
+    ),
+    (
+        deployment(endpoint={"cors": {"allowedHeaders": ["x-tenant"]}}),
+        "spec.endpoint.cors.allowedOrigins: is required",
+    ),
     (
         deployment(endpoint={"auth": {"jwt": {"jwksSecretName": "k", "issuer": "a|b"}}}),
         "spec.endpoint.auth.jwt.issuer: a|b is not a text without |, control characters and blanks at its ends",

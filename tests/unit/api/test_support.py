@@ -89,6 +89,18 @@ ACCEPTED = [
     spec(rollout={"unit": {"jwtClaim": "sub"}}, endpoint={"auth": {"jwt": {"jwksSecretName": "j"}}}),
     spec(endpoint={"tls": {"secretName": "s"}, "auth": {"apiKeys": {"secretName": "k"}}}),
     spec(endpoint={"auth": {"jwt": {"jwksSecretName": "j", "issuer": "i", "audience": "a"}}}),
+    spec(
+        endpoint={
+            "cors": {
+                "allowedOrigins": ["https://a.example"],
+                "allowedHeaders": ["x-a"],
+                "exposedHeaders": ["x-b"],
+                "maxAge": "1h",
+                "allowCredentials": True,
+            }
+        }
+    ),
+    spec(endpoint={"compression": "gzip"}),
     spec(endpoint={"queue": {"maxRequests": 5, "timeout": "1s"}, "rateLimit": {"perClient": "5/s", "total": "9/m"}}),
     spec(runtime={"batching": {"maxSize": 8, "maxDelay": "5ms"}}),
     *(

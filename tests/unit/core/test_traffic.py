@@ -56,12 +56,29 @@ def service(split: traffic.Split | None = None, **spec: Any) -> dict[str, Any]:
                 },
             },
         ),
+        (
+            {"cors": {"allowedOrigins": ["https://a.example"], "maxAge": "1500ms", "exposedHeaders": ["x-b"]}},
+            {
+                **QUEUE,
+                "cors": {
+                    "allowedOrigins": ["https://a.example"],
+                    "allowedHeaders": [],
+                    "exposedHeaders": ["x-b"],
+                    "maxAgeSeconds": 1,
+                    "allowCredentials": False,
+                },
+            },
+        ),
+        ({"compression": "gzip"}, {**QUEUE, "compression": "gzip"}),
+        ({"compression": "none"}, QUEUE),
         ({"rateLimit": {"total": "90/m"}}, {**QUEUE, "rateLimit": {"total": {"requests": 90, "seconds": 60}}}),
     ],
 )
 def test_admission_of_an_endpoint(endpoint: dict[str, Any], told: dict[str, Any]) -> None:
     made = service(endpoint=endpoint)
-    assert {name: made[name] for name in ("queue", "tls", "auth", "rateLimit") if name in made} == told
+    assert {
+        name: made[name] for name in ("queue", "compression", "cors", "tls", "auth", "rateLimit") if name in made
+    } == told
 
 
 UNITS = [

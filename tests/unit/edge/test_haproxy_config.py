@@ -318,9 +318,45 @@ def test_arms_that_share_an_application_share_its_queue():
     assert maps_of(shared, fit(Layout(), shared))["queues"] == {"slot0": str(whole)}
 
 
+def test_answers_are_compressed_where_a_service_offers_it():
+    plain, asked = document("digits-r7"), document("digits-r7", compression="gzip")
+    assert "compression algo" not in render(Settings(), fit(Layout(), plain), STATE)
+    layout = fit(fit(Layout(), plain), asked)
+    assert fit(Layout(), plain).needs_reload(layout)
+    assert Layout.from_json(layout.as_json()).compression
+    text = render(Settings(), layout, STATE)
+    # Of arms alone: calls by gRPC, feedback and what the edge answers itself stay as they are.
+    assert text.count("compression algo gzip") == 1
+    assert "compression algo gzip" in text[text.index("defaults arm from base") :]
+    assert maps_of(asked, layout)["splits"]["digits"].split("|")[6] == "rz"
+
+
+def test_the_rules_for_browsers_are_there_where_a_service_asks_and_its_unit_may_be_sent():
+    plain = document("digits-r7")
+    assert "access-control" not in render(Settings(), fit(Layout(), plain), STATE)
+    asked = document("digits-r7", header="X-User-Id", cors={"allowedOrigins": ["https://a.example", "http://b:3000"]})
+    layout = fit(fit(Layout(), plain), asked)
+    assert fit(Layout(), plain).needs_reload(layout)
+    assert Layout.from_json(layout.as_json()).cors
+    assert "access-control" in render(Settings(), layout, STATE)
+    maps = maps_of(asked, layout)
+    assert maps["origins"] == {"digits|https://a.example": "https://a.example", "digits|http://b:3000": "http://b:3000"}
+    origin, request, response, seconds, credentials = maps["cors"]["digits"].split("|")
+    assert (origin, seconds, credentials) == ("", "600", "")
+    assert {"authorization", "x-api-key", "x-user-id"} <= {*request.split(",")}
+    assert {"retry-after", "x-request-id"} <= {*response.split(",")}
+    # They stay when the last of them is gone: that is no reason for a reload.
+    assert fit(layout, plain).cors
+    assert maps_of(plain, fit(layout, plain))["cors"] == {}
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        ({"cors": {"allowedOrigins": []}}, "allowedOrigins"),
+        ({"cors": {"allowedOrigins": ["https://a b"]}}, "allowedOrigins"),
+        ({"cors": {"allowedOrigins": ["*"], "allowCredentials": True}}, "credentials are for origins that are named"),
+        ({"cors": {"allowedOrigins": ["*"], "exposedHeaders": ["a,b"]}}, "exposedHeaders"),
         ({"rateLimit": {"total": {"requests": 1, "seconds": 2}}}, "seconds"),
         ({"rateLimit": {"total": {"requests": 0, "seconds": 1}}}, "requests"),
         ({"auth": {"apiKeys": "../etc"}}, "apiKeys"),

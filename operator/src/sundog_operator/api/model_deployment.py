@@ -3,7 +3,7 @@
 import re
 from datetime import timedelta
 from ipaddress import ip_network
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field
 
@@ -506,6 +506,68 @@ class Override(Part):
     callers: Callers = Field(description="Who may choose: any of these.")
 
 
+ANY_ORIGIN: Final = "*"
+
+_DEFAULT_PORT = "^(http://.*:80|https://.*:443)$"
+Origin = Annotated[
+    str,
+    Field(
+        max_length=253,
+        pattern=r"^(\*|[a-z][a-z0-9+.-]*://([a-z0-9]([-a-z0-9._]*[a-z0-9])?|\[[0-9a-f:.]+\])(:[1-9][0-9]{0,4})?)$",
+    ),
+    Noun("an origin such as https://app.example.com, in lower case and without a path, or *"),
+    Rule(
+        cel=f"!self.matches('{_DEFAULT_PORT}')",
+        holds=lambda origin: not re.search(_DEFAULT_PORT, origin),
+        message="{} names the port that browsers leave out, and would match none of them; leave it out",
+    ),
+]
+
+ANY_ORIGIN_ALONE = Rule(
+    cel=f"!('{ANY_ORIGIN}' in self.allowedOrigins) || self.allowedOrigins.size() == 1",
+    holds=lambda cors: ANY_ORIGIN not in cors.allowed_origins or len(cors.allowed_origins) == 1,
+    message="* stands for every origin; leave out the others",
+    field="allowedOrigins",
+)
+CREDENTIALS_FOR_NAMED_ORIGINS = Rule(
+    cel=f"!self.allowCredentials || !('{ANY_ORIGIN}' in self.allowedOrigins)",
+    holds=lambda cors: not cors.allow_credentials or ANY_ORIGIN not in cors.allowed_origins,
+    message="is for origins that are named, and allowedOrigins has *; name them",
+    field="allowCredentials",
+)
+
+
+class Cors(Part):
+    """Which pages of other origins may call from a browser, and read the answers (CORS). It replaces no `auth`."""
+
+    allowed_origins: Annotated[Items[Origin], Field(min_length=1, max_length=32), ListType("set")] = Field(
+        description="Origins of these pages, such as https://app.example.com, compared as they are written; or * alone for every page."
+    )
+    allowed_headers: Annotated[Items[HeaderName], Field(max_length=16), ListType("set")] = Field(
+        (),
+        description=(
+            "Request headers that pages may send, beside authorization, content-type, inference-header-content-length, x-api-key,"
+            " x-request-id, and the one of rollout.unit.header."
+        ),
+    )
+    exposed_headers: Annotated[Items[HeaderName], Field(max_length=16), ListType("set")] = Field(
+        (),
+        description=(
+            "Response headers that pages may read, beside inference-header-content-length, retry-after, x-request-id, x-sundog-arm,"
+            " x-sundog-exposure and x-sundog-revision."
+        ),
+    )
+    max_age: Annotated[Duration, WITHIN_A_DAY] = Field(
+        timedelta(minutes=10),
+        description="How long a browser may keep the answer to its preflight, less than a day, in whole seconds.",
+    )
+    allow_credentials: bool = Field(
+        False, description="Let pages send cookies, and client certificates; needs origins that are named."
+    )
+
+    rules: ClassVar[tuple[Rule, ...]] = (ANY_ORIGIN_ALONE, CREDENTIALS_FOR_NAMED_ORIGINS)
+
+
 EACH_CHOICE_ONCE = Rule(
     cel="self.all(o, self.exists_one(p, p.header == o.header && p.value == o.value))",
     holds=lambda overrides: len({(each.header, each.value) for each in overrides}) == len(overrides),
@@ -520,6 +582,16 @@ class Endpoint(Part):
     gateway: Gateway = Field(Gateway(), description="The Gateway that an HTTPRoute to the edge hangs on.")
     tls: Tls = Field(Tls(), description="TLS at the edge.")
     auth: Auth = Field(Auth(), description="Who may ask.")
+    cors: Cors | None = Field(
+        None, description="Which pages of other origins may ask from a browser; left out means none may read an answer."
+    )
+    compression: Literal["none", "gzip"] = Field(
+        "none",
+        description=(
+            "gzip: answers of type application/json are compressed for clients that ask for it, however short they are. For large answers"
+            " over slow networks; it costs the edge CPU time."
+        ),
+    )
     request_timeout: Annotated[PositiveDuration, WITHIN_A_DAY] = Field(
         timedelta(seconds=30), description="The deadline of a request, less than a day."
     )

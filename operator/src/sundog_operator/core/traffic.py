@@ -7,6 +7,7 @@ from typing import Any, Final
 import orjson
 
 from sundog_operator.api import (
+    Cors,
     Endpoint,
     Jwt,
     ModelDeploymentSpec,
@@ -138,6 +139,8 @@ def _admission(endpoint: Endpoint) -> Json:
     auth = {"apiKeys": endpoint.auth.api_keys.secret_name, "jwt": _jwt(endpoint.auth.jwt)}
     limits = {"perClient": endpoint.rate_limit.per_client, "total": endpoint.rate_limit.total}
     asked = {
+        "compression": "" if endpoint.compression == "none" else endpoint.compression,
+        "cors": _cors(endpoint.cors) if endpoint.cors else {},
         "tls": endpoint.tls.secret_name,
         "auth": {name: value for name, value in auth.items() if value},
         "rateLimit": {name: _rate(text) for name, text in limits.items() if text},
@@ -163,6 +166,16 @@ def _leading_somewhere(overrides: Iterable[Json], split: Split | None) -> Json:
     """Those overrides whose arm may be chosen now. An edge refuses a document in which one names an arm that is not there."""
     kept = [each for each in overrides if split is not None and each["arm"] in split.choosable]
     return {"overrides": kept} if kept else {}
+
+
+def _cors(cors: Cors) -> Json:
+    return {
+        "allowedOrigins": list(cors.allowed_origins),
+        "allowedHeaders": list(cors.allowed_headers),
+        "exposedHeaders": list(cors.exposed_headers),
+        "maxAgeSeconds": int(cors.max_age.total_seconds()),
+        "allowCredentials": cors.allow_credentials,
+    }
 
 
 def _jwt(jwt: Jwt) -> Json:

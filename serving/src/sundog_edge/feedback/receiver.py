@@ -1,4 +1,4 @@
-"""Where HAProxy brings feedback: a Unix socket of the state directory, which nobody else reaches."""
+"""Where HAProxy brings feedback, and bodies that are too large: a Unix socket of the state directory, which nobody else reaches."""
 
 import asyncio
 import json
@@ -7,7 +7,9 @@ from http import HTTPStatus
 import orjson
 from aiohttp import web
 
+from sundog_edge import drain
 from sundog_edge.feedback.intake import RETRY_AFTER_S, Answer, Intake
+from sundog_edge.haproxy.drain import PATH as DRAIN_PATH
 from sundog_edge.haproxy.feedback import MAX_BYTES, PATH, SERVICE_HEADER
 
 _TITLES = {status: status.phrase for status in HTTPStatus} | {HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "Content Too Large"}
@@ -18,7 +20,7 @@ BODY_S = 10.0
 
 
 def application(intake: Intake) -> web.Application:
-    """`POST /-/feedback`."""
+    """`POST /-/feedback`, and whatever is to be read and forgotten."""
 
     async def feedback(request: web.Request) -> web.Response:
         try:
@@ -27,6 +29,7 @@ def application(intake: Intake) -> web.Application:
         except TimeoutError:
             answer = Answer(408, code="RequestTimeout", detail="the body did not arrive in time")
         except web.HTTPRequestEntityTooLarge:
+            await drain.drain(request.content)
             answer = Answer(413, code="BodyTooLarge", detail=f"the body is larger than {MAX_BYTES} bytes")
         else:
             services = request.headers.getall(SERVICE_HEADER, [])
@@ -36,6 +39,7 @@ def application(intake: Intake) -> web.Application:
 
     app = web.Application(client_max_size=MAX_BYTES)
     app.router.add_post(PATH, feedback)
+    app.router.add_route("*", DRAIN_PATH, drain.handler)
     return app
 
 

@@ -3,7 +3,7 @@
 Who is refused here has no arm. The kind of a refusal is told by its status (`loglines.refusal_kind`), so every kind has one of its own.
 """
 
-from sundog_edge.haproxy import authentication, feedback, grpc, rates
+from sundog_edge.haproxy import authentication, drain, feedback, grpc, rates
 from sundog_edge.haproxy.names import CLIENT_ADDRESS
 from sundog_edge.haproxy.problems import IS_CALL, call_problem, problem, refusal
 from sundog_edge.layout import Layout
@@ -99,17 +99,14 @@ def _body() -> str:
     # That of feedback is no field's.
     field = ", which is endpoint.maxRequestBytes of its service"
     message = call_problem(413, f"the message of %[var(txn.message)] bytes is {limit}{field}")
-    sized, unsized, outcome = (
-        problem(413, "Content Too Large", f"the body{found}", code="BodyTooLarge")
-        for found in (f" of %[req.body_size] bytes is {limit}{field}", f" is {limit}{field}", f" is {limit}")
-    )
     return f"""    http-request return {packed} if {IS_CALL} {{ req.body,bytes(0,1),hex -m str 01 }}
     http-request set-var(txn.message) req.body,bytes(1,4),be2dec(,4) if {IS_CALL}
     http-request return {message} if {IS_CALL} {{ var(txn.message),sub(txn.limit) gt 0 }}
-    http-request return {outcome} if {large} {feedback.ASKED}
-    http-request return {sized} if !{IS_CALL} {large} {told}
-    http-request return {unsized} if !{IS_CALL} {large}
-"""
+    http-request set-var-fmt(txn.toolarge) "the body is {limit}" if !{IS_CALL} {large}
+    http-request set-var-fmt(txn.toolarge) "%[var(txn.toolarge)]{field}" if {drain.TOO_LARGE} !{feedback.ASKED}
+    http-request set-var-fmt(txn.toolarge) "the body of %[req.body_size] bytes is {limit}{field}" \
+if {drain.TOO_LARGE} {told} !{feedback.ASKED}
+{drain.rules()}"""
 
 
 def headers() -> str:

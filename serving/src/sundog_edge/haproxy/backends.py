@@ -1,6 +1,6 @@
 """The arm slots: what happens to a request once its arm is chosen."""
 
-from sundog_edge.haproxy import admission, assignment, feedback, grpc, probes, shadow
+from sundog_edge.haproxy import admission, assignment, compression, feedback, grpc, probes, shadow
 from sundog_edge.haproxy.identity import NAMED
 from sundog_edge.haproxy.names import BLOCKS_TABLE, FALLBACK, FATAL_TABLE, GRPC, MAX_BLOCKS, MAX_ROWS, ROWS_TABLE
 from sundog_edge.haproxy.problems import problem
@@ -44,11 +44,12 @@ backend none from base
 """
 
 
-def arm(state: StateDir, *, shadowed: bool = False) -> str:
+def arm(state: StateDir, *, shadowed: bool = False, compressed: bool = False) -> str:
     """`defaults arm`: count the choice, rewrite the path, pick a replica, mark the answer."""
     paths = """    http-request set-path %[var(txn.arm),field(3,!)]%[path,regsub(^/[^/]*,)] unless { var(txn.byhost) -m found }
     http-request set-path %[var(txn.arm),field(3,!)]%[path] if { var(txn.byhost) -m found }
 """
+    paths += compression.rules() if compressed else ""
     if shadowed:
         return _defaults("arm", paths + shadow.request(), _stand_in() + shadow.response(), state)
     return _defaults("arm", paths, _stand_in(), state)

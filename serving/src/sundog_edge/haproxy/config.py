@@ -5,7 +5,7 @@ unit, limits, and the range table), another in that table the arm, so that arm, 
 always belong together; the slot's backend then counts the choice, rewrites the path and picks a replica.
 """
 
-from sundog_edge.haproxy import admission, backends, feedback, holding, relay, shadow
+from sundog_edge.haproxy import admission, backends, drain, feedback, holding, relay, shadow
 from sundog_edge.haproxy.frontend import frontend
 from sundog_edge.haproxy.names import GRPC
 from sundog_edge.haproxy.process import base, process
@@ -32,7 +32,8 @@ def render(settings: Settings, layout: Layout, state: StateDir) -> str:
         holding.table(),
         admission.backends(layout, state),
         feedback.backends(state),
-        backends.arm(state, shadowed=layout.shadow),
+        drain.backend(state),
+        backends.arm(state, shadowed=layout.shadow, compressed=layout.compression),
         *([backends.call(state, shadowed=layout.shadow)] if layout.grpc else []),
         *(
             backends.slot(name, waits.get(name.removesuffix(GRPC), DEFAULT_WAIT_MS), servers)

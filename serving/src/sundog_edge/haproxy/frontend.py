@@ -3,6 +3,8 @@
 from sundog_edge.haproxy import (
     admission,
     assignment,
+    cors,
+    drain,
     feedback,
     grpc,
     holding,
@@ -33,6 +35,7 @@ def frontend(settings: Settings, layout: Layout, state: StateDir) -> str:
 {relay.rules(state)}\
 {identity.rules()}\
 {routing.name(state)}\
+{cors.rules(state) if layout.cors else ""}\
 {grpc.unsupported()}\
 {admission.expectation(state)}\
 {holding.wait(settings)}\
@@ -47,6 +50,7 @@ def frontend(settings: Settings, layout: Layout, state: StateDir) -> str:
 {admission.headers()}\
 {assignment.arm(state)}\
 {relay.choice(state)}\
+{drain.choice()}\
 {feedback.choice()}\
 {grpc.choice(layout)}\
     use_backend %[var(txn.arm),field(1,!)]

@@ -3,7 +3,8 @@
 - `hosts`: host → service.
 - `splits`: service → `salt|unit source|timeout ms|timeout s|max bytes|table|flags`, and of a service that is mirrored `|share|arm`: how
   many of 10 000 requests, and the arm that gets the copies. One value, so one look-up decides by which table a request is assigned.
-  Flags: `r` reveals the arm to clients, `o` has overrides, `h` looks at headers, `f` takes feedback, `-` none of these.
+  Flags: `r` reveals the arm to clients, `o` has overrides, `h` looks at headers, `f` takes feedback, `z` compresses answers,
+  `-` none of these.
 - `ranges`: `table/prefix` → arm, the prefixes of `assignment.prefixes`. An arm is `slot!row!route prefix!revision!name!slow us`, its
   row `service/attempt/epoch/arm/origin`; several such times are parted by commas. Where an answer tells its exposure,
   `!attempt~epoch~arm` follows, without the arm where clients must not know it.
@@ -11,7 +12,7 @@
 - `matches`: `table|header|SHA-256 of its value` → `+`, and `table|number of such headers` → the arm that a request with all of them gets.
 - `networks`: network → itself, to find a client's narrowest one that any override names.
 - `prefixes`: slot → route prefix, for health checks; `applications`: gRPC slot → application.
-- `queues`, `keys`, `tokens`, `policies`: as `haproxy.policies` has them.
+- `queues`, `keys`, `tokens`, `policies`: as `haproxy.policies` has them; `cors`, `origins`: as `haproxy.cors` has them.
 - `signing`: `newest` → the key, as base64, that exposures are signed with.
 
 A table is named by a hash of its content and never changes. What is new is written before `splits` points at it, and what is old is
@@ -30,6 +31,7 @@ from sundog_edge.assignment import prefixes
 from sundog_edge.credentials import NOBODY, Credentials
 from sundog_edge.document import Arm, Document, Service
 from sundog_edge.feedback.exposure import SEPARATOR
+from sundog_edge.haproxy import cors
 from sundog_edge.haproxy.feedback import NEWEST
 from sundog_edge.haproxy.names import GRPC
 from sundog_edge.haproxy.policies import policy_maps
@@ -53,6 +55,8 @@ MAP_NAMES = (
     "tokens",
     "policies",
     "signing",
+    "origins",
+    "cors",
     "ranges",
     "overrides",
     "matches",
@@ -71,7 +75,9 @@ def maps_of(document: Document, layout: Layout, credentials: Credentials = NOBOD
     slots = layout.slot_of
     twins = ("", GRPC) if layout.grpc else ("",)
     networks = sorted(document.networks)
-    maps: Maps = {name: {} for name in MAP_NAMES} | policy_maps(document, slots, credentials, twins)
+    maps: Maps = (
+        {name: {} for name in MAP_NAMES} | policy_maps(document, slots, credentials, twins) | cors.maps(document)
+    )
     maps["prefixes"] = {
         holding.slot + twin: holding.prefix for holding in (*layout.leaving, *layout.held) for twin in twins
     }
@@ -93,7 +99,13 @@ def maps_of(document: Document, layout: Layout, credentials: Credentials = NOBOD
 def split_value(service: Service, table: str) -> str:
     """The value of one service in `splits`."""
     timeout_ms = max(1, round(service.requestTimeoutSeconds * 1000))
-    asked = {"r": service.reveal, "o": service.overrides, "h": service.match, "f": service.feedback}
+    asked = {
+        "r": service.reveal,
+        "o": service.overrides,
+        "h": service.match,
+        "f": service.feedback,
+        "z": service.compression,
+    }
     flags = "".join(flag for flag, is_asked in asked.items() if is_asked)
     # The replica gets a second more than the edge: else its own 408 could come first and count as the client's fault.
     fields = (

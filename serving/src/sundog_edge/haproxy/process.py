@@ -1,6 +1,6 @@
 """The process as a whole, and what every section inherits."""
 
-from sundog_edge.haproxy import holding
+from sundog_edge.haproxy import compression, holding
 from sundog_edge.haproxy.names import STICK_COUNTERS
 from sundog_edge.haproxy.problems import problem
 from sundog_edge.state_dir import Settings
@@ -26,6 +26,7 @@ def process(settings: Settings, drain_s: int = 0) -> str:
     tune.http.maxhdr 101
     tune.stick-counters {STICK_COUNTERS}
 {holding.limits(settings)}\
+{compression.limits(settings)}\
     ssl-default-bind-options ssl-min-ver TLSv1.2 no-tls-tickets
     ssl-default-bind-ciphers {CIPHERS}
     ssl-default-bind-ciphersuites TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256

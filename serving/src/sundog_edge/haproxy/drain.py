@@ -1,0 +1,59 @@
+"""What becomes of a body that is too large: the agent reads its rest, and then the client is told (`sundog_edge.drain` says why).
+
+A body of which all is here, and one that is known to be too large even for that, are refused at once. So are all that find the agent
+away or busy with others.
+"""
+
+from sundog_edge.haproxy.problems import problem
+from sundog_edge.state_dir import StateDir
+
+PATH = "/-/drain"
+MAX_BYTES = 64 << 20
+"""Of one body, what is read at most."""
+
+TIME_S = 10.0
+SILENCE_S = 2.0
+"""For all of it, and for the next piece of it, at most."""
+
+BACKEND = "drain"
+TOO_LARGE = "{ var(txn.toolarge) -m found }"
+"""Whether a body is too large; the variable says for what."""
+
+AT_ONCE = 8
+_DRAINED = "{ var(txn.drained) -m bool }"
+_REFUSED = problem(413, "Content Too Large", "%[var(txn.toolarge)]", code="BodyTooLarge")
+_LENGTHS = "^(?!content-length$|transfer-encoding$|host$)"
+
+
+def rules() -> str:
+    """Refuse a request whose body is too large, or have its rest read first."""
+    unread = f"!{{ internal.htx.has_eom }} {{ req.body_size le {MAX_BYTES} }}"
+    return f"""    http-request set-var(txn.drained) bool(true) if {TOO_LARGE} {unread}
+    http-request allow if {_DRAINED}
+    http-request return {_REFUSED} if {TOO_LARGE}
+"""
+
+
+def choice() -> str:
+    """Rules of the frontend that end with a backend for such a request."""
+    return f"    use_backend {BACKEND} if {_DRAINED}\n"
+
+
+def backend(state: StateDir) -> str:
+    """The agent, which gets nothing of a request but its body; what the client reads is composed here."""
+    errors = "".join(
+        f"    http-error {_REFUSED.replace('status 413', f'status {status}', 1)}\n" for status in (502, 503, 504)
+    )
+    return f"""backend {BACKEND} from base
+    timeout queue 1s
+    timeout server {TIME_S + 5:g}s
+    retries 0
+    option http-server-close
+    http-reuse never
+{errors}\
+    http-request del-header {_LENGTHS} -m reg
+    http-request set-pathq {PATH}
+    http-response return {_REFUSED}
+    http-after-response set-status 413 if {{ status 502:504 }}
+    server agent unix@{state.feedback_socket} maxconn {AT_ONCE}
+"""
