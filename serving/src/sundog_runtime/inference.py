@@ -7,12 +7,15 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, M
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from http import HTTPStatus
 from inspect import isasyncgen, isgenerator
 from math import inf
 from typing import Any, TypeVar
 
+import numpy as np
+
 from sundog_runtime.context import RequestContext, call_for, working_on
-from sundog_runtime.errors import Problem
+from sundog_runtime.errors import Problem, bad_input
 from sundog_runtime.formats.model import LoadedModel
 from sundog_runtime.metrics import Metrics
 from sundog_runtime.model_thread import ModelThread, as_exception
@@ -57,11 +60,15 @@ class Inference:
 
         An answer is written here however large it is. After a large one the next is not asked for here.
         """
-        output = self.scheduler.infer_at_once(query.batch, _told(context, query))
-        if output is NOT_AT_ONCE:
-            return None
-        self._answers_are_small = is_small(output)
-        return self._encode(query, output)
+        try:
+            output = self.scheduler.infer_at_once(query.batch, _told(context, query))
+            if output is NOT_AT_ONCE:
+                return None
+            self._answers_are_small = is_small(output)
+            return self._encode(query, output)
+        except Exception as error:
+            _refuse_lack_of_values(error, query.batch)
+            raise
 
     async def read(
         self, decode: Callable[[Mapping[bytes, bytes], Buffer], Query], headers: Mapping[bytes, bytes], body: Buffer
@@ -79,11 +86,15 @@ class Inference:
         """Raises Problem, and what the model raises. Cancel it, and the request leaves the queue."""
         if self.streams:
             raise Problem(400, "Streaming", "the model answers in a stream, which this way of asking does not have")
-        output = await self.scheduler.infer(query.batch, _told(context, query))
-        self._answers_are_small = is_small(output)
-        if self._answers_are_small:
-            return self._encode(query, output)
-        return await self._codec.run(lambda: self._encode(query, output))
+        try:
+            output = await self.scheduler.infer(query.batch, _told(context, query))
+            self._answers_are_small = is_small(output)
+            if self._answers_are_small:
+                return self._encode(query, output)
+            return await self._codec.run(lambda: self._encode(query, output))
+        except Exception as error:
+            _refuse_lack_of_values(error, query.batch)
+            raise
 
     async def stream(self, query: Query, context: RequestContext) -> AsyncGenerator[Answer, None]:
         """One answer for each item that the model yields, computed when it is asked for. Close it to stop the model.
@@ -105,6 +116,9 @@ class Inference:
             async with aclosing(items):  # type: ignore[type-var]  # all three are generators
                 while (item := await _before(context.deadline, anext(items, _END))) is not _END:
                     yield self._encode(query, item)
+        except Exception as error:
+            _refuse_lack_of_values(error, query.batch)
+            raise
         finally:
             if work.begun:
                 self._metrics.waited(work.begun - work.asked)
@@ -129,6 +143,23 @@ class Inference:
                 yield item
         finally:
             self._thread.post(lambda: self.scheduler.patiently(context.deadline - work.asked, generator.close))
+
+
+def _refuse_lack_of_values(error: Exception, batch: Any) -> None:
+    """Raises Problem 400 where `error` is of an input without values: clients choose that, so it is no failure of the model."""
+    failed = not isinstance(error, Problem) or error.status == HTTPStatus.INTERNAL_SERVER_ERROR
+    if failed and _lacks_values(batch):
+        _logger.info("the model failed on an input without values: %r", error)
+        detail = "an input holds no values, and the model fails on that; send at least one row"
+        raise bad_input("EmptyInput", detail) from error
+
+
+def _lacks_values(value: Any) -> bool:
+    if isinstance(value, np.ndarray):
+        return value.size == 0
+    if isinstance(value, dict):
+        return any(map(_lacks_values, value.values()))
+    return isinstance(value, list) and all(map(_lacks_values, value))
 
 
 def _told(context: RequestContext, query: Query) -> RequestContext:

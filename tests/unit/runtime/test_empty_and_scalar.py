@@ -1,8 +1,10 @@
 """Tensors without values and without dimensions, by all encodings of the Open Inference Protocol."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import orjson
 import pytest
@@ -226,3 +228,42 @@ def test_some_models_are_never_given_nothing(decode: Decode) -> None:
     with pytest.raises(Problem) as caught:
         decode(LoadedModel("pytorch", "", lambda batch: batch, signature), "FP32", [0, 2], [])
     assert caught.value.detail == "input 'x' has the size 0 in dimension 0; expected at least 1"
+
+
+MEANS = """
+import httpx
+import numpy as np
+
+class Predictor:
+    def load(self, path, config): pass
+
+    def predict(self, batch):
+        if batch.ndim == 1:
+            raise RuntimeError("no batch")
+        with np.errstate(all="ignore"):
+            return batch.sum(axis=0) / len(batch)
+"""
+STREAMS = """
+class Predictor:
+    def load(self, path, config): pass
+
+    def predict(self, batch):
+        yield batch.max()
+"""
+
+
+@pytest.mark.parametrize("code", [MEANS, STREAMS], ids=["answers", "streams"])
+async def test_a_model_that_fails_on_no_values_is_not_at_fault(
+    python_model: Callable[[str], Path], args: Callable[..., Any], serve: Callable[..., Any], code: str
+) -> None:
+    client = await serve(args(python_model(code), "predictor:Predictor"))
+
+    async def ask(shape: list[int], data: list[float]) -> httpx.Response:
+        tensor = {"name": "x", "datatype": "FP32", "shape": shape, "data": data}
+        return await client.post("/v2/models/digits/infer", json={"inputs": [tensor]})
+
+    refused = await ask([0, 2], [])
+    assert (refused.status_code, refused.json()["code"]) == (400, "EmptyInput"), refused.text
+    assert "x-sundog-outcome" not in refused.headers
+    assert (await ask([1, 2], [1.0, 2.0])).status_code == 200
+    assert (await ask([2], [1.0, 2.0])).status_code == (500 if code == MEANS else 200)
