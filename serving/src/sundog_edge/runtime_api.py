@@ -13,6 +13,9 @@ from sundog_edge.haproxy.relay import KNOWN
 from sundog_edge.layout import FALL, RISE
 
 TIMEOUT_S = 5.0
+RELOAD_S = 60.0
+"""The master answers when the new worker has read its configuration. Giving up before that and trying again starts one worker more."""
+
 # HAProxy opens its socket before it parts into master and worker, and nobody ever answers who connected in between: he has to come again.
 _FIRST_PATIENCE_S = 0.5
 # A command line and a payload each have to fit one 16 kB buffer.
@@ -289,7 +292,7 @@ class Haproxy:
 
     async def reload(self) -> None:
         """Start a new worker with the configuration file; the old one finishes what it has."""
-        answer = await self.command("reload")
+        answer = await self.command("reload", patience_s=RELOAD_S)
         if not answer.startswith("Success=1"):
             raise HaproxyRefused(f"HAProxy refused to reload: {' '.join(answer.split())[:300]}")
 

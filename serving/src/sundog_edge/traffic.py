@@ -264,6 +264,8 @@ class Traffic:
         except (HaproxyRefused, HaproxyUnavailable):
             write_atomically(self._state.config, before)
             raise
+        # Whatever fails from here on: the next attempt needs no other worker.
+        self.keep(layout)
         await self._workers.refresh()
         # Before the new document is pushed: what it asks for may be known to the new worker alone.
         await self._relay()

@@ -178,7 +178,7 @@ async def test_a_reload_under_load_fails_nothing_and_loses_nothing(edge, serve, 
     assert sum(row["lost"] for row in evidence["counters"]) == 0
     assert edge.ends(evidence) == {"ok": load.sent + 1}
     served = {row["boot"] for row in evidence["counters"] if row["service"] == "digits" and row["assigned"]}
-    assert len(served) == 2
+    assert len(served) >= 2, "a new worker took over in the middle of the load"
     sticky = [row for row in evidence["counters"] if row["service"] == "fresh"]
     assert [row["unit"] for row in sticky] == ["sticky"]
 

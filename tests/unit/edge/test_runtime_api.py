@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from sundog_edge import runtime_api
 from sundog_edge.errors import HaproxyRefused, HaproxySilent
 from sundog_edge.runtime_api import Haproxy, Process
 
@@ -52,6 +53,14 @@ async def test_another_command_is_sent_once_and_its_silence_told(master: Master)
     with pytest.raises(HaproxySilent, match=rf"does not answer on {master.path} within 0.05 s"):
         await Haproxy(master.path).command("reload", patience_s=0.05)
     assert master.asked == ["reload"]
+
+
+async def test_a_reload_has_more_time_than_other_commands(master: Master, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert runtime_api.RELOAD_S > 10 * runtime_api.TIMEOUT_S
+    monkeypatch.setattr(runtime_api, "RELOAD_S", 0.05)
+    master.silent = 1
+    with pytest.raises(HaproxySilent, match=r"within 0\.05 s"):
+        await Haproxy(master.path).reload()
 
 
 SEPARATED = (
