@@ -22,7 +22,7 @@ GATE := not extended and not campaign
 run: $(VENV)/.local
 	$(BIN)/sundog demo
 
-# What gates a change: each promise once on real Ray and a real HAProxy, and all that needs neither. Some 25 minutes on two cores.
+# What gates a change: each promise once on real Ray and a real HAProxy, and all that needs neither. Some 20 minutes on two cores.
 test: check
 	$(BIN)/pytest tests/contract tests/unit tests/fuzz tests/integration -m 'not cluster and $(GATE)' \
 	    -n 3 $(GROUPED) --hypothesis-profile gate --tier 'make test'

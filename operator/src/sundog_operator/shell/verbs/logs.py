@@ -30,7 +30,7 @@ _FILES: Final = "/tmp/ray/session_latest/logs/serve"  # noqa: S108 in the pod
 async def logs(server: Server, name: str, revision: int | None, follow: bool, tail: int) -> None:
     """Print what the replicas of a ModelDeployment log: what their models print, log and raise, by request id, and how they started.
 
-    In local mode also that of replicas that have ended. In a cluster it takes the permission to create `pods/exec`.
+    In local mode also that of replicas that have ended. In a cluster it takes the permission to get and create `pods/exec`.
     """
     await find(server, Ref(MODEL_DEPLOYMENT, server.namespace, name))
     if server.state is not None:
