@@ -56,14 +56,6 @@ class Meter:
         self.cpu_s.append((self._cost() - self._before) / sample.answers)
 
 
-def answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(urllib.request.Request(url, X.body), timeout=5) as answer:
-            return bool(answer.status == 200)
-    except OSError:
-        return False
-
-
 @pytest.fixture
 def bare(tmp_path: Path) -> Iterator[str]:
     """The URL of uvicorn as its documentation has it: one worker, no access log."""
@@ -73,7 +65,7 @@ def bare(tmp_path: Path) -> Iterator[str]:
     quiet = ["--no-access-log", "--log-level=warning"]
     with running([*command, *quiet], tmp_path / "bare.log", variables):
         url = f"http://127.0.0.1:{port}/"
-        eventually(lambda: answers(url), "bare uvicorn answers")
+        eventually(lambda: X.is_answered(url), "bare uvicorn answers")
         yield url
 
 

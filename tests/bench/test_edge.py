@@ -3,7 +3,6 @@
 The same raw ASGI application on two Rays side by side. Both ask Serve for the same: throughput mode, no access log.
 """
 
-import urllib.request
 from collections.abc import Iterator
 
 import pytest
@@ -33,14 +32,6 @@ def application(name: str) -> dict[str, object]:
     }
 
 
-def answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(urllib.request.Request(url, REQUEST.body), timeout=5) as answer:
-            return bool(answer.status == 200)
-    except OSError:
-        return False
-
-
 @pytest.fixture
 def plain_serve(environment: dict[str, str]) -> Iterator[str]:
     """The application's URL on a Ray in HAProxy and throughput mode."""
@@ -57,7 +48,7 @@ def plain_serve(environment: dict[str, str]) -> Iterator[str]:
         ray.put({"applications": [application("plain")]})
         ray.wait_running("plain")
         url = f"http://{ray.fallback}/plain.app/"
-        eventually(lambda: answers(url), "plain Ray Serve answers")
+        eventually(lambda: REQUEST.is_answered(url), "plain Ray Serve answers")
         yield url
 
 

@@ -5,6 +5,7 @@ import shutil
 import statistics
 import subprocess
 import tempfile
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,6 +64,14 @@ class Request:
     headers: Mapping[str, str] = field(default_factory=dict)
     units: int = 1
     method: str = "POST"
+
+    def is_answered(self, url: str) -> bool:
+        """Whether a server is there that answers its body with 200."""
+        try:
+            with urllib.request.urlopen(urllib.request.Request(url, self.body), timeout=5) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import pytest
 
 from measuring import load, record
 from measuring.load import Request, Sample, Side, WrongAnswersError, in_turn, measure, ratio
+from ports import free_ports
 
 DOCUMENT = {"title": "T", "taken": "now", "machine": "m", "columns": ["a"], "rows": [["1"]], "notes": []}
 PAGE = "before\n<!-- bench:one -->\nold\n<!-- /bench:one -->\nbetween\n<!-- bench:two -->\nkept\n<!-- /bench:two -->\n"
@@ -77,6 +78,14 @@ def test_a_round_with_another_status_than_200_fails(server: str, status: int) ->
     assert measure(f"{server}/200", Request(b"{}", units=3), 1, 1).answers > 0
     with pytest.raises(WrongAnswersError, match="with another status"):
         measure(f"{server}/{status}", Request(b"{}"), 1, 1)
+
+
+def test_a_server_is_there_once_it_answers_200(server: str) -> None:
+    asked = Request(b"{}")
+    assert asked.is_answered(f"{server}/200")
+    assert not asked.is_answered(f"{server}/204")
+    (port,) = free_ports(1)
+    assert not asked.is_answered(f"http://127.0.0.1:{port}/")
 
 
 def test_the_script_holds_what_is_sent(tmp_path: Path) -> None:
