@@ -34,15 +34,11 @@ def _part(item: pytest.Item) -> str:
 
 @pytest.fixture(scope="session")
 def environment() -> dict[str, str]:
-    """What Ray's workers need to find the applications that only benchmarks have.
-
-    And the niceness that other servers have: by Ray's own, 15, load generators and all other work of the machine come before replicas,
-    which is not so in a pod.
-    """
+    """What Ray's workers need to find the applications that only benchmarks have."""
     import os
 
     paths = [str(ROOT / "tests" / "support"), os.environ.get("PYTHONPATH", "")]
-    return {"PYTHONPATH": os.pathsep.join(path for path in paths if path), "RAY_worker_niceness": "0"}
+    return {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
 
 
 @pytest.fixture(scope="session")

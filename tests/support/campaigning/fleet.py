@@ -29,7 +29,6 @@ log = logging.getLogger(__name__)
 Json = dict[str, Any]
 
 LOOK_S = 15.0
-CARE_S = 3.0
 POLL_S = 1.0
 NAMES = {"agent": "edge-0-agent", "edge": "edge-0-haproxy"}
 
@@ -44,7 +43,6 @@ class Fleet:
     recording: Recording
     services: list[Digits] = field(default_factory=list)
     _looked: float = 0.0
-    _cared: float = 0.0
 
     def add(self, name: str, rps: float, rollout: Json | None = None, endpoint: Json | None = None) -> Digits:
         """One more, which is not released yet."""
@@ -100,21 +98,7 @@ class Fleet:
         self._looked = 0.0
         eventually(self.recording.look, "what the edge counted")
 
-    def _give_cpu(self) -> None:
-        """Take what Ray starts from its niceness of 15 to that of the other parts, where that is allowed.
-
-        Else replicas would have the CPU that other work at 19 leaves them, and be as quick as that lets them.
-        """
-        with contextlib.suppress(psutil.Error, OSError):
-            for child in psutil.Process(self.up.pid("ray-0")).children(recursive=True):
-                with contextlib.suppress(psutil.Error):
-                    if child.nice() > 0:
-                        child.nice(0)
-
     def _look(self) -> None:
-        if time.monotonic() - self._cared >= CARE_S:
-            self._cared = time.monotonic()
-            self._give_cpu()
         if time.monotonic() - self._looked >= LOOK_S:
             self._looked = time.monotonic()
             self.recording.look()

@@ -35,6 +35,10 @@ def test_the_token_is_read_from_a_file_and_told_nowhere() -> None:
     assert "RAY_AUTH_TOKEN" not in ENVIRONMENT
 
 
+def test_replicas_get_as_much_cpu_as_other_work_of_the_machine() -> None:
+    assert ENVIRONMENT["RAY_worker_niceness"] == "0"
+
+
 def test_a_shells_ray_settings_decide_nothing_but_the_rest_is_inherited() -> None:
     assert "RAY_ADDRESS" not in ENVIRONMENT
     assert ENVIRONMENT["PATH"] == "/bin"
