@@ -59,6 +59,16 @@ def test_nothing_is_decided_on_few_blocks() -> None:
     assert finding(counts([0], [1000], 0.5, blocks=12)).verdict == Verdict.HARM
 
 
+def test_nothing_is_decided_before_two_lengths_of_blocks_tell_of_bursts() -> None:
+    """By when they began, twelve blocks of 10 s have three or four of 30 s in them."""
+    plain = counts([0], [1000], 0.5, blocks=12)
+    three, four = (
+        replace(plain, blocks=[*plain.blocks, varying(plain.control, plain.candidate, of, 1)]) for of in (3, 4)
+    )
+    assert finding(three).verdict == Verdict.UNDECIDED
+    assert finding(four).verdict == Verdict.HARM
+
+
 def test_no_errors_at_all_pass_by_the_floor_once_there_were_requests_enough() -> None:
     assert finding(counts([0], [0], 0.25, 500)).verdict == Verdict.UNDECIDED
     assert finding(counts([0], [0], 0.25, 20_000)).verdict == Verdict.PASSED

@@ -70,7 +70,9 @@ def test_a_floor_waits_until_the_newest_epoch_tells_how_its_events_vary() -> Non
     closed = [(11,) + (0,) * 5, (3,) + (0,) * 5, (1,) + (0,) * 5]
     young = Epoch(0.5, (50_000, 50_000), [(0, 0)], [closed])
     assert weighing.weigh([metric], [epoch(0.1, (0, 0)), young], Levels(0.05))[0].verdict == Verdict.UNDECIDED
-    old = replace(young, blocks=[[(12,) + (0,) * 5, *closed[1:]]])
+    older = replace(young, blocks=[[(12,) + (0,) * 5, *closed[1:]]])
+    assert weighing.weigh([metric], [epoch(0.1, (0, 0)), older], Levels(0.05))[0].verdict == Verdict.UNDECIDED
+    old = replace(young, blocks=[[(13,) + (0,) * 5, (4,) + (0,) * 5, closed[2]]])
     assert weighing.weigh([metric], [epoch(0.1, (0, 0)), old], Levels(0.05))[0].verdict == Verdict.PASSED
     silent = Epoch(0.5, (0, 0), [(0, 0)], [[(0,) * 6] * 3])
     assert weighing.weigh([metric], [epoch(0.1, (0, 0)), silent], Levels(0.05))[0].verdict == Verdict.UNDECIDED

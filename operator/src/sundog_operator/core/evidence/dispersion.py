@@ -4,10 +4,11 @@ Requests are assigned at random, replicas are not: a stall of one arm's replica 
 explains. Evidence is divided by how many events come together, so that a stall counts as about one.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sundog_operator.core.evidence.binary import Numbers
 
@@ -17,7 +18,7 @@ LENGTHS_S: Final = (10, 30, 60)
 LEAST_BLOCKS: Final = 12
 """Of the shortest, closed, before anything is decided."""
 
-_LEAST_CLOSED: Final = 4
+LEAST_CLOSED: Final = 4
 """Before blocks of a length say anything of how they vary."""
 
 _FEW: Final = 4.0
@@ -46,6 +47,16 @@ class Blocks(NamedTuple):
     candidate_squares: Numbers
     product: Numbers
     both_squares: Numbers
+
+
+def enough(closed: Sequence[Numbers | int]) -> NDArray[np.bool_]:
+    """Whether so many closed blocks, of each length and the shortest first, tell how events come together.
+
+    Twelve of the shortest may have four of the next length in them, or three: with three, bursts of 10 s alone would be known.
+    """
+    least = (LEAST_BLOCKS, LEAST_CLOSED)
+    known = [np.asarray(found) >= wanted for found, wanted in zip(closed, least, strict=False)]
+    return np.logical_and.reduce(known) if known else np.zeros((), bool)
 
 
 def factor(lengths: Iterable[Blocks], null: Numbers) -> Numbers:
@@ -78,5 +89,5 @@ def _of(blocks: Blocks, null: Numbers) -> Numbers:
         index = spread / (chance * (closed - 1) / closed).sum(-1)
         clusters = blocks.both.sum(-1) ** 2 / blocks.both_squares.sum(-1)
         found = beyond(index, clusters)
-    said = (blocks.closed.sum(-1) >= _LEAST_CLOSED) & np.isfinite(found)
+    said = (blocks.closed.sum(-1) >= LEAST_CLOSED) & np.isfinite(found)
     return np.where(said, found, 1.0)

@@ -17,8 +17,8 @@ import numpy as np
 from sundog_operator.core.evidence import rates
 from sundog_operator.core.evidence.binary import Numbers
 
-BLOCKS: Final = 20
-"""Of the candidate's first, those that are looked at: until the usual test has the twelve that it takes, after a warm-up of a minute."""
+BLOCKS: Final = 22
+"""Of the candidate's first, those that are looked at: until the usual test has the 12 to 14 that it takes, after a warm-up of a minute."""
 
 LEFT_OUT: Final = 7
 """Blocks that a stall of a minute touches."""

@@ -174,7 +174,7 @@ def roll_out(
             at, last = live[step[live] == number], number == len(weights) - 1
             counts = sums.counts(at, weights[: number + 1])
             verdict = verdicts.judge(counts, plan.limits(number), promotes=plan.promotes(number)).verdict
-            early = _early_harm(plan, first[at, : max(0, tick + 1 - LAG)]) & (counts.closed < dispersion.LEAST_BLOCKS)
+            early = _early_harm(plan, first[at, : max(0, tick + 1 - LAG)]) & ~counts.enough
             rolled_back[at] = (verdict == Verdict.HARM) | early
             passed = at[(verdict == Verdict.PASSED) & (stayed[at] >= plan.least_ticks)]
             promoted[passed] = last

@@ -72,6 +72,11 @@ class Counts:
         return self.blocks[0].closed.sum(-1) if self.blocks else np.zeros(self.control.shape[:-1])
 
     @property
+    def enough(self) -> NDArray[np.bool_]:
+        """Whether enough blocks are closed to know how events come together, of a shape that fits (...)."""
+        return dispersion.enough([each.closed.sum(-1) for each in self.blocks])
+
+    @property
     def has_units(self) -> NDArray[np.bool_]:
         """Whether both arms have any, shape (...)."""
         found: NDArray[np.bool_] = (self.control_units.sum(-1) > 0) & (self.candidate_units.sum(-1) > 0)
@@ -316,10 +321,10 @@ def judge(counts: Counts, limits: Limits, *, promotes: bool | NDArray[np.bool_])
     bar = phi * many.bar(limits.gate_alpha)
     lower, upper = rates.ratio_interval(gate.control, gate.candidate, gate.weight, bar, limits.concentrations)
     ratio = rates.most_likely(gate.control, gate.candidate, gate.weight)
-    early = sane.closed < dispersion.LEAST_BLOCKS
+    early = ~sane.enough
     verdict = _verdicts(valid, gate, limits, harm, passing, early=early, empty=np.isnan(lower))
     newest = sane.newest(True)
-    long = newest.has_units & (newest.closed >= dispersion.LEAST_BLOCKS)
+    long = newest.has_units & newest.enough
     open_ = (verdict == Verdict.UNDECIDED) & long & (limits.room > 0)
     by_floor = np.zeros(verdict.shape, bool)
     if open_.any():

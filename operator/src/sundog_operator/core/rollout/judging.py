@@ -188,7 +188,8 @@ def _with_early_harm(
 ) -> tuple[MetricStatus, ...]:
     """With harm of the candidate's first blocks, as long as the usual test has too few of them."""
     over, evident = seen.tallies.over, _shares(status.evidence_epochs)
-    if sum(over[number].closed for number in evident if number in over) >= dispersion.LEAST_BLOCKS:
+    lengths = zip(*(over[number].lengths for number in evident if number in over), strict=True)
+    if dispersion.enough([sum(each.closed for each in epochs) for epochs in lengths]):
         return told
     known = {number: own[-1] for number, own in with_warmup(status.plan, evident).items()}
     weights = {status.epoch.number: machine.canary_weight(status) / 100, **known}
@@ -240,7 +241,7 @@ def _bake(plan: FrozenPlan) -> int | None:
 def _is_long(newest: EvidenceEpoch, seen: Counted) -> bool:
     """Whether the newest epoch tells how its events vary: a last gate looks at nothing else."""
     folded = seen.tallies.folded.get(newest.number)
-    return folded is not None and folded.closed >= dispersion.LEAST_BLOCKS
+    return folded is not None and bool(dispersion.enough([each.closed for each in folded.lengths]))
 
 
 @dataclass(frozen=True, slots=True)
