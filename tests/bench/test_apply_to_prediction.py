@@ -20,7 +20,8 @@ from measuring.record import Record
 from real_local import Up, instance, is_ready, save_network
 from real_ray import RayServe
 from sundog_operator.api import ModelDeploymentSpec
-from sundog_operator.core import revisions, serve_config
+from sundog_operator.core import revisions
+from sundog_operator.core.ray import serve_config
 from sundog_operator.core.revisions import Revision
 from waiting import eventually
 

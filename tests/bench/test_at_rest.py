@@ -16,7 +16,7 @@ from measuring import fleet
 from measuring.record import Record
 from standing_in.memory_api import MemoryApi
 from standing_in.operator_process import OperatorProcess, running_operator
-from sundog_operator.core import names
+from sundog_operator.core.kubernetes import names
 from sundog_operator.ports import Object
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(1200)]

@@ -18,7 +18,7 @@ from measuring.side_by_side import in_processes
 from measuring.thresholds import Argo, Flagger, Policy
 from stalling_replicas import Stalling
 from sundog_operator.api import Rollout
-from sundog_operator.core.evidence.simulating import TICK_S, Outcomes, Plan, Steady, World, roll_out
+from sundog_operator.core.stats.power.rollout_simulation import TICK_S, Outcomes, Plan, Steady, World, roll_out
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]
 

@@ -14,12 +14,13 @@ from scipy.special import betainc
 from edge_counts import ATTEMPT, evenly, report
 from measuring.record import Record
 from sundog_operator.api import Epoch, EvidenceEpoch, ExperimentStatus, Rollout, StepStatus
-from sundog_operator.core.evidence import verdicts
-from sundog_operator.core.evidence.dispersion import Blocks
-from sundog_operator.core.evidence.simulating import LENGTHS
-from sundog_operator.core.evidence.verdicts import Counts, Limits, Verdict
-from sundog_operator.core.rollout import freeze, judging, tallies
+from sundog_operator.core.analysis import counters, evaluate
+from sundog_operator.core.rollout import freeze
 from sundog_operator.core.rollout.resolve import Traffic
+from sundog_operator.core.stats import verdicts
+from sundog_operator.core.stats.dispersion import Blocks
+from sundog_operator.core.stats.power.rollout_simulation import LENGTHS
+from sundog_operator.core.stats.verdicts import Counts, Limits, Verdict
 
 pytestmark = pytest.mark.bench
 
@@ -50,7 +51,7 @@ def summed(x: Any, s: Any, length: int) -> Blocks:
     return Blocks(closed, *(part.sum(-1) for part in (x, s, x * x, x * s, s * s)))
 
 
-def attempt() -> tuple[ExperimentStatus, judging.Seen]:
+def attempt() -> tuple[ExperimentStatus, evaluate.Seen]:
     """At the sixth of six steps with three metrics: what the operator asks at each pass."""
     weights = (1, 5, 10, 20, 35, 50)
     spec = {"steps": [{"weight": weight} for weight in weights]}
@@ -69,9 +70,9 @@ def attempt() -> tuple[ExperimentStatus, judging.Seen]:
         for arm, share in (("stable", 100 - weight), ("canary", weight))
     ]
     reports, now_s = [report(*rows)], T0 + 600.0 * len(weights) + 60
-    blocks = tallies.blocks_of(ATTEMPT, reports)
-    known = tallies.take(tallies.Tallies(ATTEMPT), reports, blocks, tallies.Look(numbers, numbers[-1], now_s, 30.0))
-    return status, judging.Seen(known, reports, blocks, stable, now_s, 30.0, (3, 3))
+    blocks = counters.blocks_of(ATTEMPT, reports)
+    known = counters.take(counters.Tallies(ATTEMPT), reports, blocks, counters.Look(numbers, numbers[-1], now_s, 30.0))
+    return status, evaluate.Seen(known, reports, blocks, stable, now_s, 30.0, (3, 3))
 
 
 def spent(work: Callable[[], Any]) -> float:
@@ -93,7 +94,7 @@ def test_weighing() -> None:
         ),
         "the same, of the newest epoch alone": functools.partial(verdicts.judge, counts, limits, promotes=True),
         f"{len(status.plan.guardrails)} metrics × {len(status.evidence_epochs)} epochs, of what edges report: `judging.judge`": (
-            functools.partial(judging.judge, status, seen)
+            functools.partial(evaluate.judge, status, seen)
         ),
     }
     # Two parts of the mixture, each before and after the counts, for each of the two tests.
@@ -118,4 +119,4 @@ def test_weighing() -> None:
         record.add(name, f"{middle:.2f} ms", f"{most:.2f} ms", f"{ratio:.1f}")
     record.finish()
     assert {*verdicts.judge(counts, limits, promotes=False).verdict.flat} == {Verdict.PASSED, Verdict.UNDECIDED}
-    assert {each.verdict for each in judging.judge(status, seen).metrics} == {Verdict.UNDECIDED}
+    assert {each.verdict for each in evaluate.judge(status, seen).metrics} == {Verdict.UNDECIDED}

@@ -12,8 +12,9 @@ import pytest
 
 from measuring.record import Record
 from returning_buyers import Returning
-from sundog_operator.core.evidence import experimenting, planned_looks, success
-from sundog_operator.core.evidence.experimenting import (
+from sundog_operator.core.stats import group_sequential, success_metrics
+from sundog_operator.core.stats.power import experiment_simulation
+from sundog_operator.core.stats.power.experiment_simulation import (
     NOBODY,
     Adaptive,
     Base,
@@ -24,7 +25,7 @@ from sundog_operator.core.evidence.experimenting import (
     Steady,
     World,
 )
-from sundog_operator.core.evidence.success import Epoch, Metric, Outcomes
+from sundog_operator.core.stats.success_metrics import Epoch, Metric, Outcomes
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]
 
@@ -117,7 +118,7 @@ def test_how_often_nobodys_win_is_declared() -> None:
     record = Record("experiments_errors", title, ("success metric", "arms", "runs", "a winner", "none can win"))
     levels = {}
     for seed, (name, arms, design, world, runs) in enumerate(rows):
-        found = experimenting.play(design, world, runs=runs, looks=LOOKS, seed=seed)
+        found = experiment_simulation.play(design, world, runs=runs, looks=LOOKS, seed=seed)
         levels[name, arms] = float((found.winner != NOBODY).mean())
         record.add(name, arms, str(runs), f"{levels[name, arms]:.1%}", f"{found.hopeless.mean():.1%}")
     record.finish()
@@ -137,12 +138,12 @@ def test_how_long_a_win_takes() -> None:
         (RATE, 0.1, 0.1, 10),
         (MEAN, 0.1, 0.1, 10),
     ):
-        one_look = planned_looks.bounds(planned_looks.pocock, 1, 0.05 / (arms - 1))
-        drift = planned_looks.drift_for(one_look, 0.8)
-        once = experimenting.planned_units(Design(RATE, (1 / arms,) * arms), Base(base), better, drift)
+        one_look = group_sequential.bounds(group_sequential.pocock, 1, 0.05 / (arms - 1))
+        drift = group_sequential.drift_for(one_look, 0.8)
+        once = experiment_simulation.planned_units(Design(RATE, (1 / arms,) * arms), Base(base), better, drift)
         world = Steady(3 * once / LOOKS, (base, base * (1 + better), *[base] * (arms - 2)))
         design = Design(metric, (1 / arms,) * arms, tests=arms - 1)
-        found = experimenting.play(design, world, runs=400 if arms == 2 else 100, looks=LOOKS, seed=7)
+        found = experiment_simulation.play(design, world, runs=400 if arms == 2 else 100, looks=LOOKS, seed=7)
         right, wrong = found.winner == 0, (found.winner != NOBODY) & (found.winner != 0)
         units = np.where(right, found.ended / LOOKS * 3, np.inf)
         late = np.quantile(units, 0.8, method="higher")
@@ -169,7 +170,7 @@ def test_weights_that_move() -> None:
         forgone = {}
         for name, rule in (("fixed", None), ("thompson", MOVING)):
             design = Design(RATE, (1 / len(rates),) * len(rates), tests=len(rates) - 1, adaptive=rule)
-            found = experimenting.play(
+            found = experiment_simulation.play(
                 design, Steady(200 * len(rates), rates), runs=100, looks=LOOKS, seed=3, ends=False
             )
             best = found.winner == len(rates) - 2
@@ -199,11 +200,11 @@ def test_what_it_costs() -> None:
         Epoch([1] * 10, [[_of(10_000, 1000 + 7 * arm + metric) for arm in range(10)] for metric in range(3)])
         for _ in range(10)
     ]
-    success.judge(metrics, epochs, 0.05)
+    success_metrics.judge(metrics, epochs, 0.05)
     spent = []
     for _ in range(ROUNDS):
         started = time.process_time_ns()
-        found = success.judge(metrics, epochs, 0.05, elapsed_s=3600)
+        found = success_metrics.judge(metrics, epochs, 0.05, elapsed_s=3600)
         spent.append((time.process_time_ns() - started) / 1e6)
     record = Record(
         "experiments_cost", f"One look at success metrics, {ROUNDS} rounds", ("asked", "CPU, median", "90 %")

@@ -18,7 +18,7 @@ from measuring.record import Record
 from measuring.side_by_side import in_processes
 from returning_users import Users, by_beta, unevenly
 from stalling_replicas import Stalling
-from sundog_operator.core.evidence.simulating import World, roll_out
+from sundog_operator.core.stats.power.rollout_simulation import World, roll_out
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]
 

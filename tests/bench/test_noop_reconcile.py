@@ -7,7 +7,7 @@ import pytest
 
 from doubles.cluster import Cluster
 from measuring.record import Record
-from sundog_operator.app.loop import RECONCILERS
+from sundog_operator.app.controller import RECONCILERS
 
 pytestmark = pytest.mark.bench
 

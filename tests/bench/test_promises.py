@@ -19,8 +19,8 @@ from measuring.record import Record
 from measuring.side_by_side import in_processes
 from returning_users import Users, alike, by_beta, by_zipf, few_have_most, unevenly, with_a_whale
 from stalling_replicas import Stalling
-from sundog_operator.core.evidence.simulating import Outcomes, Plan, Steady, World, roll_out
 from sundog_operator.core.rollout.resolve import BUSY_RPS
+from sundog_operator.core.stats.power.rollout_simulation import Outcomes, Plan, Steady, World, roll_out
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]
 

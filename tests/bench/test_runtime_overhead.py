@@ -24,11 +24,11 @@ import torch
 
 from measuring.record import Record
 from sundog_runtime.context import RequestContext
-from sundog_runtime.metrics import Metrics
-from sundog_runtime.pace import Pace
 from sundog_runtime.protocol.body import read_body
 from sundog_runtime.replica import Replica
+from sundog_runtime.scheduling.execution_mode import Pace
 from sundog_runtime.signature import conform
+from sundog_runtime.telemetry.metrics import Metrics
 from sundog_runtime.tensors import plain
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(600)]

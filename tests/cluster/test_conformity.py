@@ -13,7 +13,7 @@ from real_kubernetes import gateway_api, prometheus_operator
 from real_kubernetes.cluster import BINARIES
 from real_kubernetes.kubeconform import KUBECONFORM, Kubeconform, prepare
 from sundog_operator.api import ModelDeployment
-from sundog_operator.core.http_route import make_route
+from sundog_operator.core.edge.http_route import make_route
 
 VERSIONS = ("1.32.0", "1.36.0")
 CRDS = [yaml.safe_load(path.read_text()) for path in sorted((ROOT / "crds").glob("*.yaml"))]

@@ -31,12 +31,14 @@ from sundog_operator.adapters.ray_serve import parse_state
 from sundog_operator.adapters.webhooks import HttpWebhooks, Reach
 from sundog_operator.api import ModelDeploymentStatus
 from sundog_operator.api.installation import parse_installation
-from sundog_operator.app.keys import Key, edge_key
-from sundog_operator.app.loop import RECONCILERS
+from sundog_operator.app.controller import RECONCILERS
+from sundog_operator.app.dependencies import Settings, World
+from sundog_operator.app.queue.keys import Key, edge_key
 from sundog_operator.app.reconcile_ray_cluster import applications_of
-from sundog_operator.app.world import Settings, World
-from sundog_operator.core import live, names, revisions
+from sundog_operator.core import revisions
+from sundog_operator.core.kubernetes import names
 from sundog_operator.core.observed import ReplicaStart
+from sundog_operator.core.planner import desired_state
 from sundog_operator.errors import Conflict, DependencyError
 from sundog_operator.ports import (
     CONTROLLER_REVISION,
@@ -130,7 +132,7 @@ class Namespace:
         serve = await self.serve.read()
         applications: list[Json] = []
         for obj in deployments:
-            for cluster in live.clusters(ModelDeploymentStatus.parse(obj.get("status"))):
+            for cluster in desired_state.clusters(ModelDeploymentStatus.parse(obj.get("status"))):
                 await self._cluster(cluster)
                 known = owned.get(obj["metadata"]["uid"], ())
                 applications += applications_of(obj, known, serve, cluster, self.operator.settings.installation)

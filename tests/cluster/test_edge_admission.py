@@ -10,8 +10,9 @@ import yaml
 from real_kubernetes.cluster import Cluster
 from sundog_operator.api.installation import parse_installation
 from sundog_operator.app.edge_in_cluster import shared
-from sundog_operator.core import edge_objects, edge_pods
-from sundog_operator.core.contains import contains
+from sundog_operator.core.edge import objects as edge_objects
+from sundog_operator.core.edge import pods
+from sundog_operator.core.kubernetes.subset import contains
 
 pytestmark = pytest.mark.cluster
 
@@ -45,7 +46,7 @@ def objects(namespace: str, text: str) -> list[dict[str, Any]]:
         edge_objects.make_secret(namespace, [member], {"keys": "e30="}),
         edge_objects.make_config_map(namespace, [member], {"version": 1}),
         *shared(namespace, [member], installation),
-        edge_pods.make_deployment(namespace, [member], installation),
+        pods.make_deployment(namespace, [member], installation),
         edge_objects.make_service(member, tls=True),
     ]
 
@@ -76,7 +77,7 @@ def test_an_edge_that_is_not_ready_may_be_evicted_and_one_that_is_ready_waits_fo
 
 def edge_pod(namespace: str, name: str, text: str = "") -> dict[str, Any]:
     """A pod of the edges, of an account that is there."""
-    template = edge_pods.make_deployment(namespace, [], parse_installation(text, "test"))["spec"]["template"]
+    template = pods.make_deployment(namespace, [], parse_installation(text, "test"))["spec"]["template"]
     meta = {"name": name, "namespace": namespace, "labels": template["metadata"]["labels"]}
     spec = template["spec"] | {"serviceAccountName": "default"}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec}

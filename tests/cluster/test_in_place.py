@@ -18,7 +18,7 @@ from real_kubernetes import node
 from real_kubernetes.cluster import BINARIES
 from real_local import condition
 from real_serving import MDEP, Json, Serving, Team, processes_of
-from sundog_operator.core import names
+from sundog_operator.core.kubernetes import names
 from waiting import patience
 
 # Each walks for minutes, for Ray gives an idle pod back only after a while.

@@ -12,7 +12,7 @@ from real_kubernetes.checkout import pod_spec
 from real_kubernetes.cluster import BINARIES
 from real_kubernetes.kubectl import Kubectl
 from real_serving import Json, Serving, Team
-from sundog_operator.core import names
+from sundog_operator.core.kubernetes import names
 from waiting import eventually
 
 PROBE = """

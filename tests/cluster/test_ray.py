@@ -24,7 +24,8 @@ from real_kubernetes.kubectl import WAIT_S
 from real_local import NET
 from real_serving import USER, Json, Serving, Team, has_store
 from sundog_operator.api.installation import parse_installation
-from sundog_operator.core import names, ray_groups, ray_pods, ray_token
+from sundog_operator.core.kubernetes import names
+from sundog_operator.core.ray import groups, pods, token
 from waiting import PATIENCE_S
 
 GPU = "nvidia.com/gpu"
@@ -327,14 +328,14 @@ def test_a_redis_of_somebody_else_keeps_what_a_head_needs_and_is_left_clean(
         },
     }
     installation = parse_installation(json.dumps(written), "test")
-    made = ray_pods.make_ray_cluster(namespace, "own-redis", [], BASE, installation)
+    made = pods.make_ray_cluster(namespace, "own-redis", [], BASE, installation)
     # Ray's autoscaler ends where there is no group at all.
-    group = ray_groups.make_group("none-r1", (0, 1), {"CPU": "1"}, {"metadata": {}, "spec": pod_spec("true")})
+    group = groups.make_group("none-r1", (0, 1), {"CPU": "1"}, {"metadata": {}, "spec": pod_spec("true")})
     made["spec"]["workerGroupSpecs"] = [{**group, "replicas": 0}]
     run = cluster.kubectl
     password = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "redis", "namespace": namespace}}
     run.apply(
-        ray_token.make_secret(namespace, [], secrets.token_hex(16)),
+        token.make_secret(namespace, [], secrets.token_hex(16)),
         {**password, "stringData": {"password": "its-password"}},
         made,
     )

@@ -17,7 +17,7 @@ from real_kubernetes import audit, gateway_api
 from real_kubernetes.audit import Right
 from real_kubernetes.cluster import Cluster
 from real_kubernetes.kubectl import Kubectl
-from sundog_operator.core import names
+from sundog_operator.core.kubernetes import names
 from sundog_operator.shell.operator import LEASE_NAME
 
 # Names that are always the same: a right that is needed for these alone is granted for these alone.

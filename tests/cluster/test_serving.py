@@ -15,7 +15,7 @@ from charting import NAMESPACE, account
 from measuring.record import Record
 from real_kubernetes import audit
 from real_serving import CLAIM, ROOT, Json, Team, Traffic, example, readme_commands
-from sundog_operator.core.rollout.tallies import Tallies, Tally
+from sundog_operator.core.analysis.counters import Tallies, Tally
 from told_edges import ToldEdges
 from waiting import patience
 

@@ -14,13 +14,13 @@ import atheris
 
 # Beside our own what unpacks for us: it is the file's author who decides what is read where.
 with atheris.instrument_imports(include=["sundog_runtime", "sundog_edge", "tarfile", "zipfile"]):
-    from sundog_edge import document
-    from sundog_edge.certificates import CERTIFICATE_FILE, KEY_FILE, MAX_PEM_BYTES, pem_of
-    from sundog_edge.counters import Ledger
-    from sundog_edge.credentials import JWKS_FILE, token_keys
+    from sundog_edge.counting.counters import Ledger
     from sundog_edge.errors import DocumentError, SecretError
     from sundog_edge.feedback.events import BodyRefused, Event, Reading, Refusal, items_of, read
     from sundog_edge.feedback.exposure import verified
+    from sundog_edge.security.certificates import CERTIFICATE_FILE, KEY_FILE, MAX_PEM_BYTES, pem_of
+    from sundog_edge.security.credentials import JWKS_FILE, token_keys
+    from sundog_edge.split import document
     from sundog_runtime.description import parse_description
     from sundog_runtime.errors import Problem, StartError
     from sundog_runtime.formats.detect import Content, sniff, transformers_config

@@ -1,10 +1,10 @@
 """The plan of `rollout: {}` as simulations play it."""
 
 from sundog_operator.api import Rollout
-from sundog_operator.core.evidence.simulating import Plan
-from sundog_operator.core.forecast import error_guardrail, harm_tests, weighed_steps
+from sundog_operator.core.analysis.forecast import error_guardrail, harm_tests, weighed_steps
 from sundog_operator.core.rollout.freeze import early_alpha, resolved
 from sundog_operator.core.rollout.resolve import Traffic
+from sundog_operator.core.stats.power.rollout_simulation import Plan
 
 
 def by_default(requests_per_second: float, *, units: bool = False) -> Plan:

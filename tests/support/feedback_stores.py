@@ -11,8 +11,8 @@ import pytest
 
 from ports import free_port
 from store_processes import running
+from sundog_edge.counting.export import Exposed, Outcome
 from sundog_edge.errors import StoreUnavailable
-from sundog_edge.export import Exposed, Outcome
 from sundog_edge.feedback.events import Event
 from sundog_edge.feedback.joining import Batch, First, Known, join
 from sundog_edge.feedback.stored import FORGOTTEN_AFTER_S, Stored

@@ -6,8 +6,8 @@ from typing import Final
 
 import numpy as np
 
-from sundog_operator.core.evidence.binary import Numbers
-from sundog_operator.core.evidence.simulating import TICK_S, Generator
+from sundog_operator.core.stats.beta_binomial import Numbers
+from sundog_operator.core.stats.power.rollout_simulation import TICK_S, Generator
 
 SEED: Final = 7_000_000
 """Of the first run: development has seeds below 1000."""

@@ -29,7 +29,7 @@ from real_kubernetes.images import BASE
 from real_kubernetes.instance import ClusterError
 from real_kubernetes.kubectl import Kubectl
 from real_local import condition
-from sundog_operator.core import names
+from sundog_operator.core.kubernetes import names
 from waiting import PATIENCE_S, eventually, patience
 
 EXAMPLE = ROOT / "examples" / "digits"

@@ -6,12 +6,12 @@ from typing import Final
 
 import numpy as np
 
-from sundog_operator.core.evidence import sample_ratio, verdicts, weighing
-from sundog_operator.core.evidence.binary import Numbers
-from sundog_operator.core.evidence.clusters import Groups
-from sundog_operator.core.evidence.dispersion import Blocks
-from sundog_operator.core.evidence.simulating import LENGTHS, TICK_S, Generator, Outcomes, Plan
-from sundog_operator.core.evidence.verdicts import Counts, Verdict
+from sundog_operator.core.stats import metric_evidence, sample_ratio, verdicts
+from sundog_operator.core.stats.beta_binomial import Numbers
+from sundog_operator.core.stats.cluster_variance import Groups
+from sundog_operator.core.stats.dispersion import Blocks
+from sundog_operator.core.stats.power.rollout_simulation import LENGTHS, TICK_S, Generator, Outcomes, Plan
+from sundog_operator.core.stats.verdicts import Counts, Verdict
 
 GROUPS: Final = 100
 Drawn = Callable[[Generator, tuple[int, int]], Numbers]
@@ -150,7 +150,7 @@ class _World:
         control = np.stack([mine.sum(-1) for mine in of_step], -1) - candidate
         shares = np.stack([1 - weights, weights], -1)
         units = np.stack([control, candidate], -1).astype(float)
-        return sample_ratio.log_e(units, shares, weighing.UNITS_CONCENTRATION * shares)
+        return sample_ratio.log_e(units, shares, metric_evidence.UNITS_CONCENTRATION * shares)
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from sundog_operator.core.evidence.binary import Numbers
-from sundog_operator.core.evidence.simulating import TICK_S, Generator
+from sundog_operator.core.stats.beta_binomial import Numbers
+from sundog_operator.core.stats.power.rollout_simulation import TICK_S, Generator
 
 
 class Stalling:

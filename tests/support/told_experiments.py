@@ -15,8 +15,9 @@ from sundog_operator.api import (
     Rollout,
     Verdict,
 )
-from sundog_operator.core import names, revisions
-from sundog_operator.core.experiments import arms, freezing
+from sundog_operator.core import revisions
+from sundog_operator.core.experiments import arms, freeze
+from sundog_operator.core.kubernetes import names
 from sundog_operator.core.revisions import Revision
 from sundog_operator.core.rollout import history
 from sundog_operator.core.rollout.resolve import Traffic
@@ -45,7 +46,7 @@ def frozen(beside: Sequence[str] = ("a", "b"), **spec: Any) -> ExperimentStatus:
         }
     )
     planned = [(arm, 8 + place) for place, arm in enumerate(arms.planned(stable, told))]
-    return freezing.freeze(told, Rollout(), (7, stable.hash), planned, Traffic(100.0), BEGUN)
+    return freeze.freeze(told, Rollout(), (7, stable.hash), planned, Traffic(100.0), BEGUN)
 
 
 def outcome(of: Mapping[str, Any], arm: str, ratio: float, look: int, verdict: str = "Undecided") -> MetricStatus:

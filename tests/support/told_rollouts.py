@@ -19,7 +19,8 @@ from sundog_operator.api import (
     StepStatus,
     Verdict,
 )
-from sundog_operator.core.rollout import freeze, tallies
+from sundog_operator.core.analysis import counters
+from sundog_operator.core.rollout import freeze
 from sundog_operator.core.rollout.resolve import Traffic
 
 BEGUN = datetime(2026, 11, 26, 12, 0, tzinfo=UTC)
@@ -146,7 +147,7 @@ def packed(stable: tuple[int, int, int], canary: tuple[int, int, int]) -> str:
         for arm, (assigned, lost, running) in (("stable", stable), ("canary", canary))
     }
     stored = {
-        "version": tallies.VERSION,
+        "version": counters.VERSION,
         "attempt": UID,
         "columns": ["assigned", "errors", "slow", "rejections", "retried", "lost", "running"],
         "sources": {"edge-0/b": rows},

@@ -35,7 +35,7 @@ def test_no_command_is_called_operator() -> None:
     [
         ("sundog_operator.shell.cli", (*RAY, "numpy")),
         # Evidence is what the operator has arrays for.
-        ("sundog_operator.app.loop", RAY),
+        ("sundog_operator.app.controller", RAY),
         # What scipy.stats loads alone was a tenth of its memory with a thousand ModelDeployments.
         (
             "sundog_operator.shell.operator",

@@ -11,22 +11,23 @@ from typing import Any
 
 import aiohttp
 
-from sundog_edge import evidence, metrics
-from sundog_edge.counting import Counting
-from sundog_edge.document import Document, parse
+from sundog_edge import metrics
+from sundog_edge.counting import evidence as counting_evidence
+from sundog_edge.counting.ledger import Counting
 from sundog_edge.errors import DocumentError, EdgeError, HaproxyUnavailable
 from sundog_edge.feedback.intake import Intake
 from sundog_edge.feedback.signing import SigningKeyFile
 from sundog_edge.feedback.stored import Store
-from sundog_edge.following import Answers, Following
-from sundog_edge.replicas import ServeClient
+from sundog_edge.mirror.supervision import Shadowing
+from sundog_edge.replicas.plan import ServeClient
+from sundog_edge.replicas.starts import Starts
+from sundog_edge.replicas.sync import Answers, Following
 from sundog_edge.runtime_api import Haproxy
-from sundog_edge.secrets import Secrets
-from sundog_edge.shadowing import Shadowing
-from sundog_edge.starts import Starts
+from sundog_edge.security.secrets import Secrets
+from sundog_edge.split.apply import Traffic
+from sundog_edge.split.document import Document, parse
 from sundog_edge.state_dir import StateDir
 from sundog_edge.steps import Step
-from sundog_edge.traffic import Traffic
 from sundog_edge.workers import Workers
 
 LOG = logging.getLogger(__name__)
@@ -141,7 +142,7 @@ class Agent:
         """Whether a document is in force in a running HAProxy that has got to know the replicas of what has traffic."""
         return self.healthy and self._traffic.in_force is not None and self._settled
 
-    async def evidence(self, question: evidence.Question = evidence.EVERYTHING) -> dict[str, Any]:
+    async def evidence(self, question: counting_evidence.Question = counting_evidence.EVERYTHING) -> dict[str, Any]:
         """The evidence document, or what of it is asked for, with HAProxy's counts as they are now or, without HAProxy, were last read.
 
         Raises OSError where the counters cannot be written down.
@@ -154,7 +155,7 @@ class Agent:
         # What is told here is on disk first: no counter of a boot ever goes back, whatever is killed next.
         self._counting.save()
         self._shadowing.save()
-        seen = evidence.Surroundings(
+        seen = counting_evidence.Surroundings(
             self._options.edge,
             self._options.namespace,
             self._error,
@@ -166,7 +167,7 @@ class Agent:
             self._shadowing.ready,
             self._starts.known,
         )
-        return evidence.build(seen, self._traffic.in_force, self._counting.ledger, time.time(), question)
+        return counting_evidence.build(seen, self._traffic.in_force, self._counting.ledger, time.time(), question)
 
     async def metrics(self) -> bytes:
         """The page for Prometheus, with HAProxy's counts as they are now."""

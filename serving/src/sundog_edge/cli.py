@@ -11,14 +11,15 @@ from pathlib import Path
 
 import click
 
-from sundog_edge import binary, memory, tls
+from sundog_edge import binary, memory
+from sundog_edge.counting.log_pipe import open_for_haproxy
 from sundog_edge.errors import EdgeError
 from sundog_edge.haproxy.config import render
 from sundog_edge.haproxy.names import BOOT_VARIABLE, LOG_VARIABLE
-from sundog_edge.layout import Layout
-from sundog_edge.log_pipe import open_for_haproxy
+from sundog_edge.security import tls
+from sundog_edge.split.apply import check_config, ensure_map_files
+from sundog_edge.split.layout import Layout
 from sundog_edge.state_dir import Settings, StateDir, read_json, write_atomically
-from sundog_edge.traffic import check_config, ensure_map_files
 
 _STATE_DIR = click.option(
     "--state-dir",

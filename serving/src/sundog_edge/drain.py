@@ -9,7 +9,7 @@ import contextlib
 
 from aiohttp import StreamReader, web
 
-from sundog_edge.haproxy.drain import MAX_BYTES, SILENCE_S, TIME_S
+from sundog_edge.haproxy.rules.drain import MAX_BYTES, SILENCE_S, TIME_S
 
 
 async def drain(body: StreamReader) -> None:

@@ -12,12 +12,12 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 
-from sundog_edge.counters import KINDS, Ledger, Row, RowKey
-from sundog_edge.evidence import InForce, ServerCounts
+from sundog_edge.counting.counters import KINDS, Ledger, Row, RowKey
+from sundog_edge.counting.evidence import InForce, ServerCounts
+from sundog_edge.counting.histogram import EDGES_US
+from sundog_edge.counting.log_lines import ENDS, SLOW
 from sundog_edge.feedback.intake import Intake
 from sundog_edge.haproxy.names import PROBE
-from sundog_edge.histogram import EDGES_US
-from sundog_edge.loglines import ENDS, SLOW
 from sundog_edge.mirror.counts import Counts
 
 _ARM = ("service", "arm", "revision")

@@ -16,7 +16,7 @@ from sundog_edge.api_server import Account, ApiServer
 from sundog_edge.cluster_source import ClusterSource
 from sundog_edge.feedback import receiver
 from sundog_edge.feedback.opening import open_store
-from sundog_edge.secrets import ComposedSecrets, SecretsDir
+from sundog_edge.security.secrets import ComposedSecrets, SecretsDir
 from sundog_edge.server import application
 from sundog_edge.state_dir import StateDir
 

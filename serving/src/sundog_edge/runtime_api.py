@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sundog_edge.counters import Seen
+from sundog_edge.counting.counters import Seen
 from sundog_edge.errors import HaproxyRefused, HaproxySilent, HaproxyUnavailable
 from sundog_edge.haproxy.names import BLOCKS_TABLE, BOOT_VARIABLE, MIRRORED_TABLE, ROWS_TABLE
-from sundog_edge.haproxy.relay import KNOWN
-from sundog_edge.layout import FALL, RISE
+from sundog_edge.haproxy.rules.relay import KNOWN
+from sundog_edge.split.layout import FALL, RISE
 
 TIMEOUT_S = 5.0
 RELOAD_S = 60.0

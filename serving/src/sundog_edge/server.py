@@ -8,9 +8,9 @@ import orjson
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from sundog_edge import export
 from sundog_edge.agent import Agent
-from sundog_edge.evidence import DETAILS, Question
+from sundog_edge.counting import export
+from sundog_edge.counting.evidence import DETAILS, Question
 from sundog_edge.feedback.joining import section
 
 

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from sundog_edge.certificates import Certificates
 from sundog_edge.errors import HaproxyRefused
 from sundog_edge.haproxy.maps import Maps
 from sundog_edge.runtime_api import Haproxy
+from sundog_edge.security.certificates import Certificates
 
 
 @dataclass(slots=True)

@@ -17,12 +17,12 @@ import numpy as np
 from sundog_runtime.context import RequestContext, call_for, working_on
 from sundog_runtime.errors import Problem, bad_input
 from sundog_runtime.formats.model import LoadedModel
-from sundog_runtime.metrics import Metrics
-from sundog_runtime.model_thread import ModelThread, as_exception
-from sundog_runtime.pace import SMALL_BYTES, is_small
 from sundog_runtime.protocol.query import Answer, Buffer, Query
-from sundog_runtime.scheduler import NOT_AT_ONCE, Scheduler, expired
+from sundog_runtime.scheduling.execution_mode import SMALL_BYTES, is_small
+from sundog_runtime.scheduling.model_thread import ModelThread, as_exception
+from sundog_runtime.scheduling.scheduler import NOT_AT_ONCE, Scheduler, expired
 from sundog_runtime.signature import conform
+from sundog_runtime.telemetry.metrics import Metrics
 from sundog_runtime.tensors import plain
 
 Result = TypeVar("Result")

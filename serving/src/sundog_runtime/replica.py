@@ -11,24 +11,24 @@ from typing import Any
 from sundog_runtime.arguments import Arguments, Settings, parse_arguments, parse_settings
 from sundog_runtime.attempts import Attempts
 from sundog_runtime.context import RequestContext
-from sundog_runtime.cores import set_environment
 from sundog_runtime.errors import LoadFailed, LoadTimeout, StartError, WarmupTimeout
 from sundog_runtime.formats.deadline import load_seconds, size_of
 from sundog_runtime.formats.model import LoadedModel
 from sundog_runtime.inference import Inference
-from sundog_runtime.joining import why_not_joinable
-from sundog_runtime.metrics import Metrics
-from sundog_runtime.model_thread import ModelThread
 from sundog_runtime.protocol.app import App
 from sundog_runtime.protocol.grpc_app import PEERS_VARIABLE, GrpcApp
 from sundog_runtime.protocol.plain import encode
 from sundog_runtime.protocol.query import Answer, Query
 from sundog_runtime.protocol.routes import Route, Routes
-from sundog_runtime.scheduler import Scheduler
+from sundog_runtime.scheduling.batch_assembly import why_not_joinable
+from sundog_runtime.scheduling.cpu_affinity import set_environment
+from sundog_runtime.scheduling.model_thread import ModelThread
+from sundog_runtime.scheduling.scheduler import Scheduler
 from sundog_runtime.signature import inputs_of_example
 from sundog_runtime.sources.cache import cache_root
 from sundog_runtime.sources.files import ModelFiles, open_model
-from sundog_runtime.startup import Startup
+from sundog_runtime.telemetry.metrics import Metrics
+from sundog_runtime.telemetry.startup import Startup
 from sundog_runtime.warmup import warm_up
 
 STARTUP_PATH = "/-/startup"

@@ -15,11 +15,11 @@ from ray.util.metrics import Counter, Gauge
 
 from sundog_runtime.arguments import parse_arguments
 from sundog_runtime.errors import StartError
-from sundog_runtime.logs import SERVE_LOGGER_NAME, make_no_records_of_requests, use_json_lines
 from sundog_runtime.loop_watch import watch
-from sundog_runtime.model_output import log_model_output
 from sundog_runtime.protocol.grpc_service import Answers, GrpcMethods
-from sundog_runtime.ray_metrics import Exporter
+from sundog_runtime.telemetry.logs import SERVE_LOGGER_NAME, make_no_records_of_requests, use_json_lines
+from sundog_runtime.telemetry.model_output import log_model_output
+from sundog_runtime.telemetry.ray_metrics import Exporter
 
 MAX_START_FAILURES = 3
 """Serve gives up after so many failed starts, whatever the number of replicas: most failures are for good."""

@@ -20,8 +20,8 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from sundog_runtime.errors import one_line
+from sundog_runtime.fast_path import ShortWay, WithoutTrailers, protocol_class
 from sundog_runtime.protocol.query import Buffer, Reply
-from sundog_runtime.short_way import ShortWay, WithoutTrailers, protocol_class
 
 Answering: TypeAlias = Callable[[str, Mapping[bytes, bytes], Buffer], Reply | None]
 

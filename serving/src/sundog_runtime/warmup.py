@@ -12,9 +12,9 @@ import numpy as np
 
 from sundog_runtime.errors import Problem, WarmupFailed
 from sundog_runtime.formats.model import LoadedModel
-from sundog_runtime.joining import form, join, split
-from sundog_runtime.model_thread import as_exception
 from sundog_runtime.protocol.plain import encode
+from sundog_runtime.scheduling.batch_assembly import form, join, split
+from sundog_runtime.scheduling.model_thread import as_exception
 from sundog_runtime.signature import Signature, conform
 from sundog_runtime.tensors import TensorSpec, numpy_type, plain, to_numpy
 

@@ -15,14 +15,15 @@ import pytest
 
 import analysis_script
 from sundog_operator.api import ExperimentStatus
-from sundog_operator.core.evidence import sample_ratio, success
-from sundog_operator.core.evidence.success import Epoch, Finding, Metric, Outcomes
-from sundog_operator.core.experiments import judging, winning
-from sundog_operator.core.experiments.winning import Arm, Decided, Seen
-from sundog_operator.core.feedback import Sums
-from sundog_operator.core.rollout.judging import Counted
+from sundog_operator.core.analysis.counters import Tallies, Tally
+from sundog_operator.core.analysis.evaluate import Counted
+from sundog_operator.core.analysis.feedback import Sums
+from sundog_operator.core.experiments import evaluate
+from sundog_operator.core.experiments import winner as experiments_winner
+from sundog_operator.core.experiments.winner import Arm, Decided, Seen
 from sundog_operator.core.rollout.resolve import Traffic
-from sundog_operator.core.rollout.tallies import Tallies, Tally
+from sundog_operator.core.stats import sample_ratio, success_metrics
+from sundog_operator.core.stats.success_metrics import Epoch, Finding, Metric, Outcomes
 
 NUMBERS = ("control", "arm", "uplift", "lower", "upper")
 METRICS = (
@@ -190,7 +191,7 @@ class MadeUp:
             counted = Tallies("uid", {"edge/1": {place: Tally(count) for place, count in self.assigned.items()}})
         status = ExperimentStatus.from_json({k: v for k, v in self.status().items() if k != "conditions"})
         seen = Counted(tallies=counted, reports=(), blocks={}, traffic=Traffic(), now_s=0.0, timeout_s=30.0)
-        return judging.judge(status, seen, {}).broken or self.quality[2]
+        return evaluate.judge(status, seen, {}).broken or self.quality[2]
 
     def seen(self) -> Seen:
         arms = [Arm(name, {"errorRate": self.rails[name]}) for name in self.arms[1:]]
@@ -199,7 +200,7 @@ class MadeUp:
     def judged(self) -> tuple[list[list[Finding]], Decided]:
         """By the engine."""
         seen = self.seen()
-        return success.judge(METRICS, seen.epochs, self.alpha), winning.decide(seen)
+        return success_metrics.judge(METRICS, seen.epochs, self.alpha), experiments_winner.decide(seen)
 
 
 def same(one: float, other: float) -> bool:
@@ -273,8 +274,8 @@ def test_what_the_operator_decides_nothing_by_names_no_winner_here(
     analysis: ModuleType, life: MadeUp, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seen = life.seen()
-    assert winning.decide(replace(seen, broken="")).decision == "Winner"
-    told = winning.decide(seen).reason
+    assert experiments_winner.decide(replace(seen, broken="")).decision == "Winner"
+    told = experiments_winner.decide(seen).reason
     analysis.show(life.write(tmp_path))
     assert told == f"nothing is decided: {life.broken()}"
     assert f"here: Undecided: {told}" in capsys.readouterr().out.splitlines()

@@ -12,9 +12,13 @@ import pytest
 from charting import Object, account, objects, values
 from sundog_operator.api import ModelDeploymentSpec
 from sundog_operator.api.installation import Installation, parse_installation
-from sundog_operator.core import edge_pods, edge_store, ray_pods, revisions, valkey
+from sundog_operator.core import revisions
+from sundog_operator.core.edge import pods as edge_pods
+from sundog_operator.core.edge import store
+from sundog_operator.core.ray import pods as ray_pods
+from sundog_operator.core.ray import valkey
+from sundog_operator.core.ray.valkey import Server
 from sundog_operator.core.revisions import Revision
-from sundog_operator.core.valkey import Server
 
 CASE = "namespaced"
 """The value set in which users and groups are the cluster's affair."""
@@ -90,7 +94,7 @@ def made(given: Installation) -> dict[str, Object]:
     server = Server(fault_tolerance.image, fault_tolerance.storage)
     of_ray = valkey.make_stateful_set(valkey.of_cluster(ray), server, given.ray.pods, None)
     of_edges = valkey.make_stateful_set(
-        edge_store.of_namespace("vision", [MEMBER]), edge_store.server(given), given.edge.pods, None
+        store.of_namespace("vision", [MEMBER]), store.server(given), given.edge.pods, None
     )
     head = ray["spec"]["headGroupSpec"]["template"]["spec"]
     # KubeRay adds the container of the autoscaler, with what these options say.

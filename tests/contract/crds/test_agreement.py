@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from profiles import examples
 from sundog_operator.api import RESOURCES, violations
-from sundog_operator.api.structure import Node, structure
+from sundog_operator.api.schema.structure import Node, structure
 
 DURATIONS = ["30s", "0s", "5m", "1h30m", "2ms", "14d", "1d12h", "5", "", "-1s", "1.5h", "5m\n", "1m1h"]
 QUANTITIES = [

@@ -19,7 +19,8 @@ from sundog_operator.api import (
     reference,
     violations,
 )
-from sundog_operator.core import drain_limits, edge_pods
+from sundog_operator.core.edge import pods
+from sundog_operator.core.kubernetes import grace_periods
 from sundog_operator.core.rollout import windows
 from sundog_operator.shell.cli import root
 
@@ -164,7 +165,7 @@ def test_commands_were_found() -> None:
 
 @pytest.mark.parametrize("page", ["limits.md", "operations.md"])
 def test_how_long_an_edge_takes_to_leave_is_what_its_pods_are_given(page: str) -> None:
-    assert f"{edge_pods.grace_s(drain_limits.USUAL_EDGE_S)} s at" in (ROOT / "docs" / page).read_text()
+    assert f"{pods.grace_s(grace_periods.USUAL_EDGE_S)} s at" in (ROOT / "docs" / page).read_text()
 
 
 def test_the_readme_asks_for_the_memory_that_doctor_wants() -> None:

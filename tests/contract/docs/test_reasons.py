@@ -12,7 +12,9 @@ import pytest
 from doubles.cluster import MANUAL, NAMESPACE, TIMED, Cluster
 from sundog_operator.api import Condition, reference
 from sundog_operator.api.reference import ConditionText
-from sundog_operator.core import events, pod_problems, readiness
+from sundog_operator.core import events
+from sundog_operator.core.kubernetes import pod_problems
+from sundog_operator.core.ray import readiness
 from sundog_operator.ports import EVENT, EXPERIMENT, KINDS, MODEL_DEPLOYMENT, Kind
 from sundog_runtime import errors
 

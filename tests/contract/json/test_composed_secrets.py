@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from sundog_edge.cli import main
 from sundog_edge.cluster_source import SPLIT_KEY
-from sundog_edge.secrets import ComposedSecrets
+from sundog_edge.security.secrets import ComposedSecrets
 from sundog_operator.api.installation import parse_installation
-from sundog_operator.core import edge_pods, names, secrets
+from sundog_operator.core.edge import pods, secrets
+from sundog_operator.core.kubernetes import names
 
 NAMES = st.from_regex(r"[a-z0-9]([a-z0-9.-]{0,10}[a-z0-9])?", fullmatch=True)
 KEYS = st.from_regex(r"[A-Za-z0-9._-]{1,12}", fullmatch=True)
@@ -35,7 +36,7 @@ def test_every_secret_arrives_as_it_was(contents: dict[str, dict[str, bytes]]) -
 @pytest.mark.parametrize("feedback", [False, True])
 def test_the_pods_run_commands_that_the_edge_knows(feedback: bool) -> None:
     assert SPLIT_KEY == names.SPLIT_KEY
-    deployment = edge_pods.make_deployment("vision", [], parse_installation("", "test"), feedback=feedback)
+    deployment = pods.make_deployment("vision", [], parse_installation("", "test"), feedback=feedback)
     for container in deployment["spec"]["template"]["spec"]["containers"]:
         drain = container.get("lifecycle", {}).get("preStop", {}).get("exec", {}).get("command")
         for program, name, *options in filter(None, (drain, [*container["command"], *container["args"]])):

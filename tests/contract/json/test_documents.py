@@ -13,18 +13,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from doubles.cluster import Cluster
-from sundog_edge import document as edge_document
-from sundog_edge.counters import Ledger
-from sundog_edge.evidence import InForce, ServerCounts, Surroundings, build
-from sundog_edge.layout import USUAL_DRAIN_S, Layout, fit
-from sundog_edge.starts import UNKNOWN
+from sundog_edge.counting.counters import Ledger
+from sundog_edge.counting.evidence import InForce, ServerCounts, Surroundings, build
+from sundog_edge.replicas.starts import UNKNOWN
+from sundog_edge.split import document as edge_document
+from sundog_edge.split.layout import USUAL_DRAIN_S, Layout, fit
 from sundog_operator.api import ModelDeploymentSpec, parse_rate
-from sundog_operator.core import drain_limits, revisions, serve_config, traffic
-from sundog_operator.core.buckets import two_arms
+from sundog_operator.core import revisions
+from sundog_operator.core.edge import split as edge_split
+from sundog_operator.core.edge.buckets import two_arms
+from sundog_operator.core.edge.split import Arm, Split
+from sundog_operator.core.kubernetes import grace_periods
 from sundog_operator.core.observed import EdgeReport
-from sundog_operator.core.ray_cluster import ClusterView
+from sundog_operator.core.ray import serve_config
+from sundog_operator.core.ray.clusters import ClusterView
 from sundog_operator.core.revisions import Revision
-from sundog_operator.core.traffic import Arm, Split
 from sundog_runtime.arguments import parse_arguments, parse_settings
 from sundog_runtime.protocol.grpc_service import GrpcMethods
 
@@ -195,8 +198,8 @@ def test_the_edge_reads_what_the_operator_writes(spec_json: dict[str, Any], weig
     stable, canary = two_arms(weight)
     arms = (Arm("stable", 7, 100 - weight, tuple(stable)), Arm("canary", 8, weight, tuple(canary)))
     split = Split("uid", "uid", 4, arms) if ready else None
-    service = traffic.make_service("vision", "digits", spec, "sundog-0", split)
-    written = traffic.make_document("vision", [service], traffic.make_clusters([CLUSTER], None), None)
+    service = edge_split.make_service("vision", "digits", spec, "sundog-0", split)
+    written = edge_split.make_document("vision", [service], edge_split.make_clusters([CLUSTER], None), None)
     read = edge_document.parse(json.dumps(written).encode(), "vision")
     assert [arm.weight for arm in read.services[0].arms] == ([100 - weight, weight] if ready else [])
     assert {name: value for name, value in _admission_of(read.services[0]).items() if value} == _admission_of(spec)
@@ -227,20 +230,20 @@ def test_both_sides_give_an_edge_that_leaves_the_same_time(timeout: str, wait: s
     """The operator gives it to the edge's pod, and the edge to its HAProxy."""
     endpoint = {"requestTimeout": timeout, "queue": {"timeout": wait}}
     services = [
-        traffic.make_service("vision", name, ModelDeploymentSpec.from_json(spec), "sundog-0", None)
+        edge_split.make_service("vision", name, ModelDeploymentSpec.from_json(spec), "sundog-0", None)
         for name, spec in (
             ("digits", {"model": {"uri": "file:///m"}, "endpoint": endpoint}),
             ("letters", {"model": {"uri": "file:///m"}}),
         )
     ]
-    written = traffic.make_document("vision", services, traffic.make_clusters([CLUSTER], None), None)
+    written = edge_split.make_document("vision", services, edge_split.make_clusters([CLUSTER], None), None)
     read = edge_document.parse(json.dumps(written).encode(), "vision")
-    assert drain_limits.edge_s(written["services"]) == seconds
+    assert grace_periods.edge_s(written["services"]) == seconds
     assert (fit(Layout(), read).drain_s or USUAL_DRAIN_S) == seconds
 
 
 def test_a_namespace_may_name_as_many_networks_as_an_edge_takes() -> None:
-    assert traffic.MOST_NETWORKS == edge_document.MAX_NETWORKS
+    assert edge_split.MOST_NETWORKS == edge_document.MAX_NETWORKS
 
 
 def _admission_of(wanted: edge_document.Service | ModelDeploymentSpec) -> dict[str, Any]:
@@ -282,11 +285,11 @@ def _admission_of(wanted: edge_document.Service | ModelDeploymentSpec) -> dict[s
 
 def test_the_operator_reads_what_the_edge_reports() -> None:
     spec = ModelDeploymentSpec.from_json({"model": {"uri": "file:///m"}})
-    split = traffic.whole("digits", "1f0c9a3e-5d2b", 7, followed=8)
-    written = traffic.make_document(
+    split = edge_split.whole("digits", "1f0c9a3e-5d2b", 7, followed=8)
+    written = edge_split.make_document(
         "vision",
-        [traffic.make_service("vision", "digits", spec, "sundog-0", split)],
-        traffic.make_clusters([CLUSTER], None),
+        [edge_split.make_service("vision", "digits", spec, "sundog-0", split)],
+        edge_split.make_clusters([CLUSTER], None),
         None,
     )
     document = edge_document.parse(json.dumps(written).encode(), "vision")
@@ -299,28 +302,28 @@ def test_the_operator_reads_what_the_edge_reports() -> None:
     )
     evidence = json.loads(json.dumps(build(seen, InForce(document, 1.0, {}), Ledger(), 2.0)))
     reports = [EdgeReport("edge-0", ready=True, terminating=False, evidence=evidence)]
-    assert traffic.confirm("digits", split, reports).confirmed
-    assert not traffic.confirm("digits", traffic.whole("digits", "1f0c9a3e-5d2b", 8), reports).confirmed
-    assert traffic.healthy_replicas("digits", 7, reports) == traffic.known_replicas("digits", 7, reports) == 2
-    assert traffic.in_flight("digits", 8, reports) == 3
-    assert traffic.problems("digits", reports) == [("edge-0", "Secret keys is missing or empty")]
+    assert edge_split.confirm("digits", split, reports).confirmed
+    assert not edge_split.confirm("digits", edge_split.whole("digits", "1f0c9a3e-5d2b", 8), reports).confirmed
+    assert edge_split.healthy_replicas("digits", 7, reports) == edge_split.known_replicas("digits", 7, reports) == 2
+    assert edge_split.in_flight("digits", 8, reports) == 3
+    assert edge_split.problems("digits", reports) == [("edge-0", "Secret keys is missing or empty")]
 
 
 def test_of_replicas_that_an_edge_has_not_looked_at_nothing_is_known() -> None:
-    split = traffic.whole("digits", "1f0c9a3e-5d2b", 7)
+    split = edge_split.whole("digits", "1f0c9a3e-5d2b", 7)
     spec = ModelDeploymentSpec.from_json({"model": {"uri": "file:///m"}})
-    service = traffic.make_service("vision", "digits", spec, "sundog-0", split)
-    written = traffic.make_document("vision", [service], traffic.make_clusters([CLUSTER], None), None)
+    service = edge_split.make_service("vision", "digits", spec, "sundog-0", split)
+    written = edge_split.make_document("vision", [service], edge_split.make_clusters([CLUSTER], None), None)
     in_force = InForce(edge_document.parse(json.dumps(written).encode(), "vision"), 1.0, {})
     told = [
         json.loads(json.dumps(build(Surroundings(edge, "vision", servers=servers), in_force, Ledger(), 2.0)))
         for edge, servers in (("edge-0", {}), ("edge-1", {"digits-r7": ServerCounts(up=2)}))
     ]
     young, other = (EdgeReport(each["edge"], ready=True, terminating=False, evidence=each) for each in told)
-    assert traffic.known_replicas("digits", 7, [young]) is None
-    assert traffic.known_replicas("digits", 7, [young, other]) == 2
-    assert traffic.healthy_replicas("digits", 7, [young, other]) == 0
-    assert traffic.known_replicas("digits", 7, []) == 0
+    assert edge_split.known_replicas("digits", 7, [young]) is None
+    assert edge_split.known_replicas("digits", 7, [young, other]) == 2
+    assert edge_split.healthy_replicas("digits", 7, [young, other]) == 0
+    assert edge_split.known_replicas("digits", 7, []) == 0
 
 
 async def test_the_stand_in_edge_reports_in_the_shape_of_the_real_one() -> None:

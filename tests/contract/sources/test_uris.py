@@ -8,7 +8,7 @@ import pytest
 
 from sundog_operator.api.model_deployment import ModelSource
 from sundog_operator.api.scalars import MODEL_SCHEMES
-from sundog_operator.api.validation import check
+from sundog_operator.api.schema.validation import check
 from sundog_runtime.errors import LoadFailed
 from sundog_runtime.sources.uri import SCHEMES, parse_uri
 

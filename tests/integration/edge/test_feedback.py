@@ -16,9 +16,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from feedback_stores import redis_server
 from ports import free_port
-from sundog_edge.assignment import json_unit, unit_hash
 from sundog_edge.feedback.exposure import signed, verified
-from sundog_edge.haproxy.feedback import PER_SECOND
+from sundog_edge.haproxy.rules.feedback import PER_SECOND
+from sundog_edge.split.assignment import json_unit, unit_hash
 
 pytestmark = pytest.mark.haproxy
 

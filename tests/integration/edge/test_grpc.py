@@ -14,7 +14,7 @@ import tritonclient.grpc.aio as triton
 from tritonclient.grpc import service_pb2 as protocol
 from tritonclient.grpc import service_pb2_grpc as service
 
-from sundog_edge.haproxy.holding import STREAMS
+from sundog_edge.haproxy.rules.memory_limits import STREAMS
 from sundog_runtime.protocol.grpc_service import METHODS, add_to_server
 from waiting import PATIENCE_S
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from sundog_edge.assignment import bucket
+from sundog_edge.split.assignment import bucket
 
 pytestmark = pytest.mark.haproxy
 

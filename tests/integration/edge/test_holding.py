@@ -8,7 +8,7 @@ from typing import Self
 import aiohttp
 import pytest
 
-from sundog_edge.haproxy.holding import STREAMS
+from sundog_edge.haproxy.rules.memory_limits import STREAMS
 
 pytestmark = pytest.mark.haproxy
 

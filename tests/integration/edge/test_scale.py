@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sundog_edge.assignment import bucket
+from sundog_edge.split.assignment import bucket
 
 pytestmark = pytest.mark.haproxy
 

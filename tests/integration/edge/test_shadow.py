@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from sundog_edge.haproxy.shadow import MAX_BODY_BYTES, MOST_PER_SECOND
+from sundog_edge.haproxy.rules.shadow import MAX_BODY_BYTES, MOST_PER_SECOND
 from sundog_edge.mirror.sending import MOST_IN_FLIGHT
 from waiting import PATIENCE_S
 

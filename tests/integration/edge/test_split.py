@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from sundog_edge.assignment import arm_of, bucket, segments, unit_hash
+from sundog_edge.split.assignment import arm_of, bucket, segments, unit_hash
 from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.haproxy

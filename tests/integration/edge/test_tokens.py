@@ -10,7 +10,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from sundog_edge.assignment import bucket, json_unit
+from sundog_edge.split.assignment import bucket, json_unit
 
 pytestmark = pytest.mark.haproxy
 

@@ -9,8 +9,8 @@ from collections import Counter
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from sundog_edge.assignment import bucket, group, json_unit, unit_hash
-from sundog_edge.loglines import SLOW
+from sundog_edge.counting.log_lines import SLOW
+from sundog_edge.split.assignment import bucket, group, json_unit, unit_hash
 from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.haproxy

@@ -32,9 +32,9 @@ from sundog_operator.adapters.local.edge import LocalEdge
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
 from sundog_operator.adapters.ray_serve import RayServe, one_token
 from sundog_operator.adapters.webhooks import HttpWebhooks, Reach
-from sundog_operator.app.loop import Operator
-from sundog_operator.app.world import Settings, World
-from sundog_operator.core.rollout.tallies import Tallies
+from sundog_operator.app.controller import Operator
+from sundog_operator.app.dependencies import Settings, World
+from sundog_operator.core.analysis.counters import Tallies
 from sundog_operator.ports import EVENT, EXPERIMENT, MODEL_DEPLOYMENT, POD, Object, Ref
 from waiting import PATIENCE_S, comes_true
 

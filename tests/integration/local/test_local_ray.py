@@ -20,7 +20,7 @@ from sundog_operator.adapters.clock import SystemClock
 from sundog_operator.adapters.local.ports_allocation import BLOCK
 from sundog_operator.adapters.local.ray_cluster import LocalRay
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
-from sundog_operator.core.ray_cluster import ClusterView, make_ray_cluster, view
+from sundog_operator.core.ray.clusters import ClusterView, make_ray_cluster, view
 from sundog_operator.ports import RAY_CLUSTER, Ref
 from waiting import PATIENCE_S
 

@@ -18,8 +18,8 @@ import pytest
 from real_local import GROUP, Up, instance, is_ready
 from standing_in.local_up import Beside, Ranges
 from standing_in.ray_heads import Head, running_head
-from sundog_edge.assignment import bucket
-from sundog_operator.core.rollout.tallies import Tallies
+from sundog_edge.split.assignment import bucket
+from sundog_operator.core.analysis.counters import Tallies
 from waiting import comes_true
 
 EXPERIMENTS = f"{GROUP}/namespaces/default/experiments"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from scipy.stats import chi2_contingency
 
-from sundog_operator.core.rollout.tallies import Tallies
+from sundog_operator.core.analysis.counters import Tallies
 from waiting import comes_true
 
 pytestmark = pytest.mark.haproxy

@@ -13,7 +13,7 @@ import pytest
 from scipy.stats import chisquare
 
 import analysis_script
-from sundog_operator.core.rollout.tallies import Tallies
+from sundog_operator.core.analysis.counters import Tallies
 from waiting import comes_true
 
 pytest.importorskip("pyarrow")

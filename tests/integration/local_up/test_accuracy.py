@@ -13,7 +13,7 @@ import pytest
 import analysis_script
 from real_local import GROUP, Up, is_ready
 from sundog_feedback import AsyncFeedback, Counts
-from sundog_operator.core.rollout.tallies import Tallies
+from sundog_operator.core.analysis.counters import Tallies
 from waiting import eventually
 
 pytest.importorskip("torch")

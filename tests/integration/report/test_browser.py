@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from sundog_operator.api import ExperimentStatus
-from sundog_operator.shell.reporting.content import report_of
-from sundog_operator.shell.reporting.page import page
+from sundog_operator.shell.report.content import report_of
+from sundog_operator.shell.report.page import page
 from told_experiments import HOUR, means, moving, ten_arms
 from told_rollouts import BEGUN, promoted, stored
 from waiting import PATIENCE_S

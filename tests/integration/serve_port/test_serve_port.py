@@ -13,10 +13,11 @@ from doubles.clock import FakeClock
 from doubles.serve import FakeServe
 from sundog_operator.adapters.ray_serve import RayServe, one_token
 from sundog_operator.api import ModelDeploymentSpec
-from sundog_operator.core import revisions, serve_config
+from sundog_operator.core import revisions
 from sundog_operator.core.observed import ServeState
-from sundog_operator.core.ray_cluster import ClusterView
-from sundog_operator.core.readiness import Readiness, of_revision
+from sundog_operator.core.ray import serve_config
+from sundog_operator.core.ray.clusters import ClusterView
+from sundog_operator.core.ray.readiness import Readiness, of_revision
 from sundog_operator.core.revisions import Revision
 from sundog_operator.errors import RayUnavailable, ServeRefused
 from sundog_operator.ports import Serve

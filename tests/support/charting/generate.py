@@ -11,7 +11,7 @@ import yaml
 
 from charting import CHART, GOLDEN, argocd, cases, golden
 from sundog_operator.api.installation import Installation
-from sundog_operator.api.structure import Node, structure
+from sundog_operator.api.schema.structure import Node, structure
 
 SCHEMA = CHART / "values.schema.json"
 VALUES = CHART / "values.yaml"

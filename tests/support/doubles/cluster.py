@@ -13,10 +13,10 @@ from doubles.serve import FakeServe
 from doubles.webhooks import FakeWebhooks
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
 from sundog_operator.api.installation import Installation
-from sundog_operator.app.keys import Key, edge_key
-from sundog_operator.app.loop import RECONCILERS
-from sundog_operator.app.world import Settings, World
-from sundog_operator.core.say import EVIDENCE_S
+from sundog_operator.app.controller import RECONCILERS
+from sundog_operator.app.dependencies import Settings, World
+from sundog_operator.app.queue.keys import Key, edge_key
+from sundog_operator.core.planner.conditions import EVIDENCE_S
 from sundog_operator.errors import Conflict, DependencyError
 from sundog_operator.ports import (
     CONFIG_MAP,

@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 from doubles.feedback import Outcomes
 from doubles.traffic import CountingEdge, Replicas, Traffic
-from sundog_edge import document as edge_document
-from sundog_edge.evidence import EVERYTHING, InForce, Question, ServerCounts, Surroundings
+from sundog_edge.counting.evidence import EVERYTHING, InForce, Question, ServerCounts, Surroundings
+from sundog_edge.split import document as edge_document
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.ports import CONFIG_MAP, POD, Clock, Object, Ref

@@ -5,8 +5,8 @@ from typing import Any
 
 from doubles.serve import FakeServe
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
-from sundog_operator.core import ray_groups
 from sundog_operator.core.observed import ReplicaStart
+from sundog_operator.core.ray import groups
 from sundog_operator.ports import POD, RAY_CLUSTER, Clock, Kind, Object, Ref
 
 
@@ -105,7 +105,7 @@ class FakeKubeRay:
             await self._kube.replace(obj)
 
     async def _pods(self, cluster: str, group: Object, wanted: int) -> None:
-        labels = {ray_groups.LABEL_CLUSTER: cluster, ray_groups.LABEL_GROUP: group["groupName"]}
+        labels = {groups.LABEL_CLUSTER: cluster, groups.LABEL_GROUP: group["groupName"]}
         present = await self._kube.list(POD, self._namespace, labels)
         for number in range(len(present), wanted if cluster not in self.refusals else 0):
             template = group["template"]
@@ -115,7 +115,7 @@ class FakeKubeRay:
                 "metadata": {
                     "name": f"{cluster}-{group['groupName']}-worker-{number}",
                     "namespace": self._namespace,
-                    "labels": {**template["metadata"]["labels"], **labels, ray_groups.LABEL_NODE_TYPE: "worker"},
+                    "labels": {**template["metadata"]["labels"], **labels, groups.LABEL_NODE_TYPE: "worker"},
                 },
                 "spec": template["spec"],
             }

@@ -3,8 +3,8 @@
 from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import dataclass, field
 
+from sundog_edge.counting.export import Exposed, Outcome
 from sundog_edge.errors import EdgeError
-from sundog_edge.export import Exposed, Outcome
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,10 @@ from typing import Any, Final, Literal, NamedTuple, Protocol
 import numpy as np
 import orjson
 
-from sundog_edge import assignment, blocks, evidence
-from sundog_edge.counters import Ledger, Seen
-from sundog_edge.evidence import InForce, Question, Surroundings
+from sundog_edge.counting import blocks, evidence
+from sundog_edge.counting.counters import Ledger, Seen
+from sundog_edge.counting.evidence import InForce, Question, Surroundings
+from sundog_edge.split import assignment
 
 _ENDINGS: Final = {
     "ok": "200 -- 0 r1 ok",

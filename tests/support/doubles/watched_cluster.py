@@ -12,9 +12,9 @@ from sundog_operator.adapters.cached.kubernetes import OURS, SCOPES, CachedKuber
 from sundog_operator.adapters.cached.shared import SharedEdges, SharedServe
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
 from sundog_operator.api.installation import Installation
-from sundog_operator.app.keys import Key
-from sundog_operator.app.loop import Operator, Result
-from sundog_operator.core import names
+from sundog_operator.app.controller import Operator, Result
+from sundog_operator.app.queue.keys import Key
+from sundog_operator.core.kubernetes import names
 from sundog_operator.ports import MODEL_DEPLOYMENT, POD, Kind, Object, Ref, ref_of
 
 TICK_S = 0.2

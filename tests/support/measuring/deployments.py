@@ -7,7 +7,8 @@ from typing import Any
 from measuring.edge import Edge, arm, service
 from real_ray import RayServe
 from sundog_operator.api import ModelDeploymentSpec
-from sundog_operator.core import revisions, serve_config
+from sundog_operator.core import revisions
+from sundog_operator.core.ray import serve_config
 from sundog_operator.core.revisions import Revision
 
 Json = dict[str, Any]

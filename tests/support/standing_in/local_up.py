@@ -21,7 +21,7 @@ from standing_in.ray_heads import lead
 from sundog_operator.adapters.clock import SystemClock
 from sundog_operator.adapters.local.edge import LocalEdge
 from sundog_operator.adapters.local.state_directory import write_atomically
-from sundog_operator.app.world import World
+from sundog_operator.app.dependencies import World
 from sundog_operator.ports import CONFIG_MAP, EXPERIMENT, Clock, Kubernetes, Object, Ref
 from sundog_operator.shell.local.instance import Parts, Stop, real_world, run, signals
 from sundog_operator.shell.local.views import LineView

@@ -14,13 +14,13 @@ from aiohttp import web
 
 from doubles.outcomes import MemoryOutcomes, section
 from stand_in_ray import end
-from sundog_edge import export
-from sundog_edge.export import Exposed, Outcome
+from sundog_edge.counting import export
+from sundog_edge.counting.export import Exposed, Outcome
 from sundog_operator.adapters import exposure_logs
 from sundog_operator.adapters.exposure_logs import EdgeLogs
-from sundog_operator.core.feedback import Sums
+from sundog_operator.core.analysis.counters import Tallies
+from sundog_operator.core.analysis.feedback import Sums
 from sundog_operator.core.observed import LogAnswer
-from sundog_operator.core.rollout.tallies import Tallies
 from sundog_operator.ports import Object
 from waiting import PATIENCE_S
 

@@ -10,10 +10,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from doubles.clock import FakeClock
 from doubles.cluster import NAME, NAMESPACE, Cluster
 from sundog_operator.adapters.metrics import Metrics
-from sundog_operator.app.keys import Key
-from sundog_operator.app.loop import Operator, Result
-from sundog_operator.app.recorder import record
-from sundog_operator.app.world import Told, World
+from sundog_operator.app.controller import Operator, Result
+from sundog_operator.app.dependencies import Told, World
+from sundog_operator.app.event_recorder import record
+from sundog_operator.app.queue.keys import Key
 from sundog_operator.core import events
 from sundog_operator.errors import DependencyError
 from sundog_operator.ports import EVENT, MODEL_DEPLOYMENT, Object

@@ -6,7 +6,7 @@ import pytest
 
 from sundog_operator.api.experiment import Experiment, ExperimentStatus
 from sundog_operator.api.model_deployment import ModelDeployment, ModelDeploymentStatus
-from sundog_operator.api.schema import root_schema
+from sundog_operator.api.schema.crds import root_schema
 
 
 @pytest.fixture(scope="session")

@@ -5,8 +5,8 @@ from datetime import timedelta
 import pytest
 
 from sundog_operator.api.installation import Haproxy, Installation, PodTemplate, parse_installation
-from sundog_operator.api.structure import structure
-from sundog_operator.app.world import Settings
+from sundog_operator.api.schema.structure import structure
+from sundog_operator.app.dependencies import Settings
 from sundog_operator.errors import InstallationError
 
 FULL = """

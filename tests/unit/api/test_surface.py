@@ -7,9 +7,9 @@ import pytest
 
 import sundog_operator.api as api
 from sundog_operator.api import RESOURCES
-from sundog_operator.api.part import Part
-from sundog_operator.api.rules import Rule
-from sundog_operator.api.structure import Node, structure
+from sundog_operator.api.base import Part
+from sundog_operator.api.schema.rules import Rule
+from sundog_operator.api.schema.structure import Node, structure
 
 
 def test_exported_members() -> None:

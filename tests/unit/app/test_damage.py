@@ -6,8 +6,8 @@ import functools
 import pytest
 
 from doubles.cluster import MANUAL, NAME, NAMESPACE, Cluster, model_deployment
-from sundog_edge import document as edge_document
-from sundog_operator.app.keys import Key
+from sundog_edge.split import document as edge_document
+from sundog_operator.app.queue.keys import Key
 from sundog_operator.app.reconcile_model_deployment import reconcile_model_deployment
 from sundog_operator.core.observed import ServeState
 from sundog_operator.ports import (

@@ -8,11 +8,11 @@ import pytest
 
 from doubles.cluster import NAME, NAMESPACE, Cluster, model_deployment
 from sundog_operator.api.installation import Installation, NetworkPolicies
-from sundog_operator.app.keys import Key, edge_key
-from sundog_operator.app.loop import Operator
+from sundog_operator.app.controller import Operator
+from sundog_operator.app.dependencies import Settings, World
+from sundog_operator.app.queue.keys import Key, edge_key
 from sundog_operator.app.reconcile_edge import WAITING_S, reconcile_edge
-from sundog_operator.app.world import Settings, World
-from sundog_operator.core import names
+from sundog_operator.core.kubernetes import names
 from sundog_operator.errors import Conflict, DependencyError, Forbidden, Invalid, NotServed, SundogError
 from sundog_operator.ports import (
     CONFIG_MAP,

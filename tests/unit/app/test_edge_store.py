@@ -9,11 +9,12 @@ import pytest
 from doubles.cluster import NAMESPACE, Cluster, model_deployment
 from sundog_operator.api.installation import parse_installation
 from sundog_operator.app import edge_store
-from sundog_operator.app.keys import Key, edge_key, keys_for
-from sundog_operator.app.loop import RECONCILERS
+from sundog_operator.app.controller import RECONCILERS
+from sundog_operator.app.dependencies import Settings, World
+from sundog_operator.app.queue.keys import Key, edge_key, keys_for
 from sundog_operator.app.reconcile_edge import reconcile_edge
-from sundog_operator.app.world import Settings, World
-from sundog_operator.core import edge_pods, names
+from sundog_operator.core.edge import pods
+from sundog_operator.core.kubernetes import names
 from sundog_operator.errors import DependencyError
 from sundog_operator.ports import (
     DEPLOYMENT,
@@ -88,7 +89,7 @@ async def there(cluster: Cluster, kinds: Sequence[Kind] = (*STORE, NETWORK_POLIC
 async def takes_feedback(cluster: Cluster) -> bool:
     deployment = await stored(cluster, DEPLOYMENT, names.EDGE)
     assert deployment is not None
-    return edge_pods.takes_feedback(deployment)
+    return pods.takes_feedback(deployment)
 
 
 async def test_without_such_an_experiment_there_is_no_store(cluster: Cluster) -> None:

@@ -12,9 +12,9 @@ import pytest
 from doubles.attempts import ended, experiment, paused
 from doubles.cluster import NAME, NAMESPACE, Cluster, model_deployment
 from doubles.traffic import Answers, Traffic, Users
-from sundog_edge import assignment
-from sundog_operator.core.rollout import grouped, judging
-from sundog_operator.core.rollout.tallies import Tallies
+from sundog_edge.split import assignment
+from sundog_operator.core.analysis import evaluate, unit_groups
+from sundog_operator.core.analysis.counters import Tallies
 from sundog_operator.ports import MODEL_DEPLOYMENT, POD, Object, Ref
 
 FINE = Answers(errors=0.01)
@@ -50,7 +50,7 @@ async def test_promote_is_refused_while_the_split_is_wrong_and_taken_once_it_is_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     found = ["600 of 1000 requests"]
-    monkeypatch.setattr(judging, "_mismatch_of_requests", lambda _: found[0])
+    monkeypatch.setattr(evaluate, "_mismatch_of_requests", lambda _: found[0])
     cluster = await served(20, SHORT)
     assert await cluster.go_on(3, functools.partial(paused, cluster))
 
@@ -611,9 +611,9 @@ async def test_groups_of_users_outlive_edges_workers_and_the_operator() -> None:
     tallies = Tallies.unpack(stored["status"]["tallies"], stored["metadata"]["uid"])
     (epoch,) = [each["number"] for each in stored["status"]["evidenceEpochs"]]
     for arm in ("stable", "canary"):
-        requests = grouped.of(tallies.groups, epoch, arm)[0]
+        requests = unit_groups.of(tallies.groups, epoch, arm)[0]
         assert sum(requests) == (await came(cluster))[epoch, arm] > 1000
-        assert 0.15 < requests[grouped.ALONE] / sum(requests) < 0.25
+        assert 0.15 < requests[unit_groups.ALONE] / sum(requests) < 0.25
     assert len(tallies.groups) == 5
 
 

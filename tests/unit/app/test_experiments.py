@@ -12,10 +12,10 @@ from doubles.serve import FakeServe
 from doubles.traffic import Answers, Traffic, Users
 from sundog_operator.api import Experiment
 from sundog_operator.api.installation import parse_installation
-from sundog_operator.app.keys import Key
-from sundog_operator.app.loop import RECONCILERS
+from sundog_operator.app.controller import RECONCILERS
+from sundog_operator.app.queue.keys import Key
 from sundog_operator.core.experiments import machine
-from sundog_operator.core.names import application
+from sundog_operator.core.kubernetes.names import application
 from sundog_operator.errors import Conflict
 from sundog_operator.ports import CONTROLLER_REVISION, EXPERIMENT, MODEL_DEPLOYMENT, Object, Ref
 

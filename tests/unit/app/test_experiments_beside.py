@@ -8,7 +8,7 @@ import pytest
 
 from doubles.cluster import NAME, NAMESPACE, Cluster
 from doubles.traffic import Answers, Traffic, Users
-from sundog_operator.core.names import application
+from sundog_operator.core.kubernetes.names import application
 from sundog_operator.ports import CONFIG_MAP, CONTROLLER_REVISION, EXPERIMENT, MODEL_DEPLOYMENT, POD, Object, Ref
 
 FINE = Answers(errors=0.01)

@@ -16,9 +16,9 @@ from doubles.crashes import Died, assert_same_end_after_any
 from profiles import examples
 from sundog_operator.adapters.memory_kubernetes import Write
 from sundog_operator.api import ExperimentStatus, ModelDeploymentStatus
-from sundog_operator.core.buckets import covers_once
-from sundog_operator.core.live import live_revisions
-from sundog_operator.core.names import application
+from sundog_operator.core.edge.buckets import covers_once
+from sundog_operator.core.kubernetes.names import application
+from sundog_operator.core.planner.desired_state import live_revisions
 from sundog_operator.ports import CONFIG_MAP, CONTROLLER_REVISION, EXPERIMENT, MODEL_DEPLOYMENT, Ref
 
 MODELS = ("file:///models/v1", "file:///models/v2", "file:///models/bad", "file:///models/missing")

@@ -8,8 +8,8 @@ import pytest
 
 from doubles.cluster import NAMESPACE, Cluster
 from sundog_operator.api.installation import Installation
-from sundog_operator.app.world import Settings
-from sundog_operator.core.edge_objects import LOST_AFTER, is_gone
+from sundog_operator.app.dependencies import Settings
+from sundog_operator.core.edge.objects import LOST_AFTER, is_gone
 from sundog_operator.ports import POD, Ref
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)

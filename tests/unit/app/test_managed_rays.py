@@ -9,12 +9,14 @@ import pytest
 from doubles.cluster import MANUAL, NAME, NAMESPACE, Cluster, model_deployment
 from doubles.kuberay import create_with_status
 from sundog_operator.api.installation import parse_installation
-from sundog_operator.app.keys import Key
 from sundog_operator.app.observe import observe
+from sundog_operator.app.queue.keys import Key
 from sundog_operator.app.reconcile_model_deployment import reconcile_model_deployment
 from sundog_operator.app.reconcile_ray_cluster import reconcile_ray_cluster
-from sundog_operator.core import names, ray_cluster, ray_groups
+from sundog_operator.core.kubernetes import names as kubernetes_names
 from sundog_operator.core.observed import ReplicaStart
+from sundog_operator.core.ray import clusters
+from sundog_operator.core.ray import groups as ray_groups
 from sundog_operator.core.revisions import owner_reference
 from sundog_operator.errors import Conflict, DependencyError, Forbidden
 from sundog_operator.ports import (
@@ -33,10 +35,10 @@ from sundog_operator.ports import (
     Object,
     Ref,
 )
-from sundog_operator.shell.preview import preview
+from sundog_operator.shell.preview.model_deployment import preview
 
 INSTALLATION = parse_installation("runtimeImage: example.com/runtime:1", "test")
-RAY = names.ray_cluster(0, "example.com/runtime:1")
+RAY = kubernetes_names.ray_cluster(0, "example.com/runtime:1")
 RECREATE = {"strategy": "recreate"}
 NO_NODE = "0/1 nodes are available: 1 Insufficient nvidia.com/gpu."
 
@@ -88,10 +90,12 @@ async def test_a_first_revision_gets_a_cluster_with_a_store_a_token_and_a_group(
     assert token is not None
     assert [owner["kind"] for owner in token["metadata"]["ownerReferences"]] == ["ModelDeployment"]
     assert cluster.serve_apis.namespaces == {NAMESPACE}
-    pods = await cluster.kube.list(POD, NAMESPACE, {names.LABEL_MODEL_DEPLOYMENT: NAME, names.LABEL_REVISION: "1"})
+    pods = await cluster.kube.list(
+        POD, NAMESPACE, {kubernetes_names.LABEL_MODEL_DEPLOYMENT: NAME, kubernetes_names.LABEL_REVISION: "1"}
+    )
     assert len(pods) == 2
     (deployment,) = application(cluster, "digits-r1")["deployments"]
-    assert deployment["ray_actor_options"]["label_selector"] == {names.RAY_LABEL_APPLICATION: "digits-r1"}
+    assert deployment["ray_actor_options"]["label_selector"] == {kubernetes_names.RAY_LABEL_APPLICATION: "digits-r1"}
 
 
 async def test_how_long_the_phases_of_a_start_took_is_told_of_the_newest_revision(cluster: Cluster) -> None:
@@ -142,7 +146,11 @@ async def test_a_pod_that_kuberay_makes_of_a_group_that_was_removed_meanwhile_is
 
 async def head(cluster: Cluster, **autoscaler: Any) -> Object:
     """One that runs, with an autoscaler in this state; KubeRay's stand-in makes none."""
-    labels = {ray_groups.LABEL_CLUSTER: RAY, ray_groups.LABEL_NODE_TYPE: "head", **names.labels(names.RAY)}
+    labels = {
+        ray_groups.LABEL_CLUSTER: RAY,
+        ray_groups.LABEL_NODE_TYPE: "head",
+        **kubernetes_names.labels(kubernetes_names.RAY),
+    }
     meta = {"name": f"{RAY}-head-x", "namespace": NAMESPACE, "labels": labels}
     made = {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": {"restartPolicy": "Never"}}
     containers = [{"name": "ray-head", "state": {"running": {}}}, {"name": "autoscaler", "state": autoscaler}]
@@ -191,7 +199,7 @@ async def test_pods_of_an_aborted_canary_that_found_no_node_go_at_once(cluster: 
     await cluster.command("abort revision=2 id=a")
     await cluster.settle(20)
     assert await groups(cluster) == {"digits-r1": (1, 1, 1)}
-    assert await cluster.kube.list(POD, NAMESPACE, {names.LABEL_REVISION: "2"}) == []
+    assert await cluster.kube.list(POD, NAMESPACE, {kubernetes_names.LABEL_REVISION: "2"}) == []
 
 
 async def test_a_pass_that_changes_nothing_writes_nothing(cluster: Cluster) -> None:
@@ -246,7 +254,7 @@ async def test_a_head_of_an_unknown_image_stays_as_an_earlier_release_made_it(cl
 
 async def test_another_image_is_another_cluster_and_the_first_goes_once_nothing_is_on_it(cluster: Cluster) -> None:
     await served(cluster)
-    other = names.ray_cluster(0, "example.com/other:2")
+    other = kubernetes_names.ray_cluster(0, "example.com/other:2")
     await cluster.apply("file:///models/v1", runtime={"image": "example.com/other:2"})
     await cluster.until(functools.partial(cluster.at_weight, 2, 25))
     assert sorted(await rays(cluster)) == sorted([RAY, other])
@@ -279,7 +287,7 @@ async def test_an_aborted_candidate_of_another_image_leaves_its_cluster_behind(c
 async def test_a_candidate_of_another_image_that_never_started_leaves_its_cluster_behind(cluster: Cluster) -> None:
     await served(cluster)
     image = "example.com/other:2"
-    other = names.ray_cluster(0, image)
+    other = kubernetes_names.ray_cluster(0, image)
     dashboard = f"http://{other}-head-svc.{NAMESPACE}.svc.cluster.local:8265"
     cluster.serve_apis.of(dashboard).failures["file:///models/v2"] = ("ModelNotFound", "/models/v2 does not exist")
     await cluster.apply("file:///models/v2", runtime={"image": image})
@@ -311,7 +319,7 @@ async def test_an_upgrade_of_the_installation_rolls_nothing_and_new_revisions_ru
     assert head["image"] == "example.com/runtime:1"
     await upgraded.apply("file:///models/v2")
     await upgraded.until(functools.partial(upgraded.at_weight, 2, 25))
-    assert names.ray_cluster(0, "example.com/runtime:2") in await rays(upgraded)
+    assert kubernetes_names.ray_cluster(0, "example.com/runtime:2") in await rays(upgraded)
 
 
 async def test_a_status_that_was_lost_deletes_no_cluster_that_serves(cluster: Cluster) -> None:
@@ -410,7 +418,11 @@ async def test_a_cluster_on_its_way_out_is_let_go_without_the_clean_up_of_its_ow
 
 def left_over(kind: Kind, *owners: Object) -> Object:
     """Of the store of a RayCluster of the name that is gone."""
-    meta: Object = {"name": f"{RAY}-valkey", "namespace": NAMESPACE, "labels": names.labels(names.VALKEY)}
+    meta: Object = {
+        "name": f"{RAY}-valkey",
+        "namespace": NAMESPACE,
+        "labels": kubernetes_names.labels(kubernetes_names.VALKEY),
+    }
     meta["ownerReferences"] = [owner_reference(owner, controller=True) for owner in owners]
     content: Object = {"data": {"password": "b2xk"}} if kind == SECRET else {"spec": {"replicas": 1}}
     return {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": meta, **content}
@@ -457,7 +469,7 @@ async def test_a_store_that_was_left_without_owners_is_taken_over_with_its_passw
 async def test_a_store_with_a_password_that_is_gone_is_started_anew(cluster: Cluster) -> None:
     await served(cluster)
     before = await password(cluster)
-    labels = {names.LABEL_NAME: names.VALKEY, names.LABEL_INSTANCE: RAY}
+    labels = {kubernetes_names.LABEL_NAME: kubernetes_names.VALKEY, kubernetes_names.LABEL_INSTANCE: RAY}
     meta = {"name": f"{RAY}-valkey-0", "namespace": NAMESPACE, "labels": labels}
     await cluster.kube.create({"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": {"containers": []}})
     await cluster.kube.delete(Ref(SECRET, NAMESPACE, f"{RAY}-valkey"))
@@ -602,7 +614,7 @@ async def said(cluster: Cluster, type_: str) -> tuple[str, str, str]:
 
 async def place(cluster: Cluster) -> None:
     """What the scheduler does with every pod, whatever it asks for."""
-    for pod in await cluster.kube.list(POD, NAMESPACE, {names.LABEL_MODEL_DEPLOYMENT: NAME}):
+    for pod in await cluster.kube.list(POD, NAMESPACE, {kubernetes_names.LABEL_MODEL_DEPLOYMENT: NAME}):
         if "nodeName" not in pod["spec"]:
             pod["spec"] = {**pod["spec"], "nodeName": "node"}
             await cluster.kube.replace(pod)
@@ -667,7 +679,7 @@ async def test_auto_is_in_place_where_there_is_no_room_beside_stable(
 async def find_no_node(cluster: Cluster, revision: int) -> None:
     """What the scheduler says of every pod of a revision that has none."""
     said_of_it = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": NO_NODE}
-    for pod in await cluster.kube.list(POD, NAMESPACE, {names.LABEL_REVISION: str(revision)}):
+    for pod in await cluster.kube.list(POD, NAMESPACE, {kubernetes_names.LABEL_REVISION: str(revision)}):
         if "nodeName" not in pod["spec"]:
             meta = pod["metadata"]
             status = {"phase": "Pending", "conditions": [said_of_it]}
@@ -692,7 +704,7 @@ async def test_a_pod_that_waits_for_one_that_goes_is_not_called_unschedulable(cl
     assert await said(cluster, "Ready") == ("True", "Serving", "revision 1 serves")
 
     # Whoever took the place of one that has ended, it was not this one.
-    last = (await cluster.kube.list(POD, NAMESPACE, {names.LABEL_REVISION: "1"}))[-1]["metadata"]
+    last = (await cluster.kube.list(POD, NAMESPACE, {kubernetes_names.LABEL_REVISION: "1"}))[-1]["metadata"]
     ended = {"phase": "Failed"}
     await cluster.kube.patch_status(Ref(POD, NAMESPACE, last["name"]), ended, resource_version=last["resourceVersion"])
     await cluster.settle(3)
@@ -716,7 +728,7 @@ async def test_what_was_promoted_in_place_lacks_no_devices_while_the_last_ones_g
     await cluster.settle(3)
     await find_no_node(cluster, 2)
     await cluster.settle(2)
-    assert len(await cluster.kube.list(POD, NAMESPACE, {names.LABEL_REVISION: "1"})) == 2
+    assert len(await cluster.kube.list(POD, NAMESPACE, {kubernetes_names.LABEL_REVISION: "1"})) == 2
     assert (await said(cluster, "CapacityAvailable"))[:2] == ("True", "Fits")
     told = "revision 2: takes the place of 2 pods of revision 1, not gone yet"
     assert await said(cluster, "RevisionReady") == ("False", "Deploying", told)
@@ -1017,7 +1029,7 @@ async def test_no_experiment_waits_for_a_revision_that_does_not_begin_before_it(
 async def test_arms_that_came_where_such_a_candidate_was_stay_there(cluster: Cluster) -> None:
     await served(cluster, rollout=RECREATE)
     image = "example.com/other:2"
-    other = names.ray_cluster(0, image)
+    other = kubernetes_names.ray_cluster(0, image)
     dashboard = f"http://{other}-head-svc.{NAMESPACE}.svc.cluster.local:8265"
     cluster.serve_apis.of(dashboard).failures["file:///models/v2"] = ("ModelNotFound", "/models/v2 does not exist")
     await cluster.apply("file:///models/v2", rollout=RECREATE, runtime={"image": image})
@@ -1096,7 +1108,7 @@ async def test_a_store_that_finds_no_volume_is_told(cluster: Cluster) -> None:
         "reason": "Unschedulable",
         "message": "0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims.",
     }
-    labels = {names.LABEL_NAME: names.VALKEY, names.LABEL_INSTANCE: RAY}
+    labels = {kubernetes_names.LABEL_NAME: kubernetes_names.VALKEY, kubernetes_names.LABEL_INSTANCE: RAY}
     pod = {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -1146,17 +1158,17 @@ async def test_a_head_that_kuberay_may_not_make_is_told_likewise(cluster: Cluste
     status, reason, message = await said(cluster, "Ready")
     assert (status, reason) == ("False", "PodRefused")
     assert message.endswith(NO_QUOTA)
-    assert ray_cluster.view(RAY, await ray(cluster), "").problem.endswith(f"is not ready: {NO_QUOTA}")
+    assert clusters.view(RAY, await ray(cluster), "").problem.endswith(f"is not ready: {NO_QUOTA}")
 
 
 def test_a_hundred_share_a_cluster_and_the_next_one_goes_to_another() -> None:
     image = "example.com/runtime:1"
-    first, second = names.ray_cluster(0, image), names.ray_cluster(1, image)
-    assert ray_cluster.assign([first] * 99, image) == first
-    assert ray_cluster.assign([first] * 100, image) == second
-    assert ray_cluster.assign([first] * 100 + [second] * 100, image) == names.ray_cluster(2, image)
-    assert ray_cluster.assign([second] * 100, image) == first
-    assert ray_cluster.assign([names.ray_cluster(0, "example.com/other:1")] * 100, image) == first
+    first, second = kubernetes_names.ray_cluster(0, image), kubernetes_names.ray_cluster(1, image)
+    assert clusters.assign([first] * 99, image) == first
+    assert clusters.assign([first] * 100, image) == second
+    assert clusters.assign([first] * 100 + [second] * 100, image) == kubernetes_names.ray_cluster(2, image)
+    assert clusters.assign([second] * 100, image) == first
+    assert clusters.assign([kubernetes_names.ray_cluster(0, "example.com/other:1")] * 100, image) == first
 
 
 KEEPING = {**RECREATE, "keepPrevious": {"for": "1h"}}
@@ -1179,7 +1191,7 @@ async def test_a_kept_revision_keeps_the_raycluster_of_its_image(cluster: Cluste
     await served(cluster, rollout=KEEPING, runtime={"image": "example.com/a:1"})
     await served(cluster, "file:///models/v2", 2, rollout=KEEPING, runtime={"image": "example.com/b:1"})
     await cluster.settle(20)
-    first, second = (names.ray_cluster(0, f"example.com/{each}:1") for each in "ab")
+    first, second = (kubernetes_names.ray_cluster(0, f"example.com/{each}:1") for each in "ab")
     (kept,) = (await cluster.status())["kept"]
     assert (kept["revision"], kept["cluster"]) == (1, first)
     assert set(await rays(cluster)) == {first, second}
@@ -1191,7 +1203,7 @@ async def test_a_kept_revision_keeps_the_raycluster_of_its_image(cluster: Cluste
 
 
 async def test_a_kept_revision_stays_where_it_is_when_the_next_one_has_another_raycluster(cluster: Cluster) -> None:
-    first, second = (names.ray_cluster(0, f"example.com/{each}:1") for each in "ab")
+    first, second = (kubernetes_names.ray_cluster(0, f"example.com/{each}:1") for each in "ab")
     for number in (1, 2):
         image = {"image": "example.com/a:1"}
         await served(cluster, f"file:///models/v{number}", number, rollout=KEEPING, runtime=image)

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from doubles.cluster import NAME, NAMESPACE, Cluster
-from sundog_operator.app.keys import Key
-from sundog_operator.app.posts import Posts
+from sundog_operator.app.background.webhook_dispatcher import Posts
+from sundog_operator.app.dependencies import Told
+from sundog_operator.app.queue.keys import Key
 from sundog_operator.app.reconcile_experiment import reconcile_experiment
-from sundog_operator.app.world import Told
 from sundog_operator.errors import Conflict
 from sundog_operator.ports import EVENT, EXPERIMENT, MODEL_DEPLOYMENT, Ref
 

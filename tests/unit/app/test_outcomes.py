@@ -9,7 +9,7 @@ import pytest
 from doubles.cluster import NAME, NAMESPACE, Cluster
 from doubles.traffic import Answers, Traffic
 from sundog_operator.adapters.memory_kubernetes import Write
-from sundog_operator.core.names import application
+from sundog_operator.core.kubernetes.names import application
 from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, POD, Object, Ref
 
 BUYING = {"success": [{"name": "conversion", "feedback": "bought", "minimumEffect": "20%"}]}

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from doubles.cluster import NAME, NAMESPACE, Cluster, model_deployment
-from sundog_operator.app.keys import Key
-from sundog_operator.app.loop import Operator
+from sundog_operator.app.controller import Operator
+from sundog_operator.app.queue.keys import Key
 from sundog_operator.ports import CONFIG_MAP, KINDS, SECRET, Ref
 from waiting import PATIENCE_S
 

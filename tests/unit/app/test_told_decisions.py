@@ -8,7 +8,7 @@ import pytest
 from doubles.attempts import ended, experiment, paused
 from doubles.cluster import NAME, NAMESPACE, TIMED, Cluster
 from doubles.traffic import Answers, Traffic
-from sundog_operator.core.names import application
+from sundog_operator.core.kubernetes.names import application
 from sundog_operator.ports import POD, Object, Ref
 
 FINE = Answers(errors=0.01)

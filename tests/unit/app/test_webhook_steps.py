@@ -8,9 +8,9 @@ import pytest
 
 from doubles.cluster import NAME, NAMESPACE, Cluster
 from doubles.traffic import Answers, Traffic
-from sundog_operator.app.keys import Key
+from sundog_operator.app.background.webhook_dispatcher import Posts
 from sundog_operator.app.observe import observe
-from sundog_operator.app.posts import Posts
+from sundog_operator.app.queue.keys import Key
 from sundog_operator.app.reconcile_model_deployment import reconcile_model_deployment
 from sundog_operator.ports import MODEL_DEPLOYMENT, Ref
 

@@ -9,12 +9,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sundog_operator.api import ExperimentStatus, Rollout, ShadowStatus
-from sundog_operator.core.commands import Command
 from sundog_operator.core.observed import WebhookAnswer
-from sundog_operator.core.rollout import comparison, freeze, load, machine
-from sundog_operator.core.rollout.comparison import Comparison
-from sundog_operator.core.rollout.judgement import Judgement
+from sundog_operator.core.rollout import freeze, load, machine, shadow_comparison
+from sundog_operator.core.rollout.commands import Command
+from sundog_operator.core.rollout.evaluation import Judgement
 from sundog_operator.core.rollout.machine import Inputs
+from sundog_operator.core.rollout.shadow_comparison import Comparison
 
 T0 = datetime(2026, 11, 25, 12, tzinfo=UTC)
 STEPS = [{"weight": 10, "gate": "time", "minDuration": "60s"}, {"pause": {}}, {"weight": 50, "gate": "manual"}]
@@ -484,7 +484,7 @@ def test_weights_rise_step_by_step_with_capacity_and_fall_only_to_zero(
             promoted, fully = promoted or verb == "promote", fully or (verb == "promote" and full)
             status = machine.obey(status, Command(f"c{number}", verb, 8, full=full), given_inputs.now)
         else:
-            told = given_inputs if comparison.planned(status) else replace(given_inputs, copies=None)
+            told = given_inputs if shadow_comparison.planned(status) else replace(given_inputs, copies=None)
             status = machine.tick(status, told)
         rose = machine.canary_weight(status) - machine.canary_weight(before)
         assert sum(arm.weight for arm in status.arms) == 100

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from sundog_operator.api import ModelDeploymentSpec
-from sundog_operator.core import revisions, serve_config
+from sundog_operator.core import revisions
+from sundog_operator.core.ray import serve_config
+from sundog_operator.core.ray.serve_config import Scale
 from sundog_operator.core.revisions import Revision
-from sundog_operator.core.serve_config import Scale
 
 GOLDEN = Path(__file__).parent / "golden"
 SMALLEST = {"model": {"uri": "file:///models/digits/v1"}}

@@ -5,16 +5,17 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 
 from sundog_operator.api import EvidenceEpoch, ExperimentStatus, Rollout
-from sundog_operator.core.evidence import rates
+from sundog_operator.core.analysis import counters, evaluate, stable_traffic
 from sundog_operator.core.observed import EdgeReport
-from sundog_operator.core.rollout import freeze, judging, resolve, stable_traffic, tallies
-from sundog_operator.core.rollout.judgement import Judgement
+from sundog_operator.core.rollout import freeze, resolve
+from sundog_operator.core.rollout.evaluation import Judgement
 from sundog_operator.core.rollout.resolve import Traffic
+from sundog_operator.core.stats import count_ratio
 
 T0 = datetime(2026, 11, 26, 12, tzinfo=UTC)
 START = int(T0.timestamp())
 ATTEMPT = "uid-1"
-COLUMNS = ["start", *tallies.ERRORS, *tallies.REJECTIONS, "ok", "slow", "inFlight"]
+COLUMNS = ["start", *counters.ERRORS, *counters.REJECTIONS, "ok", "slow", "inFlight"]
 ROLLOUT = Rollout.from_json({"steps": [{"weight": 50}], "guardrails": [{"metric": "errorRate"}]})
 
 
@@ -51,21 +52,21 @@ def report(arm: str, blocks: int, failed: int) -> dict[str, object]:
     }
 
 
-def take(before: tallies.Tallies, edges: list[EdgeReport], now_s: float) -> tallies.Tallies:
-    return tallies.take(before, edges, tallies.blocks_of(ATTEMPT, edges), tallies.Look([2], 2, now_s, 30.0))
+def take(before: counters.Tallies, edges: list[EdgeReport], now_s: float) -> counters.Tallies:
+    return counters.take(before, edges, counters.blocks_of(ATTEMPT, edges), counters.Look([2], 2, now_s, 30.0))
 
 
-def seen(blocks: int, stable: int, canary: int) -> judging.Seen:
+def seen(blocks: int, stable: int, canary: int) -> evaluate.Seen:
     """After so many blocks, with so many failures of an arm in each."""
     rows = [report("stable", blocks, stable), report("canary", blocks, canary)]
     edges = [EdgeReport("edge-0", True, False, {"blocks": {"columns": COLUMNS}, "counters": rows})]
-    now_s = START + 10.0 * blocks + tallies.GRACE_S
-    counted = take(tallies.Tallies(ATTEMPT), edges, now_s)
-    return judging.Seen(counted, edges, tallies.blocks_of(ATTEMPT, edges), Traffic(), now_s, 30.0, (1, 1))
+    now_s = START + 10.0 * blocks + counters.GRACE_S
+    counted = take(counters.Tallies(ATTEMPT), edges, now_s)
+    return evaluate.Seen(counted, edges, counters.blocks_of(ATTEMPT, edges), Traffic(), now_s, 30.0, (1, 1))
 
 
 def judge(blocks: int, stable: int, canary: int) -> Judgement:
-    return judging.judge(status(), seen(blocks, stable, canary))
+    return evaluate.judge(status(), seen(blocks, stable, canary))
 
 
 def test_too_early_is_told_with_what_is_there_of_it() -> None:
@@ -86,7 +87,7 @@ def test_nothing_is_early_about_what_takes_long_for_want_of_events() -> None:
 def test_an_edge_that_is_not_ready_and_silent_is_waited_for() -> None:
     rows = [report("stable", 2, 0), report("canary", 2, 5)]
     told = EdgeReport("edge-0", True, False, {"blocks": {"columns": COLUMNS}, "counters": rows})
-    known = take(tallies.Tallies(ATTEMPT), [told], START + 25.0)
+    known = take(counters.Tallies(ATTEMPT), [told], START + 25.0)
     # Its agent starts anew.
     silent = EdgeReport("edge-0", False, False, None)
     assert take(known, [silent], START + 65.0).folded == known.folded
@@ -98,7 +99,7 @@ def test_an_edge_that_is_not_ready_and_silent_is_waited_for() -> None:
 
 
 def test_an_upper_end_that_is_far_away_is_an_end() -> None:
-    lower, upper = rates.ratio_interval(np.array([[4.0]]), np.array([[1300.0]]), np.array([[0.5]]), 1500.0)
+    lower, upper = count_ratio.ratio_interval(np.array([[4.0]]), np.array([[1300.0]]), np.array([[0.5]]), 1500.0)
     assert 0 < lower[0] < 326
     assert upper[0] > 1e9
 
@@ -129,7 +130,7 @@ def test_where_nothing_is_long_any_more_a_latency_passes_by_its_floor() -> None:
     assert frozen.floor == 0.005
     plan = status().plan.model_copy(update={"guardrails": (frozen,)})
     running = status().model_copy(update={"plan": plan})
-    (told,) = judging.judge(running, seen(13, 0, 0)).metrics
+    (told,) = evaluate.judge(running, seen(13, 0, 0)).metrics
     assert told.verdict == "Passed"
 
 

@@ -15,19 +15,19 @@ import pytest
 
 from feedback_stores import MemoryStore
 from sundog_edge import agent as loops
-from sundog_edge import traffic
 from sundog_edge.agent import Agent, Options
-from sundog_edge.document import parse
+from sundog_edge.counting.evidence import InForce
+from sundog_edge.counting.log_pipe import open_for_haproxy
 from sundog_edge.errors import HaproxyRefused, HaproxyUnavailable
-from sundog_edge.evidence import InForce
 from sundog_edge.feedback.joining import First
-from sundog_edge.following import Following
-from sundog_edge.layout import Layout, fit
-from sundog_edge.log_pipe import open_for_haproxy
-from sundog_edge.secrets import SecretsDir
+from sundog_edge.replicas.sync import Following
+from sundog_edge.security.secrets import SecretsDir
+from sundog_edge.split import apply as split_apply
+from sundog_edge.split.apply import Traffic
+from sundog_edge.split.document import parse
+from sundog_edge.split.layout import Layout, fit
 from sundog_edge.state_dir import StateDir
 from sundog_edge.steps import Step
-from sundog_edge.traffic import Traffic
 from sundog_edge.workers import Workers
 from waiting import comes_true
 
@@ -324,7 +324,7 @@ async def test_what_cannot_be_written_down_is_not_in_force(tmp_path, monkeypatch
     monkeypatch.setattr(Traffic, "_put", put)
     document = parse(json.dumps(DOCUMENT).encode(), "vision")
     with monkeypatch.context() as disk:
-        disk.setattr(traffic, "write_atomically", full)
+        disk.setattr(split_apply, "write_atomically", full)
         with pytest.raises(OSError, match="No space left"):
             await moved.apply(document, 1.0)
     assert moved.in_force is None

@@ -14,7 +14,7 @@ from sundog_edge import api_server, cluster_source
 from sundog_edge.api_server import Account, ApiServer
 from sundog_edge.cluster_source import ClusterSource, pause_s
 from sundog_edge.errors import ApiUnavailable, SettingsError
-from sundog_edge.secrets import ComposedSecrets
+from sundog_edge.security.secrets import ComposedSecrets
 from sundog_edge.state_dir import StateDir
 from waiting import PATIENCE_S
 

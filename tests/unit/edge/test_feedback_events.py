@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sundog_edge.assignment import unit_hash
 from sundog_edge.feedback.events import FUTURE_S, MAX_ITEMS, BodyRefused, Event, Reading, Refusal, items_of, read
 from sundog_edge.feedback.exposure import Exposure
+from sundog_edge.split.assignment import unit_hash
 
 NOW = 1_769_000_000.5
 ONE = Exposure("a-1", 2, "canary", 77, 1_768_999_000)

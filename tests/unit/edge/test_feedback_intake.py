@@ -8,13 +8,13 @@ from datetime import UTC, datetime
 import pytest
 
 from feedback_stores import MemoryStore
-from sundog_edge.assignment import unit_hash
-from sundog_edge.document import Document, parse
 from sundog_edge.errors import StoreUnavailable
 from sundog_edge.feedback.exposure import Exposure, signed
 from sundog_edge.feedback.intake import MAX_PROBLEMS, Intake
 from sundog_edge.feedback.joining import Batch
 from sundog_edge.feedback.signing import NO_KEYS, SigningKeys
+from sundog_edge.split.assignment import unit_hash
+from sundog_edge.split.document import Document, parse
 from waiting import PATIENCE_S
 
 KEY, OLD, OTHER = (bytes([number]) * 32 for number in range(3))

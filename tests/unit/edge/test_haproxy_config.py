@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from sundog_edge.credentials import Credentials
-from sundog_edge.document import Document
 from sundog_edge.haproxy.config import render
 from sundog_edge.haproxy.maps import maps_of
-from sundog_edge.layout import Layout, Server, fit
 from sundog_edge.memory import bound
+from sundog_edge.security.credentials import Credentials
+from sundog_edge.split.document import Document
+from sundog_edge.split.layout import Layout, Server, fit
 from sundog_edge.state_dir import Settings, StateDir
 
 STATE = StateDir(Path("/tmp/x"))

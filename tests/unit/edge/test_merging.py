@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sundog_edge import groups as grouping
-from sundog_edge.blocks import AHEAD, KEPT, Blocks
-from sundog_edge.counters import ROW_COLUMNS, Ledger, Row
-from sundog_edge.loglines import ENDS
-from sundog_edge.units import LIMIT, MIN_LIMIT, WHOLE, Sample, limit_for
+from sundog_edge.counting import unit_groups as grouping
+from sundog_edge.counting.blocks import AHEAD, KEPT, Blocks
+from sundog_edge.counting.counters import ROW_COLUMNS, Ledger, Row
+from sundog_edge.counting.log_lines import ENDS
+from sundog_edge.counting.unit_sample import LIMIT, MIN_LIMIT, WHOLE, Sample, limit_for
 
 BLOCKS = st.lists(st.tuples(st.integers(1000, 1000 + 3 * KEPT), st.integers(0, 2), st.integers(1, 9)), max_size=60)
 

@@ -14,13 +14,13 @@ from aiohttp.test_utils import TestServer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sundog_edge import histogram
-from sundog_edge.document import Comparator, PartComparator
+from sundog_edge.counting import histogram
 from sundog_edge.mirror.__main__ import sender
 from sundog_edge.mirror.comparing import Incomparable, agree, verdicts
 from sundog_edge.mirror.counts import Counts
 from sundog_edge.mirror.records import Answer, Record, parse
 from sundog_edge.mirror.sending import MOST_BEHIND_US, MOST_IN_FLIGHT, Mirror, Target
+from sundog_edge.split.document import Comparator, PartComparator
 from waiting import PATIENCE_S
 
 NUMBERS = st.floats(-1e6, 1e6) | st.integers(-(10**6), 10**6)

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sundog_edge.counters import Ledger, Seen
-from sundog_edge.evidence import Surroundings, build
+from sundog_edge.counting.counters import Ledger, Seen
+from sundog_edge.counting.evidence import Surroundings, build
 from sundog_edge.feedback.first_seen import FirstSeen
-from sundog_edge.haproxy import grpc, probes
+from sundog_edge.haproxy.rules import grpc, probes
 from sundog_edge.metrics import text
 from sundog_runtime.errors import Problem
 from sundog_runtime.formats.model import LoadedModel

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from sundog_runtime import loop_watch
-from sundog_runtime.pace import PROBATION_CALLS
+from sundog_runtime.scheduling.execution_mode import PROBATION_CALLS
 from waiting import PATIENCE_S, comes_true
 
 HANGS = """

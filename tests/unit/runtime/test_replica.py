@@ -15,10 +15,10 @@ import safetensors.torch
 import torch
 
 from sundog_runtime.errors import LoadFailed, WarmupFailed, WarmupTimeout
-from sundog_runtime.model_thread import STUCK_AFTER_SECONDS, ModelThread
-from sundog_runtime.pace import Pace
 from sundog_runtime.replica import Replica
-from sundog_runtime.scheduler import Scheduler
+from sundog_runtime.scheduling.execution_mode import Pace
+from sundog_runtime.scheduling.model_thread import STUCK_AFTER_SECONDS, ModelThread
+from sundog_runtime.scheduling.scheduler import Scheduler
 from waiting import eventually
 
 COUNTING = """

@@ -16,9 +16,9 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from ray.serve._private.http_util import RequestIdMiddleware
 
+    from sundog_runtime.fast_path import WithoutTrailers
     from sundog_runtime.serve import FAST_PATH_VARIABLE, _Model, _shorten_the_way
     from sundog_runtime.serve_internals import _Metered, _put_in, shorten_the_way
-    from sundog_runtime.short_way import WithoutTrailers
 
 
 class Counts:

@@ -13,11 +13,11 @@ import httpx
 import pytest
 
 from sundog_runtime.context import RequestContext, current, deadline_of, joined, working_on
-from sundog_runtime.cores import set_environment
-from sundog_runtime.logs import AboutRequest, JsonLines, make_no_records_of_requests, use_json_lines
-from sundog_runtime.metrics import OTHER, Histogram, Metrics
-from sundog_runtime.ray_metrics import Exporter, samples
-from sundog_runtime.startup import Startup
+from sundog_runtime.scheduling.cpu_affinity import set_environment
+from sundog_runtime.telemetry.logs import AboutRequest, JsonLines, make_no_records_of_requests, use_json_lines
+from sundog_runtime.telemetry.metrics import OTHER, Histogram, Metrics
+from sundog_runtime.telemetry.ray_metrics import Exporter, samples
+from sundog_runtime.telemetry.startup import Startup
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = f"00-{TRACE}-b7ad6b7169203331-01"

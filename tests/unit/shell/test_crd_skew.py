@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sundog_operator.api.resource import API_VERSION
-from sundog_operator.api.schema import DEFINITIONS, root_schema
+from sundog_operator.api.schema.crds import DEFINITIONS, root_schema
 from sundog_operator.errors import NotServed
 from sundog_operator.shell.crd_skew import log_skew
 

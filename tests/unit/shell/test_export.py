@@ -15,8 +15,8 @@ from aiohttp import web
 from doubles.cluster import NAMESPACE, Cluster
 from doubles.outcomes import MemoryOutcomes, section
 from stand_in_ray import end
-from sundog_edge import export
-from sundog_edge.export import Exposed, Outcome
+from sundog_edge.counting import export
+from sundog_edge.counting.export import Exposed, Outcome
 from sundog_operator.adapters.memory_kubernetes.kubeconfig import write_kubeconfig
 from sundog_operator.ports import EXPERIMENT, POD, Object, Ref
 from sundog_operator.shell.exits import Exit

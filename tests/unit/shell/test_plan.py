@@ -9,7 +9,7 @@ import pytest
 from doubles.cluster import NAMESPACE
 from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, Ref
 from sundog_operator.shell.exits import Exit
-from sundog_operator.shell.preview import refused_by_server
+from sundog_operator.shell.preview.model_deployment import refused_by_server
 
 
 @pytest.fixture

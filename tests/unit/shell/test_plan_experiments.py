@@ -13,7 +13,7 @@ from doubles.cluster import NAMESPACE
 from doubles.traffic import Answers, Traffic
 from sundog_operator.ports import EXPERIMENT
 from sundog_operator.shell.exits import Exit
-from sundog_operator.shell.experiment_preview import preview_experiment
+from sundog_operator.shell.preview.experiment import preview_experiment
 from sundog_operator.shell.target import Server as Connection
 from sundog_operator.shell.verbs.plan import log_refusal
 

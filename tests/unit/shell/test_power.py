@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from sundog_operator.api import FrozenPlan, PlanGuardrail, PlanStep
-from sundog_operator.core.evidence.typical import typical
-from sundog_operator.core.evidence.verdicts import Limits
-from sundog_operator.core.forecast import Forecast, Service
-from sundog_operator.core.power import doubt, power
-from sundog_operator.shell import looking_ahead
+from sundog_operator.core.analysis.forecast import Forecast, Service
+from sundog_operator.core.analysis.power import doubt, power
+from sundog_operator.core.stats.power.expected_sample_size import typical
+from sundog_operator.core.stats.verdicts import Limits
+from sundog_operator.shell.forecast import options as forecast_options
 
 MINUTE = timedelta(minutes=1)
 
@@ -249,4 +249,4 @@ def test_what_cannot_be_simulated_is_told(sundog: Any, manifest: Any) -> None:
 def test_what_is_decided_for_certain_leaves_nothing_undecided() -> None:
     each = Forecast(times=2, promoted=0.55, rolled_back=0.45, median_minutes=1, late_minutes=2, failed=3)
     assert 1 - each.promoted - each.rolled_back < 0
-    assert looking_ahead.likelihoods(each) == ("55%", "45%", "0%")
+    assert forecast_options.likelihoods(each) == ("55%", "45%", "0%")

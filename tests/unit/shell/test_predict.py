@@ -18,7 +18,7 @@ from doubles.cluster import NAMESPACE
 from stand_in_ray import end
 from sundog_operator.adapters.local.status import pod_status
 from sundog_operator.adapters.memory_kubernetes.kubeconfig import write_kubeconfig
-from sundog_operator.core import edge_objects
+from sundog_operator.core.edge import objects
 from sundog_operator.ports import MODEL_DEPLOYMENT, Ref, ref_of
 from sundog_operator.shell.exits import Exit
 from waiting import PATIENCE_S
@@ -168,7 +168,7 @@ def edge_pod(server: Any, stopped: dict[str, tuple[str, str]]) -> None:
     """The edge of an instance, with why parts of it do not run."""
 
     async def publish(cluster: Any) -> None:
-        metadata = {"name": "sundog-edge-0", "namespace": NAMESPACE, "labels": edge_objects.SELECTOR}
+        metadata = {"name": "sundog-edge-0", "namespace": NAMESPACE, "labels": objects.SELECTOR}
         spec = {"containers": [{"name": "haproxy"}, {"name": "agent"}]}
         made = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
         stored = await cluster.kube.get(ref_of(made)) or await cluster.kube.create(made)

@@ -8,7 +8,7 @@ from typing import Any, Final
 import aiohttp
 
 from sundog_operator.adapters.whole_answers import body_of
-from sundog_operator.core import pod_problems
+from sundog_operator.core.kubernetes import pod_problems
 from sundog_operator.core.observed import EdgeReport
 from sundog_operator.errors import SundogError
 from sundog_operator.ports import Object

@@ -15,7 +15,7 @@ import aiohttp
 from sundog_operator.adapters.edges import agent_port, is_ready
 from sundog_operator.adapters.log_tables import Buffered, Format, make_table
 from sundog_operator.adapters.whole_answers import body_of
-from sundog_operator.core.exposure_log import Exposure, Lines, LogBroken, Outcome, Row, plan_of
+from sundog_operator.core.experiments.exposure_log import Exposure, Lines, LogBroken, Outcome, Row, plan_of
 from sundog_operator.errors import SundogError
 from sundog_operator.ports import Object
 

@@ -11,8 +11,8 @@ from sundog_operator.adapters import exports, log_places
 from sundog_operator.adapters.edges import agent_port
 from sundog_operator.adapters.exports import ExportBroken, Source
 from sundog_operator.adapters.log_tables import Format
-from sundog_operator.core.experiments.written_logs import MOST_EXPOSURES
-from sundog_operator.core.exposure_log import Lines, judged_by
+from sundog_operator.core.experiments.exposure_log import Lines, judged_by
+from sundog_operator.core.experiments.log_exports import MOST_EXPOSURES
 from sundog_operator.core.observed import LogAnswer
 from sundog_operator.errors import SundogError
 from sundog_operator.ports import Object

@@ -8,7 +8,7 @@ from typing import Final, Literal, Protocol, Self
 
 import orjson
 
-from sundog_operator.core.exposure_log import Row
+from sundog_operator.core.experiments.exposure_log import Row
 from sundog_operator.errors import SundogError
 
 Format = Literal["jsonl", "parquet"]

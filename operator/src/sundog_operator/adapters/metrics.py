@@ -9,8 +9,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from sundog_operator.app.keys import Key, Kind
-from sundog_operator.app.loop import Result
+from sundog_operator.app.controller import Result
+from sundog_operator.app.queue.keys import Key, Kind
 from sundog_operator.core.events import Event
 from sundog_operator.ports import Object
 

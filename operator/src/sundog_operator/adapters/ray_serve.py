@@ -9,7 +9,7 @@ import aiohttp
 import orjson
 
 from sundog_operator.adapters.whole_answers import body_of
-from sundog_operator.core import names
+from sundog_operator.core.kubernetes import names
 from sundog_operator.core.observed import ApplicationState, DeploymentState, ReplicaState, ServeState
 from sundog_operator.errors import RayUnavailable, ServeRefused
 from sundog_operator.ports import SECRET, Clock, Kubernetes, Ref

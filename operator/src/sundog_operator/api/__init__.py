@@ -106,16 +106,16 @@ from sundog_operator.api.rollout import (
     Window,
     is_latency,
 )
-from sundog_operator.api.support import (
+from sundog_operator.api.schema.unsupported import (
     REASON as NOT_YET_SUPPORTED,
 )
-from sundog_operator.api.support import (
+from sundog_operator.api.schema.unsupported import (
     ROLLOUT_LABEL,
     experiment_not_yet_supported,
     is_of_rollout,
     not_yet_supported,
 )
-from sundog_operator.api.validation import Violation
+from sundog_operator.api.schema.validation import Violation
 
 __all__ = [
     "API_VERSION",

@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sundog_operator.api.part import Part
-from sundog_operator.api.rules import Noun
+from sundog_operator.api.base import Part
 from sundog_operator.api.scalars import Instant, Integer, Message
+from sundog_operator.api.schema.rules import Noun
 
 Truth = Literal["True", "False", "Unknown"]
 CAMEL_CASE = r"^[A-Za-z]([A-Za-z0-9]*[A-Za-z0-9])?$"

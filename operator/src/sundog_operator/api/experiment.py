@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from sundog_operator.api.base import Part
 from sundog_operator.api.conditions import Condition
 from sundog_operator.api.model_deployment import (
     RESERVED_POD_LABELS,
@@ -20,7 +21,6 @@ from sundog_operator.api.model_deployment import (
     Revision,
     Warmup,
 )
-from sundog_operator.api.part import Part
 from sundog_operator.api.resource import Metadata, Resource, Status
 from sundog_operator.api.rollout import (
     CEILING_FITS,
@@ -38,7 +38,6 @@ from sundog_operator.api.rollout import (
     Unit,
     Weight,
 )
-from sundog_operator.api.rules import ListType, Noun, Rule, Transition, not_zero
 from sundog_operator.api.scalars import (
     Alpha,
     Bytes,
@@ -63,6 +62,7 @@ from sundog_operator.api.scalars import (
     Text,
     Uri,
 )
+from sundog_operator.api.schema.rules import ListType, Noun, Rule, Transition, not_zero
 
 Bucket = Annotated[Integer, Field(ge=0, le=10_000)]
 BucketRange = Annotated[Items[Bucket], Field(min_length=2, max_length=2)]

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from sundog_operator.api import reference
-from sundog_operator.api.schema import DEFINITIONS, custom_resource_definition
+from sundog_operator.api.schema.crds import DEFINITIONS, custom_resource_definition
 
 HEADER = "# Generated from sundog_operator.api by `python -m sundog_operator.api.generate`. Edit the types instead.\n"
 

@@ -5,11 +5,9 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import Field
 
-from sundog_operator.api import strict_yaml
-from sundog_operator.api.part import Part
+from sundog_operator.api.base import Part
 from sundog_operator.api.quantities import QUANTITY_PATTERN
 from sundog_operator.api.rollout import PositiveDuration
-from sundog_operator.api.rules import ListType, Noun, Rule, TextOrInteger
 from sundog_operator.api.scalars import (
     Bytes,
     Digits,
@@ -25,7 +23,9 @@ from sundog_operator.api.scalars import (
     ObjectName,
     QualifiedName,
 )
-from sundog_operator.api.validation import check, unknown
+from sundog_operator.api.schema import strict_yaml
+from sundog_operator.api.schema.rules import ListType, Noun, Rule, TextOrInteger
+from sundog_operator.api.schema.validation import check, unknown
 from sundog_operator.errors import InstallationError
 
 MAX_BYTES: Final = 2**20

@@ -6,7 +6,7 @@ from typing import Any
 from sundog_operator.api.experiment import Experiment
 from sundog_operator.api.model_deployment import ModelDeployment
 from sundog_operator.api.resource import Resource
-from sundog_operator.api.validation import Violation, changes, found, unknown
+from sundog_operator.api.schema.validation import Violation, changes, found, unknown
 from sundog_operator.errors import SpecError
 
 RESOURCES: dict[str, type[Resource]] = {"ModelDeployment": ModelDeployment, "Experiment": Experiment}

@@ -7,13 +7,12 @@ from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field
 
+from sundog_operator.api.base import Part
 from sundog_operator.api.conditions import Condition
 from sundog_operator.api.model_uri import PINS
-from sundog_operator.api.part import Part
 from sundog_operator.api.quantities import RATE_PATTERN
 from sundog_operator.api.resource import Metadata, Resource, Status
 from sundog_operator.api.rollout import IN_PLACE, IN_PLACE_RULES, HeaderName, PositiveDuration, Rollout, given
-from sundog_operator.api.rules import Confidential, ListType, Noun, Rule
 from sundog_operator.api.scalars import (
     Bytes,
     Cpu,
@@ -37,6 +36,7 @@ from sundog_operator.api.scalars import (
     Text,
     Uri,
 )
+from sundog_operator.api.schema.rules import Confidential, ListType, Noun, Rule
 
 ModelFormat = Literal["auto", "torch", "exported", "torchscript", "transformers", "python"]
 Replicas = Annotated[Integer, Field(ge=0, le=1000)]

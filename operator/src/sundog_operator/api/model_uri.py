@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any, Final
 
-from sundog_operator.api.rules import Rule
+from sundog_operator.api.schema.rules import Rule
 
 # Both RE2, which the API server has, and Python read these alike.
 _LABEL: Final = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"

@@ -14,8 +14,8 @@ from sundog_operator.api.experiment import Experiment
 from sundog_operator.api.model_deployment import ModelDeployment, ModelDeploymentSpec
 from sundog_operator.api.resource import Resource
 from sundog_operator.api.scalars import MODEL_SCHEMES
-from sundog_operator.api.structure import FieldNode, Limits, Node, structure
-from sundog_operator.api.support import ACTED_ON, IN_CLUSTER, not_yet_supported
+from sundog_operator.api.schema.structure import FieldNode, Limits, Node, structure
+from sundog_operator.api.schema.unsupported import ACTED_ON, IN_CLUSTER, not_yet_supported
 
 REVISION_PARTS: Final = ("spec.model", "spec.runtime", "spec.resources", "spec.scheduling")
 IN_PLACE: Final = ("spec.runtime.userConfig",)

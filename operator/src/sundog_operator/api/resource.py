@@ -5,10 +5,10 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, ValidationError
 
-from sundog_operator.api.part import Part
-from sundog_operator.api.remembered import Remembered
+from sundog_operator.api.base import Part
+from sundog_operator.api.memo import Remembered
 from sundog_operator.api.scalars import Instant, Items
-from sundog_operator.api.validation import Violation, check
+from sundog_operator.api.schema.validation import Violation, check
 from sundog_operator.errors import SpecError
 
 API_VERSION: Literal["serving.sundog.dev/v1alpha1"] = "serving.sundog.dev/v1alpha1"

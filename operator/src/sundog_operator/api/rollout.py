@@ -7,9 +7,8 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import Field, model_validator
 
-from sundog_operator.api.part import Part
+from sundog_operator.api.base import Part
 from sundog_operator.api.quantities import format_duration
-from sundog_operator.api.rules import Found, ListType, Noun, Rule, not_zero
 from sundog_operator.api.scalars import (
     POSITIVE,
     Alpha,
@@ -21,6 +20,7 @@ from sundog_operator.api.scalars import (
     Percent,
     Share,
 )
+from sundog_operator.api.schema.rules import Found, ListType, Noun, Rule, not_zero
 
 Strategy = Literal["canary", "blueGreen", "shadow", "recreate"]
 Gate = Literal["evidence", "time", "manual"]

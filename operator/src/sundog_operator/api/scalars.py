@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from sundog_operator.api import quantities
 from sundog_operator.api.model_uri import BUCKET, CLAIM, SHAPES
-from sundog_operator.api.rules import FreeForm, Noun, Pattern, Rule, TextOrInteger
+from sundog_operator.api.schema.rules import FreeForm, Noun, Pattern, Rule, TextOrInteger
 
 MODEL_SCHEMES = ("file", "pvc", "s3", "gs", "https", "hf", "oci")
 LOG_SCHEMES = ("file", "pvc", "s3", "gs")

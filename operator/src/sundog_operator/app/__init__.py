@@ -1,0 +1,1 @@
+"""The control loop: observes, plans and acts through ports."""

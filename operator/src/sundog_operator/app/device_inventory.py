@@ -5,8 +5,8 @@ import math
 import time
 from typing import Final
 
-from sundog_operator.core import capacity, names
-from sundog_operator.core.capacity import Inventory
+from sundog_operator.core.kubernetes import capacity, names
+from sundog_operator.core.kubernetes.capacity import Inventory
 from sundog_operator.errors import Forbidden
 from sundog_operator.ports import NODE, POD, Clock, Kubernetes
 

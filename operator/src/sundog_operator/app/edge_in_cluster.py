@@ -5,13 +5,15 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from sundog_operator.api.installation import Installation
-from sundog_operator.api.remembered import Remembered
-from sundog_operator.app.children import create, ensure
-from sundog_operator.app.recorder import record
-from sundog_operator.app.world import World
-from sundog_operator.core import edge_objects, edge_pods, events, http_route, names, network_policies, secrets, traffic
-from sundog_operator.core.ray_cluster import is_ours, is_ours_by
-from sundog_operator.core.spec import accept
+from sundog_operator.api.memo import Remembered
+from sundog_operator.app.apply import create, ensure
+from sundog_operator.app.dependencies import World
+from sundog_operator.app.event_recorder import record
+from sundog_operator.core import events
+from sundog_operator.core.edge import http_route, network_policies, objects, pods, secrets, split
+from sundog_operator.core.kubernetes import names
+from sundog_operator.core.planner.admission import accept
+from sundog_operator.core.ray.clusters import is_ours, is_ours_by
 from sundog_operator.errors import DependencyError, Forbidden, Invalid, NotServed, SundogError
 from sundog_operator.ports import HTTP_ROUTE, NETWORK_POLICY, SECRET, SERVICE, Object, Ref, ref_of
 
@@ -22,9 +24,9 @@ def shared(namespace: str, members: Sequence[Object], installation: Installation
     """What all services of a namespace share beside the document, the Secret and the pods, in the order in which it is made."""
     policies = installation.network_policies
     return [
-        *edge_objects.make_rights(namespace, members, edge_pods.service_account(installation)),
-        edge_objects.make_budget(namespace, members),
-        edge_objects.make_edge_service(namespace, members),
+        *objects.make_rights(namespace, members, pods.service_account(installation)),
+        objects.make_budget(namespace, members),
+        objects.make_edge_service(namespace, members),
         *(network_policies.make_policies(namespace, members, policies) if policies.enabled else []),
     ]
 
@@ -52,7 +54,7 @@ async def foreign_to(world: World, member: Object) -> list[str]:
     if installation is None:
         return []
     labels = await world.kube.labels(Ref(SERVICE, meta["namespace"], meta["name"]))
-    mine = [f"Service {meta['name']}"] if labels is not None and not edge_objects.is_of_by(labels, member) else []
+    mine = [f"Service {meta['name']}"] if labels is not None and not objects.is_of_by(labels, member) else []
     return [*mine, *await foreign(world, meta["namespace"], installation)]
 
 
@@ -72,7 +74,7 @@ async def put_secrets(
     data = secrets.compose(found)
     if left_out := [name for name, secret in found if secret is not None and name not in data]:
         log.warning("Secrets of %s do not fit into one: without %s", namespace, ", ".join(left_out))
-    wanted = edge_objects.make_secret(namespace, members, data)
+    wanted = objects.make_secret(namespace, members, data)
     if stored is not None and (stored.get("data") or {}).keys() - data.keys():
         # A key that is not named any more is no difference to `ensure`.
         await world.kube.apply(wanted)
@@ -86,7 +88,7 @@ async def put_shared(world: World, namespace: str, members: Sequence[Object], in
     for wanted in shared(namespace, members, installation):
         await ensure(world, wanted, await world.kube.get(ref_of(wanted)))
     if not installation.network_policies.enabled:
-        for policy in await world.kube.list(NETWORK_POLICY, namespace, edge_objects.SELECTOR):
+        for policy in await world.kube.list(NETWORK_POLICY, namespace, objects.SELECTOR):
             await world.kube.delete(ref_of(policy), uid=policy["metadata"]["uid"])
 
 
@@ -107,7 +109,7 @@ async def put_pods(
     """
     if stored is None and await world.kube.get(Ref(SECRET, namespace, names.RAY)) is None:
         return False
-    wanted = edge_pods.make_deployment(namespace, members, installation, feedback=feedback, drain_s=drain_s)
+    wanted = pods.make_deployment(namespace, members, installation, feedback=feedback, drain_s=drain_s)
     await ensure(world, wanted, stored)
     return True
 
@@ -145,14 +147,14 @@ async def _put_service(world: World, member: Object, document: Mapping[str, Any]
         return
     ref = Ref(SERVICE, meta["namespace"], meta["name"])
     labels = await world.kube.labels(ref)
-    if labels is not None and not edge_objects.is_of_by(labels, member):
+    if labels is not None and not objects.is_of_by(labels, member):
         return
-    entry = traffic.entry_of(document, meta["name"]) or {}
-    wanted = edge_objects.make_service(member, tls=bool(entry.get("tls")))
+    entry = split.entry_of(document, meta["name"]) or {}
+    wanted = objects.make_service(member, tls=bool(entry.get("tls")))
     if labels is None:
         await create(world, wanted)
     elif (stored := await world.kube.get(ref)) is not None:
-        renewed = edge_objects.renew_service(stored, wanted)
+        renewed = objects.renew_service(stored, wanted)
         if renewed != stored:
             # Who creates owns each port as by an update, and an apply that leaves one out would not remove it.
             await world.kube.replace(renewed)
@@ -167,7 +169,7 @@ async def put_routes(
     `put_services` does. Raises DependencyError where routes cannot be listed.
     """
     try:
-        routes = await world.kube.list(HTTP_ROUTE, namespace, edge_objects.SELECTOR)
+        routes = await world.kube.list(HTTP_ROUTE, namespace, objects.SELECTOR)
     except NotServed:
         return []
     ours = {route["metadata"]["name"]: route for route in routes}
@@ -178,13 +180,13 @@ async def put_routes(
 
 async def _put_route(world: World, member: Object, document: Mapping[str, Any], ours: Object | None) -> None:
     meta, spec = member["metadata"], accept(member, world.settings.installation).spec
-    entry = traffic.entry_of(document, meta["name"])
+    entry = split.entry_of(document, meta["name"])
     if spec is None or entry is None or "deletionTimestamp" in meta:
         return
     if not spec.endpoint.gateway.name:
-        if ours is not None and edge_objects.is_of(ours, member):
+        if ours is not None and objects.is_of(ours, member):
             await world.kube.delete(ref_of(ours), uid=ours["metadata"]["uid"])
         return
     stored = ours or await world.kube.get(Ref(HTTP_ROUTE, meta["namespace"], meta["name"]))
-    if stored is None or edge_objects.is_of(stored, member):
+    if stored is None or objects.is_of(stored, member):
         await ensure(world, http_route.make_route(member, spec.endpoint, entry["hosts"]), stored)

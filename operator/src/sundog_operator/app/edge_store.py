@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from typing import Final
 
 from sundog_operator.api.installation import Installation
-from sundog_operator.app.children import ensure, ensure_once
+from sundog_operator.app.apply import ensure, ensure_once
+from sundog_operator.app.dependencies import World
 from sundog_operator.app.edge_in_cluster import foreign_among
 from sundog_operator.app.stores import put_store
-from sundog_operator.app.world import World
-from sundog_operator.core import edge_pods, edge_store, names, network_policies
-from sundog_operator.core.ray_cluster import is_ours
+from sundog_operator.core.edge import network_policies, pods
+from sundog_operator.core.edge import store as edge_store
+from sundog_operator.core.kubernetes import names
+from sundog_operator.core.ray.clusters import is_ours
 from sundog_operator.ports import EXPERIMENT, NETWORK_POLICY, SECRET, SERVICE, STATEFUL_SET, Object, Ref, ref_of
 
 log = logging.getLogger("sundog.operator")
@@ -76,7 +78,7 @@ async def take_away(world: World, namespace: str, deployment: Object | None) -> 
     What is looked for is in memory but for the Secret, which is the first to go. Raises DependencyError.
     """
     kept = [obj for kind in _KINDS[1:] for obj in await world.kube.list(kind, namespace, edge_store.SELECTOR)]
-    if not kept and (deployment is None or not edge_pods.takes_feedback(deployment)):
+    if not kept and (deployment is None or not pods.takes_feedback(deployment)):
         return
     secret = await world.kube.get(Ref(SECRET, namespace, names.EDGE_STORE))
     for obj in [*([secret] if secret is not None else []), *kept]:

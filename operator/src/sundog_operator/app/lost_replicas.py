@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass, field
 
-from sundog_operator.app.keys import Key
-from sundog_operator.core import lost_replicas, names
-from sundog_operator.core.draft import Observed
+from sundog_operator.app.queue.keys import Key
 from sundog_operator.core.events import Event
+from sundog_operator.core.kubernetes import names
 from sundog_operator.core.observed import ApplicationState
+from sundog_operator.core.planner.context import Observed
+from sundog_operator.core.ray import lost_replicas
 
 
 @dataclass(slots=True)

@@ -8,39 +8,30 @@ from typing import Any, Final
 
 from sundog_operator.api import ExperimentStatus, ModelDeploymentSpec, ModelDeploymentStatus
 from sundog_operator.app import edge_store
-from sundog_operator.app.confirming import answer_to
+from sundog_operator.app.background.prometheus_queries import read
+from sundog_operator.app.background.webhook_gate import answer_to
+from sundog_operator.app.dependencies import World
 from sundog_operator.app.edge_in_cluster import foreign_among, foreign_to
-from sundog_operator.app.keys import Key
-from sundog_operator.app.querying import read
+from sundog_operator.app.queue.keys import Key
 from sundog_operator.app.ray_clusters import view_of
-from sundog_operator.app.world import World
-from sundog_operator.core import (
-    capacity,
-    commands,
-    hosts,
-    live,
-    names,
-    ray_groups,
-    references,
-    revisions,
-    salts,
-    secrets,
-    traffic,
-    units,
-    valkey,
-)
-from sundog_operator.core.capacity import Room
-from sundog_operator.core.draft import Observed, Rollout
-from sundog_operator.core.edge_objects import is_gone
+from sundog_operator.core import revisions
+from sundog_operator.core.edge import hosts, salts, secrets, units
+from sundog_operator.core.edge import split as edge_split
+from sundog_operator.core.edge.objects import is_gone
+from sundog_operator.core.edge.salts import Salted
 from sundog_operator.core.experiments import arms
-from sundog_operator.core.experiments.accepting import accept as accept_experiment
+from sundog_operator.core.experiments.admission import accept as accept_experiment
 from sundog_operator.core.experiments.queue import OwnExperiment, in_line
+from sundog_operator.core.kubernetes import capacity, names, references
+from sundog_operator.core.kubernetes.capacity import Room
 from sundog_operator.core.observed import EdgeReport, Reading, ServeState, WebhookAnswer
-from sundog_operator.core.ray_cluster import ClusterView
-from sundog_operator.core.rollout import checking, machine
-from sundog_operator.core.rollout.asking import question, stands_still
-from sundog_operator.core.salts import Salted
-from sundog_operator.core.spec import accept
+from sundog_operator.core.planner import desired_state
+from sundog_operator.core.planner.admission import accept
+from sundog_operator.core.planner.context import Observed, Rollout
+from sundog_operator.core.planner.webhook_gate import question, stands_still
+from sundog_operator.core.ray import groups, valkey
+from sundog_operator.core.ray.clusters import ClusterView
+from sundog_operator.core.rollout import commands, machine, metric_checks
 from sundog_operator.errors import DependencyError, NotServed, RayUnavailable
 from sundog_operator.ports import (
     CONFIG_MAP,
@@ -75,10 +66,10 @@ async def observe(world: World, deployment: Object) -> Observed:
     deployments = await world.kube.views(MODEL_DEPLOYMENT, namespace, _read_neighbour)
     others = [each for each in deployments if each.object["metadata"]["uid"] != uid]
     stored_status = ModelDeploymentStatus.parse(deployment.get("status"))
-    rays = [Ref(RAY_CLUSTER, namespace, name) for name in sorted(live.clusters(stored_status))]
+    rays = [Ref(RAY_CLUSTER, namespace, name) for name in sorted(desired_state.clusters(stored_status))]
     views = {ref.name: await ray_cluster_view(world, namespace, ref.name) for ref in rays}
     config_map, edge_deployment = (Ref(kind, namespace, names.EDGE) for kind in (CONFIG_MAP, DEPLOYMENT))
-    split = traffic.entry_of(await world.kube.view(config_map, traffic.read_document), name)
+    split = edge_split.entry_of(await world.kube.view(config_map, edge_split.read_document), name)
     pods = await edge_pods(world, namespace)
     rollouts = tuple(each.rollout for each in experiments if each.rollout is not None and each.is_of(name, uid))
     own = tuple(each.own for each in experiments if each.own is not None and each.model_deployment == name)
@@ -192,7 +183,9 @@ def _readings(world: World, deployment: Object, attempt: Rollout | None) -> Mapp
     if attempt is None or not machine.is_frozen(attempt.status):
         return read(world, key, ())
     held = stands_still(spec, world.clock.now())
-    return read(world, key, checking.queries(attempt.status, key.namespace, key.name, attempt.uid, stands_still=held))
+    return read(
+        world, key, metric_checks.queries(attempt.status, key.namespace, key.name, attempt.uid, stands_still=held)
+    )
 
 
 async def _route(world: World, deployment: Object) -> tuple[Object | None, bool]:
@@ -261,9 +254,7 @@ async def _pods(world: World, namespace: str, service: str, clusters: Sequence[s
         return ()
     found = await world.kube.list(POD, namespace, {names.LABEL_MODEL_DEPLOYMENT: service})
     for cluster in clusters:
-        found += await world.kube.list(
-            POD, namespace, {ray_groups.LABEL_CLUSTER: cluster, ray_groups.LABEL_NODE_TYPE: "head"}
-        )
+        found += await world.kube.list(POD, namespace, {groups.LABEL_CLUSTER: cluster, groups.LABEL_NODE_TYPE: "head"})
         found += await world.kube.list(POD, namespace, valkey.selector(cluster))
     return tuple(found)
 
@@ -421,7 +412,7 @@ class _Neighbour:
 def _read_neighbour(obj: Object) -> _Neighbour:
     meta, endpoint = obj["metadata"], (obj.get("spec") or {}).get("endpoint")
     kept = {key: meta[key] for key in ("name", "namespace", "uid", "creationTimestamp") if key in meta}
-    clusters = live.clusters(ModelDeploymentStatus.parse(obj.get("status")))
+    clusters = desired_state.clusters(ModelDeploymentStatus.parse(obj.get("status")))
     return _Neighbour({"metadata": kept, "spec": {"endpoint": endpoint}}, clusters, salts.of("ModelDeployment", obj))
 
 

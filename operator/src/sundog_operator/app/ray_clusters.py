@@ -7,14 +7,18 @@ from collections.abc import Sequence
 from typing import Final
 
 from sundog_operator.api.installation import Installation
-from sundog_operator.app.children import ensure_once
-from sundog_operator.app.keys import Key
+from sundog_operator.app.apply import ensure_once
+from sundog_operator.app.dependencies import World
+from sundog_operator.app.queue.keys import Key
 from sundog_operator.app.stores import put_store
-from sundog_operator.app.world import World
-from sundog_operator.core import names, ray_cluster, ray_groups, ray_heads, ray_pods, ray_token, revisions, valkey
-from sundog_operator.core.ray_cluster import ClusterView
-from sundog_operator.core.ray_groups import Presence
-from sundog_operator.core.valkey import Server, Store
+from sundog_operator.core import revisions
+from sundog_operator.core.kubernetes import names
+from sundog_operator.core.ray import clusters, heads, token, valkey
+from sundog_operator.core.ray import groups as ray_groups
+from sundog_operator.core.ray import pods as ray_pods
+from sundog_operator.core.ray.clusters import ClusterView
+from sundog_operator.core.ray.groups import Presence
+from sundog_operator.core.ray.valkey import Server, Store
 from sundog_operator.errors import DependencyError
 from sundog_operator.ports import POD, RAY_CLUSTER, SECRET, STATEFUL_SET, Object, Ref, ref_of
 
@@ -28,7 +32,7 @@ def view_of(world: World, namespace: str, name: str, obj: Object | None) -> Clus
     """A RayCluster as it is reached from here: in local mode by the address in its status, else by the name of its head's Service."""
     installation = world.settings.installation
     address = names.head_address(name, namespace, installation.cluster_domain) if installation else ""
-    return ray_cluster.view(name, obj, address)
+    return clusters.view(name, obj, address)
 
 
 async def ensure_managed(
@@ -81,10 +85,8 @@ async def let_go(world: World, stored: Object) -> None:
 
 async def _replace_heads(world: World, cluster: Object, pods: Sequence[Object]) -> None:
     keeps_state = "gcsFaultToleranceOptions" in cluster["spec"]
-    for head in ray_heads.without_autoscaler(pods, keeps_state=keeps_state):
-        log.warning(
-            "%s is deleted, for another to come: its container %s has ended", ref_of(head), ray_heads.AUTOSCALER
-        )
+    for head in heads.without_autoscaler(pods, keeps_state=keeps_state):
+        log.warning("%s is deleted, for another to come: its container %s has ended", ref_of(head), heads.AUTOSCALER)
         await world.kube.delete(ref_of(head), uid=head["metadata"]["uid"])
 
 
@@ -103,12 +105,12 @@ async def _ensure_token(world: World, namespace: str, owners: Sequence[Object]) 
         world,
         Ref(SECRET, namespace, names.RAY),
         owners,
-        lambda: ray_token.make_secret(namespace, owners, randomness.token_hex(TOKEN_BYTES)),
+        lambda: token.make_secret(namespace, owners, randomness.token_hex(TOKEN_BYTES)),
     )
 
 
 def _is_up(cluster: Object) -> bool:
-    return not ray_cluster.view(cluster["metadata"]["name"], cluster, "-").problem
+    return not clusters.view(cluster["metadata"]["name"], cluster, "-").problem
 
 
 def _has_own_store(installation: Installation) -> bool:

@@ -7,15 +7,19 @@ from typing import Any
 
 from sundog_operator.api import ModelDeploymentStatus
 from sundog_operator.app import edge_in_cluster, edge_store
-from sundog_operator.app.children import ensure
-from sundog_operator.app.keys import Key
-from sundog_operator.app.look import Look
+from sundog_operator.app.apply import ensure
+from sundog_operator.app.dependencies import World
+from sundog_operator.app.queue.idle_check import Look
+from sundog_operator.app.queue.keys import Key
 from sundog_operator.app.ray_clusters import view_of
-from sundog_operator.app.world import World
-from sundog_operator.core import drain_limits, edge_objects, hosts, live, names, revisions, traffic
-from sundog_operator.core.ray_cluster import ClusterView, is_ours
+from sundog_operator.core import revisions
+from sundog_operator.core.edge import hosts, objects
+from sundog_operator.core.edge import split as edge_split
+from sundog_operator.core.kubernetes import grace_periods, names
+from sundog_operator.core.planner import desired_state
+from sundog_operator.core.planner.admission import accept
+from sundog_operator.core.ray.clusters import ClusterView, is_ours
 from sundog_operator.core.revisions import Revision
-from sundog_operator.core.spec import accept
 from sundog_operator.ports import (
     CONFIG_MAP,
     CONTROLLER_REVISION,
@@ -52,11 +56,11 @@ async def _reconcile(world: World, key: Key) -> float | None:
     deployment = await world.kube.get(Ref(DEPLOYMENT, key.namespace, names.EDGE))
     if any(stored is not None and not is_ours(stored) for stored in (config_map, deployment)):
         return RESYNC_S
-    previous = traffic.read_document(config_map)
-    members = [obj for obj in deployments if _cluster_of(obj) or traffic.entry_of(previous, obj["metadata"]["name"])]
+    previous = edge_split.read_document(config_map)
+    members = [obj for obj in deployments if _cluster_of(obj) or edge_split.entry_of(previous, obj["metadata"]["name"])]
     if not members:
         return None
-    clusters = traffic.make_clusters(await _clusters(world, key.namespace, members), previous)
+    clusters = edge_split.make_clusters(await _clusters(world, key.namespace, members), previous)
     experiments = {obj["metadata"]["name"]: obj for obj in await world.kube.list(EXPERIMENT, key.namespace)}
     owned = revisions.by_owner(await world.kube.views(CONTROLLER_REVISION, key.namespace, revisions.read))
     entries = (
@@ -64,13 +68,13 @@ async def _reconcile(world: World, key: Key) -> float | None:
         for member in members
     )
     services = [entry for entry in entries if entry is not None]
-    document = traffic.make_document(key.namespace, services, clusters, previous, world.settings.cluster_domain)
+    document = edge_split.make_document(key.namespace, services, clusters, previous, world.settings.cluster_domain)
     _tell_of_networks(key.namespace, services, document, previous)
-    wanted = edge_objects.make_config_map(key.namespace, members, document)
+    wanted = objects.make_config_map(key.namespace, members, document)
     installation = world.settings.installation
     if installation is None:
         await ensure(world, wanted, config_map)
-        made = edge_objects.make_deployment(key.namespace, members, world.settings.edge_image)
+        made = objects.make_deployment(key.namespace, members, world.settings.edge_image)
         await ensure(world, made, deployment)
         return AT_REST_S
     if await edge_in_cluster.foreign(world, key.namespace, installation):
@@ -89,7 +93,7 @@ async def _reconcile(world: World, key: Key) -> float | None:
         installation,
         deployment,
         feedback=feedback,
-        drain_s=drain_limits.edge_s(document["services"]),
+        drain_s=grace_periods.edge_s(document["services"]),
     )
     if not wanted_store:
         await edge_store.take_away(world, key.namespace, deployment)
@@ -105,7 +109,7 @@ async def _reconcile(world: World, key: Key) -> float | None:
 
 def _tell_of_networks(namespace: str, services: Sequence[Object], document: Object, previous: Object | None) -> None:
     """Say once, as the document changes, whose overrides found no room in it."""
-    if document != previous and (lacking := traffic.without_room(services, document)):
+    if document != previous and (lacking := edge_split.without_room(services, document)):
         log.warning("overrides of %s name too many networks: without some of %s", namespace, ", ".join(lacking))
 
 
@@ -130,16 +134,16 @@ def _entry(
     name, status, known = (
         meta["name"],
         ModelDeploymentStatus.parse(member.get("status")),
-        traffic.entry_of(previous, meta["name"]),
+        edge_split.entry_of(previous, meta["name"]),
     )
     if not status.cluster:
         return known
-    uid, rollout = live.rollout_of(status, experiments)
-    split = live.split_of(member, status, uid, rollout)
+    uid, rollout = desired_state.rollout_of(status, experiments)
+    split = desired_state.split_of(member, status, uid, rollout)
     limits = {revision.number: revisions.spec_of(revision).runtime.max_ongoing_requests for revision in owned}
     spec = accept(member, world.settings.installation).spec
     if spec is None and known is not None:
-        return traffic.with_split(known, status.cluster, name, split, limits)
+        return edge_split.with_split(known, status.cluster, name, split, limits)
     if spec is None:
         stable = revisions.by_number(owned, status.stable.revision if status.stable else None)
         spec = revisions.spec_of(stable) if stable else None
@@ -147,13 +151,13 @@ def _entry(
         return None
     domain = world.settings.cluster_domain
     host = "" if hosts.taken_by(member, members, domain) else spec.endpoint.host
-    return traffic.make_service(
+    return edge_split.make_service(
         meta["namespace"], name, spec, status.cluster, split, host=host, limits=limits, domain=domain
     )
 
 
 async def _clusters(world: World, namespace: str, members: list[Object]) -> list[ClusterView]:
-    used = {name for obj in members for name in live.clusters(ModelDeploymentStatus.parse(obj.get("status")))}
+    used = {name for obj in members for name in desired_state.clusters(ModelDeploymentStatus.parse(obj.get("status")))}
     return [
         view_of(world, namespace, name, await world.kube.get(Ref(RAY_CLUSTER, namespace, name)))
         for name in sorted(used)

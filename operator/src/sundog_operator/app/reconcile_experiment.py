@@ -6,12 +6,12 @@ All else of an Experiment is walked with its ModelDeployment.
 from typing import Final
 
 from sundog_operator.api import ExperimentStatus, experiment_conditions
-from sundog_operator.app import exposure_logs, notifying
-from sundog_operator.app.keys import Key
-from sundog_operator.app.statuses import write_status
-from sundog_operator.app.world import World
+from sundog_operator.app.background import exposure_logs, notifications
+from sundog_operator.app.dependencies import World
+from sundog_operator.app.queue.keys import Key
+from sundog_operator.app.status_writer import write_status
 from sundog_operator.core.experiments import machine
-from sundog_operator.core.experiments.accepting import Acceptance, accept
+from sundog_operator.core.experiments.admission import Acceptance, accept
 from sundog_operator.core.rollout.machine import STOPPED, is_over
 from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, Object, Ref
 
@@ -29,12 +29,12 @@ async def reconcile_experiment(world: World, key: Key) -> float | None:
     """
     stored = await world.kube.get(Ref(EXPERIMENT, key.namespace, key.name))
     if stored is None:
-        notifying.forget(world, key.namespace, key.name)
+        notifications.forget(world, key.namespace, key.name)
         exposure_logs.forget(world, key.namespace, key.name)
         return None
     acceptance = accept(stored)
     if acceptance.of_rollout:
-        return await notifying.notify(world, stored)
+        return await notifications.notify(world, stored)
     before = ExperimentStatus.parse(stored.get("status"))
     if "deletionTimestamp" in stored["metadata"]:
         return None

@@ -3,20 +3,20 @@
 from collections.abc import Mapping
 from typing import Any
 
-from sundog_operator.app.children import create
-from sundog_operator.app.confirming import answer_to
-from sundog_operator.app.keys import Key
-from sundog_operator.app.look import Look
+from sundog_operator.app.apply import create
+from sundog_operator.app.background.prometheus_queries import read
+from sundog_operator.app.background.webhook_gate import answer_to
+from sundog_operator.app.dependencies import World
+from sundog_operator.app.event_recorder import record
 from sundog_operator.app.observe import observe
-from sundog_operator.app.querying import read
-from sundog_operator.app.recorder import record
-from sundog_operator.app.statuses import write_status
-from sundog_operator.app.world import World
+from sundog_operator.app.queue.idle_check import Look
+from sundog_operator.app.queue.keys import Key
+from sundog_operator.app.status_writer import write_status
+from sundog_operator.core.experiments.log_exports import with_log_of
 from sundog_operator.core.experiments.queue import in_line
-from sundog_operator.core.experiments.written_logs import with_log_of
-from sundog_operator.core.plan import Plan, plan
-from sundog_operator.core.rollout import notices
-from sundog_operator.core.say import RESYNC_S
+from sundog_operator.core.planner.conditions import RESYNC_S
+from sundog_operator.core.planner.plan import Plan, plan
+from sundog_operator.core.rollout import notifications
 from sundog_operator.errors import Conflict
 from sundog_operator.ports import CONTROLLER_REVISION, EXPERIMENT, MODEL_DEPLOYMENT, POD, Object, Ref
 
@@ -74,4 +74,4 @@ async def _commit(world: World, ref: Ref, uid: str, status: dict[str, Any]) -> N
     if stored is None or uid not in ("", stored["metadata"]["uid"]):
         raise Conflict(f"{ref}: it went before its step could be written")
     known = stored.get("status")
-    await write_status(world, stored, with_log_of(notices.with_deliveries_of(status, known), known))
+    await write_status(world, stored, with_log_of(notifications.with_deliveries_of(status, known), known))

@@ -6,16 +6,20 @@ from datetime import timedelta
 from sundog_operator.api import Endpoint, ModelDeploymentSpec, ModelDeploymentStatus
 from sundog_operator.api.installation import Installation
 from sundog_operator.app import ray_clusters
-from sundog_operator.app.children import ensure
-from sundog_operator.app.keys import Key
-from sundog_operator.app.look import Look
-from sundog_operator.app.world import World
-from sundog_operator.core import drain_limits, live, names, ray_cluster, ray_pods, revisions, serve_config, traffic
-from sundog_operator.core.live import live_revisions
+from sundog_operator.app.apply import ensure
+from sundog_operator.app.dependencies import World
+from sundog_operator.app.queue.idle_check import Look
+from sundog_operator.app.queue.keys import Key
+from sundog_operator.core import revisions
+from sundog_operator.core.edge import split as edge_split
+from sundog_operator.core.kubernetes import grace_periods, names
 from sundog_operator.core.observed import ServeState
-from sundog_operator.core.ray_cluster import ClusterView
+from sundog_operator.core.planner import desired_state
+from sundog_operator.core.planner.admission import accept
+from sundog_operator.core.planner.desired_state import live_revisions
+from sundog_operator.core.ray import clusters, pods, serve_config
+from sundog_operator.core.ray.clusters import ClusterView
 from sundog_operator.core.revisions import Revision
-from sundog_operator.core.spec import accept
 from sundog_operator.errors import RayUnavailable
 from sundog_operator.ports import CONFIG_MAP, CONTROLLER_REVISION, MODEL_DEPLOYMENT, RAY_CLUSTER, Object, Ref
 
@@ -36,7 +40,7 @@ async def _reconcile(world: World, key: Key) -> float | None:
     deployments = await world.kube.list(MODEL_DEPLOYMENT, key.namespace)
     members = _members(deployments, key.name)
     stored = await world.kube.get(Ref(RAY_CLUSTER, key.namespace, key.name))
-    if stored is not None and not ray_cluster.is_ours(stored):
+    if stored is not None and not clusters.is_ours(stored):
         return RESYNC_S
     if stored is not None and "deletionTimestamp" in stored["metadata"]:
         await ray_clusters.let_go(world, stored)
@@ -69,7 +73,7 @@ async def _ensure(
     installation = world.settings.installation
     if installation is None:
         image = world.settings.runtime_image
-        return await ensure(world, ray_cluster.make_ray_cluster(key.namespace, key.name, members, image), stored)
+        return await ensure(world, clusters.make_ray_cluster(key.namespace, key.name, members, image), stored)
     owned = revisions.by_owner(await world.kube.views(CONTROLLER_REVISION, key.namespace, revisions.read))
     placed = [
         (member, revision, image)
@@ -78,7 +82,7 @@ async def _ensure(
     ]
     images = [image for _, _, image in placed if names.is_ray_cluster_of(key.name, image)]
     image = images[0] if images else world.settings.runtime_image
-    wanted = ray_pods.make_ray_cluster(key.namespace, key.name, members, image, installation)
+    wanted = pods.make_ray_cluster(key.namespace, key.name, members, image, installation)
     if stored is not None and not images:
         # No revision names its image now: the head stays as it was made, with the autoscaler's container that mounts its volumes.
         kept = ("headGroupSpec", "autoscalerOptions")
@@ -92,7 +96,7 @@ async def _ensure(
 def _placed(member: Object, known: Sequence[Revision], cluster: str, default: str) -> Iterable[tuple[Revision, str]]:
     """The revisions of a ModelDeployment that are to have pods on a cluster, each with its image."""
     status = ModelDeploymentStatus.parse(member.get("status"))
-    for number, place in sorted(live.places(status).items()):
+    for number, place in sorted(desired_state.places(status).items()):
         revision = revisions.by_number(known, number)
         if place == cluster and revision is not None:
             yield revision, revision.image or default
@@ -110,18 +114,18 @@ def _group(
     kept = None if current else _bounds_as_deployed(names.application(service, revision.number), serve, stored)
     bounds = kept or _bounds(ModelDeploymentStatus.parse(member.get("status")), revision, current)
     timeout = current.endpoint.request_timeout if current else _timeout_as_stored(service, revision, stored)
-    return ray_pods.make_worker_group(service, revision, bounds, image, installation, timeout)
+    return pods.make_worker_group(service, revision, bounds, image, installation, timeout)
 
 
 def _timeout_as_stored(service: str, revision: Revision, stored: Object | None) -> timedelta:
     """The `requestTimeout` that a revision's pods were given their grace for; the default before they have any."""
     group = _stored_group(names.application(service, revision.number), stored)
     grace = group["template"]["spec"].get("terminationGracePeriodSeconds") if group is not None else None
-    return drain_limits.timeout_of(grace) if grace else Endpoint().request_timeout
+    return grace_periods.timeout_of(grace) if grace else Endpoint().request_timeout
 
 
 def _bounds(status: ModelDeploymentStatus, revision: Revision, current: ModelDeploymentSpec | None) -> tuple[int, int]:
-    replicas = next(max(each.replicas, 1) for each in live.told(status) if each.revision == revision.number)
+    replicas = next(max(each.replicas, 1) for each in desired_state.told(status) if each.revision == revision.number)
     spec = current or revisions.spec_of(revision)
     scale = serve_config.scale_of(status, revision.number, spec, replicas)
     return scale.fewest, scale.most
@@ -158,9 +162,9 @@ async def _without_members(world: World, key: Key, stored: Object | None, deploy
     left = [obj for obj in deployments if obj["metadata"]["uid"] in owners]
     if not left:
         return None
-    split = traffic.read_document(await world.kube.get(Ref(CONFIG_MAP, key.namespace, names.EDGE)))
-    used = traffic.carrying(split, key.name, {obj["metadata"]["name"] for obj in deployments})
-    if used or not all(live.clusters(ModelDeploymentStatus.parse(obj.get("status"))) for obj in left):
+    split = edge_split.read_document(await world.kube.get(Ref(CONFIG_MAP, key.namespace, names.EDGE)))
+    used = edge_split.carrying(split, key.name, {obj["metadata"]["name"] for obj in deployments})
+    if used or not all(desired_state.clusters(ModelDeploymentStatus.parse(obj.get("status"))) for obj in left):
         return RESYNC_S
     await ray_clusters.abandon(world, key, stored)
     return None
@@ -170,13 +174,13 @@ async def _deploy(world: World, key: Key, view: ClusterView, serve: ServeState) 
     # Serve may have taken its time: what is live is read after its answer, right before the PUT that deletes all that is not.
     deployments = await world.kube.list(MODEL_DEPLOYMENT, key.namespace)
     owned = revisions.by_owner(await world.kube.views(CONTROLLER_REVISION, key.namespace, revisions.read))
-    split = traffic.read_document(await world.kube.get(Ref(CONFIG_MAP, key.namespace, names.EDGE)))
+    split = edge_split.read_document(await world.kube.get(Ref(CONFIG_MAP, key.namespace, names.EDGE)))
     applications = [
         app
         for member in _members(deployments, key.name)
         for app in applications_of(member, _of(member, owned), serve, key.name, world.settings.installation)
     ]
-    carrying = traffic.carrying(split, key.name, {obj["metadata"]["name"] for obj in deployments})
+    carrying = edge_split.carrying(split, key.name, {obj["metadata"]["name"] for obj in deployments})
     applications += _kept(carrying - {app["name"] for app in applications}, serve)
     deployed = {name: app.config for name, app in serve.applications.items()}
     if serve.known and not serve_config.differs(applications, deployed):
@@ -190,7 +194,9 @@ def _of(member: Object, owned: Mapping[str, Sequence[Revision]]) -> Sequence[Rev
 
 
 def _members(deployments: list[Object], cluster: str) -> list[Object]:
-    return [obj for obj in deployments if cluster in live.clusters(ModelDeploymentStatus.parse(obj.get("status")))]
+    return [
+        obj for obj in deployments if cluster in desired_state.clusters(ModelDeploymentStatus.parse(obj.get("status")))
+    ]
 
 
 def _kept(applications: set[str], serve: ServeState) -> list[serve_config.Json]:
@@ -212,7 +218,7 @@ def applications_of(
     meta = member["metadata"]
     current = accept(member, installation).spec
     status = ModelDeploymentStatus.parse(member.get("status"))
-    places = live.places(status)
+    places = desired_state.places(status)
     found = []
     for number, replicas in sorted(live_revisions(status).items()):
         revision = revisions.by_number(known, number)

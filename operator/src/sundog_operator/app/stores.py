@@ -1,10 +1,10 @@
 """Makes a store of Sundog's own: its Service and its pod. Whose it is makes its Secret."""
 
 from sundog_operator.api.installation import PodTemplate
-from sundog_operator.app.children import ensure
-from sundog_operator.app.world import World
-from sundog_operator.core import valkey
-from sundog_operator.core.valkey import Server, Store
+from sundog_operator.app.apply import ensure
+from sundog_operator.app.dependencies import World
+from sundog_operator.core.ray import valkey
+from sundog_operator.core.ray.valkey import Server, Store
 from sundog_operator.ports import SERVICE, STATEFUL_SET, Ref
 
 

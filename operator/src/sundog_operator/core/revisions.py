@@ -9,8 +9,8 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from sundog_operator.api import ModelDeploymentSpec
-from sundog_operator.api.remembered import Remembered
-from sundog_operator.core import names
+from sundog_operator.api.memo import Remembered
+from sundog_operator.core.kubernetes import names
 
 FORMAT = "v1"
 HISTORY_LIMIT = 10

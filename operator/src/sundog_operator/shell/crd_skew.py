@@ -4,9 +4,9 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, Protocol
 
-from sundog_operator.api import skew
-from sundog_operator.api.schema import DEFINITIONS, Definition
-from sundog_operator.api.structure import structure
+from sundog_operator.api.schema import skew
+from sundog_operator.api.schema.crds import DEFINITIONS, Definition
+from sundog_operator.api.schema.structure import structure
 from sundog_operator.errors import DependencyError
 
 log = logging.getLogger("sundog.operator")

@@ -13,8 +13,9 @@ from typing import Any, Final
 
 import orjson
 
-from sundog_operator.api import API_VERSION, RESOURCES, strict_yaml
-from sundog_operator.api.validation import shown
+from sundog_operator.api import API_VERSION, RESOURCES
+from sundog_operator.api.schema import strict_yaml
+from sundog_operator.api.schema.validation import shown
 from sundog_operator.ports import SECRET, Object, Ref, ref_of
 
 MANIFEST_DIR: Final = "${MANIFEST_DIR}"

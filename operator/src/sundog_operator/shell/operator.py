@@ -20,7 +20,6 @@ import click
 from sundog_operator.adapters.cached.kubernetes import OPTIONAL, SCOPES, CachedKubernetes
 from sundog_operator.adapters.cached.shared import SharedEdges, SharedServe
 from sundog_operator.adapters.clock import SystemClock
-from sundog_operator.adapters.deafness import Deafness
 from sundog_operator.adapters.edges import HttpEdges
 from sundog_operator.adapters.exposure_logs import EdgeLogs
 from sundog_operator.adapters.kopf_watch import KopfWatch, Watched, quiet_kopf
@@ -28,13 +27,14 @@ from sundog_operator.adapters.kubernetes_client import KubernetesClient
 from sundog_operator.adapters.metrics import Metrics
 from sundog_operator.adapters.prometheus import HttpPrometheus
 from sundog_operator.adapters.ray_serve import RayServe, SecretTokens
+from sundog_operator.adapters.stale_watches import Deafness
 from sundog_operator.adapters.webhooks import HttpWebhooks, Reach
 from sundog_operator.api.installation import Installation, parse_installation
 from sundog_operator.api.resource import API_VERSION
-from sundog_operator.app.elector import Elector
-from sundog_operator.app.fence import FencedKubernetes, FencedServe
-from sundog_operator.app.loop import Operator
-from sundog_operator.app.world import Settings, Told, World
+from sundog_operator.app.controller import Operator
+from sundog_operator.app.dependencies import Settings, Told, World
+from sundog_operator.app.leadership.elector import Elector
+from sundog_operator.app.leadership.fence import FencedKubernetes, FencedServe
 from sundog_operator.errors import DependencyError, NotServed, SundogError
 from sundog_operator.ports import LEASE, MODEL_DEPLOYMENT, SECRET, Kind, Object, Ref
 from sundog_operator.shell import probes

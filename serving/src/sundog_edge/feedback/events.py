@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from sundog_edge.assignment import json_unit, unit_hash
 from sundog_edge.feedback.exposure import Exposure
+from sundog_edge.split.assignment import json_unit, unit_hash
 
 MAX_ITEMS = 1000
 MAX_VALUE = 10**9

@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from typing import Any
 from weakref import WeakValueDictionary
 
-from sundog_edge.document import Document, Service
 from sundog_edge.errors import StoreUnavailable
 from sundog_edge.feedback.events import BodyRefused, Event, Reading, Refusal, items_of, read
 from sundog_edge.feedback.exposure import Exposure, verified
@@ -20,6 +19,7 @@ from sundog_edge.feedback.first_seen import FirstSeen
 from sundog_edge.feedback.joining import ACCEPTED, COUNTED, WINDOW_S, Batch, section
 from sundog_edge.feedback.signing import SigningKeys
 from sundog_edge.feedback.stored import Store, Stored
+from sundog_edge.split.document import Document, Service
 
 LOG = logging.getLogger(__name__)
 MAX_PROBLEMS = 20

@@ -9,8 +9,8 @@ from aiohttp import web
 
 from sundog_edge import drain
 from sundog_edge.feedback.intake import RETRY_AFTER_S, Answer, Intake
-from sundog_edge.haproxy.drain import PATH as DRAIN_PATH
-from sundog_edge.haproxy.feedback import MAX_BYTES, PATH, SERVICE_HEADER
+from sundog_edge.haproxy.rules.drain import PATH as DRAIN_PATH
+from sundog_edge.haproxy.rules.feedback import MAX_BYTES, PATH, SERVICE_HEADER
 
 _TITLES = {status: status.phrase for status in HTTPStatus} | {HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "Content Too Large"}
 """As HTTP has them now, and HAProxy's answers here."""

@@ -17,8 +17,8 @@ from redis.backoff import NoBackoff
 from redis.credentials import CredentialProvider
 from redis.exceptions import RedisError, WatchError
 
+from sundog_edge.counting.export import Exposed, Outcome
 from sundog_edge.errors import StoreUnavailable
-from sundog_edge.export import Exposed, Outcome
 from sundog_edge.feedback.joining import STREAM_EVENTS, Batch, Change, First, Known, join
 from sundog_edge.feedback.stored import FORGOTTEN_AFTER_S, PAGE, Stored, packed, unpacked
 

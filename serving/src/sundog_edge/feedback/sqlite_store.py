@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from sundog_edge.counting.export import Exposed, Outcome
 from sundog_edge.errors import StoreUnavailable
-from sundog_edge.export import Exposed, Outcome
 from sundog_edge.feedback.joining import EVENTS, STREAM_EVENTS, Batch, Change, First, Known, join
 from sundog_edge.feedback.stored import FORGOTTEN_AFTER_S, PAGE, Stored, packed, unpacked
 

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from sundog_edge.export import Exposed, Outcome
+from sundog_edge.counting.export import Exposed, Outcome
 from sundog_edge.feedback.joining import Batch
 
 PAGE = 1000

@@ -1,0 +1,1 @@
+"""HAProxy's configuration and maps, rendered."""

@@ -1,10 +1,10 @@
 """The arm slots: what happens to a request once its arm is chosen."""
 
-from sundog_edge.haproxy import admission, assignment, compression, feedback, grpc, probes, shadow
-from sundog_edge.haproxy.identity import NAMED
 from sundog_edge.haproxy.names import BLOCKS_TABLE, FALLBACK, FATAL_TABLE, GRPC, MAX_BLOCKS, MAX_ROWS, ROWS_TABLE
 from sundog_edge.haproxy.problems import problem
-from sundog_edge.layout import CHECK_MS, FALL, RISE, Server
+from sundog_edge.haproxy.rules import admission, assignment, compression, feedback, grpc, probes, shadow
+from sundog_edge.haproxy.rules.request_id import NAMED
+from sundog_edge.split.layout import CHECK_MS, FALL, RISE, Server
 from sundog_edge.state_dir import StateDir
 
 CHECK_AT_ONCE_MS = 100

@@ -5,12 +5,13 @@ unit, limits, and the range table), another in that table the arm, so that arm, 
 always belong together; the slot's backend then counts the choice, rewrites the path and picks a replica.
 """
 
-from sundog_edge.haproxy import admission, backends, drain, feedback, holding, relay, shadow
+from sundog_edge.haproxy import backends
 from sundog_edge.haproxy.frontend import frontend
 from sundog_edge.haproxy.names import GRPC
 from sundog_edge.haproxy.process import base, process
-from sundog_edge.layout import Layout, Server, slot_names
-from sundog_edge.policy import DEFAULT_WAIT_MS
+from sundog_edge.haproxy.rules import admission, drain, feedback, memory_limits, relay, shadow
+from sundog_edge.split.layout import Layout, Server, slot_names
+from sundog_edge.split.policy import DEFAULT_WAIT_MS
 from sundog_edge.state_dir import Settings, StateDir
 
 
@@ -29,7 +30,7 @@ def render(settings: Settings, layout: Layout, state: StateDir) -> str:
         backends.tables(),
         *([shadow.table()] if layout.shadow else []),
         relay.backends(state),
-        holding.table(),
+        memory_limits.table(),
         admission.backends(layout, state),
         feedback.backends(state),
         drain.backend(state),

@@ -1,22 +1,22 @@
 """The one frontend: the order of the rules that every request goes through."""
 
-from sundog_edge.haproxy import (
+from sundog_edge.haproxy import log_line
+from sundog_edge.haproxy.names import ALL_REQUESTS, ROWS_TABLE
+from sundog_edge.haproxy.rules import (
     admission,
     assignment,
     cors,
     drain,
     feedback,
     grpc,
-    holding,
-    identity,
-    logline,
+    memory_limits,
     probes,
     relay,
+    request_id,
     routing,
     shadow,
 )
-from sundog_edge.haproxy.names import ALL_REQUESTS, ROWS_TABLE
-from sundog_edge.layout import Layout
+from sundog_edge.split.layout import Layout
 from sundog_edge.state_dir import Settings, StateDir
 
 
@@ -29,16 +29,16 @@ def frontend(settings: Settings, layout: Layout, state: StateDir) -> str:
 {https if settings.https_bind else ""}\
 {relay.bind(state)}\
 {admission.connections(settings)}\
-{holding.rules(settings)}\
-{logline.rules()}\
+{memory_limits.rules(settings)}\
+{log_line.rules()}\
 {shadow.lines(state) if layout.shadow else ""}\
 {relay.rules(state)}\
-{identity.rules()}\
+{request_id.rules()}\
 {routing.name(state)}\
 {cors.rules(state) if layout.cors else ""}\
 {grpc.unsupported()}\
 {admission.expectation(state)}\
-{holding.wait(settings)}\
+{memory_limits.wait(settings)}\
     http-request set-var(txn.received) date(0,us)
     http-request track-sc1 str({ALL_REQUESTS}) table {ROWS_TABLE}
     http-request sc-inc-gpc0(1)

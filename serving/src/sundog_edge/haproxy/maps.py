@@ -27,15 +27,15 @@ from collections.abc import Iterator, Mapping
 
 import xxhash
 
-from sundog_edge.assignment import prefixes
-from sundog_edge.credentials import NOBODY, Credentials
-from sundog_edge.document import Arm, Document, Service
 from sundog_edge.feedback.exposure import SEPARATOR
-from sundog_edge.haproxy import cors
-from sundog_edge.haproxy.feedback import NEWEST
 from sundog_edge.haproxy.names import GRPC
 from sundog_edge.haproxy.policies import policy_maps
-from sundog_edge.layout import Layout
+from sundog_edge.haproxy.rules import cors
+from sundog_edge.haproxy.rules.feedback import NEWEST
+from sundog_edge.security.credentials import NOBODY, Credentials
+from sundog_edge.split.assignment import prefixes
+from sundog_edge.split.document import Arm, Document, Service
+from sundog_edge.split.layout import Layout
 
 NONE = "-"
 ASSIGNED = "assigned"

@@ -7,8 +7,8 @@
 
 from collections.abc import Mapping
 
-from sundog_edge.credentials import Credentials
-from sundog_edge.document import Document, Service
+from sundog_edge.security.credentials import Credentials
+from sundog_edge.split.document import Document, Service
 
 
 def policy_maps(

@@ -1,8 +1,8 @@
 """The process as a whole, and what every section inherits."""
 
-from sundog_edge.haproxy import compression, holding
 from sundog_edge.haproxy.names import STICK_COUNTERS
 from sundog_edge.haproxy.problems import problem
+from sundog_edge.haproxy.rules import compression, memory_limits
 from sundog_edge.state_dir import Settings
 
 # Of TLS 1.2, what has forward secrecy and authenticated encryption; every cipher of TLS 1.3 has both.
@@ -25,7 +25,7 @@ def process(settings: Settings, drain_s: int = 0) -> str:
     tune.maxrewrite 1024
     tune.http.maxhdr 101
     tune.stick-counters {STICK_COUNTERS}
-{holding.limits(settings)}\
+{memory_limits.limits(settings)}\
 {compression.limits(settings)}\
     ssl-default-bind-options ssl-min-ver TLSv1.2 no-tls-tickets
     ssl-default-bind-ciphers {CIPHERS}

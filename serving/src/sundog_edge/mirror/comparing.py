@@ -12,8 +12,8 @@ from typing import Any, Final
 
 import orjson
 
-from sundog_edge.document import Comparator, PartComparator
 from sundog_edge.mirror.records import Answer
+from sundog_edge.split.document import Comparator, PartComparator
 
 _EXACT: Final = PartComparator()
 _PART = re.compile(r"\.([A-Za-z0-9_-]+)|\[([0-9]+)\]")

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from sundog_edge import histogram
+from sundog_edge.counting import histogram
 
 _SINGLE = ("sent", "dropped", "paired", "errors", "timeouts", "lost")
 

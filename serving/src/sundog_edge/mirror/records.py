@@ -5,7 +5,7 @@ import binascii
 import re
 from typing import NamedTuple
 
-from sundog_edge.haproxy.shadow import FIELDS
+from sundog_edge.haproxy.rules.shadow import FIELDS
 
 _DATA = re.compile(rb'\[mirror of="([^"]*)"\]')
 _NONE = "-"

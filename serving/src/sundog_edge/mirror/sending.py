@@ -11,10 +11,10 @@ from typing import Any, Final, Self
 import aiohttp
 from yarl import URL
 
-from sundog_edge.document import Comparator
 from sundog_edge.mirror.comparing import verdicts
 from sundog_edge.mirror.counts import Counts
 from sundog_edge.mirror.records import Answer, Record, Request, parse
+from sundog_edge.split.document import Comparator
 from sundog_edge.whole_answers import body_of
 
 LOG = logging.getLogger(__name__)

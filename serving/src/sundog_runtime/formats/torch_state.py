@@ -9,7 +9,6 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from sundog_runtime.cores import threads_of
 from sundog_runtime.description import Description
 from sundog_runtime.errors import EntrypointMissing, FormatNotRecognised, LoadFailed
 from sundog_runtime.formats.detect import Content, Found
@@ -23,6 +22,7 @@ from sundog_runtime.formats.module import (
     place,
     use_channels_last,
 )
+from sundog_runtime.scheduling.cpu_affinity import threads_of
 from sundog_runtime.signature import may_batch, never_empty
 
 

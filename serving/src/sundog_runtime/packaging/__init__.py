@@ -1,0 +1,1 @@
+"""Model packages: a folder of files with a digest."""

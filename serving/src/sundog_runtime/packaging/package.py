@@ -12,9 +12,9 @@ from sundog_runtime.description import FILE_NAME, MAX_BYTES, Compile, Descriptio
 from sundog_runtime.errors import LoadFailed, Problem, StartError
 from sundog_runtime.formats.load import load_model
 from sundog_runtime.formats.model import LoadedModel
-from sundog_runtime.joining import why_not_joinable
 from sundog_runtime.packaging.inference import batch_for, run, signature_of
 from sundog_runtime.packaging.staging import add_code, add_weights, convert_weights, staged, write_description
+from sundog_runtime.scheduling.batch_assembly import why_not_joinable
 from sundog_runtime.signature import Signature, conform
 from sundog_runtime.sources.files import open_model
 from sundog_runtime.sources.tree import Entry, read_tree, tree_digest

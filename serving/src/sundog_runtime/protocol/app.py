@@ -12,12 +12,12 @@ from typing import Any
 from sundog_runtime.context import RequestContext, deadline_of, headers_of
 from sundog_runtime.errors import ClientGoneError, Problem
 from sundog_runtime.inference import Inference
-from sundog_runtime.metrics import CLIENT_GONE, OK, Metrics
 from sundog_runtime.protocol.body import Incoming, Message, Receive, decompressed, encoding_of, read_in_time
 from sundog_runtime.protocol.problems import PROBLEM_TYPE, problem_body, problem_of
 from sundog_runtime.protocol.query import Answer, Buffer, Query, Reply
 from sundog_runtime.protocol.routes import Decode, Route, Routes
 from sundog_runtime.protocol.streams import BrokenStreamError, send_stream, until_gone, wants_events, whole_stream
+from sundog_runtime.telemetry.metrics import CLIENT_GONE, OK, Metrics
 
 Scope = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]

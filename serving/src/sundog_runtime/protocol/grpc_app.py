@@ -12,7 +12,6 @@ from sundog_runtime.context import RequestContext, deadline_of
 from sundog_runtime.errors import Problem
 from sundog_runtime.formats.model import LoadedModel
 from sundog_runtime.inference import Inference
-from sundog_runtime.metrics import CLIENT_GONE, OK, Metrics
 from sundog_runtime.protocol.grpc_messages import (
     decode_infer,
     health,
@@ -25,6 +24,7 @@ from sundog_runtime.protocol.grpc_messages import (
 from sundog_runtime.protocol.grpc_service import Context
 from sundog_runtime.protocol.problems import problem_of
 from sundog_runtime.protocol.query import Buffer, Query
+from sundog_runtime.telemetry.metrics import CLIENT_GONE, OK, Metrics
 
 PEERS_VARIABLE = "SUNDOG_GRPC_PEERS"
 LOOPBACK = "loopback"

@@ -12,8 +12,8 @@ from typing import Any
 import orjson
 
 from sundog_runtime.errors import ClientGoneError, Problem
-from sundog_runtime.model_thread import as_exception
 from sundog_runtime.protocol.query import JSON_TYPE, Answer
+from sundog_runtime.scheduling.model_thread import as_exception
 
 Message = MutableMapping[str, Any]
 

@@ -1,0 +1,1 @@
+"""Commands for models: `sundog package` and `sundog digest`."""

@@ -9,8 +9,8 @@ import math
 import numpy as np
 import pytest
 
-from sundog_operator.core.evidence import rates
-from sundog_operator.core.evidence.binary import Side
+from sundog_operator.core.stats import count_ratio
+from sundog_operator.core.stats.beta_binomial import Side
 
 RUNS = 600
 LOOKS = 100
@@ -65,7 +65,7 @@ def taken(events: int, weight: float, ratio: float, boundary: float, side: Side)
         if going_on.mean() < 0.2:
             break
         counts = (seen - candidate[going_on])[:, None], candidate[going_on][:, None]
-        first[going_on] = np.where(rates.log_e(*counts, np.array([weight]), boundary, side) >= BAR, seen, np.inf)
+        first[going_on] = np.where(count_ratio.log_e(*counts, np.array([weight]), boundary, side) >= BAR, seen, np.inf)
     return float(np.median(first)) / events, float(np.quantile(first, 0.8, method="higher")) / events
 
 

@@ -10,7 +10,7 @@ from default_plans import by_default
 from held_out_worlds import SEED, HeldOut
 from returning_users import Users, by_beta, by_zipf, few_have_most
 from stalling_replicas import Stalling
-from sundog_operator.core.evidence.simulating import Plan, Steady, roll_out
+from sundog_operator.core.stats.power.rollout_simulation import Plan, Steady, roll_out
 
 RUNS = 100
 AN_HOUR = 360

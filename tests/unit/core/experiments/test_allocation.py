@@ -5,9 +5,9 @@ from datetime import timedelta
 import pytest
 
 from sundog_operator.api import Allocation
-from sundog_operator.core.evidence.success import Epoch, Metric, Outcomes
 from sundog_operator.core.experiments import allocation
 from sundog_operator.core.experiments.allocation import Thompson
+from sundog_operator.core.stats.success_metrics import Epoch, Metric, Outcomes
 
 METRIC = Metric("conversion")
 HOURLY = Thompson(floor=0.05, delta=0.2, pace=timedelta(hours=1))

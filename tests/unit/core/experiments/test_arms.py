@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sundog_operator.api import ExperimentSpec, ModelDeploymentSpec
-from sundog_operator.core import buckets, revisions
+from sundog_operator.core import revisions
+from sundog_operator.core.edge import buckets
 from sundog_operator.core.experiments import arms
-from sundog_operator.core.experiments.accepting import accept
+from sundog_operator.core.experiments.admission import accept
 from sundog_operator.core.revisions import Revision
 
 DIGEST = "sha256:" + "a" * 64

@@ -9,12 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sundog_operator.api import ExperimentSpec, ExperimentStatus, ModelDeploymentSpec, PlanGuardrail, Rollout
-from sundog_operator.core import buckets, revisions
-from sundog_operator.core.experiments import arms, freezing, machine
-from sundog_operator.core.experiments.judgement import Judgement, Ruling
+from sundog_operator.core import revisions
+from sundog_operator.core.analysis.baseline_health import Control
+from sundog_operator.core.edge import buckets
+from sundog_operator.core.experiments import arms, freeze, machine
+from sundog_operator.core.experiments.evaluation import Judgement, Ruling
 from sundog_operator.core.experiments.machine import ArmSeen, Inputs
 from sundog_operator.core.revisions import Revision
-from sundog_operator.core.rollout.control import Control
 from sundog_operator.core.rollout.resolve import Traffic
 
 T0 = datetime(2026, 11, 26, 12, 0, tzinfo=UTC)
@@ -29,7 +30,7 @@ def frozen(names: tuple[str, ...] = ("a", "b"), **spec: Any) -> ExperimentStatus
         {"modelDeployment": "digits", "arms": [{"name": name} for name in names], "exposure": "30%", **spec}
     )
     planned = [(arm, 8 + place) for place, arm in enumerate(arms.planned(stable, told))]
-    return freezing.freeze(told, Rollout(), (7, stable.hash), planned, Traffic(), T0)
+    return freeze.freeze(told, Rollout(), (7, stable.hash), planned, Traffic(), T0)
 
 
 def seen(minutes: float = 0, *, confirmed: bool = True, **more: Any) -> Inputs:
@@ -345,7 +346,7 @@ def test_a_plan_knows_which_fields_of_an_edit_differ() -> None:
         told = ExperimentSpec.from_json(
             {"modelDeployment": "digits", "arms": [{"name": "a"}, {"name": "b"}], "exposure": "30%", **spec}
         )
-        return freezing.differences(frozen().plan, told, arms.planned(stable, told))
+        return freeze.differences(frozen().plan, told, arms.planned(stable, told))
 
     assert differences() == differences(stopped=True) == ""
     assert differences(exposure="40%") == "spec.exposure or spec.weights"

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from sundog_operator.api import ExperimentSpec, MetricStatus
-from sundog_operator.core.evidence.experimenting import Base
 from sundog_operator.core.experiments import power
 from sundog_operator.core.experiments.power import Traffic
+from sundog_operator.core.stats.power.experiment_simulation import Base
 
 CONVERSION = {"name": "conversion", "feedback": "converted", "minimumEffect": "10%"}
 REVENUE = {"name": "revenue", "feedback": "spent", "type": "mean", "minimumEffect": "10%"}

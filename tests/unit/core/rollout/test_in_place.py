@@ -6,10 +6,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from sundog_operator.api import ExperimentStatus, PlanInPlace, Rollout
-from sundog_operator.core.commands import Command
 from sundog_operator.core.rollout import freeze, in_place, load, machine
+from sundog_operator.core.rollout.commands import Command
+from sundog_operator.core.rollout.evaluation import Judgement
 from sundog_operator.core.rollout.in_place import Sizes
-from sundog_operator.core.rollout.judgement import Judgement
 from sundog_operator.core.rollout.machine import Inputs
 from sundog_operator.core.rollout.resolve import Traffic
 

@@ -19,10 +19,10 @@ from sundog_operator.api import (
     Rollout,
     StepStatus,
 )
-from sundog_operator.core.commands import Command
+from sundog_operator.core.analysis.baseline_health import UNHEALTHY, WELL, Control
 from sundog_operator.core.rollout import freeze, load, machine
-from sundog_operator.core.rollout.control import UNHEALTHY, WELL, Control
-from sundog_operator.core.rollout.judgement import Judgement
+from sundog_operator.core.rollout.commands import Command
+from sundog_operator.core.rollout.evaluation import Judgement
 from sundog_operator.core.rollout.machine import Inputs
 from sundog_operator.core.rollout.resolve import Traffic
 

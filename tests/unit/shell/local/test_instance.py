@@ -16,7 +16,7 @@ import pytest
 from sundog_operator.adapters.local.process_table import Command, MachineTable
 from sundog_operator.adapters.local.processes import Processes, marked
 from sundog_operator.adapters.local.state_directory import AnotherInstance, StateDirectory, StateDirectoryError
-from sundog_operator.app.world import World
+from sundog_operator.app.dependencies import World
 from sundog_operator.errors import RayUnavailable
 from sundog_operator.ports import Clock, Kubernetes
 from sundog_operator.shell.exits import Exit

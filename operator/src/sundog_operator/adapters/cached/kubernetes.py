@@ -8,7 +8,7 @@ from typing import Any, Final, NoReturn, Protocol, TypeVar
 import orjson
 
 from sundog_operator.adapters.cached.objects import Entry, Objects
-from sundog_operator.core import names
+from sundog_operator.core.kubernetes import names
 from sundog_operator.errors import Forbidden, NotServed
 from sundog_operator.ports import (
     CONFIG_MAP,

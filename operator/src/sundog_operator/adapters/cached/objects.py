@@ -11,11 +11,12 @@ from typing import Any, Final, TypeVar
 
 import orjson
 
-from sundog_operator.core import names, ray_groups
+from sundog_operator.core.kubernetes import names
+from sundog_operator.core.ray import groups
 from sundog_operator.ports import Kind, Object, Ref, ref_of
 
 _GONE_KEPT: Final = 20_000
-_INDEXED: Final = (names.LABEL_MODEL_DEPLOYMENT, names.LABEL_NAME, ray_groups.LABEL_CLUSTER)
+_INDEXED: Final = (names.LABEL_MODEL_DEPLOYMENT, names.LABEL_NAME, groups.LABEL_CLUSTER)
 
 Place = tuple[str, str]
 T = TypeVar("T")

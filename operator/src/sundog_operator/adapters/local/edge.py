@@ -24,8 +24,10 @@ from sundog_operator.adapters.local.status import deployment_status, pod, pod_st
 from sundog_operator.adapters.local.units import Restarts, Unit, Units
 from sundog_operator.adapters.whole_answers import body_of
 from sundog_operator.api import format_micro_instant
-from sundog_operator.core import names, secrets, traffic
+from sundog_operator.core.edge import secrets as edge_secrets
+from sundog_operator.core.edge import split as edge_split
 from sundog_operator.core.events import Event, make_event
+from sundog_operator.core.kubernetes import names
 from sundog_operator.errors import AlreadyExists, Conflict, NotFound, SundogError
 from sundog_operator.ports import CONFIG_MAP, DEPLOYMENT, POD, SECRET, Clock, Kubernetes, Object, Ref, ref_of
 
@@ -226,8 +228,8 @@ class LocalEdge:
         ref = Ref(CONFIG_MAP, edge.unit.ref.namespace, names.EDGE)
         config_map = await self._kube.get(ref)
         text = (config_map or {}).get("data", {}).get(names.SPLIT_KEY)
-        if (document := traffic.read_document(config_map)) is not None:
-            edge.needs = secrets.named_in(document)
+        if (document := edge_split.read_document(config_map)) is not None:
+            edge.needs = edge_secrets.named_in(document)
         await self._project_secrets(edge)
         return await asyncio.to_thread(_write_if_new, edge.split, text)
 

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from sundog_operator.adapters.local.ports_allocation import LOOPBACK, RayPorts
-from sundog_operator.core.ray_cluster import GRPC_ENDPOINT
+from sundog_operator.core.ray.clusters import GRPC_ENDPOINT
 from sundog_operator.ports import Object
 
 Conditions = list[dict[str, Any]]

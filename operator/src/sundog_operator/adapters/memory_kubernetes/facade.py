@@ -17,7 +17,7 @@ from sundog_operator.adapters.memory_kubernetes.history import Dropped, Expired,
 from sundog_operator.adapters.memory_kubernetes.memory import MemoryKubernetes
 from sundog_operator.adapters.memory_kubernetes.selectors import Selection
 from sundog_operator.adapters.memory_kubernetes.store import WITH_STATUS, Subresource
-from sundog_operator.api import strict_yaml
+from sundog_operator.api.schema import strict_yaml
 from sundog_operator.errors import NotFound, SundogError
 from sundog_operator.ports import KINDS, NAMESPACE, Clock, Kind, Object, Ref
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from sundog_operator.api.validation import unknown_message
+from sundog_operator.api.schema.validation import unknown_message
 
 Schema = dict[str, Any]
 

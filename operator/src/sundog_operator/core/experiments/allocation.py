@@ -10,8 +10,8 @@ from datetime import timedelta
 from typing import Final
 
 from sundog_operator.api import Allocation, fraction
-from sundog_operator.core.evidence import adaptive
-from sundog_operator.core.evidence.success import Epoch, Metric
+from sundog_operator.core.stats import adaptive_allocation
+from sundog_operator.core.stats.success_metrics import Epoch, Metric
 
 WHOLE: Final = 10_000
 """Of which a share is a whole number: as many as there are buckets."""
@@ -57,7 +57,7 @@ def frozen(allocation: Allocation, max_duration: timedelta) -> Thompson | None:
 
 def scaled(shares: Sequence[int], buckets: int) -> tuple[int, ...]:
     """Shares of `WHOLE` in so many buckets, which are the experiment's."""
-    return tuple(adaptive.rounded(shares, buckets))
+    return tuple(adaptive_allocation.rounded(shares, buckets))
 
 
 def moved(
@@ -75,8 +75,8 @@ def moved(
     """
     if since < thompson.pace or not epochs:
         return None
-    now = adaptive.rounded(epochs[-1].shares, WHOLE)
-    shares = adaptive.next_shares(
+    now = adaptive_allocation.rounded(epochs[-1].shares, WHOLE)
+    shares = adaptive_allocation.next_shares(
         metric,
         [each.outcomes[place] for each in epochs],
         [each.shares for each in epochs],
@@ -87,7 +87,7 @@ def moved(
     )
     if shares is None:
         return None
-    wanted = adaptive.rounded(shares, WHOLE)
+    wanted = adaptive_allocation.rounded(shares, WHOLE)
     if max(abs(new - old) for new, old in zip(wanted, now, strict=True)) < _LEAST_MOVE:
         return None
     return tuple(wanted)

@@ -16,10 +16,11 @@ from sundog_operator.api import (
     violations,
 )
 from sundog_operator.api.installation import Installation
-from sundog_operator.core import accelerators, capacity, revisions
-from sundog_operator.core.accelerators import Devices
-from sundog_operator.core.buckets import BUCKETS
-from sundog_operator.core.capacity import Room
+from sundog_operator.core import revisions
+from sundog_operator.core.edge.buckets import BUCKETS
+from sundog_operator.core.kubernetes import accelerators, capacity
+from sundog_operator.core.kubernetes.accelerators import Devices
+from sundog_operator.core.kubernetes.capacity import Room
 from sundog_operator.core.revisions import Revision
 
 Json = dict[str, Any]

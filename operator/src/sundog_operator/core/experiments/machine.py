@@ -27,13 +27,14 @@ from sundog_operator.api import (
     Verdict,
     format_duration,
 )
-from sundog_operator.core import buckets, names, units
-from sundog_operator.core.evidence.success import OUT
-from sundog_operator.core.experiments.judgement import Judgement
-from sundog_operator.core.rollout import sparing
+from sundog_operator.core.edge import buckets, units
+from sundog_operator.core.experiments.evaluation import Judgement
+from sundog_operator.core.kubernetes import names
+from sundog_operator.core.rollout import baseline_outage
 from sundog_operator.core.rollout.freeze import UNDECIDED
 from sundog_operator.core.rollout.machine import CONCLUDED, RUNNING, STOPPED, is_over
 from sundog_operator.core.rollout.resolve import lacks_threshold
+from sundog_operator.core.stats.success_metrics import OUT
 
 HARM: Final = "Harm"
 UNAVAILABLE: Final = "ArmUnavailable"
@@ -300,12 +301,12 @@ def _spare(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
     """Conclude nothing while control is no measure of anything: what fails all arms would drown what one alone does."""
     if seen.evidence is None or not seen.evidence.control.reason or status.phase != RUNNING:
         return None
-    return sparing.spared(status, seen.evidence.control, seen.now)
+    return baseline_outage.spared(status, seen.evidence.control, seen.now)
 
 
 def _recover(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
     """Go on by itself once control has done well for a while, as all edges tell."""
-    if not sparing.is_spared(status) or not _is_settled(seen):
+    if not baseline_outage.is_spared(status) or not _is_settled(seen):
         return None
     return status.model_copy(update={"paused": None})
 
@@ -317,7 +318,7 @@ def _is_settled(seen: Inputs) -> bool:
 def _renew(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
     """Count anew after an epoch in which control was no measure, also where an arm has won."""
     goes_on = status.paused is None or (has_won(status) and _is_settled(seen))
-    if not sparing.is_troubled(status) or not goes_on:
+    if not baseline_outage.is_troubled(status) or not goes_on:
         return None
     return _as_evidence(_with_shares(status, buckets_of(status), seen.now), again=True)
 
@@ -343,7 +344,7 @@ def _as_evidence(status: ExperimentStatus, *, again: bool) -> ExperimentStatus:
     shares = buckets_of(status)
     epoch = EvidenceEpoch(number=status.epoch.number, buckets=tuple(shares[arm.name] for arm in status.arms))
     return status.model_copy(
-        update={"evidence_epochs": (*sparing.with_room(status.evidence_epochs, MOST_EPOCHS), epoch)}
+        update={"evidence_epochs": (*baseline_outage.with_room(status.evidence_epochs, MOST_EPOCHS), epoch)}
     )
 
 
@@ -357,7 +358,7 @@ def _confirm(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
 def _warm_up(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
     """End the warm-up: from the next epoch on counts are evidence, against latencies that stay what they are from there on."""
     evidence = seen.evidence
-    if status.evidence_epochs or evidence is None or not status.epoch.confirmed or sparing.is_spared(status):
+    if status.evidence_epochs or evidence is None or not status.epoch.confirmed or baseline_outage.is_spared(status):
         return None
     waited = status.epoch.since is not None and seen.now - status.epoch.since >= status.plan.warmup_duration
     if not waited and evidence.requests < status.plan.warmup_requests:
@@ -368,7 +369,12 @@ def _warm_up(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
 def _learn(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
     """Count anew once it is known what a long answer is: nobody counted those before."""
     evidence = seen.evidence
-    if evidence is None or not status.evidence_epochs or not status.epoch.confirmed or sparing.is_spared(status):
+    if (
+        evidence is None
+        or not status.evidence_epochs
+        or not status.epoch.confirmed
+        or baseline_outage.is_spared(status)
+    ):
         return None
     if not lacks_threshold(status.plan.guardrails) or lacks_threshold(evidence.guardrails):
         return None

@@ -8,11 +8,12 @@ from datetime import timedelta
 from typing import Final
 
 from sundog_operator.api import CONTROL, ExperimentSpec, MetricStatus, fraction
-from sundog_operator.core.evidence import experimenting, planned_looks
-from sundog_operator.core.evidence.experimenting import Adaptive, Base, Design
-from sundog_operator.core.evidence.success import Metric
-from sundog_operator.core.evidence.verdicts import told_time
-from sundog_operator.core.experiments import allocation, winning
+from sundog_operator.core.experiments import allocation, winner
+from sundog_operator.core.stats import group_sequential
+from sundog_operator.core.stats.power import experiment_simulation
+from sundog_operator.core.stats.power.experiment_simulation import Adaptive, Base, Design
+from sundog_operator.core.stats.success_metrics import Metric
+from sundog_operator.core.stats.verdicts import told_time
 
 LOOKS: Final = 200
 """At which a simulated experiment is looked at, evenly over its time."""
@@ -111,17 +112,17 @@ def forecast(
     design = _design(spec, place, horizon(spec, traffic))
     step_s = horizon(spec, traffic).total_seconds() / LOOKS
     effects = [effect, *[0.0] * (len(spec.arms) - 1)]
-    played = experimenting.play(
+    played = experiment_simulation.play(
         design,
-        experimenting.world(design.metric, traffic.base, units_per_second(spec, traffic) * step_s, effects),
+        experiment_simulation.world(design.metric, traffic.base, units_per_second(spec, traffic) * step_s, effects),
         runs=runs,
         looks=LOOKS,
         seed=_SEED,
         on_look=on_look,
     )
-    units = experimenting.typical_units(design, traffic.base, effect)
+    units = experiment_simulation.typical_units(design, traffic.base, effect)
     one_look, few_looks = (
-        experimenting.planned_units(design, traffic.base, effect, _drift(looks, design.alpha / design.tests))
+        experiment_simulation.planned_units(design, traffic.base, effect, _drift(looks, design.alpha / design.tests))
         for looks in (1, FEW_LOOKS)
     )
     won = [int(arm) for arm in played.winner]
@@ -134,7 +135,7 @@ def forecast(
         few_looks=few_looks,
         seconds=units / units_per_second(spec, traffic),
         right=right / runs,
-        wrong=(sum(arm != experimenting.NOBODY for arm in won) - right) / runs,
+        wrong=(sum(arm != experiment_simulation.NOBODY for arm in won) - right) / runs,
         nobody=sum(map(bool, played.hopeless)) / runs,
         median_s=ends[(runs - 1) // 2],
         late_s=ends[math.ceil(0.8 * runs) - 1],
@@ -144,15 +145,15 @@ def forecast(
 def typical(spec: ExperimentSpec, traffic: Traffic, place: int) -> tuple[float, float]:
     """Units of all arms, and seconds, until an arm that is better by what is worth finding is typically decided; infinite for never."""
     design = _design(spec, place, horizon(spec, traffic))
-    units = experimenting.typical_units(design, traffic.base, metrics(spec)[place].effect)
+    units = experiment_simulation.typical_units(design, traffic.base, metrics(spec)[place].effect)
     return units, units / units_per_second(spec, traffic)
 
 
 @functools.lru_cache
 def _drift(looks: int, alpha: float) -> float:
     """What Z has to be expected to be for `PLANNED_POWER`, where each of the two directions errs with α, as a verdict's do."""
-    bounds = planned_looks.bounds(planned_looks.obrien_fleming, looks, 2 * alpha)
-    return planned_looks.drift_for(bounds, PLANNED_POWER)
+    bounds = group_sequential.bounds(group_sequential.obrien_fleming, looks, 2 * alpha)
+    return group_sequential.drift_for(bounds, PLANNED_POWER)
 
 
 def peeked(spec: ExperimentSpec, traffic: Traffic) -> tuple[int, timedelta, float]:
@@ -160,12 +161,12 @@ def peeked(spec: ExperimentSpec, traffic: Traffic) -> tuple[int, timedelta, floa
     longest = horizon(spec, traffic)
     every = next((each for each in _OFTEN if longest >= 2 * each), longest)
     looks = min(longest // every, _MOST_LOOKS)
-    return looks, every, planned_looks.peeking(looks, spec.alpha)
+    return looks, every, group_sequential.peeking(looks, spec.alpha)
 
 
 def metrics(spec: ExperimentSpec) -> tuple[Metric, ...]:
     """Those that an arm may win by, as they are judged."""
-    return winning.metrics_of(spec.metrics.success)
+    return winner.metrics_of(spec.metrics.success)
 
 
 def doubt(spec: ExperimentSpec, units_per_second_of_all: float, bases: Mapping[str, Base]) -> str:
@@ -182,7 +183,7 @@ def doubt(spec: ExperimentSpec, units_per_second_of_all: float, bases: Mapping[s
             continue
         traffic = Traffic(units_per_second_of_all, base)
         longest = horizon(spec, traffic)
-        needed = experimenting.typical_units(_design(spec, place, longest), base, metric.effect)
+        needed = experiment_simulation.typical_units(_design(spec, place, longest), base, metric.effect)
         coming = units_per_second(spec, traffic) * longest.total_seconds()
         if needed <= coming:
             continue

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sundog_operator.api import ExperimentStatus
-from sundog_operator.core.experiments.accepting import Acceptance
+from sundog_operator.core.experiments.admission import Acceptance
 from sundog_operator.core.rollout.machine import is_over
 
 

@@ -32,12 +32,13 @@ from sundog_operator.api import (
     Verdict,
     is_latency,
 )
-from sundog_operator.core import names, units
-from sundog_operator.core.buckets import two_arms
+from sundog_operator.core.edge import units
+from sundog_operator.core.edge.buckets import two_arms
+from sundog_operator.core.kubernetes import names
 from sundog_operator.core.revisions import Revision, owner_reference
 from sundog_operator.core.rollout import in_place, load
-from sundog_operator.core.rollout.comparison import SHADOW
 from sundog_operator.core.rollout.resolve import Traffic, default_steps, guardrails
+from sundog_operator.core.rollout.shadow_comparison import SHADOW
 
 BAKE: Final = "bake"
 """The gate of the step in which stable keeps a share after all others."""

@@ -5,9 +5,9 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from sundog_operator.api import ArmStatus, ExperimentStatus, HistoryMetric, HistoryPoint, MetricStatus
-from sundog_operator.core import names
-from sundog_operator.core.evidence.verdicts import Basis, Verdict
+from sundog_operator.core.kubernetes import names
 from sundog_operator.core.rollout import machine
+from sundog_operator.core.stats.verdicts import Basis, Verdict
 
 MOST: Final = 32
 """Points that are kept: some 7 KiB of a status, of an experiment with ten arms a hundred."""

@@ -4,7 +4,7 @@ import math
 from typing import Final
 
 from sundog_operator.api import PlanStep
-from sundog_operator.core.buckets import BUCKETS
+from sundog_operator.core.edge.buckets import BUCKETS
 
 EQUAL: Final = 1.2
 """How many times the load of one arm's replicas may be that of the other's, for their latencies to be compared."""

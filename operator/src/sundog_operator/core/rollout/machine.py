@@ -28,16 +28,25 @@ from sundog_operator.api import (
     format_duration,
     format_instant,
 )
-from sundog_operator.core import names, webhooks
-from sundog_operator.core.commands import Command
+from sundog_operator.core.analysis.baseline_health import DEGRADED, UNHEALTHY
+from sundog_operator.core.kubernetes import names
 from sundog_operator.core.observed import WebhookAnswer
-from sundog_operator.core.rollout import checking, comparison, in_place, matching, sparing, unproven, windows
-from sundog_operator.core.rollout.comparison import SHADOW, Comparison
-from sundog_operator.core.rollout.control import DEGRADED, UNHEALTHY
+from sundog_operator.core.rollout import (
+    baseline_outage,
+    header_match,
+    in_place,
+    metric_checks,
+    shadow_comparison,
+    unproven_steps,
+    webhook_urls,
+    windows,
+)
+from sundog_operator.core.rollout.commands import Command
+from sundog_operator.core.rollout.evaluation import Judgement
 from sundog_operator.core.rollout.freeze import BAKE, UNDECIDED, arms_at
-from sundog_operator.core.rollout.judgement import Judgement
 from sundog_operator.core.rollout.load import canary_replicas, step_replicas
 from sundog_operator.core.rollout.resolve import lacks_threshold
+from sundog_operator.core.rollout.shadow_comparison import SHADOW, Comparison
 
 PENDING: Final = "Pending"
 RECREATE: Final = "recreate"
@@ -133,7 +142,7 @@ def canary_weight(status: ExperimentStatus) -> int:
 
 def has_traffic(status: ExperimentStatus) -> bool:
     """Whether the candidate gets requests, by its weight or by their headers, as far as is committed."""
-    return canary_weight(status) > 0 or bool(matching.in_force(status))
+    return canary_weight(status) > 0 or bool(header_match.in_force(status))
 
 
 def had_traffic(status: ExperimentStatus) -> bool:
@@ -328,7 +337,7 @@ def _pause(status: ExperimentStatus, now: datetime) -> ExperimentStatus:
 
     What would go on by itself stands still until `resume`, and has stood still since it was paused.
     """
-    if status.paused is not None and not sparing.is_spared(status):
+    if status.paused is not None and not baseline_outage.is_spared(status):
         return status
     since = now if status.paused is None else status.paused.since
     return status.model_copy(update={"paused": Paused(reason=MANUAL, since=since)})
@@ -343,7 +352,7 @@ def _resume(status: ExperimentStatus, now: datetime) -> ExperimentStatus:
         # What is held meanwhile gets that time back when the hold ends.
         ended = now if step.held_since is None else max(step.held_since, begun)
         step = step.model_copy(update={"since": now if late else step.since + (ended - begun)})
-    return checking.forgiven(_waited_for(status, now).model_copy(update={"paused": None, "step": step}))
+    return metric_checks.forgiven(_waited_for(status, now).model_copy(update={"paused": None, "step": step}))
 
 
 def _waited_for(status: ExperimentStatus, now: datetime) -> ExperimentStatus:
@@ -398,7 +407,7 @@ def _at_weight(status: ExperimentStatus, weight: int, now: datetime) -> Experime
     epoch = Epoch(number=status.epoch.number + 1, since=now, confirmed=False)
     had = True if weight else status.had_traffic
     after = status.model_copy(update={"arms": arms, "epoch": epoch, "had_traffic": had})
-    return after if weight == canary_weight(status) else checking.anew(after)
+    return after if weight == canary_weight(status) else metric_checks.anew(after)
 
 
 def _stop(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
@@ -422,7 +431,7 @@ def _differ(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
 
 def _fail(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
     """A limit that a user set was broken too often in a row. That is no evidence, and ends the attempt all the same."""
-    failed = checking.failure(status)
+    failed = metric_checks.failure(status)
     return stop(status, ROLLED_BACK, failed, seen.now) if failed else None
 
 
@@ -435,7 +444,7 @@ def _tire(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
 
 def _lose_patience(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
     """What Prometheus has no number for is never success. Where a policy says to go on without, gates wait for it no longer."""
-    unknown, policy = checking.inconclusive(status), status.plan.on_inconclusive
+    unknown, policy = metric_checks.inconclusive(status), status.plan.on_inconclusive
     if not unknown or policy == "promote" or _gate(status) == "none" or _stands_still(status, seen):
         return None
     if policy == "rollback":
@@ -481,19 +490,19 @@ def _spare(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
         return None
     if status.phase != RUNNING or canary_weight(status) in (0, 100):
         return None
-    return sparing.spared(status, seen.evidence.control, seen.now)
+    return baseline_outage.spared(status, seen.evidence.control, seen.now)
 
 
 def _recover(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
     """Go on by itself once stable has done well for a while, as all edges tell."""
-    if not sparing.is_spared(status) or seen.evidence is None or seen.evidence.unheard:
+    if not baseline_outage.is_spared(status) or seen.evidence is None or seen.evidence.unheard:
         return None
     return _resume(status, seen.now) if seen.evidence.control.settled else None
 
 
 def _renew(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
     """Count anew after an epoch in which stable was no measure, unless traffic can move on: that begins another one."""
-    if not sparing.is_troubled(status) or _is_held(status, seen):
+    if not baseline_outage.is_troubled(status) or _is_held(status, seen):
         return None
     return _as_evidence(_at_weight(status, canary_weight(status), seen.now), seen)
 
@@ -501,11 +510,11 @@ def _renew(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
 def _promote(status: ExperimentStatus, *, full: bool) -> ExperimentStatus:
     """Pass the gate of the current step; of the last one, or with `full`, all that is left. A pause ends with it."""
     last = len(status.plan.steps)
-    running = checking.forgiven(status.model_copy(update={"phase": RUNNING, "paused": None}))
+    running = metric_checks.forgiven(status.model_copy(update={"phase": RUNNING, "paused": None}))
     index = status.step.index if status.step else 0
     following = last if full or index >= last else index + 1
     command = "promote --full" if full else "promote"
-    known = unproven.left_out(running, range(max(index, 1), following), command)
+    known = unproven_steps.left_out(running, range(max(index, 1), following), command)
     entered = _enter(known, following, f"by command {command}")
     return _ungated(entered) if full or index >= last else entered
 
@@ -544,9 +553,9 @@ def _is_the_end(step: PlanStep) -> bool:
 def _skip(status: ExperimentStatus) -> ExperimentStatus:
     """Leave out what is left of the current step. A pause that is not for this step stays: nothing was decided of its cause."""
     if status.paused is not None and status.paused.reason in (INCONCLUSIVE, NO_DATA):
-        status = checking.forgiven(status.model_copy(update={"paused": None}))
+        status = metric_checks.forgiven(status.model_copy(update={"paused": None}))
     index = status.step.index if status.step else 0
-    known = unproven.left_out(status, range(max(index, 1), index + 1), "skip")
+    known = unproven_steps.left_out(status, range(max(index, 1), index + 1), "skip")
     return _enter(known, index + 1, "by command skip")
 
 
@@ -594,12 +603,12 @@ def _shift(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
 
 def _copy_anew(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
     """Begin an epoch for a step that copies after another one: by it their copies are told apart."""
-    if not comparison.is_to_begin_anew(status):
+    if not shadow_comparison.is_to_begin_anew(status):
         return None
     after = _at_weight(status, canary_weight(status), seen.now)
     if status.step is not None and status.step.warm:
         after = _as_evidence(after, seen)
-    return after.model_copy(update={"shadow": comparison.begun_anew(after), "metrics": ()})
+    return after.model_copy(update={"shadow": shadow_comparison.begun_anew(after), "metrics": ()})
 
 
 def _on_its_way(status: ExperimentStatus, weight: int, now: datetime) -> ExperimentStatus:
@@ -620,7 +629,7 @@ def _conclude(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None
     if not _bears_all(status, seen):
         return None
     told = status.plan.reason or f"after step {len(status.plan.steps)} at {last.weight} %"
-    without = "" if status.plan.reason else unproven.told(status)
+    without = "" if status.plan.reason else unproven_steps.told(status)
     return _end(status, CONCLUDED, 100, PROMOTED, _joined(told, without), seen.now)
 
 
@@ -644,7 +653,7 @@ def _warm_up(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None:
     if status.phase != RUNNING or status.step is None or evidence is None or status.step.since is None:
         return None
     if (
-        sparing.is_spared(status)
+        baseline_outage.is_spared(status)
         or not status.epoch.confirmed
         or step.weight != canary_weight(status)
         or step.weight in (0, 100)
@@ -678,7 +687,7 @@ def _as_evidence(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus:
         update={
             "plan": status.plan.model_copy(update={"guardrails": guardrails}),
             "step": status.step.model_copy(update={"warm": warm}) if status.step else None,
-            "evidence_epochs": (*sparing.with_room(status.evidence_epochs, MOST_EPOCHS), epoch),
+            "evidence_epochs": (*baseline_outage.with_room(status.evidence_epochs, MOST_EPOCHS), epoch),
             "metrics": (),
         }
     )
@@ -698,9 +707,9 @@ def _pass_gate(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | Non
     if _stands_still(status, seen) or not _is_open(status, step, seen, seen.now - status.step.since):
         return None
     opened_by = _opened_by(status, step, seen)
-    if _gate(status) != "none" and (lacking := checking.given_up(status)):
-        policy = f"{unproven.ON_INCONCLUSIVE}, for {lacking}"
-        status, opened_by = unproven.passed(status, (_index(status),), policy), _joined(opened_by, policy)
+    if _gate(status) != "none" and (lacking := metric_checks.given_up(status)):
+        policy = f"{unproven_steps.ON_INCONCLUSIVE}, for {lacking}"
+        status, opened_by = unproven_steps.passed(status, (_index(status),), policy), _joined(opened_by, policy)
     if _gate(status) == "evidence" and next_weight(status) == 100:
         status = _conclusive(status, PROMOTED, seen)
     if seen.copies is not None and _decides_alone(status):
@@ -722,7 +731,7 @@ def _passed_by(status: ExperimentStatus, copies: Comparison) -> ExperimentStatus
 
 
 def _is_open(status: ExperimentStatus, step: PlanStep, seen: Inputs, waited: timedelta) -> bool:
-    if _gate(status) != "none" and checking.stands_in_the_way(status):
+    if _gate(status) != "none" and metric_checks.stands_in_the_way(status):
         return False
     match _gate(status):
         case "evidence":
@@ -732,7 +741,7 @@ def _is_open(status: ExperimentStatus, step: PlanStep, seen: Inputs, waited: tim
         case "webhook":
             return seen.answer is not None and seen.answer.confirms
         case "analysis":
-            return checking.is_done(status)
+            return metric_checks.is_done(status)
         case "scale":
             return seen.available >= step_replicas(step, seen.replicas)
         case "shadow":
@@ -761,9 +770,9 @@ def _opened_by(status: ExperimentStatus, step: PlanStep, seen: Inputs) -> str:
         case "time":
             return f"{lasted} are over"
         case "webhook":
-            return f"webhook {webhooks.place(step.webhook.url) if step.webhook else ''} confirms"
+            return f"webhook {webhook_urls.place(step.webhook.url) if step.webhook else ''} confirms"
         case "analysis":
-            return checking.waiting(status)
+            return metric_checks.waiting(status)
         case "scale":
             return f"{seen.available} replicas are available"
         case "shadow":
@@ -851,7 +860,7 @@ def _time_out(status: ExperimentStatus, seen: Inputs) -> ExperimentStatus | None
 
 def _give_up(status: ExperimentStatus, seen: Inputs, policy: str, reason: str) -> ExperimentStatus | None:
     told = _with_what_is_known(status, seen)
-    unmet = checking.stands_in_the_way(status)
+    unmet = metric_checks.stands_in_the_way(status)
     match policy:
         case "rollback":
             return stop(told, reason, waiting_for_evidence(told), seen.now)
@@ -865,15 +874,15 @@ def _give_up(status: ExperimentStatus, seen: Inputs, policy: str, reason: str) -
 def _go_on_without(status: ExperimentStatus, seen: Inputs, reason: str) -> ExperimentStatus | None:
     """Go on by a policy, which stays told: evidence vouches for nothing that follows on this step."""
     missing = "an arm has no requests" if reason == NO_DATA else waiting_for_evidence(status)
-    policy = unproven.ON_NO_DATA if reason == NO_DATA else unproven.ON_INCONCLUSIVE
-    known = unproven.passed(status, (_index(status),), policy)
+    policy = unproven_steps.ON_NO_DATA if reason == NO_DATA else unproven_steps.ON_INCONCLUSIVE
+    known = unproven_steps.passed(status, (_index(status),), policy)
     return _go_on(known, seen, f"{policy}, although {missing}")
 
 
 def waiting_for_evidence(status: ExperimentStatus) -> str:
     """What a gate of evidence waits for, or one that compares copies, by what the status says is known."""
     if _gate(status) == SHADOW:
-        known = status.shadow.message if status.shadow else comparison.NOTHING
+        known = status.shadow.message if status.shadow else shadow_comparison.NOTHING
         lasts = current_step(status).min_duration
         return f"copies requests for {format_duration(lasts)}: {known}" if lasts else known
     asked = [each for each in status.metrics if each.role == "guardrail"]
@@ -917,13 +926,13 @@ def _reason(status: ExperimentStatus, reason: str) -> StepStatus | None:
 
 def _waiting_for(status: ExperimentStatus, seen: Inputs) -> str:
     step, needed = current_step(status), wanted_replicas(status, seen.replicas)
-    unmet = checking.stands_in_the_way(status)
+    unmet = metric_checks.stands_in_the_way(status)
     explanations: tuple[tuple[bool, Callable[[], str]], ...] = (
         (seen.held, lambda: "held by the spec"),
         (status.paused is not None, lambda: paused_for(status)),
         (seen.opens_at is not None, lambda: windows.outside(seen.opens_at or seen.now)),
         (
-            not status.epoch.confirmed or (_gate(status) == matching.HEADERS and not seen.confirmed),
+            not status.epoch.confirmed or (_gate(status) == header_match.HEADERS and not seen.confirmed),
             lambda: "waits for the edges to confirm the split",
         ),
         (seen.available < needed, lambda: _short(seen, needed)),
@@ -932,7 +941,7 @@ def _waiting_for(status: ExperimentStatus, seen: Inputs) -> str:
         (_gate(status) == "time", lambda: f"collects for {step.min_duration.total_seconds():g} s"),
         (_gate(status) == "evidence", lambda: _collecting(status)),
         (_gate(status) == "webhook", lambda: _asking(step, seen.answer)),
-        (_gate(status) == "analysis", lambda: checking.waiting(status)),
+        (_gate(status) == "analysis", lambda: metric_checks.waiting(status)),
         (_gate(status) == SHADOW, lambda: waiting_for_evidence(status)),
         (_gate(status) == BAKE, lambda: _baking(status, seen)),
     )
@@ -958,7 +967,7 @@ def _baking(status: ExperimentStatus, seen: Inputs) -> str:
 
 
 def _asking(step: PlanStep, answer: WebhookAnswer | None) -> str:
-    place = webhooks.place(step.webhook.url) if step.webhook else ""
+    place = webhook_urls.place(step.webhook.url) if step.webhook else ""
     return f"asks webhook {place}" if answer is None else f"webhook {place} {answer.told}; asks again"
 
 

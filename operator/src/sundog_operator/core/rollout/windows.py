@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from cronsim import CronSim, CronSimError
 
 from sundog_operator.api import Violation, Window, format_duration, format_instant
-from sundog_operator.api.validation import found
+from sundog_operator.api.schema.validation import found
 
 SHORTEST: Final = timedelta(minutes=1)
 """Of a window: cron lines know minutes."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from sundog_operator.adapters.memory_kubernetes import MemoryKubernetes
 from sundog_operator.api import RESOURCES, parse, refused_changes, violations
-from sundog_operator.api.schema import DEFINITIONS, custom_resource_definition
+from sundog_operator.api.schema.crds import DEFINITIONS, custom_resource_definition
 from sundog_operator.errors import SpecError
 from sundog_operator.ports import Clock, Object
 

@@ -16,7 +16,7 @@ from sundog_operator.adapters.local.process_table import MachineTable
 from sundog_operator.adapters.local.processes import marked
 from sundog_operator.adapters.local.state_directory import StateDirectory
 from sundog_operator.api.installation import PrometheusServer
-from sundog_operator.api.validation import check
+from sundog_operator.api.schema.validation import check
 from sundog_operator.shell.addresses import LocalPath
 from sundog_operator.shell.exits import CommandFailed, Exit
 from sundog_operator.shell.local import place

@@ -28,8 +28,8 @@ from sundog_operator.adapters.memory_kubernetes.kubeconfig import write_kubeconf
 from sundog_operator.adapters.prometheus import HttpPrometheus
 from sundog_operator.adapters.ray_serve import RayServe, one_token
 from sundog_operator.adapters.webhooks import HttpWebhooks, Reach
-from sundog_operator.app.loop import Operator
-from sundog_operator.app.world import Settings, World
+from sundog_operator.app.controller import Operator
+from sundog_operator.app.dependencies import Settings, World
 from sundog_operator.errors import DependencyError
 from sundog_operator.ports import Clock, Kubernetes
 from sundog_operator.shell.exits import Exit, one_line

@@ -1,0 +1,1 @@
+"""The commands of `sundog`, one module each."""

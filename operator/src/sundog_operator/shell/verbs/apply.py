@@ -10,8 +10,8 @@ import click
 
 from sundog_operator.api import unknown_fields, violations
 from sundog_operator.api.installation import Installation
-from sundog_operator.core.experiments import accepting
-from sundog_operator.core.spec import accept
+from sundog_operator.core.experiments import admission
+from sundog_operator.core.planner.admission import accept
 from sundog_operator.errors import SundogError
 from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, SECRET, Object
 from sundog_operator.shell import manifests
@@ -92,7 +92,7 @@ def _refusal(server: Server, stored: Object) -> str:
             judged = accept(stored, None if server.local else Installation())
             reason, message = judged.reason, judged.message
         case EXPERIMENT.kind:
-            own = accepting.accept(stored)
+            own = admission.accept(stored)
             # One that is to end does so whatever else it says.
             reason, message = ("", "") if own.stopped else (own.reason, own.message)
         case _:

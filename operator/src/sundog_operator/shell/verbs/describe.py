@@ -8,17 +8,18 @@ from typing import Any, Final
 import click
 
 from sundog_operator.api import ModelDeploymentStatus
-from sundog_operator.core import names, revisions
+from sundog_operator.core import revisions
+from sundog_operator.core.kubernetes import names
 from sundog_operator.ports import CONTROLLER_REVISION, EVENT, EXPERIMENT, Object, Ref
 from sundog_operator.shell import kinds
-from sundog_operator.shell.describing import (
+from sundog_operator.shell.describe import (
     Subject,
     describe_experiment,
     describe_model_deployment,
     newest_rollout,
     waits_for,
 )
-from sundog_operator.shell.live_counts import with_live_counts
+from sundog_operator.shell.forecast.live_counts import with_live_counts
 from sundog_operator.shell.output import NO_TERMINAL, print_document, print_rich
 from sundog_operator.shell.target import Server, complete_name, talks_to_server
 from sundog_operator.shell.verbs.get import find

@@ -14,9 +14,10 @@ from sundog_operator.adapters import exports, log_places
 from sundog_operator.adapters.edges import agent_port
 from sundog_operator.adapters.exports import Source
 from sundog_operator.adapters.log_tables import Format
-from sundog_operator.core import edge_store, names
-from sundog_operator.core.counted import counted
-from sundog_operator.core.exposure_log import Lines
+from sundog_operator.core.edge import store
+from sundog_operator.core.experiments.exposure_log import Lines
+from sundog_operator.core.kubernetes import names
+from sundog_operator.core.kubernetes.plural import counted
 from sundog_operator.ports import EXPERIMENT, POD, Object, Ref
 from sundog_operator.shell.addresses import http_url
 from sundog_operator.shell.exits import CommandFailed, Exit
@@ -51,7 +52,7 @@ async def export(server: Server, name: str, place: str, form: Format, url: str |
     Units are hashes. In a cluster it takes the right to get `pods/proxy`, unless --url is given.
     """
     experiment = await find(server, Ref(EXPERIMENT, server.namespace, name))
-    if not edge_store.is_wanted_by(experiment):
+    if not store.is_wanted_by(experiment):
         raise CommandFailed(
             f"Experiment {server.namespace}/{name} has neither success nor secondary metrics: there are no outcomes"
         )

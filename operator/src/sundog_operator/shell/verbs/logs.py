@@ -8,7 +8,7 @@ from typing import Final
 import click
 
 from sundog_operator.adapters.local import replica_logs
-from sundog_operator.core import names
+from sundog_operator.core.kubernetes import names
 from sundog_operator.ports import MODEL_DEPLOYMENT, POD, Object, Ref
 from sundog_operator.shell.exits import CommandFailed, Exit
 from sundog_operator.shell.target import NAME, Server, talks_to_server

@@ -10,20 +10,20 @@ import click
 
 from sundog_operator.adapters.clock import SystemClock
 from sundog_operator.api.installation import Installation
+from sundog_operator.app.dependencies import Settings, World
 from sundog_operator.app.observe import observe, salts_of
-from sundog_operator.app.world import Settings, World
-from sundog_operator.core import salts
-from sundog_operator.core.experiments import written_logs
+from sundog_operator.core.edge import salts
+from sundog_operator.core.edge.salts import Salted
+from sundog_operator.core.experiments import log_exports
 from sundog_operator.core.observed import EdgeReport, ServeState, WebhookAnswer
-from sundog_operator.core.salts import Salted
 from sundog_operator.errors import SundogError
 from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, SECRET, Kind, Object, Ref
 from sundog_operator.shell.exits import CommandFailed, Exit
-from sundog_operator.shell.experiment_preview import preview_experiment
 from sundog_operator.shell.installed import installation_for
 from sundog_operator.shell.manifests import Document
 from sundog_operator.shell.output import print_document
-from sundog_operator.shell.preview import Preview, blank, preview
+from sundog_operator.shell.preview.experiment import preview_experiment
+from sundog_operator.shell.preview.model_deployment import Preview, blank, preview
 from sundog_operator.shell.target import Server, talks_to_server
 from sundog_operator.shell.verbs.apply import FILES, read_all, report, told_without_server
 
@@ -175,11 +175,11 @@ def _salts_with(stored: Sequence[Salted], given: Sequence[Document], namespace: 
 async def log_refusal(server: Server, namespace: str) -> Callable[[str], str]:
     """Why no exposure log of a namespace may be written to a place, as a function of that; nothing is told where nobody can know."""
     if server.local:
-        return partial(written_logs.refused, allowed=None)
+        return partial(log_exports.refused, allowed=None)
     installation = await installation_for(server.kube, namespace)
     if installation is None:
         return lambda _: ""
-    return partial(written_logs.refused, allowed=installation.exposure_logs.places)
+    return partial(log_exports.refused, allowed=installation.exposure_logs.places)
 
 
 def _world(server: Server) -> World:

@@ -10,12 +10,12 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from sundog_operator.api import DEFAULT_ALPHA, FrozenPlan, PlanGuardrail, format_duration, parse_duration
-from sundog_operator.core import forecast as forecasting
-from sundog_operator.core import power as powers
-from sundog_operator.core.forecast import Service
-from sundog_operator.core.power import Power
-from sundog_operator.shell import arms_ahead, looking_ahead
-from sundog_operator.shell.arms_ahead import Asked
+from sundog_operator.core.analysis import forecast as forecasting
+from sundog_operator.core.analysis import power as powers
+from sundog_operator.core.analysis.forecast import Service
+from sundog_operator.core.analysis.power import Power
+from sundog_operator.shell.forecast import experiment, options
+from sundog_operator.shell.forecast.experiment import Asked
 
 _BETTER: Final = (0.5, 0.8, 1.0)
 _WORSE: Final = (2.0, 3.0, 5.0)
@@ -41,9 +41,9 @@ class _Time(click.ParamType[timedelta]):
 
 
 @click.command()
-@looking_ahead.FILE
-@looking_ahead.RPS
-@looking_ahead.ERRORS
+@options.FILE
+@options.RPS
+@options.ERRORS
 @click.option(
     "--times",
     type=click.FloatRange(0, 1000),
@@ -52,16 +52,14 @@ class _Time(click.ParamType[timedelta]):
 )
 @click.option("--weight", type=click.IntRange(1, 99), help="The candidate's percent of the traffic at the gate.")
 @click.option(
-    "--margin", type=looking_ahead.Share(10_000), help="How much worse it may be, such as 25%, instead of the plan's."
+    "--margin", type=options.Share(10_000), help="How much worse it may be, such as 25%, instead of the plan's."
 )
-@click.option(
-    "--floor", type=looking_ahead.Share(), help="Of all requests, such as 0.5%, instead of the plan's; 0% is none."
-)
+@click.option("--floor", type=options.Share(), help="Of all requests, such as 0.5%, instead of the plan's; 0% is none.")
 @click.option("--alpha", type=click.FloatRange(0, 0.5, min_open=True), help="The error of each direction.")
 @click.option("--max-duration", type=_Time(), help="How long the gate may take, such as 30m or 1d.")
-@looking_ahead.RUNS
-@arms_ahead.options
-@looking_ahead.OUTPUT
+@options.RUNS
+@experiment.options
+@options.OUTPUT
 def power(
     file: Path | None,
     rps: float | None,
@@ -86,19 +84,19 @@ def power(
     effect, the others are like control, and guardrails pass.
     """
     if asked.given:
-        arms_ahead.show_power(asked, file, rps, runs, output)
+        experiment.show_power(asked, file, rps, runs, output)
         return
-    service = looking_ahead.service(rps, errors)
-    plan = powers.last_gate(looking_ahead.plan_of(file, service.requests_per_second))
+    service = options.service(rps, errors)
+    plan = powers.last_gate(options.plan_of(file, service.requests_per_second))
     plan = _with(plan, {"weight": weight, "max_duration": max_duration}, {"margin": margin, "floor": floor}, alpha)
     guardrail = forecasting.error_guardrail(plan)
     assert guardrail is not None
-    found = looking_ahead.played(
+    found = options.played(
         times or _effects(guardrail, service),
         forecasting.ticks(plan, powers.deadline(plan)),
         lambda each, on_tick: powers.power(plan, service, each, runs=runs, on_tick=on_tick),
     )
-    looking_ahead.show(output, lambda: _document(plan, found), lambda: _shown(plan, guardrail, found))
+    options.show(output, lambda: _document(plan, found), lambda: _shown(plan, guardrail, found))
     for warning in _warnings(plan, found):
         click.echo(warning, err=True)
 
@@ -140,7 +138,7 @@ def _document(plan: FrozenPlan, found: Sequence[Power]) -> dict[str, object]:
                 "decides": each.typical.by if each.typical else None,
                 "events": round(each.typical.events, 1) if each.typical else None,
                 "requests": round(each.typical.requests) if each.typical else None,
-                "minutes": looking_ahead.finite(each.seconds / 60),
+                "minutes": options.finite(each.seconds / 60),
                 "passed": each.forecast.promoted,
                 "rolledBack": each.forecast.rolled_back,
                 "undecided": round(each.forecast.undecided, 6),
@@ -165,9 +163,9 @@ def _shown(plan: FrozenPlan, guardrail: PlanGuardrail, found: Sequence[Power]) -
             _DECIDED[decided.by] if decided else "never decided",
             f"{decided.events:.0f}" if decided else "–",
             f"{decided.requests:.0f}" if decided else "–",
-            looking_ahead.told(each.seconds / 60),
-            *looking_ahead.likelihoods(each.forecast),
-            looking_ahead.bar(each.forecast.promoted, each.forecast.rolled_back),
+            options.told(each.seconds / 60),
+            *options.likelihoods(each.forecast),
+            options.bar(each.forecast.promoted, each.forecast.rolled_back),
         )
     return table
 

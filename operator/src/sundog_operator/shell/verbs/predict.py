@@ -17,7 +17,8 @@ import aiohttp
 import click
 import orjson
 
-from sundog_operator.core import edge_objects, names
+from sundog_operator.core.edge import objects
+from sundog_operator.core.kubernetes import names
 from sundog_operator.ports import MODEL_DEPLOYMENT, POD, SERVICE, Object, Ref
 from sundog_operator.shell import answers
 from sundog_operator.shell.addresses import http_url
@@ -177,10 +178,10 @@ async def _endpoint(server: Server, name: str) -> Endpoint:
 
 async def _refuse_a_stranger(server: Server, ref: Ref) -> None:
     """Raises CommandFailed while HAProxy of the local instance does not run: whoever answers at its port then is somebody else."""
-    for pod in await server.kube.list(POD, ref.namespace, edge_objects.SELECTOR):
+    for pod in await server.kube.list(POD, ref.namespace, objects.SELECTOR):
         for container in (pod.get("status") or {}).get("containerStatuses") or ():
             waiting = container["state"].get("waiting")
-            if container["name"] == edge_objects.HAPROXY and waiting is not None:
+            if container["name"] == objects.HAPROXY and waiting is not None:
                 raise CommandFailed(f"{ref}: its edge does not run: {waiting['message']}", Exit.UNREACHABLE)
 
 

@@ -10,13 +10,13 @@ import click
 import orjson
 
 from sundog_operator.api import MetricStatus
-from sundog_operator.core import names
+from sundog_operator.core.kubernetes import names
 from sundog_operator.errors import NotFound
 from sundog_operator.ports import EXPERIMENT, MODEL_DEPLOYMENT, Object, Ref
 from sundog_operator.shell.exits import CommandFailed, Exit
 from sundog_operator.shell.output import NO_TERMINAL, print_json, print_rich
-from sundog_operator.shell.reporting import terminal
-from sundog_operator.shell.reporting.content import Report, report_of
+from sundog_operator.shell.report import terminal
+from sundog_operator.shell.report.content import Report, report_of
 from sundog_operator.shell.target import NAME, Server, talks_to_server
 
 _JSON: Final = Path("json")
@@ -73,7 +73,7 @@ def _camel(document: Any) -> Any:
 
 def _write(file: Path, told: Report, now: datetime) -> None:
     """Raises CommandFailed."""
-    from sundog_operator.shell.reporting.page import page
+    from sundog_operator.shell.report.page import page
     from sundog_operator.shell.verbs.version import own_version
 
     try:

@@ -10,19 +10,19 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from sundog_operator.api import FrozenPlan, PlanGuardrail, format_duration
-from sundog_operator.core import forecast as forecasting
-from sundog_operator.core.forecast import Forecast, Service
+from sundog_operator.core.analysis import forecast as forecasting
+from sundog_operator.core.analysis.forecast import Forecast, Service
 from sundog_operator.core.rollout.freeze import BAKE
-from sundog_operator.shell import arms_ahead, looking_ahead
-from sundog_operator.shell.arms_ahead import Asked
+from sundog_operator.shell.forecast import experiment, options
+from sundog_operator.shell.forecast.experiment import Asked
 
 _HOURS: Final = 24.0
 
 
 @click.command()
-@looking_ahead.FILE
-@looking_ahead.RPS
-@looking_ahead.ERRORS
+@options.FILE
+@options.RPS
+@options.ERRORS
 @click.option(
     "--times",
     type=click.FloatRange(0, 1000),
@@ -32,9 +32,9 @@ _HOURS: Final = 24.0
 @click.option(
     "--hours", type=click.FloatRange(0.05, 24 * 14), default=_HOURS, show_default=True, help="For how long at most."
 )
-@looking_ahead.RUNS
-@arms_ahead.options
-@looking_ahead.OUTPUT
+@options.RUNS
+@experiment.options
+@options.OUTPUT
 def simulate(
     file: Path | None,
     rps: float | None,
@@ -54,19 +54,19 @@ def simulate(
     lets it: one arm is better by each effect, the others are like control, and guardrails pass.
     """
     if asked.given:
-        arms_ahead.show_simulation(asked, file, rps, runs, output)
+        experiment.show_simulation(asked, file, rps, runs, output)
         return
-    service = looking_ahead.service(rps, errors)
-    plan = looking_ahead.plan_of(file, service.requests_per_second)
+    service = options.service(rps, errors)
+    plan = options.plan_of(file, service.requests_per_second)
     guardrail = forecasting.error_guardrail(plan)
     assert guardrail is not None
     within = timedelta(hours=hours)
-    found = looking_ahead.played(
+    found = options.played(
         times or _candidates(guardrail, service),
         forecasting.ticks(plan, within),
         lambda each, on_tick: forecasting.forecast(plan, service, each, runs=runs, within=within, on_tick=on_tick),
     )
-    looking_ahead.show(output, lambda: _document(plan, found), lambda: _shown(plan, found, within))
+    options.show(output, lambda: _document(plan, found), lambda: _shown(plan, found, within))
 
 
 def _candidates(guardrail: PlanGuardrail, service: Service) -> list[float]:
@@ -85,8 +85,8 @@ def _document(plan: FrozenPlan, found: Sequence[Forecast]) -> dict[str, object]:
                 "promoted": each.promoted,
                 "rolledBack": each.rolled_back,
                 "undecided": round(each.undecided, 6),
-                "medianMinutes": looking_ahead.finite(each.median_minutes),
-                "lateMinutes": looking_ahead.finite(each.late_minutes),
+                "medianMinutes": options.finite(each.median_minutes),
+                "lateMinutes": options.finite(each.late_minutes),
                 "failedRequests": each.failed,
             }
             for each in found
@@ -109,10 +109,10 @@ def _shown(plan: FrozenPlan, found: Sequence[Forecast], within: timedelta) -> Re
     for each in found:
         table.add_row(
             f"{each.times:g} × stable's",
-            *looking_ahead.likelihoods(each),
-            looking_ahead.bar(each.promoted, each.rolled_back),
-            looking_ahead.told(each.median_minutes),
-            looking_ahead.told(each.late_minutes),
+            *options.likelihoods(each),
+            options.bar(each.promoted, each.rolled_back),
+            options.told(each.median_minutes),
+            options.told(each.late_minutes),
             f"{each.failed:.0f}",
         )
     return table

@@ -9,9 +9,11 @@ from typing import Any, Final
 import click
 
 from sundog_operator.api import ExperimentStatus, ModelDeploymentStatus
-from sundog_operator.core import commands, holding, names, revisions
+from sundog_operator.core import revisions
+from sundog_operator.core.kubernetes import names
+from sundog_operator.core.planner import aborted_revisions
 from sundog_operator.core.revisions import Revision
-from sundog_operator.core.rollout import machine
+from sundog_operator.core.rollout import commands, machine
 from sundog_operator.errors import Conflict, DependencyError, Forbidden, NotFound
 from sundog_operator.ports import CONTROLLER_REVISION, EXPERIMENT, MODEL_DEPLOYMENT, Object, Ref, ref_of
 from sundog_operator.shell.exits import CommandFailed, Exit
@@ -243,7 +245,7 @@ def to_retry(status: ModelDeploymentStatus) -> int:
     if status.candidate is not None:
         return status.candidate.revision
     newest = status.held_back[-1] if status.held_back else status.last_rollout
-    if newest is not None and holding.is_lost(newest):
+    if newest is not None and aborted_revisions.is_lost(newest):
         return newest.revision
     raise CommandFailed("no revision failed, was aborted or was rolled back: there is nothing to retry")
 

@@ -1,0 +1,1 @@
+"""The CustomResourceDefinitions, and how manifests are checked against the types."""

@@ -1,0 +1,398 @@
+"""Which accepted fields are acted on. Nothing is silently ignored: what is not acted on is refused where it is set."""
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from datetime import timedelta
+from typing import Any
+
+from sundog_operator.api.experiment import Experiment, ExperimentSpec
+from sundog_operator.api.model_deployment import ModelDeploymentSpec
+from sundog_operator.api.quantities import format_duration
+from sundog_operator.api.rollout import (
+    DEFAULT_MAX_DURATION,
+    DEFAULT_MIN_DURATION,
+    Step,
+)
+from sundog_operator.api.schema.structure import FieldNode, Node, structure
+from sundog_operator.api.schema.validation import Violation, found
+
+REASON = "NotYetSupported"
+ROLLOUT_LABEL = "serving.sundog.dev/rollout"
+PVC = "pvc://"
+
+ACTED_ON = frozenset(
+    {
+        "spec.model.uri",
+        "spec.model.digest",
+        "spec.model.format",
+        "spec.model.entrypoint",
+        "spec.model.config",
+        "spec.model.trustCode",
+        "spec.runtime.maxOngoingRequests",
+        "spec.runtime.batching.maxSize",
+        "spec.runtime.batching.maxDelay",
+        "spec.runtime.warmup.requests",
+        "spec.runtime.warmup.timeout",
+        "spec.runtime.userConfig",
+        "spec.resources.cpu",
+        "spec.resources.memory",
+        "spec.replicas",
+        "spec.rollout.strategy",
+        "spec.rollout.paused",
+        "spec.rollout.progressDeadline",
+        "spec.rollout.progressDeadlineAction",
+        "spec.rollout.unit.header",
+        "spec.rollout.unit.cookie",
+        "spec.rollout.unit.jsonPath",
+        "spec.rollout.unit.jwtClaim",
+        "spec.rollout.unit.request",
+        "spec.rollout.unit.salt",
+        "spec.rollout.steps[].weight",
+        "spec.rollout.steps[].gate",
+        "spec.rollout.steps[].minDuration",
+        "spec.rollout.steps[].maxDuration",
+        "spec.rollout.steps[].pause.duration",
+        "spec.rollout.steps[].webhook.url",
+        "spec.rollout.steps[].webhook.type",
+        "spec.rollout.steps[].webhook.timeout",
+        "spec.rollout.steps[].headers",
+        "spec.rollout.steps[].scale.replicas",
+        "spec.rollout.steps[].scale.percent",
+        "spec.rollout.steps[].analysis.name",
+        "spec.rollout.steps[].analysis.count",
+        "spec.rollout.steps[].analysis.prometheus.query",
+        "spec.rollout.steps[].analysis.prometheus.interval",
+        "spec.rollout.steps[].analysis.prometheus.failureLimit",
+        "spec.rollout.steps[].analysis.prometheus.inconclusiveLimit",
+        "spec.rollout.steps[].analysis.threshold.min",
+        "spec.rollout.steps[].analysis.threshold.max",
+        "spec.rollout.guardrails[].name",
+        "spec.rollout.guardrails[].prometheus.query",
+        "spec.rollout.guardrails[].prometheus.interval",
+        "spec.rollout.guardrails[].prometheus.failureLimit",
+        "spec.rollout.guardrails[].prometheus.inconclusiveLimit",
+        "spec.rollout.guardrails[].threshold.min",
+        "spec.rollout.guardrails[].threshold.max",
+        "spec.rollout.steps[].shadow.percent",
+        "spec.rollout.steps[].shadow.compare.agreement.min",
+        "spec.rollout.steps[].shadow.compare.agreement.by",
+        "spec.rollout.steps[].shadow.compare.agreement.atol",
+        "spec.rollout.steps[].shadow.compare.agreement.rtol",
+        "spec.rollout.steps[].shadow.compare.agreement.path",
+        "spec.rollout.steps[].shadow.compare.agreement.parts[].path",
+        "spec.rollout.steps[].shadow.compare.agreement.parts[].by",
+        "spec.rollout.steps[].shadow.compare.agreement.parts[].atol",
+        "spec.rollout.steps[].shadow.compare.agreement.parts[].rtol",
+        "spec.rollout.steps[].shadow.compare.latencyP99.margin",
+        "spec.rollout.steps[].shadow.minSamples",
+        "spec.rollout.steps[].shadow.maxDuration",
+        "spec.rollout.guardrails[].metric",
+        "spec.rollout.guardrails[].margin",
+        "spec.rollout.guardrails[].enabled",
+        "spec.rollout.guardrails[].floor",
+        "spec.rollout.guardrails[].max",
+        "spec.rollout.warmup.requests",
+        "spec.rollout.warmup.duration",
+        "spec.rollout.rollbackWindow.revisions",
+        "spec.rollout.windows[].cron",
+        "spec.rollout.windows[].duration",
+        "spec.rollout.windows[].tz",
+        "spec.rollout.dryRun",
+        "spec.rollout.keepPrevious.revisions",
+        "spec.rollout.keepPrevious.replicas",
+        "spec.rollout.keepPrevious.for",
+        "spec.rollout.duringExperiment",
+        "spec.rollout.onHarm",
+        "spec.rollout.onInconclusive",
+        "spec.rollout.onNewRevision",
+        "spec.rollout.onNoData",
+        "spec.rollout.alpha",
+        "spec.rollout.capacity",
+        "spec.rollout.bake.duration",
+        "spec.rollout.bake.holdback",
+        "spec.rollout.notify[].webhook",
+        "spec.rollout.notify[].events",
+        "spec.endpoint.host",
+        "spec.endpoint.requestTimeout",
+        "spec.endpoint.maxRequestBytes",
+        "spec.endpoint.tls.secretName",
+        "spec.endpoint.auth.apiKeys.secretName",
+        "spec.endpoint.auth.jwt.jwksSecretName",
+        "spec.endpoint.auth.jwt.issuer",
+        "spec.endpoint.auth.jwt.audience",
+        "spec.endpoint.cors.allowedOrigins",
+        "spec.endpoint.cors.allowedHeaders",
+        "spec.endpoint.cors.exposedHeaders",
+        "spec.endpoint.cors.maxAge",
+        "spec.endpoint.cors.allowCredentials",
+        "spec.endpoint.compression",
+        "spec.endpoint.queue.maxRequests",
+        "spec.endpoint.queue.timeout",
+        "spec.endpoint.rateLimit.perClient",
+        "spec.endpoint.rateLimit.total",
+        "spec.endpoint.overrides[].header",
+        "spec.endpoint.overrides[].value",
+        "spec.endpoint.overrides[].arm",
+        "spec.endpoint.overrides[].callers.apiKeys",
+        "spec.endpoint.overrides[].callers.networks",
+        "spec.endpoint.reveal",
+        "spec.paused",
+    }
+)
+"""Paths of single values, as `structure.leaves` names them."""
+
+IN_CLUSTER = frozenset(
+    {
+        "spec.model.credentials.secretName",
+        "spec.model.credentials.serviceAccountName",
+        "spec.runtime.image",
+        "spec.runtime.env[].name",
+        "spec.runtime.env[].value",
+        "spec.runtime.env[].valueFrom.secretKeyRef.name",
+        "spec.runtime.env[].valueFrom.secretKeyRef.key",
+        "spec.runtime.env[].valueFrom.secretKeyRef.optional",
+        "spec.runtime.env[].valueFrom.configMapKeyRef.name",
+        "spec.runtime.env[].valueFrom.configMapKeyRef.key",
+        "spec.runtime.env[].valueFrom.configMapKeyRef.optional",
+        "spec.runtime.podLabels",
+        "spec.resources.gpu.count",
+        "spec.resources.gpu.vendor",
+        "spec.resources.gpu.type",
+        "spec.autoscaling.minReplicas",
+        "spec.autoscaling.maxReplicas",
+        "spec.autoscaling.targetOngoingRequests",
+        "spec.autoscaling.upscaleDelay",
+        "spec.autoscaling.downscaleDelay",
+        "spec.scheduling.priorityClassName",
+        "spec.scheduling.nodeSelector",
+        "spec.scheduling.tolerations[].key",
+        "spec.scheduling.tolerations[].operator",
+        "spec.scheduling.tolerations[].value",
+        "spec.scheduling.tolerations[].effect",
+        "spec.scheduling.tolerations[].tolerationSeconds",
+        "spec.scheduling.runtimeClassName",
+        "spec.endpoint.gateway.name",
+        "spec.endpoint.gateway.namespace",
+        "spec.endpoint.gateway.sectionName",
+    }
+)
+"""Paths of single values that are acted on in a Kubernetes cluster; local mode takes their defaults only."""
+
+_NEEDS_PODS = "needs pods, which local mode has not"
+NOT_LOCAL: Mapping[str, str] = {
+    "spec.model.credentials": _NEEDS_PODS,
+    "spec.runtime.image": _NEEDS_PODS,
+    "spec.runtime.env": _NEEDS_PODS,
+    "spec.runtime.podLabels": _NEEDS_PODS,
+    "spec.resources.gpu": _NEEDS_PODS,
+    "spec.autoscaling": _NEEDS_PODS,
+    "spec.scheduling": _NEEDS_PODS,
+    "spec.endpoint.gateway": "needs a Gateway, which local mode has not",
+}
+"""The parts that are all made of IN_CLUSTER and LATER, and what local mode lacks for them."""
+
+LATER = frozenset(
+    {
+        "spec.runtime.placement",
+        "spec.resources.gpu.memory",
+        "spec.resources.gpu.sharing",
+        "spec.resources.gpu.allocation",
+        "spec.resources.gpu.topology",
+        "spec.autoscaling.scaleToZeroDelay",
+        "spec.autoscaling.coldStartTimeout",
+        "spec.scheduling.queue",
+        "spec.scheduling.spot",
+        "spec.baseline",
+    }
+)
+"""Paths of values, or of parts with all that is below them. Only their defaults are accepted."""
+
+EXPERIMENT_ACTED_ON = frozenset(
+    {
+        "spec.modelDeployment",
+        "spec.arms[].name",
+        "spec.arms[].model.uri",
+        "spec.arms[].model.digest",
+        "spec.arms[].model.format",
+        "spec.arms[].model.entrypoint",
+        "spec.arms[].model.config",
+        "spec.arms[].model.trustCode",
+        "spec.arms[].model.credentials.secretName",
+        "spec.arms[].model.credentials.serviceAccountName",
+        "spec.arms[].runtime.image",
+        "spec.arms[].runtime.env[].name",
+        "spec.arms[].runtime.env[].value",
+        "spec.arms[].runtime.env[].valueFrom.secretKeyRef.name",
+        "spec.arms[].runtime.env[].valueFrom.secretKeyRef.key",
+        "spec.arms[].runtime.env[].valueFrom.secretKeyRef.optional",
+        "spec.arms[].runtime.env[].valueFrom.configMapKeyRef.name",
+        "spec.arms[].runtime.env[].valueFrom.configMapKeyRef.key",
+        "spec.arms[].runtime.env[].valueFrom.configMapKeyRef.optional",
+        "spec.arms[].runtime.maxOngoingRequests",
+        "spec.arms[].runtime.batching.maxSize",
+        "spec.arms[].runtime.batching.maxDelay",
+        "spec.arms[].runtime.podLabels",
+        "spec.arms[].runtime.userConfig",
+        "spec.arms[].runtime.warmup.requests",
+        "spec.arms[].runtime.warmup.timeout",
+        "spec.arms[].resources.cpu",
+        "spec.arms[].resources.memory",
+        "spec.arms[].resources.gpu.count",
+        "spec.arms[].resources.gpu.vendor",
+        "spec.arms[].resources.gpu.type",
+        "spec.weights",
+        "spec.exposure",
+        "spec.unit.header",
+        "spec.unit.cookie",
+        "spec.unit.jsonPath",
+        "spec.unit.jwtClaim",
+        "spec.unit.request",
+        "spec.unit.salt",
+        "spec.metrics.success[].name",
+        "spec.metrics.success[].feedback",
+        "spec.metrics.success[].goal",
+        "spec.metrics.success[].type",
+        "spec.metrics.success[].minimumEffect",
+        "spec.metrics.guardrails[].metric",
+        "spec.metrics.guardrails[].margin",
+        "spec.metrics.guardrails[].floor",
+        "spec.metrics.guardrails[].max",
+        "spec.metrics.secondary[].name",
+        "spec.metrics.secondary[].feedback",
+        "spec.metrics.secondary[].goal",
+        "spec.metrics.secondary[].type",
+        "spec.metrics.secondary[].minimumEffect",
+        "spec.allocation.mode",
+        "spec.allocation.floor",
+        "spec.allocation.delta",
+        "spec.stop.maxDuration",
+        "spec.stop.maxUnits",
+        "spec.stopped",
+        "spec.exposureLog.uri",
+        "spec.exposureLog.format",
+        "spec.alpha",
+        "spec.onWin",
+    }
+)
+"""Paths of single values of an Experiment. What an arm asks for is what its ModelDeployment could ask for as well."""
+
+EXPERIMENT_LATER = frozenset(
+    {
+        "spec.arms[].runtime.placement",
+        "spec.arms[].resources.gpu.memory",
+        "spec.arms[].resources.gpu.sharing",
+        "spec.arms[].resources.gpu.allocation",
+        "spec.arms[].resources.gpu.topology",
+    }
+)
+"""Paths of values of an Experiment, or of parts with all that is below them. Only their defaults are accepted."""
+
+_STEP = "spec.rollout.steps[]"
+_SUPPORTED_STRATEGIES = ("canary", "shadow", "recreate")
+
+
+def not_yet_supported(spec: ModelDeploymentSpec, *, in_pods: bool = False) -> list[Violation]:
+    """Fields that say something nobody acts on yet.
+
+    `in_pods`: in a Kubernetes cluster, where replicas run in pods; local mode has none.
+    """
+    refusal = _Refusal(LATER, _CONDITIONS if in_pods else _LOCAL_CONDITIONS, {} if in_pods else NOT_LOCAL)
+    return list(refusal.below(spec, structure(ModelDeploymentSpec), "spec", "spec"))
+
+
+def is_of_rollout(experiment: Experiment) -> bool:
+    """Whether a ModelDeployment made it for one of its rollouts."""
+    owned = any(owner.kind == "ModelDeployment" for owner in experiment.metadata.owner_references)
+    return owned and experiment.metadata.labels.get(ROLLOUT_LABEL) == "true"
+
+
+def experiment_not_yet_supported(experiment: Experiment) -> list[Violation]:
+    """Fields of an Experiment of a user's own that say something nobody acts on yet."""
+    if is_of_rollout(experiment):
+        return []
+    refusal = _Refusal(EXPERIMENT_LATER, {}, {})
+    return list(refusal.below(experiment.spec, structure(ExperimentSpec), "spec", "spec"))
+
+
+def _scheme_refused(uri: str) -> str:
+    return f"{PVC} needs pods to mount the claim, which local mode has not" if uri.startswith(PVC) else ""
+
+
+def _vendor_refused(vendor: str) -> str:
+    return "tpu is not supported yet" if vendor == "tpu" else ""
+
+
+def _one_of(supported: tuple[str, ...]) -> Callable[[str], str]:
+    def refused(value: str) -> str:
+        return (
+            ""
+            if value in supported
+            else f"{value} is not supported yet; {', '.join(supported[:-1])} and {supported[-1]} are"
+        )
+
+    return refused
+
+
+def _zero_refused(replicas: int) -> str:
+    return "0 is not supported yet; 1 or more is" if replicas == 0 else ""
+
+
+_CONDITIONS: Mapping[str, Callable[[Any], str]] = {
+    "spec.replicas": _zero_refused,
+    "spec.autoscaling.minReplicas": _zero_refused,
+    "spec.resources.gpu.vendor": _vendor_refused,
+    "spec.rollout.strategy": _one_of(_SUPPORTED_STRATEGIES),
+}
+"""Paths of ACTED_ON and IN_CLUSTER of which some values are refused: the message, or empty."""
+
+_LOCAL_CONDITIONS: Mapping[str, Callable[[Any], str]] = {**_CONDITIONS, "spec.model.uri": _scheme_refused}
+
+
+class _Refusal:
+    """Walks a spec. `path` names a field in the tables, `place` in this object."""
+
+    def __init__(
+        self, later: Collection[str], conditions: Mapping[str, Callable[[Any], str]], local: Mapping[str, str]
+    ) -> None:
+        self._later, self._conditions, self._local = later, conditions, local
+
+    def below(self, value: Any, node: Node, path: str, place: str) -> Iterator[Violation]:
+        if isinstance(value, Step):
+            yield from _gate_with_times(value, place)
+        for name, child in node.fields.items():
+            yield from self._field(getattr(value, child.attribute), child, f"{path}.{name}", f"{place}.{name}")
+
+    def _field(self, inner: Any, child: FieldNode, path: str, at: str) -> Iterator[Violation]:
+        if path in self._later:
+            yield from _unless_default(inner, child, at, "is not supported yet")
+        elif path in self._local:
+            yield from _unless_default(inner, child, at, self._local[path])
+        elif path in self._conditions and (message := self._conditions[path](inner)):
+            yield Violation(at, message)
+        elif child.node.kind == "object" and inner is not None:
+            yield from self.below(inner, child.node, path, at)
+        elif child.node.kind == "array" and child.node.items is not None:
+            for index, item in enumerate(inner or ()):
+                yield from self.below(item, child.node.items, f"{path}[]", f"{at}[{index}]")
+
+
+def _gate_with_times(step: Step, place: str) -> Iterator[Violation]:
+    if step.gate not in (None, "evidence") and step.max_duration != DEFAULT_MAX_DURATION:
+        yield Violation(f"{place}.maxDuration", f"is not supported yet beside gate: {step.gate}; leave it out")
+    if step.gate == "manual" and step.min_duration != DEFAULT_MIN_DURATION:
+        yield Violation(f"{place}.minDuration", "is not supported yet beside gate: manual; leave it out")
+
+
+def _unless_default(value: Any, child: FieldNode, place: str, why: str) -> Iterator[Violation]:
+    if value == child.initial:
+        return
+    if child.node.kind == "object" and child.initial is not None:
+        for name, inner in child.node.fields.items():
+            yield from _unless_default(getattr(value, inner.attribute), inner, f"{place}.{name}", why)
+    elif child.node.kind in ("string", "integer", "number", "boolean") and child.initial not in (None, ""):
+        yield Violation(place, f"{found(_text(value))} {why}; leave it at {found(_text(child.initial))}")
+    else:
+        yield Violation(place, f"{why}; leave it out")
+
+
+def _text(value: Any) -> Any:
+    return format_duration(value) if isinstance(value, timedelta) else value

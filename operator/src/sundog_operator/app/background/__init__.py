@@ -1,0 +1,1 @@
+"""Work beside the passes, which none of them waits for."""

@@ -1,0 +1,1 @@
+"""Keys: what is reconciled next, and what need not be."""

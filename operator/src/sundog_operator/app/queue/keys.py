@@ -1,0 +1,93 @@
+"""The keys of the work queue, and which keys a change of an object wakes."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sundog_operator.api import ModelDeploymentStatus
+from sundog_operator.core.kubernetes import names
+from sundog_operator.core.planner import desired_state
+from sundog_operator.core.ray import groups
+from sundog_operator.ports import Object
+
+Kind = Literal["modeldeployment", "experiment", "raycluster", "edge", "resting"]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Key:
+    """One unit of reconciliation. The edge of a namespace is named `sundog-edge`, and what rests in it has no name."""
+
+    kind: Kind
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.namespace}/{self.name}"
+
+
+def edge_key(namespace: str) -> Key:
+    """The key of a namespace's edge."""
+    return Key("edge", namespace, names.EDGE)
+
+
+def resting_key(namespace: str) -> Key:
+    """The key of all that rests in a namespace."""
+    return Key("resting", namespace, "")
+
+
+def keys_for(obj: Object) -> list[Key]:
+    """Keys that a change of this object wakes; those of the other ModelDeployments follow from their own polling."""
+    meta = obj["metadata"]
+    namespace, name = meta["namespace"], meta["name"]
+    owner = (meta.get("labels") or {}).get(names.LABEL_MODEL_DEPLOYMENT)
+    match obj["kind"]:
+        case "ModelDeployment":
+            clusters = sorted(desired_state.clusters(ModelDeploymentStatus.parse(obj.get("status"))))
+            return [
+                Key("modeldeployment", namespace, name),
+                *(Key("raycluster", namespace, cluster) for cluster in clusters),
+                edge_key(namespace),
+            ]
+        case "Experiment":
+            return [
+                Key("experiment", namespace, name),
+                *(Key("modeldeployment", namespace, each) for each in _asked(obj, owner)),
+                edge_key(namespace),
+            ]
+        case "ControllerRevision":
+            return [Key("modeldeployment", namespace, owner)] if owner else []
+        case "RayCluster":
+            return [Key("raycluster", namespace, name), edge_key(namespace)]
+        case (
+            "ConfigMap"
+            | "Deployment"
+            | "Service"
+            | "ServiceAccount"
+            | "Role"
+            | "RoleBinding"
+            | "PodDisruptionBudget"
+            | "NetworkPolicy"
+            | "StatefulSet"
+        ):
+            return _of_edge(meta)
+        case "HTTPRoute":
+            return [*_of_edge(meta), *([Key("modeldeployment", namespace, owner)] if owner else [])]
+        case "Pod":
+            cluster = (meta.get("labels") or {}).get(groups.LABEL_CLUSTER)
+            return [
+                *_of_edge(meta),
+                *([Key("raycluster", namespace, cluster)] if cluster else []),
+                *([Key("modeldeployment", namespace, owner)] if owner else []),
+            ]
+        case _:
+            return []
+
+
+def _asked(experiment: Object, owner: str | None) -> list[str]:
+    """The ModelDeployment that an Experiment runs on: that of its rollout, or the one that a user names."""
+    named = (experiment.get("spec") or {}).get("modelDeployment")
+    return [owner] if owner else [named] if isinstance(named, str) and named else []
+
+
+def _of_edge(meta: dict[str, Any]) -> list[Key]:
+    name = (meta.get("labels") or {}).get(names.LABEL_NAME)
+    return [edge_key(meta["namespace"])] if name in (names.EDGE, names.EDGE_STORE) else []

@@ -1,0 +1,1 @@
+"""From the counters of edges to an evaluation of a rollout."""

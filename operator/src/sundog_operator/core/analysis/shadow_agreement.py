@@ -1,0 +1,238 @@
+"""What is known of a candidate that gets copies of requests: how often its answers agree with stable's, and how often it has none. Pure.
+
+Each pair is a trial of its own, so what is weighed is one rate by its counts, with bounds that hold at every look. An answer that did not
+come agrees with nothing. Edges count cumulatively, each process for itself; of each the highest counts that it ever told are kept.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple, Self
+
+from sundog_operator.api import DEFAULT_ALPHA, ExperimentStatus, MetricStatus, PlanShadow, ShadowStatus
+from sundog_operator.core.analysis import packed_counts, shadow_latency
+from sundog_operator.core.edge.reported_counts import DAMAGED, MOST, count, listed
+from sundog_operator.core.kubernetes import names
+from sundog_operator.core.kubernetes.plural import counted
+from sundog_operator.core.observed import EdgeReport
+from sundog_operator.core.rollout import plan_text
+from sundog_operator.core.rollout.shadow_comparison import SHADOW, Comparison, planned
+from sundog_operator.core.stats import single_rate
+from sundog_operator.core.stats.single_rate import OneRate
+from sundog_operator.core.stats.verdicts import Verdict
+
+AGREEMENT: Final = "agreement"
+FAILURES: Final = "shadowFailures"
+MOST_FAILING: Final = 0.01
+"""The share of copies that a candidate may leave without an answer: the floor of the default plan's errorRate."""
+
+_MOST_BYTES: Final = 1 << 20
+_COUNTED: Final = (
+    "sampled",
+    "sent",
+    "dropped",
+    "skipped",
+    "paired",
+    "agreed",
+    "disagreed",
+    "errors",
+    "timeouts",
+)
+"""What a status tells of them, by its name."""
+
+
+class Mirrored(NamedTuple):
+    """Copies of requests, cumulative. `unknown` are those whose answer nobody waited for to the end; the rest is as edges have it."""
+
+    sampled: int = 0
+    sent: int = 0
+    dropped: int = 0
+    skipped: int = 0
+    agreed: int = 0
+    disagreed: int = 0
+    incomparable: int = 0
+    errors: int = 0
+    timeouts: int = 0
+    unknown: int = 0
+
+    def plus(self, other: Self) -> Self:
+        """Both together."""
+        return type(self)(*map(sum, zip(self, other, strict=True)))
+
+    @property
+    def failed(self) -> int:
+        """Copies without a good answer."""
+        return self.errors + self.timeouts
+
+    @property
+    def paired(self) -> int:
+        """Copies with a good answer, as stable's was."""
+        return self.agreed + self.disagreed + self.incomparable
+
+    @property
+    def trials(self) -> int:
+        """What agreement is a share of."""
+        return self.agreed + self.disagreed + self.failed
+
+
+def look(status: ExperimentStatus, attempt: str, reports: Sequence[EdgeReport]) -> Comparison | None:
+    """What is known with the reports of every edge; None where the rollout compares no copies now."""
+    plan = planned(status)
+    if plan is None:
+        return None
+    before, alpha, shares = status.shadow or ShadowStatus(), status.plan.alpha or DEFAULT_ALPHA, status.plan.harm_shares
+    rows = list(_rows(attempt, before.epoch or 0, reports))
+    edges = shadow_latency.edges(reports)
+    sources = _take(_unpack(before.tallies), plan.by, rows)
+    total = Mirrored()
+    for own in sources.values():
+        total = total.plus(own)
+    known = ShadowStatus(
+        step=before.step,
+        epoch=before.epoch,
+        earlier=before.earlier,
+        **shadow_latency.later(rows, edges, alpha),
+        tallies=_pack(sources),
+    )
+    unanswered = total.failed + total.unknown
+    latency = tuple(shadow_latency.compared(plan, rows, edges, unanswered, alpha))
+    return _judge(plan, total, alpha, shares or 1, known, latency)
+
+
+def _judge(
+    plan: PlanShadow, total: Mirrored, alpha: float, shares: int, known: ShadowStatus, latency: Sequence[MetricStatus]
+) -> Comparison:
+    least = plan.min_agreement
+    questions = shares * (1 if least is None else 2)
+    answered = total.paired + total.failed
+    failing = single_rate.weigh(total.failed, answered, total.unknown, MOST_FAILING, alpha, questions)
+    otherwise = total.trials - total.agreed
+    differing = single_rate.weigh(
+        otherwise, total.trials, total.unknown, None if least is None else 1 - least, alpha, questions
+    )
+    agreeing = differing.turned()
+    metrics = (
+        _metric(AGREEMENT, _agreement_told(plan, total, agreeing), agreeing, least),
+        _metric(FAILURES, _failures_told(total, answered, failing), failing, MOST_FAILING),
+        *latency,
+    )
+    enough = total.paired >= plan.min_samples
+    wrong = [each.message for each in metrics if each.verdict == Verdict.HARM]
+    message = "; ".join(
+        [each.message for each in metrics if each.verdict != Verdict.PASSED] or [each.message for each in metrics]
+    )
+    if not enough:
+        message = f"{total.paired} of {plan.min_samples} pairs; {message}"
+    counted = {name: getattr(total, name) for name in _COUNTED}
+    told = "; ".join(wrong) or f"{message}{_left_out(total)}"
+    status = known.model_copy(update={**counted, "message": told})
+    judged = [each for each in metrics if each.name != AGREEMENT or least is not None]
+    return Comparison(
+        status=status,
+        metrics=metrics,
+        passed=enough and all(each.verdict == Verdict.PASSED for each in judged),
+        failed="; ".join(wrong),
+        silent=answered == 0,
+    )
+
+
+def _metric(name: str, message: str, found: OneRate, asked: float | None) -> MetricStatus:
+    return MetricStatus(
+        name=name,
+        role=SHADOW,
+        arm=names.CANARY,
+        ratio=None if found.rate is None else round(found.rate, 6),
+        interval=() if found.rate is None else (round(found.lower, 6), round(found.upper, 6)),
+        allowed=asked,
+        verdict=found.verdict,
+        message=message,
+    )
+
+
+def _agreement_told(plan: PlanShadow, total: Mirrored, found: OneRate) -> str:
+    by = f" by {plan_text.comparator(plan)}"
+    strange = f"; {total.incomparable} answers of stable are none that {plan.by} compares" if total.incomparable else ""
+    if found.rate is None:
+        return f"{AGREEMENT}{by}: no answer of the candidate yet{strange}"
+    wanted = "" if plan.min_agreement is None else f", at least {_percent(plan.min_agreement)} wanted"
+    return (
+        f"{AGREEMENT}{by}: {_percent(found.rate)} of {total.trials}, between {_percent(found.lower)} and"
+        f" {_percent(found.upper)}{wanted}{strange}"
+    )
+
+
+def _failures_told(total: Mirrored, answered: int, found: OneRate) -> str:
+    if found.rate is None:
+        return f"{FAILURES}: no copy has ended yet"
+    return (
+        f"{FAILURES}: {counted(total.errors, 'error')} and {counted(total.timeouts, 'timeout')} of {counted(answered, 'copy', 'copies')},"
+        f" between {_percent(found.lower)} and {_percent(found.upper)}, at most {_percent(MOST_FAILING)} wanted"
+    )
+
+
+def _left_out(total: Mirrored) -> str:
+    left = [f"{number} {what}" for number, what in ((total.dropped, "dropped"), (total.skipped, "left out")) if number]
+    return f"; of {total.sampled} sampled {' and '.join(left)}" if left else ""
+
+
+def _percent(share: float) -> str:
+    return f"{round(share * 100, 3):g} %"
+
+
+def _take(
+    before: Mapping[str, Mirrored], by: str, rows: Sequence[tuple[str, Mapping[str, Any]]]
+) -> dict[str, Mirrored]:
+    told: dict[str, Mirrored] = {}
+    for source, row in rows:
+        try:
+            own = _counts(row, by)
+        except DAMAGED:
+            continue
+        told[source] = told.get(source, Mirrored()).plus(own)
+    sources = dict(before)
+    for source, own in told.items():
+        sources[source] = Mirrored(*map(max, sources.get(source, Mirrored()), own))
+    return sources
+
+
+def _rows(attempt: str, since: int, reports: Sequence[EdgeReport]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """What each process of an edge tells of an attempt from an epoch on."""
+    for report in reports:
+        for row in listed((report.evidence or {}).get("shadows")):
+            if isinstance(row, Mapping) and row.get("attempt") == attempt and _epoch(row) >= since:
+                yield f"{report.pod}/{row.get('boot')}", row
+
+
+def _epoch(row: Mapping[str, Any]) -> int:
+    found = row.get("epoch")
+    return found if type(found) is int else 0
+
+
+def _counts(row: Mapping[str, Any], by: str) -> Mirrored:
+    def of(name: str) -> int:
+        return count(row.get(name, 0), MOST)
+
+    agreed, disagreed, incomparable = (count(each, MOST) for each in row["verdicts"].get(by, (0, 0, 0)))
+    return Mirrored(
+        sampled=of("sampled"),
+        sent=of("sent"),
+        dropped=of("dropped"),
+        skipped=sum(count(each, MOST) for each in row["skipped"].values()),
+        agreed=agreed,
+        disagreed=disagreed,
+        incomparable=incomparable,
+        errors=of("errors"),
+        timeouts=of("timeouts"),
+        unknown=of("lost"),
+    )
+
+
+def _pack(sources: Mapping[str, Mirrored]) -> str:
+    return packed_counts.packed({name: list(own) for name, own in sorted(sources.items())}) if sources else ""
+
+
+def _unpack(text: str) -> dict[str, Mirrored]:
+    """What `_pack` gave; nothing where that is damaged."""
+    try:
+        stored = packed_counts.unpacked(text, _MOST_BYTES)
+        return {name: Mirrored(*(count(each) for each in own)) for name, own in stored.items()}
+    except (*DAMAGED, *packed_counts.UNREADABLE):
+        return {}

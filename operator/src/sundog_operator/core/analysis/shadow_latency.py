@@ -1,0 +1,107 @@
+"""How much longer a candidate takes to answer copies than stable took: told, and compared where a margin is asked for. Pure.
+
+Times are histograms of what the edges tell now, in microseconds. The mirror's own time is in the candidate's.
+"""
+
+import math
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
+from typing import Any, Final
+
+from sundog_operator.api import MetricStatus, PlanShadow
+from sundog_operator.core.edge.reported_counts import listed
+from sundog_operator.core.kubernetes import names
+from sundog_operator.core.observed import EdgeReport
+from sundog_operator.core.rollout.resolve import spoken
+from sundog_operator.core.rollout.shadow_comparison import SHADOW
+from sundog_operator.core.stats import multiple_testing, quantiles
+from sundog_operator.core.stats.verdicts import Verdict
+
+LATENCY: Final = "shadowLatencyP99"
+
+_P99: Final = 0.99
+_TIGHTEST: Final = 1000
+"""Pairs after which it is known best how much later a candidate answers."""
+
+Rows = Sequence[tuple[str, Mapping[str, Any]]]
+"""Of each process of an edge its name, and what it has counted."""
+
+
+def edges(reports: Sequence[EdgeReport]) -> list[int]:
+    """Upper edges of the buckets but the last, as the first edge that answers tells."""
+    told = (
+        listed((report.evidence or {}).get("histogram", {}).get("edgesUs")) for report in reports if report.evidence
+    )
+    return [each for each in next(told, ()) if type(each) is int]
+
+
+def later(rows: Rows, limits: Sequence[int], alpha: float) -> dict[str, Any]:
+    """How much later the candidate answers at the median, and bounds of that: fields of a status; none without a pair."""
+    sums = _differences(rows, limits)
+    if not limits or not sum(sums):
+        return {}
+    outer = [*limits, limits[-1]]
+    values = [*(-each for each in reversed(outer)), *outer]
+    found = {"latency_difference_microseconds": values[bisect_left(list(accumulate(sums)), sum(sums) / 2)]}
+    bounds = [-math.inf, *(-each for each in reversed(limits)), 0, *limits, math.inf]
+    lower, upper = quantiles.interval(sums, bounds, 0.5, multiple_testing.bar(alpha), _TIGHTEST, alpha)
+    if not (math.isfinite(lower) and math.isfinite(upper)):
+        return found
+    return {**found, "latency_difference_interval": (int(lower), int(upper))}
+
+
+def _differences(rows: Rows, limits: Sequence[int]) -> list[int]:
+    """Pairs by how much later the candidate answered: those that it answered earlier first, from the greatest difference on.
+
+    Shape (2 · (limits + 1),).
+    """
+    return [*reversed(_summed(rows, "faster", limits)), *_summed(rows, "slower", limits)]
+
+
+def _summed(rows: Rows, name: str, limits: Sequence[int]) -> list[int]:
+    sums = [0] * (len(limits) + 1)
+    for _, row in rows:
+        for place, number in enumerate(listed(row.get(name))):
+            if type(number) is int and number > 0:
+                sums[min(place, len(limits))] += number
+    return sums
+
+
+def compared(
+    plan: PlanShadow, rows: Rows, limits: Sequence[int], unanswered: int, alpha: float
+) -> Iterator[MetricStatus]:
+    """The p99 of both, where a margin is asked for.
+
+    A copy without an answer took longer than any. The mirror's own time makes the candidate look slower than it is, never faster: what
+    passes does so rightly, and what does not is no harm. It passes where the candidate's upper bound is within the margin of stable's lower
+    one, each with half of the error.
+    """
+    if plan.latency_margin is None:
+        return
+    told = MetricStatus(name=LATENCY, role=SHADOW, arm=names.CANARY, allowed=1 + plan.latency_margin)
+    stable, candidate = (_summed(rows, name, limits) for name in ("stable", "candidate"))
+    candidate[-1] += unanswered
+    if not limits or not sum(stable) or not sum(candidate):
+        message = f"{LATENCY}: no answer of the candidate yet"
+        yield told.model_copy(update={"verdict": Verdict.NO_DATA, "message": message})
+        return
+    own, others = (_p99(each, limits) for each in (candidate, stable))
+    most, least = (_bounds(each, limits, plan, alpha / 2)[end] for each, end in ((candidate, 1), (stable, 0)))
+    known = "not known yet"
+    if least and math.isfinite(most):
+        known = f"known to be at most {spoken(int(most))} beside at least {spoken(int(least))}"
+    message = f"{LATENCY}: {spoken(own)} beside stable's {spoken(others)}, {known}, {round(plan.latency_margin * 100, 3):g} % more allowed"
+    verdict = Verdict.PASSED if most <= (1 + plan.latency_margin) * least else Verdict.UNDECIDED
+    yield told.model_copy(update={"ratio": round(own / others, 6), "verdict": verdict, "message": message})
+
+
+def _p99(counts: Sequence[int], limits: Sequence[int]) -> int:
+    """The upper edge of its bucket; of the last bucket the lower one."""
+    return limits[min(bisect_left(list(accumulate(counts)), _P99 * sum(counts)), len(limits) - 1)]
+
+
+def _bounds(counts: Sequence[int], limits: Sequence[int], plan: PlanShadow, level: float) -> tuple[float, float]:
+    optimum = float(plan.min_samples)
+    lower, upper = quantiles.interval(counts, [0, *limits, math.inf], _P99, multiple_testing.bar(level), optimum, level)
+    return max(lower, 0.0), upper

@@ -1,0 +1,1 @@
+"""The traffic split, the objects of a namespace's edge, and the counts that edges report."""

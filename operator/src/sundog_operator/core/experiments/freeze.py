@@ -1,0 +1,129 @@
+"""The plan of an experiment: resolved when its arms are brought up, frozen, and never touched by later edits of its spec."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+
+from sundog_operator.api import (
+    CONTROL,
+    ArmStatus,
+    Comparison,
+    Epoch,
+    ExperimentSpec,
+    ExperimentStatus,
+    FrozenPlan,
+    PlanAllocation,
+    PlanArm,
+    PlanOutcome,
+    Rollout,
+    Verdict,
+    fraction,
+)
+from sundog_operator.core.edge import units
+from sundog_operator.core.edge.buckets import BUCKETS
+from sundog_operator.core.experiments import allocation
+from sundog_operator.core.experiments.arms import PlannedArm, buckets_of
+from sundog_operator.core.kubernetes import names
+from sundog_operator.core.rollout.freeze import UNDECIDED, WEIGHED
+from sundog_operator.core.rollout.resolve import Traffic, with_harm
+
+
+def freeze(
+    spec: ExperimentSpec,
+    rollout: Rollout,
+    stable: tuple[int, str],
+    arms: Sequence[tuple[PlannedArm, int]],
+    traffic: Traffic,
+    now: datetime,
+) -> ExperimentStatus:
+    """The first status of an experiment that is to begin: its plan, and no traffic on its arms.
+
+    `rollout` is the ModelDeployment's, whose warm-up holds here too; `stable` is the number and hash of the stable revision, which
+    `traffic` is about; each of `arms`, those beside control, has the number of its revision.
+    """
+    planned = [arm for arm, _ in arms]
+    plan = FrozenPlan(
+        hash=intent(spec, planned),
+        unit=units.unit_of(spec.unit),
+        salt=spec.unit.salt,
+        alpha=spec.alpha,
+        guardrails=with_harm(spec.metrics.guardrails, traffic),
+        warmup_requests=rollout.warmup.requests,
+        warmup_duration=rollout.warmup.duration,
+        requests_per_second=traffic.requests_per_second and round(traffic.requests_per_second, 3),
+        error_rate=traffic.error_rate and round(traffic.error_rate, 6),
+        comparison=Comparison(
+            arms=(
+                PlanArm(name=CONTROL, hash=stable[1], buckets=buckets_of(spec)[CONTROL]),
+                *(PlanArm(name=arm.name, hash=arm.hash, buckets=arm.buckets) for arm in planned),
+            ),
+            outcomes=tuple(_outcomes(spec)),
+            max_duration=spec.stop.max_duration,
+            max_units=spec.stop.max_units,
+            on_win=spec.on_win,
+            allocation=_allocation(spec),
+        ),
+        frozen_at=now,
+    )
+    return ExperimentStatus(
+        phase="Pending",
+        plan=plan,
+        epoch=Epoch(number=0, since=now, confirmed=False),
+        arms=(
+            ArmStatus(name=names.STABLE, revision=stable[0], weight=100, ranges=((0, BUCKETS),)),
+            ArmStatus(name=CONTROL, revision=stable[0]),
+            *(ArmStatus(name=arm.name, revision=number) for arm, number in arms),
+        ),
+        verdict=Verdict(decision=UNDECIDED, winner="", reason=WEIGHED),
+    )
+
+
+def _allocation(spec: ExperimentSpec) -> PlanAllocation | None:
+    rule = allocation.frozen(spec.allocation, spec.stop.max_duration)
+    return None if rule is None else PlanAllocation(floor=rule.floor, delta=rule.delta, pace=rule.pace)
+
+
+def _outcomes(spec: ExperimentSpec) -> Iterator[PlanOutcome]:
+    for role, metrics in (("success", spec.metrics.success), ("secondary", spec.metrics.secondary)):
+        for each in metrics:
+            yield PlanOutcome(
+                name=each.name,
+                role="success" if role == "success" else "secondary",
+                feedback=each.feedback,
+                type=each.type,
+                goal=each.goal,
+                minimum_effect=None if each.minimum_effect is None else fraction(each.minimum_effect),
+            )
+
+
+def intent(spec: ExperimentSpec, arms: Sequence[PlannedArm]) -> str:
+    """16 hex digits of SHA-256 over all that a plan follows from; whether it is stopped, and where its log is written, are no part of it.
+
+    Values equal to their defaults are left out: a release that adds a field changes no plan.
+    """
+    told = spec.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude={"stopped", "exposure_log"})
+    body = json.dumps([told, [arm.hash for arm in arms]], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(body.encode()).hexdigest()[:16]
+
+
+def differences(plan: FrozenPlan, spec: ExperimentSpec, arms: Sequence[PlannedArm]) -> str:
+    """Which fields of a spec are not those that a plan was frozen from; empty where none is."""
+    comparison = plan.comparison
+    if comparison is None or intent(spec, arms) == plan.hash:
+        return ""
+    planned = [(arm.name, arm.hash) for arm in comparison.arms if arm.name != CONTROL]
+    shares = [arm.buckets for arm in comparison.arms]
+    wanted = list(buckets_of(spec).values())
+    stop = (comparison.max_duration, comparison.max_units)
+    found = {
+        "spec.arms": planned != [(arm.name, arm.hash) for arm in arms],
+        "spec.exposure or spec.weights": len(shares) == len(wanted) and shares != wanted,
+        "spec.unit": (units.frozen_in(plan), plan.salt) != (units.unit_of(spec.unit), spec.unit.salt),
+        "spec.alpha": plan.alpha != spec.alpha,
+        "spec.stop": stop != (spec.stop.max_duration, spec.stop.max_units),
+        "spec.onWin": comparison.on_win != spec.on_win,
+        "spec.allocation": comparison.allocation != _allocation(spec),
+    }
+    named = [name for name, differs in found.items() if differs]
+    return ", ".join(named) or "spec.metrics"

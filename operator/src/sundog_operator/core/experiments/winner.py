@@ -1,0 +1,215 @@
+"""Which arm of an experiment wins, or that none does: what its success metrics and its guardrails say together. Pure.
+
+**An arm wins** when one of its success metrics is found better than control's, none is found worse, each has been counted, and every
+guardrail has passed: not harmed is not enough, for a bad arm must not win by lack of evidence. α is shared among success metrics and arms
+as the plan has them (Bonferroni), an arm that has dropped out since included: so P(an arm that is better by no metric is ever declared the
+winner) ≤ α, at every look and whatever depends on what. e-BH would find more, but bounds the share of false findings at one look at which
+one stops, and needs the evidence of all arms and metrics to be processes of one common past: a unit's first outcome tells which arm its
+second one will be of. Guardrails take nothing of α: all of them have to pass. Source: Schultzberg et al. (arXiv 2402.11609) for the roles.
+
+**Of several winners** one is named: the one whose improvement is the highest at the lower end of its interval, by the first success metric
+that any of them is better by. The intervals hold all at once, so one whose upper end is below that is known to be less good; of the others
+the reason says that they are not told apart. Nothing waits until they are.
+
+**None wins** when no arm can any more: it was dropped for harm, is worse by a metric, or is known by each of them to have less effect than
+`minimumEffect`.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+from sundog_operator.api import SuccessMetric, fraction
+from sundog_operator.core.stats import success_metrics
+from sundog_operator.core.stats.success_metrics import Epoch, Finding, Found, Metric
+from sundog_operator.core.stats.verdicts import Verdict
+
+_TOLD_AT_ONCE: Final = 3
+"""Arms, of which a reason says why they are where they are."""
+
+
+class Decision(StrEnum):
+    """Of an experiment."""
+
+    UNDECIDED = "Undecided"
+    WINNER = "Winner"
+    NO_WINNER = "NoWinner"
+
+
+class Standing(StrEnum):
+    """Of one arm."""
+
+    OPEN = "Open"
+    HELD = "Held"
+    WON = "Won"
+    HOPELESS = "Hopeless"
+    OUT = "Out"
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """An arm beside control.
+
+    Attributes:
+        name: as in the spec.
+        guardrails: the verdict of each of its guardrails by the metric's name, as `verdicts.Verdict` has them; others have not passed.
+        dropped: why it is out since an earlier look, in words; empty while it is in.
+    """
+
+    name: str
+    guardrails: Mapping[str, str] = field(default_factory=dict)
+    dropped: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What is known at one look.
+
+    Attributes:
+        metrics: the success metrics, as the plan has them.
+        arms: those beside control, in the order of the epochs' shares after control's; dropped ones stay in their place.
+        epochs: those of evidence, none while there is none.
+        alpha: the error of each direction.
+        broken: why the counts are not to be trusted, such as a split that is off; empty where they are.
+        elapsed_s: seconds in which units were exposed, for what is expected of the future.
+    """
+
+    metrics: Sequence[Metric]
+    arms: Sequence[Arm]
+    epochs: Sequence[Epoch]
+    alpha: float
+    broken: str = ""
+    elapsed_s: float = math.nan
+
+
+@dataclass(frozen=True, slots=True)
+class ArmDecision:
+    """Where one arm stands, and why.
+
+    Attributes:
+        name: of the arm.
+        standing: Won: it may be the winner. Held: a metric is better and something is missing, or counts are not trusted. Hopeless: no
+            metric has an effect that is worth finding. Out: harm, or worse by a metric. Open: neither yet.
+        reason: in words.
+        findings: of each success metric, in the order of the plan.
+    """
+
+    name: str
+    standing: Standing
+    reason: str
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """What follows.
+
+    Attributes:
+        decision: whether somebody has won, nobody can, or neither is known.
+        winner: the arm's name; empty without one.
+        reason: in words.
+        arms: each beside control, in order.
+    """
+
+    decision: Decision
+    winner: str
+    reason: str
+    arms: tuple[ArmDecision, ...]
+
+
+def metrics_of(metrics: Sequence[SuccessMetric]) -> tuple[Metric, ...]:
+    """Success metrics of a spec, as they are judged."""
+    return tuple(
+        Metric(each.name, each.type, each.goal, None if each.minimum_effect is None else fraction(each.minimum_effect))
+        for each in metrics
+    )
+
+
+def decide(seen: Seen) -> Decided:
+    """Who wins by what is known now. It may be asked as often as one likes."""
+    epochs = seen.epochs or [_nothing(len(seen.metrics), len(seen.arms))]
+    by_metric = success_metrics.judge(seen.metrics, epochs, seen.alpha, elapsed_s=seen.elapsed_s)
+    arms = tuple(
+        _stand(arm, tuple(findings[index] for findings in by_metric), seen.broken)
+        for index, arm in enumerate(seen.arms)
+    )
+    if seen.broken:
+        return Decided(Decision.UNDECIDED, "", f"nothing is decided: {seen.broken}", arms)
+    if won := [arm for arm in arms if arm.standing == Standing.WON]:
+        return _won(won, arms)
+    if all(arm.standing in (Standing.OUT, Standing.HOPELESS) for arm in arms):
+        return Decided(Decision.NO_WINNER, "", f"no arm can win any more: {_listed(arms)}", arms)
+    if not seen.metrics:
+        return Decided(Decision.UNDECIDED, "", "there is no success metric to win by", arms)
+    return Decided(Decision.UNDECIDED, "", _listed([arm for arm in arms if arm.standing != Standing.OUT]), arms)
+
+
+def _nothing(metrics: int, arms: int) -> Epoch:
+    return Epoch((1,) * (arms + 1), [[success_metrics.Outcomes()] * (arms + 1)] * metrics)
+
+
+def _stand(arm: Arm, findings: tuple[Finding, ...], broken: str) -> ArmDecision:
+    standing, reason = _standing(arm, findings)
+    if broken and not arm.dropped:
+        standing, reason = Standing.HELD, f"nothing is decided: {broken}"
+    return ArmDecision(arm.name, standing, reason, findings)
+
+
+def _standing(arm: Arm, findings: Sequence[Finding]) -> tuple[Standing, str]:
+    """Where an arm stands, and why; what comes first goes before the rest."""
+    by: dict[Found, list[Finding]] = {}
+    for each in findings:
+        by.setdefault(each.verdict, []).append(each)
+    harmed = sorted(name for name, verdict in arm.guardrails.items() if verdict == Verdict.HARM)
+    waiting = sorted(name for name, verdict in arm.guardrails.items() if verdict != Verdict.PASSED)
+    told = [each.sentence(arm.name) for each in (by.get(Found.WORSE) or by.get(Found.BETTER) or findings)]
+    match by:
+        case _ if arm.dropped:
+            return Standing.OUT, f"{arm.name} is out: {arm.dropped}"
+        case _ if harmed:
+            return Standing.OUT, f"{arm.name} is out: {', '.join(harmed)} worse than its margin"
+        case {Found.WORSE: _}:
+            return Standing.OUT, f"{arm.name} is out: {told[0]}"
+        case {Found.BETTER: _} if missing := [*by.get(Found.NO_DATA, ()), *by.get(Found.INVALID, ())]:
+            return Standing.HELD, f"{told[0]}, but {missing[0].sentence(arm.name)}"
+        case {Found.BETTER: _} if waiting:
+            return Standing.HELD, f"{told[0]}, but {', '.join(waiting)} of {arm.name} not passed yet"
+        case {Found.BETTER: _}:
+            return Standing.WON, "; ".join(told)
+        case {Found.NO_EFFECT: few} if len(few) == len(findings):
+            return Standing.HOPELESS, told[0]
+    return Standing.OPEN, told[0] if told else f"{arm.name}: there is no success metric to win by"
+
+
+def _won(won: Sequence[ArmDecision], arms: Sequence[ArmDecision]) -> Decided:
+    places = range(len(won[0].findings))
+    place = next(place for place in places if any(arm.findings[place].verdict == Found.BETTER for arm in won))
+    better = [arm for arm in won if arm.findings[place].verdict == Found.BETTER]
+    winner = max(better, key=lambda arm: _least(arm.findings[place]))
+    bar = _least(winner.findings[place])
+    near = [arm.name for arm in won if arm is not winner and not arm.findings[place].improvement[1] < bar]
+    less = [arm.name for arm in won if arm is not winner and arm.name not in near]
+    others = [arm for arm in arms if arm.standing in (Standing.OPEN, Standing.HELD)]
+    reason = [winner.reason]
+    if near:
+        reason.append(f"better than control too, and not told from {winner.name}: {', '.join(near)}")
+    if less:
+        reason.append(f"better than control, and less so: {', '.join(less)}")
+    if others:
+        reason.append(f"not decided: {', '.join(arm.name for arm in others)}")
+    return Decided(Decision.WINNER, winner.name, "; ".join(reason), tuple(arms))
+
+
+def _least(finding: Finding) -> float:
+    """The lower end of an improvement; −∞ where it is not known."""
+    least = finding.improvement[0]
+    return -math.inf if math.isnan(least) else least
+
+
+def _listed(arms: Sequence[ArmDecision]) -> str:
+    """The first few arms' reasons, and how many there are beside."""
+    told = "; ".join(arm.reason for arm in arms[:_TOLD_AT_ONCE])
+    rest = len(arms) - _TOLD_AT_ONCE
+    return f"{told}; and {rest} more" if rest > 0 else told

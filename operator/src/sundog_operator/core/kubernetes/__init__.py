@@ -1,0 +1,1 @@
+"""Pods, nodes and names of Kubernetes in general."""

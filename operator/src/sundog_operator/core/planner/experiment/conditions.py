@@ -1,0 +1,231 @@
+"""What is said of the experiments of users: conditions and phases of each, and when to look again."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from sundog_operator.api import Condition, ExperimentStatus, MetricStatus, experiment_conditions
+from sundog_operator.core.edge import salts
+from sundog_operator.core.experiments import decision, machine, power
+from sundog_operator.core.experiments.queue import OwnExperiment
+from sundog_operator.core.planner.context import Draft
+from sundog_operator.core.planner.experiment import lifecycle
+from sundog_operator.core.rollout import baseline_outage
+from sundog_operator.core.rollout.freeze import UNDECIDED
+from sundog_operator.core.rollout.machine import RUNNING, STOPPED, is_over
+from sundog_operator.core.stats.verdicts import Verdict
+
+POLL_S: Final = 0.2
+WAITING_S: Final = 1.0
+EVIDENCE_S: Final = 5.0
+
+PLAN_FROZEN: Final = "PlanFrozen"
+MISMATCH: Final = "SampleRatioMismatch"
+WELL_ENDED: Final = ("StoppedByUser", "StopCommand", "Superseded", "RolledBack")
+"""Why an experiment was stopped that says nothing against it."""
+
+Said = tuple[str, str, str]
+"""(status, reason, message) of a condition."""
+
+
+def conclude(draft: Draft) -> None:
+    """Set the conditions of all of them; what changes is written."""
+    for own in draft.seen.own:
+        status = draft.own_statuses.get(own.name, own.status)
+        if own.acceptance.spec is None and not machine.is_frozen(status) and not is_over(status):
+            # Why it is refused is told by itself, whatever becomes of its ModelDeployment.
+            draft.own_statuses.pop(own.name, None)
+            if status != own.status:
+                draft.own_statuses[own.name] = status
+            continue
+        told = _concluded(draft, own, _in_phase(draft, own, status))
+        draft.own_statuses.pop(own.name, None)
+        if told.to_json() != own.status.to_json():
+            draft.own_statuses[own.name] = told
+
+
+def _in_phase(draft: Draft, own: OwnExperiment, status: ExperimentStatus) -> ExperimentStatus:
+    if is_over(status) or (draft.own is not None and draft.own.name == own.name):
+        return status
+    waits = draft.own_waits.get(own.name)
+    return status.model_copy(update={"phase": "Queued" if waits and waits[0] == lifecycle.QUEUED else "Pending"})
+
+
+def _concluded(draft: Draft, own: OwnExperiment, status: ExperimentStatus) -> ExperimentStatus:
+    conditions = experiment_conditions(own.status.conditions, generation=own.generation, at=draft.now)
+    accepted = _accepted(draft, own, status)
+    said = {
+        "SpecAccepted": accepted,
+        "Running": _running(draft, own, status),
+        "DataQuality": _data_quality(draft, own, status),
+        "Conclusive": _conclusive(status),
+    }
+    if is_over(own.status):
+        # What was known when it ended stays told.
+        said = {"SpecAccepted": accepted, "Running": said["Running"]}
+    said["Stalled"] = _stalled(status, accepted)
+    said["Ready"] = _ready(status, said)
+    mark = {"True": conditions.mark_true, "False": conditions.mark_false, "Unknown": conditions.mark_unknown}
+    for type_, (truth, reason, message) in said.items():
+        mark[truth](type_, reason, message, at=draft.now)
+    return status.model_copy(update={"observed_generation": own.generation, "conditions": conditions.conditions()})
+
+
+def _accepted(draft: Draft, own: OwnExperiment, status: ExperimentStatus) -> Said:
+    acceptance, spec = own.acceptance, own.acceptance.spec
+    if spec is None:
+        return "False", acceptance.reason, _goes_on(status, acceptance.message)
+    waits = draft.own_waits.get(own.name)
+    if waits is not None and waits[0] in ("NotYetSupported", "InvalidSpec"):
+        return "False", *waits
+    if not is_over(status) and machine.has_begun(status) and (fields := lifecycle.differences(draft, own, spec)):
+        told = (
+            f"{fields}: cannot be changed while it runs: undo that, or set spec.stopped and create another Experiment"
+        )
+        return "False", PLAN_FROZEN, _goes_on(status, told)
+    if not is_over(status) and (told := salts.told("Experiment", own.name, draft.seen.salts)):
+        return "True", salts.REUSED, told
+    return "True", "Accepted", ""
+
+
+def _goes_on(status: ExperimentStatus, message: str) -> str:
+    return f"{message}; what runs goes on by its plan" if machine.has_begun(status) and not is_over(status) else message
+
+
+def _running(draft: Draft, own: OwnExperiment, status: ExperimentStatus) -> Said:
+    if is_over(status):
+        reason, _, _ = status.verdict.reason.partition(":")
+        return "False", reason or status.phase, status.verdict.reason
+    if status.phase == RUNNING:
+        dropped = [
+            f"arm {arm.name} was dropped: {arm.dropped}" for arm in machine.beside_control(status) if arm.dropped
+        ]
+        won = [status.paused.message] if machine.has_won(status) and status.paused is not None else []
+        return "True", RUNNING, "; ".join([*won, _shares(status), *dropped])
+    if draft.own is not None and draft.own.name == own.name:
+        return "False", "ArmsStarting", _starting(draft)
+    waits = draft.own_waits.get(own.name)
+    return ("False", *waits) if waits else ("False", "Pending", "")
+
+
+def _shares(status: ExperimentStatus) -> str:
+    shares = ", ".join(f"{arm.name} {arm.weight} %" for arm in status.arms if arm.dropped is None)
+    return shares if status.epoch.confirmed else f"{shares}; waits for the edges to confirm the split"
+
+
+def _starting(draft: Draft) -> str:
+    """What each arm lacks."""
+    told = []
+    for arm in draft.status.arms or ():
+        available = draft.available(arm.revision)
+        if available >= arm.replicas:
+            continue
+        again = f", is tried again at {arm.retry_at:%Y-%m-%dT%H:%M:%SZ}" if arm.retry_at else ""
+        told.append(
+            f"arm {arm.name}: {available} of {arm.replicas} replicas{again}: {lifecycle.what_hinders(draft, arm)}"
+        )
+    return "; ".join(told) or "waits for the edges to confirm the split"
+
+
+def _data_quality(draft: Draft, own: OwnExperiment, status: ExperimentStatus) -> Said:
+    judged = draft.own_judgement if draft.own_judged == own.name else None
+    told = next((each for each in own.status.conditions if each.type == "DataQuality"), None)
+    if judged is None and told is not None and machine.has_begun(status):
+        return told.status, told.reason, told.message
+    reason, message = draft.seen.storeless if own.has_outcomes else ("", "")
+    storeless = ("False", reason, f"no outcome is kept: {message}") if reason else None
+    if judged is None or not status.evidence_epochs:
+        return storeless or ("Unknown", "NotEvaluated", "nothing that was counted is evidence yet")
+    if judged.broken:
+        return _as_counted(draft, status, told, ("False", MISMATCH, judged.broken))
+    if judged.feedback is not None:
+        return storeless or ("False", *judged.feedback)
+    if judged.unheard:
+        who = ", ".join(judged.unheard)
+        return "Unknown", "EdgeSilent", f"nothing is concluded before {who} has told what was counted there"
+    # What has ended is paused no more.
+    before = own.status if is_over(status) else status
+    if baseline_outage.is_spared(before) and before.paused is not None:
+        return (
+            "False",
+            before.paused.reason,
+            f"counts no evidence until control has done well for 5 minutes: {before.paused.message}",
+        )
+    if judged.lost is not None and not storeless:
+        return _as_counted(draft, status, told, ("False", *judged.lost))
+    return storeless or _as_counted(draft, status, told, ("True", "Consistent", judged.of_nobody))
+
+
+def _as_counted(draft: Draft, status: ExperimentStatus, told: Condition | None, said: Said) -> Said:
+    """What is said now, or was when it was last counted, if that differs in nothing but numbers: they change with each look."""
+    if told is None or status.counted_at == draft.now:
+        return said
+    is_same = (told.status, told.reason, bool(told.message)) == (*said[:2], bool(said[2]))
+    return (told.status, told.reason, told.message) if is_same else said
+
+
+def _conclusive(status: ExperimentStatus) -> Said:
+    if status.verdict.decision != UNDECIDED:
+        return "True", status.verdict.decision, status.verdict.reason
+    if is_over(status):
+        return "False", UNDECIDED, status.verdict.reason
+    if not machine.has_begun(status):
+        return "False", UNDECIDED, "its arms have no traffic yet"
+    if not status.evidence_epochs:
+        return "False", UNDECIDED, "warms up; what is counted is no evidence yet"
+    missing = _missing(status)
+    return "False", UNDECIDED, f"{_told_first(missing)}{_doubtful(missing)}" if missing else "no arm does harm"
+
+
+def _missing(status: ExperimentStatus) -> list[MetricStatus]:
+    """What arms that go on may win by, then what they have to pass for it and have not yet."""
+    own = [each for each in status.metrics if each.arm not in machine.dropped(status)]
+    may_win_by = [each for each in own if each.role == decision.SUCCESS]
+    return may_win_by + [each for each in own if each.role == "guardrail" and each.verdict != Verdict.PASSED]
+
+
+def _told_first(missing: Sequence[MetricStatus]) -> str:
+    return f"arm {missing[0].arm}: {missing[0].message}"
+
+
+def _doubtful(missing: Sequence[MetricStatus]) -> str:
+    """The names of those that are hardly decided in their time, of which there are 15 at most; not of the one that is told anyway."""
+    names = [each.name for each in missing if f"{each.name} {power.HARDLY}" in each.message]
+    others = [name for name in dict.fromkeys(names) if f"{name} {power.HARDLY}" not in missing[0].message]
+    return f"; hardly decided before it stops, see status.metrics: {', '.join(others)}" if others else ""
+
+
+def _stalled(status: ExperimentStatus, accepted: Said) -> Said:
+    if accepted[0] == "False" and not is_over(status):
+        return "True", accepted[1], accepted[2]
+    reason = status.verdict.reason.partition(":")[0]
+    if status.phase == STOPPED and reason not in WELL_ENDED:
+        return "True", reason, status.verdict.reason
+    return "False", "", ""
+
+
+def _ready(status: ExperimentStatus, said: dict[str, Said]) -> Said:
+    truth, reason, message = said["Running"]
+    if truth == "True":
+        problem = said["Stalled"][2] if said["Stalled"][0] == "True" else ""
+        return "True", RUNNING, "; ".join(filter(None, (message, problem)))
+    if is_over(status) and said["Stalled"][0] == "False":
+        return "True", status.phase, message
+    if said["Stalled"][0] == "True":
+        return "False", said["Stalled"][1], said["Stalled"][2]
+    return "False", reason, message
+
+
+def requeue_after_s(draft: Draft) -> float | None:
+    """When to look again, in seconds; None where no experiment asks for it."""
+    active = draft.own_progress
+    if active is None:
+        status, queued = draft.status, any(reason == lifecycle.QUEUED for reason, _ in draft.own_waits.values())
+        begins = queued and not status.retiring and status.candidate is None and status.queued is None
+        begins = begins and draft.no_room is None
+        return POLL_S if begins else None
+    if draft.own is not None and draft.own.name in draft.own_statuses:
+        return 0.0
+    confirmed = draft.confirmed
+    if active.phase != RUNNING or not confirmed:
+        return WAITING_S if confirmed else POLL_S
+    return WAITING_S if draft.status.retiring else EVIDENCE_S

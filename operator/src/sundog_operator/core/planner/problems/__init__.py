@@ -1,0 +1,1 @@
+"""Problems that a pass reports or acts on: pods, edges and requests."""

@@ -1,0 +1,48 @@
+"""Edges that do not follow: told by `say`, and after an abort replaced, for they may still send requests to what was aborted."""
+
+from datetime import timedelta
+from typing import Final
+
+from sundog_operator.core import events
+from sundog_operator.core.edge import split as edge_split
+from sundog_operator.core.observed import EdgeReport
+from sundog_operator.core.planner import aborted_revisions
+from sundog_operator.core.planner.context import Draft
+
+PATIENCE: Final = timedelta(seconds=30)
+"""After an edge has been told of, which is when it has been late for 30 s."""
+
+
+def replace_late(draft: Draft) -> tuple[EdgeReport, ...]:
+    """The edge to delete now, at most one, with its event.
+
+    Only where another edge has the split in force: what all of them cannot do, new ones could not either.
+    """
+    last, told = draft.status.last_rollout, draft.condition_before("TrafficSynced")
+    lost = {last.revision} if last is not None and aborted_revisions.is_lost(last) else set()
+    aborted = draft.gives_back or any(_retires(draft, revision) for revision in lost | _dropped(draft))
+    if not draft.seen.in_cluster or not aborted or told is None or told.reason != "EdgeNotConfirmed":
+        return ()
+    if draft.now - told.last_transition_time < PATIENCE:
+        return ()
+    split = draft.split()
+    if split is None:
+        return ()
+    confirmation = edge_split.confirm(draft.service, split, draft.seen.edges)
+    late = {pod for pod, _ in confirmation.waiting}
+    ready = [report for report in draft.seen.edges if report.ready and not report.terminating]
+    found = [report for report in ready if report.pod in late]
+    if not found or len(found) == len(ready):
+        return ()
+    draft.events.append(events.edge_replaced(found[0].pod, found[0].uid, split.epoch))
+    return (found[0],)
+
+
+def _dropped(draft: Draft) -> set[int]:
+    """Arms of the experiment under way that got no traffic any more."""
+    arms = draft.own_progress.arms if draft.own_progress is not None else ()
+    return {arm.revision for arm in arms if arm.dropped is not None and arm.revision is not None}
+
+
+def _retires(draft: Draft, revision: int) -> bool:
+    return any(retiring.revision == revision for retiring in draft.status.retiring)

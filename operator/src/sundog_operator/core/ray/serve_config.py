@@ -1,0 +1,184 @@
+"""The Serve documents: one application per live revision, one document per cluster."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sundog_operator.api import Autoscaling, ModelDeploymentSpec, ModelDeploymentStatus, cpu_cores, memory_bytes
+from sundog_operator.core.kubernetes import accelerators, grace_periods, names
+from sundog_operator.core.kubernetes.subset import contains
+from sundog_operator.core.ray.clusters import ClusterView
+from sundog_operator.core.revisions import Revision, own_user_config, spec_of
+from sundog_operator.core.rollout import in_place
+
+ARGS_VERSION = 1
+IMPORT_PATH = "sundog_runtime.serve:build"
+GRPC_SERVICER = "sundog_runtime.protocol.grpc_service.add_to_server"
+"""With it every replica also listens for gRPC. Serve's proxy and the replicas import it; the base image must have it."""
+
+METRICS_S = 2.0
+LOOK_BACK_S = 10.0
+"""Serve's own are 10 s and 30 s, beside which an `upscaleDelay` of seconds would mean nothing."""
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How many replicas a revision has: a fixed number, or by load what `scaling` says, between the fewest and the most."""
+
+    fewest: int
+    most: int
+    scaling: Autoscaling | None = None
+
+
+def scale_of(status: ModelDeploymentStatus, number: int, current: ModelDeploymentSpec, replicas: int) -> Scale:
+    """The scale of a live revision of which `replicas` are wanted now.
+
+    By load alone scales what has all traffic. While a candidate or arms are on their way none of them comes below what is wanted of it, nor
+    does stable until they have drained: an abort must find it as it was, and Serve learns a little later what it has to do. What retires,
+    drains, and what shares a fixed number of replicas goes on to.
+    """
+    scaling = current.autoscaling
+    stable = {status.stable.revision} if status.stable else set()
+    others = {each.revision for each in (status.candidate, *(status.arms or ())) if each is not None}
+    if scaling is None or in_place.told_by(status.capacity) is not None or number not in stable | others:
+        return Scale(replicas, replicas)
+    alone = not others and not status.retiring
+    fewest = scaling.min_replicas if alone else max(1, min(replicas, scaling.max_replicas))
+    return Scale(fewest, max(scaling.max_replicas, fewest), scaling)
+
+
+def make_application(
+    namespace: str,
+    service: str,
+    revision: Revision,
+    current: ModelDeploymentSpec,
+    scale: Scale,
+    attempt: int = 0,
+    *,
+    in_pods: bool = False,
+) -> Json:
+    """One Serve application.
+
+    `args` come from the revision alone, for a change of them restarts every replica; `attempt` is raised for just that. What may change
+    in place comes from the current spec, but for the `userConfig` of an arm that has its own. `in_pods`: its replicas run in the pods
+    of a worker group of its own.
+    """
+    fixed = spec_of(revision)
+    return {
+        "name": names.application(service, revision.number),
+        "route_prefix": names.route_prefix(service, revision.number),
+        "import_path": IMPORT_PATH,
+        "args": {**_args(namespace, service, revision, fixed), **({"attempt": attempt} if attempt else {})},
+        "logging_config": {"enable_access_log": False},
+        "deployments": [
+            _deployment(
+                fixed,
+                current,
+                scale,
+                names.application(service, revision.number) if in_pods else "",
+                current.runtime.user_config if (own := own_user_config(revision)) is None else own,
+            )
+        ],
+    }
+
+
+def _args(namespace: str, service: str, revision: Revision, fixed: ModelDeploymentSpec) -> Json:
+    model, runtime, gpu = fixed.model, fixed.runtime, fixed.resources.gpu
+    return {
+        "version": ARGS_VERSION,
+        "namespace": namespace,
+        "service": service,
+        "revision": revision.number,
+        "revisionHash": revision.hash,
+        "model": {
+            "uri": model.uri,
+            "digest": model.digest,
+            "format": str(model.format),
+            "entrypoint": model.entrypoint,
+            "config": dict(model.config),
+            "trustCode": model.trust_code,
+        },
+        "batching": {
+            "maxSize": runtime.batching.max_size,
+            "maxDelaySeconds": runtime.batching.max_delay.total_seconds(),
+        },
+        "warmup": {"requests": runtime.warmup.requests, "timeoutSeconds": runtime.warmup.timeout.total_seconds()},
+        "cpu": cpu_cores(fixed.resources.cpu),
+        # Left out without devices: revisions of before it was there must find their `args` unchanged.
+        **({"gpu": {"count": gpu.count, "vendor": str(gpu.vendor)}} if gpu.count else {}),
+    }
+
+
+def _deployment(
+    fixed: ModelDeploymentSpec, current: ModelDeploymentSpec, scale: Scale, group: str, user_config: Mapping[str, Any]
+) -> Json:
+    placed = {"label_selector": {names.RAY_LABEL_APPLICATION: group}} if group else {}
+    return {
+        "name": names.SERVE_DEPLOYMENT,
+        **_replicas(scale),
+        "max_ongoing_requests": fixed.runtime.max_ongoing_requests,
+        "max_surge_percent": 100,
+        "graceful_shutdown_timeout_s": grace_periods.replica_s(current.endpoint.request_timeout),
+        "user_config": {
+            "userConfig": dict(user_config),
+            "maxRequestBytes": memory_bytes(current.endpoint.max_request_bytes),
+        },
+        "ray_actor_options": {
+            "num_cpus": cpu_cores(fixed.resources.cpu),
+            "memory": memory_bytes(fixed.resources.memory),
+            **accelerators.actor_options(accelerators.devices_of(fixed.resources.gpu)),
+            **placed,
+        },
+    }
+
+
+def _replicas(scale: Scale) -> Json:
+    scaling = scale.scaling
+    if scaling is None:
+        return {"num_replicas": scale.fewest}
+    return {
+        "autoscaling_config": {
+            "min_replicas": scale.fewest,
+            "max_replicas": scale.most,
+            "target_ongoing_requests": scaling.target_ongoing_requests,
+            "upscale_delay_s": scaling.upscale_delay.total_seconds(),
+            "downscale_delay_s": scaling.downscale_delay.total_seconds(),
+            "metrics_interval_s": METRICS_S,
+            "look_back_period_s": LOOK_BACK_S,
+        }
+    }
+
+
+def make_document(applications: Iterable[Json], cluster: ClusterView) -> Json:
+    """The whole document of one cluster: a PUT deletes what it does not name."""
+    return {
+        "proxy_location": "HeadOnly",
+        "http_options": {"host": cluster.bind_host, "port": int(cluster.serve_port)},
+        "grpc_options": {
+            "port": int(cluster.grpc_port),
+            "grpc_servicer_functions": [GRPC_SERVICER],
+            # It would tell of the methods of everybody's application, beside the edge.
+            "enable_reflection": False,
+        },
+        "applications": sorted(applications, key=lambda app: str(app["name"])),
+    }
+
+
+def differs(wanted: Sequence[Mapping[str, Any]], deployed: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether the applications that Serve echoes are other than those wanted.
+
+    Serve echoes what was submitted and may add fields of its own, so only the fields we set are compared; but in what a
+    user configures, a key that is gone is a change too.
+    """
+    if {app["name"] for app in wanted} != set(deployed):
+        return True
+    pairs = [(deployed[app["name"]], app) for app in wanted]
+    return any(not contains(found, app) or _configured(found) != _configured(app) for found, app in pairs)
+
+
+def _configured(app: Mapping[str, Any]) -> list[str]:
+    """As text, for 1 and true are equal in Python."""
+    return [json.dumps(each.get("user_config"), sort_keys=True) for each in app.get("deployments") or ()]

@@ -1,0 +1,195 @@
+"""A store of Sundog's own: one Valkey in one pod, with a password. A RayCluster has one, and the edges of a namespace may have another.
+
+That of a RayCluster is where Ray's control plane keeps what a new head needs. It goes with its RayCluster, and is never shared: Serve's
+checkpoints in it are pickles, so who writes to it runs code in the cluster.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sundog_operator.api.installation import PodTemplate, Storage
+from sundog_operator.core.kubernetes import names, pods
+from sundog_operator.core.kubernetes.pods import Demand
+from sundog_operator.core.revisions import owner_reference, owners_of
+
+PORT: Final = 6379
+_USER: Final = 999
+_DATA: Final = "data"
+_DIRECTORY: Final = "/data"
+# Valkey and Redis take the same settings. The password is read from standard input: arguments are seen by all processes of a node.
+_COMMAND: Final = (
+    'server=$(command -v valkey-server || command -v redis-server) || { echo "no valkey-server, no redis-server" >&2; exit 127; }\n'
+    'printf "requirepass %s\\n" "$PASSWORD" | exec "$server" - '
+    f"--port {PORT} --dir {_DIRECTORY} --appendonly yes --save '' --maxmemory-policy noeviction"
+)
+# Answers within a second, or is replaced; with the password, as a server that loads its file is not ready.
+_PING: Final = (
+    "client=$(command -v valkey-cli || command -v redis-cli) && "
+    f'REDISCLI_AUTH="$PASSWORD" "$client" -p {PORT} ping | grep -q PONG'
+)
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """Which store it is.
+
+    Attributes:
+        name: of its StatefulSet and its Service, and of the Secret with its password.
+        labels: of its objects and its pod.
+        selector: those of them by which the pod is found, and no other.
+        owners: owner references of all its objects.
+    """
+
+    name: str
+    namespace: str
+    labels: Mapping[str, str]
+    selector: Mapping[str, str]
+    owners: Sequence[Json]
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """How it runs.
+
+    Attributes:
+        memory: the container's limit, a quantity.
+        most_bytes: of what is stored; beyond, writes are refused and nothing is forgotten. 0 is no limit but the container's.
+    """
+
+    image: str
+    storage: Storage
+    memory: str = "512Mi"
+    most_bytes: int = 0
+
+
+def of_cluster(cluster: Json) -> Store:
+    """The store of a RayCluster."""
+    meta = cluster["metadata"]
+    return Store(
+        name=names.valkey(meta["name"]),
+        namespace=meta["namespace"],
+        labels={**names.labels(names.VALKEY), names.LABEL_INSTANCE: meta["name"]},
+        selector=selector(meta["name"]),
+        owners=[owner_reference(cluster, controller=True)],
+    )
+
+
+def make_secret(store: Store, values: Mapping[str, str]) -> Json:
+    """The Secret with the password, and with what else is secret beside it. Made once; never changed."""
+    return _object(store, "v1", "Secret") | {"type": "Opaque", "stringData": dict(values)}
+
+
+def make_service(store: Store) -> Json:
+    """The Service under whose name it is found."""
+    spec = {
+        "selector": dict(store.selector),
+        "ports": [{"name": "redis", "port": PORT, "targetPort": PORT, "protocol": "TCP"}],
+    }
+    return _object(store, "v1", "Service") | {"spec": spec}
+
+
+def make_stateful_set(store: Store, server: Server, template: PodTemplate, stored: Mapping[str, Any] | None) -> Json:
+    """The one pod, and its claim where it has one. Both go with the owners. A claim cannot be changed: the stored one stays."""
+    claims = [_claim(server.storage)] if server.storage.size else []
+    if stored is not None:
+        claims = stored["spec"].get("volumeClaimTemplates") or []
+    claimed = {"volumeClaimTemplates": claims} if claims else {}
+    demand = Demand(labels=store.labels, volumes=[] if claims else [{"name": _DATA, "emptyDir": {}}])
+    pod = pods.make_pod(_with_user(template), demand, [_container(store, server, template)])
+    spec = {
+        "replicas": 1,
+        "serviceName": store.name,
+        "selector": {"matchLabels": dict(store.selector)},
+        "persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Delete", "whenScaled": "Delete"},
+        "template": pod,
+        **claimed,
+    }
+    made = _object(store, "apps/v1", "StatefulSet")
+    told = {**spec, "volumeClaimTemplates": bool(claims)}
+    made["metadata"]["annotations"] = {names.ANNOTATION_MADE_AS: pods.fingerprint(told)}
+    return made | {"spec": spec}
+
+
+def is_as(stored: Json, wanted: Json) -> bool:
+    """Whether a stored StatefulSet was made like that; the API server writes quantities its own way, so that they are not compared."""
+    found, meta = stored["metadata"], wanted["metadata"]
+    made = (found.get("annotations") or {}).get(names.ANNOTATION_MADE_AS) == meta["annotations"][
+        names.ANNOTATION_MADE_AS
+    ]
+    return (
+        made
+        and stored["spec"].get("replicas") == wanted["spec"]["replicas"]
+        and set(owners_of(stored)) == set(owners_of(wanted))
+    )
+
+
+def _container(store: Store, server: Server, template: PodTemplate) -> Json:
+    password = {"secretKeyRef": {"name": store.name, "key": names.PASSWORD_KEY}}
+    limit = f" --maxmemory {server.most_bytes}" if server.most_bytes else ""
+    return pods.make_container(
+        template,
+        {
+            "name": "valkey",
+            "image": server.image,
+            "command": ["/bin/sh", "-c", _COMMAND + limit],
+            "env": [{"name": "PASSWORD", "valueFrom": password}],
+            "ports": [{"name": "redis", "containerPort": PORT}],
+            "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": server.memory}},
+            "volumeMounts": [{"name": _DATA, "mountPath": _DIRECTORY}],
+            "readinessProbe": {"exec": {"command": ["/bin/sh", "-c", _PING]}, "periodSeconds": 2, "timeoutSeconds": 2},
+        },
+    )
+
+
+def _with_user(template: PodTemplate) -> PodTemplate:
+    """The images' user is root, who hands over to this one; here it is this one from the start, and may write the claim."""
+    if template.security_context is not None:
+        return template
+    context = {**pods.RESTRICTED_POD, "runAsUser": _USER, "runAsGroup": _USER, "fsGroup": _USER}
+    return template.model_copy(update={"security_context": context})
+
+
+def _claim(storage: Storage) -> Json:
+    spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": storage.size}}}
+    return {
+        "metadata": {"name": _DATA},
+        "spec": {**spec, **({"storageClassName": storage.class_name} if storage.class_name else {})},
+    }
+
+
+def address(name: str) -> str:
+    """Where the store of that name answers pods of its namespace."""
+    return f"{name}:{PORT}"
+
+
+def is_of(cluster: Mapping[str, Any]) -> bool:
+    """Whether a stored RayCluster uses its own store, whatever the installation says today, and not a Redis of somebody else."""
+    options = cluster["spec"].get("gcsFaultToleranceOptions") or {}
+    return bool(options.get("redisAddress") == address(names.valkey(cluster["metadata"]["name"])))
+
+
+def is_of_another(obj: Json, cluster_uid: str) -> bool:
+    """Whether an object of a store goes with other owners than the RayCluster of that uid. One without owners stays, and is taken over."""
+    owners = owners_of(obj)
+    return bool(owners) and cluster_uid not in owners
+
+
+def selector(cluster: str) -> dict[str, str]:
+    """The labels of the pod of a RayCluster's store."""
+    return {names.LABEL_NAME: names.VALKEY, names.LABEL_INSTANCE: cluster}
+
+
+def _object(store: Store, api_version: str, kind: str) -> Json:
+    return {
+        "apiVersion": api_version,
+        "kind": kind,
+        "metadata": {
+            "name": store.name,
+            "namespace": store.namespace,
+            "labels": dict(store.labels),
+            "ownerReferences": list(store.owners),
+        },
+    }

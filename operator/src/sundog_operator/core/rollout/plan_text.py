@@ -1,0 +1,107 @@
+"""A plan in words."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from sundog_operator.api import (
+    DEFAULT_ALPHA,
+    ExperimentStatus,
+    FrozenPlan,
+    PlanShadow,
+    PlanStep,
+    ShadowStatus,
+    format_duration,
+)
+from sundog_operator.core.kubernetes import names
+from sundog_operator.core.kubernetes.plural import counted
+from sundog_operator.core.rollout import freeze, header_match, load, metric_checks
+from sundog_operator.core.rollout.resolve import spoken
+
+_GATES: Final = {
+    "manual": "manual gate",
+    "evidence": "evidence",
+    "webhook": "a webhook confirms",
+    "analysis": "an analysis passes",
+    "shadow": "copies compared",
+    "none": "no gate",
+}
+
+
+def arrows(steps: Sequence[PlanStep]) -> str:
+    """Steps in one line, such as `25 % (manual gate) → 100 %`."""
+    return " → ".join(f"{step.weight} %" + ("" if step.gate == "none" else f" ({gate(step)})") for step in steps)
+
+
+def judged_by(plan: FrozenPlan) -> str:
+    """What its gates of evidence wait for, such as `errorRate within 25 %, oom at most 0`; empty where there are none."""
+    metrics = [f"{each.metric} within {each.margin * 100:g} %" for each in plan.guardrails if each.role == "guardrail"]
+    return ", ".join((*metrics, *(f"{each.name} {metric_checks.limits(each)}" for each in plan.checks)))
+
+
+def compared_by(shadow: PlanShadow) -> str:
+    """What a step that compares copies asks, such as `20 % copied, 99.5 % agree by argmax`."""
+    agreement = (
+        "" if shadow.min_agreement is None else f", {shadow.min_agreement * 100:g} % agree by {comparator(shadow)}"
+    )
+    latency = "" if shadow.latency_margin is None else f", latencyP99 within {shadow.latency_margin * 100:g} %"
+    return f"{shadow.percent} % copied{agreement}{latency}"
+
+
+def alpha(plan: FrozenPlan) -> str:
+    """How often it may err, such as `0.05, the error of each direction`."""
+    whole = plan.alpha or DEFAULT_ALPHA
+    told = f"{whole:g}, the error of each direction"
+    if plan.harm_shares is not None:
+        traffic = " and for traffic" if plan.guardrails else ""
+        told = f"{told}; of rolling back {whole / plan.harm_shares:.3g} for each shadow step{traffic}"
+    if plan.early_harm is not None:
+        told = f"{told}; {freeze.early_alpha(plan):.3g} to roll back for errors in the candidate's first blocks"
+    return told
+
+
+def comparator(shadow: PlanShadow) -> str:
+    """What answers are compared by, such as `argmax at $.outputs` or `custom in 2 parts`."""
+    if shadow.parts is not None:
+        return f"{shadow.by} in {len(shadow.parts)} part{'s' if len(shadow.parts) > 1 else ''}"
+    return shadow.by + (f" at {shadow.path}" if shadow.path else "")
+
+
+def copies(shadow: ShadowStatus) -> str:
+    """What became of copies, in a sentence."""
+    told = (
+        f"{counted(shadow.sent, 'copy', 'copies')} of {counted(shadow.sampled, 'sampled request')}: {shadow.agreed} agree,"
+        f" {shadow.disagreed} do not, {counted(shadow.errors, 'error')}, {counted(shadow.timeouts, 'timeout')};"
+        f" {shadow.dropped} dropped and {shadow.skipped} left out"
+    )
+    later, known = shadow.latency_difference_microseconds, shadow.latency_difference_interval
+    if later is None:
+        return told
+    between = f", known to be between {_later(known[0])} and {_later(known[1])}" if known else ""
+    return f"{told}; at the median {_later(later)} than stable{between}, the mirror's own time included"
+
+
+def _later(microseconds: int) -> str:
+    return f"{spoken(abs(microseconds))} {'later' if microseconds >= 0 else 'earlier'}"
+
+
+def by_header(status: ExperimentStatus) -> str | None:
+    """What became of requests that chose the candidate, in a sentence; None where there were none."""
+    counted = next((arm for arm in status.arms if arm.name == names.CANARY and arm.header_requests), None)
+    if counted is None:
+        return None
+    return f"{counted.header_requests} requests, {counted.header_errors or 0} errors; they are no evidence"
+
+
+def gate(step: PlanStep) -> str:
+    """What a step waits for, such as `for 10m` or `manual gate`."""
+    match step.gate:
+        case "time":
+            return f"for {format_duration(step.min_duration)}"
+        case "scale":
+            return load.scale(step)
+        case "headers":
+            return header_match.spoken(step.headers or ())
+        case "bake":
+            return f"bakes for {format_duration(step.min_duration)}"
+        case other:
+            return _GATES.get(other, other)

@@ -1,0 +1,1 @@
+"""How long a test takes: sample sizes by formulas, and whole tests by simulation."""

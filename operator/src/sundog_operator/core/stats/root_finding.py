@@ -1,0 +1,34 @@
+"""Where functions of one variable cross 0, many at once."""
+
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+
+from sundog_operator.core.stats.beta_binomial import Numbers
+
+_STEPS: Final = 60
+_CLOSE: Final = 1e-6
+"""Of the last step but one: the last is far shorter."""
+
+
+def crossing(
+    excess: Callable[[Numbers], Numbers], inside: Numbers, outside: Numbers, within: Numbers, beyond: Numbers
+) -> Numbers:
+    """Where `excess` is 0 between points inside, where it is `within` and below 0, and points outside, where it is `beyond`: regula falsi.
+
+    Where one end stays twice, its value is halved, else it would stay for ever (Dowell and Jarratt, BIT 1971).
+    """
+    stayed, found = np.zeros(inside.shape), outside
+    for _ in range(_STEPS):
+        middle = (inside * beyond - outside * within) / (beyond - within)
+        value = excess(middle)
+        is_out = value >= 0
+        within = np.where(is_out, np.where(stayed > 0, within / 2, within), value)
+        beyond = np.where(is_out, value, np.where(stayed < 0, beyond / 2, beyond))
+        inside, outside = np.where(is_out, inside, middle), np.where(is_out, middle, outside)
+        stayed = np.where(is_out, 1.0, -1.0)
+        moved, found = np.abs(middle - found), middle
+        if not np.any(moved > _CLOSE):
+            break
+    return found

@@ -1,0 +1,1 @@
+"""Commands that estimate how long a test takes."""

@@ -1,0 +1,1 @@
+"""What applying a manifest would do."""

@@ -1,0 +1,1 @@
+"""The report of a rollout or an experiment, as Markdown or HTML."""

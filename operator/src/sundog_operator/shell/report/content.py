@@ -1,0 +1,536 @@
+"""What there is to tell of one rollout, out of its Experiment: for the terminal and for the page alike. Pure."""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final, Literal
+
+from sundog_operator.api import (
+    ExperimentStatus,
+    FrozenPlan,
+    HistoryMetric,
+    HistoryPoint,
+    MetricStatus,
+    PlanGuardrail,
+    PlanOutcome,
+    ShadowStatus,
+    format_duration,
+    is_latency,
+)
+from sundog_operator.core.analysis import evaluate, power
+from sundog_operator.core.analysis.counters import Tallies
+from sundog_operator.core.edge import units
+from sundog_operator.core.edge.buckets import percent
+from sundog_operator.core.kubernetes import names
+from sundog_operator.core.rollout import freeze, history, machine, metric_checks, plan_text
+from sundog_operator.core.stats import metric_evidence, multiple_testing
+from sundog_operator.ports import Object
+from sundog_operator.shell.describe import beside, ends, interval, limit, of_one_side, span, wanted
+
+_HEADINGS: Final = {
+    "Promoted": "Promoted on evidence",
+    "RolledBack": "Rolled back on evidence",
+    "Harm": "Every arm did harm",
+    "NoWinner": "No arm can win",
+}
+_TONES: Final = {"Promoted": "good", "RolledBack": "bad", "Harm": "bad", "NoWinner": "open"}
+_ARMS: Final = (names.STABLE, names.CANARY)
+_OUTCOMES: Final = ("success", "secondary")
+
+ROLLOUT: Final = "Rollout"
+
+OUTSIDE: Final = "outside"
+"""Of an experiment what gets traffic, and is compared with nothing."""
+
+MOST_ARMS: Final = 9
+"""Beside control."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """Somebody who gets traffic.
+
+    Attributes:
+        kind: stable or candidate of a rollout; else `OUTSIDE`, control, or arm-1 to arm-9.
+        name: for people.
+    """
+
+    kind: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What was known at one time.
+
+    Attributes:
+        at_s: seconds since the rollout began.
+        weight: percent of the traffic from then on of the candidate, or of all arms beside control, to a whole number.
+        weights: of each lane; None where its history has their sum alone.
+        requests: of each lane, until then.
+        errors: of those, the ones that failed.
+    """
+
+    at_s: float
+    weight: int
+    weights: tuple[float, ...] | None
+    requests: tuple[int, ...]
+    errors: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """What was known of one metric at one time; `allowed` is the ratio up to which the gate of that time passes.
+
+    An end that is None is not known; a ratio that is None is of a metric that stable never had. `basis` is as in `HistoryMetric`,
+    empty where that has none.
+    """
+
+    at_s: float
+    ratio: float | None
+    lower: float | None
+    upper: float | None
+    verdict: str
+    allowed: float
+    basis: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric over all of the time.
+
+    Attributes:
+        name: as in the plan, of an arm with the arm's.
+        judged: whether gates wait for it; else it can only do harm, or is an outcome.
+        compared: what its ratio is of: an arm and control, or the candidate and stable.
+        type: what it is: an event of the edge, or an outcome that is a rate or a mean.
+        limit: how much worse the candidate may be, or what is wanted of an outcome, in words.
+        margin: the ratio beyond which the candidate does harm.
+        bounds: oldest first.
+        last: its numbers as they were told last; None where nothing was.
+    """
+
+    name: str
+    judged: bool
+    compared: tuple[str, str]
+    type: Literal["event", "rate", "mean"]
+    limit: str
+    margin: float
+    bounds: tuple[Bound, ...]
+    last: MetricStatus | None
+
+    @property
+    def unit(self) -> str:
+        """What a ratio of 1 is."""
+        return f"as {'much' if self.type == 'mean' else 'often'} as {self.compared[1]}"
+
+    @property
+    def meaning(self) -> str:
+        """What the ratio is."""
+        arm, base = self.compared
+        if self.type == "mean":
+            return f"How many times as much of it a unit of {arm} has as one of {base}"
+        return f"How many times as often it happens with {arm} as with {base}"
+
+
+@dataclass(frozen=True, slots=True)
+class ArmFigures:
+    """One arm: its revision, percent of the traffic now, requests in all and of those as evidence, and failures."""
+
+    name: str
+    revision: int
+    weight: float
+    requests: int
+    evidence: int | None
+    errors: int
+
+    @property
+    def error_rate(self) -> float | None:
+        """The share of its requests that failed."""
+        return self.errors / self.requests if self.requests else None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A rollout, told.
+
+    Attributes:
+        kind: Rollout, or Experiment for one of a user's own.
+        who: what gets traffic beside stable: the candidate, or the arms.
+        lanes: of whom the looks tell; those of a rollout are stable and the candidate.
+        arms_compared: what the two arms of a metric are called.
+        title: the Experiment, such as `vision/digits-r8`.
+        heading: how it ended, or where it is.
+        tone: good, bad or open.
+        why: sentences.
+        facts: (name, value) of what it is and was held to.
+        quality: (name, value) of how far the counts can be trusted.
+        seconds: from its begin to its end, or to now.
+        remembered: whether its status has a history.
+    """
+
+    kind: str
+    who: str
+    lanes: tuple[Lane, ...]
+    arms_compared: tuple[str, str]
+    title: str
+    heading: str
+    tone: str
+    why: tuple[str, ...]
+    facts: tuple[tuple[str, str], ...]
+    quality: tuple[tuple[str, str], ...]
+    arms: tuple[ArmFigures, ...]
+    looks: tuple[Look, ...]
+    metrics: tuple[Metric, ...]
+    seconds: float
+    remembered: bool
+
+
+def report_of(obj: Object, now: datetime) -> Report:
+    """Tell an Experiment as it is stored."""
+    status, meta = ExperimentStatus.parse(obj.get("status")), obj["metadata"]
+    tallies = Tallies.unpack(status.tallies, str(meta.get("uid", "")))
+    begun = _begun(status, meta, now)
+    ended = _ended(status) or now
+    points = _points(status, ended)
+    heading, tone = _heading(status)
+    own = status.plan.comparison is not None
+    return Report(
+        kind="Experiment" if own else ROLLOUT,
+        who="arms" if own else "candidate",
+        lanes=tuple(_lanes(status)),
+        arms_compared=("control", "arm") if own else ("stable", "candidate"),
+        title=printable(f"{meta['namespace']}/{meta['name']}"),
+        heading=printable(heading),
+        tone=tone,
+        why=tuple(map(printable, _why(status))),
+        facts=tuple((name, printable(value)) for name, value in _facts(obj, status, begun, ended)),
+        quality=tuple((name, printable(value)) for name, value in _quality(status, tallies)),
+        arms=tuple(_arms(status, tallies)),
+        looks=tuple(
+            _look(point, begun, own=own)
+            for point in points
+            if len(point.requests) == len(point.errors) == (len(status.arms) if own else len(_ARMS))
+        ),
+        metrics=(
+            *(
+                _outcome(status, outcome, points, begun, arm)
+                for outcome in _outcomes(status)
+                for arm in _compared(status)
+                if arm
+            ),
+            *(
+                _metric(status, guardrail, points, begun, arm)
+                for arm in _compared(status)
+                for guardrail in status.plan.guardrails
+            ),
+        ),
+        seconds=max((ended - begun).total_seconds(), 1.0),
+        remembered=bool(status.history),
+    )
+
+
+def _compared(status: ExperimentStatus) -> list[str | None]:
+    """The arms that metrics are about; None for the candidate of a rollout."""
+    if status.plan.comparison is None:
+        return [None]
+    return [arm.name for arm in status.arms if arm.name not in names.OF_STABLE]
+
+
+def printable(text: str) -> str:
+    """A text without control characters, which terminals obey and which no document may hold."""
+    return "".join(
+        each if each.isprintable() else " " if each.isspace() else "\N{REPLACEMENT CHARACTER}" for each in text
+    )
+
+
+def _begun(status: ExperimentStatus, meta: Object, now: datetime) -> datetime:
+    first = status.history[0].at if status.history else None
+    created = str(meta.get("creationTimestamp") or "")
+    return status.plan.frozen_at or first or (datetime.fromisoformat(created) if created else now)
+
+
+def _ended(status: ExperimentStatus) -> datetime | None:
+    """When it ended; None while it goes on."""
+    if not machine.is_over(status):
+        return None
+    told = next((each for each in status.conditions if each.type == "Running" and each.status == "False"), None)
+    return told.last_transition_time if told else status.epoch.since
+
+
+def _points(status: ExperimentStatus, ended: datetime) -> tuple[HistoryPoint, ...]:
+    """Its history, and what is known now or was at the end, where that is newer: a command ends an attempt between two looks."""
+    at = ended if machine.is_over(status) else status.counted_at
+    if at is None or (status.history and status.history[-1].at >= at):
+        return status.history
+    return (*status.history, history.point_of(status, status.metrics, at))
+
+
+def _heading(status: ExperimentStatus) -> tuple[str, str]:
+    reason = status.verdict.reason.partition(":")[0]
+    if status.verdict.winner and status.plan.comparison is not None:
+        return f"{status.verdict.winner} has won", "good"
+    if machine.stands_by_copies(status):
+        return _of_copies(status, reason)
+    match status.phase:
+        case machine.CONCLUDED | machine.STOPPED if status.verdict.decision in _HEADINGS:
+            return _HEADINGS[status.verdict.decision], _TONES[status.verdict.decision]
+        case machine.CONCLUDED if status.plan.comparison is not None:
+            return f"Has run its course, undecided: {reason}", "open"
+        case machine.CONCLUDED:
+            return "Promoted, not by evidence", "open"
+        case machine.STOPPED:
+            return f"Ended without a verdict of evidence: {reason or 'no reason was told'}", "open"
+        case machine.RUNNING if status.paused is not None:
+            return f"Paused: {status.paused.reason}", "open"
+        case machine.RUNNING:
+            return "Undecided, goes on", "open"
+    return "Has not begun", "open"
+
+
+def _of_copies(status: ExperimentStatus, reason: str) -> tuple[str, str]:
+    """What became of a candidate that has passed by copies alone."""
+    match status.phase:
+        case machine.CONCLUDED:
+            return "Promoted by command, after its copies had passed", "good"
+        case machine.STOPPED:
+            return f"Its copies had passed, and it was not promoted: {reason}", "open"
+    return "Its copies have passed: promote or abort it", "good"
+
+
+def _why(status: ExperimentStatus) -> Iterator[str]:
+    """The outcome or what is waited for, then what is known of each guardrail, no sentence twice."""
+    step = status.step.reason if status.step else ""
+    if machine.is_over(status) or status.verdict.winner or machine.stands_by_copies(status):
+        first = status.verdict.reason
+    else:
+        first = machine.paused_for(status) if status.paused else step
+    if first:
+        yield first
+    for each in status.metrics:
+        if (
+            each.message
+            and each.message not in first
+            and (each.role in ("guardrail", "success") or each.verdict == "Harm")
+        ):
+            yield each.message
+    if side := of_one_side(status.metrics):
+        yield side
+    for check in status.checks:
+        if check.message and check.message not in first:
+            yield check.message
+
+
+def _facts(obj: Object, status: ExperimentStatus, begun: datetime, ended: datetime) -> Iterator[tuple[str, str]]:
+    plan = status.plan
+    yield "model deployment", str((obj.get("spec") or {}).get("modelDeployment", ""))
+    yield "began", f"{begun:%Y-%m-%d %H:%M:%S} UTC"
+    if machine.is_over(status):
+        yield "ended", f"{ended:%Y-%m-%d %H:%M:%S} UTC, after {span(ended - begun)}"
+    else:
+        yield "so far", span(ended - begun)
+    if plan.comparison is None:
+        yield from _steps(plan)
+    else:
+        yield "arms", ", ".join(f"{arm.name} {percent(arm.buckets):g} %" for arm in plan.comparison.arms)
+        yield "ends", ends(plan.comparison)
+    if plan.requests_per_second is not None:
+        yield "traffic", f"{plan.requests_per_second:.3g} requests a second when it began"
+    for guardrail in plan.guardrails:
+        yield guardrail.metric, limit(guardrail, beside(plan))
+    for check in plan.checks:
+        yield check.name, f"{metric_checks.limits(check)}, as Prometheus gives it"
+    if status.shadow is not None:
+        yield from _copies(status.shadow)
+    if plan.alpha is not None and (plan.guardrails or plan.harm_shares):
+        yield "alpha", plan_text.alpha(plan)
+    for outcome in _outcomes(status):
+        yield outcome.name, f"{outcome.role}: {wanted(outcome)}"
+    if not machine.is_over(status) and (doubt := power.doubt(plan)):
+        yield "beware", doubt
+
+
+def _steps(plan: FrozenPlan) -> Iterator[tuple[str, str]]:
+    yield "steps", " → ".join(f"{step.weight} %" for step in plan.steps) or "not frozen yet"
+    for step in plan.steps:
+        if step.gate == freeze.BAKE:
+            yield "bake", f"{100 - step.weight} % stays with stable for {format_duration(step.min_duration)}"
+
+
+def _copies(shadow: ShadowStatus) -> Iterator[tuple[str, str]]:
+    yield "copies", plan_text.copies(shadow)
+    yield "compared", shadow.message
+    for each in shadow.earlier or ():
+        yield "compared before", each
+
+
+def _quality(status: ExperimentStatus, tallies: Tallies) -> Iterator[tuple[str, str]]:
+    told = next((each for each in status.conditions if each.type == "DataQuality"), None)
+    if told is not None:
+        yield "data quality", f"{told.reason}: {told.message}" if told.message else told.reason
+    silent = told is not None and told.reason == "EdgeSilent"
+    if status.plan.guardrails:
+        yield "silent edges", told.message if told is not None and silent else "none, as of the last write"
+    if not tallies.sources:
+        yield "counts", "none are kept"
+        return
+    if status.plan.comparison is not None:
+        lost = [f"{tallies.over_epochs(arm.name).lost} of {arm.name}" for arm in status.arms]
+        yield "lost", f"{', '.join(lost)}: requests that ended, nobody knows how"
+        return
+    yield "sample ratio", _sample_ratio(status, tallies)
+    stable, canary = (tallies.over_epochs(name) for name in _ARMS)
+    yield "lost", f"{stable.lost} of stable's requests and {canary.lost} of the candidate's ended, nobody knows how"
+    yield "running", f"{stable.running} of stable's and {canary.running} of the candidate's, when that was last told"
+
+
+def _sample_ratio(status: ExperimentStatus, tallies: Tallies) -> str:
+    """How the requests that are evidence fell to the arms, and how much that speaks against the weights."""
+    counted = [
+        metric_evidence.Split.of_two(each.weight / 100, _assigned(tallies, each.number))
+        for each in status.evidence_epochs
+        if 0 < each.weight < 100
+    ]
+    canary, total = sum(each.units[1] for each in counted), sum(sum(each.units) for each in counted)
+    if not total:
+        return "nothing was counted as evidence"
+    if units.frozen_in(status.plan) != units.REQUEST:
+        return (
+            f"the candidate got {canary} of {total} requests, which need not fall to the arms by the weights; units are to, and edges tell"
+            " those while the rollout goes on"
+        )
+    return (
+        f"{evaluate.as_they_fell(counted, 'requests')}; log E against the split is"
+        f" {metric_evidence.mismatch(counted):.3g}, and pauses from {evaluate.MISMATCH_LOG_E:.3g} on"
+    )
+
+
+def _assigned(tallies: Tallies, epoch: int) -> tuple[int, int]:
+    stable, canary = (tallies.of(epoch, name).assigned for name in _ARMS)
+    return stable, canary
+
+
+def _arms(status: ExperimentStatus, tallies: Tallies) -> Iterator[ArmFigures]:
+    epochs = [each.number for each in status.evidence_epochs]
+    for arm in (each for each in status.arms if status.plan.comparison is not None or each.name in _ARMS):
+        evidence = sum(tallies.of(epoch, arm.name).assigned for epoch in epochs) if tallies.sources else None
+        yield ArmFigures(arm.name, arm.revision or 0, arm.weight, arm.requests, evidence, arm.errors)
+
+
+def _lanes(status: ExperimentStatus) -> Iterator[Lane]:
+    if status.plan.comparison is None:
+        yield from (Lane("stable", "stable"), Lane("candidate", "candidate"))
+        return
+    known = {names.STABLE: Lane(OUTSIDE, "stable, outside"), names.CONTROL: Lane("control", names.CONTROL)}
+    beside = itertools.cycle(range(1, MOST_ARMS + 1))
+    for arm in status.arms:
+        yield known.get(arm.name) or Lane(f"arm-{next(beside)}", printable(arm.name))
+
+
+def _look(point: HistoryPoint, begun: datetime, *, own: bool) -> Look:
+    weights: tuple[float, ...] | None = point.weights if own else (100 - point.weight, point.weight)
+    if weights is not None and len(weights) != len(point.requests):
+        weights = None
+    return Look(_since(begun, point.at), point.weight, weights, point.requests, point.errors)
+
+
+def _since(begun: datetime, at: datetime) -> float:
+    return max((at - begun) / timedelta(seconds=1), 0.0)
+
+
+def _metric(
+    status: ExperimentStatus,
+    guardrail: PlanGuardrail,
+    points: tuple[HistoryPoint, ...],
+    begun: datetime,
+    arm: str | None,
+) -> Metric:
+    named = (each for each in status.metrics if each.name == guardrail.metric and each.role not in _OUTCOMES)
+    last = next((each for each in named if arm in (None, each.arm)), None)
+    return Metric(
+        name=_name(status.plan, guardrail.metric, guardrail.role, arm),
+        judged=guardrail.role == "guardrail",
+        compared=("the candidate", names.STABLE) if arm is None else (f"arm {printable(arm)}", names.CONTROL),
+        type="event",
+        limit=limit(guardrail, beside(status.plan)),
+        margin=1.0 if is_latency(guardrail.metric) else 1 + guardrail.margin,
+        bounds=tuple(_bounds(status.plan, guardrail, points, begun, arm)),
+        last=last and last.model_copy(update={"message": printable(last.message), "verdict": printable(last.verdict)}),
+    )
+
+
+def _outcomes(status: ExperimentStatus) -> tuple[PlanOutcome, ...]:
+    return () if status.plan.comparison is None else status.plan.comparison.outcomes
+
+
+def _outcome(
+    status: ExperimentStatus, outcome: PlanOutcome, points: tuple[HistoryPoint, ...], begun: datetime, arm: str
+) -> Metric:
+    """An outcome of an arm, around what control's would be."""
+    key = (outcome.name, outcome.role, arm)
+    last = next((each for each in status.metrics if (each.name, each.role, each.arm) == key), None)
+    seen = [
+        (point.at, found)
+        for point in points
+        if (found := _found(status.plan, point, outcome.name, outcome.role, arm)) is not None
+    ]
+    return Metric(
+        name=_name(status.plan, outcome.name, outcome.role, arm),
+        judged=False,
+        compared=(f"arm {printable(arm)}", names.CONTROL),
+        type=outcome.type,
+        limit=wanted(outcome),
+        margin=1.0,
+        bounds=tuple(
+            Bound(_since(begun, at), each.ratio, each.lower, each.upper, printable(each.verdict or "Undecided"), 1.0)
+            for at, each in seen
+        ),
+        last=last and last.model_copy(update={"message": printable(last.message), "verdict": printable(last.verdict)}),
+    )
+
+
+def _bounds(
+    plan: FrozenPlan, guardrail: PlanGuardrail, points: tuple[HistoryPoint, ...], begun: datetime, arm: str | None
+) -> Iterator[Bound]:
+    # What is known when the weight changes was counted under the one before.
+    for before, point in itertools.pairwise((*points[:1], *points)):
+        found = _found(plan, point, guardrail.metric, guardrail.role, arm)
+        if found is not None:
+            verdict, allowed = printable(found.verdict or "Undecided"), _allowed(plan, guardrail, before.weight)
+            at_s, basis = _since(begun, point.at), found.basis or ""
+            yield Bound(at_s, found.ratio, found.lower, found.upper, verdict, allowed, basis)
+
+
+def _found(plan: FrozenPlan, point: HistoryPoint, name: str, role: str, arm: str | None) -> HistoryMetric | None:
+    """What a point has of a metric. Before roles were kept, nobody knows of two of one name which it was."""
+    roles = (role,) if _shares_its_name(plan, name) else (role, None)
+    named = (each for each in point.metrics or () if (each.name, each.arm) == (name, arm))
+    return next((each for each in named if each.role in roles), None)
+
+
+def _name(plan: FrozenPlan, metric: str, role: str, arm: str | None) -> str:
+    """A metric as it is told, with its role where another one has its name."""
+    told = metric if arm is None else f"{arm}: {metric}"
+    return printable(f"{told} ({role})" if _shares_its_name(plan, metric) else told)
+
+
+def _shares_its_name(plan: FrozenPlan, name: str) -> bool:
+    if plan.comparison is None:
+        return False
+    return [*(each.metric for each in plan.guardrails), *(each.name for each in plan.comparison.outcomes)].count(
+        name
+    ) > 1
+
+
+def _allowed(plan: FrozenPlan, guardrail: PlanGuardrail, weight: int) -> float:
+    """The ratio up to which the gate at that weight passes."""
+    if is_latency(guardrail.metric):
+        return 1.0
+    return float(multiple_testing.allowed_ratio(guardrail.margin, machine.weight_after(plan.steps, weight) / 100))
+
+
+def told_interval(bound: Bound) -> str:
+    """Both ends, and that they are of one step alone, as in the other tables."""
+    ends = tuple(end for end in (bound.lower, bound.upper) if end is not None)
+    return interval(MetricStatus(name="", interval=ends if bound.lower is not None else (), basis=bound.basis))

@@ -1,0 +1,61 @@
+"""The final figures of a report as tables of text, the same in a terminal and on a page. Pure."""
+
+from dataclasses import dataclass
+
+from sundog_operator.api import MetricStatus
+from sundog_operator.shell.describe import interval
+from sundog_operator.shell.report.content import ROLLOUT, ArmFigures, Metric, Report
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A title, heads of columns, and rows of as many cells. The first `words` columns hold words, the others numbers."""
+
+    title: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    words: int = 1
+
+
+def tables_of(report: Report) -> list[Table]:
+    """Arms, and metrics where any are judged."""
+    total = sum(arm.requests for arm in report.arms)
+    arms = Table(
+        "Sample",
+        ("ARM", "REVISION", "WEIGHT", "REQUESTS", "SHARE", "EVIDENCE", "ERRORS", "ERROR RATE"),
+        tuple(_arm(arm, total) for arm in report.arms),
+    )
+    metrics = Table(
+        f"Metrics, with the events of {'both arms' if report.kind == ROLLOUT else 'control and of the arm'}",
+        ("METRIC", "ROLE", "VERDICT", *(name.upper() for name in report.arms_compared), "RATIO", "INTERVAL", "ALLOWED"),
+        tuple(_metric(metric, metric.last) for metric in report.metrics if metric.last is not None),
+        words=3,
+    )
+    return [table for table in (arms, metrics) if table.rows]
+
+
+def _arm(arm: ArmFigures, total: int) -> tuple[str, ...]:
+    return (
+        arm.name,
+        f"r{arm.revision}",
+        f"{arm.weight:g} %",
+        str(arm.requests),
+        f"{arm.requests / total:.1%}" if total else "–",
+        "–" if arm.evidence is None else str(arm.evidence),
+        str(arm.errors),
+        "–" if arm.error_rate is None else f"{arm.error_rate:.3%}",
+    )
+
+
+def _metric(metric: Metric, last: MetricStatus) -> tuple[str, ...]:
+    stable, candidate = (*map(str, last.events), "–", "–")[:2]
+    return (
+        metric.name,
+        last.role,
+        last.verdict,
+        stable,
+        candidate,
+        "–" if last.ratio is None else f"{last.ratio:.3g}",
+        interval(last) or "–",
+        f"{last.allowed:.3g}" if metric.judged and last.allowed is not None else "–",
+    )

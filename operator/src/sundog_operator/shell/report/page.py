@@ -1,0 +1,34 @@
+"""A report as one HTML document that needs nothing else: no script, no other file, no network."""
+
+from datetime import datetime
+from typing import Final
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from sundog_operator.shell.report import charts, figures
+from sundog_operator.shell.report.content import MOST_ARMS, Report
+
+_TEMPLATE: Final = "page.html.j2"
+_DASHED: Final = 5
+"""Beyond that arm lines have dashes: nine colours are many."""
+
+
+def page(report: Report, version: str, now: datetime) -> str:
+    """The document. Every text of the report is escaped; `version` and the time it was made are told at its end."""
+    environment = Environment(
+        loader=PackageLoader("sundog_operator.shell.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(_TEMPLATE).render(
+        report=report,
+        tables=figures.tables_of(report),
+        charts=charts.charts_of(report),
+        size=charts,
+        arms=MOST_ARMS,
+        dashed=_DASHED,
+        version=version,
+        made=f"{now:%Y-%m-%d %H:%M:%S} UTC",
+    )

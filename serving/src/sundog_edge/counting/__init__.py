@@ -1,0 +1,1 @@
+"""Counts of requests, from HAProxy's lines and tables to the evidence document."""

@@ -1,0 +1,104 @@
+"""A sample of the sticky units of one attempt: who came first to which arm, and what first happened to them. Pure.
+
+A unit is in the sample if the unsalted 64-bit hash of it is below a threshold τ. Every edge draws by the same hash, so the samples
+of several edges or boots merge: the smallest τ, the union, the earliest of each first. When a sample outgrows its limit, τ halves.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sundog_edge.counting.log_lines import ENDS, ERRORS
+
+WHOLE = 1 << 64
+LIMIT = 1000
+BUDGET = 50_000
+"""Units over all samples of an edge; with many samples each gets less."""
+
+MIN_LIMIT = 50
+EVENT_OF_END = {
+    **dict.fromkeys(ERRORS, "error"),
+    "client4xx": "client4xx",
+    "throttled": "throttled",
+    "abortBefore": "abort",
+    "abortDuring": "abort",
+}
+assert {*EVENT_OF_END} == {*ENDS} - {"ok"}
+
+Moment = tuple[int, int, str]
+"""(arrival in Unix microseconds, epoch, arm): ordered by time, so that the least is the earliest and ties are no ambiguity."""
+
+
+@dataclass(slots=True)
+class Unit:
+    """One unit: its first exposure, its ended requests, and the first event of each kind."""
+
+    first: Moment
+    n: int = 0
+    events: dict[str, Moment] = field(default_factory=dict)
+
+    def add(self, first: Moment, n: int, events: Mapping[str, Moment]) -> None:
+        """Take in more of the same unit."""
+        self.first = min(self.first, first)
+        self.n += n
+        for kind, moment in events.items():
+            self.events[kind] = min(self.events.get(kind, moment), moment)
+
+
+@dataclass(slots=True)
+class Sample:
+    """The units below `tau`, by hash."""
+
+    tau: int = WHOLE
+    units: dict[int, Unit] = field(default_factory=dict)
+    limit: int = LIMIT
+
+    def see(self, number: int, moment: Moment, events: tuple[str, ...]) -> None:
+        """Count one ended request of the unit with this hash, which is below `tau`."""
+        unit = self.units.get(number)
+        if unit is None:
+            unit = self.units[number] = Unit(moment)
+        unit.add(moment, 1, dict.fromkeys(events, moment))
+        if len(self.units) > self.limit:
+            self.shrink(self.limit)
+
+    def merge(self, other: "Sample") -> None:
+        """Take in another edge's or boot's sample of the same attempt."""
+        self._cut(min(self.tau, other.tau))
+        for number, unit in other.units.items():
+            if number < self.tau:
+                self.units.setdefault(number, Unit(unit.first)).add(unit.first, unit.n, unit.events)
+        self.shrink(self.limit)
+
+    def shrink(self, limit: int) -> None:
+        """Hold at most `limit` units from now on."""
+        self.limit = limit
+        while len(self.units) > limit:
+            self._cut(self.tau // 2)
+
+    def _cut(self, tau: int) -> None:
+        if tau < self.tau:
+            self.tau = tau
+            self.units = {number: unit for number, unit in self.units.items() if number < tau}
+
+    def as_json(self) -> dict[str, Any]:
+        """τ and `[hash, [µs, epoch, arm], n, {event: [µs, epoch, arm]}]` of every unit, by hash. Hashes are hexadecimal."""
+        units = [
+            [f"{number:016x}", [*unit.first], unit.n, {kind: [*unit.events[kind]] for kind in sorted(unit.events)}]
+            for number, unit in sorted(self.units.items())
+        ]
+        return {"tau": f"{self.tau:x}", "units": units}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> "Sample":
+        """The sample that `as_json` gave."""
+        units = {
+            int(number, 16): Unit(tuple(first), n, {kind: tuple(moment) for kind, moment in events.items()})
+            for number, first, n, events in stored["units"]
+        }
+        return cls(int(stored["tau"], 16), units)
+
+
+def limit_for(samples: int) -> int:
+    """Units that each of so many samples may hold."""
+    return max(MIN_LIMIT, min(LIMIT, BUDGET // max(1, samples)))

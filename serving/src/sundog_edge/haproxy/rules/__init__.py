@@ -1,0 +1,1 @@
+"""Rules that a request passes in HAProxy, one concern a module."""

@@ -1,0 +1,98 @@
+"""Who calls: an API key, compared by its SHA-256, or a signed token. Only for services whose policy asks.
+
+Nothing here depends on how many keys there are: a digest, or the id of a token's key, is looked up in a map.
+"""
+
+from sundog_edge.haproxy.names import CLIENT_ADDRESS
+from sundog_edge.haproxy.problems import refusal
+from sundog_edge.split.layout import Layout
+from sundog_edge.state_dir import StateDir
+
+SKEW_S = 60
+MAX_AUDIENCES = 8
+REQUIRED = "{ var(txn.guarded) -m bool }"
+_POLICY = "{ var(txn.policy) -m found }"
+_KEYS = "{ var(txn.keys) -m len gt 0 }"
+_JWKS = "{ var(txn.jwks) -m len gt 0 }"
+SIGNED = "{ var(txn.signed) -m int 1 }"
+"""Whether the request's token, `txn.token`, is one of this service."""
+
+# What is no number counts as 0 in HAProxy's arithmetic, which lies in the past.
+_SECONDS = "^[0-9]{1,15}$"
+
+
+def backend(layout: Layout, state: StateDir) -> str:
+    """A backend that gets no request: HAProxy loads the public keys that its rules name, and knows no others."""
+    lines = "".join(
+        f'    http-request set-var(txn.signed) str(),jwt_verify("RS256","{state.public_key(file)}")\n'
+        for file in layout.public_keys
+    )
+    return f"backend public-keys from base\n{lines}"
+
+
+def rules(state: StateDir) -> str:
+    """Set `txn.caller` (for rates) and `txn.client` (an API key's name), or answer 401 or 403."""
+    unknown = refusal(
+        401,
+        "Unauthorized",
+        "a valid API key or token of this service is needed",
+        f"{REQUIRED} !{{ var(txn.caller) -m found }}",
+        " hdr WWW-Authenticate Bearer",
+    )
+    return f"""    http-request set-var(txn.keys) var(txn.policy),field(1,|) if {_POLICY}
+    http-request set-var(txn.jwks) var(txn.policy),field(2,|) if {_POLICY}
+    http-request set-var(txn.guarded) bool(true) if {_KEYS} || {_JWKS}
+{_api_keys(state)}\
+{_tokens(state)}\
+{unknown}"""
+
+
+def _api_keys(state: StateDir) -> str:
+    return f"""    http-request set-var(txn.credential) http_auth_bearer if {_KEYS}
+    http-request set-var(txn.credential) req.fhdr(x-api-key) if {_KEYS} {{ req.fhdr(x-api-key) -m found }}
+    http-request set-var(txn.digest) var(txn.credential),sha2(256),hex,lower if {_KEYS}
+    http-request set-var(txn.client) var(txn.keys),concat(/,txn.digest),map_str({state.map("keys")}) if {_KEYS}
+    http-request set-var(txn.caller) str(k),concat(/,txn.client) if {{ var(txn.client) -m found }}
+"""
+
+
+def _tokens(state: StateDir) -> str:
+    """A token's key is found by its `kid`; what algorithm it signs with is the key's to say, never the token's."""
+    asked = f"{_JWKS} !{{ var(txn.client) -m found }}"
+    wanted = "{ var(txn.audience) -m len gt 0 }"
+    # Of a subject that HAProxy cannot read nobody knows whose it is: as a key of its own it would be that of all such tokens together.
+    named = f"{SIGNED} {{ var(txn.subject) -m len gt 0 }}"
+    audiences = "".join(
+        f"    http-request set-var(txn.intended) bool(true) if {SIGNED} {wanted} "
+        f"{{ var(txn.token),jwt_payload_query('{path}'),strcmp(txn.audience) eq 0 }}\n"
+        for path in ("$.aud", *(f"$.aud[{index}]" for index in range(MAX_AUDIENCES)))
+    )
+    elsewhere = refusal(
+        403, "Forbidden", "the token is not for this service", f"{SIGNED} {wanted} !{{ var(txn.intended) -m bool }}"
+    )
+    return f"""    http-request set-var(txn.token) http_auth_bearer if {asked}
+    http-request set-var(txn.kid) var(txn.token),jwt_header_query('$.kid'),sha2(256),hex,lower if {asked}
+    http-request set-var(txn.jwk) var(txn.jwks),concat(/,txn.kid),map_str({state.map("tokens")}) if {asked}
+    http-request set-var(txn.alg) var(txn.jwk),field(1,|) if {asked}
+    http-request set-var(txn.key) var(txn.jwk),field(2,|) if {asked}
+    http-request set-var(txn.key) var(txn.key),ub64dec if {asked} {{ var(txn.alg) -m beg HS }}
+    http-request set-var(txn.signed) var(txn.token),jwt_verify(txn.alg,txn.key) \
+if {asked} {{ var(txn.token),jwt_header_query('$.alg'),strcmp(txn.alg) eq 0 }}
+    http-request set-var(txn.now) date if {SIGNED}
+    http-request set-var(txn.exp) var(txn.token),jwt_payload_query('$.exp','int') if {SIGNED}
+    http-request set-var(txn.nbf) var(txn.token),jwt_payload_query('$.nbf','int') if {SIGNED}
+    http-request set-var(txn.issuer) var(txn.policy),field(3,|) if {SIGNED}
+    http-request set-var(txn.audience) var(txn.policy),field(4,|) if {SIGNED}
+    http-request set-var(txn.signed) int(0) if {SIGNED} !{{ var(txn.exp) -m reg {_SECONDS} }}
+    http-request set-var(txn.signed) int(0) if {SIGNED} !{{ var(txn.exp),sub(txn.now),add({SKEW_S}) ge 0 }}
+    http-request set-var(txn.signed) int(0) if {SIGNED} {{ var(txn.nbf) -m found }} !{{ var(txn.nbf) -m reg {_SECONDS} }}
+    http-request set-var(txn.signed) int(0) if {SIGNED} {{ var(txn.nbf) -m found }} !{{ var(txn.nbf),sub(txn.now) le {SKEW_S} }}
+    http-request set-var(txn.signed) int(0) if {SIGNED} {{ var(txn.issuer) -m len gt 0 }} \
+!{{ var(txn.token),jwt_payload_query('$.iss'),strcmp(txn.issuer) eq 0 }}
+{audiences}\
+{elsewhere}\
+    http-request set-var(txn.subject) var(txn.token),jwt_payload_query('$.sub') if {SIGNED}
+    http-request set-var(txn.subject) var(txn.subject),xxh64 if {named}
+    http-request set-var(txn.caller) str(j),concat(/,txn.subject) if {named}
+    http-request set-var(txn.caller) {CLIENT_ADDRESS},concat() if {SIGNED} !{{ var(txn.caller) -m found }}
+"""

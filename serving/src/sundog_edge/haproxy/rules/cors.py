@@ -1,0 +1,92 @@
+"""Browsers: which pages of other origins may call a service, and read what is answered (the CORS protocol of the Fetch standard).
+
+The rules are there from the first service on that asks for them. They come before every rule that refuses, so that a page can read
+refusals too. A preflight is a browser's question and no request of a client: it needs no key, reaches no replica, and is not counted.
+
+- Map `cors`: service → `*` for any origin, request headers, response headers, seconds, `true` with credentials; parted by `|`.
+- Map `origins`: `service|origin` → the origin.
+"""
+
+from sundog_edge.haproxy.problems import IS_CALL, in_json, problem
+from sundog_edge.split.document import Document, Service
+from sundog_edge.split.policy import ANY_ORIGIN, Cors
+from sundog_edge.state_dir import StateDir
+
+METHODS = "GET, HEAD, POST"
+"""Those that a model server answers."""
+
+ALLOWED = ("authorization", "content-type", "inference-header-content-length", "x-api-key", "x-request-id")
+"""Headers of requests that every client may have to send."""
+
+EXPOSED = (
+    "inference-header-content-length",
+    "retry-after",
+    "x-request-id",
+    "x-sundog-arm",
+    "x-sundog-exposure",
+    "x-sundog-revision",
+)
+"""Headers of answers that every page may read."""
+
+_SERVED = "{ var(txn.cors) -m found }"
+_ORIGIN = "{ var(txn.origin) -m found }"
+_ALLOWED = "{ var(txn.allowed) -m found }"
+_PREFLIGHT = "{ var(txn.preflight) -m bool }"
+
+
+def rules(state: StateDir) -> str:
+    """Set `txn.cors` where the service has it and `txn.allowed` where the request's origin may call, and answer preflights.
+
+    For the frontend, once `txn.name` is set. Calls by gRPC are none that a browser could make.
+    """
+    refused = problem(
+        403,
+        "Forbidden",
+        f"the origin {in_json('var(txn.origin)')} is not among endpoint.cors.allowedOrigins of this service",
+        code="OriginNotAllowed",
+    )
+    asked = f"{_ORIGIN} {{ method OPTIONS }} {{ req.fhdr(access-control-request-method) -m found }}"
+    return f"""    http-request set-var(txn.cors) var(txn.name),map_str({state.map("cors")}) if !{IS_CALL}
+    http-request set-var(txn.origin) req.fhdr(origin) if {_SERVED} {{ req.fhdr(origin) -m found }}
+    http-request set-var(txn.allowed) var(txn.name),concat(|,txn.origin),map_str({state.map("origins")}) if {_ORIGIN}
+    http-request set-var(txn.allowed) str({ANY_ORIGIN}) if {_ORIGIN} {{ var(txn.cors),field(1,|) -m str {ANY_ORIGIN} }}
+    http-request set-var(txn.preflight) bool(true) if {asked}
+    http-request set-log-level silent if {_PREFLIGHT}
+    http-request return {refused} if {_PREFLIGHT} !{_ALLOWED}
+    http-request return status 200 if {_PREFLIGHT}
+    http-after-response del-header access-control- -m beg if {_SERVED}
+    http-after-response add-header vary origin if {_SERVED}
+    http-after-response set-header access-control-allow-origin %[var(txn.allowed)] if {_ALLOWED}
+    http-after-response set-header access-control-allow-credentials true if {_ALLOWED} {{ var(txn.cors),field(5,|) -m str true }}
+    http-after-response set-header access-control-expose-headers %[var(txn.cors),field(3,|)] if {_ALLOWED} !{_PREFLIGHT}
+    http-after-response set-header access-control-allow-methods "{METHODS}" if {_ALLOWED} {_PREFLIGHT}
+    http-after-response set-header access-control-allow-headers %[var(txn.cors),field(2,|)] if {_ALLOWED} {_PREFLIGHT}
+    http-after-response set-header access-control-max-age %[var(txn.cors),field(4,|)] if {_ALLOWED} {_PREFLIGHT}
+"""
+
+
+def maps(document: Document) -> dict[str, dict[str, str]]:
+    """The entries of both maps. Pure."""
+    asked = [(service, service.cors) for service in document.services if service.cors]
+    return {
+        "cors": {service.name: _value(service, cors) for service, cors in asked},
+        "origins": {
+            f"{service.name}|{origin}": origin
+            for service, cors in asked
+            for origin in cors.allowedOrigins
+            if origin != ANY_ORIGIN
+        },
+    }
+
+
+def _value(service: Service, cors: Cors) -> str:
+    # A page whose users are units has to send the header that says who they are.
+    unit = (service.unit.name.lower(),) if service.unit.kind == "header" else ()
+    fields = (
+        ANY_ORIGIN if ANY_ORIGIN in cors.allowedOrigins else "",
+        ",".join(sorted({*ALLOWED, *unit, *cors.allowedHeaders})),
+        ",".join(sorted({*EXPOSED, *cors.exposedHeaders})),
+        str(cors.maxAgeSeconds),
+        "true" if cors.allowCredentials else "",
+    )
+    return "|".join(fields)

@@ -1,0 +1,136 @@
+"""Calls by gRPC: the same services, splits and counters; replicas are reached at their gRPC ports, by HTTP/2 without TLS.
+
+What the edge answers itself has the HTTP status of the same problem, a `grpc-status` beside it, and no body.
+"""
+
+from sundog_edge.counting.log_lines import GIVEN_UP
+from sundog_edge.haproxy.problems import IS_CALL, call_problem
+from sundog_edge.split.layout import Layout
+from sundog_edge.state_dir import StateDir
+
+SERVICE = "/inference.GRPCInferenceService/"
+HEALTH = "/grpc.health.v1.Health/"
+PROBES = (
+    *(
+        f"{SERVICE}{method}"
+        for method in ("ServerLive", "ServerReady", "ServerMetadata", "ModelReady", "ModelMetadata")
+    ),
+    f"{HEALTH}Check",
+)
+"""Paths that the model server answers without its model."""
+
+IS_CALLED = f"{{ path -m beg {SERVICE} {HEALTH} }}"
+"""Whether the path is one of gRPC: what `txn.grpc` is set by."""
+
+METADATA = "sundog-service"
+"""Names the service where the authority does not."""
+
+_UNITS = {
+    "H": "mul(3600000)",
+    "M": "mul(60000)",
+    "S": "mul(1000)",
+    "m": "add(0)",
+    "u": "div(1000)",
+    "n": "div(1000000)",
+}
+"""Units of a deadline, to milliseconds."""
+
+_EARLY_MS = 10
+"""How much too early a server's clock may let a deadline pass."""
+
+_PREFIX_BYTES = 5
+"""In front of a message: whether it is compressed, and its length."""
+
+_ENCODINGS = "identity gzip deflate"
+"""Those that a server of gRPC knows. Of a compressed message none is supported, but a client may name one and send it as it is."""
+
+_DIGIT = "[A-Za-z0-9+/]"
+_BASE64 = f"({_DIGIT}{{64}})*({_DIGIT}{{4}}){{0,15}}({_DIGIT}[AQgw]|{_DIGIT}{{2}}[AEIMQUYcgkosw048])?=*"
+"""As a server of gRPC takes it. Long runs come first, for each repetition of a group may cost stack."""
+
+_BINARY, _END = r"(^|\n)[^:\n]*-bin: ", r"\r"
+"""Of a line of headers, what stands before the value of one in base64, and after it."""
+
+
+def unsupported() -> str:
+    """Refuse at once a method that no replica has: the client of a stream sends on, and waits for the answer meanwhile."""
+    known = " ".join((*PROBES, f"{SERVICE}ModelInfer"))
+    refused = call_problem(405, "this method is not supported")
+    return f"    http-request return {refused} if {IS_CALL} !{{ path -m str {known} }}\n"
+
+
+def malformed() -> str:
+    """Refuse what is no valid call. A server of gRPC takes it for its own error or waits for the rest, and an arm would be blamed.
+
+    A message that is longer than the buffer and has no length in the headers cannot be seen to end early.
+    """
+    method = call_problem(405, "a call is a POST", " hdr Allow POST")
+    trailers = call_problem(400, "a call needs the header te: trailers")
+    encoding = call_problem(415, "the grpc-encoding is unknown; send messages as they are")
+    binary = call_problem(400, "the value of a header whose name ends in -bin is not base64")
+    short = call_problem(400, "the message is shorter than the length in front of it")
+    encodings = "{ req.fhdr(grpc-encoding) -m found }"
+    return f"""    http-request return {method} if {IS_CALL} !{{ method POST }}
+    http-request return {trailers} if {IS_CALL} !{{ req.fhdr(te) -i -m str trailers }}
+    http-request return {encoding} if {IS_CALL} {encodings} !{{ req.fhdr(grpc-encoding) -m str {_ENCODINGS} }}
+    http-request return {encoding} if {IS_CALL} {{ req.fhdr_cnt(grpc-encoding) gt 1 }}
+    http-request return {binary} if {IS_CALL} {{ req.hdrs -m sub "bin: " }} \
+{{ req.hdrs,regsub("'{_BINARY}{_BASE64}{_END}'",,g) -m reg '{_BINARY}' }}
+    http-request set-var(txn.sent) req.body_size if {IS_CALL}
+    http-request set-var(txn.needed) int({_PREFIX_BYTES}) if {IS_CALL}
+    http-request set-var(txn.needed) req.body,bytes(1,4),be2dec(,4),add({_PREFIX_BYTES}) if {IS_CALL} {{ req.body,bytes(1,4) -m found }}
+    http-request set-var(txn.whole) bool(true) if {IS_CALL} {{ req.hdr(content-length) -m found }}
+    http-request set-var(txn.whole) bool(true) if {IS_CALL} {{ internal.htx.has_eom }}
+    http-request return {short} if {IS_CALL} {{ var(txn.whole) -m bool }} {{ var(txn.needed),sub(txn.sent) gt 0 }}
+"""
+
+
+def replica(state: StateDir) -> str:
+    """Rules of an arm's gRPC backend: the application's name, and the client's deadline or the service's, whichever is earlier.
+
+    What gRPC's libraries tell each other of calls is taken away: a server fails at values of it that it does not know.
+    """
+    asked = "".join(
+        f"    http-request set-var(txn.asked) req.fhdr(grpc-timeout),rtrim({unit}),{factor} "
+        f"if {{ req.fhdr(grpc-timeout) -m reg ^[0-9]{{1,8}}{unit}$ }}\n"
+        for unit, factor in _UNITS.items()
+    )
+    return f"""    http-request set-header application %[be_name,map_str({state.map("applications")})]
+    http-request del-header {METADATA}
+    http-request del-header grpc-internal- -m beg
+    http-request del-header ^(grpc-(previous-rpc-attempts|retry-pushback-ms|status)|lb-cost-bin)$ -m reg
+    http-request set-var(txn.deadline) var(txn.split),field(3,|),add(0)
+{asked}\
+    http-request set-var(txn.own) bool(true) if {{ var(txn.asked) -m found }} {{ var(txn.asked),sub(txn.deadline) lt 0 }}
+    http-request set-var(txn.deadline) var(txn.asked) if {{ var(txn.own) -m bool }}
+    http-request set-header grpc-timeout %[var(txn.deadline)]m
+"""
+
+
+def outcome() -> str:
+    """A status that comes with the headers, as that of an error without an answer does; one that comes after an answer is not seen.
+
+    Where the client's own deadline is the earlier one and has passed, a call that ends by it was given up by its client.
+    """
+    passed = f"{{ var(txn.ttfb),div(1000),add({_EARLY_MS}),sub(txn.deadline) ge 0 }}"
+    return f"""    http-response set-var-fmt(txn.outcome) grpc%[res.fhdr(grpc-status)] if {{ res.fhdr(grpc-status) -m reg ^[0-9]{{1,2}}$ }}
+    http-response set-var(txn.outcome) str({GIVEN_UP}) if {{ res.fhdr(grpc-status) -m str 4 }} {{ var(txn.own) -m bool }} {passed}
+"""
+
+
+def choice(layout: Layout) -> str:
+    """Rules of the frontend that end with a backend for a call."""
+    if not layout.grpc:
+        return f"    use_backend none if {IS_CALL}\n"
+    return f"    use_backend %[var(txn.arm),field(1,!)]-grpc if {IS_CALL}\n"
+
+
+def errors() -> str:
+    """HAProxy's own errors, as a gRPC client reads them."""
+    answers = (
+        call_problem(500, "the edge failed"),
+        call_problem(502, "the replica gave no valid answer"),
+        call_problem(503, "no replica is available"),
+        call_problem(504, "the replica did not answer in time"),
+    )
+    return "".join(f"    http-error {answer}\n" for answer in answers)

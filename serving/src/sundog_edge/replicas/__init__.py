@@ -1,0 +1,1 @@
+"""The replicas of each application, as HAProxy knows them."""

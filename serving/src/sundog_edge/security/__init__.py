@@ -1,0 +1,1 @@
+"""Certificates, API keys and the Secrets that they come from."""

@@ -1,0 +1,96 @@
+"""Certificates of services: from the files of a Secret to what HAProxy loads. Pure, but for the one that stands in for all others."""
+
+import datetime as dt
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from sundog_edge.errors import SecretError
+from sundog_edge.split.document import Document
+
+CERTIFICATE_FILE = "tls.crt"
+KEY_FILE = "tls.key"
+# A certificate is handed to a running HAProxy in one buffer of 16 kB.
+MAX_PEM_BYTES = 14_000
+_DEFAULT_YEARS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Certificates:
+    """PEM and host names by Secret, of those that can be used, and what is wrong with the others."""
+
+    pems: Mapping[str, bytes] = field(default_factory=dict)
+    hosts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    problems: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+def certificates_of(document: Document, secrets: Mapping[str, Mapping[str, bytes]]) -> Certificates:
+    """The certificates that the services of a document name, with the hosts that each answers for."""
+    pems: dict[str, bytes] = {}
+    hosts: dict[str, tuple[str, ...]] = {}
+    problems: dict[str, tuple[str, ...]] = {}
+    for service in document.services:
+        if service.tls:
+            hosts[service.tls] = tuple(sorted({*hosts.get(service.tls, ()), *service.hosts}))
+    for secret in sorted(hosts):
+        try:
+            pems[secret] = pem_of(secrets.get(secret, {}))
+        except SecretError as error:
+            problems[secret] = (str(error),)
+    return Certificates(pems, hosts, problems)
+
+
+def with_last_good(found: Certificates, before: Certificates, there: Iterable[str]) -> Certificates:
+    """`found`, and for every Secret of `there` that has become broken what it was `before`: told as a problem, and served on."""
+    kept = {secret: before.pems[secret] for secret in there if secret in found.problems and secret in before.pems}
+    return replace(found, pems={**found.pems, **kept})
+
+
+def pem_of(files: Mapping[str, bytes]) -> bytes:
+    """Chain and key of a Secret of type kubernetes.io/tls as one PEM without blank lines. Raises SecretError saying what is wrong."""
+    for name in (CERTIFICATE_FILE, KEY_FILE):
+        if name not in files:
+            raise SecretError(f"has no file {name}" if files else "is missing or empty")
+    try:
+        chain = x509.load_pem_x509_certificates(files[CERTIFICATE_FILE])
+    except ValueError:
+        raise SecretError(f"{CERTIFICATE_FILE} is no certificate in PEM") from None
+    try:
+        key = serialization.load_pem_private_key(files[KEY_FILE], password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise SecretError(f"{KEY_FILE} is no private key in PEM without a password") from None
+    try:
+        certified = chain[0].public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        raise SecretError(f"{CERTIFICATE_FILE} is for a key of a kind that is not supported") from None
+    if key.public_key() != certified:
+        raise SecretError(f"{KEY_FILE} does not belong to {CERTIFICATE_FILE}")
+    pem = b"".join(certificate.public_bytes(serialization.Encoding.PEM) for certificate in chain) + key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    if len(pem) > MAX_PEM_BYTES:
+        raise SecretError(f"has {len(pem)} bytes of certificates and key, at most {MAX_PEM_BYTES} are taken")
+    return pem
+
+
+def self_signed(now: dt.datetime) -> bytes:
+    """A certificate that no client trusts, for names that have none: HAProxy needs one to begin with."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "sundog-edge.invalid")])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=365 * _DEFAULT_YEARS))
+        .sign(key, hashes.SHA256())
+    )
+    return certificate.public_bytes(serialization.Encoding.PEM) + key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )

@@ -1,0 +1,324 @@
+"""Puts a split document in force: layout, configuration file, map files, and the maps of every worker."""
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from sundog_edge import binary
+from sundog_edge.counting.evidence import InForce
+from sundog_edge.errors import HaproxyRefused, HaproxyUnavailable
+from sundog_edge.feedback.signing import NO_KEYS, SigningKeyFile
+from sundog_edge.haproxy.config import render
+from sundog_edge.haproxy.maps import MAP_NAMES, TABLE_MAPS, Maps, map_text, maps_of
+from sundog_edge.haproxy.names import BOOT_VARIABLE, LOG_VARIABLE
+from sundog_edge.haproxy.rules.relay import MAP as RELAY_MAP
+from sundog_edge.runtime_api import Haproxy
+from sundog_edge.security.certificates import Certificates, certificates_of, with_last_good
+from sundog_edge.security.credentials import NOBODY, Credentials, credentials_of
+from sundog_edge.security.secrets import Secrets
+from sundog_edge.security.tls import Tls
+from sundog_edge.split.document import Document, Service
+from sundog_edge.split.layout import Layout, Server, fit
+from sundog_edge.state_dir import Settings, StateDir, read_json, write_atomically
+from sundog_edge.workers import Worker, Workers
+
+LOG = logging.getLogger(__name__)
+TABLE_LINGERS_S = 3.0
+_WRITE_EVERY_S = 0.2
+_WRITE_COST_FACTOR = 50
+
+
+class Traffic:
+    """What is in force, and how it gets there.
+
+    Everything is in the state directory before HAProxy is told: a new worker, a restarted HAProxy and a restarted agent all begin
+    with what was in force.
+    """
+
+    def __init__(
+        self,
+        haproxy: Haproxy,
+        workers: Workers,
+        state: StateDir,
+        secrets: Secrets,
+        signing: SigningKeyFile | None = None,
+    ) -> None:
+        stored_layout = read_json(state.layout)
+        stored = read_json(state.applied)
+        self.layout = Layout() if stored_layout is None else Layout.from_json(stored_layout)
+        self.in_force = None if stored is None else _in_force_of(stored)
+        self._written: Maps = {}
+        self._leaving: dict[tuple[str, str], tuple[str, float]] = {}
+        self._stale = False
+        self._write_again_at = 0.0
+        self._haproxy = haproxy
+        self._workers = workers
+        self._state = state
+        self._secrets = secrets
+        self._signing = signing or SigningKeyFile(None)
+        self.signing_keys = NO_KEYS
+        self._grpc = False
+        self._tls = Tls(haproxy, workers, state)
+        self._credentials, self._certificates = NOBODY, self._tls.last()
+        if self.in_force is not None:
+            self._credentials, self._certificates = self._read_secrets(self.in_force.document)
+            self._tls.write(self._certificates)
+        self._maps: Maps | None = (
+            None if self.in_force is None else maps_of(self.in_force.document, self.layout, self._credentials)
+        )
+
+    @property
+    def problems(self) -> dict[str, list[str]]:
+        """What each service lacks of what it asks for, one line each."""
+        document = self.in_force.document if self.in_force else None
+        settings = Settings.load(self._state)
+        without_tls = settings is None or not settings.https_bind
+        return {
+            service.name: [
+                *(
+                    f"Secret {secret} {wrong}"
+                    for secret in dict.fromkeys(service.secrets)
+                    for wrong in self._wrong(secret)
+                ),
+                *(["TLS is off: the edge was started without --https-bind"] if service.tls and without_tls else []),
+            ]
+            for service in (document.services if document else ())
+        }
+
+    def _wrong(self, secret: str) -> tuple[str, ...]:
+        return (*self._certificates.problems.get(secret, ()), *self._credentials.problems.get(secret, ()))
+
+    async def apply(self, document: Document, now: float) -> None:
+        """Put `document` in force for every new request, as a whole.
+
+        Raises DocumentError, HaproxyRefused, HaproxyUnavailable, or OSError for a file that cannot be written or a process that cannot be
+        started; then the previous document stays in force, or, where that happened half way, the next attempt completes this one.
+        """
+        await self._put(document, *await asyncio.to_thread(self._read_secrets, document), now)
+        in_force = InForce(document, now, _since(self.in_force, document, now))
+        # In force is what an agent that is started anew finds too.
+        write_atomically(self._state.applied, orjson.dumps(_stored(in_force)))
+        self.in_force = in_force
+
+    async def offer_grpc(self, now: float) -> None:
+        """Give every slot its twin for gRPC, from the first replica on that has such a port. Raises as `apply` does."""
+        if self.in_force is not None and not self.layout.grpc:
+            self._grpc = True
+            await self._put(self.in_force.document, self._credentials, self._certificates, now)
+
+    async def renew(self, now: float) -> None:
+        """Take over what has changed in the Secrets of the document in force. Raises as `apply` does."""
+        if self.in_force is None:
+            return
+        secrets = await asyncio.to_thread(self._read_secrets, self.in_force.document)
+        if secrets != (self._credentials, self._certificates):
+            await self._put(self.in_force.document, *secrets, now)
+            credentials, certificates = secrets
+            LOG.info(
+                "Secrets have changed: %d API keys, %d keys of tokens, %d certificates",
+                len(credentials.keys),
+                len(credentials.tokens),
+                len(certificates.pems),
+            )
+
+    async def check(self, now: float) -> None:
+        """Bring the maps of every worker to what is in force, without tables that nothing can be using any more."""
+        await self._relay()
+        if self._maps is None:
+            return
+        expired = any(until <= now for _, until in self._leaving.values())
+        fresh = [worker for worker in self._workers.all if worker.maps is None]
+        if expired or fresh:
+            maps = self._with_leaving(self._maps, now)
+            for worker in self._workers.all if expired else fresh:
+                await self._push(worker, maps)
+        await self._tls.push()
+
+    def _with_leaving(self, wanted: Maps, now: float) -> Maps:
+        """`wanted` and the entries of tables that were in force until lately: a request that has found its table must find its range."""
+        for name in TABLE_MAPS:
+            for key, value in (self._maps or {}).get(name, {}).items():
+                if key not in wanted[name]:
+                    self._leaving.setdefault((name, key), (value, now + TABLE_LINGERS_S))
+        self._leaving = {
+            (name, key): (value, until)
+            for (name, key), (value, until) in self._leaving.items()
+            if until > now and key not in wanted[name]
+        }
+        maps = {name: dict(entries) for name, entries in wanted.items()}
+        for (name, key), (value, _) in self._leaving.items():
+            maps[name][key] = value
+        return maps
+
+    def keep(self, layout: Layout) -> None:
+        """Make a layout the one that the next worker starts with."""
+        if layout == self.layout and not self._stale and self._state.layout.exists():
+            return
+        began = time.monotonic()
+        settings = Settings.load(self._state)
+        if settings is not None:
+            write_atomically(self._state.config, render(settings, layout, self._state).encode())
+        write_atomically(self._state.layout, orjson.dumps(layout.as_json()))
+        self.layout = layout
+        self._stale = False
+        now = time.monotonic()
+        self._write_again_at = now + max(_WRITE_EVERY_S, _WRITE_COST_FACTOR * (now - began))
+
+    def note_servers(self, servers: tuple[Server, ...], leaving: frozenset[str]) -> None:
+        """Remember which servers are up, and which slots are still being left.
+
+        Written down from time to time: a new worker that starts with a server too few or too many soon finds out.
+        """
+        holdings = tuple(holding for holding in self.layout.leaving if holding.slot in leaving)
+        layout = replace(self.layout, servers=servers, leaving=holdings)
+        if layout != self.layout:
+            self.layout, self._stale = layout, True
+        if self._stale and time.monotonic() >= self._write_again_at:
+            self.keep(self.layout)
+
+    def _read_secrets(self, document: Document) -> tuple[Credentials, Certificates]:
+        secrets = self._secrets.read(secret for service in document.services for secret in service.secrets)
+        credentials = credentials_of(document, secrets, lambda file: str(self._state.public_key(file)))
+        self.signing_keys = self._signing.read()
+        credentials = replace(credentials, signing_key=self.signing_keys.signing)
+        there = [secret for secret, files in secrets.items() if files]
+        return credentials, with_last_good(certificates_of(document, secrets), self._certificates, there)
+
+    async def _put(self, document: Document, credentials: Credentials, certificates: Certificates, now: float) -> None:
+        layout = replace(
+            fit(self.layout, document),
+            public_keys=tuple(sorted(credentials.public_keys)),
+            grpc=self.layout.grpc or self._grpc,
+        )
+        wanted = maps_of(document, layout, credentials)
+        if self._workers.current is None:
+            raise HaproxyUnavailable("HAProxy is not running")
+        for file, pem in credentials.public_keys.items():
+            if not self._state.public_key(file).exists():
+                write_atomically(self._state.public_key(file), pem)
+        self._tls.write(certificates)
+        if self.layout.needs_reload(layout):
+            await self._reload(layout)
+        self.keep(layout)
+        maps = self._with_leaving(wanted, now)
+        self._write_maps(maps)
+        self._maps = wanted
+        for worker in self._workers.all:
+            await self._push(worker, maps)
+        await self._tls.push()
+        self._credentials, self._certificates = credentials, certificates
+
+    def _write_maps(self, maps: Maps) -> None:
+        for name in MAP_NAMES:
+            if self._written.get(name) != maps[name]:
+                write_atomically(self._state.map(name), map_text(maps[name]).encode())
+                self._written[name] = maps[name]
+
+    async def _push(self, worker: Worker, maps: Maps) -> None:
+        try:
+            if worker.maps is None:
+                worker.maps = {
+                    name: await self._haproxy.map_entries(worker.pid, self._state.map(name)) for name in MAP_NAMES
+                }
+            before, worker.maps = worker.maps, None
+            # What is referred to comes before what refers to it, and goes after it.
+            between = {name: {**before[name], **maps[name]} for name in MAP_NAMES}
+            for name in MAP_NAMES:
+                await self._haproxy.change_map(worker.pid, self._state.map(name), before[name], between[name])
+            for name in reversed(MAP_NAMES):
+                await self._haproxy.change_map(worker.pid, self._state.map(name), between[name], maps[name])
+            worker.maps = maps
+        except HaproxyRefused:
+            if not worker.old:
+                raise
+            # A worker on its way out may vanish between two commands.
+            LOG.info("worker %d ended while its maps were written", worker.pid)
+
+    async def _relay(self) -> None:
+        """Have workers that were replaced hand on what still reaches them."""
+        for worker in self._workers.all if self._workers.current else ():
+            if worker.old and not worker.relays:
+                worker.relays = True
+                try:
+                    await self._haproxy.relay(worker.pid, self._state.map(RELAY_MAP))
+                except HaproxyRefused as error:
+                    # It has ended, or was started by a version that knows no relay.
+                    LOG.info("%s", error)
+
+    async def _reload(self, layout: Layout) -> None:
+        settings = Settings.load(self._state)
+        if settings is None:
+            raise HaproxyUnavailable(f"HAProxy has not been started with {self._state.root} yet")
+        before = self._state.config.read_bytes()
+        await check_config(render(settings, layout, self._state), self._state)
+        write_atomically(self._state.config, render(settings, layout, self._state).encode())
+        try:
+            await self._haproxy.reload()
+        except (HaproxyRefused, HaproxyUnavailable):
+            write_atomically(self._state.config, before)
+            raise
+        # Whatever fails from here on: the next attempt needs no other worker.
+        self.keep(layout)
+        await self._workers.refresh()
+        # Before the new document is pushed: what it asks for may be known to the new worker alone.
+        await self._relay()
+        LOG.info(
+            "reloaded HAProxy for %d slots, units %s and %d public keys",
+            layout.slots,
+            ", ".join(layout.units) or "none",
+            len(layout.public_keys),
+        )
+
+
+async def check_config(text: str, state: StateDir) -> None:
+    """Have HAProxy parse a configuration. Raises HaproxyRefused with its first complaint, SettingsError where HAProxy is missing."""
+    write_atomically(state.candidate, text.encode())
+    process = await asyncio.create_subprocess_exec(
+        binary.find(),
+        *("-c", "-f", str(state.candidate)),
+        # What stands for the log pipe here is never written to.
+        env={**os.environ, BOOT_VARIABLE: "check", LOG_VARIABLE: "2"},
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, stderr = await process.communicate()
+    if process.returncode != 0:
+        alerts = [line for line in stderr.decode(errors="replace").splitlines() if "[ALERT]" in line]
+        raise HaproxyRefused(f"HAProxy refuses the configuration: {(alerts or ['no reason given'])[0]}")
+
+
+def ensure_map_files(state: StateDir) -> None:
+    """HAProxy does not start without its map files."""
+    for name in (*MAP_NAMES, RELAY_MAP):
+        path: Path = state.map(name)
+        if not path.exists():
+            write_atomically(path, b"")
+
+
+def _since(before: InForce | None, document: Document, now: float) -> dict[str, float]:
+    """The instant at which each service became what it is."""
+    known: dict[str, Service] = {service.name: service for service in before.document.services} if before else {}
+    return {
+        service.name: before.since.get(service.name, now) if before and known.get(service.name) == service else now
+        for service in document.services
+    }
+
+
+def _stored(in_force: InForce) -> dict[str, Any]:
+    return {
+        "document": in_force.document.model_dump(mode="json"),
+        "appliedAt": in_force.applied_at,
+        "since": dict(in_force.since),
+    }
+
+
+def _in_force_of(stored: Mapping[str, Any]) -> InForce:
+    document = Document.model_validate_json(orjson.dumps(stored["document"]))
+    return InForce(document, stored["appliedAt"], stored["since"])

@@ -1,0 +1,1 @@
+"""When and where the model runs, and for which requests together."""

@@ -1,0 +1,103 @@
+"""The counts of one replica, where Ray's metrics agent of the node exports them for Prometheus.
+
+Ray's counters and histograms cost microseconds for every value, and a histogram takes one value at a time. So values are
+counted in the process (`metrics`), and what was added since the last time is handed over every few seconds, as counters:
+a histogram is a counter `…_bucket` with the label `le`, cumulative as Prometheus has it, and two more for `_sum` and `_count`.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from itertools import accumulate
+from typing import Any
+
+from sundog_runtime.telemetry.metrics import Histogram, Metrics
+
+EVERY_SECONDS = 5.0
+PREFIX = "sundog_runtime_"
+
+_LABELS = ("service", "revision")
+_logger = logging.getLogger("ray.serve.sundog")
+
+Sample = tuple[str, str, str, float]
+"""Name without prefix, name and value of one more label (empty: none), and the total since the start."""
+
+
+def samples(metrics: Metrics) -> Iterator[Sample]:
+    """Everything that only grows."""
+    for end, count in metrics.answers.items():
+        yield "requests", "end", end, count
+    yield "requests_at_once", "", "", metrics.at_once
+    for name, histogram in (
+        ("request_seconds", metrics.latency),
+        ("queue_wait_seconds", metrics.queue_wait),
+        ("pass_seconds", metrics.pass_time),
+        ("batch_requests", metrics.batch_size),
+    ):
+        yield from _histogram(name, histogram)
+
+
+def _histogram(name: str, histogram: Histogram) -> Iterator[Sample]:
+    counts = list(accumulate(histogram.counts))
+    for edge, count in zip((*map(str, histogram.edges), "+Inf"), counts, strict=True):
+        yield f"{name}_bucket", "le", edge, count
+    yield f"{name}_sum", "", "", histogram.total
+    yield f"{name}_count", "", "", counts[-1]
+
+
+class Exporter:
+    """Hands the growth of `metrics` over. `counter` and `gauge` make Ray's metrics; they take name, text and labels."""
+
+    def __init__(
+        self, metrics: Metrics, service: str, revision: int, counter: Callable[..., Any], gauge: Callable[..., Any]
+    ) -> None:
+        self._metrics = metrics
+        self._tags = {"service": service, "revision": str(revision)}
+        self._make_counter = counter
+        self._counters: dict[str, Any] = {}
+        self._told: dict[tuple[str, str], float] = {}
+        self._startup = gauge(
+            f"{PREFIX}startup_seconds", "How long a phase of the start took.", tag_keys=(*_LABELS, "phase")
+        )
+
+    def export(self) -> None:
+        """Once. What did not grow is not touched."""
+        for phase, seconds in self._metrics.startup.items():
+            self._startup.set(seconds, tags=self._tags | {"phase": phase})
+        for name, label, value, total in samples(self._metrics):
+            grown = total - self._told.get((name, value), 0.0)
+            if grown > 0:
+                self._counter(name, label).inc(grown, tags=self._tags | ({label: value} if label else {}))
+                self._told[name, value] = total
+
+    async def export_forever(self) -> None:
+        """Every few seconds, until cancelled."""
+        while True:
+            await asyncio.sleep(EVERY_SECONDS)
+            try:
+                self.export()
+            except Exception:
+                # Serving does not depend on being measured.
+                _logger.exception("metrics were not exported")
+
+    def _counter(self, name: str, label: str) -> Any:
+        found = self._counters.get(name)
+        if found is None:
+            keys = (*_LABELS, label) if label else _LABELS
+            found = self._counters[name] = self._make_counter(f"{PREFIX}{name}", _TEXTS[name], tag_keys=keys)
+        return found
+
+
+_TEXTS = {
+    "requests": "Requests by their end: ok, the code of a problem, or ClientGone.",
+    "requests_at_once": "Requests among them that were answered in the call that received them.",
+} | {
+    f"{name}_{part}": text
+    for name, text in {
+        "request_seconds": "Time from the first byte of a request to the last of its answer, in the replica.",
+        "queue_wait_seconds": "Time that requests waited for the model.",
+        "pass_seconds": "Time of one call of the model.",
+        "batch_requests": "Requests in one call of the model.",
+    }.items()
+    for part in ("bucket", "sum", "count")
+}

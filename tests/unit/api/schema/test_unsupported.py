@@ -1,0 +1,301 @@
+"""Nothing is silently ignored."""
+
+from typing import Any
+
+import pytest
+
+from sundog_operator.api import (
+    Experiment,
+    ExperimentSpec,
+    ModelDeployment,
+    ModelDeploymentSpec,
+    experiment_not_yet_supported,
+    is_of_rollout,
+    not_yet_supported,
+)
+from sundog_operator.api.schema.structure import leaves, structure
+from sundog_operator.api.schema.unsupported import (
+    ACTED_ON,
+    EXPERIMENT_ACTED_ON,
+    EXPERIMENT_LATER,
+    IN_CLUSTER,
+    LATER,
+    NOT_LOCAL,
+)
+
+
+def spec(**fields: Any) -> ModelDeploymentSpec:
+    obj = {
+        "apiVersion": "serving.sundog.dev/v1alpha1",
+        "kind": "ModelDeployment",
+        "metadata": {"name": "digits"},
+        "spec": {"model": {"uri": "file:///models/digits"}, **fields},
+    }
+    return ModelDeployment.parse(obj).spec
+
+
+def model(**fields: Any) -> ModelDeploymentSpec:
+    return spec(model={"uri": "file:///models/digits", **fields})
+
+
+def rollout(**fields: Any) -> ModelDeploymentSpec:
+    return spec(rollout=fields)
+
+
+def steps(*steps: dict[str, Any]) -> ModelDeploymentSpec:
+    return rollout(steps=list(steps))
+
+
+def below(path: str, prefixes: frozenset[str]) -> bool:
+    return any(path == prefix or path.startswith((f"{prefix}.", f"{prefix}[")) for prefix in prefixes)
+
+
+def test_every_field_is_either_acted_on_or_refused() -> None:
+    """A new field fails here until somebody says which of both it is."""
+    paths = set(leaves(structure(ModelDeploymentSpec), "spec"))
+    acted = {path for path in paths if path in ACTED_ON}
+    in_cluster = {path for path in paths if path in IN_CLUSTER}
+    later = {path for path in paths if below(path, LATER)}
+    assert paths - acted - in_cluster - later == set()
+    assert acted & later == in_cluster & later == acted & in_cluster == set()
+    assert in_cluster == IN_CLUSTER, "a path that is no field any more"
+    assert {path for path in paths if below(path, frozenset(NOT_LOCAL))} - in_cluster - later == set()
+    assert in_cluster - {path for path in paths if below(path, frozenset(NOT_LOCAL))} == set()
+    assert acted == ACTED_ON, "a path that is no field any more"
+    assert all(any(below(path, frozenset({prefix})) for path in paths) for prefix in LATER), (
+        "a path that is no field any more"
+    )
+
+
+ACCEPTED = [
+    spec(),
+    spec(rollout={}),
+    rollout(strategy="recreate"),
+    rollout(strategy="recreate", progressDeadlineAction="pause", notify=[{"webhook": "https://a"}]),
+    rollout(bake={"duration": "1h", "holdback": "5%"}, progressDeadlineAction="pause", capacity="surge"),
+    rollout(strategy="shadow"),
+    rollout(strategy="shadow", bake={"holdback": "10%"}, guardrails=[{"metric": "errorRate"}]),
+    rollout(capacity="inPlace"),
+    steps({"shadow": {"compare": {"latencyP99": {"margin": "25%"}}}}, {"weight": 50}),
+    steps({"shadow": {"percent": 5}}, {"weight": 5}, {"shadow": {}}),
+    steps(
+        {"shadow": {"compare": {"agreement": {"min": 0.9, "by": "custom", "parts": [{"path": "$.a"}]}}}}, {"pause": {}}
+    ),
+    rollout(strategy="shadow", steps=[{"shadow": {"percent": 20}}, {"pause": {}}]),
+    rollout(unit={"header": "x-user-id"}),
+    rollout(unit={"request": {}}),
+    rollout(unit={"cookie": "visitor", "salt": "spring"}),
+    rollout(unit={"jsonPath": "$.rows[0].id"}),
+    spec(rollout={"unit": {"jwtClaim": "sub"}}, endpoint={"auth": {"jwt": {"jwksSecretName": "j"}}}),
+    spec(endpoint={"tls": {"secretName": "s"}, "auth": {"apiKeys": {"secretName": "k"}}}),
+    spec(endpoint={"auth": {"jwt": {"jwksSecretName": "j", "issuer": "i", "audience": "a"}}}),
+    spec(
+        endpoint={
+            "cors": {
+                "allowedOrigins": ["https://a.example"],
+                "allowedHeaders": ["x-a"],
+                "exposedHeaders": ["x-b"],
+                "maxAge": "1h",
+                "allowCredentials": True,
+            }
+        }
+    ),
+    spec(endpoint={"compression": "gzip"}),
+    spec(endpoint={"queue": {"maxRequests": 5, "timeout": "1s"}, "rateLimit": {"perClient": "5/s", "total": "9/m"}}),
+    spec(runtime={"batching": {"maxSize": 8, "maxDelay": "5ms"}}),
+    *(
+        model(uri=f"{scheme}://models.example/digits", digest="sha256:" + "a" * 64)
+        for scheme in ("https", "s3", "gs", "hf", "oci")
+    ),
+    steps({"weight": 5, "gate": "time", "minDuration": "30s"}, {"pause": {}}, {"weight": 50, "gate": "manual"}),
+    steps({"pause": {"duration": "5m"}}, {"weight": 5}),
+    steps({"scale": {"percent": 50}}, {"weight": 5}, {"scale": {"replicas": 2}}),
+    steps({"weight": 5}, {"webhook": {"url": "https://gate.example/", "type": "confirm", "timeout": "1h"}}),
+    steps(
+        {"weight": 5},
+        {"analysis": {"name": "smoke", "prometheus": {"query": "up"}, "threshold": {"min": 1}, "count": 5}},
+    ),
+    rollout(guardrails=[{"name": "oom", "prometheus": {"query": "up", "interval": "30s"}, "threshold": {"max": 0}}]),
+    model(digest="sha256:" + "a" * 64, format="torch", entrypoint="net:Net", config={"width": 3}),
+    model(format="python"),
+    model(format="exported", trustCode=True),
+    model(format="torchscript", trustCode=True),
+    model(format="transformers"),
+    model(trustCode=True),
+    rollout(paused=True, progressDeadline="1h"),
+    rollout(rollbackWindow={"revisions": 5}),
+    rollout(onNewRevision="queue"),
+    rollout(dryRun=True),
+    rollout(keepPrevious={"revisions": 2, "replicas": 3, "for": "2h"}),
+    rollout(onNewRevision="restart"),
+    rollout(windows=[{"cron": "0 9 * * 1-5", "duration": "8h", "tz": "Europe/Prague"}]),
+    steps({"weight": 5}, {"weight": 50, "gate": "evidence", "minDuration": "0s", "maxDuration": "1h"}),
+    rollout(notify=[{"webhook": "https://hooks.example/a"}, {"webhook": "http://b", "events": ["started", "aborted"]}]),
+    rollout(onNoData="pause", onInconclusive="rollback", alpha=0.1, warmup={"requests": 0, "duration": "0s"}),
+    rollout(guardrails=[{"metric": "errorRate", "margin": "10%", "floor": "1%"}, {"metric": "latencyP99"}]),
+    rollout(guardrails=[{"metric": "latencyP99", "floor": "0.1%", "max": "500ms"}]),
+    rollout(guardrails=[{"metric": "latencyP50"}, {"metric": "latencyP95", "floor": "1%"}, {"metric": "latencyP99"}]),
+    spec(replicas=3, paused=True, resources={"cpu": "500m", "memory": "1Gi"}),
+    spec(runtime={"maxOngoingRequests": 8, "warmup": {"requests": 0, "timeout": "1s"}, "userConfig": {"a": 1}}),
+    spec(endpoint={"host": "digits.example.com", "requestTimeout": "5s", "maxRequestBytes": "1Mi"}),
+    spec(
+        endpoint={
+            "reveal": False,
+            "overrides": [{"header": "x-pick", "value": "b", "arm": "canary", "callers": {"networks": ["10.0.0.0/8"]}}],
+        }
+    ),
+    spec(
+        endpoint={
+            "auth": {"apiKeys": {"secretName": "k"}},
+            "overrides": [{"header": "x-pick", "value": "b", "arm": "wide", "callers": {"apiKeys": ["ops"]}}],
+        }
+    ),
+    steps({"headers": {"x-canary": "true", "x-team": "a b"}}, {"pause": {}}),
+    steps({"shadow": {"percent": 20, "minSamples": 10, "maxDuration": "1h"}}, {"pause": {}}),
+    steps(
+        {"shadow": {"compare": {"agreement": {"min": 0.9, "by": "tolerance", "atol": 1, "rtol": 0.1}}}}, {"pause": {}}
+    ),
+    spec(
+        endpoint={"queue": {"maxRequests": 100}, "auth": {"jwt": {"issuer": ""}}},
+        scheduling={"spot": "never", "tolerations": []},
+    ),
+]
+
+
+@pytest.mark.parametrize("accepted", ACCEPTED, ids=range(len(ACCEPTED)))
+def test_what_is_supported(accepted: ModelDeploymentSpec) -> None:
+    assert not_yet_supported(accepted) == []
+
+
+REFUSED = [
+    (model(uri="pvc://models/digits"), "spec.model.uri: pvc:// needs pods to mount the claim, which local mode has not"),
+    (model(credentials={"secretName": "s"}), "spec.model.credentials.secretName: needs pods, which local mode has not; leave it out"),
+    (spec(runtime={"image": "a:b"}), "spec.runtime.image: needs pods, which local mode has not; leave it out"),
+    (spec(runtime={"env": [{"name": "A"}]}), "spec.runtime.env: needs pods, which local mode has not; leave it out"),
+    (spec(runtime={"placement": "shared"}), "spec.runtime.placement: shared is not supported yet; leave it at dedicated"),
+    (spec(runtime={"podLabels": {"a": "b"}}), "spec.runtime.podLabels: needs pods, which local mode has not; leave it out"),
+    (spec(resources={"gpu": {"count": 1}}), "spec.resources.gpu.count: 1 needs pods, which local mode has not; leave it at 0"),
+    (spec(resources={"gpu": {"type": ["h100"]}}), "spec.resources.gpu.type: needs pods, which local mode has not; leave it out"),
+    (spec(replicas=0), "spec.replicas: 0 is not supported yet; 1 or more is"),
+    (spec(autoscaling={}), "spec.autoscaling: needs pods, which local mode has not; leave it out"),
+    (rollout(strategy="blueGreen"), "spec.rollout.strategy: blueGreen is not supported yet; canary, shadow and recreate are"),
+    (
+        steps({"weight": 5, "gate": "time", "maxDuration": "1h"}),
+        "spec.rollout.steps[0].maxDuration: is not supported yet beside gate: time; leave it out",
+    ),
+    (
+        steps({"weight": 5, "gate": "manual", "minDuration": "1h"}),
+        "spec.rollout.steps[0].minDuration: is not supported yet beside gate: manual; leave it out",
+    ),
+    (spec(scheduling={"spot": "prefer"}), "spec.scheduling.spot: prefer needs pods, which local mode has not; leave it at never"),
+    (spec(scheduling={"nodeSelector": {"a": "b"}}), "spec.scheduling.nodeSelector: needs pods, which local mode has not; leave it out"),
+    (spec(endpoint={"gateway": {"name": "g"}}), "spec.endpoint.gateway.name: needs a Gateway, which local mode has not; leave it out"),
+    (spec(baseline={"uri": "file:///a"}), "spec.baseline.uri: is not supported yet; leave it out"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("refused", "message"), REFUSED, ids=[message for _, message in REFUSED])
+def test_what_is_refused(refused: ModelDeploymentSpec, message: str) -> None:
+    assert [str(violation) for violation in not_yet_supported(refused)] == [message]
+
+
+ACCEPTED_IN_PODS = [
+    *ACCEPTED,
+    model(uri="pvc://models/digits"),
+    model(credentials={"secretName": "s", "serviceAccountName": "a"}),
+    spec(runtime={"image": "a:b", "podLabels": {"team": "x"}}),
+    spec(runtime={"env": [{"name": "A", "value": "b"}, {"name": "B", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]}),
+    spec(resources={"gpu": {"count": 2, "vendor": "amd", "type": ["mi300x"]}}),
+    spec(autoscaling={"minReplicas": 2, "maxReplicas": 8, "upscaleDelay": "1s"}),
+    spec(endpoint={"gateway": {"name": "g", "namespace": "infra", "sectionName": "https"}}),
+    spec(scheduling={"nodeSelector": {"a": "b"}, "priorityClassName": "p", "runtimeClassName": "kata", "tolerations": [{"key": "k"}]}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("accepted", ACCEPTED_IN_PODS, ids=range(len(ACCEPTED_IN_PODS)))
+def test_what_is_supported_in_pods(accepted: ModelDeploymentSpec) -> None:
+    assert not_yet_supported(accepted, in_pods=True) == []
+
+
+REFUSED_IN_PODS = [
+    (spec(runtime={"placement": "shared"}), "spec.runtime.placement: shared is not supported yet; leave it at dedicated"),
+    (spec(resources={"gpu": {"count": 1, "vendor": "tpu"}}), "spec.resources.gpu.vendor: tpu is not supported yet"),
+    (spec(resources={"gpu": {"count": 1, "memory": "40Gi"}}), "spec.resources.gpu.memory: is not supported yet; leave it out"),
+    (
+        spec(resources={"gpu": {"count": 1, "sharing": {"mode": "mps"}}}),
+        "spec.resources.gpu.sharing.mode: mps is not supported yet; leave it at exclusive",
+    ),
+    (
+        spec(resources={"gpu": {"count": 1, "allocation": "dra"}}),
+        "spec.resources.gpu.allocation: dra is not supported yet; leave it at auto",
+    ),
+    (
+        spec(resources={"gpu": {"count": 1, "topology": {"nodes": 2}}}),
+        "spec.resources.gpu.topology.nodes: 2 is not supported yet; leave it at 1",
+    ),
+    (spec(autoscaling={"minReplicas": 0}), "spec.autoscaling.minReplicas: 0 is not supported yet; 1 or more is"),
+    (
+        spec(autoscaling={"scaleToZeroDelay": "1m"}),
+        "spec.autoscaling.scaleToZeroDelay: 1m is not supported yet; leave it at 10m",
+    ),
+    (spec(scheduling={"spot": "prefer"}), "spec.scheduling.spot: prefer is not supported yet; leave it at never"),
+    (spec(scheduling={"queue": "q"}), "spec.scheduling.queue: is not supported yet; leave it out"),
+    (spec(replicas=0), "spec.replicas: 0 is not supported yet; 1 or more is"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("refused", "message"), REFUSED_IN_PODS, ids=[message for _, message in REFUSED_IN_PODS])
+def test_what_is_refused_in_pods(refused: ModelDeploymentSpec, message: str) -> None:
+    assert [str(violation) for violation in not_yet_supported(refused, in_pods=True)] == [message]
+
+
+@pytest.mark.parametrize("unit", [{"header": "x-user"}, {"cookie": "u"}, {"jsonPath": "$.user"}, {"request": {}}])
+def test_units_of_evidence_are_supported_whether_they_stay_with_an_arm_or_not(unit: dict[str, Any]) -> None:
+    for steps in ([], [{"weight": 5}], [{"weight": 5, "gate": "manual"}]):
+        assert not_yet_supported(rollout(unit=unit, steps=steps)) == []
+
+
+def experiment(metadata: dict[str, Any] | None = None, arm: dict[str, Any] | None = None, **spec: Any) -> Experiment:
+    obj = {
+        "apiVersion": "serving.sundog.dev/v1alpha1",
+        "kind": "Experiment",
+        "metadata": {"name": "ab", **(metadata or {})},
+        "spec": {"modelDeployment": "digits", "arms": [{"name": "wide", **(arm or {})}], **spec},
+    }
+    return Experiment.parse(obj)
+
+
+OUTCOMES = {"secondary": [{"name": "conversion", "feedback": "bought"}]}
+
+
+def test_every_field_of_an_experiment_is_either_acted_on_or_refused() -> None:
+    paths = set(leaves(structure(ExperimentSpec), "spec"))
+    later = {path for path in paths if below(path, EXPERIMENT_LATER)}
+    assert paths - EXPERIMENT_ACTED_ON == later
+    assert paths >= EXPERIMENT_ACTED_ON, "a path that is no field any more"
+    assert all(any(below(path, frozenset({prefix})) for path in paths) for prefix in EXPERIMENT_LATER)
+
+
+@pytest.mark.parametrize(
+    ("refused", "message"),
+    [
+        (
+            experiment(arm={"resources": {"gpu": {"memory": "40Gi"}}}),
+            "spec.arms[0].resources.gpu.memory: is not supported yet; leave it out",
+        ),
+    ],
+)
+def test_what_of_an_experiment_is_not_supported_yet(refused: Experiment, message: str) -> None:
+    assert [str(violation) for violation in experiment_not_yet_supported(refused)] == [message]
+
+
+def test_experiments_of_users_and_of_rollouts_are_accepted() -> None:
+    label = {"serving.sundog.dev/rollout": "true"}
+    owner = [{"apiVersion": "serving.sundog.dev/v1alpha1", "kind": "ModelDeployment", "name": "digits", "uid": "u"}]
+    of_rollout = experiment({"labels": label, "ownerReferences": owner}, {"resources": {"gpu": {"memory": "40Gi"}}})
+    assert is_of_rollout(of_rollout)
+    assert experiment_not_yet_supported(of_rollout) == []
+    logged = experiment(exposureLog={"uri": "s3://logs/a"}, metrics=OUTCOMES)
+    for own in (experiment(), experiment({"labels": label}), experiment({"ownerReferences": owner}), logged):
+        assert not is_of_rollout(own)
+        assert experiment_not_yet_supported(own) == []

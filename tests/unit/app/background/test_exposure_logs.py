@@ -1,0 +1,287 @@
+"""Exposure logs of experiments are written beside all else: at their time, once, and in nobody's way."""
+
+import dataclasses
+import functools
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from doubles.cluster import NAME, NAMESPACE, Cluster
+from doubles.traffic import Traffic
+from sundog_operator.api.installation import Installation, parse_installation
+from sundog_operator.app.background.webhook_dispatcher import Posts
+from sundog_operator.app.controller import RECONCILERS
+from sundog_operator.app.dependencies import Told
+from sundog_operator.app.queue.keys import Key
+from sundog_operator.errors import Conflict
+from sundog_operator.ports import EVENT, EXPERIMENT, Object, Ref
+
+AB, HOUR_S = "ab", 3600.0
+EVERY_COUNT_S = 61.0
+"""After which what was counted is written again."""
+
+METRICS = {"secondary": [{"name": "conversion", "feedback": "bought"}]}
+Json = dict[str, Any]
+
+
+def experiment(uri: str, **spec: Any) -> Object:
+    return {
+        "apiVersion": "serving.sundog.dev/v1alpha1",
+        "kind": "Experiment",
+        "metadata": {"name": AB, "namespace": NAMESPACE},
+        "spec": {
+            "modelDeployment": NAME,
+            "arms": [{"name": "wide", "model": {"uri": "https://models/v2"}}],
+            "metrics": METRICS,
+            "exposureLog": {"uri": uri},
+            **spec,
+        },
+    }
+
+
+async def status(cluster: Cluster) -> Json:
+    return (await cluster.experiment(AB)).get("status") or {}
+
+
+async def in_phase(cluster: Cluster, phase: str) -> bool:
+    told = await status(cluster)
+    return told.get("phase") == phase and (phase != "Running" or "since" in told)
+
+
+async def serving(installation: Installation | None = None) -> Cluster:
+    cluster = Cluster(installation=installation)
+    cluster.edges.traffic = Traffic(3)
+    cluster.edges.traffic.rps = {NAME: 1}
+    await cluster.apply("https://models/v1", rollout={"warmup": {"requests": 20, "duration": "1m"}})
+    await cluster.until(functools.partial(cluster.serves, 1))
+    return cluster
+
+
+async def running(uri: str = "s3://logs/a") -> Cluster:
+    cluster = await serving()
+    await cluster.kube.apply(experiment(uri))
+    await cluster.until(functools.partial(in_phase, cluster, "Running"))
+    return cluster
+
+
+async def stopped(cluster: Cluster, uri: str = "s3://logs/a") -> None:
+    await cluster.kube.apply(experiment(uri, stopped=True))
+    await cluster.until(functools.partial(in_phase, cluster, "Stopped"))
+    await cluster.settle(5)
+
+
+async def an_hour(cluster: Cluster) -> None:
+    await cluster.round(HOUR_S)
+    await cluster.settle(5)
+
+
+async def folder(cluster: Cluster, uri: str = "s3://logs/a") -> str:
+    uid = (await cluster.experiment(AB))["metadata"]["uid"]
+    return f"{uri}/{NAMESPACE}/{AB}/{uid}"
+
+
+async def said(cluster: Cluster) -> tuple[str, str, str]:
+    """The condition of its log."""
+    found = [c for c in (await status(cluster)).get("conditions", ()) if c["type"] == "LogWritten"]
+    return (found[0]["status"], found[0]["reason"], found[0]["message"]) if found else ("Absent", "", "")
+
+
+async def complaints(cluster: Cluster) -> list[str]:
+    return [event["note"] for event in await cluster.kube.list(EVENT, NAMESPACE) if event["reason"] == "LogNotWritten"]
+
+
+async def looked_at_while(cluster: Cluster, happens: Callable[[], Awaitable[None]]) -> None:
+    """The ModelDeployment is looked at, and something happens after its Experiments were read."""
+    counts = cluster.edges.count
+
+    async def count(*args: Any, **options: Any) -> Any:
+        await happens()
+        return await counts(*args, **options)
+
+    await cluster.edges.pass_time(EVERY_COUNT_S)
+    cluster.clock.advance(EVERY_COUNT_S)
+    cluster.edges.count = count  # type: ignore[method-assign]
+    await RECONCILERS["modeldeployment"](cluster.world, Key("modeldeployment", NAMESPACE, NAME))
+    cluster.edges.count = counts  # type: ignore[method-assign]
+
+
+def restart(cluster: Cluster) -> None:
+    """Another operator takes over: what was in memory is not."""
+    for task in cluster.world.logs.under_way:
+        task.cancel()
+    cluster.world = dataclasses.replace(cluster.world, logs=Posts(), told=Told())
+
+
+async def test_one_is_written_each_hour_and_the_last_at_the_end() -> None:
+    cluster = await running()
+    own = await folder(cluster)
+    await cluster.settle(5, seconds=60)
+    assert (cluster.logs.tried, await said(cluster)) == ([], ("Absent", "", ""))
+    await an_hour(cluster)
+    assert cluster.logs.written == {f"{own}/000001": "Running"}
+    told = (await status(cluster))["exposureLog"]
+    assert (told["uri"], told["sequence"], told["final"]) == (f"{own}/000001", 1, False)
+    assert await said(cluster) == ("True", "Written", f"3 exposures and 2 outcomes in {own}/000001")
+    await an_hour(cluster)
+    assert [*cluster.logs.written] == [f"{own}/000001", f"{own}/000002"]
+    await stopped(cluster)
+    assert cluster.logs.written[f"{own}/000003"] == "Stopped"
+    assert (await status(cluster))["exposureLog"]["final"] is True
+    for _ in range(3):
+        await an_hour(cluster)
+    assert len(cluster.logs.tried) == 3
+
+
+@pytest.mark.extended
+async def test_what_cannot_be_written_is_told_once_tried_ever_later_and_heals() -> None:
+    cluster = await running()
+    own = await folder(cluster)
+    cluster.logs.problem = "s3://logs/a: cannot be written (NotFoundError)"
+    await cluster.round(HOUR_S)
+    await cluster.settle(90, seconds=10)
+    assert {*cluster.logs.tried} == {f"{own}/000001"}
+    assert 4 <= len(cluster.logs.tried) <= 8
+    assert await said(cluster) == ("False", "NotWritten", cluster.logs.problem)
+    assert "exposureLog" not in await status(cluster)
+    (note,) = await complaints(cluster)
+    assert note.startswith(f"Experiment {AB}: exposure log 1: {cluster.logs.problem}")
+    assert await in_phase(cluster, "Running")
+    cluster.logs.problem = ""
+    await cluster.settle(65, seconds=10)
+    assert [*cluster.logs.written] == [f"{own}/000001"]
+    assert (await said(cluster))[:2] == ("True", "Written")
+
+
+async def test_a_place_that_hangs_holds_up_neither_the_end_nor_another_operator() -> None:
+    cluster = await running()
+    own = await folder(cluster)
+    cluster.logs.hangs = True
+    await an_hour(cluster)
+    assert cluster.logs.tried == [f"{own}/000001"]
+    await stopped(cluster)
+    assert (await status(cluster))["verdict"]["reason"].startswith("StoppedByUser")
+    assert (cluster.logs.written, len(cluster.world.logs.under_way)) == ({}, 1)
+    cluster.logs.hangs = False
+    restart(cluster)
+    await cluster.settle(5)
+    assert cluster.logs.written == {f"{own}/000001": "Stopped"}
+    assert (await status(cluster))["exposureLog"]["final"] is True
+
+
+async def test_one_that_was_begun_before_the_end_is_not_the_last() -> None:
+    cluster = await running()
+    own = await folder(cluster)
+    cluster.logs.hangs = True
+    await an_hour(cluster)
+    await stopped(cluster)
+    assert cluster.logs.written == {}
+    cluster.logs.hangs = False
+    cluster.logs.released.set()
+    await cluster.settle(5)
+    assert cluster.logs.written == {f"{own}/000001": "Running", f"{own}/000002": "Stopped"}
+    assert (await status(cluster))["exposureLog"]["final"] is True
+
+
+async def test_another_operator_goes_on_where_the_first_one_was() -> None:
+    cluster = await running()
+    own = await folder(cluster)
+    await an_hour(cluster)
+    restart(cluster)
+    await cluster.settle(30, seconds=10)
+    assert cluster.logs.tried == [f"{own}/000001"]
+    await an_hour(cluster)
+    assert cluster.logs.tried == [f"{own}/000001", f"{own}/000002"]
+
+
+async def test_one_that_was_written_and_not_committed_is_written_again_under_its_number() -> None:
+    cluster = await running()
+    own = await folder(cluster)
+
+    def fault(verb: str, ref: Ref) -> Exception | None:
+        return Conflict("somebody was faster") if ref.kind == EXPERIMENT and verb == "status" else None
+
+    await cluster.round(HOUR_S)
+    while not cluster.logs.written:
+        await cluster.round()
+    cluster.kube.faults = fault
+    await cluster.settle(3)
+    assert "exposureLog" not in await status(cluster)
+    restart(cluster)
+    cluster.kube.faults = lambda *_: None
+    await cluster.settle(5)
+    assert cluster.logs.tried == [f"{own}/000001"] * 2
+    assert (await status(cluster))["exposureLog"]["sequence"] == 1
+
+
+async def test_one_that_is_written_while_its_experiment_is_looked_at_stays_told() -> None:
+    cluster = await running()
+    own, counted = await folder(cluster), (await status(cluster))["countedAt"]
+    await cluster.round(HOUR_S)
+
+    async def written() -> None:
+        for _ in range(3):
+            await RECONCILERS["experiment"](cluster.world, Key("experiment", NAMESPACE, AB))
+
+    await looked_at_while(cluster, written)
+    told = await status(cluster)
+    assert told["countedAt"] != counted, "what was seen at that look is written"
+    assert (told["exposureLog"]["uri"], *(await said(cluster))[:2]) == (f"{own}/000001", "True", "Written")
+    await cluster.settle(5)
+    assert cluster.logs.tried == [f"{own}/000001"]
+
+
+async def test_one_that_is_asked_for_no_more_while_its_experiment_is_looked_at_is_told_no_more() -> None:
+    cluster = await running()
+    await an_hour(cluster)
+
+    async def unasked() -> None:
+        await cluster.kube.apply(experiment(""))
+        await RECONCILERS["experiment"](cluster.world, Key("experiment", NAMESPACE, AB))
+
+    await looked_at_while(cluster, unasked)
+    assert await said(cluster) == ("Absent", "", "")
+
+
+async def test_a_deleted_one_gives_up_what_is_under_way() -> None:
+    cluster = await running()
+    cluster.logs.hangs = True
+    await an_hour(cluster)
+    assert cluster.world.logs.under_way
+
+    await cluster.kube.delete(Ref(EXPERIMENT, NAMESPACE, AB))
+
+    await RECONCILERS["experiment"](cluster.world, Key("experiment", NAMESPACE, AB))
+    assert cluster.world.logs.under_way == []
+
+
+async def test_another_place_is_written_to_at_once_and_none_is_no_more() -> None:
+    cluster = await running()
+    await an_hour(cluster)
+    await cluster.kube.apply(experiment("s3://logs/b/"))
+    await cluster.settle(5)
+    assert cluster.logs.tried[1:] == [f"{await folder(cluster, 's3://logs/b')}/000002"]
+    accepted = next(each for each in (await status(cluster))["conditions"] if each["type"] == "SpecAccepted")
+    assert (accepted["status"], accepted["reason"]) == ("True", "Accepted")
+    await cluster.kube.apply(experiment(""))
+    await cluster.settle(5)
+    assert await said(cluster) == ("Absent", "", "")
+    await an_hour(cluster)
+    assert len(cluster.logs.tried) == 2
+
+
+async def test_in_a_cluster_nothing_is_written_where_no_administrator_allows_it() -> None:
+    cluster = await serving(parse_installation("exposureLogs: {places: [s3://logs/a]}", "test"))
+    for uri, reason in (("s3://logs/b", "is below none of the places"), ("file:///logs", "is for local mode")):
+        await cluster.kube.apply(experiment(uri))
+        await cluster.settle(5)
+        truth, why, message = await said(cluster)
+        assert (truth, why) == ("False", "PlaceNotAllowed")
+        assert reason in message
+    await cluster.until(functools.partial(in_phase, cluster, "Running"))
+    await an_hour(cluster)
+    assert cluster.logs.tried == []
+    await cluster.kube.apply(experiment("s3://logs/a/team"))
+    await cluster.settle(5)
+    assert cluster.logs.tried == [f"{await folder(cluster, 's3://logs/a/team')}/000001"]
+    assert (await said(cluster))[:2] == ("True", "Written")

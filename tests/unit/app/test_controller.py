@@ -1,0 +1,125 @@
+"""The running loop: watches wake keys, workers reconcile, no key's error reaches another."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from doubles.cluster import NAME, NAMESPACE, Cluster
+from sundog_operator.app import controller
+from sundog_operator.app.controller import Operator
+from sundog_operator.app.dependencies import World
+from sundog_operator.app.queue.keys import Key, edge_key, keys_for
+from sundog_operator.errors import Conflict, DependencyError, Invalid
+
+MODEL = Key("modeldeployment", NAMESPACE, NAME)
+OTHER = Key("modeldeployment", NAMESPACE, "words")
+
+
+async def spin(cluster: Cluster, until: Callable[[], Awaitable[bool]]) -> None:
+    for _ in range(2000):
+        if await until():
+            return
+        await asyncio.sleep(0)
+        cluster.clock.advance(0.1)
+        await cluster._controllers()
+    raise AssertionError(await cluster.status())
+
+
+async def test_an_applied_deployment_is_served_without_anybody_calling_reconcile() -> None:
+    cluster = Cluster()
+    running = asyncio.ensure_future(Operator(cluster.world).run())
+    try:
+        await cluster.apply()
+        await spin(cluster, lambda: cluster.serves(1))
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_broken_watch_starts_anew() -> None:
+    cluster = Cluster()
+    running = asyncio.ensure_future(Operator(cluster.world).run())
+    try:
+        await asyncio.sleep(0)
+        cluster.kube.drop_watches()
+        await cluster.apply()
+        await spin(cluster, lambda: cluster.serves(1))
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+@pytest.mark.parametrize(
+    ("error", "again_s", "level"),
+    [
+        (Conflict("moved on"), 0.2, logging.DEBUG),
+        (DependencyError("silent"), 0.2, logging.WARNING),
+        (Invalid("ConfigMap vision/sundog-edge", ["data: Too long"]), 0.2, logging.WARNING),
+        (KeyError("bug"), 0.2, logging.ERROR),
+    ],
+)
+async def test_an_error_of_one_key_only_delays_that_key(
+    error: Exception, again_s: float, level: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    cluster = Cluster()
+    operator = Operator(cluster.world)
+    operator.queue._jitter = lambda: 0.0
+    passes = []
+
+    async def reconcile(_: World, key: Key) -> float | None:
+        passes.append(key)
+        if key == MODEL:
+            raise error
+        return None
+
+    monkeypatch.setattr(controller, "RECONCILERS", {"modeldeployment": reconcile})
+    caplog.set_level(logging.DEBUG, logger="sundog.operator")
+    operator.queue.add(MODEL)
+    operator.queue.add(OTHER)
+    for _ in range(2):
+        await operator.step(await operator.queue.take())
+    assert passes == [MODEL, OTHER]
+    assert [record.levelno for record in caplog.records] == [level]
+    assert operator.queue._due == {MODEL: cluster.clock.monotonic() + again_s}
+
+
+async def test_what_the_api_server_finds_wrong_is_told_in_its_words_and_is_no_panic(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    operator = Operator(Cluster().world)
+
+    async def reconcile(_: World, __: Key) -> float | None:
+        raise Invalid("ConfigMap vision/sundog-edge", ["data: Too long"])
+
+    monkeypatch.setattr(controller, "RECONCILERS", {"edge": reconcile})
+    assert await operator._pass(edge_key(NAMESPACE)) == "error"
+    (told,) = caplog.messages
+    assert "ConfigMap vision/sundog-edge is invalid: data: Too long" in told
+
+
+@pytest.mark.parametrize("again_s", [5.0, 15.0, 30.0])
+def test_those_of_a_namespace_look_again_together(again_s: float) -> None:
+    # Half a millisecond inside of a period, so that no rounding decides.
+    first = 1000.0 + controller.together_s(MODEL, again_s, 1000.0) + 0.0005
+    for now in (first, first + 0.3 * again_s, first + 0.99 * again_s):
+        for key in (MODEL, OTHER):
+            waits = controller.together_s(key, again_s, now)
+            assert 0 < waits <= again_s
+            assert now + waits == pytest.approx(first + again_s - 0.0005)
+    elsewhere = controller.together_s(Key("modeldeployment", "audio", NAME), again_s, first)
+    assert elsewhere != controller.together_s(MODEL, again_s, first)
+
+
+@pytest.mark.parametrize("again_s", [0.2, 1.0])
+def test_what_has_something_to_do_does_not_wait_for_others(again_s: float) -> None:
+    assert controller.together_s(MODEL, again_s, 1234.5) == again_s
+
+
+async def test_a_deployment_wakes_itself_its_cluster_and_its_edge() -> None:
+    cluster = Cluster()
+    await cluster.apply()
+    assert keys_for(await cluster.get()) == [MODEL, edge_key(NAMESPACE)]
+    await cluster.round()
+    assert keys_for(await cluster.get()) == [MODEL, Key("raycluster", NAMESPACE, "sundog-0"), edge_key(NAMESPACE)]

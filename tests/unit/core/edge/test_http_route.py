@@ -1,0 +1,185 @@
+"""The HTTPRoute of a ModelDeployment, and what is made of the words of a Gateway's controller."""
+
+from typing import Any
+
+import pytest
+
+from sundog_operator.api import Condition, Endpoint, ModelDeployment
+from sundog_operator.core.edge.http_route import answer, make_route
+from sundog_operator.core.kubernetes import names
+
+HOSTS = ["digits.example.com", "digits.vision.svc"]
+MEMBER = {
+    "apiVersion": "serving.sundog.dev/v1alpha1",
+    "kind": "ModelDeployment",
+    "metadata": {"name": "digits", "namespace": "vision", "uid": "u", "generation": 1},
+}
+CONTROLLER = "example.com/gateway"
+
+
+def endpoint(**fields: Any) -> Endpoint:
+    gateway = {"name": "public", "namespace": "infra"}
+    obj = {
+        "apiVersion": "serving.sundog.dev/v1alpha1",
+        "kind": "ModelDeployment",
+        "metadata": {"name": "digits"},
+        "spec": {"model": {"uri": "file:///models/digits"}, "endpoint": {"gateway": gateway, **fields}},
+    }
+    return ModelDeployment.parse(obj).spec.endpoint
+
+
+def test_a_route_leads_from_the_gateway_to_the_service() -> None:
+    route = make_route(MEMBER, endpoint(host="digits.example.com", gateway={"name": "public"}), HOSTS)
+    assert (route["apiVersion"], route["kind"]) == ("gateway.networking.k8s.io/v1", "HTTPRoute")
+    assert route["metadata"]["name"] == "digits"
+    (owner,) = route["metadata"]["ownerReferences"]
+    assert (owner["kind"], owner["uid"], owner["controller"]) == ("ModelDeployment", "u", True)
+    gateway = {"group": "gateway.networking.k8s.io", "kind": "Gateway", "namespace": "vision", "name": "public"}
+    assert route["spec"] == {
+        "parentRefs": [gateway],
+        "hostnames": ["digits.example.com"],
+        "rules": [
+            {
+                "matches": [{"path": {"type": "PathPrefix", "value": "/"}}],
+                "backendRefs": [{"kind": "Service", "name": "digits", "port": 80}],
+                "timeouts": {"request": "35s"},
+            }
+        ],
+    }
+
+
+def test_a_gateway_of_another_namespace_and_a_listener_are_named() -> None:
+    gateway = {"name": "public", "namespace": "infra", "sectionName": "https"}
+    (parent,) = make_route(MEMBER, endpoint(gateway=gateway), HOSTS)["spec"]["parentRefs"]
+    assert (parent["namespace"], parent["sectionName"]) == ("infra", "https")
+
+
+@pytest.mark.parametrize("host", ["", "taken.example.com"])
+def test_no_host_is_asked_for_that_the_edge_does_not_answer_for(host: str) -> None:
+    assert make_route(MEMBER, endpoint(host=host), HOSTS)["spec"]["hostnames"] == HOSTS
+
+
+@pytest.mark.parametrize(
+    ("waits", "answers", "written"),
+    [
+        ("5s", "30s", "35s"),
+        ("0s", "2ms", "2ms"),
+        ("0s", "1us", "1ms"),
+        ("23h59m", "23h59m59s", "47h58m59s"),
+        ("500ms", "1h", "1h500ms"),
+        ("12h", "12h", "24h"),
+    ],
+)
+def test_the_gateway_waits_as_long_as_the_edge_may_and_writes_it_its_own_way(
+    waits: str, answers: str, written: str
+) -> None:
+    asked = endpoint(queue={"timeout": waits}, requestTimeout=answers)
+    (rule,) = make_route(MEMBER, asked, HOSTS)["spec"]["rules"]
+    assert rule["timeouts"] == {"request": written}
+
+
+def test_what_is_left_out_later_is_told_apart_by_its_mark() -> None:
+    gateway = {"name": "public", "sectionName": "https"}
+    one = make_route(MEMBER, endpoint(gateway=gateway), HOSTS)["metadata"]["annotations"]
+    two = make_route(MEMBER, endpoint(gateway={"name": "public"}), HOSTS)["metadata"]["annotations"]
+    assert one[names.ANNOTATION_MADE_AS] != two[names.ANNOTATION_MADE_AS]
+
+
+def said(type_: str, status: str, reason: str = "Fine", message: str = "", generation: int = 2) -> dict[str, Any]:
+    return {
+        "type": type_,
+        "status": status,
+        "reason": reason,
+        "message": message,
+        "observedGeneration": generation,
+    }
+
+
+def stored(*conditions: dict[str, Any], parent: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+    """A route of generation 2 with one controller's words for the Gateway infra/public."""
+    route = make_route(MEMBER, endpoint(**more), HOSTS)
+    route["metadata"]["generation"] = 2
+    about = parent or {"name": "public", "namespace": "infra"}
+    told = [{"parentRef": about, "controllerName": CONTROLLER, "conditions": list(conditions)}] if conditions else []
+    return {**route, "status": {"parents": told}}
+
+
+ACCEPTED, RESOLVED = said("Accepted", "True"), said("ResolvedRefs", "True")
+
+
+def test_a_route_that_is_taken_and_leads_somewhere_is_accepted() -> None:
+    assert answer(MEMBER, endpoint(), stored(ACCEPTED, RESOLVED), served=True) == (
+        "True",
+        "Accepted",
+        "Gateway infra/public takes the route (example.com/gateway)",
+    )
+
+
+UNANSWERED = "no controller told Accepted and ResolvedRefs of the route to Gateway infra/public"
+
+
+@pytest.mark.parametrize(
+    ("route", "message"),
+    [
+        (stored(), UNANSWERED),
+        ({**stored(), "status": {}}, UNANSWERED),
+        (stored(ACCEPTED, RESOLVED, parent={"name": "public"}), UNANSWERED),
+        (stored(ACCEPTED, RESOLVED, parent={"name": "other", "namespace": "infra"}), UNANSWERED),
+        (stored(ACCEPTED, RESOLVED, parent={"name": "public", "namespace": "infra", "port": 80}), UNANSWERED),
+        (stored(said("Accepted", "True", generation=1), said("ResolvedRefs", "False", generation=1)), UNANSWERED),
+        (stored(said("Programmed", "False"), said("Accepted", "Unknown")), UNANSWERED),
+        (stored(ACCEPTED), "no controller told ResolvedRefs of the route to Gateway infra/public"),
+    ],
+)
+def test_nobody_answered_for_this_route_as_it_is(route: dict[str, Any], message: str) -> None:
+    assert answer(MEMBER, endpoint(), route, served=True) == ("Unknown", "NotAnswered", message)
+
+
+@pytest.mark.parametrize(
+    ("conditions", "reason", "message"),
+    [
+        (
+            [said("Accepted", "False", "NotAllowedByListeners", "no listener\n takes  it"), RESOLVED],
+            "NotAllowedByListeners",
+            "Gateway infra/public: no listener takes it (example.com/gateway)",
+        ),
+        (
+            [ACCEPTED, said("ResolvedRefs", "False", "BackendNotFound")],
+            "BackendNotFound",
+            "Gateway infra/public: BackendNotFound (example.com/gateway)",
+        ),
+        (
+            [said("Accepted", "False", "their_own:word", "m")],
+            "NotAccepted",
+            "Gateway infra/public: m (example.com/gateway)",
+        ),
+    ],
+)
+def test_a_refusal_is_told_in_the_words_of_the_controller(
+    conditions: list[dict[str, Any]], reason: str, message: str
+) -> None:
+    found = answer(MEMBER, endpoint(), stored(*conditions), served=True)
+    assert found == ("False", reason, message)
+    Condition(type="RouteAccepted", status="False", reason=found[1], last_transition_time="2026-03-01T12:00:00Z")  # type: ignore[arg-type]
+
+
+def test_a_listener_is_named_and_only_its_answer_counts() -> None:
+    gateway = {"name": "public", "namespace": "infra", "sectionName": "https"}
+    whole = stored(ACCEPTED, RESOLVED, gateway=gateway)
+    assert answer(MEMBER, endpoint(gateway=gateway), whole, served=True)[1] == "NotAnswered"
+    listener = stored(ACCEPTED, RESOLVED, gateway=gateway, parent=gateway)
+    assert "infra/public, listener https" in answer(MEMBER, endpoint(gateway=gateway), listener, served=True)[2]
+
+
+def test_what_is_not_there_yet_and_what_is_not_ours() -> None:
+    assert answer(MEMBER, endpoint(), None, served=True)[:2] == ("Unknown", "NotWritten")
+    theirs = {"metadata": {"name": "digits", "namespace": "vision", "labels": {"team": "x"}}}
+    status, reason, message = answer(MEMBER, endpoint(), theirs, served=True)
+    assert (status, reason) == ("False", "NotOwned")
+    assert message.startswith("HTTPRoute digits: ")
+
+
+def test_without_the_gateway_api() -> None:
+    status, reason, message = answer(MEMBER, endpoint(), None, served=False)
+    assert (status, reason) == ("False", "GatewayAPIMissing")
+    assert message == "spec.endpoint.gateway: no HTTPRoutes of gateway.networking.k8s.io/v1 are served to Sundog"

@@ -1,0 +1,61 @@
+from typing import Any
+
+import pytest
+
+from sundog_operator.core.edge import salts
+from sundog_operator.core.edge.salts import Kind, Salted
+
+
+def stored(kind: Kind, unit: Any) -> dict[str, Any]:
+    spec = {"unit": unit} if kind == "Experiment" else {"rollout": {"unit": unit}}
+    return {"metadata": {"name": "digits"}, "spec": spec}
+
+
+@pytest.mark.parametrize("kind", ["Experiment", "ModelDeployment"])
+@pytest.mark.parametrize("source", [{"header": "x-user-id"}, {"cookie": "c"}, {"jsonPath": "$.a"}, {"jwtClaim": "sub"}])
+def test_units_that_stay_have_the_salt_of_the_spec(kind: Kind, source: dict[str, str]) -> None:
+    assert salts.of(kind, stored(kind, {**source, "salt": "spring"})) == Salted(kind, "digits", "spring")
+
+
+@pytest.mark.parametrize("kind", ["Experiment", "ModelDeployment"])
+@pytest.mark.parametrize(
+    "unit",
+    [
+        None,
+        {},
+        {"salt": "spring"},
+        {"request": {}, "salt": "spring"},
+        {"header": "x-user-id"},
+        {"header": "x-user-id", "salt": ""},
+        {"header": "x-user-id", "salt": 5},
+        "broken",
+    ],
+)
+def test_without_a_salt_and_of_requests_there_is_nothing_to_share(kind: Kind, unit: Any) -> None:
+    assert salts.of(kind, stored(kind, unit)) is None
+
+
+@pytest.mark.parametrize("spec", [None, {}, {"rollout": None}, {"rollout": "broken"}])
+def test_a_spec_that_is_none_fixes_nothing(spec: Any) -> None:
+    assert salts.of("ModelDeployment", {"metadata": {"name": "digits"}, "spec": spec}) is None
+
+
+DIGITS, LETTERS = (Salted("ModelDeployment", name, "spring") for name in ("digits", "letters"))
+WIDE, OTHER = Salted("Experiment", "digits", "spring"), Salted("Experiment", "other", "autumn")
+
+
+@pytest.mark.parametrize(
+    ("own", "known", "said"),
+    [
+        (DIGITS, [DIGITS, LETTERS, OTHER], "spec.rollout.unit.salt is that of ModelDeployment letters: "),
+        # An Experiment may have the name of a ModelDeployment.
+        (DIGITS, [DIGITS, LETTERS, WIDE], "spec.rollout.unit.salt is that of Experiment digits: "),
+        (WIDE, [WIDE, LETTERS, DIGITS], "spec.unit.salt is that of ModelDeployment digits: "),
+        (DIGITS, [DIGITS, OTHER], ""),
+        (DIGITS, [LETTERS, WIDE], ""),
+        (OTHER, [], ""),
+    ],
+)
+def test_the_first_of_those_with_the_same_salt_is_named(own: Salted, known: list[Salted], said: str) -> None:
+    wanted = said and f"{said}who was with one of its arms is with one here again"
+    assert salts.told(own.kind, own.name, known) == wanted

@@ -1,0 +1,70 @@
+"""Which Secrets an endpoint needs, and what is said of those that are not there."""
+
+from typing import Any
+
+import pytest
+
+from sundog_operator.api import Endpoint, ModelDeploymentSpec
+from sundog_operator.core.edge import secrets, split
+
+WHOLE = {
+    "tls": {"secretName": "cert"},
+    "auth": {"apiKeys": {"secretName": "keys"}, "jwt": {"jwksSecretName": "jwks"}},
+}
+THERE = {
+    "cert": frozenset({"tls.crt", "tls.key"}),
+    "keys": frozenset({"ann"}),
+    "jwks": frozenset({"jwks.json"}),
+}
+
+
+def problem(endpoint: dict[str, Any], found: secrets.Keys) -> tuple[str, str] | None:
+    return secrets.problem(secrets.uses(Endpoint.from_json(endpoint)), found, "vision")
+
+
+def test_what_is_all_there_is_no_problem() -> None:
+    assert problem({}, {}) is None
+    assert problem(WHOLE, THERE) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "reason", "told"),
+    [
+        (
+            {"keys": None},
+            "SecretNotFound",
+            "spec.endpoint.auth.apiKeys.secretName: Secret vision/keys does not exist; until then every request is refused",
+        ),
+        (
+            {"keys": frozenset()},
+            "SecretIncomplete",
+            "spec.endpoint.auth.apiKeys.secretName: Secret vision/keys has no keys; until then every request is refused",
+        ),
+        (
+            {"jwks": frozenset({"keys.json"})},
+            "SecretIncomplete",
+            "spec.endpoint.auth.jwt.jwksSecretName: Secret vision/jwks has no jwks.json; until then every request is refused",
+        ),
+    ],
+)
+def test_what_is_missing_is_named(change: secrets.Keys, reason: str, told: str) -> None:
+    assert problem(WHOLE, {**THERE, **change}) == (reason, told)
+
+
+def test_several_are_told_together_and_a_missing_one_names_the_reason() -> None:
+    said = problem(WHOLE, {**THERE, "jwks": None, "cert": frozenset()})
+    assert said is not None
+    assert said[0] == "SecretNotFound"
+    assert "Secret vision/cert has no tls.crt and no tls.key" in said[1]
+    assert "Secret vision/jwks does not exist" in said[1]
+
+
+def test_the_split_document_names_the_same_secrets() -> None:
+    spec = ModelDeploymentSpec.from_json({"model": {"uri": "file:///m"}, "endpoint": WHOLE})
+    plain = ModelDeploymentSpec.from_json({"model": {"uri": "file:///m"}})
+    services = [
+        split.make_service("vision", "digits", spec, "sundog-0", None),
+        split.make_service("vision", "words", plain, "sundog-0", None),
+    ]
+    assert secrets.named_in({"services": services}) == {use.secret for use in secrets.uses(spec.endpoint)}
+    assert secrets.named_in(None) == frozenset()

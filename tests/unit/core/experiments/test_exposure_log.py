@@ -1,0 +1,201 @@
+"""The lines of an export: what is read, what is refused, and what is written beside them."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import orjson
+import pytest
+
+from sundog_operator.core.analysis.counters import Tallies, Tally
+from sundog_operator.core.analysis.feedback import Sums
+from sundog_operator.core.experiments.exposure_log import Exposure, Lines, LogBroken, Outcome, plan_of
+
+NOW = datetime(2026, 11, 20, 9, 30, tzinfo=UTC)
+UNIT = "00000000000000ff"
+EXPOSURE = {"exposure": [UNIT, 1_750_000_000_123_456, 2, "wide"]}
+OUTCOME = {"outcome": [UNIT, "revenue", 2, "wide", -12_345_678, 1_750_000_100]}
+AT = datetime(2025, 6, 15, 15, 6, 40, 123_456, UTC)
+
+
+def sums(sequence: int = 7, exposed: int = 1, events: int = 1) -> dict[str, Any]:
+    return {"events": events, "feedback": {"sequence": sequence, "exposed": [[2, "wide", exposed]], "outcomes": []}}
+
+
+def head(**told: Any) -> dict[str, Any]:
+    return {"head": {"version": 1, "service": "digits", "attempt": "u", **sums(), **told}}
+
+
+def end(exposures: int = 1, outcomes: int = 1, **told: Any) -> dict[str, Any]:
+    return {"end": {"exposures": exposures, "outcomes": outcomes, **sums(), **told}}
+
+
+def read(*told: dict[str, Any]) -> tuple[list[Any], Lines]:
+    lines = Lines()
+    rows = [lines.read(orjson.dumps(line)) for line in told]
+    return [row for row in rows if row is not None], lines
+
+
+def test_rows_are_what_was_told() -> None:
+    rows, lines = read(head(), EXPOSURE, OUTCOME, end())
+    assert rows == [
+        Exposure(UNIT, AT, 2, "wide"),
+        Outcome(UNIT, "revenue", -12.345678, AT.replace(microsecond=0) + timedelta(seconds=100), 2, "wide"),
+    ]
+    lines.check()
+    assert lines.is_whole
+
+
+@pytest.mark.parametrize("millionths", [0, 1, -1, 333_333, 999_999_999_999_999, -(10**15), 10**15])
+def test_a_value_is_exact(millionths: int) -> None:
+    ((row,), _) = read(head(), {"outcome": [UNIT, "revenue", 2, "wide", millionths, 0]})
+    assert round(row.value * 1_000_000) == millionths
+
+
+def test_sums_beyond_64_bits_are_exact() -> None:
+    lines = Lines()
+    squares = 123_456_789_012_345_678_901_234_567_891
+    told = {"events": 0, "feedback": {"outcomes": [["revenue", 2, "wide", 1, 1, 7, squares]]}}
+    for line in ({"head": {"version": 1, **told}}, {"end": told}):
+        lines.read(json.dumps(line).encode())
+    for found in (lines.head, lines.end):
+        assert found["feedback"]["outcomes"][0][-1] == squares
+
+
+def test_a_unit_that_a_store_tells_twice_counts_once() -> None:
+    rows, lines = read(head(), EXPOSURE, EXPOSURE, OUTCOME, end(exposures=2))
+    assert [type(row) for row in rows] == [Exposure, Outcome]
+    lines.check()
+    assert lines.is_whole
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        (),
+        (head(),),
+        (head(), EXPOSURE, OUTCOME),
+        (head(), EXPOSURE, end()),
+        (head(), OUTCOME, end()),
+        (head(), EXPOSURE, OUTCOME, OUTCOME, end()),
+    ],
+)
+def test_what_was_cut_off_or_does_not_add_up_is_no_log(told: tuple[dict[str, Any], ...]) -> None:
+    with pytest.raises(LogBroken, match="exposures"):
+        read(*told)[1].check()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"no JSON",
+        b"[]",
+        b"{}",
+        b'{"head": {"version": 2}}',
+        b'{"exposure": ["ff", 1]}',
+        b'{"exposure": ["ff", 1, 1, "a", 2]}',
+        b'{"exposure": ["xyz", 1, 1, "a"]}',
+        b'{"exposure": ["ff", 99999999999999999999, 1, "a"]}',
+        b'{"outcome": ["ff", "m", 1, "a", "1", 1]}',
+        b'{"surprise": 1}',
+        b'{"exposure": 1, "outcome": 2}',
+    ],
+)
+def test_a_line_of_another_kind_is_refused(line: bytes) -> None:
+    lines = Lines()
+    if not line.startswith(b'{"head"'):
+        lines.read(orjson.dumps(head()))
+    with pytest.raises(LogBroken):
+        lines.read(line)
+
+
+def test_lines_have_their_places() -> None:
+    for told in ([EXPOSURE], [head(), head()], [head(), end(0, 0), EXPOSURE]):
+        with pytest.raises(LogBroken, match="where none can be"):
+            read(*told)
+
+
+@pytest.mark.parametrize(
+    ("first", "last"),
+    [
+        (head(), end(**sums(sequence=8))),
+        (head(), end(**sums(events=2))),
+        (head(), end(**sums(exposed=2))),
+    ],
+)
+def test_what_is_not_all_that_was_counted_is_told(first: dict[str, Any], last: dict[str, Any]) -> None:
+    _, lines = read(first, EXPOSURE, OUTCOME, last)
+    lines.check()
+    assert not lines.is_whole
+
+
+def test_so_many_exposures_are_read_at_most() -> None:
+    for most, units in ((None, 5), (5, 5)):
+        lines = Lines(most)
+        lines.read(orjson.dumps(head(**sums(exposed=units))))
+    with pytest.raises(LogBroken, match="it has 6 exposures, and 5 are written at most"):
+        Lines(5).read(orjson.dumps(head(**sums(exposed=6))))
+
+
+@pytest.mark.parametrize(
+    ("judged", "why"),
+    [
+        (Sums(), ""),
+        (Sums("s", 7), ""),
+        (Sums("s", 6), ""),
+        (Sums("s", 8), "at change 7, and it was judged by change 8"),
+        (Sums("t", 3), "is s, and it was judged by t"),
+    ],
+)
+def test_a_store_that_has_less_than_was_judged_is_told(judged: Sums, why: str) -> None:
+    told = {"feedback": {**sums()["feedback"], "store": "s"}}
+    _, lines = read(head(), end(0, 0, **told))
+    found = lines.behind(judged)
+    assert why in found
+    assert bool(found) == bool(why)
+
+
+@pytest.mark.parametrize(
+    ("unit", "assigned"),
+    [
+        ({"kind": "header", "name": "x-user-id"}, []),
+        ({"kind": "request"}, [(1, "control", 10), (1, "wide", 12), (2, "wide", 7)]),
+    ],
+)
+def test_the_plan_has_what_an_analysis_needs_and_nothing_that_only_the_operator_reads(
+    unit: dict[str, str], assigned: list[Any]
+) -> None:
+    first = {(1, "control"): Tally(assigned=4), (2, "wide"): Tally(assigned=7)}
+    other = {(1, "control"): Tally(assigned=6), (1, "wide"): Tally(assigned=12)}
+    known = Sums("s", 7, {(1, "control"): 3})
+    tallies = Tallies("u", {"edge-1": first, "edge-2": other}, feedback=known).pack()
+    experiment = {
+        "metadata": {
+            "name": "wide-or-narrow",
+            "namespace": "vision",
+            "uid": "u",
+            "generation": 3,
+            "labels": {"a": "b"},
+        },
+        "spec": {"modelDeployment": "digits", "alpha": 0.05},
+        "status": {
+            "verdict": {"decision": "Winner"},
+            "tallies": tallies,
+            "history": [1],
+            "plan": {"unit": unit},
+        },
+    }
+    _, lines = read(head(), EXPOSURE, OUTCOME, end())
+    assert plan_of(experiment, lines, NOW) == {
+        "version": 1,
+        "experiment": {"name": "wide-or-narrow", "namespace": "vision", "uid": "u", "generation": 3},
+        "exportedAt": "2026-11-20T09:30:00Z",
+        "complete": True,
+        "rows": {"exposures": 1, "outcomes": 1},
+        "feedback": sums()["feedback"],
+        "assigned": assigned,
+        "judged": {"store": "s", "sequence": 7, "exposed": [[1, "control", 3]], "outcomes": []},
+        "spec": experiment["spec"],
+        "status": {"verdict": {"decision": "Winner"}, "plan": {"unit": unit}},
+    }

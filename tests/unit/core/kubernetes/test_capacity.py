@@ -1,0 +1,205 @@
+"""Free accelerators, and what is told where they do not suffice."""
+
+from typing import Any
+
+import pytest
+
+from sundog_operator.api import Gpu, ModelDeploymentSpec
+from sundog_operator.api.installation import parse_installation
+from sundog_operator.core.kubernetes import accelerators, capacity
+from sundog_operator.core.kubernetes.accelerators import Devices
+from sundog_operator.core.kubernetes.capacity import OnNodes, Room
+
+GPU = "nvidia.com/gpu"
+PRODUCT = "nvidia.com/gpu.product"
+ONE = Devices(GPU, "GPU", 1)
+TWO = Devices(GPU, "GPU", 2)
+
+
+def node(name: str, devices: int, labels: dict[str, str] | None = None, **spec: Any) -> dict[str, Any]:
+    status = {"allocatable": {GPU: str(devices)}, "conditions": [{"type": "Ready", "status": "True"}]}
+    return {"metadata": {"name": name, "labels": labels or {}}, "spec": spec, "status": status}
+
+
+def pod(where: str, devices: int, phase: str = "Running") -> dict[str, Any]:
+    container = {"name": "c", "resources": {"requests": {GPU: str(devices)}}}
+    return {
+        "metadata": {"name": "p"},
+        "spec": {"nodeName": where, "containers": [container]},
+        "status": {"phase": phase},
+    }
+
+
+def quota(hard: int, used: int) -> dict[str, Any]:
+    return {"status": {"hard": {f"requests.{GPU}": str(hard)}, "used": {f"requests.{GPU}": str(used)}}}
+
+
+def room(
+    nodes: list[Any] | None, pods: Any = (), quotas: Any = (), text: str = "", count: int = 1, **spec: Any
+) -> Room:
+    gpu = {"count": count, **spec.pop("gpu", {})}
+    asked = ModelDeploymentSpec.from_json({"model": {"uri": "file:///m"}, "resources": {"gpu": gpu}, **spec})
+    known = None if nodes is None else capacity.inventory(map(capacity.of_node, nodes), map(capacity.of_pod, pods))
+    found = capacity.look(asked, known, quotas, parse_installation(text, "test"))
+    assert found is not None
+    return found
+
+
+def free(nodes: list[Any], pods: Any = (), **asked: Any) -> OnNodes:
+    found = room(nodes, pods, **asked).on_nodes
+    assert found is not None
+    return found
+
+
+def test_nothing_is_looked_for_without_devices() -> None:
+    asked = ModelDeploymentSpec.from_json({"model": {"uri": "file:///m"}})
+    known = capacity.inventory([node("a", 4)], ())
+    assert capacity.look(asked, known, (), parse_installation("", "test")) is None
+
+
+def test_of_most_pods_and_nodes_little_is_kept() -> None:
+    container = {"name": "c", "resources": {"requests": {"cpu": "1", "memory": "1Gi", "hugepages-2Mi": "2Mi"}}}
+    assert capacity.of_pod({"spec": {"nodeName": "a", "containers": [container]}}) == {}
+    assert capacity.of_pod(pod("a", 2)) == {("a", GPU): 2}
+    assert capacity.of_pod(pod("", 2)) == {}
+    large = {**node("a", 4), "status": {**node("a", 4)["status"], "images": [{"names": ["x" * 10_000]}]}}
+    assert len(str(capacity.of_node(large))) < 400
+
+
+def test_what_pods_have_is_taken_until_they_end() -> None:
+    found = free([node("a", 4), node("b", 2)], [pod("a", 3), pod("b", 2, "Succeeded")])
+    assert (found.nodes, found.total, found.free, found.replicas) == (2, 6, 3, 3)
+
+
+def test_a_replica_finds_all_its_devices_on_one_node() -> None:
+    found = room([node("a", 3), node("b", 3)], [pod("a", 2), pod("b", 2)], count=2)
+    assert found.on_nodes is not None
+    assert (found.on_nodes.free, found.on_nodes.replicas) == (2, 0)
+    assert capacity.shortage(TWO, 1, found, ()) == (
+        "InsufficientCapacity",
+        f"2 {GPU} needed (1 × 2), 2 of 6 free on 2 nodes, not 2 of them on one node",
+    )
+
+
+@pytest.mark.parametrize(
+    "away",
+    [
+        node("a", 4, unschedulable=True),
+        {**node("a", 4), "status": {"allocatable": {GPU: "4"}, "conditions": [{"type": "Ready", "status": "False"}]}},
+        node("a", 0),
+        node("a", 4, taints=[{"key": "maintenance", "effect": "NoExecute"}]),
+        node("a", 4, taints=[{"key": "team", "value": "audio", "effect": "NoSchedule"}]),
+    ],
+)
+def test_a_node_that_takes_no_pod_of_ours_has_no_room(away: dict[str, Any]) -> None:
+    assert free([away]).nodes == 0
+
+
+@pytest.mark.parametrize(
+    ("taint", "toleration"),
+    [
+        ({"key": GPU, "effect": "NoSchedule"}, None),
+        ({"key": "slow", "effect": "PreferNoSchedule"}, None),
+        ({"key": "team", "value": "vision", "effect": "NoSchedule"}, {"key": "team", "value": "vision"}),
+        ({"key": "team", "effect": "NoExecute"}, {"key": "team", "operator": "Exists", "effect": "NoExecute"}),
+    ],
+)
+def test_a_taint_that_is_tolerated_keeps_nobody_out(taint: Any, toleration: Any) -> None:
+    scheduling = {"tolerations": [toleration]} if toleration else {}
+    assert free([node("a", 4, taints=[taint])], scheduling=scheduling).replicas == 4
+
+
+@pytest.mark.parametrize(
+    "toleration",
+    [
+        {"key": "team", "value": "audio"},
+        {"key": "other", "operator": "Exists"},
+        {"key": "team", "operator": "Exists", "effect": "NoExecute"},
+    ],
+)
+def test_a_toleration_of_something_else_does_not_count(toleration: Any) -> None:
+    taint = {"key": "team", "value": "vision", "effect": "NoSchedule"}
+    assert free([node("a", 4, taints=[taint])], scheduling={"tolerations": [toleration]}).nodes == 0
+
+
+def test_the_administrator_s_selector_and_tolerations_count_as_the_pods_have_them() -> None:
+    nodes = [node("a", 4, {"pool": "models"}, taints=[{"key": "models", "effect": "NoSchedule"}]), node("b", 8)]
+    text = "ray: {pods: {nodeSelector: {pool: models}, tolerations: [{key: models, operator: Exists}]}}"
+    assert free(nodes, text=text).total == 4
+    assert free(nodes).total == 8
+    # His label outranks the user's, in the pod as in this look.
+    assert free(nodes, text=text, scheduling={"nodeSelector": {"pool": "none"}}).total == 4
+    assert free(nodes, scheduling={"nodeSelector": {"pool": "none"}}).total == 0
+
+
+def test_types_are_told_by_any_of_the_labels_and_by_an_administrator_s_words() -> None:
+    nodes = [
+        node("a", 1, {PRODUCT: "NVIDIA-L4"}),
+        node("b", 2, {"cloud.google.com/gke-accelerator": "nvidia-l4"}),
+        node("c", 4, {PRODUCT: "NVIDIA-H100-80GB-HBM3"}),
+        node("d", 8, {"example.com/card": "ell-four"}),
+    ]
+    assert free(nodes, gpu={"type": ["l4"]}).total == 3
+    assert free(nodes, gpu={"type": ["l4", "h100"]}).total == 7
+    text = "gpu: {aliases: {l4: {example.com/card: [ell-four]}}}"
+    assert free(nodes, text=text, gpu={"type": ["l4"]}).total == 11
+    # One that nobody knows is looked for as it is written.
+    unknown = node("e", 16, {"karpenter.k8s.aws/instance-gpu-name": "m60"})
+    assert free([*nodes, unknown], gpu={"type": ["m60"]}).total == 16
+
+
+def test_shortage_is_told_with_numbers() -> None:
+    found = room([node("a", 4)], [pod("a", 3)])
+    assert capacity.shortage(ONE, 1, found, ()) is None
+    assert capacity.shortage(ONE, 0, found, ()) is None
+    assert capacity.shortage(ONE, 3, found, ["l4", "h100"]) == (
+        "InsufficientCapacity",
+        f"3 {GPU} of type l4 or h100 needed (3 × 1), 1 of 4 free on 1 node",
+    )
+
+
+def test_the_tightest_quota_counts() -> None:
+    found = room([node("a", 8)], quotas=[quota(6, 1), quota(4, 3), {"status": {"hard": {"pods": "9"}}}])
+    assert found.quota == 1
+    assert capacity.shortage(ONE, 1, found, ()) is None
+    assert capacity.shortage(ONE, 2, found, ()) == (
+        "InsufficientQuota",
+        f"2 {GPU} needed (2 × 1), 8 of 8 free on 1 node, 1 left by the namespace's quota",
+    )
+
+
+def test_what_becomes_free_counts_with_what_is_free() -> None:
+    scattered = room([node("a", 2), node("b", 2)], [pod("a", 1), pod("b", 2)], quotas=[quota(4, 3)], count=2)
+    assert capacity.shortage(TWO, 1, scattered, ()) is not None
+    more = capacity.with_more(scattered, TWO, 1)
+    assert (more.on_nodes and more.on_nodes.free, more.quota) == (2, 2)
+    assert capacity.shortage(TWO, 1, more, ()) is None
+    assert capacity.with_more(Room(GPU, None, None), TWO, 1) == Room(GPU, None, None)
+
+
+def test_where_nodes_may_not_be_looked_at_quotas_alone_count() -> None:
+    found = room(None, quotas=[quota(4, 2)], count=2)
+    assert found == Room(GPU, None, 2)
+    assert capacity.shortage(TWO, 1, found, ()) is None
+    told = f"4 {GPU} of type l4 needed (2 × 2), 2 left by the namespace's quota"
+    assert capacity.shortage(TWO, 2, found, ["l4"]) == ("InsufficientQuota", told)
+    assert capacity.shortage(TWO, 9, room(None, count=2), ()) is None
+
+
+def test_the_first_type_is_preferred_and_all_are_enough() -> None:
+    made = accelerators.affinity(Gpu.from_json({"count": 1, "type": ["h100", "l4"]}), {})
+    assert made is not None
+    affinity = made["nodeAffinity"]
+    terms = affinity["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+    by_key = {term["matchExpressions"][0]["key"]: term["matchExpressions"][0]["values"] for term in terms}
+    assert {"h100", "l4", "NVIDIA-L4", "NVIDIA-H100-80GB-HBM3"} <= set(by_key[PRODUCT])
+    assert set(by_key) == set(accelerators.TYPE_LABELS)
+    preferred = affinity["preferredDuringSchedulingIgnoredDuringExecution"]
+    values = {value for each in preferred for value in each["preference"]["matchExpressions"][0]["values"]}
+    assert "h100" in values
+    assert "l4" not in values
+
+
+def test_without_types_any_node_will_do() -> None:
+    assert accelerators.affinity(Gpu.from_json({"count": 1}), {}) is None
+    assert accelerators.affinity(Gpu.from_json({"type": ["l4"]}), {}) is None

@@ -1,0 +1,42 @@
+"""Each layer outlasts the one within it, whatever a service allows its requests."""
+
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sundog_operator.core.kubernetes import grace_periods
+
+TIMEOUTS = st.integers(1, 86_399_999).map(lambda milliseconds: timedelta(milliseconds=milliseconds))
+
+
+def service(timeout: timedelta, wait: timedelta = timedelta(seconds=5)) -> dict[str, object]:
+    return {
+        "requestTimeoutSeconds": timeout.total_seconds(),
+        "queue": {"maxRequests": 1, "timeoutSeconds": wait.total_seconds()},
+    }
+
+
+@given(TIMEOUTS, TIMEOUTS)
+def test_no_layer_ends_before_the_one_within_it(timeout: timedelta, wait: timedelta) -> None:
+    replica, node = grace_periods.replica_s(timeout), grace_periods.node_s(timeout)
+    assert timeout.total_seconds() < replica < node < grace_periods.worker_pod_s(timeout)
+    # A request that waited for its replica is at the edge for as long as both.
+    assert (timeout + wait).total_seconds() < grace_periods.edge_s(
+        [service(timedelta(seconds=1)), service(timeout, wait)]
+    )
+
+
+@given(TIMEOUTS)
+def test_a_pods_grace_tells_what_it_was_for(timeout: timedelta) -> None:
+    told = grace_periods.timeout_of(grace_periods.worker_pod_s(timeout))
+    assert grace_periods.worker_pod_s(told) == grace_periods.worker_pod_s(timeout)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "edge"), [(30, 120), (95, 120), (96, 240), (215, 240), (600, 960), (86_400, 122_880)]
+)
+def test_an_edges_time_to_drain_doubles_so_that_few_changes_make_its_pods_anew(seconds: int, edge: int) -> None:
+    assert grace_periods.edge_s([service(timedelta(seconds=seconds))]) == edge
+    assert grace_periods.edge_s([]) == 120

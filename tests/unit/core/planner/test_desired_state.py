@@ -1,0 +1,54 @@
+"""What edges are told of a rollout, out of statuses alone."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from sundog_operator.api import ModelDeploymentStatus, Rollout
+from sundog_operator.core.planner import desired_state
+from sundog_operator.core.rollout import freeze
+from sundog_operator.core.rollout.resolve import Traffic
+
+STATUS = ModelDeploymentStatus.parse({"stable": {"revision": 7}, "candidate": {"revision": 8}, "cluster": "sundog-0"})
+KNOWN = Traffic(10, [100, 0], (500, 1000))
+BOTH = Traffic(10, [60, 40, 0], (100, 500))
+LONG = Traffic(10, [60, 40], (100,))
+"""Of which the time that the slowest exceed is not known."""
+
+
+@pytest.mark.parametrize(
+    ("spec", "traffic", "slow"),
+    [
+        ({}, KNOWN, [(500,), (1500,)]),
+        (
+            {"guardrails": [{"metric": "latencyP99"}, {"metric": "latencyP50", "margin": "20%"}]},
+            BOTH,
+            # The default latency is looked at for harm beside them.
+            [(500, 100, 500), (1500, 1100, 1500)],
+        ),
+        ({"guardrails": [{"metric": "latencyP99"}, {"metric": "latencyP50"}]}, LONG, [(), ()]),
+        ({}, Traffic(), [(), ()]),
+        ({"guardrails": [{"metric": "errorRate"}]}, KNOWN, [(500,), (1500,)]),
+        ({"guardrails": [{"metric": "errorRate"}, {"metric": "latencyP95", "enabled": False}]}, KNOWN, [(), ()]),
+        ({"steps": [{"weight": 10, "gate": "time"}]}, KNOWN, [(), ()]),
+    ],
+)
+def test_each_arm_has_its_own_time_from_which_answers_are_slow(
+    spec: dict[str, object], traffic: Traffic, slow: list[tuple[int, ...]]
+) -> None:
+    frozen = freeze.freeze(Rollout.from_json(spec), 7, 8, datetime(2026, 11, 25, tzinfo=UTC), traffic)
+    split = desired_state.split_of("digits", STATUS, "3b9f", frozen)
+    assert split is not None
+    assert [arm.slow_us for arm in split.arms] == slow
+
+
+def test_edges_are_told_of_all_latencies_or_of_none() -> None:
+    """Those that follow one that is missing would be counted in its place."""
+    spec = {"guardrails": [{"metric": "latencyP99"}, {"metric": "latencyP50"}]}
+    frozen = freeze.freeze(Rollout.from_json(spec), 7, 8, datetime(2026, 11, 25, tzinfo=UTC), BOTH)
+    first, *others = frozen.plan.guardrails
+    damaged = first.model_copy(update={"threshold_microseconds": None})
+    plan = frozen.plan.model_copy(update={"guardrails": (damaged, *others)})
+    split = desired_state.split_of("digits", STATUS, "3b9f", frozen.model_copy(update={"plan": plan}))
+    assert split is not None
+    assert [arm.slow_us for arm in split.arms] == [(), ()]

@@ -1,0 +1,53 @@
+"""Which heads are to be replaced."""
+
+from typing import Any
+
+import pytest
+
+from sundog_operator.core.ray.heads import without_autoscaler
+
+
+def pod(node_type: str = "head", policy: str = "Never", **status: Any) -> dict[str, Any]:
+    labels = {"ray.io/node-type": node_type}
+    return {"metadata": {"name": node_type, "labels": labels}, "spec": {"restartPolicy": policy}, "status": status}
+
+
+def containers(state: dict[str, Any], name: str = "autoscaler") -> dict[str, Any]:
+    return {
+        "phase": "Running",
+        "containerStatuses": [{"name": "ray-head", "state": {"running": {}}}, {"name": name, "state": state}],
+    }
+
+
+ENDED = {"terminated": {"exitCode": 1}}
+WORKER = pod("worker", phase="Running")
+
+
+@pytest.mark.parametrize(
+    ("found", "is_replaced"),
+    [
+        (pod(**containers(ENDED)), True),
+        (pod(**containers({"terminated": {"exitCode": 0}})), True),
+        (pod(**containers({"running": {}})), False),
+        (pod(**containers({"waiting": {"reason": "ContainerCreating"}})), False),
+        (pod(), False),
+        (pod(policy="Always", **containers(ENDED)), False),
+        (pod("worker", **containers(ENDED)), False),
+        (pod(**containers(ENDED, "sidecar")), False),
+    ],
+    ids=("ended", "without an error", "runs", "starts", "no status", "kubelet restarts it", "a worker", "another"),
+)
+def test_the_autoscaler_s_end_is_a_head_s(found: dict[str, Any], is_replaced: bool) -> None:
+    assert without_autoscaler([found, WORKER], keeps_state=True) == ([found] if is_replaced else [])
+
+
+def test_one_that_is_going_is_not_deleted_again() -> None:
+    going = pod(**containers(ENDED))
+    going["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    assert without_autoscaler([going], keeps_state=True) == []
+
+
+def test_without_a_store_it_is_replaced_only_while_no_worker_runs() -> None:
+    head = pod(**containers(ENDED))
+    assert without_autoscaler([head, WORKER], keeps_state=False) == []
+    assert without_autoscaler([head, pod("worker", phase="Pending")], keeps_state=False) == [head]

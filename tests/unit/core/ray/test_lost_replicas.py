@@ -1,0 +1,57 @@
+"""Which replicas were lost, and which were taken away on purpose."""
+
+import pytest
+
+from sundog_operator.core.observed import ApplicationState, DeploymentState, ReplicaState
+from sundog_operator.core.ray.lost_replicas import lost
+
+States = dict[str, str]
+
+
+def application(states: States, target: int, status: str = "HEALTHY", message: str = "") -> ApplicationState:
+    replicas = tuple(ReplicaState(*each) for each in states.items())
+    deployment = DeploymentState("Model", status, message, target, replicas)
+    return ApplicationState("digits-r8", "RUNNING", "", {}, (deployment,))
+
+
+TWO = application({"a": "RUNNING", "b": "RUNNING"}, 2)
+
+
+@pytest.mark.parametrize(
+    ("states", "told"),
+    [
+        ({"b": "RUNNING", "c": "STARTING"}, "replica a ended, and Serve starts another in its place; 1 of 2 run"),
+        ({"a": "STOPPING", "b": "RUNNING"}, "replica a ended, and Serve starts another in its place; 1 of 2 run"),
+        ({"c": "RUNNING", "d": "RUNNING"}, "2 replicas ended, and Serve starts another in its place; 2 of 2 run"),
+    ],
+)
+def test_what_ended_unasked_is_told(states: States, told: str) -> None:
+    (event,) = lost(8, TWO, application(states, 2))
+    assert (event.type, event.reason, event.note) == ("Warning", "ReplicaLost", f"revision 8: {told}")
+
+
+@pytest.mark.parametrize(
+    ("states", "target", "status"),
+    [
+        ({"a": "RUNNING", "b": "RUNNING"}, 2, "HEALTHY"),
+        ({"a": "UPDATING", "b": "PENDING_MIGRATION"}, 2, "HEALTHY"),
+        ({"a": "RUNNING", "b": "STOPPING"}, 1, "DOWNSCALING"),
+        ({"a": "RUNNING"}, 1, "HEALTHY"),
+        ({"a": "RUNNING", "b": "RUNNING", "c": "STARTING"}, 3, "UPSCALING"),
+        ({"c": "STARTING", "d": "STARTING"}, 2, "UPDATING"),
+    ],
+)
+def test_what_was_asked_for_is_not(states: States, target: int, status: str) -> None:
+    assert lost(8, TWO, application(states, target, status)) == []
+
+
+def test_what_serve_says_is_told_and_a_loss_is_one_event() -> None:
+    now = application({"b": "RUNNING"}, 2, "UNHEALTHY", "Health check of\n replica a failed")
+    (event,) = lost(8, TWO, now)
+    assert event.note.endswith("1 of 2 run: Health check of replica a failed")
+    assert event.dedupe == "a"
+    assert lost(8, now, now) == []
+
+
+def test_what_never_ran_is_not_lost() -> None:
+    assert lost(8, application({"a": "STARTING"}, 1), application({"b": "STARTING"}, 1)) == []

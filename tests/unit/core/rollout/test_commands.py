@@ -1,0 +1,46 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sundog_operator.core.rollout.commands import Command, parse
+
+
+@pytest.mark.parametrize(
+    ("text", "command"),
+    [
+        ("promote revision=8 id=abc", Command("abc", "promote", 8)),
+        ("  abort   id=a.b-c_1 revision=12 ", Command("a.b-c_1", "abort", 12)),
+        ("promote revision=8 id=abc full=true", Command("abc", "promote", 8, full=True)),
+        ("promote revision=8 id=abc full=false", Command("abc", "promote", 8)),
+        ("skip revision=8 id=abc", Command("abc", "skip", 8)),
+        ("rollback revision=3 id=x", Command("x", "rollback", 3)),
+    ],
+)
+def test_commands_are_read(text: str, command: Command) -> None:
+    assert parse(text) == command
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "id: '' is not 1 to 64 letters, digits, '.', '_' or '-'"),
+        ("promote revision=8 id=a/b", "id: 'a/b' is not 1 to 64 letters, digits, '.', '_' or '-'"),
+        (
+            "launch revision=8 id=a",
+            "verb 'launch' is not one of promote, skip, pause, resume, abort, retry, rollback, stop",
+        ),
+        ("promote id=a", "revision: '' is not a revision number"),
+        ("promote revision=0 id=a", "revision: '0' is not a revision number"),
+        ("promote revision=8 id=a full=yes", "full: 'yes' is neither true nor false"),
+        ("promote revision=8 id=a now", "'now' is not an option of a command"),
+    ],
+)
+def test_what_cannot_be_run_says_why(text: str, problem: str) -> None:
+    assert parse(text).problem == problem
+
+
+@given(st.text(max_size=400))
+def test_any_text_gives_a_command_with_a_bounded_id(text: str) -> None:
+    command = parse(text)
+    assert len(command.id) <= 64
+    assert command.problem or command.revision >= 1

@@ -1,0 +1,212 @@
+"""What is told of a rollout, to whom, and how often."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from sundog_operator.api import Delivery, ExperimentStatus, Notice, Paused, Rollout
+from sundog_operator.core.observed import WebhookAnswer
+from sundog_operator.core.rollout import freeze, machine, notifications
+from sundog_operator.core.rollout.commands import Command
+from sundog_operator.core.rollout.machine import Inputs
+
+T0 = datetime(2026, 11, 25, 12, tzinfo=UTC)
+ALL = ["started", "paused", "promoted", "aborted", "rolledBack"]
+HOOK, OTHER = "https://hooks.example/a?token=t", "https://other.example/"
+STEPS = [{"weight": 10, "gate": "time"}, {"pause": {}}, {"weight": 50, "gate": "manual"}]
+OK, BUSY = WebhookAnswer(204), WebhookAnswer(500)
+
+
+def frozen(*receivers: dict[str, Any], steps: list[dict[str, Any]] = STEPS) -> ExperimentStatus:
+    rollout = Rollout.from_json({"steps": steps, "notify": list(receivers)})
+    return notifications.noted(ExperimentStatus(), freeze.freeze(rollout, 7, 8, T0), T0)
+
+
+def walked(status: ExperimentStatus, *commands: str, ticks: int = 40) -> ExperimentStatus:
+    """Tick after tick, with a command whenever nothing moves."""
+    left = list(commands)
+    for number in range(ticks):
+        now = T0 + timedelta(minutes=10 * (number + 1))
+        after = machine.tick(status, Inputs(now, replicas=1, available=1, confirmed=True))
+        if after == status and left:
+            after = machine.obey(status, Command(f"c{number}", left.pop(0), 8), now)
+        status = notifications.noted(status, after, now)
+    return status
+
+
+def told(status: ExperimentStatus) -> list[tuple[str, int, int, str]]:
+    return [(each.event, each.step, each.weight, each.reason) for each in status.notices]
+
+
+def test_a_rollout_is_told_from_its_start_to_its_end_with_each_stop_between() -> None:
+    after = walked(frozen({"webhook": HOOK, "events": ALL}), "promote", "promote")
+    assert told(after) == [
+        ("started", 0, 0, "Started: revision 8 is brought up"),
+        ("paused", 2, 10, "WaitsForPromote: step 2 waits for promote"),
+        ("paused", 3, 50, "WaitsForPromote: step 3 waits for promote"),
+        ("promoted", 4, 100, "Promoted: after step 4 at 100 %"),
+    ]
+    assert [each.verdict for each in after.notices] == ["Undecided"] * 4
+    assert [each.time for each in after.notices] == sorted(each.time for each in after.notices)
+
+
+def test_a_return_without_steps_is_told_as_well() -> None:
+    rollout = Rollout.from_json({"notify": [{"webhook": HOOK, "events": ALL}]})
+    begun = freeze.freeze_without_steps(rollout, 7, 5, T0, "returns to revision 5, within rollbackWindow")
+    after = walked(notifications.noted(ExperimentStatus(), begun, T0))
+    assert [each.event for each in after.notices] == ["started", "promoted"]
+
+
+def test_without_receivers_nothing_is_kept() -> None:
+    assert walked(frozen(), "promote", "promote").notices == ()
+
+
+@pytest.mark.parametrize(
+    ("end", "event"),
+    [
+        (("Aborted", "by command x"), "aborted"),
+        (("LoadFailed", "boom"), "aborted"),
+        (("SampleRatioMismatch", "10 of 100"), "aborted"),
+        (("RolledBack", "errorRate is 3 times stable's"), "rolledBack"),
+        (("Superseded", "revision 9 is wanted now"), None),
+    ],
+)
+def test_an_end_is_called_as_the_status_of_the_deployment_calls_it(end: tuple[str, str], event: str | None) -> None:
+    before = frozen({"webhook": HOOK})
+    after = notifications.noted(before, machine.stop(before, *end, T0), T0)
+    assert told(after)[1:] == ([(event, 0, 0, ": ".join(end))] if event else [])
+    assert notifications.noted(after, after, T0) == after
+
+
+def test_a_reason_is_cut_to_what_a_status_takes() -> None:
+    before = frozen({"webhook": HOOK})
+    after = notifications.noted(before, machine.stop(before, "LoadFailed", "x" * 5000, T0), T0)
+    assert after.notices[-1].reason == "LoadFailed: " + "x" * (notifications.REASON_LIMIT - 12)
+    assert ExperimentStatus.parse(after.to_json()).notices == after.notices
+
+
+def test_a_pause_is_told_once_for_each_step_and_cause() -> None:
+    status = frozen({"webhook": HOOK}, steps=[{"weight": 10, "gate": "time"}, {"weight": 50, "gate": "time"}])
+
+    def pauses(status: ExperimentStatus, reason: str, step: int) -> ExperimentStatus:
+        at = machine.tick(status, Inputs(T0, 1, 1, confirmed=True)).step
+        assert at is not None
+        going = status.model_copy(update={"paused": None, "step": at.model_copy(update={"index": step})})
+        stops = going.model_copy(update={"paused": Paused(reason=reason, since=T0)})
+        return notifications.noted(going, stops, T0)
+
+    for reason, step in (("NoData", 1), ("Manual", 1), ("NoData", 1), ("NoData", 2), ("Manual", 1)):
+        status = pauses(status, reason, step)
+    assert told(status)[1:] == [
+        ("paused", 1, 0, "NoData: paused, for there is no traffic to judge by"),
+        ("paused", 1, 0, "Manual: paused by command"),
+        ("paused", 2, 0, "NoData: paused, for there is no traffic to judge by"),
+    ]
+
+
+def test_an_attempt_has_room_for_its_end_whatever_it_was_paused_for() -> None:
+    status = frozen({"webhook": HOOK})
+    many = [
+        Notice(event="paused", step=number, reason="Manual: paused by command", time=T0)
+        for number in range(notifications.MOST_PAUSES)
+    ]
+    full = status.model_copy(update={"notices": (*status.notices, *many)})
+    paused = full.model_copy(update={"paused": Paused(reason="NoData", since=T0)})
+    assert notifications.noted(full, paused, T0).notices == full.notices
+    ended = notifications.noted(full, machine.stop(full, "Aborted", "by command x", T0), T0)
+    assert ended.notices[-1].event == "aborted"
+    assert ExperimentStatus.parse(ended.to_json()) == ended
+
+
+def test_a_status_that_was_damaged_keeps_what_was_noted_and_is_not_told_to_start_again() -> None:
+    before = frozen({"webhook": HOOK, "events": ALL})
+    damaged = before.model_copy(update={"arms": ()})
+    again = freeze.freeze(Rollout.from_json({"steps": STEPS, "notify": [{"webhook": HOOK}]}), 7, 8, T0)
+    assert notifications.noted(damaged, again, T0).notices == before.notices
+
+
+def test_each_receiver_hears_what_it_asked_for_in_order() -> None:
+    status = walked(
+        frozen({"webhook": HOOK, "events": ALL}, {"webhook": OTHER}, {"webhook": OTHER, "events": ["aborted"]}),
+        "promote",
+        "promote",
+    )
+    heard: dict[int, list[tuple[str, int]]] = {0: [], 1: [], 2: []}
+    while waiting := notifications.pending(status):
+        for each in waiting:
+            heard[each.receiver].append((each.notice.event, each.number))
+            status = notifications.answered(status, each, OK, T0)
+    assert heard == {
+        0: [("started", 1), ("paused", 2), ("paused", 3), ("promoted", 4)],
+        1: [("paused", 2), ("paused", 3), ("promoted", 4)],
+        2: [],
+    }
+    assert status.deliveries == (Delivery(receiver=0, told=4), Delivery(receiver=1, told=4))
+
+
+def test_one_that_fails_stays_at_its_notice_and_holds_up_no_other() -> None:
+    status = frozen({"webhook": HOOK, "events": ALL}, {"webhook": OTHER, "events": ALL})
+    first, second = notifications.pending(status)
+    after = notifications.answered(notifications.answered(status, first, BUSY, T0), second, OK, T0)
+    assert after.deliveries == (Delivery(receiver=0, problem="answered 500"), Delivery(receiver=1, told=1))
+    assert notifications.pending(after) == [first]
+    again = notifications.answered(after, first, WebhookAnswer(problem="broke off"), T0 + timedelta(minutes=59))
+    assert again == after, "the same trouble is written once"
+    assert notifications.answered(again, first, None, T0) == again
+    done = notifications.answered(again, first, OK, T0)
+    assert done.deliveries[0] == Delivery(receiver=0, told=1)
+
+
+def test_after_an_hour_a_notice_is_given_up_and_counted() -> None:
+    status = frozen({"webhook": HOOK, "events": ALL})
+    (first,) = notifications.pending(status)
+    early = notifications.answered(status, first, BUSY, T0 + notifications.GIVE_UP_AFTER - timedelta(seconds=1))
+    assert notifications.pending(early) == [first]
+    late = notifications.answered(early, first, WebhookAnswer(404), T0 + notifications.GIVE_UP_AFTER)
+    assert late.deliveries == (Delivery(receiver=0, told=1, lost=1, problem="answered 404"),)
+    assert notifications.pending(late) == []
+
+
+@pytest.mark.parametrize(("status", "accepts"), [(199, False), (200, True), (299, True), (300, False), (None, False)])
+def test_any_2xx_says_that_it_arrived(status: int | None, accepts: bool) -> None:
+    assert WebhookAnswer(status).accepts is accepts
+
+
+def test_nothing_is_told_of_a_status_without_a_plan() -> None:
+    status = frozen({"webhook": HOOK, "events": ALL})
+    assert notifications.pending(status.model_copy(update={"arms": ()})) == []
+
+
+def test_what_is_posted_names_everything_and_no_secret() -> None:
+    status = walked(frozen({"webhook": HOOK}))
+    (what,) = notifications.pending(status)
+    experiment = {
+        "metadata": {"name": "digits-r8", "namespace": "vision", "uid": "u"},
+        "spec": {"modelDeployment": "digits"},
+    }
+    assert notifications.document(experiment, status, what) == {
+        "id": "u/2",
+        "event": "paused",
+        "name": "digits",
+        "namespace": "vision",
+        "experiment": "digits-r8",
+        "revision": 8,
+        "stable": 7,
+        "step": 2,
+        "weight": 10,
+        "reason": "WaitsForPromote: step 2 waits for promote",
+        "verdict": "Undecided",
+        "time": what.notice.time.strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
+    assert replace(what, number=3).number == 3
+
+
+def test_who_writes_the_rollout_leaves_deliveries_as_they_are_stored() -> None:
+    stored = {"phase": "Running", "deliveries": [{"receiver": 0, "told": 2}]}
+    stale = {"phase": "Stopped", "deliveries": [{"receiver": 0, "told": 1}]}
+    assert notifications.with_deliveries_of(stale, stored) == {**stored, "phase": "Stopped"}
+    assert notifications.with_deliveries_of({"phase": "Stopped"}, stored) == {**stored, "phase": "Stopped"}
+    for empty in (None, {}, {"phase": "Running"}):
+        assert notifications.with_deliveries_of({"phase": "Stopped"}, empty) == {"phase": "Stopped"}

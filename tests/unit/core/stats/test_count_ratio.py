@@ -1,0 +1,192 @@
+"""Two rates by their events: known values, exactness, bounds under drift, and numbers that nobody expects."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binom
+
+from sundog_operator.core.stats import beta_binomial, count_ratio
+from sundog_operator.core.stats.beta_binomial import Numbers, Side
+
+BAR = math.log(20)
+
+
+def numbers(*values: float) -> Numbers:
+    return np.array(values, float)
+
+
+KNOWN = [
+    (100, 150, 0.5, 2, 2.4756, 0.9799, 2.3248),
+    (100, 150, 0.5, 50, 3.3002, 1.0124, 2.2459),
+    (950, 80, 0.05, 2, 3.3006, 1.0109, 2.4030),
+    (950, 80, 0.05, 50, 5.0978, 1.0825, 2.2751),
+    (10, 30, 0.5, 2, 3.4543, 1.0481, 10.6855),
+    (0, 8, 0.5, 2, 3.3480, 1.0943, math.inf),
+]
+
+
+@pytest.mark.parametrize(("control", "candidate", "weight", "k", "log_e", "lower", "upper"), KNOWN)
+def test_known_values(
+    control: int, candidate: int, weight: float, k: float, log_e: float, lower: float, upper: float
+) -> None:
+    counts = numbers(control), numbers(candidate), numbers(weight)
+    assert count_ratio.log_e(*counts, 1.0, "both", [k]) == pytest.approx(log_e, abs=5e-5)
+    assert count_ratio.ratio_interval(*counts, BAR, [k]) == pytest.approx((lower, upper), abs=5e-5)
+
+
+def test_more_known_values() -> None:
+    assert count_ratio.log_e(numbers(0), numbers(12), numbers(0.5), 1.0, "both", [2]) == pytest.approx(5.7528, abs=5e-5)
+    found = count_ratio.ratio_interval(numbers(212), numbers(74), numbers(0.25), BAR, [35])
+    assert found == pytest.approx((0.7009, 1.5270), abs=5e-5)
+    uniform = beta_binomial.log_e(numbers(80), numbers(950), numbers(0.05), numbers(1), numbers(1))
+    assert uniform == pytest.approx(numbers(3.2870), abs=5e-5)
+    found = count_ratio.interval_of(uniform.sum(-1), numbers(950), numbers(80), numbers(0.05), BAR)
+    assert found == pytest.approx((1.0104, 2.4039), abs=5e-5)
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 400), st.integers(0, 400), st.sampled_from([0.05, 0.25, 0.5])), min_size=1, max_size=3
+    ),
+    st.floats(0.5, 200),
+)
+def test_the_interval_that_decides_ends_where_a_test_of_one_side_reaches_the_bar(
+    epochs: list[tuple[int, int, float]], bar: float
+) -> None:
+    control, candidate, weight = (numbers(*column) for column in zip(*epochs, strict=True))
+    lower, upper = count_ratio.decided_interval(control, candidate, weight, np.asarray(bar))
+    for end, side in ((float(lower), "above"), (float(upper), "below")):
+        for ratio in (0.2, 0.8, 1.0, 1.25, 3.0):
+            told = float(count_ratio.log_e(control, candidate, weight, ratio, side))  # type: ignore[arg-type]
+            if abs(told - bar) > 1e-3:
+                assert (told >= bar) == (ratio <= end if side == "above" else ratio >= end), (side, ratio, end)
+
+
+@pytest.mark.parametrize("side", ["both", "above", "below"])
+@pytest.mark.parametrize(("events", "weight", "ratio"), [(1, 0.3, 1.0), (7, 0.05, 1.25), (40, 0.5, 0.8)])
+def test_the_expectation_at_the_boundary_is_one(side: Side, events: int, weight: float, ratio: float) -> None:
+    share = weight * ratio / (1 - weight + weight * ratio)
+    candidate = np.arange(events + 1.0)[:, None]
+    values = count_ratio.log_e(events - candidate, candidate, numbers(weight), ratio, side)
+    assert (binom.pmf(candidate[:, 0], events, share) * np.exp(values)).sum() == pytest.approx(1, abs=1e-9)
+
+
+@pytest.mark.parametrize(("side", "within"), [("above", 0.7), ("below", 1.6)])
+def test_within_the_null_the_expectation_is_below_one(side: Side, within: float) -> None:
+    share = 0.25 * within / (0.75 + 0.25 * within)
+    candidate = np.arange(61.0)[:, None]
+    values = count_ratio.log_e(60 - candidate, candidate, numbers(0.25), 1.0, side)
+    assert (binom.pmf(candidate[:, 0], 60, share) * np.exp(values)).sum() < 0.5
+
+
+@pytest.mark.parametrize(
+    ("control", "candidate", "side", "log_e"),
+    [
+        (20_000, 5000, "above", -8.11681969),
+        (7920, 5000, "above", -6.71178219),
+        (200, 2e4, "below", -9.20909951),
+        (1e9, 0.5e9, "above", -18.64855666),
+    ],
+)
+def test_evidence_for_the_null_is_a_number_however_strong_it_is(
+    control: float, candidate: float, side: Side, log_e: float
+) -> None:
+    """By mpmath. Beyond 1.25 lies less of the mixture than the least float, or so little that few digits of it are left."""
+    found = count_ratio.log_e(numbers(control), numbers(candidate), numbers(0.5), 1.25, side)
+    assert found == pytest.approx(log_e, abs=1e-5)
+
+
+counts = st.lists(
+    st.tuples(st.integers(0, 300), st.integers(0, 300), st.sampled_from([0.05, 0.25, 0.5])), min_size=1, max_size=6
+)
+
+
+@given(counts, st.randoms())
+def test_neither_the_order_of_epochs_nor_the_axes_matter(
+    epochs: list[tuple[int, int, float]], random: "object"
+) -> None:
+    table = np.array(epochs, float)
+    mixed = table[np.random.default_rng(len(epochs)).permutation(len(table))]
+    one = count_ratio.log_e(*table.T, 1.25, "above")
+    assert count_ratio.log_e(*mixed.T, 1.25, "above") == pytest.approx(one, abs=1e-9)
+    lifted = count_ratio.log_e(*(np.stack([column, column]) for column in table.T), numbers(1.25, 1.25), "above")
+    assert lifted == pytest.approx(np.array([one, one]), abs=1e-9)
+
+
+@given(counts)
+def test_the_interval_is_where_the_evidence_reaches_the_bar(epochs: list[tuple[int, int, float]]) -> None:
+    control, candidate, weight = np.array(epochs, float).T
+    lower, upper = (float(end) for end in count_ratio.ratio_interval(control, candidate, weight, BAR))
+    if math.isnan(lower):
+        grid = np.geomspace(1e-6, 1e6, 400)
+        assert all(count_ratio.log_e(control, candidate, weight, ratio) > BAR for ratio in grid)
+        return
+    assert lower <= upper
+    for end, ours in ((lower, candidate), (upper, control)):
+        if ours.sum():
+            assert count_ratio.log_e(control, candidate, weight, end) == pytest.approx(BAR, abs=1e-5)
+
+
+@pytest.mark.parametrize("size", [1e6, 1e9, 1e12])
+def test_large_counts_leave_a_narrow_interval(size: float) -> None:
+    lower, upper = count_ratio.ratio_interval(numbers(size), numbers(size * 1.01), numbers(0.5), BAR)
+    assert 1 < lower < 1.01 < upper < 1.02
+
+
+def test_nothing_counted_says_nothing() -> None:
+    assert count_ratio.ratio_interval(numbers(0, 0), numbers(0, 0), numbers(0.1, 0.5), BAR) == (0, math.inf)
+    assert count_ratio.log_e(numbers(0, 0), numbers(0, 0), numbers(0.1, 0.5), 1.25, "above") == pytest.approx(0)
+    assert np.isnan(count_ratio.ratio_interval(numbers(math.nan), numbers(1), numbers(0.5), BAR)).all()
+
+
+def test_the_interval_of_few_events_that_come_together_is_wide_and_not_empty() -> None:
+    lower, upper = count_ratio.ratio_interval(numbers(2), numbers(1), numbers(0.5), 60)
+    assert 0 < lower < 1e-20
+    assert 1e10 < upper < math.inf
+
+
+def test_epochs_that_no_ratio_fits_have_no_interval() -> None:
+    found = count_ratio.ratio_interval(numbers(2250, 280), numbers(750, 420), numbers(0.25, 0.5), BAR, [50])
+    assert np.isnan(found).all()
+
+
+def walk(ratios: list[float], runs: int, side: Side, boundary: float, seed: int) -> Numbers:
+    """The largest log E of each run at any look: ratios over three weights, base rates that drift from 0.1 % to 5 %, 60 looks."""
+    random = np.random.default_rng(seed)
+    weights = numbers(0.05, 0.25, 0.5)
+    control, candidate = np.zeros((runs, 3)), np.zeros((runs, 3))
+    most = np.full(runs, -np.inf)
+    for look in range(60):
+        epoch, base = look // 20, np.geomspace(0.001, 0.05, 60)[look]
+        requests = 4000
+        ours = random.binomial(requests, weights[epoch], runs)
+        control[:, epoch] += random.binomial(requests - ours, base)
+        candidate[:, epoch] += random.binomial(ours, base * ratios[epoch])
+        most = np.maximum(most, count_ratio.log_e(control, candidate, weights, boundary, side))
+    return most
+
+
+@pytest.mark.parametrize("side", ["above", "below"])
+def test_at_the_boundary_few_runs_ever_reach_the_bar(side: Side) -> None:
+    """At most α, and three standard errors of what 400 runs tell of it."""
+    most = walk([1.25, 1.25, 1.25], 400, side, 1.25, seed=1)
+    assert (most >= BAR).mean() <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 400)
+
+
+def test_good_epochs_do_not_make_up_for_a_bad_last_one() -> None:
+    """Which pooled evidence would let them: so the last one alone is asked, and it does not pass."""
+    random = np.random.default_rng(2)
+    passed = 0
+    for _ in range(200):
+        ours = random.binomial(200_000, 0.5)
+        control, candidate = random.binomial(200_000 - ours, 0.01), random.binomial(ours, 0.0126)
+        passed += bool(count_ratio.log_e(numbers(control), numbers(candidate), numbers(0.5), 1.25, "below") >= BAR)
+    assert passed <= 200 * 0.05 + 3 * math.sqrt(200 * 0.05 * 0.95)
+
+
+def test_what_is_worse_is_found() -> None:
+    most = walk([3.0, 3.0, 3.0], 50, "above", 1.25, seed=3)
+    assert (most >= BAR).all()

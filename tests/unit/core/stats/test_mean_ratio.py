@@ -1,0 +1,158 @@
+"""Two means over epochs: the published figures, exact sums, and what an epoch counts."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy.optimize import brentq
+from scipy.special import lambertw
+
+from sundog_operator.core.stats import beta_binomial
+from sundog_operator.core.stats.mean_ratio import Contrast, Sums, contrast
+
+MILLION = 10**6
+
+
+def one(value: float) -> np.ndarray:
+    return np.asarray(float(value))
+
+
+def told(control: float, candidate: float, control_variance: float, candidate_variance: float, time: float) -> Contrast:
+    """By averages and their variances."""
+    parts = (control * time, candidate * time, control_variance * time**2, candidate_variance * time**2, time)
+    return Contrast(*map(one, parts))
+
+
+def sums(*epochs: tuple[int, int, int, int]) -> Sums:
+    """Of one arm: units, those with a value, Σy, Σy²."""
+    return Sums(*np.array(epochs, object).T)
+
+
+def test_the_normal_mixture() -> None:
+    """1000 pairs, a difference of 0.1, σ² = 1, τ² = 0.01: Σh = 500, and the deviation is τ."""
+    found = told(1.0, 1.1, 0.0, 2 / 1000, 500)
+    assert float(found.log_e_both(1.0, 0.1)) == pytest.approx(1.187454, abs=5e-7)
+    assert math.exp(-float(found.log_e_both(1.0, 0.1))) == pytest.approx(0.30500, abs=5e-6)
+    lower, upper = found.interval(0.1, math.log(20))
+    assert float(upper) - 1.1 == pytest.approx(0.136674, abs=5e-7)
+    assert 1.1 - float(lower) == pytest.approx(0.136674, abs=5e-7)
+
+
+def tuned(optimum: float, alpha: float = 0.05) -> float:
+    """ρ² with which an interval is tightest after so many observations, by the lower branch of Lambert's W."""
+    return float((-lambertw(-(alpha**2) * math.exp(-1), -1).real - 1) / optimum)
+
+
+@pytest.mark.parametrize(
+    ("count", "halfwidth"), [(100, 0.382322), (1000, 0.095979), (10_000, 0.032463), (100_000, 0.011278)]
+)
+def test_halfwidths_at_unit_variance(count: int, halfwidth: float) -> None:
+    deviation = math.sqrt(tuned(1000))
+    assert deviation == pytest.approx(0.0906199, abs=5e-8)
+    lower, upper = told(1.0, 1.0, 0.0, 1 / count, count).interval(deviation, math.log(20))
+    assert float(upper) - 1 == pytest.approx(halfwidth, abs=5e-7)
+    assert 1 - float(lower) == pytest.approx(halfwidth, abs=5e-7)
+
+
+def test_two_rates_of_ten_thousand() -> None:
+    """500 and 580: n = 20 000 observations, Σh = 5000."""
+    found = told(0.05, 0.058, 0.05 * 0.95 / 1e4, 0.058 * 0.942 / 1e4, 5000)
+    deviation = math.sqrt(tuned(20_000) * 20_000 / 5000)
+    assert float(found.log_e_both(1.0, deviation)) == pytest.approx(1.6827, abs=5e-5)
+    difference = told(1.0, 1.008, 0.0, float(found.control_variance + found.candidate_variance) / 5000**2, 5000)
+    lower, upper = difference.interval(deviation, math.log(20))
+    assert (float(upper) - float(lower)) / 2 == pytest.approx(0.009700, abs=5e-7)
+
+
+def test_the_mixture_of_both_sides() -> None:
+    """A sum of 10 at an intrinsic time of 100, tuned for 100; then the bound at 0.05."""
+    r = float(beta_binomial.tightest(100, 0.05))
+
+    def at(total: float) -> float:
+        return float(told(0.0, total / 100, 0.0, 0.01, 100).log_e_both(1.0, 1 / math.sqrt(r)))
+
+    assert at(10) == pytest.approx(-0.6510052, abs=5e-8)
+    assert brentq(lambda total: at(total) - math.log(20), 1, 100) == pytest.approx(30.35209, abs=5e-6)
+
+
+def test_the_mixture_of_one_side() -> None:
+    """A sum of 10 at an intrinsic time of 100, tuned for 100; then the bound at 0.05."""
+    r = float(beta_binomial.tightest(100, 0.1))
+
+    def at(total: float) -> float:
+        return float(told(0.0, total / 100, 0.0, 0.01, 100).log_e(1.0, 1 / math.sqrt(r), 1))
+
+    assert at(10) == pytest.approx(-0.06502391, abs=5e-9)
+    assert brentq(lambda total: at(total) - math.log(20), 1, 100) == pytest.approx(27.66071, abs=5e-6)
+
+
+def test_an_epoch_is_what_it_was_counted_as() -> None:
+    control, candidate = sums((1000, 400, 500, 700)), sums((2000, 900, 1200, 1500))
+    found = contrast(control, candidate)
+    assert float(found.time) == pytest.approx(2000 / 3)
+    assert float(found.control / found.time) == pytest.approx(0.5)
+    assert float(found.candidate / found.time) == pytest.approx(0.6)
+    own = (700 - 1000 * 0.25) / 999, (1500 - 2000 * 0.36) / 1999
+    together = (2200 - 1700**2 / 3000) / 2999
+    assert float(found.control_variance / found.time**2) == pytest.approx(max(own[0], together) / 1000)
+    assert float(found.candidate_variance / found.time**2) == pytest.approx(max(own[1], together) / 2000)
+
+
+def test_epochs_are_strata() -> None:
+    """Weights and base change together: a pooled mean would show a difference where there is none."""
+    control = sums((950, 950, 950, 1900), (500, 500, 1500, 5000))
+    candidate = sums((50, 50, 50, 100), (500, 500, 1500, 5000))
+    found = contrast(control, candidate)
+    assert float(found.candidate - found.control) == pytest.approx(0, abs=1e-9)
+    assert float(found.time) == pytest.approx(47.5 + 250)
+
+
+def test_a_young_epoch_counts_nothing() -> None:
+    old, young = ((1000, 300, 400, 600), (1000, 330, 440, 700)), ((100, 29, 90, 300), (100, 60, 10, 40))
+    alone = contrast(sums(old[0]), sums(old[1]))
+    both = contrast(sums(old[0], young[0]), sums(old[1], young[1]))
+    assert both == alone
+    nothing = contrast(sums(young[0]), sums(young[1]))
+    assert float(nothing.time) == 0
+    assert float(nothing.log_e(1.0, 0.1, 1)) == float(nothing.log_e_both(1.0, 0.1)) == -math.inf
+    assert np.isnan(nothing.interval(0.1, 3.0)).all()
+
+
+def test_no_digit_of_a_variance_is_lost() -> None:
+    """A million and a bit each, in millionths: squares of 10²⁴, of which floats keep 16 digits."""
+    base, count = 10**12, 1000
+    values = [base + number % 7 for number in range(count)]
+    arm = sums((count, count, sum(values), sum(each**2 for each in values)))
+    assert float(arm.variance[0]) == pytest.approx(np.var([each - base for each in values], ddof=1))
+
+
+def test_ratios_are_fiellers() -> None:
+    found = told(2.0, 2.6, 0.01, 0.02, 400)
+    lower, upper = (float(end) for end in found.interval(0.1, math.log(20)))
+    assert lower < 1.3 < upper
+    for end in (lower, upper):
+        assert float(found.log_e_both(end, 0.1)) == pytest.approx(math.log(20))
+
+
+@pytest.mark.parametrize("control", [0.0, -1.0, 0.2])
+def test_a_control_that_may_be_0_has_no_ratio(control: float) -> None:
+    found = told(control, 2.0, 0.01, 0.01, 400)
+    assert np.isnan(found.interval(0.1, math.log(20))).all()
+    assert float(found.log_e(1.0, 0.1, 1)) > 10
+
+
+def test_values_that_are_all_the_same_say_nothing() -> None:
+    same = contrast(sums((100, 100, 500, 2500)), sums((100, 100, 500, 2500)))
+    assert float(same.log_e(1.0, 0.1, 1)) == -math.inf
+    assert np.isnan(same.interval(0.1, 3.0)).all()
+    assert math.isinf(float(same.growth(None, 0.1, 3.0)))
+
+
+def test_growth_is_how_much_more_decides() -> None:
+    found, bar = contrast(sums((10_000, 1000, 1000, 1000)), sums((10_000, 1050, 1050, 1050))), math.log(20)
+    times = float(found.growth(None, 0.03, bar))
+    assert float(found.grown(times).log_e(1.0, 0.03, 1)) >= bar
+    assert float(found.grown(times / 1.11).log_e(1.0, 0.03, 1)) < bar
+    until = float(found.growth(one(1.2), 0.03, bar))
+    assert float(found.grown(until).interval(0.03, bar)[1]) <= 1.2
+    assert float(found.grown(until / 1.11).interval(0.03, bar)[1]) > 1.2

@@ -1,0 +1,256 @@
+"""Success metrics: verdicts of any counts, what they promise in simulated experiments, and sentences."""
+
+import math
+from dataclasses import replace
+from itertools import chain
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sundog_operator.core.stats import success_metrics
+from sundog_operator.core.stats.success_metrics import Epoch, Finding, Found, Metric, Outcomes
+
+CONVERSION = Metric("conversion", minimum_effect=0.02)
+REFUNDS = Metric("refunds", goal="decrease", minimum_effect=0.1)
+REVENUE = Metric("revenue", "mean", minimum_effect=0.05)
+COST = Metric("cost", "mean", "decrease")
+METRICS = (CONVERSION, REFUNDS, REVENUE, COST)
+UNITS = st.integers(0, 2000)
+
+
+def of(exposed: int, positive: int, value: int = 1_000_000) -> Outcomes:
+    """Units that each have one event, or none."""
+    return Outcomes(exposed, positive, positive if value > 0 else 0, positive * value, positive * value**2)
+
+
+def found(metric: Metric, *arms: Outcomes, shares: tuple[float, ...] = (), alpha: float = 0.05) -> list[Finding]:
+    return success_metrics.judge([metric], [Epoch(shares or (1,) * len(arms), [arms])], alpha, elapsed_s=86_400)[0]
+
+
+@st.composite
+def outcomes(draw: st.DrawFn) -> Outcomes:
+    exposed = draw(UNITS)
+    units = draw(st.integers(0, exposed))
+    total = draw(st.integers(-(10**9), 10**9)) if units else 0
+    squares = -(-(total**2) // units) + draw(st.integers(0, 10**12)) if units else 0
+    return Outcomes(exposed, units, draw(st.integers(0, units)), total, squares)
+
+
+@st.composite
+def experiments(draw: st.DrawFn) -> list[Epoch]:
+    arms = draw(st.integers(2, 4))
+    share = st.sampled_from((0.0, 0.1, 0.5, 1.0, 3.0))
+    return [
+        Epoch(
+            [1.0, *(draw(share) for _ in range(arms - 1))],
+            [[draw(outcomes()) for _ in range(arms)] for _ in METRICS],
+        )
+        for _ in range(draw(st.integers(1, 3)))
+    ]
+
+
+def close(one: list[list[Finding]], other: list[list[Finding]]) -> None:
+    for first, second in zip(*map(chain.from_iterable, (one, other)), strict=True):
+        assert first.verdict == second.verdict
+        for name in ("control", "arm", "uplift", "lower", "upper", "better", "worse"):
+            assert getattr(first, name) == pytest.approx(getattr(second, name), rel=1e-6, abs=1e-6, nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("metric", "control", "arm", "verdict"),
+    [
+        (CONVERSION, of(10_000, 1000), of(10_000, 1300), Found.BETTER),
+        (CONVERSION, of(10_000, 1000), of(10_000, 700), Found.WORSE),
+        (CONVERSION, of(10_000, 1000), of(10_000, 1010), Found.UNDECIDED),
+        (CONVERSION, of(10**7, 10**6), of(10**7, 10**6 + 500), Found.NO_EFFECT),
+        (CONVERSION, of(10**7, 10**6), of(10**7, 10**6 + 15_000), Found.BETTER),
+        (CONVERSION, of(0, 0), of(10, 1), Found.NO_DATA),
+        (CONVERSION, of(10, 1), of(0, 0), Found.NO_DATA),
+        (CONVERSION, of(1000, 0), of(1000, 0), Found.UNDECIDED),
+        (CONVERSION, of(1000, 0), of(1000, 30), Found.BETTER),
+        (CONVERSION, of(1000, 30), of(1000, 0), Found.WORSE),
+        (CONVERSION, of(1000, 1000), of(1000, 1000), Found.UNDECIDED),
+        (CONVERSION, of(10**12, 10**11), of(10**12, 10**11), Found.NO_EFFECT),
+        (REFUNDS, of(10_000, 1000), of(10_000, 700), Found.BETTER),
+        (REFUNDS, of(10_000, 1000), of(10_000, 1300), Found.WORSE),
+        (REFUNDS, of(100_000, 10_000), of(100_000, 10_000), Found.NO_EFFECT),
+        (REVENUE, of(10_000, 1000), of(10_000, 1300), Found.BETTER),
+        (REVENUE, of(10_000, 1000), of(10_000, 700), Found.WORSE),
+        (REVENUE, of(10_000, 1000, -5), of(10_000, 700, -5), Found.BETTER),
+        (REVENUE, of(10_000, 1000, -5), of(10_000, 1300, -5), Found.WORSE),
+        (REVENUE, of(10**6, 10**5), of(10**6, 10**5), Found.NO_EFFECT),
+        (REVENUE, of(100, 20), of(100, 100), Found.UNDECIDED),
+        (REVENUE, of(100, 100), of(100, 100), Found.UNDECIDED),
+        (REVENUE, of(10**12, 10**12, 10**18), of(10**12, 10**11, 10**18), Found.WORSE),
+        (COST, of(10_000, 1000), of(10_000, 700), Found.BETTER),
+        (COST, of(10_000, 1000), of(10_000, 1300), Found.WORSE),
+        (CONVERSION, of(10, 1), Outcomes(5, 6, 6, 6, 6), Found.INVALID),
+        (CONVERSION, of(10, 1), Outcomes(10, 1, 2, 6, 36), Found.INVALID),
+        (CONVERSION, Outcomes(-1, 0, 0, 0, 0), of(10, 1), Found.INVALID),
+        (REVENUE, of(10, 1), Outcomes(10, 2, 2, 10, 3), Found.INVALID),
+        (REVENUE, of(10, 1), Outcomes(10, 2, 2, 10, math.nan), Found.INVALID),  # type: ignore[arg-type]
+    ],
+)
+def test_verdicts(metric: Metric, control: Outcomes, arm: Outcomes, verdict: Found) -> None:
+    (told,) = found(metric, control, arm)
+    assert told.verdict == verdict
+    assert told.sentence("wide")
+
+
+def test_what_is_found_is_told() -> None:
+    (told,) = found(CONVERSION, of(10_000, 1000), of(10_000, 1300))
+    assert told.control == 0.1
+    assert told.arm == 0.13
+    assert told.uplift == pytest.approx(0.3)
+    assert told.lower == pytest.approx(0.1, abs=0.001)
+    assert told.improvement == (told.lower, told.upper)
+    assert told.better == pytest.approx(15.5, abs=0.2)
+    assert told.exposed == 20_000
+    assert math.isnan(told.needed)
+    (mirrored,) = found(replace(CONVERSION, goal="decrease"), of(10_000, 1000), of(10_000, 1300))
+    assert (mirrored.better, mirrored.worse) == (told.worse, told.better)
+    assert mirrored.improvement == (-told.upper, -told.lower)
+
+
+def test_what_is_missing_is_told() -> None:
+    (told,) = found(CONVERSION, of(10_000, 1000), of(10_000, 1100))
+    times = told.needed / told.exposed
+    assert told.eta_s == pytest.approx((times - 1) * 86_400)
+    (then,) = found(CONVERSION, *(of(int(10_000 * times * 1.01), int(each * times * 1.01)) for each in (1000, 1100)))
+    assert then.verdict == Found.BETTER
+    (unknown,) = success_metrics.judge([CONVERSION], [Epoch((1, 1), [[of(10_000, 1000), of(10_000, 1100)]])], 0.05)[0]
+    assert math.isinf(unknown.eta_s)
+
+
+def test_alpha_is_shared_among_metrics_and_arms() -> None:
+    control, arm = of(1000, 100), of(1000, 155)
+    alone = success_metrics.judge([CONVERSION], [Epoch((1, 1), [[control, arm]])], 0.05)[0][0]
+    both = success_metrics.judge([CONVERSION] * 2, [Epoch((1, 1, 1), [[control, arm, control]] * 2)], 0.05)[0][0]
+    as_many = success_metrics.judge([CONVERSION], [Epoch((1, 1), [[control, arm]])], 0.05, tests=4)[0][0]
+    assert (alone.verdict, both.verdict) == (Found.BETTER, Found.UNDECIDED)
+    assert both.lower == as_many.lower < alone.lower
+    assert both.better == alone.better
+
+
+def test_each_epoch_has_its_own_shares() -> None:
+    """A base that falls while weights change: all events together would show three times the rate."""
+    epochs = [Epoch((1, 9), [[of(1000, 200), of(9000, 1800)]]), Epoch((9, 1), [[of(9000, 180), of(1000, 20)]])]
+    (told,) = success_metrics.judge([CONVERSION], epochs, 0.05)[0]
+    assert told.uplift == pytest.approx(0)
+    assert told.arm > 3 * told.control / 3.3 > told.control * 0.9
+    assert told.verdict == Found.UNDECIDED
+
+
+def test_effects_that_differ_by_epoch_win_nothing() -> None:
+    epochs = [Epoch((1, 1), [[of(10_000, a), of(10_000, b)]]) for a, b in ((1000, 1600), (1000, 900))]
+    (told,) = success_metrics.judge([CONVERSION], epochs, 0.05)[0]
+    assert told.better > math.log(20)
+    assert told.verdict == Found.HETEROGENEOUS
+
+
+def test_an_arm_that_is_out_is_left_alone() -> None:
+    before = Epoch((1, 1, 1), [[of(5000, 500), of(5000, 650), of(5000, 300)]])
+    after = Epoch((1, 1, 0), [[of(5000, 500), of(5000, 650), of(0, 0)]])
+    stays, out = success_metrics.judge([CONVERSION], [before, after], 0.05)[0]
+    assert stays.verdict == Found.BETTER
+    assert stays.exposed == 20_000
+    assert out == success_metrics.judge([CONVERSION], [before], 0.05)[0][1]
+
+
+def test_an_arm_that_cannot_be_judged_hurts_no_other() -> None:
+    good, bad = found(CONVERSION, of(10_000, 1000), of(10_000, 1300), Outcomes(1, 2, 3, 4, 5))
+    assert (good.verdict, bad.verdict) == (Found.BETTER, Found.INVALID)
+
+
+@given(experiments())
+def test_any_counts_have_verdicts(epochs: list[Epoch]) -> None:
+    for row in success_metrics.judge(METRICS, epochs, 0.05, elapsed_s=60):
+        for told in row:
+            assert told.sentence("wide")
+            assert not told.lower > told.upper
+            if told.verdict == Found.BETTER:
+                assert told.better >= math.log(20) > told.worse
+            if told.verdict == Found.UNDECIDED:
+                assert told.needed >= told.exposed
+
+
+@given(experiments(), st.randoms())
+def test_the_order_of_epochs_and_arms_does_not_matter(epochs: list[Epoch], random: object) -> None:
+    told = success_metrics.judge(METRICS, epochs, 0.05)
+    shuffled = list(epochs)
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    close(success_metrics.judge(METRICS, shuffled, 0.05), told)
+    turned = [
+        Epoch([each.shares[0], *reversed(each.shares[1:])], [[row[0], *reversed(row[1:])] for row in each.outcomes])
+        for each in epochs
+    ]
+    close(success_metrics.judge(METRICS, turned, 0.05), [row[::-1] for row in told])
+
+
+@given(st.lists(st.tuples(st.integers(400, 2000), st.floats(0.1, 0.4), st.floats(0.1, 0.4)), min_size=1, max_size=3))
+def test_more_successes_are_more_evidence(epochs: list[tuple[int, float, float]]) -> None:
+    def told(more: int) -> list[Finding]:
+        rows = [(of(n, int(n * a)), of(n, int(n * b) + more)) for n, a, b in epochs]
+        return [
+            success_metrics.judge([each], [Epoch((1, 1), [row]) for row in rows], 0.05)[0][0]
+            for each in (CONVERSION, REVENUE)
+        ]
+
+    for fewer, more in zip(told(0), told(5), strict=True):
+        assert more.better > fewer.better
+        assert more.worse < fewer.worse
+
+
+@pytest.mark.parametrize(
+    ("metric", "control", "arm", "sentence"),
+    [
+        (CONVERSION, of(0, 0), of(0, 0), "conversion: nothing was counted yet"),
+        (
+            CONVERSION,
+            of(10_000, 1000),
+            of(10_000, 1300),
+            "conversion of wide is 30 % above control's (+10 % to +53.8 % at every look): better",
+        ),
+        (
+            REFUNDS,
+            of(10_000, 1000),
+            of(10_000, 700),
+            "refunds of wide is 30 % below control's (-41.1 % to -17 % at every look): better",
+        ),
+        (
+            CONVERSION,
+            of(10_000, 1000),
+            of(10_000, 1100),
+            "conversion of wide is 10 % above control's (-3.93 % to +26 % at every look):"
+            " about 19515 more units decide, in some 23 hours",
+        ),
+        (CONVERSION, of(100, 0), of(100, 0), "conversion of wide is 0, control's 0: no number of units will decide"),
+        (CONVERSION, of(100, 0), of(100, 40), "conversion of wide is 0.4, and control has none: better"),
+        (
+            CONVERSION,
+            of(10**7, 10**6),
+            of(10**7, 10**6 + 500),
+            "conversion of wide is 0.05 % above control's (-0.406 % to +0.508 % at every look): not the 2 % that are worth finding",
+        ),
+    ],
+)
+def test_sentences(metric: Metric, control: Outcomes, arm: Outcomes, sentence: str) -> None:
+    assert found(metric, control, arm)[0].sentence("wide") == sentence
+
+
+def test_secondary_metrics_are_found_together() -> None:
+    metrics = [Metric(f"m{number}") for number in range(10)]
+    rows = [[of(10_000, 1000), of(10_000, 1000 + 60 * number)] for number in range(10)]
+    findings = success_metrics.judge(metrics, [Epoch((1, 1), rows)], 0.05)
+    assert success_metrics.discoveries(findings, 0.05) == [(number, 0) for number in range(3, 10)]
+    assert success_metrics.discoveries([], 0.05) == []
+
+
+@pytest.mark.parametrize(("goal", "verdict"), [("decrease", Found.BETTER), ("increase", Found.WORSE)])
+def test_a_verdict_by_one_side_may_come_before_the_interval_of_both_leaves_no_difference(goal, verdict) -> None:
+    finding = found(Metric("mistakes", goal=goal), of(500, 19), of(500, 3))[0]
+    assert finding.verdict == verdict
+    assert finding.lower < 0 < finding.upper < 0.02
+    later = found(Metric("mistakes", goal=goal), of(500, 20), of(500, 3))[0]
+    assert (later.verdict, later.upper < 0) == (verdict, True)

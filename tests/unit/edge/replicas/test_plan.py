@@ -1,0 +1,320 @@
+"""From Serve's answer and HAProxy's state to commands."""
+
+import re
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sundog_edge.errors import ServeUnavailable
+from sundog_edge.haproxy.backends import server_options
+from sundog_edge.replicas.plan import Wish, calls_of, drain_limit_s, keep_slow, plan, still_proven, targets_of, wanted
+from sundog_edge.runtime_api import ServerState
+from sundog_edge.split.document import Cluster
+
+LOCAL = Cluster(dashboard="http://127.0.0.1:8265", fallback="127.0.0.1:8000")
+REMOTE = Cluster(dashboard="http://head.vision.svc:8265", fallback="head.vision.svc:8000")
+
+
+def group(name, *targets, protocol="HTTP"):
+    return {
+        "app_name": name,
+        "route_prefix": f"/{name}.app",
+        "protocol": protocol,
+        "targets": [{"ip": ip, "port": port, "name": "r"} for ip, port in targets],
+    }
+
+
+def server(address, *, running=True, draining=False, maintenance=False, since_s=100, slot="slot0", **checks):
+    return ServerState(slot, address, address, running, draining, maintenance, since_s, **checks)
+
+
+def wish(*listed, known=True, fallback=""):
+    return Wish("slot0", listed if known else None, fallback, 8)
+
+
+def test_targets_are_read_and_serves_own_proxy_is_none():
+    answer = {
+        "target_groups": [
+            group("a", ("10.0.0.7", 30003), ("10.0.0.8", 30003)),
+            group("b", ("10.0.0.7", 8000)),
+            group("a", ("10.0.0.7", 40003), protocol="gRPC"),
+            group("", ("10.0.0.7", 8000)),
+        ]
+    }
+    assert targets_of(answer, REMOTE) == {"a": ("10.0.0.7:30003", "10.0.0.8:30003"), "b": ()}
+    # With a loopback dashboard replicas listen on loopback only.
+    assert targets_of(answer, LOCAL)["a"] == ("127.0.0.1:30003", "127.0.0.1:30003")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {},
+        [],
+        None,
+        {"target_groups": [{}]},
+        {"target_groups": [group("a", ("x", "port"))]},
+        {"target_groups": 3},
+        {"target_groups": [group(["a"], ("10.0.0.7", 1))]},
+    ],
+)
+def test_an_answer_of_another_shape_is_unknown_and_not_empty(answer):
+    with pytest.raises(ServeUnavailable):
+        targets_of(answer, REMOTE)
+
+
+@pytest.mark.parametrize(
+    ("ip", "port"),
+    [
+        ("10.0.0.1:1; disable frontend edge", 30003),
+        ("10.0.0.1:1\ndisable frontend edge", 30003),
+        ("10.0.0.1:1 weight 256", 30003),
+        ("fe80::1%eth0", 30003),
+        ("fe80::1%; disable frontend edge;", 30003),
+        ("head.vision.svc", 30003),
+        ("10.0.0.7\n", 30003),
+        ("", 30003),
+        (167772167, 30003),
+        (None, 30003),
+        ("10.0.0.7", "30003"),
+        ("10.0.0.7", "30003; disable frontend edge"),
+        ("10.0.0.7", 0),
+        ("10.0.0.7", -1),
+        ("10.0.0.7", 65536),
+        ("10.0.0.7", 30003.5),
+        ("10.0.0.7", True),
+    ],
+)
+@pytest.mark.parametrize("protocol", ["HTTP", "gRPC"])
+def test_an_address_that_is_more_than_an_address_makes_the_answer_unusable(ip, port, protocol):
+    answer = {"target_groups": [group("a", (ip, port), protocol=protocol)]}
+    with pytest.raises(ServeUnavailable, match=r"(ip|port) of 'a': found .*; expected "):
+        targets_of(answer, REMOTE)
+    with pytest.raises(ServeUnavailable, match=r"(ip|port) of 'a': found .*; expected "):
+        calls_of(answer, REMOTE)
+
+
+def test_an_address_of_ipv6_is_one():
+    answer = {"target_groups": [group("a", ("FD00::0007", 30003))]}
+    assert targets_of(answer, REMOTE) == {"a": ("fd00::7:30003",)}
+
+
+@given(st.text() | st.from_regex(r"10\.0\.0\.1[;\n %:]+.*"), st.integers() | st.text())
+def test_whatever_serve_names_a_command_to_add_it_is_one_command(ip, port):
+    try:
+        targets = targets_of({"target_groups": [group("a", (ip, port))]}, REMOTE)
+    except ServeUnavailable:
+        return
+    for address in targets["a"]:
+        assert re.fullmatch(r"[0-9a-f.:]+:[0-9]{1,5}", address)
+
+
+@pytest.mark.parametrize(
+    ("request_", "present", "names"),
+    [
+        (wish("a:1"), [], {"a:1"}),
+        (wish("a:1"), [server("a:1"), server("b:1")], {"a:1"}),
+        (wish("a:1"), [server("a:1", running=False, since_s=1), server("b:1")], {"a:1", "b:1"}),
+        (wish("a:1"), [server("a:1", running=False, since_s=99), server("b:1")], {"a:1", "b:1"}),
+        (wish("a:1"), [server("b:1", running=False)], {"a:1"}),
+        (wish("a:1", "c:1"), [server("a:1"), server("c:1", running=False, since_s=99), server("b:1")], {"a:1", "c:1"}),
+        (wish(), [server("b:1")], {"b:1"}),
+        (wish(), [server("b:1", running=False, since_s=5)], {"b:1"}),
+        (wish(), [server("b:1", running=False, since_s=31)], set()),
+        (wish(known=False), [server("b:1", running=False, since_s=9999)], {"b:1"}),
+        (wish(), [server("b:1", draining=True)], set()),
+        (wish("a:1"), [server("a:1"), server("b:1", draining=True)], {"a:1"}),
+        (wish(fallback="p:8"), [server("fallback-p:8")], {"fallback-p:8"}),
+    ],
+    ids=[
+        "new",
+        "replaced, new one up",
+        "replaced, new one not checked yet",
+        "replaced, new one never up: the old one is all there is",
+        "replaced and dead",
+        "one listed is up, the other has had its time",
+        "rebuild: Serve names only its proxy",
+        "rebuild, down a moment",
+        "rebuild, down for good",
+        "Serve silent: keep all",
+        "already leaving",
+        "already replaced",
+        "only the fallback",
+    ],
+)
+def test_which_servers_a_slot_should_have(request_, present, names):
+    assert {*wanted(request_, present)} == names
+
+
+def test_replicas_of_a_large_edge_are_checked_less_often_but_at_once_when_they_refuse():
+    server = wanted(replace(wish("a:1"), check_ms=4000), [])["a:1"]
+    assert server_options(server).startswith(
+        "a:1 check inter 4000 fastinter 100 downinter 500 observe layer4 error-limit 1 "
+    )
+
+
+def test_the_fallback_is_a_backup_without_a_limit():
+    servers = wanted(wish("a:1", fallback="p:8"), [])
+    assert servers["fallback-p:8"].backup
+    assert servers["fallback-p:8"].maxconn == 0
+    assert not servers["a:1"].backup
+
+
+def test_a_new_server_gets_no_request_before_its_check_has_passed():
+    commands = plan("slot0", wanted(wish("a:1"), []), [], {}, {})
+    assert commands == [
+        "add server slot0/a:1 a:1 check inter 500 fastinter 100 downinter 500 observe layer4 error-limit 1 "
+        "on-error mark-down fall 2 rise 1 maxconn 8 weight 0",
+        "enable health slot0/a:1",
+        "enable server slot0/a:1",
+        "set server slot0/a:1 health down",
+        "set weight slot0/a:1 1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("state", "running", "drained_s", "commands"),
+    [
+        (server("b:1"), 3, 0, ["set server slot0/b:1 state drain"]),
+        (server("b:1", draining=True), 3, 5, []),
+        (server("b:1", draining=True), 0, 5, ["set server slot0/b:1 state maint"]),
+        (
+            server("b:1", draining=True),
+            3,
+            61,
+            ["shutdown sessions server slot0/b:1", "set server slot0/b:1 state maint"],
+        ),
+        (server("b:1", draining=True, maintenance=True), 0, 5, ["del server slot0/b:1"]),
+    ],
+    ids=["drain", "wait", "idle", "deadline", "delete"],
+)
+def test_a_server_leaves_in_steps(state, running, drained_s, commands):
+    key = ("slot0", "b:1")
+    assert plan("slot0", {}, [state], {key: running}, {key: drained_s}) == commands
+
+
+SLOW = {"slow": True, "failing": True}
+
+
+@pytest.mark.parametrize(
+    ("present", "kept"),
+    [
+        ([server("a:1", **SLOW)], ["a:1"]),
+        ([server("a:1", running=False, **SLOW)], ["a:1"]),
+        ([server("a:1", **SLOW), server("b:1", running=False, **SLOW)], ["a:1", "b:1"]),
+        # Put back a moment ago, and not checked since.
+        ([server("a:1", slow=True), server("b:1", **SLOW)], ["b:1"]),
+        ([server("a:1", slow=True)], []),
+        ([server("a:1", **SLOW), server("b:1")], []),
+        ([server("a:1", **SLOW), server("b:1", failing=True)], []),
+        ([server("a:1", **SLOW), server("b:1", running=False, failing=True)], ["a:1"]),
+        ([server("a:1", running=False, failing=True)], []),
+        ([server("a:1", draining=True, **SLOW)], []),
+        ([server("a:1", maintenance=True, **SLOW)], []),
+        ([server("fallback-p:8", **SLOW)], []),
+        ([server("a:1", **SLOW), server("fallback-p:8")], ["a:1"]),
+        ([server("new:1", **SLOW)], []),
+        ([server("gone:1", **SLOW)], []),
+    ],
+    ids=[
+        *("about to go", "gone", "all are slow", "the last look kept one", "kept already", "another answers"),
+        *("another answered before", "another refuses", "refuses", "leaving", "left", "Serve's own proxy"),
+        *("beside Serve's own proxy", "never passed", "Serve names it no more"),
+    ],
+)
+def test_replicas_that_only_are_slow_stay_where_no_other_answers_in_time(present, kept):
+    wished = wish("a:1", "b:1", "new:1")
+    commands = keep_slow(wished, present, {"a:1", "b:1", "gone:1"})
+    assert commands == [f"set server slot0/{name} health up" for name in kept]
+
+
+def test_while_serve_is_silent_all_that_are_there_count_as_named():
+    assert keep_slow(wish(known=False), [server("gone:1", **SLOW)], {"gone:1"}) == ["set server slot0/gone:1 health up"]
+
+
+def test_a_server_is_proven_until_a_check_fails_for_another_reason_than_its_slowness():
+    new, slow = server("a:1", running=False, failing=True), server("a:1", running=False, **SLOW)
+    assert still_proven((), [new]) == still_proven((), [slow]) == frozenset()
+    assert still_proven((), [server("a:1")]) == {"a:1"}
+    assert still_proven({"a:1"}, [slow]) == {"a:1"}
+    # Another application has its address, or nobody.
+    assert still_proven({"a:1"}, [new]) == still_proven({"a:1"}, []) == frozenset()
+
+
+def test_a_server_leaves_when_the_longest_request_of_its_service_has_had_its_time():
+    key, state = ("slot0", "b:1"), server("b:1", draining=True)
+    assert [drain_limit_s(seconds) for seconds in (0.5, 30, 90, 86_400)] == [60, 60, 100, 86_410]
+    assert plan("slot0", {}, [state], {key: 1}, {key: 99.0}, drain_limit_s(90)) == []
+    assert plan("slot0", {}, [state], {key: 1}, {key: 101.0}, drain_limit_s(90)) != []
+
+
+def test_a_server_that_comes_back_while_it_drains_is_ready_again_but_never_from_maintenance():
+    want = wanted(wish("a:1"), [])
+    assert plan("slot0", want, [server("a:1", draining=True)], {}, {}) == ["set server slot0/a:1 state ready"]
+    assert plan("slot0", want, [server("a:1", maintenance=True)], {}, {}) == ["del server slot0/a:1"]
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.sampled_from("abcd"), unique=True),
+    st.lists(st.sampled_from("abcd"), unique=True),
+    st.data(),
+)
+def test_stepping_ends_at_the_listed_servers_and_never_leaves_a_slot_bare(before, after, data):
+    """Health as HAProxy has it: added servers are down, and pass their check at some later step."""
+    states = {name: server(name) for name in before}
+    for _ in range(20):
+        had_running = any(state.up for state in states.values())
+        present = list(states.values())
+        for command in plan("slot0", wanted(wish(*after), present), present, {}, {}):
+            states = _run(states, command.split())
+        if had_running:
+            assert any(state.up for state in states.values())
+        for name, state in states.items():
+            if not state.running and data.draw(st.booleans()):
+                states[name] = server(name, draining=state.draining, maintenance=state.maintenance)
+    states = {name: server(name, draining=s.draining, maintenance=s.maintenance) for name, s in states.items()}
+    for _ in range(4):
+        present = list(states.values())
+        for command in plan("slot0", wanted(wish(*after), present), present, {}, {}):
+            states = _run(states, command.split())
+        states = {name: server(name, draining=s.draining, maintenance=s.maintenance) for name, s in states.items()}
+    assert {*states} == ({*after} or {*before})
+
+
+def _run(states, words):
+    match words:
+        case ["add", "server", where, *_]:
+            name = where.partition("/")[2]
+            return {**states, name: server(name, running=False, since_s=0)}
+        case ["set", "server", where, "state", state]:
+            name = where.partition("/")[2]
+            old = states[name]
+            flags = {"draining": state == "drain", "maintenance": state == "maint"}
+            return {**states, name: server(name, running=old.running, since_s=old.since_s, **flags)}
+        case ["del", "server", where]:
+            return {name: state for name, state in states.items() if name != where.partition("/")[2]}
+    return states
+
+
+def test_grpc_ports_are_those_of_replicas_that_have_an_http_port_and_are_checked_there():
+    def calls(protocol: str, *targets: tuple[str, int]) -> dict:
+        named = [{"ip": "10.0.0.7", "port": port, "name": name} for name, port in targets]
+        return {"app_name": "a", "route_prefix": "/a.app", "protocol": protocol, "targets": named}
+
+    answer = {
+        "target_groups": [
+            calls("gRPC", ("r1", 40001), ("r2", 40002), ("", 9000)),
+            calls("HTTP", ("r1", 30001), ("", 8000)),
+        ]
+    }
+    assert calls_of(answer, REMOTE) == {"a": {"10.0.0.7:40001": 30001}}
+    assert calls_of(answer, LOCAL) == {"a": {"127.0.0.1:40001": 30001}}
+    with pytest.raises(ServeUnavailable):
+        calls_of({"target_groups": [{"app_name": "a"}]}, REMOTE)
+    wished = Wish("slot0-grpc", ("10.0.0.7:40001",), "", 4, check_ports={"10.0.0.7:40001": 30001})
+    assert server_options(wanted(wished, [])["10.0.0.7:40001"]).endswith(
+        " port 30001 check-proto h1 proto h2 maxconn 4"
+    )

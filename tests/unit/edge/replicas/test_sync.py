@@ -1,0 +1,155 @@
+"""Asking clusters for their replicas."""
+
+import asyncio
+import logging
+from collections import Counter
+
+import pytest
+
+from sundog_edge.errors import ServeUnavailable
+from sundog_edge.replicas import sync
+from sundog_edge.replicas.sync import Answers, Following
+from sundog_edge.runtime_api import ServerState
+from sundog_edge.split.document import Cluster
+from sundog_edge.split.layout import Holding, Server
+
+GOOD, SLOW = Cluster(dashboard="http://good"), Cluster(dashboard="http://slow")
+
+
+class Client:
+    """Clusters of which one answers at once and the other when it is let."""
+
+    def __init__(self) -> None:
+        self.asked: Counter[str] = Counter()
+        self.go_on = asyncio.Event()
+        self.port = 1
+
+    async def targets(self, cluster):
+        self.asked[cluster.dashboard] += 1
+        if cluster is SLOW:
+            await self.go_on.wait()
+            raise ServeUnavailable("Serve does not answer")
+        return {"digits-r1": (f"127.0.0.1:{self.port}",)}, {}
+
+
+async def test_a_cluster_that_hangs_holds_up_no_other_and_is_asked_once_at_a_time(monkeypatch):
+    monkeypatch.setattr(sync, "PATIENCE_S", 0.01)
+    client = Client()
+    answers = Answers(client)
+    await answers.poll({"good": GOOD, "slow": SLOW})
+    first = answers.version
+    await answers.poll({"good": GOOD, "slow": SLOW})
+    assert client.asked == {"http://good": 2, "http://slow": 1}
+    assert answers.version is first
+    client.port = 2
+    await answers.poll({"good": GOOD, "slow": SLOW})
+    assert answers.targets == {"good": {"digits-r1": ("127.0.0.1:2",)}}
+    assert answers.version is not first
+    client.go_on.set()
+    await answers.poll({"good": GOOD, "slow": SLOW})
+    await answers.poll({"good": GOOD, "slow": SLOW})
+    assert client.asked["http://slow"] == 2
+
+
+def test_edges_do_not_ask_in_step():
+    calm = Following(None, None, None, Answers(Client()))
+    pauses = [calm.poll_pause_s for _ in range(50)]
+    low, high = ((1 + sign * sync.POLL_JITTER) * sync.POLL_S for sign in (-1, 1))
+    assert low <= min(pauses) < max(pauses) <= high
+    assert len({*pauses}) == len(pauses)
+
+
+async def test_a_cluster_that_leaves_the_document_is_forgotten_though_it_hangs(monkeypatch):
+    monkeypatch.setattr(sync, "PATIENCE_S", 0.01)
+    client = Client()
+    answers = Answers(client)
+    await answers.poll({"good": GOOD, "slow": SLOW})
+    before = answers.version
+    await answers.poll({"slow": SLOW})
+    assert answers.targets == {}
+    assert answers.version is not before
+    await answers.poll({})
+    assert client.asked == {"http://good": 1, "http://slow": 1}
+
+
+@pytest.mark.parametrize(
+    ("servers", "milliseconds"),
+    [(0, 500), (1, 500), (64, 500), (65, 1000), (128, 1000), (129, 2000), (256, 2000), (257, 4000), (100_000, 4000)],
+)
+def test_the_more_servers_there_are_the_less_often_each_is_checked(servers, milliseconds):
+    assert sync.check_ms_of(servers) == milliseconds
+
+
+async def test_all_ports_of_all_clusters_count(monkeypatch):
+    monkeypatch.setattr(sync, "PATIENCE_S", 0.01)
+    answers = Answers(Client())
+    await answers.poll({"good": GOOD, "again": GOOD})
+    assert answers.count == 2
+
+
+def test_what_becomes_of_a_replica_is_logged_by_the_name_of_its_application():
+    holding = Holding("slot2", "digits-r7", "digits", "/digits-r7")
+    names = ("stays", "comes", "fails", "drains", "went")
+    stays, comes, fails, drains, went = (Server("slot2", name, name, 0) for name in names)
+    call = Server("slot2", "call", "call", 0, check_port=1)
+    states = [
+        *(ServerState("slot2", name, name, True, False, False, 1) for name in ("stays", "comes")),
+        ServerState("slot2", "fails", "fails", False, False, False, 1),
+        ServerState("slot2", "drains", "drains", True, True, False, 1),
+    ]
+    told = sync.health_changes(holding, (stays, fails, drains, went, call), (stays, comes), states)
+    assert told == [
+        (logging.INFO, "replica comes of digits-r7 (slot2) answers"),
+        (logging.INFO, "replica drains of digits-r7 (slot2) leaves"),
+        (
+            logging.WARNING,
+            "replica fails of digits-r7 (slot2) is down: it refuses connections or fails its health check",
+        ),
+        (logging.INFO, "replica went of digits-r7 (slot2) leaves"),
+    ]
+
+
+class Names:
+    """A name server whose answers a test changes."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.asked = 0
+        self.address = "10.0.0.1"
+        monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", self.getaddrinfo)
+
+    async def getaddrinfo(self, host, port, **_):
+        self.asked += 1
+        if not self.address:
+            raise OSError("no such name")
+        return [(0, 0, 0, "", (self.address, port))]
+
+
+HEAD = Cluster(dashboard="http://good", fallback="sundog-0-head-svc.vision.svc:8000")
+
+
+async def test_the_address_of_a_head_is_asked_for_now_and_then_and_follows_it(monkeypatch):
+    names, client = Names(monkeypatch), Client()
+    answers = Answers(client)
+    for _ in range(3):
+        await answers.poll({"sundog-0": HEAD})
+    assert (answers.fallbacks, names.asked) == ({"sundog-0": "10.0.0.1:8000"}, 1)
+    first = answers.version
+    monkeypatch.setattr(sync, "RESOLVE_S", 0.0)
+    names.address = "10.0.0.2"
+    await answers.poll({"sundog-0": HEAD})
+    assert answers.fallbacks == {"sundog-0": "10.0.0.2:8000"}
+    assert answers.version is not first
+    names.address = ""
+    await answers.poll({"sundog-0": HEAD})
+    assert answers.fallbacks == {"sundog-0": "10.0.0.2:8000"}, "a name server that is away takes no address away"
+
+
+async def test_a_head_that_is_silent_may_have_another_address(monkeypatch):
+    names, client = Names(monkeypatch), Client()
+    answers = Answers(client)
+    client.go_on.set()
+    silent = SLOW.model_copy(update={"fallback": HEAD.fallback})
+    monkeypatch.setattr(client, "targets", lambda _: Client.targets(client, SLOW))
+    for _ in range(3):
+        await answers.poll({"sundog-0": silent})
+    assert names.asked == 3

@@ -1,0 +1,200 @@
+"""Secrets become look-ups: API keys, keys of tokens, certificates; whatever is broken harms only itself."""
+
+import base64
+import datetime as dt
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import jwt
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sundog_edge.errors import SecretError
+from sundog_edge.security import secrets as security_secrets
+from sundog_edge.security.certificates import MAX_PEM_BYTES, pem_of, self_signed
+from sundog_edge.security.credentials import MAX_KEYS_PER_SET, api_keys, file_of, token_keys
+from sundog_edge.security.secrets import MAX_FILE_BYTES, SecretsDir
+
+GOOD = b"0123456789abcdef"
+
+
+def digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("files", "wrong"),
+    [
+        ({}, "is missing or empty"),
+        ({"ada": b"short"}, "ada is no API key: at least 16 printable ASCII characters are expected"),
+        ({"ada": b"0123456789 abcdef"}, "ada is no API key"),
+        ({"ada": b"0123456789abcde\xff"}, "ada is no API key"),
+        ({"ada": b"0123456789\nabcdef"}, "ada is no API key"),
+        ({"a b": GOOD}, "file 'a b' has no name of a client"),
+        ({"ada\n": GOOD}, r"file 'ada\n' has no name of a client"),
+        ({"ada": GOOD, "bob": GOOD}, "bob has the API key of ada"),
+    ],
+)
+def test_a_broken_api_key_is_told_and_the_others_count(files, wrong):
+    found, told = api_keys({**files, **({"zoe": b"zoe-key-0123456789"} if files else {})})
+    assert told[0].startswith(wrong)
+    assert len(told) == 1
+    assert (found.get(digest(b"zoe-key-0123456789")) == "zoe") is bool(files)
+
+
+def test_an_api_key_is_kept_as_its_digest_without_outer_blanks():
+    assert api_keys({"ada": GOOD + b"\r\n"}) == ({digest(GOOD): "ada"}, ())
+
+
+def member(key, **more):
+    makers = {
+        rsa.RSAPrivateKey: jwt.algorithms.RSAAlgorithm,
+        ec.EllipticCurvePrivateKey: jwt.algorithms.ECAlgorithm,
+        ed25519.Ed25519PrivateKey: jwt.algorithms.OKPAlgorithm,
+    }
+    maker = next(maker for kind, maker in makers.items() if isinstance(key, kind))
+    return {**maker.to_jwk(key.public_key(), as_dict=True), **more}
+
+
+def shared(content: bytes, **more):
+    return {"kty": "oct", "k": base64.urlsafe_b64encode(content).decode().rstrip("="), **more}
+
+
+def jwks(*members) -> dict[str, bytes]:
+    return {"jwks.json": json.dumps({"keys": list(members)}).encode()}
+
+
+CURVE = ec.generate_private_key(ec.SECP256R1())
+
+
+@pytest.mark.parametrize(
+    ("files", "wrong"),
+    [
+        ({}, "is missing or empty"),
+        ({"other": b"{}"}, "has no file jwks.json"),
+        ({"jwks.json": b"{"}, "jwks.json is no JSON Web Key Set"),
+        ({"jwks.json": b"[]"}, "jwks.json is no JSON Web Key Set"),
+        (jwks(), f"jwks.json needs 1 to {MAX_KEYS_PER_SET} keys"),
+        (jwks(*[{}] * (MAX_KEYS_PER_SET + 1)), f"jwks.json needs 1 to {MAX_KEYS_PER_SET} keys"),
+        (jwks("x"), "key 0 of jwks.json cannot be read"),
+        (jwks({"kty": "EC", "crv": "P-256", "x": "AA", "y": "AA"}), "key 0 of jwks.json cannot be read"),
+        (jwks(member(ed25519.Ed25519PrivateKey.generate())), "key 0 of jwks.json is for 'EdDSA'"),
+        (jwks(member(CURVE, kid=7)), "key 0 of jwks.json has a kid that is no string"),
+        (jwks(shared(b"k" * 31, alg="HS256")), "key 0 of jwks.json is shared and needs at least 32 bytes"),
+        (jwks(shared(b"k" * 31 + b"\0", alg="HS256")), "key 0 of jwks.json is shared and needs at least 32 bytes"),
+    ],
+)
+def test_a_broken_key_set_is_told(files, wrong):
+    found, told = token_keys(files)
+    assert found == {}
+    assert told[0].startswith(wrong)
+
+
+def test_good_keys_of_a_set_count_beside_broken_ones_and_what_they_sign_with_is_theirs_to_say():
+    found, told = token_keys(
+        jwks(
+            member(CURVE, kid="e"),
+            member(ed25519.Ed25519PrivateKey.generate(), kid="ed"),
+            shared(b"k" * 32, kid="h", alg="HS256"),
+            member(CURVE, kid="e"),
+            member(CURVE, kid="for encryption", use="enc"),
+        )
+    )
+    assert {key: algorithm for key, (algorithm, _) in found.items()} == {
+        digest(b"e"): "ES256",
+        digest(b"h"): "HS256",
+    }
+    assert len(told) == 2
+    pem = found[digest(b"e")][1]
+    assert isinstance(pem, bytes)
+    assert pem.startswith(b"-----BEGIN PUBLIC KEY-----")
+    assert file_of(pem) != file_of(pem + b"\n")
+
+
+def test_a_private_key_in_a_set_is_used_as_public_only():
+    private = jwt.algorithms.ECAlgorithm.to_jwk(CURVE, as_dict=True)
+    found, told = token_keys(jwks({**private, "kid": "e"}))
+    assert told == ()
+    # The only key also serves tokens that name none.
+    assert found[""] == found[digest(b"e")]
+    assert b"PRIVATE" not in found[""][1]
+
+
+@given(st.binary(max_size=300), st.binary(max_size=300), st.binary(max_size=300))
+def test_no_content_of_a_secret_raises_anything_but_a_secret_error(first, second, third):
+    api_keys({"ada": first})
+    token_keys({"jwks.json": second})
+    with pytest.raises(SecretError):
+        pem_of({"tls.crt": first, "tls.key": third})
+
+
+def test_a_certificate_of_ones_own_making_is_taken_and_a_chain_that_fits_no_buffer_is_not():
+    pem = self_signed(dt.datetime.now(dt.UTC))
+    certificate, _, key = pem.partition(b"-----BEGIN PRIVATE KEY-----")
+    files = {"tls.crt": certificate, "tls.key": b"-----BEGIN PRIVATE KEY-----" + key}
+    assert pem_of(files) == pem
+    assert b"\n\n" not in pem_of({**files, "tls.crt": b"\n# note\n\n" + certificate})
+    with pytest.raises(SecretError, match=rf"at most {MAX_PEM_BYTES} are taken"):
+        pem_of({**files, "tls.crt": certificate * 40})
+
+
+def test_a_certificate_for_a_key_of_a_kind_that_nobody_knows_is_told():
+    """One Secret like this must not keep all others from being read."""
+    certificate, _, key = self_signed(dt.datetime.now(dt.UTC)).partition(b"-----BEGIN PRIVATE KEY-----")
+    # The name of elliptic curves in it, and another of the same length.
+    known, unknown = bytes.fromhex("06072a8648ce3d0201"), bytes.fromhex("06072a8648ce3d0209")
+    der = x509.load_pem_x509_certificate(certificate).public_bytes(Encoding.DER).replace(known, unknown)
+    pem = b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(der) + b"-----END CERTIFICATE-----\n"
+    with pytest.raises(SecretError, match=r"tls\.crt is for a key of a kind that is not supported"):
+        pem_of({"tls.crt": pem, "tls.key": b"-----BEGIN PRIVATE KEY-----" + key})
+
+
+def test_secrets_are_read_as_the_kubelet_writes_them(tmp_path: Path):
+    for version, content in (("1", b"one"), ("2", b"two")):
+        folder = tmp_path / "clients" / f"..v{version}"
+        folder.mkdir(parents=True)
+        (folder / "ada").write_bytes(content)
+    (tmp_path / "clients" / "..data").symlink_to("..v1")
+    (tmp_path / "clients" / "ada").symlink_to("..data/ada")
+    secrets = SecretsDir(tmp_path)
+    assert secrets.read(["clients", "gone"]) == {"clients": {"ada": b"one"}, "gone": {}}
+    (tmp_path / "clients" / "new").symlink_to("..v2")
+    (tmp_path / "clients" / "new").replace(tmp_path / "clients" / "..data")
+    assert secrets.read(["clients"]) == {"clients": {"ada": b"two"}}
+    (tmp_path / "clients" / "..v2" / "ada").unlink()
+    assert secrets.read(["clients"]) == {"clients": {}}
+    assert SecretsDir(None).read(["clients"]) == {"clients": {}}
+
+
+def test_a_file_that_is_too_large_or_no_file_counts_as_missing(tmp_path: Path):
+    folder = tmp_path / "clients"
+    (folder / "directory").mkdir(parents=True)
+    with (folder / "large").open("wb") as file:
+        os.truncate(file.fileno(), MAX_FILE_BYTES + 1)
+    (folder / "ada").write_bytes(b"x")
+    assert SecretsDir(tmp_path).read(["clients"]) == {"clients": {"ada": b"x"}}
+
+
+def test_a_secret_that_changes_while_it_is_read_is_read_again(tmp_path, monkeypatch):
+    folder = tmp_path / "clients"
+    folder.mkdir()
+    for name in ("a", "b"):
+        (folder / name).write_bytes(b"old")
+    read = security_secrets._content
+
+    def swapped_in_between(file):
+        content = read(file)
+        if content == b"old":
+            for name in ("a", "b"):
+                (folder / f".{name}").write_bytes(b"new!")
+                (folder / f".{name}").replace(folder / name)
+        return content
+
+    monkeypatch.setattr(security_secrets, "_content", swapped_in_between)
+    assert SecretsDir(tmp_path).read(["clients"]) == {"clients": {"a": b"new!", "b": b"new!"}}
